@@ -1,0 +1,49 @@
+// Guest and host offsets as distinct types, and the arithmetic on 64-bit numbers that JavaScript numbers allow.
+// Invariant: every offset, size and count is a safe integer >= 0; what is larger is refused where it is decoded.
+
+declare const guestBrand: unique symbol;
+declare const hostBrand: unique symbol;
+
+/** Byte offset on the virtual disk, as the guest sees it. */
+export type GuestOffset = number & { readonly [guestBrand]: true };
+/** Byte offset in an image file on the host. */
+export type HostOffset = number & { readonly [hostBrand]: true };
+
+/** Largest virtual size (8 PiB - 1 byte is the largest safe integer; sizes are multiples of 512, so 8 PiB - 512). */
+export const MAX_VIRTUAL_SIZE = 2 ** 53 - 512;
+
+export function guestOffset(value: number): GuestOffset {
+  return value as GuestOffset;
+}
+
+export function hostOffset(value: number): HostOffset {
+  return value as HostOffset;
+}
+
+export function isSafeOffset(value: number): boolean {
+  return Number.isSafeInteger(value) && value >= 0;
+}
+
+export function isPowerOfTwo(value: number): boolean {
+  return Number.isSafeInteger(value) && value > 0 && Number.isInteger(Math.log2(value));
+}
+
+/** `value` rounded down to a multiple of `unit` (a positive integer). */
+export function roundDown(value: number, unit: number): number {
+  return value - (value % unit);
+}
+
+/** `value` rounded up to a multiple of `unit` (a positive integer). */
+export function roundUp(value: number, unit: number): number {
+  const rest = value % unit;
+  return rest === 0 ? value : value + (unit - rest);
+}
+
+export function divideUp(value: number, unit: number): number {
+  return Math.ceil(value / unit);
+}
+
+/** 0x-prefixed hexadecimal, as error messages and notes print offsets. */
+export function hex(value: number): string {
+  return `0x${value.toString(16)}`;
+}

@@ -1,0 +1,44 @@
+// The outcome of a check: the counters that qemu-img prints, under its names, and the exit code that follows from them.
+
+export type RepairMode = 'none' | 'leaks' | 'all';
+
+export interface CheckReport {
+  readonly format: string;
+  /** clusters of the virtual disk */
+  totalClusters: number;
+  /** of those, with data in this file */
+  allocatedClusters: number;
+  /** allocated clusters that do not follow their predecessor in the file */
+  fragmentedClusters: number;
+  /** bytes of the file that are in use */
+  imageEndOffset: number;
+  corruptions: number;
+  leaks: number;
+  corruptionsFixed: number;
+  leaksFixed: number;
+  /** places that could not be checked (read errors) */
+  checkErrors: number;
+}
+
+export function emptyCheckReport(format: string): CheckReport {
+  return {
+    format,
+    totalClusters: 0,
+    allocatedClusters: 0,
+    fragmentedClusters: 0,
+    imageEndOffset: 0,
+    corruptions: 0,
+    leaks: 0,
+    corruptionsFixed: 0,
+    leaksFixed: 0,
+    checkErrors: 0,
+  };
+}
+
+/** Exit code of `check`, as qemu-img: 0 consistent or repaired, 1 not completed, 2 corrupt, 3 leaks only. */
+export function checkExitCode(report: CheckReport): number {
+  if (report.checkErrors > 0) return 1;
+  if (report.corruptions > report.corruptionsFixed) return 2;
+  if (report.leaks > report.leaksFixed) return 3;
+  return 0;
+}

@@ -1,0 +1,136 @@
+// ImageFormat: the plug of a disk image format, and Image: an open image of it. One folder per format implements both.
+// Every method of Image is synchronous and safe to call from several threads at once, each through its own attached object.
+
+import type { GuestOffset } from '../bytes/offsets.ts';
+import type { HostFile } from '../host/host-file.ts';
+import type { CheckReport, RepairMode } from './check-report.ts';
+
+/** What a range of the virtual disk is, as far as one image of a chain knows. */
+export type ExtentStatus = 'data' | 'zero' | 'unallocated';
+
+/** A range of the virtual disk with one status; `length` is bytes. */
+export interface Extent {
+  readonly start: number;
+  readonly length: number;
+  readonly status: ExtentStatus;
+  /** where the data is in the image file; absent unless status is 'data' */
+  readonly hostOffset?: number;
+}
+
+/** How an image names the image below it. */
+export interface BackingReference {
+  readonly name: string;
+  /** absent: the image does not say */
+  readonly format?: string;
+}
+
+export interface OpenOptions {
+  readonly readOnly: boolean;
+  /** Called once, after the header was checked, with the backing file the header names. */
+  readonly openBacking: (reference: BackingReference) => Image;
+  /** Where the report of a repair, and warnings, go: one sentence a call. */
+  readonly log: (sentence: string) => void;
+  /** Upper bound of the memory for cached tables, in bytes. */
+  readonly tableCacheBytes: number;
+  /** Reservation slots: threads that may have a request in flight at the same time. */
+  readonly slots: number;
+  /** The format was guessed from the content and not named by the user or by an overlay. */
+  readonly probed: boolean;
+}
+
+/**
+ * What another thread needs to attach to an open image: structured-clonable, made of SharedArrayBuffers and plain data.
+ * `state` belongs to the format.
+ */
+export interface SharedImage {
+  readonly format: string;
+  readonly path: string;
+  readonly descriptor: number;
+  readonly readOnly: boolean;
+  readonly state: unknown;
+  readonly backing: SharedImage | null;
+}
+
+export interface CreateOptions {
+  /** virtual size in bytes */
+  readonly size: number;
+  /** -o key=value pairs, as qemu-img spells them; unknown keys are refused by name */
+  readonly options: ReadonlyMap<string, string>;
+  readonly backing?: BackingReference;
+}
+
+export interface CheckOptions {
+  readonly repair: RepairMode;
+  /** one sentence per finding */
+  readonly log: (sentence: string) => void;
+  /** fraction of the work done, 0 to 1 */
+  readonly progress?: (fraction: number) => void;
+}
+
+/** Facts about an open image for `info` and `status`. */
+export interface ImageDetails {
+  readonly format: string;
+  readonly virtualSize: number;
+  readonly clusterSize: number;
+  readonly dirty: boolean;
+  readonly backing?: BackingReference;
+  /** format-specific facts with the keys of qemu-img's format-specific data */
+  readonly specific: Readonly<Record<string, unknown>>;
+}
+
+export interface Image {
+  readonly format: string;
+  readonly file: HostFile;
+  /** granularity of allocation in bytes */
+  readonly clusterSize: number;
+  readonly readOnly: boolean;
+  readonly backing: Image | null;
+
+  virtualSize(): number;
+  /** bytes of the virtual disk that have data clusters in this image file */
+  allocatedBytes(): number;
+  /** the image was turned read-only by an error; the sentence says which */
+  failure(): string | null;
+
+  /** Reads [offset, offset + length), which lies inside the virtual size, through the backing chain. */
+  read(target: Uint8Array, targetOffset: number, length: number, offset: GuestOffset): void;
+  /** Writes [offset, offset + length), which lies inside the virtual size. */
+  write(source: Uint8Array, sourceOffset: number, length: number, offset: GuestOffset): void;
+  /** The range reads as zeros afterwards and its clusters are freed where the format can say so. */
+  discard(offset: GuestOffset, length: number): void;
+  /** The range reads as zeros afterwards. */
+  writeZeroes(offset: GuestOffset, length: number): void;
+  /** Changes the virtual size; a grown part reads as zeros whatever the backing file holds. */
+  resize(size: number): void;
+  /** Returns when everything that was written before is on stable storage, metadata included. */
+  flush(): void;
+  /** The first extent at `offset`, at most `length` bytes long; this image only, not its backing chain. */
+  map(offset: GuestOffset, length: number): Extent;
+  /** Work that must not wait for the next flush: links held back for their data, the dirty bit of an idle image. */
+  maintain(nowMs: number): void;
+  /** Flushes and clears the dirty bit if no request is in flight. */
+  makeClean(): void;
+  /** Flushes, clears the dirty bit, cuts what was reserved ahead. The file itself is closed by its opener. */
+  close(): void;
+
+  details(): ImageDetails;
+  share(): SharedImage;
+}
+
+export interface ImageFormat {
+  readonly name: string;
+  /** file name extension for messages and examples */
+  readonly canCreate: boolean;
+  /** @param head the first bytes of the file, at most 1 KiB @param fileSize length of the file in bytes */
+  probe(head: Uint8Array, fileSize: number): boolean;
+  /** Returns a working image or throws; an image that was not closed clean is checked and repaired unless read-only. */
+  open(file: HostFile, options: OpenOptions): Image;
+  /** An object for another thread over the state of an open image. @param slot its reservation slot, from 0 */
+  attach(file: HostFile, shared: SharedImage, slot: number, backing: Image | null): Image;
+  /** Writes a new image into an empty file. Throws usage for options the format does not have. */
+  create(file: HostFile, options: CreateOptions): void;
+  /** Checks without opening for requests. Throws unsupported when the format has no check. */
+  check(file: HostFile, options: CheckOptions): CheckReport;
+  /** Reads and checks the header only. */
+  inspect(file: HostFile): ImageDetails;
+}

@@ -1,0 +1,79 @@
+// Filesystem: what a transport serves. Synchronous; every method either returns its answer or throws (errnoOf gives the
+// errno of the reply). Nodes are permanent for the life of the mount: node id == inode number, the root is 1, and FORGET
+// is the transport's business. Data moves through the transport's own buffers, never through new ones.
+
+/** Attributes of a node; times are milliseconds since the epoch (fractions allowed), sizes are bytes. */
+export interface Attributes {
+  readonly ino: number;
+  readonly size: number;
+  /** allocated bytes (st_blocks * 512) */
+  readonly allocatedBytes: number;
+  readonly atimeMs: number;
+  readonly mtimeMs: number;
+  readonly ctimeMs: number;
+  /** type and permission bits (S_IFDIR | 0o700, ...) */
+  readonly mode: number;
+  readonly nlink: number;
+  readonly uid: number;
+  readonly gid: number;
+  /** preferred I/O size in bytes */
+  readonly blockSize: number;
+}
+
+/** What SETATTR changes; an absent member stays as it is. Times are milliseconds since the epoch. */
+export interface AttributeChange {
+  readonly size?: number;
+  readonly mode?: number;
+  readonly uid?: number;
+  readonly gid?: number;
+  readonly atimeMs?: number;
+  readonly mtimeMs?: number;
+}
+
+export interface DirectoryEntry {
+  readonly name: string;
+  readonly attributes: Attributes;
+}
+
+/** statfs(2) in blocks of `blockSize` bytes. */
+export interface Statfs {
+  readonly blockSize: number;
+  readonly blocks: number;
+  readonly blocksFree: number;
+  readonly blocksAvailable: number;
+  readonly files: number;
+  readonly filesFree: number;
+  readonly nameMax: number;
+}
+
+export interface Filesystem {
+  /** Node `name` in directory `parent`. Throws missing (ENOENT), ENOTDIR. */
+  lookup(parent: number, name: string): Attributes;
+  getattr(node: number): Attributes;
+  /** A change of size resizes the disk. Throws EISDIR, EROFS, EFBIG, ENOSPC. */
+  setattr(node: number, change: AttributeChange): Attributes;
+  /** Every entry of a directory but "." and "..". */
+  readdir(node: number): readonly DirectoryEntry[];
+  /** @param flags open(2) flags @returns a file handle */
+  open(node: number, flags: number): number;
+  /** Called once per open, also without a preceding flush. */
+  release(node: number, handle: number): void;
+  /** @returns bytes read into `target` from `targetOffset` on; fewer than `length` only at the end of the file */
+  read(node: number, handle: number, target: Uint8Array, targetOffset: number, length: number, offset: number): number;
+  /** @returns bytes written (all of them, or fewer at the end of a disk that does not grow) */
+  write(node: number, handle: number, source: Uint8Array, sourceOffset: number, length: number, offset: number): number;
+  /** close(2) of one descriptor of the handle. */
+  flush(node: number, handle: number): void;
+  /** Returns when everything acknowledged before is on stable storage. */
+  fsync(node: number, handle: number): void;
+  /** fallocate(2) with FALLOC_FL_* bits in `mode`. Throws EOPNOTSUPP for modes that are not served. */
+  fallocate(node: number, handle: number, mode: number, offset: number, length: number): void;
+  /** SEEK_DATA (3) and SEEK_HOLE (4) only; throws ENXIO beyond the end. */
+  lseek(node: number, handle: number, offset: number, whence: number): number;
+  statfs(node: number): Statfs;
+  /** access(2); called only where the kernel does not check permissions itself. */
+  access(node: number, mask: number, uid: number, gid: number): void;
+  /** Value of an extended attribute. Throws ENODATA when there is none of that name. */
+  getxattr(node: number, name: string): Uint8Array;
+  listxattr(node: number): readonly string[];
+}

@@ -1,0 +1,77 @@
+// HostFile: the only way to touch an image file. Implementations: PosixHostFile (production), and for tests memory,
+// counting, recording and faulty ones. Every call checks its offset in production too: Node writes at the file's CURRENT
+// position when it is handed a bigint, NaN, a fraction or a negative number, and on a fresh descriptor that is the header.
+
+import type { HostOffset } from '../bytes/offsets.ts';
+
+/** What tells two names of one file apart from two files. */
+export interface FileIdentity {
+  readonly dev: number;
+  readonly ino: number;
+}
+
+export interface HostFile {
+  /** absolute path, for messages */
+  readonly path: string;
+  /** true when the descriptor cannot write */
+  readonly readOnly: boolean;
+
+  /** Length of the file in bytes. */
+  size(): number;
+
+  /** Bytes the host has allocated for the file (st_blocks * 512). */
+  allocatedBytes(): number;
+
+  identity(): FileIdentity;
+
+  /**
+   * Reads `length` bytes at `offset` into `target` from `targetOffset` on. Short transfers are continued.
+   * @returns bytes read: less than `length` only where the file ends
+   * @throws ImgfuseError io
+   */
+  read(target: Uint8Array, targetOffset: number, length: number, offset: HostOffset): number;
+
+  /**
+   * Writes all `length` bytes or throws; `context.transferred` of the error says how many bytes arrived.
+   * @throws ImgfuseError io, no-space (ENOSPC, EDQUOT), limit (EFBIG), read-only
+   */
+  write(source: Uint8Array, sourceOffset: number, length: number, offset: HostOffset): void;
+
+  /** fdatasync: data and the length of the file are on stable storage when it returns. */
+  sync(): void;
+
+  /** Sets the length; new bytes read as zeros. */
+  truncate(length: number): void;
+
+  /**
+   * Makes the range read as zeros and gives its space back to the host where the host can; writes zeros where it cannot.
+   * Never changes the length of the file.
+   */
+  punchHole(offset: HostOffset, length: number): void;
+
+  /** Makes the range read as zeros and keeps or takes its space (FALLOC_FL_ZERO_RANGE), writing zeros where the host cannot. */
+  zeroRange(offset: HostOffset, length: number): void;
+
+  /** Reserves space for the range without changing what it reads; grows the file when the range ends beyond it. */
+  allocateRange(offset: HostOffset, length: number): void;
+
+  /** First offset >= `offset` that holds data, or the length of the file when none follows. */
+  seekData(offset: HostOffset): number;
+
+  /** First offset >= `offset` that is a hole (the end of the file counts as one). */
+  seekHole(offset: HostOffset): number;
+
+  close(): void;
+}
+
+/** Reads exactly `length` bytes; bytes beyond the end of the file become zeros. */
+export function readPadded(
+  file: HostFile,
+  target: Uint8Array,
+  targetOffset: number,
+  length: number,
+  offset: HostOffset,
+): void {
+  const done = file.read(target, targetOffset, length, offset);
+  if (done < length) target.fill(0, targetOffset + done, targetOffset + length);
+}
