@@ -1,0 +1,19 @@
+// System calls that Node lacks, through koffi. Every function throws ImgfuseError with operation and errno; without
+// koffi every function throws `unsupported` and nativeAvailable() is false. Usable from worker threads.
+
+export { errnoName, systemCallError } from './errno.ts';
+export * from './file-range.ts';
+export { attachFuseDevice } from './fuse-device.ts';
+export { nativeAvailable } from './library.ts';
+export {
+  type ConflictingLock,
+  F_RDLCK,
+  F_UNLCK,
+  F_WRLCK,
+  getOfdLock,
+  type LockType,
+  setOfdLock,
+} from './locks.ts';
+export * from './mount.ts';
+export { receiveDescriptor, sendDatagram, socketPair } from './sockets.ts';
+export { isIoFlusher, setIoFlusher } from './thread.ts';
