@@ -1,0 +1,175 @@
+// The Filesystem in the terms of fuse-native: paths instead of nodes, callbacks with negative errno instead of throws.
+// Everything runs on the main thread, one request at a time.
+
+import { ERRNO, errnoOf, ImgfuseError } from '../errors/index.ts';
+import * as abi from './abi.ts';
+import { countRequest } from './counters.ts';
+import type { AttributeChange, Attributes, Filesystem, Statfs } from './filesystem.ts';
+import type { NativeOperations, NativeStat, NativeStatfs } from './fuse-native-package.ts';
+import { OPERATIONS } from './operations.ts';
+import type { ServerHooks } from './server.ts';
+
+const S_ISUID_S_ISGID = 0o6000;
+const UNCHANGED_ID = 0xffffffff;
+const UINT32_MAX = 0xffffffff;
+
+type Hooks = Pick<ServerHooks, 'counters' | 'onError'>;
+
+/** Runs operations, counts them, and turns what they throw into a negative errno. */
+class Runner {
+  private readonly hooks: Hooks;
+  private readonly words: Int32Array | undefined;
+
+  constructor(hooks: Hooks) {
+    this.hooks = hooks;
+    this.words = hooks.counters === undefined ? undefined : new Int32Array(hooks.counters);
+  }
+
+  /** @param act answers by itself, unless it throws */
+  run(opcode: number, answer: (result: number) => void, act: () => void): void {
+    if (this.words !== undefined) countRequest(this.words, opcode);
+    try {
+      act();
+    } catch (error) {
+      const errno = errnoOf(error);
+      if (errno === ERRNO.EIO || !(error instanceof ImgfuseError)) {
+        this.hooks.onError?.(error, OPERATIONS[opcode]?.name ?? `opcode ${opcode}`);
+      }
+      answer(-errno);
+    }
+  }
+}
+
+/** Nodes by path. Nodes are permanent, so what was found once stays right. */
+class Paths {
+  private readonly filesystem: Filesystem;
+  private readonly nodes = new Map<string, number>([['/', abi.FUSE_ROOT_ID]]);
+
+  constructor(filesystem: Filesystem) {
+    this.filesystem = filesystem;
+  }
+
+  /** @throws ImgfuseError missing, ENOTDIR */
+  node(path: string): number {
+    const known = this.nodes.get(path);
+    if (known !== undefined) return known;
+    const slash = path.lastIndexOf('/');
+    const parent = this.node(slash === 0 ? '/' : path.slice(0, slash));
+    const node = this.filesystem.lookup(parent, path.slice(slash + 1)).ino;
+    this.nodes.set(path, node);
+    return node;
+  }
+}
+
+export function nativeOperations(filesystem: Filesystem, hooks: Hooks): NativeOperations {
+  const runner = new Runner(hooks);
+  const paths = new Paths(filesystem);
+  const change = (path: string, attributes: AttributeChange, answer: (result: number) => void) =>
+    runner.run(abi.FUSE_SETATTR, answer, () => {
+      filesystem.setattr(paths.node(path), attributes);
+      answer(0);
+    });
+  const getattr: NativeOperations['getattr'] = (path, answer) =>
+    runner.run(abi.FUSE_GETATTR, answer, () => answer(0, statOf(filesystem.getattr(paths.node(path)))));
+
+  return {
+    getattr,
+    fgetattr: (path, _fd, answer) => getattr(path, answer),
+    readdir: (path, answer) =>
+      runner.run(abi.FUSE_READDIR, answer, () => {
+        const entries = filesystem.readdir(paths.node(path));
+        answer(0, ['.', '..', ...entries.map((entry) => entry.name)]);
+      }),
+    truncate: (path, size, answer) => change(path, { size }, answer),
+    ftruncate: (path, _fd, size, answer) => change(path, { size }, answer),
+    chmod: (path, mode, answer) => change(path, { mode: mode & ~S_ISUID_S_ISGID }, answer),
+    chown: (path, uid, gid, answer) =>
+      change(path, { ...(isId(uid) ? { uid } : {}), ...(isId(gid) ? { gid } : {}) }, answer),
+    // the compiled part passes atime twice; mtime cannot be told apart
+    utimens: (path, atimeMs, mtimeMs, answer) => change(path, { atimeMs, mtimeMs }, answer),
+    ...handleOperations(filesystem, runner, paths),
+    statfs: (path, answer) =>
+      runner.run(abi.FUSE_STATFS, answer, () => answer(0, statfsOf(filesystem.statfs(paths.node(path))))),
+    getxattr: (path, name, _position, answer) =>
+      runner.run(abi.FUSE_GETXATTR, answer, () => answer(0, Buffer.from(filesystem.getxattr(paths.node(path), name)))),
+    listxattr: (path, answer) =>
+      runner.run(abi.FUSE_LISTXATTR, answer, () => answer(0, filesystem.listxattr(paths.node(path)))),
+  };
+}
+
+type HandleOperation = 'open' | 'release' | 'read' | 'write' | 'flush' | 'fsync' | 'fsyncdir';
+
+function handleOperations(
+  filesystem: Filesystem,
+  runner: Runner,
+  paths: Paths,
+): Pick<NativeOperations, HandleOperation> {
+  return {
+    open: (path, flags, answer) =>
+      runner.run(abi.FUSE_OPEN, answer, () => answer(0, filesystem.open(paths.node(path), flags))),
+    release: (path, fd, answer) =>
+      runner.run(abi.FUSE_RELEASE, answer, () => {
+        filesystem.release(paths.node(path), fd);
+        answer(0);
+      }),
+    read: (path, fd, target, length, offset, answer) =>
+      runner.run(abi.FUSE_READ, answer, () =>
+        answer(filesystem.read(paths.node(path), fd, target, 0, length, safeOffset(offset))),
+      ),
+    write: (path, fd, source, length, offset, answer) =>
+      runner.run(abi.FUSE_WRITE, answer, () =>
+        answer(filesystem.write(paths.node(path), fd, source, 0, length, safeOffset(offset + length) - length)),
+      ),
+    flush: (path, fd, answer) =>
+      runner.run(abi.FUSE_FLUSH, answer, () => {
+        filesystem.flush(paths.node(path), fd);
+        answer(0);
+      }),
+    fsync: (path, _dataOnly, fd, answer) =>
+      runner.run(abi.FUSE_FSYNC, answer, () => {
+        filesystem.fsync(paths.node(path), fd);
+        answer(0);
+      }),
+    fsyncdir: (_path, _dataOnly, _fd, answer) => runner.run(abi.FUSE_FSYNCDIR, answer, () => answer(0)),
+  };
+}
+
+function isId(id: number): boolean {
+  return id >>> 0 !== UNCHANGED_ID;
+}
+
+function safeOffset(offset: number): number {
+  if (Number.isSafeInteger(offset)) return offset;
+  throw new ImgfuseError('limit', 'offsets and sizes above 8 PiB are not supported');
+}
+
+function statOf(attributes: Attributes): NativeStat {
+  return {
+    mode: attributes.mode,
+    uid: attributes.uid,
+    gid: attributes.gid,
+    size: attributes.size,
+    nlink: attributes.nlink,
+    ino: attributes.ino,
+    blksize: attributes.blockSize,
+    blocks: Math.ceil(attributes.allocatedBytes / 512),
+    atime: Math.floor(attributes.atimeMs),
+    mtime: Math.floor(attributes.mtimeMs),
+    ctime: Math.floor(attributes.ctimeMs),
+  };
+}
+
+function statfsOf(statfs: Statfs): NativeStatfs {
+  const clamp = (count: number) => Math.min(count, UINT32_MAX);
+  return {
+    bsize: statfs.blockSize,
+    frsize: statfs.blockSize,
+    blocks: clamp(statfs.blocks),
+    bfree: clamp(statfs.blocksFree),
+    bavail: clamp(statfs.blocksAvailable),
+    files: clamp(statfs.files),
+    ffree: clamp(statfs.filesFree),
+    favail: clamp(statfs.filesFree),
+    namemax: statfs.nameMax,
+  };
+}

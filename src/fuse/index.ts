@@ -1,0 +1,20 @@
+// The FUSE transports: what serves a Filesystem to the kernel, and what mounts, finds and ends mounts.
+
+export { createCounters, readCounters } from './counters.ts';
+export type { AttributeChange, Attributes, DirectoryEntry, Filesystem, Statfs } from './filesystem.ts';
+export {
+  type FuseNativeOptions,
+  type FuseNativeSession,
+  fuseNativeAvailable,
+  mountFuseNative,
+} from './fuse-native.ts';
+export type { Protocol } from './handshake.ts';
+export { type KernelMountOptions, mountKernel } from './mount.ts';
+export type { MountOptions } from './mount-options.ts';
+export { FUSE_TYPE, findMount, listMounts, type MountEntry } from './mount-table.ts';
+export { FuseServer, type ServeEnd, type ServerHooks } from './server.ts';
+export type { KernelSession } from './session.ts';
+export { abortConnection, type UnmountOptions, unmountPath } from './unmount.ts';
+
+/** How requests reach us: our own implementation of the kernel protocol, or the fuse-native package. */
+export type Transport = 'kernel' | 'fuse-native';

@@ -1,0 +1,96 @@
+// The mounts of this process's mount namespace, from /proc/self/mountinfo. Never touches a mountpoint: one whose server
+// is dead or stuck would block the caller.
+//
+//   36 35 98:0 /root /mountpoint rw,noatime shared:1 - fuse.imgfuse /source rw,user_id=0,...
+//   id parent dev root mountpoint options tags...   - type         source  super options
+
+import * as fs from 'node:fs';
+import { basename, dirname, join, resolve } from 'node:path';
+import { ImgfuseError } from '../errors/index.ts';
+
+export const FUSE_TYPE = 'fuse.imgfuse';
+
+export interface MountEntry {
+  readonly id: number;
+  readonly mountpoint: string;
+  readonly source: string;
+  readonly type: string;
+  readonly major: number;
+  /** minor number of the device: for FUSE the number of the connection */
+  readonly minor: number;
+  readonly readOnly: boolean;
+  /** options of the mount, then those of the filesystem */
+  readonly options: readonly string[];
+}
+
+/** Entries in the order of the table: of two at one mountpoint the later covers the earlier. */
+export function parseMountInfo(text: Buffer): MountEntry[] {
+  // latin1 keeps every byte apart until the escapes are decoded; only then is it UTF-8
+  return text
+    .toString('latin1')
+    .split('\n')
+    .filter((line) => line !== '')
+    .map(parseLine)
+    .filter((entry) => entry !== undefined);
+}
+
+function parseLine(line: string): MountEntry | undefined {
+  const fields = line.split(' ');
+  const separator = fields.indexOf('-', 6);
+  const [major, minor] = (fields[2] ?? '').split(':').map(Number);
+  if (separator < 0 || major === undefined || minor === undefined) return undefined;
+  const mountOptions = (fields[5] ?? '').split(',');
+  const superOptions = (fields[separator + 3] ?? '').split(',');
+  return {
+    id: Number(fields[0]),
+    mountpoint: decodeField(fields[4] ?? ''),
+    source: decodeField(fields[separator + 2] ?? ''),
+    type: decodeField(fields[separator + 1] ?? ''),
+    major,
+    minor,
+    readOnly: mountOptions.includes('ro') || superOptions.includes('ro'),
+    options: [...new Set([...mountOptions, ...superOptions].map(decodeField))].filter((option) => option !== ''),
+  };
+}
+
+/** Decodes \ooo (space, tab, newline, backslash, #). @param field one character per byte */
+function decodeField(field: string): string {
+  const bytes = field.replace(/\\([0-7]{3})/g, (_, digits: string) => String.fromCharCode(Number.parseInt(digits, 8)));
+  return Buffer.from(bytes, 'latin1').toString('utf8');
+}
+
+/** Every mount of every type. */
+export function readMountTable(): MountEntry[] {
+  return parseMountInfo(fs.readFileSync('/proc/self/mountinfo'));
+}
+
+/** The mounts of imgfuse. */
+export function listMounts(): MountEntry[] {
+  return readMountTable().filter((entry) => entry.type === FUSE_TYPE);
+}
+
+/** The imgfuse mount that is seen at `path`, or undefined when there is none or something else covers it. */
+export function findMount(path: string): MountEntry | undefined {
+  const entry = findAnyMount(path);
+  return entry?.type === FUSE_TYPE ? entry : undefined;
+}
+
+/** The mount of any type that is seen at `path`. */
+export function findAnyMount(path: string): MountEntry | undefined {
+  const mountpoint = canonicalMountpoint(path);
+  return readMountTable().findLast((entry) => entry.mountpoint === mountpoint);
+}
+
+/**
+ * The path as the mount table has it: symbolic links of the parent resolved, the last component left alone.
+ * @throws ImgfuseError missing when the parent does not exist
+ */
+export function canonicalMountpoint(path: string): string {
+  const absolute = resolve(path);
+  if (absolute === '/') return absolute;
+  try {
+    return join(fs.realpathSync(dirname(absolute)), basename(absolute));
+  } catch (cause) {
+    throw new ImgfuseError('missing', `${absolute} does not exist`, { path: absolute }, cause);
+  }
+}

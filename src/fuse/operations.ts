@@ -1,0 +1,224 @@
+// What each opcode does: a table from opcode to the layout of its body and the call on the Filesystem that answers it.
+// Invariant: FSYNC, FLUSH, STATFS and FALLOCATE have an entry; an opcode without one is answered ENOSYS, and the kernel
+// remembers that for the life of the mount.
+
+import { ERRNO, ImgfuseError } from '../errors/index.ts';
+import * as abi from './abi.ts';
+import type { AttributeChange, DirectoryEntry, Filesystem } from './filesystem.ts';
+import { DATA_OFFSET, type Reply } from './reply.ts';
+import type { Request } from './request.ts';
+
+/** The open(2) flag; its value depends on the architecture. */
+const O_DIRECT = { arm: 0o200000, arm64: 0o200000, ppc64: 0o400000 }[process.arch as string] ?? 0o40000;
+const S_ISUID_S_ISGID = 0o6000;
+const SEEK_DATA = 3;
+const SEEK_HOLE = 4;
+
+/** Either fills the reply or throws; the server turns what is thrown into an error reply. */
+export type Act = (filesystem: Filesystem, request: Request, reply: Reply) => void;
+
+export interface Operation {
+  readonly name: string;
+  /** bytes of the structure that the body starts with */
+  readonly bodySize: number;
+  /** whether a name or data follows the structure */
+  readonly hasTail: boolean;
+  /** false: the kernel expects no reply, not even an error */
+  readonly replies: boolean;
+  readonly act: Act;
+}
+
+function lookup(filesystem: Filesystem, request: Request, reply: Reply): void {
+  const name = request.name(0);
+  const isSelf = name === '.' || (name === '..' && request.nodeid === abi.FUSE_ROOT_ID);
+  reply.entry(isSelf ? filesystem.getattr(request.nodeid) : filesystem.lookup(request.nodeid, name));
+}
+
+function setattr(filesystem: Filesystem, request: Request, reply: Reply): void {
+  const layout = abi.fuse_setattr_in;
+  const valid = request.u32(layout.valid);
+  const change: { -readonly [K in keyof AttributeChange]: AttributeChange[K] } = {};
+  if (valid & abi.FATTR_SIZE) change.size = sizeOrTooBig(request.u64(layout.size_));
+  // set-user-id and set-group-id bits are never kept: that is what FUSE_HANDLE_KILLPRIV_V2 promises to the kernel
+  if (valid & abi.FATTR_MODE) change.mode = request.u32(layout.mode) & ~S_ISUID_S_ISGID;
+  if (valid & abi.FATTR_UID) change.uid = request.u32(layout.uid);
+  if (valid & abi.FATTR_GID) change.gid = request.u32(layout.gid);
+  if (valid & abi.FATTR_ATIME_NOW) change.atimeMs = Date.now();
+  else if (valid & abi.FATTR_ATIME) change.atimeMs = request.timeMs(layout.atime, layout.atimensec);
+  if (valid & abi.FATTR_MTIME_NOW) change.mtimeMs = Date.now();
+  else if (valid & abi.FATTR_MTIME) change.mtimeMs = request.timeMs(layout.mtime, layout.mtimensec);
+  reply.attributes(filesystem.setattr(request.nodeid, change));
+}
+
+function open(filesystem: Filesystem, request: Request, reply: Reply): void {
+  const flags = request.u32(abi.fuse_open_in.flags);
+  const handle = filesystem.open(request.nodeid, flags);
+  const direct = abi.FOPEN_DIRECT_IO | abi.FOPEN_PARALLEL_DIRECT_WRITES;
+  reply.open(handle, flags & O_DIRECT ? direct : abi.FOPEN_KEEP_CACHE);
+}
+
+function read(filesystem: Filesystem, request: Request, reply: Reply): void {
+  const layout = abi.fuse_read_in;
+  const length = request.u32(layout.size_);
+  const offset = request.u64(layout.offset);
+  if (length > reply.capacity) {
+    throw new ImgfuseError('io', `the kernel asked for ${length} bytes at once; ${reply.capacity} were agreed`);
+  }
+  // beyond every possible end of file
+  if (!Number.isSafeInteger(offset + length)) return reply.data(0);
+  const handle = request.handle(layout.fh);
+  reply.data(filesystem.read(request.nodeid, handle, reply.bytes, DATA_OFFSET, length, offset));
+}
+
+function write(filesystem: Filesystem, request: Request, reply: Reply): void {
+  const layout = abi.fuse_write_in;
+  const length = request.u32(layout.size_);
+  if (length !== request.bodyLength - layout.size) {
+    throw new ImgfuseError('io', `a WRITE of ${length} bytes came with ${request.bodyLength - layout.size}`);
+  }
+  const offset = sizeOrTooBig(request.u64(layout.offset));
+  sizeOrTooBig(offset + length);
+  const handle = request.handle(layout.fh);
+  const dataOffset = request.dataOffset(layout.size);
+  reply.written(filesystem.write(request.nodeid, handle, request.bytes, dataOffset, length, offset));
+}
+
+/** Both kinds of READDIR. The offset is the index of the next record in ".", "..", then the entries: no state is kept. */
+function readdir(filesystem: Filesystem, request: Request, reply: Reply, isPlus: boolean): void {
+  const node = request.nodeid;
+  const limit = Math.min(request.u32(abi.fuse_read_in.size_), reply.capacity);
+  const entries: readonly DirectoryEntry[] = filesystem.readdir(node);
+  const first = request.u64(abi.fuse_read_in.offset);
+  let used = 0;
+  for (let index = first; index < entries.length + 2; index += 1) {
+    const entry = index < 2 ? undefined : entries[index - 2]!;
+    const name = Buffer.from(entry?.name ?? (index === 0 ? '.' : '..'));
+    const ino = entry?.attributes.ino ?? (index === 0 ? node : abi.FUSE_ROOT_ID);
+    const mode = entry?.attributes.mode ?? 0o040000;
+    const plus = isPlus ? (entry?.attributes ?? null) : undefined;
+    const next = reply.appendDirent(used, limit, name, ino, mode, index + 1, plus);
+    if (next < 0) break;
+    used = next;
+  }
+  reply.data(used);
+}
+
+function fallocate(filesystem: Filesystem, request: Request, reply: Reply): void {
+  const layout = abi.fuse_fallocate_in;
+  const offset = sizeOrTooBig(request.u64(layout.offset));
+  const length = sizeOrTooBig(request.u64(layout.length));
+  sizeOrTooBig(offset + length);
+  filesystem.fallocate(request.nodeid, request.handle(layout.fh), request.u32(layout.mode), offset, length);
+  reply.empty();
+}
+
+function lseek(filesystem: Filesystem, request: Request, reply: Reply): void {
+  const layout = abi.fuse_lseek_in;
+  const whence = request.u32(layout.whence);
+  if (whence !== SEEK_DATA && whence !== SEEK_HOLE) throw new ImgfuseError('usage', `lseek with whence ${whence}`);
+  const offset = request.u64(layout.offset);
+  if (Number.isNaN(offset)) throw new ImgfuseError('limit', 'lseek beyond the end', { errno: ERRNO.ENXIO });
+  reply.seeked(filesystem.lseek(request.nodeid, request.handle(layout.fh), offset, whence));
+}
+
+function getxattr(filesystem: Filesystem, request: Request, reply: Reply): void {
+  const name = request.name(abi.fuse_getxattr_in.size);
+  answerXattr(request, reply, filesystem.getxattr(request.nodeid, name));
+}
+
+function listxattr(filesystem: Filesystem, request: Request, reply: Reply): void {
+  const names = filesystem.listxattr(request.nodeid);
+  answerXattr(request, reply, Buffer.from(names.map((name) => `${name}\0`).join('')));
+}
+
+/** A size of 0 asks for the size; a size that is too small is ERANGE. */
+function answerXattr(request: Request, reply: Reply, value: Uint8Array): void {
+  const limit = request.u32(abi.fuse_getxattr_in.size_);
+  if (limit === 0) return reply.xattrSize(value.length);
+  if (value.length > limit || value.length > reply.capacity) {
+    throw new ImgfuseError('limit', 'the attribute does not fit', { errno: ERRNO.ERANGE });
+  }
+  reply.copy(value);
+}
+
+function sizeOrTooBig(value: number): number {
+  if (Number.isSafeInteger(value)) return value;
+  throw new ImgfuseError('limit', 'offsets and sizes above 8 PiB are not supported');
+}
+
+/** Nodes are permanent, so there is nothing to forget; a request runs to its end, so there is nothing to interrupt. */
+function nothing(): void {}
+
+function succeed(_filesystem: Filesystem, _request: Request, reply: Reply): void {
+  reply.empty();
+}
+
+function entry(
+  name: string,
+  bodySize: number,
+  act: Act,
+  options: { tail?: boolean; replies?: boolean } = {},
+): Operation {
+  return { name, bodySize, act, hasTail: options.tail ?? false, replies: options.replies ?? true };
+}
+
+const TAIL = { tail: true } as const;
+
+/** By opcode. */
+export const OPERATIONS: readonly (Operation | undefined)[] = table({
+  [abi.FUSE_LOOKUP]: entry('LOOKUP', 0, lookup, TAIL),
+  [abi.FUSE_FORGET]: entry('FORGET', abi.fuse_forget_in.size, nothing, { replies: false }),
+  [abi.FUSE_BATCH_FORGET]: entry('BATCH_FORGET', abi.fuse_batch_forget_in.size, nothing, {
+    tail: true,
+    replies: false,
+  }),
+  [abi.FUSE_INTERRUPT]: entry('INTERRUPT', abi.fuse_interrupt_in.size, nothing, { replies: false }),
+  [abi.FUSE_GETATTR]: entry('GETATTR', abi.fuse_getattr_in.size, (filesystem, request, reply) =>
+    reply.attributes(filesystem.getattr(request.nodeid)),
+  ),
+  [abi.FUSE_SETATTR]: entry('SETATTR', abi.fuse_setattr_in.size, setattr),
+  [abi.FUSE_OPEN]: entry('OPEN', abi.fuse_open_in.size, open),
+  [abi.FUSE_READ]: entry('READ', abi.fuse_read_in.size, read),
+  [abi.FUSE_WRITE]: entry('WRITE', abi.fuse_write_in.size, write, TAIL),
+  [abi.FUSE_STATFS]: entry('STATFS', 0, (filesystem, request, reply) =>
+    reply.statfs(filesystem.statfs(request.nodeid)),
+  ),
+  [abi.FUSE_RELEASE]: entry('RELEASE', abi.fuse_release_in.size, (filesystem, request, reply) => {
+    filesystem.release(request.nodeid, request.handle(abi.fuse_release_in.fh));
+    reply.empty();
+  }),
+  [abi.FUSE_FLUSH]: entry('FLUSH', abi.fuse_flush_in.size, (filesystem, request, reply) => {
+    filesystem.flush(request.nodeid, request.handle(abi.fuse_flush_in.fh));
+    reply.empty();
+  }),
+  [abi.FUSE_FSYNC]: entry('FSYNC', abi.fuse_fsync_in.size, (filesystem, request, reply) => {
+    filesystem.fsync(request.nodeid, request.handle(abi.fuse_fsync_in.fh));
+    reply.empty();
+  }),
+  [abi.FUSE_OPENDIR]: entry('OPENDIR', abi.fuse_open_in.size, (filesystem, request, reply) => {
+    filesystem.readdir(request.nodeid);
+    reply.open(0, 0);
+  }),
+  [abi.FUSE_READDIR]: entry('READDIR', abi.fuse_read_in.size, (filesystem, request, reply) =>
+    readdir(filesystem, request, reply, false),
+  ),
+  [abi.FUSE_READDIRPLUS]: entry('READDIRPLUS', abi.fuse_read_in.size, (filesystem, request, reply) =>
+    readdir(filesystem, request, reply, true),
+  ),
+  [abi.FUSE_RELEASEDIR]: entry('RELEASEDIR', abi.fuse_release_in.size, succeed),
+  // the names in our directories are permanent: there is nothing to make durable
+  [abi.FUSE_FSYNCDIR]: entry('FSYNCDIR', abi.fuse_fsync_in.size, succeed),
+  [abi.FUSE_ACCESS]: entry('ACCESS', abi.fuse_access_in.size, (filesystem, request, reply) => {
+    filesystem.access(request.nodeid, request.u32(abi.fuse_access_in.mask), request.uid, request.gid);
+    reply.empty();
+  }),
+  [abi.FUSE_FALLOCATE]: entry('FALLOCATE', abi.fuse_fallocate_in.size, fallocate),
+  [abi.FUSE_LSEEK]: entry('LSEEK', abi.fuse_lseek_in.size, lseek),
+  [abi.FUSE_GETXATTR]: entry('GETXATTR', abi.fuse_getxattr_in.size, getxattr, TAIL),
+  [abi.FUSE_LISTXATTR]: entry('LISTXATTR', abi.fuse_getxattr_in.size, listxattr),
+  [abi.FUSE_DESTROY]: entry('DESTROY', 0, succeed),
+});
+
+function table(entries: Readonly<Record<number, Operation>>): readonly (Operation | undefined)[] {
+  return Array.from({ length: abi.FUSE_OPCODE_LIMIT }, (_, opcode) => entries[opcode]);
+}

@@ -1,0 +1,197 @@
+// The reply buffer and its encoder. One buffer serves every request: out header first, the answer behind it, and one
+// write sends both. READ data is read straight into the buffer at DATA_OFFSET.
+// Invariant: `length` is 0 (no reply) or the exact length of what `bytes` starts with, and equals fuse_out_header.len.
+
+import { writeU64LE } from '../bytes/endian.ts';
+import { assert } from '../errors/index.ts';
+import {
+  FUSE_REC_ALIGN,
+  fuse_attr,
+  fuse_attr_out,
+  fuse_dirent,
+  fuse_entry_out,
+  fuse_getxattr_out,
+  fuse_lseek_out,
+  fuse_open_out,
+  fuse_out_header,
+  fuse_statfs_out,
+  fuse_write_out,
+} from './abi.ts';
+import type { Attributes, Statfs } from './filesystem.ts';
+
+/** Where the answer starts in the buffer. */
+export const DATA_OFFSET = fuse_out_header.size;
+
+/** How long the kernel may keep an entry: nodes are permanent. */
+export const ENTRY_TIMEOUT_SECONDS = 60;
+/** How long the kernel may keep attributes that it did not change itself. */
+export const ATTRIBUTE_TIMEOUT_SECONDS = 1;
+
+const S_IFMT = 0o170000;
+
+export class Reply {
+  readonly bytes: Uint8Array;
+  private readonly view: DataView;
+  length = 0;
+
+  /** @param capacity bytes that an answer may have behind the out header */
+  constructor(capacity: number) {
+    this.bytes = new Uint8Array(DATA_OFFSET + capacity);
+    this.view = new DataView(this.bytes.buffer);
+  }
+
+  /** Bytes that an answer may have. */
+  get capacity(): number {
+    return this.bytes.length - DATA_OFFSET;
+  }
+
+  /** Starts the reply to the request with this `unique`; until an answer is given there is none to send. */
+  begin(uniqueLow: number, uniqueHigh: number): void {
+    this.length = 0;
+    this.view.setUint32(fuse_out_header.unique, uniqueLow, true);
+    this.view.setUint32(fuse_out_header.unique + 4, uniqueHigh, true);
+  }
+
+  /** @param errno positive */
+  error(errno: number): void {
+    this.finish(0, -errno);
+  }
+
+  empty(): void {
+    this.finish(0, 0);
+  }
+
+  /** The `count` bytes that stand at DATA_OFFSET. */
+  data(count: number): void {
+    assert(count >= 0 && count <= this.capacity, `an answer of ${count} bytes`);
+    this.finish(count, 0);
+  }
+
+  attributes(attributes: Attributes): void {
+    this.clear(fuse_attr_out.size);
+    writeU64LE(this.view, DATA_OFFSET + fuse_attr_out.attr_valid, ATTRIBUTE_TIMEOUT_SECONDS);
+    this.writeAttributes(DATA_OFFSET + fuse_attr_out.attr, attributes);
+    this.finish(fuse_attr_out.size, 0);
+  }
+
+  entry(attributes: Attributes): void {
+    this.writeEntry(DATA_OFFSET, attributes);
+    this.finish(fuse_entry_out.size, 0);
+  }
+
+  open(handle: number, openFlags: number): void {
+    this.clear(fuse_open_out.size);
+    writeU64LE(this.view, DATA_OFFSET + fuse_open_out.fh, handle);
+    this.view.setUint32(DATA_OFFSET + fuse_open_out.open_flags, openFlags, true);
+    this.finish(fuse_open_out.size, 0);
+  }
+
+  written(count: number): void {
+    this.view.setUint32(DATA_OFFSET + fuse_write_out.size_, count, true);
+    this.view.setUint32(DATA_OFFSET + fuse_write_out.size_ + 4, 0, true);
+    this.finish(fuse_write_out.size, 0);
+  }
+
+  seeked(offset: number): void {
+    writeU64LE(this.view, DATA_OFFSET + fuse_lseek_out.offset, offset);
+    this.finish(fuse_lseek_out.size, 0);
+  }
+
+  /** The size of an extended attribute, or of the list of their names. */
+  xattrSize(size: number): void {
+    this.clear(fuse_getxattr_out.size);
+    this.view.setUint32(DATA_OFFSET + fuse_getxattr_out.size_, size, true);
+    this.finish(fuse_getxattr_out.size, 0);
+  }
+
+  /** Copies a small answer. */
+  copy(source: Uint8Array): void {
+    this.bytes.set(source, DATA_OFFSET);
+    this.data(source.length);
+  }
+
+  statfs(statfs: Statfs): void {
+    this.clear(fuse_statfs_out.size);
+    writeU64LE(this.view, DATA_OFFSET + fuse_statfs_out.blocks, statfs.blocks);
+    writeU64LE(this.view, DATA_OFFSET + fuse_statfs_out.bfree, statfs.blocksFree);
+    writeU64LE(this.view, DATA_OFFSET + fuse_statfs_out.bavail, statfs.blocksAvailable);
+    writeU64LE(this.view, DATA_OFFSET + fuse_statfs_out.files, statfs.files);
+    writeU64LE(this.view, DATA_OFFSET + fuse_statfs_out.ffree, statfs.filesFree);
+    this.view.setUint32(DATA_OFFSET + fuse_statfs_out.bsize, statfs.blockSize, true);
+    this.view.setUint32(DATA_OFFSET + fuse_statfs_out.namelen, statfs.nameMax, true);
+    this.view.setUint32(DATA_OFFSET + fuse_statfs_out.frsize, statfs.blockSize, true);
+    this.finish(fuse_statfs_out.size, 0);
+  }
+
+  /**
+   * Appends a directory record to an answer of `used` bytes that may not grow above `limit`.
+   * @param nextOffset what READDIR gives back to go on behind this record
+   * @param entry attributes for READDIRPLUS: undefined for READDIR, null for a name without an entry (".", "..")
+   * @returns bytes used then, or -1 when the record does not fit
+   */
+  appendDirent(
+    used: number,
+    limit: number,
+    name: Uint8Array,
+    ino: number,
+    mode: number,
+    nextOffset: number,
+    entry: Attributes | null | undefined,
+  ): number {
+    const entrySize = entry === undefined ? 0 : fuse_entry_out.size;
+    const recordSize = FUSE_REC_ALIGN(entrySize + fuse_dirent.size + name.length);
+    if (used + recordSize > limit) return -1;
+    const start = DATA_OFFSET + used;
+    this.bytes.fill(0, start, start + recordSize);
+    if (entry !== undefined && entry !== null) this.writeEntry(start, entry);
+    const dirent = start + entrySize;
+    writeU64LE(this.view, dirent + fuse_dirent.ino, ino);
+    writeU64LE(this.view, dirent + fuse_dirent.off, nextOffset);
+    this.view.setUint32(dirent + fuse_dirent.namelen, name.length, true);
+    this.view.setUint32(dirent + fuse_dirent.type, (mode & S_IFMT) >> 12, true);
+    this.bytes.set(name, dirent + fuse_dirent.size);
+    return used + recordSize;
+  }
+
+  private writeEntry(start: number, attributes: Attributes): void {
+    this.bytes.fill(0, start, start + fuse_entry_out.size);
+    writeU64LE(this.view, start + fuse_entry_out.nodeid, attributes.ino);
+    writeU64LE(this.view, start + fuse_entry_out.entry_valid, ENTRY_TIMEOUT_SECONDS);
+    writeU64LE(this.view, start + fuse_entry_out.attr_valid, ATTRIBUTE_TIMEOUT_SECONDS);
+    this.writeAttributes(start + fuse_entry_out.attr, attributes);
+  }
+
+  private writeAttributes(start: number, attributes: Attributes): void {
+    const view = this.view;
+    writeU64LE(view, start + fuse_attr.ino, attributes.ino);
+    writeU64LE(view, start + fuse_attr.size_, attributes.size);
+    writeU64LE(view, start + fuse_attr.blocks, Math.ceil(attributes.allocatedBytes / 512));
+    this.writeTime(start + fuse_attr.atime, start + fuse_attr.atimensec, attributes.atimeMs);
+    this.writeTime(start + fuse_attr.mtime, start + fuse_attr.mtimensec, attributes.mtimeMs);
+    this.writeTime(start + fuse_attr.ctime, start + fuse_attr.ctimensec, attributes.ctimeMs);
+    view.setUint32(start + fuse_attr.mode, attributes.mode, true);
+    view.setUint32(start + fuse_attr.nlink, attributes.nlink, true);
+    view.setUint32(start + fuse_attr.uid, attributes.uid, true);
+    view.setUint32(start + fuse_attr.gid, attributes.gid, true);
+    view.setUint32(start + fuse_attr.rdev, 0, true);
+    view.setUint32(start + fuse_attr.blksize, attributes.blockSize, true);
+    view.setUint32(start + fuse_attr.flags, 0, true);
+  }
+
+  /** Seconds as a signed 64-bit number (writeU64LE wraps it), nanoseconds from 0 to 999999999. */
+  private writeTime(secondsOffset: number, nanosecondsOffset: number, timeMs: number): void {
+    const seconds = Math.floor(timeMs / 1000);
+    writeU64LE(this.view, secondsOffset, seconds);
+    this.view.setUint32(nanosecondsOffset, Math.min(Math.floor((timeMs - seconds * 1000) * 1e6), 999_999_999), true);
+  }
+
+  private clear(size: number): void {
+    this.bytes.fill(0, DATA_OFFSET, DATA_OFFSET + size);
+  }
+
+  private finish(answerLength: number, error: number): void {
+    this.length = DATA_OFFSET + answerLength;
+    this.view.setUint32(fuse_out_header.len, this.length, true);
+    this.view.setInt32(fuse_out_header.error, error, true);
+  }
+}

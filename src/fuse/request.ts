@@ -1,0 +1,105 @@
+// One received request: the receive buffer and its decoder. The buffer is reused, so nothing of a request outlives it.
+// Invariant: `accept` has compared the length in the header with the bytes really received before anything is read, and
+// the server has compared the body with the size of its structure before an operation sees it.
+
+import { combine } from '../bytes/endian.ts';
+import { ERRNO, ImgfuseError } from '../errors/index.ts';
+import { FUSE_NAME_MAX, fuse_in_header } from './abi.ts';
+
+const BODY = fuse_in_header.size;
+const HIGH = 2 ** 32;
+
+export class Request {
+  /** the receive buffer: the message, then room */
+  readonly bytes: Uint8Array;
+  private readonly view: DataView;
+  /** bytes received, header included */
+  length = 0;
+  opcode = 0;
+
+  /** @param capacity bytes of the receive buffer: max_write + 4096 */
+  constructor(capacity: number) {
+    this.bytes = new Uint8Array(capacity);
+    this.view = new DataView(this.bytes.buffer);
+  }
+
+  /** Takes in a message of `received` bytes. @returns false when it is no whole request */
+  accept(received: number): boolean {
+    this.length = received;
+    this.opcode = received >= fuse_in_header.opcode + 4 ? this.view.getUint32(fuse_in_header.opcode, true) : 0;
+    return received >= BODY && this.view.getUint32(fuse_in_header.len, true) === received;
+  }
+
+  /** The low and high word of `unique`; 0 where the message is too short to have one. */
+  get uniqueLow(): number {
+    return this.length >= fuse_in_header.nodeid ? this.view.getUint32(fuse_in_header.unique, true) : 0;
+  }
+
+  get uniqueHigh(): number {
+    return this.length >= fuse_in_header.nodeid ? this.view.getUint32(fuse_in_header.unique + 4, true) : 0;
+  }
+
+  /** The node; NaN, which no filesystem has, where the kernel names one that is no safe integer. */
+  get nodeid(): number {
+    return combine(
+      this.view.getUint32(fuse_in_header.nodeid + 4, true),
+      this.view.getUint32(fuse_in_header.nodeid, true),
+    );
+  }
+
+  get uid(): number {
+    return this.view.getUint32(fuse_in_header.uid, true);
+  }
+
+  get gid(): number {
+    return this.view.getUint32(fuse_in_header.gid, true);
+  }
+
+  /** Bytes behind the header. */
+  get bodyLength(): number {
+    return this.length - BODY;
+  }
+
+  /** 32-bit field at `offset` of the body. */
+  u32(offset: number): number {
+    return this.view.getUint32(BODY + offset, true);
+  }
+
+  /** 64-bit field at `offset` of the body; NaN when it is no safe integer. */
+  u64(offset: number): number {
+    return combine(this.view.getUint32(BODY + offset + 4, true), this.view.getUint32(BODY + offset, true));
+  }
+
+  /** A file handle. We gave it out, so one that is no safe integer is not ours. */
+  handle(offset: number): number {
+    const value = this.u64(offset);
+    if (Number.isNaN(value)) throw new ImgfuseError('usage', 'the file handle is not ours', { errno: ERRNO.EBADF });
+    return value;
+  }
+
+  /** Seconds (signed) at `secondsOffset` and nanoseconds at `nanosecondsOffset` of the body, as milliseconds. */
+  timeMs(secondsOffset: number, nanosecondsOffset: number): number {
+    const seconds =
+      this.view.getInt32(BODY + secondsOffset + 4, true) * HIGH + this.view.getUint32(BODY + secondsOffset, true);
+    return seconds * 1000 + this.u32(nanosecondsOffset) / 1e6;
+  }
+
+  /**
+   * The name that fills the body from `offset` on and ends with its only NUL.
+   * @throws ImgfuseError io when it does not, usage (ENAMETOOLONG) above FUSE_NAME_MAX
+   */
+  name(offset: number): string {
+    const start = BODY + offset;
+    const end = this.length - 1;
+    if (end <= start || this.bytes.indexOf(0, start) !== end) {
+      throw new ImgfuseError('io', 'the kernel sent a name that does not end where the message does');
+    }
+    if (end - start > FUSE_NAME_MAX) throw new ImgfuseError('usage', 'the name is too long', { errno: 36 });
+    return Buffer.from(this.bytes.buffer, start, end - start).toString('utf8');
+  }
+
+  /** Where the bytes behind a structure of `size` bytes start in `bytes`. */
+  dataOffset(size: number): number {
+    return BODY + size;
+  }
+}

@@ -1,0 +1,102 @@
+// The server of one worker: read a request, act on it through the table of operations, write the reply, again.
+// Invariant: every request that expects a reply gets exactly one, whatever the filesystem throws; no buffer is allocated
+// after the constructor.
+
+import { ERRNO, errnoOf, ImgfuseError } from '../errors/index.ts';
+import { countRequest } from './counters.ts';
+import { type Channel, type ConnectionEnd, Device } from './device.ts';
+import type { Filesystem } from './filesystem.ts';
+import type { Protocol } from './handshake.ts';
+import { OPERATIONS } from './operations.ts';
+import { Reply } from './reply.ts';
+import { Request } from './request.ts';
+
+/** Room for the header and the structure in front of the data of a WRITE, and for the longest name. */
+export const RECEIVE_HEADROOM = 4096;
+
+export interface ServerHooks {
+  /** Looked at after each request; true ends `serve`. */
+  readonly shouldStop?: () => boolean;
+  /** A request was answered EIO or failed in an unexpected way. @param operation the opcode's name: READ, WRITE, ... */
+  readonly onError?: (error: unknown, operation: string) => void;
+  /** Requests by opcode, from createCounters(); all workers may share it. */
+  readonly counters?: SharedArrayBuffer;
+}
+
+/** Why `serve` returned. */
+export type ServeEnd = ConnectionEnd | 'stopped';
+
+export class FuseServer {
+  private readonly channel: Channel;
+  private readonly filesystem: Filesystem;
+  private readonly hooks: ServerHooks;
+  private readonly request: Request;
+  private readonly reply: Reply;
+  private readonly counterWords: Int32Array | undefined;
+
+  /** @param device descriptor from KernelSession.cloneDevice() (or, in tests, a channel) */
+  constructor(device: number | Channel, protocol: Protocol, filesystem: Filesystem, hooks: ServerHooks = {}) {
+    this.channel = typeof device === 'number' ? new Device(device) : device;
+    this.filesystem = filesystem;
+    this.hooks = hooks;
+    this.counterWords = hooks.counters === undefined ? undefined : new Int32Array(hooks.counters);
+    this.request = new Request(protocol.maxWrite + RECEIVE_HEADROOM);
+    this.reply = new Reply(protocol.maxWrite + RECEIVE_HEADROOM);
+  }
+
+  /**
+   * Serves until the mount goes away, the connection is aborted, or `shouldStop` says so.
+   * @throws ImgfuseError io when /dev/fuse itself fails
+   */
+  serve(): ServeEnd {
+    const { channel, request, reply, hooks } = this;
+    for (;;) {
+      const received = channel.receive(request.bytes);
+      if (typeof received === 'string') return received;
+      if (received > 0) {
+        this.handle(received);
+        if (reply.length > 0) this.send();
+      }
+      if (hooks.shouldStop?.() === true) return 'stopped';
+    }
+  }
+
+  /** Acts on the message of `received` bytes in the request buffer and leaves the answer in the reply buffer. */
+  private handle(received: number): void {
+    const { request, reply } = this;
+    const isWhole = request.accept(received);
+    reply.begin(request.uniqueLow, request.uniqueHigh);
+    const opcode = request.opcode;
+    if (this.counterWords !== undefined) countRequest(this.counterWords, opcode);
+    const operation = OPERATIONS[opcode];
+    if (operation === undefined) return reply.error(isWhole ? ERRNO.ENOSYS : ERRNO.EIO);
+    try {
+      const extra = request.bodyLength - operation.bodySize;
+      if (!isWhole || extra < 0 || (extra > 0 && !operation.hasTail)) {
+        throw new ImgfuseError('io', `a ${operation.name} request of ${received} bytes is malformed`);
+      }
+      operation.act(this.filesystem, request, reply);
+    } catch (error) {
+      this.fail(error, operation.name);
+    }
+    if (!operation.replies) reply.length = 0;
+  }
+
+  private fail(error: unknown, name: string): void {
+    const errno = errnoOf(error);
+    this.reply.error(errno);
+    if (errno === ERRNO.EIO || !(error instanceof ImgfuseError)) this.hooks.onError?.(error, name);
+  }
+
+  /** A reply that the kernel does not take is replaced by EIO, so that its request does not wait for ever. */
+  private send(): void {
+    const { channel, reply, request } = this;
+    try {
+      channel.send(reply.bytes, reply.length);
+    } catch (error) {
+      this.hooks.onError?.(error, OPERATIONS[request.opcode]?.name ?? `opcode ${request.opcode}`);
+      reply.error(ERRNO.EIO);
+      channel.send(reply.bytes, reply.length);
+    }
+  }
+}

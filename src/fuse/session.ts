@@ -1,0 +1,76 @@
+// A mount of the kernel transport after INIT: its descriptor, what was agreed with the kernel, and the ways to end it.
+
+import * as fs from 'node:fs';
+import { ImgfuseError } from '../errors/index.ts';
+import { cloneDevice } from './device.ts';
+import type { Protocol } from './handshake.ts';
+import { findMount } from './mount-table.ts';
+import { abortConnection, type UnmountOptions, unmountPath } from './unmount.ts';
+
+export interface SessionParts {
+  readonly fd: number;
+  readonly protocol: Protocol;
+  /** canonical path, or /dev/fd/N where the kernel does not tell which mount that is */
+  readonly mountpoint: string;
+  readonly rootIsFile: boolean;
+  /** number of the FUSE connection, where it is known */
+  readonly connection: number | undefined;
+  /** mounted by somebody else, who also has the right to unmount it */
+  readonly inherited: boolean;
+}
+
+export class KernelSession {
+  /** descriptor of /dev/fuse */
+  readonly fd: number;
+  readonly protocol: Protocol;
+  readonly mountpoint: string;
+  /** whether the mountpoint is a regular file, so that the root must be one as well */
+  readonly rootIsFile: boolean;
+  readonly inherited: boolean;
+  private readonly connection: number | undefined;
+
+  constructor(parts: SessionParts) {
+    this.fd = parts.fd;
+    this.protocol = parts.protocol;
+    this.mountpoint = parts.mountpoint;
+    this.rootIsFile = parts.rootIsFile;
+    this.inherited = parts.inherited;
+    this.connection = parts.connection;
+  }
+
+  /** A descriptor for one worker; may be `fd` itself where descriptors cannot be cloned. */
+  cloneDevice(): number {
+    return cloneDevice(this.fd);
+  }
+
+  /** Whether the mount is still in the mount table, uncovered. */
+  isMounted(): boolean {
+    const entry = this.mountpoint.startsWith('/dev/fd/') ? undefined : findMount(this.mountpoint);
+    return entry !== undefined && (this.connection === undefined || entry.minor === this.connection);
+  }
+
+  /**
+   * Returns when the mount is gone; the workers then see the end of the connection.
+   * @throws ImgfuseError busy, missing (gone already, or covered by another mount), permission
+   */
+  unmount(options: UnmountOptions = {}): void {
+    if (!this.isMounted()) {
+      throw new ImgfuseError('missing', `${this.mountpoint} is not mounted by us any more`, { path: this.mountpoint });
+    }
+    unmountPath(this.mountpoint, options);
+  }
+
+  /** Ends the connection by force: see abortConnection. The mount stays in the table until it is unmounted. */
+  abort(): void {
+    if (this.connection === undefined) {
+      const message = `the FUSE connection of ${this.mountpoint} is not known, so it cannot be aborted`;
+      throw new ImgfuseError('unsupported', message, { path: this.mountpoint });
+    }
+    abortConnection(this.connection);
+  }
+
+  /** Closes the descriptor; only after every worker has returned. */
+  close(): void {
+    fs.closeSync(this.fd);
+  }
+}
