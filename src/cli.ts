@@ -1,0 +1,8 @@
+#!/usr/bin/env node
+// Entry of the program, and the only place that ends the process. It loads nothing before SIGUSR1 has a handler:
+// without one, that signal makes Node open its debugger port, which a daemon of root must never do.
+
+process.on('SIGUSR1', () => {});
+
+const { main } = await import('./commands/main.ts');
+process.exit(await main(process.argv.slice(2), process.argv[1] ?? 'imgfuse'));

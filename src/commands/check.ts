@@ -1,0 +1,143 @@
+// `imgfuse check`: checks the metadata of an image and repairs it on request; prints and exits as qemu-img check does.
+// Invariant: without -r not a byte of the image changes, and interrupting it at any time harms nothing.
+
+import type { Argv } from 'yargs';
+import { checkDisk } from '../disk/check.ts';
+import { type CheckReport, checkExitCode, type RepairMode } from '../format/check-report.ts';
+import { checkFailureCode } from './exit-codes.ts';
+import { complainAbout, type OutputMode, plural, print, printJson } from './output.ts';
+import { Progress } from './progress.ts';
+
+interface CheckArguments {
+  readonly image: string;
+  readonly format?: string;
+  readonly repair?: 'leaks' | 'all';
+  readonly 'force-share': boolean;
+  readonly quiet: boolean;
+  readonly output: OutputMode;
+}
+
+export const checkCommand = {
+  command: 'check <image>',
+  describe: 'Check the metadata of an image, and repair it with -r',
+  builder: (yargs: Argv): Argv =>
+    yargs
+      .positional('image', { type: 'string', demandOption: true, describe: 'the disk image' })
+      .option('format', {
+        alias: 'f',
+        type: 'string',
+        requiresArg: true,
+        describe: 'image format; else the content tells',
+      })
+      .option('repair', {
+        alias: 'r',
+        choices: ['leaks', 'all'] as const,
+        requiresArg: true,
+        describe: 'leaks: give back lost space; all: mend corruptions too, which may lose data',
+      })
+      .option('force-share', {
+        alias: 'U',
+        type: 'boolean',
+        default: false,
+        describe: 'also check an image that somebody is writing to (findings may be wrong)',
+      })
+      .conflicts('repair', 'force-share')
+      .option('quiet', { alias: 'q', type: 'boolean', default: false, describe: 'print nothing but findings' })
+      .example('imgfuse check disk.qed', '')
+      .example('imgfuse check -r all disk.qed', 'repairs what it finds')
+      .epilogue(
+        'Exit status: 0 consistent, or repaired; 1 the check was not done; 2 corrupt; 3 lost space only; ' +
+          '63 the format has no check.',
+      ),
+  run: check,
+};
+
+function check(args: CheckArguments): number {
+  const progress = new Progress('checking');
+  const findings: string[] = [];
+  const repair: RepairMode = args.repair ?? 'none';
+  try {
+    const report = checkDisk(args.image, {
+      repair,
+      lock: args['force-share'] !== true,
+      ...(args.format === undefined ? {} : { format: args.format }),
+      log: (finding) => {
+        findings.push(finding);
+        if (args.output === 'json') return;
+        progress.clear();
+        print(finding);
+      },
+      progress: (fraction) => progress.update(fraction),
+    });
+    progress.clear();
+    if (args.output === 'json') printJson(checkJson(args.image, report, findings));
+    else if (!args.quiet) print(checkText(report));
+    return checkExitCode(report);
+  } catch (error) {
+    progress.clear();
+    complainAbout(error);
+    return checkFailureCode(error);
+  }
+}
+
+/** The keys of qemu-img check: corruptions and leaks are those that are left after the repair. */
+export function checkJson(name: string, report: CheckReport, findings: readonly string[]): Record<string, unknown> {
+  const orAbsent = (count: number): number | undefined => (count === 0 ? undefined : count);
+  return {
+    'image-end-offset': orAbsent(report.imageEndOffset),
+    'total-clusters': report.totalClusters,
+    'check-errors': report.checkErrors,
+    'allocated-clusters': report.allocatedClusters,
+    'fragmented-clusters': orAbsent(report.fragmentedClusters),
+    corruptions: orAbsent(report.corruptions - report.corruptionsFixed),
+    'corruptions-fixed': orAbsent(report.corruptionsFixed),
+    leaks: orAbsent(report.leaks - report.leaksFixed),
+    'leaks-fixed': orAbsent(report.leaksFixed),
+    filename: name,
+    format: report.format,
+    findings: findings.length === 0 ? undefined : findings,
+  };
+}
+
+export function checkText(report: CheckReport): string {
+  const lines: string[] = [];
+  if (report.corruptionsFixed + report.leaksFixed > 0) {
+    lines.push(
+      'The following inconsistencies were found and repaired:',
+      '',
+      `    ${report.leaksFixed} leaked clusters`,
+      `    ${report.corruptionsFixed} corruptions`,
+      '',
+    );
+  }
+  const corruptions = report.corruptions - report.corruptionsFixed;
+  const leaks = report.leaks - report.leaksFixed;
+  if (corruptions + leaks + report.checkErrors === 0) lines.push('No errors were found on the image.');
+  if (corruptions > 0) {
+    const were = corruptions === 1 ? 'was' : 'were';
+    lines.push(
+      `${plural(corruptions, 'error')} ${were} found on the image.`,
+      'Data may be corrupted, or further writes to the image may corrupt it.',
+    );
+  }
+  if (leaks > 0) {
+    const were = leaks === 1 ? 'was' : 'were';
+    lines.push(
+      `${plural(leaks, 'leaked cluster')} ${were} found on the image.`,
+      'This means waste of disk space, but no harm to data.',
+    );
+  }
+  if (report.checkErrors > 0) {
+    lines.push(`${plural(report.checkErrors, 'place')} of the image could not be checked.`);
+  }
+  if (report.totalClusters > 0) {
+    const { allocatedClusters: allocated, totalClusters: total, fragmentedClusters: fragmented } = report;
+    const share = (part: number, whole: number): string => (whole === 0 ? 0 : (part / whole) * 100).toFixed(2);
+    lines.push(
+      `${allocated}/${total} = ${share(allocated, total)}% allocated, ${share(fragmented, allocated)}% fragmented, ` +
+        '0.00% compressed clusters',
+    );
+  }
+  if (report.imageEndOffset > 0) lines.push(`Image end offset: ${report.imageEndOffset}`);
+  return lines.join('\n');
+}

@@ -1,0 +1,197 @@
+// The control socket of a mount: JSON lines over a Unix socket.
+//   {"request":"status"} -> the status object    {"request":"wait"} -> {"closed":true,"clean":bool,"error"?} when closed
+// Lines of one connection are served in order, so a status answer proves that a wait sent before it is registered.
+
+import { connect, createServer, type Server, type Socket } from 'node:net';
+import { ImgfuseError } from '../errors/index.ts';
+
+const LINE_MAX = 65536;
+/** how long the end of a mount waits for its waiters to take the answer */
+const FAREWELL_MS = 1000;
+
+/** How a mount ended. */
+export interface CloseResult {
+  readonly closed: true;
+  readonly clean: boolean;
+  readonly error?: string;
+}
+
+export class ControlServer {
+  readonly #server: Server;
+  readonly #sockets = new Set<Socket>();
+  readonly #waiting = new Set<Socket>();
+  readonly #status: () => unknown;
+  #result: CloseResult | null = null;
+
+  /** @param status makes the answer to a status request */
+  constructor(status: () => unknown) {
+    this.#status = status;
+    this.#server = createServer((socket) => this.#serve(socket));
+  }
+
+  /** Starts listening at `path`, which must not exist. */
+  listen(path: string): Promise<void> {
+    return new Promise((resolve, reject) => {
+      this.#server.once('error', (cause) => {
+        reject(new ImgfuseError('io', `the control socket ${path} cannot be opened`, { path }, cause));
+      });
+      this.#server.listen(path, () => {
+        this.#server.removeAllListeners('error');
+        this.#server.on('error', () => {});
+        resolve();
+      });
+    });
+  }
+
+  /** Tells every waiter, present ones and those whose request is on its way, and stops listening. */
+  async finish(result: CloseResult): Promise<void> {
+    this.#result = result;
+    for (const socket of this.#waiting) answer(socket, result);
+    // what arrived while the image was being closed is read in the next turns of the event loop
+    await new Promise((resolve) => setTimeout(resolve, 5));
+    this.#server.close();
+    const farewells = [...this.#sockets].map(
+      (socket) =>
+        new Promise<void>((resolve) => {
+          socket.once('close', () => resolve());
+          socket.end();
+        }),
+    );
+    await Promise.race([
+      Promise.all(farewells),
+      new Promise((resolve) => {
+        setTimeout(resolve, FAREWELL_MS).unref();
+      }),
+    ]);
+    for (const socket of this.#sockets) socket.destroy();
+  }
+
+  #serve(socket: Socket): void {
+    this.#sockets.add(socket);
+    socket.on('error', () => {});
+    socket.on('close', () => {
+      this.#sockets.delete(socket);
+      this.#waiting.delete(socket);
+    });
+    readLines(socket, (line) => this.#handle(socket, line));
+  }
+
+  #handle(socket: Socket, line: string): void {
+    const request = requestOf(line);
+    if (request === 'status') {
+      answer(socket, this.#statusOrError());
+    } else if (request === 'wait') {
+      if (this.#result === null) this.#waiting.add(socket);
+      else answer(socket, this.#result);
+    } else {
+      answer(socket, { error: 'unknown request; there are "status" and "wait"' });
+    }
+  }
+
+  #statusOrError(): unknown {
+    try {
+      return this.#status();
+    } catch (error) {
+      return { error: (error as Error).message };
+    }
+  }
+}
+
+function requestOf(line: string): unknown {
+  try {
+    return (JSON.parse(line) as { request?: unknown }).request;
+  } catch {
+    return undefined;
+  }
+}
+
+function answer(socket: Socket, value: unknown): void {
+  socket.write(`${JSON.stringify(value)}\n`);
+}
+
+function readLines(socket: Socket, onLine: (line: string) => void): void {
+  let pending = '';
+  socket.setEncoding('utf8');
+  socket.on('data', (chunk: string) => {
+    pending += chunk;
+    for (let end = pending.indexOf('\n'); end >= 0; end = pending.indexOf('\n')) {
+      const line = pending.slice(0, end);
+      pending = pending.slice(end + 1);
+      if (line !== '') onLine(line);
+    }
+    if (pending.length > LINE_MAX) socket.destroy();
+  });
+}
+
+/** A connection to the control socket of a mount. */
+export class ControlClient {
+  readonly #socket: Socket;
+  #onLine: ((value: Record<string, unknown>) => void)[] = [];
+  #onEnd: (() => void)[] = [];
+
+  private constructor(socket: Socket) {
+    this.#socket = socket;
+    socket.on('error', () => {});
+    socket.on('close', () => {
+      for (const call of this.#onEnd) call();
+    });
+    readLines(socket, (line) => this.#receive(line));
+  }
+
+  /** @returns null when nobody listens there */
+  static connect(path: string): Promise<ControlClient | null> {
+    return new Promise((resolve) => {
+      const socket = connect(path);
+      socket.once('error', () => resolve(null));
+      socket.once('connect', () => {
+        socket.removeAllListeners('error');
+        resolve(new ControlClient(socket));
+      });
+    });
+  }
+
+  /** The status of the mount; null when the process ends, or does not answer in time. */
+  status(timeoutMs = 5000): Promise<Record<string, unknown> | null> {
+    this.#send('status');
+    return this.#next((value) => !('closed' in value), timeoutMs);
+  }
+
+  /** Registers for the end of the mount. @returns a promise of the result; null when the process ends without one */
+  wait(): Promise<CloseResult | null> {
+    this.#send('wait');
+    return this.#next((value) => value['closed'] === true, 0) as Promise<CloseResult | null>;
+  }
+
+  close(): void {
+    this.#socket.destroy();
+  }
+
+  #send(request: string): void {
+    this.#socket.write(`${JSON.stringify({ request })}\n`);
+  }
+
+  #receive(line: string): void {
+    try {
+      const value = JSON.parse(line) as Record<string, unknown>;
+      for (const call of this.#onLine) call(value);
+    } catch {}
+  }
+
+  #next(
+    matches: (value: Record<string, unknown>) => boolean,
+    timeoutMs: number,
+  ): Promise<Record<string, unknown> | null> {
+    return new Promise((resolve) => {
+      const timer = timeoutMs > 0 ? setTimeout(() => resolve(null), timeoutMs) : undefined;
+      const settle = (value: Record<string, unknown> | null): void => {
+        clearTimeout(timer);
+        resolve(value);
+      };
+      if (this.#socket.destroyed) settle(null);
+      this.#onLine.push((value) => {
+        if (matches(value)) settle(value);
+      });
+      this.#onEnd.push(() => settle(null));
+    });
+  }
+}

@@ -1,0 +1,132 @@
+// `imgfuse create`: a new image, spelled as qemu-img create spells it.
+
+import type { Argv } from 'yargs';
+import { createDisk } from '../disk/create.ts';
+import { inspectDisk } from '../disk/info.ts';
+import { ImgfuseError } from '../errors/index.ts';
+import { splitOptions } from './mount-options.ts';
+import { type OutputMode, print, printJson } from './output.ts';
+import { parseSize } from './size.ts';
+
+interface CreateArguments {
+  readonly image: string;
+  readonly size?: string;
+  readonly format: string;
+  readonly options?: readonly string[];
+  readonly backing?: string;
+  readonly 'backing-format'?: string;
+  readonly output: OutputMode;
+  readonly quiet: boolean;
+}
+
+export const createCommand = {
+  command: 'create <image> [size]',
+  describe: 'Create an empty image, or an overlay on a backing file',
+  builder: (yargs: Argv): Argv =>
+    yargs
+      .positional('image', { type: 'string', demandOption: true, describe: 'the file to make' })
+      .positional('size', {
+        type: 'string',
+        describe: 'size of the disk: bytes, or with k, M, G, T, P, E; with -b that of the backing file',
+      })
+      .option('format', {
+        alias: 'f',
+        type: 'string',
+        demandOption: true,
+        requiresArg: true,
+        describe: 'image format: qed, raw',
+      })
+      .option('options', {
+        alias: 'o',
+        type: 'array',
+        string: true,
+        requiresArg: true,
+        describe: 'format options k=v,... (qed: cluster_size, table_size)',
+      })
+      .option('backing', { alias: 'b', type: 'string', requiresArg: true, describe: 'backing file' })
+      .option('backing-format', {
+        alias: 'F',
+        type: 'string',
+        requiresArg: true,
+        describe: 'its format (needed with -b)',
+      })
+      .option('quiet', { alias: 'q', type: 'boolean', default: false, describe: 'print nothing' })
+      .example('imgfuse create -f qed disk.qed 10G', '')
+      .example('imgfuse create -f qed -o cluster_size=64k,table_size=4 disk.qed 10G', '')
+      .example('imgfuse create -f qed -b base.qed -F qed overlay.qed', 'changes go to overlay.qed'),
+  run: create,
+};
+
+function create(args: CreateArguments): number {
+  const options = parseFormatOptions(args.options ?? []);
+  const sizeOption = options.get('size');
+  options.delete('size');
+  const backing = args.backing ?? take(options, 'backing_file');
+  const backingFormat = args['backing-format'] ?? take(options, 'backing_fmt');
+  const size = args.size ?? sizeOption;
+  if (backing === undefined && backingFormat !== undefined) {
+    throw new ImgfuseError('usage', '-F names the format of a backing file, but there is no -b');
+  }
+  if (backing !== undefined && backingFormat === undefined) {
+    throw new ImgfuseError(
+      'usage',
+      `-b ${backing} needs -F and its format: guessing it from the content would let a guest choose what host file is read`,
+    );
+  }
+  if (size === undefined && backing === undefined) {
+    throw new ImgfuseError(
+      'usage',
+      `${args.image} needs a size, such as: imgfuse create -f ${args.format} ${args.image} 10G`,
+    );
+  }
+  createDisk(args.image, args.format, {
+    options,
+    ...(size === undefined ? {} : { size: parseSize(size) }),
+    ...(backing === undefined ? {} : { backing }),
+    ...(backingFormat === undefined ? {} : { backingFormat }),
+  });
+  if (!args.quiet) report(args, options);
+  return 0;
+}
+
+function report(args: CreateArguments, options: ReadonlyMap<string, string>): void {
+  const info = inspectDisk(args.image, {});
+  const entries: [string, string | number | undefined][] = [
+    ['fmt', info.format],
+    ['size', info.virtualSize],
+    ['backing_file', info.backingFilename],
+    ['backing_fmt', info.backingFormat],
+    ['cluster_size', info.format === 'raw' ? undefined : info.clusterSize],
+    ...[...options].filter(([key]) => key !== 'cluster_size'),
+  ];
+  const facts = entries.filter(([, value]) => value !== undefined);
+  if (args.output === 'json') {
+    printJson({
+      filename: args.image,
+      format: info.format,
+      'virtual-size': info.virtualSize,
+      'cluster-size': info.clusterSize,
+      'backing-filename': info.backingFilename,
+    });
+  } else {
+    print(`Formatting '${args.image}', ${facts.map(([key, value]) => `${key}=${value}`).join(' ')}`);
+  }
+}
+
+function take(options: Map<string, string>, key: string): string | undefined {
+  const value = options.get(key);
+  options.delete(key);
+  return value;
+}
+
+/** "-o a=1,b=2": a comma in a value is written twice, as qemu-img has it, or after a backslash. */
+export function parseFormatOptions(lists: readonly string[]): Map<string, string> {
+  const options = new Map<string, string>();
+  for (const item of lists.flatMap((list) => splitOptions(list.replaceAll(',,', '\\,')))) {
+    const equals = item.indexOf('=');
+    if (equals < 1)
+      throw new ImgfuseError('usage', `-o ${item} is not of the form key=value, such as -o cluster_size=64k`);
+    options.set(item.slice(0, equals), item.slice(equals + 1));
+  }
+  return options;
+}

@@ -1,0 +1,175 @@
+// Paths, small files and /proc as the commands need them: the one file of this folder that reads the host's file system.
+// Image files are not touched here (src/host does that), and a path that may be a dead or our own mountpoint is never
+// resolved itself: only its directory is, because looking at the mountpoint would ask its server.
+
+import {
+  accessSync,
+  appendFileSync,
+  chmodSync,
+  closeSync,
+  constants,
+  lstatSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  realpathSync,
+  renameSync,
+  type Stats,
+  statSync,
+  unlinkSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
+import { basename, dirname, join, resolve } from 'node:path';
+import { ERRNO } from '../errors/index.ts';
+
+/** Entry type at a path; 'dead' is a mountpoint whose server is gone. */
+export type PathKind = 'directory' | 'file' | 'symlink' | 'dead' | 'missing' | 'unreachable' | 'other';
+
+/** What is at `path`, not following a symbolic link. */
+export function pathKind(path: string): PathKind {
+  let stats: Stats;
+  try {
+    stats = lstatSync(path);
+  } catch (error) {
+    const errno = -((error as NodeJS.ErrnoException).errno ?? 0);
+    if (errno === ERRNO.ENOTCONN) return 'dead';
+    return errno === ERRNO.EACCES ? 'unreachable' : 'missing';
+  }
+  if (stats.isDirectory()) return 'directory';
+  if (stats.isFile()) return 'file';
+  return stats.isSymbolicLink() ? 'symlink' : 'other';
+}
+
+/** Absolute path with every symbolic link of the directory resolved, but not that of the last component. */
+export function canonicalEntry(path: string): string {
+  const absolute = resolve(path);
+  if (absolute === '/') return absolute;
+  try {
+    return join(realpathSync(dirname(absolute)), basename(absolute));
+  } catch {
+    return absolute;
+  }
+}
+
+/** Absolute path with every symbolic link resolved; the absolute path as it is when something on the way is missing. */
+export function canonicalPath(path: string): string {
+  try {
+    return realpathSync(path);
+  } catch {
+    return resolve(path);
+  }
+}
+
+export function linkTarget(path: string): string | null {
+  try {
+    return readlinkSync(path);
+  } catch {
+    return null;
+  }
+}
+
+/** Names in a directory; none when it cannot be read. */
+export function namesIn(directory: string): string[] {
+  try {
+    return readdirSync(directory);
+  } catch {
+    return [];
+  }
+}
+
+/** Content of a small text file; null when it cannot be read. */
+export function readText(path: string): string | null {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch {
+    return null;
+  }
+}
+
+/** Owner and type of a path, following no link; null when it is missing. */
+export function ownerOf(path: string): { uid: number; mode: number; isDirectory: boolean } | null {
+  try {
+    const stats = lstatSync(path);
+    return { uid: stats.uid, mode: stats.mode & 0o7777, isDirectory: stats.isDirectory() };
+  } catch {
+    return null;
+  }
+}
+
+/** Device number of what `path` names, as "major:minor". Asks the server when the path lies in a FUSE mount. */
+export function deviceNumber(path: string): string | null {
+  try {
+    const { dev } = statSync(path);
+    return `${Math.floor(dev / 256) % 4096}:${(dev % 256) + Math.floor(dev / 2 ** 20) * 256}`;
+  } catch {
+    return null;
+  }
+}
+
+export function isWritable(path: string): boolean {
+  try {
+    accessSync(path, constants.W_OK);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** Makes a directory only its owner can enter. @throws what the host says */
+export function makePrivateDirectory(path: string): void {
+  mkdirSync(path, { recursive: true, mode: 0o700 });
+}
+
+export function setMode(path: string, mode: number): void {
+  chmodSync(path, mode);
+}
+
+/** Writes a file that appears with its whole content or not at all. */
+export function writeWhole(path: string, content: string, mode: number): void {
+  const temporary = `${path}.tmp`;
+  writeFileSync(temporary, content, { mode });
+  renameSync(temporary, path);
+}
+
+/** Adds a line to a log; a full or vanished log never stops the writer. */
+export function appendLine(path: string, line: string): void {
+  try {
+    appendFileSync(path, `${line}\n`, { mode: 0o600 });
+  } catch {}
+}
+
+/** A line on a descriptor (1, 2); a closed pipe never stops the writer. */
+export function writeLine(descriptor: number, line: string): void {
+  try {
+    writeSync(descriptor, `${line}\n`);
+  } catch {}
+}
+
+/** Removes a file; a missing one is fine. */
+export function removeFile(path: string): void {
+  try {
+    unlinkSync(path);
+  } catch {}
+}
+
+/** Whether a file can be created or written at `path`, by opening it for appending. @throws what the host says */
+export function touch(path: string): void {
+  closeSync(openSync(path, 'a', 0o644));
+}
+
+/**
+ * When a process started, in clock ticks since the machine did; null when there is no such process, or only its zombie.
+ * Process id and start time together name one process for good.
+ */
+export function processStartTime(pid: number): number | null {
+  const stat = readText(`/proc/${pid}/stat`);
+  if (stat === null) return null;
+  // the name stands in parentheses and may hold anything, so count from the last one: state is then field 0
+  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+  if (fields[0] === 'Z' || fields[0] === 'X') return null;
+  const start = Number(fields[19]);
+  return Number.isSafeInteger(start) ? start : null;
+}

@@ -1,0 +1,82 @@
+// `imgfuse info`: what an image says of itself, in the words and JSON keys of qemu-img info.
+
+import type { Argv } from 'yargs';
+import { type DiskInfo, inspectDisk } from '../disk/info.ts';
+import { type OutputMode, print, printJson } from './output.ts';
+import { formatSize } from './size.ts';
+
+interface InfoArguments {
+  readonly image: string;
+  readonly format?: string;
+  readonly 'force-share': boolean;
+  readonly output: OutputMode;
+}
+
+export const infoCommand = {
+  command: 'info <image>',
+  describe: 'Show format, sizes and backing file of an image',
+  builder: (yargs: Argv): Argv =>
+    yargs
+      .positional('image', { type: 'string', demandOption: true, describe: 'the disk image' })
+      .option('format', {
+        alias: 'f',
+        type: 'string',
+        requiresArg: true,
+        describe: 'image format; else the content tells',
+      })
+      .option('force-share', {
+        alias: 'U',
+        type: 'boolean',
+        default: false,
+        describe: 'also look at an image that somebody is writing to',
+      })
+      .example('imgfuse info disk.qed', '')
+      .example('imgfuse info --output=json disk.qed', 'with the keys of qemu-img info'),
+  run: (args: InfoArguments): number => {
+    const info = inspectDisk(args.image, {
+      lock: !args['force-share'],
+      ...(args.format === undefined ? {} : { format: args.format }),
+    });
+    if (args.output === 'json') printJson(infoJson(args.image, info));
+    else print(infoText(args.image, info));
+    return 0;
+  },
+};
+
+export function infoJson(name: string, info: DiskInfo): Record<string, unknown> {
+  return {
+    'virtual-size': info.virtualSize,
+    filename: name,
+    'cluster-size': info.format === 'raw' ? undefined : info.clusterSize,
+    format: info.format,
+    'actual-size': info.actualSize,
+    'format-specific': Object.keys(info.specific).length === 0 ? undefined : { type: info.format, data: info.specific },
+    'full-backing-filename': info.fullBackingFilename,
+    'backing-filename': info.backingFilename,
+    'backing-filename-format': info.backingFormat,
+    'dirty-flag': info.dirty,
+  };
+}
+
+export function infoText(name: string, info: DiskInfo): string {
+  const lines = [
+    `image: ${name}`,
+    `file format: ${info.format}`,
+    `virtual size: ${formatSize(info.virtualSize)} (${info.virtualSize} bytes)`,
+    `disk size: ${formatSize(info.actualSize)}`,
+  ];
+  if (info.dirty) lines.push('cleanly shut down: no');
+  if (info.format !== 'raw') lines.push(`cluster_size: ${info.clusterSize}`);
+  if (info.backingFilename !== undefined) {
+    const full = info.fullBackingFilename;
+    const actual = full === undefined || full === info.backingFilename ? '' : ` (actual path: ${full})`;
+    lines.push(`backing file: ${info.backingFilename}${actual}`);
+  }
+  if (info.backingFormat !== undefined) lines.push(`backing file format: ${info.backingFormat}`);
+  const specific = Object.entries(info.specific);
+  if (specific.length > 0) {
+    lines.push('Format specific information:');
+    for (const [key, value] of specific) lines.push(`    ${key.replaceAll('-', ' ')}: ${String(value)}`);
+  }
+  return lines.join('\n');
+}

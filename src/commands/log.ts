@@ -1,0 +1,49 @@
+// The log of a mount: one line a sentence, to stderr (foreground), to a file (daemon) or with the priority prefixes that
+// the systemd journal reads. Invariant: logging never throws and never blocks the mount.
+
+import { describeError, ImgfuseError } from '../errors/index.ts';
+import { appendLine, writeLine } from './host-paths.ts';
+
+/** the same trouble is told again after this time */
+const REPEAT_MS = 60_000;
+const TOLD_MAX = 100;
+
+/** Priorities of syslog(3). */
+const PRIORITY = { error: 3, warning: 4, notice: 5, info: 6, debug: 7 } as const;
+
+export type LogLevel = keyof typeof PRIORITY;
+
+export type Log = (level: LogLevel, sentence: string) => void;
+
+/** Lines on stderr; with `<3>`..`<7>` in front when stderr is the journal. */
+export function stderrLog(debug: boolean, journal: boolean = process.env['JOURNAL_STREAM'] !== undefined): Log {
+  return (level, sentence) => {
+    if (level === 'debug' && !debug) return;
+    writeLine(2, journal ? `<${PRIORITY[level]}>${sentence}` : `imgfuse: ${sentence}`);
+  };
+}
+
+/** Lines with date and level in a file. */
+export function fileLog(path: string, debug: boolean): Log {
+  return (level, sentence) => {
+    if (level === 'debug' && !debug) return;
+    appendLine(path, `${new Date().toISOString()} ${level}: ${sentence}`);
+  };
+}
+
+/** Logs failed requests. A disk in trouble fails every one of them, so the same sentence is told once in a while. */
+export function requestErrorLog(log: Log): (error: unknown, operation: string) => void {
+  const toldAt = new Map<string, number>();
+  return (error, operation) => {
+    const sentence = `${operation} failed: ${error instanceof ImgfuseError ? describeError(error) : stackOf(error)}`;
+    const now = performance.now();
+    if (now - (toldAt.get(sentence) ?? -REPEAT_MS) < REPEAT_MS) return;
+    if (toldAt.size >= TOLD_MAX) toldAt.clear();
+    toldAt.set(sentence, now);
+    log('error', sentence);
+  };
+}
+
+function stackOf(error: unknown): string {
+  return error instanceof Error ? (error.stack ?? error.message) : String(error);
+}

@@ -1,0 +1,75 @@
+// From the arguments to a command. A mount goes the fast way, without yargs; everything else, help and complaints about
+// arguments included, is yargs' (program.ts).
+
+import { EXIT_USAGE } from './exit-codes.ts';
+import { pathKind } from './host-paths.ts';
+import { DAEMON_COMMAND, type MountRequest, parseMountArguments } from './mount-arguments.ts';
+import { complain, complainAbout } from './output.ts';
+
+/** The name that umount(8) looks for in /sbin; a link of that name to the program is the helper. */
+const UMOUNT_HELPER_NAME = /(^|\/)umount\.(fuse\.)?imgfuse$/;
+
+/** First arguments that are commands; what else has two names in it is a mount. */
+const COMMANDS = [
+  'mount',
+  'unmount',
+  'umount',
+  'status',
+  'create',
+  'info',
+  'check',
+  'map',
+  'resize',
+  'completion',
+  'help',
+] as const;
+
+/** What scripts/install.sh puts into the helper; not for people. */
+const UMOUNT_HELPER_COMMAND = 'umount-helper';
+
+/** @returns the exit code */
+export async function main(argv: readonly string[], programPath: string): Promise<number> {
+  try {
+    if (argv[0] === DAEMON_COMMAND) {
+      const { runMountProcess } = await import('./mount-process.ts');
+      return await runMountProcess(JSON.parse(argv[1] ?? '') as MountRequest);
+    }
+    if (argv[0] === UMOUNT_HELPER_COMMAND || UMOUNT_HELPER_NAME.test(programPath)) {
+      const { umountHelper } = await import('./umount-helper.ts');
+      return await umountHelper(argv[0] === UMOUNT_HELPER_COMMAND ? argv.slice(1) : argv);
+    }
+    if (isMount(argv)) return await mountOrExplain(argv);
+    const { runProgram } = await import('./program.ts');
+    return await runProgram(argv);
+  } catch (error) {
+    complainAbout(error);
+    return EXIT_USAGE;
+  }
+}
+
+function isCommand(word: string): boolean {
+  return (COMMANDS as readonly string[]).includes(word);
+}
+
+/** `mount ...`, or the bare form: two names, of which the first is no command. */
+function isMount(argv: readonly string[]): boolean {
+  if (argv[0] === 'mount') return true;
+  const word = argv.find((argument) => !argument.startsWith('-'));
+  return argv.length > 1 && word !== undefined && !isCommand(word);
+}
+
+async function mountOrExplain(argv: readonly string[]): Promise<number> {
+  const isBare = argv[0] !== 'mount';
+  const rest = isBare ? argv : argv.slice(1);
+  const parsed = parseMountArguments(rest);
+  if (parsed === null) {
+    const { runProgram } = await import('./program.ts');
+    return runProgram(['mount', ...rest]);
+  }
+  if (isBare && !parsed.image.includes('/') && pathKind(parsed.image) === 'missing') {
+    complain(`there is neither a command nor an image called "${parsed.image}"; "imgfuse --help" lists the commands`);
+    return EXIT_USAGE;
+  }
+  const { startMount } = await import('./start-mount.ts');
+  return startMount(parsed);
+}

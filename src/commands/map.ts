@@ -1,0 +1,119 @@
+// `imgfuse map`: what every range of the disk is and where it lies, over the whole backing chain, as qemu-img map.
+
+import type { Argv } from 'yargs';
+import { openDisk } from '../disk/open.ts';
+import type { VirtualDisk } from '../disk/virtual-disk.ts';
+import { formatTable, type OutputMode, print } from './output.ts';
+
+interface MapArguments {
+  readonly image: string;
+  readonly format?: string;
+  readonly 'force-share': boolean;
+  readonly output: OutputMode;
+}
+
+type DiskExtent = ReturnType<VirtualDisk['extent']>;
+
+/** One range, with the keys of qemu-img map. */
+export interface MapEntry {
+  readonly start: number;
+  readonly length: number;
+  /** which image of the chain says so: 0 is the image itself */
+  readonly depth: number;
+  readonly present: boolean;
+  readonly zero: boolean;
+  readonly data: boolean;
+  /** where the data lies in that image's file */
+  readonly offset?: number;
+}
+
+export const mapCommand = {
+  command: 'map <image>',
+  describe: 'Show which ranges of the disk hold data, and where it lies',
+  builder: (yargs: Argv): Argv =>
+    yargs
+      .positional('image', { type: 'string', demandOption: true, describe: 'the disk image' })
+      .option('format', {
+        alias: 'f',
+        type: 'string',
+        requiresArg: true,
+        describe: 'image format; else the content tells',
+      })
+      .option('force-share', {
+        alias: 'U',
+        type: 'boolean',
+        default: false,
+        describe: 'also look at an image that somebody is writing to',
+      })
+      .example('imgfuse map disk.qed', 'the ranges with data')
+      .example('imgfuse map --output=json disk.qed', 'all ranges, with the keys of qemu-img map'),
+  run: (args: MapArguments): number => {
+    const disk = openDisk(args.image, {
+      readOnly: true,
+      lock: !args['force-share'],
+      ...(args.format === undefined ? {} : { format: args.format }),
+    });
+    try {
+      const entries = mapDisk(disk);
+      print(args.output === 'json' ? mapJson(entries) : mapText(entries, chainOf(disk)));
+    } finally {
+      disk.close();
+    }
+    return 0;
+  },
+};
+
+/** Every range of the disk in order; neighbours that say the same are one. */
+export function mapDisk(disk: Pick<VirtualDisk, 'size' | 'extent'>): MapEntry[] {
+  const entries: MapEntry[] = [];
+  const size = disk.size();
+  for (let offset = 0; offset < size; ) {
+    const extent = disk.extent(offset);
+    const next = mapEntry(extent);
+    const last = entries.at(-1);
+    if (last !== undefined && continues(last, next))
+      entries[entries.length - 1] = { ...last, length: last.length + next.length };
+    else entries.push(next);
+    offset = extent.start + extent.length;
+  }
+  return entries;
+}
+
+function mapEntry(extent: DiskExtent): MapEntry {
+  const { start, length, depth, status, hostOffset } = extent;
+  const isData = status === 'data';
+  return {
+    start,
+    length,
+    depth,
+    present: status !== 'unallocated',
+    zero: !isData,
+    data: isData,
+    ...(isData && hostOffset !== undefined ? { offset: hostOffset } : {}),
+  };
+}
+
+function continues(last: MapEntry, next: MapEntry): boolean {
+  if (last.depth !== next.depth || last.present !== next.present || last.data !== next.data) return false;
+  return (last.offset === undefined ? undefined : last.offset + last.length) === next.offset;
+}
+
+function mapJson(entries: readonly MapEntry[]): string {
+  return `[${entries.map((entry) => JSON.stringify(entry)).join(',\n')}]`;
+}
+
+/** @param files names of the images of the chain, the image itself first */
+export function mapText(entries: readonly MapEntry[], files: readonly string[]): string {
+  const rows = entries
+    .filter((entry) => entry.data)
+    .map((entry) => [hex(entry.start), hex(entry.length), hex(entry.offset ?? 0), files[entry.depth] ?? '?']);
+  return formatTable([['Offset         ', 'Length         ', 'Mapped to      ', 'File'], ...rows]);
+}
+
+function hex(value: number): string {
+  return value === 0 ? '0' : `0x${value.toString(16)}`;
+}
+
+function chainOf(disk: VirtualDisk): string[] {
+  return [...disk.chain()];
+}

@@ -1,0 +1,143 @@
+// The arguments of `mount`, in one table: the fast parser here and the help of yargs (program.ts) both read it.
+// Invariant: nothing of yargs is loaded here; a mount by mount(8) or by its own daemon must start fast.
+
+import { availableParallelism } from 'node:os';
+import { resolve } from 'node:path';
+import { parseArgs } from 'node:util';
+import { ImgfuseError } from '../errors/index.ts';
+import { canonicalEntry, canonicalPath } from './host-paths.ts';
+import { parseMountOptions, parseTransport, parseWorkers, type TransportChoice } from './mount-options.ts';
+
+/** How the program starts itself as the process of a mount, with the request as JSON; not for people. */
+export const DAEMON_COMMAND = 'mount-process';
+
+const WORKERS_MIN = 2;
+const WORKERS_DEFAULT_MAX = 16;
+
+/** Everything a mount process needs to know; plain data, with absolute paths. */
+export interface MountRequest {
+  readonly image: string;
+  readonly mountpoint: string;
+  readonly readOnly: boolean;
+  readonly foreground: boolean;
+  readonly debug: boolean;
+  readonly lock: boolean;
+  readonly allowOther: boolean;
+  readonly flags: readonly string[];
+  readonly allowBacking: readonly string[];
+  readonly workers: number;
+  readonly transport: TransportChoice;
+  readonly source: string;
+  readonly format?: string;
+  readonly maxRead?: number;
+  readonly uid?: number;
+  readonly gid?: number;
+  readonly umask?: number;
+  readonly pidFile?: string;
+}
+
+/** One option of the command line. */
+export interface MountArgument {
+  readonly type: 'boolean' | 'string';
+  readonly short?: string;
+  readonly multiple?: boolean;
+  readonly choices?: readonly string[];
+  readonly description: string;
+  readonly placeholder?: string;
+}
+
+export const MOUNT_ARGUMENTS = {
+  options: {
+    type: 'string',
+    short: 'o',
+    multiple: true,
+    description: 'mount options, separated by commas (listed below)',
+  },
+  foreground: { type: 'boolean', short: 'f', description: 'stay in the foreground, log to stderr' },
+  debug: { type: 'boolean', short: 'd', description: 'log more; implies -f' },
+  single: { type: 'boolean', short: 's', description: 'one worker thread, the same as --workers 1' },
+  format: { type: 'string', description: 'image format; without it the content tells' },
+  workers: { type: 'string', description: 'worker threads; default: one per processor, at least 2' },
+  transport: {
+    type: 'string',
+    choices: ['auto', 'kernel', 'fuse-native'],
+    description: 'how to speak FUSE; auto: kernel, fuse-native where that cannot work',
+  },
+  'allow-backing': {
+    type: 'string',
+    multiple: true,
+    description: 'a directory that backing files may lie in (repeatable)',
+  },
+  'no-lock': { type: 'boolean', description: 'take no image locks (file systems without them); nobody is kept out' },
+  'pid-file': { type: 'string', description: 'write the process id of the mount to this file' },
+} as const satisfies Record<string, MountArgument>;
+
+/** The arguments as parsed by either parser. */
+export interface ParsedMountArguments {
+  readonly image: string;
+  readonly mountpoint: string;
+  readonly options?: readonly string[] | undefined;
+  readonly foreground?: boolean | undefined;
+  readonly debug?: boolean | undefined;
+  readonly single?: boolean | undefined;
+  readonly format?: string | undefined;
+  readonly workers?: string | undefined;
+  readonly transport?: string | undefined;
+  readonly 'allow-backing'?: readonly string[] | undefined;
+  readonly 'no-lock'?: boolean | undefined;
+  readonly 'pid-file'?: string | undefined;
+}
+
+/** @returns null for anything but a plain mount: the caller lets yargs help or explain */
+export function parseMountArguments(argv: readonly string[]): ParsedMountArguments | null {
+  try {
+    const { values, positionals } = parseArgs({
+      args: [...argv],
+      options: MOUNT_ARGUMENTS,
+      allowPositionals: true,
+      strict: true,
+    });
+    const [image, mountpoint, ...rest] = positionals;
+    if (image === undefined || mountpoint === undefined || rest.length > 0) return null;
+    return { ...values, image, mountpoint };
+  } catch {
+    return null;
+  }
+}
+
+/** Checks the values and makes every path absolute. @throws ImgfuseError usage */
+export function mountRequest(parsed: ParsedMountArguments): MountRequest {
+  const options = parseMountOptions(parsed.options ?? []);
+  const debug = parsed.debug === true || options.debug;
+  if (parsed.image === '') throw new ImgfuseError('usage', 'the name of the image is empty');
+  if (parsed.mountpoint === '') throw new ImgfuseError('usage', 'the mountpoint is empty');
+  const image = canonicalPath(parsed.image);
+  const pidFile = parsed['pid-file'] ?? options.pidFile;
+  const format = parsed.format ?? options.format;
+  return {
+    image,
+    mountpoint: /^\/dev\/fd\/\d+$/.test(parsed.mountpoint) ? parsed.mountpoint : canonicalEntry(parsed.mountpoint),
+    readOnly: options.readOnly,
+    foreground: parsed.foreground === true || debug,
+    debug,
+    lock: options.lock && parsed['no-lock'] !== true,
+    allowOther: options.allowOther,
+    flags: options.flags,
+    allowBacking: [...options.allowBacking, ...(parsed['allow-backing'] ?? [])].map((each) => canonicalPath(each)),
+    workers: workerCount(parsed, options.workers),
+    transport: parsed.transport === undefined ? (options.transport ?? 'auto') : parseTransport(parsed.transport),
+    source: options.source ?? image,
+    ...(format === undefined ? {} : { format }),
+    ...(options.maxRead === undefined ? {} : { maxRead: options.maxRead }),
+    ...(options.uid === undefined ? {} : { uid: options.uid }),
+    ...(options.gid === undefined ? {} : { gid: options.gid }),
+    ...(options.umask === undefined ? {} : { umask: options.umask }),
+    ...(pidFile === undefined ? {} : { pidFile: resolve(pidFile) }),
+  };
+}
+
+function workerCount(parsed: ParsedMountArguments, fromOptions: number | undefined): number {
+  if (parsed.single === true) return 1;
+  if (parsed.workers !== undefined) return parseWorkers(parsed.workers);
+  return fromOptions ?? Math.min(WORKERS_DEFAULT_MAX, Math.max(WORKERS_MIN, availableParallelism()));
+}

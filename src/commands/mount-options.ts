@@ -1,0 +1,207 @@
+// The -o list of a mount: what mount(8), mount.fuse3 and fstab pass, what people know from libfuse, and our own.
+// Invariant: an option is honoured, or it is known to be without meaning here, or it is refused by name.
+
+import { ImgfuseError } from '../errors/index.ts';
+
+export const TRANSPORTS = ['auto', 'kernel', 'fuse-native'] as const;
+export type TransportChoice = (typeof TRANSPORTS)[number];
+
+/** What the -o options say; absent members were not named. */
+export interface MountOptions {
+  readOnly: boolean;
+  allowOther: boolean;
+  debug: boolean;
+  lock: boolean;
+  /** flags of mount(2) by name: noexec, noatime, ... */
+  flags: string[];
+  allowBacking: string[];
+  source?: string;
+  maxRead?: number;
+  uid?: number;
+  gid?: number;
+  umask?: number;
+  format?: string;
+  workers?: number;
+  transport?: TransportChoice;
+  pidFile?: string;
+}
+
+type Apply = (options: MountOptions, value: string, name: string) => void;
+
+const NOTHING: Apply = () => {};
+const setFlag: Apply = (options, _value, name) => {
+  if (!options.flags.includes(name)) options.flags.push(name);
+};
+const dropFlag =
+  (flag: string): Apply =>
+  (options) => {
+    options.flags = options.flags.filter((each) => each !== flag);
+  };
+
+/**
+ * Options without a value. suid and dev are accepted because mount(8) always passes them; the mount stays nosuid and
+ * nodev, as it holds nothing but regular files. Options for mount(8) or other file systems do nothing.
+ */
+const FLAGS: Readonly<Record<string, Apply>> = {
+  ro: (options) => {
+    options.readOnly = true;
+  },
+  rw: (options) => {
+    options.readOnly = false;
+  },
+  allow_other: (options) => {
+    options.allowOther = true;
+  },
+  debug: (options) => {
+    options.debug = true;
+  },
+  nolock: (options) => {
+    options.lock = false;
+  },
+  noexec: setFlag,
+  exec: dropFlag('noexec'),
+  noatime: setFlag,
+  atime: dropFlag('noatime'),
+  nodiratime: setFlag,
+  diratime: dropFlag('nodiratime'),
+  relatime: setFlag,
+  norelatime: dropFlag('relatime'),
+  strictatime: setFlag,
+  nostrictatime: dropFlag('strictatime'),
+  lazytime: setFlag,
+  nolazytime: dropFlag('lazytime'),
+  sync: setFlag,
+  async: dropFlag('sync'),
+  dirsync: setFlag,
+};
+
+const IGNORED = new Set(
+  (
+    'defaults dev nodev suid nosuid auto noauto user nouser users nousers owner group nofail _netdev loud silent ' +
+    'iversion noiversion mand nomand default_permissions nonempty big_writes hard_remove dev_rename'
+  ).split(' '),
+);
+
+const REFUSED: Readonly<Record<string, string>> = {
+  auto_unmount: 'it would unmount lazily and hide whether the image was closed; end the mount with "imgfuse unmount"',
+  allow_root: 'use allow_other; root may always look into a mount that others may use',
+  remount: 'unmount and mount again to change options',
+};
+
+const VALUES: Readonly<Record<string, Apply>> = {
+  fsname: (options, value) => {
+    options.source = value;
+  },
+  subtype: NOTHING,
+  comment: NOTHING,
+  max_read: (options, value, name) => {
+    options.maxRead = parseNumber(name, value, 4096, 2 ** 31 - 1);
+  },
+  uid: (options, value, name) => {
+    options.uid = parseNumber(name, value, 0, 2 ** 32 - 2);
+  },
+  gid: (options, value, name) => {
+    options.gid = parseNumber(name, value, 0, 2 ** 32 - 2);
+  },
+  umask: (options, value) => {
+    if (!/^[0-7]{1,4}$/.test(value)) throw invalid('umask', value, 'give octal permission bits such as 077');
+    options.umask = Number.parseInt(value, 8);
+  },
+  format: (options, value) => {
+    options.format = value;
+  },
+  workers: (options, value) => {
+    options.workers = parseWorkers(value);
+  },
+  transport: (options, value) => {
+    options.transport = parseTransport(value);
+  },
+  allow_backing: (options, value) => {
+    options.allowBacking.push(value);
+  },
+  pid_file: (options, value) => {
+    options.pidFile = value;
+  },
+};
+
+/** @param lists the values of every -o, in order; later options win */
+export function parseMountOptions(lists: readonly string[]): MountOptions {
+  const options: MountOptions = {
+    readOnly: false,
+    allowOther: false,
+    debug: false,
+    lock: true,
+    flags: [],
+    allowBacking: [],
+  };
+  for (const item of lists.flatMap(splitOptions)) applyOption(options, item);
+  return options;
+}
+
+function applyOption(options: MountOptions, item: string): void {
+  const equals = item.indexOf('=');
+  const name = equals < 0 ? item : item.slice(0, equals);
+  const reason = REFUSED[name];
+  if (reason !== undefined) throw new ImgfuseError('usage', `the mount option ${name} is not offered: ${reason}`);
+  if (IGNORED.has(name) || name.startsWith('x-') || name.startsWith('X-')) return;
+  const withValue = VALUES[name];
+  if (equals >= 0 && withValue !== undefined) {
+    withValue(options, item.slice(equals + 1), name);
+    return;
+  }
+  const flag = FLAGS[name];
+  if (equals < 0 && flag !== undefined) {
+    flag(options, '', name);
+    return;
+  }
+  if (withValue !== undefined)
+    throw new ImgfuseError('usage', `the mount option ${name} needs a value: -o ${name}=...`);
+  if (flag !== undefined) throw new ImgfuseError('usage', `the mount option ${name} takes no value (got "${item}")`);
+  throw new ImgfuseError('usage', `there is no mount option "${name}"; "imgfuse mount --help" lists them`);
+}
+
+/** Splits at commas; a comma or backslash after a backslash, and what stands in double quotes, is literal. */
+export function splitOptions(list: string): string[] {
+  const items: string[] = [];
+  let item = '';
+  let quoted = false;
+  for (let index = 0; index < list.length; index++) {
+    const character = list[index]!;
+    const next = list[index + 1];
+    if (character === '\\' && (next === ',' || next === '\\' || next === '"')) {
+      item += next;
+      index++;
+    } else if (character === '"') {
+      quoted = !quoted;
+    } else if (character === ',' && !quoted) {
+      items.push(item);
+      item = '';
+    } else {
+      item += character;
+    }
+  }
+  items.push(item);
+  return items.filter((each) => each !== '');
+}
+
+export function parseWorkers(text: string): number {
+  return parseNumber('workers', text, 1, 64);
+}
+
+export function parseTransport(text: string): TransportChoice {
+  const found = TRANSPORTS.find((name) => name === text);
+  if (found === undefined) throw invalid('transport', text, `choose one of ${TRANSPORTS.join(', ')}`);
+  return found;
+}
+
+function parseNumber(name: string, text: string, minimum: number, maximum: number): number {
+  const value = /^\d{1,15}$/.test(text) ? Number(text) : Number.NaN;
+  if (!(value >= minimum && value <= maximum)) {
+    throw invalid(name, text, `give a whole number from ${minimum} to ${maximum}`);
+  }
+  return value;
+}
+
+function invalid(name: string, value: string, cure: string): ImgfuseError {
+  return new ImgfuseError('usage', `"${value}" is no value for ${name}; ${cure}`);
+}

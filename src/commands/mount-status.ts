@@ -1,0 +1,67 @@
+// The status of one mount: what its process answers on the control socket, and `status` prints.
+
+import type { VirtualDisk } from '../disk/virtual-disk.ts';
+import type { MountRequest } from './mount-arguments.ts';
+import type { Serving } from './serving.ts';
+import { formatSize } from './size.ts';
+
+/** Keys as qemu-img spells them where it has them. */
+export interface MountStatus {
+  readonly image: string;
+  readonly mountpoint: string;
+  readonly format: string;
+  readonly transport: string;
+  readonly pid: number;
+  readonly workers: number;
+  readonly 'read-only': boolean;
+  readonly 'dirty-flag': boolean;
+  readonly 'virtual-size': number;
+  readonly 'allocated-size': number;
+  readonly 'cluster-size': number;
+  readonly 'backing-filename'?: string;
+  /** requests served, by operation of the FUSE protocol */
+  readonly requests: Readonly<Record<string, number>>;
+  /** why the image was turned read-only; null when it was not */
+  readonly failure: string | null;
+  readonly log: string | null;
+}
+
+export function mountStatus(
+  request: MountRequest,
+  disk: VirtualDisk,
+  serving: Serving,
+  log: string | null,
+): MountStatus {
+  const status = disk.status();
+  return {
+    image: request.image,
+    mountpoint: serving.mountpoint,
+    format: status.format,
+    transport: serving.transport,
+    pid: process.pid,
+    workers: serving.workers,
+    'read-only': status.readOnly,
+    'dirty-flag': status.dirty,
+    'virtual-size': status.virtualSize,
+    'allocated-size': status.allocatedBytes,
+    'cluster-size': status.clusterSize,
+    ...(status.backing === undefined ? {} : { 'backing-filename': status.backing }),
+    requests: serving.requests(),
+    failure: status.failure,
+    log,
+  };
+}
+
+/** One line, for SIGUSR1 and the log. */
+export function statusLine(status: MountStatus): string {
+  const requests = Object.entries(status.requests)
+    .filter(([, count]) => count > 0)
+    .map(([name, count]) => `${name} ${count}`)
+    .join(', ');
+  return (
+    `${status.image} at ${status.mountpoint}: ${status.format}, ${status['read-only'] ? 'read-only' : 'read-write'}, ` +
+    `${status['dirty-flag'] ? 'dirty' : 'clean'}, ${formatSize(status['allocated-size'])} of ` +
+    `${formatSize(status['virtual-size'])} allocated; ${requests === '' ? 'no requests' : requests}` +
+    `${status.failure === null ? '' : `; FAILED: ${status.failure}`}`
+  );
+}

@@ -1,0 +1,126 @@
+// Who keeps a mount busy: loop devices over a file in it, the file systems mounted from those, and processes with an open
+// file or their working directory there. Reads /proc and /sys only, never the mount itself.
+
+import { spawn } from 'node:child_process';
+import { join } from 'node:path';
+import type { MountEntry } from '../fuse/index.ts';
+import { readMountTable } from '../fuse/mount-table.ts';
+import { linkTarget, namesIn, readText } from './host-paths.ts';
+import type { Log } from './log.ts';
+
+const PROCESSES_MAX = 5;
+/** how long the end of a mount waits for the guests' file systems to write back */
+const SYNC_MS = 10_000;
+
+/** A loop device whose backing file lies in the mount. */
+export interface LoopUser {
+  readonly device: string;
+  /** where file systems of the device or its partitions are mounted */
+  readonly mountpoints: readonly string[];
+  /** the device goes away with its last user (mount -o loop) */
+  readonly autoclear: boolean;
+}
+
+export interface ProcessUser {
+  readonly pid: number;
+  readonly name: string;
+}
+
+export interface MountUsers {
+  readonly loops: readonly LoopUser[];
+  readonly processes: readonly ProcessUser[];
+}
+
+function liesIn(path: string, mountpoint: string): boolean {
+  return path === mountpoint || path.startsWith(mountpoint === '/' ? '/' : `${mountpoint}/`);
+}
+
+export function findMountUsers(mountpoint: string): MountUsers {
+  return { loops: findLoops(mountpoint, readMountTable()), processes: findProcesses(mountpoint) };
+}
+
+function findLoops(mountpoint: string, mounts: readonly MountEntry[]): LoopUser[] {
+  const loops: LoopUser[] = [];
+  for (const name of namesIn('/sys/block')) {
+    if (!name.startsWith('loop')) continue;
+    const backing = readText(`/sys/block/${name}/loop/backing_file`)?.replace(/\n$/, '');
+    if (backing === undefined || !liesIn(backing.replace(/ \(deleted\)$/, ''), mountpoint)) continue;
+    const device = `/dev/${name}`;
+    const numbers = [name, ...namesIn(`/sys/block/${name}`).filter((entry) => entry.startsWith(`${name}p`))].map(
+      (entry) => readText(entry === name ? `/sys/block/${name}/dev` : `/sys/block/${name}/${entry}/dev`)?.trim(),
+    );
+    loops.push({
+      device,
+      mountpoints: mounts
+        .filter((mount) => numbers.includes(`${mount.major}:${mount.minor}`))
+        .map((mount) => mount.mountpoint),
+      autoclear: readText(`/sys/block/${name}/loop/autoclear`)?.trim() === '1',
+    });
+  }
+  return loops;
+}
+
+function findProcesses(mountpoint: string): ProcessUser[] {
+  const users: ProcessUser[] = [];
+  for (const entry of namesIn('/proc')) {
+    if (!/^\d+$/.test(entry)) continue;
+    const uses =
+      isLinkInto(`/proc/${entry}/cwd`, mountpoint) ||
+      namesIn(`/proc/${entry}/fd`).some((fd) => isLinkInto(join('/proc', entry, 'fd', fd), mountpoint));
+    if (!uses) continue;
+    users.push({ pid: Number(entry), name: readText(`/proc/${entry}/comm`)?.trim() ?? '?' });
+    if (users.length === PROCESSES_MAX) break;
+  }
+  return users;
+}
+
+function isLinkInto(link: string, mountpoint: string): boolean {
+  const target = linkTarget(link);
+  return target !== null && liesIn(target, mountpoint);
+}
+
+/** What uses the mount, in one phrase; null when nothing was found. */
+export function describeUsers(users: MountUsers): string | null {
+  const loops = users.loops.map((loop) =>
+    loop.mountpoints.length === 0 ? loop.device : `${loop.device} (mounted at ${loop.mountpoints.join(', ')})`,
+  );
+  const processes = users.processes.map((user) => `process ${user.pid} (${user.name})`);
+  const all = [...loops, ...processes];
+  return all.length === 0 ? null : all.join(', ');
+}
+
+/** The commands that free the mount of its loop devices, as one line; null when there are none. */
+export function cureForUsers(users: MountUsers): string | null {
+  const commands: string[] = [];
+  // what was mounted last may lie on what was mounted first
+  for (const loop of users.loops) {
+    for (const mountpoint of [...loop.mountpoints].reverse()) commands.push(`umount ${shellQuote(mountpoint)}`);
+    if (!loop.autoclear) commands.push(`losetup -d ${loop.device}`);
+  }
+  return commands.length === 0 ? null : commands.join('; ');
+}
+
+/** A word for a POSIX shell. */
+export function shellQuote(word: string): string {
+  return /^[A-Za-z0-9_@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
+}
+
+/**
+ * Writes back what the file systems on the mount's loop devices still hold in memory, before their disk is taken away.
+ * A process of its own does it, because it waits for requests that this process serves.
+ */
+export async function syncGuests(users: MountUsers, log: Log): Promise<void> {
+  const mountpoints = users.loops.flatMap((loop) => loop.mountpoints);
+  const targets = mountpoints.length > 0 ? ['-f', ...mountpoints] : users.loops.map((loop) => loop.device);
+  if (targets.length === 0) return;
+  await new Promise<void>((resolve) => {
+    const sync = spawn('sync', targets, { stdio: 'ignore', timeout: SYNC_MS, killSignal: 'SIGKILL' });
+    sync.on('error', () => resolve());
+    sync.on('exit', (code) => {
+      if (code !== 0) log('warning', `not everything in ${mountpoints.join(', ')} could be written back`);
+      resolve();
+    });
+    // a sync in the middle of a request cannot be killed; the end of the mount ends it
+    setTimeout(resolve, SYNC_MS + 1000).unref();
+  });
+}

@@ -1,0 +1,50 @@
+// Whether a mountpoint can be mounted on: looked at before the image is opened, so that a refusal changes nothing.
+
+import { ImgfuseError } from '../errors/index.ts';
+import { FUSE_TYPE, findMount, type MountEntry } from '../fuse/index.ts';
+import { findAnyMount } from '../fuse/mount-table.ts';
+import { canonicalPath, pathKind } from './host-paths.ts';
+import { shellQuote } from './mount-users.ts';
+
+/** "major:minor" of a mount, as stat(2) and /sys name devices. */
+export function deviceOf(mount: MountEntry): string {
+  return `${mount.major}:${mount.minor}`;
+}
+
+/** Device of the imgfuse mount at `path`; absent when there is none, or the path is no name of it. */
+export function deviceAt(path: string): string | undefined {
+  const mount = path.startsWith('/dev/fd/') ? undefined : findMount(path);
+  return mount === undefined ? undefined : deviceOf(mount);
+}
+
+/** @throws ImgfuseError missing, usage, busy, permission */
+export function assertMountpoint(path: string): void {
+  if (path.startsWith('/dev/fd/')) return;
+  const kind = pathKind(path);
+  if (kind === 'missing') {
+    throw new ImgfuseError('missing', `the mountpoint ${path} does not exist; make it: mkdir ${shellQuote(path)}`, {
+      path,
+    });
+  }
+  if (kind === 'unreachable') {
+    throw new ImgfuseError('permission', `the mountpoint ${path} cannot be reached: permission denied`, { path });
+  }
+  if (kind === 'symlink') {
+    const target = canonicalPath(path);
+    const cure = target === path ? 'what it points to is missing' : `mount on ${target} itself`;
+    throw new ImgfuseError('usage', `the mountpoint ${path} is a symbolic link; ${cure}`, { path });
+  }
+  const present = findAnyMount(path);
+  if (present !== undefined) {
+    const isDead = kind === 'dead' ? ' by a process that has ended' : '';
+    const cure = present.type === FUSE_TYPE ? `imgfuse unmount ${shellQuote(path)}` : `umount ${shellQuote(path)}`;
+    throw new ImgfuseError(
+      'busy',
+      `the mountpoint ${path} is mounted already (${present.source}, ${present.type}${isDead}); "${cure}" frees it`,
+      { path },
+    );
+  }
+  if (kind === 'dead' || kind === 'other') {
+    throw new ImgfuseError('usage', `the mountpoint ${path} is neither a directory nor a regular file`, { path });
+  }
+}

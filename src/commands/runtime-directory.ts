@@ -1,0 +1,157 @@
+// The runtime directory: one record (.json), one control socket (.sock) and one log (.log) for each mount, named after
+// the process. Invariant: only the owner can enter the directory, and a record counts as alive only while the process
+// with its pid AND its start time runs.
+
+import { randomBytes } from 'node:crypto';
+import { join } from 'node:path';
+import { ImgfuseError } from '../errors/index.ts';
+import {
+  makePrivateDirectory,
+  namesIn,
+  ownerOf,
+  processStartTime,
+  readText,
+  removeFile,
+  writeWhole,
+} from './host-paths.ts';
+
+/** sizeof(sun_path) - 1 */
+const SOCKET_PATH_MAX = 107;
+
+/** What is known of a mount without asking its process. */
+export interface MountRecord {
+  readonly image: string;
+  readonly mountpoint: string;
+  /** "major:minor" of the mounted file system; absent when it was mounted by somebody else before we started */
+  readonly device?: string;
+  readonly pid: number;
+  /** clock ticks since boot, from /proc/PID/stat */
+  readonly processStart: number;
+  readonly format: string;
+  readonly transport: string;
+  readonly readOnly: boolean;
+  readonly workers: number;
+  readonly log: string | null;
+}
+
+/** A record and where it lies. */
+export interface StoredRecord extends MountRecord {
+  readonly recordPath: string;
+  readonly socketPath: string;
+  readonly alive: boolean;
+}
+
+/** Paths that a new mount uses; the record is written last, when the mount answers. */
+export interface RuntimeFiles {
+  readonly recordPath: string;
+  readonly socketPath: string;
+  readonly logPath: string;
+}
+
+function ownUid(): number {
+  return process.getuid?.() ?? 0;
+}
+
+/** Where this user's mounts are recorded, best place first. */
+export function ownDirectories(environment: NodeJS.ProcessEnv = process.env, uid: number = ownUid()): string[] {
+  const chosen = environment['IMGFUSE_RUNTIME_DIR'];
+  if (chosen !== undefined && chosen !== '') return [chosen];
+  if (uid === 0) return ['/run/imgfuse'];
+  const directories: string[] = [];
+  const session = environment['XDG_RUNTIME_DIR'];
+  if (session?.startsWith('/') === true) directories.push(join(session, 'imgfuse'));
+  directories.push(...directoriesOfUser(uid));
+  return [...new Set(directories)];
+}
+
+function directoriesOfUser(uid: number): string[] {
+  return [`/run/user/${uid}/imgfuse`, `/tmp/imgfuse-${uid}`];
+}
+
+/** Every directory whose mounts this user may ask about: their own, and for root everybody's. */
+function readableDirectories(): string[] {
+  const own = ownDirectories();
+  if (ownUid() !== 0 || process.env['IMGFUSE_RUNTIME_DIR'] !== undefined) return own;
+  const sessions = namesIn('/run/user').map((uid) => `/run/user/${uid}/imgfuse`);
+  const temporary = namesIn('/tmp').filter((name) => /^imgfuse-\d+$/.test(name));
+  return [...own, ...sessions, ...temporary.map((name) => `/tmp/${name}`)];
+}
+
+/** The sentence that says why a directory cannot be trusted with control sockets; null when it can. */
+function distrust(directory: string): string | null {
+  const owner = ownerOf(directory);
+  if (owner === null) return 'it does not exist';
+  if (!owner.isDirectory) return 'it is not a directory';
+  if (owner.uid !== ownUid()) return `it belongs to user ${owner.uid}`;
+  return (owner.mode & 0o077) === 0
+    ? null
+    : `others can enter it (mode ${owner.mode.toString(8)}; chmod 700 cures that)`;
+}
+
+/** Makes the runtime directory when it is missing and names the files of a new mount in it. */
+export function prepareRuntimeFiles(): RuntimeFiles {
+  let reason = '';
+  for (const directory of ownDirectories()) {
+    try {
+      makePrivateDirectory(directory);
+    } catch (error) {
+      reason ||= `${directory} cannot be made: ${(error as Error).message}`;
+      continue;
+    }
+    const fault = distrust(directory);
+    if (fault !== null) {
+      reason ||= `${directory} cannot be used: ${fault}`;
+      continue;
+    }
+    const base = join(directory, `${process.pid}-${randomBytes(2).toString('hex')}`);
+    const files = { recordPath: `${base}.json`, socketPath: `${base}.sock`, logPath: `${base}.log` };
+    if (Buffer.byteLength(files.socketPath) <= SOCKET_PATH_MAX) return files;
+    reason ||= `${directory} is too long a path for a socket (${SOCKET_PATH_MAX} bytes at most)`;
+  }
+  throw new ImgfuseError('permission', `there is no runtime directory: ${reason}; set IMGFUSE_RUNTIME_DIR to another`);
+}
+
+export function writeRecord(path: string, record: MountRecord): void {
+  writeWhole(path, `${JSON.stringify(record, undefined, 2)}\n`, 0o600);
+}
+
+/** Every readable record, dead ones included, newest process last. */
+export function listRecords(): StoredRecord[] {
+  const records: StoredRecord[] = [];
+  for (const directory of readableDirectories()) {
+    // root may look into the directories of others, nobody looks into one that others could have prepared for them
+    if (ownUid() !== 0 && distrust(directory) !== null) continue;
+    for (const name of namesIn(directory)) {
+      if (!name.endsWith('.json')) continue;
+      const record = readRecord(join(directory, name));
+      if (record !== null) records.push(record);
+    }
+  }
+  return records.sort((a, b) => a.processStart - b.processStart);
+}
+
+function readRecord(recordPath: string): StoredRecord | null {
+  const text = readText(recordPath);
+  if (text === null || text.length > 65536) return null;
+  let value: Partial<MountRecord>;
+  try {
+    value = JSON.parse(text) as Partial<MountRecord>;
+  } catch {
+    return null;
+  }
+  if (typeof value.image !== 'string' || typeof value.mountpoint !== 'string') return null;
+  if (!Number.isSafeInteger(value.pid) || !Number.isSafeInteger(value.processStart)) return null;
+  const record = value as MountRecord;
+  return {
+    ...record,
+    recordPath,
+    socketPath: recordPath.replace(/\.json$/, '.sock'),
+    alive: processStartTime(record.pid) === record.processStart,
+  };
+}
+
+/** Removes what a mount left behind; its log stays when `keepLog` says so. */
+export function removeRuntimeFiles(files: { recordPath: string; socketPath: string }): void {
+  removeFile(files.recordPath);
+  removeFile(files.socketPath);
+}

@@ -1,0 +1,165 @@
+// How a mount is served: by worker threads on the kernel transport, or by fuse-native on the main thread.
+// Invariant: `ended` settles when nothing serves requests any more, whatever ended it, and only then may the disk close.
+
+import type { VirtualDisk } from '../disk/virtual-disk.ts';
+import { describeError, ImgfuseError } from '../errors/index.ts';
+import { createTree, DiskFilesystem } from '../filesystem/disk-filesystem.ts';
+import {
+  createCounters,
+  fuseNativeAvailable,
+  type KernelSession,
+  type MountOptions,
+  mountFuseNative,
+  mountKernel,
+  readCounters,
+  type Transport,
+} from '../fuse/index.ts';
+import { nativeAvailable } from '../native/index.ts';
+import { type Log, requestErrorLog } from './log.ts';
+import type { MountRequest } from './mount-arguments.ts';
+import { STOP, startThread, type Thread } from './threads.ts';
+
+/** A mount that answers. */
+export interface Serving {
+  readonly transport: Transport;
+  /** as the mount table has it; /dev/fd/N where the kernel does not tell which mount that is */
+  readonly mountpoint: string;
+  readonly workers: number;
+  /** resolves when nobody serves any more, with the error of a thread that crashed */
+  readonly ended: Promise<Error | null>;
+  /** @throws ImgfuseError busy while somebody uses it, unless lazy; missing when it is detached already */
+  unmount(options: { lazy: boolean }): Promise<void>;
+  /** Ends the connection, in use or not: requests that are not answered yet fail. @throws ImgfuseError */
+  abort(): void;
+  /** requests served, by operation */
+  requests(): Readonly<Record<string, number>>;
+}
+
+/** Mounts and starts to serve. @param stopWord shared by every thread of the mount, see STOP */
+export async function startServing(
+  disk: VirtualDisk,
+  request: MountRequest,
+  stopWord: Int32Array,
+  log: Log,
+): Promise<Serving> {
+  return chooseTransport(request, log) === 'kernel'
+    ? serveKernel(disk, request, stopWord, log)
+    : serveFuseNative(disk, request, log);
+}
+
+function chooseTransport(request: MountRequest, log: Log): Transport {
+  if (request.transport !== 'auto') return request.transport;
+  if (nativeAvailable() || !fuseNativeAvailable()) return 'kernel';
+  log('warning', 'the kernel transport cannot work here (the npm package koffi is missing): using fuse-native');
+  return 'fuse-native';
+}
+
+/** nosuid and nodev always: the mount holds regular files, and an image must not bring rights along. */
+function mountOptions(request: MountRequest): MountOptions {
+  return {
+    source: request.source,
+    readOnly: request.readOnly,
+    allowOther: request.allowOther,
+    defaultPermissions: true,
+    flags: ['nosuid', 'nodev', ...request.flags],
+    ...(request.maxRead === undefined ? {} : { maxRead: request.maxRead }),
+  };
+}
+
+function owner(request: MountRequest): { uid: number; gid: number; umask?: number } {
+  return {
+    uid: request.uid ?? process.getuid?.() ?? 0,
+    gid: request.gid ?? process.getgid?.() ?? 0,
+    ...(request.umask === undefined ? {} : { umask: request.umask }),
+  };
+}
+
+async function serveKernel(disk: VirtualDisk, request: MountRequest, stopWord: Int32Array, log: Log): Promise<Serving> {
+  const session = mountKernel({ ...mountOptions(request), mountpoint: request.mountpoint });
+  const counters = createCounters();
+  const threads = startWorkers(session, disk, request, stopWord, counters, log);
+  const serving: Serving = {
+    transport: 'kernel',
+    mountpoint: session.mountpoint,
+    workers: request.workers,
+    ended: allEnded(threads, session, stopWord, log),
+    unmount: async (options) => session.unmount(options),
+    abort: () => session.abort(),
+    requests: () => readCounters(counters),
+  };
+  // the kernel queues requests from INIT on: with one worker ready the mount answers
+  await Promise.race(threads.map((thread) => thread.started));
+  return serving;
+}
+
+function startWorkers(
+  session: KernelSession,
+  disk: VirtualDisk,
+  request: MountRequest,
+  stopWord: Int32Array,
+  counters: SharedArrayBuffer,
+  log: Log,
+): Thread[] {
+  const tree = createTree(disk, { rootIsFile: session.rootIsFile, ...owner(request) });
+  const shared = disk.share();
+  return Array.from({ length: request.workers }, (_, index) =>
+    startThread(
+      {
+        role: 'serve',
+        slot: index + 1,
+        disk: shared,
+        tree,
+        descriptor: session.cloneDevice(),
+        protocol: session.protocol,
+        counters,
+        stopWord,
+      },
+      log,
+    ),
+  );
+}
+
+/** One thread that crashes ends them all: what it was doing would never be answered. */
+async function allEnded(
+  threads: readonly Thread[],
+  session: KernelSession,
+  stopWord: Int32Array,
+  log: Log,
+): Promise<Error | null> {
+  let crash: Error | null = null;
+  const ends = threads.map(async (thread) => {
+    const error = await thread.ended;
+    if (error === null || crash !== null) return;
+    crash = error;
+    log('error', `a worker thread has crashed, the mount ends: ${error.stack ?? error.message}`);
+    Atomics.store(stopWord, 0, STOP.rescue);
+    Atomics.notify(stopWord, 0);
+    try {
+      session.abort();
+    } catch (abortError) {
+      log('error', describeError(abortError));
+    }
+  });
+  await Promise.all(ends);
+  return crash;
+}
+
+async function serveFuseNative(disk: VirtualDisk, request: MountRequest, log: Log): Promise<Serving> {
+  if (request.mountpoint.startsWith('/dev/fd/')) {
+    throw new ImgfuseError('unsupported', 'fuse-native cannot take over a mounted descriptor; use --transport kernel');
+  }
+  const tree = createTree(disk, { rootIsFile: false, ...owner(request) });
+  const counters = createCounters();
+  const logger = requestErrorLog(log);
+  const options = { ...mountOptions(request), mountpoint: request.mountpoint, counters, onError: logger };
+  const session = await mountFuseNative(options, new DiskFilesystem(disk, tree));
+  return {
+    transport: 'fuse-native',
+    mountpoint: session.mountpoint,
+    workers: 1,
+    ended: session.ended.then(() => null),
+    unmount: (unmountOptions) => session.unmount(unmountOptions),
+    abort: () => session.abort(),
+    requests: () => readCounters(counters),
+  };
+}

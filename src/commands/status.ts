@@ -1,0 +1,155 @@
+// `imgfuse status`: every mount, from the records, the mount table and the mount processes themselves.
+// Invariant: it only looks; a mount whose process is gone is named with its cure, never asked and never changed.
+
+import type { Argv } from 'yargs';
+import { listMounts, type MountEntry } from '../fuse/index.ts';
+import { ControlClient } from './control-socket.ts';
+import { EXIT_USAGE } from './exit-codes.ts';
+import { canonicalEntry, canonicalPath } from './host-paths.ts';
+import type { MountStatus } from './mount-status.ts';
+import { shellQuote } from './mount-users.ts';
+import { deviceOf } from './mountpoint.ts';
+import { complain, formatTable, type OutputMode, print, printJson } from './output.ts';
+import { listRecords, type StoredRecord } from './runtime-directory.ts';
+import { formatSize } from './size.ts';
+
+/** mounted: serving; closing: unmounted, the image is being closed; dead: its process is gone; unknown: not ours to ask. */
+type State = 'mounted' | 'closing' | 'dead' | 'unknown';
+
+type Report = Partial<Omit<MountStatus, 'mountpoint'>> & {
+  readonly mountpoint: string;
+  readonly state: State;
+  readonly cure?: string;
+};
+
+interface StatusArguments {
+  readonly mountpoint?: string;
+  readonly output: OutputMode;
+}
+
+export const statusCommand = {
+  command: 'status [mountpoint]',
+  describe: 'Show mounts: image, format, process, dirty bit, requests',
+  builder: (yargs: Argv): Argv =>
+    yargs
+      .positional('mountpoint', { type: 'string', describe: 'only this mountpoint or image, with more detail' })
+      .example('imgfuse status', 'a table of every mount')
+      .example('imgfuse status --output=json /mnt/img', ''),
+  run: status,
+};
+
+async function status(args: StatusArguments): Promise<number> {
+  const all = await Promise.all(findMounts().map(report));
+  const wanted = args.mountpoint;
+  const reports = wanted === undefined ? all : all.filter((each) => isNamed(each, wanted));
+  if (wanted !== undefined && reports.length === 0) {
+    complain(`${wanted} is not mounted by imgfuse; "imgfuse status" lists what is`);
+    return EXIT_USAGE;
+  }
+  if (args.output === 'json') printJson(reports);
+  else if (wanted !== undefined) print(reports.map(detailText).join('\n\n'));
+  else if (reports.length === 0) print('nothing is mounted');
+  else print(statusTable(reports));
+  if (args.output === 'human') for (const each of reports) if (each.cure !== undefined) complain(each.cure);
+  return 0;
+}
+
+function isNamed(report: Report, name: string): boolean {
+  const names = [canonicalEntry(name), canonicalPath(name)];
+  return names.includes(report.mountpoint) || (report.image !== undefined && names.includes(report.image));
+}
+
+interface Found {
+  readonly mount: MountEntry | null;
+  readonly record: StoredRecord | null;
+}
+
+/** Mounts with their records, then processes whose mount is gone but that have not ended. */
+function findMounts(): Found[] {
+  const records = listRecords();
+  const found: Found[] = listMounts().map((mount) => ({
+    mount,
+    record:
+      records.findLast((record) => record.mountpoint === mount.mountpoint && record.device === deviceOf(mount)) ??
+      records.findLast((record) => record.alive && record.device === undefined) ??
+      null,
+  }));
+  const used = new Set(found.map(({ record }) => record));
+  for (const record of records) if (record.alive && !used.has(record)) found.push({ mount: null, record });
+  return found;
+}
+
+async function report({ mount, record }: Found): Promise<Report> {
+  const mountpoint = mount?.mountpoint ?? record!.mountpoint;
+  const image = record?.image ?? mount?.source ?? '?';
+  if (record === null) {
+    return { mountpoint, image, 'read-only': mount?.readOnly ?? false, state: 'unknown' };
+  }
+  const known = {
+    mountpoint,
+    image,
+    format: record.format,
+    transport: record.transport,
+    pid: record.pid,
+    workers: record.workers,
+    'read-only': record.readOnly,
+    log: record.log,
+  };
+  if (!record.alive) {
+    const cure =
+      `${mountpoint} is dead, its process ${record.pid} ended without closing ${image}; ` +
+      `"imgfuse unmount ${shellQuote(mountpoint)}" removes it and says how to go on`;
+    return { ...known, state: 'dead', cure };
+  }
+  const client = await ControlClient.connect(record.socketPath);
+  const answer = (await client?.status()) ?? null;
+  client?.close();
+  const state: State = mount === null ? 'closing' : 'mounted';
+  return answer === null ? { ...known, state } : { ...known, ...(answer as unknown as MountStatus), mountpoint, state };
+}
+
+export function statusTable(reports: readonly Report[]): string {
+  const heading = ['MOUNTPOINT', 'IMAGE', 'FORMAT', 'STATE', 'MODE', 'DIRTY', 'SIZE', 'ALLOCATED', 'WORKERS', 'PID'];
+  const rows = reports.map((each) => [
+    each.mountpoint,
+    each.image ?? '?',
+    each.format ?? '?',
+    each.failure === undefined || each.failure === null ? each.state : 'failed',
+    each['read-only'] === true ? 'ro' : 'rw',
+    each['dirty-flag'] === undefined ? '?' : each['dirty-flag'] ? 'yes' : 'no',
+    size(each['virtual-size']),
+    size(each['allocated-size']),
+    String(each.workers ?? '?'),
+    String(each.pid ?? '?'),
+  ]);
+  return formatTable([heading, ...rows]);
+}
+
+function size(bytes: number | undefined): string {
+  return bytes === undefined ? '?' : formatSize(bytes);
+}
+
+function detailText(each: Report): string {
+  const requests = Object.entries(each.requests ?? {}).map(([name, count]) => `${name} ${count}`);
+  const rows: [string, string | number | null | undefined][] = [
+    ['mountpoint', each.mountpoint],
+    ['image', each.image],
+    ['state', each.state],
+    ['format', each.format],
+    ['backing file', each['backing-filename']],
+    ['mode', each['read-only'] === true ? 'read-only' : 'read-write'],
+    ['dirty', each['dirty-flag'] === undefined ? undefined : each['dirty-flag'] ? 'yes' : 'no'],
+    ['virtual size', each['virtual-size'] && `${formatSize(each['virtual-size'])} (${each['virtual-size']} bytes)`],
+    ['allocated', each['allocated-size'] === undefined ? undefined : formatSize(each['allocated-size'])],
+    ['cluster size', each['cluster-size']],
+    ['transport', each.transport],
+    ['workers', each.workers],
+    ['process', each.pid],
+    ['log', each.log],
+    ['requests', requests.length === 0 ? undefined : requests.join(', ')],
+    ['failure', each.failure],
+  ];
+  return formatTable(
+    rows.filter(([, value]) => value !== undefined && value !== null).map(([key, value]) => [`${key}:`, String(value)]),
+  );
+}

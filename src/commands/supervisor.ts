@@ -1,0 +1,238 @@
+// The main thread of a mount: opens the image, mounts, starts the threads, and then only controls: signals, the control
+// socket, the end. Invariants: its event loop stays free while the mount is served; the disk is closed when nobody serves
+// any more and not before; it never looks at its own mountpoint.
+
+import { setTimeout as delay } from 'node:timers/promises';
+import { openDisk } from '../disk/open.ts';
+import type { VirtualDisk } from '../disk/virtual-disk.ts';
+import { describeError, ERRNO, errnoOf } from '../errors/index.ts';
+import { ControlServer } from './control-socket.ts';
+import { processStartTime, removeFile, writeWhole } from './host-paths.ts';
+import type { Log } from './log.ts';
+import type { MountRequest } from './mount-arguments.ts';
+import { type MountStatus, mountStatus, statusLine } from './mount-status.ts';
+import { describeUsers, findMountUsers, syncGuests } from './mount-users.ts';
+import { assertMountpoint, deviceAt } from './mountpoint.ts';
+import { notifyServiceManager } from './notify.ts';
+import { type RuntimeFiles, removeRuntimeFiles, writeRecord } from './runtime-directory.ts';
+import { type Serving, startServing } from './serving.ts';
+import { STOP, startThread, type Thread } from './threads.ts';
+
+/** a mount that is busy for no visible reason is tried again, because a probe of udev ends soon */
+const BUSY_ATTEMPTS = 5;
+const BUSY_DELAY_MS = 100;
+/** how long a thread may take to flush after another one crashed */
+const RESCUE_MS = 10_000;
+
+export class Supervisor {
+  readonly #request: MountRequest;
+  readonly #files: RuntimeFiles;
+  readonly #log: Log;
+  readonly #isDaemon: boolean;
+  readonly #stopWord = new Int32Array(new SharedArrayBuffer(4));
+  readonly #control = new ControlServer(() => this.#status());
+  #disk: VirtualDisk | null = null;
+  #serving: Serving | null = null;
+  #maintenance: Thread | null = null;
+  #stopReason: string | null = null;
+  #crash: Error | null = null;
+
+  constructor(request: MountRequest, files: RuntimeFiles, log: Log, isDaemon: boolean) {
+    this.#request = request;
+    this.#files = files;
+    this.#log = log;
+    this.#isDaemon = isDaemon;
+  }
+
+  /** Resolves when the mount answers. @throws ImgfuseError why it does not; then nothing is left behind */
+  async start(): Promise<void> {
+    const request = this.#request;
+    this.#handleSignals();
+    assertMountpoint(request.mountpoint);
+    await this.#control.listen(this.#files.socketPath);
+    try {
+      this.#disk = openDisk(request.image, {
+        readOnly: request.readOnly,
+        ...(request.format === undefined ? {} : { format: request.format }),
+        allowBacking: request.allowBacking,
+        lock: request.lock,
+        slots: request.workers + 2,
+        log: (sentence) => this.#log('notice', sentence),
+      });
+      this.#serving = await startServing(this.#disk, request, this.#stopWord, this.#log);
+      this.#maintenance = startThread(
+        { role: 'maintain', slot: request.workers + 1, disk: this.#disk.share(), stopWord: this.#stopWord },
+        this.#log,
+      );
+      void this.#maintenance.ended.then((error) => error === null || this.crash(error));
+      this.#writeFiles(this.#disk, this.#serving);
+    } catch (error) {
+      await this.#undoStart();
+      throw error;
+    }
+    const { image, readOnly } = request;
+    const { mountpoint, transport, workers } = this.#serving;
+    this.#log(
+      'info',
+      `${image} (${this.#disk.format}, ${readOnly ? 'read-only' : 'read-write'}) is mounted at ${mountpoint}, ` +
+        `transport ${transport}, ${workers} workers, process ${process.pid}`,
+    );
+    notifyServiceManager(`READY=1\nMAINPID=${process.pid}\nSTATUS=serving ${image} at ${mountpoint}`, this.#log);
+    if (this.#stopReason !== null) void this.#unmount(this.#stopReason);
+  }
+
+  /** Resolves when the mount has ended, however that came, and the image is closed. @returns the exit code */
+  async ended(): Promise<number> {
+    const crash = (await this.#serving!.ended) ?? this.#crash;
+    notifyServiceManager('STOPPING=1', this.#log);
+    this.#crash ??= crash;
+    const error = this.#crash === null ? await this.#closeDisk() : await this.#rescue(this.#crash);
+    if (error === null) {
+      this.#log('info', `${this.#request.image} is closed and clean`);
+      removeRuntimeFiles(this.#files);
+      removeFile(this.#files.logPath);
+    } else {
+      this.#log('error', `${this.#request.image} was not closed clean: ${error}`);
+      removeRuntimeFiles(this.#files);
+    }
+    if (this.#request.pidFile !== undefined) removeFile(this.#request.pidFile);
+    await this.#control.finish(error === null ? { closed: true, clean: true } : { closed: true, clean: false, error });
+    return error === null ? 0 : 1;
+  }
+
+  /** Ends the mount as SIGTERM does. */
+  stop(reason: string): void {
+    if (this.#stopReason !== null) return;
+    this.#stopReason = reason;
+    if (this.#serving !== null) void this.#unmount(reason);
+  }
+
+  /** A bug or a lack of memory has ended a thread, or struck this one: nothing is served any more. */
+  crash(error: Error): void {
+    if (this.#crash !== null) return;
+    this.#crash = error;
+    this.#log('error', `the mount ends because of an internal error: ${error.stack ?? error.message}`);
+    this.#setStop(STOP.rescue);
+    this.#serving?.abort();
+  }
+
+  #setStop(value: number): void {
+    Atomics.store(this.#stopWord, 0, value);
+    Atomics.notify(this.#stopWord, 0);
+  }
+
+  #handleSignals(): void {
+    process.on('SIGUSR1', () => this.#log('notice', this.#describe()));
+    process.on('SIGTERM', () => this.stop('SIGTERM'));
+    process.on('SIGINT', () => this.stop('SIGINT'));
+    process.on('SIGHUP', () => {
+      if (!this.#isDaemon) this.stop('SIGHUP');
+    });
+  }
+
+  #writeFiles(disk: VirtualDisk, serving: Serving): void {
+    const { image, readOnly, pidFile } = this.#request;
+    const device = deviceAt(serving.mountpoint);
+    writeRecord(this.#files.recordPath, {
+      image,
+      mountpoint: serving.mountpoint,
+      ...(device === undefined ? {} : { device }),
+      pid: process.pid,
+      processStart: processStartTime(process.pid) ?? 0,
+      format: disk.format,
+      transport: serving.transport,
+      readOnly,
+      workers: serving.workers,
+      log: this.#isDaemon ? this.#files.logPath : null,
+    });
+    if (pidFile !== undefined) writeWhole(pidFile, `${process.pid}\n`, 0o644);
+  }
+
+  async #undoStart(): Promise<void> {
+    if (this.#serving !== null) {
+      await this.#serving.unmount({ lazy: true }).catch(() => {});
+      this.#serving.abort();
+      await this.#serving.ended;
+    }
+    this.#setStop(STOP.end);
+    await this.#maintenance?.ended;
+    try {
+      this.#disk?.close();
+    } catch (error) {
+      this.#log('error', describeError(error));
+    }
+    removeRuntimeFiles(this.#files);
+    await this.#control.finish({ closed: true, clean: false, error: 'the mount did not start' });
+  }
+
+  /** Unmounts; a mount that stays busy is detached and its connection ended, so that the image closes all the same. */
+  async #unmount(reason: string): Promise<void> {
+    const serving = this.#serving!;
+    this.#log('notice', `${reason}: unmounting ${serving.mountpoint}`);
+    try {
+      if (await this.#unmountIdle(serving)) return;
+      const users = findMountUsers(serving.mountpoint);
+      await syncGuests(users, this.#log);
+      await serving.unmount({ lazy: true });
+      this.#log(
+        'warning',
+        `${reason}: ${serving.mountpoint} was in use${usedBy(describeUsers(users))} and has been detached; ` +
+          `its users get errors from now on, everything that was acknowledged is kept`,
+      );
+    } catch (error) {
+      // detached by umount -l before, and still in use: nothing is in the mount table that could be unmounted
+      this.#log('warning', `${serving.mountpoint} cannot be unmounted: ${describeError(error)}; ending its connection`);
+    }
+    this.#setStop(STOP.end);
+    serving.abort();
+  }
+
+  async #unmountIdle(serving: Serving): Promise<boolean> {
+    for (let attempt = 1; ; attempt++) {
+      try {
+        await serving.unmount({ lazy: false });
+        return true;
+      } catch (error) {
+        if (errnoOf(error) !== ERRNO.EBUSY) throw error;
+        if (attempt === BUSY_ATTEMPTS || describeUsers(findMountUsers(serving.mountpoint)) !== null) return false;
+      }
+      await delay(BUSY_DELAY_MS);
+    }
+  }
+
+  /** @returns null, or the sentence that says why the image is not clean */
+  async #closeDisk(): Promise<string | null> {
+    this.#setStop(STOP.end);
+    await this.#maintenance!.ended;
+    try {
+      this.#disk!.close();
+      return null;
+    } catch (error) {
+      return describeError(error);
+    }
+  }
+
+  /**
+   * After a crash: flush what was acknowledged, in a thread that may hang without harm should the crashed one have left
+   * the metadata lock taken. The dirty bit stays set, so that the next open checks the image.
+   */
+  async #rescue(crash: Error): Promise<string> {
+    this.#setStop(STOP.rescue);
+    await Promise.race([this.#maintenance!.ended, delay(RESCUE_MS, null, { ref: false })]);
+    await this.#serving!.unmount({ lazy: false }).catch(() => {});
+    return `the mount process failed (${crash.message}); the next read-write mount checks and repairs the image`;
+  }
+
+  #status(): MountStatus {
+    const log = this.#isDaemon ? this.#files.logPath : null;
+    return mountStatus(this.#request, this.#disk!, this.#serving!, log);
+  }
+
+  #describe(): string {
+    return this.#serving === null ? `opening ${this.#request.image}` : statusLine(this.#status());
+  }
+}
+
+function usedBy(users: string | null): string {
+  return users === null ? '' : ` by ${users}`;
+}

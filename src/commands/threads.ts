@@ -1,0 +1,76 @@
+// The threads of a mount process and what passes between them and the main thread.
+// Invariant: a thread ends by itself when its stop word or the end of the mount says so; it is never terminated while it
+// may hold the metadata lock.
+
+import { Worker } from 'node:worker_threads';
+import type { SharedDisk } from '../disk/virtual-disk.ts';
+import type { SharedTree } from '../filesystem/disk-filesystem.ts';
+import type { KernelSession } from '../fuse/index.ts';
+import type { Log, LogLevel } from './log.ts';
+
+/** Values of the stop word that every thread of a mount shares. */
+export const STOP = {
+  run: 0,
+  /** end after the request in hand */
+  end: 1,
+  /** a thread has crashed: make durable what was acknowledged, leave the dirty bit set, end */
+  rescue: 2,
+} as const;
+
+/** What a thread is given when it starts. */
+export interface ServeData {
+  readonly role: 'serve';
+  readonly slot: number;
+  readonly disk: SharedDisk;
+  readonly tree: SharedTree;
+  readonly descriptor: number;
+  readonly protocol: KernelSession['protocol'];
+  readonly counters: SharedArrayBuffer;
+  readonly stopWord: Int32Array;
+}
+
+export interface MaintainData {
+  readonly role: 'maintain';
+  readonly slot: number;
+  readonly disk: SharedDisk;
+  readonly stopWord: Int32Array;
+}
+
+export type ThreadData = ServeData | MaintainData;
+
+/** What a thread tells the main thread. */
+export type ThreadMessage =
+  | { readonly type: 'started' }
+  | { readonly type: 'log'; readonly level: LogLevel; readonly sentence: string };
+
+/** A running thread. */
+export interface Thread {
+  /** resolves when the thread is ready for requests, or has ended */
+  readonly started: Promise<void>;
+  /** resolves when the thread has ended; with the error that ended it, if one did */
+  readonly ended: Promise<Error | null>;
+}
+
+export const WORKER_URL = new URL('./worker.js', import.meta.url);
+
+/** @param url of the module that the thread runs */
+export function startThread(data: ThreadData, log: Log, url: URL = WORKER_URL): Thread {
+  const worker = new Worker(url, { workerData: data, name: `${data.role}-${data.slot}` });
+  let failure: Error | null = null;
+  const ended = new Promise<Error | null>((resolve) => {
+    worker.on('error', (error) => {
+      failure = error instanceof Error ? error : new Error(String(error));
+    });
+    worker.on('exit', (code) => {
+      resolve(failure ?? (code === 0 ? null : new Error(`the thread ended with code ${code}`)));
+    });
+  });
+  const started = new Promise<void>((resolve) => {
+    worker.on('message', (message: ThreadMessage) => {
+      if (message.type === 'started') resolve();
+      else log(message.level, message.sentence);
+    });
+    void ended.then(() => resolve());
+  });
+  return { started, ended };
+}

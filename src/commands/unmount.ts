@@ -1,0 +1,227 @@
+// `imgfuse unmount`: unmounts and returns when the image is closed; exit code 0 means closed and clean.
+// Invariant: it registers with the mount process before it unmounts, so the result of the close cannot be missed.
+
+import { setTimeout as delay } from 'node:timers/promises';
+import type { Argv } from 'yargs';
+import { describeError, ERRNO, errnoOf, ImgfuseError } from '../errors/index.ts';
+import { findMount, listMounts, type MountEntry, unmountPath } from '../fuse/index.ts';
+import { type CloseResult, ControlClient } from './control-socket.ts';
+import { EXIT_MOUNT, EXIT_OK, mountExitCode } from './exit-codes.ts';
+import { canonicalEntry, canonicalPath, pathKind } from './host-paths.ts';
+import { cureForUsers, describeUsers, findMountUsers, shellQuote } from './mount-users.ts';
+import { deviceOf } from './mountpoint.ts';
+import { complain, type OutputMode, print, printJson } from './output.ts';
+import { listRecords, removeRuntimeFiles, type StoredRecord } from './runtime-directory.ts';
+
+/** after this time a waiting unmount says what it is waiting for */
+const PATIENCE_MS = 2000;
+
+export interface UnmountOptions {
+  readonly lazy: boolean;
+  /** waits for the close however long it takes; otherwise a lazy unmount answers after a short while */
+  readonly patient: boolean;
+  readonly output: OutputMode;
+  readonly quiet: boolean;
+}
+
+/** What is to be unmounted: a mount, the process that serves it, or both. */
+interface Target {
+  readonly mountpoint: string;
+  readonly mount: MountEntry | null;
+  readonly record: StoredRecord | null;
+}
+
+interface Outcome {
+  readonly closed: boolean;
+  readonly clean: boolean;
+  readonly image?: string | undefined;
+  readonly error?: string | undefined;
+  /** sentences for the user besides the result */
+  readonly notes: readonly string[];
+  readonly exitCode: number;
+}
+
+export async function unmount(path: string, options: UnmountOptions): Promise<number> {
+  let mountpoint = path;
+  let outcome: Outcome;
+  try {
+    const target = findTarget(path);
+    mountpoint = target.mountpoint;
+    outcome = await unmountTarget(target, options);
+  } catch (error) {
+    if (!(error instanceof ImgfuseError)) throw error;
+    outcome = { closed: false, clean: false, error: describeError(error), notes: [], exitCode: mountExitCode(error) };
+  }
+  if (options.output === 'json') {
+    const { image, closed, clean, error, notes } = outcome;
+    printJson({ mountpoint, image, closed, clean, error, notes });
+  }
+  if (outcome.error !== undefined) complain(outcome.error);
+  for (const note of outcome.notes) complain(note);
+  if (outcome.exitCode === EXIT_OK && !options.quiet && options.output === 'human' && outcome.clean) {
+    print(`${outcome.image ?? mountpoint} is closed and clean`);
+  }
+  return outcome.exitCode;
+}
+
+/** @throws ImgfuseError missing, usage when an image is mounted at several places */
+function findTarget(path: string): Target {
+  const mounts = listMounts();
+  const records = listRecords();
+  for (const candidate of new Set([canonicalEntry(path), canonicalPath(path)])) {
+    const found = targetAt(candidate, mounts, records);
+    if (found !== null) return found;
+  }
+  const image = canonicalPath(path);
+  const mountpoints = new Set<string>();
+  for (const record of records) if (record.image === image) mountpoints.add(record.mountpoint);
+  for (const mount of mounts) if (mount.source === image) mountpoints.add(mount.mountpoint);
+  const found = [...mountpoints]
+    .map((mountpoint) => targetAt(mountpoint, mounts, records))
+    .filter((target) => target !== null);
+  if (found.length === 1) return found[0]!;
+  if (found.length > 1) {
+    const places = found.map((target) => target.mountpoint).join(' and ');
+    throw new ImgfuseError('usage', `${path} is mounted at ${places}; name the mountpoint to unmount`, { path });
+  }
+  throw new ImgfuseError('missing', `${path} is not mounted by imgfuse; "imgfuse status" lists what is`, { path });
+}
+
+/** The top mount at a mountpoint, with its process; or a process whose mount is gone but that has not ended yet. */
+function targetAt(mountpoint: string, mounts: readonly MountEntry[], records: readonly StoredRecord[]): Target | null {
+  const mount = mounts.filter((each) => each.mountpoint === mountpoint).at(-1) ?? null;
+  const here = records.filter((record) => record.mountpoint === mountpoint);
+  const record =
+    mount === null
+      ? here.filter((each) => each.alive).at(-1)
+      : (here.filter((each) => each.device === deviceOf(mount)).at(-1) ??
+        here.filter((each) => each.device === undefined && each.alive).at(-1));
+  if (mount === null && record === undefined) {
+    for (const stale of here) removeRuntimeFiles(stale);
+    return null;
+  }
+  return { mountpoint, mount, record: record ?? null };
+}
+
+async function unmountTarget(target: Target, options: UnmountOptions): Promise<Outcome> {
+  const { record, mount } = target;
+  const image = record?.image ?? mount?.source;
+  const client = record?.alive === true ? await ControlClient.connect(record.socketPath) : null;
+  if (client === null) return unmountWithoutProcess(target, image, options);
+  try {
+    const result = client.wait();
+    // lines are served in order: the answer to this one says that the wait is registered
+    await Promise.race([client.status(), result]);
+    if (mount !== null) unmountOrExplain(target.mountpoint, options.lazy);
+    const closed = await waitPatiently(result, target, options);
+    if (closed === 'still open') return { closed: false, clean: false, image, notes: [], exitCode: EXIT_OK };
+    return closeOutcome(image, closed, record!);
+  } finally {
+    client.close();
+  }
+}
+
+async function waitPatiently(
+  result: Promise<CloseResult | null>,
+  target: Target,
+  options: UnmountOptions,
+): Promise<CloseResult | null | 'still open'> {
+  const controller = new AbortController();
+  const first = await Promise.race([
+    result.then((value) => ({ value })),
+    delay(PATIENCE_MS, null, { signal: controller.signal }).catch(() => null),
+  ]);
+  controller.abort();
+  if (first !== null) return first.value;
+  const users = options.lazy ? describeUsers(findMountUsers(target.mountpoint)) : null;
+  const what = target.record?.image ?? target.mountpoint;
+  complain(
+    users === null
+      ? `waiting for ${what} to be written and closed ...`
+      : `${what} is detached and closes when its users end: ${users} ...`,
+  );
+  return options.patient ? result : 'still open';
+}
+
+function closeOutcome(image: string | undefined, result: CloseResult | null, record: StoredRecord): Outcome {
+  if (result?.clean === true) return { closed: true, clean: true, image, notes: [], exitCode: EXIT_OK };
+  const error =
+    result === null
+      ? `the process ${record.pid} that served ${record.image} ended without saying whether the image is clean`
+      : `${record.image} was not closed clean: ${result.error ?? 'no reason was given'}`;
+  const notes = recoverySteps(record.image, record.log);
+  return { closed: result !== null, clean: false, image, error, notes, exitCode: EXIT_MOUNT };
+}
+
+function unmountWithoutProcess(target: Target, image: string | undefined, options: UnmountOptions): Outcome {
+  const { record, mount } = target;
+  if (mount === null) {
+    throw new ImgfuseError('missing', `${target.mountpoint} is not mounted`, { path: target.mountpoint });
+  }
+  // a mount answers ENOTCONN only when no process holds its connection any more
+  const isDead = pathKind(target.mountpoint) === 'dead';
+  unmountOrExplain(target.mountpoint, options.lazy);
+  if (isDead) {
+    if (record !== null) removeRuntimeFiles(record);
+    const notes = [
+      `the process that served ${image ?? target.mountpoint} had ended without closing it; the dead mount is removed`,
+      ...recoverySteps(image, record?.log ?? null),
+    ];
+    return { closed: false, clean: false, image, notes, exitCode: EXIT_OK };
+  }
+  const error =
+    `${target.mountpoint} is unmounted, but the process that serves ${image ?? 'it'} could not be asked: ` +
+    `whether the image is closed and clean is not known (run this as the user who mounted it)`;
+  return { closed: false, clean: false, image, error, notes: [], exitCode: EXIT_MOUNT };
+}
+
+function recoverySteps(image: string | undefined, log: string | null): string[] {
+  const name = shellQuote(image ?? 'IMAGE');
+  return [
+    `the image may be marked as not closed clean: the next read-write mount checks and repairs it; ` +
+      `"imgfuse check ${name}" looks without changing anything, "imgfuse check -r all ${name}" repairs`,
+    ...(log === null ? [] : [`the log of that mount is ${log}`]),
+  ];
+}
+
+/** @throws ImgfuseError that names who uses the mount and what to do */
+function unmountOrExplain(mountpoint: string, lazy: boolean): void {
+  try {
+    unmountPath(mountpoint, { lazy });
+  } catch (error) {
+    if (errnoOf(error) !== ERRNO.EBUSY) {
+      // gone meanwhile: that is what was asked for
+      if (findMount(mountpoint) === undefined) return;
+      throw error;
+    }
+    const users = findMountUsers(mountpoint);
+    const who = describeUsers(users);
+    const cure = cureForUsers(users);
+    throw new ImgfuseError(
+      'busy',
+      `${mountpoint} is in use${who === null ? '' : ` by ${who}`}; ` +
+        `${cure === null ? 'end what uses it' : `run "${cure}"`} and unmount again`,
+      { path: mountpoint, errno: ERRNO.EBUSY },
+      who === null ? error : undefined,
+    );
+  }
+}
+
+export const unmountCommand = {
+  command: ['unmount <target>', 'umount <target>'],
+  describe: 'Unmount, and wait until the image is closed and clean',
+  builder: <T>(yargs: Argv<T>) =>
+    yargs
+      .positional('target', { type: 'string', demandOption: true, describe: 'the mountpoint, or the mounted image' })
+      .option('lazy', {
+        alias: 'l',
+        type: 'boolean',
+        default: false,
+        describe: 'detach at once, wait until its last user has ended',
+      })
+      .example('imgfuse unmount /mnt/img', 'returns when the image is flushed, marked clean and unlocked')
+      .example('umount /mnt/guest && imgfuse unmount disk.qed', 'what lies on the disk first, then the disk')
+      .epilogue('Exit status: 0 closed and clean; 1 usage or permission; 2 system error; 32 failed, or not clean.'),
+  run: (args: { target: string; lazy: boolean; output: OutputMode }) =>
+    unmount(args.target, { lazy: args.lazy, patient: true, output: args.output, quiet: true }),
+};

@@ -1,0 +1,72 @@
+// Entry of every thread of a mount process: one that serves requests until the mount ends, or the one that maintains the
+// image meanwhile. Both work on the shared state of the open image, through an attached disk of their own.
+
+import { parentPort, workerData } from 'node:worker_threads';
+import { attachDisk } from '../disk/open.ts';
+import type { VirtualDisk } from '../disk/virtual-disk.ts';
+import { describeError } from '../errors/index.ts';
+import { DiskFilesystem } from '../filesystem/disk-filesystem.ts';
+import { FuseServer } from '../fuse/index.ts';
+import { setIoFlusher } from '../native/index.ts';
+import { type LogLevel, requestErrorLog } from './log.ts';
+import { type MaintainData, type ServeData, STOP, type ThreadData, type ThreadMessage } from './threads.ts';
+
+const MAINTAIN_INTERVAL_MS = 250;
+
+function post(message: ThreadMessage): void {
+  parentPort?.postMessage(message);
+}
+
+function log(level: LogLevel, sentence: string): void {
+  post({ type: 'log', level, sentence });
+}
+
+/** Memory reclaim may wait for what this thread serves; without the privilege it serves all the same. */
+function markIoFlusher(): void {
+  try {
+    setIoFlusher();
+  } catch (error) {
+    log('debug', `this thread is not marked as an I/O flusher: ${describeError(error)}`);
+  }
+}
+
+function serve(data: ServeData): void {
+  const disk = attachDisk(data.disk, data.slot);
+  const server = new FuseServer(data.descriptor, data.protocol, new DiskFilesystem(disk, data.tree), {
+    shouldStop: () => Atomics.load(data.stopWord, 0) !== STOP.run,
+    onError: requestErrorLog(log),
+    counters: data.counters,
+  });
+  post({ type: 'started' });
+  server.serve();
+}
+
+function maintain(data: MaintainData): void {
+  const logTrouble = requestErrorLog(log);
+  const disk = attachDisk(data.disk, data.slot);
+  post({ type: 'started' });
+  while (Atomics.load(data.stopWord, 0) === STOP.run) {
+    Atomics.wait(data.stopWord, 0, STOP.run, MAINTAIN_INTERVAL_MS);
+    if (Atomics.load(data.stopWord, 0) !== STOP.run) break;
+    try {
+      disk.maintain(Date.now());
+    } catch (error) {
+      logTrouble(error, 'background work');
+    }
+  }
+  if (Atomics.load(data.stopWord, 0) === STOP.rescue) rescue(disk);
+}
+
+/** After a crash of another thread the tables in memory are not trusted enough to call the image clean. */
+function rescue(disk: VirtualDisk): void {
+  try {
+    disk.flush();
+  } catch (error) {
+    log('error', `${disk.path}: the last flush failed: ${describeError(error)}`);
+  }
+}
+
+const data = workerData as ThreadData;
+markIoFlusher();
+if (data.role === 'serve') serve(data);
+else maintain(data);
