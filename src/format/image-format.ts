@@ -45,10 +45,17 @@ export interface OpenOptions {
 export interface SharedImage {
   readonly format: string;
   readonly path: string;
-  readonly descriptor: number;
+  readonly descriptor: number | null;
   readonly readOnly: boolean;
   readonly state: unknown;
   readonly backing: SharedImage | null;
+}
+
+export interface AttachOptions {
+  /** reservation slot of the thread, from 0; no two threads share one */
+  readonly slot: number;
+  readonly backing: Image | null;
+  readonly log: (sentence: string) => void;
 }
 
 export interface CreateOptions {
@@ -100,6 +107,8 @@ export interface Image {
   discard(offset: GuestOffset, length: number): void;
   /** The range reads as zeros afterwards. */
   writeZeroes(offset: GuestOffset, length: number): void;
+  /** Takes host space for the range where it has none and reads as zeros; its content does not change. */
+  preallocate(offset: GuestOffset, length: number): void;
   /** Changes the virtual size; a grown part reads as zeros whatever the backing file holds. */
   resize(size: number): void;
   /** Returns when everything that was written before is on stable storage, metadata included. */
@@ -119,18 +128,24 @@ export interface Image {
 
 export interface ImageFormat {
   readonly name: string;
-  /** file name extension for messages and examples */
   readonly canCreate: boolean;
   /** @param head the first bytes of the file, at most 1 KiB @param fileSize length of the file in bytes */
   probe(head: Uint8Array, fileSize: number): boolean;
   /** Returns a working image or throws; an image that was not closed clean is checked and repaired unless read-only. */
   open(file: HostFile, options: OpenOptions): Image;
-  /** An object for another thread over the state of an open image. @param slot its reservation slot, from 0 */
-  attach(file: HostFile, shared: SharedImage, slot: number, backing: Image | null): Image;
+  /** An object for another thread over the state of an open image. */
+  attach(file: HostFile, shared: SharedImage, options: AttachOptions): Image;
   /** Writes a new image into an empty file. Throws usage for options the format does not have. */
   create(file: HostFile, options: CreateOptions): void;
   /** Checks without opening for requests. Throws unsupported when the format has no check. */
   check(file: HostFile, options: CheckOptions): CheckReport;
   /** Reads and checks the header only. */
   inspect(file: HostFile): ImageDetails;
+}
+
+/** An image and the images below it, the top one first. */
+export function imageChain(image: Image): Image[] {
+  const chain: Image[] = [];
+  for (let next: Image | null = image; next !== null; next = next.backing) chain.push(next);
+  return chain;
 }

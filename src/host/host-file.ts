@@ -15,6 +15,8 @@ export interface HostFile {
   readonly path: string;
   /** true when the descriptor cannot write */
   readonly readOnly: boolean;
+  /** descriptor number, which is valid in every thread of the process; null where there is none (memory) */
+  readonly descriptor: number | null;
 
   /** Length of the file in bytes. */
   size(): number;

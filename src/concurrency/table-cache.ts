@@ -1,0 +1,143 @@
+// TableCache: slices of metadata tables in shared memory, under one byte budget, found by their host offset. It is a clean
+// cache: whoever changes a table writes the image file first and the slice afterwards (R8), so any slice may be evicted at
+// any time. All of it is used under the metadata lock, and no slot number outlives a release of that lock (R2).
+
+import { assert } from '../errors/index.ts';
+
+/** Largest slice: 512 entries of a QED table. */
+export const MAX_SLICE_BYTES = 4096;
+const NO_SLOT = -1;
+const EMPTY_KEY = -1;
+
+export interface TableCacheState {
+  readonly sliceBytes: number;
+  readonly capacity: number;
+  readonly data: SharedArrayBuffer;
+  /** host offset of the slice in each slot, or -1 */
+  readonly keys: SharedArrayBuffer;
+  /** hash chains: bucket heads, then the successor of each slot; slot + 1, 0 ends a chain; then hand and fill count */
+  readonly links: SharedArrayBuffer;
+  /** 1 when the slot was used since the hand passed it */
+  readonly used: SharedArrayBuffer;
+}
+
+/** @param budgetBytes upper bound for the slices @param sliceBytes power of two, at most MAX_SLICE_BYTES */
+export function createTableCacheState(budgetBytes: number, sliceBytes: number): TableCacheState {
+  assert(sliceBytes > 0 && sliceBytes <= MAX_SLICE_BYTES, `slice of ${sliceBytes} bytes`);
+  const capacity = Math.max(2, Math.floor(budgetBytes / sliceBytes));
+  const keys = new SharedArrayBuffer(capacity * 8);
+  new Float64Array(keys).fill(EMPTY_KEY);
+  return {
+    sliceBytes,
+    capacity,
+    data: new SharedArrayBuffer(capacity * sliceBytes),
+    keys,
+    links: new SharedArrayBuffer((capacity * 2 + 2) * 4),
+    used: new SharedArrayBuffer(capacity),
+  };
+}
+
+export class TableCache {
+  readonly sliceBytes: number;
+  /** all slices as bytes; slot s begins at s * sliceBytes */
+  readonly bytes: Uint8Array;
+  /** the same memory for decoding entries */
+  readonly view: DataView;
+  private readonly capacity: number;
+  private readonly keys: Float64Array;
+  private readonly heads: Int32Array;
+  private readonly next: Int32Array;
+  private readonly control: Int32Array;
+  private readonly used: Uint8Array;
+  private lastSlot = 0;
+
+  constructor(state: TableCacheState) {
+    this.sliceBytes = state.sliceBytes;
+    this.capacity = state.capacity;
+    this.bytes = new Uint8Array(state.data);
+    this.view = new DataView(state.data);
+    this.keys = new Float64Array(state.keys);
+    this.heads = new Int32Array(state.links, 0, state.capacity);
+    this.next = new Int32Array(state.links, state.capacity * 4, state.capacity);
+    this.control = new Int32Array(state.links, state.capacity * 8, 2);
+    this.used = new Uint8Array(state.used);
+  }
+
+  /** Slot of the slice at host offset `key`, or -1. */
+  find(key: number): number {
+    // the slot of the previous lookup, checked against the shared key: no reference is kept, only a guess
+    if (this.keys[this.lastSlot] === key) {
+      this.used[this.lastSlot] = 1;
+      return this.lastSlot;
+    }
+    for (let slot = this.heads[this.bucket(key)]! - 1; slot !== NO_SLOT; slot = this.next[slot]! - 1) {
+      if (this.keys[slot] !== key) continue;
+      this.used[slot] = 1;
+      this.lastSlot = slot;
+      return slot;
+    }
+    return NO_SLOT;
+  }
+
+  /** Takes a slot for `key`, evicting another slice when the cache is full. The caller fills it, or removes it again. */
+  insert(key: number): number {
+    assert(this.find(key) === NO_SLOT, 'a slice is inserted once');
+    const slot = this.vacantSlot();
+    const bucket = this.bucket(key);
+    this.keys[slot] = key;
+    this.next[slot] = this.heads[bucket]!;
+    this.heads[bucket] = slot + 1;
+    this.used[slot] = 1;
+    return slot;
+  }
+
+  /** Forgets the slice at `key` if it is here. */
+  remove(key: number): void {
+    const slot = this.find(key);
+    if (slot !== NO_SLOT) this.unlink(slot);
+  }
+
+  /** Forgets everything. */
+  clear(): void {
+    this.keys.fill(EMPTY_KEY);
+    this.heads.fill(0);
+    this.used.fill(0);
+    this.control.fill(0);
+  }
+
+  private bucket(key: number): number {
+    const number = key / this.sliceBytes;
+    const mixed = Math.imul((number % 0x100000000) | 0, 0x9e3779b1) ^ (number / 0x100000000);
+    return (mixed >>> 0) % this.capacity;
+  }
+
+  /** A slot without a slice: one never filled, or the victim of the clock (first slot not used since the last turn). */
+  private vacantSlot(): number {
+    const filled = this.control[1]!;
+    if (filled < this.capacity) {
+      this.control[1] = filled + 1;
+      return filled;
+    }
+    let hand = this.control[0]!;
+    while (this.keys[hand] !== EMPTY_KEY && this.used[hand] === 1) {
+      this.used[hand] = 0;
+      hand = (hand + 1) % this.capacity;
+    }
+    this.control[0] = (hand + 1) % this.capacity;
+    if (this.keys[hand] !== EMPTY_KEY) this.unlink(hand);
+    return hand;
+  }
+
+  private unlink(slot: number): void {
+    const bucket = this.bucket(this.keys[slot]!);
+    let at = this.heads[bucket]! - 1;
+    if (at === slot) {
+      this.heads[bucket] = this.next[slot]!;
+    } else {
+      while (this.next[at]! - 1 !== slot) at = this.next[at]! - 1;
+      this.next[at] = this.next[slot]!;
+    }
+    this.keys[slot] = EMPTY_KEY;
+    this.used[slot] = 0;
+  }
+}

@@ -1,0 +1,31 @@
+// Checking an image without mounting it.
+
+import type { CheckReport, RepairMode } from '../format/check-report.ts';
+import { lockImage } from '../host/image-locks.ts';
+import { PosixHostFile } from '../host/posix-file.ts';
+import { formatByName, probeFormat } from './registry.ts';
+
+export interface CheckDiskOptions {
+  readonly format?: string | undefined;
+  readonly repair: RepairMode;
+  readonly lock?: boolean | undefined;
+  /** one finding a call */
+  readonly log: (sentence: string) => void;
+  /** fraction of the work, 0 to 1 */
+  readonly progress?: ((fraction: number) => void) | undefined;
+}
+
+/** Throws unsupported for a format without a check (exit code 63). Without repair the file is opened read-only. */
+export function checkDisk(path: string, options: CheckDiskOptions): CheckReport & { readonly filename: string } {
+  const readOnly = options.repair === 'none';
+  const file = PosixHostFile.open(path, readOnly);
+  try {
+    if (options.lock !== false) lockImage(file, readOnly ? 'read-only' : 'read-write');
+    const format = options.format === undefined ? probeFormat(file) : formatByName(options.format);
+    const { repair, log, progress } = options;
+    const report = format.check(file, { repair, log, ...(progress === undefined ? {} : { progress }) });
+    return { ...report, filename: path };
+  } finally {
+    file.close();
+  }
+}

@@ -1,0 +1,54 @@
+// Creating an image file. Whatever fails, no half-made file stays behind, and an existing file is never overwritten.
+
+import * as path from 'node:path';
+import { ImgfuseError } from '../errors/index.ts';
+import { removeFile } from '../host/paths.ts';
+import { PosixHostFile } from '../host/posix-file.ts';
+import { openDisk } from './open.ts';
+import { formatByName } from './registry.ts';
+
+export interface CreateDiskOptions {
+  /** virtual size in bytes; absent: that of the backing file */
+  readonly size?: number | undefined;
+  /** format options, key to value as typed */
+  readonly options: ReadonlyMap<string, string>;
+  /** name of the backing file, stored as given; relative names are relative to the new image */
+  readonly backing?: string | undefined;
+  readonly backingFormat?: string | undefined;
+}
+
+/** @returns the virtual size of the new image */
+export function createDisk(imagePath: string, format: string, options: CreateDiskOptions): { virtualSize: number } {
+  const plug = formatByName(format);
+  const { backing, backingFormat } = options;
+  if (backing !== undefined && backingFormat === undefined) {
+    throw new ImgfuseError('usage', `the format of the backing file ${backing} is not given; add -F FORMAT (raw, qed, ...)`);
+  }
+  const size = options.size ?? sizeOfBacking(imagePath, backing, backingFormat);
+  const file = PosixHostFile.create(imagePath, false);
+  try {
+    plug.create(file, {
+      size,
+      options: options.options,
+      ...(backing === undefined ? {} : { backing: { name: backing, format: backingFormat! } }),
+    });
+    return { virtualSize: plug.inspect(file).virtualSize };
+  } catch (error) {
+    removeFile(imagePath);
+    throw error;
+  } finally {
+    file.close();
+  }
+}
+
+/** The user named this backing file, so it may lie anywhere; it is opened to see that it is what was said. */
+function sizeOfBacking(imagePath: string, backing: string | undefined, format: string | undefined): number {
+  if (backing === undefined) throw new ImgfuseError('usage', `give the size of ${imagePath}, such as 10G`);
+  const backingPath = path.resolve(path.dirname(imagePath), backing);
+  const disk = openDisk(backingPath, { readOnly: true, format });
+  try {
+    return disk.size();
+  } finally {
+    disk.close();
+  }
+}

@@ -1,0 +1,10 @@
+// The disk layer as commands and filesystem see it.
+
+export { type CheckReport, checkExitCode, type RepairMode } from '../format/check-report.ts';
+export { parseSize } from '../format/size.ts';
+export { type CheckDiskOptions, checkDisk } from './check.ts';
+export { type CreateDiskOptions, createDisk } from './create.ts';
+export { type DiskInfo, inspectDisk } from './info.ts';
+export { attachDisk, openDisk, type OpenDiskOptions } from './open.ts';
+export { formatByName, formats } from './registry.ts';
+export { type ChainExtent, type DiskStatus, type SharedDisk, VirtualDisk } from './virtual-disk.ts';

@@ -1,0 +1,58 @@
+// Facts about an image file from its header alone.
+
+import * as path from 'node:path';
+import { lockImage } from '../host/image-locks.ts';
+import { PosixHostFile } from '../host/posix-file.ts';
+import { formatByName, probeFormat } from './registry.ts';
+
+export interface DiskInfo {
+  readonly filename: string;
+  readonly format: string;
+  readonly virtualSize: number;
+  readonly clusterSize: number;
+  /** bytes the host has allocated for the file */
+  readonly actualSize: number;
+  /** the image was not closed clean */
+  readonly dirty: boolean;
+  /** as stored in the image */
+  readonly backingFilename?: string;
+  /** absolute */
+  readonly fullBackingFilename?: string;
+  readonly backingFormat?: string;
+  /** keys of qemu-img's format-specific data */
+  readonly specific: Readonly<Record<string, unknown>>;
+}
+
+export interface InspectOptions {
+  readonly format?: string | undefined;
+  readonly lock?: boolean | undefined;
+}
+
+/** Reads the header of one image; its backing file is not opened. */
+export function inspectDisk(imagePath: string, options: InspectOptions = {}): DiskInfo {
+  const file = PosixHostFile.open(imagePath, true);
+  try {
+    if (options.lock !== false) lockImage(file, 'read-only');
+    const format = options.format === undefined ? probeFormat(file) : formatByName(options.format);
+    const details = format.inspect(file);
+    const { backing } = details;
+    return {
+      filename: imagePath,
+      format: details.format,
+      virtualSize: details.virtualSize,
+      clusterSize: details.clusterSize,
+      actualSize: file.allocatedBytes(),
+      dirty: details.dirty,
+      ...(backing === undefined
+        ? {}
+        : {
+            backingFilename: backing.name,
+            fullBackingFilename: path.resolve(path.dirname(imagePath), backing.name),
+            ...(backing.format === undefined ? {} : { backingFormat: backing.format }),
+          }),
+      specific: details.specific,
+    };
+  } finally {
+    file.close();
+  }
+}

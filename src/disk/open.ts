@@ -1,0 +1,111 @@
+// Opening a disk: locks before the header is read, then the chain below it by the policy for backing files. It returns a
+// working disk or throws, and what was opened on the way is closed again.
+
+import { ImgfuseError } from '../errors/index.ts';
+import type { BackingReference, Image, ImageFormat, SharedImage } from '../format/image-format.ts';
+import type { FileIdentity, HostFile } from '../host/host-file.ts';
+import { type LockRole, lockImage } from '../host/image-locks.ts';
+import { PosixHostFile } from '../host/posix-file.ts';
+import { MAX_CHAIN_DEPTH, resolveBacking } from './backing-policy.ts';
+import { formatByName, probeFormat } from './registry.ts';
+import { type SharedDisk, VirtualDisk } from './virtual-disk.ts';
+
+export const DEFAULT_TABLE_CACHE_BYTES = 64 * 1024 * 1024;
+
+export interface OpenDiskOptions {
+  readonly readOnly: boolean;
+  /** absent: probed */
+  readonly format?: string | undefined;
+  /** directories whose files may be backing files, beside the image's own */
+  readonly allowBacking?: readonly string[] | undefined;
+  /** take QEMU's image locks; default true */
+  readonly lock?: boolean | undefined;
+  /** memory for cached tables of each image in bytes; default 64 MiB */
+  readonly tableCacheBytes?: number | undefined;
+  /** threads that use the disk at the same time, this one included; default 1 */
+  readonly slots?: number | undefined;
+  /** repairs and warnings, one sentence a call */
+  readonly log?: ((sentence: string) => void) | undefined;
+}
+
+/** Opens an image and its backing chain. Throws ImgfuseError; an unclean image is repaired unless `readOnly`. */
+export function openDisk(path: string, options: OpenDiskOptions): VirtualDisk {
+  return new VirtualDisk(new ChainOpener(options).openTop(path));
+}
+
+/** The same disk in another thread. @param slot from 0, below the slots it was opened with, used by no other thread */
+export function attachDisk(shared: SharedDisk, slot: number, log: (sentence: string) => void = () => undefined): VirtualDisk {
+  return new VirtualDisk(attachImage(shared.image, slot, log));
+}
+
+function attachImage(shared: SharedImage, slot: number, log: (sentence: string) => void): Image {
+  const backing = shared.backing === null ? null : attachImage(shared.backing, slot, log);
+  if (shared.descriptor === null) {
+    throw new ImgfuseError('unsupported', `${shared.path} has no descriptor that another thread could use`);
+  }
+  const file = PosixHostFile.attach(shared.path, shared.descriptor, shared.readOnly);
+  return formatByName(shared.format).attach(file, shared, { slot, backing, log });
+}
+
+class ChainOpener {
+  private readonly options: OpenDiskOptions;
+  private readonly opened: HostFile[] = [];
+  private readonly seen: FileIdentity[] = [];
+
+  constructor(options: OpenDiskOptions) {
+    this.options = options;
+  }
+
+  openTop(path: string): Image {
+    const { readOnly, format } = this.options;
+    try {
+      const file = this.openFile(path, readOnly, readOnly ? 'read-only' : 'read-write');
+      return this.openImage(file, format === undefined ? probeFormat(file) : formatByName(format), readOnly, format === undefined);
+    } catch (error) {
+      for (const file of this.opened) file.close();
+      throw error;
+    }
+  }
+
+  private openBacking(overlay: HostFile, reference: BackingReference): Image {
+    if (this.opened.length >= MAX_CHAIN_DEPTH) {
+      throw new ImgfuseError('limit', `the backing chain of ${this.opened[0]!.path} has more than ${MAX_CHAIN_DEPTH} images`);
+    }
+    const path = resolveBacking(overlay.path, reference.name, { allowed: this.options.allowBacking ?? [] });
+    const file = this.openFile(path, true, 'read-only');
+    const format = reference.format === undefined ? probeFormat(file) : formatByName(reference.format);
+    if (reference.format === undefined && format.name === 'raw') {
+      throw new ImgfuseError(
+        'unsupported',
+        `${overlay.path} does not say the format of its backing file ${path}, and raw is never guessed there; ` +
+          `store it with qemu-img rebase -u -F raw -b ${reference.name} ${overlay.path}`,
+        { path: overlay.path },
+      );
+    }
+    return this.openImage(file, format, true, false);
+  }
+
+  private openFile(path: string, readOnly: boolean, role: LockRole): PosixHostFile {
+    const file = PosixHostFile.open(path, readOnly);
+    this.opened.push(file);
+    const { dev, ino } = file.identity();
+    if (this.seen.some((other) => other.dev === dev && other.ino === ino)) {
+      throw new ImgfuseError('corrupt', `${path} is in its own backing chain; the chain is a loop and cannot be opened`, { path });
+    }
+    this.seen.push({ dev, ino });
+    if (this.options.lock !== false) lockImage(file, role);
+    return file;
+  }
+
+  private openImage(file: PosixHostFile, format: ImageFormat, readOnly: boolean, probed: boolean): Image {
+    const { options } = this;
+    return format.open(file, {
+      readOnly,
+      openBacking: (reference) => this.openBacking(file, reference),
+      log: options.log ?? (() => undefined),
+      tableCacheBytes: options.tableCacheBytes ?? DEFAULT_TABLE_CACHE_BYTES,
+      slots: options.slots ?? 1,
+      probed,
+    });
+  }
+}

@@ -1,0 +1,177 @@
+// VirtualDisk: an open image with its backing chain and its locks, as a plain array of bytes. It clips requests at the end
+// of the disk, walks the chain for extents, and owns the files: close() always releases them, whatever the flush said.
+
+import { guestOffset } from '../bytes/offsets.ts';
+import { describeError, ERRNO, ImgfuseError } from '../errors/index.ts';
+import { type Extent, type Image, type SharedImage, imageChain } from '../format/image-format.ts';
+
+/** Structured-clonable: what a worker thread needs to attach. */
+export interface SharedDisk {
+  readonly image: SharedImage;
+}
+
+export interface DiskStatus {
+  readonly path: string;
+  readonly format: string;
+  readonly virtualSize: number;
+  readonly clusterSize: number;
+  readonly readOnly: boolean;
+  readonly dirty: boolean;
+  /** why the image turned read-only, or null */
+  readonly failure: string | null;
+  readonly allocatedBytes: number;
+  /** absolute paths of the backing chain, the nearest first */
+  readonly backing: readonly string[];
+}
+
+/** An extent through the whole chain; `depth` 0 is the image itself. */
+export interface ChainExtent extends Extent {
+  readonly depth: number;
+  /** the image file that holds the data, or that says zero */
+  readonly path: string;
+}
+
+export class VirtualDisk {
+  private readonly image: Image;
+
+  constructor(image: Image) {
+    this.image = image;
+  }
+
+  get path(): string {
+    return this.image.file.path;
+  }
+
+  get format(): string {
+    return this.image.format;
+  }
+
+  get readOnly(): boolean {
+    return this.image.readOnly;
+  }
+
+  get clusterSize(): number {
+    return this.image.clusterSize;
+  }
+
+  /** Virtual size in bytes. */
+  size(): number {
+    return this.image.virtualSize();
+  }
+
+  /** Bytes of the disk that have clusters in the image file. */
+  allocatedBytes(): number {
+    return this.image.allocatedBytes();
+  }
+
+  /** @returns bytes read: fewer than `length` only at the end of the disk */
+  read(target: Uint8Array, targetOffset: number, length: number, offset: number): number {
+    const count = Math.max(0, Math.min(length, this.size() - offset));
+    if (count > 0) this.image.read(target, targetOffset, count, guestOffset(offset));
+    return count;
+  }
+
+  /** @returns bytes written: fewer than `length` only at the end of the disk. Throws EFBIG beyond it. */
+  write(source: Uint8Array, sourceOffset: number, length: number, offset: number): number {
+    if (length === 0) return 0;
+    const count = Math.min(length, this.size() - offset);
+    if (count <= 0) {
+      throw new ImgfuseError('limit', `a write at ${offset} lies beyond the end of the disk of ${this.size()} bytes`, {
+        path: this.path,
+        offset,
+      });
+    }
+    this.image.write(source, sourceOffset, count, guestOffset(offset));
+    return count;
+  }
+
+  /** The range reads as zeros afterwards; what lies beyond the end is ignored. */
+  discard(offset: number, length: number): void {
+    const count = Math.min(length, this.size() - offset);
+    if (count > 0) this.image.discard(guestOffset(offset), count);
+  }
+
+  /** The range reads as zeros afterwards; what lies beyond the end is ignored. */
+  writeZeroes(offset: number, length: number): void {
+    const count = Math.min(length, this.size() - offset);
+    if (count > 0) this.image.writeZeroes(guestOffset(offset), count);
+  }
+
+  /** Takes host space for the range, so that writes into it do not fail for want of space. */
+  preallocate(offset: number, length: number): void {
+    const count = Math.min(length, this.size() - offset);
+    if (count > 0) this.image.preallocate(guestOffset(offset), count);
+  }
+
+  /** Sets the virtual size; formats round it up to their sector size. */
+  resize(size: number): void {
+    this.image.resize(size);
+  }
+
+  /** Returns when everything that was written before is on stable storage. */
+  flush(): void {
+    this.image.flush();
+  }
+
+  /** The extent at `offset` (which is below the size) through the chain, at most `length` bytes long. */
+  extent(offset: number, length: number = this.size() - offset): ChainExtent {
+    return chainExtent(this.image, offset, length, 0);
+  }
+
+  /** Background work; called a few times a second by one thread. */
+  maintain(nowMs: number): void {
+    this.image.maintain(nowMs);
+  }
+
+  /** Flushes and clears the dirty bit if no change is in flight. */
+  makeClean(): void {
+    this.image.makeClean();
+  }
+
+  /** Flushes, marks clean, closes the files and with them the locks. Throws when the image could not be closed clean. */
+  close(): void {
+    let failure: unknown;
+    try {
+      this.image.close();
+    } catch (error) {
+      failure = error;
+    }
+    for (const image of imageChain(this.image)) image.file.close();
+    if (failure !== undefined) {
+      throw new ImgfuseError('io', `${this.path} could not be closed clean: ${describeError(failure)}`, {
+        path: this.path,
+        errno: ERRNO.EIO,
+      });
+    }
+  }
+
+  status(): DiskStatus {
+    const details = this.image.details();
+    return {
+      path: this.path,
+      format: this.format,
+      virtualSize: details.virtualSize,
+      clusterSize: this.clusterSize,
+      readOnly: this.readOnly,
+      dirty: details.dirty,
+      failure: this.image.failure(),
+      allocatedBytes: this.allocatedBytes(),
+      backing: imageChain(this.image)
+        .slice(1)
+        .map((image) => image.file.path),
+    };
+  }
+
+  share(): SharedDisk {
+    return { image: this.image.share() };
+  }
+}
+
+function chainExtent(image: Image, offset: number, length: number, depth: number): ChainExtent {
+  const extent = image.map(guestOffset(offset), length);
+  const { backing } = image;
+  if (extent.status !== 'unallocated' || backing === null) return { ...extent, depth, path: image.file.path };
+  const inside = backing.virtualSize() - offset;
+  if (inside <= 0) return { start: offset, length: extent.length, status: 'zero', depth, path: image.file.path };
+  return chainExtent(backing, offset, Math.min(extent.length, inside), depth + 1);
+}

@@ -1,0 +1,250 @@
+// The tree that a mount shows: disk.raw in a directory, or the disk as the mountpoint itself. Every request for the disk
+// becomes a request to the VirtualDisk; nothing here is held across requests but what tree-state.ts shares.
+
+import type { VirtualDisk } from '../disk/index.ts';
+import { ERRNO, ImgfuseError } from '../errors/index.ts';
+import type { AttributeChange, Attributes, DirectoryEntry, Filesystem, Statfs } from '../fuse/filesystem.ts';
+import {
+  ATIME_MS,
+  CTIME_MS,
+  DISK_NAME,
+  GID,
+  MODE,
+  MTIME_MS,
+  NODE_NUMBERS,
+  ROOT_NODE,
+  type SharedTree,
+  UID,
+  WRITABLE_HANDLES,
+} from './tree-state.ts';
+
+const O_ACCMODE = 3;
+const O_RDONLY = 0;
+const O_TRUNC = 0o1000;
+const READ_HANDLE = 1;
+const WRITE_HANDLE = 2;
+
+const FALLOC_FL_KEEP_SIZE = 1;
+const FALLOC_FL_PUNCH_HOLE = 2;
+const FALLOC_FL_ZERO_RANGE = 16;
+const SEEK_DATA = 3;
+const SEEK_HOLE = 4;
+const PERMISSION_BITS = 0o7777;
+/** Largest request the disk is asked for at once when a range operation covers gigabytes. */
+const RANGE_STEP = 1024 * 1024 * 1024;
+
+export class DiskFilesystem implements Filesystem {
+  private readonly disk: VirtualDisk;
+  private readonly tree: SharedTree;
+  private readonly numbers: Float64Array;
+  private readonly words: Int32Array;
+  private readonly diskNode: number;
+
+  constructor(disk: VirtualDisk, tree: SharedTree) {
+    this.disk = disk;
+    this.tree = tree;
+    this.numbers = new Float64Array(tree.numbers);
+    this.words = new Int32Array(tree.words);
+    this.diskNode = tree.rootIsFile ? ROOT_NODE : ROOT_NODE + 1;
+  }
+
+  lookup(parent: number, name: string): Attributes {
+    this.assertDirectory(parent);
+    if (name === '.' || name === '..') return this.getattr(ROOT_NODE);
+    if (name !== DISK_NAME) throw failure(ERRNO.ENOENT, `there is no ${name} here; the disk is ${DISK_NAME}`);
+    return this.getattr(this.diskNode);
+  }
+
+  getattr(node: number): Attributes {
+    this.assertNode(node);
+    const at = node * NODE_NUMBERS;
+    const { numbers, disk } = this;
+    const isDisk = node === this.diskNode;
+    return {
+      ino: node,
+      size: isDisk ? disk.size() : 0,
+      allocatedBytes: isDisk ? disk.allocatedBytes() : 0,
+      atimeMs: numbers[at + ATIME_MS]!,
+      mtimeMs: numbers[at + MTIME_MS]!,
+      ctimeMs: numbers[at + CTIME_MS]!,
+      mode: numbers[at + MODE]!,
+      nlink: isDisk ? 1 : 2,
+      uid: numbers[at + UID]!,
+      gid: numbers[at + GID]!,
+      blockSize: isDisk ? disk.clusterSize : 4096,
+    };
+  }
+
+  setattr(node: number, change: AttributeChange): Attributes {
+    this.assertNode(node);
+    if (change.size !== undefined) {
+      this.assertDisk(node);
+      if (change.size !== this.disk.size()) {
+        this.disk.resize(change.size);
+        this.touch();
+      }
+    }
+    const at = node * NODE_NUMBERS;
+    const { numbers } = this;
+    if (change.mode !== undefined) {
+      numbers[at + MODE] = (numbers[at + MODE]! & ~PERMISSION_BITS) | (change.mode & PERMISSION_BITS);
+    }
+    if (change.uid !== undefined) numbers[at + UID] = change.uid;
+    if (change.gid !== undefined) numbers[at + GID] = change.gid;
+    if (change.atimeMs !== undefined) numbers[at + ATIME_MS] = change.atimeMs;
+    if (change.mtimeMs !== undefined) numbers[at + MTIME_MS] = change.mtimeMs;
+    numbers[at + CTIME_MS] = Date.now();
+    return this.getattr(node);
+  }
+
+  readdir(node: number): readonly DirectoryEntry[] {
+    this.assertDirectory(node);
+    return [{ name: DISK_NAME, attributes: this.getattr(this.diskNode) }];
+  }
+
+  open(node: number, flags: number): number {
+    this.assertDisk(node);
+    if ((flags & O_ACCMODE) === O_RDONLY) return READ_HANDLE;
+    if (this.disk.readOnly) throw failure(ERRNO.EROFS, `${this.disk.path} is mounted read-only`);
+    if ((flags & O_TRUNC) !== 0) this.setattr(node, { size: 0 });
+    Atomics.add(this.words, WRITABLE_HANDLES, 1);
+    return WRITE_HANDLE;
+  }
+
+  release(_node: number, handle: number): void {
+    if (handle !== WRITE_HANDLE) return;
+    if (Atomics.sub(this.words, WRITABLE_HANDLES, 1) === 1) this.disk.makeClean();
+    else this.disk.flush();
+  }
+
+  read(node: number, _handle: number, target: Uint8Array, targetOffset: number, length: number, offset: number): number {
+    this.assertDisk(node);
+    return this.disk.read(target, targetOffset, length, offset);
+  }
+
+  write(node: number, _handle: number, source: Uint8Array, sourceOffset: number, length: number, offset: number): number {
+    this.assertDisk(node);
+    const count = this.disk.write(source, sourceOffset, length, offset);
+    this.touch();
+    return count;
+  }
+
+  flush(node: number, handle: number): void {
+    if (handle === WRITE_HANDLE) this.fsync(node);
+  }
+
+  fsync(_node: number): void {
+    this.disk.flush();
+  }
+
+  fallocate(node: number, _handle: number, mode: number, offset: number, length: number): void {
+    this.assertDisk(node);
+    const size = this.disk.size();
+    const end = offset + length;
+    const action = mode & ~FALLOC_FL_KEEP_SIZE;
+    const keepSize = (mode & FALLOC_FL_KEEP_SIZE) !== 0;
+    // a hole always keeps the size; the kernel has checked that, other callers may not have
+    if (action === FALLOC_FL_PUNCH_HOLE && !keepSize) throw failure(ERRNO.EOPNOTSUPP, 'PUNCH_HOLE needs KEEP_SIZE');
+    if (action !== 0 && action !== FALLOC_FL_PUNCH_HOLE && action !== FALLOC_FL_ZERO_RANGE) {
+      throw failure(ERRNO.EOPNOTSUPP, `fallocate mode ${mode} is not served: only plain, PUNCH_HOLE and ZERO_RANGE`);
+    }
+    if (end > size && !keepSize) this.disk.resize(end);
+    if (action === 0) {
+      this.inSteps(offset, Math.min(end, this.disk.size()), (at, count) => this.disk.preallocate(at, count));
+    } else if (action === FALLOC_FL_PUNCH_HOLE) {
+      this.inSteps(offset, Math.min(end, size), (at, count) => this.disk.discard(at, count));
+    } else {
+      this.inSteps(offset, Math.min(end, size), (at, count) => this.disk.writeZeroes(at, count));
+    }
+    this.touch();
+  }
+
+  lseek(node: number, _handle: number, offset: number, whence: number): number {
+    this.assertDisk(node);
+    const size = this.disk.size();
+    if (whence !== SEEK_DATA && whence !== SEEK_HOLE) throw failure(ERRNO.EINVAL, `lseek with whence ${whence}`);
+    if (offset >= size) throw failure(ERRNO.ENXIO, `offset ${offset} lies beyond the end of the disk`);
+    for (let at = offset; at < size; ) {
+      const extent = this.disk.extent(at);
+      if ((extent.status === 'data') === (whence === SEEK_DATA)) return at;
+      at += extent.length;
+    }
+    if (whence === SEEK_HOLE) return size;
+    throw failure(ERRNO.ENXIO, `there is no data behind offset ${offset}`);
+  }
+
+  statfs(_node: number): Statfs {
+    const { disk } = this;
+    const blockSize = disk.clusterSize;
+    const blocks = Math.ceil(disk.size() / blockSize);
+    const blocksFree = Math.max(0, blocks - Math.ceil(disk.allocatedBytes() / blockSize));
+    return {
+      blockSize,
+      blocks,
+      blocksFree,
+      blocksAvailable: blocksFree,
+      files: this.tree.rootIsFile ? 1 : 2,
+      filesFree: 0,
+      nameMax: 255,
+    };
+  }
+
+  access(node: number, mask: number, uid: number, gid: number): void {
+    const { mode, uid: owner, gid: group } = this.getattr(node);
+    if (uid === 0) return;
+    const shift = uid === owner ? 6 : gid === group ? 3 : 0;
+    if (((mode >> shift) & mask) !== mask) throw failure(ERRNO.EACCES, 'not permitted by the mode of the file');
+  }
+
+  getxattr(node: number, name: string): Uint8Array {
+    this.assertNode(node);
+    const value = node === this.diskNode ? this.attributes()[name] : undefined;
+    if (value === undefined) throw failure(ERRNO.ENODATA, `no extended attribute ${name}`);
+    return new TextEncoder().encode(value);
+  }
+
+  listxattr(node: number): readonly string[] {
+    this.assertNode(node);
+    return node === this.diskNode ? Object.keys(this.attributes()) : [];
+  }
+
+  private attributes(): Readonly<Record<string, string>> {
+    const { path, format, clusterSize } = this.disk;
+    return {
+      'user.imgfuse.image': path,
+      'user.imgfuse.format': format,
+      'user.imgfuse.cluster_size': String(clusterSize),
+    };
+  }
+
+  /** The disk's content changed. */
+  private touch(): void {
+    const at = this.diskNode * NODE_NUMBERS;
+    const now = Date.now();
+    this.numbers[at + MTIME_MS] = now;
+    this.numbers[at + CTIME_MS] = now;
+  }
+
+  private inSteps(start: number, end: number, action: (at: number, count: number) => void): void {
+    for (let at = start; at < end; at += RANGE_STEP) action(at, Math.min(RANGE_STEP, end - at));
+  }
+
+  private assertNode(node: number): void {
+    if (node !== ROOT_NODE && node !== this.diskNode) throw failure(ERRNO.ENOENT, `there is no node ${node}`);
+  }
+
+  private assertDisk(node: number): void {
+    this.assertNode(node);
+    if (node !== this.diskNode) throw failure(ERRNO.EISDIR, 'this is the directory; the disk is in it');
+  }
+
+  private assertDirectory(node: number): void {
+    this.assertNode(node);
+    if (this.tree.rootIsFile) throw failure(ERRNO.ENOTDIR, 'the mountpoint is the disk itself');
+    if (node === this.diskNode) throw failure(ERRNO.ENOTDIR, `${DISK_NAME} is no directory`);
+  }
+}
+
+function failure(errno: number, sentence: string): ImgfuseError {
+  return new ImgfuseError('usage', sentence, { errno });
+}

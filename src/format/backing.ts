@@ -1,0 +1,31 @@
+// Reading the image below: a backing file may be shorter than its overlay, and what lies behind its end reads as zeros.
+
+import { type GuestOffset, guestOffset } from '../bytes/offsets.ts';
+import type { Image } from './image-format.ts';
+
+/** Reads `length` bytes of `backing` at `offset`; zeros behind its end. */
+export function readBackingData(
+  backing: Image,
+  target: Uint8Array,
+  targetOffset: number,
+  length: number,
+  offset: GuestOffset,
+): void {
+  const inside = Math.max(0, Math.min(length, backing.virtualSize() - offset));
+  if (inside > 0) backing.read(target, targetOffset, inside, offset);
+  if (inside < length) target.fill(0, targetOffset + inside, targetOffset + length);
+}
+
+/** True when the chain below is known to read as zeros in the range from its metadata alone; false when data may be there. */
+export function readsAsZeros(backing: Image, offset: number, length: number): boolean {
+  const end = Math.min(offset + length, backing.virtualSize());
+  for (let at = offset; at < end; ) {
+    const extent = backing.map(guestOffset(at), end - at);
+    if (extent.status === 'data') return false;
+    if (extent.status === 'unallocated' && backing.backing !== null && !readsAsZeros(backing.backing, at, extent.length)) {
+      return false;
+    }
+    at += extent.length;
+  }
+  return true;
+}

@@ -1,0 +1,85 @@
+// New clusters and freed clusters. A new cluster always reads as zeros: it is either behind everything the file held, where
+// the file is extended ahead in large steps, or a freed one whose hole is durable (free-clusters.ts). So an allocating
+// write transfers the guest's bytes only. Used under the metadata lock.
+
+import { roundUp } from '../../bytes/offsets.ts';
+import type { HostFile } from '../../host/host-file.ts';
+import type { FreeClusters } from './free-clusters.ts';
+import type { Geometry } from './geometry.ts';
+import { FILE_END, FILE_LENGTH } from './state.ts';
+
+/** The file grows by this much at a time; the rest is cut at a clean close and counts as leaked after a crash. */
+export const EXTEND_BYTES = 64 * 1024 * 1024;
+
+export interface Allocation {
+  /** host offset of the first cluster */
+  readonly offset: number;
+  /** adjoining clusters */
+  readonly count: number;
+}
+
+export class Allocator {
+  private readonly file: HostFile;
+  private readonly geometry: Geometry;
+  private readonly numbers: Float64Array;
+  private readonly free: FreeClusters;
+
+  constructor(file: HostFile, geometry: Geometry, numbers: Float64Array, free: FreeClusters) {
+    this.file = file;
+    this.geometry = geometry;
+    this.numbers = numbers;
+    this.free = free;
+  }
+
+  /** One to `count` adjoining clusters. Throws no-space or limit, and nothing has changed then. */
+  allocate(count: number): Allocation {
+    return this.fromFree(count, false) ?? this.append(count);
+  }
+
+  /** Exactly the adjoining clusters of one table, which reads as all entries unallocated. */
+  allocateTable(): number {
+    const count = this.geometry.tableSizeClusters;
+    return (this.fromFree(count, true) ?? this.append(count)).offset;
+  }
+
+  /** Clusters whose last reference is gone, or which were never linked. They wait for two flushes (R5). */
+  release(offset: number, count: number): void {
+    this.free.markFreed(offset / this.geometry.clusterSize, count);
+  }
+
+  /** Gives FREE clusters at the end back and sets the length of the file to what is in use. */
+  trim(): void {
+    const { clusterSize } = this.geometry;
+    const end = this.free.cutTail(this.numbers[FILE_END]! / clusterSize) * clusterSize;
+    this.numbers[FILE_END] = end;
+    if (this.numbers[FILE_LENGTH] === end) return;
+    this.file.truncate(end);
+    this.numbers[FILE_LENGTH] = end;
+  }
+
+  private fromFree(count: number, exactly: boolean): Allocation | null {
+    const run = this.free.take(count, exactly);
+    return run === null ? null : { offset: run.start * this.geometry.clusterSize, count: run.end - run.start };
+  }
+
+  private append(count: number): Allocation {
+    const { numbers, geometry } = this;
+    const offset = numbers[FILE_END]!;
+    const end = offset + count * geometry.clusterSize;
+    if (end > numbers[FILE_LENGTH]!) this.extend(end);
+    numbers[FILE_END] = end;
+    return { offset, count };
+  }
+
+  private extend(end: number): void {
+    let length = roundUp(end, Math.max(EXTEND_BYTES, this.geometry.clusterSize));
+    try {
+      this.file.truncate(length);
+    } catch {
+      // near the host's limit of a file's size the step may not fit where the cluster does
+      length = end;
+      this.file.truncate(length);
+    }
+    this.numbers[FILE_LENGTH] = length;
+  }
+}

@@ -1,0 +1,197 @@
+// Check and repair of a QED image: which host clusters are referred to, by what, and whether that can be true.
+//
+//   L1 or L2 entry that is no cluster of the file      corruption; repaired by setting it to 0 (its old value is reported)
+//   cluster with two references                        corruption; repaired by copying it, so that both keep their data
+//   cluster without a reference                        leak; reclaimed when the image is opened read-write and closed
+//
+// Invariant: without repair nothing is written, and a repair writes an entry only after what it will refer to is durable.
+
+import { combine, hexWords, writeU64LE } from '../../bytes/endian.ts';
+import { hex, hostOffset, roundUp } from '../../bytes/offsets.ts';
+import { SparseBitmap } from '../../bytes/sparse-bitmap.ts';
+import type { HostFile } from '../../host/host-file.ts';
+import { type CheckReport, emptyCheckReport } from '../check-report.ts';
+import type { CheckOptions } from '../image-format.ts';
+import { ENTRY_BYTES, Geometry } from './geometry.ts';
+import type { QedHeader } from './header.ts';
+import { UNALLOCATED_ENTRY, ZERO_ENTRY } from './table.ts';
+
+const CHUNK_BYTES = 64 * 1024;
+const COPY_BYTES = 1024 * 1024;
+
+export interface QedCheck {
+  readonly report: CheckReport;
+  /** host clusters in use, the header and all tables included */
+  readonly used: SparseBitmap;
+  /** of the corruptions, those where two entries share a cluster */
+  readonly doubleReferences: number;
+}
+
+/** Walks every table. With repair 'all' each corruption is repaired on the way; leaks are only counted. */
+export function checkTables(file: HostFile, header: QedHeader, options: CheckOptions): QedCheck {
+  return new TableWalk(file, header, options).run();
+}
+
+class TableWalk {
+  private readonly file: HostFile;
+  private readonly header: QedHeader;
+  private readonly options: CheckOptions;
+  private readonly geometry: Geometry;
+  private readonly report: CheckReport = emptyCheckReport('qed');
+  private readonly used = new SparseBitmap();
+  private fileEnd: number;
+  private doubleReferences = 0;
+  private previousData = 0;
+
+  constructor(file: HostFile, header: QedHeader, options: CheckOptions) {
+    this.file = file;
+    this.header = header;
+    this.options = options;
+    this.geometry = new Geometry(header.clusterSize, header.tableSizeClusters);
+    this.fileEnd = roundUp(file.size(), header.clusterSize);
+  }
+
+  run(): QedCheck {
+    const { header, geometry, report, used } = this;
+    this.mark(0, header.headerSizeClusters * header.clusterSize);
+    this.mark(header.l1TableOffset, geometry.tableBytes);
+    report.totalClusters = Math.ceil(header.imageSize / geometry.clusterSize);
+    const tables = this.checkL1();
+    for (const [position, { l1Index, table }] of tables.entries()) {
+      this.checkL2(l1Index, table);
+      this.options.progress?.((position + 1) / tables.length);
+    }
+    report.leaks = this.fileEnd / geometry.clusterSize - used.count;
+    if (report.leaks > 0) this.options.log(`Leaked clusters: ${report.leaks} of the file are not referred to`);
+    if (report.corruptionsFixed > 0) this.file.sync();
+    return { report, used, doubleReferences: this.doubleReferences };
+  }
+
+  /** Every L2 table that can be walked. */
+  private checkL1(): { l1Index: number; table: number }[] {
+    const tables: { l1Index: number; table: number }[] = [];
+    const { header, geometry } = this;
+    this.forEachEntry(header.l1TableOffset, (index, entry, text) => {
+      const where = `L1 entry ${index} at offset ${hex(header.l1TableOffset + index * ENTRY_BYTES)}`;
+      if (!this.isCluster(entry, geometry.tableBytes) || this.overlapsFixedPart(entry)) {
+        this.dropEntry(header.l1TableOffset, index, `${where}: ${text} is no place for an L2 table in this file`);
+        return;
+      }
+      let table = entry;
+      if (!this.isUnused(entry, geometry.tableBytes)) {
+        const copied = this.copyEntry(header.l1TableOffset, index, entry, geometry.tableBytes, `${where}: the table at ${text} is used twice`);
+        if (copied === 0) return;
+        table = copied;
+      }
+      this.mark(table, geometry.tableBytes);
+      tables.push({ l1Index: index, table });
+    });
+    return tables;
+  }
+
+  private checkL2(l1Index: number, table: number): void {
+    const { geometry, report } = this;
+    this.forEachEntry(table, (index, entry, text) => {
+      if (entry === ZERO_ENTRY) return;
+      const guest = (l1Index * geometry.tableEntries + index) * geometry.clusterSize;
+      const where = `L2 entry ${index} at offset ${hex(table + index * ENTRY_BYTES)} (guest offset ${hex(guest)})`;
+      if (!this.isCluster(entry, geometry.clusterSize)) {
+        this.dropEntry(table, index, `${where}: ${text} is no cluster of this file`);
+        return;
+      }
+      let host = entry;
+      if (!this.isUnused(entry, geometry.clusterSize)) {
+        const copied = this.copyEntry(table, index, entry, geometry.clusterSize, `${where}: the cluster at ${text} is used twice`);
+        if (copied === 0) return;
+        host = copied;
+      }
+      this.mark(host, geometry.clusterSize);
+      report.allocatedClusters++;
+      if (this.previousData !== 0 && host !== this.previousData + geometry.clusterSize) report.fragmentedClusters++;
+      this.previousData = host;
+    });
+  }
+
+  /** Visits the entries that are not 0, in order; `entry` is NaN when it is no safe integer. */
+  private forEachEntry(table: number, visit: (index: number, entry: number, text: string) => void): void {
+    const { tableBytes } = this.geometry;
+    const chunk = new Uint8Array(Math.min(CHUNK_BYTES, tableBytes));
+    const words = new DataView(chunk.buffer);
+    for (let start = 0; start < tableBytes; start += chunk.length) {
+      const got = this.file.read(chunk, 0, chunk.length, hostOffset(table + start));
+      if (got < chunk.length) {
+        this.report.checkErrors++;
+        this.options.log(`The table at offset ${hex(table)} ends beyond the file`);
+        chunk.fill(0, got);
+      }
+      for (let at = 0; at < chunk.length; at += ENTRY_BYTES) {
+        const low = words.getUint32(at, true);
+        const high = words.getUint32(at + 4, true);
+        if (low === UNALLOCATED_ENTRY && high === 0) continue;
+        visit((start + at) / ENTRY_BYTES, combine(high, low), hexWords(high, low));
+      }
+    }
+  }
+
+  private dropEntry(table: number, index: number, sentence: string): void {
+    this.report.corruptions++;
+    if (this.options.repair !== 'all') {
+      this.options.log(`ERROR ${sentence}`);
+      return;
+    }
+    this.writeEntry(table, index, UNALLOCATED_ENTRY);
+    this.report.corruptionsFixed++;
+    this.options.log(`Repaired ${sentence}; it is 0 now`);
+  }
+
+  /** Gives the second user of a cluster or table its own copy at the end of the file. @returns its offset, or 0 */
+  private copyEntry(table: number, index: number, from: number, length: number, sentence: string): number {
+    this.report.corruptions++;
+    this.doubleReferences++;
+    if (this.options.repair !== 'all') {
+      this.options.log(`ERROR ${sentence}`);
+      return 0;
+    }
+    const to = this.fileEnd;
+    this.file.truncate(to + length);
+    this.fileEnd = to + length;
+    const buffer = new Uint8Array(Math.min(COPY_BYTES, length));
+    for (let done = 0; done < length; done += buffer.length) {
+      const got = this.file.read(buffer, 0, buffer.length, hostOffset(from + done));
+      this.file.write(buffer, 0, got, hostOffset(to + done));
+    }
+    this.file.sync();
+    this.writeEntry(table, index, to);
+    this.report.corruptionsFixed++;
+    this.options.log(`Repaired ${sentence}; the second user has a copy at ${hex(to)} now`);
+    return to;
+  }
+
+  private writeEntry(table: number, index: number, value: number): void {
+    const bytes = new Uint8Array(ENTRY_BYTES);
+    writeU64LE(new DataView(bytes.buffer), 0, value);
+    this.file.write(bytes, 0, ENTRY_BYTES, hostOffset(table + index * ENTRY_BYTES));
+  }
+
+  private isCluster(entry: number, bytes: number): boolean {
+    return entry % this.geometry.clusterSize === 0 && entry > 0 && entry + bytes <= this.fileEnd;
+  }
+
+  private overlapsFixedPart(table: number): boolean {
+    const { header, geometry } = this;
+    if (table < header.headerSizeClusters * header.clusterSize) return true;
+    return table < header.l1TableOffset + geometry.tableBytes && table + geometry.tableBytes > header.l1TableOffset;
+  }
+
+  private isUnused(offset: number, bytes: number): boolean {
+    const { clusterSize } = this.geometry;
+    for (let at = offset; at < offset + bytes; at += clusterSize) if (this.used.has(at / clusterSize)) return false;
+    return true;
+  }
+
+  private mark(offset: number, bytes: number): void {
+    const { clusterSize } = this.geometry;
+    for (let at = offset; at < offset + bytes; at += clusterSize) this.used.add(at / clusterSize);
+    this.report.imageEndOffset = Math.max(this.report.imageEndOffset, offset + bytes);
+  }
+}

@@ -1,0 +1,169 @@
+// Ranges that shall read as zeros, and clusters given up: discard, write zeroes, and what lies behind the end of a smaller
+// disk. Whole clusters lose their link (entry 0, or 1 where a backing file would show through) and are freed; parts of
+// clusters are zeroed in place. Large ranges go slice by slice, so that other requests are served in between.
+
+import { guestOffset, hostOffset, roundUp } from '../../bytes/offsets.ts';
+import type { Mutex } from '../../concurrency/mutex.ts';
+import { EXCLUSIVE, type Reservations, SHARED } from '../../concurrency/reservations.ts';
+import type { HostFile } from '../../host/host-file.ts';
+import { readsAsZeros } from '../backing.ts';
+import type { Image } from '../image-format.ts';
+import type { PendingLinks } from '../pending-links.ts';
+import type { Allocator } from './allocate.ts';
+import type { DirtyBit } from './dirty-bit.ts';
+import type { Geometry } from './geometry.ts';
+import type { Linker } from './link.ts';
+import type { Mapper } from './mapping.ts';
+import { ALLOCATED_CLUSTERS } from './state.ts';
+import { UNALLOCATED_ENTRY, ZERO_ENTRY } from './table.ts';
+
+/** Zeros for parts of clusters that must be written over backing data. */
+const ZEROS = new Uint8Array(64 * 1024);
+
+/** The collaborators of a Deallocator, by name. */
+export interface DeallocatorParts {
+  readonly file: HostFile;
+  readonly backing: Image | null;
+  readonly geometry: Geometry;
+  readonly lock: Mutex;
+  readonly reservations: Reservations;
+  readonly pending: PendingLinks;
+  readonly mapper: Mapper;
+  readonly linker: Linker;
+  readonly allocator: Allocator;
+  readonly dirtyBit: DirtyBit;
+  readonly numbers: Float64Array;
+  /** the image's own write, for zeros over backing data */
+  readonly write: Image['write'];
+}
+
+export class Deallocator {
+  private readonly parts: DeallocatorParts;
+
+  constructor(parts: DeallocatorParts) {
+    this.parts = parts;
+  }
+
+  /** [offset, offset + length) reads as zeros afterwards. @param diskEnd virtual size: its last cluster counts as whole */
+  zero(offset: number, length: number, diskEnd: number): void {
+    const { clusterSize } = this.parts.geometry;
+    const end = offset + length;
+    const wholeEnd = end === diskEnd ? roundUp(end, clusterSize) : end - (end % clusterSize);
+    const wholeStart = roundUp(offset, clusterSize);
+    if (wholeStart >= wholeEnd) {
+      this.zeroPart(offset, end);
+      return;
+    }
+    this.zeroPart(offset, wholeStart);
+    const last = wholeEnd / clusterSize;
+    for (let cluster = wholeStart / clusterSize; cluster < last; ) cluster += this.zeroClusters(cluster, last - cluster);
+    this.zeroPart(wholeEnd, end);
+  }
+
+  /** Guest clusters [first, end) are gone: nothing reads them any more, so their entries become "unallocated". */
+  cutOff(first: number, end: number): void {
+    const { geometry, lock, mapper, linker, dirtyBit } = this.parts;
+    for (let cluster = first; cluster < end; ) {
+      const start = cluster;
+      cluster += this.exclusively(start, end - start, (table, count) => {
+        this.unlink(start, count, table, UNALLOCATED_ENTRY);
+        return count;
+      });
+    }
+    const { tableEntries } = geometry;
+    for (let l1Index = Math.ceil(first / tableEntries); l1Index < Math.ceil(end / tableEntries); l1Index++) {
+      lock.run(() => {
+        if (mapper.l2Table(l1Index) === 0) return;
+        dirtyBit.set();
+        linker.removeTable(l1Index);
+      });
+    }
+  }
+
+  /** The rest of the cluster that a disk of `size` bytes ends in: in place, if it has data. */
+  zeroBehindEnd(size: number): void {
+    const { geometry, lock, mapper, file } = this.parts;
+    const end = roundUp(size, geometry.clusterSize);
+    if (end === size) return;
+    lock.run(() => {
+      const run = mapper.map(size, end - size);
+      if (run.status === 'data') file.punchHole(hostOffset(run.hostOffset), run.length);
+    });
+  }
+
+  /** Whole clusters within one slice of one L2 table. @returns clusters done */
+  private zeroClusters(first: number, count: number): number {
+    const { backing, geometry, pending } = this.parts;
+    return this.exclusively(first, count, (table, part) => {
+      if (table === 0 && pending.isEmpty) {
+        const toNextTable = Math.min(count, geometry.tableEntries - geometry.l2IndexOf(first));
+        const start = first * geometry.clusterSize;
+        if (backing === null || readsAsZeros(backing, start, toNextTable * geometry.clusterSize)) return toNextTable;
+      }
+      this.unlink(first, part, table, backing === null ? UNALLOCATED_ENTRY : ZERO_ENTRY);
+      return part;
+    });
+  }
+
+  /** Runs `action` with the clusters of one slice from `first` on reserved exclusively, under the lock. */
+  private exclusively(first: number, count: number, action: (l2Table: number, count: number) => number): number {
+    const { geometry, lock, linker, mapper, reservations } = this.parts;
+    const part = Math.min(count, linker.span(first));
+    return lock.run(() => {
+      reservations.acquire(first, first + part, EXCLUSIVE);
+      try {
+        return action(mapper.l2Table(geometry.l1IndexOf(first)), part);
+      } finally {
+        reservations.release();
+      }
+    });
+  }
+
+  /** Sets entries to `entry` and frees the clusters they referred to; writes nothing where nothing changes. */
+  private unlink(first: number, count: number, table: number, entry: number): void {
+    const { allocator, dirtyBit, linker, mapper, numbers, pending } = this.parts;
+    const hosts: number[] = [];
+    let changes = false;
+    for (let i = 0; i < count; i++) {
+      const present = mapper.lookup(first + i, table);
+      if (present !== entry) changes = true;
+      if (present > ZERO_ENTRY) hosts.push(present);
+    }
+    if (!changes) return;
+    dirtyBit.set();
+    if (table !== 0 || entry !== UNALLOCATED_ENTRY) linker.replace(first, count, entry);
+    for (let i = 0; i < count; i++) pending.drop(first + i);
+    for (const host of hosts) allocator.release(host, 1);
+    numbers[ALLOCATED_CLUSTERS] = numbers[ALLOCATED_CLUSTERS]! - hosts.length;
+  }
+
+  /** Zeros inside clusters that stay. */
+  private zeroPart(start: number, end: number): void {
+    for (let at = start; at < end; ) at += this.zeroRun(at, end - at);
+  }
+
+  /** The first run of one status: in place where there is data, nothing where it reads as zeros already. */
+  private zeroRun(offset: number, length: number): number {
+    const { backing, file, geometry, lock, mapper, reservations, write } = this.parts;
+    const { clusterSize } = geometry;
+    lock.lock();
+    let status: string;
+    let part: number;
+    try {
+      reservations.acquire(Math.floor(offset / clusterSize), Math.ceil((offset + length) / clusterSize), SHARED);
+      const run = mapper.map(offset, length);
+      status = run.status;
+      part = run.length;
+      const host = run.hostOffset;
+      lock.unlock();
+      if (status === 'data') file.punchHole(hostOffset(host), part);
+    } finally {
+      reservations.release();
+      if (lock.held) lock.unlock();
+    }
+    if (status !== 'unallocated' || backing === null || readsAsZeros(backing, offset, part)) return part;
+    const zeros = Math.min(part, ZEROS.length);
+    write(ZEROS, 0, zeros, guestOffset(offset));
+    return zeros;
+  }
+}

@@ -1,0 +1,116 @@
+// The flush of an image, and what waits for one: links held back until their data is durable (R6), and freed clusters on
+// their way to reuse (R5). One flush at a time; the metadata lock is not held during an fdatasync here.
+
+import { hostOffset } from '../../bytes/offsets.ts';
+import type { Mutex } from '../../concurrency/mutex.ts';
+import type { HostFile } from '../../host/host-file.ts';
+import type { PendingLinks } from '../pending-links.ts';
+import type { WriteTracker } from '../write-tracker.ts';
+import type { FreeClusters, SettlingPhase } from './free-clusters.ts';
+import type { Geometry } from './geometry.ts';
+import type { Linker } from './link.ts';
+
+export class Flush {
+  private readonly file: HostFile;
+  private readonly geometry: Geometry;
+  private readonly lock: Mutex;
+  private readonly tracker: WriteTracker;
+  private readonly pending: PendingLinks;
+  private readonly linker: Linker;
+  private readonly free: FreeClusters;
+  private readonly log: (sentence: string) => void;
+
+  constructor(
+    file: HostFile,
+    geometry: Geometry,
+    lock: Mutex,
+    tracker: WriteTracker,
+    pending: PendingLinks,
+    linker: Linker,
+    free: FreeClusters,
+    log: (sentence: string) => void,
+  ) {
+    this.file = file;
+    this.geometry = geometry;
+    this.lock = lock;
+    this.tracker = tracker;
+    this.pending = pending;
+    this.linker = linker;
+    this.free = free;
+    this.log = log;
+  }
+
+  /** Everything acknowledged before the call is durable, links included, when it returns. Costs nothing when it is already. */
+  run(): void {
+    let phase: SettlingPhase = 'none';
+    this.tracker.flush(
+      () => {
+        this.linkHeldBack();
+        phase = this.lock.run(() => this.free.beginFlush());
+      },
+      () => this.settle(phase),
+    );
+  }
+
+  /** Flushes until every freed cluster can be reused. */
+  runUntilSettled(): void {
+    this.run();
+    // a punch that fails puts its clusters back, so the rounds are bounded
+    for (let round = 0; round < 4 && this.lock.run(() => this.free.unsettledCount) > 0; round++) {
+      this.tracker.noteWrite();
+      this.run();
+    }
+  }
+
+  /** Makes the data of held-back clusters durable and links them, between two flushes. */
+  linkEarly(): void {
+    this.tracker.betweenFlushes(() => this.linkHeldBack());
+  }
+
+  private linkHeldBack(): void {
+    const count = this.lock.run(() => this.pending.count);
+    if (count === 0) return;
+    this.tracker.sync();
+    this.lock.run(() => this.linkFirst(count));
+    this.tracker.noteWrite();
+  }
+
+  /** Links the first `count` entries; those that arrived since their data was synced wait for the next turn. */
+  private linkFirst(count: number): void {
+    const links = this.pending.first(count);
+    const { clusterSize } = this.geometry;
+    for (let i = 0; i < links.length; ) {
+      const { guestCluster, hostOffset: host } = links[i]!;
+      let run = 1;
+      while (
+        links[i + run]?.guestCluster === guestCluster + run &&
+        links[i + run]?.hostOffset === host + run * clusterSize
+      ) {
+        run++;
+      }
+      i += this.linker.link(guestCluster, host, run);
+    }
+    this.pending.removeFirst(count);
+  }
+
+  /** After the fdatasync of a flush: punch what is durably removed, or free what is durably punched. */
+  private settle(phase: SettlingPhase): void {
+    if (phase === 'none') return;
+    if (phase === 'hole-durable-next') {
+      this.lock.run(() => this.free.settled());
+      return;
+    }
+    const { clusterSize } = this.geometry;
+    try {
+      for (const run of this.lock.run(() => this.free.settlingRuns())) {
+        this.file.punchHole(hostOffset(run.start * clusterSize), (run.end - run.start) * clusterSize);
+      }
+    } catch (error) {
+      this.lock.run(() => this.free.punchFailed());
+      this.log(`${this.file.path}: freed clusters are not reused yet: ${(error as Error).message}`);
+      return;
+    }
+    this.lock.run(() => this.free.punched());
+    this.tracker.noteWrite();
+  }
+}

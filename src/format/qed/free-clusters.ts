@@ -1,0 +1,172 @@
+// Host clusters that nothing refers to, and how far each is on its way to reuse (R5). One byte a cluster, used under the
+// metadata lock. A freed cluster takes two flushes until it is free:
+//
+//   USED -> FREED      its last reference is gone from the tables, but that is not durable
+//   FREED -> SETTLING  a flush has begun; when its fdatasync is done the clusters are punched
+//   SETTLING -> FREE   the next flush's fdatasync has made the hole durable: it reads as zeros, like one never used
+//   FREE -> USED       allocated again
+//
+// Invariant: only a FREE cluster is ever handed out, and only SETTLING clusters are punched.
+
+import { assert } from '../../errors/index.ts';
+
+const USED = 0;
+const FREED = 1;
+const SETTLING = 2;
+const FREE = 3;
+
+/** Words: how many clusters are in each state (index = state), then the phase and the bounds of what is not USED. */
+const PHASE = 4;
+const LOWEST = 5;
+/** exclusive */
+const HIGHEST = 6;
+const WORD_COUNT = 7;
+
+export type SettlingPhase = 'none' | 'removal-durable-next' | 'hole-durable-next';
+const PHASES: readonly SettlingPhase[] = ['none', 'removal-durable-next', 'hole-durable-next'];
+
+/** Host clusters that can be tracked: 32 TiB of 64 KiB clusters. What lies beyond is never reused. */
+export const MAX_TRACKED_CLUSTERS = 2 ** 29;
+
+export interface FreeClustersState {
+  readonly clusterSize: number;
+  readonly states: SharedArrayBuffer;
+  readonly words: SharedArrayBuffer;
+}
+
+export function createFreeClustersState(clusterSize: number, fileLength: number): FreeClustersState {
+  const clusters = Math.min(Math.ceil(fileLength / clusterSize), MAX_TRACKED_CLUSTERS);
+  return {
+    clusterSize,
+    states: new SharedArrayBuffer(clusters, { maxByteLength: MAX_TRACKED_CLUSTERS }),
+    words: new SharedArrayBuffer(WORD_COUNT * 4),
+  };
+}
+
+/** Clusters [start, end) by number. */
+export interface ClusterRun {
+  readonly start: number;
+  readonly end: number;
+}
+
+export class FreeClusters {
+  private readonly buffer: SharedArrayBuffer;
+  private readonly states: Uint8Array;
+  private readonly words: Int32Array;
+
+  constructor(state: FreeClustersState) {
+    this.buffer = state.states;
+    this.states = new Uint8Array(state.states);
+    this.words = new Int32Array(state.words);
+  }
+
+  get freeCount(): number {
+    return this.words[FREE]!;
+  }
+
+  /** Clusters that are not in use, whether they can be allocated already or not. */
+  get unusedCount(): number {
+    return this.words[FREED]! + this.words[SETTLING]! + this.words[FREE]!;
+  }
+
+  /** Clusters that need further flushes before they are free. */
+  get unsettledCount(): number {
+    return this.words[FREED]! + this.words[SETTLING]!;
+  }
+
+  /** The last references to `count` clusters from `start` on are removed, or they were never linked. */
+  markFreed(start: number, count: number): void {
+    const end = Math.min(start + count, MAX_TRACKED_CLUSTERS);
+    if (end <= start) return;
+    if (this.buffer.byteLength < end) this.buffer.grow(end);
+    for (let cluster = start; cluster < end; cluster++) {
+      assert(this.states[cluster] === USED, `host cluster ${cluster} is freed twice`);
+      this.states[cluster] = FREED;
+    }
+    if (this.unusedCount === 0) {
+      this.words[LOWEST] = start;
+      this.words[HIGHEST] = end;
+    } else {
+      this.words[LOWEST] = Math.min(this.words[LOWEST]!, start);
+      this.words[HIGHEST] = Math.max(this.words[HIGHEST]!, end);
+    }
+    this.words[FREED] = this.words[FREED]! + (end - start);
+  }
+
+  /** Takes up to `count` FREE clusters that follow each other, or exactly that many. @returns null when there are none */
+  take(count: number, exactly: boolean): ClusterRun | null {
+    if (this.freeCount === 0 || (exactly && this.freeCount < count)) return null;
+    for (let start = this.next(FREE, this.words[LOWEST]!); start >= 0; ) {
+      let end = start + 1;
+      while (end < start + count && this.states[end] === FREE) end++;
+      if (!exactly || end - start === count) {
+        this.replace(start, end, FREE, USED);
+        return { start, end };
+      }
+      start = this.next(FREE, end);
+    }
+    return null;
+  }
+
+  /** A flush begins: what its fdatasync will achieve. FREED clusters join unless earlier ones are still on their way. */
+  beginFlush(): SettlingPhase {
+    if (this.words[PHASE] === 0 && this.words[FREED]! > 0) {
+      for (const run of this.runs(FREED)) this.replace(run.start, run.end, FREED, SETTLING);
+      this.words[PHASE] = 1;
+    }
+    return PHASES[this.words[PHASE]!]!;
+  }
+
+  /** The removal is durable: these runs are to be punched now, without the lock. Nobody else touches SETTLING clusters. */
+  settlingRuns(): ClusterRun[] {
+    return this.runs(SETTLING);
+  }
+
+  /** All SETTLING clusters are punched. */
+  punched(): void {
+    this.words[PHASE] = 2;
+  }
+
+  /** Punching failed: they go back and the next flush tries again. */
+  punchFailed(): void {
+    for (const run of this.runs(SETTLING)) this.replace(run.start, run.end, SETTLING, FREED);
+    this.words[PHASE] = 0;
+  }
+
+  /** The holes are durable. */
+  settled(): void {
+    for (const run of this.runs(SETTLING)) this.replace(run.start, run.end, SETTLING, FREE);
+    this.words[PHASE] = 0;
+  }
+
+  /** Forgets FREE clusters at the end of a file of `clusters` clusters. @returns the clusters that are left */
+  cutTail(clusters: number): number {
+    let end = clusters;
+    while (end > 0 && end <= this.buffer.byteLength && this.states[end - 1] === FREE) end--;
+    if (end < clusters) this.replace(end, clusters, FREE, USED);
+    return end;
+  }
+
+  private runs(state: number): ClusterRun[] {
+    const found: ClusterRun[] = [];
+    const highest = this.words[HIGHEST]!;
+    for (let start = this.next(state, this.words[LOWEST]!); start >= 0; ) {
+      let end = start + 1;
+      while (end < highest && this.states[end] === state) end++;
+      found.push({ start, end });
+      start = this.next(state, end);
+    }
+    return found;
+  }
+
+  private next(state: number, from: number): number {
+    const at = this.states.indexOf(state, from);
+    return at < this.words[HIGHEST]! ? at : -1;
+  }
+
+  private replace(start: number, end: number, from: number, to: number): void {
+    this.states.fill(to, start, end);
+    this.words[from] = this.words[from]! - (end - start);
+    if (to !== USED) this.words[to] = this.words[to]! + (end - start);
+  }
+}

@@ -1,0 +1,446 @@
+// An open QED image: read, write, discard, resize, flush, close, and in them the order of the durability steps.
+//
+//   allocating write   dirty bit (durable) -> guest bytes into clusters that read as zeros -> L2 entries -> (new L2) L1 entry
+//   the same over backing data (R6)   ... guest bytes -> [held back: fdatasync] -> L2 entries
+//   discard            dirty bit (durable) -> L2 entries -> fdatasync -> punch -> fdatasync -> free for reuse (R5)
+//
+// The metadata lock is held while tables are looked at or changed and never while guest data moves (R1); each piece of a
+// request holds a reservation of its guest clusters (R3).
+
+import { type GuestOffset, guestOffset, hex, hostOffset } from '../../bytes/offsets.ts';
+import { Mutex } from '../../concurrency/mutex.ts';
+import { EXCLUSIVE, Reservations, SHARED } from '../../concurrency/reservations.ts';
+import { TableCache } from '../../concurrency/table-cache.ts';
+import { ImgfuseError } from '../../errors/index.ts';
+import type { HostFile } from '../../host/host-file.ts';
+import { readBackingData, readsAsZeros } from '../backing.ts';
+import type { Extent, ExtentStatus, Image, ImageDetails, SharedImage } from '../image-format.ts';
+import { PendingLinks } from '../pending-links.ts';
+import { WriteTracker } from '../write-tracker.ts';
+import { Allocator } from './allocate.ts';
+import { settleFreeClusters } from './compact.ts';
+import { Deallocator, type DeallocatorParts } from './deallocate.ts';
+import { DirtyBit } from './dirty-bit.ts';
+import { Flush } from './flush.ts';
+import { FreeClusters } from './free-clusters.ts';
+import { Geometry } from './geometry.ts';
+import { describeHeader } from './header.ts';
+import { Linker } from './link.ts';
+import { Mapper } from './mapping.ts';
+import { resize } from './resize.ts';
+import { ALLOCATED_CLUSTERS, IMAGE_SIZE, METADATA_LOCK, type QedState } from './state.ts';
+import { Tables } from './table.ts';
+
+/** Links are held back for at most this long (plus one turn of the maintenance thread): the window of R9. */
+const HOLD_BACK_MS = 500;
+/** The dirty bit is cleared after this long without an allocation. */
+const IDLE_MS = 5000;
+const BOUNCE_BYTES = 1024 * 1024;
+
+export class QedImage implements Image {
+  readonly format = 'qed';
+  readonly file: HostFile;
+  readonly backing: Image | null;
+  readonly readOnly: boolean;
+  readonly clusterSize: number;
+  private readonly state: QedState;
+  private readonly numbers: Float64Array;
+  private readonly lock: Mutex;
+  private readonly reservations: Reservations;
+  private readonly pending: PendingLinks;
+  private readonly free: FreeClusters;
+  private readonly tracker: WriteTracker;
+  private readonly dirtyBit: DirtyBit;
+  private readonly mapper: Mapper;
+  private readonly allocator: Allocator;
+  private readonly linker: Linker;
+  private readonly flushing: Flush;
+  private readonly deallocator: Deallocator;
+  private readonly parts: Omit<DeallocatorParts, 'write'>;
+  private bounceBuffer: Uint8Array | null = null;
+
+  /** @param slot this thread's reservation slot @param log takes one sentence a call */
+  constructor(file: HostFile, state: QedState, slot: number, backing: Image | null, log: (sentence: string) => void) {
+    const { header } = state;
+    this.file = file;
+    this.backing = backing;
+    this.readOnly = file.readOnly;
+    this.clusterSize = header.clusterSize;
+    this.state = state;
+    const geometry = new Geometry(header.clusterSize, header.tableSizeClusters);
+    const words = new Int32Array(state.words);
+    const numbers = new Float64Array(state.numbers);
+    this.numbers = numbers;
+    this.lock = new Mutex(words, METADATA_LOCK);
+    this.reservations = new Reservations(state.reservations, this.lock, slot);
+    this.pending = new PendingLinks(state.pending);
+    this.free = new FreeClusters(state.free);
+    this.tracker = new WriteTracker(state.tracker, file, log);
+    this.dirtyBit = new DirtyBit(file, header, words, numbers, this.tracker);
+    const tables = new Tables(file, new TableCache(state.cache), geometry);
+    this.mapper = new Mapper(file.path, header, geometry, tables, this.pending, numbers);
+    this.allocator = new Allocator(file, geometry, numbers, this.free);
+    this.linker = new Linker(header.l1TableOffset, geometry, tables, this.mapper, this.allocator, this.tracker);
+    this.flushing = new Flush(file, geometry, this.lock, this.tracker, this.pending, this.linker, this.free, log);
+    this.parts = {
+      file,
+      backing,
+      geometry,
+      lock: this.lock,
+      reservations: this.reservations,
+      pending: this.pending,
+      mapper: this.mapper,
+      linker: this.linker,
+      allocator: this.allocator,
+      dirtyBit: this.dirtyBit,
+      numbers,
+    };
+    this.deallocator = new Deallocator({ ...this.parts, write: this.write.bind(this) });
+  }
+
+  virtualSize(): number {
+    return this.lock.run(() => this.numbers[IMAGE_SIZE]!);
+  }
+
+  allocatedBytes(): number {
+    return this.lock.run(() => this.numbers[ALLOCATED_CLUSTERS]!) * this.clusterSize;
+  }
+
+  failure(): string | null {
+    return this.tracker.failure();
+  }
+
+  read(target: Uint8Array, targetOffset: number, length: number, offset: GuestOffset): void {
+    let at: number = offset;
+    const end = offset + length;
+    this.lock.lock();
+    try {
+      this.assertInside(offset, length);
+      // a read-only image has no writers, so nothing to wait for
+      if (!this.readOnly) this.reserve(offset, length, SHARED);
+      while (at < end) {
+        const run = this.mapper.map(at, end - at);
+        const { status, hostOffset: host, length: part } = run;
+        this.lock.unlock();
+        this.readRun(status, host, target, targetOffset + (at - offset), part, at);
+        this.lock.lock();
+        at += part;
+      }
+    } finally {
+      if (!this.lock.held) this.lock.lock();
+      if (!this.readOnly) this.reservations.release();
+      this.lock.unlock();
+    }
+  }
+
+  private readRun(
+    status: ExtentStatus,
+    host: number,
+    target: Uint8Array,
+    targetOffset: number,
+    length: number,
+    offset: number,
+  ): void {
+    if (status === 'data') {
+      const got = this.file.read(target, targetOffset, length, hostOffset(host));
+      if (got < length) throw this.beyondFile(host);
+    } else if (status === 'unallocated' && this.backing !== null) {
+      readBackingData(this.backing, target, targetOffset, length, guestOffset(offset));
+    } else {
+      target.fill(0, targetOffset, targetOffset + length);
+    }
+  }
+
+  write(source: Uint8Array, sourceOffset: number, length: number, offset: GuestOffset): void {
+    this.assertWritable();
+    for (let done = 0; done < length; ) {
+      done += this.writePiece(source, sourceOffset + done, length - done, offset + done);
+    }
+    this.tracker.noteWrite();
+  }
+
+  /** Writes the first run of one status. @returns bytes written */
+  private writePiece(source: Uint8Array, sourceOffset: number, length: number, offset: number): number {
+    this.lock.lock();
+    let reserved = false;
+    try {
+      for (;;) {
+        this.assertInside(offset, length);
+        const run = this.mapper.map(offset, length);
+        const part = run.length;
+        const { status, hostOffset: host } = run;
+        const granted = this.reserve(offset, part, status === 'data' ? SHARED : EXCLUSIVE);
+        reserved = true;
+        if (!granted) {
+          // the lock was released while waiting: what was looked up is void (R2). The lock stays held until the next try.
+          this.reservations.release();
+          reserved = false;
+          continue;
+        }
+        if (status !== 'data') return this.writeAllocating(source, sourceOffset, part, offset, status === 'zero');
+        this.lock.unlock();
+        this.file.write(source, sourceOffset, part, hostOffset(host));
+        return part;
+      }
+    } finally {
+      if (!this.lock.held) this.lock.lock();
+      if (reserved) this.reservations.release();
+      this.lock.unlock();
+    }
+  }
+
+  /**
+   * Writes into clusters that have no data yet; they are reserved exclusively and the lock is held. May do only the first
+   * clusters of the range. @returns bytes written
+   */
+  private writeAllocating(
+    source: Uint8Array,
+    sourceOffset: number,
+    length: number,
+    offset: number,
+    overZeros: boolean,
+  ): number {
+    const { clusterSize } = this;
+    const firstCluster = Math.floor(offset / clusterSize);
+    const wanted = Math.ceil((offset + length) / clusterSize) - firstCluster;
+    this.dirtyBit.set();
+    const { offset: host, count } = this.allocator.allocate(wanted);
+    const start = firstCluster * clusterSize;
+    const part = Math.min(offset + length, start + count * clusterSize) - offset;
+    let linked = 0;
+    try {
+      this.lock.unlock();
+      const hold = !overZeros && !this.isZeroBelow(start, count * clusterSize);
+      if (hold) {
+        this.writeOverBacking(source, sourceOffset, part, offset, start, count * clusterSize, host);
+        if (!this.pending.hasRoom(count)) this.flushing.linkEarly();
+      } else {
+        this.file.write(source, sourceOffset, part, hostOffset(host + (offset - start)));
+      }
+      this.lock.lock();
+      if (hold) {
+        this.hold(firstCluster, host, count);
+        linked = count;
+      }
+      while (linked < count) {
+        linked += this.linker.link(firstCluster + linked, host + linked * clusterSize, count - linked);
+      }
+    } catch (error) {
+      if (!this.lock.held) this.lock.lock();
+      this.allocator.release(host + linked * clusterSize, count - linked);
+      this.countAllocated(linked);
+      throw error;
+    }
+    this.countAllocated(count);
+    return part;
+  }
+
+  private countAllocated(clusters: number): void {
+    this.numbers[ALLOCATED_CLUSTERS] = this.numbers[ALLOCATED_CLUSTERS]! + clusters;
+  }
+
+  /** Adds to the pending links; the list may have filled up again since room was made, so it is asked once more. */
+  private hold(firstCluster: number, host: number, count: number): void {
+    while (!this.pending.hasRoom(count)) {
+      this.lock.unlock();
+      this.flushing.linkEarly();
+      this.lock.lock();
+    }
+    const now = Date.now();
+    for (let i = 0; i < count; i++) this.pending.add(firstCluster + i, host + i * this.clusterSize, now);
+  }
+
+  /** Whole clusters [start, start + bytes): what the guest does not write comes from the backing file (copy-on-write). */
+  private writeOverBacking(
+    source: Uint8Array,
+    sourceOffset: number,
+    length: number,
+    offset: number,
+    start: number,
+    bytes: number,
+    host: number,
+  ): void {
+    const head = offset - start;
+    const tail = start + bytes - (offset + length);
+    if (bytes <= BOUNCE_BYTES) {
+      const bounce = this.bounce();
+      if (head > 0) this.readBelow(bounce, 0, head, start);
+      bounce.set(source.subarray(sourceOffset, sourceOffset + length), head);
+      if (tail > 0) this.readBelow(bounce, head + length, tail, offset + length);
+      this.file.write(bounce, 0, bytes, hostOffset(host));
+      return;
+    }
+    this.copyUp(start, head, host);
+    this.file.write(source, sourceOffset, length, hostOffset(host + head));
+    this.copyUp(offset + length, tail, host + head + length);
+  }
+
+  private copyUp(from: number, length: number, host: number): void {
+    const bounce = this.bounce();
+    for (let done = 0; done < length; ) {
+      const part = Math.min(BOUNCE_BYTES, length - done);
+      this.readBelow(bounce, 0, part, from + done);
+      this.file.write(bounce, 0, part, hostOffset(host + done));
+      done += part;
+    }
+  }
+
+  private readBelow(target: Uint8Array, targetOffset: number, length: number, offset: number): void {
+    readBackingData(this.backing!, target, targetOffset, length, guestOffset(offset));
+  }
+
+  private isZeroBelow(start: number, length: number): boolean {
+    return this.backing === null || readsAsZeros(this.backing, start, length);
+  }
+
+  private bounce(): Uint8Array {
+    this.bounceBuffer ??= new Uint8Array(BOUNCE_BYTES);
+    return this.bounceBuffer;
+  }
+
+  map(offset: GuestOffset, length: number): Extent {
+    return this.lock.run(() => {
+      const run = this.mapper.map(offset, length);
+      return {
+        start: offset,
+        length: run.length,
+        status: run.status,
+        ...(run.status === 'data' ? { hostOffset: run.hostOffset } : {}),
+      };
+    });
+  }
+
+  discard(offset: GuestOffset, length: number): void {
+    this.writeZeroes(offset, length);
+  }
+
+  writeZeroes(offset: GuestOffset, length: number): void {
+    this.assertWritable();
+    const size = this.virtualSize();
+    if (offset + length > size) throw this.outside(offset, length);
+    this.deallocator.zero(offset, length, size);
+    this.tracker.noteWrite();
+  }
+
+  preallocate(offset: GuestOffset, length: number): void {
+    this.assertWritable();
+    if (offset + length > this.virtualSize()) throw this.outside(offset, length);
+    for (let at: number = offset; at < offset + length; ) at += this.preallocatePiece(at, offset + length - at);
+    this.tracker.noteWrite();
+  }
+
+  /** Links clusters that read as zeros to a run that reads as zeros; leaves data, here or below, as it is. */
+  private preallocatePiece(offset: number, length: number): number {
+    const { clusterSize } = this;
+    return this.lock.run(() => {
+      this.reserve(offset, length, EXCLUSIVE);
+      try {
+        const { status, length: part } = this.mapper.map(offset, length);
+        const first = Math.floor(offset / clusterSize);
+        const count = Math.ceil((offset + part) / clusterSize) - first;
+        if (status === 'data' || (status === 'unallocated' && !this.isZeroBelow(first * clusterSize, count * clusterSize))) {
+          return part;
+        }
+        this.dirtyBit.set();
+        const { offset: host, count: got } = this.allocator.allocate(count);
+        let linked = 0;
+        try {
+          this.file.allocateRange(hostOffset(host), got * clusterSize);
+          while (linked < got) linked += this.linker.link(first + linked, host + linked * clusterSize, got - linked);
+        } finally {
+          this.countAllocated(linked);
+          this.allocator.release(host + linked * clusterSize, got - linked);
+        }
+        return Math.min(part, (first + got) * clusterSize - offset);
+      } finally {
+        this.reservations.release();
+      }
+    });
+  }
+
+  resize(size: number): void {
+    this.assertWritable();
+    resize({ ...this.parts, path: this.file.path, deallocator: this.deallocator, tracker: this.tracker, flush: this.flushing }, size);
+  }
+
+  flush(): void {
+    if (!this.readOnly) this.flushing.run();
+  }
+
+  maintain(nowMs: number): void {
+    if (this.readOnly || this.failure() !== null) return;
+    const { overdue, idle } = this.lock.run(() => ({
+      overdue: this.pending.oldestMs() <= nowMs - HOLD_BACK_MS,
+      idle: this.dirtyBit.isSet && this.dirtyBit.idleMs(nowMs) >= IDLE_MS,
+    }));
+    if (idle) this.makeClean();
+    else if (overdue) this.flushing.linkEarly();
+  }
+
+  makeClean(): void {
+    if (this.readOnly || !this.dirtyBit.isSet) return;
+    this.flush();
+    // short: everything big is durable already; what allocates meanwhile waits for the lock and sets the bit again
+    this.lock.run(() => {
+      if (this.reservations.othersExclusive() || !this.pending.isEmpty) return;
+      this.allocator.trim();
+      this.dirtyBit.clear();
+    });
+  }
+
+  close(): void {
+    if (this.readOnly) return;
+    this.flush();
+    if (!this.dirtyBit.isSet) return;
+    this.flushing.runUntilSettled();
+    this.lock.run(() => settleFreeClusters({ ...this.parts, free: this.free, hasBacking: this.backing !== null, tracker: this.tracker }));
+    this.flushing.runUntilSettled();
+    this.lock.run(() => {
+      this.allocator.trim();
+      this.dirtyBit.clear();
+    });
+  }
+
+  details(): ImageDetails {
+    return describeHeader(this.state.header, this.virtualSize(), this.dirtyBit.isSet);
+  }
+
+  share(): SharedImage {
+    return {
+      format: this.format,
+      path: this.file.path,
+      descriptor: this.file.descriptor,
+      readOnly: this.readOnly,
+      state: this.state,
+      backing: this.backing?.share() ?? null,
+    };
+  }
+
+  private reserve(offset: number, length: number, mode: typeof SHARED | typeof EXCLUSIVE): boolean {
+    const { clusterSize } = this;
+    return this.reservations.acquire(Math.floor(offset / clusterSize), Math.ceil((offset + length) / clusterSize), mode);
+  }
+
+  private assertWritable(): void {
+    if (this.readOnly) throw new ImgfuseError('read-only', `${this.file.path} is open read-only`, { path: this.file.path });
+    this.tracker.assertWritable();
+  }
+
+  private assertInside(offset: number, length: number): void {
+    if (offset + length > this.numbers[IMAGE_SIZE]!) throw this.outside(offset, length);
+  }
+
+  private outside(offset: number, length: number): ImgfuseError {
+    return new ImgfuseError('limit', `offset ${hex(offset + length)} is beyond the end of the disk in ${this.file.path}`, {
+      path: this.file.path,
+      offset,
+    });
+  }
+
+  private beyondFile(host: number): ImgfuseError {
+    return new ImgfuseError('corrupt', `${this.file.path}: the cluster at offset ${hex(host)} ends beyond the file`, {
+      path: this.file.path,
+      offset: host,
+    });
+  }
+}

@@ -1,0 +1,141 @@
+// QED, the plug: probe, open, attach, create, check. An image that was not closed clean is checked and repaired before the
+// first request; every read-write open walks the tables, so that no write starts from an entry that is not true.
+
+import type { SparseBitmap } from '../../bytes/sparse-bitmap.ts';
+import { ImgfuseError } from '../../errors/index.ts';
+import type { HostFile } from '../../host/host-file.ts';
+import type { CheckReport } from '../check-report.ts';
+import type { AttachOptions, CheckOptions, Image, ImageFormat, OpenOptions, SharedImage } from '../image-format.ts';
+import { checkTables, type QedCheck } from './check.ts';
+import { createQed } from './create.ts';
+import { FreeClusters, MAX_TRACKED_CLUSTERS } from './free-clusters.ts';
+import {
+  AUTOCLEAR_OFFSET,
+  describeHeader,
+  FEATURES_OFFSET,
+  isAutoclearSet,
+  QED_F_BACKING_FORMAT_NO_PROBE,
+  QED_F_NEED_CHECK,
+  QED_MAGIC,
+  type QedHeader,
+  readHeader,
+  writeHeaderField,
+} from './header.ts';
+import { QedImage } from './image.ts';
+import { ALLOCATED_CLUSTERS, createQedState, DIRTY, type QedState } from './state.ts';
+
+export const qed: ImageFormat = {
+  name: 'qed',
+  canCreate: true,
+  probe: (head) => head.length >= 4 && new DataView(head.buffer, head.byteOffset).getUint32(0, true) === QED_MAGIC,
+  open: (file, options) => openQed(file, options, false),
+  attach: attachQed,
+  create: createQed,
+  check: checkQed,
+  inspect: (file) => {
+    const header = readHeader(file);
+    return describeHeader(header, header.imageSize, isMarkedDirty(header));
+  },
+};
+
+/** @param reclaim clusters without a reference are freed even if the image is clean */
+function openQed(file: HostFile, options: OpenOptions, reclaim: boolean): Image {
+  const header = readHeader(file);
+  const dirty = isMarkedDirty(header);
+  // the image's own tables come first: a damaged one is refused before its backing chain is looked for
+  const walk = walkAndRepair(file, header, options, dirty);
+  const backing = header.backingName === null ? null : options.openBacking(backingReference(header));
+  let fileLength = file.size();
+  const missing = fileLength % header.clusterSize;
+  if (missing !== 0 && !options.readOnly) {
+    // the last cluster of a file that was cut: QEMU fails its reads and would overwrite it
+    fileLength += header.clusterSize - missing;
+    file.truncate(fileLength);
+  }
+  const state = createQedState(header, { ...options, fileLength });
+  new Float64Array(state.numbers)[ALLOCATED_CLUSTERS] = walk.report.allocatedClusters;
+  if (!options.readOnly) {
+    if (dirty) new Int32Array(state.words)[DIRTY] = 1;
+    if ((dirty || reclaim) && walk.report.leaks > 0) reclaimLeaks(file, state, walk.used, fileLength / header.clusterSize);
+    if (isAutoclearSet(header)) {
+      writeHeaderField(file, AUTOCLEAR_OFFSET, 0);
+      file.sync();
+    }
+  }
+  return new QedImage(file, state, 0, backing, options.log);
+}
+
+/** Checks all tables; repairs them when the image was not closed clean. Throws what cannot be repaired safely. */
+function walkAndRepair(file: HostFile, header: QedHeader, options: OpenOptions, dirty: boolean): QedCheck {
+  const silent = () => undefined;
+  const found = checkTables(file, header, { repair: 'none', log: silent });
+  if (options.readOnly || (found.report.corruptions === 0 && found.report.checkErrors === 0)) {
+    if (dirty) {
+      options.log(
+        options.readOnly
+          ? `${file.path} was not closed clean; it is read as it is, because it is opened read-only`
+          : `${file.path} was not closed clean; checked: no errors, ${found.report.leaks} leaked clusters will be reclaimed`,
+      );
+    }
+    return found;
+  }
+  const errors = `${found.report.corruptions} corruptions`;
+  const doubles = found.doubleReferences > 0 ? `, ${found.doubleReferences} of them clusters used twice` : '';
+  if (!dirty || found.doubleReferences > 0) {
+    throw new ImgfuseError(
+      'corrupt',
+      `${file.path}: its tables have ${errors}${doubles}; it is not opened for writing. ` +
+        `See them with imgfuse check ${file.path}, repair a copy with imgfuse check -r all, or mount with -o ro`,
+      { path: file.path },
+    );
+  }
+  options.log(`${file.path} was not closed clean; repairing ${errors}`);
+  checkTables(file, header, { repair: 'all', log: options.log });
+  return checkTables(file, header, { repair: 'none', log: silent });
+}
+
+function reclaimLeaks(file: HostFile, state: QedState, used: SparseBitmap, clusters: number): void {
+  if (new Int32Array(state.words)[DIRTY] === 0) {
+    writeHeaderField(file, FEATURES_OFFSET, state.header.features | QED_F_NEED_CHECK);
+    file.sync();
+    new Int32Array(state.words)[DIRTY] = 1;
+  }
+  const free = new FreeClusters(state.free);
+  for (const gap of used.gaps(Math.min(clusters, MAX_TRACKED_CLUSTERS))) free.markFreed(gap.start, gap.end - gap.start);
+}
+
+function attachQed(file: HostFile, shared: SharedImage, options: AttachOptions): Image {
+  return new QedImage(file, shared.state as QedState, options.slot, options.backing, options.log);
+}
+
+/** Leaks are reclaimed by an open and a clean close, which is what makes them vanish in normal use as well. */
+function checkQed(file: HostFile, options: CheckOptions): CheckReport {
+  const header = readHeader(file);
+  const { report, doubleReferences } = checkTables(file, header, options);
+  const repaired = report.corruptions === report.corruptionsFixed && report.checkErrors === 0;
+  if (options.repair === 'none' || !repaired || (doubleReferences > 0 && options.repair !== 'all')) return report;
+  const dirty = isMarkedDirty(header);
+  if (report.leaks === 0 && !dirty && report.corruptions === 0) return report;
+  const image = openQed(file, { ...REPAIR_OPTIONS, log: options.log, openBacking: unreadBacking }, true);
+  image.close();
+  const after = checkTables(file, readHeader(file), { repair: 'none', log: () => undefined });
+  report.leaksFixed = report.leaks - after.report.leaks;
+  report.imageEndOffset = after.report.imageEndOffset;
+  return report;
+}
+
+const REPAIR_OPTIONS = { readOnly: false, tableCacheBytes: 16 * 1024 * 1024, slots: 1, probed: false } as const;
+
+/** Stands for a backing file that a repair of the overlay's own tables never reads. */
+function unreadBacking(): Image {
+  return { backing: null } as Image;
+}
+
+function backingReference(header: QedHeader): { name: string; format?: string } {
+  const noProbe = (header.features & QED_F_BACKING_FORMAT_NO_PROBE) !== 0;
+  return { name: header.backingName!, ...(noProbe ? { format: 'raw' } : {}) };
+}
+
+function isMarkedDirty(header: QedHeader): boolean {
+  return (header.features & QED_F_NEED_CHECK) !== 0;
+}

@@ -1,0 +1,102 @@
+// Changes of L2 entries: linking data clusters, and replacing links by "unallocated" or "zero". A missing L2 table is
+// allocated and filled before the L1 entry that shows it, so a crash in between leaves a leak and never a wrong entry: the
+// new table reads as zeros until its entries arrive. Used under the metadata lock, with the dirty bit already set.
+
+import { assert, ImgfuseError } from '../../errors/index.ts';
+import type { WriteTracker } from '../write-tracker.ts';
+import type { Allocator } from './allocate.ts';
+import type { Geometry } from './geometry.ts';
+import type { Mapper } from './mapping.ts';
+import type { Tables } from './table.ts';
+
+export class Linker {
+  private readonly geometry: Geometry;
+  private readonly tables: Tables;
+  private readonly mapper: Mapper;
+  private readonly allocator: Allocator;
+  private readonly tracker: WriteTracker;
+  private readonly l1Table: number;
+
+  constructor(
+    l1Table: number,
+    geometry: Geometry,
+    tables: Tables,
+    mapper: Mapper,
+    allocator: Allocator,
+    tracker: WriteTracker,
+  ) {
+    this.l1Table = l1Table;
+    this.geometry = geometry;
+    this.tables = tables;
+    this.mapper = mapper;
+    this.allocator = allocator;
+    this.tracker = tracker;
+  }
+
+  /** Clusters from `guestCluster` on that one store can change: they share a slice of one L2 table. */
+  span(guestCluster: number): number {
+    return this.tables.entriesInSlice(this.geometry.l2IndexOf(guestCluster));
+  }
+
+  /** Links adjoining guest clusters to adjoining host clusters. @returns how many; less than `count` at the end of a slice */
+  link(guestCluster: number, hostOffset: number, count: number): number {
+    const part = Math.min(count, this.span(guestCluster));
+    this.storeEntries(guestCluster, part, hostOffset, this.geometry.clusterSize);
+    return part;
+  }
+
+  /** Sets `count` entries, which lie in one slice, to the same value (0 or 1). */
+  replace(guestCluster: number, count: number, entry: number): void {
+    this.storeEntries(guestCluster, count, entry, 0);
+  }
+
+  /** Removes a whole L2 table: its L1 entry becomes 0. The caller has dealt with what the table referred to. */
+  removeTable(l1Index: number): void {
+    const table = this.mapper.l2Table(l1Index);
+    assert(table !== 0, 'an L2 table that is removed exists');
+    this.storeOrFail(() => this.tables.store(this.l1Table, l1Index, 1, 0, 0));
+    this.tables.forget(table);
+    this.allocator.release(table, this.geometry.tableSizeClusters);
+  }
+
+  /** Makes an L1 entry refer to a copy of its table, which is durable, and frees the old one. */
+  moveTable(l1Index: number, copy: number): void {
+    const table = this.mapper.l2Table(l1Index);
+    this.storeOrFail(() => this.tables.store(this.l1Table, l1Index, 1, copy, 0));
+    this.tables.forget(table);
+    this.allocator.release(table, this.geometry.tableSizeClusters);
+  }
+
+  private storeEntries(guestCluster: number, count: number, first: number, step: number): void {
+    const l1Index = this.geometry.l1IndexOf(guestCluster);
+    const index = this.geometry.l2IndexOf(guestCluster);
+    const table = this.mapper.l2Table(l1Index);
+    if (table !== 0) {
+      this.storeOrFail(() => this.tables.store(table, index, count, first, step));
+      return;
+    }
+    const created = this.allocator.allocateTable();
+    try {
+      this.storeOrFail(() => this.tables.store(created, index, count, first, step));
+      this.storeOrFail(() => this.tables.store(this.l1Table, l1Index, 1, created, 0));
+    } catch (error) {
+      this.tables.forget(created);
+      this.allocator.release(created, this.geometry.tableSizeClusters);
+      throw error;
+    }
+  }
+
+  /**
+   * A table write that fails leaves the disk unknown and turns the image read-only (R8), except for a full host file
+   * system: a store lies within one page, so nothing of it was written, and it works again once there is space.
+   */
+  private storeOrFail(store: () => void): void {
+    try {
+      store();
+    } catch (error) {
+      const untouched = error instanceof ImgfuseError && error.kind === 'no-space' && !error.context.transferred;
+      if (!untouched) this.tracker.fail(error);
+      throw error;
+    }
+  }
+}

@@ -1,0 +1,119 @@
+// Guest range -> where its bytes are: no data I/O, no change. Used under the metadata lock; the answer is values only, so
+// it may be used after the lock is released as long as the range stays reserved (R2, R3).
+
+import { hex } from '../../bytes/offsets.ts';
+import { ImgfuseError } from '../../errors/index.ts';
+import type { ExtentStatus } from '../image-format.ts';
+import type { PendingLinks } from '../pending-links.ts';
+import type { Geometry } from './geometry.ts';
+import type { QedHeader } from './header.ts';
+import { FILE_END } from './state.ts';
+import { type Tables, UNALLOCATED_ENTRY, ZERO_ENTRY } from './table.ts';
+
+/** One run of a guest range with one status; the mapper reuses a single object. */
+export interface Run {
+  status: ExtentStatus;
+  /** host offset of the first byte; 0 unless status is 'data' */
+  hostOffset: number;
+  length: number;
+}
+
+export class Mapper {
+  readonly run: Run = { status: 'unallocated', hostOffset: 0, length: 0 };
+  private readonly path: string;
+  private readonly geometry: Geometry;
+  private readonly tables: Tables;
+  private readonly pending: PendingLinks;
+  private readonly numbers: Float64Array;
+  private readonly l1Table: number;
+  private readonly headerBytes: number;
+
+  constructor(
+    path: string,
+    header: QedHeader,
+    geometry: Geometry,
+    tables: Tables,
+    pending: PendingLinks,
+    numbers: Float64Array,
+  ) {
+    this.path = path;
+    this.geometry = geometry;
+    this.tables = tables;
+    this.pending = pending;
+    this.numbers = numbers;
+    this.l1Table = header.l1TableOffset;
+    this.headerBytes = header.headerSizeClusters * header.clusterSize;
+  }
+
+  /** Fills `run` with the longest run of one status (and, for data, of adjoining host clusters) from `offset` on. */
+  map(offset: number, maxLength: number): Run {
+    const { geometry, run } = this;
+    const end = offset + maxLength;
+    let cluster = geometry.clusterOf(offset);
+    let l1Index = geometry.l1IndexOf(cluster);
+    let l2Table = this.l2Table(l1Index);
+    let entry = this.lookup(cluster, l2Table);
+    const inCluster = offset - cluster * geometry.clusterSize;
+    run.status = statusOf(entry);
+    run.hostOffset = run.status === 'data' ? entry + inCluster : 0;
+    let covered = (cluster + 1) * geometry.clusterSize;
+    while (covered < end) {
+      cluster++;
+      if (cluster % geometry.tableEntries === 0) {
+        l1Index++;
+        l2Table = this.l2Table(l1Index);
+      }
+      if (l2Table === 0 && run.status === 'unallocated' && this.pending.isEmpty) {
+        cluster = (l1Index + 1) * geometry.tableEntries - 1;
+        covered = (cluster + 1) * geometry.clusterSize;
+        continue;
+      }
+      const next = this.lookup(cluster, l2Table);
+      if (run.status === 'data' ? next !== entry + geometry.clusterSize : statusOf(next) !== run.status) break;
+      entry = next;
+      covered += geometry.clusterSize;
+    }
+    run.length = Math.min(covered, end) - offset;
+    return run;
+  }
+
+  /** L2 entry of a guest cluster as it will be once every pending link is made: 0, 1 or a checked host offset. */
+  lookup(guestCluster: number, l2Table: number): number {
+    const waiting = this.pending.find(guestCluster);
+    if (waiting !== 0) return waiting;
+    if (l2Table === 0) return UNALLOCATED_ENTRY;
+    const index = this.geometry.l2IndexOf(guestCluster);
+    const entry = this.tables.load(l2Table, index);
+    if (entry === UNALLOCATED_ENTRY || entry === ZERO_ENTRY) return entry;
+    if (this.isInside(entry, this.geometry.clusterSize)) return entry;
+    throw this.badEntry('L2', l2Table, index, `guest offset ${hex(guestCluster * this.geometry.clusterSize)}`);
+  }
+
+  /** Host offset of the L2 table behind L1 entry `l1Index`, or 0. */
+  l2Table(l1Index: number): number {
+    const entry = this.tables.load(this.l1Table, l1Index);
+    if (entry === UNALLOCATED_ENTRY || this.isInside(entry, this.geometry.tableBytes)) return entry;
+    throw this.badEntry('L1', this.l1Table, l1Index, `guest offset ${hex(l1Index * this.geometry.l2Coverage)}`);
+  }
+
+  private isInside(entry: number, bytes: number): boolean {
+    if (!(entry % this.geometry.clusterSize === 0 && entry >= this.headerBytes)) return false;
+    if (entry + bytes > this.numbers[FILE_END]!) return false;
+    return entry + bytes <= this.l1Table || entry >= this.l1Table + this.geometry.tableBytes;
+  }
+
+  private badEntry(table: string, offset: number, index: number, guest: string): ImgfuseError {
+    const value = this.tables.describe(offset, index);
+    return new ImgfuseError(
+      'corrupt',
+      `${this.path}: ${table} entry ${index} at offset ${hex(offset + index * 8)} is ${value}, which is no cluster of this file ` +
+        `(${guest}); run imgfuse check -r all`,
+      { path: this.path, offset: offset + index * 8 },
+    );
+  }
+}
+
+function statusOf(entry: number): ExtentStatus {
+  if (entry === UNALLOCATED_ENTRY) return 'unallocated';
+  return entry === ZERO_ENTRY ? 'zero' : 'data';
+}

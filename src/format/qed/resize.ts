@@ -1,0 +1,97 @@
+// Changing the virtual size. A grown part reads as zeros, whatever the last cluster or the backing file hold there; a
+// smaller size is durable before anything behind it is given up, so a crash leaves leaks and never a cut-off cluster.
+
+import { MAX_VIRTUAL_SIZE, roundUp } from '../../bytes/offsets.ts';
+import type { Mutex } from '../../concurrency/mutex.ts';
+import { EXCLUSIVE, type Reservations } from '../../concurrency/reservations.ts';
+import { ImgfuseError } from '../../errors/index.ts';
+import type { Image } from '../image-format.ts';
+import type { WriteTracker } from '../write-tracker.ts';
+import type { Deallocator } from './deallocate.ts';
+import type { DirtyBit } from './dirty-bit.ts';
+import type { Flush } from './flush.ts';
+import { type Geometry, maxImageSize } from './geometry.ts';
+import { IMAGE_SIZE_OFFSET } from './header.ts';
+import { IMAGE_SIZE } from './state.ts';
+
+export interface ResizeParts {
+  readonly path: string;
+  readonly backing: Image | null;
+  readonly geometry: Geometry;
+  readonly lock: Mutex;
+  readonly reservations: Reservations;
+  readonly deallocator: Deallocator;
+  readonly dirtyBit: DirtyBit;
+  readonly tracker: WriteTracker;
+  readonly flush: Flush;
+  readonly numbers: Float64Array;
+}
+
+/** Sets the virtual size to `size` bytes, rounded up to 512. Throws limit when the tables cannot map it. */
+export function resize(parts: ResizeParts, size: number): void {
+  const padded = roundUp(size, 512);
+  checkLimit(parts, padded);
+  const old = parts.lock.run(() => parts.numbers[IMAGE_SIZE]!);
+  if (padded > old) grow(parts, old, padded);
+  else if (padded < old) shrink(parts, old, padded);
+}
+
+function checkLimit({ path, geometry }: ResizeParts, size: number): void {
+  const limit = maxImageSize(geometry.clusterSize, geometry.tableSizeClusters);
+  if (size <= limit) return;
+  const cure = limit < MAX_VIRTUAL_SIZE ? '; create one with larger clusters or tables and convert' : '';
+  throw new ImgfuseError(
+    'limit',
+    `${path} cannot have ${size} bytes: clusters of ${geometry.clusterSize} bytes with tables of ` +
+      `${geometry.tableSizeClusters} clusters reach ${limit} bytes${cure}`,
+    { path },
+  );
+}
+
+function grow(parts: ResizeParts, old: number, size: number): void {
+  const { backing, deallocator, geometry, numbers, flush, lock } = parts;
+  deallocator.zeroBehindEnd(old);
+  if (backing !== null && backing.virtualSize() > old) {
+    // the range is zeroed before the header shows it; until then only memory knows the new size
+    lock.run(() => {
+      numbers[IMAGE_SIZE] = size;
+    });
+    try {
+      const exposed = Math.min(size, roundUp(backing.virtualSize(), geometry.clusterSize));
+      deallocator.zero(old, exposed - old, size);
+      parts.tracker.noteWrite();
+      flush.run();
+    } catch (error) {
+      lock.run(() => {
+        numbers[IMAGE_SIZE] = old;
+      });
+      throw error;
+    }
+  }
+  setSize(parts, size);
+  flush.run();
+}
+
+function shrink(parts: ResizeParts, old: number, size: number): void {
+  const { clusterSize } = parts.geometry;
+  setSize(parts, size);
+  parts.flush.run();
+  parts.deallocator.zeroBehindEnd(size);
+  parts.deallocator.cutOff(roundUp(size, clusterSize) / clusterSize, roundUp(old, clusterSize) / clusterSize);
+  parts.tracker.noteWrite();
+  parts.flush.run();
+}
+
+function setSize({ dirtyBit, lock, numbers, reservations, tracker }: ResizeParts, size: number): void {
+  lock.run(() => {
+    reservations.acquire(0, Number.POSITIVE_INFINITY, EXCLUSIVE);
+    try {
+      dirtyBit.set();
+      dirtyBit.writeField(IMAGE_SIZE_OFFSET, size);
+      numbers[IMAGE_SIZE] = size;
+    } finally {
+      reservations.release();
+    }
+  });
+  tracker.noteWrite();
+}

@@ -1,0 +1,64 @@
+// Raw, the plug: the file is the disk. Any file is a raw image, so a guess is dangerous: a guest that writes another
+// format's magic into its first sector would make the next open take its data for metadata. A probed raw image refuses
+// that write; one that was named raw does not.
+
+import type { HostFile } from '../../host/host-file.ts';
+import { ImgfuseError } from '../../errors/index.ts';
+import { roundUp } from '../../bytes/offsets.ts';
+import type { AttachOptions, CreateOptions, Image, ImageFormat, OpenOptions, SharedImage } from '../image-format.ts';
+import { createWriteTrackerState } from '../write-tracker.ts';
+import { RAW_CLUSTER_SIZE, RawImage, type RawState } from './image.ts';
+
+export const raw: ImageFormat = {
+  name: 'raw',
+  canCreate: true,
+  probe: () => true,
+  open: openRaw,
+  attach: attachRaw,
+  create: createRaw,
+  check: (file) => {
+    throw new ImgfuseError('unsupported', `${file.path}: raw images have no metadata, so there is nothing to check`, {
+      path: file.path,
+    });
+  },
+  inspect: (file) => ({
+    format: 'raw',
+    virtualSize: file.size(),
+    clusterSize: RAW_CLUSTER_SIZE,
+    dirty: false,
+    specific: {},
+  }),
+};
+
+function openRaw(file: HostFile, options: OpenOptions): Image {
+  const numbers = new SharedArrayBuffer(8);
+  new Float64Array(numbers)[0] = file.size();
+  const state: RawState = { numbers, tracker: createWriteTrackerState(), probed: options.probed };
+  return new RawImage(file, state, options.log);
+}
+
+function attachRaw(file: HostFile, shared: SharedImage, options: AttachOptions): Image {
+  return new RawImage(file, shared.state as RawState, options.log);
+}
+
+/** Options: preallocation = off | falloc | full. The size is rounded up to 512 bytes. */
+function createRaw(file: HostFile, { size, options, backing }: CreateOptions): void {
+  if (backing !== undefined) throw new ImgfuseError('usage', 'a raw image cannot have a backing file; use qed');
+  const preallocation = options.get('preallocation') ?? 'off';
+  for (const key of options.keys()) {
+    if (key !== 'preallocation') throw new ImgfuseError('usage', `raw has no option '${key}'; it has preallocation`);
+  }
+  if (!['off', 'falloc', 'full'].includes(preallocation)) {
+    throw new ImgfuseError('usage', `preallocation=${preallocation} is not valid; use off, falloc or full`);
+  }
+  const length = roundUp(size, 512);
+  file.truncate(length);
+  if (length > 0 && preallocation === 'falloc') file.allocateRange(0 as never, length);
+  if (preallocation === 'full') {
+    const zeros = new Uint8Array(1024 * 1024);
+    for (let at = 0; at < length; at += zeros.length) {
+      file.write(zeros, 0, Math.min(zeros.length, length - at), at as never);
+    }
+  }
+  file.sync();
+}

@@ -1,0 +1,106 @@
+// WriteTracker: which host writes are not yet known to be on stable storage, for all threads of an image. It lets a flush
+// with nothing to do cost nothing, lets one fdatasync serve every flush that waits for it, and turns the image read-only
+// after an error that leaves the disk unknown (R8, and a failed fdatasync). Invariant: FLUSHED never passes a change that
+// was not complete when the fdatasync of its flush began.
+
+import { Mutex } from '../concurrency/mutex.ts';
+import { describeError, ImgfuseError } from '../errors/index.ts';
+import type { HostFile } from '../host/host-file.ts';
+
+const WRITTEN = 0;
+const FLUSHED = 1;
+const FLUSH_LOCK = 2;
+const FAILED = 3;
+const WORDS = 4;
+/** Room for the sentence that says why an image turned read-only. */
+const FAILURE_BYTES = 1024;
+
+export function createWriteTrackerState(): SharedArrayBuffer {
+  return new SharedArrayBuffer(WORDS * 4 + FAILURE_BYTES);
+}
+
+export class WriteTracker {
+  private readonly words: Int32Array;
+  private readonly text: Uint8Array;
+  private readonly file: HostFile;
+  private readonly log: (sentence: string) => void;
+  private readonly flushLock: Mutex;
+
+  constructor(state: SharedArrayBuffer, file: HostFile, log: (sentence: string) => void) {
+    this.words = new Int32Array(state, 0, WORDS);
+    this.text = new Uint8Array(state, WORDS * 4);
+    this.file = file;
+    this.log = log;
+    this.flushLock = new Mutex(this.words, FLUSH_LOCK);
+  }
+
+  /** A change is complete, what it put off for the next flush included; called before its request is answered. */
+  noteWrite(): void {
+    Atomics.add(this.words, WRITTEN, 1);
+  }
+
+  /** Throws the error every change gets once the image has failed. */
+  assertWritable(): void {
+    if (Atomics.load(this.words, FAILED) === 0) return;
+    throw new ImgfuseError('read-only', `${this.file.path} was turned read-only: ${this.failure()}`, {
+      path: this.file.path,
+    });
+  }
+
+  /** The sentence of the first failure, or null. */
+  failure(): string | null {
+    if (Atomics.load(this.words, FAILED) === 0) return null;
+    return new TextDecoder().decode(this.text.slice(0, this.text.indexOf(0)));
+  }
+
+  /** Turns the image read-only for the rest of the mount. Only the first failure is kept. */
+  fail(error: unknown): void {
+    if (Atomics.compareExchange(this.words, FAILED, 0, 1) !== 0) return;
+    const sentence = describeError(error);
+    this.text.set(new TextEncoder().encode(sentence).subarray(0, FAILURE_BYTES - 1));
+    this.log(`${this.file.path} is read-only from now on: ${sentence}`);
+  }
+
+  /** fdatasync. When it fails the image has failed, because nobody knows what the host dropped. */
+  sync(): void {
+    this.assertTrusted();
+    try {
+      this.file.sync();
+    } catch (error) {
+      this.fail(error);
+      throw error;
+    }
+  }
+
+  /**
+   * The flush of an image: `prepare` (what must reach the file first), fdatasync, `settle` (what had to wait for it).
+   * One thread at a time; skipped when a flush that began after this call made everything durable already.
+   */
+  flush(prepare: () => void, settle: () => void): void {
+    this.assertTrusted();
+    const wanted = Atomics.load(this.words, WRITTEN);
+    if (Atomics.load(this.words, FLUSHED) === wanted) return;
+    this.flushLock.run(() => {
+      // the counters may wrap, so the difference decides
+      if (((Atomics.load(this.words, FLUSHED) - wanted) | 0) >= 0) return;
+      prepare();
+      const written = Atomics.load(this.words, WRITTEN);
+      this.sync();
+      Atomics.store(this.words, FLUSHED, written);
+      settle();
+    });
+  }
+
+  /** Runs `action` while no flush runs. */
+  betweenFlushes<T>(action: () => T): T {
+    return this.flushLock.run(action);
+  }
+
+  /** A flush after a failure must not claim success. */
+  private assertTrusted(): void {
+    const failure = this.failure();
+    if (failure !== null) {
+      throw new ImgfuseError('io', `${this.file.path} cannot be flushed any more: ${failure}`, { path: this.file.path });
+    }
+  }
+}

@@ -1,0 +1,231 @@
+// PosixHostFile: an image file on the host through node:fs and, for what Node lacks, the calls of src/native.
+// Invariant: no call reaches the kernel with an offset that is not a safe integer >= 0 (see host-file.ts).
+
+import * as fs from 'node:fs';
+import { type HostOffset, hex, isSafeOffset } from '../bytes/offsets.ts';
+import { ERRNO, type ErrorKind, ImgfuseError } from '../errors/index.ts';
+import {
+  FALLOC_FL_KEEP_SIZE,
+  FALLOC_FL_PUNCH_HOLE,
+  FALLOC_FL_ZERO_RANGE,
+  fallocate,
+  lseek,
+  SEEK_DATA,
+  SEEK_HOLE,
+} from '../native/index.ts';
+import type { FileIdentity, HostFile } from './host-file.ts';
+
+const ZEROS = new Uint8Array(1024 * 1024);
+
+export class PosixHostFile implements HostFile {
+  readonly path: string;
+  readonly readOnly: boolean;
+  readonly descriptor: number;
+  private canPunch = true;
+
+  private constructor(path: string, descriptor: number, readOnly: boolean) {
+    this.path = path;
+    this.descriptor = descriptor;
+    this.readOnly = readOnly;
+  }
+
+  /** Opens an existing regular file or block device. Throws missing, permission, read-only, usage. */
+  static open(path: string, readOnly: boolean): PosixHostFile {
+    // O_NONBLOCK: opening a FIFO must not wait for its other end; it means nothing to files
+    const flags = (readOnly ? fs.constants.O_RDONLY : fs.constants.O_RDWR) | fs.constants.O_NONBLOCK;
+    let descriptor: number;
+    try {
+      descriptor = fs.openSync(path, flags);
+    } catch (error) {
+      throw hostError(error, path, 'open');
+    }
+    const stat = fs.fstatSync(descriptor);
+    if (!stat.isFile() && !stat.isBlockDevice()) {
+      fs.closeSync(descriptor);
+      throw new ImgfuseError('usage', `${path} is no regular file and no block device, so it cannot be a disk image`, {
+        path,
+      });
+    }
+    return new PosixHostFile(path, descriptor, readOnly);
+  }
+
+  /** Creates an empty file; an existing one is refused unless `overwrite`. Mode 0600 less the umask. */
+  static create(path: string, overwrite: boolean): PosixHostFile {
+    const { O_RDWR, O_CREAT, O_EXCL, O_TRUNC } = fs.constants;
+    try {
+      const descriptor = fs.openSync(path, O_RDWR | O_CREAT | (overwrite ? O_TRUNC : O_EXCL), 0o600);
+      return new PosixHostFile(path, descriptor, false);
+    } catch (error) {
+      throw hostError(error, path, 'create');
+    }
+  }
+
+  /** The same open file in another thread: descriptors belong to the process. */
+  static attach(path: string, descriptor: number, readOnly: boolean): PosixHostFile {
+    return new PosixHostFile(path, descriptor, readOnly);
+  }
+
+  size(): number {
+    const stat = fs.fstatSync(this.descriptor);
+    if (stat.isFile()) return stat.size;
+    return lseek(this.descriptor, 0, 2);
+  }
+
+  allocatedBytes(): number {
+    return fs.fstatSync(this.descriptor).blocks * 512;
+  }
+
+  identity(): FileIdentity {
+    const { dev, ino } = fs.fstatSync(this.descriptor);
+    return { dev, ino };
+  }
+
+  read(target: Uint8Array, targetOffset: number, length: number, offset: HostOffset): number {
+    this.checkRange('read', offset, length);
+    let done = 0;
+    while (done < length) {
+      let count: number;
+      try {
+        count = fs.readSync(this.descriptor, target, targetOffset + done, length - done, offset + done);
+      } catch (error) {
+        if ((error as NodeJS.ErrnoException).code === 'EINTR') continue;
+        throw hostError(error, this.path, 'read', offset + done, done);
+      }
+      if (count === 0) break;
+      done += count;
+    }
+    return done;
+  }
+
+  write(source: Uint8Array, sourceOffset: number, length: number, offset: HostOffset): void {
+    this.checkRange('write', offset, length);
+    let done = 0;
+    while (done < length) {
+      try {
+        done += fs.writeSync(this.descriptor, source, sourceOffset + done, length - done, offset + done);
+      } catch (error) {
+        if ((error as NodeJS.ErrnoException).code === 'EINTR') continue;
+        throw hostError(error, this.path, 'write', offset + done, done);
+      }
+    }
+  }
+
+  sync(): void {
+    try {
+      fs.fdatasyncSync(this.descriptor);
+    } catch (error) {
+      throw hostError(error, this.path, 'fdatasync');
+    }
+  }
+
+  truncate(length: number): void {
+    this.checkRange('truncate', length, 0);
+    try {
+      fs.ftruncateSync(this.descriptor, length);
+    } catch (error) {
+      throw hostError(error, this.path, 'truncate', length);
+    }
+  }
+
+  punchHole(offset: HostOffset, length: number): void {
+    this.deallocate('punch-hole', FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length);
+  }
+
+  zeroRange(offset: HostOffset, length: number): void {
+    this.deallocate('zero-range', FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, offset, length);
+  }
+
+  allocateRange(offset: HostOffset, length: number): void {
+    this.checkRange('allocate', offset, length);
+    fallocate(this.descriptor, 0, offset, length);
+  }
+
+  seekData(offset: HostOffset): number {
+    return this.seek(offset, SEEK_DATA);
+  }
+
+  seekHole(offset: HostOffset): number {
+    return this.seek(offset, SEEK_HOLE);
+  }
+
+  close(): void {
+    fs.closeSync(this.descriptor);
+  }
+
+  private seek(offset: HostOffset, whence: number): number {
+    this.checkRange('seek', offset, 0);
+    try {
+      return lseek(this.descriptor, offset, whence);
+    } catch (error) {
+      const kind = error instanceof ImgfuseError ? error.context.errno : undefined;
+      if (kind === ERRNO.ENXIO) return this.size();
+      // a file system (or an installation) without SEEK_DATA: all of it is data
+      if (kind === ERRNO.EINVAL || (error as ImgfuseError).kind === 'unsupported') {
+        return whence === SEEK_DATA ? offset : this.size();
+      }
+      throw error;
+    }
+  }
+
+  /** One range operation of fallocate(2), or zeros where the host has none; never beyond the end of the file. */
+  private deallocate(operation: string, mode: number, offset: HostOffset, length: number): void {
+    this.checkRange(operation, offset, length);
+    const end = Math.min(offset + length, this.size());
+    if (end <= offset) return;
+    if (this.canPunch) {
+      try {
+        fallocate(this.descriptor, mode, offset, end - offset);
+        return;
+      } catch (error) {
+        if (!(error instanceof ImgfuseError) || error.kind !== 'unsupported') throw error;
+        this.canPunch = false;
+      }
+    }
+    for (let at: number = offset; at < end; at += ZEROS.length) {
+      this.write(ZEROS, 0, Math.min(ZEROS.length, end - at), at as HostOffset);
+    }
+  }
+
+  private checkRange(operation: string, offset: number, length: number): void {
+    if (isSafeOffset(offset) && isSafeOffset(length) && Number.isSafeInteger(offset + length)) return;
+    throw new ImgfuseError('usage', `${operation} of ${this.path} at offset ${offset}, length ${length}: not a valid range`, {
+      path: this.path,
+      operation,
+    });
+  }
+}
+
+const CODE_TO_KIND: Readonly<Record<string, readonly [ErrorKind, string]>> = {
+  ENOENT: ['missing', 'does not exist'],
+  ENOTDIR: ['missing', 'does not exist: a part of the path is no directory'],
+  EACCES: ['permission', 'is not accessible to this user'],
+  EPERM: ['permission', 'may not be opened this way'],
+  EROFS: ['read-only', 'is on a read-only file system; use -o ro'],
+  ENOSPC: ['no-space', 'cannot grow: the host file system is full'],
+  EDQUOT: ['no-space', 'cannot grow: the disk quota is used up'],
+  EFBIG: ['limit', 'would become larger than its file system allows'],
+  EEXIST: ['usage', 'exists already; it is not overwritten'],
+  EISDIR: ['usage', 'is a directory, not a disk image'],
+  ETXTBSY: ['busy', 'is in use as an executable or swap file'],
+};
+
+/** A failed node:fs call as an ImgfuseError whose sentence names the file and, for transfers, the offset. */
+export function hostError(
+  error: unknown,
+  path: string,
+  operation: string,
+  offset?: number,
+  transferred?: number,
+): ImgfuseError {
+  const code = (error as NodeJS.ErrnoException).code ?? '';
+  const [kind, sentence] = CODE_TO_KIND[code] ?? (['io', `${operation} failed (${code || String(error)})`] as const);
+  const errno = -((error as NodeJS.ErrnoException).errno ?? -ERRNO.EIO);
+  const where = offset === undefined ? '' : ` at offset ${hex(offset)}`;
+  return new ImgfuseError(kind, `${path} ${sentence}${where}`, {
+    path,
+    operation,
+    errno,
+    ...(offset === undefined ? {} : { offset }),
+    ...(transferred === undefined ? {} : { transferred }),
+  });
+}

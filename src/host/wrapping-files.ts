@@ -1,0 +1,151 @@
+// HostFiles around another HostFile, for tests: one that counts calls, one that records every change in order (the input
+// of a crash model), one that fails on demand. Each forwards everything else unchanged.
+
+import type { HostOffset } from '../bytes/offsets.ts';
+import { ERRNO, ImgfuseError } from '../errors/index.ts';
+import type { FileIdentity, HostFile } from './host-file.ts';
+
+export type HostOperation =
+  | 'read'
+  | 'write'
+  | 'sync'
+  | 'truncate'
+  | 'punch-hole'
+  | 'zero-range'
+  | 'allocate';
+
+/** Forwards to `inner`; subclasses look at `before` and `after` of each operation. */
+abstract class WrappingFile implements HostFile {
+  protected readonly inner: HostFile;
+
+  constructor(inner: HostFile) {
+    this.inner = inner;
+  }
+
+  protected abstract before(operation: HostOperation, offset: number, length: number, data?: Uint8Array): void;
+
+  get path(): string {
+    return this.inner.path;
+  }
+  get descriptor(): number | null {
+    return this.inner.descriptor;
+  }
+  get readOnly(): boolean {
+    return this.inner.readOnly;
+  }
+  size(): number {
+    return this.inner.size();
+  }
+  allocatedBytes(): number {
+    return this.inner.allocatedBytes();
+  }
+  identity(): FileIdentity {
+    return this.inner.identity();
+  }
+  read(target: Uint8Array, targetOffset: number, length: number, offset: HostOffset): number {
+    this.before('read', offset, length);
+    return this.inner.read(target, targetOffset, length, offset);
+  }
+  write(source: Uint8Array, sourceOffset: number, length: number, offset: HostOffset): void {
+    this.before('write', offset, length, source.subarray(sourceOffset, sourceOffset + length));
+    this.inner.write(source, sourceOffset, length, offset);
+  }
+  sync(): void {
+    this.before('sync', 0, 0);
+    this.inner.sync();
+  }
+  truncate(length: number): void {
+    this.before('truncate', length, 0);
+    this.inner.truncate(length);
+  }
+  punchHole(offset: HostOffset, length: number): void {
+    this.before('punch-hole', offset, length);
+    this.inner.punchHole(offset, length);
+  }
+  zeroRange(offset: HostOffset, length: number): void {
+    this.before('zero-range', offset, length);
+    this.inner.zeroRange(offset, length);
+  }
+  allocateRange(offset: HostOffset, length: number): void {
+    this.before('allocate', offset, length);
+    this.inner.allocateRange(offset, length);
+  }
+  seekData(offset: HostOffset): number {
+    return this.inner.seekData(offset);
+  }
+  seekHole(offset: HostOffset): number {
+    return this.inner.seekHole(offset);
+  }
+  close(): void {
+    this.inner.close();
+  }
+}
+
+/** Counts calls and bytes, for tests whose contract bounds the I/O. */
+export class CountingHostFile extends WrappingFile {
+  readonly calls: Record<HostOperation, number> = zeroCounts();
+  readonly bytes: Record<HostOperation, number> = zeroCounts();
+
+  protected override before(operation: HostOperation, _offset: number, length: number): void {
+    this.calls[operation]++;
+    this.bytes[operation] += length;
+  }
+
+  reset(): void {
+    Object.assign(this.calls, zeroCounts());
+    Object.assign(this.bytes, zeroCounts());
+  }
+}
+
+/** One change of the file: `offset` is the new length for truncate; `data` is a copy of what was written. */
+export interface RecordedOperation {
+  readonly operation: Exclude<HostOperation, 'read'>;
+  readonly offset: number;
+  readonly length: number;
+  readonly data?: Uint8Array;
+}
+
+/** Records every change in the order in which it was made. */
+export class RecordingHostFile extends WrappingFile {
+  readonly log: RecordedOperation[] = [];
+
+  protected override before(operation: HostOperation, offset: number, length: number, data?: Uint8Array): void {
+    if (operation === 'read') return;
+    this.log.push({ operation, offset, length, ...(data === undefined ? {} : { data: data.slice() }) });
+  }
+}
+
+/** What a faulty file does to one operation: an errno to fail with, or null to let it pass. */
+export type FaultPlan = (operation: HostOperation, count: number, offset: number, length: number) => number | null;
+
+/** Fails operations as a plan says; `count` numbers all operations from 0. */
+export class FaultyHostFile extends WrappingFile {
+  private readonly plan: FaultPlan;
+  private count = 0;
+
+  constructor(inner: HostFile, plan: FaultPlan) {
+    super(inner);
+    this.plan = plan;
+  }
+
+  /** operations seen so far */
+  get operations(): number {
+    return this.count;
+  }
+
+  protected override before(operation: HostOperation, offset: number, length: number): void {
+    const errno = this.plan(operation, this.count++, offset, length);
+    if (errno === null) return;
+    const kind = errno === ERRNO.ENOSPC ? 'no-space' : 'io';
+    throw new ImgfuseError(kind, `${operation} of ${this.path} fails by plan (errno ${errno})`, {
+      path: this.path,
+      operation,
+      errno,
+      transferred: 0,
+    });
+  }
+}
+
+function zeroCounts(): Record<HostOperation, number> {
+  return { read: 0, write: 0, sync: 0, truncate: 0, 'punch-hole': 0, 'zero-range': 0, allocate: 0 };
+}
