@@ -30,13 +30,17 @@ export class Request {
     return received >= BODY && this.view.getUint32(fuse_in_header.len, true) === received;
   }
 
-  /** The low and high word of `unique`; 0 where the message is too short to have one. */
+  /** Whether the message is long enough to say which request it is, so that it can be answered at all. */
+  get hasUnique(): boolean {
+    return this.length >= fuse_in_header.nodeid;
+  }
+
   get uniqueLow(): number {
-    return this.length >= fuse_in_header.nodeid ? this.view.getUint32(fuse_in_header.unique, true) : 0;
+    return this.view.getUint32(fuse_in_header.unique, true);
   }
 
   get uniqueHigh(): number {
-    return this.length >= fuse_in_header.nodeid ? this.view.getUint32(fuse_in_header.unique + 4, true) : 0;
+    return this.view.getUint32(fuse_in_header.unique + 4, true);
   }
 
   /** The node; NaN, which no filesystem has, where the kernel names one that is no safe integer. */

@@ -69,11 +69,12 @@ export class FuseServer {
     const opcode = request.opcode;
     if (this.counterWords !== undefined) countRequest(this.counterWords, opcode);
     const operation = OPERATIONS[opcode];
+    if (!request.hasUnique) return this.hooks.onError?.(malformed('cut', received), 'a request');
     if (operation === undefined) return reply.error(isWhole ? ERRNO.ENOSYS : ERRNO.EIO);
     try {
       const extra = request.bodyLength - operation.bodySize;
       if (!isWhole || extra < 0 || (extra > 0 && !operation.hasTail)) {
-        throw new ImgfuseError('io', `a ${operation.name} request of ${received} bytes is malformed`);
+        throw malformed(operation.name, received);
       }
       operation.act(this.filesystem, request, reply);
     } catch (error) {
@@ -90,13 +91,17 @@ export class FuseServer {
 
   /** A reply that the kernel does not take is replaced by EIO, so that its request does not wait for ever. */
   private send(): void {
-    const { channel, reply, request } = this;
+    const { channel, reply } = this;
     try {
       channel.send(reply.bytes, reply.length);
     } catch (error) {
-      this.hooks.onError?.(error, OPERATIONS[request.opcode]?.name ?? `opcode ${request.opcode}`);
+      this.hooks.onError?.(error, OPERATIONS[this.request.opcode]?.name ?? `opcode ${this.request.opcode}`);
       reply.error(ERRNO.EIO);
       channel.send(reply.bytes, reply.length);
     }
   }
+}
+
+function malformed(name: string, received: number): ImgfuseError {
+  return new ImgfuseError('io', `a ${name} request of ${received} bytes is malformed`);
 }
