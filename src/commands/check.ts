@@ -2,9 +2,11 @@
 // Invariant: without -r not a byte of the image changes, and interrupting it at any time harms nothing.
 
 import type { Argv } from 'yargs';
-import { checkDisk } from '../disk/check.ts';
+import { checkDisk, inspectDisk } from '../disk/index.ts';
+import { ImgfuseError } from '../errors/index.ts';
 import { type CheckReport, checkExitCode, type RepairMode } from '../format/check-report.ts';
-import { checkFailureCode } from './exit-codes.ts';
+import { EXIT_NO_CHECK, EXIT_USAGE } from './exit-codes.ts';
+import { FORCE_SHARE, FORMAT, lookAt } from './image-arguments.ts';
 import { complainAbout, type OutputMode, plural, print, printJson } from './output.ts';
 import { Progress } from './progress.ts';
 
@@ -23,24 +25,14 @@ export const checkCommand = {
   builder: (yargs: Argv): Argv =>
     yargs
       .positional('image', { type: 'string', demandOption: true, describe: 'the disk image' })
-      .option('format', {
-        alias: 'f',
-        type: 'string',
-        requiresArg: true,
-        describe: 'image format; else the content tells',
-      })
+      .option('format', FORMAT)
       .option('repair', {
         alias: 'r',
         choices: ['leaks', 'all'] as const,
         requiresArg: true,
         describe: 'leaks: give back lost space; all: mend corruptions too, which may lose data',
       })
-      .option('force-share', {
-        alias: 'U',
-        type: 'boolean',
-        default: false,
-        describe: 'also check an image that somebody is writing to (findings may be wrong)',
-      })
+      .option('force-share', FORCE_SHARE)
       .conflicts('repair', 'force-share')
       .option('quiet', { alias: 'q', type: 'boolean', default: false, describe: 'print nothing but findings' })
       .example('imgfuse check disk.qed', '')
@@ -56,19 +48,23 @@ function check(args: CheckArguments): number {
   const progress = new Progress('checking');
   const findings: string[] = [];
   const repair: RepairMode = args.repair ?? 'none';
+  // -U goes with a look, not with a repair
+  const run = repair === 'none' ? lookAt : <T>(work: () => T): T => work();
   try {
-    const report = checkDisk(args.image, {
-      repair,
-      lock: args['force-share'] !== true,
-      ...(args.format === undefined ? {} : { format: args.format }),
-      log: (finding) => {
-        findings.push(finding);
-        if (args.output === 'json') return;
-        progress.clear();
-        print(finding);
-      },
-      progress: (fraction) => progress.update(fraction),
-    });
+    const report = run(() =>
+      checkDisk(args.image, {
+        repair,
+        lock: args['force-share'] !== true,
+        ...(args.format === undefined ? {} : { format: args.format }),
+        log: (finding) => {
+          findings.push(finding);
+          if (args.output === 'json') return;
+          progress.clear();
+          print(finding);
+        },
+        progress: (fraction) => progress.update(fraction),
+      }),
+    );
     progress.clear();
     if (args.output === 'json') printJson(checkJson(args.image, report, findings));
     else if (!args.quiet) print(checkText(report));
@@ -76,7 +72,18 @@ function check(args: CheckArguments): number {
   } catch (error) {
     progress.clear();
     complainAbout(error);
-    return checkFailureCode(error);
+    return hasNoCheck(error, args) ? EXIT_NO_CHECK : EXIT_USAGE;
+  }
+}
+
+/** Whether the format has no check, as against an image of a format that has one but uses what we do not support. */
+function hasNoCheck(error: unknown, args: CheckArguments): boolean {
+  if (!(error instanceof ImgfuseError) || error.kind !== 'unsupported') return false;
+  try {
+    inspectDisk(args.image, { format: args.format, lock: false });
+    return true;
+  } catch {
+    return false;
   }
 }
 

@@ -1,8 +1,7 @@
 // `imgfuse create`: a new image, spelled as qemu-img create spells it.
 
 import type { Argv } from 'yargs';
-import { createDisk } from '../disk/create.ts';
-import { inspectDisk } from '../disk/info.ts';
+import { createDisk, inspectDisk } from '../disk/index.ts';
 import { ImgfuseError } from '../errors/index.ts';
 import { splitOptions } from './mount-options.ts';
 import { type OutputMode, print, printJson } from './output.ts';

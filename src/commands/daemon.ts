@@ -5,11 +5,12 @@
 import { spawn } from 'node:child_process';
 import { EXIT_SYSTEM } from './exit-codes.ts';
 import { DAEMON_COMMAND, type MountRequest } from './mount-arguments.ts';
-import { complain } from './output.ts';
+import { complain, printJson } from './output.ts';
+import { type MountRecord, recordJson } from './runtime-directory.ts';
 
 /** What the mount process reports to the one that started it. */
 export type DaemonReport =
-  | { readonly type: 'ready' }
+  | { readonly type: 'ready'; readonly record: MountRecord }
   | { readonly type: 'failed'; readonly sentence: string; readonly exitCode: number }
   | { readonly type: 'note'; readonly sentence: string };
 
@@ -58,6 +59,7 @@ export function spawnMountProcess(request: MountRequest): Promise<number> {
         complain(report.sentence);
         outcome = report.exitCode;
       } else {
+        if (request.json) printJson(recordJson(report.record));
         child.disconnect();
         child.unref();
         resolve(0);

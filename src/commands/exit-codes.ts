@@ -19,10 +19,3 @@ export function mountExitCode(error: unknown): number {
   if (error.kind === 'usage' || error.kind === 'permission') return EXIT_USAGE;
   return error.kind === 'no-space' ? EXIT_SYSTEM : EXIT_MOUNT;
 }
-
-/** What check exits with for an error that kept it from checking. */
-export function checkFailureCode(error: unknown): number {
-  return error instanceof ImgfuseError && error.kind === 'unsupported' && error.context.operation === 'check'
-    ? EXIT_NO_CHECK
-    : EXIT_USAGE;
-}

@@ -173,3 +173,11 @@ export function processStartTime(pid: number): number | null {
   const start = Number(fields[19]);
   return Number.isSafeInteger(start) ? start : null;
 }
+
+/** Names this process: the whole line for ps(1), the short name for what lists processes by theirs. */
+export function nameProcess(line: string): void {
+  process.title = line;
+  try {
+    writeFileSync('/proc/self/comm', 'imgfuse');
+  } catch {}
+}

@@ -1,7 +1,8 @@
 // `imgfuse info`: what an image says of itself, in the words and JSON keys of qemu-img info.
 
 import type { Argv } from 'yargs';
-import { type DiskInfo, inspectDisk } from '../disk/info.ts';
+import { type DiskInfo, inspectDisk } from '../disk/index.ts';
+import { FORCE_SHARE, FORMAT, lookAt } from './image-arguments.ts';
 import { type OutputMode, print, printJson } from './output.ts';
 import { formatSize } from './size.ts';
 
@@ -18,25 +19,17 @@ export const infoCommand = {
   builder: (yargs: Argv): Argv =>
     yargs
       .positional('image', { type: 'string', demandOption: true, describe: 'the disk image' })
-      .option('format', {
-        alias: 'f',
-        type: 'string',
-        requiresArg: true,
-        describe: 'image format; else the content tells',
-      })
-      .option('force-share', {
-        alias: 'U',
-        type: 'boolean',
-        default: false,
-        describe: 'also look at an image that somebody is writing to',
-      })
+      .option('format', FORMAT)
+      .option('force-share', FORCE_SHARE)
       .example('imgfuse info disk.qed', '')
       .example('imgfuse info --output=json disk.qed', 'with the keys of qemu-img info'),
   run: (args: InfoArguments): number => {
-    const info = inspectDisk(args.image, {
-      lock: !args['force-share'],
-      ...(args.format === undefined ? {} : { format: args.format }),
-    });
+    const info = lookAt(() =>
+      inspectDisk(args.image, {
+        lock: !args['force-share'],
+        ...(args.format === undefined ? {} : { format: args.format }),
+      }),
+    );
     if (args.output === 'json') printJson(infoJson(args.image, info));
     else print(infoText(args.image, info));
     return 0;

@@ -1,18 +1,17 @@
 // `imgfuse map`: what every range of the disk is and where it lies, over the whole backing chain, as qemu-img map.
 
 import type { Argv } from 'yargs';
-import { openDisk } from '../disk/open.ts';
-import type { VirtualDisk } from '../disk/virtual-disk.ts';
+import { type ChainExtent, openDisk, type VirtualDisk } from '../disk/index.ts';
+import { ALLOW_BACKING, directories, FORCE_SHARE, FORMAT, lookAt } from './image-arguments.ts';
 import { formatTable, type OutputMode, print } from './output.ts';
 
 interface MapArguments {
   readonly image: string;
   readonly format?: string;
   readonly 'force-share': boolean;
+  readonly 'allow-backing'?: readonly string[];
   readonly output: OutputMode;
 }
-
-type DiskExtent = ReturnType<VirtualDisk['extent']>;
 
 /** One range, with the keys of qemu-img map. */
 export interface MapEntry {
@@ -25,6 +24,7 @@ export interface MapEntry {
   readonly data: boolean;
   /** where the data lies in that image's file */
   readonly offset?: number;
+  readonly filename: string;
 }
 
 export const mapCommand = {
@@ -33,29 +33,23 @@ export const mapCommand = {
   builder: (yargs: Argv): Argv =>
     yargs
       .positional('image', { type: 'string', demandOption: true, describe: 'the disk image' })
-      .option('format', {
-        alias: 'f',
-        type: 'string',
-        requiresArg: true,
-        describe: 'image format; else the content tells',
-      })
-      .option('force-share', {
-        alias: 'U',
-        type: 'boolean',
-        default: false,
-        describe: 'also look at an image that somebody is writing to',
-      })
+      .option('format', FORMAT)
+      .option('force-share', FORCE_SHARE)
+      .option('allow-backing', ALLOW_BACKING)
       .example('imgfuse map disk.qed', 'the ranges with data')
       .example('imgfuse map --output=json disk.qed', 'all ranges, with the keys of qemu-img map'),
   run: (args: MapArguments): number => {
-    const disk = openDisk(args.image, {
-      readOnly: true,
-      lock: !args['force-share'],
-      ...(args.format === undefined ? {} : { format: args.format }),
-    });
+    const disk = lookAt(() =>
+      openDisk(args.image, {
+        readOnly: true,
+        lock: !args['force-share'],
+        allowBacking: directories(args['allow-backing']),
+        ...(args.format === undefined ? {} : { format: args.format }),
+      }),
+    );
     try {
       const entries = mapDisk(disk);
-      print(args.output === 'json' ? mapJson(entries) : mapText(entries, chainOf(disk)));
+      print(args.output === 'json' ? mapJson(entries) : mapText(entries));
     } finally {
       disk.close();
     }
@@ -79,8 +73,8 @@ export function mapDisk(disk: Pick<VirtualDisk, 'size' | 'extent'>): MapEntry[] 
   return entries;
 }
 
-function mapEntry(extent: DiskExtent): MapEntry {
-  const { start, length, depth, status, hostOffset } = extent;
+function mapEntry(extent: ChainExtent): MapEntry {
+  const { start, length, depth, status, hostOffset, path } = extent;
   const isData = status === 'data';
   return {
     start,
@@ -90,6 +84,7 @@ function mapEntry(extent: DiskExtent): MapEntry {
     zero: !isData,
     data: isData,
     ...(isData && hostOffset !== undefined ? { offset: hostOffset } : {}),
+    filename: path,
   };
 }
 
@@ -102,18 +97,14 @@ function mapJson(entries: readonly MapEntry[]): string {
   return `[${entries.map((entry) => JSON.stringify(entry)).join(',\n')}]`;
 }
 
-/** @param files names of the images of the chain, the image itself first */
-export function mapText(entries: readonly MapEntry[], files: readonly string[]): string {
+/** The ranges with data, in the columns of qemu-img map. */
+export function mapText(entries: readonly MapEntry[]): string {
   const rows = entries
     .filter((entry) => entry.data)
-    .map((entry) => [hex(entry.start), hex(entry.length), hex(entry.offset ?? 0), files[entry.depth] ?? '?']);
+    .map((entry) => [hex(entry.start), hex(entry.length), hex(entry.offset ?? 0), entry.filename]);
   return formatTable([['Offset         ', 'Length         ', 'Mapped to      ', 'File'], ...rows]);
 }
 
 function hex(value: number): string {
   return value === 0 ? '0' : `0x${value.toString(16)}`;
-}
-
-function chainOf(disk: VirtualDisk): string[] {
-  return [...disk.chain()];
 }

@@ -34,6 +34,8 @@ export interface MountRequest {
   readonly gid?: number;
   readonly umask?: number;
   readonly pidFile?: string;
+  /** print what was mounted, as JSON */
+  readonly json: boolean;
 }
 
 /** One option of the command line. */
@@ -70,6 +72,7 @@ export const MOUNT_ARGUMENTS = {
   },
   'no-lock': { type: 'boolean', description: 'take no image locks (file systems without them); nobody is kept out' },
   'pid-file': { type: 'string', description: 'write the process id of the mount to this file' },
+  output: { type: 'string', choices: ['human', 'json'], description: 'form of what is printed' },
 } as const satisfies Record<string, MountArgument>;
 
 /** The arguments as parsed by either parser. */
@@ -86,6 +89,7 @@ export interface ParsedMountArguments {
   readonly 'allow-backing'?: readonly string[] | undefined;
   readonly 'no-lock'?: boolean | undefined;
   readonly 'pid-file'?: string | undefined;
+  readonly output?: string | undefined;
 }
 
 /** @returns null for anything but a plain mount: the caller lets yargs help or explain */
@@ -127,6 +131,7 @@ export function mountRequest(parsed: ParsedMountArguments): MountRequest {
     workers: workerCount(parsed, options.workers),
     transport: parsed.transport === undefined ? (options.transport ?? 'auto') : parseTransport(parsed.transport),
     source: options.source ?? image,
+    json: outputMode(parsed.output) === 'json',
     ...(format === undefined ? {} : { format }),
     ...(options.maxRead === undefined ? {} : { maxRead: options.maxRead }),
     ...(options.uid === undefined ? {} : { uid: options.uid }),
@@ -134,6 +139,11 @@ export function mountRequest(parsed: ParsedMountArguments): MountRequest {
     ...(options.umask === undefined ? {} : { umask: options.umask }),
     ...(pidFile === undefined ? {} : { pidFile: resolve(pidFile) }),
   };
+}
+
+function outputMode(text = 'human'): string {
+  if (text === 'human' || text === 'json') return text;
+  throw new ImgfuseError('usage', `"${text}" is no value for output; choose one of human, json`);
 }
 
 function workerCount(parsed: ParsedMountArguments, fromOptions: number | undefined): number {

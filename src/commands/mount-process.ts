@@ -4,9 +4,11 @@
 import { describeError, ImgfuseError } from '../errors/index.ts';
 import type { DaemonReport } from './daemon.ts';
 import { mountExitCode } from './exit-codes.ts';
+import { nameProcess } from './host-paths.ts';
 import { fileLog, type Log, stderrLog } from './log.ts';
 import type { MountRequest } from './mount-arguments.ts';
-import { prepareRuntimeFiles } from './runtime-directory.ts';
+import { printJson } from './output.ts';
+import { type MountRecord, prepareRuntimeFiles, recordJson } from './runtime-directory.ts';
 import { Supervisor } from './supervisor.ts';
 
 /** @returns the exit code, when the mount has ended */
@@ -14,20 +16,22 @@ export async function runMountProcess(request: MountRequest): Promise<number> {
   const isDaemon = !request.foreground;
   let supervisor: Supervisor | null = null;
   let isReady = false;
+  let record: MountRecord;
   try {
     const files = prepareRuntimeFiles();
     const log = isDaemon ? daemonLog(files.logPath, request, () => !isReady) : stderrLog(request.debug);
-    process.title = `imgfuse mount ${request.image} ${request.mountpoint}`;
+    nameProcess(`imgfuse mount ${request.image} ${request.mountpoint}`);
     supervisor = new Supervisor(request, files, log, isDaemon);
     const current = supervisor;
     process.on('uncaughtException', (error) => current.crash(error));
     if (isDaemon) process.on('disconnect', () => isReady || current.stop('the command that started the mount is gone'));
-    await supervisor.start();
+    record = await supervisor.start();
   } catch (error) {
     return reportFailure(error, isDaemon);
   }
   isReady = true;
-  report({ type: 'ready' });
+  if (isDaemon) report({ type: 'ready', record });
+  else if (request.json) printJson(recordJson(record));
   return supervisor.ended();
 }
 

@@ -1,6 +1,6 @@
 // The status of one mount: what its process answers on the control socket, and `status` prints.
 
-import type { VirtualDisk } from '../disk/virtual-disk.ts';
+import type { VirtualDisk } from '../disk/index.ts';
 import type { MountRequest } from './mount-arguments.ts';
 import type { Serving } from './serving.ts';
 import { formatSize } from './size.ts';
@@ -18,7 +18,8 @@ export interface MountStatus {
   readonly 'virtual-size': number;
   readonly 'allocated-size': number;
   readonly 'cluster-size': number;
-  readonly 'backing-filename'?: string;
+  /** the images below, nearest first */
+  readonly 'backing-chain'?: readonly string[];
   /** requests served, by operation of the FUSE protocol */
   readonly requests: Readonly<Record<string, number>>;
   /** why the image was turned read-only; null when it was not */
@@ -45,7 +46,7 @@ export function mountStatus(
     'virtual-size': status.virtualSize,
     'allocated-size': status.allocatedBytes,
     'cluster-size': status.clusterSize,
-    ...(status.backing === undefined ? {} : { 'backing-filename': status.backing }),
+    ...(status.backing.length === 0 ? {} : { 'backing-chain': status.backing }),
     requests: serving.requests(),
     failure: status.failure,
     log,

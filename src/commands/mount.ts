@@ -27,7 +27,9 @@ export const mountCommand = {
         demandOption: true,
         describe: 'a directory; or a regular file, which then is the disk itself',
       });
-    for (const [name, argument] of Object.entries(MOUNT_ARGUMENTS)) program = program.option(name, describe(argument));
+    for (const [name, argument] of Object.entries(MOUNT_ARGUMENTS)) {
+      if (name !== 'output') program = program.option(name, describe(argument));
+    }
     return program
       .example('imgfuse mount disk.qed /mnt/img', 'read-write, in the background')
       .example('imgfuse mount disk.qed /mnt/img -o ro -f', 'read-only, in the foreground')

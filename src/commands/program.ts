@@ -3,7 +3,6 @@
 
 import { createRequire } from 'node:module';
 import yargs, { type Argv } from 'yargs';
-import { ImgfuseError } from '../errors/index.ts';
 import { checkCommand } from './check.ts';
 import { createCommand } from './create.ts';
 import { EXIT_USAGE } from './exit-codes.ts';
@@ -43,15 +42,15 @@ export function prepareArguments(argv: readonly string[]): string[] {
     // -oro,allow_other: yargs would read that as many short options
     /^-o./.test(argument) && argument !== '-o' ? ['-o', argument.slice(2)] : [argument],
   );
-  // resize IMAGE -1G: the last argument is a size and not an option
-  if (prepared[0] === 'resize' && /^-\d/.test(prepared.at(-1) ?? '')) prepared.splice(-1, 0, '--');
-  return prepared;
+  // resize IMAGE -1G: that argument is a size and no option, and a blank in front makes yargs see it so
+  if (prepared[0] !== 'resize') return prepared;
+  return prepared.map((argument) => (/^-\d/.test(argument) ? ` ${argument}` : argument));
 }
 
 /** @returns the exit code */
 export async function runProgram(argv: readonly string[]): Promise<number> {
   let exitCode = 0;
-  const parser = configure(yargs(prepareArguments(argv)), (code) => {
+  const parser = configure(yargs(prepareArguments(argv)), argv, (code) => {
     exitCode = code;
   });
   try {
@@ -69,7 +68,7 @@ export async function runProgram(argv: readonly string[]): Promise<number> {
 
 class ArgumentError extends Error {}
 
-function configure(parser: Argv, finished: (exitCode: number) => void): Argv {
+function configure(parser: Argv, argv: readonly string[], finished: (exitCode: number) => void): Argv {
   const { version } = createRequire(import.meta.url)('../../package.json') as { version: string };
   let program = parser
     .scriptName('imgfuse')
@@ -94,9 +93,8 @@ function configure(parser: Argv, finished: (exitCode: number) => void): Argv {
     .exitProcess(false)
     .showHelpOnFail(false)
     .fail((message, error) => {
-      throw error instanceof ImgfuseError || (error?.stack !== undefined && message === null)
-        ? error
-        : explain(message ?? error?.message);
+      // a message alone is yargs complaining about the arguments; an error comes from a command
+      throw error instanceof Error && error.name !== 'YError' ? error : explain(message ?? error?.message, argv);
     })
     .help()
     .alias('help', 'h')
@@ -118,26 +116,36 @@ function configure(parser: Argv, finished: (exitCode: number) => void): Argv {
   return program;
 }
 
-function explain(message: string | undefined): ArgumentError {
-  return new ArgumentError(
-    (message ?? 'the arguments are not understood')
-      .replace(/^Unknown arguments?: (.*)$/s, (_, names: string) => `there is no option ${optionNames(names)}`)
-      .replace(/^Unknown commands?: /, 'there is no command ')
-      .replace(/^Not enough non-option arguments: got (\d+), need at least (\d+)$/, 'an argument is missing')
-      .replace(
-        /^Not enough arguments following: (.*)$/,
-        (_, name: string) => `the option ${optionNames(name)} needs a value`,
-      )
-      .replace(
-        /^Invalid values:\s*Argument: ([^,]+), Given: (.*), Choices: (.*)$/s,
-        '--$1 is $2, but must be one of $3',
-      )
-      .replace(/\s+/g, ' '),
-  );
+/** What yargs says about arguments, in our words. */
+const COMPLAINTS: readonly (readonly [RegExp, string])[] = [
+  [/^Unknown arguments?: (.*)$/s, 'there is no option $1'],
+  [/^Unknown commands?: (.*)$/s, 'there is no command $1'],
+  [/^Not enough non-option arguments: .*$/s, 'an argument is missing'],
+  [/^Not enough arguments following: (.*)$/s, 'the option $1 needs a value'],
+  [/^Missing required arguments?: (.*)$/s, 'the option $1 is needed'],
+  [/^Arguments (\S+) and (\S+) are mutually exclusive$/s, '--$1 and --$2 exclude each other'],
+  [/^Invalid values:\s*Argument: ([^,]+), Given: (.*), Choices: (.*)$/s, '--$1 is $2, but must be one of $3'],
+];
+
+function explain(message: string | undefined, argv: readonly string[]): ArgumentError {
+  const text = message ?? 'the arguments are not understood';
+  for (const [pattern, words] of COMPLAINTS) {
+    const names = pattern.exec(text)?.[1];
+    if (names === undefined && !pattern.test(text)) continue;
+    if (words.includes('option') && names !== undefined) return explainNames(words, names.split(', '), argv);
+    return new ArgumentError(text.replace(pattern, words).replace(/\s+/g, ' '));
+  }
+  return new ArgumentError(text.replace(/\s+/g, ' '));
 }
 
-function optionNames(names: string): string {
-  return [...new Set(names.split(', '))].map((name) => (name.length === 1 ? `-${name}` : `--${name}`)).join(', ');
+/** yargs calls options and words alike "arguments", without their dashes; what was typed tells them apart. */
+function explainNames(words: string, names: readonly string[], argv: readonly string[]): ArgumentError {
+  const word = names.find((name) => argv.includes(name) && words.includes('no option'));
+  if (word !== undefined) {
+    return new ArgumentError(argv[0] === word ? `there is no command "${word}"` : `"${word}" is one argument too many`);
+  }
+  const options = [...new Set(names)].map((name) => (name.length === 1 ? `-${name}` : `--${name}`));
+  return new ArgumentError(words.replace('$1', options.join(', ')));
 }
 
 function commandOf(argv: readonly string[]): string {

@@ -1,8 +1,9 @@
 // `imgfuse resize`: changes the virtual size, as qemu-img resize does; shrinking has to be asked for by name.
 
 import type { Argv } from 'yargs';
-import { openDisk } from '../disk/open.ts';
+import { openDisk } from '../disk/index.ts';
 import { ImgfuseError } from '../errors/index.ts';
+import { ALLOW_BACKING, directories, FORMAT } from './image-arguments.ts';
 import { complain, type OutputMode, print, printJson } from './output.ts';
 import { parseResize } from './size.ts';
 
@@ -10,6 +11,7 @@ interface ResizeArguments {
   readonly image: string;
   readonly size: string;
   readonly format?: string;
+  readonly 'allow-backing'?: readonly string[];
   readonly shrink: boolean;
   readonly quiet: boolean;
   readonly output: OutputMode;
@@ -26,12 +28,8 @@ export const resizeCommand = {
         demandOption: true,
         describe: 'new size, or +SIZE, -SIZE relative to the present one (k, M, G, T, P, E)',
       })
-      .option('format', {
-        alias: 'f',
-        type: 'string',
-        requiresArg: true,
-        describe: 'image format; else the content tells',
-      })
+      .option('format', FORMAT)
+      .option('allow-backing', ALLOW_BACKING)
       .option('shrink', {
         type: 'boolean',
         default: false,
@@ -46,6 +44,7 @@ export const resizeCommand = {
 function resize(args: ResizeArguments): number {
   const disk = openDisk(args.image, {
     readOnly: false,
+    allowBacking: directories(args['allow-backing']),
     ...(args.format === undefined ? {} : { format: args.format }),
     log: complain,
   });
@@ -53,7 +52,7 @@ function resize(args: ResizeArguments): number {
   let after: number;
   try {
     before = disk.size();
-    after = parseResize(args.size, before);
+    after = parseResize(args.size.trim(), before);
     if (after < before && !args.shrink) {
       throw new ImgfuseError(
         'usage',

@@ -111,6 +111,12 @@ export function prepareRuntimeFiles(): RuntimeFiles {
   throw new ImgfuseError('permission', `there is no runtime directory: ${reason}; set IMGFUSE_RUNTIME_DIR to another`);
 }
 
+/** A record for `mount --output=json`, with the keys of `status`. */
+export function recordJson(record: MountRecord): Record<string, unknown> {
+  const { image, mountpoint, format, transport, pid, workers, readOnly, log } = record;
+  return { image, mountpoint, format, transport, pid, workers, 'read-only': readOnly, log };
+}
+
 export function writeRecord(path: string, record: MountRecord): void {
   writeWhole(path, `${JSON.stringify(record, undefined, 2)}\n`, 0o600);
 }

@@ -1,9 +1,9 @@
 // How a mount is served: by worker threads on the kernel transport, or by fuse-native on the main thread.
 // Invariant: `ended` settles when nothing serves requests any more, whatever ended it, and only then may the disk close.
 
-import type { VirtualDisk } from '../disk/virtual-disk.ts';
+import type { VirtualDisk } from '../disk/index.ts';
 import { describeError, ImgfuseError } from '../errors/index.ts';
-import { createTree, DiskFilesystem } from '../filesystem/disk-filesystem.ts';
+import { createTree, DiskFilesystem } from '../filesystem/index.ts';
 import {
   createCounters,
   fuseNativeAvailable,
@@ -77,19 +77,31 @@ function owner(request: MountRequest): { uid: number; gid: number; umask?: numbe
 async function serveKernel(disk: VirtualDisk, request: MountRequest, stopWord: Int32Array, log: Log): Promise<Serving> {
   const session = mountKernel({ ...mountOptions(request), mountpoint: request.mountpoint });
   const counters = createCounters();
-  const threads = startWorkers(session, disk, request, stopWord, counters, log);
-  const serving: Serving = {
+  let threads: Thread[];
+  try {
+    threads = startWorkers(session, disk, request, stopWord, counters, log);
+  } catch (error) {
+    session.unmount({ lazy: true });
+    session.close();
+    throw error;
+  }
+  const ended = allEnded(threads, session, stopWord, log);
+  // the kernel queues requests from INIT on: with one worker ready the mount answers
+  const isAnswering = await Promise.race(threads.map((thread) => thread.started));
+  if (!isAnswering) {
+    const crash = await ended;
+    session.unmount({ lazy: true });
+    throw crash ?? new Error('a worker thread ended before it served anything');
+  }
+  return {
     transport: 'kernel',
     mountpoint: session.mountpoint,
     workers: request.workers,
-    ended: allEnded(threads, session, stopWord, log),
+    ended,
     unmount: async (options) => session.unmount(options),
     abort: () => session.abort(),
     requests: () => readCounters(counters),
   };
-  // the kernel queues requests from INIT on: with one worker ready the mount answers
-  await Promise.race(threads.map((thread) => thread.started));
-  return serving;
 }
 
 function startWorkers(

@@ -136,7 +136,7 @@ function detailText(each: Report): string {
     ['image', each.image],
     ['state', each.state],
     ['format', each.format],
-    ['backing file', each['backing-filename']],
+    ['backing chain', each['backing-chain']?.join(' <- ')],
     ['mode', each['read-only'] === true ? 'read-only' : 'read-write'],
     ['dirty', each['dirty-flag'] === undefined ? undefined : each['dirty-flag'] ? 'yes' : 'no'],
     ['virtual size', each['virtual-size'] && `${formatSize(each['virtual-size'])} (${each['virtual-size']} bytes)`],

@@ -3,9 +3,8 @@
 // any more and not before; it never looks at its own mountpoint.
 
 import { setTimeout as delay } from 'node:timers/promises';
-import { openDisk } from '../disk/open.ts';
-import type { VirtualDisk } from '../disk/virtual-disk.ts';
-import { describeError, ERRNO, errnoOf } from '../errors/index.ts';
+import { openDisk, type VirtualDisk } from '../disk/index.ts';
+import { describeError, ERRNO, errnoOf, ImgfuseError } from '../errors/index.ts';
 import { ControlServer } from './control-socket.ts';
 import { processStartTime, removeFile, writeWhole } from './host-paths.ts';
 import type { Log } from './log.ts';
@@ -14,7 +13,7 @@ import { type MountStatus, mountStatus, statusLine } from './mount-status.ts';
 import { describeUsers, findMountUsers, syncGuests } from './mount-users.ts';
 import { assertMountpoint, deviceAt } from './mountpoint.ts';
 import { notifyServiceManager } from './notify.ts';
-import { type RuntimeFiles, removeRuntimeFiles, writeRecord } from './runtime-directory.ts';
+import { type MountRecord, type RuntimeFiles, removeRuntimeFiles, writeRecord } from './runtime-directory.ts';
 import { type Serving, startServing } from './serving.ts';
 import { STOP, startThread, type Thread } from './threads.ts';
 
@@ -45,8 +44,9 @@ export class Supervisor {
   }
 
   /** Resolves when the mount answers. @throws ImgfuseError why it does not; then nothing is left behind */
-  async start(): Promise<void> {
+  async start(): Promise<MountRecord> {
     const request = this.#request;
+    let record: MountRecord;
     this.#handleSignals();
     assertMountpoint(request.mountpoint);
     await this.#control.listen(this.#files.socketPath);
@@ -65,7 +65,7 @@ export class Supervisor {
         this.#log,
       );
       void this.#maintenance.ended.then((error) => error === null || this.crash(error));
-      this.#writeFiles(this.#disk, this.#serving);
+      record = this.#writeFiles(this.#disk, this.#serving);
     } catch (error) {
       await this.#undoStart();
       throw error;
@@ -79,6 +79,7 @@ export class Supervisor {
     );
     notifyServiceManager(`READY=1\nMAINPID=${process.pid}\nSTATUS=serving ${image} at ${mountpoint}`, this.#log);
     if (this.#stopReason !== null) void this.#unmount(this.#stopReason);
+    return record;
   }
 
   /** Resolves when the mount has ended, however that came, and the image is closed. @returns the exit code */
@@ -130,10 +131,10 @@ export class Supervisor {
     });
   }
 
-  #writeFiles(disk: VirtualDisk, serving: Serving): void {
+  #writeFiles(disk: VirtualDisk, serving: Serving): MountRecord {
     const { image, readOnly, pidFile } = this.#request;
     const device = deviceAt(serving.mountpoint);
-    writeRecord(this.#files.recordPath, {
+    const record: MountRecord = {
       image,
       mountpoint: serving.mountpoint,
       ...(device === undefined ? {} : { device }),
@@ -144,8 +145,10 @@ export class Supervisor {
       readOnly,
       workers: serving.workers,
       log: this.#isDaemon ? this.#files.logPath : null,
-    });
-    if (pidFile !== undefined) writeWhole(pidFile, `${process.pid}\n`, 0o644);
+    };
+    writeRecord(this.#files.recordPath, record);
+    if (pidFile !== undefined) writePidFile(pidFile);
+    return record;
   }
 
   async #undoStart(): Promise<void> {
@@ -235,4 +238,12 @@ export class Supervisor {
 
 function usedBy(users: string | null): string {
   return users === null ? '' : ` by ${users}`;
+}
+
+function writePidFile(path: string): void {
+  try {
+    writeWhole(path, `${process.pid}\n`, 0o644);
+  } catch (cause) {
+    throw new ImgfuseError('io', `the pid file ${path} cannot be written`, { path }, cause);
+  }
 }

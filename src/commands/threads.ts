@@ -3,8 +3,8 @@
 // may hold the metadata lock.
 
 import { Worker } from 'node:worker_threads';
-import type { SharedDisk } from '../disk/virtual-disk.ts';
-import type { SharedTree } from '../filesystem/disk-filesystem.ts';
+import type { SharedDisk } from '../disk/index.ts';
+import type { SharedTree } from '../filesystem/index.ts';
 import type { KernelSession } from '../fuse/index.ts';
 import type { Log, LogLevel } from './log.ts';
 
@@ -45,8 +45,8 @@ export type ThreadMessage =
 
 /** A running thread. */
 export interface Thread {
-  /** resolves when the thread is ready for requests, or has ended */
-  readonly started: Promise<void>;
+  /** resolves to true when the thread is ready for requests, to false when it ended before */
+  readonly started: Promise<boolean>;
   /** resolves when the thread has ended; with the error that ended it, if one did */
   readonly ended: Promise<Error | null>;
 }
@@ -65,12 +65,12 @@ export function startThread(data: ThreadData, log: Log, url: URL = WORKER_URL): 
       resolve(failure ?? (code === 0 ? null : new Error(`the thread ended with code ${code}`)));
     });
   });
-  const started = new Promise<void>((resolve) => {
+  const started = new Promise<boolean>((resolve) => {
     worker.on('message', (message: ThreadMessage) => {
-      if (message.type === 'started') resolve();
+      if (message.type === 'started') resolve(true);
       else log(message.level, message.sentence);
     });
-    void ended.then(() => resolve());
+    void ended.then(() => resolve(false));
   });
   return { started, ended };
 }

@@ -2,10 +2,9 @@
 // image meanwhile. Both work on the shared state of the open image, through an attached disk of their own.
 
 import { parentPort, workerData } from 'node:worker_threads';
-import { attachDisk } from '../disk/open.ts';
-import type { VirtualDisk } from '../disk/virtual-disk.ts';
+import { attachDisk, type VirtualDisk } from '../disk/index.ts';
 import { describeError } from '../errors/index.ts';
-import { DiskFilesystem } from '../filesystem/disk-filesystem.ts';
+import { DiskFilesystem } from '../filesystem/index.ts';
 import { FuseServer } from '../fuse/index.ts';
 import { setIoFlusher } from '../native/index.ts';
 import { type LogLevel, requestErrorLog } from './log.ts';
@@ -31,7 +30,7 @@ function markIoFlusher(): void {
 }
 
 function serve(data: ServeData): void {
-  const disk = attachDisk(data.disk, data.slot);
+  const disk = attachDisk(data.disk, data.slot, (sentence) => log('notice', sentence));
   const server = new FuseServer(data.descriptor, data.protocol, new DiskFilesystem(disk, data.tree), {
     shouldStop: () => Atomics.load(data.stopWord, 0) !== STOP.run,
     onError: requestErrorLog(log),
@@ -43,7 +42,7 @@ function serve(data: ServeData): void {
 
 function maintain(data: MaintainData): void {
   const logTrouble = requestErrorLog(log);
-  const disk = attachDisk(data.disk, data.slot);
+  const disk = attachDisk(data.disk, data.slot, (sentence) => log('notice', sentence));
   post({ type: 'started' });
   while (Atomics.load(data.stopWord, 0) === STOP.run) {
     Atomics.wait(data.stopWord, 0, STOP.run, MAINTAIN_INTERVAL_MS);

@@ -1,0 +1,40 @@
+// Options that several commands on image files share.
+
+import { ImgfuseError } from '../errors/index.ts';
+import { canonicalPath } from './host-paths.ts';
+
+export const ALLOW_BACKING = {
+  type: 'array',
+  string: true,
+  requiresArg: true,
+  describe: "a directory that backing files may lie in, beside the image's own (repeatable)",
+} as const;
+
+export const FORMAT = {
+  alias: 'f',
+  type: 'string',
+  requiresArg: true,
+  describe: 'image format: qed, raw; without it the content tells',
+} as const;
+
+export const FORCE_SHARE = {
+  alias: 'U',
+  type: 'boolean',
+  default: false,
+  describe: 'look even if somebody is writing to the image; what is shown may be out of date',
+} as const;
+
+/** Does what only reads an image; where its locks are in the way, the error names the option that goes on all the same. */
+export function lookAt<T>(look: () => T): T {
+  try {
+    return look();
+  } catch (error) {
+    if (!(error instanceof ImgfuseError) || error.kind !== 'busy') throw error;
+    throw new ImgfuseError('busy', `${error.message}; -U looks at it all the same`, error.context, error.cause);
+  }
+}
+
+/** Absolute paths of directories as they were typed. */
+export function directories(typed: readonly string[] | undefined): string[] {
+  return (typed ?? []).map((directory) => canonicalPath(directory));
+}
