@@ -1,0 +1,88 @@
+#!/bin/sh
+# Installs imgfuse from this checkout (run as root):
+#
+#   $PREFIX/lib/imgfuse                 the built package with its production dependencies
+#   $PREFIX/bin/imgfuse                 the command
+#   $PREFIX/share/man/man1/imgfuse.1    the manual page
+#   $SBINDIR/umount.fuse.imgfuse        makes umount(8) wait for the clean close
+#   $SBINDIR/mount.fuse.imgfuse         only where mount.fuse3 would not find $PREFIX/bin/imgfuse by itself
+#
+# Variables: PREFIX (default /usr/local), SBINDIR (default /sbin: umount(8) and mount(8) look nowhere else),
+# DESTDIR (default empty: a staging directory in front of every path), NODE (default: the node in the PATH).
+set -eu
+
+PREFIX=${PREFIX:-/usr/local}
+SBINDIR=${SBINDIR:-/sbin}
+DESTDIR=${DESTDIR:-}
+here=$(cd "$(dirname "$0")/.." && pwd)
+
+run() {
+  printf '+ %s\n' "$*"
+  "$@"
+}
+
+die() {
+  printf 'install.sh: %s\n' "$*" >&2
+  exit 1
+}
+
+# PREFIX=/x and --prefix=/x mean the same
+for argument in "$@"; do
+  case $argument in
+    PREFIX=*) PREFIX=${argument#PREFIX=} ;;
+    --prefix=*) PREFIX=${argument#--prefix=} ;;
+    DESTDIR=*) DESTDIR=${argument#DESTDIR=} ;;
+    SBINDIR=*) SBINDIR=${argument#SBINDIR=} ;;
+    *) die "there is no argument $argument; it takes PREFIX=, SBINDIR= and DESTDIR=" ;;
+  esac
+done
+case $PREFIX in /*) ;; *) die "PREFIX must be an absolute path (got $PREFIX)" ;; esac
+
+# The wrapper names node by its absolute path: mount(8) clears PATH, and an nvm node is in nobody else's PATH.
+NODE=${NODE:-$(command -v node || true)}
+[ -n "$NODE" ] || die "node is not in the PATH; install Node.js 20.19 or later, or set NODE=/path/to/node"
+NODE=$(readlink -f "$NODE")
+"$NODE" -e 'const [a, b] = process.versions.node.split(".").map(Number); process.exit(a > 20 || (a === 20 && b >= 19) ? 0 : 1)' ||
+  die "$NODE is too old; imgfuse needs Node.js 20.19 or later"
+
+lib=$PREFIX/lib/imgfuse
+program=$lib/dist/cli.js
+
+cd "$here"
+if [ ! -f dist/cli.js ]; then
+  [ -d node_modules ] || run npm ci
+  run npm run build
+fi
+
+run mkdir -p "$DESTDIR$lib" "$DESTDIR$PREFIX/bin" "$DESTDIR$PREFIX/share/man/man1" "$DESTDIR$SBINDIR"
+run rm -rf "$DESTDIR$lib/dist" "$DESTDIR$lib/node_modules"
+run cp -R dist "$DESTDIR$lib/dist"
+run cp package.json package-lock.json LICENSE "$DESTDIR$lib/"
+# exactly what the lock file says, without what only development needs
+(cd "$DESTDIR$lib" && run npm ci --omit=dev --no-audit --no-fund)
+run install -m 644 scripts/man/imgfuse.1 "$DESTDIR$PREFIX/share/man/man1/imgfuse.1"
+
+# wrapper FILE LINE...: an executable shell script of these lines
+wrapper() {
+  file=$1
+  shift
+  printf '+ write %s\n' "$file"
+  { printf '#!/bin/sh\n# Installed by scripts/install.sh of imgfuse.\n' && printf '%s\n' "$@"; } >"$file"
+  chmod 755 "$file"
+}
+
+wrapper "$DESTDIR$PREFIX/bin/imgfuse" "exec '$NODE' '$program' \"\$@\""
+wrapper "$DESTDIR$SBINDIR/umount.fuse.imgfuse" "exec '$NODE' '$program' umount-helper \"\$@\""
+
+# mount(8) runs mount.fuse3, which runs "imgfuse" through /bin/sh with no PATH set; that finds /usr/local/bin and /usr/bin.
+case $PREFIX in
+  /usr | /usr/local | /) run rm -f "$DESTDIR$SBINDIR/mount.fuse.imgfuse" ;;
+  *)
+    wrapper "$DESTDIR$SBINDIR/mount.fuse.imgfuse" \
+      "PATH='$PREFIX/bin':/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" \
+      'export PATH' \
+      'exec mount.fuse3 "$@"'
+    ;;
+esac
+
+printf '%s\n' "imgfuse is installed: $PREFIX/bin/imgfuse (scripts/uninstall.sh PREFIX=$PREFIX removes it)"
