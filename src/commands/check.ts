@@ -14,7 +14,7 @@ interface CheckArguments {
   readonly image: string;
   readonly format?: string;
   readonly repair?: 'leaks' | 'all';
-  readonly 'force-share': boolean;
+  readonly 'force-share'?: boolean;
   readonly quiet: boolean;
   readonly output: OutputMode;
 }

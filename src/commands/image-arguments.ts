@@ -20,7 +20,6 @@ export const FORMAT = {
 export const FORCE_SHARE = {
   alias: 'U',
   type: 'boolean',
-  default: false,
   describe: 'look even if somebody is writing to the image; what is shown may be out of date',
 } as const;
 

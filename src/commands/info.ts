@@ -9,7 +9,7 @@ import { formatSize } from './size.ts';
 interface InfoArguments {
   readonly image: string;
   readonly format?: string;
-  readonly 'force-share': boolean;
+  readonly 'force-share'?: boolean;
   readonly output: OutputMode;
 }
 
@@ -26,7 +26,7 @@ export const infoCommand = {
   run: (args: InfoArguments): number => {
     const info = lookAt(() =>
       inspectDisk(args.image, {
-        lock: !args['force-share'],
+        lock: args['force-share'] !== true,
         ...(args.format === undefined ? {} : { format: args.format }),
       }),
     );

@@ -8,7 +8,7 @@ import { formatTable, type OutputMode, print } from './output.ts';
 interface MapArguments {
   readonly image: string;
   readonly format?: string;
-  readonly 'force-share': boolean;
+  readonly 'force-share'?: boolean;
   readonly 'allow-backing'?: readonly string[];
   readonly output: OutputMode;
 }
@@ -42,7 +42,7 @@ export const mapCommand = {
     const disk = lookAt(() =>
       openDisk(args.image, {
         readOnly: true,
-        lock: !args['force-share'],
+        lock: args['force-share'] !== true,
         allowBacking: directories(args['allow-backing']),
         ...(args.format === undefined ? {} : { format: args.format }),
       }),

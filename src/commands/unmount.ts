@@ -15,6 +15,8 @@ import { listRecords, removeRuntimeFiles, type StoredRecord } from './runtime-di
 
 /** after this time a waiting unmount says what it is waiting for */
 const PATIENCE_MS = 2000;
+const BUSY_ATTEMPTS = 10;
+const BUSY_DELAY_MS = 100;
 
 export interface UnmountOptions {
   readonly lazy: boolean;
@@ -112,7 +114,7 @@ async function unmountTarget(target: Target, options: UnmountOptions): Promise<O
     const result = client.wait();
     // lines are served in order: the answer to this one says that the wait is registered
     await Promise.race([client.status(), result]);
-    if (mount !== null) unmountOrExplain(target.mountpoint, options.lazy);
+    if (mount !== null) await unmountOrExplain(target.mountpoint, options.lazy);
     const closed = await waitPatiently(result, target, options);
     if (closed === 'still open') return { closed: false, clean: false, image, notes: [], exitCode: EXIT_OK };
     return closeOutcome(image, closed, record!);
@@ -153,14 +155,18 @@ function closeOutcome(image: string | undefined, result: CloseResult | null, rec
   return { closed: result !== null, clean: false, image, error, notes, exitCode: EXIT_MOUNT };
 }
 
-function unmountWithoutProcess(target: Target, image: string | undefined, options: UnmountOptions): Outcome {
+async function unmountWithoutProcess(
+  target: Target,
+  image: string | undefined,
+  options: UnmountOptions,
+): Promise<Outcome> {
   const { record, mount } = target;
   if (mount === null) {
     throw new ImgfuseError('missing', `${target.mountpoint} is not mounted`, { path: target.mountpoint });
   }
   // a mount answers ENOTCONN only when no process holds its connection any more
   const isDead = pathKind(target.mountpoint) === 'dead';
-  unmountOrExplain(target.mountpoint, options.lazy);
+  await unmountOrExplain(target.mountpoint, options.lazy);
   if (isDead) {
     if (record !== null) removeRuntimeFiles(record);
     const notes = [
@@ -184,27 +190,35 @@ function recoverySteps(image: string | undefined, log: string | null): string[] 
   ];
 }
 
-/** @throws ImgfuseError that names who uses the mount and what to do */
-function unmountOrExplain(mountpoint: string, lazy: boolean): void {
-  try {
-    unmountPath(mountpoint, { lazy });
-  } catch (error) {
-    if (errnoOf(error) !== ERRNO.EBUSY) {
+/**
+ * A mount that is busy although nobody is seen to use it is tried again for a moment: a loop device that was detached
+ * just now lets go of its file a little later.
+ * @throws ImgfuseError that names who uses the mount and what to do
+ */
+async function unmountOrExplain(mountpoint: string, lazy: boolean): Promise<void> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      unmountPath(mountpoint, { lazy });
+      return;
+    } catch (error) {
       // gone meanwhile: that is what was asked for
       if (findMount(mountpoint) === undefined) return;
-      throw error;
+      if (errnoOf(error) !== ERRNO.EBUSY) throw error;
+      const users = findMountUsers(mountpoint);
+      const who = describeUsers(users);
+      if (who !== null || attempt === BUSY_ATTEMPTS) throw busyError(mountpoint, who, cureForUsers(users));
     }
-    const users = findMountUsers(mountpoint);
-    const who = describeUsers(users);
-    const cure = cureForUsers(users);
-    throw new ImgfuseError(
-      'busy',
-      `${mountpoint} is in use${who === null ? '' : ` by ${who}`}; ` +
-        `${cure === null ? 'end what uses it' : `run "${cure}"`} and unmount again`,
-      { path: mountpoint, errno: ERRNO.EBUSY },
-      who === null ? error : undefined,
-    );
+    await delay(BUSY_DELAY_MS);
   }
+}
+
+function busyError(mountpoint: string, who: string | null, cure: string | null): ImgfuseError {
+  const users = who === null ? '' : ` by ${who}`;
+  const advice = cure === null ? 'end what uses it' : `run "${cure}"`;
+  return new ImgfuseError('busy', `${mountpoint} is in use${users}; ${advice} and unmount again`, {
+    path: mountpoint,
+    errno: ERRNO.EBUSY,
+  });
 }
 
 export const unmountCommand = {
