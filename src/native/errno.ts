@@ -18,6 +18,8 @@ const ERRNO_TO_KIND: Readonly<Record<number, ErrorKind>> = {
 
 /** ENOSPC, ...; the number itself where the system has no name for it. */
 export function errnoName(errno: number): string {
+  // Node names number 95 after the other of its two names
+  if (errno === ERRNO.EOPNOTSUPP) return 'EOPNOTSUPP';
   try {
     return getSystemErrorName(-errno);
   } catch {

@@ -1,0 +1,48 @@
+// The Filesystem contract over both transports, with the plain filesystem behind them.
+
+import { afterEach, beforeEach, describe, test } from 'vitest';
+import { fuseNativeAvailable } from '../../src/fuse/fuse-native-package.ts';
+import { startPlainServer, unmountBelow } from '../support/mount-server.ts';
+import { canMountAsRoot, requireOrSkip } from '../support/requirements.ts';
+import { makeTemporaryDirectory, removeTemporaryDirectory } from '../support/temporary.ts';
+import { type Capabilities, KiB, MiB, runScenario, SCENARIOS } from './filesystem-scenarios.ts';
+
+const TRANSPORTS = ['kernel', 'fuse-native'] as const;
+
+const CAPABILITIES: Readonly<Record<(typeof TRANSPORTS)[number], Capabilities>> = {
+  kernel: {
+    ranges: true,
+    fileMountpoint: true,
+    separateTimes: true,
+    largestRequest: MiB,
+    killsPrivileges: true,
+    fixedSize: true,
+  },
+  'fuse-native': {
+    ranges: false,
+    fileMountpoint: false,
+    separateTimes: false,
+    largestRequest: 128 * KiB,
+    killsPrivileges: false,
+    fixedSize: true,
+  },
+};
+
+let folder: string;
+beforeEach(() => {
+  folder = makeTemporaryDirectory();
+});
+afterEach(() => {
+  unmountBelow(folder);
+  removeTemporaryDirectory(folder);
+});
+
+describe.each(TRANSPORTS)('%s', (transport) => {
+  for (const scenario of SCENARIOS) {
+    test(scenario.name, async (context) => {
+      requireOrSkip(context, canMountAsRoot(), 'root and /dev/fuse');
+      if (transport === 'fuse-native') requireOrSkip(context, fuseNativeAvailable(), 'fuse-native and libfuse.so.2');
+      await runScenario(scenario, startPlainServer, { folder, transport }, CAPABILITIES[transport]);
+    });
+  }
+});
