@@ -26,24 +26,47 @@ export interface CompactParts {
   readonly numbers: Float64Array;
 }
 
-/** Gives every FREE cluster an owner, or moves clusters from the end into the gaps. Afterwards only the end is free. */
-export function settleFreeClusters(parts: CompactParts): void {
+/** The first half: tables without entries are given up. Their clusters need two more flushes until they are free. */
+export function removeEmptyTables(parts: CompactParts): void {
+  const { geometry, linker, mapper } = parts;
+  forEachTable(parts, (l1Index, table) => {
+    const first = l1Index * geometry.tableEntries;
+    for (let index = 0; index < geometry.tableEntries; index++) {
+      if (mapper.lookup(first + index, table) !== UNALLOCATED_ENTRY) return;
+    }
+    linker.removeTable(l1Index);
+  });
+}
+
+/** The second half: FREE clusters get an owner, or clusters from the end move into the gaps and become free in turn. */
+export function fillGaps(parts: CompactParts): void {
+  const { allocator, free, geometry, numbers } = parts;
+  allocator.trim();
+  if (free.freeCount > 0) giveToZeroClusters(parts, Math.ceil(numbers[IMAGE_SIZE]! / geometry.clusterSize));
+  if (free.freeCount > 0) moveIntoGaps(parts);
+}
+
+/** The rest: a table may be too large for every gap, so what lies before it cannot be cut off; entries behind the end of
+ * the disk take it. @returns clusters that found no owner even there */
+export function giveAwayRest(parts: CompactParts): number {
   parts.allocator.trim();
-  if (parts.free.freeCount > 0) giveToZeroClusters(parts);
-  if (parts.free.freeCount > 0) moveIntoGaps(parts);
+  if (parts.free.freeCount > 0) giveToZeroClusters(parts, Number.POSITIVE_INFINITY);
+  return parts.free.freeCount;
 }
 
 /** FREE clusters read as zeros, so linking one to a guest cluster that reads as zeros changes nothing for the guest. */
-function giveToZeroClusters(parts: CompactParts): void {
+function giveToZeroClusters(parts: CompactParts, endCluster: number): void {
   const { geometry, hasBacking, linker, free, mapper, numbers } = parts;
-  const readsZero = (entry: number) => entry === ZERO_ENTRY || (entry === UNALLOCATED_ENTRY && !hasBacking);
-  const end = Math.ceil(numbers[IMAGE_SIZE]! / geometry.clusterSize);
+  const diskEnd = Math.ceil(numbers[IMAGE_SIZE]! / geometry.clusterSize);
+  const readsZero = (cluster: number, entry: number) =>
+    entry === ZERO_ENTRY || (entry === UNALLOCATED_ENTRY && (!hasBacking || cluster >= diskEnd));
   forEachTable(parts, (l1Index, table) => {
     const first = l1Index * geometry.tableEntries;
-    const last = Math.min(first + geometry.tableEntries, end);
+    const last = Math.min(first + geometry.tableEntries, endCluster);
     for (let cluster = first; cluster < last && free.freeCount > 0; ) {
+      const limit = Math.min(linker.span(cluster), last - cluster);
       let run = 0;
-      while (cluster + run < last && run < linker.span(cluster) && readsZero(mapper.lookup(cluster + run, table))) run++;
+      while (run < limit && readsZero(cluster + run, mapper.lookup(cluster + run, table))) run++;
       if (run === 0) {
         cluster++;
         continue;

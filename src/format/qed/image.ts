@@ -18,7 +18,7 @@ import type { Extent, ExtentStatus, Image, ImageDetails, SharedImage } from '../
 import { PendingLinks } from '../pending-links.ts';
 import { WriteTracker } from '../write-tracker.ts';
 import { Allocator } from './allocate.ts';
-import { settleFreeClusters } from './compact.ts';
+import { fillGaps, giveAwayRest, removeEmptyTables } from './compact.ts';
 import { Deallocator, type DeallocatorParts } from './deallocate.ts';
 import { DirtyBit } from './dirty-bit.ts';
 import { Flush } from './flush.ts';
@@ -44,6 +44,7 @@ export class QedImage implements Image {
   readonly readOnly: boolean;
   readonly clusterSize: number;
   private readonly state: QedState;
+  private readonly log: (sentence: string) => void;
   private readonly numbers: Float64Array;
   private readonly lock: Mutex;
   private readonly reservations: Reservations;
@@ -67,6 +68,7 @@ export class QedImage implements Image {
     this.readOnly = file.readOnly;
     this.clusterSize = header.clusterSize;
     this.state = state;
+    this.log = log;
     const geometry = new Geometry(header.clusterSize, header.tableSizeClusters);
     const words = new Int32Array(state.words);
     const numbers = new Float64Array(state.numbers);
@@ -391,14 +393,26 @@ export class QedImage implements Image {
   close(): void {
     if (this.readOnly) return;
     this.flush();
-    if (!this.dirtyBit.isSet) return;
-    this.flushing.runUntilSettled();
-    this.lock.run(() => settleFreeClusters({ ...this.parts, free: this.free, hasBacking: this.backing !== null, tracker: this.tracker }));
-    this.flushing.runUntilSettled();
+    const unused = this.lock.run(() => this.free.unusedCount);
+    if (!this.dirtyBit.isSet && unused === 0) return;
+    if (unused > 0) this.compact();
     this.lock.run(() => {
       this.allocator.trim();
       this.dirtyBit.clear();
     });
+  }
+
+  /** Leaves no cluster without an owner, which to other programs would be a leak. */
+  private compact(): void {
+    const parts = { ...this.parts, free: this.free, hasBacking: this.backing !== null, tracker: this.tracker };
+    this.lock.run(() => this.dirtyBit.set());
+    this.flushing.runUntilSettled();
+    this.lock.run(() => removeEmptyTables(parts));
+    this.flushing.runUntilSettled();
+    this.lock.run(() => fillGaps(parts));
+    this.flushing.runUntilSettled();
+    const leaked = this.lock.run(() => giveAwayRest(parts));
+    if (leaked > 0) this.log(`${this.file.path}: ${leaked} free clusters found no owner and stay as leaks`);
   }
 
   details(): ImageDetails {

@@ -1,0 +1,44 @@
+// Images in memory for model tests: created, opened and reopened without a host file.
+
+import type { Image, ImageFormat } from '../../src/format/image-format.ts';
+import type { HostFile } from '../../src/host/host-file.ts';
+import { MemoryHostFile } from '../../src/host/memory-file.ts';
+
+export interface OpenMemoryOptions {
+  readonly readOnly?: boolean;
+  readonly backing?: Image | null;
+  readonly tableCacheBytes?: number;
+  readonly slots?: number;
+  readonly log?: (sentence: string) => void;
+}
+
+/** Opens `file` with everything a test does not care about filled in. */
+export function openImage(format: ImageFormat, file: HostFile, options: OpenMemoryOptions = {}): Image {
+  return format.open(file, {
+    readOnly: options.readOnly ?? false,
+    openBacking: () => {
+      if (options.backing == null) throw new Error('the test gave no backing image');
+      return options.backing;
+    },
+    log: options.log ?? (() => undefined),
+    tableCacheBytes: options.tableCacheBytes ?? 64 * 1024,
+    slots: options.slots ?? 1,
+    probed: false,
+  });
+}
+
+/** A new image of `size` bytes in memory. */
+export function createMemoryImage(
+  format: ImageFormat,
+  size: number,
+  options: Readonly<Record<string, string>> = {},
+  backingName?: string,
+): MemoryHostFile {
+  const file = new MemoryHostFile();
+  format.create(file, {
+    size,
+    options: new Map(Object.entries(options)),
+    ...(backingName === undefined ? {} : { backing: { name: backingName } }),
+  });
+  return file;
+}
