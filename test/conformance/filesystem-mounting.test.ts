@@ -171,10 +171,13 @@ describe('without privileges', () => {
   const needs = 'root (to become another user), fusermount3, unshare, nsenter and setpriv';
   const commands = ['fusermount3', 'unshare', 'nsenter', 'setpriv', 'mknod'];
 
-  async function startAsNobody(context: Parameters<typeof requireOrSkip>[0]): Promise<MountServer> {
+  async function startAsNobody(
+    context: Parameters<typeof requireOrSkip>[0],
+    spec: Partial<ServerSpec> = {},
+  ): Promise<MountServer> {
     requireOrSkip(context, commands.every(hasCommand), needs);
     fs.chmodSync(folder, 0o755);
-    return await start({ uid: NOBODY, source: join(folder, 'a, b\\c') });
+    return await start({ uid: NOBODY, source: join(folder, 'a, b\\c'), ...spec });
   }
 
   test('fusermount3 mounts, and the mount is read, written and unmounted', async (context) => {
@@ -184,6 +187,14 @@ describe('without privileges', () => {
     expect(server.mountEntry()?.options).toContain(`user_id=${NOBODY}`);
     server.run('sh', '-c', 'printf hello | dd of="$0" conv=notrunc,fsync 2>&1', server.diskPath);
     expect(server.run('head', '-c', '5', server.diskPath)).toBe('hello');
+    await server.unmount();
+    expect(await server.ended).toBe(0);
+  });
+
+  test('fuse-native mounts through fusermount and sees the end', async (context) => {
+    makeDirectory('mountpoint', NOBODY);
+    const server = await startAsNobody(context, { transport: 'fuse-native' });
+    expect(server.run('head', '-c', '5', server.diskPath)).toBe('\0\0\0\0\0');
     await server.unmount();
     expect(await server.ended).toBe(0);
   });
