@@ -49,17 +49,24 @@ lib=$PREFIX/lib/imgfuse
 program=$lib/dist/cli.js
 
 cd "$here"
-if [ ! -f dist/cli.js ]; then
-  [ -d node_modules ] || run npm ci
-  run npm run build
-fi
+# a mirror that lacks the optional packages of other platforms makes npm ci fail, and npm install not
+[ -d node_modules ] || run npm ci --no-audit --no-fund || run npm install --no-audit --no-fund --no-save
+[ -f dist/cli.js ] || run npm run build
 
 run mkdir -p "$DESTDIR$lib" "$DESTDIR$PREFIX/bin" "$DESTDIR$PREFIX/share/man/man1" "$DESTDIR$SBINDIR"
 run rm -rf "$DESTDIR$lib/dist" "$DESTDIR$lib/node_modules"
 run cp -R dist "$DESTDIR$lib/dist"
-run cp package.json package-lock.json LICENSE "$DESTDIR$lib/"
-# exactly what the lock file says, without what only development needs
-(cd "$DESTDIR$lib" && run npm ci --omit=dev --no-audit --no-fund)
+run cp package.json LICENSE "$DESTDIR$lib/"
+# The production dependencies as npm ci put them here: installing needs no network and runs no script of a package.
+npm ls --omit=dev --all --parseable 2>/dev/null | while read -r package; do
+  name=${package#"$here/"}
+  case $name in node_modules/*) ;; *) continue ;; esac
+  # what is nested in a package has come along with it
+  [ ! -e "$DESTDIR$lib/$name" ] || continue
+  mkdir -p "$DESTDIR$lib/$(dirname "$name")"
+  run cp -R "$package" "$DESTDIR$lib/$name"
+done
+[ -d "$DESTDIR$lib/node_modules/yargs" ] || die "the dependencies are incomplete; run npm ci in $here first"
 run install -m 644 scripts/man/imgfuse.1 "$DESTDIR$PREFIX/share/man/man1/imgfuse.1"
 
 # wrapper FILE LINE...: an executable shell script of these lines

@@ -101,7 +101,8 @@ export class Reservations {
   /** Some other thread holds or waits for an exclusive reservation. The metadata lock must be held. */
   othersExclusive(): boolean {
     for (let other = 0; other < this.slots; other++) {
-      if (other !== this.slot && Atomics.load(this.words, FIRST_SLOT_WORD + other * SLOT_WORDS) === EXCLUSIVE) return true;
+      if (other !== this.slot && Atomics.load(this.words, FIRST_SLOT_WORD + other * SLOT_WORDS) === EXCLUSIVE)
+        return true;
     }
     return false;
   }

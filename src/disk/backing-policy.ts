@@ -33,11 +33,19 @@ export function resolveBacking(imagePath: string, name: string, policy: BackingP
   try {
     real = realPath(wanted);
   } catch (error) {
-    throw new ImgfuseError('missing', `the backing file ${wanted} of ${imagePath} does not exist; put it back, or mount without it after qemu-img rebase`, { path: wanted }, error);
+    throw new ImgfuseError(
+      'missing',
+      `the backing file ${wanted} of ${imagePath} does not exist; put it back, or mount without it after qemu-img rebase`,
+      { path: wanted },
+      error,
+    );
   }
   const allowed = [directory, ...policy.allowed.map((entry) => realPath(entry))];
   if (allowed.some((entry) => isInside(real, entry))) return real;
-  throw refusal(imagePath, `its backing file ${real} lies outside the image's own directory; add --allow-backing ${path.dirname(real)}`);
+  throw refusal(
+    imagePath,
+    `its backing file ${real} lies outside the image's own directory; add --allow-backing ${path.dirname(real)}`,
+  );
 }
 
 function isInside(file: string, directory: string): boolean {

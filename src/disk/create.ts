@@ -22,7 +22,10 @@ export function createDisk(imagePath: string, format: string, options: CreateDis
   const plug = formatByName(format);
   const { backing, backingFormat } = options;
   if (backing !== undefined && backingFormat === undefined) {
-    throw new ImgfuseError('usage', `the format of the backing file ${backing} is not given; add -F FORMAT (raw, qed, ...)`);
+    throw new ImgfuseError(
+      'usage',
+      `the format of the backing file ${backing} is not given; add -F FORMAT (raw, qed, ...)`,
+    );
   }
   const size = options.size ?? sizeOfBacking(imagePath, backing, backingFormat);
   const file = PosixHostFile.create(imagePath, false);

@@ -5,6 +5,6 @@ export { parseSize } from '../format/size.ts';
 export { type CheckDiskOptions, checkDisk } from './check.ts';
 export { type CreateDiskOptions, createDisk } from './create.ts';
 export { type DiskInfo, inspectDisk } from './info.ts';
-export { attachDisk, openDisk, type OpenDiskOptions } from './open.ts';
+export { attachDisk, type OpenDiskOptions, openDisk } from './open.ts';
 export { formatByName, formats } from './registry.ts';
 export { type ChainExtent, type DiskStatus, type SharedDisk, VirtualDisk } from './virtual-disk.ts';

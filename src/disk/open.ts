@@ -34,7 +34,11 @@ export function openDisk(path: string, options: OpenDiskOptions): VirtualDisk {
 }
 
 /** The same disk in another thread. @param slot from 0, below the slots it was opened with, used by no other thread */
-export function attachDisk(shared: SharedDisk, slot: number, log: (sentence: string) => void = () => undefined): VirtualDisk {
+export function attachDisk(
+  shared: SharedDisk,
+  slot: number,
+  log: (sentence: string) => void = () => undefined,
+): VirtualDisk {
   return new VirtualDisk(attachImage(shared.image, slot, log));
 }
 
@@ -60,7 +64,12 @@ class ChainOpener {
     const { readOnly, format } = this.options;
     try {
       const file = this.openFile(path, readOnly, readOnly ? 'read-only' : 'read-write');
-      return this.openImage(file, format === undefined ? probeFormat(file) : formatByName(format), readOnly, format === undefined);
+      return this.openImage(
+        file,
+        format === undefined ? probeFormat(file) : formatByName(format),
+        readOnly,
+        format === undefined,
+      );
     } catch (error) {
       for (const file of this.opened) file.close();
       throw error;
@@ -69,7 +78,10 @@ class ChainOpener {
 
   private openBacking(overlay: HostFile, reference: BackingReference): Image {
     if (this.opened.length >= MAX_CHAIN_DEPTH) {
-      throw new ImgfuseError('limit', `the backing chain of ${this.opened[0]!.path} has more than ${MAX_CHAIN_DEPTH} images`);
+      throw new ImgfuseError(
+        'limit',
+        `the backing chain of ${this.opened[0]!.path} has more than ${MAX_CHAIN_DEPTH} images`,
+      );
     }
     const path = resolveBacking(overlay.path, reference.name, { allowed: this.options.allowBacking ?? [] });
     const file = this.openFile(path, true, 'read-only');
@@ -90,7 +102,11 @@ class ChainOpener {
     this.opened.push(file);
     const { dev, ino } = file.identity();
     if (this.seen.some((other) => other.dev === dev && other.ino === ino)) {
-      throw new ImgfuseError('corrupt', `${path} is in its own backing chain; the chain is a loop and cannot be opened`, { path });
+      throw new ImgfuseError(
+        'corrupt',
+        `${path} is in its own backing chain; the chain is a loop and cannot be opened`,
+        { path },
+      );
     }
     this.seen.push({ dev, ino });
     if (this.options.lock !== false) lockImage(file, role);

@@ -15,7 +15,10 @@ const PROBE_BYTES = 1024;
 export function formatByName(name: string): ImageFormat {
   const format = formats.find((candidate) => candidate.name === name);
   if (format !== undefined) return format;
-  throw new ImgfuseError('usage', `unknown format '${name}'; known are ${formats.map((known) => known.name).join(', ')}`);
+  throw new ImgfuseError(
+    'usage',
+    `unknown format '${name}'; known are ${formats.map((known) => known.name).join(', ')}`,
+  );
 }
 
 /** The format of a file by its first bytes; raw when nothing else fits. */

@@ -3,7 +3,7 @@
 
 import { guestOffset } from '../bytes/offsets.ts';
 import { describeError, ERRNO, ImgfuseError } from '../errors/index.ts';
-import { type Extent, type Image, type SharedImage, imageChain } from '../format/image-format.ts';
+import { type Extent, type Image, imageChain, type SharedImage } from '../format/image-format.ts';
 
 /** Structured-clonable: what a worker thread needs to attach. */
 export interface SharedDisk {

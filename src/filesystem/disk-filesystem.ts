@@ -117,12 +117,26 @@ export class DiskFilesystem implements Filesystem {
     else this.disk.flush();
   }
 
-  read(node: number, _handle: number, target: Uint8Array, targetOffset: number, length: number, offset: number): number {
+  read(
+    node: number,
+    _handle: number,
+    target: Uint8Array,
+    targetOffset: number,
+    length: number,
+    offset: number,
+  ): number {
     this.assertDisk(node);
     return this.disk.read(target, targetOffset, length, offset);
   }
 
-  write(node: number, _handle: number, source: Uint8Array, sourceOffset: number, length: number, offset: number): number {
+  write(
+    node: number,
+    _handle: number,
+    source: Uint8Array,
+    sourceOffset: number,
+    length: number,
+    offset: number,
+  ): number {
     this.assertDisk(node);
     const count = this.disk.write(source, sourceOffset, length, offset);
     this.touch();

@@ -22,7 +22,11 @@ export function readsAsZeros(backing: Image, offset: number, length: number): bo
   for (let at = offset; at < end; ) {
     const extent = backing.map(guestOffset(at), end - at);
     if (extent.status === 'data') return false;
-    if (extent.status === 'unallocated' && backing.backing !== null && !readsAsZeros(backing.backing, at, extent.length)) {
+    if (
+      extent.status === 'unallocated' &&
+      backing.backing !== null &&
+      !readsAsZeros(backing.backing, at, extent.length)
+    ) {
       return false;
     }
     at += extent.length;

@@ -61,6 +61,20 @@ export class WriteTracker {
     this.log(`${this.file.path} is read-only from now on: ${sentence}`);
   }
 
+  /**
+   * Runs a write of metadata that lies within one page. When it fails the disk is unknown and the image has failed (R8),
+   * except where the host is full: nothing of the page was written then, and it works again once there is space.
+   */
+  writeMetadata(write: () => void): void {
+    try {
+      write();
+    } catch (error) {
+      const untouched = error instanceof ImgfuseError && error.kind === 'no-space' && !error.context.transferred;
+      if (!untouched) this.fail(error);
+      throw error;
+    }
+  }
+
   /** fdatasync. When it fails the image has failed, because nobody knows what the host dropped. */
   sync(): void {
     this.assertTrusted();
@@ -100,7 +114,9 @@ export class WriteTracker {
   private assertTrusted(): void {
     const failure = this.failure();
     if (failure !== null) {
-      throw new ImgfuseError('io', `${this.file.path} cannot be flushed any more: ${failure}`, { path: this.file.path });
+      throw new ImgfuseError('io', `${this.file.path} cannot be flushed any more: ${failure}`, {
+        path: this.file.path,
+      });
     }
   }
 }

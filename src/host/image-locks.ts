@@ -12,7 +12,11 @@ const UNSHARED_BASE = 200;
 const CONSISTENT_READ = 0;
 const WRITE = 1;
 const RESIZE = 3;
-const PERMISSION_NAMES: Readonly<Record<number, string>> = { [CONSISTENT_READ]: 'consistent read', [WRITE]: 'write', [RESIZE]: 'resize' };
+const PERMISSION_NAMES: Readonly<Record<number, string>> = {
+  [CONSISTENT_READ]: 'consistent read',
+  [WRITE]: 'write',
+  [RESIZE]: 'resize',
+};
 
 /** What an opener does with an image: 'share' reads beside a writer and tests nothing. */
 export type LockRole = 'read-write' | 'read-only' | 'share';
@@ -36,7 +40,11 @@ export function lockImage(file: HostFile, role: LockRole): void {
   const { descriptor, path } = file;
   if (descriptor === null) return;
   if (!nativeAvailable()) {
-    throw new ImgfuseError('unsupported', `${path} cannot be locked because the package koffi is not installed; install it, or use --no-lock`, { path });
+    throw new ImgfuseError(
+      'unsupported',
+      `${path} cannot be locked because the package koffi is not installed; install it, or use --no-lock`,
+      { path },
+    );
   }
   const { uses, doesNotShare } = ROLES[role];
   const own = [...uses.map((i) => USED_BASE + i), ...doesNotShare.map((i) => UNSHARED_BASE + i)];
@@ -63,8 +71,18 @@ function setLock(file: HostFile, descriptor: number, byte: number): void {
     const busy = error instanceof ImgfuseError && error.kind === 'busy';
     const { path } = file;
     throw busy
-      ? new ImgfuseError('busy', `${path} is in use by ${describeHolders(file)}, which locks all of it`, { path }, error)
-      : new ImgfuseError('unsupported', `${path} cannot be locked here; if no other program uses it, use --no-lock`, { path }, error);
+      ? new ImgfuseError(
+          'busy',
+          `${path} is in use by ${describeHolders(file)}, which locks all of it`,
+          { path },
+          error,
+        )
+      : new ImgfuseError(
+          'unsupported',
+          `${path} cannot be locked here; if no other program uses it, use --no-lock`,
+          { path },
+          error,
+        );
   }
 }
 

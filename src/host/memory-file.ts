@@ -1,11 +1,11 @@
-// MemoryHostFile: an image file in memory, for tests that need thousands of images a second. Holes are not kept apart from
-// zeros: seekData and seekHole answer by content, in blocks of 512 bytes.
+// MemoryHostFile: an image file in memory, for tests that need thousands of images a second. Pages exist where something
+// was written, so a file may be long and cheap; a page that is missing is a hole.
 
 import type { HostOffset } from '../bytes/offsets.ts';
 import { ImgfuseError } from '../errors/index.ts';
 import type { FileIdentity, HostFile } from './host-file.ts';
 
-const BLOCK = 512;
+const PAGE = 4096;
 let nextInode = 1;
 
 export class MemoryHostFile implements HostFile {
@@ -13,19 +13,28 @@ export class MemoryHostFile implements HostFile {
   readonly readOnly: boolean;
   readonly descriptor = null;
   private readonly inode = nextInode++;
-  private content: Uint8Array;
-  private length: number;
+  private pages = new Map<number, Uint8Array>();
+  private length = 0;
 
   constructor(content: Uint8Array = new Uint8Array(0), path = '/memory', readOnly = false) {
-    this.content = content.slice();
-    this.length = content.length;
     this.path = path;
     this.readOnly = readOnly;
+    this.put(content, 0, content.length, 0);
+  }
+
+  /** A file with the same content. */
+  clone(): MemoryHostFile {
+    const copy = new MemoryHostFile(new Uint8Array(0), this.path, this.readOnly);
+    for (const [index, page] of this.pages) copy.pages.set(index, page.slice());
+    copy.length = this.length;
+    return copy;
   }
 
   /** A copy of the content. */
   bytes(): Uint8Array {
-    return this.content.slice(0, this.length);
+    const content = new Uint8Array(this.length);
+    this.read(content, 0, this.length, 0 as HostOffset);
+    return content;
   }
 
   size(): number {
@@ -33,9 +42,7 @@ export class MemoryHostFile implements HostFile {
   }
 
   allocatedBytes(): number {
-    let count = 0;
-    for (let at = 0; at < this.length; at += BLOCK) if (!this.isZeroBlock(at)) count += BLOCK;
-    return count;
+    return this.pages.size * PAGE;
   }
 
   identity(): FileIdentity {
@@ -45,15 +52,22 @@ export class MemoryHostFile implements HostFile {
   read(target: Uint8Array, targetOffset: number, length: number, offset: HostOffset): number {
     this.checkOffset('read', offset, length);
     const count = Math.max(0, Math.min(length, this.length - offset));
-    target.set(this.content.subarray(offset, offset + count), targetOffset);
+    for (let done = 0; done < count; ) {
+      const inPage = (offset + done) % PAGE;
+      const part = Math.min(PAGE - inPage, count - done);
+      const page = this.pages.get((offset + done - inPage) / PAGE);
+      const at = targetOffset + done;
+      if (page === undefined) target.fill(0, at, at + part);
+      else target.set(page.subarray(inPage, inPage + part), at);
+      done += part;
+    }
     return count;
   }
 
   write(source: Uint8Array, sourceOffset: number, length: number, offset: HostOffset): void {
     this.checkOffset('write', offset, length);
     this.checkWritable('write');
-    if (offset + length > this.length) this.setLength(offset + length);
-    this.content.set(source.subarray(sourceOffset, sourceOffset + length), offset);
+    this.put(source, sourceOffset, length, offset);
   }
 
   sync(): void {}
@@ -61,14 +75,14 @@ export class MemoryHostFile implements HostFile {
   truncate(length: number): void {
     this.checkOffset('truncate', length, 0);
     this.checkWritable('truncate');
-    this.setLength(length);
+    if (length < this.length) this.clear(length, this.length);
+    this.length = length;
   }
 
   punchHole(offset: HostOffset, length: number): void {
     this.checkOffset('punch-hole', offset, length);
     this.checkWritable('punch-hole');
-    const end = Math.min(offset + length, this.length);
-    if (end > offset) this.content.fill(0, offset, end);
+    this.clear(offset, Math.min(offset + length, this.length));
   }
 
   zeroRange(offset: HostOffset, length: number): void {
@@ -77,44 +91,59 @@ export class MemoryHostFile implements HostFile {
 
   allocateRange(offset: HostOffset, length: number): void {
     this.checkOffset('allocate', offset, length);
-    if (offset + length > this.length) this.truncate(offset + length);
+    this.length = Math.max(this.length, offset + length);
   }
 
   seekData(offset: HostOffset): number {
-    return this.seek(offset, false);
+    return this.seek(offset, true);
   }
 
   seekHole(offset: HostOffset): number {
-    return this.seek(offset, true);
+    return this.seek(offset, false);
   }
 
   close(): void {}
 
-  private seek(offset: number, wantZero: boolean): number {
-    for (let at = offset; at < this.length; at = at - (at % BLOCK) + BLOCK) {
-      if (this.isZeroBlock(at - (at % BLOCK)) === wantZero) return at;
+  private put(source: Uint8Array, sourceOffset: number, length: number, offset: number): void {
+    for (let done = 0; done < length; ) {
+      const inPage = (offset + done) % PAGE;
+      const part = Math.min(PAGE - inPage, length - done);
+      const index = (offset + done - inPage) / PAGE;
+      let page = this.pages.get(index);
+      if (page === undefined) {
+        page = new Uint8Array(PAGE);
+        this.pages.set(index, page);
+      }
+      page.set(source.subarray(sourceOffset + done, sourceOffset + done + part), inPage);
+      done += part;
+    }
+    this.length = Math.max(this.length, offset + length);
+  }
+
+  /** [start, end) becomes zeros; whole pages become holes. */
+  private clear(start: number, end: number): void {
+    for (const [index, page] of this.pages) {
+      const from = Math.max(start - index * PAGE, 0);
+      const to = Math.min(end - index * PAGE, PAGE);
+      if (from >= to) continue;
+      if (to - from === PAGE) this.pages.delete(index);
+      else page.fill(0, from, to);
+    }
+  }
+
+  private seek(offset: number, wantData: boolean): number {
+    for (let at = offset; at < this.length; at = at - (at % PAGE) + PAGE) {
+      if (this.pages.has(Math.floor(at / PAGE)) === wantData) return at;
     }
     return this.length;
   }
 
-  private isZeroBlock(start: number): boolean {
-    return this.content.subarray(start, Math.min(start + BLOCK, this.length)).every((byte) => byte === 0);
-  }
-
-  private setLength(length: number): void {
-    if (length > this.content.length) {
-      const larger = new Uint8Array(Math.max(length, this.content.length * 2, 65536));
-      larger.set(this.content.subarray(0, this.length));
-      this.content = larger;
-    } else if (length < this.length) {
-      this.content.fill(0, length, this.length);
-    }
-    this.length = length;
-  }
-
   private checkOffset(operation: string, offset: number, length: number): void {
     if (Number.isSafeInteger(offset) && offset >= 0 && Number.isSafeInteger(length) && length >= 0) return;
-    throw new ImgfuseError('usage', `${operation} of ${this.path} at offset ${offset}, length ${length}: not a valid range`);
+    throw new ImgfuseError(
+      'usage',
+      `${operation} of ${this.path} at offset ${offset}, length ${length}: not a valid range`,
+    );
   }
 
   private checkWritable(operation: string): void {

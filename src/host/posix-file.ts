@@ -188,10 +188,14 @@ export class PosixHostFile implements HostFile {
 
   private checkRange(operation: string, offset: number, length: number): void {
     if (isSafeOffset(offset) && isSafeOffset(length) && Number.isSafeInteger(offset + length)) return;
-    throw new ImgfuseError('usage', `${operation} of ${this.path} at offset ${offset}, length ${length}: not a valid range`, {
-      path: this.path,
-      operation,
-    });
+    throw new ImgfuseError(
+      'usage',
+      `${operation} of ${this.path} at offset ${offset}, length ${length}: not a valid range`,
+      {
+        path: this.path,
+        operation,
+      },
+    );
   }
 }
 

@@ -5,14 +5,7 @@ import type { HostOffset } from '../bytes/offsets.ts';
 import { ERRNO, ImgfuseError } from '../errors/index.ts';
 import type { FileIdentity, HostFile } from './host-file.ts';
 
-export type HostOperation =
-  | 'read'
-  | 'write'
-  | 'sync'
-  | 'truncate'
-  | 'punch-hole'
-  | 'zero-range'
-  | 'allocate';
+export type HostOperation = 'read' | 'write' | 'sync' | 'truncate' | 'punch-hole' | 'zero-range' | 'allocate';
 
 /** Forwards to `inner`; subclasses look at `before` and `after` of each operation. */
 abstract class WrappingFile implements HostFile {

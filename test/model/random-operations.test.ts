@@ -11,7 +11,12 @@ import { MemoryHostFile } from '../../src/host/memory-file.ts';
 import { createMemoryImage, openImage } from '../support/memory-images.ts';
 
 type Operation =
-  | { readonly kind: 'write' | 'zero' | 'discard' | 'preallocate'; readonly at: number; readonly length: number; readonly byte: number }
+  | {
+      readonly kind: 'write' | 'zero' | 'discard' | 'preallocate';
+      readonly at: number;
+      readonly length: number;
+      readonly byte: number;
+    }
   | { readonly kind: 'resize'; readonly size: number }
   | { readonly kind: 'flush' | 'maintain' | 'reopen' };
 
@@ -21,17 +26,53 @@ const RUNS = Number(process.env['MODEL_RUNS'] ?? 60);
 /** Clustered around table and cluster boundaries, where mistakes live. */
 const position = fc.oneof(
   fc.nat(MAX_SIZE),
-  fc.tuple(fc.nat(MAX_SIZE / 4096), fc.integer({ min: -520, max: 520 })).map(([cluster, off]) => Math.max(0, cluster * 4096 + off)),
+  fc
+    .tuple(fc.nat(MAX_SIZE / 4096), fc.integer({ min: -520, max: 520 }))
+    .map(([cluster, off]) => Math.max(0, cluster * 4096 + off)),
 );
-const extent = fc.oneof(fc.integer({ min: 1, max: 700 }), fc.integer({ min: 1, max: 40_000 }), fc.constant(4096), fc.constant(65536), fc.constant(1024 * 1024));
+const extent = fc.oneof(
+  fc.integer({ min: 1, max: 700 }),
+  fc.integer({ min: 1, max: 40_000 }),
+  fc.constant(4096),
+  fc.constant(65536),
+  fc.constant(1024 * 1024),
+);
 
 const operation: fc.Arbitrary<Operation> = fc.oneof(
-  { weight: 8, arbitrary: fc.record({ kind: fc.constant('write' as const), at: position, length: extent, byte: fc.integer({ min: 1, max: 255 }) }) },
-  { weight: 2, arbitrary: fc.record({ kind: fc.constant('zero' as const), at: position, length: extent, byte: fc.constant(0) }) },
-  { weight: 3, arbitrary: fc.record({ kind: fc.constant('discard' as const), at: position, length: extent, byte: fc.constant(0) }) },
-  { weight: 1, arbitrary: fc.record({ kind: fc.constant('preallocate' as const), at: position, length: extent, byte: fc.constant(0) }) },
-  { weight: 1, arbitrary: fc.record({ kind: fc.constant('resize' as const), size: fc.nat(MAX_SIZE / 512).map((n) => n * 512) }) },
-  { weight: 3, arbitrary: fc.record({ kind: fc.constantFrom('flush' as const, 'maintain' as const, 'reopen' as const) }) },
+  {
+    weight: 8,
+    arbitrary: fc.record({
+      kind: fc.constant('write' as const),
+      at: position,
+      length: extent,
+      byte: fc.integer({ min: 1, max: 255 }),
+    }),
+  },
+  {
+    weight: 2,
+    arbitrary: fc.record({ kind: fc.constant('zero' as const), at: position, length: extent, byte: fc.constant(0) }),
+  },
+  {
+    weight: 3,
+    arbitrary: fc.record({ kind: fc.constant('discard' as const), at: position, length: extent, byte: fc.constant(0) }),
+  },
+  {
+    weight: 1,
+    arbitrary: fc.record({
+      kind: fc.constant('preallocate' as const),
+      at: position,
+      length: extent,
+      byte: fc.constant(0),
+    }),
+  },
+  {
+    weight: 1,
+    arbitrary: fc.record({ kind: fc.constant('resize' as const), size: fc.nat(MAX_SIZE / 512).map((n) => n * 512) }),
+  },
+  {
+    weight: 3,
+    arbitrary: fc.record({ kind: fc.constantFrom('flush' as const, 'maintain' as const, 'reopen' as const) }),
+  },
 );
 
 interface Subject {
@@ -61,9 +102,13 @@ const subjects: readonly Subject[] = [
 describe.each(subjects)('random operations on $name', ({ format, options, backing }) => {
   test('read back as a byte array does, and leave a clean image', () => {
     fc.assert(
-      fc.property(fc.integer({ min: 1, max: MAX_SIZE / 512 }), fc.array(operation, { maxLength: 40 }), (sectors, operations) => {
-        runOperations(format, options, backing, sectors * 512, operations);
-      }),
+      fc.property(
+        fc.integer({ min: 1, max: MAX_SIZE / 512 }),
+        fc.array(operation, { maxLength: 40 }),
+        (sectors, operations) => {
+          runOperations(format, options, backing, sectors * 512, operations);
+        },
+      ),
       { numRuns: RUNS },
     );
   });

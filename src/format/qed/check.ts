@@ -79,7 +79,13 @@ class TableWalk {
       }
       let table = entry;
       if (!this.isUnused(entry, geometry.tableBytes)) {
-        const copied = this.copyEntry(header.l1TableOffset, index, entry, geometry.tableBytes, `${where}: the table at ${text} is used twice`);
+        const copied = this.copyEntry(
+          header.l1TableOffset,
+          index,
+          entry,
+          geometry.tableBytes,
+          `${where}: the table at ${text} is used twice`,
+        );
         if (copied === 0) return;
         table = copied;
       }
@@ -101,7 +107,13 @@ class TableWalk {
       }
       let host = entry;
       if (!this.isUnused(entry, geometry.clusterSize)) {
-        const copied = this.copyEntry(table, index, entry, geometry.clusterSize, `${where}: the cluster at ${text} is used twice`);
+        const copied = this.copyEntry(
+          table,
+          index,
+          entry,
+          geometry.clusterSize,
+          `${where}: the cluster at ${text} is used twice`,
+        );
         if (copied === 0) return;
         host = copied;
       }

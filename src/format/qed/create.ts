@@ -4,8 +4,8 @@
 import { hostOffset, isPowerOfTwo } from '../../bytes/offsets.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
-import { parseSize } from '../size.ts';
 import type { CreateOptions } from '../image-format.ts';
+import { parseSize } from '../size.ts';
 import { isRefusedByQemu, maxImageSize } from './geometry.ts';
 import {
   QED_F_BACKING_FILE,
@@ -30,23 +30,29 @@ export function createQed(file: HostFile, { size, options, backing }: CreateOpti
   const clusterSize = sizeOption(options, 'cluster_size', DEFAULT_CLUSTER_SIZE);
   const tableSizeClusters = sizeOption(options, 'table_size', DEFAULT_TABLE_SIZE);
   for (const key of options.keys()) {
-    if (key !== 'cluster_size' && key !== 'table_size') throw usage(`qed has no option '${key}'; it has cluster_size and table_size`);
+    if (key !== 'cluster_size' && key !== 'table_size')
+      throw usage(`qed has no option '${key}'; it has cluster_size and table_size`);
   }
   checkGeometry(clusterSize, tableSizeClusters);
   const limit = maxImageSize(clusterSize, tableSizeClusters);
   if (size > limit) {
-    throw usage(`a QED image with cluster_size=${clusterSize},table_size=${tableSizeClusters} holds at most ${limit} bytes, not ${size}`);
+    throw usage(
+      `a QED image with cluster_size=${clusterSize},table_size=${tableSizeClusters} holds at most ${limit} bytes, not ${size}`,
+    );
   }
   const name = new TextEncoder().encode(backing?.name ?? '');
   if (name.length > Math.min(QED_MAX_BACKING_NAME, clusterSize - QED_HEADER_BYTES)) {
-    throw usage(`the backing file name has ${name.length} bytes; a QED header has room for ${Math.min(QED_MAX_BACKING_NAME, clusterSize - QED_HEADER_BYTES)}`);
+    throw usage(
+      `the backing file name has ${name.length} bytes; a QED header has room for ${Math.min(QED_MAX_BACKING_NAME, clusterSize - QED_HEADER_BYTES)}`,
+    );
   }
   const header: QedHeader = {
     clusterSize,
     tableSizeClusters,
     headerSizeClusters: 1,
     features:
-      (backing === undefined ? 0 : QED_F_BACKING_FILE) | (backing?.format === 'raw' ? QED_F_BACKING_FORMAT_NO_PROBE : 0),
+      (backing === undefined ? 0 : QED_F_BACKING_FILE) |
+      (backing?.format === 'raw' ? QED_F_BACKING_FORMAT_NO_PROBE : 0),
     compatFeatures: [0, 0],
     autoclearFeatures: [0, 0],
     l1TableOffset: clusterSize,
@@ -68,7 +74,9 @@ function checkGeometry(clusterSize: number, tableSizeClusters: number): void {
     throw usage(`table_size=${tableSizeClusters} is not valid; use a power of two from 1 to 16`);
   }
   if (tableSizeClusters !== 1 && isRefusedByQemu(clusterSize, tableSizeClusters)) {
-    throw usage(`cluster_size=${clusterSize},table_size=${tableSizeClusters} is legal, but QEMU opens no such image; use smaller tables or clusters`);
+    throw usage(
+      `cluster_size=${clusterSize},table_size=${tableSizeClusters} is legal, but QEMU opens no such image; use smaller tables or clusters`,
+    );
   }
 }
 

@@ -56,7 +56,8 @@ export class Deallocator {
     }
     this.zeroPart(offset, wholeStart);
     const last = wholeEnd / clusterSize;
-    for (let cluster = wholeStart / clusterSize; cluster < last; ) cluster += this.zeroClusters(cluster, last - cluster);
+    for (let cluster = wholeStart / clusterSize; cluster < last; )
+      cluster += this.zeroClusters(cluster, last - cluster);
     this.zeroPart(wholeEnd, end);
   }
 

@@ -48,13 +48,8 @@ export class DirtyBit {
     Atomics.store(this.words, DIRTY, 0);
   }
 
-  /** Writes one header field; the image has failed when that fails (R8). */
+  /** Writes one header field; the image has failed when that fails (R8), unless the host was full. */
   writeField(offset: number, value: number): void {
-    try {
-      writeHeaderField(this.file, offset, value);
-    } catch (error) {
-      this.tracker.fail(error);
-      throw error;
-    }
+    this.tracker.writeMetadata(() => writeHeaderField(this.file, offset, value));
   }
 }

@@ -65,7 +65,8 @@ type Fields = Omit<QedHeader, 'backingName'>;
 
 function parseFields(file: HostFile, view: DataView): Fields {
   const magic = view.getUint32(0, true);
-  if (magic !== QED_MAGIC) throw invalid(file, 0, `magic is ${hex(magic)} instead of ${hex(QED_MAGIC)}; this is no QED image`);
+  if (magic !== QED_MAGIC)
+    throw invalid(file, 0, `magic is ${hex(magic)} instead of ${hex(QED_MAGIC)}; this is no QED image`);
   const clusterSize = view.getUint32(4, true);
   if (!isPowerOfTwo(clusterSize) || clusterSize < QED_MIN_CLUSTER_SIZE || clusterSize > QED_MAX_CLUSTER_SIZE) {
     throw invalid(file, 4, `cluster_size is ${clusterSize}; it must be a power of two from 4096 to 67108864`);
@@ -121,7 +122,11 @@ function parseL1Offset(file: HostFile, view: DataView, cluster: number, table: n
   }
   const size = file.size();
   if (offset + table * cluster > size) {
-    throw invalid(file, 40, `l1_table_offset is ${shown}; a table of ${table * cluster} bytes there ends beyond the file of ${size} bytes`);
+    throw invalid(
+      file,
+      40,
+      `l1_table_offset is ${shown}; a table of ${table * cluster} bytes there ends beyond the file of ${size} bytes`,
+    );
   }
   return offset;
 }
@@ -135,7 +140,11 @@ function readBackingName(file: HostFile, view: DataView, fields: Fields): string
   }
   const headerBytes = fields.headerSizeClusters * fields.clusterSize;
   if (offset < QED_HEADER_BYTES || offset + length > headerBytes || offset + length > file.size()) {
-    throw invalid(file, 56, `backing_filename_offset is ${offset} with ${length} bytes; the name must lie between ${QED_HEADER_BYTES} and ${headerBytes}`);
+    throw invalid(
+      file,
+      56,
+      `backing_filename_offset is ${offset} with ${length} bytes; the name must lie between ${QED_HEADER_BYTES} and ${headerBytes}`,
+    );
   }
   const bytes = new Uint8Array(length);
   file.read(bytes, 0, length, hostOffset(offset));
@@ -187,7 +196,9 @@ export function describeHeader(header: QedHeader, virtualSize: number, dirty: bo
     virtualSize,
     clusterSize: header.clusterSize,
     dirty,
-    ...(header.backingName === null ? {} : { backing: { name: header.backingName, ...(noProbe ? { format: 'raw' } : {}) } }),
+    ...(header.backingName === null
+      ? {}
+      : { backing: { name: header.backingName, ...(noProbe ? { format: 'raw' } : {}) } }),
     specific: { 'table-size': header.tableSizeClusters, 'need-check': dirty },
   };
 }

@@ -340,7 +340,10 @@ export class QedImage implements Image {
         const { status, length: part } = this.mapper.map(offset, length);
         const first = Math.floor(offset / clusterSize);
         const count = Math.ceil((offset + part) / clusterSize) - first;
-        if (status === 'data' || (status === 'unallocated' && !this.isZeroBelow(first * clusterSize, count * clusterSize))) {
+        if (
+          status === 'data' ||
+          (status === 'unallocated' && !this.isZeroBelow(first * clusterSize, count * clusterSize))
+        ) {
           return part;
         }
         this.dirtyBit.set();
@@ -362,7 +365,16 @@ export class QedImage implements Image {
 
   resize(size: number): void {
     this.assertWritable();
-    resize({ ...this.parts, path: this.file.path, deallocator: this.deallocator, tracker: this.tracker, flush: this.flushing }, size);
+    resize(
+      {
+        ...this.parts,
+        path: this.file.path,
+        deallocator: this.deallocator,
+        tracker: this.tracker,
+        flush: this.flushing,
+      },
+      size,
+    );
   }
 
   flush(): void {
@@ -432,11 +444,16 @@ export class QedImage implements Image {
 
   private reserve(offset: number, length: number, mode: typeof SHARED | typeof EXCLUSIVE): boolean {
     const { clusterSize } = this;
-    return this.reservations.acquire(Math.floor(offset / clusterSize), Math.ceil((offset + length) / clusterSize), mode);
+    return this.reservations.acquire(
+      Math.floor(offset / clusterSize),
+      Math.ceil((offset + length) / clusterSize),
+      mode,
+    );
   }
 
   private assertWritable(): void {
-    if (this.readOnly) throw new ImgfuseError('read-only', `${this.file.path} is open read-only`, { path: this.file.path });
+    if (this.readOnly)
+      throw new ImgfuseError('read-only', `${this.file.path} is open read-only`, { path: this.file.path });
     this.tracker.assertWritable();
   }
 
@@ -445,10 +462,14 @@ export class QedImage implements Image {
   }
 
   private outside(offset: number, length: number): ImgfuseError {
-    return new ImgfuseError('limit', `offset ${hex(offset + length)} is beyond the end of the disk in ${this.file.path}`, {
-      path: this.file.path,
-      offset,
-    });
+    return new ImgfuseError(
+      'limit',
+      `offset ${hex(offset + length)} is beyond the end of the disk in ${this.file.path}`,
+      {
+        path: this.file.path,
+        offset,
+      },
+    );
   }
 
   private beyondFile(host: number): ImgfuseError {

@@ -56,7 +56,8 @@ function openQed(file: HostFile, options: OpenOptions, reclaim: boolean): Image 
   new Float64Array(state.numbers)[ALLOCATED_CLUSTERS] = walk.report.allocatedClusters;
   if (!options.readOnly) {
     if (dirty) new Int32Array(state.words)[DIRTY] = 1;
-    if ((dirty || reclaim) && walk.report.leaks > 0) reclaimLeaks(file, state, walk.used, fileLength / header.clusterSize);
+    if ((dirty || reclaim) && walk.report.leaks > 0)
+      reclaimLeaks(file, state, walk.used, fileLength / header.clusterSize);
     if (isAutoclearSet(header)) {
       writeHeaderField(file, AUTOCLEAR_OFFSET, 0);
       file.sync();

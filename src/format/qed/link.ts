@@ -2,7 +2,7 @@
 // allocated and filled before the L1 entry that shows it, so a crash in between leaves a leak and never a wrong entry: the
 // new table reads as zeros until its entries arrive. Used under the metadata lock, with the dirty bit already set.
 
-import { assert, ImgfuseError } from '../../errors/index.ts';
+import { assert } from '../../errors/index.ts';
 import type { WriteTracker } from '../write-tracker.ts';
 import type { Allocator } from './allocate.ts';
 import type { Geometry } from './geometry.ts';
@@ -54,7 +54,7 @@ export class Linker {
   removeTable(l1Index: number): void {
     const table = this.mapper.l2Table(l1Index);
     assert(table !== 0, 'an L2 table that is removed exists');
-    this.storeOrFail(() => this.tables.store(this.l1Table, l1Index, 1, 0, 0));
+    this.tracker.writeMetadata(() => this.tables.store(this.l1Table, l1Index, 1, 0, 0));
     this.tables.forget(table);
     this.allocator.release(table, this.geometry.tableSizeClusters);
   }
@@ -62,7 +62,7 @@ export class Linker {
   /** Makes an L1 entry refer to a copy of its table, which is durable, and frees the old one. */
   moveTable(l1Index: number, copy: number): void {
     const table = this.mapper.l2Table(l1Index);
-    this.storeOrFail(() => this.tables.store(this.l1Table, l1Index, 1, copy, 0));
+    this.tracker.writeMetadata(() => this.tables.store(this.l1Table, l1Index, 1, copy, 0));
     this.tables.forget(table);
     this.allocator.release(table, this.geometry.tableSizeClusters);
   }
@@ -72,30 +72,16 @@ export class Linker {
     const index = this.geometry.l2IndexOf(guestCluster);
     const table = this.mapper.l2Table(l1Index);
     if (table !== 0) {
-      this.storeOrFail(() => this.tables.store(table, index, count, first, step));
+      this.tracker.writeMetadata(() => this.tables.store(table, index, count, first, step));
       return;
     }
     const created = this.allocator.allocateTable();
     try {
-      this.storeOrFail(() => this.tables.store(created, index, count, first, step));
-      this.storeOrFail(() => this.tables.store(this.l1Table, l1Index, 1, created, 0));
+      this.tracker.writeMetadata(() => this.tables.store(created, index, count, first, step));
+      this.tracker.writeMetadata(() => this.tables.store(this.l1Table, l1Index, 1, created, 0));
     } catch (error) {
       this.tables.forget(created);
       this.allocator.release(created, this.geometry.tableSizeClusters);
-      throw error;
-    }
-  }
-
-  /**
-   * A table write that fails leaves the disk unknown and turns the image read-only (R8), except for a full host file
-   * system: a store lies within one page, so nothing of it was written, and it works again once there is space.
-   */
-  private storeOrFail(store: () => void): void {
-    try {
-      store();
-    } catch (error) {
-      const untouched = error instanceof ImgfuseError && error.kind === 'no-space' && !error.context.transferred;
-      if (!untouched) this.tracker.fail(error);
       throw error;
     }
   }

@@ -88,9 +88,13 @@ export class Tables {
     const { sliceBytes, bytes } = this.cache;
     const got = this.file.read(bytes, slot * sliceBytes, sliceBytes, hostOffset(key));
     if (got === sliceBytes) return;
-    throw new ImgfuseError('corrupt', `${this.file.path}: the table at offset ${key} ends beyond the file; run imgfuse check`, {
-      path: this.file.path,
-      offset: key,
-    });
+    throw new ImgfuseError(
+      'corrupt',
+      `${this.file.path}: the table at offset ${key} ends beyond the file; run imgfuse check`,
+      {
+        path: this.file.path,
+        offset: key,
+      },
+    );
   }
 }

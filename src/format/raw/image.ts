@@ -127,7 +127,13 @@ export class RawImage implements Image {
   }
 
   details(): ImageDetails {
-    return { format: 'raw', virtualSize: this.virtualSize(), clusterSize: RAW_CLUSTER_SIZE, dirty: false, specific: {} };
+    return {
+      format: 'raw',
+      virtualSize: this.virtualSize(),
+      clusterSize: RAW_CLUSTER_SIZE,
+      dirty: false,
+      specific: {},
+    };
   }
 
   share(): SharedImage {
@@ -142,7 +148,8 @@ export class RawImage implements Image {
   private refuseForeignMagic(source: Uint8Array, sourceOffset: number, length: number, offset: number): void {
     const head = new Uint8Array(16);
     readPadded(this.file, head, 0, head.length, hostOffset(0));
-    if (offset < head.length) head.set(source.subarray(sourceOffset, sourceOffset + Math.min(length, head.length - offset)), offset);
+    if (offset < head.length)
+      head.set(source.subarray(sourceOffset, sourceOffset + Math.min(length, head.length - offset)), offset);
     if (!FOREIGN_MAGICS.some((magic) => magic.every((byte, i) => head[i] === byte))) return;
     throw new ImgfuseError(
       'permission',

@@ -2,9 +2,9 @@
 // format's magic into its first sector would make the next open take its data for metadata. A probed raw image refuses
 // that write; one that was named raw does not.
 
-import type { HostFile } from '../../host/host-file.ts';
-import { ImgfuseError } from '../../errors/index.ts';
 import { roundUp } from '../../bytes/offsets.ts';
+import { ImgfuseError } from '../../errors/index.ts';
+import type { HostFile } from '../../host/host-file.ts';
 import type { AttachOptions, CreateOptions, Image, ImageFormat, OpenOptions, SharedImage } from '../image-format.ts';
 import { createWriteTrackerState } from '../write-tracker.ts';
 import { RAW_CLUSTER_SIZE, RawImage, type RawState } from './image.ts';

@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# Everything a new machine needs, then every test with REQUIRE_ALL=1, where a test that cannot run is a failure.
+#
+#   sudo ./scripts/test.sh            all tests
+#   sudo ./scripts/test.sh test/unit  those below a folder
+#
+# Needs Node.js >= 20.19 with npm, a C compiler and Debian's packages. Prints vitest's summary and, last, one line
+# "N passed, N failed".
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+packages=(qemu-utils qemu-system-common fio fuse3 libfuse2 e2fsprogs xfsprogs btrfs-progs fdisk mount man-db attr)
+missing=()
+for package in "${packages[@]}"; do
+  dpkg-query -W -f '${Status}' "$package" 2> /dev/null | grep -q 'install ok installed' || missing+=("$package")
+done
+if [ ${#missing[@]} -gt 0 ]; then
+  echo "+ apt-get install ${missing[*]}"
+  apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"
+fi
+
+# an installed tree that fits the lock file is kept
+if ! npm ls --silent > /dev/null 2>&1; then
+  echo '+ npm ci'
+  npm ci --no-audit --no-fund
+fi
+echo '+ npm run build'
+npm run --silent build
+echo '+ npm run lint'
+npm run --silent lint
+echo '+ npm run typecheck'
+npm run --silent typecheck
+
+report=$(mktemp)
+trap 'rm -f "$report"' EXIT
+echo '+ vitest'
+status=0
+REQUIRE_ALL=1 NO_COLOR=1 npx vitest run --config test/vitest.config.ts \
+  --reporter=default --reporter=json --outputFile.json="$report" "$@" || status=$?
+# a skip is a failure here, whoever skipped
+node - "$report" "$status" << 'COUNT'
+const { readFileSync } = require('node:fs');
+const report = JSON.parse(readFileSync(process.argv[2], 'utf8'));
+const skipped = report.numPendingTests + (report.numTodoTests ?? 0);
+if (skipped > 0) console.log(`${skipped} tests were skipped, which counts as failed`);
+const failed = report.numFailedTests + skipped;
+const suites = report.numFailedTestSuites > 0 && failed === 0 ? 1 : 0;
+console.log(`${report.numPassedTests} passed, ${failed + suites} failed`);
+process.exit(failed + suites > 0 || Number(process.argv[3]) !== 0 ? 1 : 0);
+COUNT

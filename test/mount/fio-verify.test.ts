@@ -1,0 +1,80 @@
+// fio writes checksummed blocks and reads them back, through the mount and through a loop device, on both transports.
+
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { canMountAsRoot, hasCommand, requireOrSkip } from '../support/requirements.ts';
+import { Bench } from './cli-harness.ts';
+
+const SIZE = '192m';
+const JOBS = [
+  { name: 'random 4k, depth 16', options: ['--rw=randwrite', '--bs=4k', '--iodepth=16', '--direct=1'] },
+  {
+    name: 'mixed sizes, unaligned',
+    options: ['--rw=randwrite', '--bsrange=512-128k', '--bs_unaligned=1', '--direct=0'],
+  },
+  { name: 'sequential 1M', options: ['--rw=write', '--bs=1M', '--iodepth=4', '--direct=1'] },
+] as const;
+/** Trims reach the disk as fallocate, which fuse-native does not have: its loop device announces no discard. */
+const TRIM_JOB = {
+  name: 'random 64k trims and writes',
+  options: ['--rw=randtrimwrite', '--bs=64k', '--direct=1'],
+} as const;
+
+let bench: Bench;
+beforeEach(() => {
+  bench = new Bench();
+});
+afterEach(() => bench.cleanUp());
+
+function fio(file: string, options: readonly string[]): void {
+  const { code, stdout, stderr } = bench.run(
+    'fio',
+    [
+      ...[
+        '--name=verify',
+        `--filename=${file}`,
+        `--size=${SIZE}`,
+        '--ioengine=libaio',
+        '--verify=crc32c',
+        '--verify_fatal=1',
+      ],
+      ...['--allow_file_create=0', '--fsync=64', ...options],
+    ],
+    { timeout: 110_000 },
+  );
+  expect(code, stdout + stderr).toBe(0);
+}
+
+function imgfuse(...parameters: readonly string[]): void {
+  const { code, stderr } = bench.imgfuse(...parameters);
+  expect(code, stderr).toBe(0);
+}
+
+/** Runs a job on the file and on a loop device over it, on a new image. */
+function runJob(job: { readonly options: readonly string[] }, transport: string, onFile: boolean): void {
+  const image = bench.path('disk.qed');
+  const at = bench.makeDirectory('mnt');
+  imgfuse('create', '-f', 'qed', '-o', 'cluster_size=16k,table_size=2', image, SIZE);
+  imgfuse('mount', image, at, '--transport', transport);
+  if (onFile) fio(`${at}/disk.raw`, job.options);
+  const loop = bench.run('losetup', ['--find', '--show', '--direct-io=on', `${at}/disk.raw`]).stdout.trim();
+  fio(loop, job.options);
+  expect(bench.run('losetup', ['-d', loop]).code).toBe(0);
+  imgfuse('unmount', at);
+  expect(bench.run('qemu-img', ['check', image]).code).toBe(0);
+}
+
+const HAS_ALL = canMountAsRoot() && hasCommand('fio') && hasCommand('qemu-img');
+
+describe.each(['kernel', 'fuse-native'])('fio with checksums over the %s transport', (transport) => {
+  for (const job of JOBS) {
+    test(`${job.name} reads back what it wrote, and the image is clean`, (context) => {
+      requireOrSkip(context, HAS_ALL, 'root, /dev/fuse, fio and qemu-img');
+      runJob(job, transport, true);
+    });
+  }
+});
+
+test(`${TRIM_JOB.name} through a loop device read back what they wrote, and the image is clean`, (context) => {
+  requireOrSkip(context, HAS_ALL, 'root, /dev/fuse, fio and qemu-img');
+  runJob(TRIM_JOB, 'kernel', false);
+});
