@@ -61,18 +61,23 @@ export class Deallocator {
     this.zeroPart(wholeEnd, end);
   }
 
-  /** Guest clusters [first, end) are gone: nothing reads them any more, so their entries become "unallocated". */
+  /**
+   * Guest clusters from `first` on, up to `end` and to the end of the table that maps it, are behind the end of the disk:
+   * their entries become "unallocated", and tables that map nothing else are given up.
+   */
   cutOff(first: number, end: number): void {
-    const { geometry, lock, mapper, linker, dirtyBit } = this.parts;
-    for (let cluster = first; cluster < end; ) {
+    const { geometry, lock, mapper, linker, dirtyBit, pending } = this.parts;
+    const { tableEntries } = geometry;
+    const last = roundUp(end, tableEntries);
+    for (let cluster = first; cluster < last; ) {
       const start = cluster;
-      cluster += this.exclusively(start, end - start, (table, count) => {
+      cluster += this.exclusively(start, last - start, (table, count) => {
+        if (table === 0 && pending.isEmpty) return tableEntries - geometry.l2IndexOf(start);
         this.unlink(start, count, table, UNALLOCATED_ENTRY);
         return count;
       });
     }
-    const { tableEntries } = geometry;
-    for (let l1Index = Math.ceil(first / tableEntries); l1Index < Math.ceil(end / tableEntries); l1Index++) {
+    for (let l1Index = Math.ceil(first / tableEntries); l1Index < last / tableEntries; l1Index++) {
       lock.run(() => {
         if (mapper.l2Table(l1Index) === 0) return;
         dirtyBit.set();

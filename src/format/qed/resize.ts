@@ -49,26 +49,28 @@ function checkLimit({ path, geometry }: ResizeParts, size: number): void {
 }
 
 function grow(parts: ResizeParts, old: number, size: number): void {
-  const { backing, deallocator, geometry, numbers, flush, lock } = parts;
+  const { backing, deallocator, geometry, numbers, flush, lock, tracker } = parts;
   deallocator.zeroBehindEnd(old);
-  if (backing !== null && backing.virtualSize() > old) {
-    // the range is zeroed before the header shows it; until then only memory knows the new size
-    lock.run(() => {
-      numbers[IMAGE_SIZE] = size;
-    });
-    try {
+  // a shrink that was cut short, by a crash or a full host, has left clusters behind the end
+  deallocator.cutOff(...clustersBetween(old, size, geometry.clusterSize));
+  try {
+    if (backing !== null && backing.virtualSize() > old) {
+      // the range is zeroed before the header shows it; until then only memory knows the new size
+      lock.run(() => {
+        numbers[IMAGE_SIZE] = size;
+      });
       const exposed = Math.min(size, roundUp(backing.virtualSize(), geometry.clusterSize));
       deallocator.zero(old, exposed - old, size);
-      parts.tracker.noteWrite();
-      flush.run();
-    } catch (error) {
-      lock.run(() => {
-        numbers[IMAGE_SIZE] = old;
-      });
-      throw error;
     }
+    tracker.noteWrite();
+    flush.run();
+    setSize(parts, size);
+  } catch (error) {
+    lock.run(() => {
+      numbers[IMAGE_SIZE] = old;
+    });
+    throw error;
   }
-  setSize(parts, size);
   flush.run();
 }
 
@@ -77,9 +79,14 @@ function shrink(parts: ResizeParts, old: number, size: number): void {
   setSize(parts, size);
   parts.flush.run();
   parts.deallocator.zeroBehindEnd(size);
-  parts.deallocator.cutOff(roundUp(size, clusterSize) / clusterSize, roundUp(old, clusterSize) / clusterSize);
+  parts.deallocator.cutOff(...clustersBetween(size, old, clusterSize));
   parts.tracker.noteWrite();
   parts.flush.run();
+}
+
+/** Whole clusters [first, end) behind a smaller size, up to the last one of a larger. */
+function clustersBetween(smaller: number, larger: number, clusterSize: number): [first: number, end: number] {
+  return [roundUp(smaller, clusterSize) / clusterSize, roundUp(larger, clusterSize) / clusterSize];
 }
 
 function setSize({ dirtyBit, lock, numbers, reservations, tracker }: ResizeParts, size: number): void {

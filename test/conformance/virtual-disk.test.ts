@@ -1,0 +1,74 @@
+// The formats and their variants that the VirtualDisk suite runs for; a new format adds its rows here.
+
+import { guestOffset } from '../../src/bytes/offsets.ts';
+import type { Image, ImageFormat } from '../../src/format/image-format.ts';
+import { qed } from '../../src/format/qed/index.ts';
+import { raw } from '../../src/format/raw/index.ts';
+import { MemoryHostFile } from '../../src/host/memory-file.ts';
+import { createMemoryImage, openImage } from '../support/memory-images.ts';
+import { type DiskVariant, describeVirtualDisk } from './virtual-disk.ts';
+
+/** Data with holes; the length is not a multiple of a cluster. */
+function backingBytes(length: number): Uint8Array {
+  const bytes = new Uint8Array(length);
+  for (let i = 0; i < length; i++) bytes[i] = 1 + ((i * 13 + (i >> 10)) % 250);
+  bytes.fill(0, 300_000, 400_000);
+  bytes.fill(0, 2_000_000, 2_090_000);
+  return bytes;
+}
+
+const BACKINGS: Readonly<Record<string, (() => Image) | null>> = {
+  'no backing file': null,
+  'a shorter raw backing file': () => openImage(raw, new MemoryHostFile(backingBytes(1_000_960), '/base')),
+  'a longer raw backing file': () => openImage(raw, new MemoryHostFile(backingBytes(3_000_832), '/base')),
+  'a QED backing file': () => {
+    const bytes = backingBytes(2_400_256);
+    const file = createMemoryImage(qed, bytes.length, { cluster_size: '4k', table_size: '1' });
+    const image = openImage(qed, file);
+    for (const [start, end] of [
+      [0, 300_000],
+      [400_000, 2_000_000],
+      [2_090_000, bytes.length],
+    ] as const) {
+      image.write(bytes, start, end - start, guestOffset(start));
+    }
+    image.close();
+    return openImage(qed, file);
+  },
+};
+
+function variant(format: ImageFormat, options: Readonly<Record<string, string>>, backingName: string): DiskVariant {
+  const makeBacking = BACKINGS[backingName] ?? null;
+  const shown = Object.values(options).join('/');
+  return {
+    name: `${format.name}${shown === '' ? '' : ` ${shown}`} with ${backingName}`,
+    format,
+    create: (size) => {
+      const backing = makeBacking?.() ?? null;
+      const initial = new Uint8Array(size);
+      if (backing !== null) {
+        const length = Math.min(size, backing.virtualSize());
+        backing.read(initial, 0, length, guestOffset(0));
+      }
+      return {
+        file: createMemoryImage(format, size, options, backing === null ? undefined : '/base'),
+        backing,
+        initial,
+      };
+    },
+    ...(format.name === 'qed'
+      ? { setsDirtyBit: (offset: number, data: Uint8Array) => offset === 16 && (data[0]! & 2) !== 0 }
+      : {}),
+  };
+}
+
+const variants: readonly DiskVariant[] = [
+  variant(raw, {}, 'no backing file'),
+  ...Object.keys(BACKINGS).map((backing) => variant(qed, { cluster_size: '4k', table_size: '1' }, backing)),
+  variant(qed, { cluster_size: '4k', table_size: '2' }, 'no backing file'),
+  variant(qed, { cluster_size: '64k', table_size: '4' }, 'no backing file'),
+  variant(qed, { cluster_size: '64k', table_size: '4' }, 'a QED backing file'),
+  variant(qed, { cluster_size: '1M', table_size: '1' }, 'a shorter raw backing file'),
+];
+
+for (const each of variants) describeVirtualDisk(each);
