@@ -1,0 +1,131 @@
+// The import table of the design, and the shape of source files. Each rule is also shown a made-up module that breaks it.
+
+import { readdirSync, readFileSync } from 'node:fs';
+import { join, relative } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { describe, expect, test } from 'vitest';
+import { filesWithExceptions, folderOf, importsOf, type SourceModule, violationsOf } from './support/architecture.ts';
+
+const SOURCE = fileURLToPath(new URL('../src', import.meta.url));
+
+const modules: readonly SourceModule[] = readdirSync(SOURCE, { recursive: true, withFileTypes: true })
+  .filter((entry) => entry.isFile() && entry.name.endsWith('.ts'))
+  .map((entry) => join(entry.parentPath, entry.name))
+  .map((path) => ({ path: relative(SOURCE, path), text: readFileSync(path, 'utf8') }));
+
+/** A module that breaks nothing, with `body` in it. */
+function made(path: string, body: string): SourceModule {
+  return { path, text: `// What it holds.\n\n${body}\n` };
+}
+
+describe('the source tree', () => {
+  test('follows the import table and the rules of shape in every file', () => {
+    expect(modules.length).toBeGreaterThan(50);
+    expect(modules.flatMap(violationsOf)).toEqual([]);
+  });
+
+  test('has only folders that the table knows', () => {
+    const folders = new Set(modules.map(({ path }) => folderOf(path)));
+    const known = /^(bytes|errors|native|host|concurrency|format|format\/[a-z0-9]+|disk|filesystem|fuse|commands|cli)$/;
+    expect([...folders].filter((folder) => !known.test(folder))).toEqual([]);
+  });
+
+  test('has every file that has an exception, so that the list does not outlive its reasons', () => {
+    const present = modules.map(({ path }) => path);
+    expect(filesWithExceptions().filter((path) => !present.includes(path))).toEqual([]);
+  });
+
+  test('imports relative modules with their extension', () => {
+    const bare = modules.flatMap((module) =>
+      importsOf(module)
+        .filter(({ specifier }) => specifier.startsWith('.') && !specifier.endsWith('.ts'))
+        .map(({ specifier }) => `${module.path}: ${specifier}`),
+    );
+    expect(bare).toEqual([]);
+  });
+});
+
+describe('a rule bites where a module breaks it', () => {
+  const bad: readonly (readonly [rule: string, module: SourceModule, sentence: RegExp])[] = [
+    [
+      'a format imports another',
+      made('format/qcow2/image.ts', `import { qed } from '../qed/index.ts';`),
+      /may not import format\/qed/,
+    ],
+    [
+      'a type is imported upwards',
+      made('bytes/x.ts', `import type { A } from '../errors/index.ts';`),
+      /bytes may not import errors/,
+    ],
+    [
+      'a shared file imports a format',
+      made('format/x.ts', `export { a } from './qed/index.ts';`),
+      /format may not import format\/qed/,
+    ],
+    ['a format reaches for disk', made('format/qed/x.ts', `import '../../disk/index.ts';`), /may not import disk/],
+    ['fuse knows disks', made('fuse/x.ts', `import type { V } from '../disk/index.ts';`), /fuse may not import disk/],
+    [
+      'fuse makes system calls in other files',
+      made('fuse/x.ts', `import { mount } from '../native/index.ts';`),
+      /may not import native/,
+    ],
+    [
+      'disk names a format outside the registry',
+      made('disk/open.ts', `import { qed } from '../format/qed/index.ts';`),
+      /may not import format\/qed/,
+    ],
+    [
+      'filesystem takes values from fuse',
+      made('filesystem/x.ts', `import { A } from '../fuse/filesystem.ts';`),
+      /may not import fuse/,
+    ],
+    [
+      'filesystem takes types from other files of fuse',
+      made('filesystem/x.ts', `import type { A } from '../fuse/server.ts';`),
+      /may not import fuse/,
+    ],
+    [
+      'an import hides in a function',
+      made('host/x.ts', `async function f() { await import('../disk/index.ts'); }`),
+      /host may not import disk/,
+    ],
+    [
+      'an import hides in a type',
+      made('host/x.ts', `type A = import('../disk/index.ts').A;`),
+      /host may not import disk/,
+    ],
+    [
+      'an import hides in a re-export',
+      made('native/x.ts', `export * from '../host/index.ts';`),
+      /native may not import host/,
+    ],
+    ['node:fs in a format', made('format/raw/x.ts', `import * as fs from 'node:fs';`), /node:fs/],
+    ['fs without its prefix', made('disk/x.ts', `import { readFileSync } from 'fs';`), /imports fs;/],
+    [
+      'node:fs/promises in a command',
+      made('commands/x.ts', `const fs = await import('node:fs/promises');`),
+      /node:fs\/promises/,
+    ],
+    ['the process ends outside cli.ts', made('commands/x.ts', 'process.exit(1);'), /only cli\.ts does/],
+    ['no opening comment', { path: 'bytes/x.ts', text: 'export const a = 1;\n' }, /opens with 0 comment lines/],
+    ['a long opening comment', { path: 'bytes/x.ts', text: `${'// a\n'.repeat(9)}\n` }, /opens with 9 comment lines/],
+    ['a long file', made('bytes/x.ts', 'const a = 1;\n'.repeat(450)), /has 4\d\d lines/],
+  ];
+
+  test.each(bad)('%s', (_rule, module, sentence) => {
+    const sentences = violationsOf(module);
+    expect(sentences).toHaveLength(1);
+    expect(sentences[0]).toMatch(sentence);
+  });
+
+  test('and what is allowed passes', () => {
+    const good = [
+      made('format/qed/x.ts', `import { a } from '../image-format.ts';\nimport { b } from './header.ts';`),
+      made('filesystem/x.ts', `import { type A, type B } from '../fuse/filesystem.ts';`),
+      made('disk/registry.ts', `import { qed } from '../format/qed/index.ts';`),
+      made('host/x.ts', `import * as fs from 'node:fs';`),
+      made('cli.ts', `import { main } from './commands/main.ts';\nprocess.exit(await main());`),
+    ];
+    expect(good.flatMap(violationsOf)).toEqual([]);
+  });
+});

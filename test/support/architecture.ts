@@ -1,0 +1,183 @@
+// The rules of the source tree as functions over module texts, so that a made-up module can show that a rule bites.
+// A module is named by its path below src/, such as "format/qed/image.ts".
+
+import ts from 'typescript';
+
+export interface SourceModule {
+  readonly path: string;
+  readonly text: string;
+}
+
+/** One import of a module: what it names, and whether only types come through it. */
+export interface ImportEdge {
+  readonly specifier: string;
+  readonly typeOnly: boolean;
+}
+
+/** Longest source file, in lines. */
+export const MAX_LINES = 450;
+/** Longest comment that opens a file, in lines. */
+const MAX_OPENING_LINES = 8;
+
+/**
+ * Which folders a folder may import, itself aside. "format" are the files shared by all formats, "format/*" the folder of
+ * one format.
+ */
+const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
+  bytes: [],
+  errors: [],
+  native: ['bytes', 'errors'],
+  host: ['bytes', 'errors', 'native'],
+  concurrency: ['bytes', 'errors'],
+  format: ['bytes', 'errors', 'concurrency', 'host'],
+  'format/*': ['bytes', 'errors', 'concurrency', 'host', 'format'],
+  disk: ['bytes', 'errors', 'host', 'format'],
+  fuse: ['bytes', 'errors'],
+  filesystem: ['bytes', 'errors', 'disk'],
+  commands: ['bytes', 'errors', 'disk', 'filesystem', 'fuse'],
+  cli: ['commands'],
+};
+
+/** Single files that may import one more folder. */
+const EXTRA_IMPORTS: Readonly<Record<string, readonly string[]>> = {
+  // the list of formats is the one place that knows them by name
+  'disk/registry.ts': ['format/*'],
+  // mounting and the device need system calls
+  'fuse/device.ts': ['native'],
+  'fuse/mount.ts': ['native'],
+  'fuse/mount-options.ts': ['native'],
+  'fuse/unmount.ts': ['native'],
+  'fuse/fusermount.ts': ['native'],
+  // the daemon: thread flags, the note to systemd, and whether system calls are there at all
+  'commands/notify.ts': ['native'],
+  'commands/serving.ts': ['native'],
+  'commands/worker.ts': ['native'],
+  // the counters that it prints are those of the check
+  'commands/check.ts': ['format'],
+};
+
+/** Files that may import node:fs, beside all of host/. */
+const FILESYSTEM_USERS: readonly string[] = [
+  // /dev/fuse, the mountpoint and /proc/self/mountinfo are no image files
+  'fuse/device.ts',
+  'fuse/session.ts',
+  'fuse/mount.ts',
+  'fuse/unmount.ts',
+  'fuse/fusermount.ts',
+  'fuse/fuse-native.ts',
+  'fuse/mount-table.ts',
+  // paths of mountpoints, /proc and the runtime directory
+  'commands/host-paths.ts',
+];
+
+const FILESYSTEM_MODULES = /^(node:)?fs(\/promises)?$/;
+
+/** Every import of a module text: import and export-from statements, dynamic imports, and import() types. */
+export function importsOf({ path, text }: SourceModule): ImportEdge[] {
+  const file = ts.createSourceFile(path, text, ts.ScriptTarget.Latest, true);
+  const edges: ImportEdge[] = [];
+  const visit = (node: ts.Node): void => {
+    if (ts.isImportDeclaration(node) || ts.isExportDeclaration(node)) {
+      const { moduleSpecifier } = node;
+      if (moduleSpecifier !== undefined && ts.isStringLiteral(moduleSpecifier)) {
+        edges.push({ specifier: moduleSpecifier.text, typeOnly: isTypeOnly(node) });
+      }
+    } else if (ts.isCallExpression(node) && node.expression.kind === ts.SyntaxKind.ImportKeyword) {
+      const [argument] = node.arguments;
+      if (argument !== undefined && ts.isStringLiteralLike(argument)) {
+        edges.push({ specifier: argument.text, typeOnly: false });
+      } else {
+        edges.push({ specifier: '<computed>', typeOnly: false });
+      }
+    } else if (ts.isImportTypeNode(node) && ts.isLiteralTypeNode(node.argument)) {
+      const { literal } = node.argument;
+      if (ts.isStringLiteral(literal)) edges.push({ specifier: literal.text, typeOnly: true });
+    }
+    ts.forEachChild(node, visit);
+  };
+  visit(file);
+  return edges;
+}
+
+function isTypeOnly(node: ts.ImportDeclaration | ts.ExportDeclaration): boolean {
+  if (ts.isExportDeclaration(node)) return node.isTypeOnly;
+  const clause = node.importClause;
+  if (clause === undefined) return false;
+  if (clause.phaseModifier === ts.SyntaxKind.TypeKeyword) return true;
+  const { namedBindings } = clause;
+  if (clause.name !== undefined || namedBindings === undefined || !ts.isNamedImports(namedBindings)) return false;
+  return namedBindings.elements.length > 0 && namedBindings.elements.every((element) => element.isTypeOnly);
+}
+
+/** Every rule that a module breaks, one sentence each. */
+export function violationsOf(module: SourceModule): string[] {
+  return [...importViolations(module), ...shapeViolations(module)];
+}
+
+function importViolations(module: SourceModule): string[] {
+  const from = folderOf(module.path);
+  const broken: string[] = [];
+  for (const { specifier, typeOnly } of importsOf(module)) {
+    if (FILESYSTEM_MODULES.test(specifier) && !mayUseFilesystem(module.path)) {
+      broken.push(`${module.path} imports ${specifier}; only host/ and the listed files touch the host's file system`);
+    }
+    if (!specifier.startsWith('.')) continue;
+    const target = resolve(module.path, specifier);
+    if (!isAllowed(module.path, from, target, typeOnly)) {
+      broken.push(`${module.path} imports ${target}; ${from} may not import ${folderOf(target)}`);
+    }
+  }
+  return broken;
+}
+
+function isAllowed(path: string, from: string, target: string, typeOnly: boolean): boolean {
+  const to = folderOf(target);
+  if (to === from) return true;
+  // the tree is described in the words of the protocol, and in nothing else of it
+  if (from === 'filesystem' && target === 'fuse/filesystem.ts') return typeOnly;
+  const allowed = [...(MAY_IMPORT[generalOf(from)] ?? []), ...(EXTRA_IMPORTS[path] ?? [])];
+  return allowed.includes(generalOf(to));
+}
+
+function shapeViolations({ path, text }: SourceModule): string[] {
+  const broken: string[] = [];
+  const lines = text.replace(/\n$/, '').split('\n');
+  if (lines.length > MAX_LINES) broken.push(`${path} has ${lines.length} lines, more than ${MAX_LINES}`);
+  const start = lines[0]?.startsWith('#!') === true ? 1 : 0;
+  let opening = 0;
+  while (lines[start + opening]?.startsWith('//') === true) opening++;
+  // a picture of a layout is set off by an empty comment line and does not count
+  const sentence = lines.slice(start, start + opening).findIndex((line) => line === '//');
+  const counted = sentence < 0 ? opening : sentence;
+  if (counted < 1 || counted > MAX_OPENING_LINES) {
+    broken.push(`${path} opens with ${counted} comment lines; 1 to ${MAX_OPENING_LINES} say what it holds`);
+  }
+  if (path !== 'cli.ts' && /\bprocess\s*\.\s*(exit|reallyExit|abort)\s*\(/.test(text)) {
+    broken.push(`${path} ends the process; only cli.ts does`);
+  }
+  return broken;
+}
+
+function mayUseFilesystem(path: string): boolean {
+  return folderOf(path) === 'host' || FILESYSTEM_USERS.includes(path);
+}
+
+/** Files that have an exception of their own, to be compared with the files that there are. */
+export function filesWithExceptions(): string[] {
+  return [...Object.keys(EXTRA_IMPORTS), ...FILESYSTEM_USERS];
+}
+
+/** "format/qed" for a format's folder, "format" for what they share, otherwise the first folder; "cli" for src/cli.ts. */
+export function folderOf(path: string): string {
+  const parts = path.split('/');
+  if (parts[0] === 'format' && parts.length > 2) return `format/${parts[1]}`;
+  return parts.length === 1 ? path.replace(/\.ts$/, '') : parts[0]!;
+}
+
+function generalOf(folder: string): string {
+  return folder.startsWith('format/') ? 'format/*' : folder;
+}
+
+function resolve(from: string, specifier: string): string {
+  return new URL(specifier, `file:///${from}`).pathname.slice(1);
+}
