@@ -11,6 +11,8 @@ import { printJson } from './output.ts';
 import { type MountRecord, prepareRuntimeFiles, recordJson } from './runtime-directory.ts';
 import { Supervisor } from './supervisor.ts';
 
+const ORPHANED = 'the command that started the mount is gone';
+
 /** @returns the exit code, when the mount has ended */
 export async function runMountProcess(request: MountRequest): Promise<number> {
   const isDaemon = !request.foreground;
@@ -24,14 +26,17 @@ export async function runMountProcess(request: MountRequest): Promise<number> {
     supervisor = new Supervisor(request, files, log, isDaemon);
     const current = supervisor;
     process.on('uncaughtException', (error) => current.crash(error));
-    if (isDaemon) process.on('disconnect', () => isReady || current.stop('the command that started the mount is gone'));
+    if (isDaemon) process.on('disconnect', () => isReady || current.stop(ORPHANED));
     record = await supervisor.start();
   } catch (error) {
     return reportFailure(error, isDaemon);
   }
   isReady = true;
-  if (isDaemon) report({ type: 'ready', record });
-  else if (request.json) printJson(recordJson(record));
+  if (!isDaemon) {
+    if (request.json) printJson(recordJson(record));
+  } else if (!(await report({ type: 'ready', record }))) {
+    supervisor.stop(ORPHANED);
+  }
   return supervisor.ended();
 }
 
@@ -40,20 +45,23 @@ function daemonLog(path: string, request: MountRequest, isStarting: () => boolea
   const log = fileLog(path, request.debug);
   return (level, sentence) => {
     log(level, sentence);
-    if (isStarting() && level !== 'debug' && level !== 'info') report({ type: 'note', sentence });
+    if (isStarting() && level !== 'debug' && level !== 'info') void report({ type: 'note', sentence });
   };
 }
 
-function report(message: DaemonReport): void {
-  if (process.connected) process.send?.(message, undefined, {}, () => {});
+/** @returns whether the command that started this process was there to hear it */
+function report(message: DaemonReport): Promise<boolean> {
+  return new Promise((resolve) => {
+    if (!process.connected || process.send === undefined) resolve(false);
+    else process.send(message, undefined, {}, (error) => resolve(error === null));
+  });
 }
 
 async function reportFailure(error: unknown, isDaemon: boolean): Promise<number> {
+  if (!isDaemon) throw error;
   const exitCode = mountExitCode(error);
-  if (!isDaemon || !process.connected) throw error;
   const sentence =
     error instanceof ImgfuseError ? describeError(error) : `internal error: ${(error as Error)?.stack ?? error}`;
-  const message: DaemonReport = { type: 'failed', sentence, exitCode };
-  await new Promise<void>((resolve) => process.send?.(message, undefined, {}, () => resolve()));
+  await report({ type: 'failed', sentence, exitCode });
   return exitCode;
 }

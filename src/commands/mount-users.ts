@@ -63,7 +63,7 @@ function findLoops(mountpoint: string, mounts: readonly MountEntry[]): LoopUser[
 function findProcesses(mountpoint: string): ProcessUser[] {
   const users: ProcessUser[] = [];
   for (const entry of namesIn('/proc')) {
-    if (!/^\d+$/.test(entry)) continue;
+    if (!/^\d+$/.test(entry) || Number(entry) === process.pid) continue;
     const uses =
       isLinkInto(`/proc/${entry}/cwd`, mountpoint) ||
       namesIn(`/proc/${entry}/fd`).some((fd) => isLinkInto(join('/proc', entry, 'fd', fd), mountpoint));

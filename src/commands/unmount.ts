@@ -114,8 +114,10 @@ async function unmountTarget(target: Target, options: UnmountOptions): Promise<O
     const result = client.wait();
     // lines are served in order: the answer to this one says that the wait is registered
     await Promise.race([client.status(), result]);
+    // asked before: what uses a detached mount can no longer be told by its path
+    const users = options.lazy ? describeUsers(findMountUsers(target.mountpoint)) : null;
     if (mount !== null) await unmountOrExplain(target.mountpoint, options.lazy);
-    const closed = await waitPatiently(result, target, options);
+    const closed = await waitPatiently(result, target, users, options);
     if (closed === 'still open') return { closed: false, clean: false, image, notes: [], exitCode: EXIT_OK };
     return closeOutcome(image, closed, record!);
   } finally {
@@ -126,6 +128,7 @@ async function unmountTarget(target: Target, options: UnmountOptions): Promise<O
 async function waitPatiently(
   result: Promise<CloseResult | null>,
   target: Target,
+  users: string | null,
   options: UnmountOptions,
 ): Promise<CloseResult | null | 'still open'> {
   const controller = new AbortController();
@@ -135,7 +138,6 @@ async function waitPatiently(
   ]);
   controller.abort();
   if (first !== null) return first.value;
-  const users = options.lazy ? describeUsers(findMountUsers(target.mountpoint)) : null;
   const what = target.record?.image ?? target.mountpoint;
   complain(
     users === null

@@ -1,0 +1,204 @@
+// Runs the built command line in a directory and a runtime directory of its own, and takes down what a test leaves behind:
+// its mounts, its loop devices and the processes of its mounts, and nothing else.
+
+import { type ChildProcess, type SpawnSyncOptions, spawn, spawnSync } from 'node:child_process';
+import { chmodSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, realpathSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+
+/** The built program; another build is named by IMGFUSE_CLI. */
+export const CLI = process.env['IMGFUSE_CLI'] ?? fileURLToPath(new URL('../../dist/cli.js', import.meta.url));
+export const NOBODY = 65534;
+
+export interface Result {
+  readonly code: number | null;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+export interface MountRecord {
+  readonly pid: number;
+  readonly mountpoint: string;
+  readonly log: string | null;
+}
+
+/** One test's directory, with what it mounts. */
+export class Bench {
+  readonly directory: string;
+  readonly runtime: string;
+  readonly #children: ChildProcess[] = [];
+  readonly #pids = new Set<number>();
+
+  constructor() {
+    this.directory = mkdtempSync(join(realpathSync(tmpdir()), 'imgfuse-cli-'));
+    this.runtime = join(this.directory, 'run');
+    mkdirSync(this.runtime, { mode: 0o700 });
+    // an unprivileged user passes through; what belongs to root stays closed
+    chmodSync(this.directory, 0o755);
+  }
+
+  path(name: string): string {
+    return join(this.directory, name);
+  }
+
+  /** A new directory below that of the test. */
+  makeDirectory(name: string): string {
+    mkdirSync(this.path(name));
+    return this.path(name);
+  }
+
+  environment(): NodeJS.ProcessEnv {
+    return { ...process.env, IMGFUSE_RUNTIME_DIR: this.runtime, NO_COLOR: '1' };
+  }
+
+  /** Runs imgfuse and waits for it. */
+  imgfuse(...parameters: readonly string[]): Result {
+    return this.run(process.execPath, [CLI, ...parameters]);
+  }
+
+  run(command: string, parameters: readonly string[], options: SpawnSyncOptions = {}): Result {
+    const child = spawnSync(command, parameters, {
+      cwd: this.directory,
+      env: this.environment(),
+      timeout: 60_000,
+      ...options,
+      encoding: 'utf8',
+    });
+    this.#notePids();
+    if (child.error !== undefined) throw child.error;
+    return { code: child.status, stdout: child.stdout, stderr: child.stderr };
+  }
+
+  /** Starts imgfuse and does not wait; its standard error is collected. */
+  start(...parameters: readonly string[]): ChildProcess & { output: () => string } {
+    const child = spawn(process.execPath, [CLI, ...parameters], {
+      cwd: this.directory,
+      env: this.environment(),
+      stdio: ['ignore', 'pipe', 'pipe'],
+    });
+    let text = '';
+    child.stdout.on('data', (chunk) => {
+      text += chunk;
+    });
+    child.stderr.on('data', (chunk) => {
+      text += chunk;
+    });
+    this.#children.push(child);
+    return Object.assign(child, { output: () => text });
+  }
+
+  /** The records of mounts that this test has made. */
+  records(): MountRecord[] {
+    return readdirSync(this.runtime)
+      .filter((name) => name.endsWith('.json'))
+      .map((name) => JSON.parse(readFileSync(join(this.runtime, name), 'utf8')) as MountRecord);
+  }
+
+  /** The process of the one mount there is. */
+  daemonPid(): number {
+    this.#notePids();
+    const [record] = this.records();
+    if (record === undefined) throw new Error('there is no record of a mount');
+    return record.pid;
+  }
+
+  #notePids(): void {
+    for (const { pid } of this.records()) this.#pids.add(pid);
+  }
+
+  /** Takes everything down, in the order that lets go. */
+  async cleanUp(): Promise<void> {
+    this.#notePids();
+    for (const line of readFileSync('/proc/self/mountinfo', 'utf8').split('\n').reverse()) {
+      const mountpoint = line.split(' ')[4];
+      if (mountpoint?.startsWith(`${this.directory}/`) && !line.includes(' - fuse.imgfuse ')) umount(mountpoint);
+    }
+    for (const device of loopsUnder(this.directory)) spawnSync('losetup', ['-d', device]);
+    for (let tries = 0; tries < 10; tries++) {
+      const mounts = mountsUnder(this.directory);
+      if (mounts.length === 0) break;
+      for (const mountpoint of mounts) umount(mountpoint, ...(tries > 5 ? ['-l'] : []));
+      await delay(50);
+    }
+    for (const child of this.#children) child.kill('SIGKILL');
+    for (const pid of this.#pids) {
+      // by its name, too: a test may write records of processes that are none of its own
+      if ((await outlives(pid, 2000)) && isMountProcess(pid, this.directory)) process.kill(pid, 'SIGKILL');
+    }
+    rmSync(this.directory, { recursive: true, force: true });
+  }
+}
+
+function umount(mountpoint: string, ...flags: readonly string[]): void {
+  spawnSync('umount', ['-i', ...flags, mountpoint], { stdio: 'ignore' });
+}
+
+/** Mountpoints below a directory, latest first. */
+export function mountsUnder(directory: string): string[] {
+  return readFileSync('/proc/self/mountinfo', 'utf8')
+    .split('\n')
+    .map((line) => line.split(' ')[4] ?? '')
+    .filter((mountpoint) => mountpoint.startsWith(`${directory}/`))
+    .reverse();
+}
+
+function loopsUnder(directory: string): string[] {
+  return readdirSync('/sys/block')
+    .filter((name) => name.startsWith('loop'))
+    .filter((name) => backingFile(name).startsWith(`${directory}/`))
+    .map((name) => `/dev/${name}`);
+}
+
+function backingFile(loop: string): string {
+  try {
+    return readFileSync(`/sys/block/${loop}/loop/backing_file`, 'utf8');
+  } catch {
+    return '';
+  }
+}
+
+function isMountProcess(pid: number, directory: string): boolean {
+  const line = readFileSync(`/proc/${pid}/cmdline`, 'latin1');
+  return line.startsWith('imgfuse mount ') && line.includes(directory);
+}
+
+/** Whether a process runs (a zombie does not). */
+export function isRunning(pid: number): boolean {
+  try {
+    return !/\) [ZX] /.test(readFileSync(`/proc/${pid}/stat`, 'utf8'));
+  } catch {
+    return false;
+  }
+}
+
+/** @returns whether the process still runs after `milliseconds` */
+export async function outlives(pid: number, milliseconds: number): Promise<boolean> {
+  const end = performance.now() + milliseconds;
+  while (performance.now() < end) {
+    if (!isRunning(pid)) return false;
+    await delay(20);
+  }
+  return isRunning(pid);
+}
+
+/** Waits until `holds` is true. @throws Error after ten seconds */
+export async function until(holds: () => boolean, what: string): Promise<void> {
+  const end = performance.now() + 10_000;
+  while (!holds()) {
+    if (performance.now() > end) throw new Error(`timeout: ${what}`);
+    await delay(20);
+  }
+}
+
+/** Waits for the end of a child. @returns its exit code, or the signal that ended it */
+export function exitOf(child: ChildProcess): Promise<number | string> {
+  if (child.exitCode !== null) return Promise.resolve(child.exitCode);
+  return new Promise((resolve) => child.once('exit', (code, signal) => resolve(code ?? signal ?? 'unknown')));
+}
+
+/** Non-empty lines. */
+export function lines(text: string): string[] {
+  return text.split('\n').filter((line) => line !== '');
+}

@@ -1,0 +1,292 @@
+// The life of a mount process: it starts in the background, and whatever ends the mount, it ends with a clean image.
+
+import { execFileSync, spawn } from 'node:child_process';
+import {
+  closeSync,
+  existsSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readSync,
+  statSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { canMountAsRoot, hasCommand, requireOrSkip } from '../support/requirements.ts';
+import { Bench, CLI, exitOf, isRunning, lines, mountsUnder, outlives, until } from './cli-harness.ts';
+
+const DATA = Buffer.alloc(300_000, 'imgfuse');
+let bench: Bench;
+
+beforeEach((context) => {
+  requireOrSkip(context, canMountAsRoot(), 'root and /dev/fuse');
+  bench = new Bench();
+  bench.makeDirectory('mnt');
+  bench.imgfuse('create', '-f', 'qed', 'a.qed', '64M');
+});
+afterEach(() => bench?.cleanUp());
+
+function mount(...parameters: readonly string[]): number {
+  const result = bench.imgfuse('mount', 'a.qed', 'mnt', ...parameters);
+  expect(result).toEqual({ code: 0, stdout: '', stderr: '' });
+  return bench.daemonPid();
+}
+
+function writeData(file = 'mnt/disk.raw'): void {
+  const fd = openSync(bench.path(file), 'r+');
+  writeSync(fd, DATA, 0, DATA.length, 1_000_000);
+  closeSync(fd);
+}
+
+/** The image holds the data, is marked clean, checks clean, and nobody has it open. */
+function expectCleanWithData(): void {
+  const info = JSON.parse(bench.imgfuse('info', '--output=json', 'a.qed').stdout) as Record<string, unknown>;
+  expect(info['dirty-flag']).toBe(false);
+  expect(bench.imgfuse('check', 'a.qed').code).toBe(0);
+  expect(mount('-o', 'ro')).toBeGreaterThan(0);
+  const found = Buffer.alloc(DATA.length);
+  const fd = openSync(bench.path('mnt/disk.raw'), 'r');
+  readSync(fd, found, 0, found.length, 1_000_000);
+  closeSync(fd);
+  expect(found.equals(DATA)).toBe(true);
+  expect(bench.imgfuse('unmount', 'mnt').code).toBe(0);
+}
+
+function loopOver(file: string): string {
+  return execFileSync('losetup', ['--find', '--show', bench.path(file)], { encoding: 'utf8' }).trim();
+}
+
+describe('mount', () => {
+  it('returns 0 when the mount answers, and leaves a process of its own in the background', () => {
+    const pid = mount();
+    expect(readdirSync(bench.path('mnt'))).toEqual(['disk.raw']);
+    expect(statSync(bench.path('mnt/disk.raw')).size).toBe(64 * 2 ** 20);
+    expect(statSync(bench.path('mnt/disk.raw')).mode & 0o777).toBe(0o600);
+    const stat = readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1]!.split(' ');
+    expect(Number(stat[3])).toBe(pid); // a session of its own
+    expect(readFileSync(`/proc/${pid}/comm`, 'utf8').trim()).toBe('imgfuse');
+    expect(execFileSync('readlink', [`/proc/${pid}/cwd`], { encoding: 'utf8' }).trim()).toBe('/');
+    expect(bench.imgfuse('unmount', 'mnt')).toEqual({ code: 0, stdout: '', stderr: '' });
+  });
+
+  it('takes 400 ms at most from command to usable mount', () => {
+    const times: number[] = [];
+    for (let round = 0; round < 10; round++) {
+      const start = performance.now();
+      mount();
+      statSync(bench.path('mnt/disk.raw'));
+      times.push(performance.now() - start);
+      expect(bench.imgfuse('unmount', 'mnt').code).toBe(0);
+    }
+    times.sort((a, b) => a - b);
+    console.log(`from command to usable mount: median ${times[5]!.toFixed(0)} ms, slowest ${times[9]!.toFixed(0)} ms`);
+    // other work on the machine only ever adds: the faster runs say what it takes
+    expect(times[2]).toBeLessThan(400);
+  });
+
+  it('understands what mount(8) passes, and shows nosuid, nodev and the image in the mount table', () => {
+    expect(bench.imgfuse('a.qed', 'mnt', '-o', 'rw,dev,suid,noatime', '-o', 'allow_other').code).toBe(0);
+    const line = readFileSync('/proc/self/mountinfo', 'utf8')
+      .split('\n')
+      .find((each) => each.includes(` ${bench.path('mnt')} `));
+    expect(line).toMatch(/nosuid,nodev,noatime/);
+    expect(line).toContain(` - fuse.imgfuse ${bench.path('a.qed')} `);
+    expect(line).toMatch(/allow_other/);
+    expect(bench.imgfuse('unmount', 'mnt').code).toBe(0);
+  });
+
+  it('writes and removes the pid file', () => {
+    const pid = mount('--pid-file', 'mount.pid');
+    expect(readFileSync(bench.path('mount.pid'), 'utf8')).toBe(`${pid}\n`);
+    expect(bench.imgfuse('unmount', 'mnt').code).toBe(0);
+    expect(existsSync(bench.path('mount.pid'))).toBe(false);
+  });
+
+  it('makes a regular file the disk itself, also on top of the image', () => {
+    expect(bench.imgfuse('mount', 'a.qed', 'a.qed').code).toBe(0);
+    expect(statSync(bench.path('a.qed')).size).toBe(64 * 2 ** 20);
+    writeData('a.qed');
+    expect(bench.imgfuse('unmount', 'a.qed')).toEqual({ code: 0, stdout: '', stderr: '' });
+    expectCleanWithData();
+  });
+
+  it('mounts raw images and paths with spaces', () => {
+    bench.makeDirectory('my mnt');
+    writeFileSync(bench.path('my disk.raw'), Buffer.alloc(2 ** 20, 7));
+    expect(bench.imgfuse('mount', 'my disk.raw', 'my mnt').stderr).toBe('');
+    expect(readFileSync(bench.path('my mnt/disk.raw'))[4096]).toBe(7);
+    expect(bench.imgfuse('unmount', 'my disk.raw').code).toBe(0);
+  });
+
+  it('read-only never opens the image for writing', () => {
+    const before = readFileSync(bench.path('a.qed'));
+    const pid = mount('-o', 'ro');
+    expect(() => openSync(bench.path('mnt/disk.raw'), 'r+')).toThrow(/EROFS/);
+    const flags = readdirSync(`/proc/${pid}/fd`).filter(
+      (fd) => linkOf(`/proc/${pid}/fd/${fd}`) === bench.path('a.qed'),
+    );
+    expect(flags).toHaveLength(1);
+    expect(readFileSync(`/proc/${pid}/fdinfo/${flags[0]}`, 'utf8')).toMatch(/flags:\s+0\d*[0]\n/);
+    expect(bench.imgfuse('unmount', 'mnt').code).toBe(0);
+    expect(readFileSync(bench.path('a.qed')).equals(before)).toBe(true);
+  });
+});
+
+function linkOf(path: string): string {
+  return execFileSync('readlink', [path], { encoding: 'utf8' }).trim();
+}
+
+describe('the end of a mount leaves a clean image and no process', () => {
+  const ends: readonly (readonly [string, (pid: number) => void])[] = [
+    ['imgfuse unmount MOUNTPOINT', () => expect(bench.imgfuse('unmount', 'mnt').code).toBe(0)],
+    ['imgfuse unmount IMAGE', () => expect(bench.imgfuse('unmount', 'a.qed').code).toBe(0)],
+    ['umount', () => execFileSync('umount', ['-i', bench.path('mnt')])],
+    ['umount -l', () => execFileSync('umount', ['-i', '-l', bench.path('mnt')])],
+    ['fusermount3 -u', () => execFileSync('fusermount3', ['-u', bench.path('mnt')])],
+    ['SIGTERM', (pid) => process.kill(pid, 'SIGTERM')],
+    ['SIGINT', (pid) => process.kill(pid, 'SIGINT')],
+    ['SIGTERM twice', (pid) => [process.kill(pid, 'SIGTERM'), process.kill(pid, 'SIGTERM')]],
+  ];
+  for (const [title, end] of ends) {
+    it(title, async (context) => {
+      requireOrSkip(context, title !== 'fusermount3 -u' || hasCommand('fusermount3'), 'fusermount3');
+      const pid = mount();
+      writeData();
+      end(pid);
+      expect(await outlives(pid, 10_000)).toBe(false);
+      expect(mountsUnder(bench.directory)).toEqual([]);
+      expect(readdirSync(bench.runtime)).toEqual([]);
+      expectCleanWithData();
+    });
+  }
+
+  it('umount -l of a busy mount: the image closes when its last user ends', async () => {
+    const pid = mount();
+    writeData();
+    const fd = openSync(bench.path('mnt/disk.raw'), 'r');
+    execFileSync('umount', ['-i', '-l', bench.path('mnt')]);
+    expect(await outlives(pid, 500)).toBe(true);
+    closeSync(fd);
+    expect(await outlives(pid, 10_000)).toBe(false);
+    expectCleanWithData();
+  });
+
+  it('SIGTERM on a busy mount: detached, users get errors, what was written is kept, the log names it', async () => {
+    const child = bench.start('mount', 'a.qed', 'mnt', '-f');
+    await until(() => mountsUnder(bench.directory).length === 1, 'the mount');
+    writeData();
+    const user = spawn('sleep', ['60'], { cwd: bench.path('mnt') });
+    child.kill('SIGTERM');
+    expect(await exitOf(child)).toBe(0);
+    expect(child.output()).toMatch(/was in use by process \d+ \(sleep\) and has been detached/);
+    expect(mountsUnder(bench.directory)).toEqual([]);
+    user.kill();
+    expectCleanWithData();
+  });
+
+  it('SIGTERM under a mounted guest: the guest is written back first', async (context) => {
+    requireOrSkip(context, hasCommand('mkfs.ext4') || existsSync('/sbin/mkfs.ext4'), 'mkfs.ext4');
+    const pid = mount();
+    const loop = loopOver('mnt/disk.raw');
+    execFileSync('mkfs.ext4', ['-q', loop]);
+    bench.makeDirectory('guest');
+    execFileSync('mount', [loop, bench.path('guest')]);
+    writeFileSync(bench.path('guest/file'), DATA);
+    process.kill(pid, 'SIGTERM');
+    expect(await outlives(pid, 20_000)).toBe(false);
+    execFileSync('umount', ['-l', bench.path('guest')], { stdio: 'ignore' });
+    execFileSync('losetup', ['-d', loop]);
+    expect(bench.imgfuse('check', 'a.qed').code).toBe(0);
+    expect(bench.imgfuse('mount', 'a.qed', 'mnt').code).toBe(0);
+    execFileSync('mount', ['-o', 'loop', bench.path('mnt/disk.raw'), bench.path('guest')]);
+    expect(readFileSync(bench.path('guest/file')).equals(DATA)).toBe(true);
+    execFileSync('umount', [bench.path('guest')]);
+    expect(bench.imgfuse('unmount', 'mnt').code).toBe(0);
+  });
+});
+
+describe('-f', () => {
+  it('stays in the foreground, logs to stderr, and SIGINT closes clean with exit code 0', async () => {
+    const child = bench.start('mount', '-f', 'a.qed', 'mnt');
+    await until(() => existsSync(bench.path('mnt/disk.raw')), 'the mount');
+    writeData();
+    child.kill('SIGINT');
+    expect(await exitOf(child)).toBe(0);
+    expect(child.output()).toMatch(/is mounted at .*mnt/);
+    expect(child.output()).toMatch(/a\.qed is closed and clean/);
+    expectCleanWithData();
+  });
+
+  it('a hangup of the terminal closes clean', async () => {
+    const child = bench.start('mount', '-f', 'a.qed', 'mnt');
+    await until(() => existsSync(bench.path('mnt/disk.raw')), 'the mount');
+    child.kill('SIGHUP');
+    expect(await exitOf(child)).toBe(0);
+  });
+
+  it('SIGUSR1 prints a status line and opens no debugger port', async () => {
+    const child = bench.start('mount', '-f', 'a.qed', 'mnt');
+    await until(() => existsSync(bench.path('mnt/disk.raw')), 'the mount');
+    child.kill('SIGUSR1');
+    await until(() => /qed, read-write, clean, .* of 64 MiB allocated/.test(child.output()), 'the status line');
+    expect(child.output()).not.toMatch(/[Dd]ebugger/);
+    child.kill('SIGTERM');
+    expect(await exitOf(child)).toBe(0);
+  });
+
+  it('under the journal every line has a priority', async () => {
+    process.env['JOURNAL_STREAM'] = '8:1';
+    const child = bench.start('mount', '-f', 'a.qed', 'mnt');
+    delete process.env['JOURNAL_STREAM'];
+    await until(() => existsSync(bench.path('mnt/disk.raw')), 'the mount');
+    child.kill('SIGTERM');
+    expect(await exitOf(child)).toBe(0);
+    for (const line of lines(child.output())) expect(line).toMatch(/^<[3-7]>/);
+  });
+});
+
+describe('a daemon', () => {
+  it('ignores a hangup', async () => {
+    const pid = mount();
+    process.kill(pid, 'SIGHUP');
+    expect(await outlives(pid, 500)).toBe(true);
+    expect(readdirSync(bench.path('mnt'))).toEqual(['disk.raw']);
+    expect(bench.imgfuse('unmount', 'mnt').code).toBe(0);
+  });
+
+  it('that was started by a command that died at once unmounts again, or has not mounted', async () => {
+    const parent = spawn(process.execPath, [CLI, 'mount', 'a.qed', 'mnt'], {
+      cwd: bench.directory,
+      env: bench.environment(),
+      stdio: 'ignore',
+    });
+    await until(() => childOf(parent.pid!) !== null || parent.exitCode !== null, 'the mount process');
+    const child = childOf(parent.pid!);
+    parent.kill('SIGKILL');
+    if (child !== null) expect(await outlives(child, 10_000)).toBe(false);
+    expect(mountsUnder(bench.directory)).toEqual([]);
+  });
+
+  it('interrupted while it starts: the command ends, nothing stays mounted', async () => {
+    const child = bench.start('mount', 'a.qed', 'mnt');
+    await until(() => childOf(child.pid!) !== null || child.exitCode !== null, 'the mount process');
+    const daemon = childOf(child.pid!);
+    child.kill('SIGINT');
+    await exitOf(child);
+    if (daemon !== null && isRunning(daemon)) {
+      if (mountsUnder(bench.directory).length > 0) bench.imgfuse('unmount', 'mnt');
+      expect(await outlives(daemon, 10_000)).toBe(false);
+    }
+    expect(mountsUnder(bench.directory)).toEqual([]);
+  });
+});
+
+function childOf(pid: number): number | null {
+  try {
+    const child = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim().split(' ')[0];
+    return child === undefined || child === '' ? null : Number(child);
+  } catch {
+    return null;
+  }
+}
