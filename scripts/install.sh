@@ -88,7 +88,7 @@ case $PREFIX in
     wrapper "$DESTDIR$SBINDIR/mount.fuse.imgfuse" \
       "PATH='$PREFIX/bin':/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" \
       'export PATH' \
-      'exec mount.fuse3 "$@"'
+      'exec mount.fuse3 "$@" -t fuse.imgfuse'
     ;;
 esac
 
