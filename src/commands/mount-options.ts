@@ -138,18 +138,23 @@ export function parseMountOptions(lists: readonly string[]): MountOptions {
   return options;
 }
 
+/** A member of a table that its author put there, not one that every object has. */
+function entryOf<T>(table: Readonly<Record<string, T>>, name: string): T | undefined {
+  return Object.hasOwn(table, name) ? table[name] : undefined;
+}
+
 function applyOption(options: MountOptions, item: string): void {
   const equals = item.indexOf('=');
   const name = equals < 0 ? item : item.slice(0, equals);
-  const reason = REFUSED[name];
+  const reason = entryOf(REFUSED, name);
   if (reason !== undefined) throw new ImgfuseError('usage', `the mount option ${name} is not offered: ${reason}`);
   if (IGNORED.has(name) || name.startsWith('x-') || name.startsWith('X-')) return;
-  const withValue = VALUES[name];
+  const withValue = entryOf(VALUES, name);
   if (equals >= 0 && withValue !== undefined) {
     withValue(options, item.slice(equals + 1), name);
     return;
   }
-  const flag = FLAGS[name];
+  const flag = entryOf(FLAGS, name);
   if (equals < 0 && flag !== undefined) {
     flag(options, '', name);
     return;

@@ -1,0 +1,65 @@
+// The fast parser of mount, and the request that comes out of it.
+
+import { availableParallelism } from 'node:os';
+import { describe, expect, it } from 'vitest';
+import { mountRequest, parseMountArguments } from '../../../src/commands/mount-arguments.ts';
+
+function request(...argv: readonly string[]): ReturnType<typeof mountRequest> {
+  const parsed = parseMountArguments(argv);
+  if (parsed === null) throw new Error(`not understood: ${argv.join(' ')}`);
+  return mountRequest(parsed);
+}
+
+describe('parseMountArguments', () => {
+  it('takes mount(8) order, options first, -oLIST without a space, and repeated -o', () => {
+    for (const argv of [
+      ['/i', '/m', '-o', 'ro,allow_other'],
+      ['-o', 'ro,allow_other', '/i', '/m'],
+      ['/i', '/m', '-oro,allow_other'],
+      ['/i', '-o', 'ro', '/m', '-o', 'allow_other'],
+    ]) {
+      expect(request(...argv)).toMatchObject({ image: '/i', mountpoint: '/m', readOnly: true, allowOther: true });
+    }
+  });
+  it('leaves help, unknown options and a wrong number of names to yargs', () => {
+    for (const argv of [['--help'], ['/i'], ['/i', '/m', '/x'], ['/i', '/m', '--frob'], ['/i', '/m', '-o']]) {
+      expect(parseMountArguments(argv)).toBeNull();
+    }
+  });
+  it('takes paths with spaces, and paths that begin with a dash behind --', () => {
+    expect(request('/a b', '/c d')).toMatchObject({ image: '/a b', mountpoint: '/c d' });
+    expect(request('--', '-i', '-m').image).toMatch(/\/-i$/);
+  });
+});
+
+describe('mountRequest', () => {
+  it('makes paths absolute', () => {
+    const relative = request('disk.qed', 'mnt', '--pid-file', 'p', '--allow-backing', 'b');
+    for (const path of [relative.image, relative.mountpoint, relative.pidFile!, ...relative.allowBacking]) {
+      expect(path).toMatch(/^\//);
+    }
+  });
+  it('keeps an inherited descriptor as it is', () => {
+    expect(request('/i', '/dev/fd/7').mountpoint).toBe('/dev/fd/7');
+  });
+  it('-d implies -f; -s is one worker; the default is a worker for each processor and at least two', () => {
+    expect(request('/i', '/m', '-d')).toMatchObject({ debug: true, foreground: true });
+    expect(request('/i', '/m', '-s').workers).toBe(1);
+    expect(request('/i', '/m').workers).toBe(Math.min(16, Math.max(2, availableParallelism())));
+    expect(request('/i', '/m', '--workers', '5').workers).toBe(5);
+  });
+  it('an option of the command line wins over its -o form', () => {
+    expect(request('/i', '/m', '-o', 'format=raw,workers=3', '--format', 'qed', '--workers=4')).toMatchObject({
+      format: 'qed',
+      workers: 4,
+    });
+  });
+  it('is plain data: what it says survives JSON', () => {
+    const full = request('/i', '/m', '-o', 'ro,uid=1,fsname=x', '--transport', 'kernel');
+    expect(JSON.parse(JSON.stringify(full))).toEqual(full);
+  });
+  it('refuses empty names', () => {
+    expect(() => request('', '/m')).toThrow(/image is empty/);
+    expect(() => request('/i', '')).toThrow(/mountpoint is empty/);
+  });
+});

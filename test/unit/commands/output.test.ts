@@ -1,0 +1,177 @@
+// What commands print and exit with, against the words and numbers of qemu-img and mount(8).
+
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { checkJson, checkText } from '../../../src/commands/check.ts';
+import { parseFormatOptions } from '../../../src/commands/create.ts';
+import { mountExitCode } from '../../../src/commands/exit-codes.ts';
+import { infoJson, infoText } from '../../../src/commands/info.ts';
+import { mapDisk, mapText } from '../../../src/commands/map.ts';
+import { cureForUsers, describeUsers, shellQuote } from '../../../src/commands/mount-users.ts';
+import { formatTable } from '../../../src/commands/output.ts';
+import { prepareArguments } from '../../../src/commands/program.ts';
+import { formatProgress } from '../../../src/commands/progress.ts';
+import { formatSize, parseResize } from '../../../src/commands/size.ts';
+import { ImgfuseError } from '../../../src/errors/index.ts';
+import { emptyCheckReport } from '../../../src/format/check-report.ts';
+
+describe('sizes', () => {
+  it('are printed as qemu-img prints them', () => {
+    const cases: [number, string][] = [
+      [0, '0 B'],
+      [999, '999 B'],
+      [1000, '0.977 KiB'],
+      [593920, '580 KiB'],
+      [10485760, '10 MiB'],
+      [1073741824 * 1.5, '1.5 GiB'],
+      [2 ** 50, '1 PiB'],
+    ];
+    for (const [bytes, text] of cases) expect(formatSize(bytes)).toBe(text);
+  });
+  it('of resize are absolute or relative', () => {
+    expect(parseResize('2M', 5)).toBe(2 ** 21);
+    expect(parseResize('+1k', 512)).toBe(1536);
+    expect(parseResize('-512', 1024)).toBe(512);
+    expect(() => parseResize('-1k', 512)).toThrow(/cannot shrink by 1024/);
+    expect(() => parseResize('+8P', 2 ** 52)).toThrow(/too large/);
+    expect(() => parseResize('', 0)).toThrow(/not a size/);
+  });
+  it('adding and taking away the same size changes nothing', () => {
+    fc.assert(
+      fc.property(
+        fc.nat(),
+        fc.nat(),
+        (size, delta) => parseResize(`-${delta}`, parseResize(`+${delta}`, size)) === size,
+      ),
+    );
+  });
+});
+
+describe('exit codes of mount', () => {
+  it('follow mount(8)', () => {
+    const of = (kind: ConstructorParameters<typeof ImgfuseError>[0]): number =>
+      mountExitCode(new ImgfuseError(kind, ''));
+    expect(of('usage')).toBe(1);
+    expect(of('permission')).toBe(1);
+    expect(of('no-space')).toBe(2);
+    expect(of('missing')).toBe(32);
+    expect(of('busy')).toBe(32);
+    expect(of('corrupt')).toBe(32);
+    expect(mountExitCode(new TypeError('a bug'))).toBe(2);
+  });
+});
+
+describe('check', () => {
+  const report = { ...emptyCheckReport('qed'), totalClusters: 160, allocatedClusters: 1 };
+  it('prints what qemu-img prints for a clean image', () => {
+    expect(checkText({ ...report, totalClusters: 200 })).toBe(
+      'No errors were found on the image.\n1/200 = 0.50% allocated, 0.00% fragmented, 0.00% compressed clusters',
+    );
+  });
+  it('counts what is left after a repair, and what was repaired', () => {
+    const repaired = { ...report, corruptions: 3, corruptionsFixed: 2, leaks: 5, leaksFixed: 5 };
+    expect(checkText(repaired)).toContain('    5 leaked clusters\n    2 corruptions');
+    expect(checkText(repaired)).toContain('1 error was found on the image.');
+    expect(checkJson('a', repaired, [])).toMatchObject({ corruptions: 1, 'corruptions-fixed': 2, 'leaks-fixed': 5 });
+    expect(checkJson('a', repaired, [])['leaks']).toBeUndefined();
+  });
+});
+
+describe('info', () => {
+  const info = {
+    filename: 'a',
+    format: 'qed',
+    virtualSize: 10485760,
+    clusterSize: 65536,
+    actualSize: 593920,
+    dirty: true,
+    backingFilename: 'b',
+    fullBackingFilename: '/x/b',
+    specific: {},
+  };
+  it('prints the lines of qemu-img', () => {
+    expect(infoText('a.qed', info).split('\n')).toEqual([
+      'image: a.qed',
+      'file format: qed',
+      'virtual size: 10 MiB (10485760 bytes)',
+      'disk size: 580 KiB',
+      'cleanly shut down: no',
+      'cluster_size: 65536',
+      'backing file: b (actual path: /x/b)',
+    ]);
+  });
+  it('has the keys of qemu-img', () => {
+    expect(infoJson('a.qed', info)).toMatchObject({
+      'virtual-size': 10485760,
+      'actual-size': 593920,
+      'backing-filename': 'b',
+      'full-backing-filename': '/x/b',
+      'dirty-flag': true,
+    });
+  });
+});
+
+describe('map', () => {
+  it('joins neighbours that continue each other, and only those', () => {
+    const extents = [
+      { start: 0, length: 10, status: 'data', depth: 0, hostOffset: 100, path: 'a' },
+      { start: 10, length: 10, status: 'data', depth: 0, hostOffset: 110, path: 'a' },
+      { start: 20, length: 10, status: 'data', depth: 0, hostOffset: 500, path: 'a' },
+      { start: 30, length: 10, status: 'zero', depth: 0, path: 'a' },
+      { start: 40, length: 10, status: 'unallocated', depth: 1, path: 'b' },
+    ] as const;
+    const disk = { size: () => 50, extent: (offset: number) => extents[offset / 10]! };
+    const entries = mapDisk(disk as unknown as Parameters<typeof mapDisk>[0]);
+    expect(
+      entries.map(({ start, length, present, zero, data, offset }) => [start, length, present, zero, data, offset]),
+    ).toEqual([
+      [0, 20, true, false, true, 100],
+      [20, 10, true, false, true, 500],
+      [30, 10, true, true, false, undefined],
+      [40, 10, false, true, false, undefined],
+    ]);
+    expect(mapText(entries).split('\n')[1]).toMatch(/^0 +0x14 +0x64 +a$/);
+  });
+});
+
+describe('arguments', () => {
+  it('-oLIST is taken apart, and a size with a minus is no option', () => {
+    expect(prepareArguments(['mount', '-oro', 'x'])).toEqual(['mount', '-o', 'ro', 'x']);
+    expect(prepareArguments(['resize', 'a', '-1G', '--shrink'])).toEqual(['resize', 'a', ' -1G', '--shrink']);
+    expect(prepareArguments(['check', '-r', 'all'])).toEqual(['check', '-r', 'all']);
+  });
+  it('format options are key=value, a doubled comma is a comma', () => {
+    expect([...parseFormatOptions(['a=1,b=x,,y', 'c='])]).toEqual([
+      ['a', '1'],
+      ['b', 'x,y'],
+      ['c', ''],
+    ]);
+    expect(() => parseFormatOptions(['cluster_size'])).toThrow(/key=value/);
+  });
+});
+
+describe('texts', () => {
+  it('a table has columns as wide as their widest cell', () => {
+    expect(
+      formatTable([
+        ['A', 'B'],
+        ['long', 'x'],
+      ]),
+    ).toBe('A     B\nlong  x');
+  });
+  it('progress stays between 0 and 100 %', () => {
+    expect(formatProgress('x', -1)).toMatch(/\[\.{30}\] {3}0%$/);
+    expect(formatProgress('x', 0.5)).toMatch(/\[#{15}\.{15}\] {2}50%$/);
+    expect(formatProgress('x', 2)).toMatch(/\[#{30}\] 100%$/);
+  });
+  it('users of a mount are named with a cure that can be typed', () => {
+    const users = {
+      loops: [{ device: '/dev/loop0', mountpoints: ["/mnt/it's", '/mnt/b'], autoclear: false }],
+      processes: [{ pid: 7, name: 'sh' }],
+    };
+    expect(describeUsers(users)).toBe("/dev/loop0 (mounted at /mnt/it's, /mnt/b), process 7 (sh)");
+    expect(cureForUsers(users)).toBe("umount /mnt/b; umount '/mnt/it'\\''s'; losetup -d /dev/loop0");
+    expect(cureForUsers({ loops: [], processes: [] })).toBeNull();
+    expect(shellQuote('/a b')).toBe("'/a b'");
+  });
+});
