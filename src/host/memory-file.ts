@@ -23,8 +23,8 @@ export class MemoryHostFile implements HostFile {
   }
 
   /** A file with the same content. */
-  clone(): MemoryHostFile {
-    const copy = new MemoryHostFile(new Uint8Array(0), this.path, this.readOnly);
+  clone(readOnly = this.readOnly): MemoryHostFile {
+    const copy = new MemoryHostFile(new Uint8Array(0), this.path, readOnly);
     for (const [index, page] of this.pages) copy.pages.set(index, page.slice());
     copy.length = this.length;
     return copy;

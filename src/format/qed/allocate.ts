@@ -6,7 +6,7 @@ import { roundUp } from '../../bytes/offsets.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { FreeClusters } from './free-clusters.ts';
 import type { Geometry } from './geometry.ts';
-import { FILE_END, FILE_LENGTH } from './state.ts';
+import { CUTS, DURABLE_LENGTH, FILE_END, FILE_LENGTH } from './state.ts';
 
 /** The file grows by this much at a time; the rest is cut at a clean close and counts as leaked after a crash. */
 export const EXTEND_BYTES = 64 * 1024 * 1024;
@@ -55,6 +55,8 @@ export class Allocator {
     if (this.numbers[FILE_LENGTH] === end) return;
     this.file.truncate(end);
     this.numbers[FILE_LENGTH] = end;
+    this.numbers[CUTS] = this.numbers[CUTS]! + 1;
+    this.numbers[DURABLE_LENGTH] = Math.min(this.numbers[DURABLE_LENGTH]!, end);
   }
 
   private fromFree(count: number, exactly: boolean): Allocation | null {

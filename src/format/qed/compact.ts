@@ -1,7 +1,7 @@
-// What a clean close does with free clusters: QED has no place to note them, so each one that stays would be a leak to
-// every other program. Free clusters at the end are cut off (allocate.ts); the others become the clusters of guest clusters
-// that read as zeros, which costs metadata only; and where there are not enough of those, the last clusters of the file
-// move into the gaps. Runs under the metadata lock with the dirty bit set, when no request is left.
+// What an idle image and a clean close do with free clusters: QED has no place to note them, so each one that stays would
+// be a leak to every other program. Free clusters at the end are cut off (allocate.ts); the others become the clusters of
+// guest clusters that read as zeros, which costs metadata only; and at a close, where there are not enough of those, the last
+// clusters of the file move into the gaps. Runs under the metadata lock with the dirty bit set and all clusters reserved.
 
 import { hostOffset } from '../../bytes/offsets.ts';
 import type { HostFile } from '../../host/host-file.ts';
@@ -38,25 +38,30 @@ export function removeEmptyTables(parts: CompactParts): void {
   });
 }
 
+/** All that an idle image gets: it costs a few table writes and moves no data. */
+export function giveFreeClustersAway(parts: CompactParts): void {
+  parts.allocator.trim();
+  giveToZeroClusters(parts, Math.ceil(parts.numbers[IMAGE_SIZE]! / parts.geometry.clusterSize));
+}
+
 /** The second half: FREE clusters get an owner, or clusters from the end move into the gaps and become free in turn. */
 export function fillGaps(parts: CompactParts): void {
-  const { allocator, free, geometry, numbers } = parts;
-  allocator.trim();
-  if (free.freeCount > 0) giveToZeroClusters(parts, Math.ceil(numbers[IMAGE_SIZE]! / geometry.clusterSize));
-  if (free.freeCount > 0) moveIntoGaps(parts);
+  giveFreeClustersAway(parts);
+  if (parts.free.freeCount > 0) moveIntoGaps(parts);
 }
 
 /** The rest: a table may be too large for every gap, so what lies before it cannot be cut off; entries behind the end of
  * the disk take it. @returns clusters that found no owner even there */
 export function giveAwayRest(parts: CompactParts): number {
   parts.allocator.trim();
-  if (parts.free.freeCount > 0) giveToZeroClusters(parts, Number.POSITIVE_INFINITY);
+  giveToZeroClusters(parts, Number.POSITIVE_INFINITY);
   return parts.free.freeCount;
 }
 
 /** FREE clusters read as zeros, so linking one to a guest cluster that reads as zeros changes nothing for the guest. */
 function giveToZeroClusters(parts: CompactParts, endCluster: number): void {
   const { geometry, hasBacking, linker, free, mapper, numbers } = parts;
+  if (free.freeCount === 0) return;
   const diskEnd = Math.ceil(numbers[IMAGE_SIZE]! / geometry.clusterSize);
   const readsZero = (cluster: number, entry: number) =>
     entry === ZERO_ENTRY || (entry === UNALLOCATED_ENTRY && (!hasBacking || cluster >= diskEnd));

@@ -9,6 +9,13 @@ import type { WriteTracker } from '../write-tracker.ts';
 import type { FreeClusters, SettlingPhase } from './free-clusters.ts';
 import type { Geometry } from './geometry.ts';
 import type { Linker } from './link.ts';
+import { CUTS, DURABLE_LENGTH, FILE_LENGTH } from './state.ts';
+
+/** Length of the file at some moment, and how often it had been cut by then. */
+interface ReachedLength {
+  readonly length: number;
+  readonly cuts: number;
+}
 
 export class Flush {
   private readonly file: HostFile;
@@ -18,6 +25,7 @@ export class Flush {
   private readonly pending: PendingLinks;
   private readonly linker: Linker;
   private readonly free: FreeClusters;
+  private readonly numbers: Float64Array;
   private readonly log: (sentence: string) => void;
 
   constructor(
@@ -28,6 +36,7 @@ export class Flush {
     pending: PendingLinks,
     linker: Linker,
     free: FreeClusters,
+    numbers: Float64Array,
     log: (sentence: string) => void,
   ) {
     this.file = file;
@@ -37,18 +46,26 @@ export class Flush {
     this.pending = pending;
     this.linker = linker;
     this.free = free;
+    this.numbers = numbers;
     this.log = log;
   }
 
   /** Everything acknowledged before the call is durable, links included, when it returns. Costs nothing when it is already. */
   run(): void {
     let phase: SettlingPhase = 'none';
+    let reached: ReachedLength;
     this.tracker.flush(
       () => {
         this.linkHeldBack();
-        phase = this.lock.run(() => this.free.beginFlush());
+        this.lock.run(() => {
+          phase = this.free.beginFlush();
+          reached = this.lengthNow();
+        });
       },
-      () => this.settle(phase),
+      () => {
+        this.noteDurable(reached);
+        this.settle(phase);
+      },
     );
   }
 
@@ -68,11 +85,24 @@ export class Flush {
   }
 
   private linkHeldBack(): void {
-    const count = this.lock.run(() => this.pending.count);
+    const { count, reached } = this.lock.run(() => ({ count: this.pending.count, reached: this.lengthNow() }));
     if (count === 0) return;
     this.tracker.sync();
+    this.noteDurable(reached);
     this.lock.run(() => this.linkFirst(count));
     this.tracker.noteWrite();
+  }
+
+  private lengthNow(): ReachedLength {
+    return { length: this.numbers[FILE_LENGTH]!, cuts: this.numbers[CUTS]! };
+  }
+
+  /** A sync that began when the file had this length is done. */
+  private noteDurable({ length, cuts }: ReachedLength): void {
+    this.lock.run(() => {
+      if (this.numbers[CUTS] !== cuts) return;
+      this.numbers[DURABLE_LENGTH] = Math.max(this.numbers[DURABLE_LENGTH]!, length);
+    });
   }
 
   /** Links the first `count` entries; those that arrived since their data was synced wait for the next turn. */

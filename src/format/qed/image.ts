@@ -13,12 +13,13 @@ import { EXCLUSIVE, Reservations, SHARED } from '../../concurrency/reservations.
 import { TableCache } from '../../concurrency/table-cache.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
-import { readBackingData, readsAsZeros } from '../backing.ts';
+import { readBackingData } from '../backing.ts';
 import type { Extent, ExtentStatus, Image, ImageDetails, SharedImage } from '../image-format.ts';
 import { PendingLinks } from '../pending-links.ts';
 import { WriteTracker } from '../write-tracker.ts';
 import { Allocator } from './allocate.ts';
-import { fillGaps, giveAwayRest, removeEmptyTables } from './compact.ts';
+import { AllocatingWrite } from './allocating-write.ts';
+import { type CompactParts, fillGaps, giveAwayRest, giveFreeClustersAway, removeEmptyTables } from './compact.ts';
 import { Deallocator, type DeallocatorParts } from './deallocate.ts';
 import { DirtyBit } from './dirty-bit.ts';
 import { Flush } from './flush.ts';
@@ -35,7 +36,6 @@ import { Tables } from './table.ts';
 const HOLD_BACK_MS = 500;
 /** The dirty bit is cleared after this long without an allocation. */
 const IDLE_MS = 5000;
-const BOUNCE_BYTES = 1024 * 1024;
 
 export class QedImage implements Image {
   readonly format = 'qed';
@@ -56,9 +56,9 @@ export class QedImage implements Image {
   private readonly allocator: Allocator;
   private readonly linker: Linker;
   private readonly flushing: Flush;
+  private readonly allocating: AllocatingWrite;
   private readonly deallocator: Deallocator;
   private readonly parts: Omit<DeallocatorParts, 'write'>;
-  private bounceBuffer: Uint8Array | null = null;
 
   /** @param slot this thread's reservation slot @param log takes one sentence a call */
   constructor(file: HostFile, state: QedState, slot: number, backing: Image | null, log: (sentence: string) => void) {
@@ -83,7 +83,17 @@ export class QedImage implements Image {
     this.mapper = new Mapper(file.path, header, geometry, tables, this.pending, numbers);
     this.allocator = new Allocator(file, geometry, numbers, this.free);
     this.linker = new Linker(header.l1TableOffset, geometry, tables, this.mapper, this.allocator, this.tracker);
-    this.flushing = new Flush(file, geometry, this.lock, this.tracker, this.pending, this.linker, this.free, log);
+    this.flushing = new Flush(
+      file,
+      geometry,
+      this.lock,
+      this.tracker,
+      this.pending,
+      this.linker,
+      this.free,
+      numbers,
+      log,
+    );
     this.parts = {
       file,
       backing,
@@ -97,6 +107,7 @@ export class QedImage implements Image {
       dirtyBit: this.dirtyBit,
       numbers,
     };
+    this.allocating = new AllocatingWrite({ ...this.parts, flush: this.flushing });
     this.deallocator = new Deallocator({ ...this.parts, write: this.write.bind(this) });
   }
 
@@ -179,7 +190,7 @@ export class QedImage implements Image {
           reserved = false;
           continue;
         }
-        if (status !== 'data') return this.writeAllocating(source, sourceOffset, part, offset, status === 'zero');
+        if (status !== 'data') return this.allocating.write(source, sourceOffset, part, offset, status === 'zero');
         this.lock.unlock();
         this.file.write(source, sourceOffset, part, hostOffset(host));
         return part;
@@ -189,115 +200,6 @@ export class QedImage implements Image {
       if (reserved) this.reservations.release();
       this.lock.unlock();
     }
-  }
-
-  /**
-   * Writes into clusters that have no data yet; they are reserved exclusively and the lock is held. May do only the first
-   * clusters of the range. @returns bytes written
-   */
-  private writeAllocating(
-    source: Uint8Array,
-    sourceOffset: number,
-    length: number,
-    offset: number,
-    overZeros: boolean,
-  ): number {
-    const { clusterSize } = this;
-    const firstCluster = Math.floor(offset / clusterSize);
-    const wanted = Math.ceil((offset + length) / clusterSize) - firstCluster;
-    this.dirtyBit.set();
-    const { offset: host, count } = this.allocator.allocate(wanted);
-    const start = firstCluster * clusterSize;
-    const part = Math.min(offset + length, start + count * clusterSize) - offset;
-    let linked = 0;
-    try {
-      this.lock.unlock();
-      const hold = !overZeros && !this.isZeroBelow(start, count * clusterSize);
-      if (hold) {
-        this.writeOverBacking(source, sourceOffset, part, offset, start, count * clusterSize, host);
-        if (!this.pending.hasRoom(count)) this.flushing.linkEarly();
-      } else {
-        this.file.write(source, sourceOffset, part, hostOffset(host + (offset - start)));
-      }
-      this.lock.lock();
-      if (hold) {
-        this.hold(firstCluster, host, count);
-        linked = count;
-      }
-      while (linked < count) {
-        linked += this.linker.link(firstCluster + linked, host + linked * clusterSize, count - linked);
-      }
-    } catch (error) {
-      if (!this.lock.held) this.lock.lock();
-      this.allocator.release(host + linked * clusterSize, count - linked);
-      this.countAllocated(linked);
-      throw error;
-    }
-    this.countAllocated(count);
-    return part;
-  }
-
-  private countAllocated(clusters: number): void {
-    this.numbers[ALLOCATED_CLUSTERS] = this.numbers[ALLOCATED_CLUSTERS]! + clusters;
-  }
-
-  /** Adds to the pending links; the list may have filled up again since room was made, so it is asked once more. */
-  private hold(firstCluster: number, host: number, count: number): void {
-    while (!this.pending.hasRoom(count)) {
-      this.lock.unlock();
-      this.flushing.linkEarly();
-      this.lock.lock();
-    }
-    const now = Date.now();
-    for (let i = 0; i < count; i++) this.pending.add(firstCluster + i, host + i * this.clusterSize, now);
-  }
-
-  /** Whole clusters [start, start + bytes): what the guest does not write comes from the backing file (copy-on-write). */
-  private writeOverBacking(
-    source: Uint8Array,
-    sourceOffset: number,
-    length: number,
-    offset: number,
-    start: number,
-    bytes: number,
-    host: number,
-  ): void {
-    const head = offset - start;
-    const tail = start + bytes - (offset + length);
-    if (bytes <= BOUNCE_BYTES) {
-      const bounce = this.bounce();
-      if (head > 0) this.readBelow(bounce, 0, head, start);
-      bounce.set(source.subarray(sourceOffset, sourceOffset + length), head);
-      if (tail > 0) this.readBelow(bounce, head + length, tail, offset + length);
-      this.file.write(bounce, 0, bytes, hostOffset(host));
-      return;
-    }
-    this.copyUp(start, head, host);
-    this.file.write(source, sourceOffset, length, hostOffset(host + head));
-    this.copyUp(offset + length, tail, host + head + length);
-  }
-
-  private copyUp(from: number, length: number, host: number): void {
-    const bounce = this.bounce();
-    for (let done = 0; done < length; ) {
-      const part = Math.min(BOUNCE_BYTES, length - done);
-      this.readBelow(bounce, 0, part, from + done);
-      this.file.write(bounce, 0, part, hostOffset(host + done));
-      done += part;
-    }
-  }
-
-  private readBelow(target: Uint8Array, targetOffset: number, length: number, offset: number): void {
-    readBackingData(this.backing!, target, targetOffset, length, guestOffset(offset));
-  }
-
-  private isZeroBelow(start: number, length: number): boolean {
-    return this.backing === null || readsAsZeros(this.backing, start, length);
-  }
-
-  private bounce(): Uint8Array {
-    this.bounceBuffer ??= new Uint8Array(BOUNCE_BYTES);
-    return this.bounceBuffer;
   }
 
   map(offset: GuestOffset, length: number): Extent {
@@ -327,40 +229,8 @@ export class QedImage implements Image {
   preallocate(offset: GuestOffset, length: number): void {
     this.assertWritable();
     if (offset + length > this.virtualSize()) throw this.outside(offset, length);
-    for (let at: number = offset; at < offset + length; ) at += this.preallocatePiece(at, offset + length - at);
+    for (let at: number = offset; at < offset + length; ) at += this.allocating.preallocate(at, offset + length - at);
     this.tracker.noteWrite();
-  }
-
-  /** Links clusters that read as zeros to a run that reads as zeros; leaves data, here or below, as it is. */
-  private preallocatePiece(offset: number, length: number): number {
-    const { clusterSize } = this;
-    return this.lock.run(() => {
-      this.reserve(offset, length, EXCLUSIVE);
-      try {
-        const { status, length: part } = this.mapper.map(offset, length);
-        const first = Math.floor(offset / clusterSize);
-        const count = Math.ceil((offset + part) / clusterSize) - first;
-        if (
-          status === 'data' ||
-          (status === 'unallocated' && !this.isZeroBelow(first * clusterSize, count * clusterSize))
-        ) {
-          return part;
-        }
-        this.dirtyBit.set();
-        const { offset: host, count: got } = this.allocator.allocate(count);
-        let linked = 0;
-        try {
-          this.file.allocateRange(hostOffset(host), got * clusterSize);
-          while (linked < got) linked += this.linker.link(first + linked, host + linked * clusterSize, got - linked);
-        } finally {
-          this.countAllocated(linked);
-          this.allocator.release(host + linked * clusterSize, got - linked);
-        }
-        return Math.min(part, (first + got) * clusterSize - offset);
-      } finally {
-        this.reservations.release();
-      }
-    });
   }
 
   resize(size: number): void {
@@ -392,11 +262,17 @@ export class QedImage implements Image {
   }
 
   makeClean(): void {
-    if (this.readOnly || !this.dirtyBit.isSet) return;
+    if (this.readOnly) return;
     this.flush();
+    if (!this.dirtyBit.isSet) return;
+    if (this.lock.run(() => this.free.unusedCount) > 0) {
+      this.flushing.runUntilSettled();
+      this.withAllReserved(giveFreeClustersAway);
+      this.flush();
+    }
     // short: everything big is durable already; what allocates meanwhile waits for the lock and sets the bit again
     this.lock.run(() => {
-      if (this.reservations.othersExclusive() || !this.pending.isEmpty) return;
+      if (this.reservations.othersExclusive() || !this.pending.isEmpty || this.free.unusedCount > 0) return;
       this.allocator.trim();
       this.dirtyBit.clear();
     });
@@ -404,27 +280,42 @@ export class QedImage implements Image {
 
   close(): void {
     if (this.readOnly) return;
+    this.makeClean();
+    if (this.lock.run(() => this.free.unusedCount) > 0) this.compact();
     this.flush();
-    const unused = this.lock.run(() => this.free.unusedCount);
-    if (!this.dirtyBit.isSet && unused === 0) return;
-    if (unused > 0) this.compact();
+  }
+
+  /** The rest of a clean close: no cluster stays without an owner, which to other programs would be a leak. */
+  private compact(): void {
+    this.withAllReserved(removeEmptyTables);
+    this.flushing.runUntilSettled();
+    this.withAllReserved(fillGaps);
+    this.flushing.runUntilSettled();
+    const leaked = this.withAllReserved(giveAwayRest);
+    if (leaked > 0) this.log(`${this.file.path}: ${leaked} free clusters found no owner and stay as leaks`);
     this.lock.run(() => {
       this.allocator.trim();
       this.dirtyBit.clear();
     });
   }
 
-  /** Leaves no cluster without an owner, which to other programs would be a leak. */
-  private compact(): void {
-    const parts = { ...this.parts, free: this.free, hasBacking: this.backing !== null, tracker: this.tracker };
-    this.lock.run(() => this.dirtyBit.set());
-    this.flushing.runUntilSettled();
-    this.lock.run(() => removeEmptyTables(parts));
-    this.flushing.runUntilSettled();
-    this.lock.run(() => fillGaps(parts));
-    this.flushing.runUntilSettled();
-    const leaked = this.lock.run(() => giveAwayRest(parts));
-    if (leaked > 0) this.log(`${this.file.path}: ${leaked} free clusters found no owner and stay as leaks`);
+  /** Runs `action` under the lock with the dirty bit set, when no request is in flight. */
+  private withAllReserved<T>(action: (parts: CompactParts) => T): T {
+    return this.lock.run(() => {
+      this.reservations.acquire(0, Number.POSITIVE_INFINITY, EXCLUSIVE);
+      try {
+        this.dirtyBit.set();
+        return action({
+          ...this.parts,
+          free: this.free,
+          hasBacking: this.backing !== null,
+          tracker: this.tracker,
+        });
+      } finally {
+        this.reservations.release();
+        this.tracker.noteWrite();
+      }
+    });
   }
 
   details(): ImageDetails {

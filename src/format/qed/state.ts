@@ -24,7 +24,11 @@ export const FILE_LENGTH = 2;
 export const ALLOCATED_CLUSTERS = 3;
 /** Date.now() of the last allocation or deallocation */
 export const LAST_CHANGE_MS = 4;
-const NUMBER_COUNT = 5;
+/** length of the file that is known to be on stable storage */
+export const DURABLE_LENGTH = 5;
+/** how often the file was cut: a sync that began before says nothing about a length that was reached again since */
+export const CUTS = 6;
+const NUMBER_COUNT = 7;
 
 /** Links held back at most; a full list is linked early. */
 const PENDING_CAPACITY = 16384;
@@ -62,5 +66,6 @@ export function createQedState(header: QedHeader, options: QedStateOptions): Qed
   numbers[IMAGE_SIZE] = header.imageSize;
   numbers[FILE_END] = options.fileLength;
   numbers[FILE_LENGTH] = options.fileLength;
+  numbers[DURABLE_LENGTH] = options.fileLength;
   return state;
 }

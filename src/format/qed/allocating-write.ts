@@ -1,0 +1,191 @@
+// Writes into clusters that have no data yet. A new cluster reads as zeros, so only the guest's bytes are transferred, without
+// the lock, and the link follows. Over backing data the whole cluster is copied up, and its link is held back until a
+// fdatasync has made it durable: a crash must not show zeros where the backing file had older data (R6).
+
+import { guestOffset, hostOffset } from '../../bytes/offsets.ts';
+import type { Mutex } from '../../concurrency/mutex.ts';
+import { EXCLUSIVE, type Reservations } from '../../concurrency/reservations.ts';
+import type { HostFile } from '../../host/host-file.ts';
+import { readBackingData, readsAsZeros } from '../backing.ts';
+import type { Image } from '../image-format.ts';
+import type { PendingLinks } from '../pending-links.ts';
+import type { Allocator } from './allocate.ts';
+import type { DirtyBit } from './dirty-bit.ts';
+import type { Flush } from './flush.ts';
+import type { Geometry } from './geometry.ts';
+import type { Linker } from './link.ts';
+import type { Mapper } from './mapping.ts';
+import { ALLOCATED_CLUSTERS, DURABLE_LENGTH } from './state.ts';
+
+/** Copied at once from the backing file. */
+const BOUNCE_BYTES = 1024 * 1024;
+/** Clusters allocated at once; fewer than the links that can be held back. */
+const MAX_RUN_CLUSTERS = 4096;
+
+export interface AllocatingWriteParts {
+  readonly file: HostFile;
+  readonly backing: Image | null;
+  readonly geometry: Geometry;
+  readonly lock: Mutex;
+  readonly reservations: Reservations;
+  readonly pending: PendingLinks;
+  readonly mapper: Mapper;
+  readonly linker: Linker;
+  readonly allocator: Allocator;
+  readonly dirtyBit: DirtyBit;
+  readonly flush: Flush;
+  readonly numbers: Float64Array;
+}
+
+export class AllocatingWrite {
+  private readonly parts: AllocatingWriteParts;
+  private bounceBuffer: Uint8Array | null = null;
+
+  constructor(parts: AllocatingWriteParts) {
+    this.parts = parts;
+  }
+
+  /**
+   * Writes into clusters that have no data yet; they are reserved exclusively and the lock is held. May do only the first
+   * clusters of the range. @returns bytes written
+   */
+  write(source: Uint8Array, sourceOffset: number, length: number, offset: number, overZeros: boolean): number {
+    const { allocator, backing, dirtyBit, file, flush, geometry, linker, lock, numbers, pending } = this.parts;
+    const { clusterSize } = geometry;
+    const firstCluster = Math.floor(offset / clusterSize);
+    const wanted = Math.ceil((offset + length) / clusterSize) - firstCluster;
+    dirtyBit.set();
+    const { offset: host, count } = allocator.allocate(Math.min(wanted, MAX_RUN_CLUSTERS));
+    const start = firstCluster * clusterSize;
+    const part = Math.min(offset + length, start + count * clusterSize) - offset;
+    let linked = 0;
+    try {
+      lock.unlock();
+      const overBacking = !overZeros && !this.isZeroBelow(start, count * clusterSize);
+      if (overBacking) {
+        this.writeOverBacking(source, sourceOffset, part, offset, start, count * clusterSize, host);
+        if (!pending.hasRoom(count)) flush.linkEarly();
+      } else {
+        file.write(source, sourceOffset, part, hostOffset(host + (offset - start)));
+      }
+      lock.lock();
+      // an entry beyond the end of a file that lost its growth would be repaired to 0, which shows the backing file
+      const beyond = backing !== null && host + count * clusterSize > numbers[DURABLE_LENGTH]!;
+      if (overBacking || beyond) {
+        this.hold(firstCluster, host, count);
+        linked = count;
+      }
+      while (linked < count) {
+        linked += linker.link(firstCluster + linked, host + linked * clusterSize, count - linked);
+      }
+    } catch (error) {
+      if (!lock.held) lock.lock();
+      allocator.release(host + linked * clusterSize, count - linked);
+      this.countAllocated(linked);
+      throw error;
+    }
+    this.countAllocated(count);
+    return part;
+  }
+
+  private countAllocated(clusters: number): void {
+    this.parts.numbers[ALLOCATED_CLUSTERS] = this.parts.numbers[ALLOCATED_CLUSTERS]! + clusters;
+  }
+
+  /** Adds to the pending links; the list may have filled up again since room was made, so it is asked once more. */
+  private hold(firstCluster: number, host: number, count: number): void {
+    const { flush, geometry, lock, pending } = this.parts;
+    while (!pending.hasRoom(count)) {
+      lock.unlock();
+      flush.linkEarly();
+      lock.lock();
+    }
+    const now = Date.now();
+    for (let i = 0; i < count; i++) pending.add(firstCluster + i, host + i * geometry.clusterSize, now);
+  }
+
+  /** Whole clusters [start, start + bytes): what the guest does not write comes from the backing file (copy-on-write). */
+  private writeOverBacking(
+    source: Uint8Array,
+    sourceOffset: number,
+    length: number,
+    offset: number,
+    start: number,
+    bytes: number,
+    host: number,
+  ): void {
+    const head = offset - start;
+    const tail = start + bytes - (offset + length);
+    if (bytes <= BOUNCE_BYTES) {
+      const bounce = this.bounce();
+      if (head > 0) this.readBelow(bounce, 0, head, start);
+      bounce.set(source.subarray(sourceOffset, sourceOffset + length), head);
+      if (tail > 0) this.readBelow(bounce, head + length, tail, offset + length);
+      this.parts.file.write(bounce, 0, bytes, hostOffset(host));
+      return;
+    }
+    this.copyUp(start, head, host);
+    this.parts.file.write(source, sourceOffset, length, hostOffset(host + head));
+    this.copyUp(offset + length, tail, host + head + length);
+  }
+
+  private copyUp(from: number, length: number, host: number): void {
+    const bounce = this.bounce();
+    for (let done = 0; done < length; ) {
+      const part = Math.min(BOUNCE_BYTES, length - done);
+      this.readBelow(bounce, 0, part, from + done);
+      this.parts.file.write(bounce, 0, part, hostOffset(host + done));
+      done += part;
+    }
+  }
+
+  private readBelow(target: Uint8Array, targetOffset: number, length: number, offset: number): void {
+    readBackingData(this.parts.backing!, target, targetOffset, length, guestOffset(offset));
+  }
+
+  private isZeroBelow(start: number, length: number): boolean {
+    return this.parts.backing === null || readsAsZeros(this.parts.backing, start, length);
+  }
+
+  /** Links clusters that read as zeros to a run that reads as zeros; leaves data, here or below, as it is. */
+  preallocate(offset: number, length: number): number {
+    const { clusterSize } = this.parts.geometry;
+    return this.parts.lock.run(() => {
+      this.parts.reservations.acquire(
+        Math.floor(offset / clusterSize),
+        Math.ceil((offset + length) / clusterSize),
+        EXCLUSIVE,
+      );
+      try {
+        const { status, length: part } = this.parts.mapper.map(offset, length);
+        const first = Math.floor(offset / clusterSize);
+        const count = Math.ceil((offset + part) / clusterSize) - first;
+        if (
+          status === 'data' ||
+          (status === 'unallocated' && !this.isZeroBelow(first * clusterSize, count * clusterSize))
+        ) {
+          return part;
+        }
+        this.parts.dirtyBit.set();
+        const { offset: host, count: got } = this.parts.allocator.allocate(count);
+        let linked = 0;
+        try {
+          this.parts.file.allocateRange(hostOffset(host), got * clusterSize);
+          while (linked < got)
+            linked += this.parts.linker.link(first + linked, host + linked * clusterSize, got - linked);
+        } finally {
+          this.countAllocated(linked);
+          this.parts.allocator.release(host + linked * clusterSize, got - linked);
+        }
+        return Math.min(part, (first + got) * clusterSize - offset);
+      } finally {
+        this.parts.reservations.release();
+      }
+    });
+  }
+
+  private bounce(): Uint8Array {
+    this.bounceBuffer ??= new Uint8Array(BOUNCE_BYTES);
+    return this.bounceBuffer;
+  }
+}
