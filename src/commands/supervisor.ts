@@ -60,10 +60,7 @@ export class Supervisor {
         log: (sentence) => this.#log('notice', sentence),
       });
       this.#serving = await startServing(this.#disk, request, this.#stopWord, this.#log);
-      this.#maintenance = startThread(
-        { role: 'maintain', slot: request.workers + 1, disk: this.#disk.share(), stopWord: this.#stopWord },
-        this.#log,
-      );
+      this.#maintenance = this.#startMaintenance(this.#disk);
       void this.#maintenance.ended.then((error) => error === null || this.crash(error));
       record = this.#writeFiles(this.#disk, this.#serving);
     } catch (error) {
@@ -115,6 +112,11 @@ export class Supervisor {
     this.#log('error', `the mount ends because of an internal error: ${error.stack ?? error.message}`);
     this.#setStop(STOP.rescue);
     this.#serving?.abort();
+  }
+
+  #startMaintenance(disk: VirtualDisk): Thread {
+    const slot = this.#request.workers + 1;
+    return startThread({ role: 'maintain', slot, disk: disk.share(), stopWord: this.#stopWord }, this.#log);
   }
 
   #setStop(value: number): void {
@@ -206,7 +208,8 @@ export class Supervisor {
   /** @returns null, or the sentence that says why the image is not clean */
   async #closeDisk(): Promise<string | null> {
     this.#setStop(STOP.end);
-    await this.#maintenance!.ended;
+    const failure = await this.#maintenance!.ended;
+    if (failure !== null) return this.#rescue(failure);
     try {
       this.#disk!.close();
       return null;
@@ -221,7 +224,10 @@ export class Supervisor {
    */
   async #rescue(crash: Error): Promise<string> {
     this.#setStop(STOP.rescue);
-    await Promise.race([this.#maintenance!.ended, delay(RESCUE_MS, null, { ref: false })]);
+    const flushed = this.#maintenance!.ended.then((failure) =>
+      failure === null ? null : this.#startMaintenance(this.#disk!).ended,
+    );
+    await Promise.race([flushed, delay(RESCUE_MS, null, { ref: false })]);
     await this.#serving!.unmount({ lazy: false }).catch(() => {});
     return `the mount process failed (${crash.message}); the next read-write mount checks and repairs the image`;
   }

@@ -33,6 +33,12 @@ function mount(...parameters: readonly string[]): number {
   return bench.daemonPid();
 }
 
+function timed(action: () => void): number {
+  const start = performance.now();
+  action();
+  return performance.now() - start;
+}
+
 function writeData(file = 'mnt/disk.raw'): void {
   const fd = openSync(bench.path(file), 'r+');
   writeSync(fd, DATA, 0, DATA.length, 1_000_000);
@@ -72,17 +78,25 @@ describe('mount', () => {
 
   it('takes 400 ms at most from command to usable mount', () => {
     const times: number[] = [];
+    const bare: number[] = [];
     for (let round = 0; round < 10; round++) {
-      const start = performance.now();
-      mount();
-      statSync(bench.path('mnt/disk.raw'));
-      times.push(performance.now() - start);
+      bare.push(timed(() => execFileSync(process.execPath, ['-e', '0'])));
+      times.push(
+        timed(() => {
+          mount();
+          statSync(bench.path('mnt/disk.raw'));
+        }),
+      );
       expect(bench.imgfuse('unmount', 'mnt').code).toBe(0);
     }
-    times.sort((a, b) => a - b);
-    console.log(`from command to usable mount: median ${times[5]!.toFixed(0)} ms, slowest ${times[9]!.toFixed(0)} ms`);
-    // other work on the machine only ever adds: the faster runs say what it takes
-    expect(times[2]).toBeLessThan(400);
+    const median = (values: readonly number[]): number => [...values].sort((a, b) => a - b)[5]!;
+    // an idle machine starts node in 60 ms or less; where other work slows that down, the budget grows with it
+    const limit = 400 * Math.max(1, median(bare) / 60);
+    console.log(
+      `from command to usable mount: median ${median(times).toFixed(0)} ms of at most ${limit.toFixed(0)} ms; ` +
+        `node -e 0 takes ${median(bare).toFixed(0)} ms`,
+    );
+    expect(median(times)).toBeLessThan(limit);
   });
 
   it('understands what mount(8) passes, and shows nosuid, nodev and the image in the mount table', () => {
