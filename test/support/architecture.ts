@@ -147,7 +147,7 @@ function shapeViolations({ path, text }: SourceModule): string[] {
   let opening = 0;
   while (lines[start + opening]?.startsWith('//') === true) opening++;
   // a picture of a layout is set off by an empty comment line and does not count
-  const sentence = lines.slice(start, start + opening).findIndex((line) => line === '//');
+  const sentence = lines.slice(start, start + opening).indexOf('//');
   const counted = sentence < 0 ? opening : sentence;
   if (counted < 1 || counted > MAX_OPENING_LINES) {
     broken.push(`${path} opens with ${counted} comment lines; 1 to ${MAX_OPENING_LINES} say what it holds`);

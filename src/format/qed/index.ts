@@ -43,8 +43,10 @@ function openQed(file: HostFile, options: OpenOptions, reclaim: boolean): Image 
   const header = readHeader(file);
   const dirty = isMarkedDirty(header);
   // the image's own tables come first: a damaged one is refused before its backing chain is looked for
-  const walk = walkAndRepair(file, header, options, dirty);
+  const found = walkOrRefuse(file, header, options, dirty);
   const backing = header.backingName === null ? null : options.openBacking(backingReference(header));
+  // an open that fails has changed no byte, so a repair waits until the chain below is open
+  const walk = repairIfUnclean(file, header, options, dirty, found);
   let fileLength = file.size();
   const missing = fileLength % header.clusterSize;
   if (missing !== 0 && !options.readOnly) {
@@ -66,33 +68,54 @@ function openQed(file: HostFile, options: OpenOptions, reclaim: boolean): Image 
   return new QedImage(file, state, 0, backing, options.log);
 }
 
-/** Checks all tables; repairs them when the image was not closed clean. Throws what cannot be repaired safely. */
-function walkAndRepair(file: HostFile, header: QedHeader, options: OpenOptions, dirty: boolean): QedCheck {
-  const silent = () => undefined;
-  const found = checkTables(file, header, { repair: 'none', log: silent });
-  if (options.readOnly || (found.report.corruptions === 0 && found.report.checkErrors === 0)) {
-    if (dirty) {
-      options.log(
-        options.readOnly
-          ? `${file.path} was not closed clean; it is read as it is, because it is opened read-only`
-          : `${file.path} was not closed clean; checked: no errors, ${found.report.leaks} leaked clusters will be reclaimed`,
-      );
-    }
+/** Checks all tables and writes nothing. Throws what cannot be repaired safely. */
+function walkOrRefuse(file: HostFile, header: QedHeader, options: OpenOptions, dirty: boolean): QedCheck {
+  let first = '';
+  const found = checkTables(file, header, {
+    repair: 'none',
+    log: (sentence) => {
+      if (first === '') first = sentence.replace(/^ERROR /, '');
+    },
+  });
+  const { report, doubleReferences } = found;
+  if (options.readOnly || isSound(report) || (dirty && doubleReferences === 0)) return found;
+  const doubles = doubleReferences > 0 ? `, ${doubleReferences} of them clusters used twice` : '';
+  throw new ImgfuseError(
+    'corrupt',
+    `${file.path}: its tables have ${report.corruptions + report.checkErrors} errors${doubles}, the first: ${first}; ` +
+      `it is not opened for writing. See them with imgfuse check ${file.path}, repair a copy with imgfuse check -r all, ` +
+      'or mount with -o ro',
+    { path: file.path },
+  );
+}
+
+/** Repairs the tables of an image that was not closed clean, and says so. @returns what they are then */
+function repairIfUnclean(
+  file: HostFile,
+  header: QedHeader,
+  options: OpenOptions,
+  dirty: boolean,
+  found: QedCheck,
+): QedCheck {
+  if (!dirty) return found;
+  const { report } = found;
+  if (options.readOnly) {
+    options.log(`${file.path} was not closed clean; it is read as it is, because it is opened read-only`);
     return found;
   }
-  const errors = `${found.report.corruptions} corruptions`;
-  const doubles = found.doubleReferences > 0 ? `, ${found.doubleReferences} of them clusters used twice` : '';
-  if (!dirty || found.doubleReferences > 0) {
-    throw new ImgfuseError(
-      'corrupt',
-      `${file.path}: its tables have ${errors}${doubles}; it is not opened for writing. ` +
-        `See them with imgfuse check ${file.path}, repair a copy with imgfuse check -r all, or mount with -o ro`,
-      { path: file.path },
+  if (isSound(report)) {
+    options.log(
+      `${file.path} was not closed clean; checked: no errors, ${report.leaks} leaked clusters will be reclaimed`,
     );
+    return found;
   }
-  options.log(`${file.path} was not closed clean; repairing ${errors}`);
+  options.log(`${file.path} was not closed clean; repairing ${report.corruptions + report.checkErrors} errors`);
   checkTables(file, header, { repair: 'all', log: options.log });
-  return checkTables(file, header, { repair: 'none', log: silent });
+  return checkTables(file, header, { repair: 'none', log: () => undefined });
+}
+
+function isSound({ corruptions, checkErrors }: CheckReport): boolean {
+  return corruptions === 0 && checkErrors === 0;
 }
 
 function reclaimLeaks(file: HostFile, state: QedState, used: SparseBitmap, clusters: number): void {

@@ -1,0 +1,91 @@
+// Image files of tests on the host's disk: opening them in this process, comparing them, and the command line over them.
+
+import { spawnSync } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { closeSync, existsSync, fstatSync, openSync, readdirSync, readSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { type OpenDiskOptions, openDisk, type VirtualDisk } from '../../src/disk/index.ts';
+
+const CLI = fileURLToPath(new URL('../../dist/cli.js', import.meta.url));
+/** Of a sparse giant only the two ends are compared. */
+const HASHED_BYTES = 4 * 1024 * 1024;
+
+/** Length, ends and time of the last change of every file in a directory: what a failed open must leave as it is. */
+export function fingerprints(directory: string): Record<string, string> {
+  const found: Record<string, string> = {};
+  for (const entry of readdirSync(directory, { withFileTypes: true })) {
+    if (entry.isFile()) found[entry.name] = fingerprint(join(directory, entry.name));
+  }
+  return found;
+}
+
+function fingerprint(path: string): string {
+  const file = openSync(path, 'r');
+  try {
+    const { size, mtimeMs } = fstatSync(file);
+    const hash = createHash('sha256');
+    const bytes = Buffer.alloc(Math.min(size, HASHED_BYTES));
+    for (const offset of [0, size - bytes.length]) {
+      readSync(file, bytes, 0, bytes.length, offset);
+      hash.update(bytes);
+    }
+    return `${size} bytes, changed ${mtimeMs}, ${hash.digest('hex')}`;
+  } finally {
+    closeSync(file);
+  }
+}
+
+/** Opens a disk for the time of `action`, and closes it whatever happens. */
+export function withDisk<T>(path: string, options: OpenDiskOptions, action: (disk: VirtualDisk) => T): T {
+  const disk = openDisk(path, options);
+  let result: T;
+  try {
+    result = action(disk);
+  } catch (error) {
+    try {
+      disk.close();
+    } catch {
+      // the first error is the one to see
+    }
+    throw error;
+  }
+  disk.close();
+  return result;
+}
+
+/** All bytes of a disk that fits into memory. */
+export function readAll(disk: VirtualDisk): Buffer {
+  const bytes = Buffer.alloc(disk.size(), 0xee);
+  const step = 1024 * 1024;
+  for (let at = 0; at < bytes.length; at += step) disk.read(bytes, at, Math.min(step, bytes.length - at), at);
+  return bytes;
+}
+
+/** First difference of two arrays as a sentence, or "none"; large arrays are not printed. */
+export function firstDifference(actual: Uint8Array, wanted: Uint8Array): string {
+  if (actual.length !== wanted.length) return `${actual.length} bytes instead of ${wanted.length}`;
+  if (Buffer.compare(actual, wanted) === 0) return 'none';
+  const at = actual.findIndex((byte, i) => byte !== wanted[i]);
+  return `at ${at}: ${actual[at]} instead of ${wanted[at]}`;
+}
+
+export interface CommandResult {
+  readonly code: number | null;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+export function isBuilt(): boolean {
+  return existsSync(CLI);
+}
+
+/** Runs the built command line. */
+export function imgfuse(...args: string[]): CommandResult {
+  const { status, stdout, stderr } = spawnSync(process.execPath, [CLI, ...args], {
+    encoding: 'utf8',
+    timeout: 30_000,
+    cwd: '/',
+  });
+  return { code: status, stdout, stderr };
+}
