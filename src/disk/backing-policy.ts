@@ -50,7 +50,7 @@ export function resolveBacking(imagePath: string, name: string, policy: BackingP
 
 function isInside(file: string, directory: string): boolean {
   const relative = path.relative(directory, file);
-  return relative !== '' && !relative.startsWith('..') && !path.isAbsolute(relative);
+  return relative !== '' && relative !== '..' && !relative.startsWith('../') && !path.isAbsolute(relative);
 }
 
 function refusal(imagePath: string, why: string): ImgfuseError {

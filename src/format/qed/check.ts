@@ -53,6 +53,7 @@ class TableWalk {
 
   run(): QedCheck {
     const { header, geometry, report, used } = this;
+    if (this.options.repair === 'all') this.completeLastCluster();
     this.mark(0, header.headerSizeClusters * header.clusterSize);
     this.mark(header.l1TableOffset, geometry.tableBytes);
     report.totalClusters = Math.ceil(header.imageSize / geometry.clusterSize);
@@ -65,6 +66,15 @@ class TableWalk {
     if (report.leaks > 0) this.options.log(`Leaked clusters: ${report.leaks} of the file are not referred to`);
     if (report.corruptionsFixed > 0) this.file.sync();
     return { report, used, doubleReferences: this.doubleReferences };
+  }
+
+  /** A file that was cut inside a cluster: the rest of it reads as zeros, for a table as unallocated entries. */
+  private completeLastCluster(): void {
+    const size = this.file.size();
+    if (size === this.fileEnd) return;
+    this.file.truncate(this.fileEnd);
+    this.file.sync();
+    this.options.log(`Repaired the length of the file: ${size} bytes end inside a cluster; it is ${this.fileEnd} now`);
   }
 
   /** Every L2 table that can be walked. */

@@ -1,0 +1,231 @@
+// Backing file names that attack: files outside the directory, pseudo-protocols, names that are no names, loops, chains
+// without end, and things that are no files. Each is refused in one sentence, at once, and no byte of any file changes.
+
+import { execFileSync } from 'node:child_process';
+import { copyFileSync, mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
+import { basename, join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { openDisk } from '../../src/disk/index.ts';
+import { ImgfuseError } from '../../src/errors/index.ts';
+import { fingerprints, readAll, withDisk } from '../support/image-files.ts';
+import { CLUSTER, type QedSpec, writeQed } from '../support/qed-bytes.ts';
+import { makeTemporaryDirectory, removeTemporaryDirectory } from '../support/temporary.ts';
+
+let folder: string;
+let outside: string;
+let image: string;
+
+beforeEach(() => {
+  folder = makeTemporaryDirectory();
+  outside = makeTemporaryDirectory();
+  image = join(folder, 'disk.qed');
+  writeFileSync(join(outside, 'secret'), Buffer.alloc(8192, 0x55));
+});
+afterEach(() => {
+  removeTemporaryDirectory(folder);
+  removeTemporaryDirectory(outside);
+});
+
+/** Opens the image both ways and expects the same refusal; returns its sentence. */
+function refusal(kind: string): string {
+  const messages = [true, false].map((readOnly) => {
+    const before = [fingerprints(folder), fingerprints(outside)];
+    const start = performance.now();
+    let caught: unknown;
+    try {
+      openDisk(image, { readOnly }).close();
+    } catch (error) {
+      caught = error;
+    }
+    expect(performance.now() - start).toBeLessThan(2000);
+    expect(caught).toBeInstanceOf(ImgfuseError);
+    const { kind: actual, message } = caught as ImgfuseError;
+    expect(`${actual}: ${message}`).toMatch(new RegExp(`^${kind}: `));
+    expect(message).not.toContain('\n');
+    expect([fingerprints(folder), fingerprints(outside)]).toEqual(before);
+    return message;
+  });
+  expect(messages[0]).toBe(messages[1]);
+  return messages[0]!;
+}
+
+function rawBacking(backing: string, spec: QedSpec = {}): void {
+  writeQed(image, { backing, backingIsRaw: true, ...spec });
+}
+
+describe('a backing file outside the directory of the image', () => {
+  test.each(['/etc/passwd', '/etc/hosts', '../../../../../../etc/passwd', '/proc/self/environ'])(
+    '%s is refused with the option that would allow it',
+    (name) => {
+      rawBacking(name);
+      const message = refusal('permission');
+      expect(message).toContain(image);
+      expect(message).toContain('--allow-backing');
+    },
+  );
+
+  test('is refused through a symbolic link, to the file or to its directory', () => {
+    symlinkSync(join(outside, 'secret'), join(folder, 'link'));
+    rawBacking('link');
+    expect(refusal('permission')).toContain(join(outside, 'secret'));
+    symlinkSync(outside, join(folder, 'dir'));
+    rawBacking('dir/secret');
+    expect(refusal('permission')).toContain(join(outside, 'secret'));
+  });
+
+  test('opens where its directory was allowed, and not where another one was', () => {
+    rawBacking(join(outside, 'secret'));
+    const read = withDisk(image, { readOnly: true, allowBacking: [outside] }, readAll);
+    expect(read[CLUSTER]).toBe(0xbb);
+    expect(() => openDisk(image, { readOnly: true, allowBacking: [join(folder, '.')] })).toThrow(/outside/);
+  });
+
+  test('a directory whose name only begins like an allowed one is another directory', () => {
+    mkdirSync(`${outside}-more`);
+    try {
+      copyFileSync(join(outside, 'secret'), join(`${outside}-more`, 'secret'));
+      rawBacking(join(`${outside}-more`, 'secret'));
+      expect(() => openDisk(image, { readOnly: true, allowBacking: [outside] })).toThrow(/outside/);
+    } finally {
+      removeTemporaryDirectory(`${outside}-more`);
+    }
+  });
+
+  test('an image that is opened through a symbolic link finds its backing file beside the real one', () => {
+    writeFileSync(join(folder, 'base.raw'), Buffer.alloc(65536, 0x33));
+    rawBacking('base.raw', { empty: true });
+    const link = join(outside, 'link.qed');
+    symlinkSync(image, link);
+    expect(withDisk(link, { readOnly: true }, readAll)[0]).toBe(0x33);
+  });
+});
+
+describe('a name that is no file name', () => {
+  test.each([
+    'json:{"driver":"file","filename":"/etc/passwd"}',
+    'nbd://127.0.0.1:10809/disk',
+    'nbd:unix:/tmp/socket',
+    'http://127.0.0.1/disk.raw',
+    'https://127.0.0.1/disk.raw',
+    'ssh://host/disk',
+    'file:base.raw',
+    'fat:rw:/tmp',
+    'data:text/plain,x',
+  ])('%s is refused although a file of that name could exist', (name) => {
+    rawBacking(name);
+    const message = refusal('permission');
+    expect(message).toContain(image);
+    expect(message).toContain(name);
+  });
+
+  test('a NUL byte in it is refused with its offset', () => {
+    rawBacking('base\0/etc/passwd');
+    expect(refusal('corrupt')).toMatch(/offset 64.*NUL/);
+  });
+
+  test('bytes that are no UTF-8 are refused with their offset', () => {
+    rawBacking('aaaa', { bytes: { 64: Buffer.from([0xff, 0xfe, 0x41, 0x42]) } });
+    expect(refusal('corrupt')).toMatch(/offset 64.*UTF-8/);
+  });
+
+  test('a name longer than the host allows is refused', () => {
+    rawBacking('a'.repeat(3000));
+    expect(refusal('(missing|io|permission)')).toContain('aaa');
+  });
+
+  test('two dots at the start of a plain name are no way out', () => {
+    writeFileSync(join(folder, '..base.raw'), Buffer.alloc(65536, 0x44));
+    rawBacking('..base.raw', { empty: true });
+    expect(withDisk(image, { readOnly: true }, readAll)[0]).toBe(0x44);
+  });
+});
+
+describe('a backing file that is no file to read from', () => {
+  test('a missing one is an error that names it, and never zeros', () => {
+    rawBacking('missing.raw');
+    expect(refusal('missing')).toContain(join(folder, 'missing.raw'));
+  });
+
+  test('a link to nowhere is an error', () => {
+    symlinkSync('nowhere', join(folder, 'link'));
+    rawBacking('link');
+    refusal('missing');
+  });
+
+  test('a link to itself is an error', () => {
+    symlinkSync('link', join(folder, 'link'));
+    rawBacking('link');
+    refusal('(missing|io)');
+  });
+
+  test('a FIFO is refused without waiting for its other end', () => {
+    execFileSync('mkfifo', [join(folder, 'fifo')]);
+    rawBacking('fifo');
+    expect(refusal('usage')).toContain(join(folder, 'fifo'));
+  });
+
+  test('a directory is refused', () => {
+    mkdirSync(join(folder, 'sub'));
+    rawBacking('sub');
+    expect(refusal('usage')).toContain(join(folder, 'sub'));
+    rawBacking('.');
+    refusal('(usage|permission)');
+  });
+
+  test('one whose format is not stored is not guessed to be raw', () => {
+    writeFileSync(join(folder, 'base.raw'), Buffer.alloc(8192, 1));
+    writeQed(image, { backing: 'base.raw' });
+    const message = refusal('unsupported');
+    expect(message).toContain(join(folder, 'base.raw'));
+    expect(message).toContain('qemu-img rebase');
+  });
+});
+
+describe('a chain without end', () => {
+  test('an image that is its own backing file is refused as a loop', () => {
+    writeQed(image, { backing: 'disk.qed' });
+    expect(refusal('corrupt')).toContain('loop');
+  });
+
+  test('an image that is its own backing file by a hard link is refused as a loop', () => {
+    writeQed(image, { backing: 'other.qed' });
+    execFileSync('ln', [image, join(folder, 'other.qed')]);
+    expect(refusal('corrupt')).toContain('loop');
+  });
+
+  test.each([2, 3, 5])('a loop over %i images is refused', (count) => {
+    for (let i = 0; i < count; i++)
+      writeQed(join(folder, i === 0 ? 'disk.qed' : `${i}.qed`), {
+        backing: i + 1 === count ? 'disk.qed' : `${i + 1}.qed`,
+      });
+    expect(refusal('corrupt')).toContain('loop');
+  });
+
+  test('a loop further down, which the top is not part of, is refused', () => {
+    writeQed(image, { backing: 'a.qed' });
+    writeQed(join(folder, 'a.qed'), { backing: 'b.qed' });
+    writeQed(join(folder, 'b.qed'), { backing: 'a.qed' });
+    expect(refusal('corrupt')).toContain('loop');
+  });
+
+  test('32 images are a chain, 33 are too many', () => {
+    const chainOf = (count: number) => {
+      for (let i = 0; i < count; i++) {
+        const backing = i + 1 < count ? { backing: `${i + 1}.qed` } : {};
+        writeQed(join(folder, i === 0 ? 'disk.qed' : `${i}.qed`), { ...backing, empty: i + 1 < count });
+      }
+    };
+    chainOf(32);
+    expect(withDisk(image, { readOnly: true }, readAll)[0]).toBe(0xaa);
+    chainOf(33);
+    expect(refusal('limit')).toContain('32');
+  });
+});
+
+test('every file of a chain is closed again when the open fails', () => {
+  writeQed(image, { backing: 'a.qed' });
+  writeQed(join(folder, 'a.qed'), { backing: 'missing.raw', backingIsRaw: true });
+  for (let i = 0; i < 5; i++) refusal('missing');
+  const open = execFileSync('ls', ['-l', `/proc/${process.pid}/fd`], { encoding: 'utf8' });
+  expect(open).not.toContain(basename(folder));
+});
