@@ -9,26 +9,31 @@ import { fileLog, type Log, stderrLog } from './log.ts';
 import type { MountRequest } from './mount-arguments.ts';
 import { printJson } from './output.ts';
 import { type MountRecord, prepareRuntimeFiles, recordJson } from './runtime-directory.ts';
-import { Supervisor } from './supervisor.ts';
+import type { Supervisor } from './supervisor.ts';
+import { warmThread } from './threads.ts';
 
 const ORPHANED = 'the command that started the mount is gone';
 
 /** @returns the exit code, when the mount has ended */
 export async function runMountProcess(request: MountRequest): Promise<number> {
   const isDaemon = !request.foreground;
-  let supervisor: Supervisor | null = null;
+  let supervisor: Supervisor;
+  // started first: it loads its modules while this thread loads its own, opens the image and mounts
+  const first = warmThread();
   let isReady = false;
   let record: MountRecord;
   try {
     const files = prepareRuntimeFiles();
     const log = isDaemon ? daemonLog(files.logPath, request, () => !isReady) : stderrLog(request.debug);
     nameProcess(`imgfuse mount ${request.image} ${request.mountpoint}`);
-    supervisor = new Supervisor(request, files, log, isDaemon);
+    const { Supervisor } = await import('./supervisor.ts');
+    supervisor = new Supervisor(request, files, first, log, isDaemon);
     const current = supervisor;
     process.on('uncaughtException', (error) => current.crash(error));
     if (isDaemon) process.on('disconnect', () => isReady || current.stop(ORPHANED));
     record = await supervisor.start();
   } catch (error) {
+    await first.discard();
     return reportFailure(error, isDaemon);
   }
   isReady = true;

@@ -17,7 +17,7 @@ import {
 import { nativeAvailable } from '../native/index.ts';
 import { type Log, requestErrorLog } from './log.ts';
 import type { MountRequest } from './mount-arguments.ts';
-import { STOP, startThread, type Thread } from './threads.ts';
+import { type ServeData, STOP, startThread, type Thread, type WarmThread } from './threads.ts';
 
 /** A mount that answers. */
 export interface Serving {
@@ -35,16 +35,21 @@ export interface Serving {
   requests(): Readonly<Record<string, number>>;
 }
 
-/** Mounts and starts to serve. @param stopWord shared by every thread of the mount, see STOP */
+/**
+ * Mounts and starts to serve.
+ * @param stopWord shared by every thread of the mount, see STOP
+ * @param first becomes the first worker thread, or is ended where there are none
+ */
 export async function startServing(
   disk: VirtualDisk,
   request: MountRequest,
   stopWord: Int32Array,
+  first: WarmThread,
   log: Log,
 ): Promise<Serving> {
-  return chooseTransport(request, log) === 'kernel'
-    ? serveKernel(disk, request, stopWord, log)
-    : serveFuseNative(disk, request, log);
+  if (chooseTransport(request, log) === 'kernel') return serveKernel(disk, request, stopWord, first, log);
+  await first.discard();
+  return serveFuseNative(disk, request, log);
 }
 
 function chooseTransport(request: MountRequest, log: Log): Transport {
@@ -74,61 +79,63 @@ function owner(request: MountRequest): { uid: number; gid: number; umask?: numbe
   };
 }
 
-async function serveKernel(disk: VirtualDisk, request: MountRequest, stopWord: Int32Array, log: Log): Promise<Serving> {
+async function serveKernel(
+  disk: VirtualDisk,
+  request: MountRequest,
+  stopWord: Int32Array,
+  warm: WarmThread,
+  log: Log,
+): Promise<Serving> {
   const session = mountKernel({ ...mountOptions(request), mountpoint: request.mountpoint });
   const counters = createCounters();
-  let threads: Thread[];
+  let first: Thread;
+  let others: readonly ServeData[];
   try {
-    threads = startWorkers(session, disk, request, stopWord, counters, log);
+    const [data, ...rest] = workerData(session, disk, request, stopWord, counters);
+    first = warm.run(data!, log);
+    others = rest;
   } catch (error) {
     session.unmount({ lazy: true });
     session.close();
     throw error;
   }
-  const ended = allEnded(threads, session, stopWord, log);
-  // the kernel queues requests from INIT on: with one worker ready the mount answers
-  const isAnswering = await Promise.race(threads.map((thread) => thread.started));
-  if (!isAnswering) {
-    const crash = await ended;
+  // the kernel queues requests from INIT on: with one worker ready the mount answers, and the others do not delay it
+  if (!(await first.started)) {
     session.unmount({ lazy: true });
-    throw crash ?? new Error('a worker thread ended before it served anything');
+    throw (await first.ended) ?? new Error('a worker thread ended before it served anything');
   }
+  const threads = [first, ...others.map((data) => startThread(data, log))];
   return {
     transport: 'kernel',
     mountpoint: session.mountpoint,
     workers: request.workers,
-    ended,
+    ended: allEnded(threads, session, stopWord, log),
     unmount: async (options) => session.unmount(options),
     abort: () => session.abort(),
     requests: () => readCounters(counters),
   };
 }
 
-function startWorkers(
+/** What each worker is given; each has a descriptor of its own, so that the kernel can hand out requests in parallel. */
+function workerData(
   session: KernelSession,
   disk: VirtualDisk,
   request: MountRequest,
   stopWord: Int32Array,
   counters: SharedArrayBuffer,
-  log: Log,
-): Thread[] {
+): ServeData[] {
   const tree = createTree(disk, { rootIsFile: session.rootIsFile, ...owner(request) });
   const shared = disk.share();
-  return Array.from({ length: request.workers }, (_, index) =>
-    startThread(
-      {
-        role: 'serve',
-        slot: index + 1,
-        disk: shared,
-        tree,
-        descriptor: session.cloneDevice(),
-        protocol: session.protocol,
-        counters,
-        stopWord,
-      },
-      log,
-    ),
-  );
+  return Array.from({ length: request.workers }, (_, index) => ({
+    role: 'serve',
+    slot: index + 1,
+    disk: shared,
+    tree,
+    descriptor: session.cloneDevice(),
+    protocol: session.protocol,
+    counters,
+    stopWord,
+  }));
 }
 
 /** One thread that crashes ends them all: what it was doing would never be answered. */

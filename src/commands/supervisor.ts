@@ -15,7 +15,7 @@ import { assertMountpoint, deviceAt } from './mountpoint.ts';
 import { notifyServiceManager } from './notify.ts';
 import { type MountRecord, type RuntimeFiles, removeRuntimeFiles, writeRecord } from './runtime-directory.ts';
 import { type Serving, startServing } from './serving.ts';
-import { STOP, startThread, type Thread } from './threads.ts';
+import { STOP, startThread, type Thread, type WarmThread } from './threads.ts';
 
 /** a mount that is busy for no visible reason is tried again, because a probe of udev ends soon */
 const BUSY_ATTEMPTS = 5;
@@ -26,6 +26,7 @@ const RESCUE_MS = 10_000;
 export class Supervisor {
   readonly #request: MountRequest;
   readonly #files: RuntimeFiles;
+  readonly #first: WarmThread;
   readonly #log: Log;
   readonly #isDaemon: boolean;
   readonly #stopWord = new Int32Array(new SharedArrayBuffer(4));
@@ -36,7 +37,9 @@ export class Supervisor {
   #stopReason: string | null = null;
   #crash: Error | null = null;
 
-  constructor(request: MountRequest, files: RuntimeFiles, log: Log, isDaemon: boolean) {
+  /** @param first a thread that is loading its modules already; it is used, or left to its owner when start fails */
+  constructor(request: MountRequest, files: RuntimeFiles, first: WarmThread, log: Log, isDaemon: boolean) {
+    this.#first = first;
     this.#request = request;
     this.#files = files;
     this.#log = log;
@@ -59,7 +62,7 @@ export class Supervisor {
         slots: request.workers + 2,
         log: (sentence) => this.#log('notice', sentence),
       });
-      this.#serving = await startServing(this.#disk, request, this.#stopWord, this.#log);
+      this.#serving = await startServing(this.#disk, request, this.#stopWord, this.#first, this.#log);
       this.#maintenance = this.#startMaintenance(this.#disk);
       void this.#maintenance.ended.then((error) => error === null || this.crash(error));
       record = this.#writeFiles(this.#disk, this.#serving);

@@ -51,11 +51,19 @@ export interface Thread {
   readonly ended: Promise<Error | null>;
 }
 
-export const WORKER_URL = new URL('./worker.js', import.meta.url);
+/** A thread that has been started and loads its modules, but does not know yet what to do. */
+export interface WarmThread {
+  /** Gives it its work. Once only. */
+  run(data: ThreadData, log: Log): Thread;
+  /** Ends it before it was given any. */
+  discard(): Promise<void>;
+}
 
-/** @param url of the module that the thread runs */
-export function startThread(data: ThreadData, log: Log, url: URL = WORKER_URL): Thread {
-  const worker = new Worker(url, { workerData: data, name: `${data.role}-${data.slot}` });
+const WORKER_URL = new URL('./worker.js', import.meta.url);
+
+/** Starts a thread ahead of its work: loading its modules takes as long as opening the image and mounting. */
+export function warmThread(): WarmThread {
+  const worker = new Worker(WORKER_URL);
   let failure: Error | null = null;
   const ended = new Promise<Error | null>((resolve) => {
     worker.on('error', (error) => {
@@ -65,12 +73,24 @@ export function startThread(data: ThreadData, log: Log, url: URL = WORKER_URL): 
       resolve(failure ?? (code === 0 ? null : new Error(`the thread ended with code ${code}`)));
     });
   });
-  const started = new Promise<boolean>((resolve) => {
-    worker.on('message', (message: ThreadMessage) => {
-      if (message.type === 'started') resolve(true);
-      else log(message.level, message.sentence);
-    });
-    void ended.then(() => resolve(false));
-  });
-  return { started, ended };
+  return {
+    run: (data, log) => {
+      const started = new Promise<boolean>((resolve) => {
+        worker.on('message', (message: ThreadMessage) => {
+          if (message.type === 'started') resolve(true);
+          else log(message.level, message.sentence);
+        });
+        void ended.then(() => resolve(false));
+      });
+      worker.postMessage(data);
+      return { started, ended };
+    },
+    discard: async () => {
+      await worker.terminate();
+    },
+  };
+}
+
+export function startThread(data: ThreadData, log: Log): Thread {
+  return warmThread().run(data, log);
 }

@@ -1,7 +1,7 @@
 // Entry of every thread of a mount process: one that serves requests until the mount ends, or the one that maintains the
 // image meanwhile. Both work on the shared state of the open image, through an attached disk of their own.
 
-import { parentPort, workerData } from 'node:worker_threads';
+import { parentPort } from 'node:worker_threads';
 import { attachDisk, type VirtualDisk } from '../disk/index.ts';
 import { describeError } from '../errors/index.ts';
 import { DiskFilesystem } from '../filesystem/index.ts';
@@ -65,7 +65,8 @@ function rescue(disk: VirtualDisk): void {
   }
 }
 
-const data = workerData as ThreadData;
-markIoFlusher();
-if (data.role === 'serve') serve(data);
-else maintain(data);
+parentPort?.once('message', (data: ThreadData) => {
+  markIoFlusher();
+  if (data.role === 'serve') serve(data);
+  else maintain(data);
+});
