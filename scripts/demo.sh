@@ -79,8 +79,7 @@ set_up() {
   [ -e /dev/fuse ] || run modprobe fuse
   [ -e /dev/loop-control ] || run modprobe loop
   cd "$root"
-  # a mirror that lacks the optional packages of other platforms makes npm ci fail, and npm install not
-  [ -d node_modules ] || run npm ci --no-audit --no-fund || run npm install --no-audit --no-fund --no-save
+  [ -d node_modules ] || run npm ci --no-audit --no-fund
   if [ ! -f dist/cli.js ] || [ -n "$(find src -newer dist/cli.js -name '*.ts' -print -quit)" ]; then run npm run build; fi
   work=$(mktemp -d "${TMPDIR:-/tmp}/imgfuse-demo-XXXXXX")
   trap clean_up EXIT

@@ -49,8 +49,7 @@ lib=$PREFIX/lib/imgfuse
 program=$lib/dist/cli.js
 
 cd "$here"
-# a mirror that lacks the optional packages of other platforms makes npm ci fail, and npm install not
-[ -d node_modules ] || run npm ci --no-audit --no-fund || run npm install --no-audit --no-fund --no-save
+[ -d node_modules ] || run npm ci --no-audit --no-fund
 [ -f dist/cli.js ] || run npm run build
 
 run mkdir -p "$DESTDIR$lib" "$DESTDIR$PREFIX/bin" "$DESTDIR$PREFIX/share/man/man1" "$DESTDIR$SBINDIR"
