@@ -32,7 +32,7 @@ export interface TreeOptions {
   readonly rootIsFile: boolean;
   readonly uid: number;
   readonly gid: number;
-  /** permission bits taken away from 0700 and 0600; default 0 */
+  /** permission bits taken away from 0777 (directory) and 0666 (disk); absent: only the owner has access, 0700 and 0600 */
   readonly umask?: number | undefined;
   /** times of the nodes at the start, in ms since the epoch; default now */
   readonly timeMs?: number | undefined;
@@ -41,10 +41,10 @@ export interface TreeOptions {
 /** The tree's shared state: node 1 is the root; node 2 is the disk unless the root is. */
 export function createTree(disk: VirtualDisk, options: TreeOptions): SharedTree {
   const { rootIsFile, uid, gid } = options;
-  const umask = options.umask ?? 0;
+  const umask = options.umask ?? 0o077;
   const now = options.timeMs ?? Date.now();
-  const directoryMode = S_IFDIR | ((disk.readOnly ? 0o500 : 0o700) & ~umask);
-  const fileMode = S_IFREG | ((disk.readOnly ? 0o400 : 0o600) & ~umask);
+  const directoryMode = S_IFDIR | ((disk.readOnly ? 0o555 : 0o777) & ~umask);
+  const fileMode = S_IFREG | ((disk.readOnly ? 0o444 : 0o666) & ~umask);
   const tree: SharedTree = {
     rootIsFile,
     numbers: new SharedArrayBuffer(NODE_NUMBERS * 3 * 8),

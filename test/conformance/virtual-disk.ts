@@ -291,35 +291,35 @@ function describeRanges(variant: DiskVariant): void {
     expectBytes(contentOf(subject.open()), subject.model);
   });
 
-  test.each(['discard', 'writeZeroes'] as const)(
-    '%s of parts of clusters reads as zeros, also over backing data',
-    (kind) => {
-      for (const written of [false, true]) {
-        const subject = new Subject(variant);
-        const disk = subject.open();
-        const { clusterSize } = disk;
-        if (written) {
-          const data = pattern(Math.min(6 * clusterSize, SIZE - 100), 9);
-          disk.write(data, 0, data.length, 100);
-          subject.model.set(data, 100);
-        }
-        for (const [offset, length] of [
-          [clusterSize + 100, 50],
-          [2 * clusterSize - 1, 2],
-          [3 * clusterSize, clusterSize],
-          [4 * clusterSize + 1, 2 * clusterSize],
-          [SIZE - 700, 700],
-        ] as const) {
-          disk[kind](offset, length);
-          if (offset < SIZE) subject.model.fill(0, offset, Math.min(offset + length, SIZE));
-          expectBytes(contentOf(disk), subject.model, `after ${kind} ${length} at ${offset}`);
-        }
-        disk.close();
-        subject.expectClean();
-        expectBytes(contentOf(subject.open()), subject.model);
+  test.each([
+    'discard',
+    'writeZeroes',
+  ] as const)('%s of parts of clusters reads as zeros, also over backing data', (kind) => {
+    for (const written of [false, true]) {
+      const subject = new Subject(variant);
+      const disk = subject.open();
+      const { clusterSize } = disk;
+      if (written) {
+        const data = pattern(Math.min(6 * clusterSize, SIZE - 100), 9);
+        disk.write(data, 0, data.length, 100);
+        subject.model.set(data, 100);
       }
-    },
-  );
+      for (const [offset, length] of [
+        [clusterSize + 100, 50],
+        [2 * clusterSize - 1, 2],
+        [3 * clusterSize, clusterSize],
+        [4 * clusterSize + 1, 2 * clusterSize],
+        [SIZE - 700, 700],
+      ] as const) {
+        disk[kind](offset, length);
+        if (offset < SIZE) subject.model.fill(0, offset, Math.min(offset + length, SIZE));
+        expectBytes(contentOf(disk), subject.model, `after ${kind} ${length} at ${offset}`);
+      }
+      disk.close();
+      subject.expectClean();
+      expectBytes(contentOf(subject.open()), subject.model);
+    }
+  });
 
   test('a partial write after a discard does not bring back what was below', () => {
     const subject = new Subject(variant);
@@ -515,31 +515,30 @@ function describeDurability(variant: DiskVariant): void {
   if (variant.setsDirtyBit === undefined) return;
   const { setsDirtyBit } = variant;
 
-  test.each(WORKLOAD.filter((step) => step.apply !== same || step.name === 'preallocate'))(
-    'the dirty bit is set and durable before anything else is changed by $name (R7)',
-    (step) => {
-      const subject = new Subject(variant);
-      const preparation = subject.open();
-      preparation.write(pattern(200_000, 1), 0, 200_000, 200_000);
-      preparation.close();
-      const recording = new RecordingHostFile(subject.file);
-      const disk = subject.open(recording);
-      const isData = dataOf(disk);
-      step.run(disk);
-      const { log } = recording;
-      // a step that changes data in place only needs no bit
-      const first = log.findIndex(
-        ({ operation, offset, data }) => operation === 'write' && data !== undefined && setsDirtyBit(offset, data),
-      );
-      if (first < 0) {
-        expect(variant.format.inspect(subject.file).dirty).toBe(false);
-        return;
-      }
-      expect(log[first + 1]?.operation).toBe('sync');
-      const earlier = log.slice(0, first).filter(({ offset, length }) => !isData(offset, length));
-      expect(earlier.map(({ operation, offset }) => `${operation} at ${offset}`)).toEqual([]);
-    },
-  );
+  test.each(
+    WORKLOAD.filter((step) => step.apply !== same || step.name === 'preallocate'),
+  )('the dirty bit is set and durable before anything else is changed by $name (R7)', (step) => {
+    const subject = new Subject(variant);
+    const preparation = subject.open();
+    preparation.write(pattern(200_000, 1), 0, 200_000, 200_000);
+    preparation.close();
+    const recording = new RecordingHostFile(subject.file);
+    const disk = subject.open(recording);
+    const isData = dataOf(disk);
+    step.run(disk);
+    const { log } = recording;
+    // a step that changes data in place only needs no bit
+    const first = log.findIndex(
+      ({ operation, offset, data }) => operation === 'write' && data !== undefined && setsDirtyBit(offset, data),
+    );
+    if (first < 0) {
+      expect(variant.format.inspect(subject.file).dirty).toBe(false);
+      return;
+    }
+    expect(log[first + 1]?.operation).toBe('sync');
+    const earlier = log.slice(0, first).filter(({ offset, length }) => !isData(offset, length));
+    expect(earlier.map(({ operation, offset }) => `${operation} at ${offset}`)).toEqual([]);
+  });
 
   test('the dirty bit is cleared by a close, by makeClean, and after five idle seconds', () => {
     const isDirty = (subject: Subject) => variant.format.inspect(subject.file).dirty;

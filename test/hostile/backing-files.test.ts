@@ -54,15 +54,17 @@ function rawBacking(backing: string, spec: QedSpec = {}): void {
 }
 
 describe('a backing file outside the directory of the image', () => {
-  test.each(['/etc/passwd', '/etc/hosts', '../../../../../../etc/passwd', '/proc/self/environ'])(
-    '%s is refused with the option that would allow it',
-    (name) => {
-      rawBacking(name);
-      const message = refusal('permission');
-      expect(message).toContain(image);
-      expect(message).toContain('--allow-backing');
-    },
-  );
+  test.each([
+    '/etc/passwd',
+    '/etc/hosts',
+    '../../../../../../etc/passwd',
+    '/proc/self/environ',
+  ])('%s is refused with the option that would allow it', (name) => {
+    rawBacking(name);
+    const message = refusal('permission');
+    expect(message).toContain(image);
+    expect(message).toContain('--allow-backing');
+  });
 
   test('is refused through a symbolic link, to the file or to its directory', () => {
     symlinkSync(join(outside, 'secret'), join(folder, 'link'));

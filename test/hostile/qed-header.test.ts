@@ -90,18 +90,18 @@ const outside: readonly (readonly [name: string, spec: QedSpec, offset: number, 
 ];
 
 describe.each(outside)('%s', (_name, spec, offset, value) => {
-  test.each([true, false])(
-    'is refused with file, offset and value, and nothing changes (read-only: %s)',
-    (readOnly) => {
-      writeQed(image, spec);
-      const { kind, message } = refusal(readOnly);
-      expect(['corrupt', 'unsupported']).toContain(kind);
-      expect(message).toContain(image);
-      expect(message).toContain(`offset ${offset}`);
-      expect(message).toMatch(new RegExp(`\\b${value}\\b`));
-      expect(message).not.toContain('\n');
-    },
-  );
+  test.each([
+    true,
+    false,
+  ])('is refused with file, offset and value, and nothing changes (read-only: %s)', (readOnly) => {
+    writeQed(image, spec);
+    const { kind, message } = refusal(readOnly);
+    expect(['corrupt', 'unsupported']).toContain(kind);
+    expect(message).toContain(image);
+    expect(message).toContain(`offset ${offset}`);
+    expect(message).toMatch(new RegExp(`\\b${value}\\b`));
+    expect(message).not.toContain('\n');
+  });
 
   test('is refused although the image says that it needs a check', () => {
     const { features = 0n } = spec.fields ?? {};
@@ -173,18 +173,17 @@ describe('unknown bits', () => {
 });
 
 describe('a file that was cut', () => {
-  test.each([0, 1, 3, 4, 7, 8, 12, 16, 24, 32, 40, 48, 56, 60, 63])(
-    'to %i bytes, inside the header, is refused',
-    (length) => {
-      writeQed(image, { length });
-      for (const readOnly of [true, false]) {
-        const { message } = refusal(readOnly);
-        expect(message).toContain(image);
-        expect(message).toContain(`${length} bytes`);
-        expect(message).toContain('64');
-      }
-    },
-  );
+  test.each([
+    0, 1, 3, 4, 7, 8, 12, 16, 24, 32, 40, 48, 56, 60, 63,
+  ])('to %i bytes, inside the header, is refused', (length) => {
+    writeQed(image, { length });
+    for (const readOnly of [true, false]) {
+      const { message } = refusal(readOnly);
+      expect(message).toContain(image);
+      expect(message).toContain(`${length} bytes`);
+      expect(message).toContain('64');
+    }
+  });
 
   test.each([64, 65, 4095, 4096, 4097, 8191])('to %i bytes, before the end of its L1 table, is refused', (length) => {
     writeQed(image, { length });
@@ -196,15 +195,14 @@ describe('a file that was cut', () => {
     }
   });
 
-  test.each([8192, 12288, 16384])(
-    'to %i bytes, before clusters that its tables name, is not opened for writing',
-    (length) => {
-      writeQed(image, { length });
-      const { message } = refusal(false);
-      expect(message).toContain(image);
-      expect(message).toContain('check -r all');
-    },
-  );
+  test.each([
+    8192, 12288, 16384,
+  ])('to %i bytes, before clusters that its tables name, is not opened for writing', (length) => {
+    writeQed(image, { length });
+    const { message } = refusal(false);
+    expect(message).toContain(image);
+    expect(message).toContain('check -r all');
+  });
 
   test('inside a data cluster reads up to there, and is refused beyond or shows zeros, but never other bytes', () => {
     writeQed(image, { length: 16384 + 100 });

@@ -369,16 +369,17 @@ describe('a repair', () => {
     expect(u64At(readFileSync(image), 16)).toBe(0n);
   });
 
-  test.each([L2 + 100, FIRST_DATA + 1, SECOND_DATA + 4095])(
-    'of a file that was cut inside a cluster, at %i, converges too',
-    (length) => {
-      writeQed(image, { length });
-      checkDisk(image, { repair: 'all', log: () => undefined });
-      const again: string[] = [];
-      const second = checkDisk(image, { repair: 'none', log: (finding) => again.push(finding) });
-      expect(again).toEqual([]);
-      expect(checkExitCode(second)).toBe(0);
-      withDisk(image, { readOnly: false }, readAll);
-    },
-  );
+  test.each([
+    L2 + 100,
+    FIRST_DATA + 1,
+    SECOND_DATA + 4095,
+  ])('of a file that was cut inside a cluster, at %i, converges too', (length) => {
+    writeQed(image, { length });
+    checkDisk(image, { repair: 'all', log: () => undefined });
+    const again: string[] = [];
+    const second = checkDisk(image, { repair: 'none', log: (finding) => again.push(finding) });
+    expect(again).toEqual([]);
+    expect(checkExitCode(second)).toBe(0);
+    withDisk(image, { readOnly: false }, readAll);
+  });
 });

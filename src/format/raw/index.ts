@@ -19,6 +19,7 @@ export const raw: ImageFormat = {
   check: (file) => {
     throw new ImgfuseError('unsupported', `${file.path}: raw images have no metadata, so there is nothing to check`, {
       path: file.path,
+      operation: 'check',
     });
   },
   inspect: (file) => ({

@@ -406,12 +406,11 @@ describe('malformed messages', () => {
     }
   });
 
-  test.each([...bodySizes].filter(([opcode]) => ![16, 22].includes(opcode)))(
-    'opcode %d with one byte more than its %d is EIO',
-    (opcode, size) => {
-      expect(answerTo(opcode, [Buffer.alloc(size + 1)], {}).errno).toBe(EIO);
-    },
-  );
+  test.each(
+    [...bodySizes].filter(([opcode]) => ![16, 22].includes(opcode)),
+  )('opcode %d with one byte more than its %d is EIO', (opcode, size) => {
+    expect(answerTo(opcode, [Buffer.alloc(size + 1)], {}).errno).toBe(EIO);
+  });
 
   test('a header that claims another length than was received is EIO', () => {
     const fields = [u32(0), u32(0), u64(0)];
