@@ -9,6 +9,8 @@ import type { AttachOptions, CreateOptions, Image, ImageFormat, OpenOptions, Sha
 import { createWriteTrackerState } from '../write-tracker.ts';
 import { RAW_CLUSTER_SIZE, RawImage, type RawState } from './image.ts';
 
+const SECTOR = 512;
+
 export const raw: ImageFormat = {
   name: 'raw',
   canCreate: true,
@@ -32,8 +34,17 @@ export const raw: ImageFormat = {
 };
 
 function openRaw(file: HostFile, options: OpenOptions): Image {
+  const size = file.size();
+  if (options.probed && (size === 0 || size % SECTOR !== 0)) {
+    throw new ImgfuseError(
+      'usage',
+      `${file.path} is no image of a known format, and its ${size} bytes are no disk of whole sectors of ${SECTOR} bytes; ` +
+        'if it is a raw image all the same, add --format raw',
+      { path: file.path },
+    );
+  }
   const numbers = new SharedArrayBuffer(8);
-  new Float64Array(numbers)[0] = file.size();
+  new Float64Array(numbers)[0] = size;
   const state: RawState = { numbers, tracker: createWriteTrackerState(), probed: options.probed };
   return new RawImage(file, state, options.log);
 }
@@ -52,7 +63,7 @@ function createRaw(file: HostFile, { size, options, backing }: CreateOptions): v
   if (!['off', 'falloc', 'full'].includes(preallocation)) {
     throw new ImgfuseError('usage', `preallocation=${preallocation} is not valid; use off, falloc or full`);
   }
-  const length = roundUp(size, 512);
+  const length = roundUp(size, SECTOR);
   file.truncate(length);
   if (length > 0 && preallocation === 'falloc') file.allocateRange(0 as never, length);
   if (preallocation === 'full') {
