@@ -1,0 +1,148 @@
+// Image locks that both programs understand: who writes is alone, readers share, and the refusal names file, holder and cure.
+
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { createDisk, openDisk, type VirtualDisk } from '../../src/disk/index.ts';
+import { ERRNO, errnoOf } from '../../src/errors/index.ts';
+import { nativeAvailable } from '../../src/native/index.ts';
+import { imgfuse, isBuilt } from '../support/image-files.ts';
+import { hasQemu, QemuHolder, qemuImg, qemuIo, tryQemu } from '../support/qemu.ts';
+import { requireOrSkip } from '../support/requirements.ts';
+import { makeTemporaryDirectory, removeTemporaryDirectory } from '../support/temporary.ts';
+
+let folder: string;
+const disks: VirtualDisk[] = [];
+const holders: QemuHolder[] = [];
+
+beforeEach((context) => {
+  requireOrSkip(context, hasQemu, 'qemu-img and qemu-io');
+  requireOrSkip(context, nativeAvailable(), 'the package koffi');
+  folder = makeTemporaryDirectory();
+});
+afterEach(async () => {
+  for (const disk of disks.splice(0)) disk.close();
+  for (const holder of holders.splice(0)) await holder.close();
+  if (folder !== undefined) removeTemporaryDirectory(folder);
+});
+
+function open(path: string, format: string, readOnly: boolean): VirtualDisk {
+  const disk = openDisk(path, { readOnly, format });
+  disks.push(disk);
+  return disk;
+}
+
+async function hold(path: string, format: string, ...options: string[]): Promise<QemuHolder> {
+  const holder = await QemuHolder.open(path, ['-f', format, ...options]);
+  holders.push(holder);
+  return holder;
+}
+
+function refusal(action: () => unknown): { message: string; errno: number } {
+  try {
+    action();
+  } catch (error) {
+    return { message: (error as Error).message, errno: errnoOf(error) };
+  }
+  throw new Error('it was not refused');
+}
+
+describe.each(['qed', 'raw'])('a %s image', (format) => {
+  let image: string;
+
+  beforeEach(() => {
+    image = join(folder, `disk.${format}`);
+    createDisk(image, format, { size: 4 << 20, options: new Map() });
+  });
+
+  test('that is open read-write here is refused by qemu-img and qemu-io, and -U looks at it', () => {
+    open(image, format, false);
+    // QEMU shares what it only reads of a raw image with everybody
+    const readers = [
+      tryQemu('qemu-img', 'info', '-f', format, image),
+      tryQemu('qemu-io', '-r', '-f', format, '-c', 'read 0 512', image),
+    ];
+    for (const result of [
+      ...(format === 'raw' ? [] : readers),
+      tryQemu('qemu-img', 'resize', '-f', format, image, '8M'),
+      tryQemu('qemu-io', '-f', format, '-c', 'write 0 512', image),
+    ]) {
+      expect(result.output).toMatch(/lock/i);
+      expect(result.code).not.toBe(0);
+    }
+    expect(tryQemu('qemu-img', 'info', '-U', '-f', format, image).code).toBe(0);
+  });
+
+  test('that is open read-only here may be read, and not written, by QEMU', () => {
+    open(image, format, true);
+    qemuImg('info', '-f', format, image);
+    expect(tryQemu('qemu-io', '-r', '-f', format, '-c', 'read 0 512', image).code).toBe(0);
+    expect(tryQemu('qemu-io', '-f', format, '-c', 'write 0 512', image).output).toMatch(/lock/i);
+  });
+
+  test('that qemu-io has open read-write is refused both ways: the sentence names file, holder and cure', async () => {
+    const before = readFileSync(image);
+    const holder = await hold(image, format);
+    for (const readOnly of [true, false]) {
+      const { message, errno } = refusal(() => open(image, format, readOnly));
+      expect(errno).toBe(ERRNO.EBUSY);
+      expect(message).toContain(image);
+      expect(message).toContain(`qemu-io (process ${holder.pid})`);
+      expect(message).toContain('stop that program');
+    }
+    expect(readFileSync(image).equals(before)).toBe(true);
+    await holder.close();
+    open(image, format, false);
+  });
+
+  test('that qemu-io has open read-only may be read here and not written', async () => {
+    await hold(image, format, '-r');
+    const disk = open(image, format, true);
+    disk.read(new Uint8Array(512), 0, 512, 0);
+    if (format !== 'raw') expect(refusal(() => open(image, format, false)).message).toContain('qemu-io');
+  });
+
+  test('that is open here is refused by a second opening, and free again after the close', () => {
+    const first = openDisk(image, { readOnly: false, format });
+    try {
+      expect(refusal(() => open(image, format, false)).message).toContain(image);
+      expect(refusal(() => open(image, format, true)).message).toContain(image);
+    } finally {
+      first.close();
+    }
+    open(image, format, true);
+    open(image, format, true);
+  });
+
+  test('is free again after an open that was refused or failed', async () => {
+    const holder = await hold(image, format);
+    refusal(() => open(image, format, false));
+    await holder.close();
+    qemuIo(image, format, 'write -P 1 0 512');
+  });
+
+  test('that QEMU holds is refused by the commands with their exit codes', async (context) => {
+    requireOrSkip(context, isBuilt(), 'dist/cli.js (npm run build)');
+    const holder = await hold(image, format);
+    for (const command of [['info'], ['check'], ['map']] as const) {
+      const { code, stderr } = imgfuse(...command, '-f', format, image);
+      expect(code).toBe(1);
+      expect(stderr).toContain(image);
+      expect(stderr).toContain(`process ${holder.pid}`);
+    }
+    expect(imgfuse('info', '-U', '-f', format, image).code).toBe(0);
+    const { code, stderr } = imgfuse('mount', '--format', format, image, folder);
+    expect(code).toBe(32);
+    expect(stderr).toContain('qemu-io');
+  });
+});
+
+test('the images of a backing chain are held as QEMU holds them: they may be read, and not written', () => {
+  const base = join(folder, 'base.raw');
+  createDisk(base, 'raw', { size: 1 << 20, options: new Map() });
+  const image = join(folder, 'disk.qed');
+  createDisk(image, 'qed', { options: new Map(), backing: 'base.raw', backingFormat: 'raw' });
+  open(image, 'qed', false);
+  expect(tryQemu('qemu-io', '-f', 'raw', '-c', 'write 0 512', base).output).toMatch(/lock/i);
+  qemuImg('info', '-f', 'raw', base);
+});

@@ -1,0 +1,93 @@
+// qemu-img and qemu-io as tests use them: images made, read, written and judged by another program.
+
+import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
+import { hasCommand } from './requirements.ts';
+
+export const hasQemu = hasCommand('qemu-img') && hasCommand('qemu-io');
+
+const TIMEOUT_MS = 20_000;
+
+/** Runs qemu-img and returns what it prints. @throws with its output when it fails */
+export function qemuImg(...args: string[]): string {
+  return execFileSync('qemu-img', args, { encoding: 'utf8', timeout: TIMEOUT_MS, stdio: ['ignore', 'pipe', 'pipe'] });
+}
+
+/** qemu-img where it is expected to fail. */
+export function tryQemu(command: 'qemu-img' | 'qemu-io', ...args: string[]): { code: number | null; output: string } {
+  const { status, stdout, stderr } = spawnSync(command, args, { encoding: 'utf8', timeout: TIMEOUT_MS });
+  return { code: status, output: `${stdout}${stderr}` };
+}
+
+/** Runs commands of qemu-io in one session. @throws when one of them fails */
+export function qemuIo(image: string, format: string, ...commands: string[]): string {
+  const output = execFileSync('qemu-io', ['-f', format, ...commands.flatMap((command) => ['-c', command]), image], {
+    encoding: 'utf8',
+    timeout: TIMEOUT_MS,
+  });
+  if (/failed|error|mismatch/i.test(output)) throw new Error(output);
+  return output;
+}
+
+/** Expects `qemu-img check` to find nothing, not even a leak. */
+export function qemuCheck(image: string, format: string): void {
+  const { code, output } = tryQemu('qemu-img', 'check', '-f', format, image);
+  if (code !== 0) throw new Error(`qemu-img check exits with ${code}: ${output}`);
+}
+
+/** A program that holds an image open until it is stopped. */
+export class QemuHolder {
+  private readonly child: ChildProcess;
+  readonly ended: Promise<unknown>;
+
+  private constructor(child: ChildProcess) {
+    this.child = child;
+    this.ended = once(child, 'exit');
+  }
+
+  /** qemu-io with its stdin kept open; returns once it has run `commands`, and with them opened the image. */
+  static async open(image: string, options: readonly string[], ...commands: string[]): Promise<QemuHolder> {
+    const child = spawn('qemu-io', [...options, image], { stdio: ['pipe', 'pipe', 'pipe'] });
+    const holder = new QemuHolder(child);
+    let output = '';
+    const more = (data: unknown): void => {
+      output += String(data);
+    };
+    child.stdout!.on('data', more);
+    child.stderr!.on('data', more);
+    const prompts = async (count: number): Promise<void> => {
+      for (let waited = 0; output.split('qemu-io> ').length <= count; waited += 10) {
+        if (waited > 10_000 || child.exitCode !== null) {
+          await holder.kill();
+          throw new Error(`qemu-io is not ready: ${output}`);
+        }
+        await new Promise((resolve) => setTimeout(resolve, 10));
+      }
+    };
+    await prompts(1);
+    // one at a time: it sleeps on a pipe although it has read the next line already
+    for (const [index, command] of commands.entries()) {
+      child.stdin!.write(`${command}\n`);
+      await prompts(index + 2);
+    }
+    return holder;
+  }
+
+  get pid(): number {
+    return this.child.pid!;
+  }
+
+  /** Lets it close the image. */
+  async close(): Promise<void> {
+    if (this.child.exitCode !== null || this.child.signalCode !== null) return;
+    this.child.stdin!.end('quit\n');
+    await this.ended;
+  }
+
+  /** SIGKILL: the image stays as it is. */
+  async kill(): Promise<void> {
+    if (this.child.exitCode !== null || this.child.signalCode !== null) return;
+    this.child.kill('SIGKILL');
+    await this.ended;
+  }
+}
