@@ -25,7 +25,8 @@ export function isSafeOffset(value: number): boolean {
 }
 
 export function isPowerOfTwo(value: number): boolean {
-  return Number.isSafeInteger(value) && value > 0 && Number.isInteger(Math.log2(value));
+  // log2 alone takes 2^50 + 1 for a power of two
+  return Number.isSafeInteger(value) && value > 0 && 2 ** Math.round(Math.log2(value)) === value;
 }
 
 /** `value` rounded down to a multiple of `unit` (a positive integer). */

@@ -117,7 +117,7 @@ export class MemoryHostFile implements HostFile {
       page.set(source.subarray(sourceOffset + done, sourceOffset + done + part), inPage);
       done += part;
     }
-    this.length = Math.max(this.length, offset + length);
+    if (length > 0) this.length = Math.max(this.length, offset + length);
   }
 
   /** [start, end) becomes zeros; whole pages become holes. */
