@@ -16,7 +16,7 @@ import { makeTemporaryDirectory, removeTemporaryDirectory } from '../support/tem
 
 const MiB = 1024 * 1024;
 const NOBODY = 65534;
-const SERVER = fileURLToPath(new URL('../support/plain-filesystem-server.mjs', import.meta.url));
+const SERVER = fileURLToPath(new URL('../support/filesystem-server.mjs', import.meta.url));
 
 let folder = '';
 let mountpoint = '';

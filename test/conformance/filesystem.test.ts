@@ -1,8 +1,8 @@
-// The Filesystem contract over both transports, with the plain filesystem behind them.
+// The Filesystem contract over both transports, with the plain filesystem and with real disk images behind them.
 
 import { afterEach, beforeEach, describe, test } from 'vitest';
 import { fuseNativeAvailable } from '../../src/fuse/fuse-native-package.ts';
-import { startPlainServer, unmountBelow } from '../support/mount-server.ts';
+import { type ServedFilesystem, startServer, unmountBelow } from '../support/mount-server.ts';
 import { canMountAsRoot, requireOrSkip } from '../support/requirements.ts';
 import { makeTemporaryDirectory, removeTemporaryDirectory } from '../support/temporary.ts';
 import { type Capabilities, KiB, MiB, runScenario, SCENARIOS } from './filesystem-scenarios.ts';
@@ -37,12 +37,20 @@ afterEach(() => {
   removeTemporaryDirectory(folder);
 });
 
-describe.each(TRANSPORTS)('%s', (transport) => {
+const FILESYSTEMS: readonly ServedFilesystem[] = ['plain', 'raw', 'qed'];
+const SUBJECTS = TRANSPORTS.flatMap((transport) => FILESYSTEMS.map((filesystem) => ({ transport, filesystem })));
+
+describe.each(SUBJECTS)('$filesystem over $transport', ({ transport, filesystem }) => {
   for (const scenario of SCENARIOS) {
     test(scenario.name, async (context) => {
       requireOrSkip(context, canMountAsRoot(), 'root and /dev/fuse');
       if (transport === 'fuse-native') requireOrSkip(context, fuseNativeAvailable(), 'fuse-native and libfuse.so.2');
-      await runScenario(scenario, startPlainServer, { folder, transport }, CAPABILITIES[transport]);
+      await runScenario(
+        scenario,
+        (spec) => startServer(filesystem, spec),
+        { folder, transport },
+        CAPABILITIES[transport],
+      );
     });
   }
 });

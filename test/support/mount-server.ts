@@ -7,10 +7,11 @@ import { once } from 'node:events';
 import * as fs from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { createDisk } from '../../src/disk/index.ts';
 import { type MountEntry, parseMountInfo, readMountTable } from '../../src/fuse/mount-table.ts';
 import { MNT_DETACH, UMOUNT_NOFOLLOW, umount2 } from '../../src/native/index.ts';
 
-const SERVER = fileURLToPath(new URL('./plain-filesystem-server.mjs', import.meta.url));
+const SERVER = fileURLToPath(new URL('./filesystem-server.mjs', import.meta.url));
 
 /** What is to be mounted. */
 export interface ServerSpec {
@@ -66,17 +67,28 @@ interface Message {
   readonly errors?: readonly string[];
 }
 
+/** What is behind a mount: the plain filesystem over a file, or the real one over an image of a format. */
+export type ServedFilesystem = 'plain' | 'raw' | 'qed';
+
 /** Starts the plain filesystem. @throws with "kind: message" when it could not be mounted */
-export const startPlainServer: StartServer = async (spec) => {
+export const startPlainServer: StartServer = (spec) => startServer('plain', spec);
+
+/** Starts the server of `filesystem`. @throws with "kind: message" when it could not be mounted */
+export async function startServer(filesystem: ServedFilesystem, spec: ServerSpec): Promise<MountServer> {
   const backing = join(spec.folder, `backing-${fs.readdirSync(spec.folder).length}`);
-  fs.writeFileSync(backing, '');
-  fs.truncateSync(backing, spec.size);
+  if (filesystem === 'plain') {
+    fs.writeFileSync(backing, '');
+    fs.truncateSync(backing, spec.size);
+  } else {
+    createDisk(backing, filesystem, { size: spec.size, options: new Map() });
+  }
   if (spec.uid !== undefined) fs.chownSync(backing, spec.uid, spec.uid);
   const { folder: _folder, size: _size, uid, ...rest } = spec;
   const options = {
     ...{ source: backing, readOnly: false, allowOther: false, defaultPermissions: true, flags: [], workers: 2 },
     ...rest,
     backing,
+    filesystem,
   };
   const command = [process.execPath, SERVER, JSON.stringify(options)];
   if (uid !== undefined) command.unshift(...asUserWithDevice(spec.folder, uid));
@@ -89,7 +101,7 @@ export const startPlainServer: StartServer = async (spec) => {
   }
   server.diskPath = answer.rootIsFile === true ? spec.mountpoint : join(spec.mountpoint, 'disk.raw');
   return server;
-};
+}
 
 /**
  * The start of a command line that runs the rest as `uid`. fusermount3 opens /dev/fuse as its caller, and on some

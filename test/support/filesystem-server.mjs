@@ -1,10 +1,10 @@
-// Child process that mounts the plain filesystem and serves it: the server of a mount must not be the process that
+// Child process that mounts a filesystem (served-filesystem.mjs) and serves it: the server of a mount must not be the process that
 // touches it. Also its own worker thread. Spoken to by IPC; ends when the mount ends, when the test process goes away,
 // or after LIFETIME_MS, so that a test that hangs in the mount gets an error instead.
 
 import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads';
 import { createCounters, FuseServer, mountFuseNative, mountKernel, readCounters } from '../../dist/fuse/index.js';
-import { createSharedAttributes, PlainFilesystem } from './plain-filesystem.mjs';
+import { attach, prepare } from './served-filesystem.mjs';
 
 const LIFETIME_MS = 100_000;
 
@@ -14,13 +14,14 @@ else work(workerData);
 async function main(options) {
   const counters = createCounters();
   const errors = [];
-  const attributes = createSharedAttributes();
+  let served;
   let session;
   let ended;
   try {
-    if (options.transport === 'kernel') ({ session, ended } = serveKernel(options, attributes, counters, errors));
+    served = prepare(options);
+    if (options.transport === 'kernel') ({ session, ended } = serveKernel(options, served.shared, counters, errors));
     else {
-      const filesystem = new PlainFilesystem({ ...options, rootIsFile: false, attributes });
+      const filesystem = attach(options, served.shared, false, 0);
       const onError = (error, operation) => errors.push(`${operation}: ${error.stack}`);
       session = await mountFuseNative({ ...options, counters, onError }, filesystem);
       ended = session.ended;
@@ -53,15 +54,28 @@ async function main(options) {
 
   reply({ type: 'ready', rootIsFile: session.rootIsFile === true, mountpoint: session.mountpoint });
   const ends = await ended;
+  try {
+    served.close();
+  } catch (error) {
+    errors.push(error.stack);
+  }
   reply({ type: 'ended', ends, errors });
   if (process.connected) process.removeListener('disconnect', giveUp).disconnect();
 }
 
-function serveKernel(options, attributes, counters, errors) {
+function serveKernel(options, shared, counters, errors) {
   const session = mountKernel(options);
-  const workers = Array.from({ length: options.workers }, () => {
+  const workers = Array.from({ length: options.workers }, (_, index) => {
     const fd = session.cloneDevice();
-    const data = { ...options, rootIsFile: session.rootIsFile, attributes, counters, fd, protocol: session.protocol };
+    const data = {
+      options,
+      shared,
+      rootIsFile: session.rootIsFile,
+      slot: index + 1,
+      counters,
+      fd,
+      protocol: session.protocol,
+    };
     const worker = new Worker(new URL(import.meta.url), { workerData: data });
     return new Promise((done) => {
       let end;
@@ -77,7 +91,7 @@ function serveKernel(options, attributes, counters, errors) {
 }
 
 function work(data) {
-  const server = new FuseServer(data.fd, data.protocol, new PlainFilesystem(data), {
+  const server = new FuseServer(data.fd, data.protocol, attach(data.options, data.shared, data.rootIsFile, data.slot), {
     counters: data.counters,
     onError: (error, operation) => parentPort.postMessage({ error: `${operation}: ${error.stack}` }),
   });
