@@ -1,0 +1,84 @@
+// PendingLinks against a map in order of arrival, and sizes as qemu-img spells them.
+
+import fc from 'fast-check';
+import { expect, test } from 'vitest';
+import { createPendingLinksState, PendingLinks } from '../../../src/format/pending-links.ts';
+import { parseSize } from '../../../src/format/size.ts';
+
+test('pending links behave as a list of live and dropped entries', () => {
+  const step = fc.record({ kind: fc.constantFrom('add', 'add', 'drop', 'batch'), guest: fc.nat(40), part: fc.nat(20) });
+  fc.assert(
+    fc.property(fc.array(step, { maxLength: 60 }), (steps) => {
+      const state = createPendingLinksState(12);
+      const [pending, other] = [new PendingLinks(state), new PendingLinks(state)];
+      let model: { guest: number; host: number; ms: number; live: boolean }[] = [];
+      let host = 4096;
+      for (const { kind, guest, part } of steps) {
+        const present = model.find((each) => each.guest === guest && each.live);
+        if (kind === 'add' && present === undefined && pending.hasRoom(1)) {
+          host += 4096;
+          pending.add(guest, host, host);
+          model.push({ guest, host, ms: host, live: true });
+        } else if (kind === 'drop') {
+          expect(pending.drop(guest)).toBe(present?.host ?? 0);
+          if (present !== undefined) present.live = false;
+        } else if (kind === 'batch') {
+          const count = Math.min(part, model.length);
+          const wanted = model.slice(0, count).filter(({ live }) => live);
+          expect(pending.first(count)).toEqual(
+            wanted
+              .map((each) => ({ guestCluster: each.guest, hostOffset: each.host }))
+              .sort((a, b) => a.guestCluster - b.guestCluster),
+          );
+          pending.removeFirst(count);
+          model = model.slice(count);
+        }
+        expect(other.count).toBe(model.length);
+        expect(other.isEmpty).toBe(model.length === 0);
+        expect(other.hasRoom(12 - model.length)).toBe(true);
+        expect(other.hasRoom(13 - model.length)).toBe(false);
+        expect(other.oldestMs()).toBe(model[0]?.ms ?? Number.POSITIVE_INFINITY);
+        for (let each = 0; each <= 40; each++) {
+          expect(other.find(each)).toBe(model.find((entry) => entry.guest === each && entry.live)?.host ?? 0);
+        }
+      }
+    }),
+    { numRuns: 100 },
+  );
+});
+
+test.each([
+  ['0', 0],
+  ['512', 512],
+  ['1k', 1024],
+  ['3K', 3072],
+  ['7b', 7],
+  ['10M', 10_485_760],
+  ['1.5G', 1_610_612_736],
+  ['0.5k', 512],
+  ['2T', 2 ** 41],
+  ['7P', 7 * 2 ** 50],
+])('the size %s is %i bytes', (text, bytes) => {
+  expect(parseSize(text)).toBe(bytes);
+});
+
+test.each([
+  '',
+  ' ',
+  '-1',
+  '+1',
+  '1.5',
+  '1x',
+  '1kk',
+  'k',
+  '0x10',
+  '1e9',
+  '1 k',
+  '.5k',
+  '8P',
+  '9P',
+  '1E',
+  '99999999999999999999',
+])('the size "%s" is refused', (text) => {
+  expect(() => parseSize(text)).toThrow(/size|bytes/);
+});
