@@ -212,7 +212,8 @@ export class DiskFilesystem implements Filesystem {
 
   getxattr(node: number, name: string): Uint8Array {
     this.assertNode(node);
-    const value = node === this.diskNode ? this.attributes()[name] : undefined;
+    const attributes = node === this.diskNode ? this.attributes() : {};
+    const value = Object.hasOwn(attributes, name) ? attributes[name] : undefined;
     if (value === undefined) throw failure(ERRNO.ENODATA, `no extended attribute ${name}`);
     return new TextEncoder().encode(value);
   }

@@ -1,0 +1,140 @@
+// Mutex and reservations between real threads, and the table cache against a map. The threads run the built code.
+
+import { once } from 'node:events';
+import { Worker } from 'node:worker_threads';
+import fc from 'fast-check';
+import { describe, expect, test } from 'vitest';
+import { Mutex } from '../../../src/concurrency/mutex.ts';
+import { createReservationState, EXCLUSIVE, Reservations, SHARED } from '../../../src/concurrency/reservations.ts';
+import { createTableCacheState, TableCache } from '../../../src/concurrency/table-cache.ts';
+import { isBuilt } from '../../support/image-files.ts';
+import { requireOrSkip } from '../../support/requirements.ts';
+
+const THREADS = 4;
+const ROUNDS = Number(process.env['CONCURRENCY_ROUNDS'] ?? 20_000);
+
+async function fight(data: Record<string, unknown>): Promise<string[]> {
+  const workers = Array.from(
+    { length: THREADS },
+    (_, slot) => new Worker(new URL('./contender.mjs', import.meta.url), { workerData: { ...data, slot } }),
+  );
+  try {
+    const found = await Promise.all(workers.map(async (worker) => (await once(worker, 'message'))[0] as string[]));
+    return found.flat();
+  } finally {
+    await Promise.all(workers.map((worker) => worker.terminate()));
+  }
+}
+
+describe('a mutex', () => {
+  const mutex = () => new Mutex(new Int32Array(new SharedArrayBuffer(4)), 0);
+
+  test('lets one thread in at a time, and none is left asleep', async (context) => {
+    requireOrSkip(context, isBuilt(), 'dist/ (npm run build)');
+    const cells = new SharedArrayBuffer(4);
+    await fight({ kind: 'mutex', words: new SharedArrayBuffer(4), cells, rounds: ROUNDS });
+    expect(new Int32Array(cells)[0]).toBe(THREADS * ROUNDS);
+  }, 20_000);
+
+  test('is not reentrant, is released by its holder only, and survives an action that throws', () => {
+    const subject = mutex();
+    expect(() => subject.unlock()).toThrow('does not hold');
+    subject.lock();
+    expect(subject.held).toBe(true);
+    expect(() => subject.lock()).toThrow('that it holds');
+    subject.unlock();
+    expect(() =>
+      subject.run(() => {
+        throw new Error('x');
+      }),
+    ).toThrow('x');
+    expect(subject.held).toBe(false);
+    expect(subject.run(() => 5)).toBe(5);
+  });
+});
+
+describe('reservations', () => {
+  test('keep writers alone on every cluster and let readers share, between threads', async (context) => {
+    requireOrSkip(context, isBuilt(), 'dist/ (npm run build)');
+    const size = 8;
+    const cells = new SharedArrayBuffer((size * 3 + 1) * 4);
+    const words = new SharedArrayBuffer(4);
+    const state = createReservationState(THREADS);
+    const violations = await fight({ kind: 'reservations', words, state, cells, size, rounds: ROUNDS / 4 });
+    expect(violations).toEqual([]);
+    const counters = new Int32Array(cells);
+    const written = Array.from({ length: size }, (_, cell) => counters[cell * 3 + 2]!).reduce((a, b) => a + b);
+    expect(written).toBe(counters[size * 3]);
+    expect(written).toBeGreaterThan(0);
+  }, 20_000);
+
+  test('are granted at once where nothing overlaps or both are shared, and know of others that are exclusive', () => {
+    const words = new Int32Array(new SharedArrayBuffer(4));
+    const state = createReservationState(3);
+    // one thread plays three, so one mutex object is enough
+    const mutex = new Mutex(words, 0);
+    const [a, b, c] = [0, 1, 2].map((slot) => new Reservations(state, mutex, slot)) as [
+      Reservations,
+      Reservations,
+      Reservations,
+    ];
+    mutex.lock();
+    expect(a.acquire(0, 10, EXCLUSIVE)).toBe(true);
+    expect(b.acquire(10, 20, SHARED)).toBe(true);
+    expect(c.acquire(15, 30, SHARED)).toBe(true);
+    expect([a.othersExclusive(), b.othersExclusive()]).toEqual([false, true]);
+    expect(() => a.acquire(40, 41, SHARED)).toThrow('at most one');
+    a.release();
+    expect(b.othersExclusive()).toBe(false);
+    mutex.unlock();
+    a.release();
+    expect(() => a.acquire(0, 1, SHARED)).toThrow('under the metadata lock');
+    expect(() => new Reservations(state, mutex, 3)).toThrow('slot 3');
+  });
+});
+
+describe('a table cache', () => {
+  test('finds what was inserted and not removed or evicted, with its bytes, and never holds more than its budget', () => {
+    const key = fc.oneof(fc.nat(12), fc.constantFrom(2 ** 20, 2 ** 31, 2 ** 41 - 1)).map((number) => number * 512);
+    const step = fc.record({ kind: fc.constantFrom('load', 'load', 'load', 'remove', 'clear'), key });
+    fc.assert(
+      fc.property(fc.integer({ min: 2, max: 5 }), fc.array(step, { maxLength: 80 }), (capacity, steps) => {
+        const state = createTableCacheState(capacity * 512, 512);
+        const [cache, other] = [new TableCache(state), new TableCache(state)];
+        const ever = new Set<number>();
+        for (const each of steps) {
+          if (each.kind === 'clear') cache.clear();
+          else if (each.kind === 'remove') cache.remove(each.key);
+          else {
+            let slot = cache.find(each.key);
+            if (slot < 0) {
+              slot = cache.insert(each.key);
+              cache.view.setFloat64(slot * 512, each.key);
+              ever.add(each.key);
+            }
+            expect(other.find(each.key)).toBe(slot);
+          }
+          if (each.kind === 'remove') expect(other.find(each.key)).toBe(-1);
+          const present = [...ever].filter((known) => other.find(known) >= 0);
+          expect(present.length).toBeLessThanOrEqual(capacity);
+          for (const known of present) expect(other.view.getFloat64(other.find(known) * 512)).toBe(known);
+        }
+      }),
+      { numRuns: 200 },
+    );
+  });
+
+  test('keeps what is used again and again while others pass through', () => {
+    const cache = new TableCache(createTableCacheState(8 * 512, 512));
+    let misses = 0;
+    for (let i = 1; i < 200; i++) {
+      if (cache.find(0) < 0) {
+        cache.insert(0);
+        misses++;
+      }
+      cache.insert(i * 512);
+    }
+    expect(misses).toBeLessThan(40);
+    expect(() => cache.insert(199 * 512)).toThrow('once');
+  });
+});
