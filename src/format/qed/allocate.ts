@@ -4,7 +4,7 @@
 
 import { roundUp } from '../../bytes/offsets.ts';
 import type { HostFile } from '../../host/host-file.ts';
-import type { FreeClusters } from './free-clusters.ts';
+import type { FreeClusters } from '../free-clusters.ts';
 import type { Geometry } from './geometry.ts';
 import { CUTS, DURABLE_LENGTH, FILE_END, FILE_LENGTH } from './state.ts';
 

@@ -23,7 +23,7 @@ import { type CompactParts, fillGaps, giveAwayRest, giveFreeClustersAway, remove
 import { Deallocator, type DeallocatorParts } from './deallocate.ts';
 import { DirtyBit } from './dirty-bit.ts';
 import { Flush } from './flush.ts';
-import { FreeClusters } from './free-clusters.ts';
+import { FreeClusters } from '../free-clusters.ts';
 import { Geometry } from './geometry.ts';
 import { describeHeader } from './header.ts';
 import { Linker } from './link.ts';

@@ -8,7 +8,7 @@ import type { CheckReport } from '../check-report.ts';
 import type { AttachOptions, CheckOptions, Image, ImageFormat, OpenOptions, SharedImage } from '../image-format.ts';
 import { checkTables, type QedCheck } from './check.ts';
 import { createQed } from './create.ts';
-import { FreeClusters, MAX_TRACKED_CLUSTERS } from './free-clusters.ts';
+import { FreeClusters, MAX_TRACKED_CLUSTERS } from '../free-clusters.ts';
 import {
   AUTOCLEAR_OFFSET,
   describeHeader,

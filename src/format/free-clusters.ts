@@ -8,7 +8,7 @@
 //
 // Invariant: only a FREE cluster is ever handed out, and only SETTLING clusters are punched.
 
-import { assert } from '../../errors/index.ts';
+import { assert } from '../errors/index.ts';
 
 const USED = 0;
 const FREED = 1;
