@@ -2,7 +2,7 @@
 
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { createFreeClustersState, FreeClusters } from '../../../../src/format/free-clusters.ts';
+import { createFreeClustersState, FreeClusters } from '../../../src/format/free-clusters.ts';
 
 const CLUSTERS = 60;
 
