@@ -1,0 +1,163 @@
+// Compressed clusters: the descriptor in an L2 entry, the data it points to as one cluster, and a small cache of such clusters.
+// Invariant: what is decompressed has exactly one cluster, or the cluster is corrupt; no damage costs more memory than that.
+//
+//   compressed cluster descriptor (bit 62 of the L2 entry is set), x = 62 - (cluster_bits - 8):
+//     bits 0 .. x-1  host offset of the data in bytes, not aligned; bits above 55 are 0
+//     bits x .. 61   512-byte sectors that the data takes beyond the sector of the host offset
+
+import { inflateRawSync } from 'node:zlib';
+import { combine, hexWords } from '../../bytes/endian.ts';
+import { type HostOffset, hostOffset } from '../../bytes/offsets.ts';
+import { assert, type ErrorContext, ImgfuseError } from '../../errors/index.ts';
+import { DamagedData, decompressZstd, type FrameDecoder, nativeDecoder } from './zstd.ts';
+
+const SECTOR_BYTES = 512;
+const DESCRIPTOR_MASK_HIGH = 0x3fffffff;
+/** host offsets have 56 bits: 24 in the high word */
+const MAX_OFFSET_HIGH = 2 ** 24;
+
+export type CompressionType = 'zlib' | 'zstd';
+
+/** Where the data of a compressed cluster is; it ends at the end of a 512-byte sector, maybe in the next host cluster. */
+export interface CompressedData {
+  readonly hostOffset: HostOffset;
+  /** bytes from the host offset to the end of the last sector; the padding behind the data is part of it */
+  readonly length: number;
+}
+
+/**
+ * The descriptor in an L2 entry given as its two 32-bit words. Bits 62 and 63 are the caller's: COPIED must not be set on a
+ * compressed cluster, which QEMU ignores when it reads and reports in a check.
+ * @throws corrupt for offset 0, an offset of more than 56 bits or above the safe integers. Whether the data lies inside the
+ *   file is for the caller to check: the padding of the last sector may be missing at the end of the file.
+ */
+export function parseCompressedDescriptor(
+  high: number,
+  low: number,
+  clusterBits: number,
+  context: ErrorContext = {},
+): CompressedData {
+  assert(clusterBits >= 9 && clusterBits <= 21, `cluster_bits ${clusterBits}`);
+  // x - 32: bits of the offset in the high word, 17 to 29
+  const offsetBitsHigh = 62 - (clusterBits - 8) - 32;
+  const offsetHigh = high & (2 ** offsetBitsHigh - 1);
+  const additionalSectors = (high & DESCRIPTOR_MASK_HIGH) >>> offsetBitsHigh;
+  const offset = offsetHigh < MAX_OFFSET_HIGH ? combine(offsetHigh, low >>> 0) : Number.NaN;
+  const length = (additionalSectors + 1) * SECTOR_BYTES - (offset % SECTOR_BYTES);
+  // 0 is the header of the image, so it is no place for data
+  if (offset === 0 || !Number.isSafeInteger(offset + length)) {
+    const where = context.path === undefined ? '' : `${context.path}: `;
+    const at = context.offset === undefined ? 'an L2 entry' : `the L2 entry at offset ${context.offset}`;
+    throw new ImgfuseError(
+      'corrupt',
+      `${where}${at} is ${hexWords(high >>> 0, low >>> 0)}, a compressed cluster at the impossible host offset ` +
+        `${hexWords(offsetHigh, low >>> 0)}; run imgfuse check`,
+      context,
+    );
+  }
+  return { hostOffset: hostOffset(offset), length };
+}
+
+/** Most bytes that a descriptor of these clusters can point to: bounds the buffer for reading it. */
+export function maxCompressedBytes(clusterSize: number): number {
+  return Math.max(2 * SECTOR_BYTES, 2 * clusterSize);
+}
+
+/**
+ * One cluster of guest data from its compressed form; bytes behind the end of the stream are ignored.
+ * @param source the bytes of a CompressedData, padding included; they are not kept
+ * @param context path and host offset for the message
+ * @param decoder replaces the zstd decoder of this Node, in tests
+ * @returns exactly `clusterSize` bytes, which belong to the caller
+ * @throws corrupt when the data is damaged or is not exactly one cluster
+ */
+export function decompress(
+  type: CompressionType,
+  source: Uint8Array,
+  clusterSize: number,
+  context: ErrorContext = {},
+  decoder: FrameDecoder = nativeDecoder,
+): Uint8Array {
+  let cluster: Uint8Array;
+  try {
+    cluster = type === 'zstd' ? decompressZstd(source, clusterSize, decoder) : inflate(source, clusterSize);
+  } catch (error) {
+    throw damaged(type, context, reasonOf(error), error);
+  }
+  if (cluster.length === clusterSize) return cluster;
+  throw damaged(type, context, `decompresses to ${cluster.length} bytes instead of ${clusterSize}`, undefined);
+}
+
+/**
+ * QEMU writes deflate with a window of 12 bits; the specification and QEMU's reader allow all 15, so the window is not
+ * narrowed here. A chunk that is larger than the output saves a second one.
+ */
+function inflate(source: Uint8Array, clusterSize: number): Uint8Array {
+  return inflateRawSync(source, { chunkSize: clusterSize + 64, maxOutputLength: clusterSize });
+}
+
+function reasonOf(error: unknown): string {
+  if (error instanceof DamagedData) return error.message;
+  const { code } = error as NodeJS.ErrnoException;
+  if (code === 'ERR_BUFFER_TOO_LARGE') return 'decompresses to more than a cluster';
+  return `does not decompress: ${error instanceof Error ? error.message : String(error)}`;
+}
+
+function damaged(type: CompressionType, context: ErrorContext, reason: string, cause: unknown): ImgfuseError {
+  const where = context.path === undefined ? '' : `${context.path}: `;
+  const at = context.offset === undefined ? '' : ` at offset ${context.offset}`;
+  return new ImgfuseError(
+    'corrupt',
+    `${where}the compressed cluster${at} (${type}) ${reason}; restore it from a backup`,
+    context,
+    cause,
+  );
+}
+
+/**
+ * The last few decompressed clusters of one thread, by the host offset of their compressed data. Callers may not change what
+ * `get` returns nor keep it across calls of `put`.
+ *
+ * Whoever makes the bytes at a host offset mean something else must call `forget` or `clear` in every thread that has a cache.
+ * An image engine that never writes compressed data needs neither: as long as an L2 entry says that there is compressed data
+ * at a host offset, its clusters are in use and are not written.
+ */
+export class DecompressedClusters {
+  private readonly keys: Float64Array;
+  private readonly clusters: (Uint8Array | undefined)[];
+  private next = 0;
+
+  /** @param capacity clusters to keep; each takes a cluster of memory */
+  constructor(capacity: number) {
+    assert(capacity > 0, `a cache of ${capacity} clusters`);
+    this.keys = new Float64Array(capacity).fill(-1);
+    this.clusters = new Array<Uint8Array | undefined>(capacity).fill(undefined);
+  }
+
+  get(offset: HostOffset): Uint8Array | undefined {
+    const slot = this.keys.indexOf(offset);
+    return slot < 0 ? undefined : this.clusters[slot];
+  }
+
+  /** Takes over `cluster`; the one that was put first makes room. */
+  put(offset: HostOffset, cluster: Uint8Array): void {
+    const known = this.keys.indexOf(offset);
+    const slot = known < 0 ? this.next : known;
+    this.keys[slot] = offset;
+    this.clusters[slot] = cluster;
+    if (known < 0) this.next = (slot + 1) % this.keys.length;
+  }
+
+  /** Forgets the cluster whose compressed data starts at `offset`. */
+  forget(offset: HostOffset): void {
+    const slot = this.keys.indexOf(offset);
+    if (slot < 0) return;
+    this.keys[slot] = -1;
+    this.clusters[slot] = undefined;
+  }
+
+  clear(): void {
+    this.keys.fill(-1);
+    this.clusters.fill(undefined);
+  }
+}
