@@ -2,7 +2,7 @@
 
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { createDisk, openDisk, type VirtualDisk } from '../../src/disk/index.ts';
 import { ERRNO, errnoOf } from '../../src/errors/index.ts';
 import { nativeAvailable } from '../../src/native/index.ts';
@@ -10,6 +10,9 @@ import { imgfuse, isBuilt } from '../support/image-files.ts';
 import { hasQemu, QemuHolder, qemuImg, qemuIo, tryQemu } from '../support/qemu.ts';
 import { requireOrSkip } from '../support/requirements.ts';
 import { makeTemporaryDirectory, removeTemporaryDirectory } from '../support/temporary.ts';
+
+// a lock that is waited for must not hold up the whole run
+vi.setConfig({ testTimeout: 30_000, hookTimeout: 30_000 });
 
 let folder: string;
 const disks: VirtualDisk[] = [];

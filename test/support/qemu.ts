@@ -57,7 +57,7 @@ export class QemuHolder {
     child.stderr!.on('data', more);
     const prompts = async (count: number): Promise<void> => {
       for (let waited = 0; output.split('qemu-io> ').length <= count; waited += 10) {
-        if (waited > 10_000 || child.exitCode !== null) {
+        if (waited > 10_000 || holder.isGone()) {
           await holder.kill();
           throw new Error(`qemu-io is not ready: ${output}`);
         }
@@ -77,17 +77,24 @@ export class QemuHolder {
     return this.child.pid!;
   }
 
-  /** Lets it close the image. */
+  /** Lets it close the image; by force, and with an error, where it does not end by itself. */
   async close(): Promise<void> {
-    if (this.child.exitCode !== null || this.child.signalCode !== null) return;
+    if (this.isGone()) return;
     this.child.stdin!.end('quit\n');
+    const timer = setTimeout(() => this.child.kill('SIGKILL'), 10_000);
     await this.ended;
+    clearTimeout(timer);
+    if (this.child.signalCode !== null) throw new Error(`qemu-io did not end: ${this.child.signalCode}`);
   }
 
   /** SIGKILL: the image stays as it is. */
   async kill(): Promise<void> {
-    if (this.child.exitCode !== null || this.child.signalCode !== null) return;
+    if (this.isGone()) return;
     this.child.kill('SIGKILL');
     await this.ended;
+  }
+
+  private isGone(): boolean {
+    return this.child.exitCode !== null || this.child.signalCode !== null;
   }
 }
