@@ -76,12 +76,16 @@ export class FreeClusters {
 
   /** The last references to `count` clusters from `start` on are removed, or they were never linked. */
   markFreed(start: number, count: number): void {
+    this.leaveUsed(start, count, FREED);
+  }
+
+  private leaveUsed(start: number, count: number, state: typeof FREED | typeof FREE): void {
     const end = Math.min(start + count, MAX_TRACKED_CLUSTERS);
     if (end <= start) return;
     if (this.buffer.byteLength < end) this.buffer.grow(end);
     for (let cluster = start; cluster < end; cluster++) {
       assert(this.states[cluster] === USED, `host cluster ${cluster} is freed twice`);
-      this.states[cluster] = FREED;
+      this.states[cluster] = state;
     }
     if (this.unusedCount === 0) {
       this.words[LOWEST] = start;
@@ -90,7 +94,12 @@ export class FreeClusters {
       this.words[LOWEST] = Math.min(this.words[LOWEST]!, start);
       this.words[HIGHEST] = Math.max(this.words[HIGHEST]!, end);
     }
-    this.words[FREED] = this.words[FREED]! + (end - start);
+    this.words[state] = this.words[state]! + (end - start);
+  }
+
+  /** Clusters that are free already: formats with reference counts settle a release themselves. */
+  markFree(start: number, count: number): void {
+    this.leaveUsed(start, count, FREE);
   }
 
   /** Takes up to `count` FREE clusters that follow each other, or exactly that many. @returns null when there are none */

@@ -182,13 +182,18 @@ describe('unmount', () => {
   });
 });
 
+/** The table of status: its heading, and the lines about mounts of this test; others on the machine are none of its business. */
+function ownTable(): string[] {
+  return lines(bench.imgfuse('status').stdout).filter((line) => /^MOUNTPOINT /.test(line) || line.includes(bench.directory));
+}
+
 describe('status', () => {
   it('prints a table, details of one mount, and JSON with every fact', () => {
     const pid = mount();
     // the dirty bit is cleared when the last writable handle closes, so one stays open
     const fd = openSync(bench.path('mnt/disk.raw'), 'r+');
     writeSync(fd, Buffer.alloc(100_000, 1));
-    const table = lines(bench.imgfuse('status').stdout);
+    const table = ownTable();
     expect(table).toHaveLength(2);
     expect(table[0]).toMatch(/^MOUNTPOINT +IMAGE +FORMAT +STATE +MODE +DIRTY +SIZE +ALLOCATED +WORKERS +PID$/);
     expect(table[1]).toMatch(/mnt .*a\.qed +qed +mounted +rw +yes +64 MiB/);
@@ -212,7 +217,7 @@ describe('status', () => {
     expect(existsSync(status!['log'] as string)).toBe(true);
     closeSync(fd);
     expect(bench.imgfuse('unmount', 'mnt').code).toBe(0);
-    expect(bench.imgfuse('status').stdout).toBe('nothing is mounted\n');
+    expect(ownTable().slice(1)).toEqual([]);
   });
 
   it('the control socket answers status and wait as JSON lines, and nonsense with an error', async () => {
@@ -238,7 +243,7 @@ describe('status', () => {
       join(bench.runtime, '1-dead.json'),
       JSON.stringify({ image: bench.path('a.qed'), mountpoint: bench.path('mnt'), pid: process.pid, processStart: 1 }),
     );
-    expect(bench.imgfuse('status').stdout).toBe('nothing is mounted\n');
+    expect(ownTable().slice(1)).toEqual([]);
     expect(bench.imgfuse('unmount', 'mnt').code).toBe(32);
     expect(bench.records()).toEqual([]);
   });

@@ -5,9 +5,9 @@
 
 import { hostOffset } from '../../bytes/offsets.ts';
 import type { HostFile } from '../../host/host-file.ts';
+import type { FreeClusters } from '../free-clusters.ts';
 import type { WriteTracker } from '../write-tracker.ts';
 import type { Allocator } from './allocate.ts';
-import type { FreeClusters } from '../free-clusters.ts';
 import type { Geometry } from './geometry.ts';
 import type { Linker } from './link.ts';
 import type { Mapper } from './mapping.ts';

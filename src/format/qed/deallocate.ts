@@ -9,6 +9,7 @@ import type { HostFile } from '../../host/host-file.ts';
 import { readsAsZeros } from '../backing.ts';
 import type { Image } from '../image-format.ts';
 import type { PendingLinks } from '../pending-links.ts';
+import { zeroRange } from '../zero-range.ts';
 import type { Allocator } from './allocate.ts';
 import type { DirtyBit } from './dirty-bit.ts';
 import type { Geometry } from './geometry.ts';
@@ -46,19 +47,10 @@ export class Deallocator {
 
   /** [offset, offset + length) reads as zeros afterwards. @param diskEnd virtual size: its last cluster counts as whole */
   zero(offset: number, length: number, diskEnd: number): void {
-    const { clusterSize } = this.parts.geometry;
-    const end = offset + length;
-    const wholeEnd = end === diskEnd ? roundUp(end, clusterSize) : end - (end % clusterSize);
-    const wholeStart = roundUp(offset, clusterSize);
-    if (wholeStart >= wholeEnd) {
-      this.zeroPart(offset, end);
-      return;
-    }
-    this.zeroPart(offset, wholeStart);
-    const last = wholeEnd / clusterSize;
-    for (let cluster = wholeStart / clusterSize; cluster < last; )
-      cluster += this.zeroClusters(cluster, last - cluster);
-    this.zeroPart(wholeEnd, end);
+    zeroRange(offset, length, this.parts.geometry.clusterSize, diskEnd, {
+      part: (start, end) => this.zeroPart(start, end),
+      clusters: (first, count) => this.zeroClusters(first, count),
+    });
   }
 
   /**

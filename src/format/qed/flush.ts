@@ -4,9 +4,9 @@
 import { hostOffset } from '../../bytes/offsets.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
 import type { HostFile } from '../../host/host-file.ts';
+import type { FreeClusters, SettlingPhase } from '../free-clusters.ts';
 import type { PendingLinks } from '../pending-links.ts';
 import type { WriteTracker } from '../write-tracker.ts';
-import type { FreeClusters, SettlingPhase } from '../free-clusters.ts';
 import type { Geometry } from './geometry.ts';
 import type { Linker } from './link.ts';
 import { CUTS, DURABLE_LENGTH, FILE_LENGTH } from './state.ts';

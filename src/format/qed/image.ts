@@ -14,6 +14,7 @@ import { TableCache } from '../../concurrency/table-cache.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import { readBackingData } from '../backing.ts';
+import { FreeClusters } from '../free-clusters.ts';
 import type { Extent, ExtentStatus, Image, ImageDetails, SharedImage } from '../image-format.ts';
 import { PendingLinks } from '../pending-links.ts';
 import { WriteTracker } from '../write-tracker.ts';
@@ -23,7 +24,6 @@ import { type CompactParts, fillGaps, giveAwayRest, giveFreeClustersAway, remove
 import { Deallocator, type DeallocatorParts } from './deallocate.ts';
 import { DirtyBit } from './dirty-bit.ts';
 import { Flush } from './flush.ts';
-import { FreeClusters } from '../free-clusters.ts';
 import { Geometry } from './geometry.ts';
 import { describeHeader } from './header.ts';
 import { Linker } from './link.ts';

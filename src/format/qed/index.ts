@@ -5,10 +5,10 @@ import type { SparseBitmap } from '../../bytes/sparse-bitmap.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { CheckReport } from '../check-report.ts';
+import { FreeClusters, MAX_TRACKED_CLUSTERS } from '../free-clusters.ts';
 import type { AttachOptions, CheckOptions, Image, ImageFormat, OpenOptions, SharedImage } from '../image-format.ts';
 import { checkTables, type QedCheck } from './check.ts';
 import { createQed } from './create.ts';
-import { FreeClusters, MAX_TRACKED_CLUSTERS } from '../free-clusters.ts';
 import {
   AUTOCLEAR_OFFSET,
   describeHeader,

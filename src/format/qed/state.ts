@@ -3,9 +3,9 @@
 
 import { createReservationState, type ReservationState } from '../../concurrency/reservations.ts';
 import { createTableCacheState, MAX_SLICE_BYTES, type TableCacheState } from '../../concurrency/table-cache.ts';
+import { createFreeClustersState, type FreeClustersState } from '../free-clusters.ts';
 import { createPendingLinksState, type PendingLinksState } from '../pending-links.ts';
 import { createWriteTrackerState } from '../write-tracker.ts';
-import { createFreeClustersState, type FreeClustersState } from '../free-clusters.ts';
 import type { QedHeader } from './header.ts';
 
 /** Int32 words: the metadata lock and the flags. */
