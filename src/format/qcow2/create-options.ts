@@ -1,0 +1,176 @@
+// The options of qemu-img create -f qcow2, checked against each other before a byte is written: what QEMU refuses is refused.
+
+import { isPowerOfTwo, roundUp } from '../../bytes/offsets.ts';
+import { ImgfuseError } from '../../errors/index.ts';
+import type { HostFile } from '../../host/host-file.ts';
+import type { BackingReference, CreateOptions } from '../image-format.ts';
+import { parseSize } from '../size.ts';
+import { COMPRESSION_TYPES, type CompressionType, MAX_BACKING_NAME } from './header.ts';
+import { MAX_BACKING_FORMAT_BYTES } from './header-extension.ts';
+
+const MIN_CLUSTER_SIZE = 512;
+const MAX_CLUSTER_SIZE = 2 * 1024 * 1024;
+/** 32 subclusters of at least 512 bytes */
+const MIN_EXTENDED_CLUSTER_SIZE = 16384;
+const SECTOR_BYTES = 512;
+
+const PREALLOCATIONS = ['off', 'metadata', 'falloc', 'full'] as const;
+export type Preallocation = (typeof PREALLOCATIONS)[number];
+
+export interface Qcow2CreateOptions extends CreateOptions {
+  /** Creates and opens, empty and for writing, the data file that data_file= names. Whoever opens it closes it. */
+  readonly createDataFile?: (name: string) => HostFile;
+}
+
+/** A new image as it shall be: every combination here is one that QEMU opens. */
+export interface Qcow2Plan {
+  readonly version: 2 | 3;
+  /** virtual size in bytes, a multiple of 512 */
+  readonly size: number;
+  readonly clusterSize: number;
+  readonly refcountBits: number;
+  readonly lazyRefcounts: boolean;
+  readonly extendedL2: boolean;
+  readonly compressionType: CompressionType;
+  readonly preallocation: Preallocation;
+  readonly dataFileName: string | null;
+  readonly dataFileRaw: boolean;
+  readonly backing: BackingReference | null;
+}
+
+const KNOWN_KEYS = [
+  'backing_file',
+  'backing_fmt',
+  'cluster_size',
+  'compat',
+  'compression_type',
+  'data_file',
+  'data_file_raw',
+  'extended_l2',
+  'lazy_refcounts',
+  'preallocation',
+  'refcount_bits',
+];
+
+/** @throws ImgfuseError usage, unsupported: one sentence that names the option and what it takes */
+export function planImage(create: CreateOptions): Qcow2Plan {
+  const { options } = create;
+  refuseUnknown(options);
+  const dataFileRaw = flag(options, 'data_file_raw');
+  const preallocation = choice(options, 'preallocation', PREALLOCATIONS, 'off');
+  const plan: Qcow2Plan = {
+    version: parseCompat(options.get('compat') ?? '1.1'),
+    // QEMU counts sectors
+    size: roundUp(create.size, SECTOR_BYTES),
+    clusterSize: parseSize(options.get('cluster_size') ?? '65536'),
+    refcountBits: Number(options.get('refcount_bits') ?? '16'),
+    lazyRefcounts: flag(options, 'lazy_refcounts'),
+    extendedL2: flag(options, 'extended_l2'),
+    compressionType: choice(options, 'compression_type', COMPRESSION_TYPES, 'zlib'),
+    // a raw data file is the disk itself, so the tables must show all of it from the start
+    preallocation: dataFileRaw && preallocation === 'off' ? 'metadata' : preallocation,
+    dataFileName: options.get('data_file') ?? null,
+    dataFileRaw,
+    backing: parseBacking(create),
+  };
+  checkGeometry(plan);
+  checkVersion(plan);
+  checkFiles(plan);
+  return plan;
+}
+
+function refuseUnknown(options: ReadonlyMap<string, string>): void {
+  for (const [key, value] of options) {
+    if (KNOWN_KEYS.includes(key)) continue;
+    if (key === 'encryption' && !flag(options, key)) continue;
+    if (key === 'encryption' || key.startsWith('encrypt.')) {
+      throw new ImgfuseError(
+        'unsupported',
+        `${key}=${value}: encrypted qcow2 images cannot be created here; make them with qemu-img create`,
+      );
+    }
+    throw usage(`qcow2 has no option '${key}'; it has ${KNOWN_KEYS.join(', ')}`);
+  }
+}
+
+function parseCompat(text: string): 2 | 3 {
+  if (text === '0.10' || text === 'v2') return 2;
+  if (text === '1.1' || text === 'v3') return 3;
+  throw usage(`compat=${text} is not valid; use 0.10 (or v2) or 1.1 (or v3)`);
+}
+
+function parseBacking({ options, backing }: CreateOptions): BackingReference | null {
+  if (backing !== undefined) return backing;
+  const name = options.get('backing_file');
+  const format = options.get('backing_fmt');
+  if (name !== undefined) return { name, ...(format === undefined ? {} : { format }) };
+  if (format === undefined) return null;
+  throw usage(`backing_fmt=${format} is given without backing_file`);
+}
+
+function checkGeometry({ clusterSize, refcountBits, extendedL2 }: Qcow2Plan): void {
+  if (!isPowerOfTwo(clusterSize) || clusterSize < MIN_CLUSTER_SIZE || clusterSize > MAX_CLUSTER_SIZE) {
+    throw usage(`cluster_size=${clusterSize} is not valid; use a power of two from 512 to 2M`);
+  }
+  if (!isPowerOfTwo(refcountBits) || refcountBits > 64) {
+    throw usage(`refcount_bits=${refcountBits} is not valid; use 1, 2, 4, 8, 16, 32 or 64`);
+  }
+  if (extendedL2 && clusterSize < MIN_EXTENDED_CLUSTER_SIZE) {
+    throw usage(`extended_l2=on needs cluster_size=16k or more, not ${clusterSize}`);
+  }
+}
+
+function checkVersion(plan: Qcow2Plan): void {
+  if (plan.version === 3) return;
+  const newer: readonly (readonly [option: string, used: boolean])[] = [
+    [`refcount_bits=${plan.refcountBits}`, plan.refcountBits !== 16],
+    ['lazy_refcounts=on', plan.lazyRefcounts],
+    ['extended_l2=on', plan.extendedL2],
+    ['data_file', plan.dataFileName !== null],
+    [`compression_type=${plan.compressionType}`, plan.compressionType !== 'zlib'],
+  ];
+  const first = newer.find(([, used]) => used);
+  if (first !== undefined) throw usage(`${first[0]} needs compat=1.1 (v3); compat=0.10 images cannot say it`);
+}
+
+function checkFiles({ backing, dataFileName, dataFileRaw, extendedL2, preallocation }: Qcow2Plan): void {
+  if (dataFileRaw && dataFileName === null) throw usage('data_file_raw=on needs data_file=NAME');
+  if (dataFileName !== null) checkName('data file', dataFileName, MAX_BACKING_NAME);
+  if (backing === null) return;
+  checkName('backing file', backing.name, MAX_BACKING_NAME);
+  if (backing.format !== undefined) checkName('backing format', backing.format, MAX_BACKING_FORMAT_BYTES);
+  if (dataFileRaw) throw usage('data_file_raw=on and a backing file exclude each other');
+  if (preallocation !== 'off' && !extendedL2) {
+    throw usage(`preallocation=${preallocation} would hide the backing file; it needs extended_l2=on beside one`);
+  }
+}
+
+function checkName(what: string, name: string, limit: number): void {
+  const bytes = new TextEncoder().encode(name);
+  if (bytes.length === 0 || bytes.length > limit || bytes.includes(0)) {
+    throw usage(`the ${what} name has ${bytes.length} bytes; it must have from 1 to ${limit} and no NUL`);
+  }
+}
+
+function flag(options: ReadonlyMap<string, string>, key: string): boolean {
+  const text = options.get(key) ?? 'off';
+  if (['on', 'yes', 'true', 'y'].includes(text)) return true;
+  if (['off', 'no', 'false', 'n'].includes(text)) return false;
+  throw usage(`${key}=${text} is not valid; use on or off`);
+}
+
+function choice<T extends string>(
+  options: ReadonlyMap<string, string>,
+  key: string,
+  values: readonly T[],
+  byDefault: T,
+): T {
+  const text = options.get(key) ?? byDefault;
+  const value = values.find((one) => one === text);
+  if (value === undefined) throw usage(`${key}=${text} is not valid; use ${values.join(', ')}`);
+  return value;
+}
+
+function usage(sentence: string): ImgfuseError {
+  return new ImgfuseError('usage', sentence);
+}

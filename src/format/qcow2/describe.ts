@@ -1,0 +1,65 @@
+// The facts of a qcow2 header for info and status, with the keys and the spelling of qemu-img's format-specific data.
+
+import type { HostFile } from '../../host/host-file.ts';
+import type { ImageDetails } from '../image-format.ts';
+import { readBitmapDirectory } from './bitmap-directory.ts';
+import { QCOW_CRYPT_AES, QCOW_CRYPT_LUKS, type Qcow2Header } from './header.ts';
+
+/** What of an open image may differ from the header that was read when it was opened. */
+export interface CurrentState {
+  readonly virtualSize: number;
+  readonly dirty: boolean;
+  readonly corrupt: boolean;
+}
+
+/**
+ * @param file of the image, for its bitmap directory
+ * @param current absent: the image is not open, the header says it all
+ * @throws ImgfuseError corrupt when the bitmap directory cannot be read
+ */
+export function describeHeader(file: HostFile, header: Qcow2Header, current?: CurrentState): ImageDetails {
+  const { virtualSize, dirty, corrupt } = current ?? {
+    virtualSize: header.size,
+    dirty: header.isDirty,
+    corrupt: header.isCorrupt,
+  };
+  const { backingName, backingFormat } = header;
+  return {
+    format: 'qcow2',
+    virtualSize,
+    clusterSize: header.clusterSize,
+    dirty,
+    ...(backingName === null
+      ? {}
+      : { backing: { name: backingName, ...(backingFormat === null ? {} : { format: backingFormat }) } }),
+    specific: specificOf(file, header, corrupt),
+  };
+}
+
+function specificOf(file: HostFile, header: Qcow2Header, corrupt: boolean): Record<string, unknown> {
+  const encrypt = encryptionOf(header);
+  const common = { 'compression-type': header.compressionType };
+  const refcounts = { 'refcount-bits': 2 ** header.refcountOrder, ...(encrypt === null ? {} : { encrypt }) };
+  if (header.version === 2) return { compat: '0.10', ...common, ...refcounts };
+  const bitmaps = readBitmapDirectory(file, header).map(({ name, granularity, inUse, auto }) => ({
+    flags: [...(inUse ? ['in-use'] : []), ...(auto ? ['auto'] : [])],
+    name,
+    granularity,
+  }));
+  return {
+    compat: '1.1',
+    ...common,
+    'lazy-refcounts': header.lazyRefcounts,
+    ...refcounts,
+    corrupt,
+    'extended-l2': header.extendedL2,
+    ...(header.dataFileName === null ? {} : { 'data-file': header.dataFileName }),
+    ...(header.hasExternalData ? { 'data-file-raw': header.dataFileRaw } : {}),
+    ...(bitmaps.length === 0 ? {} : { bitmaps }),
+  };
+}
+
+function encryptionOf({ cryptMethod }: Qcow2Header): { format: string } | null {
+  if (cryptMethod === QCOW_CRYPT_AES) return { format: 'aes' };
+  return cryptMethod === QCOW_CRYPT_LUKS ? { format: 'luks' } : null;
+}
