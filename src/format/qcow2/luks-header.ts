@@ -1,0 +1,270 @@
+// The LUKS1 header inside a qcow2 image: bytes <-> fields, every limit checked (LUKS1 On-Disk Format Specification 1.2.3).
+// Big-endian, 592 bytes at the offset that the header extension names; all offsets in it count from there.
+//
+//     0 magic "LUKS\xba\xbe"   6 version u16        8 cipher-name[32]     40 cipher-mode[32]   72 hash-spec[32]
+//   104 payload-offset u32 (sectors)              108 key-bytes u32      112 mk-digest[20]    132 mk-digest-salt[32]
+//   164 mk-digest-iterations u32                  168 uuid[40]           208 eight key slots of 48 bytes:
+//     0 active u32   4 iterations u32   8 salt[32]   40 key-material-offset u32 (sectors)   44 stripes u32
+
+import { divideUp, type HostOffset, hostOffset } from '../../bytes/offsets.ts';
+import { ImgfuseError } from '../../errors/index.ts';
+import type { HostFile } from '../../host/host-file.ts';
+import { CRYPTO_SECTOR_BYTES, HASHES, type HashName, type VolumeKey } from './encryption.ts';
+import type { CryptoHeaderPointer } from './header-extension.ts';
+
+export const LUKS_PHDR_BYTES = 592;
+export const LUKS_MAGIC: readonly number[] = [0x4c, 0x55, 0x4b, 0x53, 0xba, 0xbe];
+export const LUKS_VERSION = 1;
+export const LUKS_NUMKEYS = 8;
+export const LUKS_DIGESTSIZE = 20;
+export const LUKS_SALTSIZE = 32;
+export const LUKS_STRIPES = 4000;
+/** key material starts at multiples of this */
+export const LUKS_ALIGN_KEYSLOTS = 4096;
+export const LUKS_KEY_ENABLED = 0x00ac71f3;
+export const LUKS_KEY_DISABLED = 0x0000dead;
+
+const KEY_SLOTS_OFFSET = 208;
+const KEY_SLOT_BYTES = 48;
+/** Every known writer makes 4000; this bounds the memory for key material. */
+const MAX_STRIPES = 16384;
+/** One key slot takes a minute or less; QEMU and cryptsetup aim at 2 seconds, which is some millions. */
+export const MAX_ITERATIONS = 100_000_000;
+
+export interface LuksKeySlot {
+  readonly active: boolean;
+  readonly iterations: number;
+  readonly salt: Uint8Array;
+  /** bytes from the start of the LUKS header */
+  readonly materialOffset: number;
+  readonly stripes: number;
+}
+
+export interface LuksHeader {
+  /** mode, IVs and sector numbers of the volume key; the key itself is in the key slots */
+  readonly cipher: Omit<VolumeKey, 'key'>;
+  /** length of the volume key: both halves for xts */
+  readonly keyBytes: number;
+  readonly hash: HashName;
+  /** bytes; qcow2 does not use it */
+  readonly payloadOffset: number;
+  readonly digest: Uint8Array;
+  readonly digestSalt: Uint8Array;
+  readonly digestIterations: number;
+  readonly uuid: string;
+  readonly slots: readonly LuksKeySlot[];
+}
+
+/** Bytes of the key material of a slot in the image: whole sectors. */
+export function keyMaterialBytes(keyBytes: number, stripes: number): number {
+  return divideUp(keyBytes * stripes, CRYPTO_SECTOR_BYTES) * CRYPTO_SECTOR_BYTES;
+}
+
+/** Reads and checks the LUKS header. @throws corrupt, unsupported */
+export function readLuksHeader(file: HostFile, pointer: CryptoHeaderPointer): LuksHeader {
+  const bytes = new Uint8Array(LUKS_PHDR_BYTES);
+  const got = file.read(bytes, 0, LUKS_PHDR_BYTES, hostOffset(pointer.offset));
+  if (got < LUKS_PHDR_BYTES || pointer.length < LUKS_PHDR_BYTES) {
+    throw invalid(file, pointer.offset, `it has ${Math.min(got, pointer.length)} of ${LUKS_PHDR_BYTES} bytes`);
+  }
+  const view = new DataView(bytes.buffer);
+  if (!LUKS_MAGIC.every((byte, i) => bytes[i] === byte)) throw invalid(file, pointer.offset, 'its magic is missing');
+  const version = view.getUint16(6, false);
+  if (version !== LUKS_VERSION) {
+    throw unsupported(file, pointer.offset + 6, `version ${version}; qcow2 images have version 1`);
+  }
+  const texts = new TextFields(file, pointer, bytes);
+  const cipher = parseCipher(texts);
+  const keyBytes = view.getUint32(108, false);
+  const halves = cipher.mode === 'xts' ? 2 : 1;
+  if (keyBytes !== 16 * halves && keyBytes !== 24 * halves && keyBytes !== 32 * halves) {
+    throw invalid(file, pointer.offset + 108, `key-bytes is ${keyBytes}, which no AES-${cipher.mode} key has`);
+  }
+  const hash = texts.hash(72, 32);
+  const digestIterations = view.getUint32(164, false);
+  checkIterations(file, pointer.offset + 164, 'mk-digest-iterations', digestIterations);
+  const slots = Array.from({ length: LUKS_NUMKEYS }, (_, i) => parseSlot(file, pointer, view, i, keyBytes));
+  return {
+    cipher,
+    keyBytes,
+    hash,
+    payloadOffset: view.getUint32(104, false) * CRYPTO_SECTOR_BYTES,
+    digest: bytes.slice(112, 112 + LUKS_DIGESTSIZE),
+    digestSalt: bytes.slice(132, 132 + LUKS_SALTSIZE),
+    digestIterations,
+    uuid: texts.at(168, 40, 'uuid'),
+    slots,
+  };
+}
+
+/** The NUL-terminated text fields of the header. */
+class TextFields {
+  private readonly file: HostFile;
+  private readonly base: number;
+  private readonly bytes: Uint8Array;
+
+  constructor(file: HostFile, pointer: CryptoHeaderPointer, bytes: Uint8Array) {
+    this.file = file;
+    this.base = pointer.offset;
+    this.bytes = bytes;
+  }
+
+  at(offset: number, length: number, name: string): string {
+    const field = this.bytes.subarray(offset, offset + length);
+    const end = field.indexOf(0);
+    if (end < 0 || !field.subarray(0, end).every((byte) => byte > 0x20 && byte < 0x7f)) {
+      throw invalid(this.file, this.base + offset, `${name} is no text that ends with a NUL byte`);
+    }
+    return String.fromCharCode(...field.subarray(0, end));
+  }
+
+  hash(offset: number, length: number): HashName {
+    const name = this.at(offset, length, 'hash-spec');
+    if (isHashName(name)) return name;
+    throw unsupported(this.file, this.base + offset, `the hash ${name}; known are ${Object.keys(HASHES).join(', ')}`);
+  }
+
+  unsupported(offset: number, what: string): ImgfuseError {
+    return unsupported(this.file, this.base + offset, what);
+  }
+}
+
+function isHashName(name: string): name is HashName {
+  return Object.hasOwn(HASHES, name);
+}
+
+/** cipher-name and cipher-mode: "aes", and "xts-plain64" or "cbc-essiv:sha256". */
+function parseCipher(texts: TextFields): LuksHeader['cipher'] {
+  const name = texts.at(8, 32, 'cipher-name');
+  if (name !== 'aes') throw texts.unsupported(8, `the cipher ${name}; only aes is known`);
+  const modeSpec = texts.at(40, 32, 'cipher-mode');
+  const [mode, ivSpec, ...more] = modeSpec.split('-');
+  const [ivgen, ivHash, ...evenMore] = (ivSpec ?? '').split(':');
+  const known = (mode === 'xts' || mode === 'cbc') && (ivgen === 'plain' || ivgen === 'plain64' || ivgen === 'essiv');
+  const spare = more.length > 0 || evenMore.length > 0 || (ivgen !== 'essiv' && ivHash !== undefined);
+  if (!known || spare) {
+    throw texts.unsupported(40, `the cipher mode ${modeSpec}; known are xts and cbc with plain, plain64 and essiv`);
+  }
+  if (ivgen !== 'essiv') return { mode, ivgen, sectorOf: 'host' };
+  if (ivHash === undefined || !isHashName(ivHash) || (HASHES[ivHash] !== 16 && HASHES[ivHash] !== 32)) {
+    throw texts.unsupported(
+      40,
+      `the cipher mode ${modeSpec}; essiv takes a hash as long as an AES key, such as sha256`,
+    );
+  }
+  return { mode, ivgen, ivHash, sectorOf: 'host' };
+}
+
+function parseSlot(
+  file: HostFile,
+  pointer: CryptoHeaderPointer,
+  view: DataView,
+  index: number,
+  keyBytes: number,
+): LuksKeySlot {
+  const at = KEY_SLOTS_OFFSET + index * KEY_SLOT_BYTES;
+  const state = view.getUint32(at, false);
+  if (state !== LUKS_KEY_ENABLED && state !== LUKS_KEY_DISABLED) {
+    throw invalid(file, pointer.offset + at, `key slot ${index} is neither enabled nor disabled`);
+  }
+  const slot: LuksKeySlot = {
+    active: state === LUKS_KEY_ENABLED,
+    iterations: view.getUint32(at + 4, false),
+    salt: new Uint8Array(view.buffer.slice(at + 8, at + 8 + LUKS_SALTSIZE)),
+    materialOffset: view.getUint32(at + 40, false) * CRYPTO_SECTOR_BYTES,
+    stripes: view.getUint32(at + 44, false),
+  };
+  if (!slot.active) return slot;
+  checkIterations(file, pointer.offset + at + 4, `the iterations of key slot ${index}`, slot.iterations);
+  if (slot.stripes < 1 || slot.stripes > MAX_STRIPES) {
+    throw invalid(
+      file,
+      pointer.offset + at + 44,
+      `key slot ${index} has ${slot.stripes} stripes; it must be from 1 to ${MAX_STRIPES}`,
+    );
+  }
+  const end = slot.materialOffset + keyMaterialBytes(keyBytes, slot.stripes);
+  if (slot.materialOffset < LUKS_PHDR_BYTES || end > pointer.length) {
+    throw invalid(
+      file,
+      pointer.offset + at + 40,
+      `the key material of slot ${index} lies at ${slot.materialOffset} to ${end}, outside the ${pointer.length} bytes of the header`,
+    );
+  }
+  return slot;
+}
+
+function checkIterations(file: HostFile, offset: number, name: string, iterations: number): void {
+  if (iterations >= 1 && iterations <= MAX_ITERATIONS) return;
+  throw invalid(file, offset, `${name} are ${iterations}; they must be from 1 to ${MAX_ITERATIONS}`);
+}
+
+/** The first 592 bytes of a LUKS header. */
+export function serializeLuksHeader(header: LuksHeader): Uint8Array {
+  const bytes = new Uint8Array(LUKS_PHDR_BYTES);
+  const view = new DataView(bytes.buffer);
+  const { mode, ivgen, ivHash } = header.cipher;
+  const text = (at: number, value: string): void => bytes.set(new TextEncoder().encode(value), at);
+  bytes.set(LUKS_MAGIC, 0);
+  view.setUint16(6, LUKS_VERSION, false);
+  text(8, 'aes');
+  text(40, ivgen === 'essiv' ? `${mode}-essiv:${ivHash}` : `${mode}-${ivgen}`);
+  text(72, header.hash);
+  view.setUint32(104, header.payloadOffset / CRYPTO_SECTOR_BYTES, false);
+  view.setUint32(108, header.keyBytes, false);
+  bytes.set(header.digest, 112);
+  bytes.set(header.digestSalt, 132);
+  view.setUint32(164, header.digestIterations, false);
+  text(168, header.uuid);
+  header.slots.forEach((slot, i) => {
+    const at = KEY_SLOTS_OFFSET + i * KEY_SLOT_BYTES;
+    view.setUint32(at, slot.active ? LUKS_KEY_ENABLED : LUKS_KEY_DISABLED, false);
+    view.setUint32(at + 4, slot.iterations, false);
+    bytes.set(slot.salt, at + 8);
+    view.setUint32(at + 40, slot.materialOffset / CRYPTO_SECTOR_BYTES, false);
+    view.setUint32(at + 44, slot.stripes, false);
+  });
+  return bytes;
+}
+
+/** The facts of a LUKS header with the keys that `qemu-img info --output=json` has below "encrypt". */
+export function describeLuksHeader(header: LuksHeader): Readonly<Record<string, unknown>> {
+  const { mode, ivgen, ivHash } = header.cipher;
+  const aesBits = (header.keyBytes / (mode === 'xts' ? 2 : 1)) * 8;
+  return {
+    format: 'luks',
+    'ivgen-alg': ivgen,
+    ...(ivHash === undefined ? {} : { 'ivgen-hash-alg': ivHash }),
+    'hash-alg': header.hash,
+    'cipher-alg': `aes-${aesBits}`,
+    'cipher-mode': mode,
+    uuid: header.uuid,
+    slots: header.slots.map(({ active, iterations, materialOffset, stripes }) =>
+      active
+        ? { active, iters: iterations, 'key-offset': materialOffset, stripes }
+        : { active, 'key-offset': materialOffset },
+    ),
+    'payload-offset': header.payloadOffset,
+    'master-key-iters': header.digestIterations,
+  };
+}
+
+/** Host offset of the key material of a slot. */
+export function keyMaterialOffset(pointer: CryptoHeaderPointer, slot: LuksKeySlot): HostOffset {
+  return hostOffset(pointer.offset + slot.materialOffset);
+}
+
+function invalid(file: HostFile, offset: number, what: string): ImgfuseError {
+  return new ImgfuseError('corrupt', `${file.path}: invalid LUKS header at offset ${offset}: ${what}`, {
+    path: file.path,
+    offset,
+  });
+}
+
+function unsupported(file: HostFile, offset: number, what: string): ImgfuseError {
+  return new ImgfuseError(
+    'unsupported',
+    `${file.path}: the LUKS header at offset ${offset} has ${what}; open the image with QEMU`,
+    { path: file.path, offset },
+  );
+}
