@@ -283,6 +283,28 @@ describe('legacy AES images of QEMU', () => {
   });
 });
 
+describe('compressed clusters of an encrypted image', () => {
+  test('stand in the clear, so they are decompressed and not decrypted', () => {
+    const image = join(folder, 'disk.qcow2');
+    qemuImg(
+      'create',
+      '-f',
+      'qcow2',
+      ...secret(PASSWORD),
+      '-o',
+      'encrypt.format=aes,encrypt.key-secret=sec0',
+      image,
+      '4M',
+    );
+    qemuIoEncrypted(image, PASSWORD, 'write -c -P 0x5a 64k 64k', 'read -P 0x5a 64k 64k');
+    const { bytes, clusterBits, entries } = walk(image);
+    expect(entries.map((entry) => entry.compressed)).toEqual([true]);
+    const data = parseCompressedDescriptor(entries[0]!.high, entries[0]!.low, clusterBits);
+    const cluster = decompress('zlib', padded(bytes, data.hostOffset, data.length), 65536);
+    expect(cluster.every((byte) => byte === 0x5a)).toBe(true);
+  });
+});
+
 const luksCases: readonly LuksOptions[] = [
   {},
   { cipherAlg: 'aes-128', hashAlg: 'sha1' },

@@ -1,6 +1,7 @@
 // Encryption of guest data: what every method gives (a volume key) and what reads and writes use (a sector cipher).
-// Invariants: only data clusters are encrypted, never metadata nor compressed clusters' descriptors; key bytes never appear in
-// a message. crypt_method 1 is aes-legacy.ts, 2 is luks.ts; the ciphers themselves are in sector-cipher.ts.
+// Invariants: only standard data clusters are encrypted, never metadata and never compressed clusters, which stand in the clear
+// in an encrypted image too; key bytes never appear in a message. crypt_method 1 is aes-legacy.ts, 2 is luks.ts; the ciphers
+// themselves are in sector-cipher.ts.
 
 import { ImgfuseError } from '../../errors/index.ts';
 
