@@ -3,11 +3,12 @@
 import { hostOffset } from '../bytes/offsets.ts';
 import { ImgfuseError } from '../errors/index.ts';
 import type { ImageFormat } from '../format/image-format.ts';
+import { qcow2 } from '../format/qcow2/index.ts';
 import { qed } from '../format/qed/index.ts';
 import { raw } from '../format/raw/index.ts';
 import type { HostFile } from '../host/host-file.ts';
 
-export const formats: readonly ImageFormat[] = [qed, raw];
+export const formats: readonly ImageFormat[] = [qed, qcow2, raw];
 
 const PROBE_BYTES = 1024;
 

@@ -6,6 +6,7 @@ import * as fs from 'node:fs';
 import { ImgfuseError } from '../errors/index.ts';
 import { F_RDLCK, F_UNLCK, F_WRLCK, getOfdLock, nativeAvailable, setOfdLock } from '../native/index.ts';
 import type { HostFile } from './host-file.ts';
+import { realPath } from './paths.ts';
 
 const USED_BASE = 100;
 const UNSHARED_BASE = 200;
@@ -86,25 +87,33 @@ function setLock(file: HostFile, descriptor: number, byte: number): void {
   }
 }
 
-/** The other processes that have the file open, as far as this user may look; OFD locks themselves name nobody. */
+/**
+ * The other processes that have the file open, as far as this user may look; OFD locks themselves name nobody. Links are
+ * read and never followed: what another descriptor leads to may be a mount that answers late, or our own that never does.
+ */
 function describeHolders(file: HostFile): string {
-  const { dev, ino } = file.identity();
+  const path = realPath(file.path);
   const holders: string[] = [];
   for (const entry of fs.readdirSync('/proc')) {
     if (!/^\d+$/.test(entry) || Number(entry) === process.pid || holders.length >= 4) continue;
-    if (hasOpen(entry, dev, ino)) holders.push(`${commandOf(entry)} (process ${entry})`);
+    if (hasOpen(entry, path)) holders.push(`${commandOf(entry)} (process ${entry})`);
   }
   return holders.length === 0 ? 'another program' : holders.join(' and ');
 }
 
-function hasOpen(pid: string, dev: number, ino: number): boolean {
+function hasOpen(pid: string, path: string): boolean {
   try {
-    return fs.readdirSync(`/proc/${pid}/fd`).some((fd) => {
-      const stat = fs.statSync(`/proc/${pid}/fd/${fd}`, { throwIfNoEntry: false });
-      return stat?.dev === dev && stat.ino === ino;
-    });
+    return fs.readdirSync(`/proc/${pid}/fd`).some((fd) => linkOf(`/proc/${pid}/fd/${fd}`) === path);
   } catch {
     return false;
+  }
+}
+
+function linkOf(path: string): string | null {
+  try {
+    return fs.readlinkSync(path);
+  } catch {
+    return null;
   }
 }
 

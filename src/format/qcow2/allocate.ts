@@ -1,0 +1,219 @@
+// New clusters: counters first. A cluster is taken from what is free or from the end of the file, its counter is 1 before
+// anything is written to it, and its link waits for the fdatasync that makes the counter durable; a crash in between
+// leaves a leak. Refcount blocks and a larger refcount table are made on the way. Used under the metadata lock.
+
+import { writeU64BE } from '../../bytes/endian.ts';
+import { hostOffset, roundUp } from '../../bytes/offsets.ts';
+import { ImgfuseError } from '../../errors/index.ts';
+import type { HostFile } from '../../host/host-file.ts';
+import type { FreeClusters } from '../free-clusters.ts';
+import type { WriteTracker } from '../write-tracker.ts';
+import { type Geometry, REFCOUNT_TABLE_ENTRY_BYTES } from './geometry.ts';
+import { writeRefcountTableFields } from './header.ts';
+import { type Refcounts, writeCounter } from './refcount.ts';
+import type { Releases } from './releases.ts';
+import { FILE_END, NEVER_USED, REFCOUNT_TABLE_ENTRIES, REFCOUNT_TABLE_OFFSET } from './state.ts';
+import type { Tables } from './table.ts';
+
+/** QEMU's limit of the refcount table in bytes. */
+const MAX_REFCOUNT_TABLE_BYTES = 8 * 1024 * 1024;
+
+export interface Allocation {
+  /** host offset of the first cluster */
+  readonly offset: number;
+  /** adjoining clusters */
+  readonly count: number;
+  /** they read as zeros, because nothing was ever there */
+  readonly readsAsZeros: boolean;
+}
+
+export interface AllocatorParts {
+  readonly file: HostFile;
+  readonly geometry: Geometry;
+  readonly tables: Tables;
+  readonly refcounts: Refcounts;
+  readonly free: FreeClusters;
+  readonly releases: Releases;
+  readonly tracker: WriteTracker;
+  readonly numbers: Float64Array;
+}
+
+export class Allocator {
+  private readonly parts: AllocatorParts;
+
+  constructor(parts: AllocatorParts) {
+    this.parts = parts;
+  }
+
+  /** One to `count` adjoining clusters. Throws no-space or limit, and at worst a cluster has leaked then. */
+  allocate(count: number): Allocation {
+    return this.fromFree(count, false) ?? this.append(count, false);
+  }
+
+  /** Exactly `count` adjoining clusters. */
+  allocateExactly(count: number): Allocation {
+    return this.fromFree(count, true) ?? this.append(count, true);
+  }
+
+  /** Clusters that were allocated and never linked: nothing refers to them, so they are free at once. */
+  giveBack(offset: number, count: number): void {
+    if (count === 0) return;
+    const { geometry, refcounts, free } = this.parts;
+    const start = offset / geometry.clusterSize;
+    refcounts.setRun(start, count, 0);
+    free.markFree(start, count);
+  }
+
+  /** Cuts the file behind the last cluster in use. */
+  trim(): void {
+    const { file, free, geometry, numbers } = this.parts;
+    const end = free.cutTail(numbers[FILE_END]! / geometry.clusterSize) * geometry.clusterSize;
+    numbers[FILE_END] = end;
+    if (file.size() > end) file.truncate(end);
+    numbers[NEVER_USED] = end;
+  }
+
+  private fromFree(count: number, exactly: boolean): Allocation | null {
+    const { free, geometry, refcounts } = this.parts;
+    const run = free.take(count, exactly);
+    if (run === null) return null;
+    try {
+      refcounts.setRun(run.start, run.end - run.start, 1);
+    } catch (error) {
+      free.markFree(run.start, run.end - run.start);
+      throw error;
+    }
+    return { offset: run.start * geometry.clusterSize, count: run.end - run.start, readsAsZeros: false };
+  }
+
+  private append(count: number, exactly: boolean): Allocation {
+    const { geometry, numbers, refcounts } = this.parts;
+    for (;;) {
+      const first = numbers[FILE_END]! / geometry.clusterSize;
+      const room = geometry.refcountsPerBlock - (first % geometry.refcountsPerBlock);
+      if (exactly && count > room) {
+        this.ensureBlocks(first, count);
+        if (numbers[FILE_END]! !== first * geometry.clusterSize) continue;
+      } else if (refcounts.blockOf(first) === 0) {
+        this.addBlock();
+        continue;
+      }
+      const part = exactly ? count : Math.min(count, room);
+      refcounts.setRun(first, part, 1);
+      numbers[FILE_END] = (first + part) * geometry.clusterSize;
+      const offset = first * geometry.clusterSize;
+      return { offset, count: part, readsAsZeros: offset >= numbers[NEVER_USED]! };
+    }
+  }
+
+  /** Blocks for a run longer than one block counts; each new block moves the end of the file. */
+  private ensureBlocks(first: number, count: number): void {
+    const { geometry, refcounts } = this.parts;
+    for (let cluster = first; cluster < first + count; cluster += geometry.refcountsPerBlock) {
+      if (refcounts.blockOf(cluster) === 0 || refcounts.blockOf(first + count - 1) === 0) {
+        this.addBlockFor(refcounts.blockOf(cluster) === 0 ? cluster : first + count - 1);
+        return;
+      }
+    }
+  }
+
+  private addBlock(): void {
+    this.addBlockFor(this.parts.numbers[FILE_END]! / this.parts.geometry.clusterSize);
+  }
+
+  /** A new refcount block for `cluster`, placed at the end of the file. It is durable before the table shows it. */
+  private addBlockFor(cluster: number): void {
+    const { file, geometry, numbers, refcounts, tables, tracker } = this.parts;
+    const { clusterSize, refcountsPerBlock, refcountBits } = geometry;
+    const blockIndex = Math.floor(cluster / refcountsPerBlock);
+    if (blockIndex >= numbers[REFCOUNT_TABLE_ENTRIES]!) {
+      this.growTable(blockIndex + 1);
+      return;
+    }
+    const own = numbers[FILE_END]! / clusterSize;
+    const content = new Uint8Array(clusterSize);
+    const countsItself = Math.floor(own / refcountsPerBlock) === blockIndex;
+    if (countsItself) setCounter(content, own % refcountsPerBlock, refcountBits, 1);
+    else if (refcounts.blockOf(own) === 0) {
+      this.addBlockFor(own);
+      return;
+    }
+    tables.forget(own * clusterSize, clusterSize);
+    file.write(content, 0, clusterSize, hostOffset(own * clusterSize));
+    if (!countsItself) refcounts.setRun(own, 1, 1);
+    numbers[FILE_END] = (own + 1) * clusterSize;
+    tracker.sync();
+    tables.store(numbers[REFCOUNT_TABLE_OFFSET]!, blockIndex, 1, { high: 0, low: 0 }, own * clusterSize, 0);
+  }
+
+  /**
+   * A refcount table of at least `entries` entries, behind new blocks that count themselves, the table and what follows.
+   * All of it is durable before the header shows it; then the old table is released.
+   */
+  private growTable(entries: number): void {
+    const { file, geometry, numbers, releases, tables, tracker } = this.parts;
+    const { clusterSize, refcountsPerBlock, refcountBits } = geometry;
+    const oldEntries = numbers[REFCOUNT_TABLE_ENTRIES]!;
+    const oldOffset = numbers[REFCOUNT_TABLE_OFFSET]!;
+    const start = numbers[FILE_END]! / clusterSize;
+    const firstBlock = Math.floor(start / refcountsPerBlock);
+    const firstNew = this.parts.refcounts.blockOf(start) === 0 ? firstBlock : firstBlock + 1;
+    let blocks = 1;
+    let tableClusters = 1;
+    for (;;) {
+      const end = start + blocks + tableClusters;
+      const neededBlocks = Math.max(1, Math.ceil(end / refcountsPerBlock) - firstNew);
+      const wanted = Math.max(entries, firstNew + neededBlocks, Math.ceil(oldEntries * 1.5));
+      const neededClusters = Math.ceil((wanted * REFCOUNT_TABLE_ENTRY_BYTES) / clusterSize);
+      if (neededBlocks <= blocks && neededClusters <= tableClusters) break;
+      blocks = Math.max(blocks, neededBlocks);
+      tableClusters = Math.max(tableClusters, neededClusters);
+    }
+    const tableBytes = tableClusters * clusterSize;
+    if (tableBytes > MAX_REFCOUNT_TABLE_BYTES) {
+      throw new ImgfuseError(
+        'limit',
+        `${file.path} cannot grow: its refcount table would have ${tableBytes} bytes and 8 MiB are the limit`,
+        { path: file.path },
+      );
+    }
+    const table = new Uint8Array(tableBytes);
+    file.read(table, 0, oldEntries * REFCOUNT_TABLE_ENTRY_BYTES, hostOffset(oldOffset));
+    const view = new DataView(table.buffer);
+    const tableOffset = (start + blocks) * clusterSize;
+    const end = start + blocks + tableClusters;
+    for (let block = 0; block < blocks; block++) {
+      const content = new Uint8Array(clusterSize);
+      const counted = (firstNew + block) * refcountsPerBlock;
+      for (let cluster = Math.max(start, counted); cluster < Math.min(end, counted + refcountsPerBlock); cluster++) {
+        setCounter(content, cluster - counted, refcountBits, 1);
+      }
+      const at = (start + block) * clusterSize;
+      tables.forget(at, clusterSize);
+      file.write(content, 0, clusterSize, hostOffset(at));
+      writeU64BE(view, (firstNew + block) * REFCOUNT_TABLE_ENTRY_BYTES, at);
+    }
+    if (firstNew > firstBlock) {
+      const shared = Math.min(end, firstNew * refcountsPerBlock) - start;
+      this.parts.refcounts.setRun(start, shared, 1);
+    }
+    tables.forget(tableOffset, tableBytes);
+    file.write(table, 0, tableBytes, hostOffset(tableOffset));
+    numbers[FILE_END] = end * clusterSize;
+    tracker.sync();
+    try {
+      writeRefcountTableFields(file, { refcountTableOffset: tableOffset, refcountTableClusters: tableClusters });
+    } catch (error) {
+      tracker.fail(error);
+      throw error;
+    }
+    numbers[REFCOUNT_TABLE_OFFSET] = tableOffset;
+    numbers[REFCOUNT_TABLE_ENTRIES] = tableBytes / REFCOUNT_TABLE_ENTRY_BYTES;
+    releases.add(oldOffset / clusterSize, roundUp(oldEntries * REFCOUNT_TABLE_ENTRY_BYTES, clusterSize) / clusterSize);
+    tracker.noteWrite();
+  }
+}
+
+function setCounter(block: Uint8Array, index: number, bits: number, value: number): void {
+  writeCounter(block, Math.floor((index * bits) / 8), index, bits, value);
+}

@@ -1,0 +1,147 @@
+// Ranges that shall read as zeros: discard, write zeroes, and what lies behind the end of a smaller disk. Whole clusters
+// become "unallocated", or "zero" where a backing file would show through; version 2 has no zero clusters, so there the
+// zeros are written. Parts of clusters are zeroed in place, or written where the cluster is shared or compressed.
+
+import { guestOffset, hostOffset, roundUp } from '../../bytes/offsets.ts';
+import type { Mutex } from '../../concurrency/mutex.ts';
+import { EXCLUSIVE, type Reservations, SHARED } from '../../concurrency/reservations.ts';
+import type { HostFile } from '../../host/host-file.ts';
+import { readsAsZeros } from '../backing.ts';
+import type { Image } from '../image-format.ts';
+import type { PendingLinks } from '../pending-links.ts';
+import { zeroRange } from '../zero-range.ts';
+import type { Flush } from './flush.ts';
+import type { Geometry } from './geometry.ts';
+import type { Linker } from './link.ts';
+import type { Mapper } from './mapping.ts';
+import type { Releases } from './releases.ts';
+
+const ZEROS = new Uint8Array(64 * 1024);
+
+export interface DeallocatorParts {
+  readonly file: HostFile;
+  readonly version: 2 | 3;
+  readonly backing: Image | null;
+  readonly geometry: Geometry;
+  readonly lock: Mutex;
+  readonly reservations: Reservations;
+  readonly pending: PendingLinks;
+  readonly pendingTables: PendingLinks;
+  readonly releases: Releases;
+  readonly mapper: Mapper;
+  readonly linker: Linker;
+  readonly flush: Flush;
+  /** the image's own write, for zeros that no metadata can express */
+  readonly write: Image['write'];
+}
+
+export class Deallocator {
+  private readonly parts: DeallocatorParts;
+
+  constructor(parts: DeallocatorParts) {
+    this.parts = parts;
+  }
+
+  /** [offset, offset + length) reads as zeros afterwards. @param diskEnd virtual size: its last cluster counts as whole */
+  zero(offset: number, length: number, diskEnd: number): void {
+    zeroRange(offset, length, this.parts.geometry.clusterSize, diskEnd, {
+      part: (start, end) => this.zeroPart(start, end),
+      clusters: (first, count) => this.zeroClusters(first, count, diskEnd),
+    });
+  }
+
+  /** Guest clusters [first, end) are behind the end of the disk: nothing reads them any more. */
+  cutOff(first: number, end: number): void {
+    for (let cluster = first; cluster < end; ) {
+      const start = cluster;
+      cluster += this.exclusively(start, end - start, (table, count) => {
+        if (table === 0 && this.parts.pending.isEmpty) return this.toNextTable(start, end - start);
+        this.parts.linker.replace(start, count, false, Date.now());
+        return count;
+      });
+    }
+  }
+
+  /** The rest of the cluster that a disk of `size` bytes ends in reads as zeros when the disk grows again. */
+  zeroBehindEnd(size: number): void {
+    const end = roundUp(size, this.parts.geometry.clusterSize);
+    if (end > size) this.zeroPart(size, end);
+  }
+
+  private zeroClusters(first: number, count: number, diskEnd: number): number {
+    const { backing, geometry, pending, version } = this.parts;
+    const { clusterSize } = geometry;
+    if (backing !== null && version === 2) {
+      const start = first * clusterSize;
+      const part = Math.min(count, Math.max(1, Math.floor((16 * 1024 * 1024) / clusterSize)));
+      this.zeroPart(start, Math.min(start + part * clusterSize, diskEnd));
+      return part;
+    }
+    return this.exclusively(first, count, (table, part) => {
+      if (table === 0 && pending.isEmpty) {
+        const skip = this.toNextTable(first, count);
+        if (backing === null || readsAsZeros(backing, first * clusterSize, skip * clusterSize)) return skip;
+      }
+      this.parts.linker.replace(first, part, backing !== null, Date.now());
+      return part;
+    });
+  }
+
+  private toNextTable(first: number, count: number): number {
+    const { geometry } = this.parts;
+    return Math.min(count, geometry.l2Entries - geometry.l2IndexOf(first));
+  }
+
+  /** Runs `action` with the clusters of one slice from `first` on reserved exclusively, under the lock, with room to work. */
+  private exclusively(first: number, count: number, action: (l2Table: number, count: number) => number): number {
+    const { flush, geometry, linker, lock, mapper, pendingTables, releases, reservations } = this.parts;
+    const part = Math.min(count, linker.span(first));
+    lock.lock();
+    try {
+      // a compressed cluster releases two host clusters, a dropped link one more
+      while (!releases.hasRoom(part * 3) || !pendingTables.hasRoom(1)) {
+        lock.unlock();
+        flush.linkEarly();
+        lock.lock();
+      }
+      reservations.acquire(first, first + part, EXCLUSIVE);
+      return action(mapper.l2Table(geometry.l1IndexOf(first)), part);
+    } finally {
+      reservations.release();
+      lock.unlock();
+    }
+  }
+
+  private zeroPart(start: number, end: number): void {
+    for (let at = start; at < end; ) at += this.zeroRun(at, end - at);
+  }
+
+  /** The first run of one status: in place where that is allowed, nothing where it reads as zeros already. */
+  private zeroRun(offset: number, length: number): number {
+    const { backing, file, geometry, lock, mapper, reservations, write } = this.parts;
+    const { clusterSize } = geometry;
+    lock.lock();
+    let status: string;
+    let part: number;
+    try {
+      reservations.acquire(Math.floor(offset / clusterSize), Math.ceil((offset + length) / clusterSize), SHARED);
+      const run = mapper.map(offset, length);
+      status = run.status;
+      part = run.length;
+      if (status === 'data' && run.copied) {
+        const host = run.hostOffset;
+        lock.unlock();
+        file.punchHole(hostOffset(host), part);
+        return part;
+      }
+    } finally {
+      reservations.release();
+      if (lock.held) lock.unlock();
+    }
+    if (status === 'zero') return part;
+    if (status === 'unallocated' && (backing === null || readsAsZeros(backing, offset, part))) return part;
+    const zeros = Math.min(part, ZEROS.length);
+    write(ZEROS, 0, zeros, guestOffset(offset));
+    return zeros;
+  }
+}

@@ -1,0 +1,107 @@
+// The flush of an image: what waits for a fdatasync is carried out in rounds. One round: take what waits, sync, then with
+// that durable (1) lower the counters of references removed before and free what nothing refers to, (2) write the L1
+// entries of new L2 tables, (3) write the L2 entries of new data. What (2) and (3) replace waits for the next round. One
+// flush at a time; the metadata lock is not held during a fdatasync.
+
+import { hostOffset } from '../../bytes/offsets.ts';
+import type { Mutex } from '../../concurrency/mutex.ts';
+import type { HostFile } from '../../host/host-file.ts';
+import type { ClusterRun, FreeClusters } from '../free-clusters.ts';
+import type { PendingLinks } from '../pending-links.ts';
+import type { WriteTracker } from '../write-tracker.ts';
+import type { Geometry } from './geometry.ts';
+import type { Linker } from './link.ts';
+import type { Refcounts } from './refcount.ts';
+import type { Release, Releases } from './releases.ts';
+
+export interface FlushParts {
+  readonly file: HostFile;
+  readonly geometry: Geometry;
+  readonly lock: Mutex;
+  readonly tracker: WriteTracker;
+  readonly pending: PendingLinks;
+  readonly pendingTables: PendingLinks;
+  readonly releases: Releases;
+  readonly refcounts: Refcounts;
+  readonly linker: Linker;
+  readonly free: FreeClusters;
+  readonly log: (sentence: string) => void;
+}
+
+export class Flush {
+  private readonly parts: FlushParts;
+
+  constructor(parts: FlushParts) {
+    this.parts = parts;
+  }
+
+  /** Everything acknowledged before the call is durable, links included, when it returns. */
+  run(): void {
+    this.parts.tracker.flush(
+      () => this.round(),
+      () => undefined,
+    );
+  }
+
+  /** Flushes until nothing waits any more. */
+  runUntilSettled(): void {
+    this.run();
+    // links cause releases and those cause nothing further, so a few rounds are enough unless the host fails
+    for (let round = 0; round < 4 && this.waits(); round++) {
+      this.parts.tracker.noteWrite();
+      this.run();
+    }
+  }
+
+  /** One round between two flushes. */
+  linkEarly(): void {
+    this.parts.tracker.betweenFlushes(() => this.round());
+  }
+
+  private waits(): boolean {
+    const { lock, pending, pendingTables, releases } = this.parts;
+    return lock.run(() => !pending.isEmpty || !pendingTables.isEmpty || releases.count > 0);
+  }
+
+  private round(): void {
+    const { linker, lock, pending, pendingTables, releases, tracker } = this.parts;
+    const { clusters, tables, released } = lock.run(() => ({
+      clusters: pending.count,
+      tables: pendingTables.count,
+      released: releases.takeAll(),
+    }));
+    if (clusters === 0 && tables === 0 && released.length === 0) return;
+    tracker.sync();
+    lock.run(() => {
+      if (tables > 0) linker.linkTables(tables);
+      if (clusters > 0) linker.linkClusters(clusters);
+    });
+    this.carryOut(released);
+    tracker.noteWrite();
+  }
+
+  /** Lowers counters whose references are durably gone; a cluster that reaches 0 is punched before it can be taken again. */
+  private carryOut(released: readonly Release[]): void {
+    const { file, free, geometry, lock, refcounts } = this.parts;
+    const unused: ClusterRun[] = [];
+    for (const { start, count } of released) {
+      lock.run(() => {
+        for (let cluster = start; cluster < start + count; cluster++) {
+          if (refcounts.decrement(cluster) > 0) continue;
+          const last = unused.at(-1);
+          if (last !== undefined && last.end === cluster)
+            unused[unused.length - 1] = { start: last.start, end: cluster + 1 };
+          else unused.push({ start: cluster, end: cluster + 1 });
+        }
+      });
+    }
+    for (const { start, end } of unused) {
+      try {
+        file.punchHole(hostOffset(start * geometry.clusterSize), (end - start) * geometry.clusterSize);
+      } catch (error) {
+        this.parts.log(`${file.path}: the space of freed clusters is not given back: ${(error as Error).message}`);
+      }
+      lock.run(() => free.markFree(start, end - start));
+    }
+  }
+}

@@ -1,0 +1,46 @@
+// The numbers that follow from the header, computed once. A guest offset is cut in three:
+//
+//   guest offset = ((l1Index * l2Entries) + l2Index) * clusterSize + offset in the cluster
+//
+// A host cluster number is cut in two: refcount block = cluster / refcountsPerBlock, entry = the rest.
+
+export const L1_ENTRY_BYTES = 8;
+export const REFCOUNT_TABLE_ENTRY_BYTES = 8;
+
+export class Geometry {
+  readonly clusterSize: number;
+  readonly l2EntryBytes: number;
+  /** entries of an L2 table, which is one cluster */
+  readonly l2Entries: number;
+  /** guest bytes that one L2 table maps */
+  readonly l2Coverage: number;
+  readonly refcountBits: number;
+  /** entries of a refcount block, which is one cluster */
+  readonly refcountsPerBlock: number;
+
+  constructor(clusterBits: number, refcountOrder: number, extendedL2: boolean) {
+    this.clusterSize = 2 ** clusterBits;
+    this.l2EntryBytes = extendedL2 ? 16 : 8;
+    this.l2Entries = this.clusterSize / this.l2EntryBytes;
+    this.l2Coverage = this.l2Entries * this.clusterSize;
+    this.refcountBits = 2 ** refcountOrder;
+    this.refcountsPerBlock = (this.clusterSize * 8) / this.refcountBits;
+  }
+
+  clusterOf(offset: number): number {
+    return Math.floor(offset / this.clusterSize);
+  }
+
+  l1IndexOf(guestCluster: number): number {
+    return Math.floor(guestCluster / this.l2Entries);
+  }
+
+  l2IndexOf(guestCluster: number): number {
+    return guestCluster % this.l2Entries;
+  }
+
+  /** L1 entries that a disk of `size` bytes needs. */
+  l1EntriesFor(size: number): number {
+    return Math.ceil(size / this.l2Coverage);
+  }
+}

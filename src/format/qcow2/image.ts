@@ -1,0 +1,401 @@
+// An open qcow2 image: read, write, discard, flush, close. Order of the durability steps of a write that allocates:
+//
+//   counters of new clusters -> data, with copy-on-write around it -> fdatasync -> L1 entries of new L2 tables, L2 entries
+//   -> fdatasync -> counters of what was replaced -> punch -> free for reuse (R5)
+//
+// so that a crash leaves leaks and nothing else. The metadata lock is held while tables are looked at or changed and never
+// while guest data moves (R1); each piece of a request holds a reservation of its guest clusters (R3).
+
+import { type GuestOffset, guestOffset, hex, hostOffset } from '../../bytes/offsets.ts';
+import { Mutex } from '../../concurrency/mutex.ts';
+import { EXCLUSIVE, Reservations, SHARED } from '../../concurrency/reservations.ts';
+import { TableCache } from '../../concurrency/table-cache.ts';
+import { ImgfuseError } from '../../errors/index.ts';
+import { type HostFile, readPadded } from '../../host/host-file.ts';
+import { readBackingData, readsAsZeros } from '../backing.ts';
+import { FreeClusters } from '../free-clusters.ts';
+import type { Extent, Image, ImageDetails, SharedImage } from '../image-format.ts';
+import { PendingLinks } from '../pending-links.ts';
+import { WriteTracker } from '../write-tracker.ts';
+import { Allocator } from './allocate.ts';
+import { AllocatingWrite } from './allocating-write.ts';
+import { DecompressedClusters, decompress, parseCompressedDescriptor } from './compressed.ts';
+import { Deallocator } from './deallocate.ts';
+import { Flush } from './flush.ts';
+import { Geometry } from './geometry.ts';
+import { Linker } from './link.ts';
+import { Mapper, type Run } from './mapping.ts';
+import { Refcounts } from './refcount.ts';
+import { Releases } from './releases.ts';
+import { resize } from './resize.ts';
+import { ALLOCATED_CLUSTERS, METADATA_LOCK, type Qcow2State, VIRTUAL_SIZE } from './state.ts';
+import { Tables } from './table.ts';
+
+/** Links are held back for at most this long (plus one turn of the maintenance thread): the window of R9. */
+const HOLD_BACK_MS = 500;
+/** Decompressed clusters that each thread keeps, for small reads in order. */
+const DECOMPRESSED_CLUSTERS = 4;
+const ONE_ZERO = new Uint8Array(1);
+
+export class Qcow2Image implements Image {
+  readonly format = 'qcow2';
+  readonly file: HostFile;
+  readonly backing: Image | null;
+  readonly readOnly: boolean;
+  readonly clusterSize: number;
+  private readonly state: Qcow2State;
+  private readonly geometry: Geometry;
+  private readonly numbers: Float64Array;
+  private readonly lock: Mutex;
+  private readonly reservations: Reservations;
+  private readonly pending: PendingLinks;
+  private readonly pendingTables: PendingLinks;
+  private readonly releases: Releases;
+  private readonly tracker: WriteTracker;
+  private readonly mapper: Mapper;
+  private readonly allocator: Allocator;
+  private readonly flushing: Flush;
+  private readonly allocating: AllocatingWrite;
+  private readonly deallocator: Deallocator;
+  private readonly tables: Tables;
+  private readonly decompressed: DecompressedClusters;
+
+  /** @param slot this thread's reservation slot @param log takes one sentence a call */
+  constructor(file: HostFile, state: Qcow2State, slot: number, backing: Image | null, log: (sentence: string) => void) {
+    const { header } = state;
+    this.file = file;
+    this.backing = backing;
+    this.readOnly = file.readOnly;
+    this.state = state;
+    const geometry = new Geometry(header.clusterBits, header.refcountOrder, false);
+    this.geometry = geometry;
+    this.clusterSize = geometry.clusterSize;
+    const words = new Int32Array(state.words);
+    const numbers = new Float64Array(state.numbers);
+    this.numbers = numbers;
+    const lock = new Mutex(words, METADATA_LOCK);
+    this.lock = lock;
+    const reservations = new Reservations(state.reservations, lock, slot);
+    this.reservations = reservations;
+    const pending = new PendingLinks(state.pending);
+    this.pending = pending;
+    const pendingTables = new PendingLinks(state.pendingTables);
+    this.pendingTables = pendingTables;
+    const releases = new Releases(state.releases);
+    this.releases = releases;
+    const free = new FreeClusters(state.free);
+    const tracker = new WriteTracker(state.tracker, file, log);
+    this.tracker = tracker;
+    const tables = new Tables(file, new TableCache(state.cache), tracker);
+    this.tables = tables;
+    const refcounts = new Refcounts(file.path, geometry, tables, numbers);
+    const mapper = new Mapper(file.path, header.version, geometry, tables, pending, pendingTables, numbers);
+    this.mapper = mapper;
+    const allocator = new Allocator({ file, geometry, tables, refcounts, free, releases, tracker, numbers });
+    this.allocator = allocator;
+    const linker = new Linker({
+      ...{ file, clusterBits: header.clusterBits, geometry, tables, mapper, allocator, pending, pendingTables },
+      ...{ releases, numbers },
+    });
+    const flush = new Flush({
+      file,
+      geometry,
+      lock,
+      tracker,
+      pending,
+      pendingTables,
+      releases,
+      refcounts,
+      linker,
+      free,
+      log,
+    });
+    this.flushing = flush;
+    this.allocating = new AllocatingWrite({
+      ...{ file, geometry, lock, pending, pendingTables, linker, allocator, flush },
+      readReserved: this.readReserved.bind(this),
+      readsAsZeros: this.readsAsZeros.bind(this),
+    });
+    this.deallocator = new Deallocator({
+      ...{
+        file,
+        version: header.version,
+        backing,
+        geometry,
+        lock,
+        reservations,
+        pending,
+        pendingTables,
+        releases,
+        mapper,
+        linker,
+        flush,
+      },
+      write: this.write.bind(this),
+    });
+    this.decompressed = new DecompressedClusters(DECOMPRESSED_CLUSTERS);
+  }
+
+  virtualSize(): number {
+    return this.lock.run(() => this.numbers[VIRTUAL_SIZE]!);
+  }
+
+  allocatedBytes(): number {
+    return this.lock.run(() => this.numbers[ALLOCATED_CLUSTERS]!) * this.clusterSize;
+  }
+
+  failure(): string | null {
+    return this.tracker.failure();
+  }
+
+  read(target: Uint8Array, targetOffset: number, length: number, offset: GuestOffset): void {
+    this.lock.lock();
+    try {
+      this.assertInside(offset, length);
+      // a read-only image has no writers, so nothing to wait for
+      if (!this.readOnly) this.reserve(offset, length, SHARED);
+      this.readLocked(target, targetOffset, length, offset);
+    } finally {
+      if (!this.readOnly) this.reservations.release();
+      this.lock.unlock();
+    }
+  }
+
+  /** The lock is held, is released while data moves, and is held again on return, also when it throws. */
+  private readLocked(target: Uint8Array, targetOffset: number, length: number, offset: number): void {
+    try {
+      for (let done = 0; done < length; ) {
+        const { status, hostOffset: host, length: part, high, low } = this.mapper.map(offset + done, length - done);
+        this.lock.unlock();
+        this.readRun(status, host, high, low, target, targetOffset + done, part, offset + done);
+        this.lock.lock();
+        done += part;
+      }
+    } finally {
+      if (!this.lock.held) this.lock.lock();
+    }
+  }
+
+  /** For a request that holds its reservation, and not the lock. */
+  private readReserved(target: Uint8Array, targetOffset: number, length: number, offset: number): void {
+    this.lock.run(() => this.readLocked(target, targetOffset, length, offset));
+  }
+
+  private readRun(
+    status: Run['status'],
+    host: number,
+    high: number,
+    low: number,
+    target: Uint8Array,
+    targetOffset: number,
+    length: number,
+    offset: number,
+  ): void {
+    if (status === 'data') {
+      // the last cluster of a file need not be whole
+      readPadded(this.file, target, targetOffset, length, hostOffset(host));
+    } else if (status === 'compressed') {
+      const cluster = this.readCompressed(high, low, offset);
+      const inCluster = offset % this.clusterSize;
+      target.set(cluster.subarray(inCluster, inCluster + length), targetOffset);
+    } else if (status === 'unallocated' && this.backing !== null) {
+      readBackingData(this.backing, target, targetOffset, length, guestOffset(offset));
+    } else {
+      target.fill(0, targetOffset, targetOffset + length);
+    }
+  }
+
+  /** Known to read as zeros, from metadata alone; for a range that this thread has reserved. */
+  private readsAsZeros(offset: number, length: number): boolean {
+    for (let done = 0; done < length; ) {
+      const { status, length: part } = this.map(guestOffset(offset + done), length - done);
+      if (status === 'data') return false;
+      if (status === 'unallocated' && this.backing !== null && !readsAsZeros(this.backing, offset + done, part))
+        return false;
+      done += part;
+    }
+    return true;
+  }
+
+  write(source: Uint8Array, sourceOffset: number, length: number, offset: GuestOffset): void {
+    this.assertWritable();
+    for (let done = 0; done < length; ) {
+      done += this.writePiece(source, sourceOffset + done, length - done, offset + done);
+    }
+    this.tracker.noteWrite();
+  }
+
+  /** Writes the first run of one status. @returns bytes written */
+  private writePiece(source: Uint8Array, sourceOffset: number, length: number, offset: number): number {
+    this.lock.lock();
+    let reserved = false;
+    try {
+      for (;;) {
+        this.assertInside(offset, length);
+        const run = this.mapper.map(offset, length);
+        const { length: part, hostOffset: host } = run;
+        const inPlace = run.status === 'data' && run.copied;
+        const granted = this.reserve(offset, part, inPlace ? SHARED : EXCLUSIVE);
+        reserved = true;
+        if (!granted) {
+          // the lock was released while waiting: what was looked up is void (R2). The lock stays held until the next try.
+          this.reservations.release();
+          reserved = false;
+          continue;
+        }
+        if (!inPlace) return this.allocating.write(source, sourceOffset, part, offset);
+        this.lock.unlock();
+        this.file.write(source, sourceOffset, part, hostOffset(host));
+        return part;
+      }
+    } finally {
+      if (!this.lock.held) this.lock.lock();
+      if (reserved) this.reservations.release();
+      this.lock.unlock();
+    }
+  }
+
+  /** One whole cluster; belongs to the cache of this thread. */
+  private readCompressed(high: number, low: number, offset: number): Uint8Array {
+    const context = { path: this.file.path, offset };
+    const { hostOffset: start, length } = parseCompressedDescriptor(high, low, this.state.header.clusterBits, context);
+    const known = this.decompressed.get(start);
+    if (known !== undefined) return known;
+    const source = new Uint8Array(length);
+    const got = this.file.read(source, 0, length, start);
+    const cluster = decompress(this.state.header.compressionType, source.subarray(0, got), this.clusterSize, context);
+    this.decompressed.put(start, cluster);
+    return cluster;
+  }
+
+  discard(offset: GuestOffset, length: number): void {
+    this.writeZeroes(offset, length);
+  }
+
+  writeZeroes(offset: GuestOffset, length: number): void {
+    this.assertWritable();
+    const size = this.virtualSize();
+    if (offset + length > size) throw this.outside(offset, length);
+    this.deallocator.zero(offset, length, size);
+    this.tracker.noteWrite();
+  }
+
+  preallocate(offset: GuestOffset, length: number): void {
+    this.assertWritable();
+    if (offset + length > this.virtualSize()) throw this.outside(offset, length);
+    const { clusterSize } = this;
+    for (let at: number = offset; at < offset + length; ) {
+      const { status, length: part } = this.map(guestOffset(at), offset + length - at);
+      const first = at - (at % clusterSize);
+      const inside = Math.min(first + clusterSize, this.virtualSize()) - first;
+      if (status === 'data' || !this.readsAsZeros(first, inside)) {
+        at += status === 'data' ? part : Math.min(part, first + clusterSize - at);
+        continue;
+      }
+      this.write(ONE_ZERO, 0, 1, guestOffset(at));
+      at = first + clusterSize;
+    }
+    this.tracker.noteWrite();
+  }
+
+  resize(size: number): void {
+    this.assertWritable();
+    const { file, backing, geometry, lock, reservations, tables, allocator, deallocator, releases, tracker, numbers } =
+      this;
+    const { cryptMethod, snapshotCount, version } = this.state.header;
+    resize(
+      {
+        ...{ file, backing, geometry, lock, reservations, tables, allocator, deallocator, releases, tracker, numbers },
+        ...{ flush: this.flushing, cryptMethod, snapshotCount, version },
+      },
+      size,
+    );
+  }
+
+  flush(): void {
+    if (!this.readOnly) this.flushing.run();
+  }
+
+  map(offset: GuestOffset, length: number): Extent {
+    return this.lock.run(() => {
+      const { status, hostOffset: host, length: part } = this.mapper.map(offset, length);
+      if (status === 'compressed') return { start: offset, length: part, status: 'data' as const };
+      return { start: offset, length: part, status, ...(status === 'data' ? { hostOffset: host } : {}) };
+    });
+  }
+
+  maintain(nowMs: number): void {
+    if (this.readOnly || this.failure() !== null) return;
+    const overdue = this.lock.run(
+      () => Math.min(this.pending.oldestMs(), this.pendingTables.oldestMs()) <= nowMs - HOLD_BACK_MS,
+    );
+    if (overdue) this.flushing.linkEarly();
+  }
+
+  makeClean(): void {
+    this.flush();
+  }
+
+  close(): void {
+    if (this.readOnly) return;
+    this.flushing.runUntilSettled();
+    this.lock.run(() => this.allocator.trim());
+    this.tracker.noteWrite();
+    this.flush();
+  }
+
+  details(): ImageDetails {
+    const { backingName, backingFormat, specific } = this.state.header;
+    return {
+      format: 'qcow2',
+      virtualSize: this.virtualSize(),
+      clusterSize: this.clusterSize,
+      dirty: false,
+      ...(backingName === null
+        ? {}
+        : { backing: { name: backingName, ...(backingFormat === null ? {} : { format: backingFormat }) } }),
+      specific,
+    };
+  }
+
+  share(): SharedImage {
+    return {
+      format: this.format,
+      path: this.file.path,
+      descriptor: this.file.descriptor,
+      readOnly: this.readOnly,
+      state: this.state,
+      backing: this.backing?.share() ?? null,
+    };
+  }
+
+  private reserve(offset: number, length: number, mode: typeof SHARED | typeof EXCLUSIVE): boolean {
+    const { clusterSize } = this;
+    return this.reservations.acquire(
+      Math.floor(offset / clusterSize),
+      Math.ceil((offset + length) / clusterSize),
+      mode,
+    );
+  }
+
+  private assertWritable(): void {
+    if (this.readOnly)
+      throw new ImgfuseError('read-only', `${this.file.path} is open read-only`, { path: this.file.path });
+    this.tracker.assertWritable();
+  }
+
+  private assertInside(offset: number, length: number): void {
+    if (offset + length > this.numbers[VIRTUAL_SIZE]!) throw this.outside(offset, length);
+  }
+
+  private outside(offset: number, length: number): ImgfuseError {
+    return new ImgfuseError(
+      'limit',
+      `offset ${hex(offset + length)} is beyond the end of the disk in ${this.file.path}`,
+      {
+        path: this.file.path,
+        offset,
+      },
+    );
+  }
+}

@@ -1,0 +1,36 @@
+// qcow2, the plug: probe, open, attach, create, check.
+
+import { ImgfuseError } from '../../errors/index.ts';
+import type { HostFile } from '../../host/host-file.ts';
+import type { AttachOptions, ImageFormat, SharedImage } from '../image-format.ts';
+import { createQcow2 } from './create.ts';
+import { describeHeader } from './describe.ts';
+import { QCOW_MAGIC } from './header.ts';
+import { Qcow2Image } from './image.ts';
+import { openQcow2 } from './open.ts';
+import { readHeader } from './read-header.ts';
+import type { Qcow2State } from './state.ts';
+
+export const qcow2: ImageFormat = {
+  name: 'qcow2',
+  canCreate: true,
+  probe: (head) => head.length >= 4 && new DataView(head.buffer, head.byteOffset).getUint32(0, false) === QCOW_MAGIC,
+  open: (file, options) => {
+    const header = readHeader(file, { readOnly: options.readOnly });
+    return openQcow2(file, header, describeHeader(file, header).specific, options);
+  },
+  attach: (file: HostFile, shared: SharedImage, options: AttachOptions) =>
+    new Qcow2Image(file, shared.state as Qcow2State, options.slot, options.backing, options.log),
+  create: createQcow2,
+  check: (file) => {
+    throw new ImgfuseError(
+      'unsupported',
+      `${file.path}: qcow2 images are not checked by this version; use qemu-img check`,
+      {
+        path: file.path,
+        operation: 'check',
+      },
+    );
+  },
+  inspect: (file) => describeHeader(file, readHeader(file, { readOnly: true })),
+};

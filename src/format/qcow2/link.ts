@@ -1,0 +1,166 @@
+// Changes of L2 entries and of the L1 entries above them. An L2 table that is missing or shared with a snapshot is made or
+// copied first; its L1 entry waits in `pendingTables` until counter and content are durable, and until then only memory
+// knows the new table. Data links wait in `pending` for the same reason. Used under the metadata lock.
+
+import { hostOffset } from '../../bytes/offsets.ts';
+import { assert } from '../../errors/index.ts';
+import type { HostFile } from '../../host/host-file.ts';
+import type { PendingLinks } from '../pending-links.ts';
+import type { Allocator } from './allocate.ts';
+import { parseCompressedDescriptor } from './compressed.ts';
+import type { Geometry } from './geometry.ts';
+import type { Mapper } from './mapping.ts';
+import type { Releases } from './releases.ts';
+import { ALLOCATED_CLUSTERS, L1_OFFSET } from './state.ts';
+import { offsetOf, QCOW_OFLAG_COPIED, QCOW_OFLAG_ZERO, type Tables } from './table.ts';
+
+const COPIED = { high: QCOW_OFLAG_COPIED, low: 0 } as const;
+const UNALLOCATED = { high: 0, low: 0 } as const;
+const ZERO = { high: 0, low: QCOW_OFLAG_ZERO } as const;
+
+export interface LinkerParts {
+  readonly file: HostFile;
+  readonly clusterBits: number;
+  readonly geometry: Geometry;
+  readonly tables: Tables;
+  readonly mapper: Mapper;
+  readonly allocator: Allocator;
+  readonly pending: PendingLinks;
+  readonly pendingTables: PendingLinks;
+  readonly releases: Releases;
+  readonly numbers: Float64Array;
+}
+
+export class Linker {
+  private readonly parts: LinkerParts;
+
+  constructor(parts: LinkerParts) {
+    this.parts = parts;
+  }
+
+  /** Clusters from `guestCluster` on that one store can change: they share a slice of one L2 table. */
+  span(guestCluster: number): number {
+    const { geometry, tables } = this.parts;
+    const index = geometry.l2IndexOf(guestCluster);
+    const inSlice = tables.bytesInSlice(index * geometry.l2EntryBytes) / geometry.l2EntryBytes;
+    return Math.min(inSlice, geometry.l2Entries - index);
+  }
+
+  /** L2 tables that a change of these clusters may have to make. */
+  tablesTouched(firstCluster: number, count: number): number {
+    const { geometry } = this.parts;
+    return geometry.l1IndexOf(firstCluster + count - 1) - geometry.l1IndexOf(firstCluster) + 1;
+  }
+
+  /** Adjoining clusters get their data; the links wait for the next sync. There is room in `pending` and `pendingTables`. */
+  hold(guestCluster: number, host: number, count: number, nowMs: number): void {
+    const { geometry, numbers, pending } = this.parts;
+    for (let i = 0; i < count; i++) {
+      if (i === 0 || geometry.l2IndexOf(guestCluster + i) === 0)
+        this.writableTable(geometry.l1IndexOf(guestCluster + i), nowMs);
+    }
+    for (let i = 0; i < count; i++) pending.add(guestCluster + i, host + i * geometry.clusterSize, nowMs);
+    numbers[ALLOCATED_CLUSTERS] = numbers[ALLOCATED_CLUSTERS]! + count;
+  }
+
+  /**
+   * Clusters of one slice lose their data and read as zeros, or as unallocated. @returns whether anything changed
+   */
+  replace(guestCluster: number, count: number, asZero: boolean, nowMs: number): boolean {
+    const { geometry, mapper, numbers, pending, releases, tables } = this.parts;
+    const l1Index = geometry.l1IndexOf(guestCluster);
+    const present = mapper.l2Table(l1Index);
+    const wanted = asZero ? 'zero' : 'unallocated';
+    let changes = false;
+    for (let i = 0; i < count && !changes; i++) {
+      const { status, host } = mapper.lookup(guestCluster + i, present);
+      changes = status !== wanted || host !== 0;
+    }
+    if (!changes) return false;
+    const table = this.writableTable(l1Index, nowMs);
+    let lost = 0;
+    for (let i = 0; i < count; i++) {
+      const waiting = pending.drop(guestCluster + i);
+      if (waiting !== 0) {
+        // never linked, but readers before this request may have been told where it is: it goes the way of all clusters
+        releases.add(waiting / geometry.clusterSize, 1);
+        lost++;
+      }
+      if (this.releaseEntry(table, geometry.l2IndexOf(guestCluster + i))) lost++;
+    }
+    tables.store(table, geometry.l2IndexOf(guestCluster), count, asZero ? ZERO : UNALLOCATED, 0, 0);
+    numbers[ALLOCATED_CLUSTERS] = numbers[ALLOCATED_CLUSTERS]! - lost;
+    return true;
+  }
+
+  /** Writes the L1 entries of the first `count` waiting tables, whose content is durable, and releases what they replace. */
+  linkTables(count: number): void {
+    const { geometry, numbers, pendingTables, releases, tables } = this.parts;
+    const l1 = numbers[L1_OFFSET]!;
+    for (const { guestCluster: l1Index, hostOffset: table } of pendingTables.first(count)) {
+      const { high, low } = tables.load(l1, l1Index);
+      const old = offsetOf(high, low);
+      tables.store(l1, l1Index, 1, COPIED, table, 0);
+      if (old !== 0) releases.add(old / geometry.clusterSize, 1);
+    }
+    pendingTables.removeFirst(count);
+  }
+
+  /** Writes the L2 entries of the first `count` waiting clusters, whose data is durable, and releases what they replace. */
+  linkClusters(count: number): void {
+    const { geometry, mapper, numbers, pending, tables } = this.parts;
+    const links = pending.first(count);
+    for (let i = 0; i < links.length; ) {
+      const { guestCluster, hostOffset: host } = links[i]!;
+      const limit = this.span(guestCluster);
+      let run = 1;
+      while (
+        run < limit &&
+        links[i + run]?.guestCluster === guestCluster + run &&
+        links[i + run]?.hostOffset === host + run * geometry.clusterSize
+      ) {
+        run++;
+      }
+      const table = mapper.l2Table(geometry.l1IndexOf(guestCluster));
+      const index = geometry.l2IndexOf(guestCluster);
+      assert(table !== 0, 'a cluster that waits for its link has an L2 table');
+      let lost = 0;
+      for (let n = 0; n < run; n++) if (this.releaseEntry(table, index + n)) lost++;
+      tables.store(table, index, run, COPIED, host, geometry.clusterSize);
+      numbers[ALLOCATED_CLUSTERS] = numbers[ALLOCATED_CLUSTERS]! - lost;
+      i += run;
+    }
+    pending.removeFirst(count);
+  }
+
+  /** The L2 table of `l1Index`, ours alone: made or copied where it is missing or shared. */
+  writableTable(l1Index: number, nowMs: number): number {
+    const { allocator, file, geometry, mapper, pendingTables, tables } = this.parts;
+    const present = mapper.l2Table(l1Index);
+    if (present !== 0 && mapper.isTableWritable(l1Index)) return present;
+    const { clusterSize } = geometry;
+    const { offset: created } = allocator.allocateExactly(1);
+    const content = new Uint8Array(clusterSize);
+    if (present !== 0) file.read(content, 0, clusterSize, hostOffset(present));
+    tables.forget(created, clusterSize);
+    file.write(content, 0, clusterSize, hostOffset(created));
+    pendingTables.add(l1Index, created, nowMs);
+    return created;
+  }
+
+  /** Logs the release of whatever an L2 entry refers to. @returns whether that was data */
+  private releaseEntry(table: number, index: number): boolean {
+    const { clusterBits, geometry, mapper, releases } = this.parts;
+    const { high, low } = this.parts.tables.load(table, index);
+    if (high === 0 && low === 0) return false;
+    const { status, host } = mapper.classify(high, low);
+    if (status === 'compressed') {
+      const { hostOffset: start, length } = parseCompressedDescriptor(high, low, clusterBits);
+      const first = geometry.clusterOf(start);
+      releases.add(first, geometry.clusterOf(start + length - 1) - first + 1);
+      return true;
+    }
+    if (host !== 0) releases.add(host / geometry.clusterSize, 1);
+    return status === 'data';
+  }
+}

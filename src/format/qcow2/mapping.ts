@@ -1,0 +1,176 @@
+// Guest range -> where its bytes are: no data I/O, no change. Used under the metadata lock; the answer is values only, so
+// it may be used after the lock is released as long as the range stays reserved (R2, R3).
+
+import { hex } from '../../bytes/offsets.ts';
+import { ImgfuseError } from '../../errors/index.ts';
+import type { PendingLinks } from '../pending-links.ts';
+import type { Geometry } from './geometry.ts';
+import { FILE_END, L1_ENTRIES, L1_OFFSET } from './state.ts';
+import { isCompressed, isCopied, offsetOf, QCOW_OFLAG_ZERO, type Tables } from './table.ts';
+
+export type ClusterStatus = 'data' | 'zero' | 'unallocated' | 'compressed';
+
+/** One run of a guest range; the mapper reuses a single object. */
+export interface Run {
+  status: ClusterStatus;
+  /** host offset of the first byte of a data run; the words of the descriptor of a compressed cluster are in high and low */
+  hostOffset: number;
+  length: number;
+  /** data that no snapshot shares: it may be written in place */
+  copied: boolean;
+  high: number;
+  low: number;
+}
+
+/** What one L2 entry says; reused like Run. */
+interface Cluster {
+  status: ClusterStatus;
+  host: number;
+  copied: boolean;
+  high: number;
+  low: number;
+}
+
+export class Mapper {
+  readonly run: Run = { status: 'unallocated', hostOffset: 0, length: 0, copied: false, high: 0, low: 0 };
+  private readonly cluster: Cluster = { status: 'unallocated', host: 0, copied: false, high: 0, low: 0 };
+  private readonly path: string;
+  private readonly version: 2 | 3;
+  private readonly geometry: Geometry;
+  private readonly tables: Tables;
+  private readonly pending: PendingLinks;
+  private readonly pendingTables: PendingLinks;
+  private readonly numbers: Float64Array;
+
+  constructor(
+    path: string,
+    version: 2 | 3,
+    geometry: Geometry,
+    tables: Tables,
+    pending: PendingLinks,
+    pendingTables: PendingLinks,
+    numbers: Float64Array,
+  ) {
+    this.path = path;
+    this.version = version;
+    this.geometry = geometry;
+    this.tables = tables;
+    this.pending = pending;
+    this.pendingTables = pendingTables;
+    this.numbers = numbers;
+  }
+
+  /** Fills `run` with the longest run of one status (and, for data, of adjoining host clusters) from `offset` on. */
+  map(offset: number, maxLength: number): Run {
+    const { geometry, run, cluster } = this;
+    const { clusterSize } = geometry;
+    const end = offset + maxLength;
+    let number = geometry.clusterOf(offset);
+    let table = this.l2Table(geometry.l1IndexOf(number));
+    this.lookup(number, table);
+    const inCluster = offset - number * clusterSize;
+    run.status = cluster.status;
+    run.copied = cluster.copied;
+    run.hostOffset = cluster.status === 'data' ? cluster.host + inCluster : 0;
+    run.high = cluster.high;
+    run.low = cluster.low;
+    let host = cluster.host;
+    let covered = (number + 1) * clusterSize;
+    while (covered < end && run.status !== 'compressed') {
+      number++;
+      if (number % geometry.l2Entries === 0) table = this.l2Table(geometry.l1IndexOf(number));
+      if (table === 0 && run.status === 'unallocated' && this.pending.isEmpty) {
+        number = (geometry.l1IndexOf(number) + 1) * geometry.l2Entries - 1;
+        covered = (number + 1) * clusterSize;
+        continue;
+      }
+      this.lookup(number, table);
+      if (cluster.status !== run.status || cluster.copied !== run.copied) break;
+      if (run.status === 'data' && cluster.host !== host + clusterSize) break;
+      host = cluster.host;
+      covered += clusterSize;
+    }
+    run.length = Math.min(covered, end) - offset;
+    return run;
+  }
+
+  /** Fills `cluster` with what a guest cluster will be once every pending link is made. */
+  lookup(guestCluster: number, l2Table: number): Readonly<Cluster> {
+    const { cluster } = this;
+    cluster.high = 0;
+    cluster.low = 0;
+    const waiting = this.pending.find(guestCluster);
+    if (waiting !== 0) {
+      cluster.status = 'data';
+      cluster.host = waiting;
+      cluster.copied = true;
+      return cluster;
+    }
+    cluster.status = 'unallocated';
+    cluster.host = 0;
+    cluster.copied = false;
+    if (l2Table === 0) return cluster;
+    const index = this.geometry.l2IndexOf(guestCluster);
+    const { high, low } = this.tables.load(l2Table, index);
+    if (high === 0 && low === 0) return cluster;
+    this.classify(high, low);
+    if (cluster.host !== 0) this.assertInside(cluster.host, l2Table, index, guestCluster);
+    return cluster;
+  }
+
+  /** Fills `cluster` with what an L2 entry says; the offset is not checked. */
+  classify(high: number, low: number): Readonly<Cluster> {
+    const { cluster } = this;
+    cluster.high = high;
+    cluster.low = low;
+    cluster.copied = false;
+    cluster.host = isCompressed(high) ? 0 : offsetOf(high, low);
+    if (isCompressed(high)) {
+      cluster.status = 'compressed';
+    } else if (this.version === 3 && (low & QCOW_OFLAG_ZERO) !== 0) {
+      // a zero cluster may keep a host cluster, which its next write frees
+      cluster.status = 'zero';
+    } else if (cluster.host === 0) {
+      cluster.status = 'unallocated';
+    } else {
+      cluster.status = 'data';
+      cluster.copied = isCopied(high);
+    }
+    return cluster;
+  }
+
+  /** Host offset of the L2 table behind L1 entry `l1Index`, one that waits for its link included, or 0. */
+  l2Table(l1Index: number): number {
+    const waiting = this.pendingTables.find(l1Index);
+    if (waiting !== 0) return waiting;
+    if (l1Index >= this.numbers[L1_ENTRIES]!) return 0;
+    const { high, low } = this.tables.load(this.numbers[L1_OFFSET]!, l1Index);
+    const table = offsetOf(high, low);
+    if (table === 0) return 0;
+    if (table % this.geometry.clusterSize === 0 && table + this.geometry.clusterSize <= this.numbers[FILE_END]!)
+      return table;
+    throw this.badEntry('L1', this.numbers[L1_OFFSET]!, l1Index, l1Index * this.geometry.l2Coverage);
+  }
+
+  /** The L2 table of `l1Index` belongs to the active layer alone and may be changed. */
+  isTableWritable(l1Index: number): boolean {
+    if (this.pendingTables.find(l1Index) !== 0) return true;
+    if (l1Index >= this.numbers[L1_ENTRIES]!) return false;
+    return isCopied(this.tables.load(this.numbers[L1_OFFSET]!, l1Index).high);
+  }
+
+  private assertInside(host: number, table: number, index: number, guestCluster: number): void {
+    if (host % this.geometry.clusterSize === 0 && host + this.geometry.clusterSize <= this.numbers[FILE_END]!) return;
+    throw this.badEntry('L2', table, index, guestCluster * this.geometry.clusterSize);
+  }
+
+  private badEntry(name: string, table: number, index: number, guest: number): ImgfuseError {
+    const value = this.tables.describe(table, index);
+    return new ImgfuseError(
+      'corrupt',
+      `${this.path}: ${name} entry ${index} at offset ${hex(table + index * 8)} is ${value}, which is no cluster of this file ` +
+        `(guest offset ${hex(guest)}); run imgfuse check`,
+      { path: this.path, offset: table + index * 8 },
+    );
+  }
+}

@@ -1,0 +1,128 @@
+// Reference counts of host clusters: a table of blocks, each one cluster of counters of 1 to 64 bits. Counters narrower
+// than a byte fill it from its low bits up; wider ones are big-endian. Used under the metadata lock.
+
+import { combine } from '../../bytes/endian.ts';
+import { hex } from '../../bytes/offsets.ts';
+import { assert, ImgfuseError } from '../../errors/index.ts';
+import type { Geometry } from './geometry.ts';
+import { REFCOUNT_TABLE_ENTRIES, REFCOUNT_TABLE_OFFSET } from './state.ts';
+import { offsetOf, type Tables } from './table.ts';
+
+export class Refcounts {
+  private readonly path: string;
+  private readonly geometry: Geometry;
+  private readonly tables: Tables;
+  private readonly numbers: Float64Array;
+
+  constructor(path: string, geometry: Geometry, tables: Tables, numbers: Float64Array) {
+    this.path = path;
+    this.geometry = geometry;
+    this.tables = tables;
+    this.numbers = numbers;
+  }
+
+  /** Largest count that fits. */
+  get max(): number {
+    return this.geometry.refcountBits >= 53 ? Number.MAX_SAFE_INTEGER : 2 ** this.geometry.refcountBits - 1;
+  }
+
+  /** Host offset of the block that counts `cluster`, or 0 when there is none yet. */
+  blockOf(cluster: number): number {
+    const index = Math.floor(cluster / this.geometry.refcountsPerBlock);
+    if (index >= this.numbers[REFCOUNT_TABLE_ENTRIES]!) return 0;
+    const { high, low } = this.tables.load(this.numbers[REFCOUNT_TABLE_OFFSET]!, index);
+    const block = offsetOf(high, low);
+    if (block % this.geometry.clusterSize === 0) return block;
+    throw new ImgfuseError(
+      'corrupt',
+      `${this.path}: refcount table entry ${index} is ${this.tables.describe(this.numbers[REFCOUNT_TABLE_OFFSET]!, index)}, ` +
+        'which is no cluster; run imgfuse check',
+      { path: this.path },
+    );
+  }
+
+  get(cluster: number): number {
+    const block = this.blockOf(cluster);
+    return block === 0 ? 0 : this.read(block, cluster % this.geometry.refcountsPerBlock);
+  }
+
+  /** Sets the counters of clusters [start, start + count), which have their blocks. */
+  setRun(start: number, count: number, value: number): void {
+    for (let cluster = start; cluster < start + count; ) {
+      const block = this.blockOf(cluster);
+      assert(block !== 0, `host cluster ${cluster} has no refcount block`);
+      const index = cluster % this.geometry.refcountsPerBlock;
+      const room = Math.min(start + count - cluster, this.geometry.refcountsPerBlock - index);
+      cluster += this.writeInSlice(block, index, room, value);
+    }
+  }
+
+  /** One less for one cluster. @returns the new count */
+  decrement(cluster: number): number {
+    const count = this.get(cluster);
+    if (count === 0) {
+      throw new ImgfuseError(
+        'corrupt',
+        `${this.path}: the cluster at ${hex(cluster * this.geometry.clusterSize)} is freed once more than it was used; run imgfuse check`,
+        {
+          path: this.path,
+        },
+      );
+    }
+    this.setRun(cluster, 1, count - 1);
+    return count - 1;
+  }
+
+  /** The counter at `index` of a block. */
+  read(block: number, index: number): number {
+    const { refcountBits } = this.geometry;
+    const at = this.tables.slice(block + Math.floor((index * refcountBits) / 8));
+    return readCounter(this.tables.memory, at, index, refcountBits);
+  }
+
+  /** Writes up to the end of the slice. @returns counters written */
+  private writeInSlice(block: number, index: number, count: number, value: number): number {
+    const { refcountBits } = this.geometry;
+    const firstByte = Math.floor((index * refcountBits) / 8);
+    const room = this.tables.bytesInSlice(block + firstByte);
+    const perByte = Math.max(1, 8 / refcountBits);
+    const fits = refcountBits >= 8 ? (room * 8) / refcountBits : room * perByte - (index % perByte);
+    const part = Math.min(count, fits);
+    const endByte = Math.ceil(((index + part) * refcountBits) / 8);
+    const at = this.tables.slice(block + firstByte);
+    const bytes = this.tables.memory.slice(at, at + endByte - firstByte);
+    for (let i = 0; i < part; i++) {
+      const offset = Math.floor(((index + i) * refcountBits) / 8) - firstByte;
+      writeCounter(bytes, offset, index + i, refcountBits, value);
+    }
+    this.tables.storeBytes(block + firstByte, bytes);
+    return part;
+  }
+}
+
+/** @param at of the counter's first byte @param index in its block, for counters narrower than a byte */
+export function readCounter(bytes: Uint8Array, at: number, index: number, bits: number): number {
+  if (bits < 8) return (bytes[at]! >> ((index * bits) % 8)) & (2 ** bits - 1);
+  let value = 0;
+  if (bits === 64) {
+    const high = ((bytes[at]! << 24) | (bytes[at + 1]! << 16) | (bytes[at + 2]! << 8) | bytes[at + 3]!) >>> 0;
+    const low = ((bytes[at + 4]! << 24) | (bytes[at + 5]! << 16) | (bytes[at + 6]! << 8) | bytes[at + 7]!) >>> 0;
+    const count = combine(high, low);
+    return Number.isNaN(count) ? Number.MAX_SAFE_INTEGER : count;
+  }
+  for (let i = 0; i < bits / 8; i++) value = value * 256 + bytes[at + i]!;
+  return value;
+}
+
+export function writeCounter(bytes: Uint8Array, at: number, index: number, bits: number, value: number): void {
+  if (bits < 8) {
+    const shift = (index * bits) % 8;
+    bytes[at] = (bytes[at]! & ~((2 ** bits - 1) << shift)) | (value << shift);
+    return;
+  }
+  let rest = value;
+  for (let i = bits / 8 - 1; i >= 0; i--) {
+    bytes[at + i] = rest % 256;
+    rest = Math.floor(rest / 256);
+  }
+}

@@ -1,0 +1,151 @@
+// Changing the virtual size. A grown part reads as zeros, whatever the last cluster or the backing file hold there; a
+// smaller size is durable before anything behind it is given up, so a crash leaves leaks and never a cut-off cluster. The
+// L1 table grows by a copy, which is durable before the header shows it, and never shrinks.
+
+import { hostOffset, MAX_VIRTUAL_SIZE, roundUp } from '../../bytes/offsets.ts';
+import type { Mutex } from '../../concurrency/mutex.ts';
+import { EXCLUSIVE, type Reservations } from '../../concurrency/reservations.ts';
+import { ImgfuseError } from '../../errors/index.ts';
+import type { HostFile } from '../../host/host-file.ts';
+import type { Image } from '../image-format.ts';
+import type { WriteTracker } from '../write-tracker.ts';
+import type { Allocator } from './allocate.ts';
+import type { Deallocator } from './deallocate.ts';
+import type { Flush } from './flush.ts';
+import { type Geometry, L1_ENTRY_BYTES } from './geometry.ts';
+import { QCOW_MAX_L1_SIZE, writeSizeAndL1Fields } from './header.ts';
+import type { Releases } from './releases.ts';
+import { L1_ENTRIES, L1_OFFSET, VIRTUAL_SIZE } from './state.ts';
+import type { Tables } from './table.ts';
+
+export interface ResizeParts {
+  readonly file: HostFile;
+  readonly backing: Image | null;
+  readonly version: 2 | 3;
+  readonly cryptMethod: number;
+  readonly snapshotCount: number;
+  readonly geometry: Geometry;
+  readonly lock: Mutex;
+  readonly reservations: Reservations;
+  readonly tables: Tables;
+  readonly allocator: Allocator;
+  readonly deallocator: Deallocator;
+  readonly releases: Releases;
+  readonly tracker: WriteTracker;
+  readonly flush: Flush;
+  readonly numbers: Float64Array;
+}
+
+/** Sets the virtual size to `size` bytes, rounded up to 512. Throws limit, or unsupported for a v2 image with snapshots. */
+export function resize(parts: ResizeParts, size: number): void {
+  const { file, geometry, lock, numbers, snapshotCount, version } = parts;
+  const padded = roundUp(size, 512);
+  const l1Bytes = geometry.l1EntriesFor(padded) * L1_ENTRY_BYTES;
+  if (padded > MAX_VIRTUAL_SIZE || l1Bytes > QCOW_MAX_L1_SIZE) {
+    throw new ImgfuseError(
+      'limit',
+      `${file.path} cannot have ${padded} bytes: with clusters of ${geometry.clusterSize} bytes its L1 table would have ` +
+        `${l1Bytes} bytes and 32 MiB are the limit; create one with larger clusters and convert`,
+      { path: file.path },
+    );
+  }
+  if (snapshotCount > 0 && version === 2) {
+    throw new ImgfuseError(
+      'unsupported',
+      `${file.path} has snapshots, and a version 2 image with snapshots has one size; amend it to compat=1.1`,
+      {
+        path: file.path,
+      },
+    );
+  }
+  const old = lock.run(() => numbers[VIRTUAL_SIZE]!);
+  if (padded > old) grow(parts, old, padded);
+  else if (padded < old) shrink(parts, old, padded);
+}
+
+function grow(parts: ResizeParts, old: number, size: number): void {
+  const { backing, deallocator, flush, geometry, lock, numbers, tracker } = parts;
+  growL1(parts, geometry.l1EntriesFor(size));
+  // the range is zeroed before the header shows it; until then only memory knows the new size
+  const setMemory = (value: number) =>
+    lock.run(() => {
+      numbers[VIRTUAL_SIZE] = value;
+    });
+  setMemory(size);
+  try {
+    const oldEnd = Math.min(roundUp(old, geometry.clusterSize), size);
+    if (oldEnd > old) deallocator.zero(old, oldEnd - old, size);
+    const exposed = backing === null ? 0 : Math.min(size, roundUp(backing.virtualSize(), geometry.clusterSize));
+    if (exposed > oldEnd) deallocator.zero(oldEnd, exposed - oldEnd, size);
+    tracker.noteWrite();
+    flush.run();
+  } catch (error) {
+    setMemory(old);
+    throw error;
+  }
+  setSize(parts, size);
+  flush.run();
+}
+
+function shrink(parts: ResizeParts, old: number, size: number): void {
+  const { clusterSize } = parts.geometry;
+  setSize(parts, size);
+  parts.flush.run();
+  parts.deallocator.cutOff(roundUp(size, clusterSize) / clusterSize, roundUp(old, clusterSize) / clusterSize);
+  parts.tracker.noteWrite();
+  parts.flush.run();
+}
+
+/** A longer L1 table: copied, durable, shown by the header; then the old one is released. */
+function growL1(parts: ResizeParts, entries: number): void {
+  const { allocator, file, flush, geometry, lock, numbers, releases, tables, tracker } = parts;
+  if (entries <= numbers[L1_ENTRIES]!) return;
+  // no L1 entry is on its way while the table moves: nothing waits after this, and the lock is held from here on
+  flush.runUntilSettled();
+  lock.run(() => {
+    const oldBytes = numbers[L1_ENTRIES]! * L1_ENTRY_BYTES;
+    const clusters = Math.ceil((entries * L1_ENTRY_BYTES) / geometry.clusterSize);
+    const { offset } = allocator.allocateExactly(clusters);
+    const content = new Uint8Array(clusters * geometry.clusterSize);
+    file.read(content, 0, oldBytes, hostOffset(numbers[L1_OFFSET]!));
+    tables.forget(offset, content.length);
+    file.write(content, 0, content.length, hostOffset(offset));
+    tracker.sync();
+    writeHeader(parts, numbers[VIRTUAL_SIZE]!, entries, offset);
+    if (oldBytes > 0) {
+      releases.add(numbers[L1_OFFSET]! / geometry.clusterSize, Math.ceil(oldBytes / geometry.clusterSize));
+      tables.forget(numbers[L1_OFFSET]!, roundUp(oldBytes, geometry.clusterSize));
+    }
+    numbers[L1_OFFSET] = offset;
+    numbers[L1_ENTRIES] = entries;
+  });
+  tracker.noteWrite();
+}
+
+function setSize(parts: ResizeParts, size: number): void {
+  const { lock, numbers, reservations, tracker } = parts;
+  lock.run(() => {
+    reservations.acquire(0, Number.POSITIVE_INFINITY, EXCLUSIVE);
+    try {
+      writeHeader(parts, size, numbers[L1_ENTRIES]!, numbers[L1_OFFSET]!);
+      numbers[VIRTUAL_SIZE] = size;
+    } finally {
+      reservations.release();
+    }
+  });
+  tracker.noteWrite();
+}
+
+function writeHeader(
+  { cryptMethod, file, tracker }: ResizeParts,
+  size: number,
+  l1Size: number,
+  l1TableOffset: number,
+): void {
+  try {
+    writeSizeAndL1Fields(file, { size, cryptMethod, l1Size, l1TableOffset });
+  } catch (error) {
+    tracker.fail(error);
+    throw error;
+  }
+}

@@ -1,0 +1,164 @@
+// L1, L2 and refcount-table entries: big-endian u64 in cached slices, written through to the file before the slice changes
+// (R8). Bits as in the specification:
+//
+//   L1       63 QCOW_OFLAG_COPIED   9-55 offset of the L2 table
+//   L2       63 QCOW_OFLAG_COPIED   62 QCOW_OFLAG_COMPRESSED   9-55 host offset   0 QCOW_OFLAG_ZERO (v3)
+//   refcount table                  9-63 offset of the refcount block
+//
+// An entry is handled as its two words. Used under the metadata lock; nothing here keeps a slice across calls (R2).
+
+import { combine, hexWords } from '../../bytes/endian.ts';
+import { hex, hostOffset } from '../../bytes/offsets.ts';
+import type { TableCache } from '../../concurrency/table-cache.ts';
+import { assert, ImgfuseError } from '../../errors/index.ts';
+import type { HostFile } from '../../host/host-file.ts';
+import type { WriteTracker } from '../write-tracker.ts';
+
+/** In the high word. */
+export const QCOW_OFLAG_COPIED = 0x80000000;
+/** In the high word. */
+export const QCOW_OFLAG_COMPRESSED = 0x40000000;
+/** In the low word. */
+export const QCOW_OFLAG_ZERO = 1;
+const OFFSET_HIGH_MASK = 0x00ffffff;
+const OFFSET_LOW_MASK = 0xfffffe00;
+/** Bits that must be 0: 56-61 in the high word, 1-8 in the low word. */
+const RESERVED_HIGH = 0x3f000000;
+const RESERVED_LOW = 0x1fe;
+const ENTRY_BYTES = 8;
+
+/** One table entry; the table object reuses a single one. */
+export interface Entry {
+  high: number;
+  low: number;
+}
+
+/** The offset in an L1 or standard L2 entry; NaN when it is no safe integer. */
+export function offsetOf(high: number, low: number): number {
+  return combine(high & OFFSET_HIGH_MASK, (low & OFFSET_LOW_MASK) >>> 0);
+}
+
+export function isCopied(high: number): boolean {
+  return (high & QCOW_OFLAG_COPIED) !== 0;
+}
+
+export function isCompressed(high: number): boolean {
+  return (high & QCOW_OFLAG_COMPRESSED) !== 0;
+}
+
+/** Reserved bits are set: the entry was not written by anything that we know. */
+export function hasReservedBits(high: number, low: number): boolean {
+  return (high & RESERVED_HIGH) !== 0 || (low & RESERVED_LOW) !== 0;
+}
+
+export class Tables {
+  readonly entry: Entry = { high: 0, low: 0 };
+  private readonly file: HostFile;
+  private readonly cache: TableCache;
+  private readonly tracker: WriteTracker;
+  private readonly scratch: Uint8Array;
+  private readonly scratchView: DataView;
+
+  constructor(file: HostFile, cache: TableCache, tracker: WriteTracker) {
+    this.file = file;
+    this.cache = cache;
+    this.tracker = tracker;
+    this.scratch = new Uint8Array(cache.sliceBytes);
+    this.scratchView = new DataView(this.scratch.buffer);
+  }
+
+  /** Fills `entry` with entry `index` of the table of u64 at `table`. */
+  load(table: number, index: number): Entry {
+    const at = this.slice(table + index * ENTRY_BYTES);
+    this.entry.high = this.cache.view.getUint32(at, false);
+    this.entry.low = this.cache.view.getUint32(at + 4, false);
+    return this.entry;
+  }
+
+  describe(table: number, index: number): string {
+    const { high, low } = this.load(table, index);
+    return hexWords(high, low);
+  }
+
+  /** Bytes from `offset` to the end of its slice: what a single store may change. */
+  bytesInSlice(offset: number): number {
+    return this.cache.sliceBytes - (offset % this.cache.sliceBytes);
+  }
+
+  /** Writes `count` entries with these flags and offsets `first`, `first + step`, ... that lie in one slice. */
+  store(table: number, index: number, count: number, flags: Entry, first: number, step: number): void {
+    for (let i = 0; i < count; i++) {
+      const offset = first + i * step;
+      this.scratchView.setUint32(i * ENTRY_BYTES, (Math.floor(offset / 2 ** 32) | flags.high) >>> 0, false);
+      this.scratchView.setUint32(i * ENTRY_BYTES + 4, ((offset % 2 ** 32) | flags.low) >>> 0, false);
+    }
+    this.storeBytes(table + index * ENTRY_BYTES, this.scratch.subarray(0, count * ENTRY_BYTES));
+  }
+
+  /**
+   * Writes bytes of a table that lie in one slice: one host write inside one page, and only then the cached slice. A write
+   * that fails leaves the disk unknown and turns the image read-only, except for a full host file system, where nothing of
+   * it was written and it works again once there is space (R8).
+   */
+  storeBytes(offset: number, bytes: Uint8Array): void {
+    assert(
+      bytes.length > 0 && bytes.length <= this.bytesInSlice(offset),
+      `store of ${bytes.length} bytes at ${offset}`,
+    );
+    try {
+      this.file.write(bytes, 0, bytes.length, hostOffset(offset));
+    } catch (error) {
+      const untouched = error instanceof ImgfuseError && error.kind === 'no-space' && !error.context.transferred;
+      if (!untouched) this.tracker.fail(error);
+      throw error;
+    }
+    const inSlice = offset % this.cache.sliceBytes;
+    const slot = this.cache.find(offset - inSlice);
+    if (slot >= 0) this.cache.bytes.set(bytes, slot * this.cache.sliceBytes + inSlice);
+  }
+
+  /** The byte at `offset` of a table, and behind it up to the end of its slice, in the cache's memory: for reading at once. */
+  slice(offset: number): number {
+    const inSlice = offset % this.cache.sliceBytes;
+    const key = offset - inSlice;
+    let slot = this.cache.find(key);
+    if (slot < 0) {
+      slot = this.cache.insert(key);
+      try {
+        this.fill(slot, key);
+      } catch (error) {
+        this.cache.remove(key);
+        throw error;
+      }
+    }
+    return slot * this.cache.sliceBytes + inSlice;
+  }
+
+  /** The memory that slice() points into. */
+  get memory(): Uint8Array {
+    return this.cache.bytes;
+  }
+
+  /** Forgets the cached slices of a range whose clusters are given up or rewritten whole. */
+  forget(offset: number, length: number): void {
+    for (let at = offset; at < offset + length; at += this.cache.sliceBytes) this.cache.remove(at);
+  }
+
+  private fill(slot: number, key: number): void {
+    const { sliceBytes, bytes } = this.cache;
+    const got = this.file.read(bytes, slot * sliceBytes, sliceBytes, hostOffset(key));
+    if (got === sliceBytes) return;
+    // tables are whole clusters, but a file may end within its last one
+    if (got > 0) bytes.fill(0, slot * sliceBytes + got, (slot + 1) * sliceBytes);
+    else {
+      throw new ImgfuseError(
+        'corrupt',
+        `${this.file.path}: a table at offset ${hex(key)} lies beyond the file; run imgfuse check`,
+        {
+          path: this.file.path,
+          offset: key,
+        },
+      );
+    }
+  }
+}
