@@ -20,7 +20,6 @@ import {
 
 const O_ACCMODE = 3;
 const O_RDONLY = 0;
-const O_TRUNC = 0o1000;
 const READ_HANDLE = 1;
 const WRITE_HANDLE = 2;
 
@@ -106,7 +105,7 @@ export class DiskFilesystem implements Filesystem {
     this.assertDisk(node);
     if ((flags & O_ACCMODE) === O_RDONLY) return READ_HANDLE;
     if (this.disk.readOnly) throw failure(ERRNO.EROFS, `${this.disk.path} is mounted read-only`);
-    if ((flags & O_TRUNC) !== 0) this.setattr(node, { size: 0 });
+    // O_TRUNC is ignored, as it is by a block device: cp and a shell's > write over a disk and must not cut it to nothing
     Atomics.add(this.words, WRITABLE_HANDLES, 1);
     return WRITE_HANDLE;
   }

@@ -20,7 +20,9 @@ const PHASE = 4;
 const LOWEST = 5;
 /** exclusive */
 const HIGHEST = 6;
-const WORD_COUNT = 7;
+/** no cluster below is FREE */
+const FREE_HINT = 7;
+const WORD_COUNT = 8;
 
 export type SettlingPhase = 'none' | 'removal-durable-next' | 'hole-durable-next';
 const PHASES: readonly SettlingPhase[] = ['none', 'removal-durable-next', 'hole-durable-next'];
@@ -95,6 +97,7 @@ export class FreeClusters {
       this.words[HIGHEST] = Math.max(this.words[HIGHEST]!, end);
     }
     this.words[state] = this.words[state]! + (end - start);
+    if (state === FREE) this.words[FREE_HINT] = Math.min(this.words[FREE_HINT]!, start);
   }
 
   /** Clusters that are free already: formats with reference counts settle a release themselves. */
@@ -105,7 +108,10 @@ export class FreeClusters {
   /** Takes up to `count` FREE clusters that follow each other, or exactly that many. @returns null when there are none */
   take(count: number, exactly: boolean): ClusterRun | null {
     if (this.freeCount === 0 || (exactly && this.freeCount < count)) return null;
-    for (let start = this.next(FREE, this.words[LOWEST]!); start >= 0; ) {
+    let first = true;
+    for (let start = this.next(FREE, this.words[FREE_HINT]!); start >= 0; ) {
+      if (first) this.words[FREE_HINT] = start;
+      first = false;
       let end = start + 1;
       while (end < start + count && this.states[end] === FREE) end++;
       if (!exactly || end - start === count) {
@@ -176,6 +182,7 @@ export class FreeClusters {
   private replace(start: number, end: number, from: number, to: number): void {
     this.states.fill(to, start, end);
     this.words[from] = this.words[from]! - (end - start);
+    if (to === FREE) this.words[FREE_HINT] = Math.min(this.words[FREE_HINT]!, start);
     if (to !== USED) this.words[to] = this.words[to]! + (end - start);
   }
 }

@@ -97,8 +97,9 @@ export class WriteTracker {
     this.flushLock.run(() => {
       // the counters may wrap, so the difference decides
       if (((Atomics.load(this.words, FLUSHED) - wanted) | 0) >= 0) return;
-      prepare();
+      // before `prepare`: what other threads complete during its fdatasync may be put off again, and is not covered
       const written = Atomics.load(this.words, WRITTEN);
+      prepare();
       this.sync();
       Atomics.store(this.words, FLUSHED, written);
       settle();

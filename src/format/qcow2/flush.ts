@@ -56,6 +56,7 @@ export class Flush {
   /** One round between two flushes. */
   linkEarly(): void {
     this.parts.tracker.betweenFlushes(() => this.round());
+    this.parts.tracker.noteWrite();
   }
 
   private waits(): boolean {
@@ -77,7 +78,6 @@ export class Flush {
       if (clusters > 0) linker.linkClusters(clusters);
     });
     this.carryOut(released);
-    tracker.noteWrite();
   }
 
   /** Lowers counters whose references are durably gone; a cluster that reaches 0 is punched before it can be taken again. */

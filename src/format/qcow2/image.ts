@@ -219,40 +219,45 @@ export class Qcow2Image implements Image {
 
   write(source: Uint8Array, sourceOffset: number, length: number, offset: GuestOffset): void {
     this.assertWritable();
-    for (let done = 0; done < length; ) {
-      done += this.writePiece(source, sourceOffset + done, length - done, offset + done);
-    }
-    this.tracker.noteWrite();
+    this.noting(() => {
+      for (let done = 0; done < length; ) {
+        done += this.writePiece(source, sourceOffset + done, length - done, offset + done);
+      }
+    });
   }
 
   /** Writes the first run of one status. @returns bytes written */
   private writePiece(source: Uint8Array, sourceOffset: number, length: number, offset: number): number {
     this.lock.lock();
-    let reserved = false;
     try {
-      for (;;) {
-        this.assertInside(offset, length);
-        const run = this.mapper.map(offset, length);
-        const { length: part, hostOffset: host } = run;
-        const inPlace = run.status === 'data' && run.copied;
-        const granted = this.reserve(offset, part, inPlace ? SHARED : EXCLUSIVE);
-        reserved = true;
-        if (!granted) {
-          // the lock was released while waiting: what was looked up is void (R2). The lock stays held until the next try.
-          this.reservations.release();
-          reserved = false;
-          continue;
-        }
-        if (!inPlace) return this.allocating.write(source, sourceOffset, part, offset);
-        this.lock.unlock();
-        this.file.write(source, sourceOffset, part, hostOffset(host));
-        return part;
-      }
+      const run = this.reserveRun(offset, length);
+      if (run === null) return 0;
+      const { length: part, hostOffset: host } = run;
+      if (!isInPlace(run)) return this.allocating.write(source, sourceOffset, part, offset);
+      this.lock.unlock();
+      this.file.write(source, sourceOffset, part, hostOffset(host));
+      return part;
     } finally {
       if (!this.lock.held) this.lock.lock();
-      if (reserved) this.reservations.release();
+      this.reservations.release();
       this.lock.unlock();
     }
+  }
+
+  /**
+   * Maps the range and reserves its first run: shared where it is written in place, else exclusively. After a wait what was
+   * mapped is void (R2), so it is mapped again with the reservation kept: giving it up and asking again would let two waiters
+   * wait for each other for ever. @returns null when a shared reservation turns out not to be enough; the caller tries again
+   */
+  private reserveRun(offset: number, length: number): Run | null {
+    this.assertInside(offset, length);
+    const run = this.mapper.map(offset, length);
+    const mode = isInPlace(run) ? SHARED : EXCLUSIVE;
+    const part = run.length;
+    if (this.reserve(offset, part, mode)) return run;
+    this.assertInside(offset, length);
+    const again = this.mapper.map(offset, part);
+    return mode === EXCLUSIVE || isInPlace(again) ? again : null;
   }
 
   /** One whole cluster; belongs to the cache of this thread. */
@@ -276,8 +281,7 @@ export class Qcow2Image implements Image {
     this.assertWritable();
     const size = this.virtualSize();
     if (offset + length > size) throw this.outside(offset, length);
-    this.deallocator.zero(offset, length, size);
-    this.tracker.noteWrite();
+    this.noting(() => this.deallocator.zero(offset, length, size));
   }
 
   preallocate(offset: GuestOffset, length: number): void {
@@ -378,6 +382,15 @@ export class Qcow2Image implements Image {
     );
   }
 
+  /** Runs a change; what it did before it failed waits for the next flush all the same. */
+  private noting(change: () => void): void {
+    try {
+      change();
+    } finally {
+      this.tracker.noteWrite();
+    }
+  }
+
   private assertWritable(): void {
     if (this.readOnly)
       throw new ImgfuseError('read-only', `${this.file.path} is open read-only`, { path: this.file.path });
@@ -398,4 +411,8 @@ export class Qcow2Image implements Image {
       },
     );
   }
+}
+
+function isInPlace(run: Run): boolean {
+  return run.status === 'data' && run.copied;
 }

@@ -31,6 +31,9 @@ interface Cluster {
   low: number;
 }
 
+/** Entries that one call looks at under the lock; a longer run is cut, and the caller goes on from there. */
+const MAX_LOOKS = 65536;
+
 export class Mapper {
   readonly run: Run = { status: 'unallocated', hostOffset: 0, length: 0, copied: false, high: 0, low: 0 };
   private readonly cluster: Cluster = { status: 'unallocated', host: 0, copied: false, high: 0, low: 0 };
@@ -76,7 +79,7 @@ export class Mapper {
     run.low = cluster.low;
     let host = cluster.host;
     let covered = (number + 1) * clusterSize;
-    while (covered < end && run.status !== 'compressed') {
+    for (let looks = 0; covered < end && looks < MAX_LOOKS && run.status !== 'compressed'; looks++) {
       number++;
       if (number % geometry.l2Entries === 0) table = this.l2Table(geometry.l1IndexOf(number));
       if (table === 0 && run.status === 'unallocated' && this.pending.isEmpty) {

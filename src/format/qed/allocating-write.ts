@@ -50,7 +50,7 @@ export class AllocatingWrite {
    * clusters of the range. @returns bytes written
    */
   write(source: Uint8Array, sourceOffset: number, length: number, offset: number, overZeros: boolean): number {
-    const { allocator, backing, dirtyBit, file, flush, geometry, linker, lock, numbers, pending } = this.parts;
+    const { allocator, dirtyBit, file, flush, geometry, linker, lock, pending } = this.parts;
     const { clusterSize } = geometry;
     const firstCluster = Math.floor(offset / clusterSize);
     const wanted = Math.ceil((offset + length) / clusterSize) - firstCluster;
@@ -69,9 +69,7 @@ export class AllocatingWrite {
         file.write(source, sourceOffset, part, hostOffset(host + (offset - start)));
       }
       lock.lock();
-      // an entry beyond the end of a file that lost its growth would be repaired to 0, which shows the backing file
-      const beyond = backing !== null && host + count * clusterSize > numbers[DURABLE_LENGTH]!;
-      if (overBacking || beyond) {
+      if (overBacking || this.isBeyondDurable(host + count * clusterSize)) {
         this.hold(firstCluster, host, count);
         linked = count;
       }
@@ -86,6 +84,11 @@ export class AllocatingWrite {
     }
     this.countAllocated(count);
     return part;
+  }
+
+  /** An entry beyond the end of a file that lost its growth would be repaired to 0, which shows the backing file. */
+  private isBeyondDurable(end: number): boolean {
+    return this.parts.backing !== null && end > this.parts.numbers[DURABLE_LENGTH]!;
   }
 
   private countAllocated(clusters: number): void {
@@ -171,8 +174,13 @@ export class AllocatingWrite {
         let linked = 0;
         try {
           this.parts.file.allocateRange(hostOffset(host), got * clusterSize);
-          while (linked < got)
+          if (this.isBeyondDurable(host + got * clusterSize)) {
+            this.hold(first, host, got);
+            linked = got;
+          }
+          while (linked < got) {
             linked += this.parts.linker.link(first + linked, host + linked * clusterSize, got - linked);
+          }
         } finally {
           this.countAllocated(linked);
           this.parts.allocator.release(host + linked * clusterSize, got - linked);

@@ -81,10 +81,11 @@ class TableWalk {
   private checkL1(): { l1Index: number; table: number }[] {
     const tables: { l1Index: number; table: number }[] = [];
     const { header, geometry } = this;
-    this.forEachEntry(header.l1TableOffset, (index, entry, text) => {
-      const where = `L1 entry ${index} at offset ${hex(header.l1TableOffset + index * ENTRY_BYTES)}`;
+    this.forEachEntry(header.l1TableOffset, (index, entry, high, low) => {
+      const says = (what: string) =>
+        `L1 entry ${index} at offset ${hex(header.l1TableOffset + index * ENTRY_BYTES)}: ${what.replace('%', hexWords(high, low))}`;
       if (!this.isCluster(entry, geometry.tableBytes) || this.overlapsFixedPart(entry)) {
-        this.dropEntry(header.l1TableOffset, index, `${where}: ${text} is no place for an L2 table in this file`);
+        this.dropEntry(header.l1TableOffset, index, says('% is no place for an L2 table in this file'));
         return;
       }
       let table = entry;
@@ -94,7 +95,7 @@ class TableWalk {
           index,
           entry,
           geometry.tableBytes,
-          `${where}: the table at ${text} is used twice`,
+          says('the table at % is used twice'),
         );
         if (copied === 0) return;
         table = copied;
@@ -107,12 +108,15 @@ class TableWalk {
 
   private checkL2(l1Index: number, table: number): void {
     const { geometry, report } = this;
-    this.forEachEntry(table, (index, entry, text) => {
+    // called for every allocated cluster of the disk: sentences are made where something is found, not before
+    this.forEachEntry(table, (index, entry, high, low) => {
       if (entry === ZERO_ENTRY) return;
-      const guest = (l1Index * geometry.tableEntries + index) * geometry.clusterSize;
-      const where = `L2 entry ${index} at offset ${hex(table + index * ENTRY_BYTES)} (guest offset ${hex(guest)})`;
       if (!this.isCluster(entry, geometry.clusterSize)) {
-        this.dropEntry(table, index, `${where}: ${text} is no cluster of this file`);
+        this.dropEntry(
+          table,
+          index,
+          this.aboutL2(l1Index, table, index, `${hexWords(high, low)} is no cluster of this file`),
+        );
         return;
       }
       let host = entry;
@@ -122,7 +126,7 @@ class TableWalk {
           index,
           entry,
           geometry.clusterSize,
-          `${where}: the cluster at ${text} is used twice`,
+          this.aboutL2(l1Index, table, index, `the cluster at ${hexWords(high, low)} is used twice`),
         );
         if (copied === 0) return;
         host = copied;
@@ -138,7 +142,7 @@ class TableWalk {
    * Visits the entries that are not 0, in order; `entry` is NaN when it is no safe integer. Holes of the file are passed
    * over, so that a sparse image with tables of gigabytes costs no more time than it has data.
    */
-  private forEachEntry(table: number, visit: (index: number, entry: number, text: string) => void): void {
+  private forEachEntry(table: number, visit: (index: number, entry: number, high: number, low: number) => void): void {
     const { tableBytes } = this.geometry;
     const chunk = new Uint8Array(Math.min(CHUNK_BYTES, tableBytes));
     const words = new DataView(chunk.buffer);
@@ -156,9 +160,14 @@ class TableWalk {
         const low = words.getUint32(at, true);
         const high = words.getUint32(at + 4, true);
         if (low === UNALLOCATED_ENTRY && high === 0) continue;
-        visit((start + at) / ENTRY_BYTES, combine(high, low), hexWords(high, low));
+        visit((start + at) / ENTRY_BYTES, combine(high, low), high, low);
       }
     }
+  }
+
+  private aboutL2(l1Index: number, table: number, index: number, what: string): string {
+    const guest = (l1Index * this.geometry.tableEntries + index) * this.geometry.clusterSize;
+    return `L2 entry ${index} at offset ${hex(table + index * ENTRY_BYTES)} (guest offset ${hex(guest)}): ${what}`;
   }
 
   private dropEntry(table: number, index: number, sentence: string): void {

@@ -100,29 +100,33 @@ function moveIntoGaps(parts: CompactParts): void {
       if (host > ZERO_ENTRY && host >= newEnd) data.push({ guestCluster, host });
     }
   });
+  const moves: (() => void)[] = [];
   for (const { l1Index, table } of tables) {
     const run = free.take(geometry.tableSizeClusters, true);
     if (run === null) break;
     copy(parts, table, run.start * clusterSize, geometry.tableBytes);
-    linker.moveTable(l1Index, run.start * clusterSize);
+    moves.push(() => linker.moveTable(l1Index, run.start * clusterSize));
   }
   for (const { guestCluster, host } of data) {
     const run = free.take(1, true);
     if (run === null) break;
     copy(parts, host, run.start * clusterSize, clusterSize);
-    linker.link(guestCluster, run.start * clusterSize, 1);
-    parts.allocator.release(host, 1);
+    moves.push(() => {
+      linker.link(guestCluster, run.start * clusterSize, 1);
+      parts.allocator.release(host, 1);
+    });
   }
+  // the copies are durable before anything refers to them; a data cluster's entry is written into its table's new place
+  parts.tracker.sync();
+  for (const move of moves) move();
 }
 
-/** Copies and makes the copy durable before anything refers to it. */
-function copy({ file, tracker }: CompactParts, from: number, to: number, length: number): void {
+function copy({ file }: CompactParts, from: number, to: number, length: number): void {
   const buffer = new Uint8Array(Math.min(length, 1024 * 1024));
   for (let done = 0; done < length; done += buffer.length) {
     file.read(buffer, 0, buffer.length, hostOffset(from + done));
     file.write(buffer, 0, buffer.length, hostOffset(to + done));
   }
-  tracker.sync();
 }
 
 function forEachTable(parts: CompactParts, visit: (l1Index: number, table: number) => void): void {

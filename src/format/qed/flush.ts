@@ -82,6 +82,7 @@ export class Flush {
   /** Makes the data of held-back clusters durable and links them, between two flushes. */
   linkEarly(): void {
     this.tracker.betweenFlushes(() => this.linkHeldBack());
+    this.tracker.noteWrite();
   }
 
   private linkHeldBack(): void {
@@ -90,7 +91,6 @@ export class Flush {
     this.tracker.sync();
     this.noteDurable(reached);
     this.lock.run(() => this.linkFirst(count));
-    this.tracker.noteWrite();
   }
 
   private lengthNow(): ReachedLength {

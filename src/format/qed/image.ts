@@ -27,7 +27,7 @@ import { Flush } from './flush.ts';
 import { Geometry } from './geometry.ts';
 import { describeHeader } from './header.ts';
 import { Linker } from './link.ts';
-import { Mapper } from './mapping.ts';
+import { Mapper, type Run } from './mapping.ts';
 import { resize } from './resize.ts';
 import { ALLOCATED_CLUSTERS, IMAGE_SIZE, METADATA_LOCK, type QedState } from './state.ts';
 import { Tables } from './table.ts';
@@ -166,40 +166,45 @@ export class QedImage implements Image {
 
   write(source: Uint8Array, sourceOffset: number, length: number, offset: GuestOffset): void {
     this.assertWritable();
-    for (let done = 0; done < length; ) {
-      done += this.writePiece(source, sourceOffset + done, length - done, offset + done);
-    }
-    this.tracker.noteWrite();
+    this.noting(() => {
+      for (let done = 0; done < length; ) {
+        done += this.writePiece(source, sourceOffset + done, length - done, offset + done);
+      }
+    });
   }
 
   /** Writes the first run of one status. @returns bytes written */
   private writePiece(source: Uint8Array, sourceOffset: number, length: number, offset: number): number {
     this.lock.lock();
-    let reserved = false;
     try {
-      for (;;) {
-        this.assertInside(offset, length);
-        const run = this.mapper.map(offset, length);
-        const part = run.length;
-        const { status, hostOffset: host } = run;
-        const granted = this.reserve(offset, part, status === 'data' ? SHARED : EXCLUSIVE);
-        reserved = true;
-        if (!granted) {
-          // the lock was released while waiting: what was looked up is void (R2). The lock stays held until the next try.
-          this.reservations.release();
-          reserved = false;
-          continue;
-        }
-        if (status !== 'data') return this.allocating.write(source, sourceOffset, part, offset, status === 'zero');
-        this.lock.unlock();
-        this.file.write(source, sourceOffset, part, hostOffset(host));
-        return part;
-      }
+      const run = this.reserveRun(offset, length);
+      if (run === null) return 0;
+      const { status, hostOffset: host, length: part } = run;
+      if (status !== 'data') return this.allocating.write(source, sourceOffset, part, offset, status === 'zero');
+      this.lock.unlock();
+      this.file.write(source, sourceOffset, part, hostOffset(host));
+      return part;
     } finally {
       if (!this.lock.held) this.lock.lock();
-      if (reserved) this.reservations.release();
+      this.reservations.release();
       this.lock.unlock();
     }
+  }
+
+  /**
+   * Maps the range and reserves its first run: shared where it has data, else exclusively. After a wait what was mapped is
+   * void (R2), so it is mapped again with the reservation kept: giving it up and asking again would let two waiters wait for
+   * each other for ever. @returns null when a shared reservation turns out not to be enough; the caller tries again
+   */
+  private reserveRun(offset: number, length: number): Run | null {
+    this.assertInside(offset, length);
+    const run = this.mapper.map(offset, length);
+    const mode = run.status === 'data' ? SHARED : EXCLUSIVE;
+    const part = run.length;
+    if (this.reserve(offset, part, mode)) return run;
+    this.assertInside(offset, length);
+    const again = this.mapper.map(offset, part);
+    return mode === EXCLUSIVE || again.status === 'data' ? again : null;
   }
 
   map(offset: GuestOffset, length: number): Extent {
@@ -222,15 +227,15 @@ export class QedImage implements Image {
     this.assertWritable();
     const size = this.virtualSize();
     if (offset + length > size) throw this.outside(offset, length);
-    this.deallocator.zero(offset, length, size);
-    this.tracker.noteWrite();
+    this.noting(() => this.deallocator.zero(offset, length, size));
   }
 
   preallocate(offset: GuestOffset, length: number): void {
     this.assertWritable();
     if (offset + length > this.virtualSize()) throw this.outside(offset, length);
-    for (let at: number = offset; at < offset + length; ) at += this.allocating.preallocate(at, offset + length - at);
-    this.tracker.noteWrite();
+    this.noting(() => {
+      for (let at: number = offset; at < offset + length; ) at += this.allocating.preallocate(at, offset + length - at);
+    });
   }
 
   resize(size: number): void {
@@ -283,6 +288,10 @@ export class QedImage implements Image {
     this.makeClean();
     if (this.lock.run(() => this.free.unusedCount) > 0) this.compact();
     this.flush();
+    if (!this.dirtyBit.isSet) return;
+    throw new ImgfuseError('io', `${this.file.path} stays marked as not clean; imgfuse check repairs it`, {
+      path: this.file.path,
+    });
   }
 
   /** The rest of a clean close: no cluster stays without an owner, which to other programs would be a leak. */
@@ -340,6 +349,15 @@ export class QedImage implements Image {
       Math.ceil((offset + length) / clusterSize),
       mode,
     );
+  }
+
+  /** Runs a change; what it did before it failed waits for the next flush all the same. */
+  private noting(change: () => void): void {
+    try {
+      change();
+    } finally {
+      this.tracker.noteWrite();
+    }
   }
 
   private assertWritable(): void {

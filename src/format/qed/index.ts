@@ -1,6 +1,7 @@
 // QED, the plug: probe, open, attach, create, check. An image that was not closed clean is checked and repaired before the
 // first request; every read-write open walks the tables, so that no write starts from an entry that is not true.
 
+import { roundUp } from '../../bytes/offsets.ts';
 import type { SparseBitmap } from '../../bytes/sparse-bitmap.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
@@ -23,6 +24,9 @@ import {
 } from './header.ts';
 import { QedImage } from './image.ts';
 import { ALLOCATED_CLUSTERS, createQedState, DIRTY, type QedState } from './state.ts';
+
+/** Leaks between clusters in use that one open takes back; a hostile file may claim any number. 1 TiB of 64 KiB clusters. */
+const MAX_RECLAIMED_CLUSTERS = 2 ** 24;
 
 export const qed: ImageFormat = {
   name: 'qed',
@@ -47,6 +51,7 @@ function openQed(file: HostFile, options: OpenOptions, reclaim: boolean): Image 
   const backing = header.backingName === null ? null : options.openBacking(backingReference(header));
   // an open that fails has changed no byte, so a repair waits until the chain below is open
   const walk = repairIfUnclean(file, header, options, dirty, found);
+  if (!options.readOnly && (dirty || reclaim)) cutLeakedTail(file, header, walk.report.imageEndOffset);
   let fileLength = file.size();
   const missing = fileLength % header.clusterSize;
   if (missing !== 0 && !options.readOnly) {
@@ -125,7 +130,19 @@ function reclaimLeaks(file: HostFile, state: QedState, used: SparseBitmap, clust
     new Int32Array(state.words)[DIRTY] = 1;
   }
   const free = new FreeClusters(state.free);
-  for (const gap of used.gaps(Math.min(clusters, MAX_TRACKED_CLUSTERS))) free.markFreed(gap.start, gap.end - gap.start);
+  let room = MAX_RECLAIMED_CLUSTERS;
+  for (const gap of used.gaps(Math.min(clusters, MAX_TRACKED_CLUSTERS))) {
+    const count = Math.min(gap.end - gap.start, room);
+    free.markFreed(gap.start, count);
+    room -= count;
+    if (room === 0) return;
+  }
+}
+
+/** What a crash left behind the last cluster in use, above all the space that was taken ahead. */
+function cutLeakedTail(file: HostFile, header: QedHeader, end: number): void {
+  const length = roundUp(end, header.clusterSize);
+  if (file.size() > length) file.truncate(length);
 }
 
 function attachQed(file: HostFile, shared: SharedImage, options: AttachOptions): Image {

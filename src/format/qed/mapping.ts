@@ -18,6 +18,9 @@ export interface Run {
   length: number;
 }
 
+/** Entries that one call looks at under the lock; a longer run is cut, and the caller goes on from there. */
+const MAX_LOOKS = 65536;
+
 export class Mapper {
   readonly run: Run = { status: 'unallocated', hostOffset: 0, length: 0 };
   private readonly path: string;
@@ -57,7 +60,7 @@ export class Mapper {
     run.status = statusOf(entry);
     run.hostOffset = run.status === 'data' ? entry + inCluster : 0;
     let covered = (cluster + 1) * geometry.clusterSize;
-    while (covered < end) {
+    for (let looks = 0; covered < end && looks < MAX_LOOKS; looks++) {
       cluster++;
       if (cluster % geometry.tableEntries === 0) {
         l1Index++;
