@@ -184,7 +184,9 @@ describe('unmount', () => {
 
 /** The table of status: its heading, and the lines about mounts of this test; others on the machine are none of its business. */
 function ownTable(): string[] {
-  return lines(bench.imgfuse('status').stdout).filter((line) => /^MOUNTPOINT /.test(line) || line.includes(bench.directory));
+  return lines(bench.imgfuse('status').stdout).filter(
+    (line) => /^MOUNTPOINT /.test(line) || line.includes(bench.directory),
+  );
 }
 
 describe('status', () => {
