@@ -2,14 +2,15 @@
 
 import { describe, expect, test } from 'vitest';
 import { guestOffset } from '../../src/bytes/offsets.ts';
-import type { Image } from '../../src/format/image-format.ts';
+import type { Image, ImageFormat } from '../../src/format/image-format.ts';
+import { qcow2 } from '../../src/format/qcow2/index.ts';
 import { qed } from '../../src/format/qed/index.ts';
 import { MemoryHostFile } from '../../src/host/memory-file.ts';
 import { createMemoryImage, openImage } from '../support/memory-images.ts';
 import { cutPower, type GuestStep, type Verdict } from '../support/power-cut.ts';
 import { seededRandom } from '../support/random.ts';
 
-const WORKLOADS = Number(process.env['POWERCUT_RUNS'] ?? 12);
+const WORKLOADS = Number(process.env['POWERCUT_RUNS'] ?? 4);
 const SEED = Number(process.env['SEED'] ?? Date.now() % 1_000_000);
 /** Two L2 tables of 512 clusters of 4 KiB, the second one hardly used. */
 const SIZE = 2 * 1024 * 1024 + 64 * 1024;
@@ -25,6 +26,7 @@ function randomSteps(random: () => number): GuestStep[] {
     if (pick < 0.5) steps.push({ kind: 'write', at, length, value: 1 + n });
     else if (pick < 0.65) steps.push({ kind: 'discard', at, length: length * 2, value: 0 });
     else if (pick < 0.7) steps.push({ kind: 'zero', at, length, value: 0 });
+    else if (pick < 0.75) steps.push({ kind: 'preallocate', at, length, value: 0 });
     else if (pick < 0.92) steps.push({ kind: 'flush' });
     else steps.push({ kind: random() < 0.5 ? 'maintain' : 'makeClean' });
   }
@@ -33,7 +35,7 @@ function randomSteps(random: () => number): GuestStep[] {
 
 /** An image with some data, closed clean, over nothing or over a raw file full of data. */
 function prepare(
-  withBacking: boolean,
+  { format, options, withBacking }: Subject,
   random: () => number,
 ): { start: MemoryHostFile; backing: Image | null; content: Uint8Array } {
   const content = new Uint8Array(SECTORS);
@@ -43,13 +45,8 @@ function prepare(
     const bytes = new Uint8Array(SIZE).map((_, i) => content[i >> 9]!);
     backing = openBase(bytes);
   }
-  const start = createMemoryImage(
-    qed,
-    SIZE,
-    { cluster_size: '4k', table_size: '1' },
-    withBacking ? '/base' : undefined,
-  );
-  const image = openImage(qed, start, { backing });
+  const start = createMemoryImage(format, SIZE, options, withBacking ? '/base' : undefined);
+  const image = openImage(format, start, { backing });
   for (let n = 0; n < 6; n++) {
     const sector = Math.floor(random() * 100);
     image.write(new Uint8Array(4096).fill(100 + n), 0, 4096, guestOffset(sector * 512));
@@ -67,15 +64,30 @@ function openBase(bytes: Uint8Array): Image {
   return openImage(qed, new MemoryHostFile(file.bytes(), '/base', true), { readOnly: true });
 }
 
-describe.each([false, true])('power cuts on QED, with a backing file: %s', (withBacking) => {
+interface Subject {
+  readonly name: string;
+  readonly format: ImageFormat;
+  readonly options: Readonly<Record<string, string>>;
+  readonly withBacking: boolean;
+}
+
+const SUBJECTS: readonly Subject[] = [false, true].flatMap((withBacking) => [
+  { name: 'QED', format: qed, options: { cluster_size: '4k', table_size: '1' }, withBacking },
+  { name: 'qcow2 v3', format: qcow2, options: { cluster_size: '4k' }, withBacking },
+  { name: 'qcow2 v2', format: qcow2, options: { cluster_size: '4k', compat: '0.10' }, withBacking },
+]);
+
+describe.each(SUBJECTS)('power cuts on $name, with a backing file: $withBacking', (subject) => {
   test(`lose nothing that was flushed and leave nothing wrong (seed ${SEED})`, { timeout: 3_600_000 }, () => {
-    const random = seededRandom(SEED + Number(withBacking));
+    const random = seededRandom(SEED + SUBJECTS.indexOf(subject));
     const verdict: Verdict = { states: 0, failures: [] };
+    const { format, name, withBacking } = subject;
     for (let run = 0; run < WORKLOADS && verdict.failures.length === 0; run++) {
-      cutPower({ format: qed, ...prepare(withBacking, random), steps: randomSteps(random) }, random, verdict);
+      const workload = { format, ...prepare(subject, random), steps: randomSteps(random), onlyLeaks: format === qcow2 };
+      cutPower(workload, random, verdict);
     }
     expect(verdict.failures.slice(0, 3)).toEqual([]);
     expect(verdict.states).toBeGreaterThan(WORKLOADS * 20);
-    console.log(`QED${withBacking ? ' with backing file' : ''}: ${verdict.states} crash states, nothing lost`);
+    console.log(`${name}${withBacking ? ' with backing file' : ''}: ${verdict.states} crash states, nothing lost`);
   });
 });

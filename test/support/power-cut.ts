@@ -15,7 +15,7 @@ const RANDOM_SUBSETS = 24;
 
 export type GuestStep =
   | {
-      readonly kind: 'write' | 'discard' | 'zero';
+      readonly kind: 'write' | 'discard' | 'zero' | 'preallocate';
       readonly at: number;
       readonly length: number;
       readonly value: number;
@@ -30,6 +30,8 @@ export interface Workload {
   /** value of each sector before the first step */
   readonly content: Uint8Array;
   readonly steps: readonly GuestStep[];
+  /** the format promises that a crash leaves leaks at worst, without a dirty bit */
+  readonly onlyLeaks?: boolean;
 }
 
 export interface Verdict {
@@ -48,6 +50,7 @@ interface GuestEvent {
 /** Runs the workload once and judges every crash state. @param random 0 <= x < 1, seeded by the caller */
 export function cutPower(workload: Workload, random: () => number, verdict: Verdict): void {
   const { log, events } = record(workload);
+  const growing = growingWrites(workload.start.size(), log);
   const durable = workload.start.clone();
   let firstPending = 0;
   for (let moment = 0; moment <= log.length; moment++) {
@@ -56,7 +59,7 @@ export function cutPower(workload: Workload, random: () => number, verdict: Verd
     for (const subset of subsets(pending.length, random)) {
       const state = durable.clone();
       pending.forEach((operation, i) => {
-        if (subset.has(i)) apply(state, operation, subset.torn === i ? random : null);
+        if (subset.has(i)) apply(state, operation, growing.has(operation), subset.torn === i ? random : null);
       });
       verdict.states++;
       const problem = judge(workload, state, legal, random);
@@ -68,7 +71,7 @@ export function cutPower(workload: Workload, random: () => number, verdict: Verd
     }
     const next = log[moment];
     if (next?.operation === 'sync') {
-      for (const operation of log.slice(firstPending, moment)) apply(durable, operation, null);
+      for (const operation of log.slice(firstPending, moment)) apply(durable, operation, growing.has(operation), null);
       firstPending = moment + 1;
     }
   }
@@ -98,6 +101,9 @@ function runStep(image: Image, step: GuestStep): void {
     case 'zero':
       image.writeZeroes(guestOffset(step.at), step.length);
       break;
+    case 'preallocate':
+      image.preallocate(guestOffset(step.at), step.length);
+      break;
     case 'flush':
       image.flush();
       break;
@@ -117,7 +123,7 @@ function legalSectors(content: Uint8Array, events: readonly GuestEvent[], moment
   const legal = Array.from(content, (value) => new Set([value]));
   for (const { step, started, ended } of events) {
     if (started > moment) break;
-    if ('at' in step) {
+    if ('at' in step && step.kind !== 'preallocate') {
       for (let at = step.at; at < step.at + step.length; at += SECTOR) {
         const values = legal[at / SECTOR]!;
         values.add(step.kind === 'write' ? step.value : 0);
@@ -166,15 +172,28 @@ function* subsets(count: number, random: () => number): Generator<Subset> {
     );
 }
 
+/** The writes that made the file longer, as against those into a part that a truncate had added before. */
+function growingWrites(startSize: number, log: readonly RecordedOperation[]): Set<RecordedOperation> {
+  const growing = new Set<RecordedOperation>();
+  let size = startSize;
+  for (const operation of log) {
+    if (operation.operation === 'truncate') size = operation.offset;
+    if (operation.operation !== 'write' || operation.offset + operation.length <= size) continue;
+    growing.add(operation);
+    size = operation.offset + operation.length;
+  }
+  return growing;
+}
+
 /** @param torn when given, only the first sectors of a write arrive */
-function apply(file: MemoryHostFile, operation: RecordedOperation, torn: (() => number) | null): void {
+function apply(file: MemoryHostFile, operation: RecordedOperation, grows: boolean, torn: (() => number) | null): void {
   const { offset, length, data } = operation;
   switch (operation.operation) {
     case 'write': {
       const sectors = Math.ceil(length / SECTOR);
       const part = torn === null ? length : Math.min(length, Math.floor(torn() * sectors) * SECTOR);
       // a write within the file does not depend on its length having grown: a file system that lost the growth lost the data
-      const room = Math.max(0, Math.min(part, file.size() - offset));
+      const room = grows ? part : Math.max(0, Math.min(part, file.size() - offset));
       file.write(data!, 0, room, hostOffset(offset));
       break;
     }
@@ -202,6 +221,11 @@ function judge(
     openImage(format, readOnly, { backing, readOnly: true }).close();
     if (readOnly.log.length > 0) return 'a read-only open changed the file';
 
+    const ordered = workload.onlyLeaks === true;
+    if (ordered) {
+      const { corruptions, findings } = checkOf(format, state);
+      if (corruptions > 0) return `a crash left ${findings.join('; ')}`;
+    }
     let image = openImage(format, state, { backing });
     const content = new Uint8Array(legal.length);
     const wrong = compare(image, legal, content);
@@ -213,9 +237,9 @@ function judge(
       content[sector] = 250 + n;
     }
     image.close();
-    const findings: string[] = [];
-    const report = format.check(state, { repair: 'none', log: (sentence) => findings.push(sentence) });
-    if (report.corruptions + report.leaks > 0) return `after repair and close the check finds ${findings.join('; ')}`;
+    if (ordered) format.check(state, { repair: 'leaks', log: () => undefined });
+    const { corruptions, leaks, findings } = checkOf(format, state);
+    if (corruptions + leaks > 0) return `after repair and close the check finds ${findings.join('; ')}`;
     image = openImage(format, state, { backing });
     return compare(
       image,
@@ -225,6 +249,15 @@ function judge(
   } catch (error) {
     return `${(error as Error).stack}`;
   }
+}
+
+function checkOf(
+  format: ImageFormat,
+  file: MemoryHostFile,
+): { corruptions: number; leaks: number; findings: string[] } {
+  const findings: string[] = [];
+  const { corruptions, leaks } = format.check(file, { repair: 'none', log: (sentence) => findings.push(sentence) });
+  return { corruptions, leaks, findings };
 }
 
 /** Reads the disk; `content` receives the value of each sector. */

@@ -1,15 +1,24 @@
 // qcow2, the plug: probe, open, attach, create, check.
 
-import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
-import type { AttachOptions, ImageFormat, SharedImage } from '../image-format.ts';
+import type { CheckReport } from '../check-report.ts';
+import type { AttachOptions, CheckOptions, ImageFormat, SharedImage } from '../image-format.ts';
+import { checkReferences } from './check.ts';
 import { createQcow2 } from './create.ts';
 import { describeHeader } from './describe.ts';
 import { QCOW_MAGIC } from './header.ts';
 import { Qcow2Image } from './image.ts';
-import { openQcow2 } from './open.ts';
+import { clearMarks, isSound, openQcow2 } from './open.ts';
 import { readHeader } from './read-header.ts';
 import type { Qcow2State } from './state.ts';
+
+/** Counts references and repairs; an image in which nothing is left wrong is marked neither dirty nor corrupt any more. */
+function checkQcow2(file: HostFile, options: CheckOptions): CheckReport {
+  const header = readHeader(file, { readOnly: options.repair === 'none', check: true });
+  const report = checkReferences(file, header, options);
+  if (options.repair === 'all' && isSound(report)) clearMarks(file, header);
+  return report;
+}
 
 export const qcow2: ImageFormat = {
   name: 'qcow2',
@@ -22,15 +31,6 @@ export const qcow2: ImageFormat = {
   attach: (file: HostFile, shared: SharedImage, options: AttachOptions) =>
     new Qcow2Image(file, shared.state as Qcow2State, options.slot, options.backing, options.log),
   create: createQcow2,
-  check: (file) => {
-    throw new ImgfuseError(
-      'unsupported',
-      `${file.path}: qcow2 images are not checked by this version; use qemu-img check`,
-      {
-        path: file.path,
-        operation: 'check',
-      },
-    );
-  },
+  check: checkQcow2,
   inspect: (file) => describeHeader(file, readHeader(file, { readOnly: true })),
 };

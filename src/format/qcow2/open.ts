@@ -5,10 +5,21 @@ import { combine } from '../../bytes/endian.ts';
 import { hostOffset, roundUp } from '../../bytes/offsets.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
+import type { CheckReport } from '../check-report.ts';
 import { FreeClusters } from '../free-clusters.ts';
 import type { Image, OpenOptions } from '../image-format.ts';
+import { checkReferences } from './check.ts';
 import { Geometry } from './geometry.ts';
-import { autoclearWhenWritten, QCOW_CRYPT_NONE, type Qcow2Header, writeAutoclearFeatures } from './header.ts';
+import {
+  autoclearWhenWritten,
+  QCOW_CRYPT_NONE,
+  QCOW2_INCOMPAT_CORRUPT,
+  QCOW2_INCOMPAT_DIRTY,
+  type Qcow2Header,
+  withoutBits,
+  writeAutoclearFeatures,
+  writeIncompatibleFeatures,
+} from './header.ts';
 import { Qcow2Image } from './image.ts';
 import { readCounter } from './refcount.ts';
 import {
@@ -32,7 +43,7 @@ export function openQcow2(
   specific: Readonly<Record<string, unknown>>,
   options: OpenOptions,
 ): Image {
-  refuseWhatIsMissing(file, header, options.readOnly);
+  refuseWhatIsMissing(file, header);
   const backing =
     header.backingName === null
       ? null
@@ -66,13 +77,14 @@ export function openQcow2(
   numbers[NEVER_USED] = fileEnd;
   numbers[ALLOCATED_CLUSTERS] = countAllocated(file, header, geometry);
   if (!options.readOnly) {
+    checkBeforeWriting(file, header, options.log);
     findFreeClusters(file, header, geometry, state, fileEnd / geometry.clusterSize);
     clearAutoclear(file, header);
   }
   return new Qcow2Image(file, state, 0, backing, options.log);
 }
 
-function refuseWhatIsMissing(file: HostFile, header: Qcow2Header, readOnly: boolean): void {
+function refuseWhatIsMissing(file: HostFile, header: Qcow2Header): void {
   const missing = [
     ...(header.hasExternalData ? ['an external data file'] : []),
     ...(header.extendedL2 ? ['extended L2 entries'] : []),
@@ -87,14 +99,55 @@ function refuseWhatIsMissing(file: HostFile, header: Qcow2Header, readOnly: bool
       },
     );
   }
-  if (header.isDirty && !readOnly) {
-    throw new ImgfuseError(
-      'unsupported',
-      `${file.path} was not closed clean (dirty bit, lazy refcounts), and this version does not repair that; ` +
-        'run qemu-img check -r all, or mount with -o ro',
-      { path: file.path },
+}
+
+/** Every corruption that was found is repaired; leaks may be left. */
+export function isSound(report: CheckReport): boolean {
+  return report.corruptions === report.corruptionsFixed && report.checkErrors === 0;
+}
+
+/** Clears the dirty and the corrupt bit, after everything that was repaired is durable. */
+export function clearMarks(file: HostFile, header: Qcow2Header): void {
+  if (header.version !== 3 || !(header.isDirty || header.isCorrupt)) return;
+  file.sync();
+  writeIncompatibleFeatures(
+    file,
+    header,
+    withoutBits(header.incompatible, QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT),
+  );
+  file.sync();
+}
+
+/**
+ * No write starts from tables or counters that are not true: they are checked before every read-write open. An image that
+ * was not closed clean (lazy refcounts) is repaired; another one in which something is wrong is refused.
+ */
+function checkBeforeWriting(file: HostFile, header: Qcow2Header, log: (sentence: string) => void): void {
+  let first = '';
+  const found = checkReferences(file, header, {
+    repair: 'none',
+    log: (sentence) => {
+      if (first === '' && sentence.startsWith('ERROR ')) first = sentence.slice('ERROR '.length);
+    },
+  });
+  if (header.isDirty) {
+    log(
+      `${file.path} was not closed clean; checked: ${found.corruptions} corruptions, ${found.leaks} leaked clusters; repairing`,
     );
+    if (isSound(checkReferences(file, header, { repair: 'all', log }))) {
+      clearMarks(file, header);
+      return;
+    }
+  } else if (found.corruptions === 0) {
+    if (found.leaks > 0) log(`${file.path} has ${found.leaks} leaked clusters; imgfuse check -r leaks gives them back`);
+    return;
   }
+  throw new ImgfuseError(
+    'corrupt',
+    `${file.path} has ${found.corruptions} corruptions and is not opened for writing: ${first}. ` +
+      `See them with imgfuse check ${file.path}, repair a copy with imgfuse check -r all, or mount with -o ro`,
+    { path: file.path },
+  );
 }
 
 /** Bitmaps are not kept up to date and unknown bits speak of what we do not maintain: they go before the first write. */
