@@ -2,7 +2,7 @@
 // Invariant: `ended` settles when nothing serves requests any more, whatever ended it, and only then may the disk close.
 
 import type { VirtualDisk } from '../disk/index.ts';
-import { describeError, ImgfuseError } from '../errors/index.ts';
+import { ImgfuseError } from '../errors/index.ts';
 import { createTree, DiskFilesystem } from '../filesystem/index.ts';
 import {
   createCounters,
@@ -17,7 +17,7 @@ import {
 import { nativeAvailable } from '../native/index.ts';
 import { type Log, requestErrorLog } from './log.ts';
 import type { MountRequest } from './mount-arguments.ts';
-import { type ServeData, STOP, startThread, type Thread, type WarmThread } from './threads.ts';
+import { type ServeData, startThread, type Thread, type WarmThread } from './threads.ts';
 
 /** A mount that answers. */
 export interface Serving {
@@ -25,11 +25,14 @@ export interface Serving {
   /** as the mount table has it; /dev/fd/N where the kernel does not tell which mount that is */
   readonly mountpoint: string;
   readonly workers: number;
-  /** resolves when nobody serves any more, with the error of a thread that crashed */
-  readonly ended: Promise<Error | null>;
+  /** resolves when nobody serves any more */
+  readonly ended: Promise<void>;
   /** @throws ImgfuseError busy while somebody uses it, unless lazy; missing when it is detached already */
   unmount(options: { lazy: boolean }): Promise<void>;
-  /** Ends the connection, in use or not: requests that are not answered yet fail. @throws ImgfuseError */
+  /**
+   * Ends the connection, in use or not: requests that are not answered yet fail.
+   * @throws ImgfuseError where that is not possible: an ordinary user without fusectl, a connection that is not known
+   */
   abort(): void;
   /** requests served, by operation */
   requests(): Readonly<Record<string, number>>;
@@ -38,6 +41,7 @@ export interface Serving {
 /**
  * Mounts and starts to serve.
  * @param stopWord shared by every thread of the mount, see STOP
+ * @param crashed told the error of each thread that crashes: what it was doing will never be answered
  * @param first becomes the first worker thread, or is ended where there are none
  */
 export async function startServing(
@@ -45,9 +49,10 @@ export async function startServing(
   request: MountRequest,
   stopWord: Int32Array,
   first: WarmThread,
+  crashed: (error: Error) => void,
   log: Log,
 ): Promise<Serving> {
-  if (chooseTransport(request, log) === 'kernel') return serveKernel(disk, request, stopWord, first, log);
+  if (chooseTransport(request, log) === 'kernel') return serveKernel(disk, request, stopWord, first, crashed, log);
   await first.discard();
   return serveFuseNative(disk, request, log);
 }
@@ -84,6 +89,7 @@ async function serveKernel(
   request: MountRequest,
   stopWord: Int32Array,
   warm: WarmThread,
+  crashed: (error: Error) => void,
   log: Log,
 ): Promise<Serving> {
   const session = mountKernel({ ...mountOptions(request), mountpoint: request.mountpoint });
@@ -109,7 +115,7 @@ async function serveKernel(
     transport: 'kernel',
     mountpoint: session.mountpoint,
     workers: request.workers,
-    ended: allEnded(threads, session, stopWord, log),
+    ended: allEnded(threads, crashed),
     unmount: async (options) => session.unmount(options),
     abort: () => session.abort(),
     requests: () => readCounters(counters),
@@ -138,29 +144,12 @@ function workerData(
   }));
 }
 
-/** One thread that crashes ends them all: what it was doing would never be answered. */
-async function allEnded(
-  threads: readonly Thread[],
-  session: KernelSession,
-  stopWord: Int32Array,
-  log: Log,
-): Promise<Error | null> {
-  let crash: Error | null = null;
+async function allEnded(threads: readonly Thread[], crashed: (error: Error) => void): Promise<void> {
   const ends = threads.map(async (thread) => {
     const error = await thread.ended;
-    if (error === null || crash !== null) return;
-    crash = error;
-    log('error', `a worker thread has crashed, the mount ends: ${error.stack ?? error.message}`);
-    Atomics.store(stopWord, 0, STOP.rescue);
-    Atomics.notify(stopWord, 0);
-    try {
-      session.abort();
-    } catch (abortError) {
-      log('error', describeError(abortError));
-    }
+    if (error !== null) crashed(error);
   });
   await Promise.all(ends);
-  return crash;
 }
 
 async function serveFuseNative(disk: VirtualDisk, request: MountRequest, log: Log): Promise<Serving> {
@@ -176,7 +165,7 @@ async function serveFuseNative(disk: VirtualDisk, request: MountRequest, log: Lo
     transport: 'fuse-native',
     mountpoint: session.mountpoint,
     workers: 1,
-    ended: session.ended.then(() => null),
+    ended: session.ended,
     unmount: (unmountOptions) => session.unmount(unmountOptions),
     abort: () => session.abort(),
     requests: () => readCounters(counters),

@@ -1,11 +1,12 @@
 // The main thread of a mount: opens the image, mounts, starts the threads, and then only controls: signals, the control
 // socket, the end. Invariants: its event loop stays free while the mount is served; the disk is closed when nobody serves
-// any more and not before; it never looks at its own mountpoint.
+// any more and not before; it never looks at its own mountpoint. A connection that cannot be aborted ends with its users;
+// who does not want to wait for them sends a second signal, and then the process ends itself after the disk is closed.
 
 import { setTimeout as delay } from 'node:timers/promises';
 import { openDisk, type VirtualDisk } from '../disk/index.ts';
 import { describeError, ERRNO, errnoOf, ImgfuseError } from '../errors/index.ts';
-import { ControlServer } from './control-socket.ts';
+import { type CloseResult, ControlServer } from './control-socket.ts';
 import { processStartTime, removeFile, writeWhole } from './host-paths.ts';
 import type { Log } from './log.ts';
 import type { MountRequest } from './mount-arguments.ts';
@@ -13,6 +14,7 @@ import { type MountStatus, mountStatus, statusLine } from './mount-status.ts';
 import { describeUsers, findMountUsers, syncGuests } from './mount-users.ts';
 import { assertMountpoint, deviceAt } from './mountpoint.ts';
 import { notifyServiceManager } from './notify.ts';
+import { createStopWords, hasRequestsInHand } from './request-gate.ts';
 import { type MountRecord, type RuntimeFiles, removeRuntimeFiles, writeRecord } from './runtime-directory.ts';
 import { type Serving, startServing } from './serving.ts';
 import { STOP, startThread, type Thread, type WarmThread } from './threads.ts';
@@ -22,6 +24,9 @@ const BUSY_ATTEMPTS = 5;
 const BUSY_DELAY_MS = 100;
 /** how long a thread may take to flush after another one crashed */
 const RESCUE_MS = 10_000;
+/** how long the requests in hand may take when the disk is closed under its users, and how often they are looked at */
+const IN_HAND_MS = 10_000;
+const IN_HAND_INTERVAL_MS = 5;
 
 export class Supervisor {
   readonly #request: MountRequest;
@@ -29,13 +34,19 @@ export class Supervisor {
   readonly #first: WarmThread;
   readonly #log: Log;
   readonly #isDaemon: boolean;
-  readonly #stopWord = new Int32Array(new SharedArrayBuffer(4));
+  readonly #stopWord: Int32Array;
   readonly #control = new ControlServer(() => this.#status());
   #disk: VirtualDisk | null = null;
   #serving: Serving | null = null;
   #maintenance: Thread | null = null;
   #stopReason: string | null = null;
   #crash: Error | null = null;
+  /** the connection cannot be aborted: its users keep the mount alive */
+  #waitsForUsers = false;
+  /** why the disk is closed although worker threads are still there */
+  #leaveReason: string | null = null;
+  readonly #left: Promise<void>;
+  #resolveLeft: () => void = () => {};
 
   /** @param first a thread that is loading its modules already; it is used, or left to its owner when start fails */
   constructor(request: MountRequest, files: RuntimeFiles, first: WarmThread, log: Log, isDaemon: boolean) {
@@ -44,6 +55,10 @@ export class Supervisor {
     this.#files = files;
     this.#log = log;
     this.#isDaemon = isDaemon;
+    this.#stopWord = createStopWords(request.workers);
+    this.#left = new Promise((resolve) => {
+      this.#resolveLeft = resolve;
+    });
   }
 
   /** Resolves when the mount answers. @throws ImgfuseError why it does not; then nothing is left behind */
@@ -62,7 +77,8 @@ export class Supervisor {
         slots: request.workers + 2,
         log: (sentence) => this.#log('notice', sentence),
       });
-      this.#serving = await startServing(this.#disk, request, this.#stopWord, this.#first, this.#log);
+      const crashed = (error: Error): void => this.crash(error);
+      this.#serving = await startServing(this.#disk, request, this.#stopWord, this.#first, crashed, this.#log);
       this.#maintenance = this.#startMaintenance(this.#disk);
       void this.#maintenance.ended.then((error) => error === null || this.crash(error));
       record = this.#writeFiles(this.#disk, this.#serving);
@@ -84,9 +100,8 @@ export class Supervisor {
 
   /** Resolves when the mount has ended, however that came, and the image is closed. @returns the exit code */
   async ended(): Promise<number> {
-    const crash = (await this.#serving!.ended) ?? this.#crash;
+    await Promise.race([this.#serving!.ended, this.#left]);
     notifyServiceManager('STOPPING=1', this.#log);
-    this.#crash ??= crash;
     const error = this.#crash === null ? await this.#closeDisk() : await this.#rescue(this.#crash);
     if (error === null) {
       this.#log('info', `${this.#request.image} is closed and clean`);
@@ -97,12 +112,13 @@ export class Supervisor {
       removeRuntimeFiles(this.#files);
     }
     if (this.#request.pidFile !== undefined) removeFile(this.#request.pidFile);
-    await this.#control.finish(error === null ? { closed: true, clean: true } : { closed: true, clean: false, error });
+    await this.#finish(error === null ? { closed: true, clean: true } : { closed: true, clean: false, error });
     return error === null ? 0 : 1;
   }
 
-  /** Ends the mount as SIGTERM does. */
+  /** Ends the mount as SIGTERM does; a mount that waits for its users already is closed without them. */
   stop(reason: string): void {
+    if (this.#waitsForUsers) return this.#leave(reason);
     if (this.#stopReason !== null) return;
     this.#stopReason = reason;
     if (this.#serving !== null) void this.#unmount(reason);
@@ -114,7 +130,8 @@ export class Supervisor {
     this.#crash = error;
     this.#log('error', `the mount ends because of an internal error: ${error.stack ?? error.message}`);
     this.#setStop(STOP.rescue);
-    this.#serving?.abort();
+    const refusal = this.#abort();
+    if (refusal !== null) this.#leave(refusal);
   }
 
   #startMaintenance(disk: VirtualDisk): Thread {
@@ -159,40 +176,89 @@ export class Supervisor {
   async #undoStart(): Promise<void> {
     if (this.#serving !== null) {
       await this.#serving.unmount({ lazy: true }).catch(() => {});
-      this.#serving.abort();
-      await this.#serving.ended;
+      const refusal = this.#abort();
+      if (refusal !== null) this.#waitForUsers(refusal);
+      await Promise.race([this.#serving.ended, this.#left]);
     }
     this.#setStop(STOP.end);
     await this.#maintenance?.ended;
     try {
+      await this.#requestsDone();
       this.#disk?.close();
     } catch (error) {
       this.#log('error', describeError(error));
     }
     removeRuntimeFiles(this.#files);
-    await this.#control.finish({ closed: true, clean: false, error: 'the mount did not start' });
+    await this.#finish({ closed: true, clean: false, error: 'the mount did not start' });
   }
 
   /** Unmounts; a mount that stays busy is detached and its connection ended, so that the image closes all the same. */
   async #unmount(reason: string): Promise<void> {
     const serving = this.#serving!;
     this.#log('notice', `${reason}: unmounting ${serving.mountpoint}`);
+    let state = `${serving.mountpoint} is still in use`;
     try {
       if (await this.#unmountIdle(serving)) return;
       const users = findMountUsers(serving.mountpoint);
       await syncGuests(users, this.#log);
       await serving.unmount({ lazy: true });
-      this.#log(
-        'warning',
-        `${reason}: ${serving.mountpoint} was in use${usedBy(describeUsers(users))} and has been detached; ` +
-          `its users get errors from now on, everything that was acknowledged is kept`,
-      );
+      state = `${serving.mountpoint} was in use${usedBy(describeUsers(users))} and has been detached`;
     } catch (error) {
       // detached by umount -l before, and still in use: nothing is in the mount table that could be unmounted
-      this.#log('warning', `${serving.mountpoint} cannot be unmounted: ${describeError(error)}; ending its connection`);
+      this.#log('warning', `${serving.mountpoint} cannot be unmounted: ${describeError(error)}`);
     }
+    const refusal = this.#abort();
+    if (refusal !== null) return this.#waitForUsers(`${state}; ${refusal}`);
     this.#setStop(STOP.end);
-    serving.abort();
+    const consequence = 'its users get errors from now on, everything that was acknowledged is kept';
+    this.#log('warning', `${reason}: ${state}; ${consequence}`);
+  }
+
+  /** Ends the connection. @returns null, or the phrase that says why it goes on */
+  #abort(): string | null {
+    try {
+      this.#serving?.abort();
+      return null;
+    } catch (error) {
+      return describeError(error);
+    }
+  }
+
+  #waitForUsers(state: string): void {
+    this.#waitsForUsers = true;
+    const choice = 'a second SIGTERM or SIGINT closes it at once, and then kills this process';
+    this.#log('warning', `${state}; ${this.#request.image} is closed when the last user ends: ${choice}`);
+  }
+
+  /** Goes on to the end although worker threads are parked in the kernel: see #finish. */
+  #leave(reason: string): void {
+    if (this.#leaveReason !== null) return;
+    this.#leaveReason = reason;
+    this.#log('warning', `${reason}: closing ${this.#request.image} under its users`);
+    this.#setStop(this.#crash === null ? STOP.end : STOP.rescue);
+    this.#resolveLeft();
+  }
+
+  /** @throws ImgfuseError busy, when a worker thread does not come back from the request in its hand */
+  async #requestsDone(): Promise<void> {
+    const end = performance.now() + IN_HAND_MS;
+    while (this.#leaveReason !== null && hasRequestsInHand(this.#stopWord)) {
+      if (performance.now() > end) {
+        throw new ImgfuseError('busy', `a request is still being served after ${IN_HAND_MS / 1000} seconds`);
+      }
+      await delay(IN_HAND_INTERVAL_MS);
+    }
+  }
+
+  /**
+   * Tells the waiters. Threads parked in read(/dev/fuse) keep every exit of Node waiting for ever, so that a process that
+   * still has some kills itself; that ends the connection, and the exit code is that of SIGKILL whatever the result.
+   */
+  async #finish(result: CloseResult): Promise<void> {
+    const told = this.#control.finish(result);
+    // no turn of the event loop from the close of the disk to here: fuse-native would serve requests on its descriptors
+    if (this.#leaveReason !== null) process.kill(process.pid, 'SIGKILL');
+    await told;
   }
 
   async #unmountIdle(serving: Serving): Promise<boolean> {
@@ -214,6 +280,7 @@ export class Supervisor {
     const failure = await this.#maintenance!.ended;
     if (failure !== null) return this.#rescue(failure);
     try {
+      await this.#requestsDone();
       this.#disk!.close();
       return null;
     } catch (error) {

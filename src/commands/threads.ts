@@ -8,7 +8,7 @@ import type { SharedTree } from '../filesystem/index.ts';
 import type { KernelSession } from '../fuse/index.ts';
 import type { Log, LogLevel } from './log.ts';
 
-/** Values of the stop word that every thread of a mount shares. */
+/** Values of the stop word that every thread of a mount shares: element 0 of an array, see RequestGate for the others. */
 export const STOP = {
   run: 0,
   /** end after the request in hand */
@@ -26,6 +26,7 @@ export interface ServeData {
   readonly descriptor: number;
   readonly protocol: KernelSession['protocol'];
   readonly counters: SharedArrayBuffer;
+  /** shared by every thread of the mount; the element at `slot` is this thread's, see RequestGate */
   readonly stopWord: Int32Array;
 }
 

@@ -5,9 +5,11 @@ import { parentPort } from 'node:worker_threads';
 import { attachDisk, type VirtualDisk } from '../disk/index.ts';
 import { describeError } from '../errors/index.ts';
 import { DiskFilesystem } from '../filesystem/index.ts';
+import { Device } from '../fuse/device.ts';
 import { FuseServer } from '../fuse/index.ts';
 import { setIoFlusher } from '../native/index.ts';
 import { type LogLevel, requestErrorLog } from './log.ts';
+import { RequestGate } from './request-gate.ts';
 import { type MaintainData, type ServeData, STOP, type ThreadData, type ThreadMessage } from './threads.ts';
 
 const MAINTAIN_INTERVAL_MS = 250;
@@ -31,13 +33,18 @@ function markIoFlusher(): void {
 
 function serve(data: ServeData): void {
   const disk = attachDisk(data.disk, data.slot, (sentence) => log('notice', sentence));
-  const server = new FuseServer(data.descriptor, data.protocol, new DiskFilesystem(disk, data.tree), {
+  const gate = new RequestGate(new Device(data.descriptor), data.stopWord, data.slot);
+  const server = new FuseServer(gate, data.protocol, new DiskFilesystem(disk, data.tree), {
     shouldStop: () => Atomics.load(data.stopWord, 0) !== STOP.run,
     onError: requestErrorLog(log),
     counters: data.counters,
   });
   post({ type: 'started' });
-  server.serve();
+  try {
+    server.serve();
+  } finally {
+    gate.leave();
+  }
 }
 
 function maintain(data: MaintainData): void {
