@@ -57,7 +57,7 @@ export const mapCommand = {
   },
 };
 
-/** Every range of the disk in order; neighbours that say the same are one. */
+/** Every range of the disk in order; neighbours that say the same are one, because the disk caps the length of an extent. */
 export function mapDisk(disk: Pick<VirtualDisk, 'size' | 'extent'>): MapEntry[] {
   const entries: MapEntry[] = [];
   const size = disk.size();
@@ -97,11 +97,16 @@ function mapJson(entries: readonly MapEntry[]): string {
   return `[${entries.map((entry) => JSON.stringify(entry)).join(',\n')}]`;
 }
 
-/** The ranges with data, in the columns of qemu-img map. */
+/** The ranges with data, in the columns of qemu-img map; compressed data has no place of its own length: "-". */
 export function mapText(entries: readonly MapEntry[]): string {
   const rows = entries
     .filter((entry) => entry.data)
-    .map((entry) => [hex(entry.start), hex(entry.length), hex(entry.offset ?? 0), entry.filename]);
+    .map((entry) => [
+      hex(entry.start),
+      hex(entry.length),
+      entry.offset === undefined ? '-' : hex(entry.offset),
+      entry.filename,
+    ]);
   return formatTable([['Offset         ', 'Length         ', 'Mapped to      ', 'File'], ...rows]);
 }
 

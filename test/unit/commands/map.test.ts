@@ -1,0 +1,76 @@
+// map joins what the disk layer tells in pieces, and keeps apart what is not the same.
+
+import { describe, expect, test } from 'vitest';
+import { mapDisk, mapText } from '../../../src/commands/map.ts';
+import type { ChainExtent } from '../../../src/disk/index.ts';
+
+const CLUSTER = 65536;
+
+type Piece = Pick<ChainExtent, 'status'> & Partial<Pick<ChainExtent, 'hostOffset' | 'depth'>>;
+
+/** A disk of one cluster a piece, which never tells more than one piece at a time. */
+function diskOf(pieces: readonly Piece[]): Parameters<typeof mapDisk>[0] {
+  return {
+    size: () => pieces.length * CLUSTER,
+    extent: (offset) => {
+      const piece = pieces[offset / CLUSTER]!;
+      const depth = piece.depth ?? 0;
+      return { start: offset, length: CLUSTER, depth, path: `image-${depth}`, ...piece };
+    },
+  };
+}
+
+describe('neighbouring extents', () => {
+  test('of data are one where their host offsets follow each other', () => {
+    const disk = diskOf([0, 1, 2].map((index) => ({ status: 'data', hostOffset: (5 + index) * CLUSTER })));
+    expect(mapDisk(disk)).toEqual([
+      {
+        ...{ start: 0, length: 3 * CLUSTER, depth: 0, present: true, zero: false, data: true },
+        ...{ offset: 5 * CLUSTER, filename: 'image-0' },
+      },
+    ]);
+    expect(mapText(mapDisk(disk)).split('\n')).toHaveLength(2);
+  });
+
+  test('of data are two where the host offset jumps', () => {
+    const disk = diskOf([5, 7].map((cluster) => ({ status: 'data', hostOffset: cluster * CLUSTER })));
+    expect(mapDisk(disk).map(({ start, offset }) => [start, offset])).toEqual([
+      [0, 5 * CLUSTER],
+      [CLUSTER, 7 * CLUSTER],
+    ]);
+  });
+
+  test.each(['zero', 'unallocated'] as const)('that are %s are one', (status) => {
+    const disk = diskOf([{ status }, { status }, { status }, { status }]);
+    expect(mapDisk(disk).map(({ length }) => length)).toEqual([4 * CLUSTER]);
+  });
+
+  test('of data without a host offset are one, and no offset is made up for them', () => {
+    const disk = diskOf([{ status: 'data' }, { status: 'data' }, { status: 'data', hostOffset: 0 }]);
+    expect(mapDisk(disk).map(({ length, offset }) => [length, offset])).toEqual([
+      [2 * CLUSTER, undefined],
+      [CLUSTER, 0],
+    ]);
+    expect(mapText(mapDisk(disk)).split('\n')[1]).toMatch(/^0 +0x20000 +- +image-0$/);
+  });
+
+  test('of another status are apart', () => {
+    const disk = diskOf([{ status: 'zero' }, { status: 'unallocated' }, { status: 'data', hostOffset: CLUSTER }]);
+    expect(mapDisk(disk).map(({ present, zero }) => [present, zero])).toEqual([
+      [true, true],
+      [false, true],
+      [true, false],
+    ]);
+  });
+
+  test('of another image of the chain are apart', () => {
+    const disk = diskOf([
+      { status: 'data', hostOffset: CLUSTER },
+      { status: 'data', hostOffset: 2 * CLUSTER, depth: 1 },
+    ]);
+    expect(mapDisk(disk).map(({ depth, length }) => [depth, length])).toEqual([
+      [0, CLUSTER],
+      [1, CLUSTER],
+    ]);
+  });
+});
