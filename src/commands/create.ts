@@ -33,14 +33,15 @@ export const createCommand = {
         type: 'string',
         demandOption: true,
         requiresArg: true,
-        describe: 'image format: qed, raw',
+        describe: 'image format: qed, qcow2, raw',
       })
       .option('options', {
         alias: 'o',
         type: 'array',
         string: true,
         requiresArg: true,
-        describe: 'format options k=v,... (qed: cluster_size, table_size)',
+        describe:
+          'format options k=v,... (qed: cluster_size, table_size; qcow2: compat, cluster_size, refcount_bits, ...)',
       })
       .option('backing', { alias: 'b', type: 'string', requiresArg: true, describe: 'backing file' })
       .option('backing-format', {
@@ -52,6 +53,7 @@ export const createCommand = {
       .option('quiet', { alias: 'q', type: 'boolean', default: false, describe: 'print nothing' })
       .example('imgfuse create -f qed disk.qed 10G', '')
       .example('imgfuse create -f qed -o cluster_size=64k,table_size=4 disk.qed 10G', '')
+      .example('imgfuse create -f qcow2 disk.qcow2 10G', '')
       .example('imgfuse create -f qed -b base.qed -F qed overlay.qed', 'changes go to overlay.qed'),
   run: create,
 };

@@ -14,7 +14,7 @@ export const FORMAT = {
   alias: 'f',
   type: 'string',
   requiresArg: true,
-  describe: 'image format: qed, raw; without it the content tells',
+  describe: 'image format: qed, qcow2, raw; without it the content tells',
 } as const;
 
 export const FORCE_SHARE = {

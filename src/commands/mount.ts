@@ -21,7 +21,7 @@ export const mountCommand = {
   describe: 'Mount an image; its disk appears as the raw file MOUNTPOINT/disk.raw',
   builder: (yargs: Argv): Argv => {
     let program = yargs
-      .positional('image', { type: 'string', demandOption: true, describe: 'the disk image (QED, raw)' })
+      .positional('image', { type: 'string', demandOption: true, describe: 'the disk image (QED, qcow2, raw)' })
       .positional('mountpoint', {
         type: 'string',
         demandOption: true,
