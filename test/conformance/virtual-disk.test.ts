@@ -2,6 +2,7 @@
 
 import { guestOffset } from '../../src/bytes/offsets.ts';
 import type { Image, ImageFormat } from '../../src/format/image-format.ts';
+import { qcow2 } from '../../src/format/qcow2/index.ts';
 import { qed } from '../../src/format/qed/index.ts';
 import { raw } from '../../src/format/raw/index.ts';
 import { MemoryHostFile } from '../../src/host/memory-file.ts';
@@ -56,6 +57,7 @@ function variant(format: ImageFormat, options: Readonly<Record<string, string>>,
         initial,
       };
     },
+    ...(format === qcow2 ? { holdsLinksBack: true } : {}),
     ...(format.name === 'qed'
       ? { setsDirtyBit: (offset: number, data: Uint8Array) => offset === 16 && (data[0]! & 2) !== 0 }
       : {}),
@@ -69,6 +71,9 @@ const variants: readonly DiskVariant[] = [
   variant(qed, { cluster_size: '64k', table_size: '4' }, 'no backing file'),
   variant(qed, { cluster_size: '64k', table_size: '4' }, 'a QED backing file'),
   variant(qed, { cluster_size: '1M', table_size: '1' }, 'a shorter raw backing file'),
+  ...Object.keys(BACKINGS).map((backing) => variant(qcow2, { cluster_size: '4k' }, backing)),
+  variant(qcow2, { cluster_size: '4k', compat: '0.10' }, 'a QED backing file'),
+  variant(qcow2, {}, 'no backing file'),
 ];
 
 for (const each of variants) describeVirtualDisk(each);

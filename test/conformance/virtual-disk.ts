@@ -26,6 +26,8 @@ export interface DiskVariant {
     readonly initial: Uint8Array;
   };
   /** true for the one kind of write that sets the dirty bit; absent: the format has none */
+  /** every link waits for a flush, so a close that fails loses what was not flushed, and may leave leaks */
+  readonly holdsLinksBack?: boolean;
   readonly setsDirtyBit?: (offset: number, data: Uint8Array) => boolean;
 }
 
@@ -591,6 +593,11 @@ function describeFaults(variant: DiskVariant): void {
         // what fails at the close is found and mended by the next open
         expect([0, ERRNO.EIO]).toContain(errno);
         subject.open().close();
+        if (variant.holdsLinksBack === true) {
+          variant.format.check(subject.file, { repair: 'leaks', log: () => undefined });
+          subject.expectClean();
+          continue;
+        }
       } else {
         expect(errno, where()).toBe(0);
       }
@@ -648,7 +655,7 @@ function describeFaults(variant: DiskVariant): void {
       ).toBe(ERRNO.EIO);
       const copy = subject.file.clone();
       // links that were held back for their data are in memory only, so over backing data the disk may be behind
-      if (subject.open(copy, { readOnly: true }).status().backing.length === 0) {
+      if (subject.open(copy, { readOnly: true }).status().backing.length === 0 && variant.holdsLinksBack !== true) {
         expectBytes(contentOf(subject.open(copy)), now, where());
       }
       expect(

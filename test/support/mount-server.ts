@@ -68,7 +68,7 @@ interface Message {
 }
 
 /** What is behind a mount: the plain filesystem over a file, or the real one over an image of a format. */
-export type ServedFilesystem = 'plain' | 'raw' | 'qed';
+export type ServedFilesystem = 'plain' | 'raw' | 'qed' | 'qcow2';
 
 /** Starts the plain filesystem. @throws with "kind: message" when it could not be mounted */
 export const startPlainServer: StartServer = (spec) => startServer('plain', spec);

@@ -64,13 +64,15 @@ export class Allocator {
     free.markFree(start, count);
   }
 
-  /** Cuts the file behind the last cluster in use. */
-  trim(): void {
+  /** Cuts the file behind the last cluster in use. @returns whether there was something to cut */
+  trim(): boolean {
     const { file, free, geometry, numbers } = this.parts;
     const end = free.cutTail(numbers[FILE_END]! / geometry.clusterSize) * geometry.clusterSize;
     numbers[FILE_END] = end;
-    if (file.size() > end) file.truncate(end);
+    if (file.size() <= end) return false;
+    file.truncate(end);
     numbers[NEVER_USED] = end;
+    return true;
   }
 
   private fromFree(count: number, exactly: boolean): Allocation | null {
@@ -143,7 +145,15 @@ export class Allocator {
     if (!countsItself) refcounts.setRun(own, 1, 1);
     numbers[FILE_END] = (own + 1) * clusterSize;
     tracker.sync();
-    tables.store(numbers[REFCOUNT_TABLE_OFFSET]!, blockIndex, 1, { high: 0, low: 0 }, own * clusterSize, 0);
+    try {
+      tables.store(numbers[REFCOUNT_TABLE_OFFSET]!, blockIndex, 1, { high: 0, low: 0 }, own * clusterSize, 0);
+    } catch (error) {
+      // nothing shows the block: its place is the end of the file again, but no longer one that reads as zeros
+      if (!countsItself) refcounts.setRun(own, 1, 0);
+      numbers[FILE_END] = own * clusterSize;
+      numbers[NEVER_USED] = Math.max(numbers[NEVER_USED]!, (own + 1) * clusterSize);
+      throw error;
+    }
   }
 
   /**
@@ -201,12 +211,9 @@ export class Allocator {
     file.write(table, 0, tableBytes, hostOffset(tableOffset));
     numbers[FILE_END] = end * clusterSize;
     tracker.sync();
-    try {
-      writeRefcountTableFields(file, { refcountTableOffset: tableOffset, refcountTableClusters: tableClusters });
-    } catch (error) {
-      tracker.fail(error);
-      throw error;
-    }
+    tracker.writeMetadata(() =>
+      writeRefcountTableFields(file, { refcountTableOffset: tableOffset, refcountTableClusters: tableClusters }),
+    );
     numbers[REFCOUNT_TABLE_OFFSET] = tableOffset;
     numbers[REFCOUNT_TABLE_ENTRIES] = tableBytes / REFCOUNT_TABLE_ENTRY_BYTES;
     releases.add(oldOffset / clusterSize, roundUp(oldEntries * REFCOUNT_TABLE_ENTRY_BYTES, clusterSize) / clusterSize);

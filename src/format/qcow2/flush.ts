@@ -73,24 +73,28 @@ export class Flush {
     }));
     if (clusters === 0 && tables === 0 && released.length === 0) return;
     tracker.sync();
+    this.carryOut(released);
     lock.run(() => {
       if (tables > 0) linker.linkTables(tables);
       if (clusters > 0) linker.linkClusters(clusters);
     });
-    this.carryOut(released);
   }
 
   /** Lowers counters whose references are durably gone; a cluster that reaches 0 is punched before it can be taken again. */
   private carryOut(released: readonly Release[]): void {
-    const { file, free, geometry, lock, refcounts } = this.parts;
+    const { file, free, geometry, lock, refcounts, releases } = this.parts;
     const unused: ClusterRun[] = [];
-    for (const { start, count } of released) {
+    for (const [position, { start, count }] of released.entries()) {
       lock.run(() => {
         for (let cluster = start; cluster < start + count; cluster++) {
-          if (refcounts.decrement(cluster) > 0) continue;
+          try {
+            if (refcounts.decrement(cluster) > 0) continue;
+          } catch (error) {
+            releases.putBack([{ start: cluster, count: start + count - cluster }, ...released.slice(position + 1)]);
+            throw error;
+          }
           const last = unused.at(-1);
-          if (last !== undefined && last.end === cluster)
-            unused[unused.length - 1] = { start: last.start, end: cluster + 1 };
+          if (last?.end === cluster) unused[unused.length - 1] = { start: last.start, end: cluster + 1 };
           else unused.push({ start: cluster, end: cluster + 1 });
         }
       });

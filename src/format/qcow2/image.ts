@@ -343,8 +343,7 @@ export class Qcow2Image implements Image {
   close(): void {
     if (this.readOnly) return;
     this.flushing.runUntilSettled();
-    this.lock.run(() => this.allocator.trim());
-    this.tracker.noteWrite();
+    if (this.lock.run(() => this.allocator.trim())) this.tracker.noteWrite();
     this.flush();
   }
 

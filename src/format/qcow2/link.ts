@@ -18,6 +18,13 @@ const COPIED = { high: QCOW_OFLAG_COPIED, low: 0 } as const;
 const UNALLOCATED = { high: 0, low: 0 } as const;
 const ZERO = { high: 0, low: QCOW_OFLAG_ZERO } as const;
 
+/** Host clusters that an entry refers to. */
+interface Reference {
+  readonly first: number;
+  readonly count: number;
+  readonly isData: boolean;
+}
+
 export interface LinkerParts {
   readonly file: HostFile;
   readonly clusterBits: number;
@@ -78,17 +85,17 @@ export class Linker {
     }
     if (!changes) return false;
     const table = this.writableTable(l1Index, nowMs);
-    let lost = 0;
+    const replaced = this.referred(table, geometry.l2IndexOf(guestCluster), count);
+    tables.store(table, geometry.l2IndexOf(guestCluster), count, asZero ? ZERO : UNALLOCATED, 0, 0);
+    // only now does memory change (R8)
+    let lost = this.release(replaced);
     for (let i = 0; i < count; i++) {
       const waiting = pending.drop(guestCluster + i);
-      if (waiting !== 0) {
-        // never linked, but readers before this request may have been told where it is: it goes the way of all clusters
-        releases.add(waiting / geometry.clusterSize, 1);
-        lost++;
-      }
-      if (this.releaseEntry(table, geometry.l2IndexOf(guestCluster + i))) lost++;
+      if (waiting === 0) continue;
+      // never linked, but readers before this request may have been told where it is: it goes the way of all clusters
+      releases.add(waiting / geometry.clusterSize, 1);
+      lost++;
     }
-    tables.store(table, geometry.l2IndexOf(guestCluster), count, asZero ? ZERO : UNALLOCATED, 0, 0);
     numbers[ALLOCATED_CLUSTERS] = numbers[ALLOCATED_CLUSTERS]! - lost;
     return true;
   }
@@ -124,10 +131,11 @@ export class Linker {
       const table = mapper.l2Table(geometry.l1IndexOf(guestCluster));
       const index = geometry.l2IndexOf(guestCluster);
       assert(table !== 0, 'a cluster that waits for its link has an L2 table');
-      let lost = 0;
-      for (let n = 0; n < run; n++) if (this.releaseEntry(table, index + n)) lost++;
+      const replaced = this.referred(table, index, run);
       tables.store(table, index, run, COPIED, host, geometry.clusterSize);
-      numbers[ALLOCATED_CLUSTERS] = numbers[ALLOCATED_CLUSTERS]! - lost;
+      // only now does memory change (R8); a later run that fails must not make this one be linked, and released, again
+      for (let n = 0; n < run; n++) pending.drop(guestCluster + n);
+      numbers[ALLOCATED_CLUSTERS] = numbers[ALLOCATED_CLUSTERS]! - this.release(replaced);
       i += run;
     }
     pending.removeFirst(count);
@@ -140,27 +148,41 @@ export class Linker {
     if (present !== 0 && mapper.isTableWritable(l1Index)) return present;
     const { clusterSize } = geometry;
     const { offset: created } = allocator.allocateExactly(1);
-    const content = new Uint8Array(clusterSize);
-    if (present !== 0) file.read(content, 0, clusterSize, hostOffset(present));
-    tables.forget(created, clusterSize);
-    file.write(content, 0, clusterSize, hostOffset(created));
+    try {
+      const content = new Uint8Array(clusterSize);
+      if (present !== 0) file.read(content, 0, clusterSize, hostOffset(present));
+      tables.forget(created, clusterSize);
+      file.write(content, 0, clusterSize, hostOffset(created));
+    } catch (error) {
+      allocator.giveBack(created, 1);
+      throw error;
+    }
     pendingTables.add(l1Index, created, nowMs);
     return created;
   }
 
-  /** Logs the release of whatever an L2 entry refers to. @returns whether that was data */
-  private releaseEntry(table: number, index: number): boolean {
-    const { clusterBits, geometry, mapper, releases } = this.parts;
-    const { high, low } = this.parts.tables.load(table, index);
-    if (high === 0 && low === 0) return false;
-    const { status, host } = mapper.classify(high, low);
-    if (status === 'compressed') {
-      const { hostOffset: start, length } = parseCompressedDescriptor(high, low, clusterBits);
-      const first = geometry.clusterOf(start);
-      releases.add(first, geometry.clusterOf(start + length - 1) - first + 1);
-      return true;
+  /** What the entries [index, index + count) of an L2 table refer to. */
+  private referred(table: number, index: number, count: number): Reference[] {
+    const { clusterBits, geometry, mapper, tables } = this.parts;
+    const found: Reference[] = [];
+    for (let at = index; at < index + count; at++) {
+      const { high, low } = tables.load(table, at);
+      if (high === 0 && low === 0) continue;
+      const { status, host } = mapper.classify(high, low);
+      if (status === 'compressed') {
+        const { hostOffset: start, length } = parseCompressedDescriptor(high, low, clusterBits);
+        const first = geometry.clusterOf(start);
+        found.push({ first, count: geometry.clusterOf(start + length - 1) - first + 1, isData: true });
+      } else if (host !== 0) {
+        found.push({ first: host / geometry.clusterSize, count: 1, isData: status === 'data' });
+      }
     }
-    if (host !== 0) releases.add(host / geometry.clusterSize, 1);
-    return status === 'data';
+    return found;
+  }
+
+  /** Logs their release. @returns how many of them were data */
+  private release(references: readonly Reference[]): number {
+    for (const { first, count } of references) this.parts.releases.add(first, count);
+    return references.filter(({ isData }) => isData).length;
   }
 }

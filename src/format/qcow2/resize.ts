@@ -65,6 +65,9 @@ export function resize(parts: ResizeParts, size: number): void {
 
 function grow(parts: ResizeParts, old: number, size: number): void {
   const { backing, deallocator, flush, geometry, lock, numbers, tracker } = parts;
+  // what a shrink left behind the end when it was cut short must not come back
+  const oldEndCluster = roundUp(old, geometry.clusterSize) / geometry.clusterSize;
+  deallocator.cutOff(oldEndCluster, lock.run(() => numbers[L1_ENTRIES]!) * geometry.l2Entries);
   growL1(parts, geometry.l1EntriesFor(size));
   // the range is zeroed before the header shows it; until then only memory knows the new size
   const setMemory = (value: number) =>
@@ -79,11 +82,11 @@ function grow(parts: ResizeParts, old: number, size: number): void {
     if (exposed > oldEnd) deallocator.zero(oldEnd, exposed - oldEnd, size);
     tracker.noteWrite();
     flush.run();
+    setSize(parts, size);
   } catch (error) {
     setMemory(old);
     throw error;
   }
-  setSize(parts, size);
   flush.run();
 }
 
@@ -142,10 +145,5 @@ function writeHeader(
   l1Size: number,
   l1TableOffset: number,
 ): void {
-  try {
-    writeSizeAndL1Fields(file, { size, cryptMethod, l1Size, l1TableOffset });
-  } catch (error) {
-    tracker.fail(error);
-    throw error;
-  }
+  tracker.writeMetadata(() => writeSizeAndL1Fields(file, { size, cryptMethod, l1Size, l1TableOffset }));
 }

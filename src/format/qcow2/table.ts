@@ -105,13 +105,7 @@ export class Tables {
       bytes.length > 0 && bytes.length <= this.bytesInSlice(offset),
       `store of ${bytes.length} bytes at ${offset}`,
     );
-    try {
-      this.file.write(bytes, 0, bytes.length, hostOffset(offset));
-    } catch (error) {
-      const untouched = error instanceof ImgfuseError && error.kind === 'no-space' && !error.context.transferred;
-      if (!untouched) this.tracker.fail(error);
-      throw error;
-    }
+    this.tracker.writeMetadata(() => this.file.write(bytes, 0, bytes.length, hostOffset(offset)));
     const inSlice = offset % this.cache.sliceBytes;
     const slot = this.cache.find(offset - inSlice);
     if (slot >= 0) this.cache.bytes.set(bytes, slot * this.cache.sliceBytes + inSlice);
