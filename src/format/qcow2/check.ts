@@ -10,6 +10,7 @@
 
 import { combine } from '../../bytes/endian.ts';
 import { hex, hostOffset, roundUp } from '../../bytes/offsets.ts';
+import { SparseBitmap } from '../../bytes/sparse-bitmap.ts';
 import { createTableCacheState, TableCache } from '../../concurrency/table-cache.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import { type CheckReport, emptyCheckReport } from '../check-report.ts';
@@ -36,6 +37,12 @@ interface Flagged {
   readonly copied: boolean;
 }
 
+/** A cluster whose counter is not the number of its references. */
+interface Miscounted {
+  readonly cluster: number;
+  readonly references: number;
+}
+
 /** Walks everything. With repair, what can be repaired is; the report says what is left. */
 export function checkReferences(file: HostFile, header: Qcow2Header, options: CheckOptions): CheckReport {
   return new ReferenceWalk(file, header, options).run();
@@ -51,6 +58,8 @@ class ReferenceWalk {
   private readonly report: CheckReport = emptyCheckReport('qcow2');
   private readonly references = new ReferenceCounts();
   private readonly flagged: Flagged[] = [];
+  /** indices of the refcount blocks that count something */
+  private readonly blocks: number[] = [];
   private readonly fileEnd: number;
   private logged = 0;
   private previousData = 0;
@@ -94,7 +103,9 @@ class ReferenceWalk {
     const table = this.readTable(header.refcountTableOffset, header.refcountTableClusters * geometry.clusterSize);
     for (let at = 0; at < table.byteLength; at += 8) {
       const block = combine(table.getUint32(at), table.getUint32(at + 4));
-      if (block !== 0) this.useTable(block, `refcount table entry ${at / 8}`);
+      if (block === 0 || !this.useTable(block, `refcount table entry ${at / 8}`)) continue;
+      // a block shown twice counts two ranges with one set of counters; its own counter shows that, and it is walked once
+      if (this.references.get(geometry.clusterOf(block)) === 1) this.blocks.push(at / 8);
     }
   }
 
@@ -108,6 +119,7 @@ class ReferenceWalk {
     if (entries === 0) return;
     this.use(offset, entries * 8, 'an L1 table');
     const l1 = this.readTable(offset, entries * 8);
+    const seen = new SparseBitmap();
     for (let index = 0; index < entries; index++) {
       const high = l1.getUint32(index * 8);
       const table = offsetOf(high, l1.getUint32(index * 8 + 4));
@@ -115,7 +127,12 @@ class ReferenceWalk {
       if (table === 0) continue;
       if (!this.useTable(table, `L1 entry ${index} at offset ${hex(offset + index * 8)}`)) continue;
       if (isActive) this.flagged.push({ at: offset + index * 8, host: table, copied: isCopied(high) });
-      this.walkL2(table, isActive);
+      // a table that maps two ranges of one layer is wrong; walking it again for each would take a hostile image for ever
+      if (seen.add(this.geometry.clusterOf(table))) this.walkL2(table, isActive);
+      else
+        this.corruption(
+          `L1 entry ${index} at offset ${hex(offset + index * 8)} refers to an L2 table that maps another range, too`,
+        );
     }
   }
 
@@ -181,32 +198,42 @@ class ReferenceWalk {
     return true;
   }
 
+  /** Only where there are counters or references: a sparse file of any length costs what is in it. */
   private compare(): void {
-    const { geometry, options, report } = this;
-    const clusters = Math.max(this.fileEnd, report.imageEndOffset) / geometry.clusterSize;
-    const low: [cluster: number, references: number][] = [];
-    const leaks: [cluster: number, references: number][] = [];
-    for (let cluster = 0; cluster < clusters; cluster++) {
-      const references = this.references.get(cluster);
-      const counter = this.refcounts.get(cluster);
-      if (counter === references) continue;
-      const at = `cluster ${cluster} at ${hex(cluster * geometry.clusterSize)} has refcount ${counter} and ${references} references`;
-      if (counter < references) {
-        this.corruption(at);
-        low.push([cluster, references]);
-      } else {
-        report.leaks++;
-        this.log(`Leaked: ${at}`);
-        leaks.push([cluster, references]);
-      }
-    }
+    const { geometry, options } = this;
+    const low: Miscounted[] = [];
+    const leaks: Miscounted[] = [];
+    const { refcountsPerBlock } = geometry;
+    for (const block of this.blocks)
+      this.compareRange(block * refcountsPerBlock, (block + 1) * refcountsPerBlock, true, low, leaks);
+    for (const { start, end } of this.references.ranges()) this.compareRange(start, end, false, low, leaks);
     if (options.repair === 'all') this.raise(low);
     this.compareFlags();
     if (options.repair !== 'none') this.lower(leaks);
   }
 
-  private raise(low: readonly (readonly [number, number])[]): void {
-    for (const [cluster, references] of low) {
+  /** @param counted whether to look at clusters with a refcount block, or at those without one */
+  private compareRange(start: number, end: number, counted: boolean, low: Miscounted[], leaks: Miscounted[]): void {
+    const { clusterSize } = this.geometry;
+    for (let cluster = start; cluster < end; cluster++) {
+      const references = this.references.get(cluster);
+      if (!counted && (references === 0 || this.refcounts.blockOf(cluster) !== 0)) continue;
+      const counter = counted ? this.refcounts.get(cluster) : 0;
+      if (counter === references) continue;
+      const at = `cluster ${cluster} at ${hex(cluster * clusterSize)} has refcount ${counter} and ${references} references`;
+      if (counter < references) {
+        this.corruption(at);
+        low.push({ cluster, references });
+      } else {
+        this.report.leaks++;
+        this.log(`Leaked: ${at}`);
+        leaks.push({ cluster, references });
+      }
+    }
+  }
+
+  private raise(low: readonly Miscounted[]): void {
+    for (const { cluster, references } of low) {
       if (this.refcounts.blockOf(cluster) === 0 || references > this.refcounts.max) {
         this.log(
           `The counter of cluster ${cluster} cannot be raised here; qemu-img check -r all rebuilds the refcount structures`,
@@ -235,10 +262,10 @@ class ReferenceWalk {
     }
   }
 
-  private lower(leaks: readonly (readonly [number, number])[]): void {
+  private lower(leaks: readonly Miscounted[]): void {
     if (leaks.length === 0) return;
     this.file.sync();
-    for (const [cluster, references] of leaks) {
+    for (const { cluster, references } of leaks) {
       this.refcounts.setRun(cluster, 1, references);
       this.report.leaksFixed++;
     }

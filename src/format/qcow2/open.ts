@@ -197,15 +197,20 @@ function findFreeClusters(
   const block = new Uint8Array(clusterSize);
   let start = 0;
   let used = 0;
-  for (let index = 0; index * refcountsPerBlock < clusters; index++) {
-    const offset = index * 8 < table.length ? combine(view.getUint32(index * 8), view.getUint32(index * 8 + 4)) : 0;
-    if (offset > 0) file.read(block, 0, clusterSize, hostOffset(offset));
+  // beyond what the table counts nothing is in use
+  for (let index = 0; index * 8 < table.length && index * refcountsPerBlock < clusters; index++) {
+    const offset = combine(view.getUint32(index * 8), view.getUint32(index * 8 + 4));
+    if (!(offset > 0)) {
+      // clusters without counters are not handed out again
+      start = (index + 1) * refcountsPerBlock;
+      continue;
+    }
+    file.read(block, 0, clusterSize, hostOffset(offset));
     const first = index * refcountsPerBlock;
     const end = Math.min(clusters, first + refcountsPerBlock);
     for (let cluster = first; cluster < end; cluster++) {
       const inBlock = cluster - first;
-      if (offset === 0 || readCounter(block, Math.floor((inBlock * refcountBits) / 8), inBlock, refcountBits) === 0)
-        continue;
+      if (readCounter(block, Math.floor((inBlock * refcountBits) / 8), inBlock, refcountBits) === 0) continue;
       if (cluster > start) free.markFree(start, cluster - start);
       start = cluster + 1;
       used = cluster + 1;

@@ -11,6 +11,11 @@ export class ReferenceCounts {
     return this.pages.get(Math.floor(cluster / PAGE))?.[cluster % PAGE] ?? 0;
   }
 
+  /** First clusters of the pages that exist, and the cluster behind each page. */
+  *ranges(): Generator<{ start: number; end: number }> {
+    for (const number of this.pages.keys()) yield { start: number * PAGE, end: (number + 1) * PAGE };
+  }
+
   /** One more reference. @returns the count */
   add(cluster: number): number {
     const number = Math.floor(cluster / PAGE);
