@@ -90,6 +90,7 @@ export function checkJson(name: string, report: CheckReport, findings: readonly 
     'check-errors': report.checkErrors,
     'allocated-clusters': report.allocatedClusters,
     'fragmented-clusters': orAbsent(report.fragmentedClusters),
+    'compressed-clusters': orAbsent(report.compressedClusters),
     corruptions: orAbsent(report.corruptions - report.corruptionsFixed),
     'corruptions-fixed': orAbsent(report.corruptionsFixed),
     leaks: orAbsent(report.leaks - report.leaksFixed),
@@ -136,7 +137,7 @@ export function checkText(report: CheckReport): string {
     const share = (part: number, whole: number): string => (whole === 0 ? 0 : (part / whole) * 100).toFixed(2);
     lines.push(
       `${allocated}/${total} = ${share(allocated, total)}% allocated, ${share(fragmented, allocated)}% fragmented, ` +
-        '0.00% compressed clusters',
+        `${share(report.compressedClusters, allocated)}% compressed clusters`,
     );
   }
   if (report.imageEndOffset > 0) lines.push(`Image end offset: ${report.imageEndOffset}`);

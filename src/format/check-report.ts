@@ -8,8 +8,10 @@ export interface CheckReport {
   totalClusters: number;
   /** of those, with data in this file */
   allocatedClusters: number;
-  /** allocated clusters that do not follow their predecessor in the file */
+  /** allocated clusters that do not follow their predecessor in the file, and compressed ones */
   fragmentedClusters: number;
+  /** of the allocated clusters, those that are compressed */
+  compressedClusters: number;
   /** bytes of the file that are in use */
   imageEndOffset: number;
   corruptions: number;
@@ -26,6 +28,7 @@ export function emptyCheckReport(format: string): CheckReport {
     totalClusters: 0,
     allocatedClusters: 0,
     fragmentedClusters: 0,
+    compressedClusters: 0,
     imageEndOffset: 0,
     corruptions: 0,
     leaks: 0,

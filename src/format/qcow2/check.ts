@@ -145,7 +145,10 @@ class ReferenceWalk {
       if (high === 0 && low === 0) continue;
       if (isCompressed(high)) {
         this.useCompressed(high, low, table + at);
-        if (isActive) report.allocatedClusters++;
+        if (!isActive) continue;
+        report.allocatedClusters++;
+        report.compressedClusters++;
+        report.fragmentedClusters++;
         continue;
       }
       const host = offsetOf(high, low);
