@@ -70,6 +70,7 @@ if (options.json) console.log(JSON.stringify(results, null, 2));
 
 /** A fully allocated image of 1 GiB, mounted once for every subject. */
 async function benchPresent(format) {
+  if (!PRESENT_ROWS.some(({ name }) => name.includes(options.rows))) return;
   const mounts = [];
   for (const [index, subject] of subjects.entries()) {
     const image = join(directory, `present-${index}.${format}`);
@@ -88,6 +89,9 @@ async function benchEmpty(format) {
   await report(`${format}, 16 GiB, empty: every write allocates`, EMPTY_ROWS, async (row, index) => {
     const image = join(directory, `empty-${index}.${format}`);
     imgfuse('create', '-f', format, image, '16G');
+    // what the one before has written and deleted is on the disk, and the disk has rested
+    execFileSync('sync');
+    await new Promise((resolve) => setTimeout(resolve, 1000));
     const mount = await subjects[index].mount(image, join(directory, `empty-${index}`), format);
     const figure = fio(mount.file, row, SECONDS);
     await mount.unmount();
@@ -121,7 +125,8 @@ async function report(group, rows, measure) {
   for (const row of rows.filter(({ name }) => name.includes(options.rows))) {
     const samples = subjects.map(() => []);
     for (let round = 0; round < ROUNDS; round++) {
-      for (const index of subjects.keys()) samples[index].push(await measure(row, index));
+      // in another order each time: everyone finds the machine's memory and disk as the one before has left them
+      for (const index of shuffled([...subjects.keys()])) samples[index].push(await measure(row, index));
     }
     const figures = samples.map((list) => median(list));
     const ratio = hasQemu ? figures[0] / figures.at(-1) : Number.NaN;
@@ -202,6 +207,13 @@ async function mountQemu(image, at, format) {
 function cleanUp() {
   for (const stop of started.splice(0)) stop();
   if (existsSync(directory)) rmSync(directory, { recursive: true, force: true });
+}
+
+function shuffled(list) {
+  return list
+    .map((item) => ({ item, key: Math.random() }))
+    .sort((a, b) => a.key - b.key)
+    .map(({ item }) => item);
 }
 
 function median(list) {

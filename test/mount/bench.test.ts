@@ -1,0 +1,43 @@
+// The benchmark runs and prints its rows; the ones with a wide margin to QEMU must keep it, and a mount must be quick.
+
+import { fileURLToPath } from 'node:url';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { canMountAsRoot, hasCommand, requireOrSkip } from '../support/requirements.ts';
+import { Bench } from './cli-harness.ts';
+
+const SCRIPT = fileURLToPath(new URL('../../scripts/bench.mjs', import.meta.url));
+
+interface Row {
+  readonly group: string;
+  readonly row: string;
+  readonly unit: string;
+  readonly figures: Readonly<Record<string, number>>;
+}
+
+let bench: Bench;
+beforeEach(() => {
+  bench = new Bench();
+});
+afterEach(() => bench.cleanUp());
+
+test('npm run bench prints allocating writes of both transports and QEMU, and the kernel transport is ahead', (context) => {
+  requireOrSkip(
+    context,
+    canMountAsRoot() && hasCommand('fio') && hasCommand('qemu-storage-daemon'),
+    'root, fio and qemu-storage-daemon',
+  );
+  const { code, stdout, stderr } = bench.run(
+    process.execPath,
+    [SCRIPT, '--seconds', '1', '--rounds', '1', '--rows', 'random 4k', '--json'],
+    { timeout: 110_000 },
+  );
+  expect(code, stderr).toBe(0);
+  const rows = JSON.parse(stdout) as Row[];
+  const writes = rows.filter(({ unit }) => unit === 'IOPS');
+  expect(writes.map(({ row }) => row)).toEqual(['random 4k', 'random 4k, depth 16', 'random 4k, flush every 32']);
+  for (const { row, figures } of writes) {
+    expect(Object.keys(figures)).toEqual(['imgfuse', 'imgfuse, fuse-native', 'QEMU']);
+    expect(figures['imgfuse'], row).toBeGreaterThan(figures['QEMU']!);
+  }
+  expect(rows.find(({ row }) => row === 'command to usable mount')!.figures['imgfuse']).toBeLessThan(400);
+});
