@@ -8,13 +8,9 @@ import { createPendingLinksState, type PendingLinksState } from '../pending-link
 import { createWriteTrackerState } from '../write-tracker.ts';
 import { createReleasesState, type ReleasesState } from './releases.ts';
 
-/** Int32 words: the metadata lock and the flags. */
+/** Int32 words: the metadata lock. */
 export const METADATA_LOCK = 0;
-/** 1 when the dirty bit is set in the file and that is durable (lazy refcounts only) */
-export const DIRTY = 1;
-/** 1 once something was written: autoclear bits are gone from the file */
-export const WRITTEN_TO = 2;
-const WORD_COUNT = 3;
+const WORD_COUNT = 1;
 
 /** Float64 numbers. */
 export const VIRTUAL_SIZE = 0;
@@ -28,9 +24,7 @@ export const FILE_END = 5;
 export const NEVER_USED = 6;
 /** data clusters that are linked or wait for their link */
 export const ALLOCATED_CLUSTERS = 7;
-/** Date.now() of the last change of metadata */
-export const LAST_CHANGE_MS = 8;
-const NUMBER_COUNT = 9;
+const NUMBER_COUNT = 8;
 
 const PENDING_CAPACITY = 16384;
 /** L2 tables that wait for their L1 entry. */
