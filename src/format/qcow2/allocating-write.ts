@@ -2,13 +2,12 @@
 // clusters get the guest's bytes and, around them, what the guest read there before (copy-on-write); their links wait for
 // the fdatasync that makes counters and data durable (flush.ts), so a crash shows the old content or the new one.
 
-import { hostOffset } from '../../bytes/offsets.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
-import type { HostFile } from '../../host/host-file.ts';
 import type { PendingLinks } from '../pending-links.ts';
 import type { Allocator } from './allocate.ts';
 import type { Flush } from './flush.ts';
 import type { Geometry } from './geometry.ts';
+import type { GuestData } from './guest-data.ts';
 import type { Linker } from './link.ts';
 
 /** Clusters allocated at once; fewer than the links that can be held back. */
@@ -16,7 +15,7 @@ const MAX_RUN_CLUSTERS = 4096;
 const BOUNCE_BYTES = 1024 * 1024;
 
 export interface AllocatingWriteParts {
-  readonly file: HostFile;
+  readonly data: GuestData;
   readonly geometry: Geometry;
   readonly lock: Mutex;
   readonly pending: PendingLinks;
@@ -54,7 +53,7 @@ export class AllocatingWrite {
     try {
       lock.unlock();
       this.fill(start, offset - start, host, readsAsZeros);
-      this.parts.file.write(source, sourceOffset, part, hostOffset(host + (offset - start)));
+      this.parts.data.write(source, sourceOffset, part, host + (offset - start));
       this.fill(offset + part, end - (offset + part), host + (offset + part - start), readsAsZeros);
       lock.lock();
       this.makeRoom(firstCluster, count);
@@ -70,16 +69,16 @@ export class AllocatingWrite {
   /** What the guest does not write in the new clusters: old content, or zeros where there may be something else. */
   private fill(offset: number, length: number, host: number, isZero: boolean): void {
     if (length === 0) return;
-    const { file } = this.parts;
+    const { data } = this.parts;
     if (this.parts.readsAsZeros(offset, length)) {
-      if (!isZero) file.zeroRange(hostOffset(host), length);
+      if (!isZero) data.zero(length, host);
       return;
     }
     this.bounceBuffer ??= new Uint8Array(BOUNCE_BYTES);
     for (let done = 0; done < length; ) {
       const part = Math.min(BOUNCE_BYTES, length - done);
       this.parts.readReserved(this.bounceBuffer, 0, part, offset + done);
-      file.write(this.bounceBuffer, 0, part, hostOffset(host + done));
+      data.write(this.bounceBuffer, 0, part, host + done);
       done += part;
     }
   }

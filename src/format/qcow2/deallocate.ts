@@ -2,16 +2,16 @@
 // become "unallocated", or "zero" where a backing file would show through; version 2 has no zero clusters, so there the
 // zeros are written. Parts of clusters are zeroed in place, or written where the cluster is shared or compressed.
 
-import { guestOffset, hostOffset, roundUp } from '../../bytes/offsets.ts';
+import { guestOffset, roundUp } from '../../bytes/offsets.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
 import { EXCLUSIVE, type Reservations, SHARED } from '../../concurrency/reservations.ts';
-import type { HostFile } from '../../host/host-file.ts';
 import { readsAsZeros } from '../backing.ts';
 import type { Image } from '../image-format.ts';
 import type { PendingLinks } from '../pending-links.ts';
 import { zeroRange } from '../zero-range.ts';
 import type { Flush } from './flush.ts';
 import type { Geometry } from './geometry.ts';
+import type { GuestData } from './guest-data.ts';
 import type { Linker } from './link.ts';
 import type { Mapper } from './mapping.ts';
 import type { Releases } from './releases.ts';
@@ -19,7 +19,7 @@ import type { Releases } from './releases.ts';
 const ZEROS = new Uint8Array(64 * 1024);
 
 export interface DeallocatorParts {
-  readonly file: HostFile;
+  readonly data: GuestData;
   readonly version: 2 | 3;
   readonly backing: Image | null;
   readonly geometry: Geometry;
@@ -118,7 +118,7 @@ export class Deallocator {
 
   /** The first run of one status: in place where that is allowed, nothing where it reads as zeros already. */
   private zeroRun(offset: number, length: number): number {
-    const { backing, file, geometry, lock, mapper, reservations, write } = this.parts;
+    const { backing, data, geometry, lock, mapper, reservations, write } = this.parts;
     const { clusterSize } = geometry;
     lock.lock();
     let status: string;
@@ -131,7 +131,7 @@ export class Deallocator {
       if (status === 'data' && run.copied) {
         const host = run.hostOffset;
         lock.unlock();
-        file.punchHole(hostOffset(host), part);
+        data.punch(part, host);
         return part;
       }
     } finally {

@@ -6,12 +6,12 @@
 // so that a crash leaves leaks and nothing else. The metadata lock is held while tables are looked at or changed and never
 // while guest data moves (R1); each piece of a request holds a reservation of its guest clusters (R3).
 
-import { type GuestOffset, guestOffset, hex, hostOffset } from '../../bytes/offsets.ts';
+import { type GuestOffset, guestOffset, hex } from '../../bytes/offsets.ts';
 import { Mutex } from '../../concurrency/mutex.ts';
 import { EXCLUSIVE, Reservations, SHARED } from '../../concurrency/reservations.ts';
 import { TableCache } from '../../concurrency/table-cache.ts';
 import { ImgfuseError } from '../../errors/index.ts';
-import { type HostFile, readPadded } from '../../host/host-file.ts';
+import type { HostFile } from '../../host/host-file.ts';
 import { readBackingData, readsAsZeros } from '../backing.ts';
 import { FreeClusters } from '../free-clusters.ts';
 import type { Extent, Image, ImageDetails, SharedImage } from '../image-format.ts';
@@ -23,6 +23,7 @@ import { DecompressedClusters, decompress, parseCompressedDescriptor } from './c
 import { Deallocator } from './deallocate.ts';
 import { Flush } from './flush.ts';
 import { Geometry } from './geometry.ts';
+import { GuestData } from './guest-data.ts';
 import { Linker } from './link.ts';
 import { Mapper, type Run } from './mapping.ts';
 import { Refcounts } from './refcount.ts';
@@ -45,6 +46,7 @@ export class Qcow2Image implements Image {
   readonly clusterSize: number;
   private readonly state: Qcow2State;
   private readonly geometry: Geometry;
+  private readonly data: GuestData;
   private readonly numbers: Float64Array;
   private readonly lock: Mutex;
   private readonly reservations: Reservations;
@@ -69,6 +71,8 @@ export class Qcow2Image implements Image {
     this.state = state;
     const geometry = new Geometry(header.clusterBits, header.refcountOrder, false);
     this.geometry = geometry;
+    const data = new GuestData(file);
+    this.data = data;
     this.clusterSize = geometry.clusterSize;
     const words = new Int32Array(state.words);
     const numbers = new Float64Array(state.numbers);
@@ -112,13 +116,13 @@ export class Qcow2Image implements Image {
     });
     this.flushing = flush;
     this.allocating = new AllocatingWrite({
-      ...{ file, geometry, lock, pending, pendingTables, linker, allocator, flush },
+      ...{ data, geometry, lock, pending, pendingTables, linker, allocator, flush },
       readReserved: this.readReserved.bind(this),
       readsAsZeros: this.readsAsZeros.bind(this),
     });
     this.deallocator = new Deallocator({
       ...{
-        file,
+        data,
         version: header.version,
         backing,
         geometry,
@@ -192,8 +196,7 @@ export class Qcow2Image implements Image {
     offset: number,
   ): void {
     if (status === 'data') {
-      // the last cluster of a file need not be whole
-      readPadded(this.file, target, targetOffset, length, hostOffset(host));
+      this.data.read(target, targetOffset, length, host);
     } else if (status === 'compressed') {
       const cluster = this.readCompressed(high, low, offset);
       const inCluster = offset % this.clusterSize;
@@ -235,7 +238,7 @@ export class Qcow2Image implements Image {
       const { length: part, hostOffset: host } = run;
       if (!isInPlace(run)) return this.allocating.write(source, sourceOffset, part, offset);
       this.lock.unlock();
-      this.file.write(source, sourceOffset, part, hostOffset(host));
+      this.data.write(source, sourceOffset, part, host);
       return part;
     } finally {
       if (!this.lock.held) this.lock.lock();
