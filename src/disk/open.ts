@@ -3,6 +3,7 @@
 
 import { ImgfuseError } from '../errors/index.ts';
 import type { BackingReference, Image, ImageFormat, SharedImage } from '../format/image-format.ts';
+import { attachHostFile } from '../host/attach.ts';
 import type { FileIdentity, HostFile } from '../host/host-file.ts';
 import { type LockRole, lockImage } from '../host/image-locks.ts';
 import { PosixHostFile } from '../host/posix-file.ts';
@@ -44,10 +45,7 @@ export function attachDisk(
 
 function attachImage(shared: SharedImage, slot: number, log: (sentence: string) => void): Image {
   const backing = shared.backing === null ? null : attachImage(shared.backing, slot, log);
-  if (shared.descriptor === null) {
-    throw new ImgfuseError('unsupported', `${shared.path} has no descriptor that another thread could use`);
-  }
-  const file = PosixHostFile.attach(shared.path, shared.descriptor, shared.readOnly);
+  const file = attachHostFile(shared.file);
   return formatByName(shared.format).attach(file, shared, { slot, backing, log });
 }
 

@@ -2,7 +2,7 @@
 // Every method of Image is synchronous and safe to call from several threads at once, each through its own attached object.
 
 import type { GuestOffset } from '../bytes/offsets.ts';
-import type { HostFile } from '../host/host-file.ts';
+import type { HostFile, SharedFile } from '../host/host-file.ts';
 import type { CheckReport, RepairMode } from './check-report.ts';
 
 /** What a range of the virtual disk is, as far as one image of a chain knows. */
@@ -44,9 +44,7 @@ export interface OpenOptions {
  */
 export interface SharedImage {
   readonly format: string;
-  readonly path: string;
-  readonly descriptor: number | null;
-  readonly readOnly: boolean;
+  readonly file: SharedFile;
   readonly state: unknown;
   readonly backing: SharedImage | null;
 }

@@ -10,6 +10,12 @@ export interface FileIdentity {
   readonly ino: number;
 }
 
+/** What another thread needs to use the same open file; structured-clonable. */
+export type SharedFile =
+  | { readonly kind: 'descriptor'; readonly path: string; readonly descriptor: number; readonly readOnly: boolean }
+  /** only objects of this thread can use it (files of tests) */
+  | { readonly kind: 'private'; readonly path: string };
+
 export interface HostFile {
   /** absolute path, for messages */
   readonly path: string;
@@ -62,6 +68,9 @@ export interface HostFile {
 
   /** First offset >= `offset` that is a hole (the end of the file counts as one). */
   seekHole(offset: HostOffset): number;
+
+  /** For attachHostFile in another thread. */
+  share(): SharedFile;
 
   close(): void;
 }

@@ -3,7 +3,7 @@
 
 import type { HostOffset } from '../bytes/offsets.ts';
 import { ImgfuseError } from '../errors/index.ts';
-import type { FileIdentity, HostFile } from './host-file.ts';
+import type { FileIdentity, HostFile, SharedFile } from './host-file.ts';
 
 const PAGE = 4096;
 let nextInode = 1;
@@ -100,6 +100,10 @@ export class MemoryHostFile implements HostFile {
 
   seekHole(offset: HostOffset): number {
     return this.seek(offset, false);
+  }
+
+  share(): SharedFile {
+    return { kind: 'private', path: this.path };
   }
 
   close(): void {}

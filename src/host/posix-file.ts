@@ -13,7 +13,7 @@ import {
   SEEK_DATA,
   SEEK_HOLE,
 } from '../native/index.ts';
-import type { FileIdentity, HostFile } from './host-file.ts';
+import type { FileIdentity, HostFile, SharedFile } from './host-file.ts';
 
 const ZEROS = new Uint8Array(1024 * 1024);
 
@@ -146,6 +146,11 @@ export class PosixHostFile implements HostFile {
 
   seekHole(offset: HostOffset): number {
     return this.seek(offset, SEEK_HOLE);
+  }
+
+  share(): SharedFile {
+    const { path, descriptor, readOnly } = this;
+    return { kind: 'descriptor', path, descriptor, readOnly };
   }
 
   close(): void {

@@ -3,7 +3,7 @@
 
 import type { HostOffset } from '../bytes/offsets.ts';
 import { ERRNO, ImgfuseError } from '../errors/index.ts';
-import type { FileIdentity, HostFile } from './host-file.ts';
+import type { FileIdentity, HostFile, SharedFile } from './host-file.ts';
 
 export type HostOperation = 'read' | 'write' | 'sync' | 'truncate' | 'punch-hole' | 'zero-range' | 'allocate';
 
@@ -68,6 +68,9 @@ abstract class WrappingFile implements HostFile {
   }
   seekHole(offset: HostOffset): number {
     return this.inner.seekHole(offset);
+  }
+  share(): SharedFile {
+    return this.inner.share();
   }
   close(): void {
     this.inner.close();

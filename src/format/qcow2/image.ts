@@ -367,9 +367,7 @@ export class Qcow2Image implements Image {
   share(): SharedImage {
     return {
       format: this.format,
-      path: this.file.path,
-      descriptor: this.file.descriptor,
-      readOnly: this.readOnly,
+      file: this.file.share(),
       state: this.state,
       backing: this.backing?.share() ?? null,
     };

@@ -137,8 +137,7 @@ export class RawImage implements Image {
   }
 
   share(): SharedImage {
-    const { path, readOnly } = this;
-    return { format: 'raw', path, descriptor: this.file.descriptor, readOnly, state: this.state, backing: null };
+    return { format: 'raw', file: this.file.share(), state: this.state, backing: null };
   }
 
   private get path(): string {

@@ -1,0 +1,11 @@
+// An open host file in another thread, from what the thread that opened it shares.
+
+import { ImgfuseError } from '../errors/index.ts';
+import type { HostFile, SharedFile } from './host-file.ts';
+import { PosixHostFile } from './posix-file.ts';
+
+/** Throws unsupported for a file that belongs to one thread. */
+export function attachHostFile(shared: SharedFile): HostFile {
+  if (shared.kind === 'descriptor') return PosixHostFile.attach(shared.path, shared.descriptor, shared.readOnly);
+  throw new ImgfuseError('unsupported', `${shared.path} cannot be used by another thread`, { path: shared.path });
+}
