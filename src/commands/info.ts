@@ -43,6 +43,7 @@ export function infoJson(name: string, info: DiskInfo): Record<string, unknown> 
     'cluster-size': info.format === 'raw' ? undefined : info.clusterSize,
     format: info.format,
     'actual-size': info.actualSize,
+    encrypted: info.specific['encrypt'] === undefined ? undefined : true,
     'format-specific': Object.keys(info.specific).length === 0 ? undefined : { type: info.format, data: info.specific },
     'full-backing-filename': info.fullBackingFilename,
     'backing-filename': info.backingFilename,
@@ -58,6 +59,7 @@ export function infoText(name: string, info: DiskInfo): string {
     `virtual size: ${formatSize(info.virtualSize)} (${info.virtualSize} bytes)`,
     `disk size: ${formatSize(info.actualSize)}`,
   ];
+  if (info.specific['encrypt'] !== undefined) lines.push('encrypted: yes');
   if (info.dirty) lines.push('cleanly shut down: no');
   if (info.format !== 'raw') lines.push(`cluster_size: ${info.clusterSize}`);
   if (info.backingFilename !== undefined) {
@@ -69,7 +71,17 @@ export function infoText(name: string, info: DiskInfo): string {
   const specific = Object.entries(info.specific);
   if (specific.length > 0) {
     lines.push('Format specific information:');
-    for (const [key, value] of specific) lines.push(`    ${key.replaceAll('-', ' ')}: ${String(value)}`);
+    lines.push(...factLines(info.specific, 1));
   }
   return lines.join('\n');
+}
+
+/** Facts below each other, the parts of a fact further in, as qemu-img prints them. */
+function factLines(facts: object, depth: number): string[] {
+  const indent = '    '.repeat(depth);
+  return Object.entries(facts).flatMap(([key, value]) => {
+    const name = Array.isArray(facts) ? `[${key}]` : key.replaceAll('-', ' ');
+    if (typeof value !== 'object' || value === null) return [`${indent}${name}: ${String(value)}`];
+    return [`${indent}${name}:`, ...factLines(value, depth + 1)];
+  });
 }

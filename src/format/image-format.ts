@@ -28,6 +28,11 @@ export interface OpenOptions {
   readonly readOnly: boolean;
   /** Called once, after the header was checked, with the backing file the header names. */
   readonly openBacking: (reference: BackingReference) => Image;
+  /**
+   * Called once when the guest's data is encrypted, before anything is changed. @returns the bytes of the password, which
+   * the format overwrites when it has made the key of them. Throws permission when there is none
+   */
+  readonly password?: ((imagePath: string) => Uint8Array) | undefined;
   /** Where the report of a repair, and warnings, go: one sentence a call. */
   readonly log: (sentence: string) => void;
   /** Upper bound of the memory for cached tables, in bytes. */

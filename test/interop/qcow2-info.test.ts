@@ -11,7 +11,7 @@ import { readHeader } from '../../src/format/qcow2/read-header.ts';
 import { checkSnapshotL1, readSnapshotTable } from '../../src/format/qcow2/snapshot-table.ts';
 import type { HostFile } from '../../src/host/host-file.ts';
 import { PosixHostFile } from '../../src/host/posix-file.ts';
-import { hasQemu, qemuCheck, qemuImg, qemuIo, tryQemu } from '../support/qemu.ts';
+import { hasQemu, qemuCheck, qemuImg, qemuImgEncrypted, qemuIo } from '../support/qemu.ts';
 import { requireOrSkip } from '../support/requirements.ts';
 import { makeTemporaryDirectory, removeTemporaryDirectory } from '../support/temporary.ts';
 
@@ -87,14 +87,6 @@ function patch(offset: number, byte: number): void {
 }
 
 /** On a fast processor QEMU now and then measures no time at all for a password hash, and gives up. */
-function createEncrypted(options: readonly string[]): void {
-  for (let attempt = 1; ; attempt++) {
-    const { code, output } = tryQemu('qemu-img', 'create', '-q', '-f', 'qcow2', ...options, image, '1M');
-    if (code === 0) return;
-    if (attempt === 20 || !output.includes('Unable to get accurate CPU usage')) throw new Error(output);
-  }
-}
-
 describe('the facts of an image', () => {
   test.each([
     '',
@@ -140,9 +132,9 @@ describe('the facts of an image', () => {
     const secret = ['--object', 'secret,id=s0,data=geheim'];
     const fast = format === 'luks' ? ',encrypt.iter-time=10' : '';
     const options = `encrypt.format=${format},encrypt.key-secret=s0${fast}`;
-    createEncrypted([...secret, '-o', options]);
+    qemuImgEncrypted('create', '-q', '-f', 'qcow2', ...secret, '-o', options, image, '1M');
     expect(qemuInfo()['format-specific'].data['encrypt']).toMatchObject({ format });
-    expect(withHeader(describeHeader).specific['encrypt']).toEqual({ format });
+    expect(withHeader(describeHeader).specific['encrypt']).toEqual(qemuInfo()['format-specific'].data['encrypt']);
     expectSameBytes();
     withHeader((_, header) => {
       expect(header.cryptoHeader === null).toBe(header.cryptMethod !== QCOW_CRYPT_LUKS);

@@ -4,7 +4,7 @@
 import { closeSync, openSync, readFileSync, writeFileSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { deflateRawSync } from 'node:zlib';
-import { afterEach, beforeEach, describe, expect, type TestContext, test } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import type { ImgfuseError } from '../../src/errors/index.ts';
 import { legacyAesKey } from '../../src/format/qcow2/aes-legacy.ts';
 import { decompress, parseCompressedDescriptor } from '../../src/format/qcow2/compressed.ts';
@@ -16,7 +16,7 @@ import { createSectorCipher } from '../../src/format/qcow2/sector-cipher.ts';
 import { subclusterFault, subclusterRuns } from '../../src/format/qcow2/subcluster.ts';
 import { decodeWithFzstd, nativeDecoder } from '../../src/format/qcow2/zstd.ts';
 import { PosixHostFile } from '../../src/host/posix-file.ts';
-import { hasQemu, qemuImg, tryQemu } from '../support/qemu.ts';
+import { hasQemu, qemuImg, qemuImgEncrypted, tryQemu } from '../support/qemu.ts';
 import { seededRandom } from '../support/random.ts';
 import { requireOrSkip } from '../support/requirements.ts';
 import { makeTemporaryDirectory, removeTemporaryDirectory } from '../support/temporary.ts';
@@ -202,16 +202,6 @@ function patch(path: string, offset: number, bytes: Uint8Array): void {
 const PASSWORD = 'correct horse';
 const secret = (password: string, id = 'sec0') => ['--object', `secret,id=${id},data=${password}`];
 
-/** qemu-img measures CPU time to choose iterations, and gives up where the host's clock is coarse; then again. */
-function qemuImgEncrypted(context: TestContext, ...args: string[]): void {
-  for (let attempt = 0; attempt < 40; attempt++) {
-    const { code, output } = tryQemu('qemu-img', ...args);
-    if (code === 0) return;
-    if (!output.includes('Unable to get accurate CPU usage')) throw new Error(output);
-  }
-  requireOrSkip(context, false, 'a clock of CPU time that qemu-img can use');
-}
-
 /** qemu-io with the password. */
 function qemuIoEncrypted(image: string, password: string, ...commands: string[]): void {
   const options = `driver=qcow2,file.filename=${image},encrypt.key-secret=sec0`;
@@ -321,7 +311,7 @@ const namedLuksCases = luksCases.map((options) => [JSON.stringify(options), opti
 const madeImages = new Map<string, Buffer>();
 
 /** An empty image of 4 MiB with PASSWORD. */
-function createLuksImage(context: TestContext, image: string, options: LuksOptions): void {
+function createLuksImage(image: string, options: LuksOptions): void {
   const { cipherAlg, cipherMode, ivgenAlg, ivgenHashAlg, hashAlg } = options;
   const pairs = [
     'encrypt.format=luks,encrypt.key-secret=sec0,encrypt.iter-time=10',
@@ -333,7 +323,7 @@ function createLuksImage(context: TestContext, image: string, options: LuksOptio
   ].join(',');
   const made = madeImages.get(pairs);
   if (made !== undefined) return writeFileSync(image, made);
-  qemuImgEncrypted(context, 'create', '-f', 'qcow2', ...secret(PASSWORD), '-o', pairs, image, '4M');
+  qemuImgEncrypted('create', '-f', 'qcow2', ...secret(PASSWORD), '-o', pairs, image, '4M');
   madeImages.set(pairs, readFileSync(image));
 }
 
@@ -347,9 +337,9 @@ function unlockImage(image: string, password: string): VolumeKey {
 }
 
 describe('LUKS images of QEMU', () => {
-  test.for(namedLuksCases)('made with %s are unlocked, read and written', ([, options], context) => {
+  test.for(namedLuksCases)('made with %s are unlocked, read and written', ([, options]) => {
     const image = join(folder, 'disk.qcow2');
-    createLuksImage(context, image, options);
+    createLuksImage(image, options);
     qemuIoEncrypted(image, PASSWORD, ...WRITES.map(([offset, length, p]) => `write -P ${p} ${offset} ${length}`));
     expectBothWays(image, unlockImage(image, PASSWORD), PASSWORD);
     try {
@@ -360,29 +350,20 @@ describe('LUKS images of QEMU', () => {
     }
   });
 
-  test('open with the password of a second key slot', (context) => {
+  test('open with the password of a second key slot', () => {
     const image = join(folder, 'disk.qcow2');
-    createLuksImage(context, image, {});
+    createLuksImage(image, {});
     const { key } = unlockImage(image, PASSWORD);
     const opts = `driver=qcow2,file.filename=${image},encrypt.key-secret=sec0`;
     const slot = 'encrypt.state=active,encrypt.new-secret=sec1,encrypt.iter-time=10';
-    qemuImgEncrypted(
-      context,
-      'amend',
-      ...secret(PASSWORD),
-      ...secret('another', 'sec1'),
-      '--image-opts',
-      opts,
-      '-o',
-      slot,
-    );
+    qemuImgEncrypted('amend', ...secret(PASSWORD), ...secret('another', 'sec1'), '--image-opts', opts, '-o', slot);
     expect(unlockImage(image, 'another').key).toEqual(key);
     expect(unlockImage(image, PASSWORD).key).toEqual(key);
   });
 
-  test('have the header that qemu-img info tells of', (context) => {
+  test('have the header that qemu-img info tells of', () => {
     const image = join(folder, 'disk.qcow2');
-    createLuksImage(context, image, { cipherMode: 'cbc', ivgenAlg: 'essiv', hashAlg: 'sha512' });
+    createLuksImage(image, { cipherMode: 'cbc', ivgenAlg: 'essiv', hashAlg: 'sha512' });
     const info = JSON.parse(qemuImg('info', '--output=json', image));
     expect(headerFacts(image)).toEqual(info['format-specific'].data.encrypt);
   });
@@ -399,9 +380,9 @@ function headerFacts(image: string): unknown {
 }
 
 describe('LUKS headers made here', () => {
-  test.for(namedLuksCases)('with %s open in QEMU, which reads and writes', ([, options], context) => {
+  test.for(namedLuksCases)('with %s open in QEMU, which reads and writes', ([, options]) => {
     const image = join(folder, 'disk.qcow2');
-    createLuksImage(context, image, options);
+    createLuksImage(image, options);
     const header = createLuksHeader(Buffer.from('a newer password'), { ...options, iterTimeMs: 1 });
     const pointer = cryptoHeader(readFileSync(image));
     // the layout, and with it the length, is that of qemu-img

@@ -1,5 +1,5 @@
 // Random operations on qcow2 images that qemu-img made, against a byte array: every version, small clusters, every width of
-// reference counts, with a backing file, with internal snapshots and with compressed clusters. qemu-img check judges every
+// reference counts, with a backing file, internal snapshots, compressed clusters and encryption. qemu-img check judges every
 // image that is left behind, and the snapshots must keep their bytes.
 
 import { execFileSync } from 'node:child_process';
@@ -13,6 +13,7 @@ import { readHeader } from '../../src/format/qcow2/read-header.ts';
 import { raw } from '../../src/format/raw/index.ts';
 import { MemoryHostFile } from '../../src/host/memory-file.ts';
 import { openImage } from '../support/memory-images.ts';
+import { qemuImgEncrypted } from '../support/qemu.ts';
 import { seededRandom } from '../support/random.ts';
 import { hasCommand, requireOrSkip } from '../support/requirements.ts';
 import { makeTemporaryDirectory, removeTemporaryDirectory } from '../support/temporary.ts';
@@ -33,7 +34,7 @@ const VARIANTS = [
   })),
   { name: 'v3, 4 KiB, 1-bit counts', options: 'cluster_size=4k,refcount_bits=1' },
 ] as const;
-const EXTRAS = ['plain', 'backing', 'snapshot', 'compressed'] as const;
+const EXTRAS = ['plain', 'backing', 'snapshot', 'compressed', 'luks', 'aes', 'aes with backing'] as const;
 type Extra = (typeof EXTRAS)[number];
 
 let folder: string;
@@ -41,6 +42,13 @@ beforeEach(() => {
   folder = makeTemporaryDirectory();
 });
 afterEach(() => removeTemporaryDirectory(folder));
+
+const PASSWORD = 'geheim';
+const SECRET = ['--object', `secret,id=s,data=${PASSWORD}`];
+
+function isEncrypted(extra: Extra): boolean {
+  return extra === 'luks' || extra.startsWith('aes');
+}
 
 function qemuImg(...parameters: readonly string[]): string {
   return execFileSync('qemu-img', parameters, { cwd: folder, encoding: 'utf8' });
@@ -53,15 +61,17 @@ function pattern(): Uint8Array {
 
 /** An image made by qemu-img, and what it reads as. */
 function make(options: string, extra: Extra): { bytes: Uint8Array; content: Uint8Array; backing: Image | null } {
-  const o = options === '' ? [] : ['-o', options];
-  const content = extra === 'plain' ? new Uint8Array(SIZE) : pattern();
+  const encryption = `encrypt.format=${extra.slice(0, 4).trim()},encrypt.key-secret=s${extra === 'luks' ? ',encrypt.iter-time=10' : ''}`;
+  const all = [options, isEncrypted(extra) ? encryption : ''].filter((text) => text !== '').join(',');
+  const o = [...(isEncrypted(extra) ? SECRET : []), ...(all === '' ? [] : ['-o', all])];
+  const content = extra === 'plain' || extra === 'luks' || extra === 'aes' ? new Uint8Array(SIZE) : pattern();
   writeFileSync(join(folder, 'base.raw'), content);
   let backing: Image | null = null;
-  if (extra === 'backing') {
+  if (extra.endsWith('backing')) {
     qemuImg('create', '-q', '-f', 'qcow2', ...o, '-b', 'base.raw', '-F', 'raw', 'disk.qcow2');
     backing = openImage(raw, new MemoryHostFile(content, '/base'));
-  } else if (extra === 'plain') {
-    qemuImg('create', '-q', '-f', 'qcow2', ...o, 'disk.qcow2', String(SIZE));
+  } else if (extra === 'plain' || isEncrypted(extra)) {
+    qemuImgEncrypted('create', '-q', '-f', 'qcow2', ...o, join(folder, 'disk.qcow2'), String(SIZE));
   } else {
     qemuImg(
       'convert',
@@ -88,6 +98,7 @@ function open(file: MemoryHostFile, backing: Image | null): Image {
     {
       readOnly: false,
       openBacking: () => backing!,
+      password: () => new TextEncoder().encode(PASSWORD),
       log: (sentence) => {
         throw new Error(sentence);
       },
@@ -100,7 +111,12 @@ function open(file: MemoryHostFile, backing: Image | null): Image {
 
 function check(file: MemoryHostFile): void {
   writeFileSync(join(folder, 'disk.qcow2'), file.bytes());
-  expect(qemuImg('check', '-q', 'disk.qcow2')).toBe('');
+  expect(qemuImg('check', '-q', ...SECRET, '--image-opts', imageOptions(file))).toBe('');
+}
+
+function imageOptions(file: MemoryHostFile): string {
+  const isEncryptedImage = readHeader(file, { readOnly: true }).cryptMethod !== 0;
+  return `driver=qcow2,file.filename=disk.qcow2${isEncryptedImage ? ',encrypt.key-secret=s' : ''}`;
 }
 
 function expectEqual(image: Image, model: Uint8Array): void {
@@ -139,6 +155,8 @@ describe.each(VARIANTS)('qcow2 $name', ({ options }) => {
 function runOnce(options: string, extra: Extra, random: () => number): void {
   // a snapshot needs counts above 1
   if (extra === 'snapshot' && options.includes('refcount_bits=1')) return;
+  // guest data knows nothing of counters
+  if (isEncrypted(extra) && options.includes('refcount_bits')) return;
   const { bytes, content, backing } = make(options, extra);
   const file = new MemoryHostFile(bytes, join(folder, 'disk.qcow2'));
   const model = content.slice();
@@ -157,7 +175,8 @@ function runOnce(options: string, extra: Extra, random: () => number): void {
   check(file);
   expectEqual(open(file, backing), model);
   writeFileSync(join(folder, 'model.raw'), model);
-  expect(qemuImg('compare', '-q', '-f', 'raw', '-F', 'qcow2', 'model.raw', 'disk.qcow2')).toBe('');
+  const pair = ['driver=raw,file.filename=model.raw', imageOptions(file)];
+  expect(qemuImg('compare', '-q', ...SECRET, '--image-opts', ...pair)).toBe('');
   if (extra !== 'snapshot') return;
   qemuImg('convert', '-l', 'snapshot.name=first', '-f', 'qcow2', '-O', 'raw', 'disk.qcow2', 'snapshot.raw');
   expect(Buffer.compare(readFileSync(join(folder, 'snapshot.raw')).subarray(0, SIZE), content), 'the snapshot').toBe(0);

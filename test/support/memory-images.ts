@@ -10,6 +10,7 @@ export interface OpenMemoryOptions {
   readonly tableCacheBytes?: number;
   readonly slots?: number;
   readonly log?: (sentence: string) => void;
+  readonly password?: string;
 }
 
 /** Opens `file` with everything a test does not care about filled in. */
@@ -21,6 +22,7 @@ export function openImage(format: ImageFormat, file: HostFile, options: OpenMemo
       return options.backing;
     },
     log: options.log ?? (() => undefined),
+    ...(options.password === undefined ? {} : { password: () => new TextEncoder().encode(options.password) }),
     tableCacheBytes: options.tableCacheBytes ?? 64 * 1024,
     slots: options.slots ?? 1,
     probed: false,

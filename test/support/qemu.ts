@@ -13,6 +13,15 @@ export function qemuImg(...args: string[]): string {
   return execFileSync('qemu-img', args, { encoding: 'utf8', timeout: TIMEOUT_MS, stdio: ['ignore', 'pipe', 'pipe'] });
 }
 
+/** qemu-img measures CPU time to choose LUKS iterations, and gives up where the host's clock is coarse; then again. */
+export function qemuImgEncrypted(...args: string[]): void {
+  for (let attempt = 1; ; attempt++) {
+    const { code, output } = tryQemu('qemu-img', ...args);
+    if (code === 0) return;
+    if (attempt === 40 || !output.includes('Unable to get accurate CPU usage')) throw new Error(output);
+  }
+}
+
 /** qemu-img where it is expected to fail. */
 export function tryQemu(command: 'qemu-img' | 'qemu-io', ...args: string[]): { code: number | null; output: string } {
   const { status, stdout, stderr } = spawnSync(command, args, { encoding: 'utf8', timeout: TIMEOUT_MS });

@@ -2,6 +2,7 @@
 // clusters get the guest's bytes and, around them, what the guest read there before (copy-on-write); their links wait for
 // the fdatasync that makes counters and data durable (flush.ts), so a crash shows the old content or the new one.
 
+import { roundUp } from '../../bytes/offsets.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
 import type { PendingLinks } from '../pending-links.ts';
 import type { Allocator } from './allocate.ts';
@@ -42,7 +43,7 @@ export class AllocatingWrite {
    * the first clusters of the range. @returns bytes written
    */
   write(source: Uint8Array, sourceOffset: number, length: number, offset: number): number {
-    const { allocator, geometry, linker, lock } = this.parts;
+    const { allocator, data, geometry, linker, lock } = this.parts;
     const { clusterSize } = geometry;
     const firstCluster = Math.floor(offset / clusterSize);
     const wanted = Math.ceil((offset + length) / clusterSize) - firstCluster;
@@ -52,9 +53,12 @@ export class AllocatingWrite {
     const part = Math.min(offset + length, end) - offset;
     try {
       lock.unlock();
-      this.fill(start, offset - start, host, readsAsZeros);
-      this.parts.data.write(source, sourceOffset, part, host + (offset - start));
-      this.fill(offset + part, end - (offset + part), host + (offset + part - start), readsAsZeros);
+      // units that the guest writes a part of are filled whole first
+      const head = roundUp(offset, data.unit);
+      const tail = Math.max(head, offset + part - ((offset + part) % data.unit));
+      this.fill(start, head - start, host, readsAsZeros);
+      this.fill(tail, end - tail, host + (tail - start), readsAsZeros);
+      data.write(source, sourceOffset, part, host + (offset - start), offset);
       lock.lock();
       this.makeRoom(firstCluster, count);
       linker.hold(firstCluster, host, count, Date.now());
@@ -67,18 +71,18 @@ export class AllocatingWrite {
   }
 
   /** What the guest does not write in the new clusters: old content, or zeros where there may be something else. */
-  private fill(offset: number, length: number, host: number, isZero: boolean): void {
+  private fill(offset: number, length: number, host: number, isFresh: boolean): void {
     if (length === 0) return;
     const { data } = this.parts;
     if (this.parts.readsAsZeros(offset, length)) {
-      if (!isZero) data.zero(length, host);
+      data.zero(length, host, offset, isFresh);
       return;
     }
     this.bounceBuffer ??= new Uint8Array(BOUNCE_BYTES);
     for (let done = 0; done < length; ) {
       const part = Math.min(BOUNCE_BYTES, length - done);
       this.parts.readReserved(this.bounceBuffer, 0, part, offset + done);
-      data.write(this.bounceBuffer, 0, part, host + done);
+      data.write(this.bounceBuffer, 0, part, host + done, offset + done);
       done += part;
     }
   }

@@ -1,6 +1,6 @@
 // Ranges that shall read as zeros: discard, write zeroes, and what lies behind the end of a smaller disk. Whole clusters
 // become "unallocated", or "zero" where a backing file would show through; version 2 has no zero clusters, so there the
-// zeros are written. Parts of clusters are zeroed in place, or written where the cluster is shared or compressed.
+// zeros are written. Parts of clusters are zeroed in place, or written where the cluster is shared, compressed or encrypted.
 
 import { guestOffset, roundUp } from '../../bytes/offsets.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
@@ -128,7 +128,7 @@ export class Deallocator {
       const run = mapper.map(offset, length);
       status = run.status;
       part = run.length;
-      if (status === 'data' && run.copied) {
+      if (status === 'data' && run.copied && !data.isEncrypted) {
         const host = run.hostOffset;
         lock.unlock();
         data.punch(part, host);

@@ -4,6 +4,7 @@ import type { HostFile } from '../../host/host-file.ts';
 import type { ImageDetails } from '../image-format.ts';
 import { readBitmapDirectory } from './bitmap-directory.ts';
 import { QCOW_CRYPT_AES, QCOW_CRYPT_LUKS, type Qcow2Header } from './header.ts';
+import { describeLuksHeader, readLuksHeader } from './luks-header.ts';
 
 /** What of an open image may differ from the header that was read when it was opened. */
 export interface CurrentState {
@@ -13,9 +14,9 @@ export interface CurrentState {
 }
 
 /**
- * @param file of the image, for its bitmap directory
+ * @param file of the image, for its bitmap directory and its LUKS header
  * @param current absent: the image is not open, the header says it all
- * @throws ImgfuseError corrupt when the bitmap directory cannot be read
+ * @throws ImgfuseError corrupt when one of them cannot be read
  */
 export function describeHeader(file: HostFile, header: Qcow2Header, current?: CurrentState): ImageDetails {
   const { virtualSize, dirty, corrupt } = current ?? {
@@ -37,7 +38,7 @@ export function describeHeader(file: HostFile, header: Qcow2Header, current?: Cu
 }
 
 function specificOf(file: HostFile, header: Qcow2Header, corrupt: boolean): Record<string, unknown> {
-  const encrypt = encryptionOf(header);
+  const encrypt = encryptionOf(file, header);
   const common = { 'compression-type': header.compressionType };
   const refcounts = { 'refcount-bits': 2 ** header.refcountOrder, ...(encrypt === null ? {} : { encrypt }) };
   if (header.version === 2) return { compat: '0.10', ...common, ...refcounts };
@@ -59,7 +60,10 @@ function specificOf(file: HostFile, header: Qcow2Header, corrupt: boolean): Reco
   };
 }
 
-function encryptionOf({ cryptMethod }: Qcow2Header): { format: string } | null {
+function encryptionOf(
+  file: HostFile,
+  { cryptMethod, cryptoHeader }: Qcow2Header,
+): Readonly<Record<string, unknown>> | null {
   if (cryptMethod === QCOW_CRYPT_AES) return { format: 'aes' };
-  return cryptMethod === QCOW_CRYPT_LUKS ? { format: 'luks' } : null;
+  return cryptMethod === QCOW_CRYPT_LUKS ? describeLuksHeader(readLuksHeader(file, cryptoHeader!)) : null;
 }

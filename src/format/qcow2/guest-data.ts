@@ -1,34 +1,116 @@
-// The guest's bytes at a host offset: the one place that knows which file holds them. Everything that moves guest data goes
-// through here, and nothing that moves metadata or compressed clusters, which always lie in the image file. A plain image
-// pays nothing: the request's own buffer goes to the host file.
+// The guest's bytes at a host offset: the one place that knows which file holds them and whether they are encrypted there.
+// Everything that moves guest data goes through here, and nothing that moves metadata or compressed clusters, which always
+// lie in the image file and in the clear. A plain image pays nothing: the request's own buffer goes to the host file.
+// Invariant: the buffer of a write is never changed; encryption works on a copy. One object serves one thread.
 
-import { hostOffset } from '../../bytes/offsets.ts';
+import { hostOffset, roundUp } from '../../bytes/offsets.ts';
 import { type HostFile, readPadded } from '../../host/host-file.ts';
+import { CRYPTO_SECTOR_BYTES, type SectorCipher, type VolumeKey } from './encryption.ts';
+import { createSectorCipher } from './sector-cipher.ts';
+
+const BOUNCE_BYTES = 256 * 1024;
+const ZEROS = new Uint8Array(64 * 1024);
 
 export class GuestData {
+  /** what only whole units of can be changed without reading what is around it; see isWhole */
+  readonly unit: number;
   private readonly file: HostFile;
+  private readonly cipher: SectorCipher | null;
+  private readonly sectorOfGuest: boolean;
+  private bounceBuffer: Uint8Array | null = null;
 
-  constructor(file: HostFile) {
+  constructor(file: HostFile, key: VolumeKey | null) {
     this.file = file;
+    this.cipher = key === null ? null : createSectorCipher(key);
+    this.sectorOfGuest = key?.sectorOf === 'guest';
+    this.unit = key === null ? 1 : CRYPTO_SECTOR_BYTES;
+  }
+
+  get isEncrypted(): boolean {
+    return this.cipher !== null;
+  }
+
+  /** A write of the range changes nothing else; another one reads and writes sectors around it, so it must be alone there. */
+  isWhole(offset: number, length: number): boolean {
+    return offset % this.unit === 0 && length % this.unit === 0;
   }
 
   /** Reads what the guest wrote at `host`; what lies behind the end of the file is zeros. */
-  read(target: Uint8Array, targetOffset: number, length: number, host: number): void {
+  read(target: Uint8Array, targetOffset: number, length: number, host: number, guest: number): void {
     // the last cluster of a file need not be whole
-    readPadded(this.file, target, targetOffset, length, hostOffset(host));
+    if (this.cipher === null) readPadded(this.file, target, targetOffset, length, hostOffset(host));
+    else this.readEncrypted(target, targetOffset, length, host, guest);
   }
 
-  write(source: Uint8Array, sourceOffset: number, length: number, host: number): void {
-    this.file.write(source, sourceOffset, length, hostOffset(host));
+  write(source: Uint8Array, sourceOffset: number, length: number, host: number, guest: number): void {
+    if (this.cipher === null) this.file.write(source, sourceOffset, length, hostOffset(host));
+    else this.writeEncrypted(source, sourceOffset, length, host, guest);
   }
 
-  /** Part of a cluster in use reads as zeros to the guest and takes no space where the host can do that. */
+  /** Part of a cluster in use reads as zeros and takes no space where the host can do that. Not for encrypted data. */
   punch(length: number, host: number): void {
     this.file.punchHole(hostOffset(host), length);
   }
 
-  /** Part of a new cluster reads as zeros to the guest. */
-  zero(length: number, host: number): void {
-    this.file.zeroRange(hostOffset(host), length);
+  /** Part of a new cluster reads as zeros to the guest. @param isFresh nothing was ever there, so that the host reads zeros */
+  zero(length: number, host: number, guest: number, isFresh: boolean): void {
+    if (this.cipher === null) {
+      if (!isFresh) this.file.zeroRange(hostOffset(host), length);
+      return;
+    }
+    for (let done = 0; done < length; done += ZEROS.length) {
+      this.write(ZEROS, 0, Math.min(ZEROS.length, length - done), host + done, guest + done);
+    }
+  }
+
+  private readEncrypted(target: Uint8Array, targetOffset: number, length: number, host: number, guest: number): void {
+    for (let done = 0; done < length; ) {
+      const lead = (host + done) % CRYPTO_SECTOR_BYTES;
+      const whole = length - done - ((length - done) % CRYPTO_SECTOR_BYTES);
+      if (lead === 0 && whole > 0) {
+        this.readSectors(target, targetOffset + done, whole, host + done, guest + done);
+        done += whole;
+        continue;
+      }
+      const part = Math.min(length - done, CRYPTO_SECTOR_BYTES - lead);
+      const sector = this.bounce();
+      this.readSectors(sector, 0, CRYPTO_SECTOR_BYTES, host + done - lead, guest + done - lead);
+      target.set(sector.subarray(lead, lead + part), targetOffset + done);
+      done += part;
+    }
+  }
+
+  private writeEncrypted(source: Uint8Array, sourceOffset: number, length: number, host: number, guest: number): void {
+    const bounce = this.bounce();
+    for (let done = 0; done < length; ) {
+      const lead = (host + done) % CRYPTO_SECTOR_BYTES;
+      const part = Math.min(length - done, BOUNCE_BYTES - lead);
+      const span = roundUp(lead + part, CRYPTO_SECTOR_BYTES);
+      const hostStart = host + done - lead;
+      const guestStart = guest + done - lead;
+      if (lead > 0) this.readSectors(bounce, 0, CRYPTO_SECTOR_BYTES, hostStart, guestStart);
+      const last = span - CRYPTO_SECTOR_BYTES;
+      if (lead + part < span && !(lead > 0 && last === 0)) {
+        this.readSectors(bounce, last, CRYPTO_SECTOR_BYTES, hostStart + last, guestStart + last);
+      }
+      bounce.set(source.subarray(sourceOffset + done, sourceOffset + done + part), lead);
+      this.cipher!.encrypt(bounce, 0, span, this.sectorAt(hostStart, guestStart));
+      this.file.write(bounce, 0, span, hostOffset(hostStart));
+      done += part;
+    }
+  }
+
+  private readSectors(target: Uint8Array, at: number, length: number, host: number, guest: number): void {
+    readPadded(this.file, target, at, length, hostOffset(host));
+    this.cipher!.decrypt(target, at, length, this.sectorAt(host, guest));
+  }
+
+  private sectorAt(host: number, guest: number): number {
+    return (this.sectorOfGuest ? guest : host) / CRYPTO_SECTOR_BYTES;
+  }
+
+  private bounce(): Uint8Array {
+    this.bounceBuffer ??= new Uint8Array(BOUNCE_BYTES);
+    return this.bounceBuffer;
   }
 }

@@ -71,7 +71,7 @@ export class Qcow2Image implements Image {
     this.state = state;
     const geometry = new Geometry(header.clusterBits, header.refcountOrder, false);
     this.geometry = geometry;
-    const data = new GuestData(file);
+    const data = new GuestData(file, state.volumeKey);
     this.data = data;
     this.clusterSize = geometry.clusterSize;
     const words = new Int32Array(state.words);
@@ -196,7 +196,7 @@ export class Qcow2Image implements Image {
     offset: number,
   ): void {
     if (status === 'data') {
-      this.data.read(target, targetOffset, length, host);
+      this.data.read(target, targetOffset, length, host, offset);
     } else if (status === 'compressed') {
       const cluster = this.readCompressed(high, low, offset);
       const inCluster = offset % this.clusterSize;
@@ -238,7 +238,7 @@ export class Qcow2Image implements Image {
       const { length: part, hostOffset: host } = run;
       if (!isInPlace(run)) return this.allocating.write(source, sourceOffset, part, offset);
       this.lock.unlock();
-      this.data.write(source, sourceOffset, part, host);
+      this.data.write(source, sourceOffset, part, host, offset);
       return part;
     } finally {
       if (!this.lock.held) this.lock.lock();
@@ -248,14 +248,14 @@ export class Qcow2Image implements Image {
   }
 
   /**
-   * Maps the range and reserves its first run: shared where it is written in place, else exclusively. After a wait what was
+   * Maps the range and reserves its first run: shared where whole units are written in place, else exclusively. After a wait what was
    * mapped is void (R2), so it is mapped again with the reservation kept: giving it up and asking again would let two waiters
    * wait for each other for ever. @returns null when a shared reservation turns out not to be enough; the caller tries again
    */
   private reserveRun(offset: number, length: number): Run | null {
     this.assertInside(offset, length);
     const run = this.mapper.map(offset, length);
-    const mode = isInPlace(run) ? SHARED : EXCLUSIVE;
+    const mode = isInPlace(run) && this.data.isWhole(offset, run.length) ? SHARED : EXCLUSIVE;
     const part = run.length;
     if (this.reserve(offset, part, mode)) return run;
     this.assertInside(offset, length);
@@ -327,7 +327,12 @@ export class Qcow2Image implements Image {
     return this.lock.run(() => {
       const { status, hostOffset: host, length: part } = this.mapper.map(offset, length);
       if (status === 'compressed') return { start: offset, length: part, status: 'data' as const };
-      return { start: offset, length: part, status, ...(status === 'data' ? { hostOffset: host } : {}) };
+      return {
+        start: offset,
+        length: part,
+        status,
+        ...(status === 'data' && !this.data.isEncrypted ? { hostOffset: host } : {}),
+      };
     });
   }
 

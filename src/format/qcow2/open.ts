@@ -8,10 +8,13 @@ import type { HostFile } from '../../host/host-file.ts';
 import type { CheckReport } from '../check-report.ts';
 import { FreeClusters } from '../free-clusters.ts';
 import type { Image, OpenOptions } from '../image-format.ts';
+import { legacyAesKey } from './aes-legacy.ts';
 import { checkReferences } from './check.ts';
+import { type VolumeKey, wipe } from './encryption.ts';
 import { Geometry } from './geometry.ts';
 import {
   autoclearWhenWritten,
+  QCOW_CRYPT_AES,
   QCOW_CRYPT_NONE,
   QCOW2_INCOMPAT_CORRUPT,
   QCOW2_INCOMPAT_DIRTY,
@@ -21,6 +24,7 @@ import {
   writeIncompatibleFeatures,
 } from './header.ts';
 import { Qcow2Image } from './image.ts';
+import { unlockLuks } from './luks.ts';
 import { readCounter } from './refcount.ts';
 import {
   ALLOCATED_CLUSTERS,
@@ -44,6 +48,7 @@ export function openQcow2(
   options: OpenOptions,
 ): Image {
   refuseWhatIsMissing(file, header);
+  const volumeKey = unlock(file, header, options);
   const backing =
     header.backingName === null
       ? null
@@ -65,7 +70,7 @@ export function openQcow2(
       backingFormat: header.backingFormat,
       specific,
     },
-    { ...options, fileLength: fileEnd },
+    { ...options, volumeKey, fileLength: fileEnd },
   );
   const numbers = new Float64Array(state.numbers);
   numbers[VIRTUAL_SIZE] = header.size;
@@ -88,7 +93,6 @@ function refuseWhatIsMissing(file: HostFile, header: Qcow2Header): void {
   const missing = [
     ...(header.hasExternalData ? ['an external data file'] : []),
     ...(header.extendedL2 ? ['extended L2 entries'] : []),
-    ...(header.cryptMethod !== QCOW_CRYPT_NONE ? ['encryption'] : []),
   ];
   if (missing.length > 0) {
     throw new ImgfuseError(
@@ -98,6 +102,21 @@ function refuseWhatIsMissing(file: HostFile, header: Qcow2Header): void {
         path: file.path,
       },
     );
+  }
+}
+
+/** The key of the guest's data; null for an image that is not encrypted. */
+function unlock(file: HostFile, header: Qcow2Header, { password }: OpenOptions): VolumeKey | null {
+  if (header.cryptMethod === QCOW_CRYPT_NONE) return null;
+  if (password === undefined) {
+    throw new ImgfuseError('permission', `${file.path} is encrypted and no password is given`, { path: file.path });
+  }
+  const secret = password(file.path);
+  try {
+    if (header.cryptMethod === QCOW_CRYPT_AES) return legacyAesKey(secret);
+    return unlockLuks(file, header.cryptoHeader!, secret);
+  } finally {
+    wipe(secret);
   }
 }
 

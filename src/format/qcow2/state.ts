@@ -6,6 +6,7 @@ import { createTableCacheState, MAX_SLICE_BYTES, type TableCacheState } from '..
 import { createFreeClustersState, type FreeClustersState } from '../free-clusters.ts';
 import { createPendingLinksState, type PendingLinksState } from '../pending-links.ts';
 import { createWriteTrackerState } from '../write-tracker.ts';
+import type { VolumeKey } from './encryption.ts';
 import { createReleasesState, type ReleasesState } from './releases.ts';
 
 /** Int32 words: the metadata lock. */
@@ -46,6 +47,8 @@ export interface FixedHeader {
 
 export interface Qcow2State {
   readonly header: FixedHeader;
+  /** of an encrypted image; in the memory of this process and nowhere else */
+  readonly volumeKey: VolumeKey | null;
   readonly words: SharedArrayBuffer;
   readonly numbers: SharedArrayBuffer;
   readonly tracker: SharedArrayBuffer;
@@ -58,6 +61,7 @@ export interface Qcow2State {
 }
 
 export interface Qcow2StateOptions {
+  readonly volumeKey: VolumeKey | null;
   readonly fileLength: number;
   readonly tableCacheBytes: number;
   readonly slots: number;
@@ -68,6 +72,7 @@ export function createQcow2State(header: FixedHeader, options: Qcow2StateOptions
   const clusterSize = 2 ** header.clusterBits;
   return {
     header,
+    volumeKey: options.volumeKey,
     words: new SharedArrayBuffer(WORD_COUNT * 4),
     numbers: new SharedArrayBuffer(NUMBER_COUNT * 8),
     tracker: createWriteTrackerState(),

@@ -108,6 +108,20 @@ describe('info', () => {
       'full-backing-filename': '/x/b',
       'dirty-flag': true,
     });
+    expect(infoJson('a.qed', info)['encrypted']).toBeUndefined();
+  });
+  it('says that an image is encrypted, and how, further in', () => {
+    const encrypted = { ...info, dirty: false, specific: { encrypt: { format: 'luks', slots: [{ active: true }] } } };
+    expect(infoJson('a', encrypted)['encrypted']).toBe(true);
+    const lines = infoText('a', encrypted).split('\n');
+    expect(lines).toContain('encrypted: yes');
+    expect(lines.slice(lines.indexOf('    encrypt:'))).toEqual([
+      '    encrypt:',
+      '        format: luks',
+      '        slots:',
+      '            [0]:',
+      '                active: true',
+    ]);
   });
 });
 
