@@ -1,17 +1,26 @@
 // PendingLinks: data clusters that are written but not yet linked, because their data must be durable first (R6). Lookups
 // ask here before the tables. All of it is used under the metadata lock. A batch is linked by taking `count` before the
 // fdatasync and `first(count)` with `removeFirst(count)` after it: what was added meanwhile stays for the next batch.
+// A cluster with subclusters may wait more than once, each entry with all that the ones before it say; the last one counts.
 
 import { assert } from '../errors/index.ts';
 
 const COUNT = 0;
 const LIVE = 1;
 const DEAD = -1;
+/** Numbers of an entry. */
+const STRIDE = 5;
+const GUEST = 0;
+const HOST = 1;
+const ADDED = 2;
+const ALLOCATED = 3;
+const ZERO = 4;
+const ALL_SUBCLUSTERS = 0xffffffff;
 
 export interface PendingLinksState {
   readonly capacity: number;
   readonly control: SharedArrayBuffer;
-  /** guest cluster, host offset (or -1 when it was dropped), time added, for each entry in order */
+  /** guest cluster, host offset (or -1 when it was dropped), time added, both subcluster words, for each entry in order */
   readonly entries: SharedArrayBuffer;
   /** hash chains: heads, then the successor of each entry; entry + 1, 0 ends a chain */
   readonly links: SharedArrayBuffer;
@@ -21,7 +30,7 @@ export function createPendingLinksState(capacity: number): PendingLinksState {
   return {
     capacity,
     control: new SharedArrayBuffer(8),
-    entries: new SharedArrayBuffer(capacity * 3 * 8),
+    entries: new SharedArrayBuffer(capacity * STRIDE * 8),
     links: new SharedArrayBuffer(capacity * 2 * 4),
   };
 }
@@ -29,9 +38,15 @@ export function createPendingLinksState(capacity: number): PendingLinksState {
 export interface PendingLink {
   readonly guestCluster: number;
   readonly hostOffset: number;
+  /** words of the subclusters with data and of those that read as zeros; all and none without subclusters */
+  readonly allocated: number;
+  readonly zero: number;
 }
 
 export class PendingLinks {
+  /** subcluster words of what the last successful find() found */
+  allocated = ALL_SUBCLUSTERS;
+  zero = 0;
   private readonly capacity: number;
   private readonly control: Int32Array;
   private readonly entries: Float64Array;
@@ -61,57 +76,77 @@ export class PendingLinks {
 
   /** When the oldest entry came, in ms of Date.now(); Infinity when there is none. */
   oldestMs(): number {
-    return this.isEmpty ? Number.POSITIVE_INFINITY : this.entries[2]!;
+    return this.isEmpty ? Number.POSITIVE_INFINITY : this.entries[ADDED]!;
   }
 
   /** Host offset of a guest cluster that waits for its link, or 0. */
   find(guestCluster: number): number {
     if (this.control[LIVE] === 0) return 0;
-    const entry = this.locate(guestCluster);
-    return entry < 0 ? 0 : this.entries[entry * 3 + 1]!;
+    const entry = this.locate(guestCluster, this.count);
+    if (entry < 0) return 0;
+    this.allocated = this.entries[entry * STRIDE + ALLOCATED]!;
+    this.zero = this.entries[entry * STRIDE + ZERO]!;
+    return this.entries[entry * STRIDE + HOST]!;
   }
 
-  add(guestCluster: number, hostOffset: number, nowMs: number): void {
+  add(guestCluster: number, hostOffset: number, nowMs: number, allocated = ALL_SUBCLUSTERS, zero = 0): void {
     assert(this.hasRoom(1), 'pending links overflow');
-    assert(this.locate(guestCluster) < 0, 'a guest cluster waits for one link');
+    const waiting = this.locate(guestCluster, this.count);
+    assert(
+      waiting < 0 || this.entries[waiting * STRIDE + HOST] === hostOffset,
+      'a guest cluster waits for one host cluster',
+    );
     const entry = this.count;
-    this.entries[entry * 3] = guestCluster;
-    this.entries[entry * 3 + 1] = hostOffset;
-    this.entries[entry * 3 + 2] = nowMs;
+    this.entries[entry * STRIDE + GUEST] = guestCluster;
+    this.entries[entry * STRIDE + HOST] = hostOffset;
+    this.entries[entry * STRIDE + ADDED] = nowMs;
+    this.entries[entry * STRIDE + ALLOCATED] = allocated;
+    this.entries[entry * STRIDE + ZERO] = zero;
     this.chain(entry);
     this.control[COUNT] = entry + 1;
     this.control[LIVE] = this.control[LIVE]! + 1;
   }
 
-  /** Forgets the link of a guest cluster. @returns its host offset, or 0 when there was none */
-  drop(guestCluster: number): number {
-    const entry = this.control[LIVE] === 0 ? -1 : this.locate(guestCluster);
-    if (entry < 0) return 0;
-    const host = this.entries[entry * 3 + 1]!;
-    this.entries[entry * 3 + 1] = DEAD;
-    this.control[LIVE] = this.control[LIVE]! - 1;
+  /** Forgets what waits for a guest cluster in the first `count` entries. @returns its host offset, or 0 when nothing did */
+  drop(guestCluster: number, count = this.count): number {
+    let host = 0;
+    while (this.control[LIVE] !== 0) {
+      const entry = this.locate(guestCluster, count);
+      if (entry < 0) break;
+      host = this.entries[entry * STRIDE + HOST]!;
+      this.entries[entry * STRIDE + HOST] = DEAD;
+      this.control[LIVE] = this.control[LIVE]! - 1;
+    }
     return host;
   }
 
-  /** The live ones of the first `count` entries, in guest order. */
+  /** The live ones of the first `count` entries, in guest order, and of each guest cluster the last. */
   first(count: number): PendingLink[] {
     const links: PendingLink[] = [];
-    for (let entry = 0; entry < count; entry++) {
-      const hostOffset = this.entries[entry * 3 + 1]!;
-      if (hostOffset !== DEAD) links.push({ guestCluster: this.entries[entry * 3]!, hostOffset });
+    for (let at = 0; at < count * STRIDE; at += STRIDE) {
+      const hostOffset = this.entries[at + HOST]!;
+      if (hostOffset === DEAD) continue;
+      const guestCluster = this.entries[at + GUEST]!;
+      links.push({
+        guestCluster,
+        hostOffset,
+        allocated: this.entries[at + ALLOCATED]!,
+        zero: this.entries[at + ZERO]!,
+      });
     }
-    return links.sort((a, b) => a.guestCluster - b.guestCluster);
+    links.sort((a, b) => a.guestCluster - b.guestCluster);
+    return links.filter((link, i) => links[i + 1]?.guestCluster !== link.guestCluster);
   }
 
   /** Removes the first `count` entries and keeps the later ones in their order. */
   removeFirst(count: number): void {
     const kept = this.count - count;
-    this.entries.copyWithin(0, count * 3, this.count * 3);
+    this.entries.copyWithin(0, count * STRIDE, this.count * STRIDE);
     this.heads.fill(0);
     this.control[COUNT] = kept;
     let live = 0;
     for (let entry = 0; entry < kept; entry++) {
-      if (this.entries[entry * 3 + 1] === DEAD) continue;
+      if (this.entries[entry * STRIDE + HOST] === DEAD) continue;
       this.chain(entry);
       live++;
     }
@@ -119,14 +154,16 @@ export class PendingLinks {
   }
 
   private chain(entry: number): void {
-    const bucket = this.bucket(this.entries[entry * 3]!);
+    const bucket = this.bucket(this.entries[entry * STRIDE + GUEST]!);
     this.next[entry] = this.heads[bucket]!;
     this.heads[bucket] = entry + 1;
   }
 
-  private locate(guestCluster: number): number {
+  /** The last live one of the first `count` entries: chains begin with what came last. */
+  private locate(guestCluster: number, count: number): number {
     for (let entry = this.heads[this.bucket(guestCluster)]! - 1; entry >= 0; entry = this.next[entry]! - 1) {
-      if (this.entries[entry * 3] === guestCluster && this.entries[entry * 3 + 1] !== DEAD) return entry;
+      if (entry >= count || this.entries[entry * STRIDE + GUEST] !== guestCluster) continue;
+      if (this.entries[entry * STRIDE + HOST] !== DEAD) return entry;
     }
     return -1;
   }

@@ -33,6 +33,8 @@ const VARIANTS = [
     options: `cluster_size=512,refcount_bits=${bits}`,
   })),
   { name: 'v3, 4 KiB, 1-bit counts', options: 'cluster_size=4k,refcount_bits=1' },
+  { name: 'extended L2, 16 KiB', options: 'cluster_size=16k,extended_l2=on' },
+  { name: 'extended L2, 64 KiB, 1-bit counts', options: 'cluster_size=64k,extended_l2=on,refcount_bits=1' },
 ] as const;
 const EXTRAS = ['plain', 'backing', 'snapshot', 'compressed', 'luks', 'aes', 'aes with backing'] as const;
 type Extra = (typeof EXTRAS)[number];

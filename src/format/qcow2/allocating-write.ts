@@ -1,6 +1,7 @@
 // Writes into clusters that cannot be written in place: unallocated, zero, compressed, or shared with a snapshot. New
 // clusters get the guest's bytes and, around them, what the guest read there before (copy-on-write); their links wait for
-// the fdatasync that makes counters and data durable (flush.ts), so a crash shows the old content or the new one.
+// the fdatasync that makes counters and data durable (flush.ts), so a crash shows the old content or the new one. With
+// subclusters only those that are touched get content, and a cluster that is ours gets it where it is.
 
 import { roundUp } from '../../bytes/offsets.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
@@ -10,6 +11,8 @@ import type { Flush } from './flush.ts';
 import type { Geometry } from './geometry.ts';
 import type { GuestData } from './guest-data.ts';
 import type { Linker } from './link.ts';
+import type { Run } from './mapping.ts';
+import { SUBCLUSTERS_PER_CLUSTER, subclusterRuns, subclustersTouched, withSubclusters } from './subcluster.ts';
 
 /** Clusters allocated at once; fewer than the links that can be held back. */
 const MAX_RUN_CLUSTERS = 4096;
@@ -39,35 +42,57 @@ export class AllocatingWrite {
   }
 
   /**
-   * The clusters are reserved exclusively; the lock is held, is released meanwhile and is held again on return. May do only
-   * the first clusters of the range. @returns bytes written
+   * Writes into the clusters of a run, which are reserved exclusively. The lock is held, is released meanwhile and is held
+   * again on return. May do only the first clusters. @returns bytes written
    */
-  write(source: Uint8Array, sourceOffset: number, length: number, offset: number): number {
+  write(source: Uint8Array, sourceOffset: number, run: Run, offset: number): number {
     const { allocator, data, geometry, linker, lock } = this.parts;
-    const { clusterSize } = geometry;
-    const firstCluster = Math.floor(offset / clusterSize);
-    const wanted = Math.ceil((offset + length) / clusterSize) - firstCluster;
-    const { offset: host, count, readsAsZeros } = allocator.allocate(Math.min(wanted, MAX_RUN_CLUSTERS));
-    const start = firstCluster * clusterSize;
-    const end = start + count * clusterSize;
-    const part = Math.min(offset + length, end) - offset;
+    const { clusterSize, subclusterSize } = geometry;
+    const start = offset - (offset % clusterSize);
+    const isOurs = run.hostCluster !== 0 && run.copied;
+    const isCopy = run.hostCluster !== 0 || run.status === 'compressed';
+    const kept = geometry.extendedL2 && isCopy && !isOurs ? this.keptRuns(start, offset, run.length) : [];
+    const wanted = isCopy && geometry.extendedL2 ? 1 : Math.ceil((offset + run.length - start) / clusterSize);
+    const {
+      offset: host,
+      count,
+      readsAsZeros,
+    } = isOurs
+      ? { offset: run.hostCluster, count: 1, readsAsZeros: false }
+      : allocator.allocate(Math.min(wanted, MAX_RUN_CLUSTERS));
+    const end = Math.min(offset + run.length, start + count * clusterSize);
+    const [headStart, tailEnd] = [offset - (offset % subclusterSize), roundUp(end, subclusterSize)];
     try {
       lock.unlock();
+      for (const { first, count: subclusters } of kept) {
+        const inCluster = first * subclusterSize;
+        this.fill(start + inCluster, subclusters * subclusterSize, host + inCluster, readsAsZeros);
+      }
       // units that the guest writes a part of are filled whole first
       const head = roundUp(offset, data.unit);
-      const tail = Math.max(head, offset + part - ((offset + part) % data.unit));
-      this.fill(start, head - start, host, readsAsZeros);
-      this.fill(tail, end - tail, host + (tail - start), readsAsZeros);
-      data.write(source, sourceOffset, part, host + (offset - start), offset);
+      const tail = Math.max(head, end - (end % data.unit));
+      this.fill(headStart, head - headStart, host + (headStart - start), readsAsZeros);
+      this.fill(tail, tailEnd - tail, host + (tail - start), readsAsZeros);
+      data.write(source, sourceOffset, end - offset, host + (offset - start), offset);
       lock.lock();
-      this.makeRoom(firstCluster, count);
-      linker.hold(firstCluster, host, count, Date.now());
+      this.makeRoom(start / clusterSize, count);
+      linker.hold(offset, end - offset, host, isOurs ? 0 : count, Date.now());
     } catch (error) {
       if (!lock.held) lock.lock();
-      allocator.giveBack(host, count);
+      if (!isOurs) allocator.giveBack(host, count);
       throw error;
     }
-    return part;
+    return end - offset;
+  }
+
+  /** Subclusters of the cluster at `start` that have data and that a write of its bytes from `offset` on leaves alone. */
+  private keptRuns(start: number, offset: number, length: number): { first: number; count: number }[] {
+    const { geometry, linker } = this.parts;
+    const inside = Math.min(length, start + geometry.clusterSize - offset);
+    const touched = subclustersTouched(offset - start, inside, geometry.clusterSize);
+    const bitmap = linker.subclustersOf(start / geometry.clusterSize);
+    const rest = withSubclusters(bitmap, touched.first, touched.count, 'unallocated');
+    return subclusterRuns(rest, 0, SUBCLUSTERS_PER_CLUSTER).filter(({ status }) => status === 'data');
   }
 
   /** What the guest does not write in the new clusters: old content, or zeros where there may be something else. */

@@ -24,6 +24,7 @@ import { Refcounts } from './refcount.ts';
 import { ReferenceCounts } from './reference-counts.ts';
 import { readSnapshotTable } from './snapshot-table.ts';
 import { REFCOUNT_TABLE_ENTRIES, REFCOUNT_TABLE_OFFSET } from './state.ts';
+import { subclusterFault } from './subcluster.ts';
 import { isCompressed, isCopied, offsetOf, QCOW_OFLAG_COPIED, QCOW_OFLAG_ZERO, Tables } from './table.ts';
 
 const CACHE_BYTES = 8 * 1024 * 1024;
@@ -142,6 +143,8 @@ class ReferenceWalk {
     for (let at = 0; at < geometry.clusterSize; at += geometry.l2EntryBytes) {
       const high = l2.getUint32(at);
       const low = l2.getUint32(at + 4);
+      const fault = header.extendedL2 && !isCompressed(high) ? this.bitmapFault(l2, at) : null;
+      if (fault !== null) this.corruption(`the L2 entry at offset ${hex(table + at)} is damaged: ${fault}`);
       if (high === 0 && low === 0) continue;
       if (isCompressed(high)) {
         this.useCompressed(high, low, table + at);
@@ -164,6 +167,13 @@ class ReferenceWalk {
       if (this.previousData !== 0 && host !== this.previousData + geometry.clusterSize) report.fragmentedClusters++;
       this.previousData = host;
     }
+  }
+
+  private bitmapFault(l2: DataView, at: number): string | null {
+    const bitmap = { zero: l2.getUint32(at + 8), allocated: l2.getUint32(at + 12) };
+    const high = l2.getUint32(at);
+    const hasHost = this.header.hasExternalData ? isCopied(high) : offsetOf(high, l2.getUint32(at + 4)) !== 0;
+    return subclusterFault(bitmap, hasHost);
   }
 
   private useCompressed(high: number, low: number, at: number): void {

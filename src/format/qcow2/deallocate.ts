@@ -1,6 +1,7 @@
 // Ranges that shall read as zeros: discard, write zeroes, and what lies behind the end of a smaller disk. Whole clusters
 // become "unallocated", or "zero" where a backing file would show through; version 2 has no zero clusters, so there the
-// zeros are written. Parts of clusters are zeroed in place, or written where the cluster is shared, compressed or encrypted.
+// zeros are written. Parts of clusters are zeroed in place, or written where the cluster is shared, compressed or encrypted;
+// with extended L2 entries whole subclusters are marked instead.
 
 import { guestOffset, roundUp } from '../../bytes/offsets.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
@@ -15,6 +16,7 @@ import type { GuestData } from './guest-data.ts';
 import type { Linker } from './link.ts';
 import type { Mapper } from './mapping.ts';
 import type { Releases } from './releases.ts';
+import { SUBCLUSTERS_PER_CLUSTER } from './subcluster.ts';
 
 const ZEROS = new Uint8Array(64 * 1024);
 
@@ -94,17 +96,18 @@ export class Deallocator {
 
   /** Runs `action` with the clusters of one slice from `first` on reserved exclusively, under the lock, with room to work. */
   private exclusively(first: number, count: number, action: (l2Table: number, count: number) => number): number {
-    const { flush, geometry, linker, lock, mapper, pendingTables, releases, reservations } = this.parts;
+    const { flush, geometry, linker, lock, mapper, pending, pendingTables, releases, reservations } = this.parts;
     const part = Math.min(count, linker.span(first));
     lock.lock();
     try {
+      // first of all, because it may wait, and then what there was room for may be taken
+      reservations.acquire(first, first + part, EXCLUSIVE);
       // a compressed cluster releases two host clusters, a dropped link one more
-      while (!releases.hasRoom(part * 3) || !pendingTables.hasRoom(1)) {
+      while (!releases.hasRoom(part * 3) || !pendingTables.hasRoom(1) || !pending.hasRoom(1)) {
         lock.unlock();
         flush.linkEarly();
         lock.lock();
       }
-      reservations.acquire(first, first + part, EXCLUSIVE);
       return action(mapper.l2Table(geometry.l1IndexOf(first)), part);
     } finally {
       reservations.release();
@@ -113,7 +116,35 @@ export class Deallocator {
   }
 
   private zeroPart(start: number, end: number): void {
-    for (let at = start; at < end; ) at += this.zeroRun(at, end - at);
+    const { extendedL2, subclusterSize } = this.parts.geometry;
+    if (!extendedL2) {
+      for (let at = start; at < end; ) at += this.zeroRun(at, end - at);
+      return;
+    }
+    zeroRange(start, end - start, subclusterSize, Number.POSITIVE_INFINITY, {
+      part: (from, to) => {
+        for (let at = from; at < to; ) at += this.zeroRun(at, to - at);
+      },
+      clusters: (first, count) => this.zeroSubclusters(first, count),
+    });
+  }
+
+  /** Subclusters [first, first + count) of the disk, or those in the cluster of the first. @returns how many */
+  private zeroSubclusters(first: number, count: number): number {
+    const { backing, geometry, linker, mapper } = this.parts;
+    const cluster = Math.floor(first / SUBCLUSTERS_PER_CLUSTER);
+    const index = first % SUBCLUSTERS_PER_CLUSTER;
+    const part = Math.min(count, SUBCLUSTERS_PER_CLUSTER - index);
+    const marked = this.exclusively(cluster, 1, (table) => {
+      if (mapper.lookup(cluster, table).status === 'compressed') return 0;
+      linker.replaceSubclusters(cluster, index, part, backing !== null, Date.now());
+      return part;
+    });
+    if (marked === part) return part;
+    for (let done = 0; done < part * geometry.subclusterSize; ) {
+      done += this.zeroRun(first * geometry.subclusterSize + done, part * geometry.subclusterSize - done);
+    }
+    return part;
   }
 
   /** The first run of one status: in place where that is allowed, nothing where it reads as zeros already. */

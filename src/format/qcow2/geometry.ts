@@ -4,11 +4,16 @@
 //
 // A host cluster number is cut in two: refcount block = cluster / refcountsPerBlock, entry = the rest.
 
+import { SUBCLUSTERS_PER_CLUSTER } from './subcluster.ts';
+
 export const L1_ENTRY_BYTES = 8;
 export const REFCOUNT_TABLE_ENTRY_BYTES = 8;
 
 export class Geometry {
   readonly clusterSize: number;
+  /** what a write allocates and zeroing can express: 1/32 of a cluster with extended L2 entries, else a whole cluster */
+  readonly subclusterSize: number;
+  readonly extendedL2: boolean;
   readonly l2EntryBytes: number;
   /** entries of an L2 table, which is one cluster */
   readonly l2Entries: number;
@@ -20,6 +25,8 @@ export class Geometry {
 
   constructor(clusterBits: number, refcountOrder: number, extendedL2: boolean) {
     this.clusterSize = 2 ** clusterBits;
+    this.extendedL2 = extendedL2;
+    this.subclusterSize = extendedL2 ? this.clusterSize / SUBCLUSTERS_PER_CLUSTER : this.clusterSize;
     this.l2EntryBytes = extendedL2 ? 16 : 8;
     this.l2Entries = this.clusterSize / this.l2EntryBytes;
     this.l2Coverage = this.l2Entries * this.clusterSize;

@@ -69,7 +69,7 @@ export class Qcow2Image implements Image {
     this.backing = backing;
     this.readOnly = file.readOnly;
     this.state = state;
-    const geometry = new Geometry(header.clusterBits, header.refcountOrder, false);
+    const geometry = new Geometry(header.clusterBits, header.refcountOrder, header.extendedL2);
     this.geometry = geometry;
     const data = new GuestData(file, state.volumeKey);
     this.data = data;
@@ -236,7 +236,7 @@ export class Qcow2Image implements Image {
       const run = this.reserveRun(offset, length);
       if (run === null) return 0;
       const { length: part, hostOffset: host } = run;
-      if (!isInPlace(run)) return this.allocating.write(source, sourceOffset, part, offset);
+      if (!isInPlace(run)) return this.allocating.write(source, sourceOffset, run, offset);
       this.lock.unlock();
       this.data.write(source, sourceOffset, part, host, offset);
       return part;
@@ -296,7 +296,8 @@ export class Qcow2Image implements Image {
       const first = at - (at % clusterSize);
       const inside = Math.min(first + clusterSize, this.virtualSize()) - first;
       if (status === 'data' || !this.readsAsZeros(first, inside)) {
-        at += status === 'data' ? part : Math.min(part, first + clusterSize - at);
+        // a subcluster with data has a whole cluster behind it
+        at = status === 'data' ? Math.max(at + part, first + clusterSize) : Math.min(at + part, first + clusterSize);
         continue;
       }
       this.write(ONE_ZERO, 0, 1, guestOffset(at));

@@ -5,13 +5,22 @@
 import { hostOffset } from '../../bytes/offsets.ts';
 import { assert } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
-import type { PendingLinks } from '../pending-links.ts';
+import type { PendingLink, PendingLinks } from '../pending-links.ts';
 import type { Allocator } from './allocate.ts';
 import { parseCompressedDescriptor } from './compressed.ts';
 import type { Geometry } from './geometry.ts';
 import type { Mapper } from './mapping.ts';
 import type { Releases } from './releases.ts';
 import { ALLOCATED_CLUSTERS, L1_OFFSET } from './state.ts';
+import {
+  DATA_BITMAP,
+  type SubclusterBitmap,
+  type SubclusterStatus,
+  subclustersTouched,
+  UNALLOCATED_BITMAP,
+  withSubclusters,
+  ZERO_BITMAP,
+} from './subcluster.ts';
 import { offsetOf, QCOW_OFLAG_COPIED, QCOW_OFLAG_ZERO, type Tables } from './table.ts';
 
 const COPIED = { high: QCOW_OFLAG_COPIED, low: 0 } as const;
@@ -59,15 +68,56 @@ export class Linker {
     return geometry.l1IndexOf(firstCluster + count - 1) - geometry.l1IndexOf(firstCluster) + 1;
   }
 
-  /** Adjoining clusters get their data; the links wait for the next sync. There is room in `pending` and `pendingTables`. */
-  hold(guestCluster: number, host: number, count: number, nowMs: number): void {
+  /**
+   * The guest bytes [offset, offset + length) got their data in adjoining clusters from `host` on; the links wait for the
+   * next sync. There is room in `pending` and `pendingTables`. @param created clusters that are new at `host`
+   */
+  hold(offset: number, length: number, host: number, created: number, nowMs: number): void {
     const { geometry, numbers, pending } = this.parts;
-    for (let i = 0; i < count; i++) {
-      if (i === 0 || geometry.l2IndexOf(guestCluster + i) === 0)
-        this.writableTable(geometry.l1IndexOf(guestCluster + i), nowMs);
+    const { clusterSize } = geometry;
+    const first = geometry.clusterOf(offset);
+    const end = Math.ceil((offset + length) / clusterSize);
+    for (let cluster = first; cluster < end; cluster++) {
+      if (cluster === first || geometry.l2IndexOf(cluster) === 0)
+        this.writableTable(geometry.l1IndexOf(cluster), nowMs);
     }
-    for (let i = 0; i < count; i++) pending.add(guestCluster + i, host + i * geometry.clusterSize, nowMs);
-    numbers[ALLOCATED_CLUSTERS] = numbers[ALLOCATED_CLUSTERS]! + count;
+    for (let cluster = first; cluster < end; cluster++) {
+      const at = host + (cluster - first) * clusterSize;
+      if (!geometry.extendedL2) {
+        pending.add(cluster, at, nowMs);
+        continue;
+      }
+      const start = Math.max(offset, cluster * clusterSize);
+      const part = Math.min(offset + length, (cluster + 1) * clusterSize) - start;
+      const touched = subclustersTouched(start - cluster * clusterSize, part, clusterSize);
+      const { allocated, zero } = withSubclusters(this.subclustersOf(cluster), touched.first, touched.count, 'data');
+      pending.add(cluster, at, nowMs, allocated, zero);
+    }
+    numbers[ALLOCATED_CLUSTERS] = numbers[ALLOCATED_CLUSTERS]! + created;
+  }
+
+  /** The subclusters of a guest cluster; those of a compressed cluster all have data. */
+  subclustersOf(guestCluster: number): SubclusterBitmap {
+    const { geometry, mapper } = this.parts;
+    const { status, subclusters } = mapper.lookup(guestCluster, mapper.l2Table(geometry.l1IndexOf(guestCluster)));
+    return status === 'compressed' ? DATA_BITMAP : subclusters;
+  }
+
+  /**
+   * Subclusters of one cluster that is not compressed read as zeros, or as unallocated; what host cluster they have stays.
+   * There is room in `pending` and `pendingTables`.
+   */
+  replaceSubclusters(guestCluster: number, first: number, count: number, asZero: boolean, nowMs: number): void {
+    const { geometry, mapper, pending, tables } = this.parts;
+    const l1Index = geometry.l1IndexOf(guestCluster);
+    const { host, copied, subclusters } = mapper.lookup(guestCluster, mapper.l2Table(l1Index));
+    const wanted: SubclusterStatus = asZero ? 'zero' : 'unallocated';
+    const changed = withSubclusters(subclusters, first, count, wanted);
+    if (changed.allocated === subclusters.allocated && changed.zero === subclusters.zero) return;
+    const table = this.writableTable(l1Index, nowMs);
+    // an entry that waits would bring back what it says about these subclusters
+    if (pending.find(guestCluster) !== 0) pending.add(guestCluster, host, nowMs, changed.allocated, changed.zero);
+    else tables.storeExtended(table, geometry.l2IndexOf(guestCluster), [{ host, copied, subclusters: changed }]);
   }
 
   /**
@@ -77,21 +127,26 @@ export class Linker {
     const { geometry, mapper, numbers, pending, releases, tables } = this.parts;
     const l1Index = geometry.l1IndexOf(guestCluster);
     const present = mapper.l2Table(l1Index);
-    const wanted = asZero ? 'zero' : 'unallocated';
+    const wanted = asZero ? ZERO_BITMAP : UNALLOCATED_BITMAP;
     let changes = false;
     for (let i = 0; i < count && !changes; i++) {
-      const { status, host } = mapper.lookup(guestCluster + i, present);
-      changes = status !== wanted || host !== 0;
+      const { status, host, subclusters } = mapper.lookup(guestCluster + i, present);
+      changes = host !== 0 || status === 'compressed' || subclusters.zero !== wanted.zero;
     }
     if (!changes) return false;
     const table = this.writableTable(l1Index, nowMs);
-    const replaced = this.referred(table, geometry.l2IndexOf(guestCluster), count);
-    tables.store(table, geometry.l2IndexOf(guestCluster), count, asZero ? ZERO : UNALLOCATED, 0, 0);
+    const index = geometry.l2IndexOf(guestCluster);
+    const replaced = this.referred(table, index, count);
+    if (geometry.extendedL2) {
+      tables.storeExtended(table, index, new Array(count).fill({ host: 0, copied: false, subclusters: wanted }));
+    } else {
+      tables.store(table, index, count, asZero ? ZERO : UNALLOCATED, 0, 0);
+    }
     // only now does memory change (R8)
     let lost = this.release(replaced);
     for (let i = 0; i < count; i++) {
       const waiting = pending.drop(guestCluster + i);
-      if (waiting === 0) continue;
+      if (waiting === 0 || replaced.some(({ first }) => first === waiting / geometry.clusterSize)) continue;
       // never linked, but readers before this request may have been told where it is: it goes the way of all clusters
       releases.add(waiting / geometry.clusterSize, 1);
       lost++;
@@ -115,7 +170,7 @@ export class Linker {
 
   /** Writes the L2 entries of the first `count` waiting clusters, whose data is durable, and releases what they replace. */
   linkClusters(count: number): void {
-    const { geometry, mapper, numbers, pending, tables } = this.parts;
+    const { geometry, mapper, numbers, pending } = this.parts;
     const links = pending.first(count);
     for (let i = 0; i < links.length; ) {
       const { guestCluster, hostOffset: host } = links[i]!;
@@ -131,14 +186,26 @@ export class Linker {
       const table = mapper.l2Table(geometry.l1IndexOf(guestCluster));
       const index = geometry.l2IndexOf(guestCluster);
       assert(table !== 0, 'a cluster that waits for its link has an L2 table');
-      const replaced = this.referred(table, index, run);
-      tables.store(table, index, run, COPIED, host, geometry.clusterSize);
+      const replaced = this.referred(table, index, run, host);
+      this.storeLinks(table, index, links.slice(i, i + run));
       // only now does memory change (R8); a later run that fails must not make this one be linked, and released, again
-      for (let n = 0; n < run; n++) pending.drop(guestCluster + n);
+      for (let n = 0; n < run; n++) pending.drop(guestCluster + n, count);
       numbers[ALLOCATED_CLUSTERS] = numbers[ALLOCATED_CLUSTERS]! - this.release(replaced);
       i += run;
     }
     pending.removeFirst(count);
+  }
+
+  private storeLinks(table: number, index: number, links: readonly PendingLink[]): void {
+    const { geometry, tables } = this.parts;
+    if (!geometry.extendedL2) {
+      tables.store(table, index, links.length, COPIED, links[0]!.hostOffset, geometry.clusterSize);
+      return;
+    }
+    const entries = links.map(({ hostOffset: host, allocated, zero }) => ({
+      ...{ host, copied: true, subclusters: { allocated, zero } },
+    }));
+    tables.storeExtended(table, index, entries);
   }
 
   /** The L2 table of `l1Index`, ours alone: made or copied where it is missing or shared. */
@@ -161,19 +228,20 @@ export class Linker {
     return created;
   }
 
-  /** What the entries [index, index + count) of an L2 table refer to. */
-  private referred(table: number, index: number, count: number): Reference[] {
-    const { clusterBits, geometry, mapper, tables } = this.parts;
+  /**
+   * What the entries [index, index + count) of an L2 table refer to. @param kept host offset of adjoining clusters that they
+   * will refer to, and may refer to already: those are left out
+   */
+  private referred(table: number, index: number, count: number, kept = Number.NaN): Reference[] {
+    const { clusterBits, geometry, mapper } = this.parts;
     const found: Reference[] = [];
-    for (let at = index; at < index + count; at++) {
-      const { high, low } = tables.load(table, at);
-      if (high === 0 && low === 0) continue;
-      const { status, host } = mapper.classify(high, low);
+    for (let i = 0; i < count; i++) {
+      const { status, host, high, low } = mapper.load(table, index + i);
       if (status === 'compressed') {
         const { hostOffset: start, length } = parseCompressedDescriptor(high, low, clusterBits);
         const first = geometry.clusterOf(start);
         found.push({ first, count: geometry.clusterOf(start + length - 1) - first + 1, isData: true });
-      } else if (host !== 0) {
+      } else if (host !== 0 && host !== kept + i * geometry.clusterSize) {
         found.push({ first: host / geometry.clusterSize, count: 1, isData: status === 'data' });
       }
     }

@@ -6,6 +6,16 @@ import { ImgfuseError } from '../../errors/index.ts';
 import type { PendingLinks } from '../pending-links.ts';
 import type { Geometry } from './geometry.ts';
 import { FILE_END, L1_ENTRIES, L1_OFFSET } from './state.ts';
+import {
+  checkSubclusters,
+  DATA_BITMAP,
+  SUBCLUSTERS_PER_CLUSTER,
+  type SubclusterBitmap,
+  subclusterRunLength,
+  subclusterStatus,
+  UNALLOCATED_BITMAP,
+  ZERO_BITMAP,
+} from './subcluster.ts';
 import { isCompressed, isCopied, offsetOf, QCOW_OFLAG_ZERO, type Tables } from './table.ts';
 
 export type ClusterStatus = 'data' | 'zero' | 'unallocated' | 'compressed';
@@ -18,15 +28,19 @@ export interface Run {
   length: number;
   /** data that no snapshot shares: it may be written in place */
   copied: boolean;
+  /** with extended L2 entries: the host cluster behind the first byte, also where its subcluster has no data; 0 for none */
+  hostCluster: number;
   high: number;
   low: number;
 }
 
 /** What one L2 entry says; reused like Run. */
-interface Cluster {
+export interface Cluster {
+  /** of the whole cluster; with extended L2 entries only "compressed" or not: `subclusters` says the rest */
   status: ClusterStatus;
   host: number;
   copied: boolean;
+  subclusters: SubclusterBitmap;
   high: number;
   low: number;
 }
@@ -35,8 +49,12 @@ interface Cluster {
 const MAX_LOOKS = 65536;
 
 export class Mapper {
-  readonly run: Run = { status: 'unallocated', hostOffset: 0, length: 0, copied: false, high: 0, low: 0 };
-  private readonly cluster: Cluster = { status: 'unallocated', host: 0, copied: false, high: 0, low: 0 };
+  readonly run: Run = {
+    ...{ status: 'unallocated', hostOffset: 0, length: 0, copied: false, hostCluster: 0, high: 0, low: 0 },
+  };
+  private readonly cluster: Cluster = {
+    ...{ status: 'unallocated', host: 0, copied: false, subclusters: UNALLOCATED_BITMAP, high: 0, low: 0 },
+  };
   private readonly path: string;
   private readonly version: 2 | 3;
   private readonly geometry: Geometry;
@@ -65,6 +83,7 @@ export class Mapper {
 
   /** Fills `run` with the longest run of one status (and, for data, of adjoining host clusters) from `offset` on. */
   map(offset: number, maxLength: number): Run {
+    if (this.geometry.extendedL2) return this.mapSubclusters(offset, maxLength);
     const { geometry, run, cluster } = this;
     const { clusterSize } = geometry;
     const end = offset + maxLength;
@@ -97,47 +116,96 @@ export class Mapper {
     return run;
   }
 
+  /** The same with extended L2 entries: runs of subclusters. Where a host cluster has no data, the run ends with it. */
+  private mapSubclusters(offset: number, maxLength: number): Run {
+    const { geometry, run, cluster } = this;
+    const { clusterSize, subclusterSize } = geometry;
+    const end = offset + maxLength;
+    let number = geometry.clusterOf(offset);
+    let table = this.l2Table(geometry.l1IndexOf(number));
+    this.lookup(number, table);
+    const inCluster = offset - number * clusterSize;
+    const first = Math.floor(inCluster / subclusterSize);
+    run.status = statusOf(cluster, first);
+    run.copied = cluster.copied;
+    run.hostCluster = cluster.host;
+    run.hostOffset = run.status === 'data' ? cluster.host + inCluster : 0;
+    run.high = cluster.high;
+    run.low = cluster.low;
+    let { host } = cluster;
+    let next = first + lengthOf(cluster, first);
+    for (let looks = 0; next * subclusterSize === clusterSize && looks < MAX_LOOKS; looks++) {
+      if ((number + 1) * clusterSize >= end || run.status === 'compressed') break;
+      if (run.status !== 'data' && run.hostCluster !== 0) break;
+      if (geometry.l2IndexOf(number + 1) === 0) table = this.l2Table(geometry.l1IndexOf(number + 1));
+      this.lookup(number + 1, table);
+      if (statusOf(cluster, 0) !== run.status || cluster.copied !== run.copied) break;
+      if (cluster.host !== (run.status === 'data' ? host + clusterSize : 0)) break;
+      host = cluster.host;
+      number++;
+      next = lengthOf(cluster, 0);
+    }
+    run.length = Math.min(number * clusterSize + next * subclusterSize, end) - offset;
+    return run;
+  }
+
   /** Fills `cluster` with what a guest cluster will be once every pending link is made. */
   lookup(guestCluster: number, l2Table: number): Readonly<Cluster> {
-    const { cluster } = this;
-    cluster.high = 0;
-    cluster.low = 0;
-    const waiting = this.pending.find(guestCluster);
+    const { cluster, geometry, pending } = this;
+    const waiting = pending.find(guestCluster);
     if (waiting !== 0) {
+      cluster.high = 0;
+      cluster.low = 0;
       cluster.status = 'data';
       cluster.host = waiting;
       cluster.copied = true;
+      cluster.subclusters = geometry.extendedL2 ? { allocated: pending.allocated, zero: pending.zero } : DATA_BITMAP;
       return cluster;
     }
-    cluster.status = 'unallocated';
-    cluster.host = 0;
-    cluster.copied = false;
-    if (l2Table === 0) return cluster;
-    const index = this.geometry.l2IndexOf(guestCluster);
-    const { high, low } = this.tables.load(l2Table, index);
-    if (high === 0 && low === 0) return cluster;
-    this.classify(high, low);
+    if (l2Table === 0) return this.classify(0, 0, UNALLOCATED_BITMAP);
+    const index = geometry.l2IndexOf(guestCluster);
+    this.load(l2Table, index);
     if (cluster.host !== 0) this.assertInside(cluster.host, l2Table, index, guestCluster);
+    if (geometry.extendedL2 && cluster.status !== 'compressed') {
+      const at = l2Table + index * geometry.l2EntryBytes;
+      checkSubclusters(cluster.subclusters, cluster.host !== 0, { path: this.path, offset: at });
+    }
     return cluster;
   }
 
-  /** Fills `cluster` with what an L2 entry says; the offset is not checked. */
-  classify(high: number, low: number): Readonly<Cluster> {
-    const { cluster } = this;
+  /** Fills `cluster` with entry `index` of an L2 table as it stands; the offset is not checked. */
+  load(l2Table: number, index: number): Readonly<Cluster> {
+    const { geometry, tables } = this;
+    if (!geometry.extendedL2) {
+      const { high, low } = tables.load(l2Table, index);
+      return this.classify(high, low, UNALLOCATED_BITMAP);
+    }
+    const bitmap = tables.load(l2Table, index * 2 + 1);
+    const subclusters = { allocated: bitmap.low, zero: bitmap.high };
+    const { high, low } = tables.load(l2Table, index * 2);
+    return this.classify(high, low, subclusters);
+  }
+
+  private classify(high: number, low: number, subclusters: SubclusterBitmap): Readonly<Cluster> {
+    const { cluster, geometry } = this;
     cluster.high = high;
     cluster.low = low;
     cluster.copied = false;
+    cluster.subclusters = subclusters;
     cluster.host = isCompressed(high) ? 0 : offsetOf(high, low);
     if (isCompressed(high)) {
       cluster.status = 'compressed';
-    } else if (this.version === 3 && (low & QCOW_OFLAG_ZERO) !== 0) {
+      cluster.subclusters = UNALLOCATED_BITMAP;
+    } else if (this.version === 3 && !geometry.extendedL2 && (low & QCOW_OFLAG_ZERO) !== 0) {
       // a zero cluster may keep a host cluster, which its next write frees
       cluster.status = 'zero';
+      cluster.subclusters = ZERO_BITMAP;
     } else if (cluster.host === 0) {
       cluster.status = 'unallocated';
     } else {
       cluster.status = 'data';
       cluster.copied = isCopied(high);
+      if (!geometry.extendedL2) cluster.subclusters = DATA_BITMAP;
     }
     return cluster;
   }
@@ -176,4 +244,13 @@ export class Mapper {
       { path: this.path, offset: table + index * 8 },
     );
   }
+}
+
+function statusOf(cluster: Readonly<Cluster>, subcluster: number): ClusterStatus {
+  return cluster.status === 'compressed' ? 'compressed' : subclusterStatus(cluster.subclusters, subcluster);
+}
+
+function lengthOf(cluster: Readonly<Cluster>, subcluster: number): number {
+  if (cluster.status === 'compressed') return SUBCLUSTERS_PER_CLUSTER - subcluster;
+  return subclusterRunLength(cluster.subclusters, subcluster);
 }

@@ -63,6 +63,7 @@ export function openQcow2(
       version: header.version,
       clusterBits: header.clusterBits,
       refcountOrder: header.refcountOrder,
+      extendedL2: header.extendedL2,
       compressionType: header.compressionType,
       cryptMethod: header.cryptMethod,
       snapshotCount: header.snapshotCount,
@@ -90,10 +91,7 @@ export function openQcow2(
 }
 
 function refuseWhatIsMissing(file: HostFile, header: Qcow2Header): void {
-  const missing = [
-    ...(header.hasExternalData ? ['an external data file'] : []),
-    ...(header.extendedL2 ? ['extended L2 entries'] : []),
-  ];
+  const missing = [...(header.hasExternalData ? ['an external data file'] : [])];
   if (missing.length > 0) {
     throw new ImgfuseError(
       'unsupported',
@@ -190,10 +188,10 @@ function countAllocated(file: HostFile, header: Qcow2Header, geometry: Geometry)
     const table = offsetOf(l1View.getUint32(at), l1View.getUint32(at + 4));
     if (!(table > 0 && table + geometry.clusterSize <= file.size())) continue;
     file.read(l2, 0, l2.length, hostOffset(table));
-    for (let entry = 0; entry < l2.length; entry += 8) {
+    for (let entry = 0; entry < l2.length; entry += geometry.l2EntryBytes) {
       const high = l2View.getUint32(entry);
       const low = l2View.getUint32(entry + 4);
-      if (isCompressed(high) || (offsetOf(high, low) !== 0 && (low & 1) === 0)) count++;
+      if (isCompressed(high) || (offsetOf(high, low) !== 0 && (header.extendedL2 || (low & 1) === 0))) count++;
     }
   }
   return count;

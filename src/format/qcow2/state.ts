@@ -36,6 +36,7 @@ export interface FixedHeader {
   readonly version: 2 | 3;
   readonly clusterBits: number;
   readonly refcountOrder: number;
+  readonly extendedL2: boolean;
   readonly compressionType: 'zlib' | 'zstd';
   readonly cryptMethod: number;
   readonly snapshotCount: number;

@@ -5,6 +5,7 @@
 //   L2       63 QCOW_OFLAG_COPIED   62 QCOW_OFLAG_COMPRESSED   9-55 host offset   0 QCOW_OFLAG_ZERO (v3)
 //   refcount table                  9-63 offset of the refcount block
 //
+// With extended L2 entries a second u64, the bitmap of the subclusters (subcluster.ts), follows each L2 entry.
 // An entry is handled as its two words. Used under the metadata lock; nothing here keeps a slice across calls (R2).
 
 import { combine, hexWords } from '../../bytes/endian.ts';
@@ -13,6 +14,7 @@ import type { TableCache } from '../../concurrency/table-cache.ts';
 import { assert, ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { WriteTracker } from '../write-tracker.ts';
+import type { SubclusterBitmap } from './subcluster.ts';
 
 /** In the high word. */
 export const QCOW_OFLAG_COPIED = 0x80000000;
@@ -31,6 +33,13 @@ const ENTRY_BYTES = 8;
 export interface Entry {
   high: number;
   low: number;
+}
+
+/** An extended L2 entry of a cluster that is not compressed. */
+export interface ExtendedEntry {
+  readonly host: number;
+  readonly copied: boolean;
+  readonly subclusters: SubclusterBitmap;
 }
 
 /** The offset in an L1 or standard L2 entry; NaN when it is no safe integer. */
@@ -93,6 +102,20 @@ export class Tables {
       this.scratchView.setUint32(i * ENTRY_BYTES + 4, ((offset % 2 ** 32) | flags.low) >>> 0, false);
     }
     this.storeBytes(table + index * ENTRY_BYTES, this.scratch.subarray(0, count * ENTRY_BYTES));
+  }
+
+  /** Writes adjoining extended L2 entries that lie in one slice. */
+  storeExtended(table: number, index: number, entries: readonly ExtendedEntry[]): void {
+    const bytes = entries.length * 2 * ENTRY_BYTES;
+    for (const [i, { host, copied, subclusters }] of entries.entries()) {
+      const at = i * 2 * ENTRY_BYTES;
+      const flag = copied ? QCOW_OFLAG_COPIED : 0;
+      this.scratchView.setUint32(at, (Math.floor(host / 2 ** 32) | flag) >>> 0, false);
+      this.scratchView.setUint32(at + 4, host % 2 ** 32, false);
+      this.scratchView.setUint32(at + 8, subclusters.zero, false);
+      this.scratchView.setUint32(at + 12, subclusters.allocated, false);
+    }
+    this.storeBytes(table + index * 2 * ENTRY_BYTES, this.scratch.subarray(0, bytes));
   }
 
   /**

@@ -27,7 +27,7 @@ test('pending links behave as a list of live and dropped entries', () => {
           const wanted = model.slice(0, count).filter(({ live }) => live);
           expect(pending.first(count)).toEqual(
             wanted
-              .map((each) => ({ guestCluster: each.guest, hostOffset: each.host }))
+              .map((each) => ({ guestCluster: each.guest, hostOffset: each.host, allocated: 0xffffffff, zero: 0 }))
               .sort((a, b) => a.guestCluster - b.guestCluster),
           );
           pending.removeFirst(count);
@@ -45,6 +45,31 @@ test('pending links behave as a list of live and dropped entries', () => {
     }),
     { numRuns: 100 },
   );
+});
+
+test('a cluster with subclusters waits more than once: batches see the last of theirs, lookups the last of all', () => {
+  const pending = new PendingLinks(createPendingLinksState(8));
+  pending.add(7, 4096, 1, 0b01, 0b10);
+  pending.add(3, 8192, 2);
+  const batch = pending.count;
+  pending.add(7, 4096, 3, 0b11, 0);
+  expect(pending.find(7)).toBe(4096);
+  expect([pending.allocated, pending.zero]).toEqual([0b11, 0]);
+  expect(pending.first(batch)).toEqual([
+    { guestCluster: 3, hostOffset: 8192, allocated: 0xffffffff, zero: 0 },
+    { guestCluster: 7, hostOffset: 4096, allocated: 0b01, zero: 0b10 },
+  ]);
+  expect(pending.drop(7, batch)).toBe(4096);
+  expect(pending.find(7)).toBe(4096);
+  pending.removeFirst(batch);
+  expect(pending.first(1)).toEqual([{ guestCluster: 7, hostOffset: 4096, allocated: 0b11, zero: 0 }]);
+  pending.add(7, 4096, 4, 0b111, 0);
+  expect(pending.drop(7)).toBe(4096);
+  expect(pending.find(7)).toBe(0);
+  expect(() => {
+    pending.add(5, 4096, 5);
+    pending.add(5, 12288, 6);
+  }).toThrow(/waits for one host cluster/);
 });
 
 test.each([
