@@ -74,6 +74,8 @@ const variants: readonly DiskVariant[] = [
   ...Object.keys(BACKINGS).map((backing) => variant(qcow2, { cluster_size: '4k' }, backing)),
   variant(qcow2, { cluster_size: '4k', compat: '0.10' }, 'a QED backing file'),
   variant(qcow2, {}, 'no backing file'),
+  variant(qcow2, { cluster_size: '16k', extended_l2: 'on' }, 'no backing file'),
+  variant(qcow2, { cluster_size: '64k', extended_l2: 'on' }, 'a QED backing file'),
 ];
 
 for (const each of variants) describeVirtualDisk(each);

@@ -74,6 +74,12 @@ interface Subject {
 const SUBJECTS: readonly Subject[] = [false, true].flatMap((withBacking) => [
   { name: 'QED', format: qed, options: { cluster_size: '4k', table_size: '1' }, withBacking },
   { name: 'qcow2 v3', format: qcow2, options: { cluster_size: '4k' }, withBacking },
+  {
+    name: 'qcow2 with subclusters',
+    format: qcow2,
+    options: { cluster_size: '16k', extended_l2: 'on' },
+    withBacking,
+  },
   { name: 'qcow2 v2', format: qcow2, options: { cluster_size: '4k', compat: '0.10' }, withBacking },
 ]);
 
