@@ -6,7 +6,7 @@ import { checkDisk } from '../disk/index.ts';
 import { ImgfuseError } from '../errors/index.ts';
 import { type CheckReport, checkExitCode, type RepairMode } from '../format/check-report.ts';
 import { EXIT_NO_CHECK, EXIT_USAGE } from './exit-codes.ts';
-import { FORCE_SHARE, FORMAT, lookAt } from './image-arguments.ts';
+import { FORCE_SHARE, FORMAT, lockMode, lookAt, NO_LOCK } from './image-arguments.ts';
 import { complainAbout, type OutputMode, plural, print, printJson } from './output.ts';
 import { Progress } from './progress.ts';
 
@@ -15,6 +15,7 @@ interface CheckArguments {
   readonly format?: string;
   readonly repair?: 'leaks' | 'all';
   readonly 'force-share'?: boolean;
+  readonly 'no-lock'?: boolean;
   readonly quiet: boolean;
   readonly output: OutputMode;
 }
@@ -33,6 +34,7 @@ export const checkCommand = {
         describe: 'leaks: give back lost space; all: mend corruptions too, which may lose data',
       })
       .option('force-share', FORCE_SHARE)
+      .option('no-lock', NO_LOCK)
       .conflicts('repair', 'force-share')
       .option('quiet', { alias: 'q', type: 'boolean', default: false, describe: 'print nothing but findings' })
       .example('imgfuse check disk.qed', '')
@@ -54,7 +56,7 @@ function check(args: CheckArguments): number {
     const report = run(() =>
       checkDisk(args.image, {
         repair,
-        lock: args['force-share'] !== true,
+        locks: lockMode(args),
         ...(args.format === undefined ? {} : { format: args.format }),
         log: (finding) => {
           findings.push(finding);

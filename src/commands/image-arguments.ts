@@ -1,5 +1,6 @@
 // Options that several commands on image files share.
 
+import type { LockMode } from '../disk/index.ts';
 import { ImgfuseError } from '../errors/index.ts';
 import { canonicalPath } from './host-paths.ts';
 
@@ -22,6 +23,17 @@ export const FORCE_SHARE = {
   type: 'boolean',
   describe: 'look even if somebody is writing to the image; what is shown may be out of date',
 } as const;
+
+export const NO_LOCK = {
+  type: 'boolean',
+  describe: 'take no image locks (file systems without them); nobody is kept out',
+} as const;
+
+/** Which locks the options of a command ask for. */
+export function lockMode(args: { readonly 'force-share'?: boolean; readonly 'no-lock'?: boolean }): LockMode {
+  if (args['no-lock'] === true) return 'none';
+  return args['force-share'] === true ? 'share' : 'take';
+}
 
 /** Does what only reads an image; where its locks are in the way, the error names the option that goes on all the same. */
 export function lookAt<T>(look: () => T): T {

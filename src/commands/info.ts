@@ -2,7 +2,7 @@
 
 import type { Argv } from 'yargs';
 import { type DiskInfo, inspectDisk } from '../disk/index.ts';
-import { FORCE_SHARE, FORMAT, lookAt } from './image-arguments.ts';
+import { FORCE_SHARE, FORMAT, lockMode, lookAt } from './image-arguments.ts';
 import { type OutputMode, print, printJson } from './output.ts';
 import { formatSize } from './size.ts';
 
@@ -26,7 +26,7 @@ export const infoCommand = {
   run: (args: InfoArguments): number => {
     const info = lookAt(() =>
       inspectDisk(args.image, {
-        lock: args['force-share'] !== true,
+        locks: lockMode(args),
         ...(args.format === undefined ? {} : { format: args.format }),
       }),
     );

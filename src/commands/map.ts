@@ -2,7 +2,7 @@
 
 import type { Argv } from 'yargs';
 import { type ChainExtent, openDisk, type VirtualDisk } from '../disk/index.ts';
-import { ALLOW_BACKING, directories, FORCE_SHARE, FORMAT, lookAt } from './image-arguments.ts';
+import { ALLOW_BACKING, directories, FORCE_SHARE, FORMAT, lockMode, lookAt } from './image-arguments.ts';
 import { formatTable, type OutputMode, print } from './output.ts';
 
 interface MapArguments {
@@ -42,7 +42,7 @@ export const mapCommand = {
     const disk = lookAt(() =>
       openDisk(args.image, {
         readOnly: true,
-        lock: args['force-share'] !== true,
+        locks: lockMode(args),
         allowBacking: directories(args['allow-backing']),
         ...(args.format === undefined ? {} : { format: args.format }),
       }),

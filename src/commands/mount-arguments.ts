@@ -4,9 +4,16 @@
 import { availableParallelism } from 'node:os';
 import { resolve } from 'node:path';
 import { parseArgs } from 'node:util';
+import type { LockMode } from '../disk/index.ts';
 import { ImgfuseError } from '../errors/index.ts';
 import { canonicalEntry, canonicalPath } from './host-paths.ts';
-import { parseMountOptions, parseTransport, parseWorkers, type TransportChoice } from './mount-options.ts';
+import {
+  type MountOptions,
+  parseMountOptions,
+  parseTransport,
+  parseWorkers,
+  type TransportChoice,
+} from './mount-options.ts';
 
 /** How the program starts itself as the process of a mount, with the request as JSON; not for people. */
 export const DAEMON_COMMAND = 'mount-process';
@@ -21,7 +28,9 @@ export interface MountRequest {
   readonly readOnly: boolean;
   readonly foreground: boolean;
   readonly debug: boolean;
-  readonly lock: boolean;
+  readonly locks: LockMode;
+  /** read-only beside a writer; the mount can take the image over later */
+  readonly share: boolean;
   readonly allowOther: boolean;
   readonly flags: readonly string[];
   readonly allowBacking: readonly string[];
@@ -124,7 +133,8 @@ export function mountRequest(parsed: ParsedMountArguments): MountRequest {
     readOnly: options.readOnly,
     foreground: parsed.foreground === true || debug,
     debug,
-    lock: options.lock && parsed['no-lock'] !== true,
+    locks: mountLocks(options, parsed),
+    share: options.share,
     allowOther: options.allowOther,
     flags: options.flags,
     allowBacking: [...options.allowBacking, ...(parsed['allow-backing'] ?? [])].map((each) => canonicalPath(each)),
@@ -139,6 +149,15 @@ export function mountRequest(parsed: ParsedMountArguments): MountRequest {
     ...(options.umask === undefined ? {} : { umask: options.umask }),
     ...(pidFile === undefined ? {} : { pidFile: resolve(pidFile) }),
   };
+}
+
+/** share goes with ro only: two that write are kept apart by nothing but their locks. */
+function mountLocks(options: MountOptions, parsed: ParsedMountArguments): LockMode {
+  if (options.share && !options.readOnly) {
+    throw new ImgfuseError('usage', 'share reads an image that somebody else may write, so it needs ro: -o ro,share');
+  }
+  if (!options.lock || parsed['no-lock'] === true) return 'none';
+  return options.share ? 'share' : 'take';
 }
 
 function outputMode(text = 'human'): string {

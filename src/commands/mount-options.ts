@@ -12,6 +12,7 @@ export interface MountOptions {
   allowOther: boolean;
   debug: boolean;
   lock: boolean;
+  share: boolean;
   /** flags of mount(2) by name: noexec, noatime, ... */
   flags: string[];
   allowBacking: string[];
@@ -58,6 +59,9 @@ const FLAGS: Readonly<Record<string, Apply>> = {
   nolock: (options) => {
     options.lock = false;
   },
+  share: (options) => {
+    options.share = true;
+  },
   noexec: setFlag,
   exec: dropFlag('noexec'),
   noatime: setFlag,
@@ -85,7 +89,7 @@ const IGNORED = new Set(
 const REFUSED: Readonly<Record<string, string>> = {
   auto_unmount: 'it would unmount lazily and hide whether the image was closed; end the mount with "imgfuse unmount"',
   allow_root: 'use allow_other; root may always look into a mount that others may use',
-  remount: 'unmount and mount again to change options',
+  remount: '"imgfuse remount -o rw MOUNTPOINT" hands an image over; to change other options unmount and mount again',
 };
 
 const VALUES: Readonly<Record<string, Apply>> = {
@@ -131,6 +135,7 @@ export function parseMountOptions(lists: readonly string[]): MountOptions {
     allowOther: false,
     debug: false,
     lock: true,
+    share: false,
     flags: [],
     allowBacking: [],
   };

@@ -3,7 +3,7 @@
 import type { Argv } from 'yargs';
 import { openDisk } from '../disk/index.ts';
 import { ImgfuseError } from '../errors/index.ts';
-import { ALLOW_BACKING, directories, FORMAT } from './image-arguments.ts';
+import { ALLOW_BACKING, directories, FORMAT, lockMode, NO_LOCK } from './image-arguments.ts';
 import { complain, type OutputMode, print, printJson } from './output.ts';
 import { parseResize } from './size.ts';
 
@@ -12,6 +12,7 @@ interface ResizeArguments {
   readonly size: string;
   readonly format?: string;
   readonly 'allow-backing'?: readonly string[];
+  readonly 'no-lock'?: boolean;
   readonly shrink: boolean;
   readonly quiet: boolean;
   readonly output: OutputMode;
@@ -35,6 +36,7 @@ export const resizeCommand = {
         default: false,
         describe: 'allow a smaller size: what lies beyond it is lost',
       })
+      .option('no-lock', NO_LOCK)
       .option('quiet', { alias: 'q', type: 'boolean', default: false, describe: 'print nothing' })
       .example('imgfuse resize disk.qed +10G', '')
       .example('imgfuse resize --shrink disk.qed 5G', 'shrink partitions and file systems first'),
@@ -44,6 +46,7 @@ export const resizeCommand = {
 function resize(args: ResizeArguments): number {
   const disk = openDisk(args.image, {
     readOnly: false,
+    locks: lockMode(args),
     allowBacking: directories(args['allow-backing']),
     ...(args.format === undefined ? {} : { format: args.format }),
     log: complain,

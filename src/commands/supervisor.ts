@@ -73,7 +73,7 @@ export class Supervisor {
         readOnly: request.readOnly,
         ...(request.format === undefined ? {} : { format: request.format }),
         allowBacking: request.allowBacking,
-        lock: request.lock,
+        locks: request.locks,
         slots: request.workers + 2,
         log: (sentence) => this.#log('notice', sentence),
       });

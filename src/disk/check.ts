@@ -1,14 +1,15 @@
 // Checking an image without mounting it.
 
 import type { CheckReport, RepairMode } from '../format/check-report.ts';
-import { lockImage } from '../host/image-locks.ts';
+import { type LockMode, lockImage } from '../host/image-locks.ts';
 import { PosixHostFile } from '../host/posix-file.ts';
 import { formatByName, probeFormat } from './registry.ts';
 
 export interface CheckDiskOptions {
   readonly format?: string | undefined;
   readonly repair: RepairMode;
-  readonly lock?: boolean | undefined;
+  /** default: take */
+  readonly locks?: LockMode | undefined;
   /** one finding a call */
   readonly log: (sentence: string) => void;
   /** fraction of the work, 0 to 1 */
@@ -20,7 +21,7 @@ export function checkDisk(path: string, options: CheckDiskOptions): CheckReport 
   const readOnly = options.repair === 'none';
   const file = PosixHostFile.open(path, readOnly);
   try {
-    if (options.lock !== false) lockImage(file, readOnly ? 'read-only' : 'read-write');
+    lockImage(file, options.locks);
     const format = options.format === undefined ? probeFormat(file) : formatByName(options.format);
     const { repair, log, progress } = options;
     const report = format.check(file, { repair, log, ...(progress === undefined ? {} : { progress }) });

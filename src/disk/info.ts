@@ -1,7 +1,7 @@
 // Facts about an image file from its header alone.
 
 import * as path from 'node:path';
-import { lockImage } from '../host/image-locks.ts';
+import { type LockMode, lockImage } from '../host/image-locks.ts';
 import { PosixHostFile } from '../host/posix-file.ts';
 import { formatByName, probeFormat } from './registry.ts';
 
@@ -25,14 +25,15 @@ export interface DiskInfo {
 
 export interface InspectOptions {
   readonly format?: string | undefined;
-  readonly lock?: boolean | undefined;
+  /** default: take */
+  readonly locks?: LockMode | undefined;
 }
 
 /** Reads the header of one image; its backing file is not opened. */
 export function inspectDisk(imagePath: string, options: InspectOptions = {}): DiskInfo {
   const file = PosixHostFile.open(imagePath, true);
   try {
-    if (options.lock !== false) lockImage(file, 'read-only');
+    lockImage(file, options.locks);
     const format = options.format === undefined ? probeFormat(file) : formatByName(options.format);
     const details = format.inspect(file);
     const { backing } = details;

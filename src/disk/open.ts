@@ -5,7 +5,7 @@ import { ImgfuseError } from '../errors/index.ts';
 import type { BackingReference, Image, ImageFormat, SharedImage } from '../format/image-format.ts';
 import { attachHostFile } from '../host/attach.ts';
 import type { FileIdentity, HostFile } from '../host/host-file.ts';
-import { type LockRole, lockImage } from '../host/image-locks.ts';
+import { type LockMode, lockImage, writerOf } from '../host/image-locks.ts';
 import { PosixHostFile } from '../host/posix-file.ts';
 import { MAX_CHAIN_DEPTH, resolveBacking } from './backing-policy.ts';
 import { formatByName, probeFormat } from './registry.ts';
@@ -19,8 +19,8 @@ export interface OpenDiskOptions {
   readonly format?: string | undefined;
   /** directories whose files may be backing files, beside the image's own */
   readonly allowBacking?: readonly string[] | undefined;
-  /** take QEMU's image locks; default true */
-  readonly lock?: boolean | undefined;
+  /** which of QEMU's image locks are taken, on every file of the chain; default: those of the opening */
+  readonly locks?: LockMode | undefined;
   /** memory for cached tables of each image in bytes; default 64 MiB */
   readonly tableCacheBytes?: number | undefined;
   /** threads that use the disk at the same time, this one included; default 1 */
@@ -32,6 +32,11 @@ export interface OpenDiskOptions {
 /** Opens an image and its backing chain. Throws ImgfuseError; an unclean image is repaired unless `readOnly`. */
 export function openDisk(path: string, options: OpenDiskOptions): VirtualDisk {
   return new VirtualDisk(new ChainOpener(options).openTop(path));
+}
+
+/** Opens the file of an open disk a second time, also where its path leads to something else by now. */
+export function reopenDisk(disk: VirtualDisk, options: OpenDiskOptions): VirtualDisk {
+  return new VirtualDisk(new ChainOpener(options).openTop(disk.path, disk.descriptor ?? undefined));
 }
 
 /** The same disk in another thread. @param slot from 0, below the slots it was opened with, used by no other thread */
@@ -58,10 +63,12 @@ class ChainOpener {
     this.options = options;
   }
 
-  openTop(path: string): Image {
+  /** @param descriptor of the file where it is open already */
+  openTop(path: string, descriptor?: number): Image {
     const { readOnly, format } = this.options;
     try {
-      const file = this.openFile(path, readOnly, readOnly ? 'read-only' : 'read-write');
+      const file = this.openFile(path, readOnly, descriptor);
+      this.sayWhoIsNotKeptOut(file);
       return this.openImage(
         file,
         format === undefined ? probeFormat(file) : formatByName(format),
@@ -82,7 +89,7 @@ class ChainOpener {
       );
     }
     const path = resolveBacking(overlay.path, reference.name, { allowed: this.options.allowBacking ?? [] });
-    const file = this.openFile(path, true, 'read-only');
+    const file = this.openFile(path, true);
     const format = reference.format === undefined ? probeFormat(file) : formatByName(reference.format);
     if (reference.format === undefined && format.name === 'raw') {
       throw new ImgfuseError(
@@ -95,8 +102,9 @@ class ChainOpener {
     return this.openImage(file, format, true, false);
   }
 
-  private openFile(path: string, readOnly: boolean, role: LockRole): PosixHostFile {
-    const file = PosixHostFile.open(path, readOnly);
+  private openFile(path: string, readOnly: boolean, descriptor?: number): PosixHostFile {
+    const file =
+      descriptor === undefined ? PosixHostFile.open(path, readOnly) : PosixHostFile.reopen(path, descriptor, readOnly);
     this.opened.push(file);
     const { dev, ino } = file.identity();
     if (this.seen.some((other) => other.dev === dev && other.ino === ino)) {
@@ -107,8 +115,19 @@ class ChainOpener {
       );
     }
     this.seen.push({ dev, ino });
-    if (this.options.lock !== false) lockImage(file, role);
+    lockImage(file, this.options.locks);
     return file;
+  }
+
+  private sayWhoIsNotKeptOut(file: HostFile): void {
+    const { locks, log } = this.options;
+    if (locks === 'none') {
+      log?.(`${file.path} is opened without locks: no other program is kept from writing to it at the same time`);
+    } else if (locks === 'share') {
+      const writer = writerOf(file);
+      const now = writer === null ? '' : `; ${writer} has it open for writing`;
+      log?.(`${file.path} is read beside whoever writes to it (share), so what it shows may be inconsistent${now}`);
+    }
   }
 
   private openImage(file: PosixHostFile, format: ImageFormat, readOnly: boolean, probed: boolean): Image {

@@ -42,6 +42,11 @@ export class VirtualDisk {
     return this.image.file.path;
   }
 
+  /** of the image file; null where it has none */
+  get descriptor(): number | null {
+    return this.image.file.descriptor;
+  }
+
   get format(): string {
     return this.image.format;
   }

@@ -2,11 +2,10 @@
 // 200 + i "I do not share permission i". Own locks are set first and then the others' are tested, so of two programs that
 // start at once at least one sees the other. They belong to the open file description and end with its last descriptor.
 
-import * as fs from 'node:fs';
 import { ImgfuseError } from '../errors/index.ts';
 import { F_RDLCK, F_UNLCK, F_WRLCK, getOfdLock, nativeAvailable, setOfdLock } from '../native/index.ts';
 import type { HostFile } from './host-file.ts';
-import { realPath } from './paths.ts';
+import { describeHolders } from './lock-holders.ts';
 
 const USED_BASE = 100;
 const UNSHARED_BASE = 200;
@@ -19,8 +18,11 @@ const PERMISSION_NAMES: Readonly<Record<number, string>> = {
   [RESIZE]: 'resize',
 };
 
+/** How an image is opened as to its locks: those that QEMU would take, those of a reader beside a writer, or none. */
+export type LockMode = 'take' | 'share' | 'none';
+
 /** What an opener does with an image: 'share' reads beside a writer and tests nothing. */
-export type LockRole = 'read-write' | 'read-only' | 'share';
+type LockRole = 'read-write' | 'read-only' | 'share';
 
 interface Permissions {
   readonly uses: readonly number[];
@@ -34,35 +36,62 @@ const ROLES: Readonly<Record<LockRole, Permissions>> = {
 };
 
 /**
- * Takes the locks of `role` on an open image file.
+ * Takes the locks of an opening on an image file; before its header is read.
  * @throws ImgfuseError busy when another program's locks forbid it, unsupported when the file system has no OFD locks
  */
-export function lockImage(file: HostFile, role: LockRole): void {
-  const { descriptor, path } = file;
-  if (descriptor === null) return;
+export function lockImage(file: HostFile, mode: LockMode = 'take'): void {
+  if (mode === 'none' || file.descriptor === null) return;
+  if (mode === 'share') return lockBesideWriter(file.descriptor);
   if (!nativeAvailable()) {
     throw new ImgfuseError(
       'unsupported',
-      `${path} cannot be locked because the package koffi is not installed; install it, or use --no-lock`,
-      { path },
+      `${file.path} cannot be locked because the package koffi is not installed; install it, or use --no-lock`,
+      { path: file.path },
     );
   }
+  takeLocks(file, file.descriptor, file.readOnly ? 'read-only' : 'read-write');
+}
+
+function takeLocks(file: HostFile, descriptor: number, role: LockRole): void {
+  const { path } = file;
   const { uses, doesNotShare } = ROLES[role];
   const own = [...uses.map((i) => USED_BASE + i), ...doesNotShare.map((i) => UNSHARED_BASE + i)];
   for (const byte of own) setLock(file, descriptor, byte);
-  if (role === 'share') return;
-  const conflict =
-    uses.find((i) => getOfdLock(descriptor, F_WRLCK, UNSHARED_BASE + i, 1) !== undefined) ??
-    doesNotShare.find((i) => getOfdLock(descriptor, F_WRLCK, USED_BASE + i, 1) !== undefined);
+  const conflict = [...uses.map((i) => [i, UNSHARED_BASE + i]), ...doesNotShare.map((i) => [i, USED_BASE + i])].find(
+    ([, byte]) => getOfdLock(descriptor, F_WRLCK, byte!, 1) !== undefined,
+  );
   if (conflict === undefined) return;
-  for (const byte of own) setOfdLock(descriptor, F_UNLCK, byte, 1);
+  const [permission, byte] = conflict as [number, number];
+  for (const each of own) setOfdLock(descriptor, F_UNLCK, each, 1);
   const wish = role === 'read-write' ? 'opened for writing' : 'opened';
   throw new ImgfuseError(
     'busy',
-    `${path} is in use by ${describeHolders(file)}, which holds its "${PERMISSION_NAMES[conflict]}" lock, so it is not ${wish}; ` +
-      'stop that program (or unmount the image) first',
+    `${path} is in use by ${describeHolders(file, byte)}, which holds its "${PERMISSION_NAMES[permission]}" lock, so it is ` +
+      `not ${wish}; stop that program (or unmount the image) first`,
     { path, operation: 'lock' },
   );
+}
+
+/** A reader that asked to look in spite of a writer is kept out by nothing, not even by a file system without locks. */
+function lockBesideWriter(descriptor: number): void {
+  try {
+    for (const permission of ROLES.share.uses) setOfdLock(descriptor, F_RDLCK, USED_BASE + permission, 1);
+  } catch (error) {
+    if (!(error instanceof ImgfuseError)) throw error;
+  }
+}
+
+/** Who has an image open for writing now, as a phrase; null when nobody has, or it cannot be told. */
+export function writerOf(file: HostFile): string | null {
+  const byte = USED_BASE + WRITE;
+  const { descriptor } = file;
+  if (descriptor === null || !nativeAvailable()) return null;
+  try {
+    return getOfdLock(descriptor, F_WRLCK, byte, 1) === undefined ? null : describeHolders(file, byte);
+  } catch (error) {
+    if (error instanceof ImgfuseError) return null;
+    throw error;
+  }
 }
 
 function setLock(file: HostFile, descriptor: number, byte: number): void {
@@ -74,8 +103,8 @@ function setLock(file: HostFile, descriptor: number, byte: number): void {
     throw busy
       ? new ImgfuseError(
           'busy',
-          `${path} is in use by ${describeHolders(file)}, which locks all of it`,
-          { path },
+          `${path} is in use by ${describeHolders(file, byte)}, which locks all of it; stop that program first`,
+          { path, operation: 'lock' },
           error,
         )
       : new ImgfuseError(
@@ -84,43 +113,5 @@ function setLock(file: HostFile, descriptor: number, byte: number): void {
           { path },
           error,
         );
-  }
-}
-
-/**
- * The other processes that have the file open, as far as this user may look; OFD locks themselves name nobody. Links are
- * read and never followed: what another descriptor leads to may be a mount that answers late, or our own that never does.
- */
-function describeHolders(file: HostFile): string {
-  const path = realPath(file.path);
-  const holders: string[] = [];
-  for (const entry of fs.readdirSync('/proc')) {
-    if (!/^\d+$/.test(entry) || Number(entry) === process.pid || holders.length >= 4) continue;
-    if (hasOpen(entry, path)) holders.push(`${commandOf(entry)} (process ${entry})`);
-  }
-  return holders.length === 0 ? 'another program' : holders.join(' and ');
-}
-
-function hasOpen(pid: string, path: string): boolean {
-  try {
-    return fs.readdirSync(`/proc/${pid}/fd`).some((fd) => linkOf(`/proc/${pid}/fd/${fd}`) === path);
-  } catch {
-    return false;
-  }
-}
-
-function linkOf(path: string): string | null {
-  try {
-    return fs.readlinkSync(path);
-  } catch {
-    return null;
-  }
-}
-
-function commandOf(pid: string): string {
-  try {
-    return fs.readFileSync(`/proc/${pid}/comm`, 'utf8').trim();
-  } catch {
-    return 'a program';
   }
 }

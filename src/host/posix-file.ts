@@ -31,11 +31,21 @@ export class PosixHostFile implements HostFile {
 
   /** Opens an existing regular file or block device. Throws missing, permission, read-only, usage. */
   static open(path: string, readOnly: boolean): PosixHostFile {
+    return PosixHostFile.openName(path, path, readOnly);
+  }
+
+  /** Opens the file behind a descriptor of this process once more, with an open file description of its own. */
+  static reopen(path: string, descriptor: number, readOnly: boolean): PosixHostFile {
+    return PosixHostFile.openName(`/proc/self/fd/${descriptor}`, path, readOnly);
+  }
+
+  /** @param path for messages */
+  private static openName(name: string, path: string, readOnly: boolean): PosixHostFile {
     // O_NONBLOCK: opening a FIFO must not wait for its other end; it means nothing to files
     const flags = (readOnly ? fs.constants.O_RDONLY : fs.constants.O_RDWR) | fs.constants.O_NONBLOCK;
     let descriptor: number;
     try {
-      descriptor = fs.openSync(path, flags);
+      descriptor = fs.openSync(name, flags);
     } catch (error) {
       throw hostError(error, path, 'open');
     }

@@ -51,6 +51,7 @@ describe('parseMountOptions', () => {
       allowOther: true,
       debug: true,
       lock: false,
+      share: false,
       flags: [],
       allowBacking: ['/a', '/b'],
       source: 'x',
