@@ -14,7 +14,7 @@ import { createLuksHeader, type LuksOptions, unlockLuks } from '../../src/format
 import { describeLuksHeader, readLuksHeader } from '../../src/format/qcow2/luks-header.ts';
 import { createSectorCipher } from '../../src/format/qcow2/sector-cipher.ts';
 import { subclusterFault, subclusterRuns } from '../../src/format/qcow2/subcluster.ts';
-import { decodeWithFzstd, nativeDecoder } from '../../src/format/qcow2/zstd.ts';
+import { decodeHere, nativeDecoder } from '../../src/format/qcow2/zstd/index.ts';
 import { PosixHostFile } from '../../src/host/posix-file.ts';
 import { hasQemu, qemuImg, qemuImgEncrypted, tryQemu } from '../support/qemu.ts';
 import { seededRandom } from '../support/random.ts';
@@ -159,7 +159,7 @@ describe('compressed clusters of qemu-img convert -c', () => {
       compressed++;
       const data = parseCompressedDescriptor(high, low, clusterBits);
       const source = padded(bytes, data.hostOffset, data.length);
-      for (const decoder of type === 'zstd' ? [nativeDecoder, decodeWithFzstd] : [nativeDecoder]) {
+      for (const decoder of type === 'zstd' ? [nativeDecoder, decodeHere] : [nativeDecoder]) {
         const cluster = decompress(type, source, size, {}, decoder);
         expect(Buffer.compare(cluster.subarray(0, expected.length), expected)).toBe(0);
       }

@@ -9,7 +9,8 @@ import { inflateRawSync } from 'node:zlib';
 import { combine, hexWords } from '../../bytes/endian.ts';
 import { type HostOffset, hostOffset } from '../../bytes/offsets.ts';
 import { assert, type ErrorContext, ImgfuseError } from '../../errors/index.ts';
-import { DamagedData, decompressZstd, type FrameDecoder, nativeDecoder } from './zstd.ts';
+import { DamagedData } from './zstd/damaged-data.ts';
+import { type Decoder, decompressZstd, nativeDecoder } from './zstd/index.ts';
 
 const SECTOR_BYTES = 512;
 const DESCRIPTOR_MASK_HIGH = 0x3fffffff;
@@ -76,7 +77,7 @@ export function decompress(
   source: Uint8Array,
   clusterSize: number,
   context: ErrorContext = {},
-  decoder: FrameDecoder = nativeDecoder,
+  decoder: Decoder = nativeDecoder,
 ): Uint8Array {
   let cluster: Uint8Array;
   try {
