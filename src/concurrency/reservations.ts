@@ -3,6 +3,7 @@
 // lower ticket goes first, so that a stream of readers cannot starve a writer.
 
 import { assert } from '../errors/index.ts';
+import { reach } from './breakpoints.ts';
 import type { Mutex } from './mutex.ts';
 
 export const SHARED = 1;
@@ -80,6 +81,7 @@ export class Reservations {
       const generation = Atomics.load(words, GENERATION);
       if (!this.mustWait(start, end, mode, ticket)) break;
       mutex.unlock();
+      reach('reservation-wait');
       Atomics.wait(words, GENERATION, generation);
       mutex.lock();
     }

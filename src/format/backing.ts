@@ -1,6 +1,7 @@
 // Reading the image below: a backing file may be shorter than its overlay, and what lies behind its end reads as zeros.
 
 import { type GuestOffset, guestOffset } from '../bytes/offsets.ts';
+import { reach } from '../concurrency/breakpoints.ts';
 import type { Image } from './image-format.ts';
 
 /** Reads `length` bytes of `backing` at `offset`; zeros behind its end. */
@@ -12,7 +13,10 @@ export function readBackingData(
   offset: GuestOffset,
 ): void {
   const inside = Math.max(0, Math.min(length, backing.virtualSize() - offset));
-  if (inside > 0) backing.read(target, targetOffset, inside, offset);
+  if (inside > 0) {
+    reach('backing-read');
+    backing.read(target, targetOffset, inside, offset);
+  }
   if (inside < length) target.fill(0, targetOffset + inside, targetOffset + length);
 }
 

@@ -3,6 +3,7 @@
 // after an error that leaves the disk unknown (R8, and a failed fdatasync). Invariant: FLUSHED never passes a change that
 // was not complete when the fdatasync of its flush began.
 
+import { type Breakpoint, reach } from '../concurrency/breakpoints.ts';
 import { Mutex } from '../concurrency/mutex.ts';
 import { describeError, ImgfuseError } from '../errors/index.ts';
 import type { HostFile } from '../host/host-file.ts';
@@ -65,8 +66,9 @@ export class WriteTracker {
    * Runs a write of metadata that lies within one page. When it fails the disk is unknown and the image has failed (R8),
    * except where the host is full: nothing of the page was written then, and it works again once there is space.
    */
-  writeMetadata(write: () => void): void {
+  writeMetadata(breakpoint: Breakpoint, write: () => void): void {
     try {
+      reach(breakpoint);
       write();
     } catch (error) {
       const untouched = error instanceof ImgfuseError && error.kind === 'no-space' && !error.context.transferred;
@@ -79,6 +81,7 @@ export class WriteTracker {
   sync(): void {
     this.assertTrusted();
     try {
+      reach('flush');
       this.file.sync();
     } catch (error) {
       this.fail(error);

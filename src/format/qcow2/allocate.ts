@@ -4,6 +4,7 @@
 
 import { writeU64BE } from '../../bytes/endian.ts';
 import { hostOffset, roundUp } from '../../bytes/offsets.ts';
+import { reach } from '../../concurrency/breakpoints.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { FreeClusters } from '../free-clusters.ts';
@@ -47,11 +48,13 @@ export class Allocator {
 
   /** One to `count` adjoining clusters. Throws no-space or limit, and at worst a cluster has leaked then. */
   allocate(count: number): Allocation {
+    reach('cluster-allocate');
     return this.fromFree(count, false) ?? this.append(count, false);
   }
 
   /** Exactly `count` adjoining clusters. */
   allocateExactly(count: number): Allocation {
+    reach('cluster-allocate');
     return this.fromFree(count, true) ?? this.append(count, true);
   }
 
@@ -146,7 +149,15 @@ export class Allocator {
     numbers[FILE_END] = (own + 1) * clusterSize;
     tracker.sync();
     try {
-      tables.store(numbers[REFCOUNT_TABLE_OFFSET]!, blockIndex, 1, { high: 0, low: 0 }, own * clusterSize, 0);
+      tables.store(
+        'refcount-update',
+        numbers[REFCOUNT_TABLE_OFFSET]!,
+        blockIndex,
+        1,
+        { high: 0, low: 0 },
+        own * clusterSize,
+        0,
+      );
     } catch (error) {
       // nothing shows the block: its place is the end of the file again, but no longer one that reads as zeros
       if (!countsItself) refcounts.setRun(own, 1, 0);
@@ -211,7 +222,7 @@ export class Allocator {
     file.write(table, 0, tableBytes, hostOffset(tableOffset));
     numbers[FILE_END] = end * clusterSize;
     tracker.sync();
-    tracker.writeMetadata(() =>
+    tracker.writeMetadata('header-update', () =>
       writeRefcountTableFields(file, { refcountTableOffset: tableOffset, refcountTableClusters: tableClusters }),
     );
     numbers[REFCOUNT_TABLE_OFFSET] = tableOffset;

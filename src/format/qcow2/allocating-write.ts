@@ -4,6 +4,7 @@
 // subclusters only those that are touched get content, and a cluster that is ours gets it where it is.
 
 import { roundUp } from '../../bytes/offsets.ts';
+import { reach } from '../../concurrency/breakpoints.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
 import type { PendingLinks } from '../pending-links.ts';
 import type { Allocator } from './allocate.ts';
@@ -73,6 +74,7 @@ export class AllocatingWrite {
       const tail = Math.max(head, end - (end % data.unit));
       this.fill(headStart, head - headStart, host + (headStart - start), readsAsZeros);
       this.fill(tail, tailEnd - tail, host + (tail - start), readsAsZeros);
+      reach('data-write');
       data.write(source, sourceOffset, end - offset, host + (offset - start), offset);
       lock.lock();
       this.makeRoom(start / clusterSize, count);
@@ -106,7 +108,9 @@ export class AllocatingWrite {
     this.bounceBuffer ??= new Uint8Array(BOUNCE_BYTES);
     for (let done = 0; done < length; ) {
       const part = Math.min(BOUNCE_BYTES, length - done);
+      reach('cow-read');
       this.parts.readReserved(this.bounceBuffer, 0, part, offset + done);
+      reach('cow-write');
       data.write(this.bounceBuffer, 0, part, host + done, offset + done);
       done += part;
     }

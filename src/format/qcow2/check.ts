@@ -270,7 +270,7 @@ class ReferenceWalk {
       if (this.options.repair !== 'all') continue;
       const { high, low } = this.tables.load(at, 0);
       const flags = { high: isSingle ? (high | QCOW_OFLAG_COPIED) >>> 0 : (high & ~QCOW_OFLAG_COPIED) >>> 0, low };
-      this.tables.store(at, 0, 1, flags, 0, 0);
+      this.tables.store('l2-update', at, 0, 1, flags, 0, 0);
       this.report.corruptionsFixed++;
     }
   }

@@ -4,6 +4,7 @@
 // with extended L2 entries whole subclusters are marked instead.
 
 import { guestOffset, roundUp } from '../../bytes/offsets.ts';
+import { reach } from '../../concurrency/breakpoints.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
 import { EXCLUSIVE, type Reservations, SHARED } from '../../concurrency/reservations.ts';
 import { readsAsZeros } from '../backing.ts';
@@ -162,6 +163,7 @@ export class Deallocator {
       if (status === 'data' && run.copied && !data.isEncrypted) {
         const host = run.hostOffset;
         lock.unlock();
+        reach('discard');
         data.punch(part, host);
         return part;
       }

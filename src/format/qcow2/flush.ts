@@ -4,6 +4,7 @@
 // flush at a time; the metadata lock is not held during a fdatasync.
 
 import { hostOffset } from '../../bytes/offsets.ts';
+import { reach } from '../../concurrency/breakpoints.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { ClusterRun, FreeClusters } from '../free-clusters.ts';
@@ -74,6 +75,7 @@ export class Flush {
     if (clusters === 0 && tables === 0 && released.length === 0) return;
     tracker.sync();
     this.carryOut(released);
+    reach('link');
     lock.run(() => {
       if (tables > 0) linker.linkTables(tables);
       if (clusters > 0) linker.linkClusters(clusters);
@@ -101,6 +103,7 @@ export class Flush {
     }
     for (const { start, end } of unused) {
       try {
+        reach('punch-hole');
         file.punchHole(hostOffset(start * geometry.clusterSize), (end - start) * geometry.clusterSize);
       } catch (error) {
         this.parts.log(`${file.path}: the space of freed clusters is not given back: ${(error as Error).message}`);

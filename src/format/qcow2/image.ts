@@ -7,6 +7,7 @@
 // while guest data moves (R1); each piece of a request holds a reservation of its guest clusters (R3).
 
 import { type GuestOffset, guestOffset, hex } from '../../bytes/offsets.ts';
+import { reach } from '../../concurrency/breakpoints.ts';
 import { Mutex } from '../../concurrency/mutex.ts';
 import { EXCLUSIVE, Reservations, SHARED } from '../../concurrency/reservations.ts';
 import { TableCache } from '../../concurrency/table-cache.ts';
@@ -196,6 +197,7 @@ export class Qcow2Image implements Image {
     offset: number,
   ): void {
     if (status === 'data') {
+      reach('data-read');
       this.data.read(target, targetOffset, length, host, offset);
     } else if (status === 'compressed') {
       const cluster = this.readCompressed(high, low, offset);
@@ -238,6 +240,7 @@ export class Qcow2Image implements Image {
       const { length: part, hostOffset: host } = run;
       if (!isInPlace(run)) return this.allocating.write(source, sourceOffset, run, offset);
       this.lock.unlock();
+      reach('data-write');
       this.data.write(source, sourceOffset, part, host, offset);
       return part;
     } finally {

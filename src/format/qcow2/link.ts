@@ -3,6 +3,7 @@
 // knows the new table. Data links wait in `pending` for the same reason. Used under the metadata lock.
 
 import { hostOffset } from '../../bytes/offsets.ts';
+import { reach } from '../../concurrency/breakpoints.ts';
 import { assert } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { PendingLink, PendingLinks } from '../pending-links.ts';
@@ -134,13 +135,14 @@ export class Linker {
       changes = host !== 0 || status === 'compressed' || subclusters.zero !== wanted.zero;
     }
     if (!changes) return false;
+    reach('discard');
     const table = this.writableTable(l1Index, nowMs);
     const index = geometry.l2IndexOf(guestCluster);
     const replaced = this.referred(table, index, count);
     if (geometry.extendedL2) {
       tables.storeExtended(table, index, new Array(count).fill({ host: 0, copied: false, subclusters: wanted }));
     } else {
-      tables.store(table, index, count, asZero ? ZERO : UNALLOCATED, 0, 0);
+      tables.store('l2-update', table, index, count, asZero ? ZERO : UNALLOCATED, 0, 0);
     }
     // only now does memory change (R8)
     let lost = this.release(replaced);
@@ -162,7 +164,7 @@ export class Linker {
     for (const { guestCluster: l1Index, hostOffset: table } of pendingTables.first(count)) {
       const { high, low } = tables.load(l1, l1Index);
       const old = offsetOf(high, low);
-      tables.store(l1, l1Index, 1, COPIED, table, 0);
+      tables.store('l1-update', l1, l1Index, 1, COPIED, table, 0);
       if (old !== 0) releases.add(old / geometry.clusterSize, 1);
     }
     pendingTables.removeFirst(count);
@@ -199,7 +201,7 @@ export class Linker {
   private storeLinks(table: number, index: number, links: readonly PendingLink[]): void {
     const { geometry, tables } = this.parts;
     if (!geometry.extendedL2) {
-      tables.store(table, index, links.length, COPIED, links[0]!.hostOffset, geometry.clusterSize);
+      tables.store('l2-update', table, index, links.length, COPIED, links[0]!.hostOffset, geometry.clusterSize);
       return;
     }
     const entries = links.map(({ hostOffset: host, allocated, zero }) => ({

@@ -2,6 +2,7 @@
 // it may be used after the lock is released as long as the range stays reserved (R2, R3).
 
 import { hex } from '../../bytes/offsets.ts';
+import { reach } from '../../concurrency/breakpoints.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { PendingLinks } from '../pending-links.ts';
 import type { Geometry } from './geometry.ts';
@@ -176,6 +177,7 @@ export class Mapper {
   /** Fills `cluster` with entry `index` of an L2 table as it stands; the offset is not checked. */
   load(l2Table: number, index: number): Readonly<Cluster> {
     const { geometry, tables } = this;
+    reach('l2-load');
     if (!geometry.extendedL2) {
       const { high, low } = tables.load(l2Table, index);
       return this.classify(high, low, UNALLOCATED_BITMAP);
@@ -215,6 +217,7 @@ export class Mapper {
     const waiting = this.pendingTables.find(l1Index);
     if (waiting !== 0) return waiting;
     if (l1Index >= this.numbers[L1_ENTRIES]!) return 0;
+    reach('l1-load');
     const { high, low } = this.tables.load(this.numbers[L1_OFFSET]!, l1Index);
     const table = offsetOf(high, low);
     if (table === 0) return 0;

@@ -3,6 +3,7 @@
 
 import { combine } from '../../bytes/endian.ts';
 import { hex } from '../../bytes/offsets.ts';
+import { reach } from '../../concurrency/breakpoints.ts';
 import { assert, ImgfuseError } from '../../errors/index.ts';
 import type { Geometry } from './geometry.ts';
 import { REFCOUNT_TABLE_ENTRIES, REFCOUNT_TABLE_OFFSET } from './state.ts';
@@ -76,6 +77,7 @@ export class Refcounts {
   /** The counter at `index` of a block. */
   read(block: number, index: number): number {
     const { refcountBits } = this.geometry;
+    reach('refcount-load');
     const at = this.tables.slice(block + Math.floor((index * refcountBits) / 8));
     return readCounter(this.tables.memory, at, index, refcountBits);
   }
@@ -95,7 +97,7 @@ export class Refcounts {
       const offset = Math.floor(((index + i) * refcountBits) / 8) - firstByte;
       writeCounter(bytes, offset, index + i, refcountBits, value);
     }
-    this.tables.storeBytes(block + firstByte, bytes);
+    this.tables.storeBytes('refcount-update', block + firstByte, bytes);
     return part;
   }
 }

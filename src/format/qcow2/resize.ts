@@ -145,5 +145,7 @@ function writeHeader(
   l1Size: number,
   l1TableOffset: number,
 ): void {
-  tracker.writeMetadata(() => writeSizeAndL1Fields(file, { size, cryptMethod, l1Size, l1TableOffset }));
+  tracker.writeMetadata('header-update', () =>
+    writeSizeAndL1Fields(file, { size, cryptMethod, l1Size, l1TableOffset }),
+  );
 }

@@ -10,6 +10,7 @@
 
 import { combine, hexWords } from '../../bytes/endian.ts';
 import { hex, hostOffset } from '../../bytes/offsets.ts';
+import type { Breakpoint } from '../../concurrency/breakpoints.ts';
 import type { TableCache } from '../../concurrency/table-cache.ts';
 import { assert, ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
@@ -95,13 +96,21 @@ export class Tables {
   }
 
   /** Writes `count` entries with these flags and offsets `first`, `first + step`, ... that lie in one slice. */
-  store(table: number, index: number, count: number, flags: Entry, first: number, step: number): void {
+  store(
+    breakpoint: Breakpoint,
+    table: number,
+    index: number,
+    count: number,
+    flags: Entry,
+    first: number,
+    step: number,
+  ): void {
     for (let i = 0; i < count; i++) {
       const offset = first + i * step;
       this.scratchView.setUint32(i * ENTRY_BYTES, (Math.floor(offset / 2 ** 32) | flags.high) >>> 0, false);
       this.scratchView.setUint32(i * ENTRY_BYTES + 4, ((offset % 2 ** 32) | flags.low) >>> 0, false);
     }
-    this.storeBytes(table + index * ENTRY_BYTES, this.scratch.subarray(0, count * ENTRY_BYTES));
+    this.storeBytes(breakpoint, table + index * ENTRY_BYTES, this.scratch.subarray(0, count * ENTRY_BYTES));
   }
 
   /** Writes adjoining extended L2 entries that lie in one slice. */
@@ -115,7 +124,7 @@ export class Tables {
       this.scratchView.setUint32(at + 8, subclusters.zero, false);
       this.scratchView.setUint32(at + 12, subclusters.allocated, false);
     }
-    this.storeBytes(table + index * 2 * ENTRY_BYTES, this.scratch.subarray(0, bytes));
+    this.storeBytes('l2-update', table + index * 2 * ENTRY_BYTES, this.scratch.subarray(0, bytes));
   }
 
   /**
@@ -123,12 +132,12 @@ export class Tables {
    * that fails leaves the disk unknown and turns the image read-only, except for a full host file system, where nothing of
    * it was written and it works again once there is space (R8).
    */
-  storeBytes(offset: number, bytes: Uint8Array): void {
+  storeBytes(breakpoint: Breakpoint, offset: number, bytes: Uint8Array): void {
     assert(
       bytes.length > 0 && bytes.length <= this.bytesInSlice(offset),
       `store of ${bytes.length} bytes at ${offset}`,
     );
-    this.tracker.writeMetadata(() => this.file.write(bytes, 0, bytes.length, hostOffset(offset)));
+    this.tracker.writeMetadata(breakpoint, () => this.file.write(bytes, 0, bytes.length, hostOffset(offset)));
     const inSlice = offset % this.cache.sliceBytes;
     const slot = this.cache.find(offset - inSlice);
     if (slot >= 0) this.cache.bytes.set(bytes, slot * this.cache.sliceBytes + inSlice);

@@ -3,6 +3,7 @@
 // write transfers the guest's bytes only. Used under the metadata lock.
 
 import { roundUp } from '../../bytes/offsets.ts';
+import { reach } from '../../concurrency/breakpoints.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { FreeClusters } from '../free-clusters.ts';
 import type { Geometry } from './geometry.ts';
@@ -33,11 +34,13 @@ export class Allocator {
 
   /** One to `count` adjoining clusters. Throws no-space or limit, and nothing has changed then. */
   allocate(count: number): Allocation {
+    reach('cluster-allocate');
     return this.fromFree(count, false) ?? this.append(count);
   }
 
   /** Exactly the adjoining clusters of one table, which reads as all entries unallocated. */
   allocateTable(): number {
+    reach('cluster-allocate');
     const count = this.geometry.tableSizeClusters;
     return (this.fromFree(count, true) ?? this.append(count)).offset;
   }

@@ -3,6 +3,7 @@
 // fdatasync has made it durable: a crash must not show zeros where the backing file had older data (R6).
 
 import { guestOffset, hostOffset } from '../../bytes/offsets.ts';
+import { reach } from '../../concurrency/breakpoints.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
 import { EXCLUSIVE, type Reservations } from '../../concurrency/reservations.ts';
 import type { HostFile } from '../../host/host-file.ts';
@@ -66,6 +67,7 @@ export class AllocatingWrite {
         this.writeOverBacking(source, sourceOffset, part, offset, start, count * clusterSize, host);
         if (!pending.hasRoom(count)) flush.linkEarly();
       } else {
+        reach('data-write');
         file.write(source, sourceOffset, part, hostOffset(host + (offset - start)));
       }
       lock.lock();
@@ -124,10 +126,12 @@ export class AllocatingWrite {
       if (head > 0) this.readBelow(bounce, 0, head, start);
       bounce.set(source.subarray(sourceOffset, sourceOffset + length), head);
       if (tail > 0) this.readBelow(bounce, head + length, tail, offset + length);
+      reach('data-write');
       this.parts.file.write(bounce, 0, bytes, hostOffset(host));
       return;
     }
     this.copyUp(start, head, host);
+    reach('data-write');
     this.parts.file.write(source, sourceOffset, length, hostOffset(host + head));
     this.copyUp(offset + length, tail, host + head + length);
   }
@@ -137,12 +141,14 @@ export class AllocatingWrite {
     for (let done = 0; done < length; ) {
       const part = Math.min(BOUNCE_BYTES, length - done);
       this.readBelow(bounce, 0, part, from + done);
+      reach('cow-write');
       this.parts.file.write(bounce, 0, part, hostOffset(host + done));
       done += part;
     }
   }
 
   private readBelow(target: Uint8Array, targetOffset: number, length: number, offset: number): void {
+    reach('cow-read');
     readBackingData(this.parts.backing!, target, targetOffset, length, guestOffset(offset));
   }
 

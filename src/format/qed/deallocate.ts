@@ -3,6 +3,7 @@
 // clusters are zeroed in place. Large ranges go slice by slice, so that other requests are served in between.
 
 import { guestOffset, hostOffset, roundUp } from '../../bytes/offsets.ts';
+import { reach } from '../../concurrency/breakpoints.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
 import { EXCLUSIVE, type Reservations, SHARED } from '../../concurrency/reservations.ts';
 import type { HostFile } from '../../host/host-file.ts';
@@ -128,6 +129,7 @@ export class Deallocator {
       if (present > ZERO_ENTRY) hosts.push(present);
     }
     if (!changes) return;
+    reach('discard');
     dirtyBit.set();
     if (table !== 0 || entry !== UNALLOCATED_ENTRY) linker.replace(first, count, entry);
     for (let i = 0; i < count; i++) pending.drop(first + i);
@@ -154,7 +156,10 @@ export class Deallocator {
       part = run.length;
       const host = run.hostOffset;
       lock.unlock();
-      if (status === 'data') file.punchHole(hostOffset(host), part);
+      if (status === 'data') {
+        reach('discard');
+        file.punchHole(hostOffset(host), part);
+      }
     } finally {
       reservations.release();
       if (lock.held) lock.unlock();

@@ -50,6 +50,6 @@ export class DirtyBit {
 
   /** Writes one header field; the image has failed when that fails (R8), unless the host was full. */
   writeField(offset: number, value: number): void {
-    this.tracker.writeMetadata(() => writeHeaderField(this.file, offset, value));
+    this.tracker.writeMetadata('header-update', () => writeHeaderField(this.file, offset, value));
   }
 }

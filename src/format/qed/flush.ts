@@ -2,6 +2,7 @@
 // their way to reuse (R5). One flush at a time; the metadata lock is not held during an fdatasync here.
 
 import { hostOffset } from '../../bytes/offsets.ts';
+import { reach } from '../../concurrency/breakpoints.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { FreeClusters, SettlingPhase } from '../free-clusters.ts';
@@ -107,6 +108,7 @@ export class Flush {
 
   /** Links the first `count` entries; those that arrived since their data was synced wait for the next turn. */
   private linkFirst(count: number): void {
+    reach('link');
     const links = this.pending.first(count);
     const { clusterSize } = this.geometry;
     for (let i = 0; i < links.length; ) {
@@ -133,6 +135,7 @@ export class Flush {
     const { clusterSize } = this.geometry;
     try {
       for (const run of this.lock.run(() => this.free.settlingRuns())) {
+        reach('punch-hole');
         this.file.punchHole(hostOffset(run.start * clusterSize), (run.end - run.start) * clusterSize);
       }
     } catch (error) {

@@ -8,6 +8,7 @@
 // request holds a reservation of its guest clusters (R3).
 
 import { type GuestOffset, guestOffset, hex, hostOffset } from '../../bytes/offsets.ts';
+import { reach } from '../../concurrency/breakpoints.ts';
 import { Mutex } from '../../concurrency/mutex.ts';
 import { EXCLUSIVE, Reservations, SHARED } from '../../concurrency/reservations.ts';
 import { TableCache } from '../../concurrency/table-cache.ts';
@@ -155,6 +156,7 @@ export class QedImage implements Image {
     offset: number,
   ): void {
     if (status === 'data') {
+      reach('data-read');
       const got = this.file.read(target, targetOffset, length, hostOffset(host));
       if (got < length) throw this.beyondFile(host);
     } else if (status === 'unallocated' && this.backing !== null) {
@@ -182,6 +184,7 @@ export class QedImage implements Image {
       const { status, hostOffset: host, length: part } = run;
       if (status !== 'data') return this.allocating.write(source, sourceOffset, part, offset, status === 'zero');
       this.lock.unlock();
+      reach('data-write');
       this.file.write(source, sourceOffset, part, hostOffset(host));
       return part;
     } finally {

@@ -54,7 +54,7 @@ export class Linker {
   removeTable(l1Index: number): void {
     const table = this.mapper.l2Table(l1Index);
     assert(table !== 0, 'an L2 table that is removed exists');
-    this.tracker.writeMetadata(() => this.tables.store(this.l1Table, l1Index, 1, 0, 0));
+    this.tracker.writeMetadata('l1-update', () => this.tables.store(this.l1Table, l1Index, 1, 0, 0));
     this.tables.forget(table);
     this.allocator.release(table, this.geometry.tableSizeClusters);
   }
@@ -62,7 +62,7 @@ export class Linker {
   /** Makes an L1 entry refer to a copy of its table, which is durable, and frees the old one. */
   moveTable(l1Index: number, copy: number): void {
     const table = this.mapper.l2Table(l1Index);
-    this.tracker.writeMetadata(() => this.tables.store(this.l1Table, l1Index, 1, copy, 0));
+    this.tracker.writeMetadata('l1-update', () => this.tables.store(this.l1Table, l1Index, 1, copy, 0));
     this.tables.forget(table);
     this.allocator.release(table, this.geometry.tableSizeClusters);
   }
@@ -72,13 +72,13 @@ export class Linker {
     const index = this.geometry.l2IndexOf(guestCluster);
     const table = this.mapper.l2Table(l1Index);
     if (table !== 0) {
-      this.tracker.writeMetadata(() => this.tables.store(table, index, count, first, step));
+      this.tracker.writeMetadata('l2-update', () => this.tables.store(table, index, count, first, step));
       return;
     }
     const created = this.allocator.allocateTable();
     try {
-      this.tracker.writeMetadata(() => this.tables.store(created, index, count, first, step));
-      this.tracker.writeMetadata(() => this.tables.store(this.l1Table, l1Index, 1, created, 0));
+      this.tracker.writeMetadata('l2-update', () => this.tables.store(created, index, count, first, step));
+      this.tracker.writeMetadata('l1-update', () => this.tables.store(this.l1Table, l1Index, 1, created, 0));
     } catch (error) {
       this.tables.forget(created);
       this.allocator.release(created, this.geometry.tableSizeClusters);

@@ -2,6 +2,7 @@
 // it may be used after the lock is released as long as the range stays reserved (R2, R3).
 
 import { hex } from '../../bytes/offsets.ts';
+import { reach } from '../../concurrency/breakpoints.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { ExtentStatus } from '../image-format.ts';
 import type { PendingLinks } from '../pending-links.ts';
@@ -86,6 +87,7 @@ export class Mapper {
     if (waiting !== 0) return waiting;
     if (l2Table === 0) return UNALLOCATED_ENTRY;
     const index = this.geometry.l2IndexOf(guestCluster);
+    reach('l2-load');
     const entry = this.tables.load(l2Table, index);
     if (entry === UNALLOCATED_ENTRY || entry === ZERO_ENTRY) return entry;
     if (this.isInside(entry, this.geometry.clusterSize)) return entry;
@@ -94,6 +96,7 @@ export class Mapper {
 
   /** Host offset of the L2 table behind L1 entry `l1Index`, or 0. */
   l2Table(l1Index: number): number {
+    reach('l1-load');
     const entry = this.tables.load(this.l1Table, l1Index);
     if (entry === UNALLOCATED_ENTRY || this.isInside(entry, this.geometry.tableBytes)) return entry;
     throw this.badEntry('L1', this.l1Table, l1Index, `guest offset ${hex(l1Index * this.geometry.l2Coverage)}`);

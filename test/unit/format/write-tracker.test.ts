@@ -136,7 +136,7 @@ describe('a failure', () => {
     const write = () => {
       throw new ImgfuseError(kind, 'refused', context);
     };
-    expect(() => subject.writeMetadata(write)).toThrow('refused');
+    expect(() => subject.writeMetadata('l2-update', write)).toThrow('refused');
     expect(subject.failure() !== null).toBe(fails);
   });
 
