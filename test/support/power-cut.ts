@@ -50,28 +50,49 @@ interface GuestEvent {
 /** Runs the workload once and judges every crash state. @param random 0 <= x < 1, seeded by the caller */
 export function cutPower(workload: Workload, random: () => number, verdict: Verdict): void {
   const { log, events } = record(workload);
-  const growing = growingWrites(workload.start.size(), log);
-  const durable = workload.start.clone();
+  let legal: Set<number>[] = [];
+  let legalAt = -1;
+  for (const { moment, state, subset } of crashStates(workload.start, log, random)) {
+    if (moment !== legalAt) legal = legalSectors(workload.content, events, moment);
+    legalAt = moment;
+    verdict.states++;
+    const problem = judge(workload, state, legal, random);
+    if (problem !== null) {
+      verdict.failures.push(
+        `moment ${moment} of ${log.length}, subset ${subset}: ${problem}; steps ${JSON.stringify(workload.steps)}`,
+      );
+    }
+  }
+}
+
+export interface CrashState {
+  /** operations of the log that were begun */
+  readonly moment: number;
+  /** the file as it may be found; the caller may change it */
+  readonly state: MemoryHostFile;
+  readonly subset: string;
+}
+
+/** The states that a file may be in when the power goes between two operations of `log`, which began with `start`. */
+export function* crashStates(
+  start: MemoryHostFile,
+  log: readonly RecordedOperation[],
+  random: () => number,
+): Generator<CrashState> {
+  const growing = growingWrites(start.size(), log);
+  const durable = start.clone();
   let firstPending = 0;
   for (let moment = 0; moment <= log.length; moment++) {
     const pending = log.slice(firstPending, moment);
-    const legal = legalSectors(workload.content, events, moment);
     for (const subset of subsets(pending.length, random)) {
       const state = durable.clone();
       pending.forEach((operation, i) => {
         if (subset.has(i)) apply(state, operation, growing.has(operation), subset.torn === i ? random : null);
       });
-      verdict.states++;
-      const problem = judge(workload, state, legal, random);
-      if (problem !== null) {
-        verdict.failures.push(
-          `moment ${moment} of ${log.length}, subset ${subset}: ${problem}; steps ${JSON.stringify(workload.steps)}`,
-        );
-      }
+      yield { moment, state, subset: subset.toString() };
     }
-    const next = log[moment];
-    if (next?.operation === 'sync') {
-      for (const operation of log.slice(firstPending, moment)) apply(durable, operation, growing.has(operation), null);
+    if (log[moment]?.operation === 'sync') {
+      for (const operation of pending) apply(durable, operation, growing.has(operation), null);
       firstPending = moment + 1;
     }
   }

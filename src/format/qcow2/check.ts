@@ -1,304 +1,281 @@
-// Check and repair of a qcow2 image: every reference from header, refcount structures, L1 and L2 tables of the active layer
-// and of all snapshots, snapshot table, bitmaps and encryption header is counted and compared with the counters.
+// Check and repair of a qcow2 image: what the walk counted is compared with the counters.
 //
 //   counter below the references   corruption; repaired by raising it
-//   counter above the references   leak; repaired by lowering it
+//   counter above the references   leak; repaired by lowering it, unless something could not be followed
+//   refcount structures unusable   corruption; repaired by new ones at the end of the file (rebuild-refcounts.ts)
 //   COPIED flag wrong              corruption; repaired by setting it as the counter says
-//   entry that is no cluster       corruption; not repaired here: nothing safe can be put in its place
+//   zero entry with a bad place    corruption; repaired by dropping the place, which holds no data
+//   other entry that is no cluster corruption; not repaired: nothing safe can be put in its place
 //
-// Invariant: without repair nothing is written; counters are raised before flags are set and lowered after both are durable.
+// Invariant: without repair nothing is written. Counters are raised, durable, lowered, durable, and flags follow, so that a
+// crash in between leaves what the next check repairs. Nothing is freed that an unreadable table may refer to.
 
-import { combine } from '../../bytes/endian.ts';
-import { hex, hostOffset, roundUp } from '../../bytes/offsets.ts';
-import { SparseBitmap } from '../../bytes/sparse-bitmap.ts';
-import { createTableCacheState, TableCache } from '../../concurrency/table-cache.ts';
+import { hex, hostOffset } from '../../bytes/offsets.ts';
+import { describeError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
-import { type CheckReport, emptyCheckReport } from '../check-report.ts';
-import type { CheckOptions } from '../image-format.ts';
-import { createWriteTrackerState, WriteTracker } from '../write-tracker.ts';
-import { bitmapRanges } from './bitmap-directory.ts';
-import { parseCompressedDescriptor } from './compressed.ts';
-import { Geometry } from './geometry.ts';
+import type { CheckReport } from '../check-report.ts';
 import type { Qcow2Header } from './header.ts';
-import { Refcounts } from './refcount.ts';
-import { ReferenceCounts } from './reference-counts.ts';
-import { readSnapshotTable } from './snapshot-table.ts';
-import { REFCOUNT_TABLE_ENTRIES, REFCOUNT_TABLE_OFFSET } from './state.ts';
-import { subclusterFault } from './subcluster.ts';
-import { isCompressed, isCopied, offsetOf, QCOW_OFLAG_COPIED, QCOW_OFLAG_ZERO, Tables } from './table.ts';
+import { rebuildRefcounts } from './rebuild-refcounts.ts';
+import { writeCounter } from './refcount.ts';
+import { flagSentence, ReferenceWalk, type WalkOptions } from './reference-walk.ts';
+import { isCompressed, isCopied, offsetOf, QCOW_OFLAG_COPIED } from './table.ts';
 
-const CACHE_BYTES = 8 * 1024 * 1024;
-/** Findings of one kind that are logged one by one. */
+/** Findings that are logged one by one. */
 const MAX_LOGGED = 1000;
 
-/** An active table entry whose COPIED flag is compared with the counter of what it refers to. */
-interface Flagged {
-  readonly at: number;
-  readonly host: number;
-  readonly copied: boolean;
+/** Walks everything and compares; nothing is written until a repair is asked for. */
+export function examine(file: HostFile, header: Qcow2Header, options: WalkOptions): Check {
+  const log = limited(options.log);
+  return new Check(file, header, new ReferenceWalk(file, header, { ...options, log }).run(), log);
 }
 
-/** A cluster whose counter is not the number of its references. */
-interface Miscounted {
-  readonly cluster: number;
-  readonly references: number;
+function limited(log: (sentence: string) => void): (sentence: string) => void {
+  let logged = 0;
+  return (sentence) => {
+    logged++;
+    if (logged <= MAX_LOGGED) log(sentence);
+    else if (logged === MAX_LOGGED + 1) log('Further findings are counted and not printed');
+  };
 }
 
-/** Walks everything. With repair, what can be repaired is; the report says what is left. */
-export function checkReferences(file: HostFile, header: Qcow2Header, options: CheckOptions): CheckReport {
-  return new ReferenceWalk(file, header, options).run();
-}
-
-class ReferenceWalk {
+export class Check {
+  /** runs [start, end) of clusters inside the file whose counter is 0: first clusters and ends in turn */
+  readonly freeRuns: number[] = [];
+  /** behind the last cluster whose counter is not 0 */
+  usedEnd = 0;
   private readonly file: HostFile;
   private readonly header: Qcow2Header;
-  private readonly options: CheckOptions;
-  private readonly geometry: Geometry;
-  private readonly tables: Tables;
-  private readonly refcounts: Refcounts;
-  private readonly report: CheckReport = emptyCheckReport('qcow2');
-  private readonly references = new ReferenceCounts();
-  private readonly flagged: Flagged[] = [];
-  /** indices of the refcount blocks that count something */
-  private readonly blocks: number[] = [];
-  private readonly fileEnd: number;
-  private logged = 0;
-  private previousData = 0;
+  private readonly walk: ReferenceWalk;
+  private readonly log: (sentence: string) => void;
+  /** clusters whose counter can be raised where it is, and those whose counter is too high */
+  private readonly low: number[] = [];
+  private readonly leaked: number[] = [];
+  /** clusters with references that nothing counts */
+  private uncounted = 0;
 
-  constructor(file: HostFile, header: Qcow2Header, options: CheckOptions) {
+  constructor(file: HostFile, header: Qcow2Header, walk: ReferenceWalk, log: (sentence: string) => void) {
     this.file = file;
     this.header = header;
-    this.options = options;
-    this.geometry = new Geometry(header.clusterBits, header.refcountOrder, header.extendedL2);
-    const { clusterSize } = this.geometry;
-    this.fileEnd = roundUp(file.size(), clusterSize);
-    const numbers = new Float64Array(REFCOUNT_TABLE_ENTRIES + 1);
-    numbers[REFCOUNT_TABLE_OFFSET] = header.refcountTableOffset;
-    numbers[REFCOUNT_TABLE_ENTRIES] = (header.refcountTableClusters * clusterSize) / 8;
-    const tracker = new WriteTracker(createWriteTrackerState(), file, options.log);
-    this.tables = new Tables(
-      file,
-      new TableCache(createTableCacheState(CACHE_BYTES, Math.min(4096, clusterSize))),
-      tracker,
-    );
-    this.refcounts = new Refcounts(file.path, this.geometry, this.tables, numbers);
-  }
-
-  run(): CheckReport {
-    const { header, report, geometry } = this;
-    report.totalClusters = Math.ceil(header.size / geometry.clusterSize);
-    this.use(0, geometry.clusterSize, 'the header');
-    this.walkRefcountTable();
-    this.walkL1(header.l1TableOffset, header.l1Size, true);
-    if (header.snapshotCount > 0) this.walkSnapshots();
-    for (const range of bitmapRanges(this.file, header)) this.use(range.offset, range.length, 'a bitmap');
-    if (header.cryptoHeader !== null)
-      this.use(header.cryptoHeader.offset, header.cryptoHeader.length, 'the encryption header');
+    this.walk = walk;
+    this.log = log;
     this.compare();
-    return report;
   }
 
-  private walkRefcountTable(): void {
-    const { header, geometry } = this;
-    this.use(header.refcountTableOffset, header.refcountTableClusters * geometry.clusterSize, 'the refcount table');
-    const table = this.readTable(header.refcountTableOffset, header.refcountTableClusters * geometry.clusterSize);
-    for (let at = 0; at < table.byteLength; at += 8) {
-      const block = combine(table.getUint32(at), table.getUint32(at + 4));
-      if (block === 0 || !this.useTable(block, `refcount table entry ${at / 8}`)) continue;
-      // a block shown twice counts two ranges with one set of counters; its own counter shows that, and it is walked once
-      if (this.references.get(geometry.clusterOf(block)) === 1) this.blocks.push(at / 8);
-    }
+  /** What a write would make worse: everything but leaks and flags that are clear for nothing. */
+  get dangers(): number {
+    return this.walk.report.corruptions - this.walk.harmlessFlags;
   }
 
-  private walkSnapshots(): void {
-    const { snapshots, length } = readSnapshotTable(this.file, this.header);
-    this.use(this.header.snapshotsOffset, length, 'the snapshot table');
-    for (const { l1TableOffset, l1Size } of snapshots) this.walkL1(l1TableOffset, l1Size, false);
+  /** The flags count once `reportFlags` or a repair was called. */
+  get report(): CheckReport {
+    return this.walk.report;
   }
 
-  private walkL1(offset: number, entries: number, isActive: boolean): void {
-    if (entries === 0) return;
-    this.use(offset, entries * 8, 'an L1 table');
-    const l1 = this.readTable(offset, entries * 8);
-    const seen = new SparseBitmap();
-    for (let index = 0; index < entries; index++) {
-      const high = l1.getUint32(index * 8);
-      const table = offsetOf(high, l1.getUint32(index * 8 + 4));
-      if (isActive) this.options.progress?.((index + 1) / entries);
-      if (table === 0) continue;
-      if (!this.useTable(table, `L1 entry ${index} at offset ${hex(offset + index * 8)}`)) continue;
-      if (isActive) this.flagged.push({ at: offset + index * 8, host: table, copied: isCopied(high) });
-      // a table that maps two ranges of one layer is wrong; walking it again for each would take a hostile image for ever
-      if (seen.add(this.geometry.clusterOf(table))) this.walkL2(table, isActive);
-      else
-        this.corruption(
-          `L1 entry ${index} at offset ${hex(offset + index * 8)} refers to an L2 table that maps another range, too`,
-        );
-    }
-  }
-
-  private walkL2(table: number, isActive: boolean): void {
-    const { geometry, header, report } = this;
-    const l2 = this.readTable(table, geometry.clusterSize);
-    for (let at = 0; at < geometry.clusterSize; at += geometry.l2EntryBytes) {
-      const high = l2.getUint32(at);
-      const low = l2.getUint32(at + 4);
-      const fault = header.extendedL2 && !isCompressed(high) ? this.bitmapFault(l2, at) : null;
-      if (fault !== null) this.corruption(`the L2 entry at offset ${hex(table + at)} is damaged: ${fault}`);
-      if (high === 0 && low === 0) continue;
-      if (isCompressed(high)) {
-        this.useCompressed(high, low, table + at);
-        if (!isActive) continue;
-        report.allocatedClusters++;
-        report.compressedClusters++;
-        report.fragmentedClusters++;
-        continue;
-      }
-      const host = offsetOf(high, low);
-      if (host === 0) continue;
-      if (header.hasExternalData) {
-        if (isActive) report.allocatedClusters++;
-        continue;
-      }
-      if (!this.useTable(host, `the L2 entry at offset ${hex(table + at)}`) || !isActive) continue;
-      this.flagged.push({ at: table + at, host, copied: isCopied(high) });
-      if (header.version === 3 && !header.extendedL2 && (low & QCOW_OFLAG_ZERO) !== 0) continue;
-      report.allocatedClusters++;
-      if (this.previousData !== 0 && host !== this.previousData + geometry.clusterSize) report.fragmentedClusters++;
-      this.previousData = host;
-    }
-  }
-
-  private bitmapFault(l2: DataView, at: number): string | null {
-    const bitmap = { zero: l2.getUint32(at + 8), allocated: l2.getUint32(at + 12) };
-    const high = l2.getUint32(at);
-    const hasHost = this.header.hasExternalData ? isCopied(high) : offsetOf(high, l2.getUint32(at + 4)) !== 0;
-    return subclusterFault(bitmap, hasHost);
-  }
-
-  private useCompressed(high: number, low: number, at: number): void {
-    const context = { path: this.file.path, offset: at };
-    try {
-      const { hostOffset: start, length } = parseCompressedDescriptor(high, low, this.header.clusterBits, context);
-      this.use(start, length, `the compressed cluster of the L2 entry at offset ${hex(at)}`);
-    } catch (error) {
-      this.corruption((error as Error).message);
-    }
-  }
-
-  /** One reference to a whole, aligned cluster. @returns whether it is one */
-  private useTable(offset: number, what: string): boolean {
-    if (offset > 0 && offset % this.geometry.clusterSize === 0 && offset + this.geometry.clusterSize <= this.fileEnd) {
-      return this.use(offset, this.geometry.clusterSize, what);
-    }
-    this.corruption(
-      `${what} refers to ${Number.isNaN(offset) ? 'an impossible offset' : hex(offset)}, which is no cluster of this file`,
-    );
-    return false;
-  }
-
-  private use(offset: number, length: number, what: string): boolean {
-    const { clusterSize } = this.geometry;
-    // the padding of compressed data may be missing at the end of the file
-    if (!(offset >= 0 && offset + length <= this.fileEnd + clusterSize)) {
-      this.corruption(`${what} at ${hex(offset)} with ${length} bytes lies beyond the file`);
-      return false;
-    }
-    for (let cluster = this.geometry.clusterOf(offset); cluster * clusterSize < offset + length; cluster++) {
-      this.references.add(cluster);
-    }
-    this.report.imageEndOffset = Math.max(this.report.imageEndOffset, roundUp(offset + length, clusterSize));
-    return true;
+  /** Whether repairAll leaves nothing wrong, as far as can be said before it is tried. */
+  get isRepairable(): boolean {
+    return this.walk.unrepairableCount === 0;
   }
 
   /** Only where there are counters or references: a sparse file of any length costs what is in it. */
   private compare(): void {
-    const { geometry, options } = this;
-    const low: Miscounted[] = [];
-    const leaks: Miscounted[] = [];
+    const { counters, counts, geometry } = this.walk;
     const { refcountsPerBlock } = geometry;
-    for (const block of this.blocks)
-      this.compareRange(block * refcountsPerBlock, (block + 1) * refcountsPerBlock, true, low, leaks);
-    for (const { start, end } of this.references.ranges()) this.compareRange(start, end, false, low, leaks);
-    if (options.repair === 'all') this.raise(low);
-    this.compareFlags();
-    if (options.repair !== 'none') this.lower(leaks);
+    let nextBlock = 0;
+    for (const block of [...counters.indices()].sort((a, b) => a - b)) {
+      if (block !== nextBlock) this.freeRunEnds(nextBlock * refcountsPerBlock);
+      this.compareBlock(block * refcountsPerBlock, (block + 1) * refcountsPerBlock);
+      nextBlock = block + 1;
+    }
+    this.freeRunEnds(nextBlock * refcountsPerBlock);
+    for (const { start, end } of counts.ranges()) {
+      for (let cluster = start; cluster < end; cluster++) {
+        const references = counts.get(cluster);
+        if (references === 0 || counters.has(cluster)) continue;
+        this.uncounted++;
+        this.walk.repairable(this.sentence(cluster, 0, references));
+      }
+    }
   }
 
-  /** @param counted whether to look at clusters with a refcount block, or at those without one */
-  private compareRange(start: number, end: number, counted: boolean, low: Miscounted[], leaks: Miscounted[]): void {
-    const { clusterSize } = this.geometry;
+  private compareBlock(start: number, end: number): void {
+    const { counters, counts, report } = this.walk;
     for (let cluster = start; cluster < end; cluster++) {
-      const references = this.references.get(cluster);
-      if (!counted && (references === 0 || this.refcounts.blockOf(cluster) !== 0)) continue;
-      const counter = counted ? this.refcounts.get(cluster) : 0;
-      if (counter === references) continue;
-      const at = `cluster ${cluster} at ${hex(cluster * clusterSize)} has refcount ${counter} and ${references} references`;
-      if (counter < references) {
-        this.corruption(at);
-        low.push({ cluster, references });
+      const references = counts.get(cluster);
+      const counter = counters.get(cluster);
+      if (counter === 0) {
+        if (this.freeRuns.length % 2 === 0) this.freeRuns.push(cluster);
       } else {
-        this.report.leaks++;
-        this.log(`Leaked: ${at}`);
-        leaks.push({ cluster, references });
+        this.freeRunEnds(cluster);
+        this.usedEnd = cluster + 1;
+      }
+      if (counter === references) continue;
+      if (counter < references) {
+        this.addLow(cluster, this.sentence(cluster, counter, references));
+      } else {
+        report.leaks++;
+        this.log(`Leaked: ${this.sentence(cluster, counter, references)}`);
+        this.leaked.push(cluster);
       }
     }
   }
 
-  private raise(low: readonly Miscounted[]): void {
-    for (const { cluster, references } of low) {
-      if (this.refcounts.blockOf(cluster) === 0 || references > this.refcounts.max) {
-        this.log(
-          `The counter of cluster ${cluster} cannot be raised here; qemu-img check -r all rebuilds the refcount structures`,
-        );
-        continue;
-      }
-      this.refcounts.setRun(cluster, 1, references);
-      this.report.corruptionsFixed++;
+  private addLow(cluster: number, sentence: string): void {
+    const { geometry } = this.walk;
+    if (this.walk.referencesToKeep(cluster) > geometry.refcountMax) {
+      this.walk.unrepairable(`${sentence}, more than counters of ${geometry.refcountBits} bits can say`);
+      return;
     }
-    if (low.length > 0) this.file.sync();
+    this.walk.repairable(sentence);
+    this.low.push(cluster);
   }
 
-  /** COPIED says that the counter is exactly 1: a wrong one makes a write hit a snapshot, or copies for nothing. */
-  private compareFlags(): void {
-    for (const { at, host, copied } of this.flagged) {
-      const isSingle = this.refcounts.get(this.geometry.clusterOf(host)) === 1;
-      if (isSingle === copied) continue;
-      this.corruption(
-        `the entry at offset ${hex(at)} has COPIED ${copied ? 'set' : 'clear'}, but its cluster is ${isSingle ? 'not ' : ''}shared`,
+  /** Free clusters follow each other in `freeRuns` up to `end`, as far as the file goes. */
+  private freeRunEnds(end: number): void {
+    if (this.freeRuns.length % 2 === 0) return;
+    const fileClusters = this.walk.fileEnd / this.walk.geometry.clusterSize;
+    if (this.freeRuns.at(-1)! >= fileClusters) this.freeRuns.pop();
+    else this.freeRuns.push(Math.min(end, fileClusters));
+  }
+
+  private sentence(cluster: number, counter: number, references: number): string {
+    const at = hex(cluster * this.walk.geometry.clusterSize);
+    return `cluster ${cluster} at ${at} has refcount ${counter} and ${references} references`;
+  }
+
+  reportFlags(): void {
+    const { flagFaults, flagSentences, report } = this.walk;
+    for (const sentence of flagSentences) this.log(`ERROR ${sentence}`);
+    report.corruptions += flagFaults;
+  }
+
+  repairAll(): void {
+    const { badZeroes, report, structureFaults } = this.walk;
+    if (structureFaults > 0 || this.uncounted > 0) {
+      if (!this.rebuild()) {
+        this.reportFlags();
+        return;
+      }
+    } else {
+      this.raise();
+      this.lower();
+    }
+    for (const at of badZeroes) this.storeEntry(at, 0, 1);
+    report.corruptionsFixed += badZeroes.length;
+    this.mendFlags();
+  }
+
+  /** @returns whether the counters are true now */
+  private rebuild(): boolean {
+    const { report, structureFaults } = this.walk;
+    try {
+      rebuildRefcounts(this.file, this.header, this.walk, this.log);
+    } catch (error) {
+      this.log(`The refcount structures cannot be rebuilt: ${describeError(error)}`);
+      return false;
+    }
+    report.corruptionsFixed += structureFaults + this.uncounted + this.low.length;
+    report.leaksFixed += this.walk.unfollowed === 0 ? report.leaks : 0;
+    return true;
+  }
+
+  /** Leaks alone, where the counters can be trusted otherwise. A counter that goes down to 1 may ask for a COPIED flag. */
+  repairLeaks(): void {
+    const { report, structureFaults } = this.walk;
+    if (structureFaults > 0 && report.leaks > 0) {
+      this.log('Leaks are kept: the refcount structures are damaged; check -r all rebuilds them');
+      return;
+    }
+    if (this.lower() && report.corruptions === 0) this.mendFlags();
+  }
+
+  private raise(): void {
+    const { report } = this.walk;
+    this.storeCounters(this.low);
+    report.corruptionsFixed += this.low.length;
+  }
+
+  /** @returns whether anything was lowered */
+  private lower(): boolean {
+    const { report, unfollowed } = this.walk;
+    if (this.leaked.length === 0) return false;
+    if (unfollowed > 0) {
+      this.log(
+        `${this.leaked.length} leaked clusters are kept: ${unfollowed} entries or tables lead nowhere, and what they meant may be among them`,
       );
-      if (this.options.repair !== 'all') continue;
-      const { high, low } = this.tables.load(at, 0);
-      const flags = { high: isSingle ? (high | QCOW_OFLAG_COPIED) >>> 0 : (high & ~QCOW_OFLAG_COPIED) >>> 0, low };
-      this.tables.store('l2-update', at, 0, 1, flags, 0, 0);
-      this.report.corruptionsFixed++;
+      return false;
     }
+    this.storeCounters(this.leaked);
+    report.leaksFixed += this.leaked.length;
+    return true;
   }
 
-  private lower(leaks: readonly Miscounted[]): void {
-    if (leaks.length === 0) return;
-    this.file.sync();
-    for (const { cluster, references } of leaks) {
-      this.refcounts.setRun(cluster, 1, references);
-      this.report.leaksFixed++;
+  /** Sets counters to the number of references, a block at a time, and makes them durable. */
+  private storeCounters(clusters: readonly number[]): void {
+    if (clusters.length === 0) return;
+    const { counters, counts, geometry } = this.walk;
+    const { clusterSize, refcountBits, refcountsPerBlock } = geometry;
+    const block = new Uint8Array(clusterSize);
+    for (let i = 0; i < clusters.length; ) {
+      const index = Math.floor(clusters[i]! / refcountsPerBlock);
+      const offset = hostOffset(counters.offsetOf(index));
+      this.file.read(block, 0, clusterSize, offset);
+      for (; i < clusters.length && Math.floor(clusters[i]! / refcountsPerBlock) === index; i++) {
+        const inBlock = clusters[i]! % refcountsPerBlock;
+        writeCounter(block, Math.floor((inBlock * refcountBits) / 8), inBlock, refcountBits, counts.get(clusters[i]!));
+      }
+      this.file.write(block, 0, clusterSize, offset);
     }
     this.file.sync();
+    counters.forget();
   }
 
-  private readTable(offset: number, length: number): DataView {
+  /** Goes through the active layer again, with the counters as they are now. */
+  private mendFlags(): void {
+    const { geometry, report } = this.walk;
+    const { l1Size, l1TableOffset, hasExternalData } = this.header;
+    let mended = 0;
+    const seen = new Set<number>();
+    const mend = (at: number, high: number, low: number, host: number): void => {
+      const copied = isCopied(high);
+      const single = !isCompressed(high) && this.walk.counters.get(geometry.clusterOf(host)) === 1;
+      if (single === copied) return;
+      this.walk.repairable(flagSentence(at, copied));
+      this.storeEntry(at, single ? (high | QCOW_OFLAG_COPIED) >>> 0 : (high & ~QCOW_OFLAG_COPIED) >>> 0, low);
+      mended++;
+    };
+    this.forEachEntry(l1TableOffset, l1Size * 8, 8, (at, high, low) => {
+      const table = offsetOf(high, low);
+      if (!this.walk.isCluster(table)) return;
+      mend(at, high, low, table);
+      if (seen.has(table)) return;
+      seen.add(table);
+      this.forEachEntry(table, geometry.clusterSize, geometry.l2EntryBytes, (entry, entryHigh, entryLow) => {
+        const host = offsetOf(entryHigh, entryLow);
+        if (isCompressed(entryHigh) || (!hasExternalData && this.walk.isCluster(host)))
+          mend(entry, entryHigh, entryLow, host);
+      });
+    });
+    this.file.sync();
+    report.corruptionsFixed += mended;
+  }
+
+  private forEachEntry(
+    offset: number,
+    length: number,
+    entryBytes: number,
+    visit: (at: number, high: number, low: number) => void,
+  ): void {
     const bytes = new Uint8Array(length);
-    if (offset + length <= this.fileEnd) this.file.read(bytes, 0, length, hostOffset(offset));
-    return new DataView(bytes.buffer);
+    const got = this.file.read(bytes, 0, length, hostOffset(offset));
+    const view = new DataView(bytes.buffer);
+    for (let at = 0; at + 8 <= got; at += entryBytes) visit(offset + at, view.getUint32(at), view.getUint32(at + 4));
   }
 
-  private corruption(sentence: string): void {
-    this.report.corruptions++;
-    this.log(`ERROR ${sentence}`);
-  }
-
-  private log(sentence: string): void {
-    this.logged++;
-    if (this.logged <= MAX_LOGGED) this.options.log(sentence);
-    else if (this.logged === MAX_LOGGED + 1) this.options.log('Further findings are counted and not printed');
+  private storeEntry(at: number, high: number, low: number): void {
+    const bytes = new Uint8Array(8);
+    const view = new DataView(bytes.buffer);
+    view.setUint32(0, high);
+    view.setUint32(4, low);
+    this.file.write(bytes, 0, 8, hostOffset(at));
   }
 }

@@ -20,6 +20,8 @@ export class Geometry {
   /** guest bytes that one L2 table maps */
   readonly l2Coverage: number;
   readonly refcountBits: number;
+  /** largest count that fits, as far as numbers can say */
+  readonly refcountMax: number;
   /** entries of a refcount block, which is one cluster */
   readonly refcountsPerBlock: number;
 
@@ -31,6 +33,7 @@ export class Geometry {
     this.l2Entries = this.clusterSize / this.l2EntryBytes;
     this.l2Coverage = this.l2Entries * this.clusterSize;
     this.refcountBits = 2 ** refcountOrder;
+    this.refcountMax = Math.min(2 ** this.refcountBits - 1, Number.MAX_SAFE_INTEGER);
     this.refcountsPerBlock = (this.clusterSize * 8) / this.refcountBits;
   }
 

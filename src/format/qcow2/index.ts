@@ -1,24 +1,15 @@
 // qcow2, the plug: probe, open, attach, create, check.
 
 import type { HostFile } from '../../host/host-file.ts';
-import type { CheckReport } from '../check-report.ts';
-import type { AttachOptions, CheckOptions, ImageFormat, SharedImage } from '../image-format.ts';
-import { checkReferences } from './check.ts';
+import type { AttachOptions, ImageFormat, SharedImage } from '../image-format.ts';
 import { createQcow2 } from './create.ts';
 import { describeHeader } from './describe.ts';
 import { QCOW_MAGIC } from './header.ts';
 import { Qcow2Image } from './image.ts';
-import { clearMarks, isSound, openQcow2 } from './open.ts';
+import { openQcow2 } from './open.ts';
 import { readHeader } from './read-header.ts';
 import type { Qcow2State } from './state.ts';
-
-/** Counts references and repairs; an image in which nothing is left wrong is marked neither dirty nor corrupt any more. */
-function checkQcow2(file: HostFile, options: CheckOptions): CheckReport {
-  const header = readHeader(file, { readOnly: options.repair === 'none', check: true });
-  const report = checkReferences(file, header, options);
-  if (options.repair === 'all' && isSound(report)) clearMarks(file, header);
-  return report;
-}
+import { checkQcow2 } from './verify.ts';
 
 export const qcow2: ImageFormat = {
   name: 'qcow2',

@@ -1,31 +1,23 @@
 // Opening a qcow2 image: what this version cannot serve is refused by name before a byte is changed, then the shared state is
 // filled from the header, the tables and, for writing, from the reference counts, which say what is free.
 
-import { combine } from '../../bytes/endian.ts';
 import { hostOffset, roundUp } from '../../bytes/offsets.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
-import type { CheckReport } from '../check-report.ts';
 import { FreeClusters } from '../free-clusters.ts';
 import type { Image, OpenOptions } from '../image-format.ts';
 import { legacyAesKey } from './aes-legacy.ts';
-import { checkReferences } from './check.ts';
 import { type VolumeKey, wipe } from './encryption.ts';
 import { Geometry } from './geometry.ts';
 import {
   autoclearWhenWritten,
   QCOW_CRYPT_AES,
   QCOW_CRYPT_NONE,
-  QCOW2_INCOMPAT_CORRUPT,
-  QCOW2_INCOMPAT_DIRTY,
   type Qcow2Header,
-  withoutBits,
   writeAutoclearFeatures,
-  writeIncompatibleFeatures,
 } from './header.ts';
 import { Qcow2Image } from './image.ts';
 import { unlockLuks } from './luks.ts';
-import { readCounter } from './refcount.ts';
 import {
   ALLOCATED_CLUSTERS,
   createQcow2State,
@@ -39,23 +31,26 @@ import {
   VIRTUAL_SIZE,
 } from './state.ts';
 import { isCompressed, offsetOf } from './table.ts';
+import { type Verified, verifyBeforeWriting } from './verify.ts';
 
 /** @param specific facts for info and status, with qemu-img's keys */
 export function openQcow2(
   file: HostFile,
-  header: Qcow2Header,
+  found: Qcow2Header,
   specific: Readonly<Record<string, unknown>>,
   options: OpenOptions,
 ): Image {
-  refuseWhatIsMissing(file, header);
-  const volumeKey = unlock(file, header, options);
+  refuseWhatIsMissing(file, found);
+  const volumeKey = unlock(file, found, options);
   const backing =
-    header.backingName === null
+    found.backingName === null
       ? null
       : options.openBacking({
-          name: header.backingName,
-          ...(header.backingFormat === null ? {} : { format: header.backingFormat }),
+          name: found.backingName,
+          ...(found.backingFormat === null ? {} : { format: found.backingFormat }),
         });
+  const verified = options.readOnly ? null : verifyBeforeWriting(file, found, options.log);
+  const header = verified?.header ?? found;
   const geometry = new Geometry(header.clusterBits, header.refcountOrder, header.extendedL2);
   const fileEnd = roundUp(file.size(), geometry.clusterSize);
   const state = createQcow2State(
@@ -81,10 +76,9 @@ export function openQcow2(
   numbers[REFCOUNT_TABLE_ENTRIES] = (header.refcountTableClusters * geometry.clusterSize) / 8;
   numbers[FILE_END] = fileEnd;
   numbers[NEVER_USED] = fileEnd;
-  numbers[ALLOCATED_CLUSTERS] = countAllocated(file, header, geometry);
-  if (!options.readOnly) {
-    checkBeforeWriting(file, header, options.log);
-    findFreeClusters(file, header, geometry, state, fileEnd / geometry.clusterSize);
+  numbers[ALLOCATED_CLUSTERS] = verified?.check.report.allocatedClusters ?? countAllocated(file, header, geometry);
+  if (verified !== null) {
+    markFree(verified, geometry, state);
     clearAutoclear(file, header);
   }
   return new Qcow2Image(file, state, 0, backing, options.log);
@@ -118,55 +112,6 @@ function unlock(file: HostFile, header: Qcow2Header, { password }: OpenOptions):
   }
 }
 
-/** Every corruption that was found is repaired; leaks may be left. */
-export function isSound(report: CheckReport): boolean {
-  return report.corruptions === report.corruptionsFixed && report.checkErrors === 0;
-}
-
-/** Clears the dirty and the corrupt bit, after everything that was repaired is durable. */
-export function clearMarks(file: HostFile, header: Qcow2Header): void {
-  if (header.version !== 3 || !(header.isDirty || header.isCorrupt)) return;
-  file.sync();
-  writeIncompatibleFeatures(
-    file,
-    header,
-    withoutBits(header.incompatible, QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT),
-  );
-  file.sync();
-}
-
-/**
- * No write starts from tables or counters that are not true: they are checked before every read-write open. An image that
- * was not closed clean (lazy refcounts) is repaired; another one in which something is wrong is refused.
- */
-function checkBeforeWriting(file: HostFile, header: Qcow2Header, log: (sentence: string) => void): void {
-  let first = '';
-  const found = checkReferences(file, header, {
-    repair: 'none',
-    log: (sentence) => {
-      if (first === '' && sentence.startsWith('ERROR ')) first = sentence.slice('ERROR '.length);
-    },
-  });
-  if (header.isDirty) {
-    log(
-      `${file.path} was not closed clean; checked: ${found.corruptions} corruptions, ${found.leaks} leaked clusters; repairing`,
-    );
-    if (isSound(checkReferences(file, header, { repair: 'all', log }))) {
-      clearMarks(file, header);
-      return;
-    }
-  } else if (found.corruptions === 0) {
-    if (found.leaks > 0) log(`${file.path} has ${found.leaks} leaked clusters; imgfuse check -r leaks gives them back`);
-    return;
-  }
-  throw new ImgfuseError(
-    'corrupt',
-    `${file.path} has ${found.corruptions} corruptions and is not opened for writing: ${first}. ` +
-      `See them with imgfuse check ${file.path}, repair a copy with imgfuse check -r all, or mount with -o ro`,
-    { path: file.path },
-  );
-}
-
 /** Bitmaps are not kept up to date and unknown bits speak of what we do not maintain: they go before the first write. */
 function clearAutoclear(file: HostFile, header: Qcow2Header): void {
   if (header.version !== 3) return;
@@ -197,41 +142,12 @@ function countAllocated(file: HostFile, header: Qcow2Header, geometry: Geometry)
   return count;
 }
 
-/** Marks every cluster below the end of the file whose counter is 0, and finds the end of what is in use. */
-function findFreeClusters(
-  file: HostFile,
-  header: Qcow2Header,
-  geometry: Geometry,
-  state: Qcow2State,
-  clusters: number,
-): void {
-  const { clusterSize, refcountBits, refcountsPerBlock } = geometry;
+/** Marks every cluster whose counter is 0 below the last one in use, where new clusters are appended. */
+function markFree({ check }: Verified, { clusterSize }: Geometry, state: Qcow2State): void {
   const free = new FreeClusters(state.free);
-  const numbers = new Float64Array(state.numbers);
-  const table = new Uint8Array(header.refcountTableClusters * clusterSize);
-  file.read(table, 0, table.length, hostOffset(header.refcountTableOffset));
-  const view = new DataView(table.buffer);
-  const block = new Uint8Array(clusterSize);
-  let start = 0;
-  let used = 0;
-  // beyond what the table counts nothing is in use
-  for (let index = 0; index * 8 < table.length && index * refcountsPerBlock < clusters; index++) {
-    const offset = combine(view.getUint32(index * 8), view.getUint32(index * 8 + 4));
-    if (!(offset > 0)) {
-      // clusters without counters are not handed out again
-      start = (index + 1) * refcountsPerBlock;
-      continue;
-    }
-    file.read(block, 0, clusterSize, hostOffset(offset));
-    const first = index * refcountsPerBlock;
-    const end = Math.min(clusters, first + refcountsPerBlock);
-    for (let cluster = first; cluster < end; cluster++) {
-      const inBlock = cluster - first;
-      if (readCounter(block, Math.floor((inBlock * refcountBits) / 8), inBlock, refcountBits) === 0) continue;
-      if (cluster > start) free.markFree(start, cluster - start);
-      start = cluster + 1;
-      used = cluster + 1;
-    }
+  const { freeRuns, usedEnd } = check;
+  for (let i = 0; i + 1 < freeRuns.length && freeRuns[i + 1]! <= usedEnd; i += 2) {
+    free.markFree(freeRuns[i]!, freeRuns[i + 1]! - freeRuns[i]!);
   }
-  numbers[FILE_END] = used * clusterSize;
+  new Float64Array(state.numbers)[FILE_END] = usedEnd * clusterSize;
 }

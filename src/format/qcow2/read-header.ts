@@ -1,9 +1,8 @@
 // Reading the header: every limit checked in QEMU's order, so that the first thing wrong is the one that is named. All memory
 // that a field asks for is bounded before it is taken; nothing here writes.
 
-import { hexWords, readU64BE } from '../../bytes/endian.ts';
-import { hex, hostOffset, MAX_VIRTUAL_SIZE } from '../../bytes/offsets.ts';
-import { ImgfuseError } from '../../errors/index.ts';
+import { readU64BE } from '../../bytes/endian.ts';
+import { hex, hostOffset } from '../../bytes/offsets.ts';
 import { type HostFile, readPadded } from '../../host/host-file.ts';
 import { nameIncompatibleBits } from './feature-name.ts';
 import {
@@ -11,7 +10,6 @@ import {
   type CompressionType,
   type FeatureWords,
   FIELD,
-  l1EntriesFor,
   MAX_BACKING_NAME,
   MAX_CLUSTER_BITS,
   MAX_REFCOUNT_ORDER,
@@ -19,9 +17,6 @@ import {
   QCOW_CRYPT_LUKS,
   QCOW_EXTL2_SUBCLUSTERS_PER_CLUSTER,
   QCOW_MAGIC,
-  QCOW_MAX_L1_SIZE,
-  QCOW_MAX_REFTABLE_SIZE,
-  QCOW_MAX_SNAPSHOTS,
   QCOW2_AUTOCLEAR_BITMAPS,
   QCOW2_AUTOCLEAR_DATA_FILE_RAW,
   QCOW2_COMPAT_LAZY_REFCOUNTS,
@@ -47,28 +42,12 @@ import {
   parseExtensions,
   QCOW2_EXT_MAGIC_FEATURE_TABLE,
 } from './header-extension.ts';
-
-const L1_ENTRY_BYTES = 8;
-const SNAPSHOT_ENTRY_BYTES = 40;
-
-export interface ReadHeaderOptions {
-  readonly readOnly: boolean;
-  /** for check and repair: the corrupt bit, a missing refcount table and a misplaced snapshot table are let through */
-  readonly check?: boolean;
-}
+import { type HeaderCluster, parseTables, type ReadHeaderOptions, show, unsupported } from './header-tables.ts';
 
 type FixedFields = Omit<
   Qcow2Header,
   'backingName' | 'backingFormat' | 'dataFileName' | 'cryptoHeader' | 'bitmaps' | 'extensions'
 >;
-
-/** Cluster 0 of an image as bytes and as a view, the file's own bytes only; what is behind its end is zero. */
-interface HeaderCluster {
-  readonly file: HostFile;
-  readonly bytes: Uint8Array;
-  readonly view: DataView;
-  readonly options: ReadHeaderOptions;
-}
 
 /**
  * Reads and checks the header of `file`, its extensions and its backing name.
@@ -261,99 +240,6 @@ function parseEntryWidths({ file, bytes, view }: HeaderCluster, version: 2 | 3, 
   return { refcountOrder, cryptMethod };
 }
 
-function parseTables(cluster: HeaderCluster, extendedL2: boolean) {
-  const { file, bytes, view, options } = cluster;
-  const refcountTableClusters = view.getUint32(FIELD.refcountTableClusters, false);
-  if (refcountTableClusters === 0 && options.check !== true) {
-    throw invalid(
-      file,
-      FIELD.refcountTableClusters,
-      'refcount_table_clusters is 0, but every image has a refcount table; rebuild it with imgfuse check -r all',
-    );
-  }
-  const table = { unit: bytes.length, limit: QCOW_MAX_REFTABLE_SIZE, missing: options.check === true };
-  const refcountTableOffset = parseTableOffset(cluster, 'refcount_table', FIELD.refcountTableOffset, {
-    ...table,
-    count: refcountTableClusters,
-  });
-  const snapshotCount = view.getUint32(FIELD.snapshotCount, false);
-  const snapshotsOffset =
-    options.check === true
-      ? readU64BE(view, FIELD.snapshotsOffset)
-      : parseTableOffset(cluster, 'snapshots', FIELD.snapshotsOffset, {
-          count: snapshotCount,
-          unit: SNAPSHOT_ENTRY_BYTES,
-          limit: SNAPSHOT_ENTRY_BYTES * QCOW_MAX_SNAPSHOTS,
-          missing: false,
-        });
-  const l1Size = view.getUint32(FIELD.l1Size, false);
-  const l1TableOffset = parseTableOffset(cluster, 'l1_table', FIELD.l1TableOffset, {
-    count: l1Size,
-    unit: L1_ENTRY_BYTES,
-    limit: QCOW_MAX_L1_SIZE,
-    missing: false,
-  });
-  const size = parseSize(cluster, l1Size, extendedL2);
-  return { size, l1Size, l1TableOffset, refcountTableOffset, refcountTableClusters, snapshotCount, snapshotsOffset };
-}
-
-interface TableBounds {
-  /** number of units of `unit` bytes, at most `limit` bytes together */
-  readonly count: number;
-  readonly unit: number;
-  readonly limit: number;
-  /** it may lie behind the end of the file */
-  readonly missing: boolean;
-}
-
-function parseTableOffset({ file, bytes, view }: HeaderCluster, name: string, at: number, bounds: TableBounds): number {
-  const { count, unit, limit, missing } = bounds;
-  const length = count * unit;
-  if (length > limit) {
-    throw invalid(
-      file,
-      at,
-      `the table at ${name}_offset has ${count} times ${unit} bytes; at most ${limit / unit} times are allowed`,
-    );
-  }
-  const offset = readU64BE(view, at);
-  if (Number.isNaN(offset) || offset % bytes.length !== 0 || (count > 0 && offset === 0)) {
-    throw invalid(
-      file,
-      at,
-      `${name}_offset is ${show(view, at)}; it must be a multiple of the cluster size ${bytes.length} behind the header`,
-    );
-  }
-  if (!missing && count > 0 && offset + length > file.size()) {
-    throw invalid(
-      file,
-      at,
-      `${name}_offset is ${show(view, at)}; ${length} bytes there end beyond the file of ${file.size()} bytes, which is truncated`,
-    );
-  }
-  return offset;
-}
-
-function parseSize({ file, bytes, view }: HeaderCluster, l1Size: number, extendedL2: boolean): number {
-  const size = readU64BE(view, FIELD.size);
-  if (!(size <= MAX_VIRTUAL_SIZE)) {
-    throw unsupported(
-      file,
-      FIELD.size,
-      `size is ${show(view, FIELD.size)}; disks above ${MAX_VIRTUAL_SIZE} bytes (8 PiB - 512) cannot be handled here`,
-    );
-  }
-  const needed = l1EntriesFor(size, bytes.length, extendedL2);
-  if (l1Size < needed) {
-    throw invalid(
-      file,
-      FIELD.l1Size,
-      `l1_size is ${l1Size} entries, but a disk of ${size} bytes needs ${needed}; the header is damaged`,
-    );
-  }
-  return size;
-}
-
 /** Everything behind the fixed fields: what the extensions say, and the backing name. */
 function parseVariablePart(cluster: HeaderCluster, fixed: FixedFields, extensions: readonly HeaderExtension[]) {
   const { file, options } = cluster;
@@ -412,16 +298,4 @@ function parseBackingName({ file, bytes, view }: HeaderCluster): string | null {
     );
   }
   return decodeName(file, offset, bytes.subarray(offset, offset + length), 'backing file name');
-}
-
-function unsupported(file: HostFile, offset: number, what: string): ImgfuseError {
-  return new ImgfuseError('unsupported', `${file.path}: qcow2 header at offset ${offset}: ${what}`, {
-    path: file.path,
-    offset,
-  });
-}
-
-/** A u64 as hexadecimal, whatever its size. */
-function show(view: DataView, at: number): string {
-  return hexWords(view.getUint32(at, false), view.getUint32(at + 4, false));
 }

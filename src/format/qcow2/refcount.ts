@@ -22,11 +22,6 @@ export class Refcounts {
     this.numbers = numbers;
   }
 
-  /** Largest count that fits. */
-  get max(): number {
-    return this.geometry.refcountBits >= 53 ? Number.MAX_SAFE_INTEGER : 2 ** this.geometry.refcountBits - 1;
-  }
-
   /** Host offset of the block that counts `cluster`, or 0 when there is none yet. */
   blockOf(cluster: number): number {
     const index = Math.floor(cluster / this.geometry.refcountsPerBlock);

@@ -21,7 +21,8 @@ import {
   writeSizeAndL1Fields,
   writeSnapshotTableFields,
 } from '../../../../src/format/qcow2/header.ts';
-import { type ReadHeaderOptions, readHeader } from '../../../../src/format/qcow2/read-header.ts';
+import type { ReadHeaderOptions } from '../../../../src/format/qcow2/header-tables.ts';
+import { readHeader } from '../../../../src/format/qcow2/read-header.ts';
 import type { HostFile } from '../../../../src/host/host-file.ts';
 import { CountingHostFile } from '../../../../src/host/wrapping-files.ts';
 import { CLUSTER, FILE_BYTES, type HeaderSpec, pack, text, writeQcow2 } from './qcow2-header-bytes.ts';
@@ -217,12 +218,16 @@ describe('a header field just inside its range is accepted', () => {
     expect(read(spec, { readOnly: true }).backingName).toBe('b');
   });
 
-  test('for check, what a repair rebuilds: no refcount table, a lost one, a misplaced snapshot table', () => {
+  test('for check and for reading, what a repair rebuilds: no refcount table, one that is lost, unaligned or too large, a misplaced snapshot table', () => {
     const check = { readOnly: false, check: true };
     expect(read(fields({ refcountTableClusters: 0n }), check).refcountTableClusters).toBe(0);
     expect(read(fields({ refcountTableOffset: 2n ** 40n }), check).refcountTableOffset).toBe(2 ** 40);
     expect(read(fields({ snapshotCount: 70000n, snapshotsOffset: 7n }), check)).toMatchObject({ snapshotsOffset: 7 });
-    expect(refusal(fields({ refcountTableOffset: 7n }), check).message).toContain('refcount_table_offset');
+    const reading = { readOnly: true };
+    expect(read(fields({ refcountTableOffset: 7n, snapshotsOffset: 7n }), reading).refcountTableOffset).toBe(7);
+    expect(read(fields({ refcountTableOffset: 7n }), check).refcountTableOffset).toBe(7);
+    expect(read(fields({ refcountTableClusters: 0xffffffffn }), check).refcountTableClusters).toBe(0xffffffff);
+    expect(refusal(fields({ l1TableOffset: 7n }), check).message).toContain('l1_table_offset');
   });
 });
 

@@ -1,0 +1,81 @@
+// The counters of an image that may be damaged, for reading only: the refcount table as it is, without the blocks that cannot
+// be used. Whole blocks are kept, because a walk looks at every counter of them.
+
+import { hostOffset } from '../../bytes/offsets.ts';
+import { type HostFile, readPadded } from '../../host/host-file.ts';
+import type { Geometry } from './geometry.ts';
+import { readCounter } from './refcount.ts';
+
+const MEMORY_BYTES = 16 * 1024 * 1024;
+
+export class CounterBlocks {
+  private readonly file: HostFile;
+  private readonly geometry: Geometry;
+  private readonly offsets = new Map<number, number>();
+  private readonly loaded = new Map<number, Uint8Array>();
+  private lastIndex = -1;
+  private lastBlock: Uint8Array | undefined;
+
+  constructor(file: HostFile, geometry: Geometry) {
+    this.file = file;
+    this.geometry = geometry;
+  }
+
+  /** The block of refcount table entry `index` is at `offset` and can be used. */
+  add(index: number, offset: number): void {
+    this.offsets.set(index, offset);
+  }
+
+  /** Other blocks count from now on. */
+  replace(blocks: readonly (readonly [index: number, offset: number])[]): void {
+    this.offsets.clear();
+    for (const [index, offset] of blocks) this.offsets.set(index, offset);
+    this.forget();
+  }
+
+  /** Host offset of a block in use. */
+  offsetOf(index: number): number {
+    return this.offsets.get(index)!;
+  }
+
+  /** Indices of the blocks in use, in the order of the table. */
+  indices(): Iterable<number> {
+    return this.offsets.keys();
+  }
+
+  has(cluster: number): boolean {
+    return this.offsets.has(Math.floor(cluster / this.geometry.refcountsPerBlock));
+  }
+
+  /** 0 as well where nothing counts the cluster. */
+  get(cluster: number): number {
+    const { refcountBits, refcountsPerBlock } = this.geometry;
+    const index = Math.floor(cluster / refcountsPerBlock);
+    if (index !== this.lastIndex) {
+      this.lastBlock = this.block(index);
+      this.lastIndex = index;
+    }
+    if (this.lastBlock === undefined) return 0;
+    const inBlock = cluster % refcountsPerBlock;
+    return readCounter(this.lastBlock, Math.floor((inBlock * refcountBits) / 8), inBlock, refcountBits);
+  }
+
+  /** What was read is read again: counters were changed. */
+  forget(): void {
+    this.loaded.clear();
+    this.lastIndex = -1;
+  }
+
+  private block(index: number): Uint8Array | undefined {
+    const offset = this.offsets.get(index);
+    if (offset === undefined) return undefined;
+    const known = this.loaded.get(index);
+    if (known !== undefined) return known;
+    const { clusterSize } = this.geometry;
+    if ((this.loaded.size + 1) * clusterSize > MEMORY_BYTES) this.loaded.clear();
+    const block = new Uint8Array(clusterSize);
+    readPadded(this.file, block, 0, clusterSize, hostOffset(offset));
+    this.loaded.set(index, block);
+    return block;
+  }
+}

@@ -1,0 +1,61 @@
+// Which host clusters hold metadata, and of which kind: one byte a cluster in shared memory, filled by the walk of the open
+// and kept current under the metadata lock. It answers before every write of guest data whether the write would hit
+// metadata, in the time of a look at a byte.
+
+import { MAX_TRACKED_CLUSTERS } from '../free-clusters.ts';
+
+/** The value of a byte is the index. */
+const KINDS = [
+  'none',
+  'header',
+  'active L1 table',
+  'active L2 table',
+  'refcount table',
+  'refcount block',
+  'snapshot table',
+  'inactive L1 table',
+  'inactive L2 table',
+  'bitmap',
+  'encryption header',
+] as const;
+export type MetadataKind = Exclude<(typeof KINDS)[number], 'none'>;
+
+export function createMetadataClustersState(clusters: number): SharedArrayBuffer {
+  return new SharedArrayBuffer(Math.min(clusters, MAX_TRACKED_CLUSTERS), { maxByteLength: MAX_TRACKED_CLUSTERS });
+}
+
+export class MetadataClusters {
+  private readonly buffer: SharedArrayBuffer;
+  private readonly kinds: Uint8Array;
+
+  constructor(state: SharedArrayBuffer) {
+    this.buffer = state;
+    this.kinds = new Uint8Array(state);
+  }
+
+  /** Clusters from `first` on hold metadata; one that holds some already keeps its kind. */
+  mark(kind: MetadataKind, first: number, count: number): void {
+    const end = Math.min(first + count, MAX_TRACKED_CLUSTERS);
+    if (this.buffer.byteLength < end) this.buffer.grow(end);
+    const value = KINDS.indexOf(kind);
+    for (let cluster = first; cluster < end; cluster++) if (this.kinds[cluster] === 0) this.kinds[cluster] = value;
+  }
+
+  /** Nothing refers to these clusters any more. */
+  clear(first: number, count: number): void {
+    this.kinds.fill(0, first, first + count);
+  }
+
+  kindOf(cluster: number): MetadataKind | null {
+    const kind = KINDS[this.kinds[cluster] ?? 0]!;
+    return kind === 'none' ? null : kind;
+  }
+
+  /** The first of these clusters that holds metadata, or -1. */
+  find(first: number, count: number): number {
+    for (let cluster = first; cluster < first + count; cluster++) {
+      if ((this.kinds[cluster] ?? 0) !== 0) return cluster;
+    }
+    return -1;
+  }
+}

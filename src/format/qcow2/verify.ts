@@ -1,0 +1,115 @@
+// What has to be true of an image before it is written, and what an image is told that was repaired. Every read-write open
+// walks all tables once: an image that was not closed clean is repaired, another one in which something is wrong is refused
+// before a byte of it changes. The dirty and the corrupt bit go only after a second look has found nothing.
+
+import { ImgfuseError } from '../../errors/index.ts';
+import type { HostFile } from '../../host/host-file.ts';
+import type { CheckReport } from '../check-report.ts';
+import type { CheckOptions } from '../image-format.ts';
+import { type Check, examine } from './check.ts';
+import {
+  QCOW2_INCOMPAT_CORRUPT,
+  QCOW2_INCOMPAT_DIRTY,
+  type Qcow2Header,
+  withoutBits,
+  writeIncompatibleFeatures,
+} from './header.ts';
+import { createMetadataClustersState, MetadataClusters } from './metadata-clusters.ts';
+import { readHeader } from './read-header.ts';
+
+/** An image that may be written, with what the walk found out. */
+export interface Verified {
+  /** as it is after a repair */
+  readonly header: Qcow2Header;
+  readonly check: Check;
+  /** which clusters hold metadata */
+  readonly metadata: SharedArrayBuffer;
+}
+
+/** `check`, with the repair that was asked for. */
+export function checkQcow2(file: HostFile, options: CheckOptions): CheckReport {
+  const header = readHeader(file, { readOnly: options.repair === 'none', check: true });
+  const check = examine(file, header, options);
+  if (options.repair === 'all') check.repairAll();
+  else {
+    check.reportFlags();
+    if (options.repair === 'leaks') check.repairLeaks();
+  }
+  if (options.repair === 'all' && isSound(check.report) && (header.isDirty || header.isCorrupt)) {
+    const again = readHeader(file, { readOnly: false, check: true });
+    if (look(file, again, () => undefined).report.corruptions === 0) clearMarks(file, again);
+    else check.report.checkErrors++;
+  }
+  return check.report;
+}
+
+/** @throws ImgfuseError corrupt, and then nothing was changed unless the image was dirty and its repair went wrong */
+export function verifyBeforeWriting(file: HostFile, header: Qcow2Header, log: (sentence: string) => void): Verified {
+  const findings: string[] = [];
+  const note = (sentence: string): void => {
+    if (findings.length < 1000) findings.push(sentence);
+  };
+  const first = lookAndMark(file, header, note);
+  const { corruptions, leaks } = first.check.report;
+  if (!header.isDirty) {
+    if (first.check.dangers > 0) throw refusal(file, corruptions, findings);
+    if (leaks > 0) log(`${file.path} has ${leaks} leaked clusters; imgfuse check -r leaks gives them back`);
+    return first;
+  }
+  if (!first.check.isRepairable) throw refusal(file, corruptions, findings);
+  log(`${file.path} was not closed clean; checked: ${corruptions} corruptions, ${leaks} leaked clusters; repairing`);
+  for (const finding of findings) log(finding);
+  first.check.repairAll();
+  const second = lookAndMark(file, readHeader(file, { readOnly: false }), note);
+  if (second.check.dangers > 0) throw refusal(file, second.check.report.corruptions, findings);
+  clearMarks(file, second.header);
+  return second;
+}
+
+function lookAndMark(file: HostFile, header: Qcow2Header, log: (sentence: string) => void): Verified {
+  const metadata = createMetadataClustersState(Math.ceil(file.size() / header.clusterSize));
+  const clusters = new MetadataClusters(metadata);
+  const check = look(file, header, log, clusters);
+  return { header, check, metadata };
+}
+
+function look(
+  file: HostFile,
+  header: Qcow2Header,
+  log: (sentence: string) => void,
+  clusters?: MetadataClusters,
+): Check {
+  const check = examine(file, header, {
+    log,
+    mark: clusters === undefined ? undefined : (kind, first, count) => clusters.mark(kind, first, count),
+  });
+  check.reportFlags();
+  return check;
+}
+
+function refusal(file: HostFile, corruptions: number, findings: readonly string[]): ImgfuseError {
+  const first = findings.find((finding) => finding.startsWith('ERROR '))?.slice('ERROR '.length) ?? 'see the log';
+  return new ImgfuseError(
+    'corrupt',
+    `${file.path} has ${corruptions} corruptions and is not opened for writing: ${first}. ` +
+      `See them with imgfuse check ${file.path}, repair a copy with imgfuse check -r all, or mount with -o ro`,
+    { path: file.path },
+  );
+}
+
+/** Every corruption that was found is repaired; leaks may be left. */
+function isSound(report: CheckReport): boolean {
+  return report.corruptions === report.corruptionsFixed && report.checkErrors === 0;
+}
+
+/** Clears the dirty and the corrupt bit, after everything that was repaired is durable. */
+function clearMarks(file: HostFile, header: Qcow2Header): void {
+  if (header.version !== 3 || !(header.isDirty || header.isCorrupt)) return;
+  file.sync();
+  writeIncompatibleFeatures(
+    file,
+    header,
+    withoutBits(header.incompatible, QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT),
+  );
+  file.sync();
+}
