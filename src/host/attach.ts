@@ -2,10 +2,12 @@
 
 import { ImgfuseError } from '../errors/index.ts';
 import type { HostFile, SharedFile } from './host-file.ts';
+import { HttpHostFile } from './http/http-file.ts';
 import { PosixHostFile } from './posix-file.ts';
 
 /** Throws unsupported for a file that belongs to one thread. */
 export function attachHostFile(shared: SharedFile): HostFile {
   if (shared.kind === 'descriptor') return PosixHostFile.attach(shared.path, shared.descriptor, shared.readOnly);
+  if (shared.kind === 'http') return HttpHostFile.attach(shared.path, shared.state);
   throw new ImgfuseError('unsupported', `${shared.path} cannot be used by another thread`, { path: shared.path });
 }

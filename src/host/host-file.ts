@@ -3,6 +3,7 @@
 // position when it is handed a bigint, NaN, a fraction or a negative number, and on a fresh descriptor that is the header.
 
 import type { HostOffset } from '../bytes/offsets.ts';
+import type { BlockCacheState } from './http/block-cache.ts';
 
 /** What tells two names of one file apart from two files. */
 export interface FileIdentity {
@@ -13,6 +14,7 @@ export interface FileIdentity {
 /** What another thread needs to use the same open file; structured-clonable. */
 export type SharedFile =
   | { readonly kind: 'descriptor'; readonly path: string; readonly descriptor: number; readonly readOnly: boolean }
+  | { readonly kind: 'http'; readonly path: string; readonly state: BlockCacheState }
   /** only objects of this thread can use it (files of tests) */
   | { readonly kind: 'private'; readonly path: string };
 

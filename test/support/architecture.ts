@@ -42,6 +42,8 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
 const EXTRA_IMPORTS: Readonly<Record<string, readonly string[]>> = {
   // the list of formats is the one place that knows them by name
   'disk/registry.ts': ['format/*'],
+  // remote blocks are shared by threads as metadata is, with the same lock
+  'host/http/block-cache.ts': ['concurrency'],
   // mounting and the device need system calls
   'fuse/device.ts': ['native'],
   'fuse/mount.ts': ['native'],

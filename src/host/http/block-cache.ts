@@ -1,0 +1,206 @@
+// Blocks of one remote file in memory that all threads share: what is there, what is wanted, what is on its way. Readers
+// put blocks into the queue (block-reader.ts), the network thread takes them out and fills them (block-loader.ts).
+// Everything but the bytes of a block that is LOADING is guarded by the lock. A block with pins, QUEUED or LOADING is never
+// evicted.
+
+import { Mutex } from '../../concurrency/mutex.ts';
+
+export const EMPTY = 0;
+export const QUEUED = 1;
+export const LOADING = 2;
+export const READY = 3;
+/** its readers find out why in the errors, and the last of them makes it EMPTY */
+export const FAILED = 4;
+
+/** Words before the slots. */
+const LOCK = 0;
+/** futex of the network thread */
+export const REQUESTS = 1;
+/** futex of the readers */
+export const ARRIVALS = 2;
+/** 1: the network thread is gone */
+export const CLOSED = 3;
+const HAND = 4;
+const NEXT_ERROR = 5;
+const FIRST_SLOT = 6;
+/** Words of a slot. */
+export const STATE = 0;
+export const PINS = 1;
+const USED = 2;
+/** reading it starts the next read-ahead */
+export const MARK = 3;
+const ERROR = 4;
+const SLOT_WORDS = 5;
+
+/** Numbers: the block in each slot, then the traffic. */
+const NO_BLOCK = -1;
+const TRAFFIC = ['requests', 'bytes', 'retries', 'failures'] as const;
+
+const ERRORS = 16;
+const ERROR_BYTES = 1024;
+
+/** What went over the network for a file. */
+export type HttpTraffic = Readonly<Record<(typeof TRAFFIC)[number], number>>;
+
+export interface BlockCacheState {
+  /** of the file, in bytes */
+  readonly length: number;
+  readonly blockBytes: number;
+  readonly capacity: number;
+  readonly readAheadBlocks: number;
+  /** a reader to whom nothing has happened for so long gives up */
+  readonly silenceMs: number;
+  readonly words: SharedArrayBuffer;
+  readonly numbers: SharedArrayBuffer;
+  readonly data: SharedArrayBuffer;
+  readonly errors: SharedArrayBuffer;
+}
+
+export interface BlockCacheOptions {
+  readonly length: number;
+  readonly blockBytes: number;
+  readonly cacheBytes: number;
+  readonly readAheadBytes: number;
+  readonly silenceMs: number;
+}
+
+const MIN_BLOCKS = 8;
+
+export function createBlockCacheState(options: BlockCacheOptions): BlockCacheState {
+  const { length, blockBytes, silenceMs } = options;
+  const budget = Math.max(MIN_BLOCKS, Math.floor(options.cacheBytes / blockBytes));
+  const capacity = Math.max(1, Math.min(budget, Math.ceil(length / blockBytes)));
+  const numbers = new SharedArrayBuffer((capacity + TRAFFIC.length) * 8);
+  new Float64Array(numbers, 0, capacity).fill(NO_BLOCK);
+  return {
+    ...{ length, blockBytes, capacity, silenceMs, numbers },
+    // a reader that reads ahead never throws out what another one has yet to read
+    readAheadBlocks: Math.floor(Math.min(options.readAheadBytes / blockBytes, capacity / 4)),
+    words: new SharedArrayBuffer((FIRST_SLOT + capacity * SLOT_WORDS) * 4),
+    data: new SharedArrayBuffer(capacity * blockBytes),
+    errors: new SharedArrayBuffer(ERRORS * ERROR_BYTES),
+  };
+}
+
+export class BlockCache {
+  readonly state: BlockCacheState;
+  readonly words: Int32Array;
+  readonly bytes: Uint8Array;
+  readonly lock: Mutex;
+  private readonly blocks: Float64Array;
+  private readonly counters: Float64Array;
+  private readonly errors: Uint8Array;
+
+  constructor(state: BlockCacheState) {
+    this.state = state;
+    this.words = new Int32Array(state.words);
+    this.bytes = new Uint8Array(state.data);
+    this.lock = new Mutex(this.words, LOCK);
+    this.blocks = new Float64Array(state.numbers, 0, state.capacity);
+    this.counters = new Float64Array(state.numbers, state.capacity * 8);
+    this.errors = new Uint8Array(state.errors);
+  }
+
+  /** Slot of a block, in whatever state, or -1. */
+  find(block: number): number {
+    return this.blocks.indexOf(block);
+  }
+
+  blockOf(slot: number): number {
+    return this.blocks[slot]!;
+  }
+
+  /** Bytes of a block: all but the last have the full length. */
+  lengthOf(block: number): number {
+    const { length, blockBytes } = this.state;
+    return Math.min(blockBytes, length - block * blockBytes);
+  }
+
+  get blockCount(): number {
+    return Math.ceil(this.state.length / this.state.blockBytes);
+  }
+
+  word(slot: number, word: number): number {
+    return this.words[FIRST_SLOT + slot * SLOT_WORDS + word]!;
+  }
+
+  setWord(slot: number, word: number, value: number): void {
+    this.words[FIRST_SLOT + slot * SLOT_WORDS + word] = value;
+  }
+
+  noteUse(slot: number): void {
+    this.setWord(slot, USED, 1);
+  }
+
+  /** Takes a slot for a block that has none. @returns -1 when every slot is in use or on its way */
+  insert(block: number, state: number): number {
+    const slot = this.vacantSlot();
+    if (slot < 0) return -1;
+    this.blocks[slot] = block;
+    this.setWord(slot, STATE, state);
+    this.setWord(slot, USED, 1);
+    return slot;
+  }
+
+  clear(slot: number): void {
+    this.blocks[slot] = NO_BLOCK;
+    for (let word = 0; word < SLOT_WORDS; word++) this.setWord(slot, word, 0);
+  }
+
+  /** A block that did not come: its readers get the sentence; without readers it is as if nobody had wanted it. */
+  fail(slot: number, error: number): void {
+    if (this.word(slot, PINS) === 0) return this.clear(slot);
+    this.setWord(slot, STATE, FAILED);
+    this.setWord(slot, ERROR, error);
+  }
+
+  /** Keeps a sentence for a while. @returns its number, for fail */
+  storeError(sentence: string): number {
+    const number = this.words[NEXT_ERROR]!;
+    this.words[NEXT_ERROR] = (number + 1) % ERRORS;
+    const place = this.errors.subarray(number * ERROR_BYTES, (number + 1) * ERROR_BYTES).fill(0);
+    // encodeInto refuses shared memory
+    place.set(new TextEncoder().encode(sentence).subarray(0, ERROR_BYTES));
+    return number;
+  }
+
+  errorOf(slot: number): string {
+    const start = this.word(slot, ERROR) * ERROR_BYTES;
+    const text = new TextDecoder().decode(this.errors.slice(start, start + ERROR_BYTES));
+    return text.slice(0, text.indexOf('\0') < 0 ? text.length : text.indexOf('\0'));
+  }
+
+  /** Only the network thread counts. */
+  setTraffic(traffic: HttpTraffic): void {
+    TRAFFIC.forEach((name, index) => {
+      this.counters[index] = traffic[name];
+    });
+  }
+
+  traffic(): HttpTraffic {
+    return Object.fromEntries(TRAFFIC.map((name, index) => [name, this.counters[index]!])) as HttpTraffic;
+  }
+
+  wake(futex: typeof REQUESTS | typeof ARRIVALS): void {
+    Atomics.add(this.words, futex, 1);
+    Atomics.notify(this.words, futex);
+  }
+
+  /** The victim of the clock among the slots that nobody waits for. */
+  private vacantSlot(): number {
+    const { capacity } = this.state;
+    for (let step = 0; step < 2 * capacity; step++) {
+      const slot = this.words[HAND]!;
+      this.words[HAND] = (slot + 1) % capacity;
+      const state = this.word(slot, STATE);
+      if (state === EMPTY) return slot;
+      if (state !== READY || this.word(slot, PINS) > 0) continue;
+      if (this.word(slot, USED) === 0) {
+        this.clear(slot);
+        return slot;
+      }
+      this.setWord(slot, USED, 0);
+    }
+    return -1;
+  }
+}

@@ -1,0 +1,150 @@
+// The network thread's side of the block cache: takes what is queued, in requests of adjoining blocks, and fills it in as
+// it arrives, so that a reader waits for its block and not for the request. Some request is always left for blocks that
+// somebody waits for; reading ahead takes the others.
+
+import {
+  ARRIVALS,
+  BlockCache,
+  type BlockCacheState,
+  CLOSED,
+  LOADING,
+  PINS,
+  QUEUED,
+  READY,
+  REQUESTS,
+  STATE,
+} from './block-cache.ts';
+import { fetchErrorOf } from './fetch-error.ts';
+import type { HttpLimits } from './limits.ts';
+import type { RangeClient } from './range-client.ts';
+
+interface Run {
+  readonly first: number;
+  /** slots of adjoining blocks */
+  readonly slots: readonly number[];
+}
+
+export class BlockLoader {
+  private readonly cache: BlockCache;
+  private readonly client: RangeClient;
+  private readonly limits: HttpLimits;
+  private underWay = 0;
+  private failures = 0;
+
+  constructor(state: BlockCacheState, client: RangeClient, limits: HttpLimits) {
+    this.cache = new BlockCache(state);
+    this.client = client;
+    this.limits = limits;
+    this.count();
+  }
+
+  /** The first block, which came when the file was opened. */
+  seed(head: Uint8Array): void {
+    const { cache } = this;
+    cache.lock.run(() => {
+      if (head.length === 0) return;
+      const slot = cache.insert(0, READY);
+      cache.bytes.set(head, slot * cache.state.blockBytes);
+    });
+  }
+
+  /** Serves the queue until close. */
+  async serve(): Promise<void> {
+    const { words } = this.cache;
+    while (Atomics.load(words, CLOSED) === 0) {
+      const seen = Atomics.load(words, REQUESTS);
+      this.pump();
+      const wait = Atomics.waitAsync(words, REQUESTS, seen);
+      if (wait.async) await wait.value;
+    }
+  }
+
+  /** What waits gets an error. */
+  close(): void {
+    Atomics.store(this.cache.words, CLOSED, 1);
+    this.client.close();
+    this.cache.wake(REQUESTS);
+    this.cache.wake(ARRIVALS);
+  }
+
+  private pump(): void {
+    const { parallelRequests } = this.limits;
+    while (this.underWay < parallelRequests && Atomics.load(this.cache.words, CLOSED) === 0) {
+      const run = this.cache.lock.run(() => this.take(this.underWay >= parallelRequests - 1));
+      if (run === null) return;
+      this.underWay++;
+      void this.load(run).finally(() => {
+        this.underWay--;
+        this.pump();
+      });
+    }
+  }
+
+  /** The queued blocks from the lowest one on that somebody waits for, else from the lowest one on. */
+  private take(onlyAwaited: boolean): Run | null {
+    const { cache } = this;
+    let first = Number.POSITIVE_INFINITY;
+    let isAwaited = false;
+    for (let slot = 0; slot < cache.state.capacity; slot++) {
+      if (cache.word(slot, STATE) !== QUEUED) continue;
+      const awaited = cache.word(slot, PINS) > 0;
+      const block = cache.blockOf(slot);
+      if (awaited === isAwaited ? block >= first : isAwaited) continue;
+      first = block;
+      isAwaited = awaited;
+    }
+    if (first === Number.POSITIVE_INFINITY || (onlyAwaited && !isAwaited)) return null;
+    const slots: number[] = [];
+    const most = Math.max(1, Math.floor(this.limits.requestBytes / cache.state.blockBytes));
+    for (let slot = cache.find(first); slot >= 0 && slots.length < most; slot = cache.find(first + slots.length)) {
+      if (cache.word(slot, STATE) !== QUEUED) break;
+      cache.setWord(slot, STATE, LOADING);
+      slots.push(slot);
+    }
+    return { first, slots };
+  }
+
+  private async load({ first, slots }: Run): Promise<void> {
+    const { cache } = this;
+    const { blockBytes, length } = cache.state;
+    const start = first * blockBytes;
+    const end = Math.min(start + slots.length * blockBytes, length);
+    let whole = 0;
+    try {
+      await this.client.read(start, end, (chunk, offset) => {
+        for (let done = 0; done < chunk.length; ) {
+          const index = Math.floor((offset + done) / blockBytes);
+          const inBlock = (offset + done) % blockBytes;
+          const part = Math.min(blockBytes - inBlock, chunk.length - done);
+          cache.bytes.set(chunk.subarray(done, done + part), slots[index]! * blockBytes + inBlock);
+          done += part;
+          if (inBlock + part === cache.lengthOf(first + index)) whole = this.arrived(slots, whole, index + 1);
+        }
+      });
+    } catch (error) {
+      this.failures++;
+      const { message } = fetchErrorOf(error);
+      cache.lock.run(() => {
+        const number = cache.storeError(message);
+        for (const slot of slots.slice(whole)) cache.fail(slot, number);
+      });
+    }
+    this.count();
+    cache.wake(ARRIVALS);
+  }
+
+  /** The blocks [from, to) of a run are complete. @returns `to` */
+  private arrived(slots: readonly number[], from: number, to: number): number {
+    const { cache } = this;
+    cache.lock.run(() => {
+      for (const slot of slots.slice(from, to)) cache.setWord(slot, STATE, READY);
+    });
+    this.count();
+    cache.wake(ARRIVALS);
+    return to;
+  }
+
+  private count(): void {
+    this.cache.setTraffic({ ...this.client.traffic, failures: this.failures });
+  }
+}

@@ -1,0 +1,68 @@
+// Entry of the network thread: one in a process, for all remote files. It never touches an image; it opens URLs, fills
+// block caches, and answers the opener through a port, because whoever opens sleeps on a futex meanwhile.
+
+import { type MessagePort, parentPort } from 'node:worker_threads';
+import type { Dispatcher } from 'undici';
+import type { ErrorKind } from '../../errors/index.ts';
+import { type BlockCacheState, createBlockCacheState } from './block-cache.ts';
+import { BlockLoader } from './block-loader.ts';
+import { fetchErrorOf } from './fetch-error.ts';
+import type { HttpLimits } from './limits.ts';
+import { createDispatcher, RangeClient } from './range-client.ts';
+
+/** What the network thread is told. */
+export type NetworkRequest =
+  | {
+      readonly type: 'open';
+      readonly id: number;
+      readonly url: string;
+      readonly allowed: readonly string[];
+      readonly limits: HttpLimits;
+      readonly port: MessagePort;
+      /** one word: 1 when the answer is in the port */
+      readonly answered: Int32Array;
+    }
+  | { readonly type: 'close'; readonly id: number };
+
+export type OpenAnswer = { readonly state: BlockCacheState } | { readonly kind: ErrorKind; readonly reason: string };
+
+const loaders = new Map<number, BlockLoader>();
+let dispatcher: Dispatcher | null = null;
+
+async function open(request: NetworkRequest & { type: 'open' }): Promise<OpenAnswer> {
+  const { id, limits } = request;
+  dispatcher ??= createDispatcher(limits);
+  const allowed = request.allowed.map((place) => new URL(place));
+  const client = new RangeClient(new URL(request.url), allowed, limits, dispatcher);
+  try {
+    const { length, head } = await client.open();
+    const silenceMs = 2 * (limits.giveUpMs + limits.stallMs + limits.connectMs);
+    const state = createBlockCacheState({ ...limits, length, silenceMs });
+    const loader = new BlockLoader(state, client, limits);
+    loader.seed(head);
+    loaders.set(id, loader);
+    void loader.serve();
+    return { state };
+  } catch (error) {
+    const { kind, message } = fetchErrorOf(error);
+    return { kind, reason: message };
+  }
+}
+
+parentPort?.on('message', (request: NetworkRequest) => {
+  if (request.type === 'close') {
+    loaders.get(request.id)?.close();
+    loaders.delete(request.id);
+    return;
+  }
+  void open(request).then((answer) => {
+    request.port.postMessage(answer);
+    Atomics.store(request.answered, 0, 1);
+    Atomics.notify(request.answered, 0);
+  });
+});
+
+// readers must not sleep on for ever when this thread ends in a way that nobody foresaw
+process.on('exit', () => {
+  for (const loader of loaders.values()) loader.close();
+});

@@ -1,0 +1,67 @@
+// The network thread as the thread that opens files sees it: started with the first remote file, ended with the last.
+
+import { MessageChannel, receiveMessageOnPort, Worker } from 'node:worker_threads';
+import { ImgfuseError } from '../../errors/index.ts';
+import type { BlockCacheState } from './block-cache.ts';
+import type { HttpLimits } from './limits.ts';
+import type { NetworkRequest, OpenAnswer } from './network-thread.ts';
+
+// a thread needs compiled code; unit tests run the sources
+const SOURCES = import.meta.url.endsWith('.ts');
+const THREAD_URL = new URL(
+  SOURCES ? '../../../dist/host/http/network-thread.js' : './network-thread.js',
+  import.meta.url,
+);
+/** Loading the modules of the thread comes on top of what the limits allow. */
+const START_MS = 30_000;
+
+let thread: Worker | null = null;
+let openFiles = 0;
+let lastId = 0;
+
+export interface OpenedUrl {
+  readonly state: BlockCacheState;
+  /** tells the network thread that nobody reads the file any more */
+  readonly close: () => void;
+}
+
+/**
+ * Opens a URL and waits for it. The event loop of this thread stands still meanwhile; the limits bound how long.
+ * @param allowed URLs that a redirect may lead to or below
+ */
+export function openUrl(url: string, allowed: readonly string[], limits: HttpLimits): OpenedUrl {
+  thread ??= startThread();
+  const id = ++lastId;
+  const { port1, port2 } = new MessageChannel();
+  const answered = new Int32Array(new SharedArrayBuffer(4));
+  const request: NetworkRequest = { type: 'open', id, url, allowed, limits, port: port2, answered };
+  thread.postMessage(request, [port2]);
+  openFiles++;
+  const close = (): void => {
+    thread?.postMessage({ type: 'close', id } satisfies NetworkRequest);
+    openFiles--;
+    if (openFiles > 0) return;
+    void thread?.terminate();
+    thread = null;
+  };
+  const { openAttempts, giveUpMs, stallMs, connectMs, redirects } = limits;
+  const mostMs = START_MS + giveUpMs + openAttempts * (connectMs + stallMs) * (redirects + 1);
+  Atomics.wait(answered, 0, 0, mostMs);
+  const answer = receiveMessageOnPort(port1)?.message as OpenAnswer | undefined;
+  port1.close();
+  if (answer !== undefined && 'state' in answer) return { state: answer.state, close };
+  close();
+  const { kind, reason } = answer ?? {
+    kind: 'io',
+    reason: 'cannot be read: the network thread of this process does not answer',
+  };
+  throw new ImgfuseError(kind, `${url} ${reason}`, { path: url, operation: 'open' });
+}
+
+function startThread(): Worker {
+  const worker = new Worker(THREAD_URL);
+  // it ends with the process, and what ends it early is told to its readers by itself
+  worker.unref();
+  worker.on('error', () => {});
+  return worker;
+}

@@ -1,0 +1,207 @@
+// One remote file read in ranges: redirects, time limits, and attempts with growing pauses. Used by the network thread.
+// Invariant: every byte handed on belongs to the version that was opened (range-answer.ts).
+
+import { setTimeout as delay } from 'node:timers/promises';
+import { Agent, type Dispatcher, EnvHttpProxyAgent, request } from 'undici';
+import { FetchError, fetchErrorOf } from './fetch-error.ts';
+import type { HttpLimits } from './limits.ts';
+import { assertRange, type Headers, single, type Version, versionOf } from './range-answer.ts';
+import { folderOfUrl, isBelowUrl } from './url.ts';
+
+const REDIRECTS = new Set([301, 302, 303, 307, 308]);
+/** A remembered target of a redirect that answers so may have expired: the URL itself is asked again. */
+const EXPIRED = new Set([400, 401, 403, 404, 410]);
+
+/** Called with the bytes of a body in order; `offset` counts from the start of the range. */
+export type Sink = (chunk: Uint8Array, offset: number) => void;
+
+export interface ClientTraffic {
+  requests: number;
+  bytes: number;
+  retries: number;
+}
+
+/** One for all files. A proxy comes from the environment, as other programs have it; certificates are always verified. */
+export function createDispatcher(limits: HttpLimits): Dispatcher {
+  const tls = { timeout: limits.connectMs, rejectUnauthorized: true };
+  const options = { connect: tls, headersTimeout: 0, bodyTimeout: 0 };
+  const names = ['http_proxy', 'https_proxy', 'HTTP_PROXY', 'HTTPS_PROXY'];
+  if (!names.some((name) => (process.env[name] ?? '') !== '')) return new Agent(options);
+  return new EnvHttpProxyAgent({ ...options, requestTls: tls, proxyTls: tls });
+}
+
+export class RangeClient {
+  readonly traffic: ClientTraffic = { requests: 0, bytes: 0, retries: 0 };
+  private readonly url: URL;
+  private readonly allowed: readonly URL[];
+  private readonly limits: HttpLimits;
+  private readonly dispatcher: Dispatcher;
+  private readonly closing = new AbortController();
+  /** where the last redirect led */
+  private target: URL;
+  private version: Version | null = null;
+
+  /** @param allowed places that a redirect may lead to, beside the origin of the URL itself */
+  constructor(url: URL, allowed: readonly URL[], limits: HttpLimits, dispatcher: Dispatcher) {
+    this.url = url;
+    this.target = url;
+    this.allowed = allowed;
+    this.limits = limits;
+    this.dispatcher = dispatcher;
+  }
+
+  /** Reads the first block. @returns length of the file, and the block. Throws FetchError */
+  async open(): Promise<{ length: number; head: Uint8Array }> {
+    const { blockBytes, openAttempts } = this.limits;
+    const head = new Uint8Array(blockBytes);
+    await this.persist(
+      openAttempts,
+      () => false,
+      async () => {
+        await this.attempt(0, blockBytes, (chunk, offset) => head.set(chunk, offset));
+      },
+    );
+    const { length } = this.version!;
+    return { length, head: head.subarray(0, Math.min(length, blockBytes)) };
+  }
+
+  /**
+   * Reads [start, end), which begins at a block; a connection that is cut goes on behind the last whole block.
+   * @param sink gets each byte at least once; `offset` counts from `start`
+   * @throws FetchError after the last attempt; what the sink got by then is true
+   */
+  async read(start: number, end: number, sink: Sink): Promise<void> {
+    const { attempts, blockBytes } = this.limits;
+    let whole = start;
+    let before = start;
+    const progressed = (): boolean => {
+      const more = whole > before;
+      before = whole;
+      return more;
+    };
+    await this.persist(attempts, progressed, async () => {
+      const from = whole;
+      await this.attempt(from, end, (chunk, offset) => {
+        sink(chunk, from - start + offset);
+        const done = from + offset + chunk.length;
+        whole = done === end ? end : done - (done % blockBytes);
+      });
+    });
+  }
+
+  close(): void {
+    this.closing.abort();
+  }
+
+  /** Repeats `action` while what it throws may pass; progress gives it all its attempts again. */
+  private async persist(attempts: number, progressed: () => boolean, action: () => Promise<void>): Promise<void> {
+    const { backoffMs, giveUpMs } = this.limits;
+    let failures = 0;
+    let since = performance.now();
+    for (;;) {
+      try {
+        return await action();
+      } catch (thrown) {
+        const error = fetchErrorOf(thrown);
+        if (progressed()) {
+          failures = 0;
+          since = performance.now();
+        }
+        failures++;
+        const pause = Math.max(error.pauseMs, backoffMs * 2 ** (failures - 1) * (0.75 + Math.random() / 2));
+        const isLate = performance.now() + pause - since > giveUpMs;
+        if (!error.isPassing || failures >= attempts || isLate || this.closing.signal.aborted) {
+          throw failures === 1
+            ? error
+            : new FetchError(error.kind, `${error.message}, at the ${failures}. attempt in a row`);
+        }
+        this.traffic.retries++;
+        await delay(pause, undefined, { signal: this.closing.signal });
+      }
+    }
+  }
+
+  /** One request and its redirects. Until the first one succeeds there is no version, and [start, end) may end beyond the file. */
+  private async attempt(start: number, end: number, sink: Sink): Promise<void> {
+    const stop = new AbortController();
+    const { stallMs, blockBytes } = this.limits;
+    const timer = setTimeout(() => stop.abort(), stallMs);
+    let body: Dispatcher.ResponseData['body'] | null = null;
+    try {
+      const signal = AbortSignal.any([stop.signal, this.closing.signal]);
+      const answer = await this.follow(start, end, signal);
+      body = answer.body;
+      const headers: Headers = answer.headers;
+      let last = end;
+      if (this.version === null) {
+        this.version = versionOf(answer.statusCode, headers, end);
+        last = Math.min(end, this.version.length);
+      } else {
+        assertRange(answer.statusCode, headers, start, end, this.version);
+      }
+      timer.refresh();
+      let at = start;
+      for await (const chunk of body as AsyncIterable<Uint8Array>) {
+        if (chunk.length > last - at)
+          throw new FetchError('io', 'cannot be read: its server sends more than it announced');
+        this.traffic.bytes += chunk.length;
+        sink(chunk, at - start);
+        // a server that sends byte after byte is as good as none: only a whole block counts
+        if (Math.floor((at + chunk.length) / blockBytes) > Math.floor(at / blockBytes)) timer.refresh();
+        at += chunk.length;
+      }
+      if (at < last) throw new FetchError('io', `cannot be read: the answer ends ${last - at} bytes too early`, true);
+    } catch (error) {
+      if (!stop.signal.aborted) throw error;
+      throw new FetchError('io', `cannot be read: its server sent too little in ${stallMs / 1000} seconds`, true);
+    } finally {
+      clearTimeout(timer);
+      body?.on('error', () => {}).destroy();
+    }
+  }
+
+  private async follow(start: number, end: number, signal: AbortSignal): Promise<Dispatcher.ResponseData> {
+    // other requests of this file are under way at the same time, and share nothing but the result
+    let target = this.target;
+    for (let hops = 0; ; hops++) {
+      const answer = await this.ask(target, start, end, signal);
+      const { statusCode, headers } = answer;
+      const isExpired = EXPIRED.has(statusCode) && hops === 0 && target !== this.url;
+      if (!REDIRECTS.has(statusCode) && !isExpired) {
+        this.target = target;
+        return answer;
+      }
+      answer.body.on('error', () => {}).destroy();
+      if (hops >= this.limits.redirects) {
+        throw new FetchError('io', `cannot be used: it is redirected more than ${this.limits.redirects} times`);
+      }
+      target = isExpired ? this.url : this.redirected(target, single(headers, 'location'));
+    }
+  }
+
+  private redirected(from: URL, location: string | null): URL {
+    if (location === null || !URL.canParse(location, from.href)) {
+      throw new FetchError('io', 'cannot be used: it is redirected without a place to go to');
+    }
+    const to = new URL(location, from);
+    if (to.origin === this.url.origin || this.allowed.some((place) => isBelowUrl(to, place))) return to;
+    throw new FetchError(
+      'permission',
+      `is not read: it is redirected to ${to.origin}, and nobody allowed that; add --allow-backing ${folderOfUrl(to).href}`,
+    );
+  }
+
+  private ask(url: URL, start: number, end: number, signal: AbortSignal): Promise<Dispatcher.ResponseData> {
+    this.traffic.requests++;
+    return request(url, {
+      dispatcher: this.dispatcher,
+      signal,
+      headers: {
+        range: `bytes=${start}-${end - 1}`,
+        'accept-encoding': 'identity',
+        'user-agent': 'imgfuse',
+        ...(this.version === null ? {} : { 'if-range': this.version.ifRange }),
+      },
+    });
+  }
+}
