@@ -54,8 +54,12 @@ export function canonicalEntry(path: string): string {
   }
 }
 
-/** Absolute path with every symbolic link resolved; the absolute path as it is when something on the way is missing. */
+/**
+ * Absolute path with every symbolic link resolved; the absolute path as it is when something on the way is missing. A URL
+ * stays what it is.
+ */
 export function canonicalPath(path: string): string {
+  if (/^https?:\/\//i.test(path)) return path;
   try {
     return realpathSync(path);
   } catch {

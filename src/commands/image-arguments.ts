@@ -8,7 +8,8 @@ export const ALLOW_BACKING = {
   type: 'array',
   string: true,
   requiresArg: true,
-  describe: "a directory that backing files may lie in, beside the image's own (repeatable)",
+  describe:
+    "a directory that backing files may lie in, beside the image's own, or a URL that they may lie at or below (repeatable)",
 } as const;
 
 export const FORMAT = {
@@ -45,7 +46,7 @@ export function lookAt<T>(look: () => T): T {
   }
 }
 
-/** Absolute paths of directories as they were typed. */
+/** Absolute paths of directories as they were typed; URLs stay what they are. */
 export function directories(typed: readonly string[] | undefined): string[] {
   return (typed ?? []).map((directory) => canonicalPath(directory));
 }

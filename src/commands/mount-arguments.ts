@@ -77,7 +77,7 @@ export const MOUNT_ARGUMENTS = {
   'allow-backing': {
     type: 'string',
     multiple: true,
-    description: 'a directory that backing files may lie in (repeatable)',
+    description: 'a directory that backing files may lie in, or a URL that they may lie at or below (repeatable)',
   },
   'no-lock': { type: 'boolean', description: 'take no image locks (file systems without them); nobody is kept out' },
   'pid-file': { type: 'string', description: 'write the process id of the mount to this file' },

@@ -1,6 +1,6 @@
 // The status of one mount: what its process answers on the control socket, and `status` prints.
 
-import type { VirtualDisk } from '../disk/index.ts';
+import type { NetworkStatus, VirtualDisk } from '../disk/index.ts';
 import type { MountRequest } from './mount-arguments.ts';
 import type { Serving } from './serving.ts';
 import { formatSize } from './size.ts';
@@ -20,6 +20,8 @@ export interface MountStatus {
   readonly 'cluster-size': number;
   /** the images below, nearest first */
   readonly 'backing-chain'?: readonly string[];
+  /** for each image that is read over HTTP: requests, bytes, retries, ranges that failed */
+  readonly network?: readonly NetworkStatus[];
   /** requests served, by operation of the FUSE protocol */
   readonly requests: Readonly<Record<string, number>>;
   /** why the image was turned read-only; null when it was not */
@@ -47,6 +49,7 @@ export function mountStatus(
     'allocated-size': status.allocatedBytes,
     'cluster-size': status.clusterSize,
     ...(status.backing.length === 0 ? {} : { 'backing-chain': status.backing }),
+    ...(status.network.length === 0 ? {} : { network: status.network }),
     requests: serving.requests(),
     failure: status.failure,
     log,

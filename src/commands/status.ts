@@ -2,6 +2,7 @@
 // Invariant: it only looks; a mount whose process is gone is named with its cure, never asked and never changed.
 
 import type { Argv } from 'yargs';
+import type { NetworkStatus } from '../disk/index.ts';
 import { listMounts, type MountEntry } from '../fuse/index.ts';
 import { ControlClient } from './control-socket.ts';
 import { EXIT_USAGE } from './exit-codes.ts';
@@ -129,6 +130,10 @@ function size(bytes: number | undefined): string {
   return bytes === undefined ? '?' : formatSize(bytes);
 }
 
+function networkRow({ url, requests, bytes, retries, failures }: NetworkStatus): [string, string] {
+  return ['network', `${url}: ${formatSize(bytes)} in ${requests} requests, ${retries} retries, ${failures} failures`];
+}
+
 function detailText(each: Report): string {
   const requests = Object.entries(each.requests ?? {}).map(([name, count]) => `${name} ${count}`);
   const rows: [string, string | number | null | undefined][] = [
@@ -146,6 +151,7 @@ function detailText(each: Report): string {
     ['workers', each.workers],
     ['process', each.pid],
     ['log', each.log],
+    ...(each.network ?? []).map(networkRow),
     ['requests', requests.length === 0 ? undefined : requests.join(', ')],
     ['failure', each.failure],
   ];

@@ -1,9 +1,10 @@
 // Which backing files may be opened. Their names come from the image, so from whoever made it: a name may point at
 // /etc/passwd, at a pipe, at the image itself, or be a URL. Only regular files in the image's own directory (or in one the
-// user allowed) are opened, read-only, and only in a format that nobody has to guess.
+// user allowed) are opened, and only URLs that the user allowed, read-only, and only in a format that nobody has to guess.
 
 import * as path from 'node:path';
 import { ImgfuseError } from '../errors/index.ts';
+import { folderOfUrl, isBelowUrl, isUrl, parseUrl } from '../host/http/url.ts';
 import { realPath } from '../host/paths.ts';
 
 /** Images in a chain at most. */
@@ -12,21 +13,61 @@ export const MAX_CHAIN_DEPTH = 32;
 const MAX_NAME_BYTES = 4095;
 
 export interface BackingPolicy {
-  /** directories, absolute, whose files may back any image of the chain */
+  /** absolute directories, and URLs, in or below which any image of the chain may lie */
   readonly allowed: readonly string[];
 }
 
 /**
- * The absolute path of the backing file that `imagePath` names `name`.
+ * What `imageName` means by the backing file name `name`: an absolute path, or a URL. A name below a URL is a URL, whatever
+ * it looks like. Nothing is checked.
+ */
+export function locateBacking(imageName: string, name: string): string {
+  if (isUrl(name)) return name;
+  if (!isUrl(imageName)) return path.resolve(path.dirname(imageName), name);
+  return URL.canParse(name, imageName) ? new URL(name, imageName).href : name;
+}
+
+/**
+ * The absolute path, or the URL, of the backing file that `imageName` names `name`, if it may be opened.
  * @throws ImgfuseError permission, missing, usage
  */
-export function resolveBacking(imagePath: string, name: string, policy: BackingPolicy): string {
+export function resolveBacking(imageName: string, name: string, policy: BackingPolicy): string {
   if (name.includes('\0') || Buffer.byteLength(name) > MAX_NAME_BYTES) {
-    throw refusal(imagePath, `its backing file name is no file name`);
+    throw refusal(imageName, `its backing file name is no file name`);
   }
-  if (/^[a-z][a-z0-9+.-]*:/i.test(name)) {
-    throw refusal(imagePath, `its backing file '${name}' is no plain file, and only plain files are opened`);
+  if (/^[a-z][a-z0-9+.-]*:/i.test(name) && !isUrl(name)) {
+    throw refusal(
+      imageName,
+      `its backing file '${name}' is no plain file and no http or https URL, and nothing else is opened`,
+    );
   }
+  const located = locateBacking(imageName, name);
+  return isUrl(located) ? resolveUrl(imageName, located, policy) : resolveFile(imageName, name, policy);
+}
+
+function resolveUrl(imageName: string, located: string, policy: BackingPolicy): string {
+  let url: URL;
+  try {
+    url = parseUrl(located);
+  } catch (error) {
+    throw refusal(imageName, `of its backing file: ${(error as Error).message}`);
+  }
+  const places = allowedUrls(policy.allowed).map((place) => new URL(place));
+  // as a file may lie in the directory of its overlay
+  if (isUrl(imageName)) places.push(folderOfUrl(new URL(imageName)));
+  if (places.some((place) => isBelowUrl(url, place))) return url.href;
+  throw refusal(
+    imageName,
+    `its backing file is to be read from ${url.href}, and nobody allowed that; add --allow-backing ${url.href}`,
+  );
+}
+
+/** The URLs among what the user allowed. */
+export function allowedUrls(allowed: readonly string[]): string[] {
+  return allowed.filter(isUrl).map((place) => parseUrl(place).href);
+}
+
+function resolveFile(imagePath: string, name: string, policy: BackingPolicy): string {
   const directory = path.dirname(realPath(imagePath));
   const wanted = path.resolve(directory, name);
   let real: string;
@@ -40,7 +81,8 @@ export function resolveBacking(imagePath: string, name: string, policy: BackingP
       error,
     );
   }
-  const allowed = [directory, ...policy.allowed.map((entry) => realPath(entry))];
+  const directories = policy.allowed.filter((entry) => !isUrl(entry));
+  const allowed = [directory, ...directories.map((entry) => realPath(entry))];
   if (allowed.some((entry) => isInside(real, entry))) return real;
   throw refusal(
     imagePath,
@@ -53,6 +95,6 @@ function isInside(file: string, directory: string): boolean {
   return relative !== '' && relative !== '..' && !relative.startsWith('../') && !path.isAbsolute(relative);
 }
 
-function refusal(imagePath: string, why: string): ImgfuseError {
-  return new ImgfuseError('permission', `${imagePath} is not opened: ${why}`, { path: imagePath });
+function refusal(imageName: string, why: string): ImgfuseError {
+  return new ImgfuseError('permission', `${imageName} is not opened: ${why}`, { path: imageName });
 }

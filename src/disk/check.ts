@@ -2,7 +2,7 @@
 
 import type { CheckReport, RepairMode } from '../format/check-report.ts';
 import { type LockMode, lockImage } from '../host/image-locks.ts';
-import { PosixHostFile } from '../host/posix-file.ts';
+import { openImageFile } from './image-file.ts';
 import { formatByName, probeFormat } from './registry.ts';
 
 export interface CheckDiskOptions {
@@ -19,7 +19,7 @@ export interface CheckDiskOptions {
 /** Throws unsupported for a format without a check (exit code 63). Without repair the file is opened read-only. */
 export function checkDisk(path: string, options: CheckDiskOptions): CheckReport & { readonly filename: string } {
   const readOnly = options.repair === 'none';
-  const file = PosixHostFile.open(path, readOnly);
+  const file = openImageFile(path, readOnly);
   try {
     lockImage(file, options.locks);
     const format = options.format === undefined ? probeFormat(file) : formatByName(options.format);

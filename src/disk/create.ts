@@ -1,9 +1,10 @@
 // Creating an image file. Whatever fails, no half-made file stays behind, and an existing file is never overwritten.
 
-import * as path from 'node:path';
 import { ImgfuseError } from '../errors/index.ts';
+import { isUrl, parseUrl } from '../host/http/url.ts';
 import { removeFile } from '../host/paths.ts';
 import { PosixHostFile } from '../host/posix-file.ts';
+import { locateBacking } from './backing-policy.ts';
 import { openDisk } from './open.ts';
 import { formatByName } from './registry.ts';
 
@@ -27,6 +28,8 @@ export function createDisk(imagePath: string, format: string, options: CreateDis
       `the format of the backing file ${backing} is not given; add -F FORMAT (raw, qed, ...)`,
     );
   }
+  // what no later open would take is not stored
+  if (backing !== undefined && isUrl(backing)) parseUrl(backing);
   const size = options.size ?? sizeOfBacking(imagePath, backing, backingFormat);
   const file = PosixHostFile.create(imagePath, false);
   try {
@@ -47,7 +50,7 @@ export function createDisk(imagePath: string, format: string, options: CreateDis
 /** The user named this backing file, so it may lie anywhere; it is opened to see that it is what was said. */
 function sizeOfBacking(imagePath: string, backing: string | undefined, format: string | undefined): number {
   if (backing === undefined) throw new ImgfuseError('usage', `give the size of ${imagePath}, such as 10G`);
-  const backingPath = path.resolve(path.dirname(imagePath), backing);
+  const backingPath = locateBacking(imagePath, backing);
   const disk = openDisk(backingPath, { readOnly: true, format });
   try {
     return disk.size();

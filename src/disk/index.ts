@@ -8,4 +8,4 @@ export { type CreateDiskOptions, createDisk } from './create.ts';
 export { type DiskInfo, inspectDisk } from './info.ts';
 export { attachDisk, type OpenDiskOptions, openDisk, reopenDisk } from './open.ts';
 export { formatByName, formats } from './registry.ts';
-export { type ChainExtent, type DiskStatus, type SharedDisk, VirtualDisk } from './virtual-disk.ts';
+export { type ChainExtent, type DiskStatus, type NetworkStatus, type SharedDisk, VirtualDisk } from './virtual-disk.ts';

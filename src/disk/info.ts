@@ -1,8 +1,8 @@
 // Facts about an image file from its header alone.
 
-import * as path from 'node:path';
 import { type LockMode, lockImage } from '../host/image-locks.ts';
-import { PosixHostFile } from '../host/posix-file.ts';
+import { locateBacking } from './backing-policy.ts';
+import { openImageFile } from './image-file.ts';
 import { formatByName, probeFormat } from './registry.ts';
 
 export interface DiskInfo {
@@ -16,7 +16,7 @@ export interface DiskInfo {
   readonly dirty: boolean;
   /** as stored in the image */
   readonly backingFilename?: string;
-  /** absolute */
+  /** absolute path, or URL */
   readonly fullBackingFilename?: string;
   readonly backingFormat?: string;
   /** keys of qemu-img's format-specific data */
@@ -31,7 +31,7 @@ export interface InspectOptions {
 
 /** Reads the header of one image; its backing file is not opened. */
 export function inspectDisk(imagePath: string, options: InspectOptions = {}): DiskInfo {
-  const file = PosixHostFile.open(imagePath, true);
+  const file = openImageFile(imagePath, true);
   try {
     lockImage(file, options.locks);
     const format = options.format === undefined ? probeFormat(file) : formatByName(options.format);
@@ -48,7 +48,7 @@ export function inspectDisk(imagePath: string, options: InspectOptions = {}): Di
         ? {}
         : {
             backingFilename: backing.name,
-            fullBackingFilename: path.resolve(path.dirname(imagePath), backing.name),
+            fullBackingFilename: locateBacking(imagePath, backing.name),
             ...(backing.format === undefined ? {} : { backingFormat: backing.format }),
           }),
       specific: details.specific,

@@ -7,7 +7,8 @@ import { attachHostFile } from '../host/attach.ts';
 import type { FileIdentity, HostFile } from '../host/host-file.ts';
 import { type LockMode, lockImage, writerOf } from '../host/image-locks.ts';
 import { PosixHostFile } from '../host/posix-file.ts';
-import { MAX_CHAIN_DEPTH, resolveBacking } from './backing-policy.ts';
+import { allowedUrls, MAX_CHAIN_DEPTH, resolveBacking } from './backing-policy.ts';
+import { openImageFile } from './image-file.ts';
 import { formatByName, probeFormat } from './registry.ts';
 import { type SharedDisk, VirtualDisk } from './virtual-disk.ts';
 
@@ -17,7 +18,7 @@ export interface OpenDiskOptions {
   readonly readOnly: boolean;
   /** absent: probed */
   readonly format?: string | undefined;
-  /** directories whose files may be backing files, beside the image's own */
+  /** directories whose files, and URLs at or below which files may be backing files, beside the image's own directory */
   readonly allowBacking?: readonly string[] | undefined;
   /** which of QEMU's image locks are taken, on every file of the chain; default: those of the opening */
   readonly locks?: LockMode | undefined;
@@ -102,9 +103,11 @@ class ChainOpener {
     return this.openImage(file, format, true, false);
   }
 
-  private openFile(path: string, readOnly: boolean, descriptor?: number): PosixHostFile {
+  private openFile(path: string, readOnly: boolean, descriptor?: number): HostFile {
     const file =
-      descriptor === undefined ? PosixHostFile.open(path, readOnly) : PosixHostFile.reopen(path, descriptor, readOnly);
+      descriptor === undefined
+        ? openImageFile(path, readOnly, allowedUrls(this.options.allowBacking ?? []))
+        : PosixHostFile.reopen(path, descriptor, readOnly);
     this.opened.push(file);
     const { dev, ino } = file.identity();
     if (this.seen.some((other) => other.dev === dev && other.ino === ino)) {
@@ -130,7 +133,7 @@ class ChainOpener {
     }
   }
 
-  private openImage(file: PosixHostFile, format: ImageFormat, readOnly: boolean, probed: boolean): Image {
+  private openImage(file: HostFile, format: ImageFormat, readOnly: boolean, probed: boolean): Image {
     const { options } = this;
     return format.open(file, {
       readOnly,

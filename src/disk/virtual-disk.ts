@@ -4,6 +4,8 @@
 import { guestOffset } from '../bytes/offsets.ts';
 import { describeError, ERRNO, ImgfuseError } from '../errors/index.ts';
 import { type Extent, type Image, imageChain, type SharedImage } from '../format/image-format.ts';
+import type { HttpTraffic } from '../host/http/block-cache.ts';
+import { HttpHostFile } from '../host/http/http-file.ts';
 
 /** Structured-clonable: what a worker thread needs to attach. */
 export interface SharedDisk {
@@ -20,8 +22,14 @@ export interface DiskStatus {
   /** why the image turned read-only, or null */
   readonly failure: string | null;
   readonly allocatedBytes: number;
-  /** absolute paths of the backing chain, the nearest first */
+  /** absolute paths or URLs of the backing chain, the nearest first */
   readonly backing: readonly string[];
+  /** what went over the network for each image of the chain that is read over HTTP */
+  readonly network: readonly NetworkStatus[];
+}
+
+export interface NetworkStatus extends HttpTraffic {
+  readonly url: string;
 }
 
 /** An extent through the whole chain; `depth` 0 is the image itself. */
@@ -164,6 +172,9 @@ export class VirtualDisk {
       backing: imageChain(this.image)
         .slice(1)
         .map((image) => image.file.path),
+      network: imageChain(this.image).flatMap(({ file }) =>
+        file instanceof HttpHostFile ? [{ url: file.path, ...file.traffic() }] : [],
+      ),
     };
   }
 

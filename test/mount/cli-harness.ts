@@ -58,6 +58,11 @@ export class Bench {
     return this.run(process.execPath, [CLI, ...parameters]);
   }
 
+  /** The same with more in its environment. */
+  runCli(parameters: readonly string[], environment: NodeJS.ProcessEnv): Result {
+    return this.run(process.execPath, [CLI, ...parameters], { env: { ...this.environment(), ...environment } });
+  }
+
   run(command: string, parameters: readonly string[], options: SpawnSyncOptions = {}): Result {
     const child = spawnSync(command, parameters, {
       cwd: this.directory,

@@ -27,7 +27,7 @@ export function createDispatcher(limits: HttpLimits): Dispatcher {
   const options = { connect: tls, headersTimeout: 0, bodyTimeout: 0 };
   const names = ['http_proxy', 'https_proxy', 'HTTP_PROXY', 'HTTPS_PROXY'];
   if (!names.some((name) => (process.env[name] ?? '') !== '')) return new Agent(options);
-  return new EnvHttpProxyAgent({ ...options, requestTls: tls, proxyTls: tls });
+  return new EnvHttpProxyAgent({ ...options, requestTls: tls, proxyTls: tls, proxyTunnel: false });
 }
 
 export class RangeClient {

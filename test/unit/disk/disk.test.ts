@@ -166,6 +166,7 @@ describe('opening', () => {
       failure: null,
       allocatedBytes: 65_536,
       backing: [join(folder, 'base.raw')],
+      network: [],
     });
     expect(disk.extent(0)).toMatchObject({ depth: 1, status: 'data', path: join(folder, 'base.raw') });
     expect(disk.extent(65_536)).toMatchObject({ depth: 0, status: 'zero', path: image });

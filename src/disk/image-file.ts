@@ -1,0 +1,25 @@
+// The file of an image by its name: a path, or a URL that somebody has allowed (backing-policy.ts, or the user by naming it).
+
+import { ImgfuseError } from '../errors/index.ts';
+import type { HostFile } from '../host/host-file.ts';
+import { HttpHostFile } from '../host/http/http-file.ts';
+import { isUrl, parseUrl } from '../host/http/url.ts';
+import { PosixHostFile } from '../host/posix-file.ts';
+
+/**
+ * @param allowedUrls where a redirect of a URL may lead to, beside its own origin
+ * @throws ImgfuseError missing, permission, read-only, usage, io
+ */
+export function openImageFile(name: string, readOnly: boolean, allowedUrls: readonly string[] = []): HostFile {
+  if (!isUrl(name)) return PosixHostFile.open(name, readOnly);
+  if (!readOnly) {
+    throw new ImgfuseError(
+      'read-only',
+      `${name} is read over HTTP and cannot be changed; use -o ro, or make an overlay`,
+      {
+        path: name,
+      },
+    );
+  }
+  return HttpHostFile.open(parseUrl(name).href, allowedUrls);
+}
