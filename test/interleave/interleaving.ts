@@ -1,0 +1,276 @@
+// One request against a few others at every possible point: thread 1 is stopped at its first, second, ... breakpoint,
+// thread 2 does what it can meanwhile, thread 1 goes on. Judged are the file as a killed daemon would leave it there, the
+// disk when all is done, and the closed image. Every image has the smallest table cache.
+
+import { execFileSync } from 'node:child_process';
+import { copyFileSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { expect } from 'vitest';
+import { checkDisk, createDisk, openDisk, type VirtualDisk } from '../../src/disk/index.ts';
+import type { Operation, Script } from '../support/script.ts';
+
+const SECTOR = 512;
+/** Four L2 tables of a QED image with 4 KiB clusters, eight of a qcow2 one. */
+export const SIZE = 16 * 1024 * 1024;
+export const CLUSTER = 4096;
+const SECTORS = SIZE / SECTOR;
+const BACKING_VALUE = 200;
+/** Two slices, of which the L1 table needs one. */
+const TABLE_CACHE_BYTES = 8192;
+/** qemu-img looks at one image out of so many. */
+const JUDGED_BY_QEMU = 16;
+
+export interface Subject {
+  readonly name: string;
+  readonly format: 'qed' | 'qcow2';
+  readonly options: readonly (readonly [string, string])[];
+  readonly backing: boolean;
+}
+
+export const SUBJECTS: readonly Subject[] = [false, true].flatMap((backing) => {
+  const suffix = backing ? ' over a backing file' : '';
+  return [
+    {
+      name: `QED${suffix}`,
+      format: 'qed',
+      options: [
+        ['cluster_size', '4k'],
+        ['table_size', '2'],
+      ],
+      backing,
+    } as const,
+    { name: `qcow2${suffix}`, format: 'qcow2', options: [['cluster_size', '4k']], backing } as const,
+    {
+      name: `qcow2 with subclusters${suffix}`,
+      format: 'qcow2',
+      options: [
+        ['cluster_size', '16k'],
+        ['extended_l2', 'on'],
+      ],
+      backing,
+    } as const,
+  ];
+});
+
+/** Data in the first clusters of each L2 table, and a discarded cluster: what the image holds before every run. */
+function prepare(disk: VirtualDisk, content: Uint8Array): void {
+  const put = (cluster: number, count: number, value: number) => {
+    disk.write(new Uint8Array(count * CLUSTER).fill(value), 0, count * CLUSTER, cluster * CLUSTER);
+    content.fill(value, cluster * 8, (cluster + count) * 8);
+  };
+  put(0, 4, 100);
+  for (const table of [1, 2]) put(table * 1024, 1, 100 + table);
+  put(40, 1, 104);
+  disk.discard(40 * CLUSTER, CLUSTER);
+  content.fill(0, 40 * 8, 41 * 8);
+}
+
+/** What a request leaves in its sectors; null for those that change none. */
+function valueLeftBy(operation: Operation): number | null {
+  if (operation.kind === 'write') return operation.value;
+  return operation.kind === 'discard' || operation.kind === 'zero' ? 0 : null;
+}
+
+function touches(operation: Operation, sector: number): boolean {
+  if (valueLeftBy(operation) === null || !('at' in operation)) return false;
+  return sector * SECTOR >= operation.at && sector * SECTOR < operation.at + operation.length;
+}
+
+/** Sectors that any of the requests changes; all others keep their content. */
+function touchedSectors(operations: readonly Operation[]): Set<number> {
+  const sectors = new Set<number>();
+  for (const operation of operations) {
+    if (valueLeftBy(operation) === null || !('at' in operation)) continue;
+    for (let at = operation.at; at < operation.at + operation.length; at += SECTOR) sectors.add(at / SECTOR);
+  }
+  return sectors;
+}
+
+/** Values a sector may have when the first `ended` of `others` are done and `concurrent` may be. */
+function legalValues(
+  base: number,
+  concurrent: Operation,
+  others: readonly Operation[],
+  ended: number,
+  isCrash: boolean,
+  sector: number,
+): Set<number> {
+  const lastFlush = isCrash ? others.slice(0, ended).findLastIndex(({ kind }) => kind === 'flush') : ended - 1;
+  const sure = others.slice(0, lastFlush + 1).findLast((each) => touches(each, sector));
+  const legal = new Set<number>();
+  if (sure !== undefined) legal.add(valueLeftBy(sure)!);
+  else if (isCrash || !touches(concurrent, sector)) legal.add(base);
+  if (touches(concurrent, sector)) legal.add(valueLeftBy(concurrent)!);
+  for (const each of others.slice(lastFlush + 1)) if (touches(each, sector)) legal.add(valueLeftBy(each)!);
+  return legal;
+}
+
+export class Interleaving {
+  private readonly folder: string;
+  private readonly script: Script;
+  private readonly subject: Subject;
+  private readonly content = new Uint8Array(SECTORS);
+  /** the same, byte for byte */
+  private readonly bytes = Buffer.alloc(SIZE);
+  private readonly template: string;
+  private runs = 0;
+  /** what thread 2 could not do before thread 1 went on */
+  private rest: Promise<readonly { readonly error: string | null }[]> | null = null;
+
+  /** @param folder of the test, for the image and its copies */
+  constructor(folder: string, script: Script, subject: Subject) {
+    this.folder = folder;
+    this.script = script;
+    this.subject = subject;
+    this.template = join(folder, 'template');
+    if (subject.backing) {
+      writeFileSync(join(folder, 'base.raw'), new Uint8Array(SIZE).fill(BACKING_VALUE));
+      this.content.fill(BACKING_VALUE);
+    }
+    createDisk(this.template, subject.format, {
+      size: SIZE,
+      options: new Map(subject.options),
+      ...(subject.backing ? { backing: 'base.raw', backingFormat: 'raw' } : {}),
+    });
+    const disk = openDisk(this.template, { readOnly: false });
+    prepare(disk, this.content);
+    disk.read(this.bytes, 0, SIZE, 0);
+    disk.close();
+  }
+
+  /**
+   * `first` stopped at each of its breakpoints, `others` in their order meanwhile. @param before done, by thread 1, and
+   * not flushed, at the start of every run @returns how many points there were
+   */
+  async everyPoint(first: Operation, others: readonly Operation[], before: readonly Operation[] = []): Promise<number> {
+    for (let point = 0; ; point++) {
+      if (!(await this.onePoint(point, first, others, before))) return point;
+    }
+  }
+
+  private async onePoint(
+    point: number,
+    first: Operation,
+    others: readonly Operation[],
+    before: readonly Operation[],
+  ): Promise<boolean> {
+    const { script } = this;
+    const path = join(this.folder, `disk.${this.subject.format}`);
+    rmSync(path, { force: true });
+    copyFileSync(this.template, path);
+    const disk = openDisk(path, { readOnly: false, slots: 3, tableCacheBytes: TABLE_CACHE_BYTES });
+    let isOpen = true;
+    try {
+      await script.attach(disk);
+      for (const operation of before) await this.mustSucceed(1, operation);
+      script.stopAtAny(1, point);
+      script.begin(1, first);
+      const stopped = await script.stopsBeforeItEnds(1);
+      if (stopped) {
+        const ended = await this.runOthers(others, disk);
+        this.judgeCrash(path, first, [...before, ...others], before.length + ended, `stopped at point ${point}`);
+        script.resume(1);
+      }
+      script.disarm(1);
+      const answers: { readonly error: string | null }[] = [await script.answer(1)];
+      if (stopped && this.rest !== null) answers.push(...(await this.rest));
+      for (const { error } of answers) expect(error, `an answer at point ${point}`).toBeNull();
+      if (stopped) this.judge(disk, first, [...before, ...others], `after point ${point}`);
+      isOpen = false;
+      disk.close();
+      if (stopped) this.judgeClosed(path, first, [...before, ...others], `closed after point ${point}`);
+      return stopped;
+    } finally {
+      if (isOpen) disk.close();
+    }
+  }
+
+  private async mustSucceed(thread: number, operation: Operation): Promise<void> {
+    expect((await this.script.run(thread, operation)).error).toBeNull();
+  }
+
+  /** @returns how many of them are answered while thread 1 is stopped */
+  private async runOthers(others: readonly Operation[], disk: VirtualDisk): Promise<number> {
+    const { script } = this;
+    this.rest = null;
+    for (const [position, operation] of others.entries()) {
+      script.begin(2, operation);
+      // a lock that thread 1 holds makes thread 2 wait unseen
+      if (!isLocked(disk)) await script.untilIdleOrWaiting(2);
+      if (script.isIdle(2)) {
+        const { error } = await script.answer(2);
+        expect(error).toBeNull();
+        continue;
+      }
+      this.rest = this.runRest(others.slice(position + 1));
+      return position;
+    }
+    return others.length;
+  }
+
+  private async runRest(others: readonly Operation[]): Promise<readonly { readonly error: string | null }[]> {
+    const answers = [await this.script.answer(2)];
+    for (const operation of others) answers.push(await this.script.run(2, operation));
+    return answers;
+  }
+
+  /** The file as it is now, as a killed daemon leaves it: it opens, repaired if need be, and has lost nothing flushed. */
+  private judgeCrash(path: string, first: Operation, others: readonly Operation[], ended: number, when: string): void {
+    const copy = join(this.folder, 'crashed');
+    copyFileSync(path, copy);
+    const disk = openDisk(copy, { readOnly: false });
+    try {
+      this.compare(disk, first, others, ended, true, `${when}, after a kill`);
+    } finally {
+      disk.close();
+    }
+    rmSync(copy);
+  }
+
+  private judge(disk: VirtualDisk, first: Operation, others: readonly Operation[], when: string): void {
+    this.compare(disk, first, others, others.length, false, when);
+  }
+
+  private judgeClosed(path: string, first: Operation, others: readonly Operation[], when: string): void {
+    const report = checkDisk(path, { repair: 'none', log: () => undefined });
+    expect([report.corruptions, report.leaks, report.checkErrors], `corruptions, leaks ${when}`).toEqual([0, 0, 0]);
+    const disk = openDisk(path, { readOnly: true });
+    try {
+      this.judge(disk, first, others, when);
+    } finally {
+      disk.close();
+    }
+    if (this.runs++ % JUDGED_BY_QEMU === 0) execFileSync('qemu-img', ['check', '-q', '-f', this.subject.format, path]);
+  }
+
+  private compare(
+    disk: VirtualDisk,
+    first: Operation,
+    others: readonly Operation[],
+    ended: number,
+    isCrash: boolean,
+    when: string,
+  ): void {
+    const bytes = Buffer.alloc(SIZE);
+    disk.read(bytes, 0, SIZE, 0);
+    const expected = Buffer.from(this.bytes);
+    for (const sector of touchedSectors([first, ...others])) {
+      const legal = legalValues(this.content[sector]!, first, others, ended, isCrash, sector);
+      const value = bytes[sector * SECTOR]!;
+      if (!legal.has(value)) {
+        throw new Error(`sector ${sector} is ${value} and may be ${[...legal].join(' or ')} ${when}`);
+      }
+      expected.fill(value, sector * SECTOR, (sector + 1) * SECTOR);
+    }
+    if (bytes.equals(expected)) return;
+    const at = bytes.findIndex((byte, i) => byte !== expected[i]);
+    throw new Error(`the byte at ${at} is ${bytes[at]} and must be ${expected[at]} ${when}`);
+  }
+}
+
+/** Some thread holds the metadata lock or the flush lock of the disk's image. */
+function isLocked(disk: VirtualDisk): boolean {
+  const state = disk.share().image.state as { readonly words: SharedArrayBuffer; readonly tracker: SharedArrayBuffer };
+  const [metadataLock, flushLock] = [0, 2];
+  return new Int32Array(state.words)[metadataLock] !== 0 || new Int32Array(state.tracker, 0, 4)[flushLock] !== 0;
+}

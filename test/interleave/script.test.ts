@@ -1,0 +1,93 @@
+// The scripts themselves: the same one gives the same order every time, and a breakpoint stops, fails and counts.
+
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { createDisk, openDisk, type VirtualDisk } from '../../src/disk/index.ts';
+import { Script } from '../support/script.ts';
+import { makeTemporaryDirectory, removeTemporaryDirectory } from '../support/temporary.ts';
+
+const CLUSTER = 65536;
+const SIZE = 64 * CLUSTER;
+
+let folder: string;
+beforeEach(() => {
+  folder = makeTemporaryDirectory();
+});
+afterEach(() => removeTemporaryDirectory(folder));
+
+async function withThreads(
+  format: string,
+  count: number,
+  action: (script: Script, disk: VirtualDisk) => Promise<void>,
+  hasFailed = false,
+): Promise<void> {
+  const path = join(folder, `disk.${Math.random()}.${format}`);
+  createDisk(path, format, { size: SIZE, options: new Map() });
+  const disk = openDisk(path, { readOnly: false, slots: count + 1 });
+  const script = await Script.start(count);
+  try {
+    await script.attach(disk);
+    await action(script, disk);
+    if (hasFailed) expect(() => disk.close()).toThrow(/could not be closed clean/);
+    else disk.close();
+  } finally {
+    await script.end();
+  }
+}
+
+describe.each(['qed', 'qcow2'])('a script on a %s image', (format) => {
+  test.each([2, 5, 8])('gives the same order every time, on %i threads', { timeout: 60_000 }, async (count) => {
+    const orders = new Set<string>();
+    for (let run = 0; run < 4; run++) {
+      await withThreads(format, count, async (script) => {
+        for (let thread = 1; thread <= count; thread++) {
+          const at = thread * CLUSTER;
+          await script.beginAndStop(thread, { kind: 'write', at, length: 512, value: thread }, 'data-write');
+        }
+        for (let thread = count; thread >= 1; thread--) expect((await script.finish(thread)).error).toBeNull();
+        for (let thread = 1; thread <= count; thread++) {
+          await script.run(thread, { kind: 'discard', at: ((thread % count) + 1) * CLUSTER, length: CLUSTER });
+          await script.run(thread, { kind: 'flush' });
+        }
+        orders.add(script.log().join('\n'));
+      });
+    }
+    expect(orders.size).toBe(1);
+    expect([...orders][0]!.split('\n').length).toBeGreaterThan(count * 4);
+  });
+
+  test('fails a step once or always, and counts how often it was reached', async () => {
+    await withThreads(format, 1, async (script, disk) => {
+      const write = { kind: 'write', at: 0, length: 512, value: 7 } as const;
+      script.failAt(1, 'cluster-allocate', 'ENOSPC', 'once');
+      expect((await script.run(1, write)).error).toMatch(/cluster-allocate fails by script/);
+      expect((await script.run(1, write)).error).toBeNull();
+      script.failAt(1, 'data-write', 'EIO', 'always');
+      for (let i = 0; i < 3; i++) expect((await script.run(1, write)).error).toMatch(/data-write fails by script/);
+      script.disarm(1);
+      expect((await script.run(1, write)).error).toBeNull();
+      expect(script.count(1, 'data-write')).toBe(5);
+      const bytes = new Uint8Array(1);
+      disk.read(bytes, 0, 1, 0);
+      expect(bytes[0]).toBe(7);
+    });
+  });
+
+  test('a metadata step that fails turns the disk read-only, unless the host is full', async () => {
+    await withThreads(
+      format,
+      1,
+      async (script) => {
+        const write = (cluster: number) => ({ kind: 'write', at: cluster * CLUSTER, length: 512, value: 7 }) as const;
+        const step = format === 'qed' ? 'l2-update' : 'refcount-update';
+        script.failAt(1, step, 'ENOSPC', 'once');
+        expect((await script.run(1, write(1))).error).toMatch(/fails by script/);
+        expect((await script.run(1, write(1))).error).toBeNull();
+        script.failAt(1, step, 'EIO', 'once');
+        expect((await script.run(1, write(2))).error).toMatch(/fails by script/);
+        expect((await script.run(1, write(3))).error).toMatch(/read-only/);
+      },
+      true,
+    );
+  });
+});
