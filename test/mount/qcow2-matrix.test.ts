@@ -1,0 +1,123 @@
+// Every kind of qcow2 image of QEMU through a mount: it reads as QEMU reads it; what is written there, QEMU finds right,
+// byte for byte and without a leak; snapshots keep their bytes.
+
+import { execFile } from 'node:child_process';
+import { closeSync, fsyncSync, mkdirSync, openSync, readSync, writeSync } from 'node:fs';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
+import { afterAll, describe, expect, test } from 'vitest';
+import { firstDifference } from '../support/image-files.ts';
+import {
+  allRows,
+  hasSnapshots,
+  isEncrypted,
+  MatrixImage,
+  nameOf,
+  PASSWORD,
+  type Row,
+  removeShared,
+} from '../support/qcow2-matrix.ts';
+import { hasQemu } from '../support/qemu.ts';
+import { seededRandom } from '../support/random.ts';
+import { canMountAsRoot, hasCommand, requireOrSkip } from '../support/requirements.ts';
+import { makeTemporaryDirectory, removeTemporaryDirectory } from '../support/temporary.ts';
+import { CLI } from './cli-harness.ts';
+
+const run = promisify(execFile);
+const SEED = Number(process.env['SEED'] ?? 1);
+const SNAPSHOTS = ['first', 'second'];
+
+// the engine opens these soon
+const MISSING = /data file|luks|aes/;
+const rows = allRows()
+  .filter(({ feature }) => !MISSING.test(feature))
+  .map((row, index) => [nameOf(row), row, SEED * 1000 + index] as const);
+
+afterAll(removeShared);
+
+// the time goes into programs that start and wait, so several rows run at once
+describe.concurrent('a qcow2 image of QEMU', () => {
+  test.for(rows)('%s', { timeout: 120_000 }, async ([, row, seed], context) => {
+    requireOrSkip(context, hasQemu, 'qemu-img and qemu-io');
+    requireOrSkip(context, hasCommand('fallocate'), 'fallocate');
+    requireOrSkip(context, canMountAsRoot(), 'root and /dev/fuse');
+    const folder = makeTemporaryDirectory();
+    try {
+      await bothWays(row, folder, seed);
+    } finally {
+      removeTemporaryDirectory(folder);
+    }
+  });
+});
+
+async function bothWays(row: Row, folder: string, seed: number): Promise<void> {
+  const image = new MatrixImage(row, folder, seed);
+  await image.make();
+  const wanted = await image.content();
+  const snapshots = hasSnapshots(row) ? await contents(image) : [];
+
+  const mountpoint = join(folder, 'mnt');
+  mkdirSync(mountpoint);
+  const imgfuse = async (...parameters: string[]): Promise<void> => {
+    const env = { ...process.env, IMGFUSE_RUNTIME_DIR: join(folder, 'run'), IMGFUSE_PASSWORD: PASSWORD };
+    await run(process.execPath, [CLI, ...parameters], { env, timeout: 60_000 });
+  };
+  await imgfuse('mount', image.path, mountpoint, ...(isEncrypted(row) ? ['--password-env', 'IMGFUSE_PASSWORD'] : []));
+  try {
+    await readAndWrite(join(mountpoint, 'disk.raw'), wanted, seededRandom(seed + 500));
+  } finally {
+    await imgfuse('unmount', mountpoint);
+  }
+
+  await image.check();
+  await image.compare(wanted);
+  if (hasSnapshots(row)) {
+    for (const [index, content] of (await contents(image)).entries()) {
+      expect(firstDifference(content, snapshots[index]!), `snapshot ${SNAPSHOTS[index]}`).toBe('none');
+    }
+  }
+  if (row.feature === 'raw data file') expect(firstDifference(await image.dataFile(), wanted)).toBe('none');
+}
+
+async function contents(image: MatrixImage): Promise<Buffer[]> {
+  const all: Buffer[] = [];
+  for (const name of SNAPSHOTS) all.push(await image.content(name));
+  return all;
+}
+
+/** Expects `model` there, and changes both: writes of any length anywhere, holes, zeros. */
+async function readAndWrite(path: string, model: Buffer, random: () => number): Promise<void> {
+  const file = openSync(path, 'r+');
+  try {
+    expectContent(file, model);
+    for (let n = 0; n < 24; n++) {
+      const at = Math.floor(random() * model.length);
+      const most = Math.min(model.length - at, random() < 0.7 ? 9000 : model.length / 5);
+      const length = 1 + Math.floor(random() * (most - 1));
+      if (n % 12 === 10 || n % 12 === 11) {
+        const how = n % 12 === 10 ? '--punch-hole' : '--zero-range';
+        await run('fallocate', [how, '--offset', String(at), '--length', String(length), path]);
+        model.fill(0, at, at + length);
+        continue;
+      }
+      const bytes = Buffer.alloc(length);
+      for (let i = 0; i < length; i++) bytes[i] = at + i + n * 7;
+      expect(writeSync(file, bytes, 0, length, at)).toBe(length);
+      bytes.copy(model, at);
+      if (n === 12) fsyncSync(file);
+    }
+    expectContent(file, model);
+  } finally {
+    closeSync(file);
+  }
+}
+
+function expectContent(file: number, model: Buffer): void {
+  const actual = Buffer.alloc(model.length, 0xee);
+  for (let at = 0; at < actual.length; ) {
+    const done = readSync(file, actual, at, actual.length - at, at);
+    if (done === 0) throw new Error(`the disk ends at ${at} instead of ${actual.length}`);
+    at += done;
+  }
+  expect(firstDifference(actual, model)).toBe('none');
+}
