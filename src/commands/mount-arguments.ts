@@ -32,6 +32,7 @@ export interface MountRequest {
   /** read-only beside a writer; the mount can take the image over later */
   readonly share: boolean;
   readonly allowOther: boolean;
+  readonly lazyRefcounts: boolean;
   readonly flags: readonly string[];
   readonly allowBacking: readonly string[];
   readonly workers: number;
@@ -136,6 +137,7 @@ export function mountRequest(parsed: ParsedMountArguments): MountRequest {
     locks: mountLocks(options, parsed),
     share: options.share,
     allowOther: options.allowOther,
+    lazyRefcounts: options.lazyRefcounts,
     flags: options.flags,
     allowBacking: [...options.allowBacking, ...(parsed['allow-backing'] ?? [])].map((each) => canonicalPath(each)),
     workers: workerCount(parsed, options.workers),

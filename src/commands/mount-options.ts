@@ -11,6 +11,8 @@ export interface MountOptions {
   readOnly: boolean;
   allowOther: boolean;
   debug: boolean;
+  /** qcow2: mark the image dirty while it changes */
+  lazyRefcounts: boolean;
   lock: boolean;
   share: boolean;
   /** flags of mount(2) by name: noexec, noatime, ... */
@@ -55,6 +57,9 @@ const FLAGS: Readonly<Record<string, Apply>> = {
   },
   debug: (options) => {
     options.debug = true;
+  },
+  lazy_refcounts: (options) => {
+    options.lazyRefcounts = true;
   },
   nolock: (options) => {
     options.lock = false;
@@ -134,6 +139,7 @@ export function parseMountOptions(lists: readonly string[]): MountOptions {
     readOnly: false,
     allowOther: false,
     debug: false,
+    lazyRefcounts: false,
     lock: true,
     share: false,
     flags: [],

@@ -15,6 +15,8 @@ export interface MountStatus {
   readonly workers: number;
   readonly 'read-only': boolean;
   readonly 'dirty-flag': boolean;
+  /** qcow2 version 3: the dirty flag is set while the image changes */
+  readonly 'lazy-refcounts'?: boolean;
   readonly 'virtual-size': number;
   readonly 'allocated-size': number;
   readonly 'cluster-size': number;
@@ -45,6 +47,7 @@ export function mountStatus(
     workers: serving.workers,
     'read-only': status.readOnly,
     'dirty-flag': status.dirty,
+    ...(status.lazyRefcounts === null ? {} : { 'lazy-refcounts': status.lazyRefcounts }),
     'virtual-size': status.virtualSize,
     'allocated-size': status.allocatedBytes,
     'cluster-size': status.clusterSize,

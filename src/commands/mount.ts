@@ -13,6 +13,7 @@ const OPTIONS_HELP = `Mount options (-o, repeatable, also from mount(8) and fsta
   noexec, noatime, sync, ...   as for mount(8); nosuid and nodev are always on
   format=, workers=, transport=, allow_backing=, pid_file=, nolock, debug
                                the options above, for fstab
+  lazy_refcounts               qcow2 version 3: marked dirty while it changes, checked after a crash
 
 Exit status: 0 the mount answers; 1 usage or permission; 2 system error; 32 mount failure.`;
 

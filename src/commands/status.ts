@@ -143,6 +143,7 @@ function detailText(each: Report): string {
     ['format', each.format],
     ['backing chain', each['backing-chain']?.join(' <- ')],
     ['mode', each['read-only'] === true ? 'read-only' : 'read-write'],
+    ['lazy refcounts', each['lazy-refcounts'] === true ? 'yes' : undefined],
     ['dirty', each['dirty-flag'] === undefined ? undefined : each['dirty-flag'] ? 'yes' : 'no'],
     ['virtual size', each['virtual-size'] && `${formatSize(each['virtual-size'])} (${each['virtual-size']} bytes)`],
     ['allocated', each['allocated-size'] === undefined ? undefined : formatSize(each['allocated-size'])],

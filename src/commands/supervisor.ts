@@ -74,6 +74,7 @@ export class Supervisor {
         ...(request.format === undefined ? {} : { format: request.format }),
         allowBacking: request.allowBacking,
         locks: request.locks,
+        lazyRefcounts: request.lazyRefcounts,
         slots: request.workers + 2,
         log: (sentence) => this.#log('notice', sentence),
       });

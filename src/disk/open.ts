@@ -26,6 +26,8 @@ export interface OpenDiskOptions {
   readonly tableCacheBytes?: number | undefined;
   /** threads that use the disk at the same time, this one included; default 1 */
   readonly slots?: number | undefined;
+  /** qcow2: the counters may be late, and the image is marked dirty while it changes */
+  readonly lazyRefcounts?: boolean | undefined;
   /** repairs and warnings, one sentence a call */
   readonly log?: ((sentence: string) => void) | undefined;
 }
@@ -66,16 +68,15 @@ class ChainOpener {
 
   /** @param descriptor of the file where it is open already */
   openTop(path: string, descriptor?: number): Image {
-    const { readOnly, format } = this.options;
+    const { readOnly, format, lazyRefcounts } = this.options;
     try {
       const file = this.openFile(path, readOnly, descriptor);
       this.sayWhoIsNotKeptOut(file);
-      return this.openImage(
-        file,
-        format === undefined ? probeFormat(file) : formatByName(format),
-        readOnly,
-        format === undefined,
-      );
+      const found = format === undefined ? probeFormat(file) : formatByName(format);
+      if (lazyRefcounts === true && found.name !== 'qcow2') {
+        throw new ImgfuseError('usage', `${path} is a ${found.name} image, and lazy_refcounts is for qcow2`, { path });
+      }
+      return this.openImage(file, found, readOnly, format === undefined);
     } catch (error) {
       for (const file of this.opened) file.close();
       throw error;
@@ -142,6 +143,7 @@ class ChainOpener {
       tableCacheBytes: options.tableCacheBytes ?? DEFAULT_TABLE_CACHE_BYTES,
       slots: options.slots ?? 1,
       probed,
+      lazyRefcounts: options.lazyRefcounts,
     });
   }
 }

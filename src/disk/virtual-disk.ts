@@ -3,7 +3,7 @@
 
 import { guestOffset } from '../bytes/offsets.ts';
 import { describeError, ERRNO, ImgfuseError } from '../errors/index.ts';
-import { type Extent, type Image, imageChain, type SharedImage } from '../format/image-format.ts';
+import { type Extent, type Image, type ImageDetails, imageChain, type SharedImage } from '../format/image-format.ts';
 import type { HttpTraffic } from '../host/http/block-cache.ts';
 import { HttpHostFile } from '../host/http/http-file.ts';
 
@@ -19,6 +19,8 @@ export interface DiskStatus {
   readonly clusterSize: number;
   readonly readOnly: boolean;
   readonly dirty: boolean;
+  /** whether the dirty flag is set while the image changes; null where the format has no such choice */
+  readonly lazyRefcounts: boolean | null;
   /** why the image turned read-only, or null */
   readonly failure: string | null;
   readonly allocatedBytes: number;
@@ -167,6 +169,7 @@ export class VirtualDisk {
       clusterSize: this.clusterSize,
       readOnly: this.readOnly,
       dirty: details.dirty,
+      lazyRefcounts: lazyRefcountsOf(details),
       failure: this.image.failure(),
       allocatedBytes: this.allocatedBytes(),
       backing: imageChain(this.image)
@@ -181,6 +184,11 @@ export class VirtualDisk {
   share(): SharedDisk {
     return { image: this.image.share() };
   }
+}
+
+function lazyRefcountsOf({ specific }: ImageDetails): boolean | null {
+  const lazy = specific['lazy-refcounts'];
+  return typeof lazy === 'boolean' ? lazy : null;
 }
 
 function chainExtent(image: Image, offset: number, length: number, depth: number): ChainExtent {

@@ -37,6 +37,8 @@ export interface OpenOptions {
   readonly log: (sentence: string) => void;
   /** Upper bound of the memory for cached tables, in bytes. */
   readonly tableCacheBytes: number;
+  /** The counters of the image may be late: it is marked dirty while it changes. Throws unsupported where it cannot be. */
+  readonly lazyRefcounts?: boolean | undefined;
   /** Reservation slots: threads that may have a request in flight at the same time. */
   readonly slots: number;
   /** The format was guessed from the content and not named by the user or by an overlay. */

@@ -80,6 +80,7 @@ const SUBJECTS: readonly Subject[] = [false, true].flatMap((withBacking) => [
     options: { cluster_size: '16k', extended_l2: 'on' },
     withBacking,
   },
+  { name: 'qcow2 lazy', format: qcow2, options: { cluster_size: '4k', lazy_refcounts: 'on' }, withBacking },
   { name: 'qcow2 v2', format: qcow2, options: { cluster_size: '4k', compat: '0.10' }, withBacking },
 ]);
 
@@ -89,7 +90,13 @@ describe.each(SUBJECTS)('power cuts on $name, with a backing file: $withBacking'
     const verdict: Verdict = { states: 0, failures: [] };
     const { format, name, withBacking } = subject;
     for (let run = 0; run < WORKLOADS && verdict.failures.length === 0; run++) {
-      const workload = { format, ...prepare(subject, random), steps: randomSteps(random), onlyLeaks: format === qcow2 };
+      const workload = {
+        format,
+        ...prepare(subject, random),
+        steps: randomSteps(random),
+        onlyLeaks: format === qcow2,
+        marksDirty: name === 'qcow2 lazy',
+      };
       cutPower(workload, random, verdict);
     }
     expect(verdict.failures.slice(0, 3)).toEqual([]);

@@ -32,6 +32,8 @@ export interface Workload {
   readonly steps: readonly GuestStep[];
   /** the format promises that a crash leaves leaks at worst, without a dirty bit */
   readonly onlyLeaks?: boolean;
+  /** what a crash leaves is marked dirty, so that the next read-write open gives the leaks back */
+  readonly marksDirty?: boolean;
 }
 
 export interface Verdict {
@@ -258,7 +260,7 @@ function judge(
       content[sector] = 250 + n;
     }
     image.close();
-    if (ordered) format.check(state, { repair: 'leaks', log: () => undefined });
+    if (ordered && workload.marksDirty !== true) format.check(state, { repair: 'leaks', log: () => undefined });
     const { corruptions, leaks, findings } = checkOf(format, state);
     if (corruptions + leaks > 0) return `after repair and close the check finds ${findings.join('; ')}`;
     image = openImage(format, state, { backing });

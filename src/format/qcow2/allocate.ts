@@ -11,6 +11,9 @@ import type { FreeClusters } from '../free-clusters.ts';
 import type { WriteTracker } from '../write-tracker.ts';
 import { type Geometry, REFCOUNT_TABLE_ENTRY_BYTES } from './geometry.ts';
 import { writeRefcountTableFields } from './header.ts';
+import type { ImageMarks } from './image-marks.ts';
+import type { MetadataClusters } from './metadata-clusters.ts';
+import type { OverlapCheck } from './overlap.ts';
 import { type Refcounts, writeCounter } from './refcount.ts';
 import type { Releases } from './releases.ts';
 import { FILE_END, NEVER_USED, REFCOUNT_TABLE_ENTRIES, REFCOUNT_TABLE_OFFSET } from './state.ts';
@@ -37,6 +40,9 @@ export interface AllocatorParts {
   readonly releases: Releases;
   readonly tracker: WriteTracker;
   readonly numbers: Float64Array;
+  readonly metadata: MetadataClusters;
+  readonly marks: ImageMarks;
+  readonly overlap: OverlapCheck;
 }
 
 export class Allocator {
@@ -49,21 +55,27 @@ export class Allocator {
   /** One to `count` adjoining clusters. Throws no-space or limit, and at worst a cluster has leaked then. */
   allocate(count: number): Allocation {
     reach('cluster-allocate');
-    return this.fromFree(count, false) ?? this.append(count, false);
+    return this.unused(this.fromFree(count, false) ?? this.append(count, false));
   }
 
   /** Exactly `count` adjoining clusters. */
   allocateExactly(count: number): Allocation {
     reach('cluster-allocate');
-    return this.fromFree(count, true) ?? this.append(count, true);
+    return this.unused(this.fromFree(count, true) ?? this.append(count, true));
+  }
+
+  private unused(allocation: Allocation): Allocation {
+    this.parts.overlap.assertUnused(allocation.offset, allocation.count);
+    return allocation;
   }
 
   /** Clusters that were allocated and never linked: nothing refers to them, so they are free at once. */
   giveBack(offset: number, count: number): void {
     if (count === 0) return;
-    const { geometry, refcounts, free } = this.parts;
+    const { geometry, metadata, refcounts, free } = this.parts;
     const start = offset / geometry.clusterSize;
     refcounts.setRun(start, count, 0);
+    metadata.clear(start, count);
     free.markFree(start, count);
   }
 
@@ -128,7 +140,8 @@ export class Allocator {
 
   /** A new refcount block for `cluster`, placed at the end of the file. It is durable before the table shows it. */
   private addBlockFor(cluster: number): void {
-    const { file, geometry, numbers, refcounts, tables, tracker } = this.parts;
+    const { file, geometry, marks, metadata, numbers, refcounts, tables, tracker } = this.parts;
+    marks.beforeCounters();
     const { clusterSize, refcountsPerBlock, refcountBits } = geometry;
     const blockIndex = Math.floor(cluster / refcountsPerBlock);
     if (blockIndex >= numbers[REFCOUNT_TABLE_ENTRIES]!) {
@@ -165,6 +178,7 @@ export class Allocator {
       numbers[NEVER_USED] = Math.max(numbers[NEVER_USED]!, (own + 1) * clusterSize);
       throw error;
     }
+    metadata.mark('refcount block', own, 1);
   }
 
   /**
@@ -172,7 +186,7 @@ export class Allocator {
    * All of it is durable before the header shows it; then the old table is released.
    */
   private growTable(entries: number): void {
-    const { file, geometry, numbers, releases, tables, tracker } = this.parts;
+    const { file, geometry, metadata, numbers, releases, tables, tracker } = this.parts;
     const { clusterSize, refcountsPerBlock, refcountBits } = geometry;
     const oldEntries = numbers[REFCOUNT_TABLE_ENTRIES]!;
     const oldOffset = numbers[REFCOUNT_TABLE_OFFSET]!;
@@ -225,6 +239,8 @@ export class Allocator {
     tracker.writeMetadata('header-update', () =>
       writeRefcountTableFields(file, { refcountTableOffset: tableOffset, refcountTableClusters: tableClusters }),
     );
+    metadata.mark('refcount block', start, blocks);
+    metadata.mark('refcount table', start + blocks, tableClusters);
     numbers[REFCOUNT_TABLE_OFFSET] = tableOffset;
     numbers[REFCOUNT_TABLE_ENTRIES] = tableBytes / REFCOUNT_TABLE_ENTRY_BYTES;
     releases.add(oldOffset / clusterSize, roundUp(oldEntries * REFCOUNT_TABLE_ENTRY_BYTES, clusterSize) / clusterSize);

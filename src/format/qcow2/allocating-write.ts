@@ -13,6 +13,7 @@ import type { Geometry } from './geometry.ts';
 import type { GuestData } from './guest-data.ts';
 import type { Linker } from './link.ts';
 import type { Run } from './mapping.ts';
+import type { OverlapCheck } from './overlap.ts';
 import { SUBCLUSTERS_PER_CLUSTER, subclusterRuns, subclustersTouched, withSubclusters } from './subcluster.ts';
 
 /** Clusters allocated at once; fewer than the links that can be held back. */
@@ -28,6 +29,7 @@ export interface AllocatingWriteParts {
   readonly linker: Linker;
   readonly allocator: Allocator;
   readonly flush: Flush;
+  readonly overlap: OverlapCheck;
   /** Reads what the disk holds, for the range that this thread has reserved, without the lock. */
   readonly readReserved: (target: Uint8Array, targetOffset: number, length: number, offset: number) => void;
   /** The range is known to read as zeros, here and below; without the lock. */
@@ -61,6 +63,7 @@ export class AllocatingWrite {
     } = isOurs
       ? { offset: run.hostCluster, count: 1, readsAsZeros: false }
       : allocator.allocate(Math.min(wanted, MAX_RUN_CLUSTERS));
+    if (isOurs) this.parts.overlap.assertData(host, clusterSize);
     const end = Math.min(offset + run.length, start + count * clusterSize);
     const [headStart, tailEnd] = [offset - (offset % subclusterSize), roundUp(end, subclusterSize)];
     try {

@@ -16,6 +16,7 @@ import type { Geometry } from './geometry.ts';
 import type { GuestData } from './guest-data.ts';
 import type { Linker } from './link.ts';
 import type { Mapper } from './mapping.ts';
+import type { OverlapCheck } from './overlap.ts';
 import type { Releases } from './releases.ts';
 import { SUBCLUSTERS_PER_CLUSTER } from './subcluster.ts';
 
@@ -34,6 +35,7 @@ export interface DeallocatorParts {
   readonly mapper: Mapper;
   readonly linker: Linker;
   readonly flush: Flush;
+  readonly overlap: OverlapCheck;
   /** the image's own write, for zeros that no metadata can express */
   readonly write: Image['write'];
 }
@@ -162,6 +164,7 @@ export class Deallocator {
       part = run.length;
       if (status === 'data' && run.copied && !data.isEncrypted) {
         const host = run.hostOffset;
+        this.parts.overlap.assertData(host, part);
         lock.unlock();
         reach('discard');
         data.punch(part, host);

@@ -12,6 +12,7 @@ import type { PendingLinks } from '../pending-links.ts';
 import type { WriteTracker } from '../write-tracker.ts';
 import type { Geometry } from './geometry.ts';
 import type { Linker } from './link.ts';
+import type { MetadataClusters } from './metadata-clusters.ts';
 import type { Refcounts } from './refcount.ts';
 import type { Release, Releases } from './releases.ts';
 
@@ -26,6 +27,7 @@ export interface FlushParts {
   readonly refcounts: Refcounts;
   readonly linker: Linker;
   readonly free: FreeClusters;
+  readonly metadata: MetadataClusters;
   readonly log: (sentence: string) => void;
 }
 
@@ -60,9 +62,14 @@ export class Flush {
     this.parts.tracker.noteWrite();
   }
 
+  /** Something is left for another round; the metadata lock is held. */
+  waitsLocked(): boolean {
+    const { pending, pendingTables, releases } = this.parts;
+    return !pending.isEmpty || !pendingTables.isEmpty || releases.count > 0;
+  }
+
   private waits(): boolean {
-    const { lock, pending, pendingTables, releases } = this.parts;
-    return lock.run(() => !pending.isEmpty || !pendingTables.isEmpty || releases.count > 0);
+    return this.parts.lock.run(() => this.waitsLocked());
   }
 
   private round(): void {
@@ -84,7 +91,7 @@ export class Flush {
 
   /** Lowers counters whose references are durably gone; a cluster that reaches 0 is punched before it can be taken again. */
   private carryOut(released: readonly Release[]): void {
-    const { file, free, geometry, lock, refcounts, releases } = this.parts;
+    const { file, free, geometry, lock, metadata, refcounts, releases } = this.parts;
     const unused: ClusterRun[] = [];
     for (const [position, { start, count }] of released.entries()) {
       lock.run(() => {
@@ -108,7 +115,10 @@ export class Flush {
       } catch (error) {
         this.parts.log(`${file.path}: the space of freed clusters is not given back: ${(error as Error).message}`);
       }
-      lock.run(() => free.markFree(start, end - start));
+      lock.run(() => {
+        metadata.clear(start, end - start);
+        free.markFree(start, end - start);
+      });
     }
   }
 }

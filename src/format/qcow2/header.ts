@@ -161,7 +161,11 @@ export function serializeHeader(header: Qcow2Header): Uint8Array {
 // torn. They do not make it durable, and the image that shares a header with other threads keeps the new value itself.
 
 /** Writes all 64 incompatible feature bits. Version 3 only: version 2 has other things there. */
-export function writeIncompatibleFeatures(file: HostFile, header: Qcow2Header, words: FeatureWords): void {
+export function writeIncompatibleFeatures(
+  file: HostFile,
+  header: Pick<Qcow2Header, 'version'>,
+  words: FeatureWords,
+): void {
   assert(header.version === 3, 'a version 2 header has no feature bits');
   writeBytes(file, FIELD.incompatibleFeatures, wordsBytes(words));
 }

@@ -25,8 +25,11 @@ import { Deallocator } from './deallocate.ts';
 import { Flush } from './flush.ts';
 import { Geometry } from './geometry.ts';
 import { GuestData } from './guest-data.ts';
+import { ImageMarks } from './image-marks.ts';
 import { Linker } from './link.ts';
 import { Mapper, type Run } from './mapping.ts';
+import { MetadataClusters } from './metadata-clusters.ts';
+import { OverlapCheck } from './overlap.ts';
 import { Refcounts } from './refcount.ts';
 import { Releases } from './releases.ts';
 import { resize } from './resize.ts';
@@ -55,6 +58,9 @@ export class Qcow2Image implements Image {
   private readonly pendingTables: PendingLinks;
   private readonly releases: Releases;
   private readonly tracker: WriteTracker;
+  private readonly marks: ImageMarks;
+  private readonly metadata: MetadataClusters;
+  private readonly overlap: OverlapCheck;
   private readonly mapper: Mapper;
   private readonly allocator: Allocator;
   private readonly flushing: Flush;
@@ -93,49 +99,38 @@ export class Qcow2Image implements Image {
     this.tracker = tracker;
     const tables = new Tables(file, new TableCache(state.cache), tracker);
     this.tables = tables;
-    const refcounts = new Refcounts(file.path, geometry, tables, numbers);
-    const mapper = new Mapper(file.path, header.version, geometry, tables, pending, pendingTables, numbers);
+    const marks = new ImageMarks({ file, header, words, tracker, log });
+    this.marks = marks;
+    const metadata = new MetadataClusters(state.metadata);
+    this.metadata = metadata;
+    const overlap = new OverlapCheck(geometry, metadata, marks);
+    this.overlap = overlap;
+    const refcounts = new Refcounts({ geometry, tables, numbers, marks, overlap });
+    const { version } = header;
+    const mapper = new Mapper({
+      ...{ path: file.path, version, geometry, tables, pending, pendingTables, numbers, marks },
+    });
     this.mapper = mapper;
-    const allocator = new Allocator({ file, geometry, tables, refcounts, free, releases, tracker, numbers });
+    const allocator = new Allocator({
+      ...{ file, geometry, tables, refcounts, free, releases, tracker, numbers, metadata, marks, overlap },
+    });
     this.allocator = allocator;
     const linker = new Linker({
       ...{ file, clusterBits: header.clusterBits, geometry, tables, mapper, allocator, pending, pendingTables },
-      ...{ releases, numbers },
+      ...{ releases, numbers, metadata, overlap },
     });
     const flush = new Flush({
-      file,
-      geometry,
-      lock,
-      tracker,
-      pending,
-      pendingTables,
-      releases,
-      refcounts,
-      linker,
-      free,
-      log,
+      ...{ file, geometry, lock, tracker, pending, pendingTables, releases, refcounts, linker, free, metadata, log },
     });
     this.flushing = flush;
     this.allocating = new AllocatingWrite({
-      ...{ data, geometry, lock, pending, pendingTables, linker, allocator, flush },
+      ...{ data, geometry, lock, pending, pendingTables, linker, allocator, flush, overlap },
       readReserved: this.readReserved.bind(this),
       readsAsZeros: this.readsAsZeros.bind(this),
     });
     this.deallocator = new Deallocator({
-      ...{
-        data,
-        version: header.version,
-        backing,
-        geometry,
-        lock,
-        reservations,
-        pending,
-        pendingTables,
-        releases,
-        mapper,
-        linker,
-        flush,
-      },
+      ...{ data, version, backing, geometry, lock, reservations, pending, pendingTables, releases },
+      ...{ mapper, linker, flush, overlap },
       write: this.write.bind(this),
     });
     this.decompressed = new DecompressedClusters(DECOMPRESSED_CLUSTERS);
@@ -239,6 +234,7 @@ export class Qcow2Image implements Image {
       if (run === null) return 0;
       const { length: part, hostOffset: host } = run;
       if (!isInPlace(run)) return this.allocating.write(source, sourceOffset, run, offset);
+      this.overlap.assertData(host, part);
       this.lock.unlock();
       reach('data-write');
       this.data.write(source, sourceOffset, part, host, offset);
@@ -317,7 +313,7 @@ export class Qcow2Image implements Image {
     resize(
       {
         ...{ file, backing, geometry, lock, reservations, tables, allocator, deallocator, releases, tracker, numbers },
-        ...{ flush: this.flushing, cryptMethod, snapshotCount, version },
+        ...{ flush: this.flushing, metadata: this.metadata, cryptMethod, snapshotCount, version },
       },
       size,
     );
@@ -349,7 +345,18 @@ export class Qcow2Image implements Image {
   }
 
   makeClean(): void {
-    this.flush();
+    if (this.readOnly) return;
+    if (!this.marks.isDirty) this.flush();
+    else this.settle();
+  }
+
+  /** Carries everything out and clears the dirty bit, unless a request is on its way that will change counters. */
+  private settle(): void {
+    this.flushing.runUntilSettled();
+    this.lock.run(() => {
+      if (this.reservations.othersExclusive() || this.flushing.waitsLocked()) return;
+      this.marks.clearDirty();
+    });
   }
 
   close(): void {
@@ -357,19 +364,22 @@ export class Qcow2Image implements Image {
     this.flushing.runUntilSettled();
     if (this.lock.run(() => this.allocator.trim())) this.tracker.noteWrite();
     this.flush();
+    this.lock.run(() => this.marks.clearDirty());
   }
 
   details(): ImageDetails {
     const { backingName, backingFormat, specific } = this.state.header;
+    const { lazyRefcounts } = this.state.header;
+    const current = 'corrupt' in specific ? { 'lazy-refcounts': lazyRefcounts, corrupt: this.marks.isCorrupt } : {};
     return {
       format: 'qcow2',
       virtualSize: this.virtualSize(),
       clusterSize: this.clusterSize,
-      dirty: false,
+      dirty: this.marks.isDirty,
       ...(backingName === null
         ? {}
         : { backing: { name: backingName, ...(backingFormat === null ? {} : { format: backingFormat }) } }),
-      specific,
+      specific: { ...specific, ...current },
     };
   }
 

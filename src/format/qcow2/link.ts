@@ -11,6 +11,8 @@ import type { Allocator } from './allocate.ts';
 import { parseCompressedDescriptor } from './compressed.ts';
 import type { Geometry } from './geometry.ts';
 import type { Mapper } from './mapping.ts';
+import type { MetadataClusters } from './metadata-clusters.ts';
+import type { OverlapCheck } from './overlap.ts';
 import type { Releases } from './releases.ts';
 import { ALLOCATED_CLUSTERS, L1_OFFSET } from './state.ts';
 import {
@@ -46,6 +48,8 @@ export interface LinkerParts {
   readonly pendingTables: PendingLinks;
   readonly releases: Releases;
   readonly numbers: Float64Array;
+  readonly metadata: MetadataClusters;
+  readonly overlap: OverlapCheck;
 }
 
 export class Linker {
@@ -164,6 +168,7 @@ export class Linker {
     for (const { guestCluster: l1Index, hostOffset: table } of pendingTables.first(count)) {
       const { high, low } = tables.load(l1, l1Index);
       const old = offsetOf(high, low);
+      if (old !== 0) this.parts.overlap.assertTable(old, 'active L2 table');
       tables.store('l1-update', l1, l1Index, 1, COPIED, table, 0);
       if (old !== 0) releases.add(old / geometry.clusterSize, 1);
     }
@@ -188,6 +193,7 @@ export class Linker {
       const table = mapper.l2Table(geometry.l1IndexOf(guestCluster));
       const index = geometry.l2IndexOf(guestCluster);
       assert(table !== 0, 'a cluster that waits for its link has an L2 table');
+      this.parts.overlap.assertTable(table, 'active L2 table');
       const replaced = this.referred(table, index, run, host);
       this.storeLinks(table, index, links.slice(i, i + run));
       // only now does memory change (R8); a later run that fails must not make this one be linked, and released, again
@@ -212,8 +218,9 @@ export class Linker {
 
   /** The L2 table of `l1Index`, ours alone: made or copied where it is missing or shared. */
   writableTable(l1Index: number, nowMs: number): number {
-    const { allocator, file, geometry, mapper, pendingTables, tables } = this.parts;
+    const { allocator, file, geometry, mapper, metadata, overlap, pendingTables, tables } = this.parts;
     const present = mapper.l2Table(l1Index);
+    if (present !== 0) overlap.assertTable(present, 'active L2 table');
     if (present !== 0 && mapper.isTableWritable(l1Index)) return present;
     const { clusterSize } = geometry;
     const { offset: created } = allocator.allocateExactly(1);
@@ -226,6 +233,7 @@ export class Linker {
       allocator.giveBack(created, 1);
       throw error;
     }
+    metadata.mark('active L2 table', created / clusterSize, 1);
     pendingTables.add(l1Index, created, nowMs);
     return created;
   }
@@ -235,15 +243,17 @@ export class Linker {
    * will refer to, and may refer to already: those are left out
    */
   private referred(table: number, index: number, count: number, kept = Number.NaN): Reference[] {
-    const { clusterBits, geometry, mapper } = this.parts;
+    const { clusterBits, geometry, mapper, overlap } = this.parts;
     const found: Reference[] = [];
     for (let i = 0; i < count; i++) {
       const { status, host, high, low } = mapper.load(table, index + i);
       if (status === 'compressed') {
         const { hostOffset: start, length } = parseCompressedDescriptor(high, low, clusterBits);
         const first = geometry.clusterOf(start);
+        overlap.assertData(start, length);
         found.push({ first, count: geometry.clusterOf(start + length - 1) - first + 1, isData: true });
       } else if (host !== 0 && host !== kept + i * geometry.clusterSize) {
+        overlap.assertData(host, geometry.clusterSize);
         found.push({ first: host / geometry.clusterSize, count: 1, isData: status === 'data' });
       }
     }

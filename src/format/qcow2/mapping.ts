@@ -3,9 +3,10 @@
 
 import { hex } from '../../bytes/offsets.ts';
 import { reach } from '../../concurrency/breakpoints.ts';
-import { ImgfuseError } from '../../errors/index.ts';
+import type { ImgfuseError } from '../../errors/index.ts';
 import type { PendingLinks } from '../pending-links.ts';
 import type { Geometry } from './geometry.ts';
+import type { ImageMarks } from './image-marks.ts';
 import { FILE_END, L1_ENTRIES, L1_OFFSET } from './state.ts';
 import {
   checkSubclusters,
@@ -49,6 +50,17 @@ export interface Cluster {
 /** Entries that one call looks at under the lock; a longer run is cut, and the caller goes on from there. */
 const MAX_LOOKS = 65536;
 
+export interface MapperParts {
+  readonly path: string;
+  readonly version: 2 | 3;
+  readonly geometry: Geometry;
+  readonly tables: Tables;
+  readonly pending: PendingLinks;
+  readonly pendingTables: PendingLinks;
+  readonly numbers: Float64Array;
+  readonly marks: ImageMarks;
+}
+
 export class Mapper {
   readonly run: Run = {
     ...{ status: 'unallocated', hostOffset: 0, length: 0, copied: false, hostCluster: 0, high: 0, low: 0 },
@@ -63,17 +75,11 @@ export class Mapper {
   private readonly pending: PendingLinks;
   private readonly pendingTables: PendingLinks;
   private readonly numbers: Float64Array;
+  private readonly marks: ImageMarks;
 
-  constructor(
-    path: string,
-    version: 2 | 3,
-    geometry: Geometry,
-    tables: Tables,
-    pending: PendingLinks,
-    pendingTables: PendingLinks,
-    numbers: Float64Array,
-  ) {
+  constructor({ path, version, geometry, tables, pending, pendingTables, numbers, marks }: MapperParts) {
     this.path = path;
+    this.marks = marks;
     this.version = version;
     this.geometry = geometry;
     this.tables = tables;
@@ -241,11 +247,10 @@ export class Mapper {
 
   private badEntry(name: string, table: number, index: number, guest: number): ImgfuseError {
     const value = this.tables.describe(table, index);
-    return new ImgfuseError(
-      'corrupt',
-      `${this.path}: ${name} entry ${index} at offset ${hex(table + index * 8)} is ${value}, which is no cluster of this file ` +
+    return this.marks.damaged(
+      `${name} entry ${index} at offset ${hex(table + index * 8)} is ${value}, which is no cluster of this file ` +
         `(guest offset ${hex(guest)}); run imgfuse check`,
-      { path: this.path, offset: table + index * 8 },
+      table + index * 8,
     );
   }
 }

@@ -46,6 +46,11 @@ export class MetadataClusters {
     this.kinds.fill(0, first, first + count);
   }
 
+  /** Clusters so far out that their number has no byte are not known. */
+  tracks(cluster: number): boolean {
+    return cluster < MAX_TRACKED_CLUSTERS;
+  }
+
   kindOf(cluster: number): MetadataKind | null {
     const kind = KINDS[this.kinds[cluster] ?? 0]!;
     return kind === 'none' ? null : kind;

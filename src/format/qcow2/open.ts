@@ -13,17 +13,21 @@ import {
   autoclearWhenWritten,
   QCOW_CRYPT_AES,
   QCOW_CRYPT_NONE,
+  QCOW2_INCOMPAT_CORRUPT,
+  QCOW2_INCOMPAT_DIRTY,
   type Qcow2Header,
   writeAutoclearFeatures,
 } from './header.ts';
 import { Qcow2Image } from './image.ts';
 import { unlockLuks } from './luks.ts';
+import { createMetadataClustersState } from './metadata-clusters.ts';
 import {
   ALLOCATED_CLUSTERS,
   createQcow2State,
   FILE_END,
   L1_ENTRIES,
   L1_OFFSET,
+  MARKS,
   NEVER_USED,
   type Qcow2State,
   REFCOUNT_TABLE_ENTRIES,
@@ -41,6 +45,7 @@ export function openQcow2(
   options: OpenOptions,
 ): Image {
   refuseWhatIsMissing(file, found);
+  if (options.lazyRefcounts === true && !options.readOnly) assertHasDirtyBit(file, found);
   const volumeKey = unlock(file, found, options);
   const backing =
     found.backingName === null
@@ -61,13 +66,19 @@ export function openQcow2(
       extendedL2: header.extendedL2,
       compressionType: header.compressionType,
       cryptMethod: header.cryptMethod,
+      incompatible: header.incompatible,
+      lazyRefcounts: header.lazyRefcounts || options.lazyRefcounts === true,
       snapshotCount: header.snapshotCount,
       backingName: header.backingName,
       backingFormat: header.backingFormat,
       specific,
     },
-    { ...options, volumeKey, fileLength: fileEnd },
+    { ...options, volumeKey, metadata: verified?.metadata ?? createMetadataClustersState(0), fileLength: fileEnd },
   );
+  if (options.readOnly) {
+    const shown = QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT;
+    new Int32Array(state.words)[MARKS] = header.incompatible[0] & shown;
+  }
   const numbers = new Float64Array(state.numbers);
   numbers[VIRTUAL_SIZE] = header.size;
   numbers[L1_OFFSET] = header.l1TableOffset;
@@ -95,6 +106,16 @@ function refuseWhatIsMissing(file: HostFile, header: Qcow2Header): void {
       },
     );
   }
+}
+
+function assertHasDirtyBit(file: HostFile, { version }: Qcow2Header): void {
+  if (version === 3) return;
+  throw new ImgfuseError(
+    'unsupported',
+    `${file.path} is a version 2 image, which has no dirty bit, so its refcounts cannot be lazy; mount it without ` +
+      '-o lazy_refcounts, or make it version 3 with qemu-img amend -o compat=1.1',
+    { path: file.path },
+  );
 }
 
 /** The key of the guest's data; null for an image that is not encrypted. */

@@ -4,19 +4,30 @@
 import { combine } from '../../bytes/endian.ts';
 import { hex } from '../../bytes/offsets.ts';
 import { reach } from '../../concurrency/breakpoints.ts';
-import { assert, ImgfuseError } from '../../errors/index.ts';
 import type { Geometry } from './geometry.ts';
+import type { ImageMarks } from './image-marks.ts';
+import type { OverlapCheck } from './overlap.ts';
 import { REFCOUNT_TABLE_ENTRIES, REFCOUNT_TABLE_OFFSET } from './state.ts';
 import { offsetOf, type Tables } from './table.ts';
 
+export interface RefcountsParts {
+  readonly geometry: Geometry;
+  readonly tables: Tables;
+  readonly numbers: Float64Array;
+  readonly marks: ImageMarks;
+  readonly overlap: OverlapCheck;
+}
+
 export class Refcounts {
-  private readonly path: string;
   private readonly geometry: Geometry;
   private readonly tables: Tables;
   private readonly numbers: Float64Array;
+  private readonly marks: ImageMarks;
+  private readonly overlap: OverlapCheck;
 
-  constructor(path: string, geometry: Geometry, tables: Tables, numbers: Float64Array) {
-    this.path = path;
+  constructor({ geometry, tables, numbers, marks, overlap }: RefcountsParts) {
+    this.marks = marks;
+    this.overlap = overlap;
     this.geometry = geometry;
     this.tables = tables;
     this.numbers = numbers;
@@ -29,11 +40,10 @@ export class Refcounts {
     const { high, low } = this.tables.load(this.numbers[REFCOUNT_TABLE_OFFSET]!, index);
     const block = offsetOf(high, low);
     if (block % this.geometry.clusterSize === 0) return block;
-    throw new ImgfuseError(
-      'corrupt',
-      `${this.path}: refcount table entry ${index} is ${this.tables.describe(this.numbers[REFCOUNT_TABLE_OFFSET]!, index)}, ` +
+    throw this.marks.damaged(
+      `refcount table entry ${index} is ${this.tables.describe(this.numbers[REFCOUNT_TABLE_OFFSET]!, index)}, ` +
         'which is no cluster; run imgfuse check',
-      { path: this.path },
+      this.numbers[REFCOUNT_TABLE_OFFSET]! + index * 8,
     );
   }
 
@@ -44,9 +54,14 @@ export class Refcounts {
 
   /** Sets the counters of clusters [start, start + count), which have their blocks. */
   setRun(start: number, count: number, value: number): void {
+    this.marks.beforeCounters();
     for (let cluster = start; cluster < start + count; ) {
       const block = this.blockOf(cluster);
-      assert(block !== 0, `host cluster ${cluster} has no refcount block`);
+      if (block === 0) {
+        const at = cluster * this.geometry.clusterSize;
+        throw this.marks.damaged(`nothing counts the cluster at ${hex(at)}, which is in use; run imgfuse check`, at);
+      }
+      this.overlap.assertTable(block, 'refcount block');
       const index = cluster % this.geometry.refcountsPerBlock;
       const room = Math.min(start + count - cluster, this.geometry.refcountsPerBlock - index);
       cluster += this.writeInSlice(block, index, room, value);
@@ -57,12 +72,9 @@ export class Refcounts {
   decrement(cluster: number): number {
     const count = this.get(cluster);
     if (count === 0) {
-      throw new ImgfuseError(
-        'corrupt',
-        `${this.path}: the cluster at ${hex(cluster * this.geometry.clusterSize)} is freed once more than it was used; run imgfuse check`,
-        {
-          path: this.path,
-        },
+      throw this.marks.damaged(
+        `the cluster at ${hex(cluster * this.geometry.clusterSize)} is freed once more than it was used; run imgfuse check`,
+        cluster * this.geometry.clusterSize,
       );
     }
     this.setRun(cluster, 1, count - 1);

@@ -14,6 +14,7 @@ import type { Deallocator } from './deallocate.ts';
 import type { Flush } from './flush.ts';
 import { type Geometry, L1_ENTRY_BYTES } from './geometry.ts';
 import { QCOW_MAX_L1_SIZE, writeSizeAndL1Fields } from './header.ts';
+import type { MetadataClusters } from './metadata-clusters.ts';
 import type { Releases } from './releases.ts';
 import { L1_ENTRIES, L1_OFFSET, VIRTUAL_SIZE } from './state.ts';
 import type { Tables } from './table.ts';
@@ -34,6 +35,7 @@ export interface ResizeParts {
   readonly tracker: WriteTracker;
   readonly flush: Flush;
   readonly numbers: Float64Array;
+  readonly metadata: MetadataClusters;
 }
 
 /** Sets the virtual size to `size` bytes, rounded up to 512. Throws limit, or unsupported for a v2 image with snapshots. */
@@ -101,7 +103,7 @@ function shrink(parts: ResizeParts, old: number, size: number): void {
 
 /** A longer L1 table: copied, durable, shown by the header; then the old one is released. */
 function growL1(parts: ResizeParts, entries: number): void {
-  const { allocator, file, flush, geometry, lock, numbers, releases, tables, tracker } = parts;
+  const { allocator, file, flush, geometry, lock, metadata, numbers, releases, tables, tracker } = parts;
   if (entries <= numbers[L1_ENTRIES]!) return;
   // no L1 entry is on its way while the table moves: nothing waits after this, and the lock is held from here on
   flush.runUntilSettled();
@@ -115,6 +117,7 @@ function growL1(parts: ResizeParts, entries: number): void {
     file.write(content, 0, content.length, hostOffset(offset));
     tracker.sync();
     writeHeader(parts, numbers[VIRTUAL_SIZE]!, entries, offset);
+    metadata.mark('active L1 table', offset / geometry.clusterSize, clusters);
     if (oldBytes > 0) {
       releases.add(numbers[L1_OFFSET]! / geometry.clusterSize, Math.ceil(oldBytes / geometry.clusterSize));
       tables.forget(numbers[L1_OFFSET]!, roundUp(oldBytes, geometry.clusterSize));

@@ -7,11 +7,14 @@ import { createFreeClustersState, type FreeClustersState } from '../free-cluster
 import { createPendingLinksState, type PendingLinksState } from '../pending-links.ts';
 import { createWriteTrackerState } from '../write-tracker.ts';
 import type { VolumeKey } from './encryption.ts';
+import type { FeatureWords } from './header.ts';
 import { createReleasesState, type ReleasesState } from './releases.ts';
 
 /** Int32 words: the metadata lock. */
 export const METADATA_LOCK = 0;
-const WORD_COUNT = 1;
+/** QCOW2_INCOMPAT_DIRTY and _CORRUPT as they are in the header now */
+export const MARKS = 1;
+const WORD_COUNT = 2;
 
 /** Float64 numbers. */
 export const VIRTUAL_SIZE = 0;
@@ -40,6 +43,10 @@ export interface FixedHeader {
   readonly compressionType: 'zlib' | 'zstd';
   readonly cryptMethod: number;
   readonly snapshotCount: number;
+  /** the dirty and the corrupt bit may change: state.words */
+  readonly incompatible: FeatureWords;
+  /** the dirty bit is set while counters change */
+  readonly lazyRefcounts: boolean;
   readonly backingName: string | null;
   readonly backingFormat: string | null;
   /** for info and status, with qemu-img's keys */
@@ -59,6 +66,8 @@ export interface Qcow2State {
   readonly pendingTables: PendingLinksState;
   readonly releases: ReleasesState;
   readonly free: FreeClustersState;
+  /** which clusters hold metadata */
+  readonly metadata: SharedArrayBuffer;
 }
 
 export interface Qcow2StateOptions {
@@ -67,6 +76,7 @@ export interface Qcow2StateOptions {
   readonly tableCacheBytes: number;
   readonly slots: number;
   readonly readOnly: boolean;
+  readonly metadata: SharedArrayBuffer;
 }
 
 export function createQcow2State(header: FixedHeader, options: Qcow2StateOptions): Qcow2State {
@@ -82,6 +92,7 @@ export function createQcow2State(header: FixedHeader, options: Qcow2StateOptions
     pending: createPendingLinksState(options.readOnly ? 1 : PENDING_CAPACITY),
     pendingTables: createPendingLinksState(options.readOnly ? 1 : PENDING_TABLES),
     releases: createReleasesState(options.readOnly ? 1 : undefined),
+    metadata: options.metadata,
     free: createFreeClustersState(clusterSize, options.readOnly ? 0 : options.fileLength),
   };
 }

@@ -45,11 +45,15 @@ describe('parseMountOptions', () => {
   it('reads the options with values', () => {
     const text = 'allow_other,fsname=x,max_read=65536,uid=1000,gid=100,umask=022,format=qed,workers=3';
     expect(
-      parseMountOptions([text, 'transport=kernel,allow_backing=/a,allow_backing=/b,pid_file=/p,nolock,debug']),
+      parseMountOptions([
+        text,
+        'transport=kernel,allow_backing=/a,allow_backing=/b,pid_file=/p,nolock,debug,lazy_refcounts',
+      ]),
     ).toEqual({
       readOnly: false,
       allowOther: true,
       debug: true,
+      lazyRefcounts: true,
       lock: false,
       share: false,
       flags: [],

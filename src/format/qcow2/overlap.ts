@@ -1,0 +1,58 @@
+// The look before a write: guest data never goes to a cluster that holds metadata, and a table is only changed where a table
+// of its kind is. The open has verified both for every entry of the image; what is asked here is whether that still holds, so a
+// hit means that somebody else wrote to the file, or a mistake, and the image takes no further change. Under the metadata lock.
+
+import { hex } from '../../bytes/offsets.ts';
+import type { Geometry } from './geometry.ts';
+import type { ImageMarks } from './image-marks.ts';
+import type { MetadataClusters, MetadataKind } from './metadata-clusters.ts';
+
+const CURE = 'the image is read-only from now on; unmount it and run imgfuse check';
+
+export class OverlapCheck {
+  private readonly geometry: Geometry;
+  private readonly metadata: MetadataClusters;
+  private readonly marks: ImageMarks;
+
+  constructor(geometry: Geometry, metadata: MetadataClusters, marks: ImageMarks) {
+    this.geometry = geometry;
+    this.metadata = metadata;
+    this.marks = marks;
+  }
+
+  /** Bytes of the guest are about to change at `host`. @throws ImgfuseError corrupt */
+  assertData(host: number, length: number): void {
+    const first = this.geometry.clusterOf(host);
+    const hit = this.metadata.find(first, this.geometry.clusterOf(host + length - 1) - first + 1);
+    if (hit < 0) return;
+    const at = hit * this.geometry.clusterSize;
+    throw this.marks.damaged(
+      `guest data would go to ${hex(at)}, where the ${this.metadata.kindOf(hit)} is; ${CURE}`,
+      at,
+    );
+  }
+
+  /** Clusters from `host` on are about to be handed out. @throws ImgfuseError corrupt */
+  assertUnused(host: number, count: number): void {
+    const first = this.geometry.clusterOf(host);
+    const hit = this.metadata.find(first, count);
+    if (hit < 0) return;
+    const at = hit * this.geometry.clusterSize;
+    throw this.marks.damaged(
+      `the cluster at ${hex(at)} counts as free, but the ${this.metadata.kindOf(hit)} is there; ${CURE}`,
+      at,
+    );
+  }
+
+  /** An entry or counter of a table at `host` is about to change. @throws ImgfuseError corrupt */
+  assertTable(host: number, kind: MetadataKind): void {
+    const cluster = this.geometry.clusterOf(host);
+    if (!this.metadata.tracks(cluster)) return;
+    const found = this.metadata.kindOf(cluster);
+    if (found === kind) return;
+    throw this.marks.damaged(
+      `${/^[aeiou]/.test(kind) ? 'an' : 'a'} ${kind} is looked for at ${hex(host)}, where ${found === null ? 'none' : `the ${found}`} is; ${CURE}`,
+      host,
+    );
+  }
+}
