@@ -1,0 +1,237 @@
+#!/usr/bin/env node
+// npm run rules: proves that each rule of the engine has a test that guards it. For every line of RULES one rule is switched
+// off in a copy of the sources, the copy is built, and its test must fail; the unchanged copy must pass first. Prints a line
+// for each and "N rules, N guarded" last. Options: --only TEXT (part of a hazard or rule), --list.
+
+import { spawnSync } from 'node:child_process';
+import { cpSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
+
+const { values: options } = parseArgs({
+  options: { only: { type: 'string', default: '' }, list: { type: 'boolean', default: false } },
+});
+const ROOT = fileURLToPath(new URL('..', import.meta.url));
+const EVERY_POINT = 'test/interleave/every-point.test.ts';
+const POWER_CUT = 'test/model/power-cut.test.ts';
+
+/** rule, what goes wrong without it, where it stands, what the source says and what it says when switched off, its test. */
+const RULES = [
+  {
+    rule: 'R1',
+    hazard: 'two threads change tables at the same time',
+    file: 'src/concurrency/mutex.ts',
+    from: 'if (Atomics.compareExchange(words, index, FREE, HELD) !== FREE) this.lockSlowly();',
+    to: 'void words; void index;',
+    test: EVERY_POINT,
+    only: 'qcow2 two clusters of one new L2 table',
+  },
+  {
+    rule: 'R2',
+    hazard: 'QED: what was mapped before a wait is used after it',
+    file: 'src/format/qed/image.ts',
+    from: 'if (this.reserve(offset, part, mode)) return run;',
+    to: 'const { status, hostOffset: host } = run; this.reserve(offset, part, mode); return { ...run, status, hostOffset: host, length: part };',
+    test: EVERY_POINT,
+    only: 'QED a write into the middle',
+  },
+  {
+    rule: 'R2',
+    hazard: 'qcow2: what was mapped before a wait is used after it',
+    file: 'src/format/qcow2/image.ts',
+    from: 'if (this.reserve(offset, part, mode)) return run;',
+    to: 'const before = { ...run }; this.reserve(offset, part, mode); return before;',
+    test: EVERY_POINT,
+    only: 'qcow2 a write into the middle',
+  },
+  {
+    rule: 'R3',
+    hazard: 'two writes into one unallocated cluster lose one of them',
+    file: 'src/concurrency/reservations.ts',
+    from: 'if (numbers[number]! >= end || numbers[number + 1]! <= start) continue;',
+    to: 'continue;',
+    test: EVERY_POINT,
+    only: 'a write into the middle',
+  },
+  {
+    rule: 'R3',
+    hazard: 'waiters give their place up and wait for each other for ever',
+    file: 'src/concurrency/reservations.ts',
+    from: 'if (!otherWaits || numbers[number + 2]! < ticket) return true;',
+    to: 'return true;',
+    test: 'test/interleave/two-writers.test.ts',
+    only: '',
+  },
+  {
+    rule: 'R5',
+    hazard: 'qcow2: a cluster is reused before the removal of its reference is durable',
+    file: 'src/format/qcow2/flush.ts',
+    from: 'tracker.sync();\n    this.carryOut(released);',
+    to: 'this.carryOut(released);\n    tracker.sync();',
+    test: POWER_CUT,
+    only: 'qcow2',
+  },
+  {
+    rule: 'R5',
+    hazard: 'qcow2: a late punch-hole lands in a cluster that is in use again',
+    file: 'src/format/qcow2/flush.ts',
+    from: 'for (const { start, end } of unused) {\n      try {',
+    to: 'for (const { start, end } of unused) lock.run(() => free.markFree(start, end - start));\n    for (const { start, end } of unused) {\n      try {',
+    also: { from: 'lock.run(() => free.markFree(start, end - start));\n    }\n  }', to: '}\n  }' },
+    test: EVERY_POINT,
+    only: 'qcow2 new clusters while',
+  },
+  {
+    rule: 'R5',
+    hazard: 'QED: a cluster is reused before the removal of its entry is durable and its hole punched',
+    file: 'src/format/free-clusters.ts',
+    from: 'this.leaveUsed(start, count, FREED);',
+    to: 'this.leaveUsed(start, count, FREE);',
+    test: EVERY_POINT,
+    only: 'QED a discard of the cluster that is being allocated|QED a write to the cluster that is discarded|QED a discard of the cluster that is written',
+  },
+  {
+    rule: 'R5',
+    hazard: 'a discard takes a cluster away from a write in flight',
+    file: 'src/format/qcow2/deallocate.ts',
+    from: 'reservations.acquire(first, first + part, EXCLUSIVE);',
+    to: 'reservations.acquire(first, first + part, SHARED);',
+    test: EVERY_POINT,
+    only: 'qcow2 a discard of the cluster that is written',
+  },
+  {
+    rule: 'R6',
+    hazard: 'QED: a link is durable before the data that it exposes',
+    file: 'src/format/qed/allocating-write.ts',
+    from: 'if (overBacking || this.isBeyondDurable(host + count * clusterSize)) {',
+    to: 'if (this.parts.backing === undefined) {',
+    test: POWER_CUT,
+    only: 'QED',
+  },
+  {
+    rule: 'R6',
+    hazard: 'qcow2: links are written before counters and data are durable',
+    file: 'src/format/qcow2/flush.ts',
+    from: 'tracker.sync();\n    this.carryOut(released);',
+    to: 'this.carryOut(released);',
+    test: POWER_CUT,
+    only: 'qcow2',
+  },
+  {
+    rule: 'R7',
+    hazard: 'QED: metadata changes before the dirty bit is durable',
+    file: 'src/format/qed/dirty-bit.ts',
+    from: 'this.writeField(FEATURES_OFFSET, this.cleanFeatures | QED_F_NEED_CHECK);\n    this.tracker.sync();',
+    to: 'this.writeField(FEATURES_OFFSET, this.cleanFeatures | QED_F_NEED_CHECK);',
+    test: POWER_CUT,
+    only: 'QED',
+  },
+  {
+    rule: 'R7',
+    hazard: 'QED: the dirty bit is cleared before what it covers is durable',
+    file: 'src/format/qed/dirty-bit.ts',
+    from: 'clear(): void {\n    this.tracker.sync();',
+    to: 'clear(): void {',
+    test: POWER_CUT,
+    only: 'QED',
+  },
+  {
+    rule: 'R8',
+    hazard: 'memory changes although the write of the entry failed',
+    file: 'src/format/qcow2/table.ts',
+    from: 'this.tracker.writeMetadata(breakpoint, () =>',
+    to: 'const early = this.cache.find(offset - (offset % this.cache.sliceBytes));\n    if (early >= 0) this.cache.bytes.set(bytes, early * this.cache.sliceBytes + (offset % this.cache.sliceBytes));\n    this.tracker.writeMetadata(breakpoint, () =>',
+    test: 'test/conformance/virtual-disk.test.ts',
+    only: 'qcow2.*an error in a change|qcow2.*full host',
+  },
+  {
+    rule: 'R8',
+    hazard: 'the image goes on after a metadata write failed',
+    file: 'src/format/write-tracker.ts',
+    from: 'if (!untouched) this.fail(error);',
+    to: 'void untouched;',
+    test: 'test/interleave/script.test.ts',
+    only: 'a metadata step that fails',
+  },
+  {
+    rule: 'R9',
+    hazard: 'a flush covers what another thread put off meanwhile',
+    file: 'src/format/write-tracker.ts',
+    from: 'Atomics.store(this.words, FLUSHED, written);',
+    to: 'Atomics.store(this.words, FLUSHED, Atomics.load(this.words, WRITTEN));',
+    test: 'test/interleave/flush-race.test.ts',
+    only: '',
+  },
+  {
+    rule: 'R10',
+    hazard: 'an L2 entry leads out of the file',
+    file: 'src/format/qcow2/mapping.ts',
+    from: 'if (host % this.geometry.clusterSize === 0 && host + this.geometry.clusterSize <= this.numbers[FILE_END]!) return;',
+    to: 'if (host >= 0) return;',
+    test: 'test/hostile/qcow2-tables.test.ts',
+    only: '',
+  },
+];
+
+function selected({ rule, hazard }) {
+  return `${rule} ${hazard}`.includes(options.only);
+}
+
+/** Runs one test file of the copy. @returns whether it passed */
+function passes(copy, test, only) {
+  const build = spawnSync('npx', ['tsc', '-p', 'tsconfig.json'], { cwd: copy, encoding: 'utf8' });
+  if (build.error !== undefined) throw build.error;
+  const vitest = ['vitest', 'run', '--config', 'test/vitest.config.ts', '--bail', '1', test];
+  const filter = only === '' ? [] : ['-t', only];
+  const { status } = spawnSync('npx', [...vitest, ...filter], {
+    cwd: copy,
+    encoding: 'utf8',
+    env: { ...process.env, SEED: '1', POWERCUT_RUNS: '6' },
+  });
+  return status === 0;
+}
+
+function switchOff(copy, { file, from, to, also }) {
+  const path = join(copy, file);
+  const source = readFileSync(path, 'utf8');
+  for (const each of also === undefined ? [from] : [from, also.from]) {
+    if (!source.includes(each)) throw new Error(`${file} does not say any more: ${each}`);
+  }
+  const changed = source.replace(from, to);
+  writeFileSync(path, also === undefined ? changed : changed.replace(also.from, also.to));
+  return () => writeFileSync(path, source);
+}
+
+const rules = RULES.filter(selected);
+if (options.list) {
+  for (const { rule, hazard, test } of rules) console.log(`${rule}  ${hazard}  (${test})`);
+  process.exit(0);
+}
+const copy = mkdtempSync(join(tmpdir(), 'imgfuse-rules-'));
+let guarded = 0;
+try {
+  for (const name of ['src', 'test', 'scripts', 'package.json', 'tsconfig.json']) {
+    cpSync(join(ROOT, name), join(copy, name), { recursive: true });
+  }
+  symlinkSync(join(ROOT, 'node_modules'), join(copy, 'node_modules'));
+  const healthy = new Set();
+  for (const each of rules) {
+    const key = `${each.test} ${each.only}`;
+    if (!healthy.has(key) && !passes(copy, each.test, each.only)) {
+      console.log(`${each.rule}  ${each.hazard}: its test fails with the rule switched on (${key})`);
+      continue;
+    }
+    healthy.add(key);
+    const switchOn = switchOff(copy, each);
+    const isGuarded = !passes(copy, each.test, each.only);
+    switchOn();
+    if (isGuarded) guarded++;
+    console.log(`${each.rule}  ${each.hazard}: ${isGuarded ? 'guarded' : 'NOT GUARDED'} by ${each.test} ${each.only}`);
+  }
+} finally {
+  rmSync(copy, { recursive: true, force: true });
+}
+console.log(`${rules.length} rules, ${guarded} guarded`);
+process.exit(guarded === rules.length ? 0 : 1);
