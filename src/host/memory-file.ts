@@ -1,5 +1,6 @@
 // MemoryHostFile: an image file in memory, for tests that need thousands of images a second. Pages exist where something
-// was written, so a file may be long and cheap; a page that is missing is a hole.
+// was written, so a file may be long and cheap; a page that is missing is a hole. A clone shares its pages until one of the
+// two files writes to them.
 
 import type { HostOffset } from '../bytes/offsets.ts';
 import { ImgfuseError } from '../errors/index.ts';
@@ -14,6 +15,8 @@ export class MemoryHostFile implements HostFile {
   readonly descriptor = null;
   private readonly inode = nextInode++;
   private pages = new Map<number, Uint8Array>();
+  /** pages that no other file has */
+  private readonly owned = new Set<number>();
   private length = 0;
 
   constructor(content: Uint8Array = new Uint8Array(0), path = '/memory', readOnly = false) {
@@ -25,7 +28,8 @@ export class MemoryHostFile implements HostFile {
   /** A file with the same content. */
   clone(readOnly = this.readOnly): MemoryHostFile {
     const copy = new MemoryHostFile(new Uint8Array(0), this.path, readOnly);
-    for (const [index, page] of this.pages) copy.pages.set(index, page.slice());
+    copy.pages = new Map(this.pages);
+    this.owned.clear();
     copy.length = this.length;
     return copy;
   }
@@ -113,25 +117,29 @@ export class MemoryHostFile implements HostFile {
       const inPage = (offset + done) % PAGE;
       const part = Math.min(PAGE - inPage, length - done);
       const index = (offset + done - inPage) / PAGE;
-      let page = this.pages.get(index);
-      if (page === undefined) {
-        page = new Uint8Array(PAGE);
-        this.pages.set(index, page);
-      }
-      page.set(source.subarray(sourceOffset + done, sourceOffset + done + part), inPage);
+      this.ownPage(index).set(source.subarray(sourceOffset + done, sourceOffset + done + part), inPage);
       done += part;
     }
     if (length > 0) this.length = Math.max(this.length, offset + length);
   }
 
+  private ownPage(index: number): Uint8Array {
+    const present = this.pages.get(index);
+    if (present !== undefined && this.owned.has(index)) return present;
+    const page = present?.slice() ?? new Uint8Array(PAGE);
+    this.pages.set(index, page);
+    this.owned.add(index);
+    return page;
+  }
+
   /** [start, end) becomes zeros; whole pages become holes. */
   private clear(start: number, end: number): void {
-    for (const [index, page] of this.pages) {
+    for (const index of this.pages.keys()) {
       const from = Math.max(start - index * PAGE, 0);
       const to = Math.min(end - index * PAGE, PAGE);
       if (from >= to) continue;
       if (to - from === PAGE) this.pages.delete(index);
-      else page.fill(0, from, to);
+      else this.ownPage(index).fill(0, from, to);
     }
   }
 
