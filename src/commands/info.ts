@@ -3,6 +3,7 @@
 import type { Argv } from 'yargs';
 import { type DiskInfo, inspectDisk } from '../disk/index.ts';
 import { FORCE_SHARE, FORMAT, lockMode, lookAt } from './image-arguments.ts';
+import { snapshotJson, snapshotLines } from './info-snapshots.ts';
 import { type OutputMode, print, printJson } from './output.ts';
 import { formatSize } from './size.ts';
 
@@ -38,6 +39,7 @@ export const infoCommand = {
 
 export function infoJson(name: string, info: DiskInfo): Record<string, unknown> {
   return {
+    snapshots: info.snapshots.length === 0 ? undefined : info.snapshots.map(snapshotJson),
     'virtual-size': info.virtualSize,
     filename: name,
     'cluster-size': info.format === 'raw' ? undefined : info.clusterSize,
@@ -68,6 +70,7 @@ export function infoText(name: string, info: DiskInfo): string {
     lines.push(`backing file: ${info.backingFilename}${actual}`);
   }
   if (info.backingFormat !== undefined) lines.push(`backing file format: ${info.backingFormat}`);
+  if (info.snapshots.length > 0) lines.push('Snapshot list:', ...snapshotLines(info.snapshots));
   const specific = Object.entries(info.specific);
   if (specific.length > 0) {
     lines.push('Format specific information:');

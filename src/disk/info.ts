@@ -1,5 +1,6 @@
 // Facts about an image file from its header alone.
 
+import type { SnapshotDetails } from '../format/image-format.ts';
 import { type LockMode, lockImage } from '../host/image-locks.ts';
 import { locateBacking } from './backing-policy.ts';
 import { openImageFile } from './image-file.ts';
@@ -19,6 +20,7 @@ export interface DiskInfo {
   /** absolute path, or URL */
   readonly fullBackingFilename?: string;
   readonly backingFormat?: string;
+  readonly snapshots: readonly SnapshotDetails[];
   /** keys of qemu-img's format-specific data */
   readonly specific: Readonly<Record<string, unknown>>;
 }
@@ -51,6 +53,7 @@ export function inspectDisk(imagePath: string, options: InspectOptions = {}): Di
             fullBackingFilename: locateBacking(imagePath, backing.name),
             ...(backing.format === undefined ? {} : { backingFormat: backing.format }),
           }),
+      snapshots: details.snapshots ?? [],
       specific: details.specific,
     };
   } finally {

@@ -79,6 +79,19 @@ export interface CheckOptions {
   readonly progress?: (fraction: number) => void;
 }
 
+/** An internal snapshot; NaN stands for what no number can say. */
+export interface SnapshotDetails {
+  readonly id: string;
+  readonly name: string;
+  /** bytes of machine state; 0 when none was saved */
+  readonly vmStateSize: number;
+  readonly dateSeconds: number;
+  readonly dateNanoseconds: number;
+  readonly vmClockNanoseconds: number;
+  /** instructions executed; null when they were not counted */
+  readonly icount: number | null;
+}
+
 /** Facts about an open image for `info` and `status`. */
 export interface ImageDetails {
   readonly format: string;
@@ -86,6 +99,8 @@ export interface ImageDetails {
   readonly clusterSize: number;
   readonly dirty: boolean;
   readonly backing?: BackingReference;
+  /** internal snapshots, when the image was not opened but inspected */
+  readonly snapshots?: readonly SnapshotDetails[];
   /** format-specific facts with the keys of qemu-img's format-specific data */
   readonly specific: Readonly<Record<string, unknown>>;
 }

@@ -4,6 +4,8 @@
 import { closeSync, openSync, readFileSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { infoJson, infoText } from '../../src/commands/info.ts';
+import { inspectDisk } from '../../src/disk/info.ts';
 import { bitmapRanges, readBitmapDirectory } from '../../src/format/qcow2/bitmap-directory.ts';
 import { describeHeader } from '../../src/format/qcow2/describe.ts';
 import { QCOW_CRYPT_LUKS, type Qcow2Header, serializeHeader } from '../../src/format/qcow2/header.ts';
@@ -231,5 +233,38 @@ describe('the bitmaps', () => {
       expect([...bitmapRanges(file, header)]).toEqual([]);
     });
     expectSameBytes();
+  });
+});
+
+describe('imgfuse info lists the snapshots as qemu-img info does', () => {
+  const clockAndState = (): void => {
+    const file = openSync(image, 'r+');
+    const table = Number(readFileSync(image).readBigUInt64BE(64));
+    const bytes = Buffer.alloc(8);
+    bytes.writeBigUInt64BE(3_723_456_000_005n);
+    writeSync(file, bytes, 0, 8, table + 24);
+    bytes.writeBigUInt64BE(5_242_887n);
+    writeSync(file, bytes, 0, 8, table + 40);
+    bytes.writeBigUInt64BE(77n);
+    writeSync(file, bytes, 0, 8, table + 56);
+    closeSync(file);
+  };
+
+  test.each(['compat=1.1', 'compat=0.10', 'cluster_size=512'])('with -o %s', (options) => {
+    qemuImg('create', '-q', '-f', 'qcow2', '-o', options, image, '1M');
+    expect(infoJson(image, inspectDisk(image))['snapshots']).toBeUndefined();
+    qemuImg('snapshot', '-c', 'a name that is longer than its column', image);
+    qemuImg('snapshot', '-c', 'b', image);
+    clockAndState();
+    const info = inspectDisk(image);
+    expect(infoJson(image, info)['snapshots']).toEqual(qemuInfo().snapshots);
+    const theirs = qemuImg('info', image).split('\n');
+    const ours = infoText(image, info).split('\n');
+    const listOf = (lines: readonly string[]): readonly string[] => {
+      const start = lines.indexOf('Snapshot list:');
+      return lines.slice(start, start + 4);
+    };
+    expect(listOf(theirs)).toHaveLength(4);
+    expect(listOf(ours)).toEqual(listOf(theirs));
   });
 });

@@ -5,6 +5,7 @@ import type { ImageDetails } from '../image-format.ts';
 import { readBitmapDirectory } from './bitmap-directory.ts';
 import { QCOW_CRYPT_AES, QCOW_CRYPT_LUKS, type Qcow2Header } from './header.ts';
 import { describeLuksHeader, readLuksHeader } from './luks-header.ts';
+import { readSnapshotTable } from './snapshot-table.ts';
 
 /** What of an open image may differ from the header that was read when it was opened. */
 export interface CurrentState {
@@ -35,6 +36,12 @@ export function describeHeader(file: HostFile, header: Qcow2Header, current?: Cu
       : { backing: { name: backingName, ...(backingFormat === null ? {} : { format: backingFormat }) } }),
     specific: specificOf(file, header, corrupt),
   };
+}
+
+/** What `info` shows of an image that is not open: the snapshots as well. Throws corrupt when their table cannot be read. */
+export function inspectHeader(file: HostFile, header: Qcow2Header): ImageDetails {
+  const { snapshots } = readSnapshotTable(file, header);
+  return { ...describeHeader(file, header), ...(snapshots.length === 0 ? {} : { snapshots }) };
 }
 
 function specificOf(file: HostFile, header: Qcow2Header, corrupt: boolean): Record<string, unknown> {

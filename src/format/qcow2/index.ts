@@ -3,7 +3,7 @@
 import type { HostFile } from '../../host/host-file.ts';
 import type { AttachOptions, ImageFormat, SharedImage } from '../image-format.ts';
 import { createQcow2 } from './create.ts';
-import { describeHeader } from './describe.ts';
+import { describeHeader, inspectHeader } from './describe.ts';
 import { QCOW_MAGIC } from './header.ts';
 import { Qcow2Image } from './image.ts';
 import { openQcow2 } from './open.ts';
@@ -23,5 +23,5 @@ export const qcow2: ImageFormat = {
     new Qcow2Image(file, shared.state as Qcow2State, options.slot, options.backing, options.log),
   create: createQcow2,
   check: checkQcow2,
-  inspect: (file) => describeHeader(file, readHeader(file, { readOnly: true })),
+  inspect: (file) => inspectHeader(file, readHeader(file, { readOnly: true })),
 };

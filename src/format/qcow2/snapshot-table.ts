@@ -10,6 +10,7 @@ import { readU64BE } from '../../bytes/endian.ts';
 import { divideUp, hostOffset, roundUp } from '../../bytes/offsets.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
+import type { SnapshotDetails } from '../image-format.ts';
 import { QCOW_MAX_L1_SIZE, QCOW_MAX_SNAPSHOTS, type Qcow2Header } from './header.ts';
 
 /** An average of 1 KiB per entry. */
@@ -17,22 +18,16 @@ export const QCOW_MAX_SNAPSHOTS_SIZE = 1024 * QCOW_MAX_SNAPSHOTS;
 export const QCOW_MAX_SNAPSHOT_EXTRA_DATA = 1024;
 
 const FIXED_BYTES = 40;
-const KNOWN_EXTRA_BYTES = 16;
+const KNOWN_EXTRA_BYTES = 24;
+const NO_ICOUNT = 0xffffffff;
 
-export interface Snapshot {
-  readonly id: string;
-  readonly name: string;
+export interface Snapshot extends SnapshotDetails {
   /** as stored: NaN when it does not fit a number; checkSnapshotL1 says whether it can be used */
   readonly l1TableOffset: number;
   /** entries */
   readonly l1Size: number;
-  /** bytes; 0 when no machine state was saved, NaN when it does not fit a number */
-  readonly vmStateSize: number;
   /** virtual size when it was taken, in bytes; NaN when it does not fit a number */
   readonly diskSize: number;
-  readonly dateSeconds: number;
-  readonly dateNanoseconds: number;
-  readonly vmClockNanoseconds: number;
   /** of the entry in the file, for messages */
   readonly entryOffset: number;
 }
@@ -121,6 +116,7 @@ function readEntry(file: HostFile, at: number, index: number, size: number): { s
     dateSeconds: view.getUint32(16, false),
     dateNanoseconds: view.getUint32(20, false),
     vmClockNanoseconds: readU64BE(view, 24),
+    icount: extraBytes >= 24 && extra.getUint32(16) !== NO_ICOUNT ? readU64BE(extra, 16) : null,
     entryOffset: at,
   };
   return { snapshot, length: FIXED_BYTES + rest.length };

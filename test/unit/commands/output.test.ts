@@ -88,6 +88,7 @@ describe('info', () => {
     backingFilename: 'b',
     fullBackingFilename: '/x/b',
     specific: {},
+    snapshots: [],
   };
   it('prints the lines of qemu-img', () => {
     expect(infoText('a.qed', info).split('\n')).toEqual([

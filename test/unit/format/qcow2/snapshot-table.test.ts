@@ -60,6 +60,7 @@ describe('the snapshot table', () => {
         dateSeconds: 1700000000,
         dateNanoseconds: 5,
         vmClockNanoseconds: 77,
+        icount: null,
         entryOffset: CLUSTER,
       },
     ]);
