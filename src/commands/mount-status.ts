@@ -20,6 +20,8 @@ export interface MountStatus {
   readonly 'virtual-size': number;
   readonly 'allocated-size': number;
   readonly 'cluster-size': number;
+  /** where the data lies when that is not the image file */
+  readonly 'data-file'?: string;
   /** the images below, nearest first */
   readonly 'backing-chain'?: readonly string[];
   /** for each image that is read over HTTP: requests, bytes, retries, ranges that failed */
@@ -51,6 +53,7 @@ export function mountStatus(
     'virtual-size': status.virtualSize,
     'allocated-size': status.allocatedBytes,
     'cluster-size': status.clusterSize,
+    ...(status.dataFile === null ? {} : { 'data-file': status.dataFile }),
     ...(status.backing.length === 0 ? {} : { 'backing-chain': status.backing }),
     ...(status.network.length === 0 ? {} : { network: status.network }),
     requests: serving.requests(),

@@ -1,6 +1,6 @@
-// Which backing files may be opened. Their names come from the image, so from whoever made it: a name may point at
+// Which backing and data files may be opened. Their names come from the image, so from whoever made it: a name may point at
 // /etc/passwd, at a pipe, at the image itself, or be a URL. Only regular files in the image's own directory (or in one the
-// user allowed) are opened, and only URLs that the user allowed, read-only, and only in a format that nobody has to guess.
+// user allowed) are opened, and only URLs that the user allowed, a backing file read-only and in a format that nobody has to guess.
 
 import * as path from 'node:path';
 import { ImgfuseError } from '../errors/index.ts';
@@ -42,8 +42,29 @@ export function resolveBacking(imageName: string, name: string, policy: BackingP
     );
   }
   const located = locateBacking(imageName, name);
-  return isUrl(located) ? resolveUrl(imageName, located, policy) : resolveFile(imageName, name, policy);
+  return isUrl(located) ? resolveUrl(imageName, located, policy) : resolveFile('backing file', imageName, name, policy);
 }
+
+/**
+ * The absolute path of the external data file that `imagePath` names `name`, if it may be opened: a plain file always.
+ * @throws ImgfuseError permission, missing, usage
+ */
+export function resolveDataFile(imagePath: string, name: string, policy: BackingPolicy): string {
+  if (name.includes('\0') || Buffer.byteLength(name) > MAX_NAME_BYTES) {
+    throw refusal(imagePath, 'its data file name is no file name');
+  }
+  if (/^[a-z][a-z0-9+.-]*:/i.test(name) || isUrl(imagePath)) {
+    throw refusal(imagePath, `its data file '${name}' is no plain file, and nothing else is opened`);
+  }
+  return resolveFile('data file', imagePath, name, policy);
+}
+
+/** What else to do when a file that an image refers to is gone. */
+const CURES = {
+  'backing file': 'put it back, or mount without it after qemu-img rebase',
+  // QEMU looks in the working directory of its own process instead
+  'data file': "put it back; a relative name counts from the image's own directory",
+} as const;
 
 function resolveUrl(imageName: string, located: string, policy: BackingPolicy): string {
   let url: URL;
@@ -67,7 +88,7 @@ export function allowedUrls(allowed: readonly string[]): string[] {
   return allowed.filter(isUrl).map((place) => parseUrl(place).href);
 }
 
-function resolveFile(imagePath: string, name: string, policy: BackingPolicy): string {
+function resolveFile(what: keyof typeof CURES, imagePath: string, name: string, policy: BackingPolicy): string {
   const directory = path.dirname(realPath(imagePath));
   const wanted = path.resolve(directory, name);
   let real: string;
@@ -76,7 +97,7 @@ function resolveFile(imagePath: string, name: string, policy: BackingPolicy): st
   } catch (error) {
     throw new ImgfuseError(
       'missing',
-      `the backing file ${wanted} of ${imagePath} does not exist; put it back, or mount without it after qemu-img rebase`,
+      `the ${what} ${wanted} of ${imagePath} does not exist; ${CURES[what]}`,
       { path: wanted },
       error,
     );
@@ -86,7 +107,7 @@ function resolveFile(imagePath: string, name: string, policy: BackingPolicy): st
   if (allowed.some((entry) => isInside(real, entry))) return real;
   throw refusal(
     imagePath,
-    `its backing file ${real} lies outside the image's own directory; add --allow-backing ${path.dirname(real)}`,
+    `its ${what} ${real} lies outside the image's own directory; add --allow-backing ${path.dirname(real)}`,
   );
 }
 

@@ -1,5 +1,6 @@
 // Creating an image file. Whatever fails, no half-made file stays behind, and an existing file is never overwritten.
 
+import { dirname, resolve } from 'node:path';
 import { ImgfuseError } from '../errors/index.ts';
 import { isUrl, parseUrl } from '../host/http/url.ts';
 import { removeFile } from '../host/paths.ts';
@@ -32,18 +33,25 @@ export function createDisk(imagePath: string, format: string, options: CreateDis
   if (backing !== undefined && isUrl(backing)) parseUrl(backing);
   const size = options.size ?? sizeOfBacking(imagePath, backing, backingFormat);
   const file = PosixHostFile.create(imagePath, false);
+  const dataFiles: PosixHostFile[] = [];
   try {
     plug.create(file, {
       size,
       options: options.options,
+      createDataFile: (name) => {
+        // where openDisk looks for it; qemu-img takes its working directory
+        const dataFile = PosixHostFile.create(resolve(dirname(imagePath), name), false);
+        dataFiles.push(dataFile);
+        return dataFile;
+      },
       ...(backing === undefined ? {} : { backing: { name: backing, format: backingFormat! } }),
     });
     return { virtualSize: plug.inspect(file).virtualSize };
   } catch (error) {
-    removeFile(imagePath);
+    for (const created of [file, ...dataFiles]) removeFile(created.path);
     throw error;
   } finally {
-    file.close();
+    for (const created of [file, ...dataFiles]) created.close();
   }
 }
 

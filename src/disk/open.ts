@@ -7,7 +7,7 @@ import { attachHostFile } from '../host/attach.ts';
 import type { FileIdentity, HostFile } from '../host/host-file.ts';
 import { type LockMode, lockImage, writerOf } from '../host/image-locks.ts';
 import { PosixHostFile } from '../host/posix-file.ts';
-import { allowedUrls, MAX_CHAIN_DEPTH, resolveBacking } from './backing-policy.ts';
+import { allowedUrls, MAX_CHAIN_DEPTH, resolveBacking, resolveDataFile } from './backing-policy.ts';
 import { openImageFile } from './image-file.ts';
 import { formatByName, probeFormat } from './registry.ts';
 import { type SharedDisk, VirtualDisk } from './virtual-disk.ts';
@@ -22,6 +22,8 @@ export interface OpenDiskOptions {
   readonly allowBacking?: readonly string[] | undefined;
   /** which of QEMU's image locks are taken, on every file of the chain; default: those of the opening */
   readonly locks?: LockMode | undefined;
+  /** bytes of the password of an encrypted image; they are overwritten after use. Throws when there is none */
+  readonly password?: ((imagePath: string) => Uint8Array) | undefined;
   /** memory for cached tables of each image in bytes; default 64 MiB */
   readonly tableCacheBytes?: number | undefined;
   /** threads that use the disk at the same time, this one included; default 1 */
@@ -54,13 +56,15 @@ export function attachDisk(
 function attachImage(shared: SharedImage, slot: number, log: (sentence: string) => void): Image {
   const backing = shared.backing === null ? null : attachImage(shared.backing, slot, log);
   const file = attachHostFile(shared.file);
-  return formatByName(shared.format).attach(file, shared, { slot, backing, log });
+  const dataFile = shared.dataFile == null ? null : attachHostFile(shared.dataFile);
+  return formatByName(shared.format).attach(file, shared, { slot, backing, dataFile, log });
 }
 
 class ChainOpener {
   private readonly options: OpenDiskOptions;
   private readonly opened: HostFile[] = [];
   private readonly seen: FileIdentity[] = [];
+  private images = 0;
 
   constructor(options: OpenDiskOptions) {
     this.options = options;
@@ -84,7 +88,7 @@ class ChainOpener {
   }
 
   private openBacking(overlay: HostFile, reference: BackingReference): Image {
-    if (this.opened.length >= MAX_CHAIN_DEPTH) {
+    if (this.images >= MAX_CHAIN_DEPTH) {
       throw new ImgfuseError(
         'limit',
         `the backing chain of ${this.opened[0]!.path} has more than ${MAX_CHAIN_DEPTH} images`,
@@ -104,6 +108,10 @@ class ChainOpener {
     return this.openImage(file, format, true, false);
   }
 
+  private openDataFile(image: HostFile, name: string, readOnly: boolean): HostFile {
+    return this.openFile(resolveDataFile(image.path, name, { allowed: this.options.allowBacking ?? [] }), readOnly);
+  }
+
   private openFile(path: string, readOnly: boolean, descriptor?: number): HostFile {
     const file =
       descriptor === undefined
@@ -114,7 +122,7 @@ class ChainOpener {
     if (this.seen.some((other) => other.dev === dev && other.ino === ino)) {
       throw new ImgfuseError(
         'corrupt',
-        `${path} is in its own backing chain; the chain is a loop and cannot be opened`,
+        `${path} is in its own backing chain, or holds the data of two images; that is a loop and cannot be opened`,
         { path },
       );
     }
@@ -136,9 +144,12 @@ class ChainOpener {
 
   private openImage(file: HostFile, format: ImageFormat, readOnly: boolean, probed: boolean): Image {
     const { options } = this;
+    this.images++;
     return format.open(file, {
       readOnly,
       openBacking: (reference) => this.openBacking(file, reference),
+      openDataFile: (name) => this.openDataFile(file, name, readOnly),
+      password: options.password,
       log: options.log ?? (() => undefined),
       tableCacheBytes: options.tableCacheBytes ?? DEFAULT_TABLE_CACHE_BYTES,
       slots: options.slots ?? 1,

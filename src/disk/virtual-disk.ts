@@ -24,6 +24,8 @@ export interface DiskStatus {
   /** why the image turned read-only, or null */
   readonly failure: string | null;
   readonly allocatedBytes: number;
+  /** the file that holds the data where the image file does not, or null */
+  readonly dataFile: string | null;
   /** absolute paths or URLs of the backing chain, the nearest first */
   readonly backing: readonly string[];
   /** what went over the network for each image of the chain that is read over HTTP */
@@ -151,7 +153,10 @@ export class VirtualDisk {
     } catch (error) {
       failure = error;
     }
-    for (const image of imageChain(this.image)) image.file.close();
+    for (const image of imageChain(this.image)) {
+      image.dataFile?.close();
+      image.file.close();
+    }
     if (failure !== undefined) {
       throw new ImgfuseError('io', `${this.path} could not be closed clean: ${describeError(failure)}`, {
         path: this.path,
@@ -172,6 +177,7 @@ export class VirtualDisk {
       lazyRefcounts: lazyRefcountsOf(details),
       failure: this.image.failure(),
       allocatedBytes: this.allocatedBytes(),
+      dataFile: this.image.dataFile?.path ?? null,
       backing: imageChain(this.image)
         .slice(1)
         .map((image) => image.file.path),
@@ -194,7 +200,10 @@ function lazyRefcountsOf({ specific }: ImageDetails): boolean | null {
 function chainExtent(image: Image, offset: number, length: number, depth: number): ChainExtent {
   const extent = image.map(guestOffset(offset), length);
   const { backing } = image;
-  if (extent.status !== 'unallocated' || backing === null) return { ...extent, depth, path: image.file.path };
+  if (extent.status !== 'unallocated' || backing === null) {
+    const holder = extent.status === 'data' ? (image.dataFile ?? image.file) : image.file;
+    return { ...extent, depth, path: holder.path };
+  }
   const inside = backing.virtualSize() - offset;
   if (inside <= 0) return { start: offset, length: extent.length, status: 'zero', depth, path: image.file.path };
   return chainExtent(backing, offset, Math.min(extent.length, inside), depth + 1);

@@ -28,6 +28,8 @@ export interface OpenOptions {
   readonly readOnly: boolean;
   /** Called once, after the header was checked, with the backing file the header names. */
   readonly openBacking: (reference: BackingReference) => Image;
+  /** Called once, after the header was checked, with the name of the external data file where the image has one. */
+  readonly openDataFile?: ((name: string) => HostFile) | undefined;
   /**
    * Called once when the guest's data is encrypted, before anything is changed. @returns the bytes of the password, which
    * the format overwrites when it has made the key of them. Throws permission when there is none
@@ -54,12 +56,15 @@ export interface SharedImage {
   readonly file: SharedFile;
   readonly state: unknown;
   readonly backing: SharedImage | null;
+  /** absent: there is none */
+  readonly dataFile?: SharedFile | null;
 }
 
 export interface AttachOptions {
   /** reservation slot of the thread, from 0; no two threads share one */
   readonly slot: number;
   readonly backing: Image | null;
+  readonly dataFile: HostFile | null;
   readonly log: (sentence: string) => void;
 }
 
@@ -69,6 +74,10 @@ export interface CreateOptions {
   /** -o key=value pairs, as qemu-img spells them; unknown keys are refused by name */
   readonly options: ReadonlyMap<string, string>;
   readonly backing?: BackingReference;
+  /** Creates and opens, empty and for writing, the data file that a format option names. Whoever opens it closes it. */
+  readonly createDataFile?: (name: string) => HostFile;
+  /** The bytes of the password of an encrypted image, which the format overwrites. Throws when there is none */
+  readonly password?: (() => Uint8Array) | undefined;
 }
 
 export interface CheckOptions {
@@ -112,6 +121,8 @@ export interface Image {
   readonly clusterSize: number;
   readonly readOnly: boolean;
   readonly backing: Image | null;
+  /** the file that holds the guest's data where the image file does not */
+  readonly dataFile: HostFile | null;
 
   virtualSize(): number;
   /** bytes of the virtual disk that have data clusters in this image file */

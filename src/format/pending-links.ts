@@ -8,6 +8,8 @@ import { assert } from '../errors/index.ts';
 const COUNT = 0;
 const LIVE = 1;
 const DEAD = -1;
+/** The host offset of what does not wait; 0 is a place in an external data file. */
+export const NOT_PENDING = -1;
 /** Numbers of an entry. */
 const STRIDE = 5;
 const GUEST = 0;
@@ -79,11 +81,11 @@ export class PendingLinks {
     return this.isEmpty ? Number.POSITIVE_INFINITY : this.entries[ADDED]!;
   }
 
-  /** Host offset of a guest cluster that waits for its link, or 0. */
+  /** Host offset of a guest cluster that waits for its link, or NOT_PENDING. */
   find(guestCluster: number): number {
-    if (this.control[LIVE] === 0) return 0;
+    if (this.control[LIVE] === 0) return NOT_PENDING;
     const entry = this.locate(guestCluster, this.count);
-    if (entry < 0) return 0;
+    if (entry < 0) return NOT_PENDING;
     this.allocated = this.entries[entry * STRIDE + ALLOCATED]!;
     this.zero = this.entries[entry * STRIDE + ZERO]!;
     return this.entries[entry * STRIDE + HOST]!;
@@ -107,9 +109,9 @@ export class PendingLinks {
     this.control[LIVE] = this.control[LIVE]! + 1;
   }
 
-  /** Forgets what waits for a guest cluster in the first `count` entries. @returns its host offset, or 0 when nothing did */
+  /** Forgets what waits for a guest cluster in the first `count` entries. @returns its host offset, or NOT_PENDING */
   drop(guestCluster: number, count = this.count): number {
-    let host = 0;
+    let host = NOT_PENDING;
     while (this.control[LIVE] !== 0) {
       const entry = this.locate(guestCluster, count);
       if (entry < 0) break;

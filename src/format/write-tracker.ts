@@ -24,13 +24,21 @@ export class WriteTracker {
   private readonly words: Int32Array;
   private readonly text: Uint8Array;
   private readonly file: HostFile;
+  private readonly dataFile: HostFile | null;
   private readonly log: (sentence: string) => void;
   private readonly flushLock: Mutex;
 
-  constructor(state: SharedArrayBuffer, file: HostFile, log: (sentence: string) => void) {
+  /** @param dataFile of images whose guest data lies apart: made durable before what refers to it */
+  constructor(
+    state: SharedArrayBuffer,
+    file: HostFile,
+    log: (sentence: string) => void,
+    dataFile: HostFile | null = null,
+  ) {
     this.words = new Int32Array(state, 0, WORDS);
     this.text = new Uint8Array(state, WORDS * 4);
     this.file = file;
+    this.dataFile = dataFile;
     this.log = log;
     this.flushLock = new Mutex(this.words, FLUSH_LOCK);
   }
@@ -82,6 +90,7 @@ export class WriteTracker {
     this.assertTrusted();
     try {
       reach('flush');
+      this.dataFile?.sync();
       this.file.sync();
     } catch (error) {
       this.fail(error);

@@ -64,6 +64,35 @@ function variant(format: ImageFormat, options: Readonly<Record<string, string>>,
   };
 }
 
+/** qcow2 with its data in a file of its own, or encrypted, or both. */
+function apart(name: string, options: Readonly<Record<string, string>>, withDataFile: boolean): DiskVariant {
+  const password = options['encrypt.format'] === undefined ? undefined : 'geheim';
+  const templates = new Map<number, { file: MemoryHostFile; dataFile: MemoryHostFile }>();
+  return {
+    name: `qcow2 ${name}`,
+    format: qcow2,
+    create: (size) => {
+      let template = templates.get(size);
+      if (template === undefined) {
+        const dataFile = new MemoryHostFile(new Uint8Array(0), '/data');
+        template = { file: createMemoryImage(qcow2, size, options, undefined, { dataFile, password }), dataFile };
+        templates.set(size, template);
+      }
+      return {
+        file: template.file.clone(),
+        ...(withDataFile ? { dataFile: template.dataFile.clone() } : {}),
+        backing: null,
+        initial: new Uint8Array(size),
+      };
+    },
+    holdsLinksBack: true,
+    ...(password === undefined ? {} : { password }),
+  };
+}
+
+const LUKS = { 'encrypt.format': 'luks', 'encrypt.iter-time': '10' };
+const EXTENDED = { cluster_size: '16k', extended_l2: 'on' };
+
 const variants: readonly DiskVariant[] = [
   variant(raw, {}, 'no backing file'),
   ...Object.keys(BACKINGS).map((backing) => variant(qed, { cluster_size: '4k', table_size: '1' }, backing)),
@@ -76,6 +105,13 @@ const variants: readonly DiskVariant[] = [
   variant(qcow2, {}, 'no backing file'),
   variant(qcow2, { cluster_size: '16k', extended_l2: 'on' }, 'no backing file'),
   variant(qcow2, { cluster_size: '64k', extended_l2: 'on' }, 'a QED backing file'),
+  apart('4k with a data file', { cluster_size: '4k', data_file: 'data' }, true),
+  apart('4k with a raw data file', { cluster_size: '4k', data_file: 'data', data_file_raw: 'on' }, true),
+  apart('16k with subclusters and a data file', { ...EXTENDED, data_file: 'data' }, true),
+  apart('16k with subclusters and a raw data file', { ...EXTENDED, data_file: 'data', data_file_raw: 'on' }, true),
+  apart('4k with LUKS', { cluster_size: '4k', ...LUKS }, false),
+  apart('16k with subclusters and LUKS', { ...EXTENDED, ...LUKS }, false),
+  apart('64k with LUKS and a data file', { data_file: 'data', ...LUKS }, true),
 ];
 
 for (const each of variants) describeVirtualDisk(each);

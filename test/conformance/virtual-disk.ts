@@ -22,9 +22,11 @@ export interface DiskVariant {
   /** a new image of `size` bytes whose content is `initial` */
   readonly create: (size: number) => {
     readonly file: MemoryHostFile;
+    readonly dataFile?: MemoryHostFile;
     readonly backing: Image | null;
     readonly initial: Uint8Array;
   };
+  readonly password?: string;
   /** true for the one kind of write that sets the dirty bit; absent: the format has none */
   /** every link waits for a flush, so a close that fails loses what was not flushed, and may leave leaks */
   readonly holdsLinksBack?: boolean;
@@ -37,25 +39,44 @@ const SIZE = 2 * 1024 * 1024 + 5 * 512;
 /** An image with what it must read as. */
 class Subject {
   readonly file: MemoryHostFile;
+  readonly dataFile: MemoryHostFile | undefined;
   model: Uint8Array;
   private readonly variant: DiskVariant;
   private readonly backing: Image | null;
 
   constructor(variant: DiskVariant) {
     this.variant = variant;
-    const { file, backing, initial } = variant.create(SIZE);
+    const { file, dataFile, backing, initial } = variant.create(SIZE);
     this.file = file;
+    this.dataFile = dataFile;
     this.backing = backing;
     this.model = initial;
   }
 
   open(
     file: HostFile = this.file,
+    options: { readOnly?: boolean; log?: (sentence: string) => void; dataFile?: HostFile | undefined } = {},
+  ): VirtualDisk {
+    const { backing, dataFile } = this;
+    const { password } = this.variant;
+    return new VirtualDisk(
+      openImage(this.variant.format, file, {
+        ...{ backing, dataFile, tableCacheBytes: 8192 },
+        ...(password === undefined ? {} : { password }),
+        ...options,
+      }),
+    );
+  }
+
+  /** With a wrapper around each of its files. */
+  openWrapped(
+    wrap: (file: HostFile) => HostFile,
     options: { readOnly?: boolean; log?: (sentence: string) => void } = {},
   ): VirtualDisk {
-    return new VirtualDisk(
-      openImage(this.variant.format, file, { backing: this.backing, tableCacheBytes: 8192, ...options }),
-    );
+    return this.open(wrap(this.file), {
+      ...options,
+      ...(this.dataFile === undefined ? {} : { dataFile: wrap(this.dataFile) }),
+    });
   }
 
   expectClean(): void {
@@ -362,10 +383,12 @@ function describeRanges(variant: DiskVariant): void {
       expect(extent.start).toBe(at);
       expect(extent.length).toBeGreaterThan(0);
       if (extent.depth === 0 && extent.status === 'data') {
-        subject.file.read(target, 0, extent.length, extent.hostOffset as never);
+        if (variant.password === undefined)
+          (subject.dataFile ?? subject.file).read(target, 0, extent.length, extent.hostOffset as never);
+        else expect(extent.hostOffset).toBe(undefined);
         const wanted = new Uint8Array(extent.length);
         disk.read(wanted, 0, extent.length, at);
-        expectBytes(target.slice(0, extent.length), wanted);
+        if (variant.password === undefined) expectBytes(target.slice(0, extent.length), wanted);
       } else if (extent.status !== 'data') {
         disk.read(target, 0, extent.length, at);
         expect(target.subarray(0, extent.length).every((byte) => byte === 0)).toBe(true);
@@ -442,14 +465,14 @@ function describeSizes(variant: DiskVariant): void {
 function describeDurability(variant: DiskVariant): void {
   test('closing with nothing written changes no byte of the file and syncs nothing', () => {
     const subject = new Subject(variant);
-    const recording = new RecordingHostFile(subject.file);
-    const disk = subject.open(recording);
+    const recordings: RecordingHostFile[] = [];
+    const disk = subject.openWrapped((file) => recordings[recordings.push(new RecordingHostFile(file)) - 1]!);
     contentOf(disk);
     disk.flush();
     disk.maintain(Date.now() + 60_000);
     disk.makeClean();
     disk.close();
-    expect(recording.log).toEqual([]);
+    expect(recordings.flatMap(({ log }) => log)).toEqual([]);
   });
 
   test('a flush with nothing to do costs no fdatasync, and one after an in-place write costs one', () => {
@@ -570,7 +593,8 @@ function describeFaults(variant: DiskVariant): void {
     for (let position = 0; ; position++) {
       const subject = new Subject(variant);
       const state = { hit: false };
-      const disk = subject.open(new FaultyHostFile(subject.file, failAt(CHANGES, position, ERRNO.ENOSPC, state)));
+      const plan = failAt(CHANGES, position, ERRNO.ENOSPC, state);
+      const disk = subject.openWrapped((file) => new FaultyHostFile(file, plan));
       const where = () => `position ${position}, ${JSON.stringify(state)}`;
       for (const step of WORKLOAD) {
         const wasHit = state.hit;
@@ -614,7 +638,8 @@ function describeFaults(variant: DiskVariant): void {
     for (let position = 0; ; position++) {
       const subject = new Subject(variant);
       const state: { hit: boolean; operation?: string } = { hit: false };
-      const disk = subject.open(new FaultyHostFile(subject.file, failAt(['write'], position, ERRNO.EIO, state)));
+      const plan = failAt(['write'], position, ERRNO.EIO, state);
+      const disk = subject.openWrapped((file) => new FaultyHostFile(file, plan));
       const where = () => `position ${position}, ${state.operation}`;
       let failed = false;
       for (const step of WORKLOAD) {
@@ -671,8 +696,10 @@ function describeFaults(variant: DiskVariant): void {
       const subject = new Subject(variant);
       const state = { hit: false };
       const logged: string[] = [];
-      const faulty = new FaultyHostFile(subject.file, failAt(['sync'], position, ERRNO.EIO, state));
-      const disk = subject.open(faulty, { log: (sentence) => logged.push(sentence) });
+      const plan = failAt(['sync'], position, ERRNO.EIO, state);
+      const disk = subject.openWrapped((file) => new FaultyHostFile(file, plan), {
+        log: (sentence) => logged.push(sentence),
+      });
       let errno = 0;
       for (const step of WORKLOAD) {
         errno = errnoFrom(() => step.run(disk));
@@ -698,11 +725,11 @@ function describeFaults(variant: DiskVariant): void {
 
 function countSyncs(variant: DiskVariant): number {
   const subject = new Subject(variant);
-  const counting = new CountingHostFile(subject.file);
-  const disk = subject.open(counting);
+  const counters: CountingHostFile[] = [];
+  const disk = subject.openWrapped((file) => counters[counters.push(new CountingHostFile(file)) - 1]!);
   for (const step of WORKLOAD) step.run(disk);
   disk.close();
-  return counting.calls.sync;
+  return counters.reduce((sum, { calls }) => sum + calls.sync, 0);
 }
 
 /** The same bytes, as a file that was opened read-only. */

@@ -29,7 +29,7 @@ function overlay(): { file: MemoryHostFile; first: Image; second: Image; backing
   const backing = openImage(raw, new MemoryHostFile(new Uint8Array(SIZE).fill(200), '/base'));
   const file = createMemoryImage(qed, SIZE, {}, '/base');
   const first = openImage(qed, file, { backing, slots: 2 });
-  const second = qed.attach(file, first.share(), { slot: 1, backing, log: () => undefined });
+  const second = qed.attach(file, first.share(), { slot: 1, backing, dataFile: null, log: () => undefined });
   return { file, first, second, backing };
 }
 

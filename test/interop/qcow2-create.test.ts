@@ -4,8 +4,8 @@
 import { closeSync, ftruncateSync, openSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import type { CreateOptions } from '../../src/format/image-format.ts';
 import { createQcow2 } from '../../src/format/qcow2/create.ts';
-import type { Qcow2CreateOptions } from '../../src/format/qcow2/create-options.ts';
 import { readHeader } from '../../src/format/qcow2/read-header.ts';
 import { PosixHostFile } from '../../src/host/posix-file.ts';
 import { hasQemu, qemuCheck, qemuImg, qemuIo } from '../support/qemu.ts';
@@ -28,7 +28,7 @@ afterEach(() => {
 });
 
 /** @param text options as on the command line: "cluster_size=512,refcount_bits=1" */
-function create(text: string, size = SIZE, more: Partial<Qcow2CreateOptions> = {}): void {
+function create(text: string, size = SIZE, more: Partial<CreateOptions> = {}): void {
   const options = new Map(
     text
       .split(',')

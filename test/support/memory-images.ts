@@ -11,6 +11,7 @@ export interface OpenMemoryOptions {
   readonly slots?: number;
   readonly log?: (sentence: string) => void;
   readonly password?: string;
+  readonly dataFile?: HostFile | undefined;
 }
 
 /** Opens `file` with everything a test does not care about filled in. */
@@ -21,6 +22,7 @@ export function openImage(format: ImageFormat, file: HostFile, options: OpenMemo
       if (options.backing == null) throw new Error('the test gave no backing image');
       return options.backing;
     },
+    ...(options.dataFile === undefined ? {} : { openDataFile: () => options.dataFile! }),
     log: options.log ?? (() => undefined),
     ...(options.password === undefined ? {} : { password: () => new TextEncoder().encode(options.password) }),
     tableCacheBytes: options.tableCacheBytes ?? 64 * 1024,
@@ -35,11 +37,15 @@ export function createMemoryImage(
   size: number,
   options: Readonly<Record<string, string>> = {},
   backingName?: string,
+  more: { readonly dataFile?: MemoryHostFile; readonly password?: string | undefined } = {},
 ): MemoryHostFile {
+  const { dataFile, password } = more;
   const file = new MemoryHostFile();
   format.create(file, {
     size,
     options: new Map(Object.entries(options)),
+    ...(dataFile === undefined ? {} : { createDataFile: () => dataFile }),
+    ...(password === undefined ? {} : { password: () => new TextEncoder().encode(password) }),
     ...(backingName === undefined ? {} : { backing: { name: backingName } }),
   });
   return file;

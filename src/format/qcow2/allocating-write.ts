@@ -7,12 +7,12 @@ import { roundUp } from '../../bytes/offsets.ts';
 import { reach } from '../../concurrency/breakpoints.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
 import type { PendingLinks } from '../pending-links.ts';
-import type { Allocator } from './allocate.ts';
+import type { DataClusters } from './data-clusters.ts';
 import type { Flush } from './flush.ts';
 import type { Geometry } from './geometry.ts';
 import type { GuestData } from './guest-data.ts';
 import type { Linker } from './link.ts';
-import type { Run } from './mapping.ts';
+import { NO_HOST, type Run } from './mapping.ts';
 import type { OverlapCheck } from './overlap.ts';
 import { SUBCLUSTERS_PER_CLUSTER, subclusterRuns, subclustersTouched, withSubclusters } from './subcluster.ts';
 
@@ -27,7 +27,7 @@ export interface AllocatingWriteParts {
   readonly pending: PendingLinks;
   readonly pendingTables: PendingLinks;
   readonly linker: Linker;
-  readonly allocator: Allocator;
+  readonly clusters: DataClusters;
   readonly flush: Flush;
   readonly overlap: OverlapCheck;
   /** Reads what the disk holds, for the range that this thread has reserved, without the lock. */
@@ -49,11 +49,11 @@ export class AllocatingWrite {
    * again on return. May do only the first clusters. @returns bytes written
    */
   write(source: Uint8Array, sourceOffset: number, run: Run, offset: number): number {
-    const { allocator, data, geometry, linker, lock } = this.parts;
+    const { clusters, data, geometry, linker, lock } = this.parts;
     const { clusterSize, subclusterSize } = geometry;
     const start = offset - (offset % clusterSize);
-    const isOurs = run.hostCluster !== 0 && run.copied;
-    const isCopy = run.hostCluster !== 0 || run.status === 'compressed';
+    const isOurs = run.hostCluster !== NO_HOST && run.copied;
+    const isCopy = run.hostCluster !== NO_HOST || run.status === 'compressed';
     const kept = geometry.extendedL2 && isCopy && !isOurs ? this.keptRuns(start, offset, run.length) : [];
     const wanted = isCopy && geometry.extendedL2 ? 1 : Math.ceil((offset + run.length - start) / clusterSize);
     const {
@@ -62,7 +62,7 @@ export class AllocatingWrite {
       readsAsZeros,
     } = isOurs
       ? { offset: run.hostCluster, count: 1, readsAsZeros: false }
-      : allocator.allocate(Math.min(wanted, MAX_RUN_CLUSTERS));
+      : clusters.allocate(start / clusterSize, Math.min(wanted, MAX_RUN_CLUSTERS));
     if (isOurs) this.parts.overlap.assertData(host, clusterSize);
     const end = Math.min(offset + run.length, start + count * clusterSize);
     const [headStart, tailEnd] = [offset - (offset % subclusterSize), roundUp(end, subclusterSize)];
@@ -84,7 +84,7 @@ export class AllocatingWrite {
       linker.hold(offset, end - offset, host, isOurs ? 0 : count, Date.now());
     } catch (error) {
       if (!lock.held) lock.lock();
-      if (!isOurs) allocator.giveBack(host, count);
+      if (!isOurs) clusters.giveBack(host, count);
       throw error;
     }
     return end - offset;

@@ -18,7 +18,7 @@ import type { Qcow2Header } from './header.ts';
 import { rebuildRefcounts } from './rebuild-refcounts.ts';
 import { writeCounter } from './refcount.ts';
 import { flagSentence, ReferenceWalk, type WalkOptions } from './reference-walk.ts';
-import { isCompressed, isCopied, offsetOf, QCOW_OFLAG_COPIED } from './table.ts';
+import { isCompressed, isCopied, offsetOf, QCOW_OFLAG_COPIED, QCOW_OFLAG_ZERO } from './table.ts';
 
 /** Findings that are logged one by one. */
 const MAX_LOGGED = 1000;
@@ -235,9 +235,9 @@ export class Check {
     const { l1Size, l1TableOffset, hasExternalData } = this.header;
     let mended = 0;
     const seen = new Set<number>();
-    const mend = (at: number, high: number, low: number, host: number): void => {
+    const isSingle = (host: number): boolean => this.walk.counters.get(geometry.clusterOf(host)) === 1;
+    const mend = (at: number, high: number, low: number, single: boolean): void => {
       const copied = isCopied(high);
-      const single = !isCompressed(high) && this.walk.counters.get(geometry.clusterOf(host)) === 1;
       if (single === copied) return;
       this.walk.repairable(flagSentence(at, copied));
       this.storeEntry(at, single ? (high | QCOW_OFLAG_COPIED) >>> 0 : (high & ~QCOW_OFLAG_COPIED) >>> 0, low);
@@ -246,17 +246,24 @@ export class Check {
     this.forEachEntry(l1TableOffset, l1Size * 8, 8, (at, high, low) => {
       const table = offsetOf(high, low);
       if (!this.walk.isCluster(table)) return;
-      mend(at, high, low, table);
+      mend(at, high, low, isSingle(table));
       if (seen.has(table)) return;
       seen.add(table);
       this.forEachEntry(table, geometry.clusterSize, geometry.l2EntryBytes, (entry, entryHigh, entryLow) => {
         const host = offsetOf(entryHigh, entryLow);
-        if (isCompressed(entryHigh) || (!hasExternalData && this.walk.isCluster(host)))
-          mend(entry, entryHigh, entryLow, host);
+        if (isCompressed(entryHigh)) mend(entry, entryHigh, entryLow, false);
+        else if (hasExternalData)
+          mend(entry, entryHigh, entryLow, isCopied(entryHigh) || this.isPlaced(host, entryLow));
+        else if (this.walk.isCluster(host)) mend(entry, entryHigh, entryLow, isSingle(host));
       });
     });
     this.file.sync();
     report.corruptionsFixed += mended;
+  }
+
+  /** The entry of a data file has a place there with data in it. */
+  private isPlaced(host: number, low: number): boolean {
+    return host !== 0 && (this.header.extendedL2 || (low & QCOW_OFLAG_ZERO) === 0);
   }
 
   private forEachEntry(

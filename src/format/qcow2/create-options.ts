@@ -2,11 +2,12 @@
 
 import { isPowerOfTwo, roundUp } from '../../bytes/offsets.ts';
 import { ImgfuseError } from '../../errors/index.ts';
-import type { HostFile } from '../../host/host-file.ts';
 import type { BackingReference, CreateOptions } from '../image-format.ts';
 import { parseSize } from '../size.ts';
+import { ENCRYPTION_KEYS, parseEncryption } from './create-encryption.ts';
 import { COMPRESSION_TYPES, type CompressionType, MAX_BACKING_NAME } from './header.ts';
 import { MAX_BACKING_FORMAT_BYTES } from './header-extension.ts';
+import type { LuksOptions } from './luks.ts';
 
 const MIN_CLUSTER_SIZE = 512;
 const MAX_CLUSTER_SIZE = 2 * 1024 * 1024;
@@ -16,11 +17,6 @@ const SECTOR_BYTES = 512;
 
 const PREALLOCATIONS = ['off', 'metadata', 'falloc', 'full'] as const;
 export type Preallocation = (typeof PREALLOCATIONS)[number];
-
-export interface Qcow2CreateOptions extends CreateOptions {
-  /** Creates and opens, empty and for writing, the data file that data_file= names. Whoever opens it closes it. */
-  readonly createDataFile?: (name: string) => HostFile;
-}
 
 /** A new image as it shall be: every combination here is one that QEMU opens. */
 export interface Qcow2Plan {
@@ -36,9 +32,10 @@ export interface Qcow2Plan {
   readonly dataFileName: string | null;
   readonly dataFileRaw: boolean;
   readonly backing: BackingReference | null;
+  readonly encryption: LuksOptions | null;
 }
 
-const KNOWN_KEYS = [
+const KNOWN_KEYS: readonly string[] = [
   'backing_file',
   'backing_fmt',
   'cluster_size',
@@ -46,6 +43,7 @@ const KNOWN_KEYS = [
   'compression_type',
   'data_file',
   'data_file_raw',
+  ...ENCRYPTION_KEYS,
   'extended_l2',
   'lazy_refcounts',
   'preallocation',
@@ -72,23 +70,18 @@ export function planImage(create: CreateOptions): Qcow2Plan {
     dataFileName: options.get('data_file') ?? null,
     dataFileRaw,
     backing: parseBacking(create),
+    encryption: parseEncryption(options),
   };
   checkGeometry(plan);
   checkVersion(plan);
   checkFiles(plan);
+  checkEncryption(plan);
   return plan;
 }
 
 function refuseUnknown(options: ReadonlyMap<string, string>): void {
-  for (const [key, value] of options) {
-    if (KNOWN_KEYS.includes(key)) continue;
-    if (key === 'encryption' && !flag(options, key)) continue;
-    if (key === 'encryption' || key.startsWith('encrypt.')) {
-      throw new ImgfuseError(
-        'unsupported',
-        `${key}=${value}: encrypted qcow2 images cannot be created here; make them with qemu-img create`,
-      );
-    }
+  for (const key of options.keys()) {
+    if (KNOWN_KEYS.includes(key) || key === 'encryption' || key === 'encrypt.key-secret') continue;
     throw usage(`qcow2 has no option '${key}'; it has ${KNOWN_KEYS.join(', ')}`);
   }
 }
@@ -143,6 +136,14 @@ function checkFiles({ backing, dataFileName, dataFileRaw, extendedL2, preallocat
   if (preallocation !== 'off' && !extendedL2) {
     throw usage(`preallocation=${preallocation} would hide the backing file; it needs extended_l2=on beside one`);
   }
+}
+
+/** Clusters that are preallocated and not written would read as noise. */
+function checkEncryption({ dataFileRaw, encryption, preallocation }: Qcow2Plan): void {
+  if (encryption === null) return;
+  if (dataFileRaw) throw usage('data_file_raw=on and encryption exclude each other: a raw disk is in the clear');
+  if (preallocation === 'off' || preallocation === 'full') return;
+  throw usage(`preallocation=${preallocation} of an encrypted image would read as noise; use off or full`);
 }
 
 function checkName(what: string, name: string, limit: number): void {

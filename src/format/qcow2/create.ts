@@ -1,7 +1,7 @@
 // A new qcow2 image. All of it but the header is written and made durable first, so that a file cut short by a crash is no
 // image at all; the layout follows from the fields alone:
 //
-//   header | refcount table | refcount blocks | L1 table | L2 tables (preallocation) | data (preallocation)
+//   header | refcount table | refcount blocks | LUKS header | L1 table | L2 tables (preallocation) | data (preallocation)
 //
 // Every cluster of the file is in use once, so the refcount blocks are an array of ones.
 
@@ -9,10 +9,14 @@ import { writeU64BE } from '../../bytes/endian.ts';
 import { divideUp, hostOffset } from '../../bytes/offsets.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
-import { planImage, type Qcow2CreateOptions, type Qcow2Plan } from './create-options.ts';
+import type { CreateOptions } from '../image-format.ts';
+import { planImage, type Qcow2Plan } from './create-options.ts';
+import { wipe } from './encryption.ts';
 import { serializeFeatureNames } from './feature-name.ts';
+import { GuestData } from './guest-data.ts';
 import {
   l1EntriesFor,
+  QCOW_CRYPT_LUKS,
   QCOW_CRYPT_NONE,
   QCOW_MAX_L1_SIZE,
   QCOW_MAX_REFTABLE_SIZE,
@@ -26,11 +30,15 @@ import {
   serializeHeader,
 } from './header.ts';
 import {
+  type CryptoHeaderPointer,
   type HeaderExtension,
   QCOW2_EXT_MAGIC_BACKING_FORMAT,
+  QCOW2_EXT_MAGIC_CRYPTO_HEADER,
   QCOW2_EXT_MAGIC_DATA_FILE,
   QCOW2_EXT_MAGIC_FEATURE_TABLE,
+  serializeCryptoHeaderPointer,
 } from './header-extension.ts';
+import { createLuksHeader, unlockLuks } from './luks.ts';
 
 const ENTRY_BYTES = 8;
 const EXTENDED_L2_ENTRY_BYTES = 16;
@@ -46,6 +54,7 @@ const MAX_FILE_BYTES = 2 ** 53 - 2 ** 21;
 interface Layout {
   readonly refcountTable: number;
   readonly refcountBlocks: number;
+  readonly luksHeader: number;
   readonly l1Table: number;
   readonly l2Tables: number;
   readonly data: number;
@@ -61,23 +70,47 @@ interface Layout {
  * to a multiple of 512 bytes.
  * @throws ImgfuseError usage, limit, unsupported before anything is written
  */
-export function createQcow2(file: HostFile, options: Qcow2CreateOptions): void {
+export function createQcow2(file: HostFile, options: CreateOptions): void {
   const plan = planImage(options);
-  const layout = layOut(plan);
-  const header = serializeHeader(headerOf(plan, layout));
+  const luks = makeLuksHeader(plan, options);
+  const layout = layOut(plan, luks.length);
+  const header = serializeHeader(headerOf(plan, layout, luks.length));
   const dataFile = openDataFile(plan, options);
   const { clusterSize } = plan;
   file.truncate(layout.end * clusterSize);
   writeRefcounts(file, plan, layout);
   writeMapping(file, plan, layout);
-  fillData(file, dataFile, plan, layout);
+  file.write(luks, 0, luks.length, hostOffset(layout.luksHeader * clusterSize));
+  fillData(file, dataFile, plan, layout, cryptoPointer(plan, layout, luks.length), options);
   if (dataFile !== null) dataFile.sync();
   file.sync();
   file.write(header, 0, header.length, hostOffset(0));
   file.sync();
 }
 
-function layOut(plan: Qcow2Plan): Layout {
+/** No bytes for an image that is not encrypted. */
+function makeLuksHeader({ encryption }: Qcow2Plan, { password }: CreateOptions): Uint8Array {
+  if (encryption === null) return new Uint8Array(0);
+  return withPassword(password, (secret) => createLuksHeader(secret, encryption));
+}
+
+function withPassword<T>(password: CreateOptions['password'], use: (secret: Uint8Array) => T): T {
+  if (password === undefined) {
+    throw new ImgfuseError('permission', 'an encrypted image needs a password, and none is given');
+  }
+  const secret = password();
+  try {
+    return use(secret);
+  } finally {
+    wipe(secret);
+  }
+}
+
+function cryptoPointer({ clusterSize }: Qcow2Plan, layout: Layout, length: number): CryptoHeaderPointer | null {
+  return length === 0 ? null : { offset: layout.luksHeader * clusterSize, length };
+}
+
+function layOut(plan: Qcow2Plan, luksBytes: number): Layout {
   const { size, clusterSize, extendedL2, refcountBits, preallocation, dataFileName } = plan;
   const l1Entries = l1EntriesFor(size, clusterSize, extendedL2);
   if (l1Entries * ENTRY_BYTES > QCOW_MAX_L1_SIZE) {
@@ -88,12 +121,13 @@ function layOut(plan: Qcow2Plan): Layout {
   const l1 = divideUp(l1Entries * ENTRY_BYTES, clusterSize);
   const l2 = preallocation === 'off' ? 0 : l1Entries;
   const data = dataFileName === null ? mappedClusters : 0;
+  const luks = divideUp(luksBytes, clusterSize);
   const perBlock = (clusterSize * 8) / refcountBits;
   // the refcount structures count themselves: grow them until they are large enough
   let blocks = 1;
   let table = 1;
   for (;;) {
-    const total = 1 + table + blocks + l1 + l2 + data;
+    const total = 1 + table + blocks + luks + l1 + l2 + data;
     const neededBlocks = divideUp(total, perBlock);
     const neededTable = divideUp(neededBlocks * ENTRY_BYTES, clusterSize);
     if (neededBlocks <= blocks && neededTable <= table) break;
@@ -101,21 +135,22 @@ function layOut(plan: Qcow2Plan): Layout {
     table = Math.max(table, neededTable);
   }
   if (table * clusterSize > QCOW_MAX_REFTABLE_SIZE) throw tooLarge(plan, 'its refcount table would exceed 8 MiB');
-  const end = 1 + table + blocks + l1 + l2 + data;
+  const end = 1 + table + blocks + luks + l1 + l2 + data;
   if (end * clusterSize > MAX_FILE_BYTES) throw tooLarge(plan, `the file would exceed ${MAX_FILE_BYTES} bytes`);
   return {
     refcountTable: 1,
     refcountBlocks: 1 + table,
-    l1Table: 1 + table + blocks,
-    l2Tables: 1 + table + blocks + l1,
-    data: 1 + table + blocks + l1 + l2,
+    luksHeader: 1 + table + blocks,
+    l1Table: 1 + table + blocks + luks,
+    l2Tables: 1 + table + blocks + luks + l1,
+    data: 1 + table + blocks + luks + l1 + l2,
     end,
     l1Entries,
     mappedClusters,
   };
 }
 
-function headerOf(plan: Qcow2Plan, layout: Layout): Qcow2Header {
+function headerOf(plan: Qcow2Plan, layout: Layout, luksBytes: number): Qcow2Header {
   const { version, clusterSize } = plan;
   const hasExternalData = plan.dataFileName !== null;
   const zstd = plan.compressionType === 'zstd';
@@ -129,7 +164,7 @@ function headerOf(plan: Qcow2Plan, layout: Layout): Qcow2Header {
     clusterBits: Math.log2(clusterSize),
     clusterSize,
     size: plan.size,
-    cryptMethod: QCOW_CRYPT_NONE,
+    cryptMethod: plan.encryption === null ? QCOW_CRYPT_NONE : QCOW_CRYPT_LUKS,
     l1Size: layout.l1Entries,
     l1TableOffset: layout.l1Entries === 0 ? 0 : layout.l1Table * clusterSize,
     refcountTableOffset: layout.refcountTable * clusterSize,
@@ -152,26 +187,30 @@ function headerOf(plan: Qcow2Plan, layout: Layout): Qcow2Header {
     backingName: plan.backing?.name ?? null,
     backingFormat: plan.backing?.format ?? null,
     dataFileName: plan.dataFileName,
-    cryptoHeader: null,
+    cryptoHeader: cryptoPointer(plan, layout, luksBytes),
     bitmaps: null,
-    extensions: extensionsOf(plan),
+    extensions: extensionsOf(plan, cryptoPointer(plan, layout, luksBytes)),
   };
 }
 
-function extensionsOf({ version, clusterSize, backing, dataFileName }: Qcow2Plan): HeaderExtension[] {
+function extensionsOf(
+  { version, clusterSize, backing, dataFileName }: Qcow2Plan,
+  cryptoHeader: CryptoHeaderPointer | null,
+): HeaderExtension[] {
   const extensions: HeaderExtension[] = [];
   const add = (type: number, data: Uint8Array): void => {
     extensions.push({ type, data, offset: 0 });
   };
   if (backing?.format !== undefined) add(QCOW2_EXT_MAGIC_BACKING_FORMAT, new TextEncoder().encode(backing.format));
   if (dataFileName !== null) add(QCOW2_EXT_MAGIC_DATA_FILE, new TextEncoder().encode(dataFileName));
+  if (cryptoHeader !== null) add(QCOW2_EXT_MAGIC_CRYPTO_HEADER, serializeCryptoHeaderPointer(cryptoHeader));
   if (version === 3 && clusterSize >= MIN_CLUSTER_FOR_FEATURE_NAMES) {
     add(QCOW2_EXT_MAGIC_FEATURE_TABLE, serializeFeatureNames());
   }
   return extensions;
 }
 
-function openDataFile({ dataFileName }: Qcow2Plan, { createDataFile }: Qcow2CreateOptions): HostFile | null {
+function openDataFile({ dataFileName }: Qcow2Plan, { createDataFile }: CreateOptions): HostFile | null {
   if (dataFileName === null) return null;
   if (createDataFile === undefined) {
     throw new ImgfuseError('unsupported', `data_file=${dataFileName}: a data file cannot be created here`);
@@ -189,8 +228,8 @@ function openDataFile({ dataFileName }: Qcow2Plan, { createDataFile }: Qcow2Crea
 
 function writeRefcounts(file: HostFile, plan: Qcow2Plan, layout: Layout): void {
   const { clusterSize, refcountBits } = plan;
-  const { refcountTable, refcountBlocks, l1Table, end } = layout;
-  const table = { offset: refcountTable * clusterSize, count: l1Table - refcountBlocks, entryBytes: ENTRY_BYTES };
+  const { refcountTable, refcountBlocks, luksHeader, end } = layout;
+  const table = { offset: refcountTable * clusterSize, count: luksHeader - refcountBlocks, entryBytes: ENTRY_BYTES };
   writeEntries(file, table, (view, at, index) => writeU64BE(view, at, (refcountBlocks + index) * clusterSize));
   const offset = refcountBlocks * clusterSize;
   if (refcountBits >= 8) {
@@ -231,7 +270,14 @@ function writeCopied(view: DataView, at: number, offset: number): void {
   view.setUint8(at, view.getUint8(at) | 0x80);
 }
 
-function fillData(file: HostFile, dataFile: HostFile | null, plan: Qcow2Plan, layout: Layout): void {
+function fillData(
+  file: HostFile,
+  dataFile: HostFile | null,
+  plan: Qcow2Plan,
+  layout: Layout,
+  cryptoHeader: CryptoHeaderPointer | null,
+  { password }: CreateOptions,
+): void {
   const target = dataFile ?? file;
   const start = dataFile === null ? layout.data * plan.clusterSize : 0;
   const end = dataFile === null ? layout.end * plan.clusterSize : plan.size;
@@ -239,9 +285,11 @@ function fillData(file: HostFile, dataFile: HostFile | null, plan: Qcow2Plan, la
   if (end <= start) return;
   if (plan.preallocation === 'falloc') target.allocateRange(hostOffset(start), end - start);
   if (plan.preallocation !== 'full') return;
+  const key = cryptoHeader === null ? null : withPassword(password, (secret) => unlockLuks(file, cryptoHeader, secret));
+  const data = new GuestData(target, key);
   const zeros = new Uint8Array(Math.min(CHUNK_BYTES, end - start));
   for (let at = start; at < end; at += zeros.length) {
-    target.write(zeros, 0, Math.min(zeros.length, end - at), hostOffset(at));
+    data.write(zeros, 0, Math.min(zeros.length, end - at), at, at - start);
   }
 }
 

@@ -24,6 +24,7 @@ const ZEROS = new Uint8Array(64 * 1024);
 
 export interface DeallocatorParts {
   readonly data: GuestData;
+  readonly hasDataFile: boolean;
   readonly version: 2 | 3;
   readonly backing: Image | null;
   readonly geometry: Geometry;
@@ -97,14 +98,24 @@ export class Deallocator {
     return Math.min(count, geometry.l2Entries - geometry.l2IndexOf(first));
   }
 
-  /** Runs `action` with the clusters of one slice from `first` on reserved exclusively, under the lock, with room to work. */
-  private exclusively(first: number, count: number, action: (l2Table: number, count: number) => number): number {
+  /**
+   * Runs `action` with the clusters of one slice from `first` on reserved exclusively, under the lock, with room to work.
+   * @param zeroed what will read as zeros; absent: the clusters
+   */
+  private exclusively(
+    first: number,
+    count: number,
+    action: (l2Table: number, count: number) => number,
+    zeroed?: { readonly offset: number; readonly length: number },
+  ): number {
     const { flush, geometry, linker, lock, mapper, pending, pendingTables, releases, reservations } = this.parts;
     const part = Math.min(count, linker.span(first));
     lock.lock();
     try {
       // first of all, because it may wait, and then what there was room for may be taken
       reservations.acquire(first, first + part, EXCLUSIVE);
+      const { clusterSize } = geometry;
+      this.punchDataFile(first, zeroed ?? { offset: first * clusterSize, length: part * clusterSize });
       // a compressed cluster releases two host clusters, a dropped link one more
       while (!releases.hasRoom(part * 3) || !pendingTables.hasRoom(1) || !pending.hasRoom(1)) {
         lock.unlock();
@@ -114,8 +125,20 @@ export class Deallocator {
       return action(mapper.l2Table(geometry.l1IndexOf(first)), part);
     } finally {
       reservations.release();
-      lock.unlock();
+      if (lock.held) lock.unlock();
     }
+  }
+
+  /**
+   * Places in a data file belong to their guest clusters for good, so they are punched before the entries change: a raw data
+   * file reads as zeros where the disk does, and a crash in between leaves zeros where zeros were asked for.
+   */
+  private punchDataFile(first: number, { offset, length }: { readonly offset: number; readonly length: number }): void {
+    const { data, geometry, hasDataFile, lock, mapper, pending } = this.parts;
+    if (!hasDataFile || (mapper.l2Table(geometry.l1IndexOf(first)) === 0 && pending.isEmpty)) return;
+    lock.unlock();
+    data.punch(length, offset);
+    lock.lock();
   }
 
   private zeroPart(start: number, end: number): void {
@@ -138,15 +161,15 @@ export class Deallocator {
     const cluster = Math.floor(first / SUBCLUSTERS_PER_CLUSTER);
     const index = first % SUBCLUSTERS_PER_CLUSTER;
     const part = Math.min(count, SUBCLUSTERS_PER_CLUSTER - index);
-    const marked = this.exclusively(cluster, 1, (table) => {
+    const bytes = { offset: first * geometry.subclusterSize, length: part * geometry.subclusterSize };
+    const replace = (table: number): number => {
       if (mapper.lookup(cluster, table).status === 'compressed') return 0;
       linker.replaceSubclusters(cluster, index, part, backing !== null, Date.now());
       return part;
-    });
+    };
+    const marked = this.exclusively(cluster, 1, replace, bytes);
     if (marked === part) return part;
-    for (let done = 0; done < part * geometry.subclusterSize; ) {
-      done += this.zeroRun(first * geometry.subclusterSize + done, part * geometry.subclusterSize - done);
-    }
+    for (let done = 0; done < bytes.length; ) done += this.zeroRun(bytes.offset + done, bytes.length - done);
     return part;
   }
 

@@ -47,7 +47,7 @@ export class GuestData {
     else this.writeEncrypted(source, sourceOffset, length, host, guest);
   }
 
-  /** Part of a cluster in use reads as zeros and takes no space where the host can do that. Not for encrypted data. */
+  /** The file reads as zeros there and gives the space back where the host can; encrypted data does not become zeros so. */
   punch(length: number, host: number): void {
     this.file.punchHole(hostOffset(host), length);
   }

@@ -21,6 +21,7 @@ import { WriteTracker } from '../write-tracker.ts';
 import { Allocator } from './allocate.ts';
 import { AllocatingWrite } from './allocating-write.ts';
 import { DecompressedClusters, decompress, parseCompressedDescriptor } from './compressed.ts';
+import { dataFileClusters, imageClusters } from './data-clusters.ts';
 import { Deallocator } from './deallocate.ts';
 import { Flush } from './flush.ts';
 import { Geometry } from './geometry.ts';
@@ -46,6 +47,7 @@ export class Qcow2Image implements Image {
   readonly format = 'qcow2';
   readonly file: HostFile;
   readonly backing: Image | null;
+  readonly dataFile: HostFile | null;
   readonly readOnly: boolean;
   readonly clusterSize: number;
   private readonly state: Qcow2State;
@@ -70,15 +72,22 @@ export class Qcow2Image implements Image {
   private readonly decompressed: DecompressedClusters;
 
   /** @param slot this thread's reservation slot @param log takes one sentence a call */
-  constructor(file: HostFile, state: Qcow2State, slot: number, backing: Image | null, log: (sentence: string) => void) {
+  constructor(
+    file: HostFile,
+    state: Qcow2State,
+    slot: number,
+    { backing, dataFile }: { readonly backing: Image | null; readonly dataFile: HostFile | null },
+    log: (sentence: string) => void,
+  ) {
     const { header } = state;
     this.file = file;
     this.backing = backing;
+    this.dataFile = dataFile;
     this.readOnly = file.readOnly;
     this.state = state;
     const geometry = new Geometry(header.clusterBits, header.refcountOrder, header.extendedL2);
     this.geometry = geometry;
-    const data = new GuestData(file, state.volumeKey);
+    const data = new GuestData(dataFile ?? file, state.volumeKey);
     this.data = data;
     this.clusterSize = geometry.clusterSize;
     const words = new Int32Array(state.words);
@@ -95,7 +104,7 @@ export class Qcow2Image implements Image {
     const releases = new Releases(state.releases);
     this.releases = releases;
     const free = new FreeClusters(state.free);
-    const tracker = new WriteTracker(state.tracker, file, log);
+    const tracker = new WriteTracker(state.tracker, file, log, dataFile);
     this.tracker = tracker;
     const tables = new Tables(file, new TableCache(state.cache), tracker);
     this.tables = tables;
@@ -103,12 +112,12 @@ export class Qcow2Image implements Image {
     this.marks = marks;
     const metadata = new MetadataClusters(state.metadata);
     this.metadata = metadata;
-    const overlap = new OverlapCheck(geometry, metadata, marks);
+    const overlap = new OverlapCheck(geometry, metadata, marks, dataFile !== null);
     this.overlap = overlap;
     const refcounts = new Refcounts({ geometry, tables, numbers, marks, overlap });
-    const { version } = header;
+    const { version, hasDataFile } = header;
     const mapper = new Mapper({
-      ...{ path: file.path, version, geometry, tables, pending, pendingTables, numbers, marks },
+      ...{ path: file.path, version, hasDataFile, geometry, tables, pending, pendingTables, numbers, marks },
     });
     this.mapper = mapper;
     const allocator = new Allocator({
@@ -117,19 +126,20 @@ export class Qcow2Image implements Image {
     this.allocator = allocator;
     const linker = new Linker({
       ...{ file, clusterBits: header.clusterBits, geometry, tables, mapper, allocator, pending, pendingTables },
-      ...{ releases, numbers, metadata, overlap },
+      ...{ releases, numbers, metadata, overlap, hasDataFile },
     });
     const flush = new Flush({
       ...{ file, geometry, lock, tracker, pending, pendingTables, releases, refcounts, linker, free, metadata, log },
     });
     this.flushing = flush;
     this.allocating = new AllocatingWrite({
-      ...{ data, geometry, lock, pending, pendingTables, linker, allocator, flush, overlap },
+      ...{ data, geometry, lock, pending, pendingTables, linker, flush, overlap },
+      clusters: dataFile === null ? imageClusters(allocator) : dataFileClusters(geometry.clusterSize),
       readReserved: this.readReserved.bind(this),
       readsAsZeros: this.readsAsZeros.bind(this),
     });
     this.deallocator = new Deallocator({
-      ...{ data, version, backing, geometry, lock, reservations, pending, pendingTables, releases },
+      ...{ data, hasDataFile, version, backing, geometry, lock, reservations, pending, pendingTables, releases },
       ...{ mapper, linker, flush, overlap },
       write: this.write.bind(this),
     });
@@ -307,13 +317,13 @@ export class Qcow2Image implements Image {
 
   resize(size: number): void {
     this.assertWritable();
-    const { file, backing, geometry, lock, reservations, tables, allocator, deallocator, releases, tracker, numbers } =
-      this;
+    const { file, backing, dataFile, geometry, lock, reservations, tables, allocator, deallocator } = this;
+    const { releases, tracker, numbers } = this;
     const { cryptMethod, snapshotCount, version } = this.state.header;
     resize(
       {
-        ...{ file, backing, geometry, lock, reservations, tables, allocator, deallocator, releases, tracker, numbers },
-        ...{ flush: this.flushing, metadata: this.metadata, cryptMethod, snapshotCount, version },
+        ...{ file, backing, dataFile, geometry, lock, reservations, tables, allocator, deallocator, releases, tracker },
+        ...{ numbers, flush: this.flushing, metadata: this.metadata, cryptMethod, snapshotCount, version },
       },
       size,
     );
@@ -389,6 +399,7 @@ export class Qcow2Image implements Image {
       file: this.file.share(),
       state: this.state,
       backing: this.backing?.share() ?? null,
+      dataFile: this.dataFile?.share() ?? null,
     };
   }
 

@@ -20,7 +20,7 @@ export const qcow2: ImageFormat = {
     return openQcow2(file, header, describeHeader(file, header).specific, options);
   },
   attach: (file: HostFile, shared: SharedImage, options: AttachOptions) =>
-    new Qcow2Image(file, shared.state as Qcow2State, options.slot, options.backing, options.log),
+    new Qcow2Image(file, shared.state as Qcow2State, options.slot, options, options.log),
   create: createQcow2,
   check: checkQcow2,
   inspect: (file) => inspectHeader(file, readHeader(file, { readOnly: true })),

@@ -6,11 +6,11 @@ import { hostOffset } from '../../bytes/offsets.ts';
 import { reach } from '../../concurrency/breakpoints.ts';
 import { assert } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
-import type { PendingLink, PendingLinks } from '../pending-links.ts';
+import { NOT_PENDING, type PendingLink, type PendingLinks } from '../pending-links.ts';
 import type { Allocator } from './allocate.ts';
 import { parseCompressedDescriptor } from './compressed.ts';
 import type { Geometry } from './geometry.ts';
-import type { Mapper } from './mapping.ts';
+import { type Mapper, NO_HOST } from './mapping.ts';
 import type { MetadataClusters } from './metadata-clusters.ts';
 import type { OverlapCheck } from './overlap.ts';
 import type { Releases } from './releases.ts';
@@ -33,6 +33,7 @@ const ZERO = { high: 0, low: QCOW_OFLAG_ZERO } as const;
 /** Host clusters that an entry refers to. */
 interface Reference {
   readonly first: number;
+  /** of clusters that are counted: none in a data file */
   readonly count: number;
   readonly isData: boolean;
 }
@@ -40,6 +41,7 @@ interface Reference {
 export interface LinkerParts {
   readonly file: HostFile;
   readonly clusterBits: number;
+  readonly hasDataFile: boolean;
   readonly geometry: Geometry;
   readonly tables: Tables;
   readonly mapper: Mapper;
@@ -121,8 +123,12 @@ export class Linker {
     if (changed.allocated === subclusters.allocated && changed.zero === subclusters.zero) return;
     const table = this.writableTable(l1Index, nowMs);
     // an entry that waits would bring back what it says about these subclusters
-    if (pending.find(guestCluster) !== 0) pending.add(guestCluster, host, nowMs, changed.allocated, changed.zero);
-    else tables.storeExtended(table, geometry.l2IndexOf(guestCluster), [{ host, copied, subclusters: changed }]);
+    if (pending.find(guestCluster) !== NOT_PENDING) {
+      pending.add(guestCluster, host, nowMs, changed.allocated, changed.zero);
+      return;
+    }
+    const entry = { host: host === NO_HOST ? 0 : host, copied, subclusters: changed };
+    tables.storeExtended(table, geometry.l2IndexOf(guestCluster), [entry]);
   }
 
   /**
@@ -136,7 +142,7 @@ export class Linker {
     let changes = false;
     for (let i = 0; i < count && !changes; i++) {
       const { status, host, subclusters } = mapper.lookup(guestCluster + i, present);
-      changes = host !== 0 || status === 'compressed' || subclusters.zero !== wanted.zero;
+      changes = host !== NO_HOST || status === 'compressed' || subclusters.zero !== wanted.zero;
     }
     if (!changes) return false;
     reach('discard');
@@ -152,9 +158,9 @@ export class Linker {
     let lost = this.release(replaced);
     for (let i = 0; i < count; i++) {
       const waiting = pending.drop(guestCluster + i);
-      if (waiting === 0 || replaced.some(({ first }) => first === waiting / geometry.clusterSize)) continue;
+      if (waiting === NOT_PENDING || replaced.some(({ first }) => first === waiting / geometry.clusterSize)) continue;
       // never linked, but readers before this request may have been told where it is: it goes the way of all clusters
-      releases.add(waiting / geometry.clusterSize, 1);
+      if (!this.parts.hasDataFile) releases.add(waiting / geometry.clusterSize, 1);
       lost++;
     }
     numbers[ALLOCATED_CLUSTERS] = numbers[ALLOCATED_CLUSTERS]! - lost;
@@ -243,7 +249,7 @@ export class Linker {
    * will refer to, and may refer to already: those are left out
    */
   private referred(table: number, index: number, count: number, kept = Number.NaN): Reference[] {
-    const { clusterBits, geometry, mapper, overlap } = this.parts;
+    const { clusterBits, geometry, hasDataFile, mapper, overlap } = this.parts;
     const found: Reference[] = [];
     for (let i = 0; i < count; i++) {
       const { status, host, high, low } = mapper.load(table, index + i);
@@ -252,9 +258,9 @@ export class Linker {
         const first = geometry.clusterOf(start);
         overlap.assertData(start, length);
         found.push({ first, count: geometry.clusterOf(start + length - 1) - first + 1, isData: true });
-      } else if (host !== 0 && host !== kept + i * geometry.clusterSize) {
+      } else if (host !== NO_HOST && host !== kept + i * geometry.clusterSize) {
         overlap.assertData(host, geometry.clusterSize);
-        found.push({ first: host / geometry.clusterSize, count: 1, isData: status === 'data' });
+        found.push({ first: host / geometry.clusterSize, count: hasDataFile ? 0 : 1, isData: status === 'data' });
       }
     }
     return found;
@@ -262,7 +268,7 @@ export class Linker {
 
   /** Logs their release. @returns how many of them were data */
   private release(references: readonly Reference[]): number {
-    for (const { first, count } of references) this.parts.releases.add(first, count);
+    for (const { first, count } of references) if (count > 0) this.parts.releases.add(first, count);
     return references.filter(({ isData }) => isData).length;
   }
 }

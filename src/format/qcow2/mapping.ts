@@ -4,7 +4,7 @@
 import { hex } from '../../bytes/offsets.ts';
 import { reach } from '../../concurrency/breakpoints.ts';
 import type { ImgfuseError } from '../../errors/index.ts';
-import type { PendingLinks } from '../pending-links.ts';
+import { NOT_PENDING, type PendingLinks } from '../pending-links.ts';
 import type { Geometry } from './geometry.ts';
 import type { ImageMarks } from './image-marks.ts';
 import { FILE_END, L1_ENTRIES, L1_OFFSET } from './state.ts';
@@ -22,6 +22,9 @@ import { isCompressed, isCopied, offsetOf, QCOW_OFLAG_ZERO, type Tables } from '
 
 export type ClusterStatus = 'data' | 'zero' | 'unallocated' | 'compressed';
 
+/** The host cluster of what has none; 0 is the first cluster of an external data file. */
+export const NO_HOST = -1;
+
 /** One run of a guest range; the mapper reuses a single object. */
 export interface Run {
   status: ClusterStatus;
@@ -30,7 +33,7 @@ export interface Run {
   length: number;
   /** data that no snapshot shares: it may be written in place */
   copied: boolean;
-  /** with extended L2 entries: the host cluster behind the first byte, also where its subcluster has no data; 0 for none */
+  /** with extended L2 entries: the host cluster behind the first byte, also where its subcluster has no data, or NO_HOST */
   hostCluster: number;
   high: number;
   low: number;
@@ -40,6 +43,7 @@ export interface Run {
 export interface Cluster {
   /** of the whole cluster; with extended L2 entries only "compressed" or not: `subclusters` says the rest */
   status: ClusterStatus;
+  /** offset of the host cluster, or NO_HOST */
   host: number;
   copied: boolean;
   subclusters: SubclusterBitmap;
@@ -53,6 +57,8 @@ const MAX_LOOKS = 65536;
 export interface MapperParts {
   readonly path: string;
   readonly version: 2 | 3;
+  /** guest data lies in a file of its own */
+  readonly hasDataFile: boolean;
   readonly geometry: Geometry;
   readonly tables: Tables;
   readonly pending: PendingLinks;
@@ -63,13 +69,14 @@ export interface MapperParts {
 
 export class Mapper {
   readonly run: Run = {
-    ...{ status: 'unallocated', hostOffset: 0, length: 0, copied: false, hostCluster: 0, high: 0, low: 0 },
+    ...{ status: 'unallocated', hostOffset: 0, length: 0, copied: false, hostCluster: NO_HOST, high: 0, low: 0 },
   };
   private readonly cluster: Cluster = {
-    ...{ status: 'unallocated', host: 0, copied: false, subclusters: UNALLOCATED_BITMAP, high: 0, low: 0 },
+    ...{ status: 'unallocated', host: NO_HOST, copied: false, subclusters: UNALLOCATED_BITMAP, high: 0, low: 0 },
   };
   private readonly path: string;
   private readonly version: 2 | 3;
+  private readonly hasDataFile: boolean;
   private readonly geometry: Geometry;
   private readonly tables: Tables;
   private readonly pending: PendingLinks;
@@ -77,10 +84,11 @@ export class Mapper {
   private readonly numbers: Float64Array;
   private readonly marks: ImageMarks;
 
-  constructor({ path, version, geometry, tables, pending, pendingTables, numbers, marks }: MapperParts) {
+  constructor({ path, version, hasDataFile, geometry, tables, pending, pendingTables, numbers, marks }: MapperParts) {
     this.path = path;
     this.marks = marks;
     this.version = version;
+    this.hasDataFile = hasDataFile;
     this.geometry = geometry;
     this.tables = tables;
     this.pending = pending;
@@ -143,11 +151,11 @@ export class Mapper {
     let next = first + lengthOf(cluster, first);
     for (let looks = 0; next * subclusterSize === clusterSize && looks < MAX_LOOKS; looks++) {
       if ((number + 1) * clusterSize >= end || run.status === 'compressed') break;
-      if (run.status !== 'data' && run.hostCluster !== 0) break;
+      if (run.status !== 'data' && run.hostCluster !== NO_HOST) break;
       if (geometry.l2IndexOf(number + 1) === 0) table = this.l2Table(geometry.l1IndexOf(number + 1));
       this.lookup(number + 1, table);
       if (statusOf(cluster, 0) !== run.status || cluster.copied !== run.copied) break;
-      if (cluster.host !== (run.status === 'data' ? host + clusterSize : 0)) break;
+      if (cluster.host !== (run.status === 'data' ? host + clusterSize : NO_HOST)) break;
       host = cluster.host;
       number++;
       next = lengthOf(cluster, 0);
@@ -160,7 +168,7 @@ export class Mapper {
   lookup(guestCluster: number, l2Table: number): Readonly<Cluster> {
     const { cluster, geometry, pending } = this;
     const waiting = pending.find(guestCluster);
-    if (waiting !== 0) {
+    if (waiting !== NOT_PENDING) {
       cluster.high = 0;
       cluster.low = 0;
       cluster.status = 'data';
@@ -173,10 +181,10 @@ export class Mapper {
     const index = geometry.l2IndexOf(guestCluster);
     this.load(l2Table, index);
     // the place that a zero cluster keeps is not read
-    if (cluster.status === 'data') this.assertInside(cluster.host, l2Table, index, guestCluster);
+    this.assertPlace(cluster, l2Table, index, guestCluster);
     if (geometry.extendedL2 && cluster.status !== 'compressed') {
       const at = l2Table + index * geometry.l2EntryBytes;
-      checkSubclusters(cluster.subclusters, cluster.host !== 0, { path: this.path, offset: at });
+      checkSubclusters(cluster.subclusters, cluster.host !== NO_HOST, { path: this.path, offset: at });
     }
     return cluster;
   }
@@ -201,7 +209,10 @@ export class Mapper {
     cluster.low = low;
     cluster.copied = false;
     cluster.subclusters = subclusters;
-    cluster.host = isCompressed(high) ? 0 : offsetOf(high, low);
+    const offset = offsetOf(high, low);
+    // the first cluster of a data file is at 0; what tells it from none is the flag
+    const hasHost = !isCompressed(high) && (offset !== 0 || (this.hasDataFile && isCopied(high)));
+    cluster.host = hasHost ? offset : NO_HOST;
     if (isCompressed(high)) {
       cluster.status = 'compressed';
       cluster.subclusters = UNALLOCATED_BITMAP;
@@ -209,7 +220,7 @@ export class Mapper {
       // a zero cluster may keep a host cluster, which its next write frees
       cluster.status = 'zero';
       cluster.subclusters = ZERO_BITMAP;
-    } else if (cluster.host === 0) {
+    } else if (!hasHost) {
       cluster.status = 'unallocated';
     } else {
       cluster.status = 'data';
@@ -222,7 +233,7 @@ export class Mapper {
   /** Host offset of the L2 table behind L1 entry `l1Index`, one that waits for its link included, or 0. */
   l2Table(l1Index: number): number {
     const waiting = this.pendingTables.find(l1Index);
-    if (waiting !== 0) return waiting;
+    if (waiting !== NOT_PENDING) return waiting;
     if (l1Index >= this.numbers[L1_ENTRIES]!) return 0;
     reach('l1-load');
     const { high, low } = this.tables.load(this.numbers[L1_OFFSET]!, l1Index);
@@ -235,13 +246,20 @@ export class Mapper {
 
   /** The L2 table of `l1Index` belongs to the active layer alone and may be changed. */
   isTableWritable(l1Index: number): boolean {
-    if (this.pendingTables.find(l1Index) !== 0) return true;
+    if (this.pendingTables.find(l1Index) !== NOT_PENDING) return true;
     if (l1Index >= this.numbers[L1_ENTRIES]!) return false;
     return isCopied(this.tables.load(this.numbers[L1_OFFSET]!, l1Index).high);
   }
 
-  private assertInside(host: number, table: number, index: number, guestCluster: number): void {
-    if (host % this.geometry.clusterSize === 0 && host + this.geometry.clusterSize <= this.numbers[FILE_END]!) return;
+  /** Data lies in a cluster of this file; in a data file it is the one that belongs to the guest cluster. */
+  private assertPlace({ status, host }: Cluster, table: number, index: number, guestCluster: number): void {
+    const { clusterSize } = this.geometry;
+    if (this.hasDataFile) {
+      if (status === 'data' ? host === guestCluster * clusterSize : status !== 'compressed') return;
+    } else {
+      if (status !== 'data') return;
+      if (host % clusterSize === 0 && host + clusterSize <= this.numbers[FILE_END]!) return;
+    }
     throw this.badEntry('L2', table, index, guestCluster * this.geometry.clusterSize);
   }
 

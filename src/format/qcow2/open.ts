@@ -34,7 +34,7 @@ import {
   REFCOUNT_TABLE_OFFSET,
   VIRTUAL_SIZE,
 } from './state.ts';
-import { isCompressed, offsetOf } from './table.ts';
+import { isCompressed, isCopied, offsetOf } from './table.ts';
 import { type Verified, verifyBeforeWriting } from './verify.ts';
 
 /** @param specific facts for info and status, with qemu-img's keys */
@@ -44,7 +44,6 @@ export function openQcow2(
   specific: Readonly<Record<string, unknown>>,
   options: OpenOptions,
 ): Image {
-  refuseWhatIsMissing(file, found);
   if (options.lazyRefcounts === true && !options.readOnly) assertHasDirtyBit(file, found);
   const volumeKey = unlock(file, found, options);
   const backing =
@@ -54,6 +53,7 @@ export function openQcow2(
           name: found.backingName,
           ...(found.backingFormat === null ? {} : { format: found.backingFormat }),
         });
+  const dataFile = openDataFile(file, found, options);
   const verified = options.readOnly ? null : verifyBeforeWriting(file, found, options.log);
   const header = verified?.header ?? found;
   const geometry = new Geometry(header.clusterBits, header.refcountOrder, header.extendedL2);
@@ -69,6 +69,7 @@ export function openQcow2(
       incompatible: header.incompatible,
       lazyRefcounts: header.lazyRefcounts || options.lazyRefcounts === true,
       snapshotCount: header.snapshotCount,
+      hasDataFile: dataFile !== null,
       backingName: header.backingName,
       backingFormat: header.backingFormat,
       specific,
@@ -92,20 +93,31 @@ export function openQcow2(
     markFree(verified, geometry, state);
     clearAutoclear(file, header);
   }
-  return new Qcow2Image(file, state, 0, backing, options.log);
+  return new Qcow2Image(file, state, 0, { backing, dataFile }, options.log);
 }
 
-function refuseWhatIsMissing(file: HostFile, header: Qcow2Header): void {
-  const missing = [...(header.hasExternalData ? ['an external data file'] : [])];
-  if (missing.length > 0) {
+/** The file that holds the guest's data; null where that is the image itself. */
+function openDataFile(
+  file: HostFile,
+  header: Qcow2Header,
+  { openDataFile: open, readOnly }: OpenOptions,
+): HostFile | null {
+  if (!header.hasExternalData) return null;
+  if (header.dataFileName === null || open === undefined) {
     throw new ImgfuseError(
       'unsupported',
-      `${file.path} uses ${missing.join(' and ')}, which this version does not open; convert it with qemu-img`,
-      {
-        path: file.path,
-      },
+      `${file.path} keeps its data in another file and does not name it; store the name with qemu-img amend -o data_file=NAME`,
+      { path: file.path },
     );
   }
+  if (header.snapshotCount > 0 && !readOnly) {
+    throw new ImgfuseError(
+      'unsupported',
+      `${file.path} has internal snapshots and an external data file, which cannot keep them; mount it with -o ro`,
+      { path: file.path },
+    );
+  }
+  return open(header.dataFileName);
 }
 
 function assertHasDirtyBit(file: HostFile, { version }: Qcow2Header): void {
@@ -157,7 +169,8 @@ function countAllocated(file: HostFile, header: Qcow2Header, geometry: Geometry)
     for (let entry = 0; entry < l2.length; entry += geometry.l2EntryBytes) {
       const high = l2View.getUint32(entry);
       const low = l2View.getUint32(entry + 4);
-      if (isCompressed(high) || (offsetOf(high, low) !== 0 && (header.extendedL2 || (low & 1) === 0))) count++;
+      const hasHost = offsetOf(high, low) !== 0 || (header.hasExternalData && isCopied(high));
+      if (isCompressed(high) || (hasHost && (header.extendedL2 || (low & 1) === 0))) count++;
     }
   }
   return count;

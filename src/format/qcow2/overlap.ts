@@ -13,15 +13,19 @@ export class OverlapCheck {
   private readonly geometry: Geometry;
   private readonly metadata: MetadataClusters;
   private readonly marks: ImageMarks;
+  private readonly hasDataFile: boolean;
 
-  constructor(geometry: Geometry, metadata: MetadataClusters, marks: ImageMarks) {
+  /** @param hasDataFile guest data lies in a file of its own, where there is no metadata to hit */
+  constructor(geometry: Geometry, metadata: MetadataClusters, marks: ImageMarks, hasDataFile: boolean) {
     this.geometry = geometry;
     this.metadata = metadata;
     this.marks = marks;
+    this.hasDataFile = hasDataFile;
   }
 
   /** Bytes of the guest are about to change at `host`. @throws ImgfuseError corrupt */
   assertData(host: number, length: number): void {
+    if (this.hasDataFile) return;
     const first = this.geometry.clusterOf(host);
     const hit = this.metadata.find(first, this.geometry.clusterOf(host + length - 1) - first + 1);
     if (hit < 0) return;

@@ -43,6 +43,8 @@ interface ClusterSpan {
 interface TableUse {
   references: number;
   isActive: boolean;
+  /** first byte of the disk that the table maps */
+  guest: number;
 }
 
 export class ReferenceWalk {
@@ -73,7 +75,8 @@ export class ReferenceWalk {
   private readonly header: Qcow2Header;
   private readonly options: WalkOptions;
   private readonly tables = new Map<number, TableUse>();
-  private previousData = 0;
+  /** where the data of the next cluster lies in a file that is not fragmented; 0 before the first */
+  private nextData = 0;
 
   constructor(file: HostFile, header: Qcow2Header, options: WalkOptions) {
     this.file = file;
@@ -204,7 +207,8 @@ export class ReferenceWalk {
       }
       if (isActive) this.compareFlag(at, table, isCopied(high));
       const known = this.tables.get(table);
-      if (known === undefined) this.tables.set(table, { references: 1, isActive });
+      if (known === undefined)
+        this.tables.set(table, { references: 1, isActive, guest: index * this.geometry.l2Coverage });
       else known.references++;
     }
   }
@@ -214,15 +218,15 @@ export class ReferenceWalk {
     const bytes = new Uint8Array(clusterSize);
     const view = new DataView(bytes.buffer);
     let done = 0;
-    for (const [table, { references, isActive }] of this.tables) {
+    for (const [table, use] of this.tables) {
       readPadded(this.file, bytes, 0, clusterSize, hostOffset(table));
-      this.walkL2(view, table, references, isActive);
+      this.walkL2(view, table, use);
       this.options.progress?.(++done / this.tables.size);
     }
   }
 
-  /** @param references how many L1 entries refer to the table, and so to what it refers to */
-  private walkL2(l2: DataView, table: number, references: number, isActive: boolean): void {
+  /** As many L1 entries as refer to the table refer to what it refers to. */
+  private walkL2(l2: DataView, table: number, { references, isActive, guest }: TableUse): void {
     const { geometry, header, report } = this;
     for (let at = 0; at < geometry.clusterSize; at += geometry.l2EntryBytes) {
       const high = l2.getUint32(at);
@@ -230,6 +234,10 @@ export class ReferenceWalk {
       const fault = header.extendedL2 && !isCompressed(high) ? this.bitmapFault(l2, at) : null;
       if (fault !== null) this.unrepairable(`the L2 entry at offset ${hex(table + at)} is damaged: ${fault}`);
       if (high === 0 && low === 0) continue;
+      if (isCompressed(high) && header.hasExternalData) {
+        this.unrepairable(`the L2 entry at offset ${hex(table + at)} is compressed, which data files do not have`);
+        continue;
+      }
       if (isCompressed(high)) {
         this.useCompressed(high, low, table + at, references);
         if (!isActive) continue;
@@ -244,11 +252,13 @@ export class ReferenceWalk {
       if (this.hasReserved(high, low))
         this.unrepairable(`the L2 entry at offset ${hex(table + at)} has reserved bits set`);
       const host = offsetOf(high, low);
-      if (host === 0) continue;
       if (header.hasExternalData) {
-        if (isActive) report.allocatedClusters++;
+        const place = guest + (at / geometry.l2EntryBytes) * geometry.clusterSize;
+        if (isActive && (host !== 0 || isCopied(high)))
+          this.lookAtPlace(table + at, host, place, isCopied(high), isZero);
         continue;
       }
+      if (host === 0) continue;
       if (isZero && !this.isCluster(host)) {
         this.repairable(
           `the zero entry at offset ${hex(table + at)} keeps ${showOffset(host)}, which is no cluster of this file`,
@@ -262,11 +272,25 @@ export class ReferenceWalk {
       }
       if (!isActive) continue;
       this.compareFlag(table + at, host, isCopied(high));
-      if (isZero) continue;
-      report.allocatedClusters++;
-      if (this.previousData !== 0 && host !== this.previousData + geometry.clusterSize) report.fragmentedClusters++;
-      this.previousData = host;
+      if (!isZero) this.countData(host);
     }
+  }
+
+  private countData(host: number): void {
+    this.report.allocatedClusters++;
+    if (this.nextData !== 0 && host !== this.nextData) this.report.fragmentedClusters++;
+    this.nextData = host + this.geometry.clusterSize;
+  }
+
+  /** A data file has one place for each guest cluster, which nobody shares. @param at of the L2 entry */
+  private lookAtPlace(at: number, host: number, place: number, copied: boolean, isZero: boolean): void {
+    if (host !== place && !isZero) {
+      const where = `${showOffset(host)} of the data file instead of ${hex(place)}`;
+      this.unrepairable(`the L2 entry at offset ${hex(at)} refers to ${where}`);
+      return;
+    }
+    if (!copied && !isZero) this.flagFault(flagSentence(at, false));
+    if (!isZero) this.countData(host);
   }
 
   /** Version 2 has no zero flag, and QEMU answers EIO for it there. */

@@ -22,6 +22,7 @@ import type { Tables } from './table.ts';
 export interface ResizeParts {
   readonly file: HostFile;
   readonly backing: Image | null;
+  readonly dataFile: HostFile | null;
   readonly version: 2 | 3;
   readonly cryptMethod: number;
   readonly snapshotCount: number;
@@ -66,11 +67,15 @@ export function resize(parts: ResizeParts, size: number): void {
 }
 
 function grow(parts: ResizeParts, old: number, size: number): void {
-  const { backing, deallocator, flush, geometry, lock, numbers, tracker } = parts;
+  const { backing, dataFile, deallocator, flush, geometry, lock, numbers, tracker } = parts;
   // what a shrink left behind the end when it was cut short must not come back
   const oldEndCluster = roundUp(old, geometry.clusterSize) / geometry.clusterSize;
   deallocator.cutOff(oldEndCluster, lock.run(() => numbers[L1_ENTRIES]!) * geometry.l2Entries);
   growL1(parts, geometry.l1EntriesFor(size));
+  if (dataFile !== null) {
+    cutDataFile(dataFile, old);
+    if (dataFile.size() < size) dataFile.truncate(size);
+  }
   // the range is zeroed before the header shows it; until then only memory knows the new size
   const setMemory = (value: number) =>
     lock.run(() => {
@@ -97,8 +102,15 @@ function shrink(parts: ResizeParts, old: number, size: number): void {
   setSize(parts, size);
   parts.flush.run();
   parts.deallocator.cutOff(roundUp(size, clusterSize) / clusterSize, roundUp(old, clusterSize) / clusterSize);
+  if (parts.dataFile !== null) cutDataFile(parts.dataFile, size);
   parts.tracker.noteWrite();
   parts.flush.run();
+}
+
+/** Gives back what lies behind the end of the disk; a whole sector stays, because it is encrypted as one. */
+function cutDataFile(dataFile: HostFile, size: number): void {
+  const end = roundUp(size, 512);
+  if (dataFile.size() > end) dataFile.truncate(end);
 }
 
 /** A longer L1 table: copied, durable, shown by the header; then the old one is released. */

@@ -47,6 +47,8 @@ export interface FixedHeader {
   readonly incompatible: FeatureWords;
   /** the dirty bit is set while counters change */
   readonly lazyRefcounts: boolean;
+  /** guest data lies in a file of its own */
+  readonly hasDataFile: boolean;
   readonly backingName: string | null;
   readonly backingFormat: string | null;
   /** for info and status, with qemu-img's keys */

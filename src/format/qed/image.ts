@@ -42,6 +42,7 @@ export class QedImage implements Image {
   readonly format = 'qed';
   readonly file: HostFile;
   readonly backing: Image | null;
+  readonly dataFile = null;
   readonly readOnly: boolean;
   readonly clusterSize: number;
   private readonly state: QedState;

@@ -5,7 +5,7 @@ import { hex } from '../../bytes/offsets.ts';
 import { reach } from '../../concurrency/breakpoints.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { ExtentStatus } from '../image-format.ts';
-import type { PendingLinks } from '../pending-links.ts';
+import { NOT_PENDING, type PendingLinks } from '../pending-links.ts';
 import type { Geometry } from './geometry.ts';
 import type { QedHeader } from './header.ts';
 import { FILE_END } from './state.ts';
@@ -84,7 +84,7 @@ export class Mapper {
   /** L2 entry of a guest cluster as it will be once every pending link is made: 0, 1 or a checked host offset. */
   lookup(guestCluster: number, l2Table: number): number {
     const waiting = this.pending.find(guestCluster);
-    if (waiting !== 0) return waiting;
+    if (waiting !== NOT_PENDING) return waiting;
     if (l2Table === 0) return UNALLOCATED_ENTRY;
     const index = this.geometry.l2IndexOf(guestCluster);
     reach('l2-load');

@@ -35,6 +35,7 @@ export class RawImage implements Image {
   readonly clusterSize = RAW_CLUSTER_SIZE;
   readonly readOnly: boolean;
   readonly backing = null;
+  readonly dataFile = null;
   private readonly state: RawState;
   private readonly numbers: Float64Array;
   private readonly tracker: WriteTracker;

@@ -166,6 +166,8 @@ describe('opening', () => {
       failure: null,
       allocatedBytes: 65_536,
       backing: [join(folder, 'base.raw')],
+      dataFile: null,
+      lazyRefcounts: null,
       network: [],
     });
     expect(disk.extent(0)).toMatchObject({ depth: 1, status: 'data', path: join(folder, 'base.raw') });

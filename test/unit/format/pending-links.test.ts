@@ -2,7 +2,7 @@
 
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { createPendingLinksState, PendingLinks } from '../../../src/format/pending-links.ts';
+import { createPendingLinksState, NOT_PENDING, PendingLinks } from '../../../src/format/pending-links.ts';
 import { parseSize } from '../../../src/format/size.ts';
 
 test('pending links behave as a list of live and dropped entries', () => {
@@ -12,7 +12,7 @@ test('pending links behave as a list of live and dropped entries', () => {
       const state = createPendingLinksState(12);
       const [pending, other] = [new PendingLinks(state), new PendingLinks(state)];
       let model: { guest: number; host: number; ms: number; live: boolean }[] = [];
-      let host = 4096;
+      let host = -4096;
       for (const { kind, guest, part } of steps) {
         const present = model.find((each) => each.guest === guest && each.live);
         if (kind === 'add' && present === undefined && pending.hasRoom(1)) {
@@ -20,7 +20,7 @@ test('pending links behave as a list of live and dropped entries', () => {
           pending.add(guest, host, host);
           model.push({ guest, host, ms: host, live: true });
         } else if (kind === 'drop') {
-          expect(pending.drop(guest)).toBe(present?.host ?? 0);
+          expect(pending.drop(guest)).toBe(present?.host ?? NOT_PENDING);
           if (present !== undefined) present.live = false;
         } else if (kind === 'batch') {
           const count = Math.min(part, model.length);
@@ -39,7 +39,7 @@ test('pending links behave as a list of live and dropped entries', () => {
         expect(other.hasRoom(13 - model.length)).toBe(false);
         expect(other.oldestMs()).toBe(model[0]?.ms ?? Number.POSITIVE_INFINITY);
         for (let each = 0; each <= 40; each++) {
-          expect(other.find(each)).toBe(model.find((entry) => entry.guest === each && entry.live)?.host ?? 0);
+          expect(other.find(each)).toBe(model.find((entry) => entry.guest === each && entry.live)?.host ?? NOT_PENDING);
         }
       }
     }),
@@ -65,7 +65,7 @@ test('a cluster with subclusters waits more than once: batches see the last of t
   expect(pending.first(1)).toEqual([{ guestCluster: 7, hostOffset: 4096, allocated: 0b11, zero: 0 }]);
   pending.add(7, 4096, 4, 0b111, 0);
   expect(pending.drop(7)).toBe(4096);
-  expect(pending.find(7)).toBe(0);
+  expect(pending.find(7)).toBe(NOT_PENDING);
   expect(() => {
     pending.add(5, 4096, 5);
     pending.add(5, 12288, 6);

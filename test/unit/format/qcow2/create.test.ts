@@ -4,8 +4,8 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { ImgfuseError } from '../../../../src/errors/index.ts';
+import type { CreateOptions } from '../../../../src/format/image-format.ts';
 import { createQcow2 } from '../../../../src/format/qcow2/create.ts';
-import type { Qcow2CreateOptions } from '../../../../src/format/qcow2/create-options.ts';
 import { readHeader } from '../../../../src/format/qcow2/read-header.ts';
 import { MemoryHostFile } from '../../../../src/host/memory-file.ts';
 import { FaultyHostFile, RecordingHostFile } from '../../../../src/host/wrapping-files.ts';
@@ -21,13 +21,13 @@ function optionsOf(text: string): Map<string, string> {
   );
 }
 
-function created(text: string, size = MIB, more: Partial<Qcow2CreateOptions> = {}): MemoryHostFile {
+function created(text: string, size = MIB, more: Partial<CreateOptions> = {}): MemoryHostFile {
   const file = new MemoryHostFile();
   createQcow2(file, { size, options: optionsOf(text), ...more });
   return file;
 }
 
-function refusal(text: string, size = MIB, more: Partial<Qcow2CreateOptions> = {}): string {
+function refusal(text: string, size = MIB, more: Partial<CreateOptions> = {}): string {
   const file = new RecordingHostFile(new MemoryHostFile());
   try {
     createQcow2(file, { size, options: optionsOf(text), ...more });
@@ -67,8 +67,20 @@ describe('an option', () => {
     ['backing_file=b,data_file=d,data_file_raw=on', 'exclude each other'],
     ['data_file=d', 'cannot be created here'],
     ['cluster-size=4k', "has no option 'cluster-size'; it has backing_file,"],
-    ['encrypt.format=luks', 'encrypt.format=luks: encrypted qcow2 images cannot be created here'],
-    ['encryption=on', 'encrypted qcow2 images cannot be created here'],
+    ['encryption=on', 'legacy AES encryption'],
+    ['encrypt.format=aes', 'legacy AES encryption'],
+    ['encrypt.format=luks', 'needs a password, and none is given'],
+    ['encrypt.format=luks,encrypt.key-secret=s0', 'names an object of QEMU; give the password with --key-file'],
+    ['encrypt.format=rot13', 'use luks'],
+    ['encrypt.hash-alg=sha256', 'without encrypt.format=luks'],
+    ['encrypt.format=luks,encrypt.cipher-alg=serpent-256', 'use aes-128, aes-192, aes-256'],
+    ['encrypt.format=luks,encrypt.cipher-mode=ecb', 'use xts, cbc'],
+    ['encrypt.format=luks,encrypt.ivgen-alg=random', 'use plain, plain64, essiv'],
+    ['encrypt.format=luks,encrypt.ivgen-hash-alg=sha256', 'belongs to encrypt.ivgen-alg=essiv'],
+    ['encrypt.format=luks,encrypt.hash-alg=crc32', 'use md5'],
+    ['encrypt.format=luks,encrypt.iter-time=soon', 'give milliseconds'],
+    ['encrypt.format=luks,preallocation=falloc', 'would read as noise'],
+    ['encrypt.format=luks,data_file=d,data_file_raw=on', 'exclude each other'],
   ])('%s is refused before a byte is written', (text, words) => {
     expect(refusal(text)).toContain(words);
   });

@@ -1,0 +1,26 @@
+// Where the clusters of new guest data come from: from the image file, where each is counted, or from the external data
+// file, where every guest cluster has one place of its own, at its guest offset, that nobody counts.
+
+import type { Allocation, Allocator } from './allocate.ts';
+
+export interface DataClusters {
+  /** One to `count` adjoining clusters for guest clusters from `guestCluster` on. Under the metadata lock. */
+  allocate(guestCluster: number, count: number): Allocation;
+  /** Clusters that were allocated and never linked. */
+  giveBack(offset: number, count: number): void;
+}
+
+export function imageClusters(allocator: Allocator): DataClusters {
+  return {
+    allocate: (_, count) => allocator.allocate(count),
+    giveBack: (offset, count) => allocator.giveBack(offset, count),
+  };
+}
+
+/** The place may hold anything, such as what the guest discarded. */
+export function dataFileClusters(clusterSize: number): DataClusters {
+  return {
+    allocate: (guestCluster, count) => ({ offset: guestCluster * clusterSize, count, readsAsZeros: false }),
+    giveBack: () => undefined,
+  };
+}
