@@ -53,7 +53,7 @@ const RULES = [
     from: 'if (numbers[number]! >= end || numbers[number + 1]! <= start) continue;',
     to: 'continue;',
     test: EVERY_POINT,
-    only: 'a write into the middle',
+    only: 'QED a write into the middle',
   },
   {
     rule: 'R3',
@@ -71,7 +71,7 @@ const RULES = [
     from: 'tracker.sync();\n    this.carryOut(released);',
     to: 'this.carryOut(released);\n    tracker.sync();',
     test: POWER_CUT,
-    only: 'qcow2',
+    only: 'power cuts on .qcow2',
   },
   {
     rule: 'R5',
@@ -108,7 +108,7 @@ const RULES = [
     from: 'if (overBacking || this.isBeyondDurable(host + count * clusterSize)) {',
     to: 'if (this.parts.backing === undefined) {',
     test: POWER_CUT,
-    only: 'QED',
+    only: 'power cuts on .QED',
   },
   {
     rule: 'R6',
@@ -117,7 +117,7 @@ const RULES = [
     from: 'tracker.sync();\n    this.carryOut(released);',
     to: 'this.carryOut(released);',
     test: POWER_CUT,
-    only: 'qcow2',
+    only: 'power cuts on .qcow2',
   },
   {
     rule: 'R7',
@@ -126,7 +126,7 @@ const RULES = [
     from: 'this.writeField(FEATURES_OFFSET, this.cleanFeatures | QED_F_NEED_CHECK);\n    this.tracker.sync();',
     to: 'this.writeField(FEATURES_OFFSET, this.cleanFeatures | QED_F_NEED_CHECK);',
     test: POWER_CUT,
-    only: 'QED',
+    only: 'power cuts on .QED',
   },
   {
     rule: 'R7',
@@ -135,7 +135,7 @@ const RULES = [
     from: 'clear(): void {\n    this.tracker.sync();',
     to: 'clear(): void {',
     test: POWER_CUT,
-    only: 'QED',
+    only: 'power cuts on .QED',
   },
   {
     rule: 'R8',

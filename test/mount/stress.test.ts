@@ -1,0 +1,41 @@
+// A slice of npm run stress: random requests of many threads on one mounted disk, every format and both transports. SEED
+// and STRESS_ROUNDS choose the slice.
+
+import { fileURLToPath } from 'node:url';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { canMountAsRoot, hasCommand, requireOrSkip } from '../support/requirements.ts';
+import { Bench } from './cli-harness.ts';
+
+const SCRIPT = fileURLToPath(new URL('../../scripts/stress.mjs', import.meta.url));
+const SEED = process.env['SEED'] ?? String(Date.now() % 1_000_000);
+const ROUNDS = process.env['STRESS_ROUNDS'] ?? '6';
+
+let bench: Bench;
+beforeEach(() => {
+  bench = new Bench();
+});
+afterEach(() => bench.cleanUp());
+
+const FORMATS = [
+  ['raw', '', false],
+  ['qed', 'cluster_size=4k,table_size=2', false],
+  ['qed', '', true],
+  ['qcow2', 'cluster_size=512', false],
+  ['qcow2', '', true],
+  ['qcow2', 'cluster_size=16k,extended_l2=on', true],
+] as const;
+
+for (const transport of ['kernel', 'fuse-native']) {
+  for (const [format, options, backing] of FORMATS) {
+    const name = `${format} ${options}${backing ? ' with a backing file' : ''}, ${transport}`;
+    test(`many threads on one disk read only what some order of their requests explains: ${name}`, (context) => {
+      requireOrSkip(context, canMountAsRoot() && hasCommand('qemu-img'), 'root and qemu-img');
+      const parameters = ['--rounds', ROUNDS, '--seed', SEED, '--format', format, '--transport', transport];
+      if (options !== '') parameters.push('--options', options);
+      if (backing) parameters.push('--backing');
+      const { code, stdout, stderr } = bench.run(process.execPath, [SCRIPT, ...parameters], { timeout: 110_000 });
+      expect(code, `${stdout}\n${stderr}`).toBe(0);
+      expect(stdout).toMatch(/^stress: \d{4,} requests, 0 wrong$/m);
+    });
+  }
+}
