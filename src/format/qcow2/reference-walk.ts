@@ -54,6 +54,7 @@ export class ReferenceWalk {
   readonly counters: CounterBlocks;
   /** first byte behind the last cluster of the file, which need not be whole */
   readonly fileEnd: number;
+  private readonly fileSize: number;
   unrepairableCount = 0;
   /** findings that say that the refcount table or its blocks cannot be used as they are */
   structureFaults = 0;
@@ -84,7 +85,8 @@ export class ReferenceWalk {
     this.options = options;
     this.geometry = new Geometry(header.clusterBits, header.refcountOrder, header.extendedL2);
     this.counters = new CounterBlocks(file, this.geometry);
-    this.fileEnd = roundUp(file.size(), this.geometry.clusterSize);
+    this.fileSize = file.size();
+    this.fileEnd = roundUp(this.fileSize, this.geometry.clusterSize);
   }
 
   run(): this {
@@ -336,7 +338,7 @@ export class ReferenceWalk {
   private use(offset: number, length: number, what: string, kind: MetadataKind | null, references = 1): boolean {
     const { clusterSize } = this.geometry;
     // the padding of compressed data may be missing at the end of the file
-    if (!(offset >= 0 && offset + length <= this.fileEnd + clusterSize)) {
+    if (!(offset >= 0 && offset + length < this.fileSize + clusterSize)) {
       this.unrepairable(`${what} at ${hex(offset)} with ${length} bytes lies beyond the file`);
       this.lowestBeyond = Math.min(this.lowestBeyond, Math.max(offset, this.fileEnd));
       return false;
