@@ -5,9 +5,10 @@ import { createDisk, inspectDisk } from '../disk/index.ts';
 import { ImgfuseError } from '../errors/index.ts';
 import { splitOptions } from './mount-options.ts';
 import { type OutputMode, print, printJson } from './output.ts';
+import { KEY_OPTIONS, newPasswordOf, type PasswordArguments } from './passwords.ts';
 import { parseSize } from './size.ts';
 
-interface CreateArguments {
+interface CreateArguments extends PasswordArguments {
   readonly image: string;
   readonly size?: string;
   readonly format: string;
@@ -50,10 +51,13 @@ export const createCommand = {
         requiresArg: true,
         describe: 'its format (needed with -b)',
       })
+      .options(KEY_OPTIONS)
       .option('quiet', { alias: 'q', type: 'boolean', default: false, describe: 'print nothing' })
       .example('imgfuse create -f qed disk.qed 10G', '')
       .example('imgfuse create -f qed -o cluster_size=64k,table_size=4 disk.qed 10G', '')
       .example('imgfuse create -f qcow2 disk.qcow2 10G', '')
+      .example('imgfuse create -f qcow2 -o encrypt.format=luks disk.qcow2 10G', 'asks for a password')
+      .example('imgfuse create -f qcow2 -o data_file=disk.raw,data_file_raw=on disk.qcow2 10G', 'data apart')
       .example('imgfuse create -f qed -b base.qed -F qed overlay.qed', 'changes go to overlay.qed'),
   run: create,
 };
@@ -82,6 +86,7 @@ function create(args: CreateArguments): number {
   }
   createDisk(args.image, args.format, {
     options,
+    password: newPasswordOf(args, args.image),
     ...(size === undefined ? {} : { size: parseSize(size) }),
     ...(backing === undefined ? {} : { backing }),
     ...(backingFormat === undefined ? {} : { backingFormat }),

@@ -6,13 +6,26 @@ import { spawn } from 'node:child_process';
 import { EXIT_SYSTEM } from './exit-codes.ts';
 import { DAEMON_COMMAND, type MountRequest } from './mount-arguments.ts';
 import { complain, printJson } from './output.ts';
+import { ask, givenPassword } from './passwords.ts';
 import { type MountRecord, recordJson } from './runtime-directory.ts';
 
 /** What the mount process reports to the one that started it. */
 export type DaemonReport =
   | { readonly type: 'ready'; readonly record: MountRecord }
-  | { readonly type: 'failed'; readonly sentence: string; readonly exitCode: number }
+  | {
+      readonly type: 'failed';
+      readonly sentence: string;
+      readonly exitCode: number;
+      /** the encrypted image that there was no password for */
+      readonly passwordNeeded?: string;
+    }
   | { readonly type: 'note'; readonly sentence: string };
+
+/** What the mount process is handed: for every image, or image by image; base64. */
+export interface PasswordMessage {
+  readonly given: string | null;
+  readonly byImage: readonly (readonly [path: string, password: string])[];
+}
 
 const FIRST_FREE_DESCRIPTOR = 3;
 
@@ -30,23 +43,47 @@ function descriptorsFor(mountpoint: string): ('ignore' | 'ipc' | number)[] {
   return descriptors;
 }
 
-/** @returns the exit code that the mount process reported */
-export function spawnMountProcess(request: MountRequest): Promise<number> {
+/**
+ * A process that finds an image encrypted and has no password for it ends; this one, which has the terminal, asks and
+ * starts another. @returns the exit code that the mount process reported
+ */
+export async function spawnMountProcess(request: MountRequest): Promise<number> {
+  const given = givenPassword({ 'key-file': request.keyFile, 'key-env': request.keyEnv });
+  const base64 = (password: Uint8Array): string => Buffer.from(password).toString('base64');
+  const byImage: [string, string][] = [];
+  for (;;) {
+    const follow = given !== null || byImage.length > 0;
+    const passwords = follow ? { given: given === null ? null : base64(given), byImage } : null;
+    const outcome = await spawnOnce(request, passwords);
+    if (typeof outcome === 'number') return outcome;
+    byImage.push([outcome.passwordNeeded, base64(ask(outcome.passwordNeeded))]);
+  }
+}
+
+function spawnOnce(
+  request: MountRequest,
+  passwords: PasswordMessage | null,
+): Promise<number | { readonly passwordNeeded: string }> {
   return new Promise((resolve) => {
     const child = spawn(
       process.execPath,
-      [...process.execArgv, process.argv[1] ?? '', DAEMON_COMMAND, JSON.stringify(request)],
+      [
+        ...process.execArgv,
+        process.argv[1] ?? '',
+        DAEMON_COMMAND,
+        JSON.stringify({ ...request, passwordsFollow: passwords !== null }),
+      ],
       { detached: true, cwd: '/', stdio: descriptorsFor(request.mountpoint) },
     );
+    if (passwords !== null) child.send(passwords, () => undefined);
     // the child has a session of its own: what ends us must end it, or a mount appears that nobody expects
     const forward = (signal: NodeJS.Signals): void => {
       child.kill(signal);
     };
-    process.on('SIGINT', forward);
-    process.on('SIGTERM', forward);
-    process.on('SIGHUP', forward);
+    const signals = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
+    for (const signal of signals) process.on(signal, forward);
 
-    let outcome: number | null = null;
+    let outcome: number | { readonly passwordNeeded: string } | null = null;
     child.on('error', (error) => {
       complain(`the mount process cannot be started: ${error.message}`);
       resolve(EXIT_SYSTEM);
@@ -56,8 +93,9 @@ export function spawnMountProcess(request: MountRequest): Promise<number> {
       if (report.type === 'note') {
         complain(report.sentence);
       } else if (report.type === 'failed') {
-        complain(report.sentence);
-        outcome = report.exitCode;
+        const { exitCode, passwordNeeded, sentence } = report;
+        if (passwordNeeded === undefined) complain(sentence);
+        outcome = passwordNeeded === undefined ? exitCode : { passwordNeeded };
       } else {
         if (request.json) printJson(recordJson(report.record));
         child.disconnect();
@@ -66,6 +104,7 @@ export function spawnMountProcess(request: MountRequest): Promise<number> {
       }
     });
     child.on('exit', (code, signal) => {
+      for (const each of signals) process.off(each, forward);
       if (outcome === null) complain(`the mount process ended before the mount answered (${signal ?? `code ${code}`})`);
       resolve(outcome ?? EXIT_SYSTEM);
     });

@@ -14,6 +14,7 @@ import {
   readdirSync,
   readFileSync,
   readlinkSync,
+  readSync,
   realpathSync,
   renameSync,
   type Stats,
@@ -91,6 +92,35 @@ export function readText(path: string): string | null {
   } catch {
     return null;
   }
+}
+
+/** The bytes of a file, at most `limit` of them; of standard input for "-". @throws what the host says */
+export function readBytes(path: string, limit: number): Uint8Array {
+  const descriptor = path === '-' ? 0 : openSync(path, 'r');
+  try {
+    const bytes = new Uint8Array(limit);
+    let length = 0;
+    for (;;) {
+      const got = readSync(descriptor, bytes, length, limit - length, null);
+      length += got;
+      if (got === 0 || length === limit) return bytes.slice(0, length);
+    }
+  } finally {
+    if (descriptor !== 0) closeSync(descriptor);
+  }
+}
+
+/** The terminal of the user, also where standard input and output lead elsewhere; null when there is none. */
+export function openTerminal(): number | null {
+  try {
+    return openSync('/dev/tty', 'r+');
+  } catch {
+    return null;
+  }
+}
+
+export function closeTerminal(descriptor: number): void {
+  closeSync(descriptor);
 }
 
 /** Owner and type of a path, following no link; null when it is missing. */

@@ -4,8 +4,9 @@ import type { Argv } from 'yargs';
 import { type ChainExtent, openDisk, type VirtualDisk } from '../disk/index.ts';
 import { ALLOW_BACKING, directories, FORCE_SHARE, FORMAT, lockMode, lookAt } from './image-arguments.ts';
 import { formatTable, type OutputMode, print } from './output.ts';
+import { KEY_OPTIONS, type PasswordArguments, passwordOf } from './passwords.ts';
 
-interface MapArguments {
+interface MapArguments extends PasswordArguments {
   readonly image: string;
   readonly format?: string;
   readonly 'force-share'?: boolean;
@@ -36,6 +37,7 @@ export const mapCommand = {
       .option('format', FORMAT)
       .option('force-share', FORCE_SHARE)
       .option('allow-backing', ALLOW_BACKING)
+      .options(KEY_OPTIONS)
       .example('imgfuse map disk.qed', 'the ranges with data')
       .example('imgfuse map --output=json disk.qed', 'all ranges, with the keys of qemu-img map'),
   run: (args: MapArguments): number => {
@@ -44,6 +46,7 @@ export const mapCommand = {
         readOnly: true,
         locks: lockMode(args),
         allowBacking: directories(args['allow-backing']),
+        password: passwordOf(args),
         ...(args.format === undefined ? {} : { format: args.format }),
       }),
     );

@@ -39,6 +39,11 @@ export interface MountRequest {
   readonly transport: TransportChoice;
   readonly source: string;
   readonly format?: string;
+  /** where the password comes from; the mount process is handed the password itself in another way */
+  readonly keyFile?: string;
+  readonly keyEnv?: string;
+  /** passwords follow on the report channel of the mount process */
+  readonly passwordsFollow?: boolean;
   readonly maxRead?: number;
   readonly uid?: number;
   readonly gid?: number;
@@ -80,6 +85,14 @@ export const MOUNT_ARGUMENTS = {
     multiple: true,
     description: 'a directory that backing files may lie in, or a URL that they may lie at or below (repeatable)',
   },
+  'key-file': {
+    type: 'string',
+    description: 'file with the password of an encrypted image, byte for byte ("-": standard input)',
+  },
+  'key-env': {
+    type: 'string',
+    description: 'environment variable with the password; without both the terminal asks',
+  },
   'no-lock': { type: 'boolean', description: 'take no image locks (file systems without them); nobody is kept out' },
   'pid-file': { type: 'string', description: 'write the process id of the mount to this file' },
   output: { type: 'string', choices: ['human', 'json'], description: 'form of what is printed' },
@@ -97,6 +110,8 @@ export interface ParsedMountArguments {
   readonly workers?: string | undefined;
   readonly transport?: string | undefined;
   readonly 'allow-backing'?: readonly string[] | undefined;
+  readonly 'key-file'?: string | undefined;
+  readonly 'key-env'?: string | undefined;
   readonly 'no-lock'?: boolean | undefined;
   readonly 'pid-file'?: string | undefined;
   readonly output?: string | undefined;
@@ -128,6 +143,8 @@ export function mountRequest(parsed: ParsedMountArguments): MountRequest {
   const image = canonicalPath(parsed.image);
   const pidFile = parsed['pid-file'] ?? options.pidFile;
   const format = parsed.format ?? options.format;
+  const keyFile = parsed['key-file'] ?? options.keyFile;
+  const keyEnv = parsed['key-env'] ?? options.keyEnv;
   return {
     image,
     mountpoint: /^\/dev\/fd\/\d+$/.test(parsed.mountpoint) ? parsed.mountpoint : canonicalEntry(parsed.mountpoint),
@@ -145,6 +162,8 @@ export function mountRequest(parsed: ParsedMountArguments): MountRequest {
     source: options.source ?? image,
     json: outputMode(parsed.output) === 'json',
     ...(format === undefined ? {} : { format }),
+    ...(keyFile === undefined ? {} : { keyFile: keyFile === '-' ? keyFile : resolve(keyFile) }),
+    ...(keyEnv === undefined ? {} : { keyEnv }),
     ...(options.maxRead === undefined ? {} : { maxRead: options.maxRead }),
     ...(options.uid === undefined ? {} : { uid: options.uid }),
     ...(options.gid === undefined ? {} : { gid: options.gid }),

@@ -24,6 +24,8 @@ export interface MountOptions {
   gid?: number;
   umask?: number;
   format?: string;
+  keyFile?: string;
+  keyEnv?: string;
   workers?: number;
   transport?: TransportChoice;
   pidFile?: string;
@@ -124,6 +126,12 @@ const VALUES: Readonly<Record<string, Apply>> = {
   },
   transport: (options, value) => {
     options.transport = parseTransport(value);
+  },
+  key_file: (options, value) => {
+    options.keyFile = value;
+  },
+  key_env: (options, value) => {
+    options.keyEnv = value;
   },
   allow_backing: (options, value) => {
     options.allowBacking.push(value);

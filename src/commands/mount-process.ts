@@ -2,12 +2,13 @@
 // mount answers or why it does not, and its exit code. What it does between is the supervisor's.
 
 import { describeError, ImgfuseError } from '../errors/index.ts';
-import type { DaemonReport } from './daemon.ts';
+import type { DaemonReport, PasswordMessage } from './daemon.ts';
 import { mountExitCode } from './exit-codes.ts';
 import { nameProcess } from './host-paths.ts';
 import { fileLog, type Log, stderrLog } from './log.ts';
 import type { MountRequest } from './mount-arguments.ts';
 import { printJson } from './output.ts';
+import { handedPasswords, PASSWORD_NEEDED, type PasswordOf, passwordOf } from './passwords.ts';
 import { type MountRecord, prepareRuntimeFiles, recordJson } from './runtime-directory.ts';
 import type { Supervisor } from './supervisor.ts';
 import { warmThread } from './threads.ts';
@@ -26,8 +27,9 @@ export async function runMountProcess(request: MountRequest): Promise<number> {
     const files = prepareRuntimeFiles();
     const log = isDaemon ? daemonLog(files.logPath, request, () => !isReady) : stderrLog(request.debug);
     nameProcess(`imgfuse mount ${request.image} ${request.mountpoint}`);
+    const password = isDaemon ? await passwordsFromParent(request) : ownPasswords(request);
     const { Supervisor } = await import('./supervisor.ts');
-    supervisor = new Supervisor(request, files, first, log, isDaemon);
+    supervisor = new Supervisor(request, files, first, log, { isDaemon, password });
     const current = supervisor;
     process.on('uncaughtException', (error) => current.crash(error));
     if (isDaemon) process.on('disconnect', () => isReady || current.stop(ORPHANED));
@@ -43,6 +45,24 @@ export async function runMountProcess(request: MountRequest): Promise<number> {
     supervisor.stop(ORPHANED);
   }
   return supervisor.ended();
+}
+
+function ownPasswords({ keyFile, keyEnv }: MountRequest): PasswordOf {
+  return passwordOf({ 'key-file': keyFile, 'key-env': keyEnv });
+}
+
+/** What the command that started this process sends when it says so; it has the terminal and the environment. */
+async function passwordsFromParent({ passwordsFollow }: MountRequest): Promise<PasswordOf> {
+  if (passwordsFollow !== true) return handedPasswords(null, new Map());
+  const message = await new Promise<PasswordMessage>((resolve, reject) => {
+    process.once('message', (received) => resolve(received as PasswordMessage));
+    process.once('disconnect', () => reject(new Error(ORPHANED)));
+  });
+  const bytes = (text: string): Uint8Array => new Uint8Array(Buffer.from(text, 'base64'));
+  return handedPasswords(
+    message.given === null ? null : bytes(message.given),
+    new Map(message.byImage.map(([path, password]) => [path, bytes(password)])),
+  );
 }
 
 /** Until the mount answers, what concerns the user is shown by the command that started it, too. */
@@ -67,6 +87,8 @@ async function reportFailure(error: unknown, isDaemon: boolean): Promise<number>
   const exitCode = mountExitCode(error);
   const sentence =
     error instanceof ImgfuseError ? describeError(error) : `internal error: ${(error as Error)?.stack ?? error}`;
-  await report({ type: 'failed', sentence, exitCode });
+  const needed =
+    error instanceof ImgfuseError && error.context.operation === PASSWORD_NEEDED ? error.context.path : undefined;
+  await report({ type: 'failed', sentence, exitCode, ...(needed === undefined ? {} : { passwordNeeded: needed }) });
   return exitCode;
 }

@@ -11,7 +11,7 @@ const OPTIONS_HELP = `Mount options (-o, repeatable, also from mount(8) and fsta
   uid=N, gid=N, umask=OCTAL    owner and permissions shown; default: you, mode 0600 (ro: 0400)
   fsname=NAME, max_read=BYTES  as for every FUSE file system
   noexec, noatime, sync, ...   as for mount(8); nosuid and nodev are always on
-  format=, workers=, transport=, allow_backing=, pid_file=, nolock, debug
+  format=, workers=, transport=, allow_backing=, key_file=, key_env=, pid_file=, nolock, debug
                                the options above, for fstab
   lazy_refcounts               qcow2 version 3: marked dirty while it changes, checked after a crash
 

@@ -5,9 +5,10 @@ import { openDisk } from '../disk/index.ts';
 import { ImgfuseError } from '../errors/index.ts';
 import { ALLOW_BACKING, directories, FORMAT, lockMode, NO_LOCK } from './image-arguments.ts';
 import { complain, type OutputMode, print, printJson } from './output.ts';
+import { KEY_OPTIONS, type PasswordArguments, passwordOf } from './passwords.ts';
 import { parseResize } from './size.ts';
 
-interface ResizeArguments {
+interface ResizeArguments extends PasswordArguments {
   readonly image: string;
   readonly size: string;
   readonly format?: string;
@@ -31,6 +32,7 @@ export const resizeCommand = {
       })
       .option('format', FORMAT)
       .option('allow-backing', ALLOW_BACKING)
+      .options(KEY_OPTIONS)
       .option('shrink', {
         type: 'boolean',
         default: false,
@@ -48,6 +50,7 @@ function resize(args: ResizeArguments): number {
     readOnly: false,
     locks: lockMode(args),
     allowBacking: directories(args['allow-backing']),
+    password: passwordOf(args),
     ...(args.format === undefined ? {} : { format: args.format }),
     log: complain,
   });

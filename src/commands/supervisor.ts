@@ -14,6 +14,7 @@ import { type MountStatus, mountStatus, statusLine } from './mount-status.ts';
 import { describeUsers, findMountUsers, syncGuests } from './mount-users.ts';
 import { assertMountpoint, deviceAt } from './mountpoint.ts';
 import { notifyServiceManager } from './notify.ts';
+import type { PasswordOf } from './passwords.ts';
 import { createStopWords, hasRequestsInHand } from './request-gate.ts';
 import { type MountRecord, type RuntimeFiles, removeRuntimeFiles, writeRecord } from './runtime-directory.ts';
 import { type Serving, startServing } from './serving.ts';
@@ -34,6 +35,7 @@ export class Supervisor {
   readonly #first: WarmThread;
   readonly #log: Log;
   readonly #isDaemon: boolean;
+  readonly #password: PasswordOf;
   readonly #stopWord: Int32Array;
   readonly #control = new ControlServer(() => this.#status());
   #disk: VirtualDisk | null = null;
@@ -49,9 +51,16 @@ export class Supervisor {
   #resolveLeft: () => void = () => {};
 
   /** @param first a thread that is loading its modules already; it is used, or left to its owner when start fails */
-  constructor(request: MountRequest, files: RuntimeFiles, first: WarmThread, log: Log, isDaemon: boolean) {
+  constructor(
+    request: MountRequest,
+    files: RuntimeFiles,
+    first: WarmThread,
+    log: Log,
+    { isDaemon, password }: { readonly isDaemon: boolean; readonly password: PasswordOf },
+  ) {
     this.#first = first;
     this.#request = request;
+    this.#password = password;
     this.#files = files;
     this.#log = log;
     this.#isDaemon = isDaemon;
@@ -75,6 +84,7 @@ export class Supervisor {
         allowBacking: request.allowBacking,
         locks: request.locks,
         lazyRefcounts: request.lazyRefcounts,
+        password: this.#password,
         slots: request.workers + 2,
         log: (sentence) => this.#log('notice', sentence),
       });

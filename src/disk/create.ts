@@ -17,6 +17,8 @@ export interface CreateDiskOptions {
   /** name of the backing file, stored as given; relative names are relative to the new image */
   readonly backing?: string | undefined;
   readonly backingFormat?: string | undefined;
+  /** bytes of the password of an encrypted image; they are overwritten after use */
+  readonly password?: (() => Uint8Array) | undefined;
 }
 
 /** @returns the virtual size of the new image */
@@ -31,13 +33,14 @@ export function createDisk(imagePath: string, format: string, options: CreateDis
   }
   // what no later open would take is not stored
   if (backing !== undefined && isUrl(backing)) parseUrl(backing);
-  const size = options.size ?? sizeOfBacking(imagePath, backing, backingFormat);
+  const size = options.size ?? sizeOfBacking(imagePath, options);
   const file = PosixHostFile.create(imagePath, false);
   const dataFiles: PosixHostFile[] = [];
   try {
     plug.create(file, {
       size,
       options: options.options,
+      password: options.password,
       createDataFile: (name) => {
         // where openDisk looks for it; qemu-img takes its working directory
         const dataFile = PosixHostFile.create(resolve(dirname(imagePath), name), false);
@@ -56,10 +59,10 @@ export function createDisk(imagePath: string, format: string, options: CreateDis
 }
 
 /** The user named this backing file, so it may lie anywhere; it is opened to see that it is what was said. */
-function sizeOfBacking(imagePath: string, backing: string | undefined, format: string | undefined): number {
+function sizeOfBacking(imagePath: string, { backing, backingFormat: format, password }: CreateDiskOptions): number {
   if (backing === undefined) throw new ImgfuseError('usage', `give the size of ${imagePath}, such as 10G`);
   const backingPath = locateBacking(imagePath, backing);
-  const disk = openDisk(backingPath, { readOnly: true, format });
+  const disk = openDisk(backingPath, { readOnly: true, format, password });
   try {
     return disk.size();
   } finally {

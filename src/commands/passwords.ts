@@ -1,0 +1,137 @@
+// Where the password of an encrypted image comes from: a file, an environment variable, or a person at the terminal. Never
+// from the command line, which everybody can read. A mount process is handed it over its report channel, so it is neither in
+// its arguments nor in its environment. Invariant: every caller gets a copy of its own, which it may overwrite.
+
+import { spawnSync } from 'node:child_process';
+import { ImgfuseError } from '../errors/index.ts';
+import { closeTerminal, openTerminal, readBytes } from './host-paths.ts';
+
+/** cryptsetup takes key files of 8 MiB at most. */
+const MAX_KEY_BYTES = 8 * 1024 * 1024;
+
+export const KEY_OPTIONS = {
+  'key-file': {
+    type: 'string',
+    requiresArg: true,
+    describe: 'file with the password of an encrypted image, byte for byte ("-": standard input)',
+  },
+  'key-env': {
+    type: 'string',
+    requiresArg: true,
+    describe: 'environment variable with the password; without both the terminal asks',
+  },
+} as const;
+
+export interface PasswordArguments {
+  readonly 'key-file'?: string | undefined;
+  readonly 'key-env'?: string | undefined;
+}
+
+/** The password of an image by its path. Throws permission, with the path, when there is none. */
+export type PasswordOf = (imagePath: string) => Uint8Array;
+
+/** `operation` of the error for a password that is missing. */
+export const PASSWORD_NEEDED = 'password';
+
+/** The password that the options name, for every image of a chain; null when they name none. @throws usage, missing */
+export function givenPassword({ 'key-file': file, 'key-env': variable }: PasswordArguments): Uint8Array | null {
+  if (file !== undefined && variable !== undefined) {
+    throw new ImgfuseError('usage', '--key-file and --key-env exclude each other');
+  }
+  if (file !== undefined) return checked(readKeyFile(file), `the key file ${file}`);
+  if (variable === undefined) return null;
+  const value = process.env[variable];
+  if (value === undefined) {
+    throw new ImgfuseError('missing', `the environment variable ${variable} of --key-env is not set`);
+  }
+  // not for the threads and processes that this one starts
+  delete process.env[variable];
+  return checked(new TextEncoder().encode(value), `the environment variable ${variable}`);
+}
+
+function readKeyFile(file: string): Uint8Array {
+  try {
+    return readBytes(file, MAX_KEY_BYTES + 1);
+  } catch (cause) {
+    throw new ImgfuseError('missing', `the key file ${file} cannot be read`, { path: file }, cause);
+  }
+}
+
+function checked(password: Uint8Array, what: string): Uint8Array {
+  if (password.length === 0) throw new ImgfuseError('usage', `${what} is empty, and an image has no empty password`);
+  if (password.length <= MAX_KEY_BYTES) return password;
+  throw new ImgfuseError('usage', `${what} is larger than ${MAX_KEY_BYTES} bytes; it is no password`);
+}
+
+/** What a command uses: the options, or a question at the terminal for each encrypted image. Nothing happens before it is asked. */
+export function passwordOf(args: PasswordArguments): PasswordOf {
+  let given: Uint8Array | null | undefined;
+  const asked = new Map<string, Uint8Array>();
+  return (imagePath) => {
+    given ??= givenPassword(args);
+    const password = given ?? asked.get(imagePath) ?? ask(imagePath);
+    if (given === null) asked.set(imagePath, password);
+    return password.slice();
+  };
+}
+
+/** What a mount process uses: what it was handed. */
+export function handedPasswords(given: Uint8Array | null, byImage: ReadonlyMap<string, Uint8Array>): PasswordOf {
+  return (imagePath) => {
+    const password = given ?? byImage.get(imagePath);
+    if (password === undefined) throw missingPassword(imagePath);
+    return password.slice();
+  };
+}
+
+/** The password of a new image: at the terminal it is typed twice. */
+export function newPasswordOf(args: PasswordArguments, imagePath: string): () => Uint8Array {
+  let password: Uint8Array | undefined;
+  return () => {
+    password ??= givenPassword(args) ?? askTwice(imagePath);
+    return password.slice();
+  };
+}
+
+function askTwice(imagePath: string): Uint8Array {
+  const password = ask(imagePath);
+  const again = prompt(`The same again, for ${imagePath}: `);
+  if (again !== null && Buffer.compare(password, again) === 0) return password;
+  throw new ImgfuseError('usage', 'the two passwords differ; nothing was created');
+}
+
+/** Asks at the terminal. @throws permission when there is none */
+export function ask(imagePath: string): Uint8Array {
+  const password = prompt(`Password of ${imagePath}: `);
+  if (password === null) throw missingPassword(imagePath);
+  return checked(password, 'the password');
+}
+
+function missingPassword(imagePath: string): ImgfuseError {
+  return new ImgfuseError(
+    'permission',
+    `${imagePath} is encrypted, and there is no terminal to ask for its password; give it with --key-file FILE or --key-env ` +
+      'VARIABLE (-o key_file= or key_env= for mount)',
+    { path: imagePath, operation: PASSWORD_NEEDED },
+  );
+}
+
+/** A shell asks, because it puts the echo back also when it is interrupted; the question goes to the terminal alone. */
+const ASK_SCRIPT =
+  'trap "stty echo" EXIT; trap "exit 130" HUP INT TERM; stty -echo || exit 1; printf %s "$1" >&2; ' +
+  'IFS= read -r password; printf "\\n" >&2; printf %s "$password"';
+
+/** @returns null when there is no terminal @throws permission when nobody answers */
+function prompt(question: string): Uint8Array | null {
+  const terminal = openTerminal();
+  if (terminal === null) return null;
+  try {
+    const { status, stdout } = spawnSync('/bin/sh', ['-c', ASK_SCRIPT, 'sh', question], {
+      stdio: [terminal, 'pipe', terminal],
+    });
+    if (status === 0) return new Uint8Array(stdout);
+    throw new ImgfuseError('permission', 'no password was given at the terminal');
+  } finally {
+    closeTerminal(terminal);
+  }
+}
