@@ -5,6 +5,7 @@ import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { guestOffset } from '../../src/bytes/offsets.ts';
 import type { Image, ImageFormat } from '../../src/format/image-format.ts';
+import { qcow2 } from '../../src/format/qcow2/index.ts';
 import { qed } from '../../src/format/qed/index.ts';
 import { raw } from '../../src/format/raw/index.ts';
 import { MemoryHostFile } from '../../src/host/memory-file.ts';
@@ -97,7 +98,19 @@ const subjects: readonly Subject[] = [
       backing,
     })),
   ),
+  ...(['none', 'raw', 'qed'] as const).flatMap((backing) =>
+    [{ cluster_size: '512' }, { cluster_size: '4k' }, { cluster_size: '4k', compat: '0.10' }].map((options) =>
+      qcow2Subject(options, backing),
+    ),
+  ),
+  qcow2Subject({ cluster_size: '512', refcount_bits: '1' }, 'none'),
+  qcow2Subject({ cluster_size: '512', refcount_bits: '64' }, 'raw'),
+  qcow2Subject({ cluster_size: '16k', extended_l2: 'on' }, 'qed'),
 ];
+
+function qcow2Subject(options: Readonly<Record<string, string>>, backing: Subject['backing']): Subject {
+  return { name: `qcow2 ${Object.values(options).join('/')}, backing ${backing}`, format: qcow2, options, backing };
+}
 
 describe.each(subjects)('random operations on $name', ({ format, options, backing }) => {
   test('read back as a byte array does, and leave a clean image', () => {
