@@ -27,11 +27,7 @@ const run = promisify(execFile);
 const SEED = Number(process.env['SEED'] ?? 1);
 const SNAPSHOTS = ['first', 'second'];
 
-// the engine opens these soon
-const MISSING = /data file|luks|aes/;
-const rows = allRows()
-  .filter(({ feature }) => !MISSING.test(feature))
-  .map((row, index) => [nameOf(row), row, SEED * 1000 + index] as const);
+const rows = allRows().map((row, index) => [nameOf(row), row, SEED * 1000 + index] as const);
 
 afterAll(removeShared);
 
@@ -62,7 +58,7 @@ async function bothWays(row: Row, folder: string, seed: number): Promise<void> {
     const env = { ...process.env, IMGFUSE_RUNTIME_DIR: join(folder, 'run'), IMGFUSE_PASSWORD: PASSWORD };
     await run(process.execPath, [CLI, ...parameters], { env, timeout: 60_000 });
   };
-  await imgfuse('mount', image.path, mountpoint, ...(isEncrypted(row) ? ['--password-env', 'IMGFUSE_PASSWORD'] : []));
+  await imgfuse('mount', image.path, mountpoint, ...(isEncrypted(row) ? ['--key-env', 'IMGFUSE_PASSWORD'] : []));
   try {
     await readAndWrite(join(mountpoint, 'disk.raw'), wanted, seededRandom(seed + 500));
   } finally {
@@ -76,7 +72,11 @@ async function bothWays(row: Row, folder: string, seed: number): Promise<void> {
       expect(firstDifference(content, snapshots[index]!), `snapshot ${SNAPSHOTS[index]}`).toBe('none');
     }
   }
-  if (row.feature === 'raw data file') expect(firstDifference(await image.dataFile(), wanted)).toBe('none');
+  if (row.feature !== 'raw data file') return;
+  const data = await image.dataFile();
+  expect(firstDifference(data.subarray(0, wanted.length), wanted)).toBe('none');
+  // qemu-img makes its last cluster whole
+  expect(data.subarray(wanted.length).every((byte) => byte === 0)).toBe(true);
 }
 
 async function contents(image: MatrixImage): Promise<Buffer[]> {
