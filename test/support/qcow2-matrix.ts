@@ -182,9 +182,11 @@ export class MatrixImage {
     );
   }
 
-  /** The bytes of the data file. */
+  /** The disk in the data file. @throws where there is anything behind it: QEMU makes the file as long as whole clusters */
   async dataFile(): Promise<Buffer> {
-    return await readFile(join(this.folder, 'disk.data'));
+    const bytes = await readFile(join(this.folder, 'disk.data'));
+    if (bytes.subarray(this.size).some((byte) => byte !== 0)) throw new Error('data behind the end of the disk');
+    return bytes.subarray(0, this.size);
   }
 
   private async createEmpty(): Promise<void> {
