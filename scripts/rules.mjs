@@ -89,8 +89,8 @@ const RULES = [
     file: 'src/format/free-clusters.ts',
     from: 'this.leaveUsed(start, count, FREED);',
     to: 'this.leaveUsed(start, count, FREE);',
-    test: EVERY_POINT,
-    only: 'QED a discard of the cluster that is being allocated|QED a write to the cluster that is discarded|QED a discard of the cluster that is written',
+    test: POWER_CUT,
+    only: 'power cuts on .QED',
   },
   {
     rule: 'R5',

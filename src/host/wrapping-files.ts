@@ -1,7 +1,7 @@
 // HostFiles around another HostFile, for tests: one that counts calls, one that records every change in order (the input
 // of a crash model), one that fails on demand. Each forwards everything else unchanged.
 
-import type { HostOffset } from '../bytes/offsets.ts';
+import { type HostOffset, hostOffset } from '../bytes/offsets.ts';
 import { ERRNO, ImgfuseError } from '../errors/index.ts';
 import type { FileIdentity, HostFile, SharedFile } from './host-file.ts';
 
@@ -111,8 +111,19 @@ export class RecordingHostFile extends WrappingFile {
   }
 }
 
-/** What a faulty file does to one operation: an errno to fail with, or null to let it pass. */
-export type FaultPlan = (operation: HostOperation, count: number, offset: number, length: number) => number | null;
+/** How an operation fails: with this errno, and a write after so many of its bytes. */
+export interface Fault {
+  readonly errno: number;
+  readonly transferred: number;
+}
+
+/** What a faulty file does to one operation: fail, with a bare errno before anything is transferred, or null to let it pass. */
+export type FaultPlan = (
+  operation: HostOperation,
+  count: number,
+  offset: number,
+  length: number,
+) => Fault | number | null;
 
 /** Fails operations as a plan says; `count` numbers all operations from 0. */
 export class FaultyHostFile extends WrappingFile {
@@ -129,15 +140,17 @@ export class FaultyHostFile extends WrappingFile {
     return this.count;
   }
 
-  protected override before(operation: HostOperation, offset: number, length: number): void {
-    const errno = this.plan(operation, this.count++, offset, length);
-    if (errno === null) return;
+  protected override before(operation: HostOperation, offset: number, length: number, data?: Uint8Array): void {
+    const fault = this.plan(operation, this.count++, offset, length);
+    if (fault === null) return;
+    const { errno, transferred } = typeof fault === 'number' ? { errno: fault, transferred: 0 } : fault;
+    if (data !== undefined && transferred > 0) this.inner.write(data, 0, transferred, hostOffset(offset));
     const kind = errno === ERRNO.ENOSPC ? 'no-space' : 'io';
     throw new ImgfuseError(kind, `${operation} of ${this.path} fails by plan (errno ${errno})`, {
       path: this.path,
       operation,
       errno,
-      transferred: 0,
+      transferred,
     });
   }
 }

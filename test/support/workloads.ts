@@ -1,0 +1,122 @@
+// Random workloads on small images, for the models that cut the power or fail host operations.
+
+import { guestOffset } from '../../src/bytes/offsets.ts';
+import type { Image, ImageFormat } from '../../src/format/image-format.ts';
+import { qcow2 } from '../../src/format/qcow2/index.ts';
+import { qed } from '../../src/format/qed/index.ts';
+import { raw } from '../../src/format/raw/index.ts';
+import { MemoryHostFile } from '../../src/host/memory-file.ts';
+import { createMemoryImage, openImage } from './memory-images.ts';
+
+export const SECTOR = 512;
+/** Two L2 tables of 512 clusters of 4 KiB, the second one hardly used. */
+export const SIZE = 2 * 1024 * 1024 + 64 * 1024;
+export const SECTORS = SIZE / SECTOR;
+
+export type GuestStep =
+  | {
+      readonly kind: 'write' | 'discard' | 'zero' | 'preallocate';
+      readonly at: number;
+      readonly length: number;
+      readonly value: number;
+    }
+  | { readonly kind: 'flush' | 'maintain' | 'makeClean' };
+
+export interface Subject {
+  readonly name: string;
+  readonly format: ImageFormat;
+  readonly options: Readonly<Record<string, string>>;
+  readonly withBacking: boolean;
+}
+
+const SUBCLUSTERS = { cluster_size: '16k', extended_l2: 'on' };
+
+export const SUBJECTS: readonly Subject[] = [
+  { name: 'raw', format: raw, options: {}, withBacking: false },
+  ...[false, true].flatMap((withBacking) => {
+    const suffix = withBacking ? ' with a backing file' : '';
+    return [
+      { name: `qed${suffix}`, format: qed, options: { cluster_size: '4k', table_size: '1' }, withBacking },
+      { name: `qcow2${suffix}`, format: qcow2, options: { cluster_size: '4k' }, withBacking },
+      { name: `qcow2 version 2${suffix}`, format: qcow2, options: { cluster_size: '4k', compat: '0.10' }, withBacking },
+      { name: `qcow2 with subclusters${suffix}`, format: qcow2, options: SUBCLUSTERS, withBacking },
+    ];
+  }),
+];
+
+/** Near the beginning and near the end of the disk. @param count of steps */
+export function randomSteps(random: () => number, count: number): GuestStep[] {
+  const steps: GuestStep[] = [];
+  for (let n = 0; n < count; n++) {
+    const pick = random();
+    const area = random() < 0.7 ? 0 : SECTORS - 170;
+    const at = (area + Math.floor(random() * 120)) * SECTOR;
+    const length = (1 + Math.floor(random() * 24)) * SECTOR;
+    if (pick < 0.5) steps.push({ kind: 'write', at, length, value: 1 + (n % 90) });
+    else if (pick < 0.65) steps.push({ kind: 'discard', at, length: length * 2, value: 0 });
+    else if (pick < 0.7) steps.push({ kind: 'zero', at, length, value: 0 });
+    else if (pick < 0.75) steps.push({ kind: 'preallocate', at, length, value: 0 });
+    else if (pick < 0.92) steps.push({ kind: 'flush' });
+    else steps.push({ kind: random() < 0.5 ? 'maintain' : 'makeClean' });
+  }
+  return steps;
+}
+
+/** An image before its workload, closed clean; `content` has the value of each of its sectors. */
+export interface Prepared {
+  readonly start: MemoryHostFile;
+  readonly backing: Image | null;
+  readonly content: Uint8Array;
+}
+
+/** An image with some data, over nothing or over a file full of data. */
+export function prepare({ format, options, withBacking }: Subject, random: () => number): Prepared {
+  const content = new Uint8Array(SECTORS);
+  let backing: Image | null = null;
+  if (withBacking) {
+    content.fill(200, 0, SECTORS - 100);
+    backing = openBase(new Uint8Array(SIZE).map((_, i) => content[i >> 9]!));
+  }
+  const start = createMemoryImage(format, SIZE, options, withBacking ? '/base' : undefined);
+  const image = openImage(format, start, { backing });
+  for (let n = 0; n < 6; n++) {
+    const sector = Math.floor(random() * 100);
+    image.write(new Uint8Array(4096).fill(100 + n), 0, 4096, guestOffset(sector * SECTOR));
+    content.fill(100 + n, sector, sector + 8);
+  }
+  image.close();
+  return { start, backing, content };
+}
+
+function openBase(bytes: Uint8Array): Image {
+  const file = createMemoryImage(qed, bytes.length, { cluster_size: '4k', table_size: '1' });
+  const image = openImage(qed, file);
+  image.write(bytes, 0, bytes.length, guestOffset(0));
+  image.close();
+  return openImage(qed, new MemoryHostFile(file.bytes(), '/base', true), { readOnly: true });
+}
+
+export function runStep(image: Image, step: GuestStep): void {
+  switch (step.kind) {
+    case 'write':
+      image.write(new Uint8Array(step.length).fill(step.value), 0, step.length, guestOffset(step.at));
+      break;
+    case 'discard':
+      image.discard(guestOffset(step.at), step.length);
+      break;
+    case 'zero':
+      image.writeZeroes(guestOffset(step.at), step.length);
+      break;
+    case 'preallocate':
+      image.preallocate(guestOffset(step.at), step.length);
+      break;
+    case 'flush':
+      image.flush();
+      break;
+    case 'maintain':
+      image.maintain(Date.now() + 600);
+      break;
+    case 'makeClean':
+      image.makeClean();
+  }
+}
