@@ -311,6 +311,29 @@ describe('a repair that changes little', () => {
     expect(get64(file, l2)).toBe(1n);
   });
 
+  test('what an L1 entry takes for a table stays as it is where it is data of the guest', () => {
+    for (const byte of [0x03, 0x01, 0x7f]) {
+      const file = makeImage({});
+      let image = openImage(qcow2, file);
+      image.write(new Uint8Array(4096).fill(byte), 0, 4096, guestOffset(0));
+      image.close();
+      const { l1, l2, data } = placesOf(file);
+      // another range of the disk, beyond what the table maps, has the data of guest cluster 0 for its table
+      image = openImage(qcow2, file);
+      image.resize(1024 * 4096);
+      image.close();
+      const places = placesOf(file);
+      expect(places).toMatchObject({ l2, data });
+      put64(file, places.l1 + 8, COPIED | BigInt(data));
+      expect(l1).toBeGreaterThan(0);
+      check(file, 'all');
+      const reader = openImage(qcow2, file.clone(true), { readOnly: true });
+      const bytes = Buffer.alloc(4096);
+      reader.read(bytes, 0, 4096, guestOffset(0));
+      expect(bytes.every((each) => each === byte)).toBe(true);
+    }
+  });
+
   test('a leak that hid a COPIED flag is lowered and the flag set, with -r leaks as well', () => {
     for (const repair of ['leaks', 'all'] as const) {
       const file = makeImage({});

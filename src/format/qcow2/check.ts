@@ -159,8 +159,12 @@ export class Check {
       this.raise();
       this.lower();
     }
-    for (const at of badZeroes) this.storeEntry(at, 0, 1);
-    report.corruptionsFixed += badZeroes.length;
+    for (const at of badZeroes) {
+      // what is data as well is left as it is
+      if (!this.walk.isOnlyTable(at - (at % this.walk.geometry.clusterSize))) continue;
+      this.storeEntry(at, 0, 1);
+      report.corruptionsFixed++;
+    }
     this.mendFlags();
   }
 
@@ -235,20 +239,25 @@ export class Check {
     const { l1Size, l1TableOffset, hasExternalData } = this.header;
     let mended = 0;
     const seen = new Set<number>();
+    // where a table is data as well, nothing of it is changed
+    let canStore = true;
     const isSingle = (host: number): boolean => this.walk.counters.get(geometry.clusterOf(host)) === 1;
     const mend = (at: number, high: number, low: number, single: boolean): void => {
       const copied = isCopied(high);
       if (single === copied) return;
       this.walk.repairable(flagSentence(at, copied));
+      if (!canStore) return;
       this.storeEntry(at, single ? (high | QCOW_OFLAG_COPIED) >>> 0 : (high & ~QCOW_OFLAG_COPIED) >>> 0, low);
       mended++;
     };
     this.forEachEntry(l1TableOffset, l1Size * 8, 8, (at, high, low) => {
       const table = offsetOf(high, low);
       if (!this.walk.isCluster(table)) return;
+      canStore = this.walk.isL1Alone;
       mend(at, high, low, isSingle(table));
       if (seen.has(table)) return;
       seen.add(table);
+      canStore = this.walk.isOnlyTable(table);
       this.forEachEntry(table, geometry.clusterSize, geometry.l2EntryBytes, (entry, entryHigh, entryLow) => {
         const host = offsetOf(entryHigh, entryLow);
         if (isCompressed(entryHigh)) mend(entry, entryHigh, entryLow, false);

@@ -33,7 +33,9 @@ export function rebuildRefcounts(
   for (const { start, end } of walk.refcountUses.ranges()) {
     for (let cluster = start; cluster < end; cluster++) {
       const uses = walk.refcountUses.get(cluster);
-      if (uses > 0) counts.set(cluster, Math.max(0, counts.get(cluster) - uses));
+      if (uses === 0) continue;
+      counts.set(cluster, Math.max(0, counts.get(cluster) - uses));
+      walk.refcountUses.set(cluster, 0);
     }
   }
   const layout = plan(file, walk);

@@ -67,6 +67,8 @@ export class ReferenceWalk {
   /** of those, flags that are clear where nothing is shared: they cost a copy and harm nothing */
   harmlessFlags = 0;
   readonly flagSentences: string[] = [];
+  /** nothing else refers to the clusters of the active L1 table */
+  isL1Alone = true;
   /** offsets of zero entries that keep an impossible place */
   readonly badZeroes: number[] = [];
   /** of the counts, the references of refcount table and header to refcount structures: what a rebuild takes away */
@@ -251,9 +253,13 @@ export class ReferenceWalk {
         continue;
       }
       const isZero = header.version === 3 && !header.extendedL2 && (low & QCOW_OFLAG_ZERO) !== 0;
+      const host = offsetOf(high, low);
+      if (isZero && host !== 0 && !header.hasExternalData && !this.isCluster(host)) {
+        this.badZero(table + at, host);
+        continue;
+      }
       if (this.hasReserved(high, low))
         this.unrepairable(`the L2 entry at offset ${hex(table + at)} has reserved bits set`);
-      const host = offsetOf(high, low);
       if (header.hasExternalData) {
         const place = guest + (at / geometry.l2EntryBytes) * geometry.clusterSize;
         if (isActive && (host !== 0 || isCopied(high)))
@@ -261,13 +267,6 @@ export class ReferenceWalk {
         continue;
       }
       if (host === 0) continue;
-      if (isZero && !this.isCluster(host)) {
-        this.repairable(
-          `the zero entry at offset ${hex(table + at)} keeps ${showOffset(host)}, which is no cluster of this file`,
-        );
-        this.badZeroes.push(table + at);
-        continue;
-      }
       if (!this.useCluster(host, `the L2 entry at offset ${hex(table + at)}`, null, references)) {
         this.unfollowed++;
         continue;
@@ -276,6 +275,11 @@ export class ReferenceWalk {
       this.compareFlag(table + at, host, isCopied(high));
       if (!isZero) this.countData(host);
     }
+  }
+
+  private badZero(at: number, host: number): void {
+    this.repairable(`the zero entry at offset ${hex(at)} keeps ${showOffset(host)}, which is no cluster of this file`);
+    this.badZeroes.push(at);
   }
 
   private countData(host: number): void {
@@ -295,11 +299,10 @@ export class ReferenceWalk {
     if (!isZero) this.countData(host);
   }
 
-  /** Version 2 has no zero flag, and QEMU answers EIO for it there. */
+  /** Neither version 2 nor extended entries have the zero flag, and QEMU answers EIO for it there. */
   private hasReserved(high: number, low: number): boolean {
     const { extendedL2, version } = this.header;
-    if (extendedL2) return false;
-    return hasReservedBits(high, low) || (version === 2 && (low & QCOW_OFLAG_ZERO) !== 0);
+    return hasReservedBits(high, low) || ((extendedL2 || version === 2) && (low & QCOW_OFLAG_ZERO) !== 0);
   }
 
   private bitmapFault(l2: DataView, at: number): string | null {
@@ -318,6 +321,11 @@ export class ReferenceWalk {
     } catch (error) {
       this.cannotFollow((error as Error).message);
     }
+  }
+
+  /** Nothing but L1 entries refers to an L2 table, so that changing an entry of it changes nothing else. */
+  isOnlyTable(table: number): boolean {
+    return this.referencesToKeep(this.geometry.clusterOf(table)) === (this.tables.get(table)?.references ?? 0);
   }
 
   /** A whole, aligned cluster of the file, and not the header's. */
@@ -380,8 +388,14 @@ export class ReferenceWalk {
     };
     const rest = (cluster: number): number => this.referencesToKeep(cluster);
     if (isShared({ start: 0, count: 1 }, rest)) this.unrepairable('something refers to the cluster of the header');
-    if (header.l1Size > 0 && isShared(l1, rest))
-      this.unrepairable('something else refers to the clusters of the active L1 table');
+    this.isL1Alone = header.l1Size === 0 || !isShared(l1, rest);
+    if (!this.isL1Alone) this.unrepairable('something else refers to the clusters of the active L1 table');
+    const inBadTables = new Set(this.badZeroes.map((at) => at - (at % clusterSize)));
+    for (const table of inBadTables) {
+      // copied before it is changed, once the counters are true; until then it is data as well, and stays as it is
+      if (!this.isOnlyTable(table))
+        this.unrepairable(`something else refers to the L2 table at ${hex(table)}, which has impossible entries`);
+    }
     for (const span of this.refcountSpans) {
       if (isShared(span, (cluster) => this.counts.get(cluster)))
         this.structureFault(`something else refers to the refcount structures at ${hex(span.start * clusterSize)}`);
