@@ -1,5 +1,6 @@
 // The control socket of a mount: JSON lines over a Unix socket.
 //   {"request":"status"} -> the status object    {"request":"wait"} -> {"closed":true,"clean":bool,"error"?} when closed
+//   {"request":"remount","readOnly":bool} -> {"remounted":bool,"error"?} when it is done
 // Lines of one connection are served in order, so a status answer proves that a wait sent before it is registered.
 
 import { connect, createServer, type Server, type Socket } from 'node:net';
@@ -16,16 +17,28 @@ export interface CloseResult {
   readonly error?: string;
 }
 
+/** How a change of a mount ended. */
+export interface RemountResult {
+  readonly remounted: boolean;
+  /** why it was not done, or what went wrong all the same */
+  readonly error?: string;
+}
+
+/** What the requests of the socket are answered by. */
+export interface ControlHandlers {
+  readonly status: () => unknown;
+  readonly remount: (readOnly: boolean) => Promise<RemountResult>;
+}
+
 export class ControlServer {
   readonly #server: Server;
   readonly #sockets = new Set<Socket>();
   readonly #waiting = new Set<Socket>();
-  readonly #status: () => unknown;
+  readonly #handlers: ControlHandlers;
   #result: CloseResult | null = null;
 
-  /** @param status makes the answer to a status request */
-  constructor(status: () => unknown) {
-    this.#status = status;
+  constructor(handlers: ControlHandlers) {
+    this.#handlers = handlers;
     this.#server = createServer((socket) => this.#serve(socket));
   }
 
@@ -77,31 +90,33 @@ export class ControlServer {
   }
 
   #handle(socket: Socket, line: string): void {
-    const request = requestOf(line);
+    const { request, readOnly } = requestOf(line);
     if (request === 'status') {
       answer(socket, this.#statusOrError());
     } else if (request === 'wait') {
       if (this.#result === null) this.#waiting.add(socket);
       else answer(socket, this.#result);
+    } else if (request === 'remount' && typeof readOnly === 'boolean') {
+      void this.#handlers.remount(readOnly).then((result) => answer(socket, result));
     } else {
-      answer(socket, { error: 'unknown request; there are "status" and "wait"' });
+      answer(socket, { error: 'unknown request; there are "status", "wait" and "remount"' });
     }
   }
 
   #statusOrError(): unknown {
     try {
-      return this.#status();
+      return this.#handlers.status();
     } catch (error) {
       return { error: (error as Error).message };
     }
   }
 }
 
-function requestOf(line: string): unknown {
+function requestOf(line: string): { readonly request?: unknown; readonly readOnly?: unknown } {
   try {
-    return (JSON.parse(line) as { request?: unknown }).request;
+    return Object(JSON.parse(line));
   } catch {
-    return undefined;
+    return {};
   }
 }
 
@@ -152,22 +167,28 @@ export class ControlClient {
 
   /** The status of the mount; null when the process ends, or does not answer in time. */
   status(timeoutMs = 5000): Promise<Record<string, unknown> | null> {
-    this.#send('status');
-    return this.#next((value) => !('closed' in value), timeoutMs);
+    this.#send({ request: 'status' });
+    return this.#next((value) => !('closed' in value || 'remounted' in value), timeoutMs);
   }
 
   /** Registers for the end of the mount. @returns a promise of the result; null when the process ends without one */
   wait(): Promise<CloseResult | null> {
-    this.#send('wait');
+    this.#send({ request: 'wait' });
     return this.#next((value) => value['closed'] === true, 0) as Promise<CloseResult | null>;
+  }
+
+  /** @returns when it is done, however long that takes; null when the process ends without an answer */
+  remount(readOnly: boolean): Promise<RemountResult | null> {
+    this.#send({ request: 'remount', readOnly });
+    return this.#next((value) => 'remounted' in value, 0) as Promise<RemountResult | null>;
   }
 
   close(): void {
     this.#socket.destroy();
   }
 
-  #send(request: string): void {
-    this.#socket.write(`${JSON.stringify({ request })}\n`);
+  #send(request: Readonly<Record<string, unknown>>): void {
+    this.#socket.write(`${JSON.stringify(request)}\n`);
   }
 
   #receive(line: string): void {

@@ -3,7 +3,7 @@
 
 import { EXIT_USAGE } from './exit-codes.ts';
 import { pathKind } from './host-paths.ts';
-import { DAEMON_COMMAND, type MountRequest, parseMountArguments } from './mount-arguments.ts';
+import { DAEMON_COMMAND, type MountRequest, parseMountArguments, USERS_COMMAND } from './mount-arguments.ts';
 import { complain, complainAbout } from './output.ts';
 
 /** The name that umount(8) looks for in /sbin; a link of that name to the program is the helper. */
@@ -14,6 +14,7 @@ const COMMANDS = [
   'mount',
   'unmount',
   'umount',
+  'remount',
   'status',
   'create',
   'info',
@@ -33,6 +34,10 @@ export async function main(argv: readonly string[], programPath: string): Promis
     if (argv[0] === DAEMON_COMMAND) {
       const { runMountProcess } = await import('./mount-process.ts');
       return await runMountProcess(JSON.parse(argv[1] ?? '') as MountRequest);
+    }
+    if (argv[0] === USERS_COMMAND) {
+      const { printProcesses } = await import('./mount-users.ts');
+      return printProcesses(argv[1] ?? '');
     }
     if (argv[0] === UMOUNT_HELPER_COMMAND || UMOUNT_HELPER_NAME.test(programPath)) {
       const { umountHelper } = await import('./umount-helper.ts');

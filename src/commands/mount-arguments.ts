@@ -18,6 +18,9 @@ import {
 /** How the program starts itself as the process of a mount, with the request as JSON; not for people. */
 export const DAEMON_COMMAND = 'mount-process';
 
+/** How it looks for the users of a mount in a process of its own; not for people. */
+export const USERS_COMMAND = 'mount-users';
+
 const WORKERS_MIN = 2;
 const WORKERS_DEFAULT_MAX = 16;
 

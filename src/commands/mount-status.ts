@@ -14,6 +14,8 @@ export interface MountStatus {
   readonly pid: number;
   readonly workers: number;
   readonly 'read-only': boolean;
+  /** somebody else may write to the image at the same time, so that what is shown may be inconsistent */
+  readonly shared: boolean;
   readonly 'dirty-flag': boolean;
   /** qcow2 version 3: the dirty flag is set while the image changes */
   readonly 'lazy-refcounts'?: boolean;
@@ -37,6 +39,7 @@ export function mountStatus(
   request: MountRequest,
   disk: VirtualDisk,
   serving: Serving,
+  shared: boolean,
   log: string | null,
 ): MountStatus {
   const status = disk.status();
@@ -48,6 +51,7 @@ export function mountStatus(
     pid: process.pid,
     workers: serving.workers,
     'read-only': status.readOnly,
+    shared,
     'dirty-flag': status.dirty,
     ...(status.lazyRefcounts === null ? {} : { 'lazy-refcounts': status.lazyRefcounts }),
     'virtual-size': status.virtualSize,
@@ -62,6 +66,9 @@ export function mountStatus(
   };
 }
 
+/** What share means to who reads from the mount. */
+export const POSSIBLY_INCONSISTENT = 'shared with a writer, possibly inconsistent';
+
 /** One line, for SIGUSR1 and the log. */
 export function statusLine(status: MountStatus): string {
   const requests = Object.entries(status.requests)
@@ -69,7 +76,7 @@ export function statusLine(status: MountStatus): string {
     .map(([name, count]) => `${name} ${count}`)
     .join(', ');
   return (
-    `${status.image} at ${status.mountpoint}: ${status.format}, ${status['read-only'] ? 'read-only' : 'read-write'}, ` +
+    `${status.image} at ${status.mountpoint}: ${status.format}, ${status['read-only'] ? 'read-only' : 'read-write'}${status.shared ? ` (${POSSIBLY_INCONSISTENT})` : ''}, ` +
     `${status['dirty-flag'] ? 'dirty' : 'clean'}, ${formatSize(status['allocated-size'])} of ` +
     `${formatSize(status['virtual-size'])} allocated; ${requests === '' ? 'no requests' : requests}` +
     `${status.failure === null ? '' : `; FAILED: ${status.failure}`}`

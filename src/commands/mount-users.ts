@@ -1,5 +1,6 @@
 // Who keeps a mount busy: loop devices over a file in it, the file systems mounted from those, and processes with an open
-// file or their working directory there. Reads /proc and /sys only, never the mount itself.
+// file or their working directory there. Reads /proc and /sys only, never the mount itself. What other processes do is read
+// by a process of its own, because a process in an odd state can block whoever looks at it, for ever.
 
 import { spawn } from 'node:child_process';
 import { join } from 'node:path';
@@ -7,8 +8,12 @@ import type { MountEntry } from '../fuse/index.ts';
 import { readMountTable } from '../fuse/mount-table.ts';
 import { linkTarget, namesIn, readText } from './host-paths.ts';
 import type { Log } from './log.ts';
+import { USERS_COMMAND } from './mount-arguments.ts';
+import { print } from './output.ts';
 
 const PROCESSES_MAX = 5;
+/** how long the look at other processes may take */
+const LOOK_MS = 3000;
 /** how long the end of a mount waits for the guests' file systems to write back */
 const SYNC_MS = 10_000;
 
@@ -35,8 +40,55 @@ function liesIn(path: string, mountpoint: string): boolean {
   return path === mountpoint || path.startsWith(mountpoint === '/' ? '/' : `${mountpoint}/`);
 }
 
-export function findMountUsers(mountpoint: string): MountUsers {
-  return { loops: findLoops(mountpoint, readMountTable()), processes: findProcesses(mountpoint) };
+/** Processes are missing from the answer when looking at them takes too long. */
+export async function findMountUsers(mountpoint: string): Promise<MountUsers> {
+  const command = [process.argv[1] ?? '', USERS_COMMAND, mountpoint];
+  return {
+    loops: findLoops(mountpoint, readMountTable()),
+    processes: await askForProcesses(process.execPath, command, LOOK_MS),
+  };
+}
+
+/** What a program prints as JSON, or nothing when it does not end in time or does not answer. */
+export function askForProcesses(
+  program: string,
+  parameters: readonly string[],
+  limitMs: number,
+): Promise<ProcessUser[]> {
+  return new Promise((resolve) => {
+    const child = spawn(program, parameters, { stdio: ['ignore', 'pipe', 'ignore'], cwd: '/' });
+    let text = '';
+    const finish = (): void => {
+      clearTimeout(timer);
+      resolve(parseProcesses(text));
+    };
+    const timer = setTimeout(() => {
+      // one that is stuck in the kernel does not even die: nobody waits for it
+      child.kill('SIGKILL');
+      child.stdout.destroy();
+      child.unref();
+      resolve([]);
+    }, limitMs);
+    child.stdout.setEncoding('utf8').on('data', (chunk: string) => {
+      text += chunk;
+    });
+    child.on('error', finish);
+    child.on('close', finish);
+  });
+}
+
+function parseProcesses(text: string): ProcessUser[] {
+  try {
+    return JSON.parse(text) as ProcessUser[];
+  } catch {
+    return [];
+  }
+}
+
+/** The other end: prints the processes that use the mount. @returns the exit code */
+export function printProcesses(mountpoint: string): number {
+  print(JSON.stringify(findProcesses(mountpoint, [process.pid, process.ppid])));
+  return 0;
 }
 
 function findLoops(mountpoint: string, mounts: readonly MountEntry[]): LoopUser[] {
@@ -60,10 +112,10 @@ function findLoops(mountpoint: string, mounts: readonly MountEntry[]): LoopUser[
   return loops;
 }
 
-function findProcesses(mountpoint: string): ProcessUser[] {
+function findProcesses(mountpoint: string, except: readonly number[]): ProcessUser[] {
   const users: ProcessUser[] = [];
   for (const entry of namesIn('/proc')) {
-    if (!/^\d+$/.test(entry) || Number(entry) === process.pid) continue;
+    if (!/^\d+$/.test(entry) || except.includes(Number(entry))) continue;
     const uses =
       isLinkInto(`/proc/${entry}/cwd`, mountpoint) ||
       namesIn(`/proc/${entry}/fd`).some((fd) => isLinkInto(join('/proc', entry, 'fd', fd), mountpoint));

@@ -10,6 +10,7 @@ import { infoCommand } from './info.ts';
 import { mapCommand } from './map.ts';
 import { mountCommand } from './mount.ts';
 import { complain, complainAbout } from './output.ts';
+import { remountCommand } from './remount.ts';
 import { resizeCommand } from './resize.ts';
 import { statusCommand } from './status.ts';
 import { unmountCommand } from './unmount.ts';
@@ -28,6 +29,7 @@ interface Command {
 const PROGRAM: readonly Command[] = [
   mountCommand,
   unmountCommand,
+  remountCommand,
   statusCommand,
   createCommand,
   infoCommand,

@@ -1,9 +1,16 @@
 // How a mount is served: by worker threads on the kernel transport, or by fuse-native on the main thread.
 // Invariant: `ended` settles when nothing serves requests any more, whatever ended it, and only then may the disk close.
 
-import type { VirtualDisk } from '../disk/index.ts';
+import type { SharedDisk, VirtualDisk } from '../disk/index.ts';
 import { ImgfuseError } from '../errors/index.ts';
-import { createTree, DiskFilesystem } from '../filesystem/index.ts';
+import {
+  createTree,
+  DiskFilesystem,
+  nodesOf,
+  type SharedTree,
+  setTreeReadOnly,
+  writableHandles,
+} from '../filesystem/index.ts';
 import {
   createCounters,
   fuseNativeAvailable,
@@ -17,6 +24,7 @@ import {
 import { nativeAvailable } from '../native/index.ts';
 import { type Log, requestErrorLog } from './log.ts';
 import type { MountRequest } from './mount-arguments.ts';
+import { diskGeneration } from './request-gate.ts';
 import { type ServeData, startThread, type Thread, type WarmThread } from './threads.ts';
 
 /** A mount that answers. */
@@ -36,6 +44,20 @@ export interface Serving {
   abort(): void;
   /** requests served, by operation */
   requests(): Readonly<Record<string, number>>;
+  /** null where the disk cannot be exchanged under the mount */
+  readonly handover: Handover | null;
+}
+
+/** What goes with an exchange of the disk under a mount. */
+export interface Handover {
+  /** gives every thread the disk that it takes when its gate says so */
+  handOver(disk: SharedDisk): void;
+  /** lets the disk be opened for writing from now on, or no longer */
+  setReadOnly(readOnly: boolean): void;
+  /** open files that can write */
+  writableHandles(): number;
+  /** makes the kernel ask again for what it has cached of the disk, while requests are served */
+  invalidate(what: 'attributes' | 'data'): Promise<void>;
 }
 
 /**
@@ -65,10 +87,11 @@ function chooseTransport(request: MountRequest, log: Log): Transport {
 }
 
 /** nosuid and nodev always: the mount holds regular files, and an image must not bring rights along. */
-function mountOptions(request: MountRequest): MountOptions {
+function mountOptions(request: MountRequest, transport: Transport): MountOptions {
   return {
     source: request.source,
-    readOnly: request.readOnly,
+    // what may become read-write later must not be read-only for the kernel: only root could change that
+    readOnly: request.readOnly && !(request.share && transport === 'kernel'),
     allowOther: request.allowOther,
     defaultPermissions: true,
     flags: ['nosuid', 'nodev', ...request.flags],
@@ -92,12 +115,14 @@ async function serveKernel(
   crashed: (error: Error) => void,
   log: Log,
 ): Promise<Serving> {
-  const session = mountKernel({ ...mountOptions(request), mountpoint: request.mountpoint });
+  const session = mountKernel({ ...mountOptions(request, 'kernel'), mountpoint: request.mountpoint });
   const counters = createCounters();
   let first: Thread;
   let others: readonly ServeData[];
+  let tree: SharedTree;
   try {
-    const [data, ...rest] = workerData(session, disk, request, stopWord, counters);
+    tree = createTree(disk, { rootIsFile: session.rootIsFile, ...owner(request) });
+    const [data, ...rest] = workerData(session, disk, tree, request, stopWord, counters);
     first = warm.run(data!, log);
     others = rest;
   } catch (error) {
@@ -119,6 +144,16 @@ async function serveKernel(
     unmount: async (options) => session.unmount(options),
     abort: () => session.abort(),
     requests: () => readCounters(counters),
+    handover: {
+      handOver: (next) => {
+        for (const thread of threads) thread.handOver(next);
+      },
+      setReadOnly: (readOnly) => setTreeReadOnly(tree, readOnly),
+      writableHandles: () => writableHandles(tree),
+      invalidate: async (what) => {
+        for (const node of nodesOf(tree)) await session.invalidate(node, what);
+      },
+    },
   };
 }
 
@@ -126,11 +161,11 @@ async function serveKernel(
 function workerData(
   session: KernelSession,
   disk: VirtualDisk,
+  tree: SharedTree,
   request: MountRequest,
   stopWord: Int32Array,
   counters: SharedArrayBuffer,
 ): ServeData[] {
-  const tree = createTree(disk, { rootIsFile: session.rootIsFile, ...owner(request) });
   const shared = disk.share();
   return Array.from({ length: request.workers }, (_, index) => ({
     role: 'serve',
@@ -141,6 +176,7 @@ function workerData(
     protocol: session.protocol,
     counters,
     stopWord,
+    generation: diskGeneration(stopWord),
   }));
 }
 
@@ -159,7 +195,12 @@ async function serveFuseNative(disk: VirtualDisk, request: MountRequest, log: Lo
   const tree = createTree(disk, { rootIsFile: false, ...owner(request) });
   const counters = createCounters();
   const logger = requestErrorLog(log);
-  const options = { ...mountOptions(request), mountpoint: request.mountpoint, counters, onError: logger };
+  const options = {
+    ...mountOptions(request, 'fuse-native'),
+    mountpoint: request.mountpoint,
+    counters,
+    onError: logger,
+  };
   const session = await mountFuseNative(options, new DiskFilesystem(disk, tree));
   return {
     transport: 'fuse-native',
@@ -169,5 +210,6 @@ async function serveFuseNative(disk: VirtualDisk, request: MountRequest, log: Lo
     unmount: (unmountOptions) => session.unmount(unmountOptions),
     abort: () => session.abort(),
     requests: () => readCounters(counters),
+    handover: null,
   };
 }

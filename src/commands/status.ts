@@ -7,7 +7,7 @@ import { listMounts, type MountEntry } from '../fuse/index.ts';
 import { ControlClient } from './control-socket.ts';
 import { EXIT_USAGE } from './exit-codes.ts';
 import { canonicalEntry, canonicalPath } from './host-paths.ts';
-import type { MountStatus } from './mount-status.ts';
+import { type MountStatus, POSSIBLY_INCONSISTENT } from './mount-status.ts';
 import { shellQuote } from './mount-users.ts';
 import { deviceOf } from './mountpoint.ts';
 import { complain, formatTable, type OutputMode, print, printJson } from './output.ts';
@@ -116,7 +116,7 @@ export function statusTable(reports: readonly Report[]): string {
     each.image ?? '?',
     each.format ?? '?',
     each.failure === undefined || each.failure === null ? each.state : 'failed',
-    each['read-only'] === true ? 'ro' : 'rw',
+    each.shared === true ? 'ro,share' : each['read-only'] === true ? 'ro' : 'rw',
     each['dirty-flag'] === undefined ? '?' : each['dirty-flag'] ? 'yes' : 'no',
     size(each['virtual-size']),
     size(each['allocated-size']),
@@ -144,6 +144,7 @@ function detailText(each: Report): string {
     ['backing chain', each['backing-chain']?.join(' <- ')],
     ['mode', each['read-only'] === true ? 'read-only' : 'read-write'],
     ['lazy refcounts', each['lazy-refcounts'] === true ? 'yes' : undefined],
+    ['consistency', each.shared === true ? POSSIBLY_INCONSISTENT : undefined],
     ['dirty', each['dirty-flag'] === undefined ? undefined : each['dirty-flag'] ? 'yes' : 'no'],
     ['virtual size', each['virtual-size'] && `${formatSize(each['virtual-size'])} (${each['virtual-size']} bytes)`],
     ['allocated', each['allocated-size'] === undefined ? undefined : formatSize(each['allocated-size'])],

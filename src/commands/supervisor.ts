@@ -4,9 +4,10 @@
 // who does not want to wait for them sends a second signal, and then the process ends itself after the disk is closed.
 
 import { setTimeout as delay } from 'node:timers/promises';
-import { openDisk, type VirtualDisk } from '../disk/index.ts';
+import { type OpenDiskOptions, openDisk, type VirtualDisk } from '../disk/index.ts';
 import { describeError, ERRNO, errnoOf, ImgfuseError } from '../errors/index.ts';
-import { type CloseResult, ControlServer } from './control-socket.ts';
+import { type CloseResult, ControlServer, type RemountResult } from './control-socket.ts';
+import { DiskLostError, giveAway, type HandoverParts, takeOver } from './handover.ts';
 import { processStartTime, removeFile, writeWhole } from './host-paths.ts';
 import type { Log } from './log.ts';
 import type { MountRequest } from './mount-arguments.ts';
@@ -15,7 +16,7 @@ import { describeUsers, findMountUsers, syncGuests } from './mount-users.ts';
 import { assertMountpoint, deviceAt } from './mountpoint.ts';
 import { notifyServiceManager } from './notify.ts';
 import type { PasswordOf } from './passwords.ts';
-import { createStopWords, hasRequestsInHand } from './request-gate.ts';
+import { createStopWords, diskGeneration, hasRequestsInHand, setStop } from './request-gate.ts';
 import { type MountRecord, type RuntimeFiles, removeRuntimeFiles, writeRecord } from './runtime-directory.ts';
 import { type Serving, startServing } from './serving.ts';
 import { STOP, startThread, type Thread, type WarmThread } from './threads.ts';
@@ -37,12 +38,22 @@ export class Supervisor {
   readonly #isDaemon: boolean;
   readonly #password: PasswordOf;
   readonly #stopWord: Int32Array;
-  readonly #control = new ControlServer(() => this.#status());
+  readonly #control = new ControlServer({
+    status: () => this.#status(),
+    remount: (readOnly) => this.#remount(readOnly),
+  });
+  /** the last change of the mount; never rejects */
+  #remounting: Promise<unknown> = Promise.resolve();
+  /** somebody else may write to the image */
+  #isShared: boolean;
   #disk: VirtualDisk | null = null;
   #serving: Serving | null = null;
+  #record: MountRecord | null = null;
   #maintenance: Thread | null = null;
   #stopReason: string | null = null;
   #crash: Error | null = null;
+  /** why there is no disk any more that could be closed */
+  #lost: string | null = null;
   /** the connection cannot be aborted: its users keep the mount alive */
   #waitsForUsers = false;
   /** why the disk is closed although worker threads are still there */
@@ -64,7 +75,9 @@ export class Supervisor {
     this.#files = files;
     this.#log = log;
     this.#isDaemon = isDaemon;
-    this.#stopWord = createStopWords(request.workers);
+    this.#isShared = request.share;
+    // the workers, and the maintenance thread
+    this.#stopWord = createStopWords(request.workers + 1);
     this.#left = new Promise((resolve) => {
       this.#resolveLeft = resolve;
     });
@@ -78,16 +91,7 @@ export class Supervisor {
     assertMountpoint(request.mountpoint);
     await this.#control.listen(this.#files.socketPath);
     try {
-      this.#disk = openDisk(request.image, {
-        readOnly: request.readOnly,
-        ...(request.format === undefined ? {} : { format: request.format }),
-        allowBacking: request.allowBacking,
-        locks: request.locks,
-        lazyRefcounts: request.lazyRefcounts,
-        password: this.#password,
-        slots: request.workers + 2,
-        log: (sentence) => this.#log('notice', sentence),
-      });
+      this.#disk = openDisk(request.image, this.#openOptions());
       const crashed = (error: Error): void => this.crash(error);
       this.#serving = await startServing(this.#disk, request, this.#stopWord, this.#first, crashed, this.#log);
       this.#maintenance = this.#startMaintenance(this.#disk);
@@ -112,6 +116,7 @@ export class Supervisor {
   /** Resolves when the mount has ended, however that came, and the image is closed. @returns the exit code */
   async ended(): Promise<number> {
     await Promise.race([this.#serving!.ended, this.#left]);
+    await this.#remounting;
     notifyServiceManager('STOPPING=1', this.#log);
     const error = this.#crash === null ? await this.#closeDisk() : await this.#rescue(this.#crash);
     if (error === null) {
@@ -140,19 +145,93 @@ export class Supervisor {
     if (this.#crash !== null) return;
     this.#crash = error;
     this.#log('error', `the mount ends because of an internal error: ${error.stack ?? error.message}`);
-    this.#setStop(STOP.rescue);
+    setStop(this.#stopWord, STOP.rescue);
     const refusal = this.#abort();
     if (refusal !== null) this.#leave(refusal);
   }
 
   #startMaintenance(disk: VirtualDisk): Thread {
     const slot = this.#request.workers + 1;
-    return startThread({ role: 'maintain', slot, disk: disk.share(), stopWord: this.#stopWord }, this.#log);
+    const stopWord = this.#stopWord;
+    const generation = diskGeneration(stopWord);
+    return startThread({ role: 'maintain', slot, disk: disk.share(), stopWord, generation }, this.#log);
   }
 
-  #setStop(value: number): void {
-    Atomics.store(this.#stopWord, 0, value);
-    Atomics.notify(this.#stopWord, 0);
+  #openOptions(): OpenDiskOptions {
+    const { readOnly, format, allowBacking, locks, lazyRefcounts, workers } = this.#request;
+    return {
+      readOnly,
+      ...(format === undefined ? {} : { format }),
+      allowBacking,
+      locks,
+      lazyRefcounts,
+      password: this.#password,
+      slots: workers + 2,
+      log: (sentence) => this.#log('notice', sentence),
+    };
+  }
+
+  /** One change after the other; what was asked for is done already where the mount is so. */
+  #remount(readOnly: boolean): Promise<RemountResult> {
+    const result = this.#remounting.then(() => this.#remountNow(readOnly));
+    this.#remounting = result;
+    return result;
+  }
+
+  async #remountNow(readOnly: boolean): Promise<RemountResult> {
+    const { image } = this.#request;
+    const mode = readOnly ? 'read-only' : 'read-write';
+    if (this.#serving === null || this.#stopReason !== null || this.#crash !== null) {
+      return { remounted: false, error: `the mount of ${image} is starting or ending` };
+    }
+    if (this.#disk!.readOnly === readOnly) return { remounted: true };
+    try {
+      await (readOnly ? giveAway(this.#handoverParts()) : takeOver(this.#handoverParts()));
+      this.#log('notice', `${image} is ${mode} from now on${readOnly ? ', and its locks are free' : ''}`);
+      return { remounted: true };
+    } catch (error) {
+      const sentence = describeError(error);
+      this.#log('error', `${image} could not be made ${mode}: ${sentence}`);
+      if (error instanceof DiskLostError) this.#lose(sentence);
+      return { remounted: this.#disk!.readOnly === readOnly, error: sentence };
+    } finally {
+      if (this.#lost === null) this.#noteMode();
+    }
+  }
+
+  #handoverParts(): HandoverParts {
+    return {
+      request: this.#request,
+      options: this.#openOptions(),
+      serving: this.#serving!,
+      stopWord: this.#stopWord,
+      log: this.#log,
+      disk: this.#disk!,
+      exchange: (disk) => {
+        this.#disk = disk;
+        const shared = disk.share();
+        this.#serving!.handover!.handOver(shared);
+        this.#maintenance!.handOver(shared);
+      },
+    };
+  }
+
+  /** The mount is read-only or read-write now: for status, and for who reads the record. */
+  #noteMode(): void {
+    const readOnly = this.#disk!.readOnly;
+    if (!readOnly) this.#isShared = false;
+    else if (this.#record?.readOnly === false) this.#isShared = true;
+    if (this.#record === null || this.#record.readOnly === readOnly) return;
+    this.#record = { ...this.#record, readOnly };
+    writeRecord(this.#files.recordPath, this.#record);
+  }
+
+  /** There is no disk behind the mount any more: it ends. */
+  #lose(sentence: string): void {
+    this.#lost = sentence;
+    setStop(this.#stopWord, STOP.end);
+    const refusal = this.#abort();
+    if (refusal !== null) this.#leave(refusal);
   }
 
   #handleSignals(): void {
@@ -180,6 +259,7 @@ export class Supervisor {
       log: this.#isDaemon ? this.#files.logPath : null,
     };
     writeRecord(this.#files.recordPath, record);
+    this.#record = record;
     if (pidFile !== undefined) writePidFile(pidFile);
     return record;
   }
@@ -191,7 +271,7 @@ export class Supervisor {
       if (refusal !== null) this.#waitForUsers(refusal);
       await Promise.race([this.#serving.ended, this.#left]);
     }
-    this.#setStop(STOP.end);
+    setStop(this.#stopWord, STOP.end);
     await this.#maintenance?.ended;
     try {
       await this.#requestsDone();
@@ -210,7 +290,7 @@ export class Supervisor {
     let state = `${serving.mountpoint} is still in use`;
     try {
       if (await this.#unmountIdle(serving)) return;
-      const users = findMountUsers(serving.mountpoint);
+      const users = await findMountUsers(serving.mountpoint);
       await syncGuests(users, this.#log);
       await serving.unmount({ lazy: true });
       state = `${serving.mountpoint} was in use${usedBy(describeUsers(users))} and has been detached`;
@@ -220,7 +300,7 @@ export class Supervisor {
     }
     const refusal = this.#abort();
     if (refusal !== null) return this.#waitForUsers(`${state}; ${refusal}`);
-    this.#setStop(STOP.end);
+    setStop(this.#stopWord, STOP.end);
     const consequence = 'its users get errors from now on, everything that was acknowledged is kept';
     this.#log('warning', `${reason}: ${state}; ${consequence}`);
   }
@@ -246,7 +326,7 @@ export class Supervisor {
     if (this.#leaveReason !== null) return;
     this.#leaveReason = reason;
     this.#log('warning', `${reason}: closing ${this.#request.image} under its users`);
-    this.#setStop(this.#crash === null ? STOP.end : STOP.rescue);
+    setStop(this.#stopWord, this.#crash === null ? STOP.end : STOP.rescue);
     this.#resolveLeft();
   }
 
@@ -279,7 +359,7 @@ export class Supervisor {
         return true;
       } catch (error) {
         if (errnoOf(error) !== ERRNO.EBUSY) throw error;
-        if (attempt === BUSY_ATTEMPTS || describeUsers(findMountUsers(serving.mountpoint)) !== null) return false;
+        if (attempt === BUSY_ATTEMPTS || describeUsers(await findMountUsers(serving.mountpoint)) !== null) return false;
       }
       await delay(BUSY_DELAY_MS);
     }
@@ -287,9 +367,10 @@ export class Supervisor {
 
   /** @returns null, or the sentence that says why the image is not clean */
   async #closeDisk(): Promise<string | null> {
-    this.#setStop(STOP.end);
+    setStop(this.#stopWord, STOP.end);
     const failure = await this.#maintenance!.ended;
     if (failure !== null) return this.#rescue(failure);
+    if (this.#lost !== null) return this.#lost;
     try {
       await this.#requestsDone();
       this.#disk!.close();
@@ -304,7 +385,7 @@ export class Supervisor {
    * the metadata lock taken. The dirty bit stays set, so that the next open checks the image.
    */
   async #rescue(crash: Error): Promise<string> {
-    this.#setStop(STOP.rescue);
+    setStop(this.#stopWord, STOP.rescue);
     const flushed = this.#maintenance!.ended.then((failure) =>
       failure === null ? null : this.#startMaintenance(this.#disk!).ended,
     );
@@ -315,7 +396,7 @@ export class Supervisor {
 
   #status(): MountStatus {
     const log = this.#isDaemon ? this.#files.logPath : null;
-    return mountStatus(this.#request, this.#disk!, this.#serving!, log);
+    return mountStatus(this.#request, this.#disk!, this.#serving!, this.#isShared, log);
   }
 
   #describe(): string {

@@ -28,6 +28,8 @@ export interface ServeData {
   readonly counters: SharedArrayBuffer;
   /** shared by every thread of the mount; the element at `slot` is this thread's, see RequestGate */
   readonly stopWord: Int32Array;
+  /** of `disk`, see RequestGate */
+  readonly generation: number;
 }
 
 export interface MaintainData {
@@ -35,9 +37,16 @@ export interface MaintainData {
   readonly slot: number;
   readonly disk: SharedDisk;
   readonly stopWord: Int32Array;
+  readonly generation: number;
 }
 
 export type ThreadData = ServeData | MaintainData;
+
+/** What a running thread is told: the disk to take when its gate says so. */
+export interface DiskMessage {
+  readonly type: 'disk';
+  readonly disk: SharedDisk;
+}
 
 /** What a thread tells the main thread. */
 export type ThreadMessage =
@@ -48,6 +57,8 @@ export type ThreadMessage =
 export interface Thread {
   /** resolves to true when the thread is ready for requests, to false when it ended before */
   readonly started: Promise<boolean>;
+  /** Gives it the disk that it takes when its gate says so. */
+  handOver(disk: SharedDisk): void;
   /** resolves when the thread has ended; with the error that ended it, if one did */
   readonly ended: Promise<Error | null>;
 }
@@ -84,7 +95,8 @@ export function warmThread(): WarmThread {
         void ended.then(() => resolve(false));
       });
       worker.postMessage(data);
-      return { started, ended };
+      const handOver = (disk: SharedDisk): void => worker.postMessage({ type: 'disk', disk } satisfies DiskMessage);
+      return { started, handOver, ended };
     },
     discard: async () => {
       await worker.terminate();

@@ -4,14 +4,14 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Argv } from 'yargs';
 import { describeError, ERRNO, errnoOf, ImgfuseError } from '../errors/index.ts';
-import { findMount, listMounts, type MountEntry, unmountPath } from '../fuse/index.ts';
+import { findMount, unmountPath } from '../fuse/index.ts';
 import { type CloseResult, ControlClient } from './control-socket.ts';
 import { EXIT_MOUNT, EXIT_OK, mountExitCode } from './exit-codes.ts';
-import { canonicalEntry, canonicalPath, pathKind } from './host-paths.ts';
+import { pathKind } from './host-paths.ts';
+import { findTarget, type Target } from './mount-target.ts';
 import { cureForUsers, describeUsers, findMountUsers, shellQuote } from './mount-users.ts';
-import { deviceOf } from './mountpoint.ts';
 import { complain, type OutputMode, print, printJson } from './output.ts';
-import { listRecords, removeRuntimeFiles, type StoredRecord } from './runtime-directory.ts';
+import { removeRuntimeFiles, type StoredRecord } from './runtime-directory.ts';
 
 /** after this time a waiting unmount says what it is waiting for */
 const PATIENCE_MS = 2000;
@@ -24,13 +24,6 @@ export interface UnmountOptions {
   readonly patient: boolean;
   readonly output: OutputMode;
   readonly quiet: boolean;
-}
-
-/** What is to be unmounted: a mount, the process that serves it, or both. */
-interface Target {
-  readonly mountpoint: string;
-  readonly mount: MountEntry | null;
-  readonly record: StoredRecord | null;
 }
 
 interface Outcome {
@@ -66,45 +59,6 @@ export async function unmount(path: string, options: UnmountOptions): Promise<nu
   return outcome.exitCode;
 }
 
-/** @throws ImgfuseError missing, usage when an image is mounted at several places */
-function findTarget(path: string): Target {
-  const mounts = listMounts();
-  const records = listRecords();
-  for (const candidate of new Set([canonicalEntry(path), canonicalPath(path)])) {
-    const found = targetAt(candidate, mounts, records);
-    if (found !== null) return found;
-  }
-  const image = canonicalPath(path);
-  const mountpoints = new Set<string>();
-  for (const record of records) if (record.image === image) mountpoints.add(record.mountpoint);
-  for (const mount of mounts) if (mount.source === image) mountpoints.add(mount.mountpoint);
-  const found = [...mountpoints]
-    .map((mountpoint) => targetAt(mountpoint, mounts, records))
-    .filter((target) => target !== null);
-  if (found.length === 1) return found[0]!;
-  if (found.length > 1) {
-    const places = found.map((target) => target.mountpoint).join(' and ');
-    throw new ImgfuseError('usage', `${path} is mounted at ${places}; name the mountpoint to unmount`, { path });
-  }
-  throw new ImgfuseError('missing', `${path} is not mounted by imgfuse; "imgfuse status" lists what is`, { path });
-}
-
-/** The top mount at a mountpoint, with its process; or a process whose mount is gone but that has not ended yet. */
-function targetAt(mountpoint: string, mounts: readonly MountEntry[], records: readonly StoredRecord[]): Target | null {
-  const mount = mounts.filter((each) => each.mountpoint === mountpoint).at(-1) ?? null;
-  const here = records.filter((record) => record.mountpoint === mountpoint);
-  const record =
-    mount === null
-      ? here.filter((each) => each.alive).at(-1)
-      : (here.filter((each) => each.device === deviceOf(mount)).at(-1) ??
-        here.filter((each) => each.device === undefined && each.alive).at(-1));
-  if (mount === null && record === undefined) {
-    for (const stale of here) removeRuntimeFiles(stale);
-    return null;
-  }
-  return { mountpoint, mount, record: record ?? null };
-}
-
 async function unmountTarget(target: Target, options: UnmountOptions): Promise<Outcome> {
   const { record, mount } = target;
   const image = record?.image ?? mount?.source;
@@ -115,7 +69,7 @@ async function unmountTarget(target: Target, options: UnmountOptions): Promise<O
     // lines are served in order: the answer to this one says that the wait is registered
     await Promise.race([client.status(), result]);
     // asked before: what uses a detached mount can no longer be told by its path
-    const users = options.lazy ? describeUsers(findMountUsers(target.mountpoint)) : null;
+    const users = options.lazy ? describeUsers(await findMountUsers(target.mountpoint)) : null;
     if (mount !== null) await unmountOrExplain(target.mountpoint, options.lazy);
     const closed = await waitPatiently(result, target, users, options);
     if (closed === 'still open') return { closed: false, clean: false, image, notes: [], exitCode: EXIT_OK };
@@ -206,7 +160,7 @@ async function unmountOrExplain(mountpoint: string, lazy: boolean): Promise<void
       // gone meanwhile: that is what was asked for
       if (findMount(mountpoint) === undefined) return;
       if (errnoOf(error) !== ERRNO.EBUSY) throw error;
-      const users = findMountUsers(mountpoint);
+      const users = await findMountUsers(mountpoint);
       const who = describeUsers(users);
       if (who !== null || attempt === BUSY_ATTEMPTS) throw busyError(mountpoint, who, cureForUsers(users));
     }

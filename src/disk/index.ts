@@ -6,6 +6,6 @@ export type { LockMode } from '../host/image-locks.ts';
 export { type CheckDiskOptions, checkDisk } from './check.ts';
 export { type CreateDiskOptions, createDisk } from './create.ts';
 export { type DiskInfo, inspectDisk } from './info.ts';
-export { attachDisk, type OpenDiskOptions, openDisk, reopenDisk } from './open.ts';
+export { attachDisk, closeAndReopenDisk, type OpenDiskOptions, openDisk, reopenDisk } from './open.ts';
 export { formatByName, formats } from './registry.ts';
 export { type ChainExtent, type DiskStatus, type NetworkStatus, type SharedDisk, VirtualDisk } from './virtual-disk.ts';

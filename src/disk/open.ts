@@ -39,9 +39,42 @@ export function openDisk(path: string, options: OpenDiskOptions): VirtualDisk {
   return new VirtualDisk(new ChainOpener(options).openTop(path));
 }
 
+/** What is opened a second time. */
+interface Before {
+  /** null for what is no file of this machine: that is found by its name again */
+  readonly descriptor: number | null;
+  readonly format: string;
+}
+
 /** Opens the file of an open disk a second time, also where its path leads to something else by now. */
 export function reopenDisk(disk: VirtualDisk, options: OpenDiskOptions): VirtualDisk {
-  return new VirtualDisk(new ChainOpener(options).openTop(disk.path, disk.descriptor ?? undefined));
+  const before = { descriptor: disk.descriptor, format: disk.format };
+  return new VirtualDisk(new ChainOpener(options).openTop(disk.path, before));
+}
+
+/**
+ * Closes a disk and opens its file again.
+ * @returns the disk, and why the first one is not clean, if so
+ * @throws ImgfuseError when it cannot be opened again; it is closed then
+ */
+export function closeAndReopenDisk(
+  disk: VirtualDisk,
+  options: OpenDiskOptions,
+): { readonly disk: VirtualDisk; readonly failure: unknown } {
+  // a descriptor that outlives the close: the path may lead to something else by now
+  const file = PosixHostFile.reopen(disk.path, disk.descriptor!, true);
+  let failure: unknown;
+  try {
+    try {
+      disk.close();
+    } catch (error) {
+      failure = error;
+    }
+    const before = { descriptor: file.descriptor, format: disk.format };
+    return { disk: new VirtualDisk(new ChainOpener(options).openTop(disk.path, before)), failure };
+  } finally {
+    file.close();
+  }
 }
 
 /** The same disk in another thread. @param slot from 0, below the slots it was opened with, used by no other thread */
@@ -70,17 +103,25 @@ class ChainOpener {
     this.options = options;
   }
 
-  /** @param descriptor of the file where it is open already */
-  openTop(path: string, descriptor?: number): Image {
-    const { readOnly, format, lazyRefcounts } = this.options;
+  openTop(path: string, before?: Before): Image {
+    const { readOnly, format: named, lazyRefcounts } = this.options;
     try {
-      const file = this.openFile(path, readOnly, descriptor);
+      const file = this.openFile(path, readOnly, before?.descriptor ?? null);
       this.sayWhoIsNotKeptOut(file);
-      const found = format === undefined ? probeFormat(file) : formatByName(format);
-      if (lazyRefcounts === true && found.name !== 'qcow2') {
-        throw new ImgfuseError('usage', `${path} is a ${found.name} image, and lazy_refcounts is for qcow2`, { path });
+      const format = named === undefined ? probeFormat(file) : formatByName(named);
+      // a guest may have written the header of another format into a raw image that was guessed
+      if (before !== undefined && format.name !== before.format) {
+        throw new ImgfuseError(
+          'usage',
+          `${path} was ${before.format} when it was opened first and looks like ${format.name} now; ` +
+            'unmount it, and mount it again with --format',
+          { path },
+        );
       }
-      return this.openImage(file, found, readOnly, format === undefined);
+      if (lazyRefcounts === true && format.name !== 'qcow2') {
+        throw new ImgfuseError('usage', `${path} is a ${format.name} image, and lazy_refcounts is for qcow2`, { path });
+      }
+      return this.openImage(file, format, readOnly, named === undefined);
     } catch (error) {
       for (const file of this.opened) file.close();
       throw error;
@@ -112,9 +153,9 @@ class ChainOpener {
     return this.openFile(resolveDataFile(image.path, name, { allowed: this.options.allowBacking ?? [] }), readOnly);
   }
 
-  private openFile(path: string, readOnly: boolean, descriptor?: number): HostFile {
+  private openFile(path: string, readOnly: boolean, descriptor: number | null = null): HostFile {
     const file =
-      descriptor === undefined
+      descriptor === null
         ? openImageFile(path, readOnly, allowedUrls(this.options.allowBacking ?? []))
         : PosixHostFile.reopen(path, descriptor, readOnly);
     this.opened.push(file);

@@ -12,6 +12,7 @@ import {
   MODE,
   MTIME_MS,
   NODE_NUMBERS,
+  READ_ONLY,
   ROOT_NODE,
   type SharedTree,
   UID,
@@ -33,7 +34,7 @@ const PERMISSION_BITS = 0o7777;
 const RANGE_STEP = 1024 * 1024 * 1024;
 
 export class DiskFilesystem implements Filesystem {
-  private readonly disk: VirtualDisk;
+  private disk: VirtualDisk;
   private readonly tree: SharedTree;
   private readonly numbers: Float64Array;
   private readonly words: Int32Array;
@@ -45,6 +46,11 @@ export class DiskFilesystem implements Filesystem {
     this.numbers = new Float64Array(tree.numbers);
     this.words = new Int32Array(tree.words);
     this.diskNode = tree.rootIsFile ? ROOT_NODE : ROOT_NODE + 1;
+  }
+
+  /** Serves another disk from the next request on: the same image, opened anew. */
+  takeOver(disk: VirtualDisk): void {
+    this.disk = disk;
   }
 
   lookup(parent: number, name: string): Attributes {
@@ -76,6 +82,7 @@ export class DiskFilesystem implements Filesystem {
 
   setattr(node: number, change: AttributeChange): Attributes {
     this.assertNode(node);
+    this.assertWritable();
     if (change.size !== undefined) {
       this.assertDisk(node);
       if (change.size !== this.disk.size()) {
@@ -104,7 +111,7 @@ export class DiskFilesystem implements Filesystem {
   open(node: number, flags: number): number {
     this.assertDisk(node);
     if ((flags & O_ACCMODE) === O_RDONLY) return READ_HANDLE;
-    if (this.disk.readOnly) throw failure(ERRNO.EROFS, `${this.disk.path} is mounted read-only`);
+    this.assertWritable();
     // O_TRUNC is ignored, as it is by a block device: cp and a shell's > write over a disk and must not cut it to nothing
     Atomics.add(this.words, WRITABLE_HANDLES, 1);
     return WRITE_HANDLE;
@@ -241,6 +248,11 @@ export class DiskFilesystem implements Filesystem {
 
   private inSteps(start: number, end: number, action: (at: number, count: number) => void): void {
     for (let at = start; at < end; at += RANGE_STEP) action(at, Math.min(RANGE_STEP, end - at));
+  }
+
+  private assertWritable(): void {
+    if (Atomics.load(this.words, READ_ONLY) === 0) return;
+    throw failure(ERRNO.EROFS, `${this.disk.path} is mounted read-only`);
   }
 
   private assertNode(node: number): void {

@@ -1,4 +1,12 @@
 // The filesystem layer as the commands see it.
 
 export { DiskFilesystem } from './disk-filesystem.ts';
-export { createTree, DISK_NAME, type SharedTree, type TreeOptions } from './tree-state.ts';
+export {
+  createTree,
+  DISK_NAME,
+  nodesOf,
+  type SharedTree,
+  setTreeReadOnly,
+  type TreeOptions,
+  writableHandles,
+} from './tree-state.ts';

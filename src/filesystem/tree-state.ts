@@ -17,6 +17,12 @@ export const NODE_NUMBERS = 6;
 
 /** Words. */
 export const WRITABLE_HANDLES = 0;
+/** 1 while nobody may open the disk for writing or change its attributes */
+export const READ_ONLY = 1;
+const WORDS = 2;
+
+/** Permission bits to write. */
+const WRITE_BITS = 0o222;
 
 export const ROOT_NODE = 1;
 export const DISK_NAME = 'disk.raw';
@@ -24,6 +30,7 @@ export const DISK_NAME = 'disk.raw';
 export interface SharedTree {
   /** the mountpoint is a regular file, and the root node is the disk itself */
   readonly rootIsFile: boolean;
+  readonly umask: number;
   readonly numbers: SharedArrayBuffer;
   readonly words: SharedArrayBuffer;
 }
@@ -47,13 +54,35 @@ export function createTree(disk: VirtualDisk, options: TreeOptions): SharedTree 
   const fileMode = S_IFREG | ((disk.readOnly ? 0o444 : 0o666) & ~umask);
   const tree: SharedTree = {
     rootIsFile,
+    umask,
     numbers: new SharedArrayBuffer(NODE_NUMBERS * 3 * 8),
-    words: new SharedArrayBuffer(4),
+    words: new SharedArrayBuffer(WORDS * 4),
   };
+  new Int32Array(tree.words)[READ_ONLY] = disk.readOnly ? 1 : 0;
   const numbers = new Float64Array(tree.numbers);
-  for (const node of rootIsFile ? [ROOT_NODE] : [ROOT_NODE, ROOT_NODE + 1]) {
+  for (const node of nodesOf(tree)) {
     const mode = node === ROOT_NODE && !rootIsFile ? directoryMode : fileMode;
     numbers.set([mode, uid, gid, now, now, now], node * NODE_NUMBERS);
   }
   return tree;
+}
+
+/** Lets the disk be opened for writing from now on, or no longer; the permissions shown follow. */
+export function setTreeReadOnly(tree: SharedTree, readOnly: boolean): void {
+  Atomics.store(new Int32Array(tree.words), READ_ONLY, readOnly ? 1 : 0);
+  const numbers = new Float64Array(tree.numbers);
+  for (const node of nodesOf(tree)) {
+    const at = node * NODE_NUMBERS + MODE;
+    numbers[at] = readOnly ? numbers[at]! & ~WRITE_BITS : numbers[at]! | (WRITE_BITS & ~tree.umask);
+  }
+}
+
+/** Handles that can write and are not released yet. */
+export function writableHandles(tree: SharedTree): number {
+  return Atomics.load(new Int32Array(tree.words), WRITABLE_HANDLES);
+}
+
+/** Node ids; the disk is the last one. */
+export function nodesOf(tree: { readonly rootIsFile: boolean }): readonly number[] {
+  return tree.rootIsFile ? [ROOT_NODE] : [ROOT_NODE, ROOT_NODE + 1];
 }

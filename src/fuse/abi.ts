@@ -75,6 +75,9 @@ export const FOPEN_KEEP_CACHE = 1 << 1;
 export const FOPEN_CACHE_DIR = 1 << 3;
 export const FOPEN_PARALLEL_DIRECT_WRITES = 1 << 6;
 
+// notifications: the error of a reply to unique 0
+export const FUSE_NOTIFY_INVAL_INODE = 2;
+
 /** Bit 0 of `unique` marks the INTERRUPT of a request. */
 export const FUSE_INT_REQ_BIT = 1;
 
@@ -206,6 +209,7 @@ export const fuse_statfs_out = {
   size: 80,
 } as const;
 
+export const fuse_notify_inval_inode_out = { ino: 0, off: 8, len: 16, size: 24 } as const;
 export const fuse_fsync_in = { fh: 0, fsync_flags: 8, size: 16 } as const;
 export const fuse_getxattr_in = { size_: 0, size: 8 } as const;
 export const fuse_getxattr_out = { size_: 0, size: 8 } as const;

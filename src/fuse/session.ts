@@ -4,6 +4,7 @@ import * as fs from 'node:fs';
 import { ImgfuseError } from '../errors/index.ts';
 import { cloneDevice } from './device.ts';
 import type { Protocol } from './handshake.ts';
+import { type Invalidation, invalidateNode } from './invalidate.ts';
 import { findMount } from './mount-table.ts';
 import { abortConnection, type UnmountOptions, unmountPath } from './unmount.ts';
 
@@ -41,6 +42,11 @@ export class KernelSession {
   /** A descriptor for one worker; may be `fd` itself where descriptors cannot be cloned. */
   cloneDevice(): number {
     return cloneDevice(this.fd);
+  }
+
+  /** Makes the kernel ask again for what it has cached of a node; while its requests are served by other threads. */
+  invalidate(node: number, what: Invalidation): Promise<void> {
+    return invalidateNode(this.fd, node, what);
   }
 
   /** Whether the mount is still in the mount table, uncovered. */

@@ -62,6 +62,7 @@ const EXTRA_IMPORTS: Readonly<Record<string, readonly string[]>> = {
 const FILESYSTEM_USERS: readonly string[] = [
   // /dev/fuse, the mountpoint and /proc/self/mountinfo are no image files
   'fuse/device.ts',
+  'fuse/invalidate.ts',
   'fuse/session.ts',
   'fuse/mount.ts',
   'fuse/unmount.ts',

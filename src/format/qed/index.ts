@@ -61,8 +61,8 @@ function openQed(file: HostFile, options: OpenOptions, reclaim: boolean): Image 
   }
   const state = createQedState(header, { ...options, fileLength });
   new Float64Array(state.numbers)[ALLOCATED_CLUSTERS] = walk.report.allocatedClusters;
+  if (dirty) new Int32Array(state.words)[DIRTY] = 1;
   if (!options.readOnly) {
-    if (dirty) new Int32Array(state.words)[DIRTY] = 1;
     if ((dirty || reclaim) && walk.report.leaks > 0)
       reclaimLeaks(file, state, walk.used, fileLength / header.clusterSize);
     if (isAutoclearSet(header)) {

@@ -77,7 +77,7 @@ describe('parseMountOptions', () => {
   });
   it('refuses what would hide failures', () => {
     expect(refusal('auto_unmount')).toContain('hide');
-    expect(refusal('remount,ro')).toContain('unmount and mount again');
+    expect(refusal('remount,ro')).toContain('imgfuse remount');
   });
   it('refuses values just outside their range, missing and superfluous values', () => {
     expect(refusal('workers=0')).toContain('from 1 to 64');

@@ -1,0 +1,144 @@
+// A mount changes hands (live migration): from reading an image beside its writer to being the writer, and back. The mount and
+// the open files stay; what is exchanged behind them is the disk, opened anew with every table read again.
+// Invariants: an image is repaired and marked only after its locks are ours; no request is in hand while disks are exchanged;
+// nobody can write before the kernel has dropped what it had cached; a takeover that fails leaves the mount as it was.
+
+import { setTimeout as delay } from 'node:timers/promises';
+import { closeAndReopenDisk, type OpenDiskOptions, reopenDisk, type VirtualDisk } from '../disk/index.ts';
+import { describeError, ImgfuseError } from '../errors/index.ts';
+import type { Log } from './log.ts';
+import type { MountRequest } from './mount-arguments.ts';
+import { describeUsers, findMountUsers } from './mount-users.ts';
+import { closeGates, hasRequestsInHand, openGates } from './request-gate.ts';
+import type { Serving } from './serving.ts';
+
+/** how long the requests in hand may take, and how often they are looked at */
+const IN_HAND_MS = 10_000;
+const IN_HAND_INTERVAL_MS = 1;
+/** a file that was closed just now is released a little later */
+const RELEASE_MS = 2000;
+const RELEASE_INTERVAL_MS = 20;
+
+/** The mount, as far as an exchange of its disk goes. */
+export interface HandoverParts {
+  readonly request: MountRequest;
+  readonly options: OpenDiskOptions;
+  readonly serving: Serving;
+  readonly stopWord: Int32Array;
+  readonly log: Log;
+  readonly disk: VirtualDisk;
+  /** every thread takes this disk before its next request */
+  readonly exchange: (disk: VirtualDisk) => void;
+}
+
+/** The disk is closed and could not be opened again: nothing can be served any more. */
+export class DiskLostError extends ImgfuseError {}
+
+/**
+ * Takes the locks of a writer, opens the image again, checks it if it must, and goes on read-write.
+ * @throws ImgfuseError busy, corrupt, ...: why the mount stays as it was
+ */
+export async function takeOver(parts: HandoverParts): Promise<void> {
+  const { request, disk, log, stopWord } = parts;
+  const { handover } = parts.serving;
+  if (handover === null) throw cannotDropCaches(request);
+  if (request.readOnly && !request.share) {
+    throw new ImgfuseError(
+      'usage',
+      `${request.mountpoint} was mounted read-only without share; unmount it and mount it again read-write`,
+      { path: request.mountpoint },
+    );
+  }
+  const locks = request.locks === 'none' ? 'none' : 'take';
+  const next = reopenDisk(disk, { ...parts.options, readOnly: false, locks });
+  try {
+    await closeAllGates(stopWord);
+  } catch (error) {
+    next.close();
+    throw error;
+  }
+  parts.exchange(next);
+  openGates(stopWord, true);
+  // it was only read: nothing of it can fail but the close of a descriptor
+  disk.close();
+  try {
+    await handover.invalidate('data');
+  } catch (error) {
+    await giveAway({ ...parts, disk: next });
+    throw error;
+  }
+  handover.setReadOnly(false);
+  await handover.invalidate('attributes').catch((error) => log('warning', describeError(error)));
+}
+
+/**
+ * Flushes, marks clean, gives up the locks of a writer and goes on reading beside whoever comes next.
+ * @throws ImgfuseError busy while somebody can write; io when the image is not clean (the mount is read-only then all the
+ * same); DiskLostError
+ */
+export async function giveAway(parts: HandoverParts): Promise<void> {
+  const { request, disk, stopWord } = parts;
+  const { handover } = parts.serving;
+  if (handover === null) throw cannotDropCaches(request);
+  handover.setReadOnly(true);
+  try {
+    await closeGatesWithoutWriters(parts, handover.writableHandles);
+  } catch (error) {
+    handover.setReadOnly(false);
+    throw error;
+  }
+  let failure: unknown;
+  try {
+    const locks = request.locks === 'none' ? 'none' : 'share';
+    const reopened = closeAndReopenDisk(disk, { ...parts.options, readOnly: true, locks });
+    failure = reopened.failure;
+    parts.exchange(reopened.disk);
+  } catch (error) {
+    throw new DiskLostError('io', `${request.image} was closed and cannot be opened again`, {}, error);
+  }
+  openGates(stopWord, true);
+  await handover.invalidate('attributes').catch((error) => parts.log('warning', describeError(error)));
+  if (failure !== undefined) throw failure;
+}
+
+/** @throws ImgfuseError busy when a request does not come to its end; then the gates are open again */
+async function closeAllGates(stopWord: Int32Array): Promise<void> {
+  closeGates(stopWord);
+  const end = performance.now() + IN_HAND_MS;
+  while (hasRequestsInHand(stopWord)) {
+    if (performance.now() > end) {
+      openGates(stopWord, false);
+      throw new ImgfuseError('busy', `a request is still being served after ${IN_HAND_MS / 1000} seconds; try again`);
+    }
+    await delay(IN_HAND_INTERVAL_MS);
+  }
+}
+
+/** Nobody can open for writing any more; whoever did before must have let go. @throws ImgfuseError busy */
+async function closeGatesWithoutWriters(parts: HandoverParts, writableHandles: () => number): Promise<void> {
+  const end = performance.now() + RELEASE_MS;
+  for (;;) {
+    await closeAllGates(parts.stopWord);
+    // looked at only now: an open that was in hand when writing was forbidden may have been let through
+    if (writableHandles() === 0) return;
+    openGates(parts.stopWord, false);
+    if (performance.now() > end) break;
+    await delay(RELEASE_INTERVAL_MS);
+  }
+  const { mountpoint } = parts.serving;
+  const users = describeUsers(await findMountUsers(mountpoint));
+  throw new ImgfuseError(
+    'busy',
+    `the disk of ${mountpoint} is open for writing${users === null ? '' : ` (in use by ${users})`}; close it first`,
+    { path: mountpoint },
+  );
+}
+
+function cannotDropCaches({ mountpoint }: MountRequest): ImgfuseError {
+  return new ImgfuseError(
+    'unsupported',
+    `${mountpoint} is served by fuse-native, which cannot make the kernel drop what it has cached; ` +
+      'unmount it and mount it with --transport kernel',
+    { path: mountpoint },
+  );
+}

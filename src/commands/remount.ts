@@ -1,0 +1,75 @@
+// `imgfuse remount`: hands an image over from or to another program (live migration) without unmounting it.
+// Invariant: exit code 0 means that the mount is what was asked for, and that nothing went wrong on the way.
+
+import type { Argv } from 'yargs';
+import { ImgfuseError } from '../errors/index.ts';
+import { ControlClient } from './control-socket.ts';
+import { EXIT_MOUNT, EXIT_OK } from './exit-codes.ts';
+import { findTarget } from './mount-target.ts';
+import { complain, type OutputMode, print, printJson } from './output.ts';
+
+interface RemountArguments {
+  readonly target: string;
+  readonly options: readonly string[];
+  readonly quiet: boolean;
+  readonly output: OutputMode;
+}
+
+export const remountCommand = {
+  command: 'remount <target>',
+  describe: 'Take over an image that was mounted with ro,share, or give it away',
+  builder: (yargs: Argv): Argv =>
+    yargs
+      .positional('target', { type: 'string', demandOption: true, describe: 'the mountpoint, or the mounted image' })
+      .option('options', {
+        alias: 'o',
+        type: 'array',
+        string: true,
+        requiresArg: true,
+        demandOption: true,
+        describe: 'rw: take it over; ro: give it away',
+      })
+      .option('quiet', { alias: 'q', type: 'boolean', default: false, describe: 'print nothing' })
+      .example('imgfuse mount -o ro,share disk.qcow2 /mnt/img', 'while a virtual machine still writes it')
+      .example('imgfuse remount -o rw /mnt/img', 'once that has let go of it')
+      .example('imgfuse remount -o ro /mnt/img', 'flushes it, marks it clean and gives up its locks')
+      .epilogue(
+        'rw takes the locks, opens the image anew (checking it if it was not closed clean) and drops what was cached; when ' +
+          'that fails, the mount goes on read-only as before. ro needs that nobody has the disk open for writing. The mount ' +
+          'and open files stay.\n\nExit status: 0 done; 1 usage; 32 not done, or the image was not closed clean.',
+      ),
+  run: remount,
+};
+
+async function remount(args: RemountArguments): Promise<number> {
+  const readOnly = wantsReadOnly(args.options);
+  const { mountpoint, record } = findTarget(args.target);
+  const client = record?.alive === true ? await ControlClient.connect(record.socketPath) : null;
+  if (client === null) {
+    complain(`the process that serves ${mountpoint} could not be asked; run this as the user who mounted it`);
+    return EXIT_MOUNT;
+  }
+  const result = await client.remount(readOnly);
+  client.close();
+  const error = result === null ? `the process that serves ${mountpoint} ended before it answered` : result.error;
+  const mode = readOnly ? 'read-only' : 'read-write';
+  if (args.output === 'json') {
+    printJson({ mountpoint, image: record?.image, remounted: result?.remounted === true, error });
+  } else if (error === undefined && !args.quiet) {
+    print(`${record?.image} is ${mode} at ${mountpoint}`);
+  }
+  if (error === undefined) return EXIT_OK;
+  const state = result?.remounted === true ? `${mountpoint} is ${mode}, but` : `${mountpoint} stays as it was`;
+  complain(result === null ? error : `${state}: ${error}`);
+  return EXIT_MOUNT;
+}
+
+function wantsReadOnly(lists: readonly string[]): boolean {
+  const options = lists.flatMap((list) => list.split(',')).filter((option) => option !== '' && option !== 'share');
+  const wrong = options.find((option) => option !== 'ro' && option !== 'rw');
+  const last = options.at(-1);
+  if (wrong !== undefined || last === undefined) {
+    throw new ImgfuseError('usage', `remount takes -o rw or -o ro, and not "${wrong ?? lists.join(',')}"`);
+  }
+  return last === 'ro';
+}
