@@ -1,7 +1,7 @@
 // How often each host cluster is referred to, counted in pages that exist only where something was counted: a hostile image
 // that claims 2^40 clusters costs memory for the clusters it uses. What does not fit a page's 16 bits is kept beside it.
 
-const PAGE = 32768;
+const PAGE = 2048;
 /** In a page: the count is in `large`. */
 const LARGE = 65535;
 
