@@ -99,15 +99,26 @@ export interface RecordedOperation {
   readonly offset: number;
   readonly length: number;
   readonly data?: Uint8Array;
+  /** which of the files that share a log */
+  readonly file: number;
 }
 
 /** Records every change in the order in which it was made. */
 export class RecordingHostFile extends WrappingFile {
-  readonly log: RecordedOperation[] = [];
+  readonly log: RecordedOperation[];
+  private readonly file: number;
+
+  /** @param log shared by files whose order matters @param file this one's number among them */
+  constructor(inner: HostFile, log: RecordedOperation[] = [], file = 0) {
+    super(inner);
+    this.log = log;
+    this.file = file;
+  }
 
   protected override before(operation: HostOperation, offset: number, length: number, data?: Uint8Array): void {
     if (operation === 'read') return;
-    this.log.push({ operation, offset, length, ...(data === undefined ? {} : { data: data.slice() }) });
+    const { file } = this;
+    this.log.push({ operation, offset, length, file, ...(data === undefined ? {} : { data: data.slice() }) });
   }
 }
 

@@ -5,8 +5,9 @@
 import { guestOffset } from '../../src/bytes/offsets.ts';
 import { ERRNO, ImgfuseError } from '../../src/errors/index.ts';
 import type { Image, ImageFormat } from '../../src/format/image-format.ts';
+import type { MemoryHostFile } from '../../src/host/memory-file.ts';
 import { FaultyHostFile, type HostOperation } from '../../src/host/wrapping-files.ts';
-import { openImage } from './memory-images.ts';
+import { type OpenMemoryOptions, openImage } from './memory-images.ts';
 import { type GuestStep, type Prepared, runStep, SECTOR, SECTORS, SIZE } from './workloads.ts';
 
 export interface FaultKind {
@@ -72,7 +73,7 @@ export function failEverywhere(
 
 function failOnce(
   format: ImageFormat,
-  { start, backing, content }: Prepared,
+  { start, dataFile, backing, content }: Prepared,
   steps: readonly GuestStep[],
   kind: FaultKind,
   position: number,
@@ -81,6 +82,7 @@ function failOnce(
   let hit: HostOperation | null = null;
   let hasSpace = false;
   const file = start.clone();
+  const data = dataFile === null ? {} : { dataFile: dataFile.clone() };
   const faulty = new FaultyHostFile(file, (operation, _count, _offset, length) => {
     if (operation === 'read' || operation === 'punch-hole' || hasSpace) return null;
     const number = changes++;
@@ -96,10 +98,10 @@ function failOnce(
   const model = new Model(content);
   let image: Image;
   try {
-    image = openImage(format, faulty, { backing, tableCacheBytes: 8192 });
+    image = openImage(format, faulty, { backing, ...data, tableCacheBytes: 8192 });
   } catch (error) {
     if (hit === null) throw error;
-    judgeFile(format, { start: file, backing, content }, model.kept, where);
+    judgeFile(format, file, { backing, ...data }, model.kept, where);
     return 'failed';
   }
   let failedBefore = false;
@@ -128,7 +130,7 @@ function failOnce(
   }
   if (hit === 'sync' && image.failure() === null) throw where('a failed fdatasync was forgotten');
   close(image, model, hit !== null, where);
-  judgeFile(format, { start: file, backing, content }, model.kept, where);
+  judgeFile(format, file, { backing, ...data }, model.kept, where);
   if (hit !== null) return 'failed';
   return changes > position ? 'cannot fail so' : 'no such change';
 }
@@ -147,7 +149,8 @@ function close(image: Image, model: Model, wasHit: boolean, where: (text: string
 /** What a healthy program finds: leaks at worst or an image that says it is dirty, and afterwards nothing. */
 function judgeFile(
   format: ImageFormat,
-  { start: file, backing }: Prepared,
+  file: MemoryHostFile,
+  options: OpenMemoryOptions,
   legal: readonly Set<number>[],
   where: (text: string) => Error,
 ): void {
@@ -155,7 +158,7 @@ function judgeFile(
   const findings: string[] = [];
   const first = format.check(file.clone(), { repair: 'none', log: (sentence) => findings.push(sentence) });
   if (first.corruptions > 0 && !format.inspect(file).dirty) throw where(`left ${findings.join('; ')}`);
-  const image = openImage(format, file, { backing });
+  const image = openImage(format, file, options);
   compare(image, legal, where);
   image.close();
   format.check(file, { repair: 'leaks', log: () => undefined });

@@ -1,44 +1,42 @@
 // Simulated power cuts. A workload runs on a recording file; for every moment between two host operations the states that
 // the disk may be in are built and judged. The crash model: operations before the last completed fdatasync are durable; of
 // the later ones any subset may have happened, the length of the file apart from its data, each write possibly torn at 512
-// bytes. The guest model: each sector reads the value of the last completed flush or one written since.
+// bytes; two files lose their operations apart from each other. The guest model: each sector reads the value of the last completed flush or one written since.
 
 import { guestOffset, hostOffset } from '../../src/bytes/offsets.ts';
 import type { Image, ImageFormat } from '../../src/format/image-format.ts';
+import type { HostFile } from '../../src/host/host-file.ts';
 import type { MemoryHostFile } from '../../src/host/memory-file.ts';
 import { type RecordedOperation, RecordingHostFile } from '../../src/host/wrapping-files.ts';
 import { openImage } from './memory-images.ts';
+import { AREAS, type GuestStep, type Prepared, runStep, SECTOR, SECTORS } from './workloads.ts';
 
-const SECTOR = 512;
-const ALL_SUBSETS_UP_TO = 6;
-const RANDOM_SUBSETS = 24;
+const ALL_SUBSETS_UP_TO = 10;
+const RANDOM_SUBSETS = 64;
+const TORN_SUBSETS = 16;
+/** One state out of so many is read whole; of the others only what the workload touches. */
+const READ_WHOLE = 32;
+/** One state out of so many loses its power again while it is repaired. */
+const CUT_REPAIR = 16;
 
-export type GuestStep =
-  | {
-      readonly kind: 'write' | 'discard' | 'zero' | 'preallocate';
-      readonly at: number;
-      readonly length: number;
-      readonly value: number;
-    }
-  | { readonly kind: 'flush' | 'maintain' | 'makeClean' };
-
-export interface Workload {
+export interface Workload extends Prepared {
   readonly format: ImageFormat;
-  /** the image before the first step, closed clean */
-  readonly start: MemoryHostFile;
-  readonly backing: Image | null;
-  /** value of each sector before the first step */
-  readonly content: Uint8Array;
   readonly steps: readonly GuestStep[];
   /** the format promises that a crash leaves leaks at worst, without a dirty bit */
-  readonly onlyLeaks?: boolean;
-  /** what a crash leaves is marked dirty, so that the next read-write open gives the leaks back */
-  readonly marksDirty?: boolean;
+  readonly onlyLeaks: boolean;
+  /** but for an image that is marked dirty, where the next read-write open counts anew */
+  readonly marksDirty: boolean;
 }
 
 export interface Verdict {
   states: number;
-  /** one sentence for each state that broke a promise */
+  /** states whose sectors read what they must not */
+  lost: number;
+  /** states that repair does not mend in one pass */
+  unrepaired: number;
+  /** states in which something else is wrong: tables, a changed file, an open that fails */
+  corrupt: number;
+  /** one sentence for each of these */
   readonly failures: string[];
 }
 
@@ -49,21 +47,31 @@ interface GuestEvent {
   readonly ended: number;
 }
 
-/** Runs the workload once and judges every crash state. @param random 0 <= x < 1, seeded by the caller */
-export function cutPower(workload: Workload, random: () => number, verdict: Verdict): void {
+/** What is wrong with a state. */
+interface Fault {
+  readonly kind: 'lost' | 'unrepaired' | 'corrupt';
+  readonly text: string;
+}
+
+/**
+ * Runs the workload once and judges its crash states. @param random 0 <= x < 1, seeded by the caller
+ * @param share of the states that are judged, 0 to 1
+ */
+export function cutPower(workload: Workload, random: () => number, verdict: Verdict, share = 1): void {
   const { log, events } = record(workload);
+  const starts = [workload.start, ...(workload.dataFile === null ? [] : [workload.dataFile])];
   let legal: Set<number>[] = [];
   let legalAt = -1;
-  for (const { moment, state, subset } of crashStates(workload.start, log, random)) {
+  for (const { moment, subset, build } of crashMoments(starts, log, random)) {
+    if (share < 1 && random() >= share) continue;
     if (moment !== legalAt) legal = legalSectors(workload.content, events, moment);
     legalAt = moment;
-    verdict.states++;
-    const problem = judge(workload, state, legal, random);
-    if (problem !== null) {
-      verdict.failures.push(
-        `moment ${moment} of ${log.length}, subset ${subset}: ${problem}; steps ${JSON.stringify(workload.steps)}`,
-      );
-    }
+    const fault = judge(workload, build(), legal, random, verdict.states++);
+    if (fault === null) continue;
+    verdict[fault.kind]++;
+    verdict.failures.push(
+      `moment ${moment} of ${log.length}, subset ${subset}: ${fault.text}; steps ${JSON.stringify(workload.steps)}`,
+    );
   }
 }
 
@@ -81,61 +89,67 @@ export function* crashStates(
   log: readonly RecordedOperation[],
   random: () => number,
 ): Generator<CrashState> {
-  const growing = growingWrites(start.size(), log);
-  const durable = start.clone();
-  let firstPending = 0;
+  for (const { moment, subset, build } of crashMoments([start], log, random)) {
+    yield { moment, state: build()[0]!, subset };
+  }
+}
+
+interface CrashMoment {
+  readonly moment: number;
+  readonly subset: string;
+  /** the files as they may be found */
+  readonly build: () => MemoryHostFile[];
+}
+
+/** The same for several files, whose operations are durable apart from each other. */
+function* crashMoments(
+  starts: readonly MemoryHostFile[],
+  log: readonly RecordedOperation[],
+  random: () => number,
+): Generator<CrashMoment> {
+  const growing = growingWrites(starts, log);
+  const durable = starts.map((start) => start.clone());
+  let pending: RecordedOperation[] = [];
   for (let moment = 0; moment <= log.length; moment++) {
-    const pending = log.slice(firstPending, moment);
-    for (const subset of subsets(pending.length, random)) {
-      const state = durable.clone();
-      pending.forEach((operation, i) => {
-        if (subset.has(i)) apply(state, operation, growing.has(operation), subset.torn === i ? random : null);
-      });
-      yield { moment, state, subset: subset.toString() };
+    const undone = pending.slice();
+    for (const subset of subsets(undone.length, random)) {
+      const build = () => {
+        const states = durable.map((file) => file.clone());
+        for (const [i, operation] of undone.entries()) {
+          if (!subset.has(i)) continue;
+          apply(states[operation.file]!, operation, growing.has(operation), subset.torn === i ? random : null);
+        }
+        return states;
+      };
+      yield { moment, subset: subset.toString(), build };
     }
-    if (log[moment]?.operation === 'sync') {
-      for (const operation of pending) apply(durable, operation, growing.has(operation), null);
-      firstPending = moment + 1;
+    const next = log[moment];
+    if (next === undefined) return;
+    if (next.operation === 'sync') {
+      for (const operation of pending.filter(({ file }) => file === next.file)) {
+        apply(durable[next.file]!, operation, growing.has(operation), null);
+      }
+      pending = pending.filter(({ file }) => file !== next.file);
+    } else {
+      pending.push(next);
     }
   }
 }
 
-function record({ format, start, backing, steps }: Workload): { log: RecordedOperation[]; events: GuestEvent[] } {
-  const file = new RecordingHostFile(start.clone());
-  const image = openImage(format, file, { backing, tableCacheBytes: 8192 });
+function record(workload: Workload): { log: RecordedOperation[]; events: GuestEvent[] } {
+  const log: RecordedOperation[] = [];
+  const { format, start, backing, dataFile, steps } = workload;
+  const file = new RecordingHostFile(start.clone(), log, 0);
+  const data = dataFile === null ? {} : { dataFile: new RecordingHostFile(dataFile.clone(), log, 1) };
+  const image = openImage(format, file, { backing, ...data, tableCacheBytes: 8192 });
   const events: GuestEvent[] = [];
   for (const step of steps) {
-    const started = file.log.length;
+    const started = log.length;
     runStep(image, step);
-    events.push({ step, started, ended: file.log.length });
+    events.push({ step, started, ended: log.length });
   }
   image.close();
-  return { log: file.log, events };
-}
-
-function runStep(image: Image, step: GuestStep): void {
-  switch (step.kind) {
-    case 'write':
-      image.write(new Uint8Array(step.length).fill(step.value), 0, step.length, guestOffset(step.at));
-      break;
-    case 'discard':
-      image.discard(guestOffset(step.at), step.length);
-      break;
-    case 'zero':
-      image.writeZeroes(guestOffset(step.at), step.length);
-      break;
-    case 'preallocate':
-      image.preallocate(guestOffset(step.at), step.length);
-      break;
-    case 'flush':
-      image.flush();
-      break;
-    case 'maintain':
-      image.maintain(Date.now() + 600);
-      break;
-    case 'makeClean':
-      image.makeClean();
-  }
+  return { log, events };
 }
 
 /** The value written last, for each set of legal values. */
@@ -188,22 +202,22 @@ function* subsets(count: number, random: () => number): Generator<Subset> {
     }
     for (let n = 0; n < RANDOM_SUBSETS; n++) yield make(fill(() => random() < 0.5));
   }
-  for (let n = 0; n < Math.min(count, 4); n++)
-    yield make(
-      fill(() => random() < 0.7),
-      Math.floor(random() * count),
-    );
+  for (let n = 0; n < Math.min(count, TORN_SUBSETS); n++) {
+    const bits = fill(() => random() < 0.7);
+    yield make(bits, Math.floor(random() * count));
+  }
 }
 
 /** The writes that made the file longer, as against those into a part that a truncate had added before. */
-function growingWrites(startSize: number, log: readonly RecordedOperation[]): Set<RecordedOperation> {
+function growingWrites(starts: readonly MemoryHostFile[], log: readonly RecordedOperation[]): Set<RecordedOperation> {
   const growing = new Set<RecordedOperation>();
-  let size = startSize;
+  const sizes = starts.map((start) => start.size());
   for (const operation of log) {
-    if (operation.operation === 'truncate') size = operation.offset;
-    if (operation.operation !== 'write' || operation.offset + operation.length <= size) continue;
+    if (operation.operation === 'truncate') sizes[operation.file] = operation.offset;
+    const end = operation.offset + operation.length;
+    if (operation.operation !== 'write' || end <= sizes[operation.file]!) continue;
     growing.add(operation);
-    size = operation.offset + operation.length;
+    sizes[operation.file] = end;
   }
   return growing;
 }
@@ -231,47 +245,86 @@ function apply(file: MemoryHostFile, operation: RecordedOperation, grows: boolea
   }
 }
 
-/** Every oracle. @returns what is wrong, or null */
+/** Every oracle. @param number of this state, to choose the dearer ones. @returns what is wrong, or null */
 function judge(
   workload: Workload,
-  state: MemoryHostFile,
+  [state, dataFile]: readonly MemoryHostFile[],
   legal: readonly Set<number>[],
   random: () => number,
-): string | null {
-  const { format, backing } = workload;
+  number: number,
+): Fault | null {
   try {
-    const readOnly = new RecordingHostFile(state.clone(true));
-    openImage(format, readOnly, { backing, readOnly: true }).close();
-    if (readOnly.log.length > 0) return 'a read-only open changed the file';
-
-    const ordered = workload.onlyLeaks === true;
-    if (ordered) {
-      const { corruptions, findings } = checkOf(format, state);
-      if (corruptions > 0) return `a crash left ${findings.join('; ')}`;
+    if (workload.format.name === 'raw') return judgeContent(workload, state!, dataFile, legal, random, number);
+    const readOnly = new RecordingHostFile(state!.clone(true));
+    open(workload, readOnly, dataFile, true).close();
+    if (readOnly.log.length > 0) return { kind: 'corrupt', text: 'a read-only open changed the file' };
+    if (workload.onlyLeaks && !(workload.marksDirty && workload.format.inspect(state!).dirty)) {
+      const { corruptions, findings } = checkOf(workload.format, state!);
+      if (corruptions > 0) return { kind: 'corrupt', text: `a crash left ${findings.join('; ')}` };
     }
-    let image = openImage(format, state, { backing });
-    const content = new Uint8Array(legal.length);
-    const wrong = compare(image, legal, content);
-    if (wrong !== null) return wrong;
-    // three further writes must not reach anything else: the oracle that finds a host cluster with two owners
-    for (let n = 0; n < 3; n++) {
-      const sector = Math.floor(random() * legal.length);
-      image.write(new Uint8Array(SECTOR).fill(250 + n), 0, SECTOR, guestOffset(sector * SECTOR));
-      content[sector] = 250 + n;
+    if (number % CUT_REPAIR === 0) {
+      const again = cutRepair(workload, state!, dataFile, legal, random, number);
+      if (again !== null) return { ...again, text: `after a second cut, during the repair: ${again.text}` };
     }
-    image.close();
-    if (ordered && workload.marksDirty !== true) format.check(state, { repair: 'leaks', log: () => undefined });
-    const { corruptions, leaks, findings } = checkOf(format, state);
-    if (corruptions + leaks > 0) return `after repair and close the check finds ${findings.join('; ')}`;
-    image = openImage(format, state, { backing });
-    return compare(
-      image,
-      Array.from(content, (value) => new Set([value])),
-      content,
-    );
+    return judgeContent(workload, state!, dataFile, legal, random, number);
   } catch (error) {
-    return `${(error as Error).stack}`;
+    return { kind: 'corrupt', text: `${(error as Error).stack}` };
   }
+}
+
+/** The power goes again at some moment of the read-write open. */
+function cutRepair(
+  workload: Workload,
+  state: MemoryHostFile,
+  dataFile: MemoryHostFile | undefined,
+  legal: readonly Set<number>[],
+  random: () => number,
+  number: number,
+): Fault | null {
+  const repairing = new RecordingHostFile(state.clone());
+  open(workload, repairing, dataFile?.clone(), false);
+  const moments = [...crashMoments([state], repairing.log, random)];
+  const chosen = moments[Math.floor(random() * moments.length)]!.build()[0]!;
+  return judgeContent(workload, chosen, dataFile?.clone(), legal, random, number);
+}
+
+function judgeContent(
+  workload: Workload,
+  state: MemoryHostFile,
+  dataFile: MemoryHostFile | undefined,
+  legal: readonly Set<number>[],
+  random: () => number,
+  number: number,
+): Fault | null {
+  const { format } = workload;
+  const whole = number % READ_WHOLE === 0;
+  let image = open(workload, state, dataFile, false);
+  const content = new Uint8Array(SECTORS);
+  const wrong = compare(image, legal, content, whole);
+  if (wrong !== null) return { kind: 'lost', text: wrong };
+  // three further writes must not reach anything else: the oracle that finds a host cluster with two owners
+  for (let n = 0; n < 3; n++) {
+    const { first, end } = AREAS[n % 2]!;
+    const sector = first + Math.floor(random() * (end - first));
+    image.write(new Uint8Array(SECTOR).fill(250 + n), 0, SECTOR, guestOffset(sector * SECTOR));
+    content[sector] = 250 + n;
+  }
+  image.close();
+  if (format.name !== 'raw') {
+    if (workload.onlyLeaks) format.check(state, { repair: 'leaks', log: () => undefined });
+    const { corruptions, leaks, findings } = checkOf(format, state);
+    if (corruptions + leaks > 0) {
+      return { kind: 'unrepaired', text: `after repair and close the check finds ${findings.join('; ')}` };
+    }
+  }
+  image = open(workload, state, dataFile, true);
+  const exact = Array.from(content, (value) => new Set([value]));
+  const changed = compare(image, exact, content, whole);
+  return changed === null ? null : { kind: 'lost', text: `after three further writes ${changed}` };
+}
+
+function open({ format, backing }: Workload, file: HostFile, dataFile: HostFile | undefined, readOnly: boolean): Image {
+  return openImage(format, file, { backing, readOnly, dataFile, tableCacheBytes: 8192 });
 }
 
 function checkOf(
@@ -283,17 +336,21 @@ function checkOf(
   return { corruptions, leaks, findings };
 }
 
-/** Reads the disk; `content` receives the value of each sector. */
-function compare(image: Image, legal: readonly Set<number>[], content: Uint8Array): string | null {
-  const bytes = Buffer.alloc(legal.length * SECTOR);
-  image.read(bytes, 0, bytes.length, guestOffset(0));
-  for (let sector = 0; sector < legal.length; sector++) {
-    const start = sector * SECTOR;
-    const value = bytes[start]!;
-    content[sector] = value;
-    if (!legal[sector]!.has(value))
-      return `sector ${sector} reads ${value}; legal are ${[...legal[sector]!].join(', ')}`;
-    if (bytes.compare(UNIFORM[value]!, 0, SECTOR, start, start + SECTOR) !== 0) return `sector ${sector} is torn`;
+const WHOLE = [{ first: 0, end: SECTORS }] as const;
+const scratch = Buffer.alloc(SECTORS * SECTOR);
+
+/** Reads the disk; `content` receives the value of each sector that was read. @param whole or only the areas in use */
+function compare(image: Image, legal: readonly Set<number>[], content: Uint8Array, whole: boolean): string | null {
+  for (const { first, end } of whole ? WHOLE : AREAS) {
+    image.read(scratch, first * SECTOR, (end - first) * SECTOR, guestOffset(first * SECTOR));
+    for (let sector = first; sector < end; sector++) {
+      const start = sector * SECTOR;
+      const value = scratch[start]!;
+      content[sector] = value;
+      if (!legal[sector]!.has(value))
+        return `sector ${sector} reads ${value}; legal are ${[...legal[sector]!].join(', ')}`;
+      if (scratch.compare(UNIFORM[value]!, 0, SECTOR, start, start + SECTOR) !== 0) return `sector ${sector} is torn`;
+    }
   }
   return null;
 }

@@ -27,9 +27,15 @@ export interface Subject {
   readonly format: ImageFormat;
   readonly options: Readonly<Record<string, string>>;
   readonly withBacking: boolean;
+  readonly withDataFile?: boolean;
+  /** a crash may leave counters that are wrong, in an image that is marked dirty */
+  readonly marksDirty?: boolean;
 }
 
 const SUBCLUSTERS = { cluster_size: '16k', extended_l2: 'on' };
+const LAZY = { cluster_size: '4k', lazy_refcounts: 'on' };
+const DATA_FILE = { cluster_size: '4k', data_file: '/data' };
+const RAW_DATA_FILE = { ...DATA_FILE, data_file_raw: 'on' };
 
 export const SUBJECTS: readonly Subject[] = [
   { name: 'raw', format: raw, options: {}, withBacking: false },
@@ -40,9 +46,18 @@ export const SUBJECTS: readonly Subject[] = [
       { name: `qcow2${suffix}`, format: qcow2, options: { cluster_size: '4k' }, withBacking },
       { name: `qcow2 version 2${suffix}`, format: qcow2, options: { cluster_size: '4k', compat: '0.10' }, withBacking },
       { name: `qcow2 with subclusters${suffix}`, format: qcow2, options: SUBCLUSTERS, withBacking },
+      { name: `qcow2 with lazy refcounts${suffix}`, format: qcow2, options: LAZY, withBacking, marksDirty: true },
     ];
   }),
+  { name: 'qcow2 with a data file', format: qcow2, options: DATA_FILE, withBacking: false, withDataFile: true },
+  { name: 'qcow2 with a raw data file', format: qcow2, options: RAW_DATA_FILE, withBacking: false, withDataFile: true },
 ];
+
+/** Sectors [first, end) that workloads and their images touch; all others stay as they are. */
+export const AREAS = [
+  { first: 0, end: 192 },
+  { first: SECTORS - 192, end: SECTORS },
+] as const;
 
 /** Near the beginning and near the end of the disk. @param count of steps */
 export function randomSteps(random: () => number, count: number): GuestStep[] {
@@ -65,27 +80,30 @@ export function randomSteps(random: () => number, count: number): GuestStep[] {
 /** An image before its workload, closed clean; `content` has the value of each of its sectors. */
 export interface Prepared {
   readonly start: MemoryHostFile;
+  readonly dataFile: MemoryHostFile | null;
   readonly backing: Image | null;
   readonly content: Uint8Array;
 }
 
 /** An image with some data, over nothing or over a file full of data. */
-export function prepare({ format, options, withBacking }: Subject, random: () => number): Prepared {
+export function prepare({ format, options, withBacking, withDataFile }: Subject, random: () => number): Prepared {
   const content = new Uint8Array(SECTORS);
   let backing: Image | null = null;
   if (withBacking) {
     content.fill(200, 0, SECTORS - 100);
     backing = openBase(new Uint8Array(SIZE).map((_, i) => content[i >> 9]!));
   }
-  const start = createMemoryImage(format, SIZE, options, withBacking ? '/base' : undefined);
-  const image = openImage(format, start, { backing });
+  const dataFile = withDataFile === true ? new MemoryHostFile(new Uint8Array(0), '/data') : null;
+  const data = dataFile === null ? {} : { dataFile };
+  const start = createMemoryImage(format, SIZE, options, withBacking ? '/base' : undefined, data);
+  const image = openImage(format, start, { backing, ...data });
   for (let n = 0; n < 6; n++) {
     const sector = Math.floor(random() * 100);
     image.write(new Uint8Array(4096).fill(100 + n), 0, 4096, guestOffset(sector * SECTOR));
     content.fill(100 + n, sector, sector + 8);
   }
   image.close();
-  return { start, backing, content };
+  return { start, dataFile, backing, content };
 }
 
 function openBase(bytes: Uint8Array): Image {
