@@ -60,8 +60,8 @@ process.on('SIGINT', () => process.exit(130));
 process.on('exit', cleanUp);
 const results = [];
 try {
-  for (const format of ['raw', 'qed']) await benchPresent(format);
-  await benchEmpty('qed');
+  for (const format of ['raw', 'qed', 'qcow2']) await benchPresent(format);
+  for (const format of ['qed', 'qcow2']) await benchEmpty(format);
   await benchStart();
 } finally {
   cleanUp();
