@@ -3,7 +3,8 @@
 #
 #   sudo ./scripts/demo.sh         makes a QED image, puts a partition and ext4 with real files on it, closes it,
 #                                  shows that it is clean, and compares every file after a second mount
-#   sudo ./scripts/demo.sh IMAGE   shows what is on your own image; the image is opened read-only and never written
+#   sudo ./scripts/demo.sh IMAGE   shows what is on your own image; the image is opened read-only and never written.
+#                                  Options of "imgfuse mount" may follow: --key-file FILE, --allow-backing DIR
 #
 # All set-up is done here: missing Debian packages, npm ci, the build.
 set -euo pipefail
@@ -95,9 +96,9 @@ mount_image() {
   mounted=$work/img
 }
 
-# Mount options stand behind the names: imgfuse mount IMAGE DIR -o ro
+# mount_image_read_only IMAGE OPTION...: options stand behind the names, as in imgfuse mount IMAGE DIR -o ro
 mount_image_read_only() {
-  run imgfuse mount "$1" "$work/img" -o ro
+  run imgfuse mount "$1" "$work/img" -o ro "${@:2}"
   mounted=$work/img
 }
 
@@ -197,7 +198,7 @@ show_image() {
   say "What $image is"
   run imgfuse info "$image"
   say 'Mount it read-only: the image file is never written'
-  mount_image_read_only "$image"
+  mount_image_read_only "$@"
   run ls -lh "$work/img"
   say 'Its partitions'
   attach_loop --read-only "$work/img/disk.raw"
@@ -244,16 +245,15 @@ show_file_system() {
 }
 
 case ${1:-} in
-  -h | --help) sed -n '2,9s/^# \{0,1\}//p' "$0" && exit 0 ;;
+  -h | --help) sed -n '2,10s/^# \{0,1\}//p' "$0" && exit 0 ;;
   '')
     set_up
     main_job
     ;;
   *)
-    [ $# -eq 1 ] || die 'usage: demo.sh [IMAGE]'
     [ -f "$1" ] || die "$1 is no file"
     image=$(readlink -f "$1")
     set_up "$1"
-    show_image "$image"
+    show_image "$image" "${@:2}"
     ;;
 esac
