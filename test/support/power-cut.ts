@@ -320,7 +320,9 @@ function judgeContent(
   image = open(workload, state, dataFile, true);
   const exact = Array.from(content, (value) => new Set([value]));
   const changed = compare(image, exact, content, whole);
-  return changed === null ? null : { kind: 'lost', text: `after three further writes ${changed}` };
+  if (changed !== null) return { kind: 'lost', text: `after three further writes ${changed}` };
+  if (!workload.isRaw || holds(dataFile!, content)) return null;
+  return { kind: 'corrupt', text: 'the raw data file is not the disk' };
 }
 
 function open({ format, backing }: Workload, file: HostFile, dataFile: HostFile | undefined, readOnly: boolean): Image {
@@ -334,6 +336,18 @@ function checkOf(
   const findings: string[] = [];
   const { corruptions, leaks } = format.check(file, { repair: 'none', log: (sentence) => findings.push(sentence) });
   return { corruptions, leaks, findings };
+}
+
+/** The file has sectors of these values where workloads write. */
+function holds(dataFile: MemoryHostFile, content: Uint8Array): boolean {
+  for (const { first, end } of AREAS) {
+    dataFile.read(scratch, first * SECTOR, (end - first) * SECTOR, hostOffset(first * SECTOR));
+    for (let sector = first; sector < end; sector++) {
+      const start = sector * SECTOR;
+      if (scratch.compare(UNIFORM[content[sector]!]!, 0, SECTOR, start, start + SECTOR) !== 0) return false;
+    }
+  }
+  return true;
 }
 
 const WHOLE = [{ first: 0, end: SECTORS }] as const;

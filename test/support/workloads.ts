@@ -1,6 +1,6 @@
 // Random workloads on small images, for the models that cut the power or fail host operations.
 
-import { guestOffset } from '../../src/bytes/offsets.ts';
+import { guestOffset, hostOffset } from '../../src/bytes/offsets.ts';
 import type { Image, ImageFormat } from '../../src/format/image-format.ts';
 import { qcow2 } from '../../src/format/qcow2/index.ts';
 import { qed } from '../../src/format/qed/index.ts';
@@ -50,6 +50,10 @@ export const SUBJECTS: readonly Subject[] = [
     ];
   }),
   { name: 'qcow2 with a data file', format: qcow2, options: DATA_FILE, withBacking: false, withDataFile: true },
+  {
+    name: 'qcow2 with a data file and a backing file',
+    ...{ format: qcow2, options: DATA_FILE, withBacking: true, withDataFile: true },
+  },
   { name: 'qcow2 with a raw data file', format: qcow2, options: RAW_DATA_FILE, withBacking: false, withDataFile: true },
 ];
 
@@ -81,11 +85,13 @@ export function randomSteps(random: () => number, count: number): GuestStep[] {
 export interface Prepared {
   readonly start: MemoryHostFile;
   readonly dataFile: MemoryHostFile | null;
+  /** the data file is the disk itself */
+  readonly isRaw: boolean;
   readonly backing: Image | null;
   readonly content: Uint8Array;
 }
 
-/** An image with some data, over nothing or over a file full of data. */
+/** An image with some data, over nothing or over a file full of data; a data file that is not raw is full of old bytes. */
 export function prepare({ format, options, withBacking, withDataFile }: Subject, random: () => number): Prepared {
   const content = new Uint8Array(SECTORS);
   let backing: Image | null = null;
@@ -96,6 +102,8 @@ export function prepare({ format, options, withBacking, withDataFile }: Subject,
   const dataFile = withDataFile === true ? new MemoryHostFile(new Uint8Array(0), '/data') : null;
   const data = dataFile === null ? {} : { dataFile };
   const start = createMemoryImage(format, SIZE, options, withBacking ? '/base' : undefined, data);
+  const isRaw = options['data_file_raw'] === 'on';
+  if (!isRaw) dataFile?.write(new Uint8Array(SIZE).fill(0xaa), 0, SIZE, hostOffset(0));
   const image = openImage(format, start, { backing, ...data });
   for (let n = 0; n < 6; n++) {
     const sector = Math.floor(random() * 100);
@@ -103,7 +111,7 @@ export function prepare({ format, options, withBacking, withDataFile }: Subject,
     content.fill(100 + n, sector, sector + 8);
   }
   image.close();
-  return { start, dataFile, backing, content };
+  return { start, dataFile, isRaw, backing, content };
 }
 
 function openBase(bytes: Uint8Array): Image {

@@ -25,6 +25,8 @@ const ZEROS = new Uint8Array(64 * 1024);
 export interface DeallocatorParts {
   readonly data: GuestData;
   readonly hasDataFile: boolean;
+  /** the data file is the disk itself: what it maps is zeroed there, and stays mapped */
+  readonly isRaw: boolean;
   readonly version: 2 | 3;
   readonly backing: Image | null;
   readonly geometry: Geometry;
@@ -75,8 +77,13 @@ export class Deallocator {
   }
 
   private zeroClusters(first: number, count: number, diskEnd: number): number {
-    const { backing, geometry, pending, version } = this.parts;
+    const { backing, geometry, isRaw, pending, version } = this.parts;
     const { clusterSize } = geometry;
+    if (isRaw) {
+      // an entry that changed beside it could be durable without it, and disk and file would differ after a crash
+      this.zeroInPlace(first * clusterSize, Math.min((first + count) * clusterSize, diskEnd));
+      return count;
+    }
     if (backing !== null && version === 2) {
       const start = first * clusterSize;
       const part = Math.min(count, Math.max(1, Math.floor((16 * 1024 * 1024) / clusterSize)));
@@ -130,8 +137,8 @@ export class Deallocator {
   }
 
   /**
-   * Places in a data file belong to their guest clusters for good, so they are punched before the entries change: a raw data
-   * file reads as zeros where the disk does, and a crash in between leaves zeros where zeros were asked for.
+   * Places in a data file belong to their guest clusters for good, so they are punched at once and not after a flush. Before
+   * the entries change: a crash in between leaves zeros where zeros were asked for.
    */
   private punchDataFile(first: number, { offset, length }: { readonly offset: number; readonly length: number }): void {
     const { data, geometry, hasDataFile, lock, mapper, pending } = this.parts;
@@ -143,14 +150,12 @@ export class Deallocator {
 
   private zeroPart(start: number, end: number): void {
     const { extendedL2, subclusterSize } = this.parts.geometry;
-    if (!extendedL2) {
-      for (let at = start; at < end; ) at += this.zeroRun(at, end - at);
+    if (!extendedL2 || this.parts.isRaw) {
+      this.zeroInPlace(start, end);
       return;
     }
     zeroRange(start, end - start, subclusterSize, Number.POSITIVE_INFINITY, {
-      part: (from, to) => {
-        for (let at = from; at < to; ) at += this.zeroRun(at, to - at);
-      },
+      part: (from, to) => this.zeroInPlace(from, to),
       clusters: (first, count) => this.zeroSubclusters(first, count),
     });
   }
@@ -171,6 +176,10 @@ export class Deallocator {
     if (marked === part) return part;
     for (let done = 0; done < bytes.length; ) done += this.zeroRun(bytes.offset + done, bytes.length - done);
     return part;
+  }
+
+  private zeroInPlace(start: number, end: number): void {
+    for (let at = start; at < end; ) at += this.zeroRun(at, end - at);
   }
 
   /** The first run of one status: in place where that is allowed, nothing where it reads as zeros already. */

@@ -139,6 +139,7 @@ export class Qcow2Image implements Image {
       readsAsZeros: this.readsAsZeros.bind(this),
     });
     this.deallocator = new Deallocator({
+      isRaw: header.dataFileRaw && !data.isEncrypted,
       ...{ data, hasDataFile, version, backing, geometry, lock, reservations, pending, pendingTables, releases },
       ...{ mapper, linker, flush, overlap },
       write: this.write.bind(this),

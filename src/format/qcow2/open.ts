@@ -70,6 +70,7 @@ export function openQcow2(
       lazyRefcounts: header.lazyRefcounts || options.lazyRefcounts === true,
       snapshotCount: header.snapshotCount,
       hasDataFile: dataFile !== null,
+      dataFileRaw: header.dataFileRaw,
       backingName: header.backingName,
       backingFormat: header.backingFormat,
       specific,

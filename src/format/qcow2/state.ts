@@ -49,6 +49,8 @@ export interface FixedHeader {
   readonly lazyRefcounts: boolean;
   /** guest data lies in a file of its own */
   readonly hasDataFile: boolean;
+  /** ... which is the disk itself */
+  readonly dataFileRaw: boolean;
   readonly backingName: string | null;
   readonly backingFormat: string | null;
   /** for info and status, with qemu-img's keys */
