@@ -134,6 +134,12 @@ export class Allocator {
     }
   }
 
+  /** Clusters below `end` are about to be written: where that fails, guest data may find anything there later. */
+  private noLongerFresh(end: number): void {
+    const { geometry, numbers } = this.parts;
+    numbers[NEVER_USED] = Math.max(numbers[NEVER_USED]!, end * geometry.clusterSize);
+  }
+
   private addBlock(): void {
     this.addBlockFor(this.parts.numbers[FILE_END]! / this.parts.geometry.clusterSize);
   }
@@ -157,6 +163,7 @@ export class Allocator {
       return;
     }
     tables.forget(own * clusterSize, clusterSize);
+    this.noLongerFresh(own + 1);
     file.write(content, 0, clusterSize, hostOffset(own * clusterSize));
     if (!countsItself) refcounts.setRun(own, 1, 1);
     numbers[FILE_END] = (own + 1) * clusterSize;
@@ -172,10 +179,9 @@ export class Allocator {
         0,
       );
     } catch (error) {
-      // nothing shows the block: its place is the end of the file again, but no longer one that reads as zeros
+      // nothing shows the block: its place is the end of the file again
       if (!countsItself) refcounts.setRun(own, 1, 0);
       numbers[FILE_END] = own * clusterSize;
-      numbers[NEVER_USED] = Math.max(numbers[NEVER_USED]!, (own + 1) * clusterSize);
       throw error;
     }
     metadata.mark('refcount block', own, 1);
@@ -217,6 +223,7 @@ export class Allocator {
     const view = new DataView(table.buffer);
     const tableOffset = (start + blocks) * clusterSize;
     const end = start + blocks + tableClusters;
+    this.noLongerFresh(end);
     for (let block = 0; block < blocks; block++) {
       const content = new Uint8Array(clusterSize);
       const counted = (firstNew + block) * refcountsPerBlock;

@@ -176,6 +176,8 @@ export class Linker {
       const old = offsetOf(high, low);
       if (old !== 0) this.parts.overlap.assertTable(old, 'active L2 table');
       tables.store('l1-update', l1, l1Index, 1, COPIED, table, 0);
+      // a later entry that fails must not make this one be linked again: what it replaced then would be its own table
+      pendingTables.drop(l1Index, count);
       if (old !== 0) releases.add(old / geometry.clusterSize, 1);
     }
     pendingTables.removeFirst(count);
