@@ -105,6 +105,20 @@ function legalValues(
   return legal;
 }
 
+/** The image that every run begins with, closed, in the file "template". @param content receives its sectors */
+export function makeTemplate(folder: string, subject: Subject, content = new Uint8Array(SECTORS)): void {
+  const path = join(folder, 'template');
+  if (subject.backing) writeFileSync(join(folder, 'base.raw'), new Uint8Array(SIZE).fill(BACKING_VALUE));
+  createDisk(path, subject.format, {
+    size: SIZE,
+    options: new Map(subject.options),
+    ...(subject.backing ? { backing: 'base.raw', backingFormat: 'raw' } : {}),
+  });
+  const disk = openDisk(path, { readOnly: false });
+  prepare(disk, content);
+  disk.close();
+}
+
 export class Interleaving {
   private readonly folder: string;
   private readonly script: Script;
@@ -123,17 +137,9 @@ export class Interleaving {
     this.script = script;
     this.subject = subject;
     this.template = join(folder, 'template');
-    if (subject.backing) {
-      writeFileSync(join(folder, 'base.raw'), new Uint8Array(SIZE).fill(BACKING_VALUE));
-      this.content.fill(BACKING_VALUE);
-    }
-    createDisk(this.template, subject.format, {
-      size: SIZE,
-      options: new Map(subject.options),
-      ...(subject.backing ? { backing: 'base.raw', backingFormat: 'raw' } : {}),
-    });
-    const disk = openDisk(this.template, { readOnly: false });
-    prepare(disk, this.content);
+    if (subject.backing) this.content.fill(BACKING_VALUE);
+    makeTemplate(folder, subject, this.content);
+    const disk = openDisk(this.template, { readOnly: true });
     disk.read(this.bytes, 0, SIZE, 0);
     disk.close();
   }
@@ -143,9 +149,10 @@ export class Interleaving {
    * not flushed, at the start of every run @returns how many points there were
    */
   async everyPoint(first: Operation, others: readonly Operation[], before: readonly Operation[] = []): Promise<number> {
-    for (let point = 0; ; point++) {
-      if (!(await this.onePoint(point, first, others, before))) return point;
-    }
+    await this.onePoint(Number.MAX_SAFE_INTEGER, first, [], before);
+    const points = this.script.pointsOf(1);
+    for (const point of points) expect(await this.onePoint(point, first, others, before)).toBe(true);
+    return points.length;
   }
 
   private async onePoint(
@@ -163,6 +170,7 @@ export class Interleaving {
     try {
       await script.attach(disk);
       for (const operation of before) await this.mustSucceed(1, operation);
+      script.clearLog();
       script.stopAtAny(1, point);
       script.begin(1, first);
       const stopped = await script.stopsBeforeItEnds(1);
@@ -269,7 +277,7 @@ export class Interleaving {
 }
 
 /** Some thread holds the metadata lock or the flush lock of the disk's image. */
-function isLocked(disk: VirtualDisk): boolean {
+export function isLocked(disk: VirtualDisk): boolean {
   const state = disk.share().image.state as { readonly words: SharedArrayBuffer; readonly tracker: SharedArrayBuffer };
   const [metadataLock, flushLock] = [0, 2];
   return new Int32Array(state.words)[metadataLock] !== 0 || new Int32Array(state.tracker, 0, 4)[flushLock] !== 0;

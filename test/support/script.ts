@@ -80,6 +80,10 @@ export class Script {
       const { error } = await this.run(thread, { kind: 'attach', shared });
       if (error !== null) throw new Error(error);
     }
+    this.clearLog();
+  }
+
+  clearLog(): void {
     Atomics.store(this.words, LAYOUT.logCount, 0);
   }
 
@@ -105,7 +109,7 @@ export class Script {
   /** The thread stops at the breakpoint that it reaches after `skip` others, whatever its name. */
   stopAtAny(thread: number, skip: number): void {
     const word = this.stateWord(thread) + LAYOUT.stopAfter;
-    Atomics.store(this.words, word, skip + 1);
+    Atomics.store(this.words, word, Math.min(skip + 1, 2 ** 31 - 1));
   }
 
   failAt(thread: number, breakpoint: Breakpoint, errno: 'EIO' | 'ENOSPC', times: 'once' | 'always', skip = 0): void {
@@ -186,6 +190,14 @@ export class Script {
     return Array.from(this.words.subarray(LAYOUT.firstLog, LAYOUT.firstLog + count), (entry) => {
       return `${entry >> 8} ${BREAKPOINTS[entry & 255]}`;
     });
+  }
+
+  /** Numbers of the points that differ in what a stop there can show: of lookups that follow each other the first only. */
+  pointsOf(thread: number): number[] {
+    const names = this.log()
+      .filter((entry) => entry.startsWith(`${thread} `) && !entry.endsWith(' reservation-wait'))
+      .map((entry) => entry.split(' ')[1]!);
+    return [...names.keys()].filter((i) => !names[i]!.endsWith('-load') || !names[i - 1]?.endsWith('-load'));
   }
 
   async end(): Promise<void> {

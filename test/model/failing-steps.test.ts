@@ -1,0 +1,114 @@
+// Every named step of a request fails, once or from then on, with EIO or for want of space (the situations of QEMU's test
+// 026 and more): the request fails and no other, memory stays what the disk is, and the image has leaks at worst.
+
+import { afterEach, describe, expect, test } from 'vitest';
+import { guestOffset } from '../../src/bytes/offsets.ts';
+import { BREAKPOINTS, type Breakpoint, listenToBreakpoints } from '../../src/concurrency/breakpoints.ts';
+import { ImgfuseError } from '../../src/errors/index.ts';
+import type { Image } from '../../src/format/image-format.ts';
+import { openImage } from '../support/memory-images.ts';
+import { seededRandom } from '../support/random.ts';
+import { type GuestStep, prepare, runStep, SECTOR, SECTORS, SIZE, SUBJECTS } from '../support/workloads.ts';
+
+/** Steps that only look, or wait: nothing of the disk depends on them. */
+const LOOKING: readonly Breakpoint[] = ['l1-load', 'l2-load', 'refcount-load', 'reservation-wait'];
+
+const STEPS: readonly GuestStep[] = [
+  { kind: 'write', at: 300 * SECTOR, length: 3 * SECTOR, value: 1 },
+  { kind: 'write', at: 0, length: 5000 - (5000 % SECTOR), value: 2 },
+  { kind: 'write', at: (SECTORS - 40) * SECTOR, length: SECTOR, value: 3 },
+  { kind: 'flush' },
+  { kind: 'discard', at: 0, length: 8192, value: 0 },
+  { kind: 'zero', at: 301 * SECTOR, length: SECTOR, value: 0 },
+  { kind: 'flush' },
+  { kind: 'write', at: 340 * SECTOR, length: 20 * SECTOR, value: 4 },
+  { kind: 'flush' },
+];
+
+const FAILURES = [
+  ['EIO', 'once'],
+  ['EIO', 'always'],
+  ['ENOSPC', 'once'],
+  ['ENOSPC', 'always'],
+] as const;
+
+afterEach(() => listenToBreakpoints(null));
+
+for (const subject of SUBJECTS) {
+  describe(`a step that fails on ${subject.name}`, () => {
+    for (const [errno, times] of FAILURES) {
+      test(`with ${errno}, ${times}: the request fails, memory is the disk, leaks at worst`, () => {
+        const reached = new Set<Breakpoint>();
+        for (const breakpoint of BREAKPOINTS.filter((each) => !LOOKING.includes(each))) {
+          for (let skip = 0; failAt(subject, breakpoint, skip, errno, times); skip++) reached.add(breakpoint);
+        }
+        expect(reached.has('data-write') || subject.format.name === 'raw').toBe(true);
+      });
+    }
+  });
+}
+
+/** @returns whether the step was reached more than `skip` times */
+function failAt(
+  subject: (typeof SUBJECTS)[number],
+  breakpoint: Breakpoint,
+  skip: number,
+  errno: 'EIO' | 'ENOSPC',
+  times: 'once' | 'always',
+): boolean {
+  const { format } = subject;
+  const { start, dataFile, backing, content } = prepare(subject, seededRandom(7));
+  const options = { backing, tableCacheBytes: 8192, ...(dataFile === null ? {} : { dataFile }) };
+  const image = openImage(format, start, options);
+  const where = `${breakpoint} after ${skip}, ${errno} ${times}`;
+  const legal = Array.from(content, (value) => new Set([value]));
+  let count = 0;
+  listenToBreakpoints((each) => {
+    if (each !== breakpoint) return;
+    const number = count++;
+    if (number < skip || (number > skip && times === 'once')) return;
+    throw new ImgfuseError(errno === 'EIO' ? 'io' : 'no-space', `${each} fails by plan`, {});
+  });
+  for (const step of STEPS) {
+    let succeeded = true;
+    try {
+      runStep(image, step);
+    } catch (error) {
+      succeeded = false;
+      expect(error, where).toBeInstanceOf(ImgfuseError);
+    }
+    if ('at' in step) {
+      for (let sector = step.at / SECTOR; sector < (step.at + step.length) / SECTOR; sector++) {
+        if (succeeded) legal[sector]!.clear();
+        legal[sector]!.add(step.value);
+      }
+    }
+  }
+  listenToBreakpoints(null);
+  const seen = contentOf(image, legal, where);
+  if (errno === 'ENOSPC' && breakpoint !== 'flush') expect(image.failure(), where).toBeNull();
+  const failed = image.failure() !== null;
+  try {
+    image.close();
+    expect(failed, `${where}: closed as if it were clean`).toBe(false);
+  } catch (error) {
+    expect(failed, `${where}: ${(error as Error).message}`).toBe(true);
+  }
+  if (format.name === 'raw') return count > skip;
+  const findings: string[] = [];
+  const { corruptions } = format.check(start.clone(), { repair: 'none', log: (text) => findings.push(text) });
+  expect(corruptions > 0 && !format.inspect(start).dirty, `${where}: ${findings.join('; ')}`).toBe(false);
+  const again = openImage(format, start, options);
+  // a disk that failed may have lost what was not flushed, and nothing else
+  if (!failed) expect(Buffer.compare(contentOf(again, legal, where), seen), where).toBe(0);
+  again.close();
+  return count > skip;
+}
+
+function contentOf(image: Image, legal: readonly Set<number>[], where: string): Uint8Array {
+  const bytes = new Uint8Array(SIZE);
+  image.read(bytes, 0, SIZE, guestOffset(0));
+  const wrong = legal.findIndex((values, sector) => !values.has(bytes[sector * SECTOR]!));
+  expect(wrong, `first sector that reads what nobody wrote, ${where}`).toBe(-1);
+  return bytes;
+}
