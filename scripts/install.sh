@@ -4,6 +4,7 @@
 #   $PREFIX/lib/imgfuse                 the built package with its production dependencies
 #   $PREFIX/bin/imgfuse                 the command
 #   $PREFIX/share/man/man1/imgfuse.1    the manual page
+#   $PREFIX/lib/systemd/system/imgfuse@.service    a mount as a service of systemd
 #   $SBINDIR/umount.fuse.imgfuse        makes umount(8) wait for the clean close
 #   $SBINDIR/mount.fuse.imgfuse         only where mount.fuse3 would not find $PREFIX/bin/imgfuse by itself
 #
@@ -52,7 +53,8 @@ cd "$here"
 [ -d node_modules ] || run npm ci --no-audit --no-fund
 [ -f dist/cli.js ] || run npm run build
 
-run mkdir -p "$DESTDIR$lib" "$DESTDIR$PREFIX/bin" "$DESTDIR$PREFIX/share/man/man1" "$DESTDIR$SBINDIR"
+run mkdir -p "$DESTDIR$lib" "$DESTDIR$PREFIX/bin" "$DESTDIR$PREFIX/share/man/man1" "$DESTDIR$SBINDIR" \
+  "$DESTDIR$PREFIX/lib/systemd/system"
 run rm -rf "$DESTDIR$lib/dist" "$DESTDIR$lib/node_modules"
 run cp -R dist "$DESTDIR$lib/dist"
 run cp package.json LICENSE "$DESTDIR$lib/"
@@ -67,6 +69,10 @@ npm ls --omit=dev --all --parseable 2>/dev/null | while read -r package; do
 done
 [ -d "$DESTDIR$lib/node_modules/yargs" ] || die "the dependencies are incomplete; run npm ci in $here first"
 run install -m 644 scripts/man/imgfuse.1 "$DESTDIR$PREFIX/share/man/man1/imgfuse.1"
+unit=$DESTDIR$PREFIX/lib/systemd/system/imgfuse@.service
+printf '+ write %s\n' "$unit"
+sed "s|/usr/local/bin/imgfuse|$PREFIX/bin/imgfuse|" 'scripts/imgfuse@.service' >"$unit"
+chmod 644 "$unit"
 
 # wrapper FILE LINE...: an executable shell script of these lines
 wrapper() {

@@ -38,6 +38,6 @@ remove() {
 remove "$DESTDIR$PREFIX/bin/imgfuse"
 remove "$DESTDIR$SBINDIR/umount.fuse.imgfuse"
 remove "$DESTDIR$SBINDIR/mount.fuse.imgfuse"
-run rm -f "$DESTDIR$PREFIX/share/man/man1/imgfuse.1"
+run rm -f "$DESTDIR$PREFIX/share/man/man1/imgfuse.1" "$DESTDIR$PREFIX/lib/systemd/system/imgfuse@.service"
 run rm -rf "$DESTDIR$PREFIX/lib/imgfuse"
 printf 'imgfuse is removed from %s\n' "$DESTDIR$PREFIX"

@@ -3,6 +3,7 @@
 // Invariant: the caller gets exit code 0 only after the mount has answered.
 
 import { spawn } from 'node:child_process';
+import { environmentWithoutInspector, nodeOptions } from './environment.ts';
 import { EXIT_SYSTEM } from './exit-codes.ts';
 import { DAEMON_COMMAND, type MountRequest } from './mount-arguments.ts';
 import { complain, printJson } from './output.ts';
@@ -68,12 +69,17 @@ function spawnOnce(
     const child = spawn(
       process.execPath,
       [
-        ...process.execArgv,
+        ...nodeOptions(process.execArgv),
         process.argv[1] ?? '',
         DAEMON_COMMAND,
         JSON.stringify({ ...request, passwordsFollow: passwords !== null }),
       ],
-      { detached: true, cwd: '/', stdio: descriptorsFor(request.mountpoint) },
+      {
+        detached: true,
+        cwd: '/',
+        env: environmentWithoutInspector(process.env),
+        stdio: descriptorsFor(request.mountpoint),
+      },
     );
     if (passwords !== null) child.send(passwords, () => undefined);
     // the child has a session of its own: what ends us must end it, or a mount appears that nobody expects

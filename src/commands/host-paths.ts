@@ -133,6 +133,16 @@ export function ownerOf(path: string): { uid: number; mode: number; isDirectory:
   }
 }
 
+/** What tells a file from every other one of this machine; null when it is missing. */
+export function fileIdentity(path: string): string | null {
+  try {
+    const { dev, ino } = statSync(path);
+    return `${dev}-${ino}`;
+  } catch {
+    return null;
+  }
+}
+
 /** Device number of what `path` names, as "major:minor". Asks the server when the path lies in a FUSE mount. */
 export function deviceNumber(path: string): string | null {
   try {

@@ -3,6 +3,7 @@
 
 import { describeError, ImgfuseError } from '../errors/index.ts';
 import type { DaemonReport, PasswordMessage } from './daemon.ts';
+import { guardProcess } from './environment.ts';
 import { mountExitCode } from './exit-codes.ts';
 import { nameProcess } from './host-paths.ts';
 import { fileLog, type Log, stderrLog } from './log.ts';
@@ -26,6 +27,7 @@ export async function runMountProcess(request: MountRequest): Promise<number> {
   try {
     const files = prepareRuntimeFiles();
     const log = isDaemon ? daemonLog(files.logPath, request, () => !isReady) : stderrLog(request.debug);
+    await guardProcess(request.debug, log);
     nameProcess(`imgfuse mount ${request.image} ${request.mountpoint}`);
     const password = isDaemon ? await passwordsFromParent(request) : ownPasswords(request);
     const { Supervisor } = await import('./supervisor.ts');

@@ -1,9 +1,12 @@
 // Whether a mountpoint can be mounted on: looked at before the image is opened, so that a refusal changes nothing.
 
+import type { VirtualDisk } from '../disk/index.ts';
 import { ImgfuseError } from '../errors/index.ts';
 import { FUSE_TYPE, findMount, type MountEntry } from '../fuse/index.ts';
 import { findAnyMount } from '../fuse/mount-table.ts';
 import { canonicalPath, pathKind } from './host-paths.ts';
+import type { Log } from './log.ts';
+import type { MountRequest } from './mount-arguments.ts';
 import { shellQuote } from './mount-users.ts';
 
 /** "major:minor" of a mount, as stat(2) and /sys name devices. */
@@ -15,6 +18,23 @@ export function deviceOf(mount: MountEntry): string {
 export function deviceAt(path: string): string | undefined {
   const mount = path.startsWith('/dev/fd/') ? undefined : findMount(path);
   return mount === undefined ? undefined : deviceOf(mount);
+}
+
+/**
+ * A mount hides what its mountpoint holds. The image may be there, and may be the mountpoint itself: it is open by then. A
+ * backing file that became the disk of its own overlay would be read by every other program as something it is not.
+ * @throws ImgfuseError usage
+ */
+export function sayWhatIsHidden(disk: VirtualDisk, { mountpoint }: MountRequest, log: Log): void {
+  const { path, backing } = disk.status();
+  const hides = (file: string): boolean => canonicalPath(file).startsWith(`${mountpoint}/`);
+  if (backing.some((file) => canonicalPath(file) === mountpoint)) {
+    throw new ImgfuseError('usage', `the mountpoint ${mountpoint} is a backing file of ${path}; choose another one`, {
+      path: mountpoint,
+    });
+  }
+  const hidden = [path, ...backing].filter(hides);
+  if (hidden.length > 0) log('notice', `${hidden.join(', ')} cannot be seen while ${mountpoint} is mounted over it`);
 }
 
 /** @throws ImgfuseError missing, usage, busy, permission */

@@ -6,20 +6,22 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { type OpenDiskOptions, openDisk, type VirtualDisk } from '../disk/index.ts';
 import { describeError, ERRNO, errnoOf, ImgfuseError } from '../errors/index.ts';
-import { type CloseResult, ControlServer, type RemountResult } from './control-socket.ts';
-import { DiskLostError, giveAway, type HandoverParts, takeOver } from './handover.ts';
-import { processStartTime, removeFile, writeWhole } from './host-paths.ts';
+import { type CloseResult, ControlServer } from './control-socket.ts';
+import type { HandoverParts } from './handover.ts';
+import { processStartTime, removeFile, setMode, writeWhole } from './host-paths.ts';
 import type { Log } from './log.ts';
 import type { MountRequest } from './mount-arguments.ts';
+import { MountMode } from './mount-mode.ts';
 import { type MountStatus, mountStatus, statusLine } from './mount-status.ts';
 import { describeUsers, findMountUsers, syncGuests } from './mount-users.ts';
-import { assertMountpoint, deviceAt } from './mountpoint.ts';
+import { assertMountpoint, deviceAt, sayWhatIsHidden } from './mountpoint.ts';
 import { notifyServiceManager } from './notify.ts';
 import type { PasswordOf } from './passwords.ts';
 import { createStopWords, diskGeneration, hasRequestsInHand, setStop } from './request-gate.ts';
 import { type MountRecord, type RuntimeFiles, removeRuntimeFiles, writeRecord } from './runtime-directory.ts';
 import { type Serving, startServing } from './serving.ts';
 import { STOP, startThread, type Thread, type WarmThread } from './threads.ts';
+import { forgetForUmount, noteForUmount } from './umount-note.ts';
 
 /** a mount that is busy for no visible reason is tried again, because a probe of udev ends soon */
 const BUSY_ATTEMPTS = 5;
@@ -40,12 +42,9 @@ export class Supervisor {
   readonly #stopWord: Int32Array;
   readonly #control = new ControlServer({
     status: () => this.#status(),
-    remount: (readOnly) => this.#remount(readOnly),
+    remount: (readOnly) => this.#mode.change(readOnly),
   });
-  /** the last change of the mount; never rejects */
-  #remounting: Promise<unknown> = Promise.resolve();
-  /** somebody else may write to the image */
-  #isShared: boolean;
+  readonly #mode: MountMode;
   #disk: VirtualDisk | null = null;
   #serving: Serving | null = null;
   #record: MountRecord | null = null;
@@ -75,7 +74,11 @@ export class Supervisor {
     this.#files = files;
     this.#log = log;
     this.#isDaemon = isDaemon;
-    this.#isShared = request.share;
+    this.#mode = new MountMode(request, log, {
+      parts: () => this.#handoverParts(),
+      changed: (readOnly) => this.#noteMode(readOnly),
+      lost: (sentence) => this.#lose(sentence),
+    });
     // the workers, and the maintenance thread
     this.#stopWord = createStopWords(request.workers + 1);
     this.#left = new Promise((resolve) => {
@@ -91,9 +94,12 @@ export class Supervisor {
     assertMountpoint(request.mountpoint);
     await this.#control.listen(this.#files.socketPath);
     try {
+      if (!request.readOnly) await this.#mode.claimImage();
       this.#disk = openDisk(request.image, this.#openOptions());
+      sayWhatIsHidden(this.#disk, request, this.#log);
       const crashed = (error: Error): void => this.crash(error);
       this.#serving = await startServing(this.#disk, request, this.#stopWord, this.#first, crashed, this.#log);
+      noteForUmount(request.source, this.#serving.mountpoint, this.#log);
       this.#maintenance = this.#startMaintenance(this.#disk);
       void this.#maintenance.ended.then((error) => error === null || this.crash(error));
       record = this.#writeFiles(this.#disk, this.#serving);
@@ -116,8 +122,9 @@ export class Supervisor {
   /** Resolves when the mount has ended, however that came, and the image is closed. @returns the exit code */
   async ended(): Promise<number> {
     await Promise.race([this.#serving!.ended, this.#left]);
-    await this.#remounting;
+    await this.#mode.settled();
     notifyServiceManager('STOPPING=1', this.#log);
+    forgetForUmount(this.#serving!.mountpoint, this.#log);
     const error = this.#crash === null ? await this.#closeDisk() : await this.#rescue(this.#crash);
     if (error === null) {
       this.#log('info', `${this.#request.image} is closed and clean`);
@@ -171,35 +178,8 @@ export class Supervisor {
     };
   }
 
-  /** One change after the other; what was asked for is done already where the mount is so. */
-  #remount(readOnly: boolean): Promise<RemountResult> {
-    const result = this.#remounting.then(() => this.#remountNow(readOnly));
-    this.#remounting = result;
-    return result;
-  }
-
-  async #remountNow(readOnly: boolean): Promise<RemountResult> {
-    const { image } = this.#request;
-    const mode = readOnly ? 'read-only' : 'read-write';
-    if (this.#serving === null || this.#stopReason !== null || this.#crash !== null) {
-      return { remounted: false, error: `the mount of ${image} is starting or ending` };
-    }
-    if (this.#disk!.readOnly === readOnly) return { remounted: true };
-    try {
-      await (readOnly ? giveAway(this.#handoverParts()) : takeOver(this.#handoverParts()));
-      this.#log('notice', `${image} is ${mode} from now on${readOnly ? ', and its locks are free' : ''}`);
-      return { remounted: true };
-    } catch (error) {
-      const sentence = describeError(error);
-      this.#log('error', `${image} could not be made ${mode}: ${sentence}`);
-      if (error instanceof DiskLostError) this.#lose(sentence);
-      return { remounted: this.#disk!.readOnly === readOnly, error: sentence };
-    } finally {
-      if (this.#lost === null) this.#noteMode();
-    }
-  }
-
-  #handoverParts(): HandoverParts {
+  #handoverParts(): HandoverParts | null {
+    if (this.#serving === null || this.#stopReason !== null || this.#crash !== null) return null;
     return {
       request: this.#request,
       options: this.#openOptions(),
@@ -216,11 +196,8 @@ export class Supervisor {
     };
   }
 
-  /** The mount is read-only or read-write now: for status, and for who reads the record. */
-  #noteMode(): void {
-    const readOnly = this.#disk!.readOnly;
-    if (!readOnly) this.#isShared = false;
-    else if (this.#record?.readOnly === false) this.#isShared = true;
+  /** For who reads the record. */
+  #noteMode(readOnly: boolean): void {
     if (this.#record === null || this.#record.readOnly === readOnly) return;
     this.#record = { ...this.#record, readOnly };
     writeRecord(this.#files.recordPath, this.#record);
@@ -266,6 +243,7 @@ export class Supervisor {
 
   async #undoStart(): Promise<void> {
     if (this.#serving !== null) {
+      forgetForUmount(this.#serving.mountpoint, this.#log);
       await this.#serving.unmount({ lazy: true }).catch(() => {});
       const refusal = this.#abort();
       if (refusal !== null) this.#waitForUsers(refusal);
@@ -396,7 +374,7 @@ export class Supervisor {
 
   #status(): MountStatus {
     const log = this.#isDaemon ? this.#files.logPath : null;
-    return mountStatus(this.#request, this.#disk!, this.#serving!, this.#isShared, log);
+    return mountStatus(this.#request, this.#disk!, this.#serving!, this.#mode.isShared, log);
   }
 
   #describe(): string {
@@ -411,6 +389,8 @@ function usedBy(users: string | null): string {
 function writePidFile(path: string): void {
   try {
     writeWhole(path, `${process.pid}\n`, 0o644);
+    // others may read it, whatever the umask
+    setMode(path, 0o644);
   } catch (cause) {
     throw new ImgfuseError('io', `the pid file ${path} cannot be written`, { path }, cause);
   }

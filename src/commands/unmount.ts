@@ -12,6 +12,7 @@ import { findTarget, type Target } from './mount-target.ts';
 import { cureForUsers, describeUsers, findMountUsers, shellQuote } from './mount-users.ts';
 import { complain, type OutputMode, print, printJson } from './output.ts';
 import { removeRuntimeFiles, type StoredRecord } from './runtime-directory.ts';
+import { forgetForUmount } from './umount-note.ts';
 
 /** after this time a waiting unmount says what it is waiting for */
 const PATIENCE_MS = 2000;
@@ -124,6 +125,7 @@ async function unmountWithoutProcess(
   const isDead = pathKind(target.mountpoint) === 'dead';
   await unmountOrExplain(target.mountpoint, options.lazy);
   if (isDead) {
+    forgetForUmount(target.mountpoint, () => undefined);
     if (record !== null) removeRuntimeFiles(record);
     const notes = [
       `the process that served ${image ?? target.mountpoint} had ended without closing it; the dead mount is removed`,

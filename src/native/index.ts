@@ -4,6 +4,7 @@
 export { errnoName, systemCallError } from './errno.ts';
 export * from './file-range.ts';
 export { attachFuseDevice } from './fuse-device.ts';
+export { addToMountTable, removeFromMountTable } from './libmount.ts';
 export { nativeAvailable } from './library.ts';
 export {
   type ConflictingLock,
@@ -15,5 +16,6 @@ export {
   setOfdLock,
 } from './locks.ts';
 export * from './mount.ts';
+export { forbidCoreDumps } from './process.ts';
 export { receiveDescriptor, sendDatagram, socketPair } from './sockets.ts';
 export { isIoFlusher, setIoFlusher } from './thread.ts';

@@ -78,9 +78,15 @@ describe('an installed imgfuse', () => {
     expect(installed.code).toBe(0);
     const outside = filesUnder(stage).filter((path) => !path.startsWith(`${stage}/usr/lib/imgfuse/`));
     expect(outside.sort()).toEqual(
-      ['/usr/bin/imgfuse', '/usr/sbin/umount.fuse.imgfuse', '/usr/share/man/man1/imgfuse.1'].map(
-        (path) => stage + path,
-      ),
+      [
+        '/usr/bin/imgfuse',
+        '/usr/lib/systemd/system/imgfuse@.service',
+        '/usr/sbin/umount.fuse.imgfuse',
+        '/usr/share/man/man1/imgfuse.1',
+      ].map((path) => stage + path),
+    );
+    expect(readFileSync(`${stage}/usr/lib/systemd/system/imgfuse@.service`, 'utf8')).toContain(
+      'ExecStart=/usr/bin/imgfuse ',
     );
     expect(readFileSync(`${stage}/usr/bin/imgfuse`, 'utf8')).toContain("'/usr/lib/imgfuse/dist/cli.js'");
     expect(bench.run(`${ROOT}/scripts/uninstall.sh`, variables).code).toBe(0);

@@ -51,8 +51,10 @@ const EXTRA_IMPORTS: Readonly<Record<string, readonly string[]>> = {
   'fuse/unmount.ts': ['native'],
   'fuse/fusermount.ts': ['native'],
   // the daemon: thread flags, the note to systemd, and whether system calls are there at all
+  'commands/environment.ts': ['native'],
   'commands/notify.ts': ['native'],
   'commands/serving.ts': ['native'],
+  'commands/umount-note.ts': ['native'],
   'commands/worker.ts': ['native'],
   // the counters that it prints are those of the check
   'commands/check.ts': ['format'],

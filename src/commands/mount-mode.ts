@@ -1,0 +1,99 @@
+// Whether a mount is read-write, read-only, or read-only beside a writer, and its changes: one after the other, each done or
+// not done with a sentence. Invariant: whoever closes the disk has waited for `settled`.
+
+import { describeError } from '../errors/index.ts';
+import type { RemountResult } from './control-socket.ts';
+import { DiskLostError, giveAway, type HandoverParts, takeOver } from './handover.ts';
+import { fileIdentity } from './host-paths.ts';
+import { ImageClaim } from './image-claim.ts';
+import type { Log } from './log.ts';
+import type { MountRequest } from './mount-arguments.ts';
+
+/** What a change needs from the mount and tells it. */
+export interface ModeHooks {
+  /** null while the mount starts or ends */
+  readonly parts: () => HandoverParts | null;
+  readonly changed: (readOnly: boolean) => void;
+  /** there is no disk behind the mount any more */
+  readonly lost: (sentence: string) => void;
+}
+
+export class MountMode {
+  readonly #request: MountRequest;
+  readonly #log: Log;
+  readonly #hooks: ModeHooks;
+  /** the last change; never rejects */
+  #last: Promise<unknown> = Promise.resolve();
+  #claim: ImageClaim | null = null;
+  #isShared: boolean;
+
+  constructor(request: MountRequest, log: Log, hooks: ModeHooks) {
+    this.#request = request;
+    this.#log = log;
+    this.#hooks = hooks;
+    this.#isShared = request.share;
+  }
+
+  /** Somebody else may write to the image. */
+  get isShared(): boolean {
+    return this.#isShared;
+  }
+
+  /** Resolves when no change is under way. */
+  settled(): Promise<unknown> {
+    return this.#last;
+  }
+
+  /** Where locks keep nobody out, at least no other mount of this machine may write. @throws ImgfuseError busy */
+  async claimImage(): Promise<void> {
+    const { image, locks } = this.#request;
+    const identity = locks === 'none' ? fileIdentity(image) : null;
+    if (identity !== null && this.#claim === null) this.#claim = await ImageClaim.take(image, identity);
+  }
+
+  /** What is asked for is done already where the mount is so. */
+  change(readOnly: boolean): Promise<RemountResult> {
+    const result = this.#last.then(() => this.#changeNow(readOnly));
+    this.#last = result;
+    return result;
+  }
+
+  async #changeNow(readOnly: boolean): Promise<RemountResult> {
+    const { image } = this.#request;
+    const mode = readOnly ? 'read-only' : 'read-write';
+    const parts = this.#hooks.parts();
+    if (parts === null) return { remounted: false, error: `the mount of ${image} is starting or ending` };
+    if (parts.disk.readOnly === readOnly) return { remounted: true };
+    try {
+      if (readOnly) {
+        await giveAway(parts);
+      } else {
+        await this.claimImage();
+        await takeOver(parts);
+      }
+      this.#note(readOnly);
+      this.#log('notice', `${image} is ${mode} from now on${readOnly ? ', and its locks are free' : ''}`);
+      return { remounted: true };
+    } catch (error) {
+      const sentence = describeError(error);
+      this.#log('error', `${image} could not be made ${mode}: ${sentence}`);
+      if (error instanceof DiskLostError) {
+        this.#hooks.lost(sentence);
+        return { remounted: false, error: sentence };
+      }
+      // given away, but not clean
+      const remounted = this.#hooks.parts()?.disk.readOnly === readOnly;
+      this.#note(remounted ? readOnly : !readOnly);
+      return { remounted, error: sentence };
+    }
+  }
+
+  #note(readOnly: boolean): void {
+    if (readOnly) {
+      this.#claim?.release();
+      this.#claim = null;
+    }
+    this.#isShared = readOnly;
+    this.#hooks.changed(readOnly);
+  }
+}

@@ -1,0 +1,22 @@
+// Limits of this process.
+
+import { writeU64LE } from '../bytes/endian.ts';
+import { checked, lazyFunction } from './library.ts';
+
+const RLIMIT_CORE = 4;
+
+// struct rlimit (64-bit): 0 rlim_cur u64 | 8 rlim_max u64
+const setrlimitCall = lazyFunction('setrlimit', 'int setrlimit(int resource, const void *limit)');
+
+/**
+ * No core of this process is ever written, neither to a file nor to a program that collects them: the kernel takes a limit
+ * of 1 byte as the wish for none at all, whereas 0 still feeds a pipe of core_pattern.
+ * @throws ImgfuseError permission where the hard limit is 0 already (then a file is impossible anyway)
+ */
+export function forbidCoreDumps(): void {
+  const limit = new Uint8Array(16);
+  const view = new DataView(limit.buffer);
+  writeU64LE(view, 0, 1);
+  writeU64LE(view, 8, 1);
+  checked(setrlimitCall(RLIMIT_CORE, limit), 'setrlimit(RLIMIT_CORE)');
+}
