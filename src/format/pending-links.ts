@@ -112,9 +112,8 @@ export class PendingLinks {
   /** Forgets what waits for a guest cluster in the first `count` entries. @returns its host offset, or NOT_PENDING */
   drop(guestCluster: number, count = this.count): number {
     let host = NOT_PENDING;
-    while (this.control[LIVE] !== 0) {
-      const entry = this.locate(guestCluster, count);
-      if (entry < 0) break;
+    if (this.control[LIVE] === 0) return host;
+    for (let entry = this.locate(guestCluster, count); entry >= 0; entry = this.locate(guestCluster, count, entry)) {
       host = this.entries[entry * STRIDE + HOST]!;
       this.entries[entry * STRIDE + HOST] = DEAD;
       this.control[LIVE] = this.control[LIVE]! - 1;
@@ -161,9 +160,10 @@ export class PendingLinks {
     this.heads[bucket] = entry + 1;
   }
 
-  /** The last live one of the first `count` entries: chains begin with what came last. */
-  private locate(guestCluster: number, count: number): number {
-    for (let entry = this.heads[this.bucket(guestCluster)]! - 1; entry >= 0; entry = this.next[entry]! - 1) {
+  /** The last live one of the first `count` entries, before entry `after` of the chain: chains begin with what came last. */
+  private locate(guestCluster: number, count: number, after = -1): number {
+    const first = after < 0 ? this.heads[this.bucket(guestCluster)]! : this.next[after]!;
+    for (let entry = first - 1; entry >= 0; entry = this.next[entry]! - 1) {
       if (entry >= count || this.entries[entry * STRIDE + GUEST] !== guestCluster) continue;
       if (this.entries[entry * STRIDE + HOST] !== DEAD) return entry;
     }

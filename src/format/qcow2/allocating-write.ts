@@ -6,7 +6,6 @@
 import { roundUp } from '../../bytes/offsets.ts';
 import { reach } from '../../concurrency/breakpoints.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
-import type { PendingLinks } from '../pending-links.ts';
 import type { DataClusters } from './data-clusters.ts';
 import type { Flush } from './flush.ts';
 import type { Geometry } from './geometry.ts';
@@ -24,8 +23,6 @@ export interface AllocatingWriteParts {
   readonly data: GuestData;
   readonly geometry: Geometry;
   readonly lock: Mutex;
-  readonly pending: PendingLinks;
-  readonly pendingTables: PendingLinks;
   readonly linker: Linker;
   readonly clusters: DataClusters;
   readonly flush: Flush;
@@ -120,8 +117,8 @@ export class AllocatingWrite {
   }
 
   private makeRoom(firstCluster: number, count: number): void {
-    const { flush, linker, lock, pending, pendingTables } = this.parts;
-    while (!pending.hasRoom(count) || !pendingTables.hasRoom(linker.tablesTouched(firstCluster, count))) {
+    const { flush, linker, lock } = this.parts;
+    while (!linker.hasRoom(count, linker.tablesTouched(firstCluster, count), 0)) {
       lock.unlock();
       flush.linkEarly();
       lock.lock();

@@ -17,7 +17,6 @@ import type { GuestData } from './guest-data.ts';
 import type { Linker } from './link.ts';
 import type { Mapper } from './mapping.ts';
 import type { OverlapCheck } from './overlap.ts';
-import type { Releases } from './releases.ts';
 import { SUBCLUSTERS_PER_CLUSTER } from './subcluster.ts';
 
 const ZEROS = new Uint8Array(64 * 1024);
@@ -33,8 +32,6 @@ export interface DeallocatorParts {
   readonly lock: Mutex;
   readonly reservations: Reservations;
   readonly pending: PendingLinks;
-  readonly pendingTables: PendingLinks;
-  readonly releases: Releases;
   readonly mapper: Mapper;
   readonly linker: Linker;
   readonly flush: Flush;
@@ -115,7 +112,7 @@ export class Deallocator {
     action: (l2Table: number, count: number) => number,
     zeroed?: { readonly offset: number; readonly length: number },
   ): number {
-    const { flush, geometry, linker, lock, mapper, pending, pendingTables, releases, reservations } = this.parts;
+    const { flush, geometry, linker, lock, mapper, reservations } = this.parts;
     const part = Math.min(count, linker.span(first));
     lock.lock();
     try {
@@ -124,7 +121,7 @@ export class Deallocator {
       const { clusterSize } = geometry;
       this.punchDataFile(first, zeroed ?? { offset: first * clusterSize, length: part * clusterSize });
       // a compressed cluster releases two host clusters, a dropped link one more
-      while (!releases.hasRoom(part * 3) || !pendingTables.hasRoom(1) || !pending.hasRoom(1)) {
+      while (!linker.hasRoom(1, 1, part * 3)) {
         lock.unlock();
         flush.linkEarly();
         lock.lock();

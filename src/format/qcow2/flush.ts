@@ -77,7 +77,7 @@ export class Flush {
     const { clusters, tables, released } = lock.run(() => ({
       clusters: pending.count,
       tables: pendingTables.count,
-      released: releases.takeAll(),
+      released: releases.take(),
     }));
     if (clusters === 0 && tables === 0 && released.length === 0) return;
     tracker.sync();
@@ -99,7 +99,7 @@ export class Flush {
           try {
             if (refcounts.decrement(cluster) > 0) continue;
           } catch (error) {
-            releases.putBack([{ start: cluster, count: start + count - cluster }, ...released.slice(position + 1)]);
+            releases.remove(position, cluster - start);
             throw error;
           }
           const last = unused.at(-1);
@@ -108,6 +108,7 @@ export class Flush {
         }
       });
     }
+    lock.run(() => releases.remove(released.length));
     for (const { start, end } of unused) {
       try {
         reach('punch-hole');

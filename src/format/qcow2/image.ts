@@ -133,14 +133,14 @@ export class Qcow2Image implements Image {
     });
     this.flushing = flush;
     this.allocating = new AllocatingWrite({
-      ...{ data, geometry, lock, pending, pendingTables, linker, flush, overlap },
+      ...{ data, geometry, lock, linker, flush, overlap },
       clusters: dataFile === null ? imageClusters(allocator) : dataFileClusters(geometry.clusterSize),
       readReserved: this.readReserved.bind(this),
       readsAsZeros: this.readsAsZeros.bind(this),
     });
     this.deallocator = new Deallocator({
       isRaw: header.dataFileRaw && !data.isEncrypted,
-      ...{ data, hasDataFile, version, backing, geometry, lock, reservations, pending, pendingTables, releases },
+      ...{ data, hasDataFile, version, backing, geometry, lock, reservations, pending },
       ...{ mapper, linker, flush, overlap },
       write: this.write.bind(this),
     });

@@ -76,6 +76,16 @@ export class Linker {
   }
 
   /**
+   * Room for `clusters` more links in `tables` more L2 tables, and in the log of releases for `released` runs at once and one of
+   * each link, which it adds while a flush is at work.
+   */
+  hasRoom(clusters: number, tables: number, released: number): boolean {
+    const { pending, pendingTables, releases } = this.parts;
+    if (!pending.hasRoom(clusters) || !pendingTables.hasRoom(tables)) return false;
+    return releases.hasRoom(released + pending.count + clusters + pendingTables.count + tables);
+  }
+
+  /**
    * The guest bytes [offset, offset + length) got their data in adjoining clusters from `host` on; the links wait for the
    * next sync. There is room in `pending` and `pendingTables`. @param created clusters that are new at `host`
    */

@@ -1,11 +1,16 @@
 // References that were removed and whose counters still wait (R5): a counter goes down only after the removal is durable, so
 // that a crash leaves a leak and never a cluster that is free and still referred to. A log of runs, used under the metadata
-// lock; a flush takes the count after its last removal, syncs, and then carries out that many.
+// lock: a round of the flush takes all that is there, syncs, and removes what it has carried out.
 
 import { assert } from '../../errors/index.ts';
 
 const COUNT = 0;
+/** runs of the log that a round is carrying out: they stay as they are */
+const TAKEN = 1;
+const WORD_COUNT = 2;
 const DEFAULT_CAPACITY = 65536;
+/** Runs beyond the capacity, for tables that move, which look for no room. */
+const SPARE = 256;
 
 export interface ReleasesState {
   readonly capacity: number;
@@ -15,7 +20,11 @@ export interface ReleasesState {
 }
 
 export function createReleasesState(capacity = DEFAULT_CAPACITY): ReleasesState {
-  return { capacity, words: new SharedArrayBuffer(4), runs: new SharedArrayBuffer(capacity * 16) };
+  return {
+    capacity,
+    words: new SharedArrayBuffer(WORD_COUNT * 4),
+    runs: new SharedArrayBuffer((capacity + SPARE) * 16),
+  };
 }
 
 export interface Release {
@@ -46,26 +55,32 @@ export class Releases {
   /** One reference to each of `count` clusters from `start` on is gone. */
   add(start: number, count: number): void {
     const last = this.count - 1;
-    if (last >= 0 && this.runs[last * 2]! + this.runs[last * 2 + 1]! === start) {
+    if (last >= this.words[TAKEN]! && this.runs[last * 2]! + this.runs[last * 2 + 1]! === start) {
       this.runs[last * 2 + 1] = this.runs[last * 2 + 1]! + count;
       return;
     }
-    assert(this.hasRoom(1), 'the log of releases overflows');
+    assert(this.count < this.capacity + SPARE, 'the log of releases overflows');
     this.runs[(last + 1) * 2] = start;
     this.runs[(last + 1) * 2 + 1] = count;
     this.words[COUNT] = last + 2;
   }
 
-  /** Takes everything out of the log. */
-  takeAll(): Release[] {
-    const taken: Release[] = [];
-    for (let i = 0; i < this.count; i++) taken.push({ start: this.runs[i * 2]!, count: this.runs[i * 2 + 1]! });
-    this.words[COUNT] = 0;
-    return taken;
+  /** All that is in the log, for the round that begins. */
+  take(): Release[] {
+    this.words[TAKEN] = this.count;
+    return Array.from({ length: this.count }, (_, i) => ({
+      start: this.runs[i * 2]!,
+      count: this.runs[i * 2 + 1]!,
+    }));
   }
 
-  /** Puts runs back whose counters could not be written. */
-  putBack(releases: readonly Release[]): void {
-    for (const { start, count } of releases) this.add(start, count);
+  /** The first `runs` runs are carried out, and `clusters` of the next; the rest waits for another round. */
+  remove(runs: number, clusters = 0): void {
+    this.runs.copyWithin(0, runs * 2, this.count * 2);
+    this.words[COUNT] = this.count - runs;
+    this.words[TAKEN] = 0;
+    if (clusters === 0) return;
+    this.runs[0] = this.runs[0]! + clusters;
+    this.runs[1] = this.runs[1]! - clusters;
   }
 }
