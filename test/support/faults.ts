@@ -6,7 +6,7 @@ import { guestOffset } from '../../src/bytes/offsets.ts';
 import { ERRNO, ImgfuseError } from '../../src/errors/index.ts';
 import type { Image, ImageFormat } from '../../src/format/image-format.ts';
 import type { MemoryHostFile } from '../../src/host/memory-file.ts';
-import { FaultyHostFile, type HostOperation } from '../../src/host/wrapping-files.ts';
+import { type FaultPlan, FaultyHostFile, type HostOperation } from '../../src/host/wrapping-files.ts';
 import { type OpenMemoryOptions, openImage } from './memory-images.ts';
 import { type GuestStep, type Prepared, runStep, SECTOR, SECTORS, SIZE } from './workloads.ts';
 
@@ -83,7 +83,7 @@ function failOnce(
   let hasSpace = false;
   const file = start.clone();
   const data = dataFile === null ? {} : { dataFile: dataFile.clone() };
-  const faulty = new FaultyHostFile(file, (operation, _count, _offset, length) => {
+  const plan: FaultPlan = (operation, _count, _offset, length) => {
     if (operation === 'read' || operation === 'punch-hole' || hasSpace) return null;
     const number = changes++;
     if (number < position || (number > position && !kind.always)) return null;
@@ -92,13 +92,15 @@ function failOnce(
     if (kind.short && operation !== 'write') return null;
     hit ??= operation;
     return { errno: kind.errno, transferred: kind.short ? Math.floor(length / 2 / SECTOR) * SECTOR : 0 };
-  });
+  };
+  const faulty = new FaultyHostFile(file, plan);
+  const faultyData = data.dataFile === undefined ? {} : { dataFile: new FaultyHostFile(data.dataFile, plan) };
   const where = (text: string) =>
     new Error(`${kind.name} at change ${position} (${hit}): ${text}; steps ${JSON.stringify(steps)}`);
   const model = new Model(content);
   let image: Image;
   try {
-    image = openImage(format, faulty, { backing, ...data, tableCacheBytes: 8192 });
+    image = openImage(format, faulty, { backing, ...faultyData, tableCacheBytes: 8192 });
   } catch (error) {
     if (hit === null) throw error;
     judgeFile(format, file, { backing, ...data }, model.kept, where);
