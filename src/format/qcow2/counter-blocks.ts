@@ -15,6 +15,7 @@ export class CounterBlocks {
   private readonly loaded = new Map<number, Uint8Array>();
   private lastIndex = -1;
   private lastBlock: Uint8Array | undefined;
+  private zeros: Uint8Array | undefined;
 
   constructor(file: HostFile, geometry: Geometry) {
     this.file = file;
@@ -58,6 +59,14 @@ export class CounterBlocks {
     if (this.lastBlock === undefined) return 0;
     const inBlock = cluster % refcountsPerBlock;
     return readCounter(this.lastBlock, Math.floor((inBlock * refcountBits) / 8), inBlock, refcountBits);
+  }
+
+  /** Nothing of block `index` is in use. */
+  isEmpty(index: number): boolean {
+    const block = this.block(index);
+    if (block === undefined) return true;
+    this.zeros ??= new Uint8Array(this.geometry.clusterSize);
+    return Buffer.compare(block, this.zeros) === 0;
   }
 
   /** What was read is read again: counters were changed. */

@@ -21,6 +21,12 @@ export class ReferenceCounts {
     for (const number of this.pages.keys()) yield { start: number * PAGE, end: (number + 1) * PAGE };
   }
 
+  /** No cluster from `start` to `end` was ever counted, as far as the pages say. */
+  isEmpty(start: number, end: number): boolean {
+    for (let number = Math.floor(start / PAGE); number * PAGE < end; number++) if (this.pages.has(number)) return false;
+    return true;
+  }
+
   /** More references, or fewer. @returns the count */
   add(cluster: number, times = 1): number {
     const count = this.get(cluster) + times;
