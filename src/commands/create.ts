@@ -42,7 +42,8 @@ export const createCommand = {
         string: true,
         requiresArg: true,
         describe:
-          'format options k=v,... (qed: cluster_size, table_size; qcow2: compat, cluster_size, refcount_bits, ...)',
+          'format options k=v,... (qed: cluster_size, table_size; qcow2: compat, cluster_size, refcount_bits, ...; ' +
+          'all: copy_on_read=on|off, the default of its mounts)',
       })
       .option('backing', { alias: 'b', type: 'string', requiresArg: true, describe: 'backing file' })
       .option('backing-format', {
@@ -69,6 +70,7 @@ function create(args: CreateArguments): number {
   const backing = args.backing ?? take(options, 'backing_file');
   const backingFormat = args['backing-format'] ?? take(options, 'backing_fmt');
   const size = args.size ?? sizeOption;
+  const copyOnRead = onOrOff('copy_on_read', take(options, 'copy_on_read'));
   if (backing === undefined && backingFormat !== undefined) {
     throw new ImgfuseError('usage', '-F names the format of a backing file, but there is no -b');
   }
@@ -88,6 +90,7 @@ function create(args: CreateArguments): number {
     options,
     password: newPasswordOf(args, args.image),
     ...(size === undefined ? {} : { size: parseSize(size) }),
+    ...(copyOnRead === undefined ? {} : { copyOnRead }),
     ...(backing === undefined ? {} : { backing }),
     ...(backingFormat === undefined ? {} : { backingFormat }),
   });
@@ -117,6 +120,12 @@ function report(args: CreateArguments, options: ReadonlyMap<string, string>): vo
   } else {
     print(`Formatting '${args.image}', ${facts.map(([key, value]) => `${key}=${value}`).join(' ')}`);
   }
+}
+
+function onOrOff(key: string, value: string | undefined): boolean | undefined {
+  if (value === undefined) return undefined;
+  if (value === 'on' || value === 'off') return value === 'on';
+  throw new ImgfuseError('usage', `${key}=${value} is not valid; use on or off`);
 }
 
 function take(options: Map<string, string>, key: string): string | undefined {

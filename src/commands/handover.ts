@@ -90,7 +90,7 @@ export async function giveAway(parts: HandoverParts): Promise<void> {
   let failure: unknown;
   try {
     const locks = request.locks === 'none' ? 'none' : 'share';
-    const reopened = closeAndReopenDisk(disk, { ...parts.options, readOnly: true, locks });
+    const reopened = closeAndReopenDisk(disk, { ...parts.options, readOnly: true, copyOnRead: false, locks });
     failure = reopened.failure;
     parts.exchange(reopened.disk);
   } catch (error) {

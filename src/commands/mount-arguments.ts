@@ -38,6 +38,8 @@ export interface MountRequest {
   readonly lazyRefcounts: boolean;
   readonly flags: readonly string[];
   readonly allowBacking: readonly string[];
+  /** absent: as it is stored with the image */
+  readonly copyOnRead?: boolean;
   readonly workers: number;
   readonly transport: TransportChoice;
   readonly source: string;
@@ -168,6 +170,7 @@ export function mountRequest(parsed: ParsedMountArguments): MountRequest {
     ...(keyFile === undefined ? {} : { keyFile: keyFile === '-' ? keyFile : resolve(keyFile) }),
     ...(keyEnv === undefined ? {} : { keyEnv }),
     ...(options.maxRead === undefined ? {} : { maxRead: options.maxRead }),
+    ...(options.copyOnRead === undefined ? {} : { copyOnRead: options.copyOnRead }),
     ...(options.uid === undefined ? {} : { uid: options.uid }),
     ...(options.gid === undefined ? {} : { gid: options.gid }),
     ...(options.umask === undefined ? {} : { umask: options.umask }),

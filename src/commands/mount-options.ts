@@ -18,6 +18,8 @@ export interface MountOptions {
   /** flags of mount(2) by name: noexec, noatime, ... */
   flags: string[];
   allowBacking: string[];
+  /** absent: as it is stored with the image */
+  copyOnRead?: boolean;
   source?: string;
   maxRead?: number;
   uid?: number;
@@ -68,6 +70,12 @@ const FLAGS: Readonly<Record<string, Apply>> = {
   },
   share: (options) => {
     options.share = true;
+  },
+  copy_on_read: (options) => {
+    options.copyOnRead = true;
+  },
+  nocopy_on_read: (options) => {
+    options.copyOnRead = false;
   },
   noexec: setFlag,
   exec: dropFlag('noexec'),

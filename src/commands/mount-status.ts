@@ -26,6 +26,11 @@ export interface MountStatus {
   readonly 'data-file'?: string;
   /** the images below, nearest first */
   readonly 'backing-chain'?: readonly string[];
+  /** whether clusters that are read are copied up; stopped: a copy failed, the log says why */
+  readonly 'copy-on-read': 'on' | 'off' | 'stopped';
+  /** bytes of the disk that need no backing file, and those that do; absent: no backing file, or too many tables to count */
+  readonly 'local-size'?: number;
+  readonly 'backing-size'?: number;
   /** for each image that is read over HTTP: requests, bytes, retries, ranges that failed */
   readonly network?: readonly NetworkStatus[];
   /** requests served, by operation of the FUSE protocol */
@@ -59,6 +64,8 @@ export function mountStatus(
     'cluster-size': status.clusterSize,
     ...(status.dataFile === null ? {} : { 'data-file': status.dataFile }),
     ...(status.backing.length === 0 ? {} : { 'backing-chain': status.backing }),
+    'copy-on-read': status.copyOnRead ?? 'off',
+    ...(status.share === null ? {} : { 'local-size': status.share.local, 'backing-size': status.share.below }),
     ...(status.network.length === 0 ? {} : { network: status.network }),
     requests: serving.requests(),
     failure: status.failure,

@@ -11,6 +11,8 @@ const OPTIONS_HELP = `Mount options (-o, repeatable, also from mount(8) and fsta
   allow_other                  let other users in (not root: needs user_allow_other in /etc/fuse.conf)
   uid=N, gid=N, umask=OCTAL    owner and permissions shown; default: you, mode 0600 (ro: 0400)
   fsname=NAME, max_read=BYTES  as for every FUSE file system
+  copy_on_read, nocopy_on_read clusters that are read from the backing file become the image's own;
+                               default: as stored by "create -o copy_on_read=on", else not
   noexec, noatime, sync, ...   as for mount(8); nosuid and nodev are always on
   format=, workers=, transport=, allow_backing=, key_file=, key_env=, pid_file=, nolock, debug
                                the options above, for fstab

@@ -130,6 +130,14 @@ function size(bytes: number | undefined): string {
   return bytes === undefined ? '?' : formatSize(bytes);
 }
 
+/** How much of the disk is here, and how much still comes from the backing file. */
+function localText(each: Report): string | undefined {
+  const { 'local-size': local, 'backing-size': below, 'virtual-size': all } = each;
+  if (local === undefined || below === undefined || all === undefined) return undefined;
+  const percent = all === 0 ? 100 : Math.floor((local / all) * 100);
+  return `${formatSize(local)} (${percent}%), ${formatSize(below)} from the backing file`;
+}
+
 function networkRow({ url, requests, bytes, retries, failures }: NetworkStatus): [string, string] {
   return ['network', `${url}: ${formatSize(bytes)} in ${requests} requests, ${retries} retries, ${failures} failures`];
 }
@@ -148,6 +156,8 @@ function detailText(each: Report): string {
     ['dirty', each['dirty-flag'] === undefined ? undefined : each['dirty-flag'] ? 'yes' : 'no'],
     ['virtual size', each['virtual-size'] && `${formatSize(each['virtual-size'])} (${each['virtual-size']} bytes)`],
     ['allocated', each['allocated-size'] === undefined ? undefined : formatSize(each['allocated-size'])],
+    ['copy on read', each['copy-on-read']],
+    ['local', localText(each)],
     ['cluster size', each['cluster-size']],
     ['transport', each.transport],
     ['workers', each.workers],

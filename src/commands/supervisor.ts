@@ -165,11 +165,12 @@ export class Supervisor {
   }
 
   #openOptions(): OpenDiskOptions {
-    const { readOnly, format, allowBacking, locks, lazyRefcounts, workers } = this.#request;
+    const { readOnly, format, allowBacking, copyOnRead, locks, lazyRefcounts, workers } = this.#request;
     return {
       readOnly,
       ...(format === undefined ? {} : { format }),
       allowBacking,
+      copyOnRead: copyOnRead ?? 'stored',
       locks,
       lazyRefcounts,
       password: this.#password,

@@ -2,6 +2,7 @@
 
 import { dirname, resolve } from 'node:path';
 import { ImgfuseError } from '../errors/index.ts';
+import { storeCopyOnRead } from '../host/copy-on-read-default.ts';
 import { isUrl, parseUrl } from '../host/http/url.ts';
 import { removeFile } from '../host/paths.ts';
 import { PosixHostFile } from '../host/posix-file.ts';
@@ -19,6 +20,8 @@ export interface CreateDiskOptions {
   readonly backingFormat?: string | undefined;
   /** bytes of the password of an encrypted image; they are overwritten after use */
   readonly password?: (() => Uint8Array) | undefined;
+  /** stored with the file: mount with copy-on-read, or without it, where nothing else is said */
+  readonly copyOnRead?: boolean | undefined;
 }
 
 /** @returns the virtual size of the new image */
@@ -49,6 +52,7 @@ export function createDisk(imagePath: string, format: string, options: CreateDis
       },
       ...(backing === undefined ? {} : { backing: { name: backing, format: backingFormat! } }),
     });
+    if (options.copyOnRead !== undefined) storeCopyOnRead(file, options.copyOnRead);
     return { virtualSize: plug.inspect(file).virtualSize };
   } catch (error) {
     for (const created of [file, ...dataFiles]) removeFile(created.path);

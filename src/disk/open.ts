@@ -4,10 +4,12 @@
 import { ImgfuseError } from '../errors/index.ts';
 import type { BackingReference, Image, ImageFormat, SharedImage } from '../format/image-format.ts';
 import { attachHostFile } from '../host/attach.ts';
+import { isCopyOnReadStored } from '../host/copy-on-read-default.ts';
 import type { FileIdentity, HostFile } from '../host/host-file.ts';
 import { type LockMode, lockImage, writerOf } from '../host/image-locks.ts';
 import { PosixHostFile } from '../host/posix-file.ts';
 import { allowedUrls, MAX_CHAIN_DEPTH, resolveBacking, resolveDataFile } from './backing-policy.ts';
+import { CopyOnRead, createCopyOnReadState } from './copy-on-read.ts';
 import { openImageFile } from './image-file.ts';
 import { formatByName, probeFormat } from './registry.ts';
 import { type SharedDisk, VirtualDisk } from './virtual-disk.ts';
@@ -26,6 +28,11 @@ export interface OpenDiskOptions {
   readonly password?: ((imagePath: string) => Uint8Array) | undefined;
   /** memory for cached tables of each image in bytes; default 64 MiB */
   readonly tableCacheBytes?: number | undefined;
+  /**
+   * clusters that are read from a backing file become the image's own; 'stored': if that is set on the image file itself
+   * (copy-on-read-default.ts), and not when it is opened read-only. Default: no
+   */
+  readonly copyOnRead?: boolean | 'stored' | undefined;
   /** threads that use the disk at the same time, this one included; default 1 */
   readonly slots?: number | undefined;
   /** qcow2: the counters may be late, and the image is marked dirty while it changes */
@@ -36,7 +43,7 @@ export interface OpenDiskOptions {
 
 /** Opens an image and its backing chain. Throws ImgfuseError; an unclean image is repaired unless `readOnly`. */
 export function openDisk(path: string, options: OpenDiskOptions): VirtualDisk {
-  return new VirtualDisk(new ChainOpener(options).openTop(path));
+  return diskOf(new ChainOpener(options).openTop(path), options);
 }
 
 /** What is opened a second time. */
@@ -49,7 +56,7 @@ interface Before {
 /** Opens the file of an open disk a second time, also where its path leads to something else by now. */
 export function reopenDisk(disk: VirtualDisk, options: OpenDiskOptions): VirtualDisk {
   const before = { descriptor: disk.descriptor, format: disk.format };
-  return new VirtualDisk(new ChainOpener(options).openTop(disk.path, before));
+  return diskOf(new ChainOpener(options).openTop(disk.path, before), options);
 }
 
 /**
@@ -71,10 +78,17 @@ export function closeAndReopenDisk(
       failure = error;
     }
     const before = { descriptor: file.descriptor, format: disk.format };
-    return { disk: new VirtualDisk(new ChainOpener(options).openTop(disk.path, before)), failure };
+    return { disk: diskOf(new ChainOpener(options).openTop(disk.path, before), options), failure };
   } finally {
     file.close();
   }
+}
+
+function diskOf(image: Image, { copyOnRead, log = () => undefined }: OpenDiskOptions): VirtualDisk {
+  const wanted = copyOnRead === 'stored' ? !image.readOnly && isCopyOnReadStored(image.file) : copyOnRead === true;
+  if (!wanted) return new VirtualDisk(image);
+  if (image.backing === null) log(`${image.file.path} has no backing file, so copy_on_read has nothing to do`);
+  return new VirtualDisk(image, new CopyOnRead(image, createCopyOnReadState(), log));
 }
 
 /** The same disk in another thread. @param slot from 0, below the slots it was opened with, used by no other thread */
@@ -83,7 +97,8 @@ export function attachDisk(
   slot: number,
   log: (sentence: string) => void = () => undefined,
 ): VirtualDisk {
-  return new VirtualDisk(attachImage(shared.image, slot, log));
+  const image = attachImage(shared.image, slot, log);
+  return new VirtualDisk(image, shared.copyOnRead && new CopyOnRead(image, shared.copyOnRead, log));
 }
 
 function attachImage(shared: SharedImage, slot: number, log: (sentence: string) => void): Image {
@@ -105,6 +120,13 @@ class ChainOpener {
 
   openTop(path: string, before?: Before): Image {
     const { readOnly, format: named, lazyRefcounts } = this.options;
+    if (readOnly && this.options.copyOnRead === true) {
+      throw new ImgfuseError(
+        'usage',
+        `${path} is opened read-only, and copy_on_read writes to it; leave out one of the two`,
+        { path },
+      );
+    }
     try {
       const file = this.openFile(path, readOnly, before?.descriptor ?? null);
       this.sayWhoIsNotKeptOut(file);

@@ -6,10 +6,15 @@ import { describeError, ERRNO, ImgfuseError } from '../errors/index.ts';
 import { type Extent, type Image, type ImageDetails, imageChain, type SharedImage } from '../format/image-format.ts';
 import type { HttpTraffic } from '../host/http/block-cache.ts';
 import { HttpHostFile } from '../host/http/http-file.ts';
+import type { CopyOnRead, CopyOnReadState } from './copy-on-read.ts';
+
+/** How long the tables are walked for a status. */
+const SHARE_MS = 100;
 
 /** Structured-clonable: what a worker thread needs to attach. */
 export interface SharedDisk {
   readonly image: SharedImage;
+  readonly copyOnRead: CopyOnReadState | null;
 }
 
 export interface DiskStatus {
@@ -28,8 +33,18 @@ export interface DiskStatus {
   readonly dataFile: string | null;
   /** absolute paths or URLs of the backing chain, the nearest first */
   readonly backing: readonly string[];
+  /** null: off */
+  readonly copyOnRead: 'on' | 'stopped' | null;
+  /** what the guest finds in the image itself and what only the chain below has; null: no chain, or not counted in time */
+  readonly share: DiskShare | null;
   /** what went over the network for each image of the chain that is read over HTTP */
   readonly network: readonly NetworkStatus[];
+}
+
+/** Bytes of the virtual disk. */
+export interface DiskShare {
+  readonly local: number;
+  readonly below: number;
 }
 
 export interface NetworkStatus extends HttpTraffic {
@@ -45,9 +60,11 @@ export interface ChainExtent extends Extent {
 
 export class VirtualDisk {
   private readonly image: Image;
+  private readonly copyOnRead: CopyOnRead | null;
 
-  constructor(image: Image) {
+  constructor(image: Image, copyOnRead: CopyOnRead | null = null) {
     this.image = image;
+    this.copyOnRead = copyOnRead;
   }
 
   get path(): string {
@@ -84,7 +101,9 @@ export class VirtualDisk {
   /** @returns bytes read: fewer than `length` only at the end of the disk */
   read(target: Uint8Array, targetOffset: number, length: number, offset: number): number {
     const count = Math.max(0, Math.min(length, this.size() - offset));
-    if (count > 0) this.image.read(target, targetOffset, count, guestOffset(offset));
+    if (count === 0) return 0;
+    this.copyOnRead?.copy(offset, count);
+    this.image.read(target, targetOffset, count, guestOffset(offset));
     return count;
   }
 
@@ -181,14 +200,33 @@ export class VirtualDisk {
       backing: imageChain(this.image)
         .slice(1)
         .map((image) => image.file.path),
+      copyOnRead: this.copyOnRead === null ? null : this.copyOnRead.isStopped ? 'stopped' : 'on',
+      share: this.countShare(),
       network: imageChain(this.image).flatMap(({ file }) =>
         file instanceof HttpHostFile ? [{ url: file.path, ...file.traffic() }] : [],
       ),
     };
   }
 
+  /** Looks at this image's tables only; a disk with more of them than can be walked in a moment is not counted. */
+  private countShare(): DiskShare | null {
+    const { backing } = this.image;
+    if (backing === null) return null;
+    const until = performance.now() + SHARE_MS;
+    const end = this.size();
+    const covered = Math.min(end, backing.virtualSize());
+    let below = 0;
+    for (let at = 0; at < covered; ) {
+      if (performance.now() > until) return null;
+      const { length, status } = this.image.map(guestOffset(at), covered - at);
+      if (status === 'unallocated') below += length;
+      at += length;
+    }
+    return { local: end - below, below };
+  }
+
   share(): SharedDisk {
-    return { image: this.image.share() };
+    return { image: this.image.share(), copyOnRead: this.copyOnRead?.state ?? null };
   }
 }
 

@@ -19,3 +19,4 @@ export * from './mount.ts';
 export { forbidCoreDumps } from './process.ts';
 export { receiveDescriptor, sendDatagram, socketPair } from './sockets.ts';
 export { isIoFlusher, setIoFlusher } from './thread.ts';
+export { getAttribute, setAttribute } from './xattr.ts';

@@ -1,5 +1,6 @@
 // The formats and their variants that the VirtualDisk suite runs for; a new format adds its rows here.
 
+import { expect, test } from 'vitest';
 import { guestOffset } from '../../src/bytes/offsets.ts';
 import type { Image, ImageFormat } from '../../src/format/image-format.ts';
 import { qcow2 } from '../../src/format/qcow2/index.ts';
@@ -114,4 +115,20 @@ const variants: readonly DiskVariant[] = [
   apart('64k with LUKS and a data file', { data_file: 'data', ...LUKS }, true),
 ];
 
+/** Those that take each way through a copy: pieces of clusters, many clusters, holes below, subclusters, no zero clusters. */
+const COPY_ON_READ = [
+  'qed 4k/1 with a QED backing file',
+  'qed 1M/1 with a shorter raw backing file',
+  'qcow2 4k with a shorter raw backing file',
+  'qcow2 4k/0.10 with a QED backing file',
+  'qcow2 64k/on with a QED backing file',
+];
+
 for (const each of variants) describeVirtualDisk(each);
+test('the variants for copy-on-read are variants', () => {
+  expect(variants.map(({ name }) => name)).toEqual(expect.arrayContaining(COPY_ON_READ));
+});
+for (const each of variants) {
+  if (COPY_ON_READ.includes(each.name))
+    describeVirtualDisk({ ...each, name: `${each.name} and copy-on-read`, copyOnRead: true });
+}

@@ -2,6 +2,7 @@
 // it runs in memory, so that faults can be put at every single host operation.
 
 import { describe, expect, test } from 'vitest';
+import { CopyOnRead, createCopyOnReadState } from '../../src/disk/copy-on-read.ts';
 import { VirtualDisk } from '../../src/disk/virtual-disk.ts';
 import { ERRNO, errnoOf } from '../../src/errors/index.ts';
 import type { Image, ImageFormat } from '../../src/format/image-format.ts';
@@ -30,6 +31,8 @@ export interface DiskVariant {
   /** true for the one kind of write that sets the dirty bit; absent: the format has none */
   /** every link waits for a flush, so a close that fails loses what was not flushed, and may leave leaks */
   readonly holdsLinksBack?: boolean;
+  /** reads copy up what only the backing file has */
+  readonly copyOnRead?: boolean;
   readonly setsDirtyBit?: (offset: number, data: Uint8Array) => boolean;
 }
 
@@ -59,13 +62,13 @@ class Subject {
   ): VirtualDisk {
     const { backing, dataFile } = this;
     const { password } = this.variant;
-    return new VirtualDisk(
-      openImage(this.variant.format, file, {
-        ...{ backing, dataFile, tableCacheBytes: 8192 },
-        ...(password === undefined ? {} : { password }),
-        ...options,
-      }),
-    );
+    const image = openImage(this.variant.format, file, {
+      ...{ backing, dataFile, tableCacheBytes: 8192 },
+      ...(password === undefined ? {} : { password }),
+      ...options,
+    });
+    if (this.variant.copyOnRead !== true || image.readOnly) return new VirtualDisk(image);
+    return new VirtualDisk(image, new CopyOnRead(image, createCopyOnReadState(), options.log ?? (() => undefined)));
   }
 
   /** With a wrapper around each of its files. */
@@ -465,6 +468,12 @@ function describeSizes(variant: DiskVariant): void {
 function describeDurability(variant: DiskVariant): void {
   test('closing with nothing written changes no byte of the file and syncs nothing', () => {
     const subject = new Subject(variant);
+    if (variant.copyOnRead === true) {
+      // the first reads write
+      const first = subject.open();
+      contentOf(first);
+      first.close();
+    }
     const recordings: RecordingHostFile[] = [];
     const disk = subject.openWrapped((file) => recordings[recordings.push(new RecordingHostFile(file)) - 1]!);
     contentOf(disk);

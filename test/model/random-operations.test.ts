@@ -13,7 +13,7 @@ import { createMemoryImage, openImage } from '../support/memory-images.ts';
 
 type Operation =
   | {
-      readonly kind: 'write' | 'zero' | 'discard' | 'preallocate';
+      readonly kind: 'write' | 'zero' | 'discard' | 'preallocate' | 'copyUp';
       readonly at: number;
       readonly length: number;
       readonly byte: number;
@@ -58,9 +58,9 @@ const operation: fc.Arbitrary<Operation> = fc.oneof(
     arbitrary: fc.record({ kind: fc.constant('discard' as const), at: position, length: extent, byte: fc.constant(0) }),
   },
   {
-    weight: 1,
+    weight: 2,
     arbitrary: fc.record({
-      kind: fc.constant('preallocate' as const),
+      kind: fc.constantFrom('preallocate' as const, 'copyUp' as const),
       at: position,
       length: extent,
       byte: fc.constant(0),
@@ -186,8 +186,8 @@ function runOperations(
         const at = Math.min(step.at, model.length);
         const length = Math.min(step.length, model.length - at);
         if (length === 0) break;
-        if (step.kind === 'preallocate') {
-          image.preallocate(guestOffset(at), length);
+        if (step.kind === 'preallocate' || step.kind === 'copyUp') {
+          image[step.kind](guestOffset(at), length);
           break;
         }
         model.fill(step.byte, at, at + length);

@@ -139,11 +139,12 @@ describe('a mount', () => {
     const url = `${server.origin}/base.raw`;
     imgfuse('create', '-f', 'qcow2', '-b', url, '-F', 'raw', 'disk.qcow2');
     const at = bench.makeDirectory('mnt');
+    const streamed = ['-o', 'copy_on_read', '--allow-backing', url];
     const guest = bench.makeDirectory('guest');
 
     // 64 MB at 2 MB/s are half a minute
     const start = performance.now();
-    imgfuse('mount', 'disk.qcow2', at, '--allow-backing', url);
+    imgfuse('mount', 'disk.qcow2', at, ...streamed);
     run('mount', '-o', 'loop', `${at}/disk.raw`, guest);
     expect(readFileSync(`${guest}/file7`).equals(content(MIB + 7000))).toBe(true);
     writeFileSync(`${guest}/new`, content(100_000));
@@ -153,13 +154,77 @@ describe('a mount', () => {
     server.set({ bytesPerSecond: 0 });
     run('umount', guest);
     imgfuse('unmount', at);
-    imgfuse('mount', 'disk.qcow2', at, '--allow-backing', url);
+    imgfuse('mount', 'disk.qcow2', at, ...streamed);
     run('mount', '-o', 'loop,ro', `${at}/disk.raw`, guest);
     expect(readFileSync(`${guest}/new`).equals(content(100_000))).toBe(true);
     run('diff', '-r', '--exclude=new', '--exclude=lost+found', tree, guest);
     run('umount', guest);
     imgfuse('unmount', at);
     imgfuse('check', 'disk.qcow2');
+
+    // everything that the guest reads is here now
+    imgfuse('mount', 'disk.qcow2', at, ...streamed);
+    const before = network(at).bytes;
+    run('mount', '-o', 'loop,ro', `${at}/disk.raw`, guest);
+    run('diff', '-r', '--exclude=new', '--exclude=lost+found', tree, guest);
+    expect(network(at).bytes, 'bytes that the second pass fetched').toBe(before);
+    run('umount', guest);
+    imgfuse('unmount', at);
+  });
+
+  test.for([
+    'qcow2',
+    'qed',
+  ])('of %s with copy-on-read streams its base: the second pass reads nothing from the network', (format, context) => {
+    requireOrSkip(context, hasCommand('qemu-img'), 'qemu-img');
+    const bytes = content(8 * MIB);
+    bytes.fill(0, 3 * MIB, 4 * MIB);
+    server = new RangeServer(bytes);
+    server.set({ bytesPerSecond: 4_000_000 });
+    const url = `${server.origin}/base.raw`;
+    imgfuse('create', '-f', format, '-o', 'copy_on_read=on', '-b', url, '-F', 'raw', 'disk.img');
+    const at = bench.makeDirectory('mnt');
+    imgfuse('mount', 'disk.img', at, '--allow-backing', url);
+    const disk = `${at}/disk.raw`;
+    expect(readBytes(disk, 100_000, 5 * MIB).equals(bytes.subarray(5 * MIB, 5 * MIB + 100_000))).toBe(true);
+    expect(imgfuse('status', at)).toMatch(/copy on read: +on\nlocal: +.*\([0-9]%\), 7.* from the backing file/);
+    // four readers at once, each from another place on
+    const readers = [0, 2, 4, 6].map((start) => `dd if=${disk} of=/dev/null bs=1M skip=${start} count=3 2>&1 &`);
+    run('sh', '-c', `${readers.join(' ')} wait`);
+    expect(network(at).bytes).toBe(8 * MIB);
+    expect(readFileSync(disk).equals(bytes)).toBe(true);
+    expect(imgfuse('status', at)).toMatch(/local: +8 MiB \(100%\), 0 B from the backing file/);
+    imgfuse('unmount', at);
+
+    imgfuse('mount', 'disk.img', at, '--allow-backing', url);
+    server.forget();
+    const before = network(at).bytes;
+    expect(readFileSync(disk).equals(bytes)).toBe(true);
+    expect(server.requests()).toEqual([]);
+    expect(network(at).bytes).toBe(before);
+    imgfuse('unmount', at);
+    imgfuse('check', 'disk.img');
+    // all of it is here: QEMU finds the same bytes when it is told to forget the base
+    writeFileSync(bench.path('base.raw'), bytes);
+    run('qemu-img', 'rebase', '-u', '-f', format, '-b', '', 'disk.img');
+    run('qemu-img', 'check', '-f', format, 'disk.img');
+    run('qemu-img', 'compare', '-f', format, '-F', 'raw', 'disk.img', 'base.raw');
+  });
+
+  test('that is read-only refuses copy_on_read by a sentence, and ignores what is stored', () => {
+    server = new RangeServer(content(MIB));
+    const url = `${server.origin}/base.raw`;
+    imgfuse('create', '-f', 'qcow2', '-o', 'copy_on_read=on', '-b', url, '-F', 'raw', 'disk.img');
+    const at = bench.makeDirectory('mnt');
+    const refused = bench.imgfuse('mount', 'disk.img', at, '-o', 'ro,copy_on_read', '--allow-backing', url);
+    expect(refused.code).toBe(1);
+    expect(refused.stderr).toContain('is opened read-only, and copy_on_read writes to it');
+    imgfuse('mount', 'disk.img', at, '-o', 'ro', '--allow-backing', url);
+    expect(imgfuse('status', at)).toMatch(/copy on read: +off/);
+    imgfuse('unmount', at);
+    imgfuse('mount', 'disk.img', at, '-o', 'nocopy_on_read', '--allow-backing', url);
+    expect(imgfuse('status', at)).toMatch(/copy on read: +off/);
+    imgfuse('unmount', at);
   });
 
   test.each([

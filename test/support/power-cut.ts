@@ -160,7 +160,7 @@ function legalSectors(content: Uint8Array, events: readonly GuestEvent[], moment
   const legal = Array.from(content, (value) => new Set([value]));
   for (const { step, started, ended } of events) {
     if (started > moment) break;
-    if ('at' in step && step.kind !== 'preallocate') {
+    if ('at' in step && step.kind !== 'preallocate' && step.kind !== 'copyUp') {
       for (let at = step.at; at < step.at + step.length; at += SECTOR) {
         const values = legal[at / SECTOR]!;
         values.add(step.kind === 'write' ? step.value : 0);

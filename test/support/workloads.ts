@@ -15,7 +15,7 @@ export const SECTORS = SIZE / SECTOR;
 
 export type GuestStep =
   | {
-      readonly kind: 'write' | 'discard' | 'zero' | 'preallocate';
+      readonly kind: 'write' | 'discard' | 'zero' | 'preallocate' | 'copyUp';
       readonly at: number;
       readonly length: number;
       readonly value: number;
@@ -75,7 +75,8 @@ export function randomSteps(random: () => number, count: number): GuestStep[] {
     else if (pick < 0.65) steps.push({ kind: 'discard', at, length: length * 2, value: 0 });
     else if (pick < 0.7) steps.push({ kind: 'zero', at, length, value: 0 });
     else if (pick < 0.75) steps.push({ kind: 'preallocate', at, length, value: 0 });
-    else if (pick < 0.92) steps.push({ kind: 'flush' });
+    else if (pick < 0.82) steps.push({ kind: 'copyUp', at, length, value: 0 });
+    else if (pick < 0.94) steps.push({ kind: 'flush' });
     else steps.push({ kind: random() < 0.5 ? 'maintain' : 'makeClean' });
   }
   return steps;
@@ -132,6 +133,9 @@ export function runStep(image: Image, step: GuestStep): void {
       break;
     case 'zero':
       image.writeZeroes(guestOffset(step.at), step.length);
+      break;
+    case 'copyUp':
+      image.copyUp(step.at, step.length);
       break;
     case 'preallocate':
       image.preallocate(guestOffset(step.at), step.length);

@@ -9,6 +9,7 @@ import { inflateRawSync } from 'node:zlib';
 import { combine, hexWords } from '../../bytes/endian.ts';
 import { type HostOffset, hostOffset } from '../../bytes/offsets.ts';
 import { assert, type ErrorContext, ImgfuseError } from '../../errors/index.ts';
+import type { HostFile } from '../../host/host-file.ts';
 import { DamagedData } from './zstd/damaged-data.ts';
 import { type Decoder, decompressZstd, nativeDecoder } from './zstd/index.ts';
 
@@ -160,5 +161,35 @@ export class DecompressedClusters {
   clear(): void {
     this.keys.fill(-1);
     this.clusters.fill(undefined);
+  }
+}
+
+/** Decompressed clusters that each thread keeps, for small reads in order. */
+const KEPT_CLUSTERS = 4;
+
+/** Reads compressed clusters of an image; one object serves one thread. */
+export class CompressedReader {
+  private readonly file: HostFile;
+  private readonly type: CompressionType;
+  private readonly clusterBits: number;
+  private readonly kept = new DecompressedClusters(KEPT_CLUSTERS);
+
+  constructor(file: HostFile, type: CompressionType, clusterBits: number) {
+    this.file = file;
+    this.type = type;
+    this.clusterBits = clusterBits;
+  }
+
+  /** The whole cluster behind an L2 entry, which belongs to the cache. @param guest for the sentence of an error */
+  read(high: number, low: number, guest: number): Uint8Array {
+    const context = { path: this.file.path, offset: guest };
+    const { hostOffset: start, length } = parseCompressedDescriptor(high, low, this.clusterBits, context);
+    const known = this.kept.get(start);
+    if (known !== undefined) return known;
+    const source = new Uint8Array(length);
+    const got = this.file.read(source, 0, length, start);
+    const cluster = decompress(this.type, source.subarray(0, got), 2 ** this.clusterBits, context);
+    this.kept.put(start, cluster);
+    return cluster;
   }
 }

@@ -112,7 +112,7 @@ export class Deallocator {
     action: (l2Table: number, count: number) => number,
     zeroed?: { readonly offset: number; readonly length: number },
   ): number {
-    const { flush, geometry, linker, lock, mapper, reservations } = this.parts;
+    const { geometry, linker, lock, mapper, reservations } = this.parts;
     const part = Math.min(count, linker.span(first));
     lock.lock();
     try {
@@ -120,12 +120,7 @@ export class Deallocator {
       reservations.acquire(first, first + part, EXCLUSIVE);
       const { clusterSize } = geometry;
       this.punchDataFile(first, zeroed ?? { offset: first * clusterSize, length: part * clusterSize });
-      // a compressed cluster releases two host clusters, a dropped link one more
-      while (!linker.hasRoom(1, 1, part * 3)) {
-        lock.unlock();
-        flush.linkEarly();
-        lock.lock();
-      }
+      this.makeRoom(part);
       return action(mapper.l2Table(geometry.l1IndexOf(first)), part);
     } finally {
       reservations.release();
@@ -143,6 +138,32 @@ export class Deallocator {
     lock.unlock();
     data.punch(length, offset);
     lock.lock();
+  }
+
+  /**
+   * Whole clusters that are reserved exclusively read as zeros from now on; the lock is held, and may be released meanwhile.
+   * @returns clusters done; 0 in version 2, which has no zero clusters
+   */
+  zeroReserved(first: number, count: number): number {
+    const { linker, version } = this.parts;
+    if (version === 2) return 0;
+    const part = Math.min(count, linker.span(first));
+    const { clusterSize } = this.parts.geometry;
+    this.punchDataFile(first, { offset: first * clusterSize, length: part * clusterSize });
+    this.makeRoom(part);
+    linker.replace(first, part, true, Date.now());
+    return part;
+  }
+
+  /** For a change of so many entries of one table; the lock is held, and may be released meanwhile. */
+  private makeRoom(entries: number): void {
+    const { flush, linker, lock } = this.parts;
+    // a compressed cluster releases two host clusters, a dropped link one more
+    while (!linker.hasRoom(1, 1, entries * 3)) {
+      lock.unlock();
+      flush.linkEarly();
+      lock.lock();
+    }
   }
 
   private zeroPart(start: number, end: number): void {

@@ -14,13 +14,14 @@ import { TableCache } from '../../concurrency/table-cache.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import { readBackingData, readsAsZeros } from '../backing.ts';
+import { CopyUp } from '../copy-up.ts';
 import { FreeClusters } from '../free-clusters.ts';
 import type { Extent, Image, ImageDetails, SharedImage } from '../image-format.ts';
 import { PendingLinks } from '../pending-links.ts';
 import { WriteTracker } from '../write-tracker.ts';
 import { Allocator } from './allocate.ts';
 import { AllocatingWrite } from './allocating-write.ts';
-import { DecompressedClusters, decompress, parseCompressedDescriptor } from './compressed.ts';
+import { CompressedReader } from './compressed.ts';
 import { dataFileClusters, imageClusters } from './data-clusters.ts';
 import { Deallocator } from './deallocate.ts';
 import { Flush } from './flush.ts';
@@ -39,8 +40,6 @@ import { Tables } from './table.ts';
 
 /** Links are held back for at most this long (plus one turn of the maintenance thread): the window of R9. */
 const HOLD_BACK_MS = 500;
-/** Decompressed clusters that each thread keeps, for small reads in order. */
-const DECOMPRESSED_CLUSTERS = 4;
 const ONE_ZERO = new Uint8Array(1);
 
 export class Qcow2Image implements Image {
@@ -68,8 +67,9 @@ export class Qcow2Image implements Image {
   private readonly flushing: Flush;
   private readonly allocating: AllocatingWrite;
   private readonly deallocator: Deallocator;
+  private readonly copier: CopyUp | null;
   private readonly tables: Tables;
-  private readonly decompressed: DecompressedClusters;
+  private readonly compressed: CompressedReader;
 
   /** @param slot this thread's reservation slot @param log takes one sentence a call */
   constructor(
@@ -144,7 +144,15 @@ export class Qcow2Image implements Image {
       ...{ mapper, linker, flush, overlap },
       write: this.write.bind(this),
     });
-    this.decompressed = new DecompressedClusters(DECOMPRESSED_CLUSTERS);
+    this.copier =
+      backing &&
+      new CopyUp({
+        ...{ backing, lock, reservations, mapper, tracker },
+        ...{ clusterSize: this.clusterSize, deallocator: this.deallocator },
+        virtualSize: () => numbers[VIRTUAL_SIZE]!,
+        write: (source, at, length, offset) => this.allocating.write(source, at, mapper.map(offset, length), offset),
+      });
+    this.compressed = new CompressedReader(file, header.compressionType, header.clusterBits);
   }
 
   virtualSize(): number {
@@ -206,7 +214,7 @@ export class Qcow2Image implements Image {
       reach('data-read');
       this.data.read(target, targetOffset, length, host, offset);
     } else if (status === 'compressed') {
-      const cluster = this.readCompressed(high, low, offset);
+      const cluster = this.compressed.read(high, low, offset);
       const inCluster = offset % this.clusterSize;
       target.set(cluster.subarray(inCluster, inCluster + length), targetOffset);
     } else if (status === 'unallocated' && this.backing !== null) {
@@ -273,19 +281,6 @@ export class Qcow2Image implements Image {
     return mode === EXCLUSIVE || isInPlace(again) ? again : null;
   }
 
-  /** One whole cluster; belongs to the cache of this thread. */
-  private readCompressed(high: number, low: number, offset: number): Uint8Array {
-    const context = { path: this.file.path, offset };
-    const { hostOffset: start, length } = parseCompressedDescriptor(high, low, this.state.header.clusterBits, context);
-    const known = this.decompressed.get(start);
-    if (known !== undefined) return known;
-    const source = new Uint8Array(length);
-    const got = this.file.read(source, 0, length, start);
-    const cluster = decompress(this.state.header.compressionType, source.subarray(0, got), this.clusterSize, context);
-    this.decompressed.put(start, cluster);
-    return cluster;
-  }
-
   discard(offset: GuestOffset, length: number): void {
     this.writeZeroes(offset, length);
   }
@@ -314,6 +309,11 @@ export class Qcow2Image implements Image {
       at = first + clusterSize;
     }
     this.tracker.noteWrite();
+  }
+
+  copyUp(offset: number, length: number): void {
+    this.assertWritable();
+    this.copier?.run(offset, length);
   }
 
   resize(size: number): void {

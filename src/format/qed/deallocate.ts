@@ -104,6 +104,14 @@ export class Deallocator {
     });
   }
 
+  /** Whole clusters that are reserved exclusively read as zeros from now on; the lock is held. @returns clusters done */
+  zeroReserved(first: number, count: number): number {
+    const { geometry, linker, mapper } = this.parts;
+    const part = Math.min(count, linker.span(first));
+    this.unlink(first, part, mapper.l2Table(geometry.l1IndexOf(first)), ZERO_ENTRY);
+    return part;
+  }
+
   /** Runs `action` with the clusters of one slice from `first` on reserved exclusively, under the lock. */
   private exclusively(first: number, count: number, action: (l2Table: number, count: number) => number): number {
     const { geometry, lock, linker, mapper, reservations } = this.parts;

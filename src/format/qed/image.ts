@@ -15,6 +15,7 @@ import { TableCache } from '../../concurrency/table-cache.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import { readBackingData } from '../backing.ts';
+import { CopyUp } from '../copy-up.ts';
 import { FreeClusters } from '../free-clusters.ts';
 import type { Extent, ExtentStatus, Image, ImageDetails, SharedImage } from '../image-format.ts';
 import { PendingLinks } from '../pending-links.ts';
@@ -60,6 +61,7 @@ export class QedImage implements Image {
   private readonly flushing: Flush;
   private readonly allocating: AllocatingWrite;
   private readonly deallocator: Deallocator;
+  private readonly copier: CopyUp | null;
   private readonly parts: Omit<DeallocatorParts, 'write'>;
 
   /** @param slot this thread's reservation slot @param log takes one sentence a call */
@@ -111,6 +113,14 @@ export class QedImage implements Image {
     };
     this.allocating = new AllocatingWrite({ ...this.parts, flush: this.flushing });
     this.deallocator = new Deallocator({ ...this.parts, write: this.write.bind(this) });
+    this.copier =
+      backing &&
+      new CopyUp({
+        ...{ backing, lock: this.lock, reservations: this.reservations, mapper: this.mapper, tracker: this.tracker },
+        ...{ clusterSize: this.clusterSize, deallocator: this.deallocator },
+        virtualSize: () => numbers[IMAGE_SIZE]!,
+        write: (source, at, length, offset) => this.allocating.write(source, at, length, offset, false),
+      });
   }
 
   virtualSize(): number {
@@ -240,6 +250,11 @@ export class QedImage implements Image {
     this.noting(() => {
       for (let at: number = offset; at < offset + length; ) at += this.allocating.preallocate(at, offset + length - at);
     });
+  }
+
+  copyUp(offset: number, length: number): void {
+    this.assertWritable();
+    this.copier?.run(offset, length);
   }
 
   resize(size: number): void {

@@ -93,6 +93,9 @@ export class RawImage implements Image {
     this.tracker.noteWrite();
   }
 
+  /** There is no backing file. */
+  copyUp(): void {}
+
   resize(size: number): void {
     this.assertWritable();
     this.file.truncate(size);

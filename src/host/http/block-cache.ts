@@ -186,6 +186,13 @@ export class BlockCache {
     Atomics.notify(this.words, futex);
   }
 
+  /** Nothing comes any more: whoever waits, or asks later, gets an error. */
+  close(): void {
+    Atomics.store(this.words, CLOSED, 1);
+    this.wake(REQUESTS);
+    this.wake(ARRIVALS);
+  }
+
   /** The victim of the clock among the slots that nobody waits for. */
   private vacantSlot(): number {
     const { capacity } = this.state;

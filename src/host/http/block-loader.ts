@@ -61,10 +61,8 @@ export class BlockLoader {
 
   /** What waits gets an error. */
   close(): void {
-    Atomics.store(this.cache.words, CLOSED, 1);
     this.client.close();
-    this.cache.wake(REQUESTS);
-    this.cache.wake(ARRIVALS);
+    this.cache.close();
   }
 
   private pump(): void {

@@ -20,9 +20,9 @@ export class HttpHostFile implements HostFile {
   readonly descriptor = null;
   private readonly cache: BlockCache;
   private readonly reader: BlockReader;
-  private readonly onClose: () => void;
+  private readonly onClose: (() => void) | null;
 
-  private constructor(path: string, state: BlockCacheState, onClose: () => void) {
+  private constructor(path: string, state: BlockCacheState, onClose: (() => void) | null) {
     this.path = path;
     this.cache = new BlockCache(state);
     this.reader = new BlockReader(this.cache, path);
@@ -40,7 +40,7 @@ export class HttpHostFile implements HostFile {
 
   /** The same open file in another thread. */
   static attach(path: string, state: BlockCacheState): HttpHostFile {
-    return new HttpHostFile(path, state, () => undefined);
+    return new HttpHostFile(path, state, null);
   }
 
   size(): number {
@@ -102,7 +102,10 @@ export class HttpHostFile implements HostFile {
     return { kind: 'http', path: this.path, state: this.cache.state };
   }
 
+  /** By the object that opened the file, for all threads. */
   close(): void {
+    if (this.onClose === null) return;
+    this.cache.close();
     this.onClose();
   }
 

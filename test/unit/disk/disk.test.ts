@@ -168,6 +168,8 @@ describe('opening', () => {
       backing: [join(folder, 'base.raw')],
       dataFile: null,
       lazyRefcounts: null,
+      copyOnRead: null,
+      share: { local: 983_040, below: 65_536 },
       network: [],
     });
     expect(disk.extent(0)).toMatchObject({ depth: 1, status: 'data', path: join(folder, 'base.raw') });
