@@ -41,7 +41,7 @@ class Model {
 
   done(step: GuestStep, succeeded: boolean): void {
     if ('at' in step) {
-      if (step.kind === 'preallocate') return;
+      if (step.kind === 'preallocate' || step.kind === 'copyUp') return;
       for (let sector = step.at / SECTOR; sector < (step.at + step.length) / SECTOR; sector++) {
         this.kept[sector]!.add(step.value);
         if (succeeded) this.now[sector]!.clear();
