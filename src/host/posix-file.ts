@@ -2,7 +2,7 @@
 // Invariant: no call reaches the kernel with an offset that is not a safe integer >= 0 (see host-file.ts).
 
 import * as fs from 'node:fs';
-import { type HostOffset, hex, isSafeOffset } from '../bytes/offsets.ts';
+import { type HostOffset, hex, hostOffset, isSafeOffset, roundUp } from '../bytes/offsets.ts';
 import { ERRNO, type ErrorKind, ImgfuseError } from '../errors/index.ts';
 import {
   FALLOC_FL_KEEP_SIZE,
@@ -16,6 +16,8 @@ import {
 import type { FileIdentity, HostFile, SharedFile } from './host-file.ts';
 
 const ZEROS = new Uint8Array(1024 * 1024);
+/** What the logical blocks of every block device divide. */
+const LARGEST_BLOCK = 4096;
 
 export class PosixHostFile implements HostFile {
   readonly path: string;
@@ -192,12 +194,33 @@ export class PosixHostFile implements HostFile {
         fallocate(this.descriptor, mode, offset, end - offset);
         return;
       } catch (error) {
-        if (!(error instanceof ImgfuseError) || error.kind !== 'unsupported') throw error;
+        if (!(error instanceof ImgfuseError)) throw error;
+        if (error.context.errno === ERRNO.EINVAL) {
+          this.deallocateBlocks(operation, mode, offset, end);
+          return;
+        }
+        if (error.kind !== 'unsupported') throw error;
         this.canPunch = false;
       }
     }
-    for (let at: number = offset; at < end; at += ZEROS.length) {
-      this.write(ZEROS, 0, Math.min(ZEROS.length, end - at), at as HostOffset);
+    this.writeZeros(offset, end);
+  }
+
+  /** Block devices take whole blocks only: the rest of [offset, end) is written. */
+  private deallocateBlocks(operation: string, mode: number, offset: number, end: number): void {
+    const [first, last] = [roundUp(offset, LARGEST_BLOCK), end - (end % LARGEST_BLOCK)];
+    if (first >= last || (first === offset && last === end)) {
+      this.writeZeros(offset, end);
+      return;
+    }
+    this.writeZeros(offset, first);
+    this.deallocate(operation, mode, hostOffset(first), last - first);
+    this.writeZeros(last, end);
+  }
+
+  private writeZeros(offset: number, end: number): void {
+    for (let at = offset; at < end; at += ZEROS.length) {
+      this.write(ZEROS, 0, Math.min(ZEROS.length, end - at), hostOffset(at));
     }
   }
 

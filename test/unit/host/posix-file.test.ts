@@ -12,7 +12,7 @@ import { type HostFile, readPadded } from '../../../src/host/host-file.ts';
 import { MemoryHostFile } from '../../../src/host/memory-file.ts';
 import { PosixHostFile } from '../../../src/host/posix-file.ts';
 import { nativeAvailable } from '../../../src/native/index.ts';
-import { requireOrSkip } from '../../support/requirements.ts';
+import { hasCommand, requireOrSkip } from '../../support/requirements.ts';
 import { makeTemporaryDirectory, removeTemporaryDirectory } from '../../support/temporary.ts';
 
 let folder: string;
@@ -246,4 +246,37 @@ test('a file in memory behaves as one on the host under random operations', () =
     }),
     { numRuns: 150 },
   );
+});
+
+test('ranges of a block device become zeros wherever its blocks begin', { timeout: 30_000 }, (context) => {
+  requireOrSkip(context, process.geteuid?.() === 0 && hasCommand('losetup'), 'root and losetup');
+  const length = 64 * 1024;
+  const content = new Uint8Array(length).fill(7);
+  writeFileSync(path, content);
+  const device = execFileSync('losetup', ['--find', '--show', '--sector-size', '4096', path], {
+    encoding: 'utf8',
+  }).trim();
+  const file = PosixHostFile.open(device, false);
+  try {
+    const expected = content.slice();
+    const ranges = [
+      [0, 4096],
+      [5000, 100],
+      [8192 + 512, 512],
+      [12_288 - 1, 4098],
+      [20_480 + 1, 3 * 4096],
+      [length - 513, 1024],
+    ] as const;
+    for (const [n, [offset, size]] of ranges.entries()) {
+      if (n % 2 === 0) file.punchHole(hostOffset(offset), size);
+      else file.zeroRange(hostOffset(offset), size);
+      expected.fill(0, offset, offset + size);
+      const got = new Uint8Array(length);
+      file.read(got, 0, length, hostOffset(0));
+      expect(Buffer.compare(got, expected), `after ${size} bytes at ${offset}`).toBe(0);
+    }
+  } finally {
+    file.close();
+    execFileSync('losetup', ['--detach', device]);
+  }
 });
