@@ -26,6 +26,8 @@ export interface Workload extends Prepared {
   readonly onlyLeaks: boolean;
   /** but for an image that is marked dirty, where the next read-write open counts anew */
   readonly marksDirty: boolean;
+  /** a program that is content with leaks has written it: an image that it calls clean may have some */
+  readonly leavesLeaks?: boolean;
 }
 
 export interface Verdict {
@@ -41,14 +43,14 @@ export interface Verdict {
 }
 
 /** What the guest has asked for up to a position of the host log. */
-interface GuestEvent {
+export interface GuestEvent {
   readonly step: GuestStep;
   readonly started: number;
   readonly ended: number;
 }
 
 /** What is wrong with a state. */
-interface Fault {
+export interface Fault {
   readonly kind: 'lost' | 'unrepaired' | 'corrupt';
   readonly text: string;
 }
@@ -94,7 +96,7 @@ export function* crashStates(
   }
 }
 
-interface CrashMoment {
+export interface CrashMoment {
   readonly moment: number;
   readonly subset: string;
   /** the files as they may be found */
@@ -102,7 +104,7 @@ interface CrashMoment {
 }
 
 /** The same for several files, whose operations are durable apart from each other. */
-function* crashMoments(
+export function* crashMoments(
   starts: readonly MemoryHostFile[],
   log: readonly RecordedOperation[],
   random: () => number,
@@ -136,6 +138,14 @@ function* crashMoments(
   }
 }
 
+/** The file after all of `log`, which began with `start`. */
+export function replay(start: MemoryHostFile, log: readonly RecordedOperation[]): MemoryHostFile {
+  const growing = growingWrites([start], log);
+  const file = start.clone();
+  for (const operation of log) apply(file, operation, growing.has(operation), null);
+  return file;
+}
+
 function record(workload: Workload): { log: RecordedOperation[]; events: GuestEvent[] } {
   const log: RecordedOperation[] = [];
   const { format, start, backing, dataFile, steps } = workload;
@@ -156,7 +166,7 @@ function record(workload: Workload): { log: RecordedOperation[]; events: GuestEv
 const last = new WeakMap<Set<number>, number>();
 
 /** For each sector the values that may be read after a crash at `moment`. */
-function legalSectors(content: Uint8Array, events: readonly GuestEvent[], moment: number): Set<number>[] {
+export function legalSectors(content: Uint8Array, events: readonly GuestEvent[], moment: number): Set<number>[] {
   const legal = Array.from(content, (value) => new Set([value]));
   for (const { step, started, ended } of events) {
     if (started > moment) break;
@@ -246,7 +256,7 @@ function apply(file: MemoryHostFile, operation: RecordedOperation, grows: boolea
 }
 
 /** Every oracle. @param number of this state, to choose the dearer ones. @returns what is wrong, or null */
-function judge(
+export function judge(
   workload: Workload,
   [state, dataFile]: readonly MemoryHostFile[],
   legal: readonly Set<number>[],
@@ -311,7 +321,8 @@ function judgeContent(
   }
   image.close();
   if (format.name !== 'raw') {
-    if (workload.onlyLeaks) format.check(state, { repair: 'leaks', log: () => undefined });
+    if (workload.onlyLeaks || workload.leavesLeaks === true)
+      format.check(state, { repair: 'leaks', log: () => undefined });
     const { corruptions, leaks, findings } = checkOf(format, state);
     if (corruptions + leaks > 0) {
       return { kind: 'unrepaired', text: `after repair and close the check finds ${findings.join('; ')}` };
@@ -350,21 +361,34 @@ function holds(dataFile: MemoryHostFile, content: Uint8Array): boolean {
   return true;
 }
 
-const WHOLE = [{ first: 0, end: SECTORS }] as const;
+/** Every sector of the disk. */
+export const WHOLE = [{ first: 0, end: SECTORS }] as const;
 const scratch = Buffer.alloc(SECTORS * SECTOR);
 
 /** Reads the disk; `content` receives the value of each sector that was read. @param whole or only the areas in use */
 function compare(image: Image, legal: readonly Set<number>[], content: Uint8Array, whole: boolean): string | null {
-  for (const { first, end } of whole ? WHOLE : AREAS) {
-    image.read(scratch, first * SECTOR, (end - first) * SECTOR, guestOffset(first * SECTOR));
-    for (let sector = first; sector < end; sector++) {
-      const start = sector * SECTOR;
-      const value = scratch[start]!;
-      content[sector] = value;
-      if (!legal[sector]!.has(value))
-        return `sector ${sector} reads ${value}; legal are ${[...legal[sector]!].join(', ')}`;
-      if (scratch.compare(UNIFORM[value]!, 0, SECTOR, start, start + SECTOR) !== 0) return `sector ${sector} is torn`;
-    }
+  for (const area of whole ? WHOLE : AREAS) {
+    image.read(scratch, area.first * SECTOR, (area.end - area.first) * SECTOR, guestOffset(area.first * SECTOR));
+    const wrong = findIllegal(scratch, area, legal, content);
+    if (wrong !== null) return wrong;
+  }
+  return null;
+}
+
+/** Compares the sectors [first, end) of `disk`; `content` receives their values. @returns what is wrong with one, or null */
+export function findIllegal(
+  disk: Buffer,
+  { first, end }: { readonly first: number; readonly end: number },
+  legal: readonly Set<number>[],
+  content: Uint8Array,
+): string | null {
+  for (let sector = first; sector < end; sector++) {
+    const start = sector * SECTOR;
+    const value = disk[start]!;
+    content[sector] = value;
+    if (!legal[sector]!.has(value))
+      return `sector ${sector} reads ${value}; legal are ${[...legal[sector]!].join(', ')}`;
+    if (disk.compare(UNIFORM[value]!, 0, SECTOR, start, start + SECTOR) !== 0) return `sector ${sector} is torn`;
   }
   return null;
 }

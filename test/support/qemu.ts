@@ -47,43 +47,38 @@ export function qemuCheck(image: string, format: string): void {
 /** A program that holds an image open until it is stopped. */
 export class QemuHolder {
   private readonly child: ChildProcess;
+  private output = '';
   readonly ended: Promise<unknown>;
 
   private constructor(child: ChildProcess) {
     this.child = child;
     this.ended = once(child, 'exit');
+    const more = (data: unknown): void => {
+      this.output += String(data);
+    };
+    child.stdout!.on('data', more);
+    child.stderr!.on('data', more);
   }
 
   /** qemu-io with its stdin kept open; returns once it has run `commands`, and with them opened the image. */
   static async open(image: string, options: readonly string[], ...commands: string[]): Promise<QemuHolder> {
-    const child = spawn('qemu-io', [...options, image], { stdio: ['pipe', 'pipe', 'pipe'] });
-    const holder = new QemuHolder(child);
-    let output = '';
-    const more = (data: unknown): void => {
-      output += String(data);
-    };
-    child.stdout!.on('data', more);
-    child.stderr!.on('data', more);
-    const prompts = async (count: number): Promise<void> => {
-      for (let waited = 0; output.split('qemu-io> ').length <= count; waited += 10) {
-        if (waited > 10_000 || holder.isGone()) {
-          await holder.kill();
-          throw new Error(`qemu-io is not ready: ${output}`);
-        }
-        await new Promise((resolve) => setTimeout(resolve, 10));
-      }
-    };
-    await prompts(1);
+    const holder = new QemuHolder(spawn('qemu-io', [...options, image], { stdio: ['pipe', 'pipe', 'pipe'] }));
+    await holder.prompt();
     // one at a time: it sleeps on a pipe although it has read the next line already
-    for (const [index, command] of commands.entries()) {
-      child.stdin!.write(`${command}\n`);
-      await prompts(index + 2);
-    }
+    for (const command of commands) await holder.run(command);
     return holder;
   }
 
   get pid(): number {
     return this.child.pid!;
+  }
+
+  /** One more command. @returns what qemu-io has printed when it has run it */
+  async run(command: string): Promise<string> {
+    this.output = '';
+    this.child.stdin!.write(`${command}\n`);
+    await this.prompt();
+    return this.output;
   }
 
   /** Lets it close the image; by force, and with an error, where it does not end by itself. */
@@ -101,6 +96,16 @@ export class QemuHolder {
     if (this.isGone()) return;
     this.child.kill('SIGKILL');
     await this.ended;
+  }
+
+  private async prompt(): Promise<void> {
+    for (let waited = 0; !this.output.includes('qemu-io> '); waited += 10) {
+      if (waited > 10_000 || this.isGone()) {
+        await this.kill();
+        throw new Error(`qemu-io is not ready: ${this.output}`);
+      }
+      await new Promise((resolve) => setTimeout(resolve, 10));
+    }
   }
 
   private isGone(): boolean {
