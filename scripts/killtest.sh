@@ -1,0 +1,24 @@
+#!/bin/sh
+# Daemons that are killed under load: fio with verification, numbered blocks and an ext4 guest write to an image; SIGKILL or, in
+# every third run, SIGTERM comes at a random moment. Then the dead mount is removed, the image checked, repaired, and everything
+# that was promised looked for, the guest's fsck included (test/support/kill-run.ts). Needs root and Debian's packages of
+# scripts/test.sh. Prints how many runs, blocks and files there were; a loss fails the run and ends with exit code 1.
+set -eu
+usage='usage: killtest.sh [--runs N] [--seed S] [--memory]
+  --runs N   runs, over qed, qcow2, raw, and overlays of the first two (default 50)
+  --seed S   the same moments again (default: others each time, printed)
+  --memory   also a daemon with 256 MiB of memory under a guest that writes more than that'
+runs=50 seed=$(date +%s) memory=
+while [ $# -gt 0 ]; do
+  case $1 in
+    --runs) runs=$2; shift 2 ;;
+    --seed) seed=$2; shift 2 ;;
+    --memory) memory=test/mount/memory-limit.test.ts; shift ;;
+    --help) echo "$usage"; exit 0 ;;
+    *) echo "$usage" >&2; exit 2 ;;
+  esac
+done
+cd "$(dirname "$0")/.."
+# shellcheck disable=SC2086
+exec scripts/run-figures.sh '^killed by\|^blocks checked\|^memory limit' KILL_RUNS="$runs" SEED="$seed" -- \
+  test/mount/killed-daemon.test.ts $memory

@@ -1,0 +1,17 @@
+#!/bin/sh
+# A soak: ext4, xfs and btrfs guests on a QED, a qcow2 and a raw image at the same time, with fio verifying what it wrote, files
+# that come and go, and fstrim; at the end every fsck, a clean close, qemu-img check, and memory that has not grown
+# (test/mount/soak.test.ts). Needs root and Debian's packages of scripts/test.sh. Prints its figures as the last lines.
+set -eu
+usage='usage: soak.sh [--minutes N]
+  --minutes N   how long the guests are under load (default 60)'
+minutes=60
+while [ $# -gt 0 ]; do
+  case $1 in
+    --minutes) minutes=$2; shift 2 ;;
+    --help) echo "$usage"; exit 0 ;;
+    *) echo "$usage" >&2; exit 2 ;;
+  esac
+done
+cd "$(dirname "$0")/.."
+exec scripts/run-figures.sh '^soak' SOAK_MINUTES="$minutes" -- test/mount/soak.test.ts
