@@ -268,6 +268,17 @@ describe('a repair that cannot be whole says so and keeps what can be read', () 
     expect(() => openImage(qcow2, file)).toThrow(/corruptions and is not opened for writing/);
   });
 
+  test('the same where nothing counts them any more: the repair says what is left', () => {
+    const file = makeImage({ refcount_bits: '1' });
+    const { l2 } = placesOf(file);
+    put64(file, l2 + 16, get64(file, l2));
+    put64(file, 48, 2 ** 40);
+    const report = check(file, 'all');
+    expect(left(report)).toEqual({ ...NOTHING, corruptions: 1 });
+    expect(left(check(file))).toEqual({ ...NOTHING, corruptions: 1 });
+    expect(() => openImage(qcow2, file)).toThrow(/corruptions and is not opened for writing/);
+  });
+
   test('leaks are not given back with damaged refcount structures', () => {
     const file = makeImage({});
     const { refcountTable, refcountBlock } = placesOf(file);
@@ -396,6 +407,16 @@ describe('marks', () => {
     expect(get64(file, 72)).toBe(0n);
     expect(contentOf(file).equals(content)).toBe(true);
     judgeWithQemu(file);
+  });
+
+  test('a dirty image in which an L2 table is data as well is refused, and not a byte of it changes', () => {
+    const file = makeImage({});
+    const { l2 } = placesOf(file);
+    put64(file, l2 + 16, COPIED | BigInt(l2));
+    put32(file, 76, 1);
+    const before = file.bytes();
+    expect(() => openImage(qcow2, file)).toThrow(/corruptions and is not opened for writing/);
+    expect(Buffer.compare(file.bytes(), before)).toBe(0);
   });
 
   test('a dirty image that cannot be repaired is refused, and not a byte of it changes', () => {

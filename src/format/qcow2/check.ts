@@ -73,7 +73,8 @@ export class Check {
 
   /** Whether repairAll leaves nothing wrong, as far as can be said before it is tried. */
   get isRepairable(): boolean {
-    return this.walk.unrepairableCount === 0;
+    // where a table is data as well, its flags stay as they are
+    return this.walk.unrepairableCount === 0 && this.walk.areTablesAlone;
   }
 
   /** Only where there are counters or references: a sparse file of any length costs what is in it. */
@@ -91,8 +92,7 @@ export class Check {
       for (let cluster = start; cluster < end; cluster++) {
         const references = counts.get(cluster);
         if (references === 0 || counters.has(cluster)) continue;
-        this.uncounted++;
-        this.walk.repairable(this.sentence(cluster, 0, references));
+        if (this.canCount(cluster, this.sentence(cluster, 0, references))) this.uncounted++;
       }
     }
   }
@@ -115,7 +115,7 @@ export class Check {
       }
       if (counter === references) continue;
       if (counter < references) {
-        this.addLow(cluster, this.sentence(cluster, counter, references));
+        if (this.canCount(cluster, this.sentence(cluster, counter, references))) this.low.push(cluster);
       } else {
         report.leaks++;
         this.log(`Leaked: ${this.sentence(cluster, counter, references)}`);
@@ -124,14 +124,15 @@ export class Check {
     }
   }
 
-  private addLow(cluster: number, sentence: string): void {
+  /** Notes a counter that is too low. @returns whether a repair can say how many references there are */
+  private canCount(cluster: number, sentence: string): boolean {
     const { geometry } = this.walk;
     if (this.walk.referencesToKeep(cluster) > geometry.refcountMax) {
       this.walk.unrepairable(`${sentence}, more than counters of ${geometry.refcountBits} bits can say`);
-      return;
+      return false;
     }
     this.walk.repairable(sentence);
-    this.low.push(cluster);
+    return true;
   }
 
   /** Free clusters follow each other in `freeRuns` up to `end`, as far as the file goes. */

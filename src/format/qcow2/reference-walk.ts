@@ -328,6 +328,12 @@ export class ReferenceWalk {
     return this.referencesToKeep(this.geometry.clusterOf(table)) === (this.tables.get(table)?.references ?? 0);
   }
 
+  /** No L2 table is something else as well. */
+  get areTablesAlone(): boolean {
+    for (const table of this.tables.keys()) if (!this.isOnlyTable(table)) return false;
+    return true;
+  }
+
   /** A whole, aligned cluster of the file, and not the header's. */
   isCluster(offset: number): boolean {
     const { clusterSize } = this.geometry;
