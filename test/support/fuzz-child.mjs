@@ -1,0 +1,288 @@
+// The process that takes damaged images apart, one after the other, in memory; its parent (fuzz.ts) watches its time and its
+// memory. It tells where it is before each mutant, so that whatever ends it can be run again.
+
+import { readFileSync } from 'node:fs';
+import { setImmediate } from 'node:timers';
+import { compressedRanges, mutate, qcow2Places, qedPlaces, rawPlaces } from './fuzz-mutants.mjs';
+
+const dist = new URL('../../dist/', import.meta.url);
+const { ImgfuseError } = await import(new URL('errors/index.js', dist));
+const { MemoryHostFile } = await import(new URL('host/memory-file.js', dist));
+const { RecordingHostFile } = await import(new URL('host/wrapping-files.js', dist));
+const { qcow2 } = await import(new URL('format/qcow2/index.js', dist));
+const { qed } = await import(new URL('format/qed/index.js', dist));
+const { raw } = await import(new URL('format/raw/index.js', dist));
+
+const FORMATS = { qcow2, qed, raw };
+const PLACES = { qcow2: qcow2Places, qed: qedPlaces, raw: rawPlaces };
+/** of a disk that claims to be large, this much is looked at */
+const LOOKED_AT = 4 * 1024 * 1024;
+const MAX_EXTENTS = 2000;
+
+class Bug extends Error {}
+
+// as large as the largest disk of the valid images
+let scratch = Buffer.alloc(128 * 1024);
+let modelBuffer = Buffer.alloc(0);
+
+/** Mulberry32, as test/support/random.ts. */
+function seededRandom(seed) {
+  let state = seed >>> 0;
+  return () => {
+    state = (state + 0x6d2b79f5) >>> 0;
+    let mixed = Math.imul(state ^ (state >>> 15), state | 1);
+    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61);
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
+  };
+}
+
+/** Runs `act`. @returns the ImgfuseError it throws, or null; anything else that is thrown is a bug */
+function refusal(what, act) {
+  try {
+    act();
+    return null;
+  } catch (error) {
+    if (error instanceof ImgfuseError) return error;
+    if (error instanceof Bug) throw error;
+    throw new Bug(`${what} throws ${error?.stack ?? error}`);
+  }
+}
+
+class Subject {
+  constructor(description) {
+    Object.assign(this, description);
+    this.plug = FORMATS[this.format];
+    this.image = readFileSync(this.path);
+    this.backingBytes = this.backing === undefined ? null : readFileSync(this.backing);
+    this.dataBytes = this.dataFile === undefined ? null : readFileSync(this.dataFile);
+    this.map = PLACES[this.format](this.image);
+    this.map.byKind = groupByKind(this.map.places);
+    this.map.compressed = this.format === 'qcow2' ? compressedRanges(this.image) : () => [];
+    const opened = this.open(new MemoryHostFile(this.image), true);
+    this.content = Buffer.alloc(opened.virtualSize());
+    opened.read(this.content, 0, this.content.length, 0);
+    if (this.content.length > scratch.length) scratch = Buffer.alloc(this.content.length);
+    if (this.content.length > modelBuffer.length) modelBuffer = Buffer.alloc(this.content.length);
+  }
+
+  open(file, readOnly, dataFile = this.newDataFile()) {
+    return this.plug.open(file, {
+      readOnly,
+      openBacking: () => {
+        if (this.backingBytes === null) throw new ImgfuseError('permission', 'no backing file is allowed here');
+        return raw.open(new MemoryHostFile(this.backingBytes, '/base', true), { ...options(), readOnly: true });
+      },
+      openDataFile: () => {
+        if (dataFile === null) throw new ImgfuseError('permission', 'no data file is allowed here');
+        return dataFile;
+      },
+      password: () => {
+        if (this.password === undefined) throw new ImgfuseError('permission', 'no password');
+        return new TextEncoder().encode(this.password);
+      },
+      ...options(),
+    });
+  }
+
+  newDataFile() {
+    return this.dataBytes === null ? null : new MemoryHostFile(this.dataBytes, '/data');
+  }
+}
+
+function options() {
+  return { log: () => undefined, tableCacheBytes: 64 * 1024, slots: 1, probed: false };
+}
+
+function groupByKind(places) {
+  const groups = { header: [], pointer: [], counter: [], data: [], other: [] };
+  for (const place of places) groups[place.kind].push(place);
+  return groups;
+}
+
+/** Expects the disk to hold `content`, but for the affected ranges and what lies in `written`. */
+function expectContent(when, image, content, affected) {
+  if (affected === 'all') return;
+  const size = Math.min(content.length, image.virtualSize());
+  if (size !== content.length) throw new Bug(`${when}: the disk has ${size} bytes`);
+  const ranges = [...affected].sort((a, b) => a[0] - b[0]);
+  let start = 0;
+  for (const [from, to] of [...ranges, [size, size]]) {
+    const end = Math.min(from, size);
+    if (end > start) {
+      const bytes = scratch.subarray(0, end - start).fill(0xee);
+      const error = refusal(`${when}: reading ${start} to ${end}`, () => image.read(bytes, 0, bytes.length, start));
+      if (error !== null) throw new Bug(`${when}: reading ${start} to ${end}, which is not damaged: ${error.message}`);
+      if (Buffer.compare(bytes, content.subarray(start, end)) !== 0) {
+        const at = start + bytes.findIndex((byte, i) => byte !== content[start + i]);
+        throw new Bug(`${when}: byte ${at}, which is not damaged, is ${bytes[at - start]} instead of ${content[at]}`);
+      }
+    }
+    start = Math.max(start, Math.min(to, size));
+  }
+}
+
+/** Reads and maps a disk of any size, in pieces, and does not mind damage. */
+function lookAround(image, random) {
+  const size = image.virtualSize();
+  const buffer = scratch.subarray(0, 128 * 1024);
+  const spots = [0, Math.max(0, size - LOOKED_AT / 4), Math.floor(random() * size)];
+  for (const spot of spots) {
+    const end = Math.min(size, spot + LOOKED_AT / 4);
+    for (let at = spot; at < end; at += buffer.length) {
+      refusal('a read', () => image.read(buffer, 0, Math.min(buffer.length, end - at), at));
+    }
+  }
+  for (let at = 0, n = 0; at < size && n < MAX_EXTENTS; n++) {
+    let extent = null;
+    if (refusal('map', () => (extent = image.map(at, Math.min(size - at, 2 ** 40)))) !== null) {
+      at += image.clusterSize;
+      continue;
+    }
+    if (!(extent.length > 0)) throw new Bug(`map at ${at} gives ${JSON.stringify(extent)}`);
+    at = extent.start + extent.length;
+  }
+  refusal('details', () => image.details());
+}
+
+/** Changes a disk that was opened for writing, and the model of it. */
+function change(image, content, random) {
+  const size = image.virtualSize();
+  if (size === 0) return;
+  for (let n = 0; n < 8; n++) {
+    const at = Math.floor(random() * (random() < 0.8 ? Math.min(size, LOOKED_AT) : size));
+    const length = Math.max(1, Math.min(size - at, Math.floor(random() * (random() < 0.7 ? 5000 : 60_000))));
+    const way = random();
+    const byte = way < 0.6 ? 1 + Math.floor(random() * 255) : 0;
+    const act = () => {
+      if (way < 0.6) image.write(Buffer.alloc(length, byte), 0, length, at);
+      else if (way < 0.75) image.writeZeroes(at, length);
+      else if (way < 0.9) image.discard(at, length);
+      else image.flush();
+    };
+    const error = refusal('a change', act);
+    if (way >= 0.9) continue;
+    if (error !== null) return { stopped: [at, at + length] };
+    content.fill(byte, Math.min(at, content.length), Math.min(at + length, content.length));
+  }
+  return { stopped: null };
+}
+
+function isChange({ operation }) {
+  return operation !== 'sync';
+}
+
+/** Every use of one damaged image. @returns how often it was opened for writing */
+function examine(subject, mutant, random) {
+  const { plug, content } = subject;
+  const { bytes, affected, mustOpen } = mutant;
+  const file = new MemoryHostFile(bytes);
+  const checkOf = (target, repair) => {
+    let report = null;
+    const error = refusal(`check -r ${repair}`, () => (report = plug.check(target, { repair, log: () => undefined })));
+    return { report, error };
+  };
+  for (const format of Object.values(FORMATS))
+    refusal('probe', () => format.probe(bytes.subarray(0, 1024), bytes.length));
+  refusal('info', () => plug.inspect(file));
+
+  const looking = new RecordingHostFile(file.clone(true));
+  let first = { report: null, error: null };
+  if (subject.format !== 'raw') first = checkOf(looking, 'none');
+  let reader = null;
+  const refused = refusal('a read-only open', () => (reader = subject.open(looking, true)));
+  if (reader !== null) {
+    expectContent('read-only', reader, content, affected);
+    lookAround(reader, random);
+    refusal('close', () => reader.close());
+  } else if (mustOpen) throw new Bug(`read-only open refused: ${refused.message}`);
+  if (looking.log.some(isChange)) throw new Bug('a read-only open or a check has changed the image');
+
+  const opened = openForWriting(subject, mutant, file.clone(), random);
+  if (subject.format !== 'raw') repair(subject, mutant, file.clone(), checkOf, first);
+  return opened;
+}
+
+function openForWriting(subject, { affected }, file, random) {
+  const recording = new RecordingHostFile(file);
+  const dataFile = subject.newDataFile();
+  let image = null;
+  const refused = refusal('a read-write open', () => (image = subject.open(recording, false, dataFile)));
+  if (refused !== null) {
+    if (recording.log.some(isChange)) throw new Bug(`a failed open has changed the image: ${refused.message}`);
+    return 0;
+  }
+  expectContent('read-write', image, subject.content, affected);
+  const model = modelBuffer.subarray(0, subject.content.length);
+  subject.content.copy(model);
+  const done = change(image, model, random);
+  const around = affected === 'all' || done?.stopped == null ? affected : [...affected, done.stopped];
+  expectContent('after changes', image, model, around);
+  const size = image.virtualSize();
+  refusal('flush', () => image.flush());
+  if (random() < 0.2) refusal('resize', () => image.resize(Math.floor((size * random()) / 512) * 512));
+  const failure = image.failure();
+  const closed = refusal('close', () => image.close());
+  if (failure !== null || closed !== null || subject.format === 'raw') return 1;
+  // clusters that two entries shared part without a new COPIED flag: a finding of check, and no danger
+  const findings = [];
+  const log = (sentence) => findings.push(sentence);
+  const unchecked = refusal('check', () => subject.plug.check(file, { repair: 'none', log }));
+  if (unchecked !== null) throw new Bug(`the image that was left behind is not checked: ${unchecked.message}`);
+  const wrong = findings.find((finding) => finding.startsWith('ERROR') && !finding.includes('COPIED'));
+  if (wrong !== undefined) throw new Bug(`the image that was left behind: ${wrong}`);
+  let next = null;
+  const again = refusal('the next open', () => (next = subject.open(file, false, dataFile)));
+  if (again !== null) throw new Bug(`the image that was left behind is not opened: ${again.message}`);
+  if (next.virtualSize() === size) expectContent('the next time', next, model, around);
+  return 1;
+}
+
+/** A repair ends, a second one finds nothing more, and what was not damaged reads as before. */
+function repair(subject, { affected }, file, checkOf, first) {
+  const { report, error } = checkOf(file, 'all');
+  if (report === null) {
+    if (first.report !== null && first.report.corruptions === 0 && first.report.leaks === 0) {
+      throw new Bug(`a check finds nothing and a repair fails: ${error.message}`);
+    }
+    return;
+  }
+  const again = checkOf(file, 'none');
+  const all =
+    report.corruptions === report.corruptionsFixed && report.leaks === report.leaksFixed && report.checkErrors === 0;
+  if (all && (again.report === null || again.report.corruptions > 0 || again.report.leaks > 0)) {
+    throw new Bug(`a repair that mended everything leaves ${JSON.stringify(again.report ?? again.error.message)}`);
+  }
+  let image = null;
+  const refused = refusal('an open after the repair', () => (image = subject.open(file.clone(true), true)));
+  if (image !== null) expectContent('after the repair', image, subject.content, affected);
+  else if (affected !== 'all') throw new Bug(`read-only open refused after the repair: ${refused.message}`);
+}
+
+process.on('message', async ({ subjects: descriptions, seed, from, to, maxRssBytes }) => {
+  const subjects = descriptions.map((description) => new Subject(description));
+  let opened = 0;
+  let tooLarge = false;
+  for (let index = from; index < to; index++) {
+    process.send({ at: index });
+    // what is measured is what an image makes the engine take, not what thousands of them have left behind
+    if (index % 4 === 0) globalThis.gc();
+    await new Promise(setImmediate);
+    const random = seededRandom(seed * 1_000_003 + index * 7919);
+    const subject = subjects[index % subjects.length];
+    const mutant = mutate(Buffer.from(subject.image), subject.map, random);
+    try {
+      opened += examine(subject, mutant, random);
+    } catch (error) {
+      if (!(error instanceof Bug)) throw error;
+      process.send({ bug: `mutant ${index} of ${subject.name} (${mutant.what}): ${error.message}` });
+    }
+    const peak = process.resourceUsage().maxRSS * 1024;
+    if (peak > maxRssBytes && !tooLarge) {
+      tooLarge = true;
+      const what = `the process has grown to ${Math.ceil(peak / 2 ** 20)} MiB`;
+      process.send({ bug: `mutant ${index} of ${subject.name} (${mutant.what}): ${what}` });
+    }
+  }
+  process.send({ done: true, opened, peakBytes: process.resourceUsage().maxRSS * 1024 });
+  process.disconnect();
+});

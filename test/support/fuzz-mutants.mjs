@@ -1,0 +1,303 @@
+// Structured damage of valid images: fields get values at the edges of their ranges, pointers are crossed, tables are cut,
+// compressed data is broken. Each kind of place knows what part of the guest's disk it may change, and nothing else may.
+
+const OFFSET_MASK = 0x00fffffffffffe00n;
+const COPIED = 1n << 63n;
+const COMPRESSED = 1n << 62n;
+
+/**
+ * @typedef {object} Place a field that can be damaged
+ * @property {number} at offset in the image @property {number} width bytes
+ * @property {[start: number, end: number][] | 'all'} affects guest ranges that may read otherwise then, or fail
+ * @property {'header' | 'pointer' | 'counter' | 'data' | 'other'} kind
+ */
+
+const nothing = [];
+
+/** Every place of a qcow2 image. */
+export function qcow2Places(image) {
+  const u32 = (at) => image.readUInt32BE(at);
+  const u64 = (at) => image.readBigUInt64BE(at);
+  const inside = (at, length) => at > 0 && at + length <= image.length;
+  const version = u32(4);
+  const clusterBits = u32(20);
+  const clusterSize = 2 ** clusterBits;
+  const size = Number(u64(24));
+  const extended = version === 3 && (u64(72) & 16n) !== 0n;
+  const hasDataFile = version === 3 && (u64(72) & 4n) !== 0n;
+  const entryBytes = extended ? 16 : 8;
+  const perTable = clusterSize / entryBytes;
+  const places = [];
+  const pointers = [0n, BigInt(image.length), BigInt(clusterSize)];
+
+  const header = [
+    [4, 4],
+    [8, 8],
+    [16, 4],
+    [20, 4],
+    [24, 8],
+    [32, 4],
+    [36, 4],
+    [40, 8],
+    [48, 8],
+    [56, 4],
+    [60, 4],
+    [64, 8],
+  ];
+  if (version === 3) header.push([72, 8], [80, 8], [88, 8], [96, 4], [100, 4], [104, 1]);
+  for (const [at, width] of header) places.push({ at, width, affects: 'all', kind: 'header' });
+  for (let at = version === 3 ? u32(100) : 72; at < Math.min(clusterSize, 900); at += 4) {
+    places.push({ at, width: 4, affects: 'all', kind: 'header' });
+  }
+
+  const l1 = Number(u64(40));
+  for (let i = 0; i < u32(36) && inside(l1 + i * 8, 8); i++) {
+    const table = Number(u64(l1 + i * 8) & OFFSET_MASK);
+    const covers = [[i * perTable * clusterSize, (i + 1) * perTable * clusterSize]];
+    places.push({ at: l1 + i * 8, width: 8, affects: covers, kind: 'pointer' });
+    if (table === 0 || !inside(table, clusterSize)) continue;
+    pointers.push(BigInt(table));
+    for (let j = 0; j < perTable; j++) {
+      const guest = (i * perTable + j) * clusterSize;
+      if (guest >= size) break;
+      const at = table + j * entryBytes;
+      const affects = [[guest, guest + clusterSize]];
+      places.push({ at, width: 8, affects, kind: 'pointer' });
+      if (extended) places.push({ at: at + 8, width: 8, affects, kind: 'pointer' });
+      const entry = u64(at);
+      if ((entry & COMPRESSED) !== 0n) {
+        const bits = BigInt(62 - (clusterBits - 8));
+        const offset = Number(entry & ((1n << bits) - 1n));
+        const sectors = Number((entry & (COMPRESSED - 1n)) >> bits) + 1;
+        const length = Math.min(sectors * 512 - (offset % 512), image.length - offset);
+        pointers.push(entry);
+        // another stream may begin in the same sectors
+        for (let byte = offset; byte < offset + length; byte += 1 + Math.floor(length / 12)) {
+          places.push({ at: byte, width: 1, affects: 'compressed', kind: 'data' });
+        }
+      } else if ((entry & OFFSET_MASK) !== 0n && !hasDataFile) pointers.push(entry & OFFSET_MASK);
+    }
+  }
+
+  const table = Number(u64(48));
+  for (let i = 0; i < (u32(56) * clusterSize) / 8 && inside(table + i * 8, 8); i++) {
+    const block = Number(u64(table + i * 8) & OFFSET_MASK);
+    if (i < 64 || block !== 0) places.push({ at: table + i * 8, width: 8, affects: nothing, kind: 'counter' });
+    if (block === 0 || !inside(block, clusterSize)) continue;
+    pointers.push(BigInt(block));
+    for (let at = 0; at < clusterSize; at += 8) {
+      if (at < 512 || u64(block + at) !== 0n)
+        places.push({ at: block + at, width: 8, affects: nothing, kind: 'counter' });
+    }
+  }
+  pointers.push(BigInt(l1), BigInt(table));
+  const snapshots = Number(u64(64));
+  for (let at = snapshots; u32(60) > 0 && at < snapshots + 200 && inside(at, 4); at += 4) {
+    if (at === snapshots) pointers.push(u64(at));
+    places.push({ at, width: 4, affects: nothing, kind: 'other' });
+  }
+  return {
+    clusterSize,
+    size,
+    places,
+    pointers: [...pointers, ...pointers.map((pointer) => pointer | COPIED)],
+    bigEndian: true,
+  };
+}
+
+/** Every place of a QED image. */
+export function qedPlaces(image) {
+  const clusterSize = image.readUInt32LE(4);
+  const size = Number(image.readBigUInt64LE(48));
+  const tableBytes = image.readUInt32LE(8) * clusterSize;
+  const places = [];
+  for (const [at, width] of [
+    [4, 4],
+    [8, 4],
+    [12, 4],
+    [16, 8],
+    [24, 8],
+    [32, 8],
+    [40, 8],
+    [48, 8],
+    [56, 4],
+    [60, 4],
+    [64, 4],
+  ]) {
+    places.push({ at, width, affects: 'all', kind: 'header' });
+  }
+  const l1 = Number(image.readBigUInt64LE(40));
+  const pointers = [0n, 1n, BigInt(image.length), BigInt(l1)];
+  const perTable = tableBytes / 8;
+  for (let i = 0; i < perTable; i++) {
+    const table = Number(image.readBigUInt64LE(l1 + i * 8));
+    const covered = perTable * clusterSize;
+    if (i * covered >= size) break;
+    places.push({ at: l1 + i * 8, width: 8, affects: [[i * covered, (i + 1) * covered]], kind: 'pointer' });
+    if (table === 0) continue;
+    pointers.push(BigInt(table));
+    for (let j = 0; j < perTable; j++) {
+      const guest = i * covered + j * clusterSize;
+      if (guest >= size) break;
+      places.push({ at: table + j * 8, width: 8, affects: [[guest, guest + clusterSize]], kind: 'pointer' });
+      const entry = image.readBigUInt64LE(table + j * 8);
+      if (entry > 1n) pointers.push(entry);
+    }
+  }
+  return { clusterSize, size, places, pointers, bigEndian: false };
+}
+
+/** A raw image has no places: its first sectors are overwritten with what other formats begin with. */
+export function rawPlaces(image) {
+  const places = Array.from({ length: 64 }, (_, i) => ({
+    at: i * 8,
+    width: 8,
+    affects: [[i * 8, i * 8 + 8]],
+    kind: 'other',
+  }));
+  const magics = ['QFI\xfb\0\0\0\x03', 'QED\0\0\0\x01\0', 'KDMV\x01\0\0\0', 'conectix', 'vhdxfile'];
+  return {
+    clusterSize: 512,
+    size: image.length,
+    places,
+    pointers: magics.map((text) => Buffer.from(text, 'latin1').readBigUInt64LE()),
+    bigEndian: false,
+  };
+}
+
+const NUMBERS = [
+  0n,
+  1n,
+  2n,
+  3n,
+  4n,
+  5n,
+  7n,
+  8n,
+  9n,
+  12n,
+  16n,
+  20n,
+  21n,
+  22n,
+  31n,
+  32n,
+  63n,
+  64n,
+  104n,
+  112n,
+  255n,
+  256n,
+  511n,
+  512n,
+  513n,
+  1023n,
+  1024n,
+  4095n,
+  4096n,
+  4097n,
+  65535n,
+  65536n,
+  2n ** 20n,
+  2n ** 25n,
+  2n ** 31n - 1n,
+  2n ** 31n,
+  2n ** 32n - 1n,
+  2n ** 32n,
+  2n ** 40n,
+  2n ** 53n - 1n,
+  2n ** 53n,
+  2n ** 55n,
+  2n ** 56n - 512n,
+  2n ** 56n,
+  2n ** 61n,
+  2n ** 62n,
+  2n ** 63n,
+  2n ** 64n - 1n,
+];
+
+/** @returns what was done, as a sentence, and what it may change */
+export function mutate(image, map, random) {
+  const pick = (list) => list[Math.floor(random() * list.length)];
+  const damages = random() < 0.7 ? 1 : 2 + Math.floor(random() * 3);
+  const told = [];
+  const affected = [];
+  let everything = false;
+  let mustOpen = true;
+  let bytes = image;
+  if (random() < 0.04) {
+    // a file that was cut, at a border or anywhere
+    const length = Math.floor(random() * image.length);
+    bytes = image.subarray(0, random() < 0.5 ? length : length - (length % map.clusterSize));
+    told.push(`cut to ${bytes.length} bytes`);
+    everything = true;
+  }
+  for (let n = 0; n < damages; n++) {
+    const kind = pick(['header', 'pointer', 'pointer', 'counter', 'data', 'other']);
+    const ofKind = map.byKind[kind];
+    const place = pick(ofKind.length > 0 ? ofKind : map.places);
+    const { at, width } = place;
+    if (at + width > bytes.length) continue;
+    const value = newValue(bytes, place, map, random);
+    const read = readField(bytes, at, width, map.bigEndian);
+    if (value === read) continue;
+    writeField(bytes, at, width, map.bigEndian, value);
+    told.push(`${place.kind} at ${at}: 0x${read.toString(16)} -> 0x${value.toString(16)}`);
+    if (place.affects === 'all') everything = true;
+    else affected.push(...(place.affects === 'compressed' ? map.compressed(at) : place.affects));
+    if (place.kind === 'header' || place.kind === 'other') mustOpen = false;
+  }
+  return { bytes, what: told.join(', '), affected: everything ? 'all' : affected, mustOpen: mustOpen && !everything };
+}
+
+function newValue(bytes, { at, width, kind }, map, random) {
+  const pick = (list) => list[Math.floor(random() * list.length)];
+  const limit = (1n << BigInt(width * 8)) - 1n;
+  const old = readField(bytes, at, width, map.bigEndian);
+  const way = random();
+  if (way < 0.3) return old ^ (1n << BigInt(Math.floor(random() * width * 8)));
+  if (way < 0.6 && kind !== 'counter' && kind !== 'data')
+    return (pick(map.pointers) + pick([0n, 0n, 0n, 1n, 512n, -512n, BigInt(map.clusterSize)])) & limit;
+  if (way < 0.9) return pick(NUMBERS) & limit;
+  return BigInt(Math.floor(random() * 2 ** 32)) & limit;
+}
+
+function readField(bytes, at, width, bigEndian) {
+  if (width === 8) return bigEndian ? bytes.readBigUInt64BE(at) : bytes.readBigUInt64LE(at);
+  if (width === 4) return BigInt(bigEndian ? bytes.readUInt32BE(at) : bytes.readUInt32LE(at));
+  return BigInt(bytes[at]);
+}
+
+function writeField(bytes, at, width, bigEndian, value) {
+  if (width === 8) {
+    if (bigEndian) bytes.writeBigUInt64BE(value, at);
+    else bytes.writeBigUInt64LE(value, at);
+  } else if (width === 4) {
+    if (bigEndian) bytes.writeUInt32BE(Number(value), at);
+    else bytes.writeUInt32LE(Number(value), at);
+  } else bytes[at] = Number(value);
+}
+
+/** Guest ranges of the compressed clusters whose stored bytes include the one at `at`. */
+export function compressedRanges(image) {
+  const clusterBits = image.readUInt32BE(20);
+  const clusterSize = 2 ** clusterBits;
+  const extended = image.readUInt32BE(4) === 3 && (image.readBigUInt64BE(72) & 16n) !== 0n;
+  const entryBytes = extended ? 16 : 8;
+  const perTable = clusterSize / entryBytes;
+  const l1 = Number(image.readBigUInt64BE(40));
+  const ranges = [];
+  for (let i = 0; i < image.readUInt32BE(36); i++) {
+    const table = Number(image.readBigUInt64BE(l1 + i * 8) & OFFSET_MASK);
+    for (let j = 0; table !== 0 && j < perTable; j++) {
+      const entry = image.readBigUInt64BE(table + j * entryBytes);
+      if ((entry & COMPRESSED) === 0n) continue;
+      const bits = BigInt(62 - (clusterBits - 8));
+      const offset = Number(entry & ((1n << bits) - 1n));
+      const sectors = Number((entry & (COMPRESSED - 1n)) >> bits) + 1;
+      const guest = (i * perTable + j) * clusterSize;
+      ranges.push({ start: offset, end: offset - (offset % 512) + sectors * 512, guest: [guest, guest + clusterSize] });
+    }
+  }
+  return (at) => ranges.filter(({ start, end }) => at >= start && at < end).map(({ guest }) => guest);
+}

@@ -1,0 +1,302 @@
+// Damaged images in a process of its own (fuzz-child.mjs) that is watched from here: what takes more than two seconds of CPU
+// time is ended and reported, and the next mutant goes on in a new process. Its memory is measured by the kernel.
+
+import { type ChildProcess, fork } from 'node:child_process';
+import { readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { qemuImg, qemuImgEncrypted, qemuIo, tryQemu } from './qemu.ts';
+
+const CHILD = fileURLToPath(new URL('./fuzz-child.mjs', import.meta.url));
+const HANG_MS = 2000;
+const MAX_RSS_BYTES = 256 * 1024 * 1024;
+/** However busy the machine is, a process that says nothing for this long has stopped. */
+const SILENCE_MS = 120_000;
+/** Mutants of one process. */
+const BATCH = 4000;
+const PASSWORD = 'geheim';
+const KIB = 1024;
+
+/** A valid image to damage, and what belongs to it. */
+interface Subject {
+  readonly name: string;
+  readonly format: string;
+  readonly path: string;
+  readonly backing?: string;
+  readonly dataFile?: string;
+  readonly password?: string;
+}
+
+interface Recipe {
+  readonly name: string;
+  /** -o of qemu-img create */
+  readonly options: string;
+  readonly size: number;
+  readonly backing?: boolean;
+  readonly commands: readonly string[];
+  /** what is done to the image at last */
+  readonly finish?: (path: string) => void;
+}
+
+const WRITES = [
+  'write -P 1 0 20k',
+  'write -P 2 60k 30k',
+  'write -z 72k 8k',
+  'write -P 3 150k 4k',
+  'write -P 4 190k 9k',
+];
+const COMPRESSED = [0, 1, 2, 3, 9, 10].map((n) => `write -c -P ${n + 1} ${n * 4}k 4k`);
+const snapshots = (path: string): void => {
+  qemuImg('snapshot', '-c', 'first', path);
+  qemuIo(path, 'qcow2', 'write -P 9 4k 30k', 'discard 60k 8k');
+  qemuImg('snapshot', '-c', 'second', path);
+  qemuIo(path, 'qcow2', 'write -P 8 0 6k');
+};
+
+const QCOW2: readonly Recipe[] = [
+  { name: 'clusters of 512 bytes', options: 'cluster_size=512', size: 200 * KIB + 512, commands: WRITES },
+  { name: '1-bit counts', options: 'cluster_size=512,refcount_bits=1', size: 200 * KIB, commands: WRITES },
+  {
+    name: '64-bit counts, snapshots',
+    options: 'cluster_size=4k,refcount_bits=64',
+    size: 300 * KIB,
+    commands: WRITES,
+    finish: snapshots,
+  },
+  {
+    name: 'snapshots of version 2',
+    options: 'cluster_size=512,compat=0.10',
+    size: 200 * KIB,
+    commands: WRITES,
+    finish: snapshots,
+  },
+  {
+    name: 'version 2 over a backing file',
+    options: 'cluster_size=4k,compat=0.10',
+    size: 256 * KIB,
+    backing: true,
+    commands: WRITES,
+  },
+  { name: 'zlib', options: 'cluster_size=4k', size: 200 * KIB, commands: [...COMPRESSED, 'write -P 77 150k 4k'] },
+  {
+    name: 'zstd',
+    options: 'cluster_size=4k,compression_type=zstd',
+    size: 200 * KIB,
+    commands: [...COMPRESSED, 'write -P 77 150k 4k'],
+  },
+  {
+    name: 'subclusters over a backing file, zstd',
+    options: 'cluster_size=16k,extended_l2=on,compression_type=zstd',
+    size: 512 * KIB,
+    backing: true,
+    commands: [
+      'write -c -P 1 0 16k',
+      'write -c -P 2 16k 16k',
+      'write -P 3 50k 5k',
+      'write -z 64k 3k',
+      'write -zu 80k 32k',
+      'write -P 4 300k 70k',
+    ],
+  },
+  { name: 'a data file', options: 'cluster_size=64k,data_file=', size: 512 * KIB, commands: WRITES },
+  {
+    name: 'a raw data file',
+    options: 'cluster_size=4k,data_file_raw=on,data_file=',
+    size: 256 * KIB,
+    commands: WRITES,
+  },
+  {
+    name: 'luks',
+    options: 'cluster_size=4k,encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10',
+    size: 256 * KIB,
+    commands: WRITES,
+  },
+  {
+    name: 'aes',
+    options: 'cluster_size=4k,encrypt.format=aes,encrypt.key-secret=s',
+    size: 256 * KIB,
+    commands: WRITES,
+  },
+  {
+    name: 'bitmaps, lazy and dirty',
+    options: 'cluster_size=4k,lazy_refcounts=on',
+    size: 256 * KIB,
+    commands: WRITES,
+    finish: (path) => {
+      qemuImg('bitmap', '--add', path, 'bits');
+      setByte(path, 79, 1);
+    },
+  },
+];
+
+const QED: readonly Recipe[] = [
+  {
+    name: 'clusters of 4 KiB',
+    options: 'cluster_size=4k,table_size=2',
+    size: 4200 * KIB,
+    commands: [...WRITES, 'write -P 9 4100k 50k'],
+  },
+  {
+    name: 'clusters of 4 KiB over a backing file',
+    options: 'cluster_size=4k,table_size=2',
+    size: 256 * KIB,
+    backing: true,
+    commands: WRITES,
+  },
+  { name: 'clusters of 64 KiB', options: 'cluster_size=64k,table_size=2', size: 640 * KIB, commands: WRITES },
+  {
+    name: 'not closed clean',
+    options: 'cluster_size=4k,table_size=2',
+    size: 300 * KIB,
+    commands: WRITES,
+    finish: (path) => setByte(path, 16, 2),
+  },
+];
+
+export const FUZZED_FORMATS = ['qcow2', 'qed', 'raw'] as const;
+export type FuzzedFormat = (typeof FUZZED_FORMATS)[number];
+
+function setByte(path: string, at: number, value: number): void {
+  const bytes = readFileSync(path);
+  bytes[at] = value;
+  writeFileSync(path, bytes);
+}
+
+/** Valid images of every feature of a format. */
+function makeSubjects(format: FuzzedFormat, folder: string): Subject[] {
+  if (format === 'raw') {
+    const path = join(folder, 'disk.raw');
+    writeFileSync(path, Buffer.alloc(100 * KIB, 'raw'));
+    return [{ name: 'raw', format, path }];
+  }
+  const backing = join(folder, 'base.raw');
+  writeFileSync(
+    backing,
+    Uint8Array.from({ length: 230 * KIB }, (_, i) => (i % 50_000 < 30_000 ? 1 + ((i >> 9) % 250) : 0)),
+  );
+  return (format === 'qed' ? QED : QCOW2).map((recipe, index) => {
+    const path = join(folder, `${format}-${index}`);
+    const isEncrypted = recipe.options.includes('encrypt');
+    const dataFile = recipe.options.endsWith('data_file=') ? `${path}.data` : undefined;
+    const secret = isEncrypted ? ['--object', `secret,id=s,data=${PASSWORD}`] : [];
+    const options = `${recipe.options}${dataFile ?? ''}`;
+    const below = recipe.backing === true ? ['-b', backing, '-F', 'raw'] : [];
+    qemuImgEncrypted('create', '-q', '-f', format, ...secret, '-o', options, ...below, path, String(recipe.size));
+    const node = `driver=${format},file.filename=${path}${isEncrypted ? ',encrypt.key-secret=s' : ''}`;
+    const commands = recipe.commands.flatMap((command) => ['-c', command]);
+    const { code, output } = tryQemu('qemu-io', '-d', 'unmap', ...secret, '--image-opts', node, ...commands);
+    if (code !== 0 || /failed|error/i.test(output)) throw new Error(output);
+    recipe.finish?.(path);
+    return {
+      name: `${format}, ${recipe.name}`,
+      format,
+      path,
+      ...(recipe.backing === true ? { backing } : {}),
+      ...(dataFile === undefined ? {} : { dataFile }),
+      ...(isEncrypted ? { password: PASSWORD } : {}),
+    };
+  });
+}
+
+export interface FuzzFigures {
+  mutants: number;
+  openedForWriting: number;
+  hangs: number;
+  crashes: number;
+  slowestMs: number;
+  peakBytes: number;
+  /** one sentence each, crashes and hangs included */
+  readonly findings: string[];
+}
+
+/** Takes `mutants` damaged images of a format apart. @param first number of the first one, to run a single one again */
+export async function fuzz(
+  format: FuzzedFormat,
+  mutants: number,
+  seed: number,
+  folder: string,
+  first = 0,
+): Promise<FuzzFigures> {
+  const subjects = makeSubjects(format, folder);
+  const figures: FuzzFigures = {
+    ...{ mutants: 0, openedForWriting: 0, hangs: 0, crashes: 0, slowestMs: 0, peakBytes: 0, findings: [] },
+  };
+  const end = first + mutants;
+  for (let from = first; from < end; ) {
+    const stoppedAt = await runChild(
+      { subjects, seed, from, to: Math.min(end, from + BATCH), maxRssBytes: MAX_RSS_BYTES },
+      figures,
+    );
+    figures.mutants += stoppedAt - from;
+    from = stoppedAt;
+  }
+  return figures;
+}
+
+interface Job {
+  readonly subjects: readonly Subject[];
+  readonly seed: number;
+  readonly from: number;
+  readonly to: number;
+  readonly maxRssBytes: number;
+}
+
+type Message =
+  | { readonly at: number }
+  | { readonly bug: string }
+  | { readonly done: true; readonly opened: number; readonly peakBytes: number };
+
+/** @returns the number of the mutant to go on with */
+async function runChild(job: Job, figures: FuzzFigures): Promise<number> {
+  const child = fork(CHILD, [], {
+    stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
+    execArgv: ['--max-old-space-size=128', '--expose-gc'],
+  });
+  let errors = '';
+  child.stderr!.on('data', (chunk) => {
+    errors = `${errors}${String(chunk)}`.slice(-4000);
+  });
+  const current = { index: job.from, startedMs: cpuMs(child), wallMs: Date.now(), isDone: false, hangs: false };
+  child.on('message', (message: Message) => {
+    if ('bug' in message) figures.findings.push(message.bug);
+    else if ('done' in message) {
+      current.isDone = true;
+      figures.openedForWriting += message.opened;
+      figures.peakBytes = Math.max(figures.peakBytes, message.peakBytes);
+    } else {
+      Object.assign(current, { index: message.at, startedMs: cpuMs(child), wallMs: Date.now() });
+    }
+  });
+  const watch = setInterval(() => {
+    const took = cpuMs(child) - current.startedMs;
+    figures.slowestMs = Math.max(figures.slowestMs, took);
+    if (took <= HANG_MS && Date.now() - current.wallMs <= SILENCE_MS) return;
+    current.hangs = true;
+    child.kill('SIGKILL');
+  }, 50);
+  child.send(job);
+  const ended = await new Promise<number | string>((resolve) => {
+    child.on('exit', (code, signal) => resolve(code ?? signal ?? 'unknown'));
+  });
+  clearInterval(watch);
+  if (current.isDone) return job.to;
+  const name = `mutant ${current.index} of ${job.subjects[current.index % job.subjects.length]!.name}`;
+  if (current.hangs) figures.hangs++;
+  else figures.crashes++;
+  figures.findings.push(
+    current.hangs ? `${name} takes more than ${HANG_MS} ms` : `${name} ends the process (${ended}): ${errors}`,
+  );
+  return current.index + 1;
+}
+
+/** CPU time of a process: a busy machine makes nothing a hang. */
+function cpuMs(child: ChildProcess): number {
+  try {
+    const fields = readFileSync(`/proc/${child.pid}/stat`, 'latin1')
+      .replace(/^.*\) /s, '')
+      .split(' ');
+    return (Number(fields[11]) + Number(fields[12])) * 10;
+  } catch {
+    return 0;
+  }
+}
