@@ -184,7 +184,10 @@ export class KillRun {
     this.command('losetup', '-d', this.loop);
     this.imgfuse('unmount', this.mountpoint);
     expect(await exitOf(daemon), daemon.output()).toBe(0);
-    if (this.format !== 'raw') this.command('qemu-img', 'check', '-f', this.format, this.image);
+    if (this.format === 'raw') return;
+    // qcow2 has no bit that says it was killed: clusters that were taken and not yet linked stay as leaks
+    if (signal === 'SIGKILL') this.imgfuse('check', '-q', '-r', 'leaks', '-f', this.format, this.image);
+    this.command('qemu-img', 'check', '-f', this.format, this.image);
   }
 
   /** Every write up to this one must be there: R9 holds back first writes of qcow2 and over a backing file. */
