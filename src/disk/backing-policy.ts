@@ -32,15 +32,7 @@ export function locateBacking(imageName: string, name: string): string {
  * @throws ImgfuseError permission, missing, usage
  */
 export function resolveBacking(imageName: string, name: string, policy: BackingPolicy): string {
-  if (name.includes('\0') || Buffer.byteLength(name) > MAX_NAME_BYTES) {
-    throw refusal(imageName, `its backing file name is no file name`);
-  }
-  if (/^[a-z][a-z0-9+.-]*:/i.test(name) && !isUrl(name)) {
-    throw refusal(
-      imageName,
-      `its backing file '${name}' is no plain file and no http or https URL, and nothing else is opened`,
-    );
-  }
+  checkName('backing file', imageName, name, hasPrefix(name) && !isUrl(name));
   const located = locateBacking(imageName, name);
   return isUrl(located) ? resolveUrl(imageName, located, policy) : resolveFile('backing file', imageName, name, policy);
 }
@@ -50,12 +42,7 @@ export function resolveBacking(imageName: string, name: string, policy: BackingP
  * @throws ImgfuseError permission, missing, usage
  */
 export function resolveDataFile(imagePath: string, name: string, policy: BackingPolicy): string {
-  if (name.includes('\0') || Buffer.byteLength(name) > MAX_NAME_BYTES) {
-    throw refusal(imagePath, 'its data file name is no file name');
-  }
-  if (/^[a-z][a-z0-9+.-]*:/i.test(name) || isUrl(imagePath)) {
-    throw refusal(imagePath, `its data file '${name}' is no plain file, and nothing else is opened`);
-  }
+  checkName('data file', imagePath, name, hasPrefix(name) || isUrl(imagePath));
   return resolveFile('data file', imagePath, name, policy);
 }
 
@@ -65,6 +52,24 @@ const CURES = {
   // QEMU looks in the working directory of its own process instead
   'data file': "put it back; a relative name counts from the image's own directory",
 } as const;
+
+/** What a name may stand for. */
+const OPENED = {
+  'backing file': 'no plain file and no http or https URL',
+  'data file': 'no plain file',
+} as const;
+
+/** A protocol of QEMU's, or any scheme, before the name: "nbd:", "fuse:", "http:". */
+function hasPrefix(name: string): boolean {
+  return /^[a-z][a-z0-9+.-]*:/i.test(name);
+}
+
+/** @param isOther it stands for something that is never opened */
+function checkName(what: keyof typeof OPENED, imageName: string, name: string, isOther: boolean): void {
+  if (name.includes('\0') || Buffer.byteLength(name) > MAX_NAME_BYTES)
+    throw refusal(imageName, `its ${what} name is no file name`);
+  if (isOther) throw refusal(imageName, `its ${what} '${name}' is ${OPENED[what]}, and nothing else is opened`);
+}
 
 function resolveUrl(imageName: string, located: string, policy: BackingPolicy): string {
   let url: URL;
