@@ -53,10 +53,7 @@ function readPlain(
   const word = view.getUint32(start, true) & (2 ** (8 * headerBytes) - 1);
   const length = word >>> (headerBytes === 1 ? 3 : 4);
   const data = start + headerBytes;
-  literals.end = data + (type === RLE ? 1 : length);
-  literals.length = length;
-  if (literals.end > end) throw new DamagedData('ends inside the literals of a zstd block');
-  assertLength(length, limit);
+  place(literals, data + (type === RLE ? 1 : length), end, length, limit);
   if (type === RLE) buffer.fill(source[data]!, 0, length);
   literals.bytes = type === RLE ? buffer : source;
   literals.start = type === RLE ? 0 : data;
@@ -78,15 +75,12 @@ function readCoded(
   const sizeBits = format < 2 ? 10 : format === 2 ? 14 : 18;
   const headerBytes = (4 + 2 * sizeBits) / 8;
   let data = start + headerBytes;
-  if (data > end) throw new DamagedData('ends inside the literals of a zstd block');
+  assertInside(data, end);
   const mask = (1 << sizeBits) - 1;
   const length = (view.getUint32(start, true) >>> 4) & mask;
   const lastBits = 8 * headerBytes - sizeBits;
   const coded = (view.getUint32(start + (lastBits >> 3), true) >>> (lastBits & 7)) & mask;
-  literals.end = data + coded;
-  literals.length = length;
-  if (literals.end > end) throw new DamagedData('ends inside the literals of a zstd block');
-  assertLength(length, limit);
+  place(literals, data + coded, end, length, limit);
   if (!treeless) data = readHuffmanTable(table, source, view, data, literals.end);
   else if (table.codeBits === 0) throw new DamagedData('repeats a zstd Huffman tree that was never given');
   decodeLiterals(table, source, view, data, literals.end, format === 0 ? 1 : 4, buffer, length);
@@ -94,6 +88,14 @@ function readCoded(
   literals.start = 0;
 }
 
-function assertLength(length: number, limit: number): void {
+/** Notes where the section ends and how many literals it holds, both within their limits. */
+function place(literals: Literals, sectionEnd: number, end: number, length: number, limit: number): void {
+  assertInside(sectionEnd, end);
   if (length > limit) throw new DamagedData(`has a zstd block of ${length} literals, more than ${limit}`);
+  literals.end = sectionEnd;
+  literals.length = length;
+}
+
+function assertInside(sectionEnd: number, end: number): void {
+  if (sectionEnd > end) throw new DamagedData('ends inside the literals of a zstd block');
 }
