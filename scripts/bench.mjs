@@ -7,17 +7,23 @@ import { execFileSync, spawn, spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { parseArgs } from 'node:util';
+import { parseOptions } from './parse-options.mjs';
 
-const { values: options } = parseArgs({
-  options: {
+const options = parseOptions(
+  'npm run bench -- [--seconds N] [--rounds N] [--rows TEXT] [--quick] [--json]\n' +
+    '  --seconds N     for each measurement (default 2)\n' +
+    '  --rounds N      of which the median is shown (default 3)\n' +
+    '  --rows TEXT     those with TEXT in their name: "random 4k"\n' +
+    '  --quick         one round of a second\n' +
+    '  --json          all results, as JSON',
+  {
     seconds: { type: 'string', default: '2' },
     rounds: { type: 'string', default: '3' },
     json: { type: 'boolean', default: false },
     quick: { type: 'boolean', default: false },
     rows: { type: 'string', default: '' },
   },
-});
+);
 const SECONDS = options.quick ? 1 : Number(options.seconds);
 const ROUNDS = options.quick ? 1 : Number(options.rounds);
 const CLI = new URL('../dist/cli.js', import.meta.url).pathname;

@@ -7,13 +7,6 @@ usage='usage: cycles.sh [--runs N] [--seed S]
   --runs N   cycles, QED and qcow2 in turn (default 1000)
   --seed S   the same writes again (default: others each time, printed)'
 runs=1000 seed=$(($(date +%s) % 30000))
-while [ $# -gt 0 ]; do
-  case $1 in
-    --runs) runs=$2; shift 2 ;;
-    --seed) seed=$2; shift 2 ;;
-    --help) echo "$usage"; exit 0 ;;
-    *) echo "$usage" >&2; exit 2 ;;
-  esac
-done
 cd "$(dirname "$0")/.."
+. scripts/options.sh
 exec scripts/run-figures.sh '^cycles of' CYCLES="$runs" SEED="$seed" -- test/mount/cycles.test.ts

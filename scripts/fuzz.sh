@@ -9,18 +9,8 @@ usage='usage: fuzz.sh [--format F] [--mutants N] [--seed S] [--first N]
   --seed S     the same mutants again (default: others each time, printed)
   --first N    begin with mutant N of the seed'
 mutants=10000 format= seed=$(date +%s) first=0
-while [ $# -gt 0 ]; do
-  case $1 in
-    --mutants) mutants=$2; shift 2 ;;
-    --format) format=$2; shift 2 ;;
-    --seed) seed=$2; shift 2 ;;
-    --first) first=$2; shift 2 ;;
-    --help) echo "$usage"; exit 0 ;;
-    *) echo "$usage" >&2; exit 2 ;;
-  esac
-done
 cd "$(dirname "$0")/.."
-if [ ! -f dist/cli.js ] || [ -n "$(find src -newer dist/cli.js -name '*.ts' -print -quit)" ]; then npm run --silent build; fi
-echo "seed $seed"
-FUZZ_MUTANTS=$mutants FUZZ_FORMAT=$format FUZZ_FIRST=$first SEED=$seed \
-  npx vitest run --config test/vitest.config.ts --no-color test/hostile/fuzz.test.ts | grep -v '^stdout\|^$'
+. scripts/options.sh
+case $format in '' | qcow2 | qed | raw) ;; *) refuse "there is no format '$format' here" ;; esac
+exec scripts/run-figures.sh ': [0-9][0-9]* mutants,' \
+  FUZZ_MUTANTS="$mutants" FUZZ_FORMAT="$format" FUZZ_FIRST="$first" SEED="$seed" -- test/hostile/fuzz.test.ts

@@ -9,16 +9,7 @@ usage='usage: killtest.sh [--runs N] [--seed S] [--memory]
   --seed S   the same moments again (default: others each time, printed)
   --memory   also a daemon with 256 MiB of memory under a guest that writes more than that'
 runs=50 seed=$(date +%s) memory=
-while [ $# -gt 0 ]; do
-  case $1 in
-    --runs) runs=$2; shift 2 ;;
-    --seed) seed=$2; shift 2 ;;
-    --memory) memory=test/mount/memory-limit.test.ts; shift ;;
-    --help) echo "$usage"; exit 0 ;;
-    *) echo "$usage" >&2; exit 2 ;;
-  esac
-done
 cd "$(dirname "$0")/.."
-# shellcheck disable=SC2086
+. scripts/options.sh
 exec scripts/run-figures.sh '^killed by\|^blocks checked\|^memory limit' KILL_RUNS="$runs" SEED="$seed" -- \
-  test/mount/killed-daemon.test.ts $memory
+  test/mount/killed-daemon.test.ts ${memory:+test/mount/memory-limit.test.ts}

@@ -1,18 +1,21 @@
 #!/usr/bin/env node
 // npm run rules: proves that each rule of the engine has a test that guards it. For every line of RULES one rule is switched
 // off in a copy of the sources, the copy is built, and its test must fail; the unchanged copy must pass first. Prints a line
-// for each and "N rules, N guarded" last. Options: --only PATTERN (of rule and hazard), --list.
+// for each and "N rules, N guarded" last.
 
 import { spawnSync } from 'node:child_process';
 import { cpSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { parseArgs } from 'node:util';
+import { parseOptions } from './parse-options.mjs';
 
-const { values: options } = parseArgs({
-  options: { only: { type: 'string', default: '' }, list: { type: 'boolean', default: false } },
-});
+const options = parseOptions(
+  'npm run rules -- [--list] [--only PATTERN]\n' +
+    '  --list          says which rules there are, with the tests that guard them\n' +
+    '  --only PATTERN  those whose name and hazard match a regular expression: "R8|R10"',
+  { only: { type: 'string', default: '' }, list: { type: 'boolean', default: false } },
+);
 const ROOT = fileURLToPath(new URL('..', import.meta.url));
 const EVERY_POINT = 'test/interleave/every-point.test.ts';
 const POWER_CUT = 'test/model/power-cut.test.ts';

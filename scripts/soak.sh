@@ -6,12 +6,6 @@ set -eu
 usage='usage: soak.sh [--minutes N]
   --minutes N   how long the guests are under load (default 60)'
 minutes=60
-while [ $# -gt 0 ]; do
-  case $1 in
-    --minutes) minutes=$2; shift 2 ;;
-    --help) echo "$usage"; exit 0 ;;
-    *) echo "$usage" >&2; exit 2 ;;
-  esac
-done
 cd "$(dirname "$0")/.."
+. scripts/options.sh
 exec scripts/run-figures.sh '^soak' SOAK_MINUTES="$minutes" -- test/mount/soak.test.ts

@@ -1,19 +1,21 @@
 #!/usr/bin/env node
-// npm run stress -- --minutes N --format F --workers W: many threads read, write, zero, discard, flush and resize one mounted
+// npm run stress -- --minutes N --format F --workers N: many threads read, write, zero, discard, flush and resize one mounted
 // disk at random, on top of each other. Every byte that is read must be one that some order of the requests explains. The
 // disk is unmounted at the end, checked, and compared once more. Prints its seed; "stress: N requests, 0 wrong" is the last
-// line. Other options: --threads K --transport T --backing --copy-on-read --options k=v,... --seed S --rounds N.
+// line. Other options: --threads N --transport T --backing --copy-on-read --options k=v,... --seed N --rounds N.
 
 import { execFileSync, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { closeSync, constants, mkdirSync, mkdtempSync, openSync, readSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { parseArgs } from 'node:util';
 import { Worker } from 'node:worker_threads';
+import { parseOptions } from './parse-options.mjs';
 
-const { values: options } = parseArgs({
-  options: {
+const options = parseOptions(
+  'npm run stress -- [--minutes N | --rounds N] [--format raw|qed|qcow2] [--options k=v,...] [--workers N] [--threads N]\n' +
+    '  [--transport kernel|fuse-native] [--backing] [--copy-on-read] [--seed N]',
+  {
     minutes: { type: 'string', default: '1' },
     rounds: { type: 'string', default: '0' },
     format: { type: 'string', default: 'qcow2' },
@@ -24,16 +26,8 @@ const { values: options } = parseArgs({
     backing: { type: 'boolean', default: false },
     'copy-on-read': { type: 'boolean', default: false },
     seed: { type: 'string', default: String(Date.now() % 1_000_000) },
-    help: { type: 'boolean', default: false },
   },
-});
-if (options.help) {
-  console.log(
-    'npm run stress -- [--minutes N | --rounds N] [--format raw|qed|qcow2] [--options k=v,...] [--workers W] [--threads K]\n' +
-      '  [--transport kernel|fuse-native] [--backing] [--copy-on-read] [--seed S]',
-  );
-  process.exit(0);
-}
+);
 const CLI = new URL('../dist/cli.js', import.meta.url).pathname;
 const SECTOR = 512;
 const SECTORS = 24 * 1024;
