@@ -74,7 +74,7 @@ export function randomSteps(random: () => number, count: number): GuestStep[] {
     if (pick < 0.5) steps.push({ kind: 'write', at, length, value: 1 + (n % 90) });
     else if (pick < 0.65) steps.push({ kind: 'discard', at, length: length * 2, value: 0 });
     else if (pick < 0.7) steps.push({ kind: 'zero', at, length, value: 0 });
-    else if (pick < 0.75) steps.push({ kind: 'preallocate', at, length, value: 0 });
+    else if (pick < 0.75) steps.push({ kind: 'preallocate', at: at + 100, length, value: 0 });
     else if (pick < 0.79) steps.push({ kind: 'copyUp', at, length, value: 0 });
     else if (pick < 0.96) steps.push({ kind: 'flush' });
     else steps.push({ kind: random() < 0.5 ? 'maintain' : 'makeClean' });

@@ -9,6 +9,8 @@ import { CRYPTO_SECTOR_BYTES, type SectorCipher, type VolumeKey } from './encryp
 import { createSectorCipher } from './sector-cipher.ts';
 
 const BOUNCE_BYTES = 256 * 1024;
+/** What a disk keeps or loses as a whole. */
+const SECTOR_BYTES = 512;
 const ZEROS = new Uint8Array(64 * 1024);
 
 export class GuestData {
@@ -52,10 +54,16 @@ export class GuestData {
     this.file.punchHole(hostOffset(host), length);
   }
 
-  /** Part of a new cluster reads as zeros to the guest. @param isFresh nothing was ever there, so that the host reads zeros */
+  /**
+   * Part of a new cluster reads as zeros to the guest. @param isFresh nothing was ever there, so that the host reads zeros;
+   * only the begun sector is written then, because a file that ends inside a sector tears it when it loses its next growth
+   */
   zero(length: number, host: number, guest: number, isFresh: boolean): void {
     if (this.cipher === null) {
       if (!isFresh) this.file.zeroRange(hostOffset(host), length);
+      else if (host % SECTOR_BYTES > 0) {
+        this.file.write(ZEROS, 0, Math.min(length, SECTOR_BYTES - (host % SECTOR_BYTES)), hostOffset(host));
+      }
       return;
     }
     for (let done = 0; done < length; done += ZEROS.length) {

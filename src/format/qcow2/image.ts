@@ -40,7 +40,7 @@ import { Tables } from './table.ts';
 
 /** Links are held back for at most this long (plus one turn of the maintenance thread): the window of R9. */
 const HOLD_BACK_MS = 500;
-const ONE_ZERO = new Uint8Array(1);
+const ZERO_SECTOR = new Uint8Array(512); // a crash keeps or loses it as a whole
 
 export class Qcow2Image implements Image {
   readonly format = 'qcow2';
@@ -305,7 +305,8 @@ export class Qcow2Image implements Image {
         at = status === 'data' ? Math.max(at + part, first + clusterSize) : Math.min(at + part, first + clusterSize);
         continue;
       }
-      this.write(ONE_ZERO, 0, 1, guestOffset(at));
+      const sector = at - (at % ZERO_SECTOR.length);
+      this.write(ZERO_SECTOR, 0, Math.min(ZERO_SECTOR.length, first + inside - sector), guestOffset(sector));
       at = first + clusterSize;
     }
     this.tracker.noteWrite();

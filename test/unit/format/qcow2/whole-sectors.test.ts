@@ -1,0 +1,41 @@
+// A disk keeps or loses a sector as a whole. What the guest did not ask for in bytes must not tear one: neither what
+// preallocation writes, nor a file that ends inside a sector whose growth a crash may take back.
+
+import { describe, expect, test } from 'vitest';
+import { guestOffset } from '../../../../src/bytes/offsets.ts';
+import { qcow2 } from '../../../../src/format/qcow2/index.ts';
+import { RecordingHostFile } from '../../../../src/host/wrapping-files.ts';
+import { createMemoryImage, openImage } from '../../../support/memory-images.ts';
+
+const SECTOR = 512;
+const FIRST_DATA = 0x4000;
+
+describe.each([{ cluster_size: '4k' }, { cluster_size: '16k', extended_l2: 'on' }])('with %o', (options) => {
+  test('preallocation of zeros over discarded data writes whole sectors', () => {
+    const recording = new RecordingHostFile(createMemoryImage(qcow2, 1 << 20, options));
+    const image = openImage(qcow2, recording);
+    image.write(new Uint8Array(6144).fill(5), 0, 6144, guestOffset(1024));
+    image.flush();
+    image.discard(guestOffset(1024), 6144);
+    const begin = recording.log.length;
+    image.preallocate(guestOffset(1100), 5000);
+    const parts = recording.log.slice(begin).filter(({ offset }) => offset >= FIRST_DATA);
+    for (const { operation, offset, length } of parts) {
+      expect([operation, offset % SECTOR, length % SECTOR]).toEqual([operation, 0, 0]);
+    }
+    const data = new Uint8Array(16384);
+    image.read(data, 0, data.length, guestOffset(0));
+    expect(data).toEqual(new Uint8Array(16384));
+    image.close();
+  });
+
+  test('the file never ends inside a sector that new data shares', () => {
+    const file = createMemoryImage(qcow2, 1 << 20, options);
+    const image = openImage(qcow2, file);
+    for (const at of [100, 50_000, 333_333]) {
+      image.write(new Uint8Array(77).fill(1), 0, 77, guestOffset(at));
+      expect(file.size() % SECTOR).toBe(0);
+    }
+    image.close();
+  });
+});
