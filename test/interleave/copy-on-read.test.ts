@@ -3,24 +3,20 @@
 
 import { copyFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import { openDisk } from '../../src/disk/index.ts';
-import { type Operation, Script } from '../support/script.ts';
-import { makeTemporaryDirectory, removeTemporaryDirectory } from '../support/temporary.ts';
-import { CLUSTER, Interleaving, makeTemplate, SUBJECTS } from './interleaving.ts';
-
-const EMPTY = 16 * CLUSTER;
-const read = (at: number, length = 512): Operation => ({ kind: 'read', at, length });
-const write = (at: number, length: number, value: number): Operation => ({ kind: 'write', at, length, value });
-const discard: Operation = { kind: 'discard', at: EMPTY, length: CLUSTER };
-const flush: Operation = { kind: 'flush' };
-
-interface Situation {
-  readonly name: string;
-  readonly first: Operation;
-  readonly others: readonly Operation[];
-  readonly before?: readonly Operation[];
-}
+import { CLUSTER, makeTemplate, SUBJECTS } from './interleaving.ts';
+import {
+  discard,
+  EMPTY,
+  flush,
+  read,
+  type Situation,
+  testSituations,
+  useTwoThreads,
+  write,
+  zero,
+} from './situations.ts';
 
 const copying = read(EMPTY + 1024);
 const situations: readonly Situation[] = [
@@ -28,8 +24,8 @@ const situations: readonly Situation[] = [
   { name: 'a write to another sector of the cluster', first: copying, others: [write(EMPTY + 3072, 512, 1), flush] },
   { name: 'a write of the whole cluster', first: copying, others: [write(EMPTY, CLUSTER, 1), flush] },
   { name: 'a write across the end of the cluster', first: copying, others: [write(EMPTY + 3072, 2048, 1)] },
-  { name: 'a discard of the cluster', first: copying, others: [discard, flush, read(EMPTY), flush] },
-  { name: 'zeroes in the cluster', first: copying, others: [{ kind: 'zero', at: EMPTY + 512, length: 2048 }, flush] },
+  { name: 'a discard of the cluster', first: copying, others: [discard(EMPTY), flush, read(EMPTY), flush] },
+  { name: 'zeroes in the cluster', first: copying, others: [zero(EMPTY + 512, 2048), flush] },
   { name: 'another read of the cluster', first: copying, others: [read(EMPTY, CLUSTER), read(EMPTY, CLUSTER)] },
   { name: 'a flush', first: copying, others: [flush] },
   {
@@ -42,7 +38,11 @@ const situations: readonly Situation[] = [
     first: write(EMPTY + 3072, 512, 1),
     others: [copying, read(EMPTY, CLUSTER), flush],
   },
-  { name: 'a discard, and reads of its cluster', first: discard, others: [copying, flush, read(EMPTY, CLUSTER)] },
+  {
+    name: 'a discard, and reads of its cluster',
+    first: discard(EMPTY),
+    others: [copying, flush, read(EMPTY, CLUSTER)],
+  },
   {
     name: 'a flush, and reads that copy',
     first: flush,
@@ -51,29 +51,15 @@ const situations: readonly Situation[] = [
   },
 ];
 
-let script: Script;
-beforeAll(async () => {
-  script = await Script.start(2);
-});
-afterAll(() => script.end());
-
-let folder: string;
-beforeEach(() => {
-  folder = makeTemporaryDirectory();
-});
-afterEach(() => removeTemporaryDirectory(folder));
+const setting = useTwoThreads();
 
 for (const each of SUBJECTS.filter(({ backing }) => backing)) {
   const subject = { ...each, copyOnRead: true };
   describe(subject.name, () => {
-    for (const { name, first, others, before } of situations) {
-      test(`a read that copies: ${name}`, { timeout: 120_000 }, async () => {
-        const interleaving = new Interleaving(folder, script, subject);
-        expect(await interleaving.everyPoint(first, others, before)).toBeGreaterThan(0);
-      });
-    }
+    testSituations(setting, subject, situations, 'a read that copies: ');
 
     test('two reads of one cluster copy it once, at every point of the first', { timeout: 120_000 }, async () => {
+      const { folder, script } = setting;
       makeTemplate(folder, subject);
       const points = [Number.MAX_SAFE_INTEGER];
       for (const point of points) {

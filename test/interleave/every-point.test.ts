@@ -1,31 +1,26 @@
 // What destroyed data in real block layers, each at every possible point of one of its requests (native-notes/hazards.md).
 
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
-import { type Operation, Script } from '../support/script.ts';
-import { makeTemporaryDirectory, removeTemporaryDirectory } from '../support/temporary.ts';
-import { CLUSTER, Interleaving, SUBJECTS } from './interleaving.ts';
+import { describe } from 'vitest';
+import { CLUSTER, SUBJECTS } from './interleaving.ts';
+import {
+  discard,
+  EMPTY,
+  flush,
+  maintain,
+  preallocate,
+  read,
+  type Situation,
+  testSituations,
+  useTwoThreads,
+  write,
+  zero,
+} from './situations.ts';
 
-/** The first cluster that nothing was ever written to. */
-const EMPTY = 16 * CLUSTER;
 /** Behind the clusters of the third L2 table, where there is no fourth yet. */
 const NEW_TABLE = 3 * 1024 * CLUSTER;
 
-const write = (at: number, length: number, value: number): Operation => ({ kind: 'write', at, length, value });
-const read = (at: number, length = 512): Operation => ({ kind: 'read', at, length });
-const discard = (at: number, length = CLUSTER): Operation => ({ kind: 'discard', at, length });
-const zero = (at: number, length = CLUSTER): Operation => ({ kind: 'zero', at, length });
-const preallocate = (at: number, length = CLUSTER): Operation => ({ kind: 'preallocate', at, length });
-const flush: Operation = { kind: 'flush' };
-const maintain: Operation = { kind: 'maintain' };
 /** Reads of every table: with the smallest cache each one evicts another. */
 const flood = [0, 1024, 2048, 3072, 0, 1024, 2048].map((cluster) => read(cluster * CLUSTER));
-
-interface Situation {
-  readonly name: string;
-  readonly first: Operation;
-  readonly others: readonly Operation[];
-  readonly before?: readonly Operation[];
-}
 
 const middle = write(EMPTY + 1024, 1024, 1);
 const situations: readonly Situation[] = [
@@ -146,25 +141,7 @@ const situations: readonly Situation[] = [
   { name: 'a write during a reservation of space', first: preallocate(EMPTY, 4 * CLUSTER), others: [middle, flush] },
 ];
 
-let script: Script;
-beforeAll(async () => {
-  script = await Script.start(2);
-});
-afterAll(() => script.end());
-
-let folder: string;
-beforeEach(() => {
-  folder = makeTemporaryDirectory();
-});
-afterEach(() => removeTemporaryDirectory(folder));
-
+const setting = useTwoThreads();
 for (const subject of SUBJECTS) {
-  describe(subject.name, () => {
-    for (const { name, first, others, before } of situations) {
-      test(name, { timeout: 120_000 }, async () => {
-        const interleaving = new Interleaving(folder, script, subject);
-        expect(await interleaving.everyPoint(first, others, before)).toBeGreaterThan(0);
-      });
-    }
-  });
+  describe(subject.name, () => testSituations(setting, subject, situations));
 }

@@ -4,10 +4,9 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
-import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
+import { expect, test } from 'vitest';
 import { checkDisk, createDisk, openDisk } from '../../src/disk/index.ts';
-import { Script } from '../support/script.ts';
-import { makeTemporaryDirectory, removeTemporaryDirectory } from '../support/temporary.ts';
+import { useTwoThreads } from './situations.ts';
 
 const CLUSTER = 512;
 const CLUSTERS = 2048;
@@ -16,20 +15,11 @@ const ZERO_CLUSTERS = 1024;
 /** Discards ask for three runs for each of the 64 clusters of a table. */
 const CAPACITY = 300;
 
-let script: Script;
-let folder: string;
-beforeAll(async () => {
-  script = await Script.start(2);
-});
-afterAll(() => script.end());
-beforeEach(() => {
-  folder = makeTemporaryDirectory();
-});
-afterEach(() => removeTemporaryDirectory(folder));
+const setting = useTwoThreads();
 
 /** No two adjoining guest clusters have adjoining host clusters; the first ones read as zeros and keep their place. */
 function fragmentedImage(): string {
-  const path = join(folder, 'disk.qcow2');
+  const path = join(setting.folder, 'disk.qcow2');
   createDisk(path, 'qcow2', { size: SIZE, options: new Map([['cluster_size', '512']]) });
   const disk = openDisk(path, { readOnly: false });
   for (const odd of [0, 1])
@@ -47,6 +37,7 @@ function fragmentedImage(): string {
 }
 
 test('discards during a flush leave room for what its links release', { timeout: 60_000 }, async () => {
+  const { script } = setting;
   const path = fragmentedImage();
   const disk = openDisk(path, { readOnly: false, slots: 3 });
   const { releases } = disk.share().image.state as { releases: { capacity: number } };

@@ -3,30 +3,20 @@
 
 import { copyFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { beforeEach, describe, expect, test } from 'vitest';
 import { checkDisk, openDisk, type VirtualDisk } from '../../src/disk/index.ts';
-import { type Operation, Script } from '../support/script.ts';
-import { makeTemporaryDirectory, removeTemporaryDirectory } from '../support/temporary.ts';
+import type { Operation } from '../support/script.ts';
 import { CLUSTER, isLocked, makeTemplate, SIZE, SUBJECTS } from './interleaving.ts';
+import { EMPTY, useTwoThreads, write as writeRange } from './situations.ts';
 
 const SMALL = 1024 * 1024;
 /** In a cluster that nothing was written to, before and behind the smaller size. */
-const KEPT = 16 * CLUSTER + 1024;
+const KEPT = EMPTY + 1024;
 const CUT = 600 * CLUSTER + 1024;
 
-let script: Script;
-beforeAll(async () => {
-  script = await Script.start(2);
-});
-afterAll(() => script.end());
+const setting = useTwoThreads();
 
-let folder: string;
-beforeEach(() => {
-  folder = makeTemporaryDirectory();
-});
-afterEach(() => removeTemporaryDirectory(folder));
-
-const write = (at: number, value: number): Operation => ({ kind: 'write', at, length: 1024, value });
+const write = (at: number, value: number): Operation => writeRange(at, 1024, value);
 const shrink: Operation = { kind: 'resize', length: SMALL };
 const grow: Operation = { kind: 'resize', length: 2 * SIZE };
 
@@ -42,6 +32,7 @@ async function everyPoint(
   [first, second]: readonly [Operation, Operation],
   judge: (disk: VirtualDisk, errors: readonly (string | null)[]) => void,
 ): Promise<number> {
+  const { folder, script } = setting;
   const all = [Number.MAX_SAFE_INTEGER];
   for (const point of all) {
     const path = join(folder, `disk.${format}`);
@@ -72,7 +63,7 @@ async function everyPoint(
 
 for (const subject of SUBJECTS) {
   describe(subject.name, () => {
-    beforeEach(() => makeTemplate(folder, subject));
+    beforeEach(() => makeTemplate(setting.folder, subject));
 
     test('a write behind the end is cut off or refused when the disk shrinks meanwhile', {
       timeout: 120_000,
