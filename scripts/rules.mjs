@@ -185,6 +185,24 @@ const RULES = [
     test: 'test/interleave/flush-race.test.ts',
     only: '',
   },
+  {
+    rule: 'R10',
+    hazard: 'an L2 entry that leads out of the file is followed',
+    file: 'src/format/qcow2/mapping.ts',
+    from: 'if (host % clusterSize === 0 && host + clusterSize <= this.numbers[FILE_END]!) return;',
+    to: 'if (host % clusterSize === 0) return;',
+    test: 'test/hostile/qcow2-tables.test.ts',
+    only: 'an L2 entry that leads',
+  },
+  {
+    rule: 'R10',
+    hazard: 'an L2 entry that leads into the middle of a cluster is followed',
+    file: 'src/format/qcow2/mapping.ts',
+    from: 'if (host % clusterSize === 0 && host + clusterSize <= this.numbers[FILE_END]!) return;',
+    to: 'if (host + clusterSize <= this.numbers[FILE_END]!) return;',
+    test: 'test/hostile/qcow2-tables.test.ts',
+    only: 'an L2 entry that leads',
+  },
 ];
 
 function selected({ rule, hazard }) {
