@@ -4,6 +4,7 @@ import { execFileSync, spawn } from 'node:child_process';
 import {
   closeSync,
   existsSync,
+  fsyncSync,
   openSync,
   readdirSync,
   readFileSync,
@@ -217,6 +218,83 @@ describe('the end of a mount leaves a clean image and no process', () => {
     expect(readFileSync(bench.path('guest/file')).equals(DATA)).toBe(true);
     execFileSync('umount', [bench.path('guest')]);
     expect(bench.imgfuse('unmount', 'mnt').code).toBe(0);
+  });
+});
+
+describe('-o lazy_refcounts', () => {
+  beforeEach((context) => {
+    requireOrSkip(context, hasCommand('qemu-img'), 'qemu-img');
+    expect(bench.imgfuse('create', '-f', 'qcow2', 'a.qcow2', '64M').code).toBe(0);
+  });
+
+  /** @returns the disk, open for writing */
+  function mountAndOpen(...parameters: readonly string[]): number {
+    expect(bench.imgfuse('mount', 'a.qcow2', 'mnt', ...parameters)).toMatchObject({ code: 0, stdout: '' });
+    return openSync(bench.path('mnt/disk.raw'), 'r+');
+  }
+
+  function write(disk: number, at: number): void {
+    writeSync(disk, DATA, 0, DATA.length, at);
+    fsyncSync(disk);
+  }
+
+  /** The bit in the header of the file, and what status says. */
+  function isDirty(): boolean {
+    const [status] = JSON.parse(bench.imgfuse('status', '--output=json').stdout) as { 'dirty-flag': boolean }[];
+    const dirty = (readFileSync(bench.path('a.qcow2'))[79]! & 1) !== 0;
+    if (status !== undefined) expect(status['dirty-flag']).toBe(dirty);
+    return dirty;
+  }
+
+  function expectClean(): void {
+    expect(bench.imgfuse('unmount', 'mnt').code).toBe(0);
+    expect(isDirty()).toBe(false);
+    expect(bench.run('qemu-img', ['check', '-f', 'qcow2', 'a.qcow2'])).toMatchObject({ code: 0 });
+  }
+
+  it('marks a qcow2 image while it is written, and no longer when its last writer has gone or it is unmounted', () => {
+    let disk = mountAndOpen('-o', 'lazy_refcounts');
+    expect(isDirty()).toBe(false);
+    write(disk, 1_000_000);
+    expect(isDirty()).toBe(true);
+    closeSync(disk);
+    expect(isDirty()).toBe(false);
+    disk = openSync(bench.path('mnt/disk.raw'), 'r+');
+    write(disk, 10_000_000);
+    expect(isDirty()).toBe(true);
+    closeSync(disk);
+    expectClean();
+  });
+
+  it('marks nothing where it is not given', () => {
+    const disk = mountAndOpen();
+    write(disk, 1_000_000);
+    expect(isDirty()).toBe(false);
+    closeSync(disk);
+    expectClean();
+  });
+
+  it('leaves the mark when the daemon is killed, and the next mount repairs and keeps what was flushed', async () => {
+    const disk = mountAndOpen('-o', 'lazy_refcounts');
+    write(disk, 1_000_000);
+    const pid = bench.daemonPid();
+    process.kill(pid, 'SIGKILL');
+    expect(await outlives(pid, 10_000)).toBe(false);
+    expect(() => closeSync(disk)).toThrow(/ENOTCONN/);
+    execFileSync('umount', ['-i', bench.path('mnt')]);
+    expect(readFileSync(bench.path('a.qcow2'))[79]! & 1).toBe(1);
+    const again = mountAndOpen();
+    expect(isDirty()).toBe(false);
+    const found = Buffer.alloc(DATA.length);
+    readSync(again, found, 0, found.length, 1_000_000);
+    expect(found.equals(DATA)).toBe(true);
+    closeSync(again);
+    expectClean();
+  });
+
+  it('is refused for an image that has no such bit', () => {
+    expect(bench.imgfuse('mount', 'a.qed', 'mnt', '-o', 'lazy_refcounts')).toMatchObject({ code: 1, stdout: '' });
+    expect(mountsUnder(bench.directory)).toEqual([]);
   });
 });
 

@@ -5,7 +5,7 @@ import type { HostFile } from '../../src/host/host-file.ts';
 
 export const COPIED = 1n << 63n;
 export const COMPRESSED = 1n << 62n;
-const OFFSET_MASK = 0x00fffffffffffe00n;
+export const OFFSET_MASK = 0x00fffffffffffe00n;
 
 export function get32(file: HostFile, offset: number): number {
   const bytes = Buffer.alloc(4);
