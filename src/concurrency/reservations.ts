@@ -90,6 +90,27 @@ export class Reservations {
     return false;
   }
 
+  /** The same for the guest clusters in which the bytes [offset, offset + length) of the disk lie. */
+  acquireBytes(offset: number, length: number, clusterSize: number, mode: ReservationMode): boolean {
+    return this.acquire(Math.floor(offset / clusterSize), Math.ceil((offset + length) / clusterSize), mode);
+  }
+
+  /**
+   * Takes the metadata lock, reserves guest clusters [start, end) exclusively and runs `action`, which may release the lock
+   * meanwhile and whose lookups come after the wait. Gives both back.
+   */
+  exclusively<T>(start: number, end: number, action: () => T): T {
+    const { mutex } = this;
+    mutex.lock();
+    try {
+      this.acquire(start, end, EXCLUSIVE);
+      return action();
+    } finally {
+      this.release();
+      if (mutex.held) mutex.unlock();
+    }
+  }
+
   /** Gives the reservation back. Needs no lock. */
   release(): void {
     const { words, slot } = this;

@@ -58,7 +58,7 @@ export class CopyUp {
       const guess = mapper.map(offset, length);
       if (guess.status !== 'unallocated') return guess.length;
       const wanted = Math.min(guess.length, Math.max(PIECE_BYTES, clusterSize));
-      reservations.acquire(Math.floor(offset / clusterSize), Math.ceil((offset + wanted) / clusterSize), EXCLUSIVE);
+      reservations.acquireBytes(offset, wanted, clusterSize, EXCLUSIVE);
       try {
         const { status, length: part } = mapper.map(offset, wanted);
         if (status === 'unallocated') this.copyReserved(offset, part);

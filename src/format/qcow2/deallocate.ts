@@ -6,7 +6,7 @@
 import { guestOffset, roundUp } from '../../bytes/offsets.ts';
 import { reach } from '../../concurrency/breakpoints.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
-import { EXCLUSIVE, type Reservations, SHARED } from '../../concurrency/reservations.ts';
+import { type Reservations, SHARED } from '../../concurrency/reservations.ts';
 import { readsAsZeros } from '../backing.ts';
 import type { Image } from '../image-format.ts';
 import type { PendingLinks } from '../pending-links.ts';
@@ -112,27 +112,23 @@ export class Deallocator {
     action: (l2Table: number, count: number) => number,
     zeroed?: { readonly offset: number; readonly length: number },
   ): number {
-    const { geometry, linker, lock, mapper, reservations } = this.parts;
+    const { geometry, linker, mapper, reservations } = this.parts;
     const part = Math.min(count, linker.span(first));
-    lock.lock();
-    try {
-      // first of all, because it may wait, and then what there was room for may be taken
-      reservations.acquire(first, first + part, EXCLUSIVE);
+    // first of all, because it may wait, and then what there was room for may be taken
+    return reservations.exclusively(first, first + part, () => {
       const { clusterSize } = geometry;
-      this.punchDataFile(first, zeroed ?? { offset: first * clusterSize, length: part * clusterSize });
+      if (zeroed === undefined) this.punchDataFile(first, first * clusterSize, part * clusterSize);
+      else this.punchDataFile(first, zeroed.offset, zeroed.length);
       this.makeRoom(part);
       return action(mapper.l2Table(geometry.l1IndexOf(first)), part);
-    } finally {
-      reservations.release();
-      if (lock.held) lock.unlock();
-    }
+    });
   }
 
   /**
    * Places in a data file belong to their guest clusters for good, so they are punched at once and not after a flush. Before
    * the entries change: a crash in between leaves zeros where zeros were asked for.
    */
-  private punchDataFile(first: number, { offset, length }: { readonly offset: number; readonly length: number }): void {
+  private punchDataFile(first: number, offset: number, length: number): void {
     const { data, geometry, hasDataFile, lock, mapper, pending } = this.parts;
     if (!hasDataFile || (mapper.l2Table(geometry.l1IndexOf(first)) === 0 && pending.isEmpty)) return;
     lock.unlock();
@@ -149,7 +145,7 @@ export class Deallocator {
     if (version === 2) return 0;
     const part = Math.min(count, linker.span(first));
     const { clusterSize } = this.parts.geometry;
-    this.punchDataFile(first, { offset: first * clusterSize, length: part * clusterSize });
+    this.punchDataFile(first, first * clusterSize, part * clusterSize);
     this.makeRoom(part);
     linker.replace(first, part, true, Date.now());
     return part;
@@ -208,7 +204,7 @@ export class Deallocator {
     let status: string;
     let part: number;
     try {
-      reservations.acquire(Math.floor(offset / clusterSize), Math.ceil((offset + length) / clusterSize), SHARED);
+      reservations.acquireBytes(offset, length, clusterSize, SHARED);
       const run = mapper.map(offset, length);
       status = run.status;
       part = run.length;

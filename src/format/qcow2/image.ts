@@ -406,12 +406,7 @@ export class Qcow2Image implements Image {
   }
 
   private reserve(offset: number, length: number, mode: typeof SHARED | typeof EXCLUSIVE): boolean {
-    const { clusterSize } = this;
-    return this.reservations.acquire(
-      Math.floor(offset / clusterSize),
-      Math.ceil((offset + length) / clusterSize),
-      mode,
-    );
+    return this.reservations.acquireBytes(offset, length, this.clusterSize, mode);
   }
 
   /** Runs a change; what it did before it failed waits for the next flush all the same. */

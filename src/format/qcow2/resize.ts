@@ -4,7 +4,7 @@
 
 import { hostOffset, MAX_VIRTUAL_SIZE, roundUp } from '../../bytes/offsets.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
-import { EXCLUSIVE, type Reservations } from '../../concurrency/reservations.ts';
+import type { Reservations } from '../../concurrency/reservations.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { Image } from '../image-format.ts';
@@ -141,15 +141,10 @@ function growL1(parts: ResizeParts, entries: number): void {
 }
 
 function setSize(parts: ResizeParts, size: number): void {
-  const { lock, numbers, reservations, tracker } = parts;
-  lock.run(() => {
-    reservations.acquire(0, Number.POSITIVE_INFINITY, EXCLUSIVE);
-    try {
-      writeHeader(parts, size, numbers[L1_ENTRIES]!, numbers[L1_OFFSET]!);
-      numbers[VIRTUAL_SIZE] = size;
-    } finally {
-      reservations.release();
-    }
+  const { numbers, reservations, tracker } = parts;
+  reservations.exclusively(0, Number.POSITIVE_INFINITY, () => {
+    writeHeader(parts, size, numbers[L1_ENTRIES]!, numbers[L1_OFFSET]!);
+    numbers[VIRTUAL_SIZE] = size;
   });
   tracker.noteWrite();
 }

@@ -5,7 +5,7 @@
 import { guestOffset, hostOffset } from '../../bytes/offsets.ts';
 import { reach } from '../../concurrency/breakpoints.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
-import { EXCLUSIVE, type Reservations } from '../../concurrency/reservations.ts';
+import type { Reservations } from '../../concurrency/reservations.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import { readBackingData, readsAsZeros } from '../backing.ts';
 import type { Image } from '../image-format.ts';
@@ -158,44 +158,39 @@ export class AllocatingWrite {
 
   /** Links clusters that read as zeros to a run that reads as zeros; leaves data, here or below, as it is. */
   preallocate(offset: number, length: number): number {
-    const { clusterSize } = this.parts.geometry;
-    return this.parts.lock.run(() => {
-      this.parts.reservations.acquire(
-        Math.floor(offset / clusterSize),
-        Math.ceil((offset + length) / clusterSize),
-        EXCLUSIVE,
-      );
-      try {
-        const { status, length: part } = this.parts.mapper.map(offset, length);
-        const first = Math.floor(offset / clusterSize);
-        const count = Math.ceil((offset + part) / clusterSize) - first;
-        if (
-          status === 'data' ||
-          (status === 'unallocated' && !this.isZeroBelow(first * clusterSize, count * clusterSize))
-        ) {
-          return part;
-        }
-        this.parts.dirtyBit.set();
-        const { offset: host, count: got } = this.parts.allocator.allocate(count);
-        let linked = 0;
-        try {
-          this.parts.file.allocateRange(hostOffset(host), got * clusterSize);
-          if (this.isBeyondDurable(host + got * clusterSize)) {
-            this.hold(first, host, got);
-            linked = got;
-          }
-          while (linked < got) {
-            linked += this.parts.linker.link(first + linked, host + linked * clusterSize, got - linked);
-          }
-        } finally {
-          this.countAllocated(linked);
-          this.parts.allocator.release(host + linked * clusterSize, got - linked);
-        }
-        return Math.min(part, (first + got) * clusterSize - offset);
-      } finally {
-        this.parts.reservations.release();
-      }
+    const { geometry, mapper, reservations } = this.parts;
+    const { clusterSize } = geometry;
+    const first = Math.floor(offset / clusterSize);
+    return reservations.exclusively(first, Math.ceil((offset + length) / clusterSize), () => {
+      const { status, length: part } = mapper.map(offset, length);
+      if (status === 'data') return part;
+      const count = Math.ceil((offset + part) / clusterSize) - first;
+      if (status === 'unallocated' && !this.isZeroBelow(first * clusterSize, count * clusterSize)) return part;
+      return Math.min(part, (first + this.linkZeros(first, count)) * clusterSize - offset);
     });
+  }
+
+  /** Clusters that are reserved exclusively, under the lock. @returns how many; at least one */
+  private linkZeros(first: number, count: number): number {
+    const { allocator, dirtyBit, file, geometry, linker, lock } = this.parts;
+    const { clusterSize } = geometry;
+    dirtyBit.set();
+    const { offset: host, count: got } = allocator.allocate(count);
+    let linked = 0;
+    try {
+      file.allocateRange(hostOffset(host), got * clusterSize);
+      if (this.isBeyondDurable(host + got * clusterSize)) {
+        this.hold(first, host, got);
+        linked = got;
+      }
+      while (linked < got) linked += linker.link(first + linked, host + linked * clusterSize, got - linked);
+    } finally {
+      // making room for links gives the lock back while it flushes, and that may fail
+      if (!lock.held) lock.lock();
+      this.countAllocated(linked);
+      allocator.release(host + linked * clusterSize, got - linked);
+    }
+    return got;
   }
 
   private bounce(): Uint8Array {

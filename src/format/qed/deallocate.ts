@@ -5,7 +5,7 @@
 import { guestOffset, hostOffset, roundUp } from '../../bytes/offsets.ts';
 import { reach } from '../../concurrency/breakpoints.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
-import { EXCLUSIVE, type Reservations, SHARED } from '../../concurrency/reservations.ts';
+import { type Reservations, SHARED } from '../../concurrency/reservations.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import { readsAsZeros } from '../backing.ts';
 import type { Image } from '../image-format.ts';
@@ -114,16 +114,9 @@ export class Deallocator {
 
   /** Runs `action` with the clusters of one slice from `first` on reserved exclusively, under the lock. */
   private exclusively(first: number, count: number, action: (l2Table: number, count: number) => number): number {
-    const { geometry, lock, linker, mapper, reservations } = this.parts;
+    const { geometry, linker, mapper, reservations } = this.parts;
     const part = Math.min(count, linker.span(first));
-    return lock.run(() => {
-      reservations.acquire(first, first + part, EXCLUSIVE);
-      try {
-        return action(mapper.l2Table(geometry.l1IndexOf(first)), part);
-      } finally {
-        reservations.release();
-      }
-    });
+    return reservations.exclusively(first, first + part, () => action(mapper.l2Table(geometry.l1IndexOf(first)), part));
   }
 
   /** Sets entries to `entry` and frees the clusters they referred to; writes nothing where nothing changes. */
@@ -158,7 +151,7 @@ export class Deallocator {
     let status: string;
     let part: number;
     try {
-      reservations.acquire(Math.floor(offset / clusterSize), Math.ceil((offset + length) / clusterSize), SHARED);
+      reservations.acquireBytes(offset, length, clusterSize, SHARED);
       const run = mapper.map(offset, length);
       status = run.status;
       part = run.length;

@@ -329,19 +329,13 @@ export class QedImage implements Image {
 
   /** Runs `action` under the lock with the dirty bit set, when no request is in flight. */
   private withAllReserved<T>(action: (parts: CompactParts) => T): T {
-    return this.lock.run(() => {
-      this.reservations.acquire(0, Number.POSITIVE_INFINITY, EXCLUSIVE);
+    const { free, tracker } = this;
+    return this.reservations.exclusively(0, Number.POSITIVE_INFINITY, () => {
       try {
         this.dirtyBit.set();
-        return action({
-          ...this.parts,
-          free: this.free,
-          hasBacking: this.backing !== null,
-          tracker: this.tracker,
-        });
+        return action({ ...this.parts, free, hasBacking: this.backing !== null, tracker });
       } finally {
-        this.reservations.release();
-        this.tracker.noteWrite();
+        tracker.noteWrite();
       }
     });
   }
@@ -360,12 +354,7 @@ export class QedImage implements Image {
   }
 
   private reserve(offset: number, length: number, mode: typeof SHARED | typeof EXCLUSIVE): boolean {
-    const { clusterSize } = this;
-    return this.reservations.acquire(
-      Math.floor(offset / clusterSize),
-      Math.ceil((offset + length) / clusterSize),
-      mode,
-    );
+    return this.reservations.acquireBytes(offset, length, this.clusterSize, mode);
   }
 
   /** Runs a change; what it did before it failed waits for the next flush all the same. */

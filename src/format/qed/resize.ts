@@ -3,7 +3,7 @@
 
 import { MAX_VIRTUAL_SIZE, roundUp } from '../../bytes/offsets.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
-import { EXCLUSIVE, type Reservations } from '../../concurrency/reservations.ts';
+import type { Reservations } from '../../concurrency/reservations.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { Image } from '../image-format.ts';
 import type { WriteTracker } from '../write-tracker.ts';
@@ -89,16 +89,11 @@ function clustersBetween(smaller: number, larger: number, clusterSize: number): 
   return [roundUp(smaller, clusterSize) / clusterSize, roundUp(larger, clusterSize) / clusterSize];
 }
 
-function setSize({ dirtyBit, lock, numbers, reservations, tracker }: ResizeParts, size: number): void {
-  lock.run(() => {
-    reservations.acquire(0, Number.POSITIVE_INFINITY, EXCLUSIVE);
-    try {
-      dirtyBit.set();
-      dirtyBit.writeField(IMAGE_SIZE_OFFSET, size);
-      numbers[IMAGE_SIZE] = size;
-    } finally {
-      reservations.release();
-    }
+function setSize({ dirtyBit, numbers, reservations, tracker }: ResizeParts, size: number): void {
+  reservations.exclusively(0, Number.POSITIVE_INFINITY, () => {
+    dirtyBit.set();
+    dirtyBit.writeField(IMAGE_SIZE_OFFSET, size);
+    numbers[IMAGE_SIZE] = size;
   });
   tracker.noteWrite();
 }

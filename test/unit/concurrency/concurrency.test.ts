@@ -91,6 +91,46 @@ describe('reservations', () => {
     expect(() => a.acquire(0, 1, SHARED)).toThrow('under the metadata lock');
     expect(() => new Reservations(state, mutex, 3)).toThrow('slot 3');
   });
+
+  test('cover every cluster that a byte range touches, and no other', () => {
+    const state = createReservationState(1);
+    const mutex = new Mutex(new Int32Array(new SharedArrayBuffer(4)), 0);
+    const reservations = new Reservations(state, mutex, 0);
+    const taken = new Float64Array(state.numbers);
+    mutex.lock();
+    const ranges = [
+      [0, 1],
+      [511, 1],
+      [511, 2],
+      [512, 1024],
+      [1023, 1026],
+    ].map(([offset, length]) => {
+      expect(reservations.acquireBytes(offset!, length!, 512, SHARED)).toBe(true);
+      reservations.release();
+      return [taken[1], taken[2]];
+    });
+    expect(ranges).toEqual([
+      [0, 1],
+      [0, 1],
+      [0, 2],
+      [1, 3],
+      [1, 5],
+    ]);
+  });
+
+  test('taken for one action are exclusive, and leave nothing behind when it throws without the lock', () => {
+    const state = createReservationState(2);
+    const mutex = new Mutex(new Int32Array(new SharedArrayBuffer(4)), 0);
+    const [a, b] = [0, 1].map((slot) => new Reservations(state, mutex, slot)) as [Reservations, Reservations];
+    const looked = a.exclusively(3, 4, () => [mutex.held, b.othersExclusive()]);
+    expect([looked, mutex.held, b.othersExclusive()]).toEqual([[true, true], false, false]);
+    const failing = (): never => {
+      mutex.unlock();
+      throw new Error('meanwhile');
+    };
+    expect(() => a.exclusively(3, 4, failing)).toThrow('meanwhile');
+    expect([mutex.held, b.othersExclusive()]).toEqual([false, false]);
+  });
 });
 
 describe('a table cache', () => {
