@@ -10,7 +10,9 @@ import { reach } from '../concurrency/breakpoints.ts';
 import type { Mutex } from '../concurrency/mutex.ts';
 import { EXCLUSIVE, type Reservations } from '../concurrency/reservations.ts';
 import { readBackingData, readsAsZeros } from './backing.ts';
+import type { GuestAccess } from './guest-access.ts';
 import type { Image } from './image-format.ts';
+import type { RunMapper } from './reserved-runs.ts';
 import type { WriteTracker } from './write-tracker.ts';
 
 /** Read from the backing file at once; of a larger cluster the allocating write itself copies the rest. */
@@ -20,17 +22,16 @@ const ZEROS = new Uint8Array(64 * 1024);
 /** What the formats have or do in their own way; `offset` and `length` are bytes of the disk. */
 export interface CopyUpParts {
   readonly backing: Image;
+  readonly access: GuestAccess;
   readonly lock: Mutex;
   readonly reservations: Reservations;
   readonly clusterSize: number;
   readonly tracker: WriteTracker;
-  readonly mapper: { map(offset: number, length: number): { readonly status: string; readonly length: number } };
+  readonly mapper: RunMapper<{ readonly status: string; readonly length: number }>;
   /** makes reserved clusters zero clusters, under the lock. @returns how many; 0 where the format has none */
   readonly deallocator: { zeroReserved(firstCluster: number, count: number): number };
   /** an allocating write into clusters that are reserved; the lock is held, then and now. @returns bytes written */
   readonly write: (source: Uint8Array, sourceOffset: number, length: number, offset: number) => number;
-  /** under the lock */
-  readonly virtualSize: () => number;
 }
 
 export class CopyUp {
@@ -75,8 +76,8 @@ export class CopyUp {
 
   /** The range is unallocated and reserved; the lock is held. */
   private copyReserved(offset: number, length: number): void {
-    const { backing, lock, tracker } = this.parts;
-    const inside = Math.min(length, this.parts.virtualSize() - offset);
+    const { access, backing, lock, tracker } = this.parts;
+    const inside = Math.min(length, access.virtualSize - offset);
     lock.unlock();
     const isZero = readsAsZeros(backing, offset, inside);
     const buffer = isZero ? ZEROS : this.readBelow(offset, length, inside);

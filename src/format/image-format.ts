@@ -176,6 +176,15 @@ export interface ImageFormat {
   inspect(file: HostFile): ImageDetails;
 }
 
+/** What an image of any format passes to other threads. */
+export function shareImage({ format, file, backing, dataFile }: Image, state: unknown): SharedImage {
+  return {
+    ...{ format, file: file.share(), state },
+    backing: backing?.share() ?? null,
+    dataFile: dataFile?.share() ?? null,
+  };
+}
+
 /** An image and the images below it, the top one first. */
 export function imageChain(image: Image): Image[] {
   const chain: Image[] = [];

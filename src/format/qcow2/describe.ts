@@ -6,35 +6,44 @@ import { readBitmapDirectory } from './bitmap-directory.ts';
 import { QCOW_CRYPT_AES, QCOW_CRYPT_LUKS, type Qcow2Header } from './header.ts';
 import { describeLuksHeader, readLuksHeader } from './luks-header.ts';
 import { readSnapshotTable } from './snapshot-table.ts';
+import type { FixedHeader } from './state.ts';
 
 /** What of an open image may differ from the header that was read when it was opened. */
 export interface CurrentState {
   readonly virtualSize: number;
-  readonly dirty: boolean;
-  readonly corrupt: boolean;
+  readonly clusterSize: number;
+  readonly isDirty: boolean;
+  readonly isCorrupt: boolean;
 }
 
 /**
  * @param file of the image, for its bitmap directory and its LUKS header
- * @param current absent: the image is not open, the header says it all
  * @throws ImgfuseError corrupt when one of them cannot be read
  */
-export function describeHeader(file: HostFile, header: Qcow2Header, current?: CurrentState): ImageDetails {
-  const { virtualSize, dirty, corrupt } = current ?? {
-    virtualSize: header.size,
-    dirty: header.isDirty,
-    corrupt: header.isCorrupt,
-  };
-  const { backingName, backingFormat } = header;
+export function describeHeader(file: HostFile, header: Qcow2Header): ImageDetails {
+  const { size, clusterSize, isDirty, isCorrupt } = header;
+  const current = { virtualSize: size, clusterSize, isDirty, isCorrupt };
+  return detailsOf(header, current, specificOf(file, header));
+}
+
+/** Reads nothing: what it needs of the file was read when the image was opened. */
+export function describeOpenImage(header: FixedHeader, current: CurrentState): ImageDetails {
+  const { lazyRefcounts, specific } = header;
+  const changed = 'corrupt' in specific ? { 'lazy-refcounts': lazyRefcounts, corrupt: current.isCorrupt } : {};
+  return detailsOf(header, current, { ...specific, ...changed });
+}
+
+function detailsOf(
+  { backingName, backingFormat }: Pick<FixedHeader, 'backingName' | 'backingFormat'>,
+  { virtualSize, clusterSize, isDirty }: CurrentState,
+  specific: ImageDetails['specific'],
+): ImageDetails {
   return {
-    format: 'qcow2',
-    virtualSize,
-    clusterSize: header.clusterSize,
-    dirty,
+    ...{ format: 'qcow2', virtualSize, clusterSize, dirty: isDirty },
     ...(backingName === null
       ? {}
       : { backing: { name: backingName, ...(backingFormat === null ? {} : { format: backingFormat }) } }),
-    specific: specificOf(file, header, corrupt),
+    specific,
   };
 }
 
@@ -44,7 +53,7 @@ export function inspectHeader(file: HostFile, header: Qcow2Header): ImageDetails
   return { ...describeHeader(file, header), ...(snapshots.length === 0 ? {} : { snapshots }) };
 }
 
-function specificOf(file: HostFile, header: Qcow2Header, corrupt: boolean): Record<string, unknown> {
+function specificOf(file: HostFile, header: Qcow2Header): Record<string, unknown> {
   const encrypt = encryptionOf(file, header);
   const common = { 'compression-type': header.compressionType };
   const refcounts = { 'refcount-bits': 2 ** header.refcountOrder, ...(encrypt === null ? {} : { encrypt }) };
@@ -59,7 +68,7 @@ function specificOf(file: HostFile, header: Qcow2Header, corrupt: boolean): Reco
     ...common,
     'lazy-refcounts': header.lazyRefcounts,
     ...refcounts,
-    corrupt,
+    corrupt: header.isCorrupt,
     'extended-l2': header.extendedL2,
     ...(header.dataFileName === null ? {} : { 'data-file': header.dataFileName }),
     ...(header.hasExternalData ? { 'data-file-raw': header.dataFileRaw } : {}),

@@ -1,10 +1,11 @@
 // An open raw image: guest offset = host offset. There is no metadata, hence no lock and no reservation: overlapping
 // requests race exactly as they do on a plain file.
 
-import { type GuestOffset, hex, hostOffset } from '../../bytes/offsets.ts';
+import { type GuestOffset, hostOffset } from '../../bytes/offsets.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import { type HostFile, readPadded } from '../../host/host-file.ts';
-import type { Extent, Image, ImageDetails, SharedImage } from '../image-format.ts';
+import { GuestAccess } from '../guest-access.ts';
+import { type Extent, type Image, type ImageDetails, type SharedImage, shareImage } from '../image-format.ts';
 import { WriteTracker } from '../write-tracker.ts';
 
 /** Granularity of discards that is worth announcing: a page of the host. */
@@ -39,6 +40,7 @@ export class RawImage implements Image {
   private readonly state: RawState;
   private readonly numbers: Float64Array;
   private readonly tracker: WriteTracker;
+  private readonly access: GuestAccess;
 
   constructor(file: HostFile, state: RawState, log: (sentence: string) => void) {
     this.file = file;
@@ -46,10 +48,11 @@ export class RawImage implements Image {
     this.state = state;
     this.numbers = new Float64Array(state.numbers);
     this.tracker = new WriteTracker(state.tracker, file, log);
+    this.access = new GuestAccess(file, this.tracker, this.numbers, 0);
   }
 
   virtualSize(): number {
-    return this.numbers[0]!;
+    return this.access.virtualSize;
   }
 
   allocatedBytes(): number {
@@ -65,30 +68,30 @@ export class RawImage implements Image {
   }
 
   write(source: Uint8Array, sourceOffset: number, length: number, offset: GuestOffset): void {
-    this.assertWritable();
-    this.assertInside(offset, length);
+    this.access.assertWritable();
+    this.access.assertInside(offset, length);
     if (this.state.probed && offset < SECTOR) this.refuseForeignMagic(source, sourceOffset, length, offset);
     this.file.write(source, sourceOffset, length, hostOffset(offset));
     this.tracker.noteWrite();
   }
 
   discard(offset: GuestOffset, length: number): void {
-    this.assertWritable();
-    this.assertInside(offset, length);
+    this.access.assertWritable();
+    this.access.assertInside(offset, length);
     this.file.punchHole(hostOffset(offset), length);
     this.tracker.noteWrite();
   }
 
   writeZeroes(offset: GuestOffset, length: number): void {
-    this.assertWritable();
-    this.assertInside(offset, length);
+    this.access.assertWritable();
+    this.access.assertInside(offset, length);
     this.file.zeroRange(hostOffset(offset), length);
     this.tracker.noteWrite();
   }
 
   preallocate(offset: GuestOffset, length: number): void {
-    this.assertWritable();
-    this.assertInside(offset, length);
+    this.access.assertWritable();
+    this.access.assertInside(offset, length);
     this.file.allocateRange(hostOffset(offset), length);
     this.tracker.noteWrite();
   }
@@ -97,7 +100,7 @@ export class RawImage implements Image {
   copyUp(): void {}
 
   resize(size: number): void {
-    this.assertWritable();
+    this.access.assertWritable();
     this.file.truncate(size);
     this.numbers[0] = size;
     this.tracker.noteWrite();
@@ -141,7 +144,7 @@ export class RawImage implements Image {
   }
 
   share(): SharedImage {
-    return { format: 'raw', file: this.file.share(), state: this.state, backing: null };
+    return shareImage(this, this.state);
   }
 
   private get path(): string {
@@ -160,18 +163,5 @@ export class RawImage implements Image {
         'first sector; mount with --format raw if that is intended',
       { path: this.path, offset: 0 },
     );
-  }
-
-  private assertWritable(): void {
-    if (this.readOnly) throw new ImgfuseError('read-only', `${this.path} is open read-only`, { path: this.path });
-    this.tracker.assertWritable();
-  }
-
-  private assertInside(offset: number, length: number): void {
-    if (offset + length <= this.numbers[0]!) return;
-    throw new ImgfuseError('limit', `offset ${hex(offset + length)} is beyond the end of the disk in ${this.path}`, {
-      path: this.path,
-      offset,
-    });
   }
 }

@@ -1,0 +1,91 @@
+// What an open image is made of, besides its own reads and writes: the objects of one thread over the state that all threads
+// share, each given by name what it works with. Their order is the order in which they need each other.
+
+import { Mutex } from '../../concurrency/mutex.ts';
+import { Reservations } from '../../concurrency/reservations.ts';
+import { TableCache } from '../../concurrency/table-cache.ts';
+import type { HostFile } from '../../host/host-file.ts';
+import { FreeClusters } from '../free-clusters.ts';
+import { GuestAccess } from '../guest-access.ts';
+import { PendingLinks } from '../pending-links.ts';
+import { WriteTracker } from '../write-tracker.ts';
+import { Allocator } from './allocate.ts';
+import { Flush } from './flush.ts';
+import { Geometry } from './geometry.ts';
+import { GuestData } from './guest-data.ts';
+import { ImageMarks } from './image-marks.ts';
+import { Linker } from './link.ts';
+import { Mapper } from './mapping.ts';
+import { MetadataClusters } from './metadata-clusters.ts';
+import { OverlapCheck } from './overlap.ts';
+import { Refcounts } from './refcount.ts';
+import { Releases } from './releases.ts';
+import { METADATA_LOCK, type Qcow2State, VIRTUAL_SIZE } from './state.ts';
+import { Tables } from './table.ts';
+
+export interface Collaborators {
+  readonly access: GuestAccess;
+  readonly allocator: Allocator;
+  readonly data: GuestData;
+  readonly flush: Flush;
+  readonly geometry: Geometry;
+  readonly linker: Linker;
+  readonly lock: Mutex;
+  readonly mapper: Mapper;
+  readonly marks: ImageMarks;
+  readonly metadata: MetadataClusters;
+  readonly numbers: Float64Array;
+  readonly overlap: OverlapCheck;
+  readonly pending: PendingLinks;
+  readonly pendingTables: PendingLinks;
+  readonly releases: Releases;
+  readonly reservations: Reservations;
+  readonly tables: Tables;
+  readonly tracker: WriteTracker;
+}
+
+/** @param slot this thread's reservation slot @param log takes one sentence a call */
+export function connect(
+  file: HostFile,
+  dataFile: HostFile | null,
+  state: Qcow2State,
+  slot: number,
+  log: (sentence: string) => void,
+): Collaborators {
+  const { header } = state;
+  const { clusterBits, hasDataFile, version } = header;
+  const geometry = new Geometry(clusterBits, header.refcountOrder, header.extendedL2);
+  const words = new Int32Array(state.words);
+  const numbers = new Float64Array(state.numbers);
+  const lock = new Mutex(words, METADATA_LOCK);
+  const reservations = new Reservations(state.reservations, lock, slot);
+  const pending = new PendingLinks(state.pending);
+  const pendingTables = new PendingLinks(state.pendingTables);
+  const releases = new Releases(state.releases);
+  const free = new FreeClusters(state.free);
+  const data = new GuestData(dataFile ?? file, state.volumeKey);
+  const tracker = new WriteTracker(state.tracker, file, log, dataFile);
+  const access = new GuestAccess(file, tracker, numbers, VIRTUAL_SIZE);
+  const tables = new Tables(file, new TableCache(state.cache), tracker);
+  const marks = new ImageMarks({ file, header, words, tracker, log });
+  const metadata = new MetadataClusters(state.metadata);
+  const overlap = new OverlapCheck(geometry, metadata, marks, dataFile !== null);
+  const refcounts = new Refcounts({ geometry, tables, numbers, marks, overlap });
+  const mapper = new Mapper({
+    ...{ path: file.path, version, hasDataFile, geometry, tables, pending, pendingTables, numbers, marks },
+  });
+  const allocator = new Allocator({
+    ...{ file, geometry, tables, refcounts, free, releases, tracker, numbers, metadata, marks, overlap },
+  });
+  const linker = new Linker({
+    ...{ file, clusterBits, geometry, tables, mapper, allocator, pending, pendingTables },
+    ...{ releases, numbers, metadata, overlap, hasDataFile },
+  });
+  const flush = new Flush({
+    ...{ file, geometry, lock, tracker, pending, pendingTables, releases, refcounts, linker, free, metadata, log },
+  });
+  return {
+    ...{ access, allocator, data, flush, geometry, linker, lock, mapper, marks, metadata, numbers, overlap },
+    ...{ pending, pendingTables, releases, reservations, tables, tracker },
+  };
+}
