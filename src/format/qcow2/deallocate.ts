@@ -3,23 +3,22 @@
 // zeros are written. Parts of clusters are zeroed in place, or written where the cluster is shared, compressed or encrypted;
 // with extended L2 entries whole subclusters are marked instead.
 
-import { guestOffset, roundUp } from '../../bytes/offsets.ts';
+import { roundUp } from '../../bytes/offsets.ts';
 import { reach } from '../../concurrency/breakpoints.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
-import { type Reservations, SHARED } from '../../concurrency/reservations.ts';
+import type { Reservations } from '../../concurrency/reservations.ts';
 import { readsAsZeros } from '../backing.ts';
 import type { Image } from '../image-format.ts';
 import type { PendingLinks } from '../pending-links.ts';
+import { ZeroInPlace } from '../zero-in-place.ts';
 import { zeroRange } from '../zero-range.ts';
 import type { Flush } from './flush.ts';
 import type { Geometry } from './geometry.ts';
 import type { GuestData } from './guest-data.ts';
 import type { Linker } from './link.ts';
-import type { Mapper } from './mapping.ts';
+import type { Mapper, Run } from './mapping.ts';
 import type { OverlapCheck } from './overlap.ts';
 import { SUBCLUSTERS_PER_CLUSTER } from './subcluster.ts';
-
-const ZEROS = new Uint8Array(64 * 1024);
 
 export interface DeallocatorParts {
   readonly data: GuestData;
@@ -42,9 +41,15 @@ export interface DeallocatorParts {
 
 export class Deallocator {
   private readonly parts: DeallocatorParts;
+  private readonly inPlace: ZeroInPlace<Run>;
 
   constructor(parts: DeallocatorParts) {
     this.parts = parts;
+    const { backing, geometry, lock, reservations, mapper, write } = parts;
+    this.inPlace = new ZeroInPlace({
+      ...{ backing, clusterSize: geometry.clusterSize, lock, reservations, mapper, write },
+      punch: this.punch.bind(this),
+    });
   }
 
   /** [offset, offset + length) reads as zeros afterwards. @param diskEnd virtual size: its last cluster counts as whole */
@@ -78,7 +83,7 @@ export class Deallocator {
     const { clusterSize } = geometry;
     if (isRaw) {
       // an entry that changed beside it could be durable without it, and disk and file would differ after a crash
-      this.zeroInPlace(first * clusterSize, Math.min((first + count) * clusterSize, diskEnd));
+      this.inPlace.zero(first * clusterSize, Math.min((first + count) * clusterSize, diskEnd));
       return count;
     }
     if (backing !== null && version === 2) {
@@ -165,11 +170,11 @@ export class Deallocator {
   private zeroPart(start: number, end: number): void {
     const { extendedL2, subclusterSize } = this.parts.geometry;
     if (!extendedL2 || this.parts.isRaw) {
-      this.zeroInPlace(start, end);
+      this.inPlace.zero(start, end);
       return;
     }
     zeroRange(start, end - start, subclusterSize, Number.POSITIVE_INFINITY, {
-      part: (from, to) => this.zeroInPlace(from, to),
+      part: (from, to) => this.inPlace.zero(from, to),
       clusters: (first, count) => this.zeroSubclusters(first, count),
     });
   }
@@ -188,42 +193,18 @@ export class Deallocator {
     };
     const marked = this.exclusively(cluster, 1, replace, bytes);
     if (marked === part) return part;
-    for (let done = 0; done < bytes.length; ) done += this.zeroRun(bytes.offset + done, bytes.length - done);
+    this.inPlace.zero(bytes.offset, bytes.offset + bytes.length);
     return part;
   }
 
-  private zeroInPlace(start: number, end: number): void {
-    for (let at = start; at < end; ) at += this.zeroRun(at, end - at);
-  }
-
-  /** The first run of one status: in place where that is allowed, nothing where it reads as zeros already. */
-  private zeroRun(offset: number, length: number): number {
-    const { backing, data, geometry, lock, mapper, reservations, write } = this.parts;
-    const { clusterSize } = geometry;
-    lock.lock();
-    let status: string;
-    let part: number;
-    try {
-      reservations.acquireBytes(offset, length, clusterSize, SHARED);
-      const run = mapper.map(offset, length);
-      status = run.status;
-      part = run.length;
-      if (status === 'data' && run.copied && !data.isEncrypted) {
-        const host = run.hostOffset;
-        this.parts.overlap.assertData(host, part);
-        lock.unlock();
-        reach('discard');
-        data.punch(part, host);
-        return part;
-      }
-    } finally {
-      reservations.release();
-      if (lock.held) lock.unlock();
-    }
-    if (status === 'zero') return part;
-    if (status === 'unallocated' && (backing === null || readsAsZeros(backing, offset, part))) return part;
-    const zeros = Math.min(part, ZEROS.length);
-    write(ZEROS, 0, zeros, guestOffset(offset));
-    return zeros;
+  /** Data that nothing shares becomes zeros where it lies, unless it is encrypted; the lock is released for it. */
+  private punch({ status, copied, hostOffset: host, length }: Run): boolean {
+    const { data, lock, overlap } = this.parts;
+    if (status !== 'data' || !copied || data.isEncrypted) return false;
+    overlap.assertData(host, length);
+    lock.unlock();
+    reach('discard');
+    data.punch(length, host);
+    return true;
   }
 }

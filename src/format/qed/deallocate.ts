@@ -2,25 +2,23 @@
 // disk. Whole clusters lose their link (entry 0, or 1 where a backing file would show through) and are freed; parts of
 // clusters are zeroed in place. Large ranges go slice by slice, so that other requests are served in between.
 
-import { guestOffset, hostOffset, roundUp } from '../../bytes/offsets.ts';
+import { hostOffset, roundUp } from '../../bytes/offsets.ts';
 import { reach } from '../../concurrency/breakpoints.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
-import { type Reservations, SHARED } from '../../concurrency/reservations.ts';
+import type { Reservations } from '../../concurrency/reservations.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import { readsAsZeros } from '../backing.ts';
 import type { Image } from '../image-format.ts';
 import type { PendingLinks } from '../pending-links.ts';
+import { ZeroInPlace } from '../zero-in-place.ts';
 import { zeroRange } from '../zero-range.ts';
 import type { Allocator } from './allocate.ts';
 import type { DirtyBit } from './dirty-bit.ts';
 import type { Geometry } from './geometry.ts';
 import type { Linker } from './link.ts';
-import type { Mapper } from './mapping.ts';
+import type { Mapper, Run } from './mapping.ts';
 import { ALLOCATED_CLUSTERS } from './state.ts';
 import { UNALLOCATED_ENTRY, ZERO_ENTRY } from './table.ts';
-
-/** Zeros for parts of clusters that must be written over backing data. */
-const ZEROS = new Uint8Array(64 * 1024);
 
 /** The collaborators of a Deallocator, by name. */
 export interface DeallocatorParts {
@@ -41,15 +39,21 @@ export interface DeallocatorParts {
 
 export class Deallocator {
   private readonly parts: DeallocatorParts;
+  private readonly inPlace: ZeroInPlace<Run>;
 
   constructor(parts: DeallocatorParts) {
     this.parts = parts;
+    const { backing, geometry, lock, reservations, mapper, write } = parts;
+    this.inPlace = new ZeroInPlace({
+      ...{ backing, clusterSize: geometry.clusterSize, lock, reservations, mapper, write },
+      punch: this.punch.bind(this),
+    });
   }
 
   /** [offset, offset + length) reads as zeros afterwards. @param diskEnd virtual size: its last cluster counts as whole */
   zero(offset: number, length: number, diskEnd: number): void {
     zeroRange(offset, length, this.parts.geometry.clusterSize, diskEnd, {
-      part: (start, end) => this.zeroPart(start, end),
+      part: (start, end) => this.inPlace.zero(start, end),
       clusters: (first, count) => this.zeroClusters(first, count),
     });
   }
@@ -138,36 +142,12 @@ export class Deallocator {
     numbers[ALLOCATED_CLUSTERS] = numbers[ALLOCATED_CLUSTERS]! - hosts.length;
   }
 
-  /** Zeros inside clusters that stay. */
-  private zeroPart(start: number, end: number): void {
-    for (let at = start; at < end; ) at += this.zeroRun(at, end - at);
-  }
-
-  /** The first run of one status: in place where there is data, nothing where it reads as zeros already. */
-  private zeroRun(offset: number, length: number): number {
-    const { backing, file, geometry, lock, mapper, reservations, write } = this.parts;
-    const { clusterSize } = geometry;
-    lock.lock();
-    let status: string;
-    let part: number;
-    try {
-      reservations.acquireBytes(offset, length, clusterSize, SHARED);
-      const run = mapper.map(offset, length);
-      status = run.status;
-      part = run.length;
-      const host = run.hostOffset;
-      lock.unlock();
-      if (status === 'data') {
-        reach('discard');
-        file.punchHole(hostOffset(host), part);
-      }
-    } finally {
-      reservations.release();
-      if (lock.held) lock.unlock();
-    }
-    if (status !== 'unallocated' || backing === null || readsAsZeros(backing, offset, part)) return part;
-    const zeros = Math.min(part, ZEROS.length);
-    write(ZEROS, 0, zeros, guestOffset(offset));
-    return zeros;
+  /** Data of a part of a cluster; the lock is released for it. @returns whether there is any */
+  private punch({ status, hostOffset: host, length }: Run): boolean {
+    if (status !== 'data') return false;
+    this.parts.lock.unlock();
+    reach('discard');
+    this.parts.file.punchHole(hostOffset(host), length);
+    return true;
   }
 }
