@@ -18,7 +18,7 @@ const options = parseOptions(
 );
 const ROOT = fileURLToPath(new URL('..', import.meta.url));
 const EVERY_POINT = 'test/interleave/every-point.test.ts';
-const POWER_CUT = 'test/model/power-cut.test.ts';
+const POWER_CUT = 'test/model/power-cut-';
 
 /** rule, what goes wrong without it, where it stands, what the source says and what it says when switched off, its test. */
 const RULES = [

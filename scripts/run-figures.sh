@@ -18,5 +18,8 @@ trap 'rm -f "$report"' EXIT
 status=0
 REQUIRE_ALL=1 npx vitest run --config test/vitest.config.ts --no-color "$@" 2>&1 | tee "$report" |
   { grep --line-buffered -v '^stdout\|^$' >&2 || true; } || status=$?
-grep "$pattern" "$report" || true
+if ! grep "$pattern" "$report"; then
+  echo "nothing was run that prints figures" >&2
+  [ $status -gt 0 ] || status=1
+fi
 exit $status

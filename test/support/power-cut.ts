@@ -8,6 +8,7 @@ import type { Image, ImageFormat } from '../../src/format/image-format.ts';
 import type { HostFile } from '../../src/host/host-file.ts';
 import type { MemoryHostFile } from '../../src/host/memory-file.ts';
 import { type RecordedOperation, RecordingHostFile } from '../../src/host/wrapping-files.ts';
+import { findIllegal, LegalValues } from './legal-values.ts';
 import { openImage } from './memory-images.ts';
 import { AREAS, type GuestStep, type Prepared, runStep, SECTOR, SECTORS } from './workloads.ts';
 
@@ -62,7 +63,7 @@ export interface Fault {
 export function cutPower(workload: Workload, random: () => number, verdict: Verdict, share = 1): void {
   const { log, events } = record(workload);
   const starts = [workload.start, ...(workload.dataFile === null ? [] : [workload.dataFile])];
-  let legal: Set<number>[] = [];
+  let legal = new LegalValues(workload.content);
   let legalAt = -1;
   for (const { moment, subset, build } of crashMoments(starts, log, random)) {
     if (share < 1 && random() >= share) continue;
@@ -82,7 +83,12 @@ export interface CrashState {
   readonly moment: number;
   /** the file as it may be found; the caller may change it */
   readonly state: MemoryHostFile;
-  readonly subset: string;
+  readonly subset: Shown;
+}
+
+/** A subset says with toString() which operations it has. */
+interface Shown {
+  toString(): string;
 }
 
 /** The states that a file may be in when the power goes between two operations of `log`, which began with `start`. */
@@ -98,7 +104,7 @@ export function* crashStates(
 
 export interface CrashMoment {
   readonly moment: number;
-  readonly subset: string;
+  readonly subset: Shown;
   /** the files as they may be found */
   readonly build: () => MemoryHostFile[];
 }
@@ -123,7 +129,7 @@ export function* crashMoments(
         }
         return states;
       };
-      yield { moment, subset: subset.toString(), build };
+      yield { moment, subset, build };
     }
     const next = log[moment];
     if (next === undefined) return;
@@ -162,59 +168,58 @@ function record(workload: Workload): { log: RecordedOperation[]; events: GuestEv
   return { log, events };
 }
 
-/** The value written last, for each set of legal values. */
-const last = new WeakMap<Set<number>, number>();
-
 /** For each sector the values that may be read after a crash at `moment`. */
-export function legalSectors(content: Uint8Array, events: readonly GuestEvent[], moment: number): Set<number>[] {
-  const legal = Array.from(content, (value) => new Set([value]));
+export function legalSectors(content: Uint8Array, events: readonly GuestEvent[], moment: number): LegalValues {
+  const legal = new LegalValues(content);
   for (const { step, started, ended } of events) {
     if (started > moment) break;
     if ('at' in step && step.kind !== 'preallocate' && step.kind !== 'copyUp') {
-      for (let at = step.at; at < step.at + step.length; at += SECTOR) {
-        const values = legal[at / SECTOR]!;
-        values.add(step.kind === 'write' ? step.value : 0);
-        last.set(values, step.kind === 'write' ? step.value : 0);
-      }
+      const value = step.kind === 'write' ? step.value : 0;
+      for (let at = step.at; at < step.at + step.length; at += SECTOR) legal.add(at / SECTOR, value);
     } else if ((step.kind === 'flush' || step.kind === 'makeClean') && ended <= moment) {
-      for (const values of legal) {
-        const value = last.get(values) ?? [...values][0]!;
-        values.clear();
-        values.add(value);
-        last.set(values, value);
-      }
+      legal.flush();
     }
   }
   return legal;
 }
 
-interface Subset {
-  has(index: number): boolean;
+/** Which of the pending operations happened; one of them may be torn. */
+class Subset {
   /** index of the operation that is torn, or -1 */
   readonly torn: number;
-  toString(): string;
+  private readonly bits: readonly boolean[];
+
+  constructor(bits: readonly boolean[], torn = -1) {
+    this.bits = bits;
+    this.torn = torn;
+  }
+
+  has(index: number): boolean {
+    return this.bits[index]!;
+  }
+
+  toString(): string {
+    return `${this.bits.map(Number).join('')}${this.torn < 0 ? '' : ` torn ${this.torn}`}`;
+  }
 }
 
 function* subsets(count: number, random: () => number): Generator<Subset> {
-  const make = (bits: readonly boolean[], torn = -1): Subset => ({
-    has: (index) => bits[index]!,
-    torn,
-    toString: () => `${bits.map(Number).join('')}${torn < 0 ? '' : ` torn ${torn}`}`,
-  });
   const fill = (rule: (index: number) => boolean) => Array.from({ length: count }, (_, index) => rule(index));
   if (count <= ALL_SUBSETS_UP_TO) {
-    for (let mask = 0; mask < 2 ** count; mask++) yield make(fill((index) => (mask & (1 << index)) !== 0));
+    for (let mask = 0; mask < 2 ** count; mask++) yield new Subset(fill((index) => (mask & (1 << index)) !== 0));
   } else {
-    for (let end = 0; end <= count; end++) yield make(fill((index) => index < end));
+    for (let end = 0; end <= count; end++) yield new Subset(fill((index) => index < end));
     for (let one = 0; one < count; one++) {
-      yield make(fill((index) => index !== one));
-      yield make(fill((index) => index === one));
+      yield new Subset(fill((index) => index !== one));
+      yield new Subset(fill((index) => index === one));
     }
-    for (let n = 0; n < RANDOM_SUBSETS; n++) yield make(fill(() => random() < 0.5));
+    for (let n = 0; n < RANDOM_SUBSETS; n++) yield new Subset(fill(() => random() < 0.5));
   }
   for (let n = 0; n < Math.min(count, TORN_SUBSETS); n++) {
-    const bits = fill(() => random() < 0.7);
-    yield make(bits, Math.floor(random() * count));
+    yield new Subset(
+      fill(() => random() < 0.7),
+      Math.floor(random() * count),
+    );
   }
 }
 
@@ -259,7 +264,7 @@ function apply(file: MemoryHostFile, operation: RecordedOperation, grows: boolea
 export function judge(
   workload: Workload,
   [state, dataFile]: readonly MemoryHostFile[],
-  legal: readonly Set<number>[],
+  legal: LegalValues,
   random: () => number,
   number: number,
 ): Fault | null {
@@ -287,7 +292,7 @@ function cutRepair(
   workload: Workload,
   state: MemoryHostFile,
   dataFile: MemoryHostFile | undefined,
-  legal: readonly Set<number>[],
+  legal: LegalValues,
   random: () => number,
   number: number,
 ): Fault | null {
@@ -302,7 +307,7 @@ function judgeContent(
   workload: Workload,
   state: MemoryHostFile,
   dataFile: MemoryHostFile | undefined,
-  legal: readonly Set<number>[],
+  legal: LegalValues,
   random: () => number,
   number: number,
 ): Fault | null {
@@ -329,8 +334,7 @@ function judgeContent(
     }
   }
   image = open(workload, state, dataFile, true);
-  const exact = Array.from(content, (value) => new Set([value]));
-  const changed = compare(image, exact, content, whole);
+  const changed = compare(image, new LegalValues(content), content, whole);
   if (changed !== null) return { kind: 'lost', text: `after three further writes ${changed}` };
   if (!workload.isRaw || holds(dataFile!, content)) return null;
   return { kind: 'corrupt', text: 'the raw data file is not the disk' };
@@ -351,14 +355,11 @@ function checkOf(
 
 /** The file has sectors of these values where workloads write. */
 function holds(dataFile: MemoryHostFile, content: Uint8Array): boolean {
-  for (const { first, end } of AREAS) {
-    dataFile.read(scratch, first * SECTOR, (end - first) * SECTOR, hostOffset(first * SECTOR));
-    for (let sector = first; sector < end; sector++) {
-      const start = sector * SECTOR;
-      if (scratch.compare(UNIFORM[content[sector]!]!, 0, SECTOR, start, start + SECTOR) !== 0) return false;
-    }
-  }
-  return true;
+  const exact = new LegalValues(content);
+  return AREAS.every((area) => {
+    dataFile.read(scratch, area.first * SECTOR, (area.end - area.first) * SECTOR, hostOffset(area.first * SECTOR));
+    return findIllegal(scratch, area, exact, content) === null;
+  });
 }
 
 /** Every sector of the disk. */
@@ -366,7 +367,7 @@ export const WHOLE = [{ first: 0, end: SECTORS }] as const;
 const scratch = Buffer.alloc(SECTORS * SECTOR);
 
 /** Reads the disk; `content` receives the value of each sector that was read. @param whole or only the areas in use */
-function compare(image: Image, legal: readonly Set<number>[], content: Uint8Array, whole: boolean): string | null {
+function compare(image: Image, legal: LegalValues, content: Uint8Array, whole: boolean): string | null {
   for (const area of whole ? WHOLE : AREAS) {
     image.read(scratch, area.first * SECTOR, (area.end - area.first) * SECTOR, guestOffset(area.first * SECTOR));
     const wrong = findIllegal(scratch, area, legal, content);
@@ -374,24 +375,3 @@ function compare(image: Image, legal: readonly Set<number>[], content: Uint8Arra
   }
   return null;
 }
-
-/** Compares the sectors [first, end) of `disk`; `content` receives their values. @returns what is wrong with one, or null */
-export function findIllegal(
-  disk: Buffer,
-  { first, end }: { readonly first: number; readonly end: number },
-  legal: readonly Set<number>[],
-  content: Uint8Array,
-): string | null {
-  for (let sector = first; sector < end; sector++) {
-    const start = sector * SECTOR;
-    const value = disk[start]!;
-    content[sector] = value;
-    if (!legal[sector]!.has(value))
-      return `sector ${sector} reads ${value}; legal are ${[...legal[sector]!].join(', ')}`;
-    if (disk.compare(UNIFORM[value]!, 0, SECTOR, start, start + SECTOR) !== 0) return `sector ${sector} is torn`;
-  }
-  return null;
-}
-
-/** A sector full of each value. */
-const UNIFORM = Array.from({ length: 256 }, (_, value) => Buffer.alloc(SECTOR, value));

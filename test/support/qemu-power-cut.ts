@@ -10,12 +10,13 @@ import { qed } from '../../src/format/qed/index.ts';
 import { raw } from '../../src/format/raw/index.ts';
 import { MemoryHostFile } from '../../src/host/memory-file.ts';
 import type { RecordedOperation } from '../../src/host/wrapping-files.ts';
+import { findIllegal, LegalValues } from './legal-values.ts';
 import { openImage } from './memory-images.ts';
 import {
   type CrashMoment,
+  type CrashState,
   crashMoments,
   type Fault,
-  findIllegal,
   type GuestEvent,
   judge,
   legalSectors,
@@ -124,8 +125,9 @@ function prepare(
 }
 
 /** The nearest that QEMU can be asked for. @param n number of the step, which gives a write its value */
-function forQemu(step: GuestStep, n: number, { format, withBacking }: QemuSubject): GuestStep {
-  if (!('at' in step)) return { kind: 'flush' };
+function forQemu(anyStep: GuestStep, n: number, { format, withBacking }: QemuSubject): GuestStep {
+  if (!('at' in anyStep)) return { kind: 'flush' };
+  const step = { ...anyStep, at: anyStep.at - (anyStep.at % SECTOR) };
   if (step.kind === 'write') return step;
   // a write to a part of a zero cluster of QED brings back the backing file in the rest of it, without any power cut
   if (format === qed && withBacking) return { ...step, kind: 'write', value: 1 + n };
@@ -193,11 +195,8 @@ function note(verdict: Verdict, where: string, { steps }: Workload, fault: Fault
 }
 
 /** A process costs so much that most states are left out; all states of a moment are as likely as each other. */
-function* oneOfEachMoment(
-  moments: Iterable<CrashMoment>,
-  random: () => number,
-): Generator<{ moment: number; subset: string; state: MemoryHostFile }> {
-  let chosen: { moment: number; subset: string; state: MemoryHostFile } | null = null;
+function* oneOfEachMoment(moments: Iterable<CrashMoment>, random: () => number): Generator<CrashState> {
+  let chosen: CrashState | null = null;
   let seen = 0;
   for (const { moment, subset, build } of moments) {
     if (chosen !== null && chosen.moment !== moment) {
@@ -214,14 +213,14 @@ function* oneOfEachMoment(
 export function judgeByQemu(
   { format: { name }, onlyLeaks }: Workload,
   state: MemoryHostFile,
-  legal: readonly Set<number>[],
+  legal: LegalValues,
   folder: string,
   random: () => number,
 ): Fault | null {
   const [path, copy] = [join(folder, 'state'), join(folder, 'copy')];
   writeFileSync(path, state.bytes());
   const content = new Uint8Array(SECTORS);
-  const read = (expected: readonly Set<number>[]): Fault | null => {
+  const read = (expected: LegalValues): Fault | null => {
     const { code, output } = tryQemu('qemu-img', 'convert', '-t', 'unsafe', '-f', name, '-O', 'raw', path, copy);
     if (code !== 0) return { kind: 'corrupt', text: `it cannot be read: ${output.trim()}` };
     const wrong = findIllegal(readFileSync(copy), WHOLE[0], expected, content);
@@ -240,8 +239,8 @@ export function judgeByQemu(
     writes.push('-c', `write -P ${250 + n} ${sector * SECTOR} ${SECTOR}`);
     content[sector] = 250 + n;
   }
-  const exact = Array.from(content, (value) => new Set([value]));
-  const after = writeByQemu(name, path, writes) ?? read(exact) ?? checkByQemu(name, path, 'unrepaired');
+  const after =
+    writeByQemu(name, path, writes) ?? read(new LegalValues(content)) ?? checkByQemu(name, path, 'unrepaired');
   return after === null ? null : { ...after, text: `after three further writes ${after.text}` };
 }
 

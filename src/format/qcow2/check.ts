@@ -90,9 +90,12 @@ export class Check {
     this.freeRunEnds(nextBlock * refcountsPerBlock);
     for (const { start, end } of counts.ranges()) {
       for (let cluster = start; cluster < end; cluster++) {
+        if (counters.has(cluster)) {
+          cluster = (Math.floor(cluster / refcountsPerBlock) + 1) * refcountsPerBlock - 1;
+          continue;
+        }
         const references = counts.get(cluster);
-        if (references === 0 || counters.has(cluster)) continue;
-        if (this.canCount(cluster, this.sentence(cluster, 0, references))) this.uncounted++;
+        if (references > 0 && this.canCount(cluster, this.sentence(cluster, 0, references))) this.uncounted++;
       }
     }
   }
@@ -100,11 +103,8 @@ export class Check {
   private compareBlock(start: number, end: number): void {
     const { counters, counts, geometry, report } = this.walk;
     // a table can show millions of blocks that are holes of the file
-    if (counts.isEmpty(start, end) && counters.isEmpty(start / geometry.refcountsPerBlock)) {
-      if (this.freeRuns.length % 2 === 0) this.freeRuns.push(start);
-      return;
-    }
-    for (let cluster = start; cluster < end; cluster++) {
+    const usedEnd = Math.max(counts.usedEnd(start, end), counters.usedEnd(start / geometry.refcountsPerBlock));
+    for (let cluster = start; cluster < usedEnd; cluster++) {
       const references = counts.get(cluster);
       const counter = counters.get(cluster);
       if (counter === 0) {
@@ -122,6 +122,7 @@ export class Check {
         this.leaked.push(cluster);
       }
     }
+    if (usedEnd < end && this.freeRuns.length % 2 === 0) this.freeRuns.push(usedEnd);
   }
 
   /** Notes a counter that is too low. @returns whether a repair can say how many references there are */

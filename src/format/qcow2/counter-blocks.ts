@@ -61,12 +61,16 @@ export class CounterBlocks {
     return readCounter(this.lastBlock, Math.floor((inBlock * refcountBits) / 8), inBlock, refcountBits);
   }
 
-  /** Nothing of block `index` is in use. */
-  isEmpty(index: number): boolean {
+  /** Behind the last cluster that block `index` counts as used; the block's first cluster when it counts none. */
+  usedEnd(index: number): number {
+    const { clusterSize, refcountBits, refcountsPerBlock } = this.geometry;
+    const first = index * refcountsPerBlock;
     const block = this.block(index);
-    if (block === undefined) return true;
-    this.zeros ??= new Uint8Array(this.geometry.clusterSize);
-    return Buffer.compare(block, this.zeros) === 0;
+    this.zeros ??= new Uint8Array(clusterSize);
+    if (block === undefined || Buffer.compare(block, this.zeros) === 0) return first;
+    let last = clusterSize - 1;
+    while (block[last] === 0) last--;
+    return first + Math.floor((last * 8 + 7) / refcountBits) + 1;
   }
 
   /** What was read is read again: counters were changed. */

@@ -21,10 +21,16 @@ export class ReferenceCounts {
     for (const number of this.pages.keys()) yield { start: number * PAGE, end: (number + 1) * PAGE };
   }
 
-  /** No cluster from `start` to `end` was ever counted, as far as the pages say. */
-  isEmpty(start: number, end: number): boolean {
-    for (let number = Math.floor(start / PAGE); number * PAGE < end; number++) if (this.pages.has(number)) return false;
-    return true;
+  /** Behind the last cluster from `start` to `end` that has references; `start` when none has. */
+  usedEnd(start: number, end: number): number {
+    for (let number = Math.ceil(end / PAGE) - 1; number >= Math.floor(start / PAGE); number--) {
+      const page = this.pages.get(number);
+      if (page === undefined) continue;
+      const first = Math.max(start - number * PAGE, 0);
+      for (let i = Math.min(end - number * PAGE, PAGE) - 1; i >= first; i--)
+        if (page[i]! > 0) return number * PAGE + i + 1;
+    }
+    return start;
   }
 
   /** More references, or fewer. @returns the count */

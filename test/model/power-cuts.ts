@@ -1,11 +1,11 @@
-// A slice of the simulated power cuts (test/support/power-cut.ts). POWERCUT_STATES is the number of states of each subject,
-// POWERCUT_FORMAT a part of the subjects' names, SEED the beginning of it all.
+// A slice of the simulated power cuts (test/support/power-cut.ts), for the files power-cut-*.test.ts, which run side by side.
+// POWERCUT_STATES is the number of states of each subject, POWERCUT_FORMAT a part of their names, SEED the beginning of it all.
 
 import { describe, expect, test } from 'vitest';
 import { qcow2 } from '../../src/format/qcow2/index.ts';
 import { cutPower, type Verdict } from '../support/power-cut.ts';
 import { seededRandom } from '../support/random.ts';
-import { prepare, randomSteps, SUBJECTS } from '../support/workloads.ts';
+import { prepare, randomSteps, SUBJECTS, type Subject } from '../support/workloads.ts';
 
 const STATES = Number(process.env['POWERCUT_STATES'] ?? 1500);
 const FORMAT = process.env['POWERCUT_FORMAT'] ?? '';
@@ -14,8 +14,14 @@ const SEED = Number(process.env['SEED'] ?? Date.now() % 1_000_000);
 const SHARE = STATES < 100_000 ? 0.1 : 1;
 const STEPS = 9;
 
-for (const [index, subject] of SUBJECTS.entries()) {
-  if (!subject.name.includes(FORMAT)) continue;
+/** @param wanted which of the subjects, by name */
+export function describePowerCuts(wanted: (name: string) => boolean): void {
+  for (const [index, subject] of SUBJECTS.entries()) {
+    if (wanted(subject.name) && subject.name.includes(FORMAT)) describeSubject(index, subject);
+  }
+}
+
+function describeSubject(index: number, subject: Subject): void {
   describe(`power cuts on ${subject.name}`, () => {
     test(`lose nothing that was flushed and leave nothing wrong (seed ${SEED})`, { timeout: 36_000_000 }, () => {
       const random = seededRandom(SEED + index);

@@ -1,0 +1,5 @@
+// Power cuts on qcow2 images whose guest data lies in whole clusters of the image file.
+
+import { describePowerCuts } from './power-cuts.ts';
+
+describePowerCuts((name) => name.startsWith('qcow2') && !/subclusters|data file/.test(name));
