@@ -5,7 +5,7 @@
 import * as path from 'node:path';
 import { ImgfuseError } from '../errors/index.ts';
 import { folderOfUrl, isBelowUrl, isUrl, parseUrl } from '../host/http/url.ts';
-import { realPath } from '../host/paths.ts';
+import { isRegularFile, realPath } from '../host/paths.ts';
 
 /** Images in a chain at most. */
 export const MAX_CHAIN_DEPTH = 32;
@@ -109,10 +109,16 @@ function resolveFile(what: keyof typeof CURES, imagePath: string, name: string, 
   }
   const directories = policy.allowed.filter((entry) => !isUrl(entry));
   const allowed = [directory, ...directories.map((entry) => realPath(entry))];
-  if (allowed.some((entry) => isInside(real, entry))) return real;
+  if (!allowed.some((entry) => isInside(real, entry))) {
+    throw refusal(
+      imagePath,
+      `its ${what} ${real} lies outside the image's own directory; add --allow-backing ${path.dirname(real)}`,
+    );
+  }
+  if (isRegularFile(real)) return real;
   throw refusal(
     imagePath,
-    `its ${what} ${real} lies outside the image's own directory; add --allow-backing ${path.dirname(real)}`,
+    `its ${what} ${real} is no regular file, and nothing else is opened; put a regular file with its content in its place`,
   );
 }
 

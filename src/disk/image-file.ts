@@ -6,12 +6,22 @@ import { HttpHostFile } from '../host/http/http-file.ts';
 import { isUrl, parseUrl } from '../host/http/url.ts';
 import { PosixHostFile } from '../host/posix-file.ts';
 
+/** Who gave the name of a file: the user, or an image, which may come from anybody. */
+export type NamedBy = 'user' | 'image';
+
 /**
+ * @param namedBy the user's may be a block device
  * @param allowedUrls where a redirect of a URL may lead to, beside its own origin
  * @throws ImgfuseError missing, permission, read-only, usage, io
  */
-export function openImageFile(name: string, readOnly: boolean, allowedUrls: readonly string[] = []): HostFile {
-  if (!isUrl(name)) return PosixHostFile.open(name, readOnly);
+export function openImageFile(
+  name: string,
+  readOnly: boolean,
+  namedBy: NamedBy = 'user',
+  allowedUrls: readonly string[] = [],
+): HostFile {
+  if (!isUrl(name))
+    return namedBy === 'user' ? PosixHostFile.open(name, readOnly) : PosixHostFile.openRegular(name, readOnly);
   if (!readOnly) {
     throw new ImgfuseError(
       'read-only',

@@ -10,7 +10,7 @@ import { type LockMode, lockImage, writerOf } from '../host/image-locks.ts';
 import { PosixHostFile } from '../host/posix-file.ts';
 import { allowedUrls, MAX_CHAIN_DEPTH, resolveBacking, resolveDataFile } from './backing-policy.ts';
 import { CopyOnRead, createCopyOnReadState } from './copy-on-read.ts';
-import { openImageFile } from './image-file.ts';
+import { type NamedBy, openImageFile } from './image-file.ts';
 import { formatByName, probeFormat } from './registry.ts';
 import { type SharedDisk, VirtualDisk } from './virtual-disk.ts';
 
@@ -128,7 +128,7 @@ class ChainOpener {
       );
     }
     try {
-      const file = this.openFile(path, readOnly, before?.descriptor ?? null);
+      const file = this.openFile(path, readOnly, 'user', before?.descriptor ?? null);
       this.sayWhoIsNotKeptOut(file);
       const format = named === undefined ? probeFormat(file) : formatByName(named);
       // a guest may have written the header of another format into a raw image that was guessed
@@ -158,7 +158,7 @@ class ChainOpener {
       );
     }
     const path = resolveBacking(overlay.path, reference.name, { allowed: this.options.allowBacking ?? [] });
-    const file = this.openFile(path, true);
+    const file = this.openFile(path, true, 'image');
     const format = reference.format === undefined ? probeFormat(file) : formatByName(reference.format);
     if (reference.format === undefined && format.name === 'raw') {
       throw new ImgfuseError(
@@ -172,13 +172,14 @@ class ChainOpener {
   }
 
   private openDataFile(image: HostFile, name: string, readOnly: boolean): HostFile {
-    return this.openFile(resolveDataFile(image.path, name, { allowed: this.options.allowBacking ?? [] }), readOnly);
+    const path = resolveDataFile(image.path, name, { allowed: this.options.allowBacking ?? [] });
+    return this.openFile(path, readOnly, 'image');
   }
 
-  private openFile(path: string, readOnly: boolean, descriptor: number | null = null): HostFile {
+  private openFile(path: string, readOnly: boolean, namedBy: NamedBy, descriptor: number | null = null): HostFile {
     const file =
       descriptor === null
-        ? openImageFile(path, readOnly, allowedUrls(this.options.allowBacking ?? []))
+        ? openImageFile(path, readOnly, namedBy, allowedUrls(this.options.allowBacking ?? []))
         : PosixHostFile.reopen(path, descriptor, readOnly);
     this.opened.push(file);
     const { dev, ino } = file.identity();

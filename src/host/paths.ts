@@ -12,6 +12,15 @@ export function realPath(path: string): string {
   }
 }
 
+/** Whether the path leads to a regular file; it is not opened, because opening alone does something to some devices. */
+export function isRegularFile(path: string): boolean {
+  try {
+    return fs.statSync(path).isFile();
+  } catch (error) {
+    throw hostError(error, path, 'stat');
+  }
+}
+
 /** Removes a file that was created here and turned out to be of no use. */
 export function removeFile(path: string): void {
   fs.rmSync(path, { force: true });

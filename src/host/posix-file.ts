@@ -36,13 +36,18 @@ export class PosixHostFile implements HostFile {
     return PosixHostFile.openName(path, path, readOnly);
   }
 
+  /** The same, where the name was not the user's: no block device. */
+  static openRegular(path: string, readOnly: boolean): PosixHostFile {
+    return PosixHostFile.openName(path, path, readOnly, false);
+  }
+
   /** Opens the file behind a descriptor of this process once more, with an open file description of its own. */
   static reopen(path: string, descriptor: number, readOnly: boolean): PosixHostFile {
     return PosixHostFile.openName(`/proc/self/fd/${descriptor}`, path, readOnly);
   }
 
   /** @param path for messages */
-  private static openName(name: string, path: string, readOnly: boolean): PosixHostFile {
+  private static openName(name: string, path: string, readOnly: boolean, mayBeDevice = true): PosixHostFile {
     // O_NONBLOCK: opening a FIFO must not wait for its other end; it means nothing to files
     const flags = (readOnly ? fs.constants.O_RDONLY : fs.constants.O_RDWR) | fs.constants.O_NONBLOCK;
     let descriptor: number;
@@ -52,11 +57,10 @@ export class PosixHostFile implements HostFile {
       throw hostError(error, path, 'open');
     }
     const stat = fs.fstatSync(descriptor);
-    if (!stat.isFile() && !stat.isBlockDevice()) {
+    if (!stat.isFile() && !(mayBeDevice && stat.isBlockDevice())) {
       fs.closeSync(descriptor);
-      throw new ImgfuseError('usage', `${path} is no regular file and no block device, so it cannot be a disk image`, {
-        path,
-      });
+      const what = mayBeDevice ? 'no regular file and no block device' : 'no regular file';
+      throw new ImgfuseError('usage', `${path} is ${what}, so it cannot be a disk image`, { path });
     }
     return new PosixHostFile(path, descriptor, readOnly);
   }

@@ -2,13 +2,16 @@
 // without end, and things that are no files. Each is refused in one sentence, at once, and no byte of any file changes.
 
 import { execFileSync } from 'node:child_process';
-import { copyFileSync, mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
+import { once } from 'node:events';
+import { copyFileSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:net';
 import { basename, join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { openDisk } from '../../src/disk/index.ts';
 import { ImgfuseError } from '../../src/errors/index.ts';
 import { fingerprints, readAll, withDisk } from '../support/image-files.ts';
 import { CLUSTER, type QedSpec, writeQed } from '../support/qed-bytes.ts';
+import { hasCommand, requireOrSkip } from '../support/requirements.ts';
 import { makeTemporaryDirectory, removeTemporaryDirectory } from '../support/temporary.ts';
 
 let folder: string;
@@ -142,6 +145,22 @@ describe('a name that is no file name', () => {
   });
 });
 
+/** The image names it as its backing file, and is refused for that. */
+function expectNoRegularFile(name: string): void {
+  rawBacking(name);
+  expect(refusal('permission')).toBe(
+    `${image} is not opened: its backing file ${join(folder, name)} is no regular file, and nothing else is opened; ` +
+      'put a regular file with its content in its place',
+  );
+}
+
+function deviceNumbers(device: string): { major: string; minor: string } {
+  const [major, minor] = readFileSync(`/sys/class/block/${basename(device)}/dev`, 'utf8')
+    .trim()
+    .split(':');
+  return { major: major!, minor: minor! };
+}
+
 describe('a backing file that is no file to read from', () => {
   test('a missing one is an error that names it, and never zeros', () => {
     rawBacking('missing.raw');
@@ -163,15 +182,50 @@ describe('a backing file that is no file to read from', () => {
   test('a FIFO is refused without waiting for its other end', () => {
     execFileSync('mkfifo', [join(folder, 'fifo')]);
     rawBacking('fifo');
-    expect(refusal('usage')).toContain(join(folder, 'fifo'));
+    expectNoRegularFile('fifo');
   });
 
   test('a directory is refused', () => {
     mkdirSync(join(folder, 'sub'));
-    rawBacking('sub');
-    expect(refusal('usage')).toContain(join(folder, 'sub'));
+    expectNoRegularFile('sub');
     rawBacking('.');
-    refusal('(usage|permission)');
+    refusal('permission');
+  });
+
+  test('a socket is refused', async () => {
+    const server = createServer().listen(join(folder, 'socket'));
+    await once(server, 'listening');
+    expectNoRegularFile('socket');
+    server.close();
+  });
+
+  test.for([
+    ['character', 'c', '1', '3'],
+    ['block', 'b', '1', '0'],
+  ] as const)('a %s device is refused, and not opened', ([, type, major, minor], context) => {
+    requireOrSkip(context, process.geteuid?.() === 0, 'root');
+    execFileSync('mknod', [join(folder, 'node'), type, major, minor]);
+    expectNoRegularFile('node');
+  });
+
+  test('a loop device is refused by a name in the directory and by a link, also where /dev is allowed; a user may name it', (context) => {
+    requireOrSkip(context, process.geteuid?.() === 0 && hasCommand('losetup'), 'root and losetup');
+    writeFileSync(join(outside, 'base'), Buffer.alloc(65536, 0x44));
+    const device = execFileSync('losetup', ['--find', '--show', join(outside, 'base')], { encoding: 'utf8' }).trim();
+    try {
+      const { major, minor } = deviceNumbers(device);
+      execFileSync('mknod', [join(folder, 'node'), 'b', major, minor]);
+      expectNoRegularFile('node');
+      symlinkSync(device, join(folder, 'link'));
+      rawBacking('link');
+      expect(refusal('permission')).toContain(`${device} lies outside`);
+      expect(() => openDisk(image, { readOnly: true, allowBacking: ['/dev'] })).toThrow(
+        `its backing file ${device} is no regular file, and nothing else is opened`,
+      );
+      expect(withDisk(join(folder, 'node'), { readOnly: true, format: 'raw' }, readAll)[0]).toBe(0x44);
+    } finally {
+      execFileSync('losetup', ['--detach', device]);
+    }
   });
 
   test('one whose format is not stored is not guessed to be raw', () => {

@@ -2,6 +2,7 @@
 // here it reads; qemu-img check and compare judge, and a raw data file must be the disk itself at every close. A data file
 // that is not raw is full of old bytes from the start, so that nothing may take a new place for zeros.
 
+import { execFileSync } from 'node:child_process';
 import { readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
@@ -283,6 +284,24 @@ describe('what is refused', () => {
     writeFileSync(image, bytes);
     patch('json:{}');
     expect(refusal()).toContain("its data file 'json:{}' is no plain file");
+  });
+
+  test('a data file that is no regular file: a FIFO, a directory, a device', (context) => {
+    qemuImg('create', '-q', '-f', 'qcow2', '-o', `data_file=${data}`, image, '1M');
+    const replacedBy = (command: string, ...parameters: readonly string[]): void => {
+      rmSync(data, { force: true, recursive: true });
+      execFileSync(command, parameters);
+      for (const readOnly of [false, true])
+        expect(refusal(readOnly)).toBe(
+          `${image} is not opened: its data file ${data} is no regular file, and nothing else is opened; ` +
+            'put a regular file with its content in its place',
+        );
+    };
+    replacedBy('mkfifo', data);
+    replacedBy('mkdir', data);
+    requireOrSkip(context, process.geteuid?.() === 0, 'root');
+    replacedBy('mknod', data, 'c', '1', '3');
+    replacedBy('mknod', data, 'b', '1', '0');
   });
 
   test('entries that lead to another place of the data file are corrupt, to check and to a write', () => {

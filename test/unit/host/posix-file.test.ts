@@ -258,6 +258,7 @@ test('ranges of a block device become zeros wherever its blocks begin', { timeou
   }).trim();
   const file = PosixHostFile.open(device, false);
   try {
+    expect(() => PosixHostFile.openRegular(device, false)).toThrow(`${device} is no regular file, so it cannot be`);
     const expected = content.slice();
     const ranges = [
       [0, 4096],
