@@ -20,7 +20,14 @@ export default defineConfig({
     projects: [
       {
         extends: true,
-        test: { name: 'engine', include: ['test/**/*.test.ts'], exclude: MOUNTING, sequence: { groupOrder: 0 } },
+        test: {
+          name: 'engine',
+          include: ['test/**/*.test.ts'],
+          exclude: MOUNTING,
+          // these need no core of their own for the one that waits for them
+          maxWorkers: '100%',
+          sequence: { groupOrder: 0 },
+        },
       },
       {
         extends: true,
