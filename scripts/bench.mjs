@@ -63,6 +63,7 @@ const subjects = [
 ];
 
 process.on('SIGINT', () => process.exit(130));
+process.on('SIGTERM', () => process.exit(143));
 process.on('exit', cleanUp);
 const results = [];
 try {

@@ -1,8 +1,8 @@
 // A slice of scripts/fuzz.sh: damaged images of every format through everything that reads or repairs them. FUZZ_MUTANTS,
 // FUZZ_FORMAT and SEED choose more, FUZZ_FIRST the number of a single mutant to run again.
 
-import { afterEach, beforeEach, expect, test } from 'vitest';
-import { FUZZED_FORMATS, fuzz } from '../support/fuzz.ts';
+import { beforeEach, expect, test } from 'vitest';
+import { FUZZED_FORMATS, type FuzzFigures, fuzz } from '../support/fuzz.ts';
 import { isBuilt } from '../support/image-files.ts';
 import { hasQemu } from '../support/qemu.ts';
 import { requireOrSkip } from '../support/requirements.ts';
@@ -13,22 +13,24 @@ const FIRST = Number(process.env['FUZZ_FIRST'] ?? 0);
 const SEED = Number(process.env['SEED'] ?? Date.now() % 1_000_000);
 const FORMAT = process.env['FUZZ_FORMAT'] ?? '';
 
-let folder: string;
 beforeEach((context) => {
   requireOrSkip(context, hasQemu, 'qemu-img and qemu-io');
   requireOrSkip(context, isBuilt(), 'dist/ (npm run build)');
-  folder = makeTemporaryDirectory();
-});
-afterEach(() => {
-  if (folder !== undefined) removeTemporaryDirectory(folder);
 });
 
-test.each(
+// each has a process of its own
+test.concurrent.each(
   FUZZED_FORMATS.filter((format) => format.startsWith(FORMAT)),
 )(`damaged images of %s are refused, read or repaired, and nothing else (seed ${SEED})`, {
   timeout: 24 * 3_600_000,
 }, async (format) => {
-  const figures = await fuzz(format, MUTANTS, SEED, folder, FIRST);
+  const folder = makeTemporaryDirectory();
+  let figures: FuzzFigures;
+  try {
+    figures = await fuzz(format, MUTANTS, SEED, folder, FIRST);
+  } finally {
+    removeTemporaryDirectory(folder);
+  }
   const { mutants, openedForWriting, hangs, crashes, slowestMs, peakBytes, findings } = figures;
   console.log(
     `${format}: ${mutants} mutants, ${openedForWriting} opened for writing, ${crashes} crashes, ${hangs} hangs over 2 s ` +

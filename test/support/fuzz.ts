@@ -242,7 +242,7 @@ interface Job {
 }
 
 type Message =
-  | { readonly at: number }
+  | { readonly at: number; readonly name: string }
   | { readonly bug: string }
   | { readonly done: true; readonly opened: number; readonly peakBytes: number };
 
@@ -256,7 +256,14 @@ async function runChild(job: Job, figures: FuzzFigures): Promise<number> {
   child.stderr!.on('data', (chunk) => {
     errors = `${errors}${String(chunk)}`.slice(-4000);
   });
-  const current = { index: job.from, startedMs: cpuMs(child), wallMs: Date.now(), isDone: false, hangs: false };
+  const current = {
+    index: job.from,
+    name: 'the first one',
+    startedMs: cpuMs(child),
+    wallMs: Date.now(),
+    isDone: false,
+    hangs: false,
+  };
   child.on('message', (message: Message) => {
     if ('bug' in message) figures.findings.push(message.bug);
     else if ('done' in message) {
@@ -264,7 +271,7 @@ async function runChild(job: Job, figures: FuzzFigures): Promise<number> {
       figures.openedForWriting += message.opened;
       figures.peakBytes = Math.max(figures.peakBytes, message.peakBytes);
     } else {
-      Object.assign(current, { index: message.at, startedMs: cpuMs(child), wallMs: Date.now() });
+      Object.assign(current, { index: message.at, name: message.name, startedMs: cpuMs(child), wallMs: Date.now() });
     }
   });
   const watch = setInterval(() => {
@@ -280,7 +287,7 @@ async function runChild(job: Job, figures: FuzzFigures): Promise<number> {
   });
   clearInterval(watch);
   if (current.isDone) return job.to;
-  const name = `mutant ${current.index} of ${job.subjects[current.index % job.subjects.length]!.name}`;
+  const name = `mutant ${current.index} of ${current.name}`;
   if (current.hangs) figures.hangs++;
   else figures.crashes++;
   figures.findings.push(
