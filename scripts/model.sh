@@ -1,0 +1,15 @@
+#!/bin/sh
+# Random operations on images in memory against a plain byte array: tiny clusters, every kind of table boundary, closed, checked
+# and opened again; the first images of each kind are judged by qemu-img check and compare too (test/model/random-operations.ts).
+# Prints for each format: operations, images, images on which qemu-img agrees; a difference ends it with exit code 1.
+set -eu
+usage='usage: model.sh [--images N] [--judged N] [--format F] [--seed S]
+  --images N   for each of 25 kinds of image, with 20 operations each on average (default 1000)
+  --judged N   of these, how many qemu-img sees (default 100)
+  --format F   only raw, qed or qcow2
+  --seed S     the same operations again (default: others each time, printed)'
+images=1000 judged=100 format= seed=$(date +%s)
+cd "$(dirname "$0")/.."
+. scripts/options.sh
+exec scripts/run-figures.sh ': [0-9][0-9]* operations on ' MODEL_RUNS="$images" MODEL_JUDGED="$judged" \
+  MODEL_FORMAT="$format" SEED="$seed" -- --passWithNoTests test/model/random-operations-
