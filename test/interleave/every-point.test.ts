@@ -1,7 +1,7 @@
 // What destroyed data in real block layers, each at every possible point of one of its requests (native-notes/hazards.md).
 
 import { describe } from 'vitest';
-import { CLUSTER, SUBJECTS } from './interleaving.ts';
+import { CLUSTER, ENCRYPTED, FEATURES, SUBJECTS } from './interleaving.ts';
 import {
   discard,
   EMPTY,
@@ -142,6 +142,23 @@ const situations: readonly Situation[] = [
 ];
 
 const setting = useTwoThreads();
-for (const subject of SUBJECTS) {
+for (const subject of [...SUBJECTS, ...FEATURES]) {
   describe(subject.name, () => testSituations(setting, subject, situations));
 }
+
+/** Where it matters that clusters are written whole and sectors are scrambled by their place in the file. */
+const OF_ENCRYPTED = [
+  'a write into the middle, then behind it',
+  'a write of the whole cluster over a part',
+  'a read of the cluster that is written',
+  'a discard of the cluster that is being allocated',
+  'a read from the cluster that is discarded and used again',
+  'zeroes over part of a cluster that is being allocated',
+];
+describe(ENCRYPTED.name, () => {
+  testSituations(
+    setting,
+    ENCRYPTED,
+    situations.filter(({ name }) => OF_ENCRYPTED.includes(name)),
+  );
+});

@@ -3,7 +3,7 @@
 // disk when all is done, and the closed image. Every image has the smallest table cache.
 
 import { execFileSync } from 'node:child_process';
-import { copyFileSync, rmSync, writeFileSync } from 'node:fs';
+import { copyFileSync, linkSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect } from 'vitest';
 import { checkDisk, createDisk, openDisk, type VirtualDisk } from '../../src/disk/index.ts';
@@ -19,6 +19,9 @@ const BACKING_VALUE = 200;
 const TABLE_CACHE_BYTES = 8192;
 /** qemu-img looks at one image out of so many. */
 const JUDGED_BY_QEMU = 16;
+/** The name is stored in the image; each run has a copy of its own. */
+const DATA_FILE = 'disk.data';
+const PASSWORD = 'secret';
 
 export interface Subject {
   readonly name: string;
@@ -27,6 +30,8 @@ export interface Subject {
   readonly backing: boolean;
   /** reads copy clusters up */
   readonly copyOnRead?: boolean;
+  readonly hasDataFile?: boolean;
+  readonly isEncrypted?: boolean;
 }
 
 export const SUBJECTS: readonly Subject[] = [false, true].flatMap((backing) => {
@@ -53,6 +58,42 @@ export const SUBJECTS: readonly Subject[] = [false, true].flatMap((backing) => {
     } as const,
   ];
 });
+
+/** Features of qcow2 that go ways of their own. */
+export const FEATURES: readonly Subject[] = [
+  {
+    name: 'qcow2 with lazy refcounts',
+    format: 'qcow2',
+    options: [
+      ['cluster_size', '4k'],
+      ['lazy_refcounts', 'on'],
+    ],
+    backing: false,
+  },
+  {
+    name: 'qcow2 with a data file',
+    format: 'qcow2',
+    options: [
+      ['cluster_size', '4k'],
+      ['data_file', DATA_FILE],
+    ],
+    backing: false,
+    hasDataFile: true,
+  },
+];
+
+/** An open takes a while: the key is derived from the password each time. */
+export const ENCRYPTED: Subject = {
+  name: 'qcow2 with encryption',
+  format: 'qcow2',
+  options: [
+    ['cluster_size', '4k'],
+    ['encrypt.format', 'luks'],
+    ['encrypt.iter-time', '1'],
+  ],
+  backing: true,
+  isEncrypted: true,
+};
 
 /** Data in the first clusters of each L2 table, and a discarded cluster: what the image holds before every run. */
 function prepare(disk: VirtualDisk, content: Uint8Array): void {
@@ -132,11 +173,22 @@ export function makeTemplate(folder: string, subject: Subject, content = new Uin
   createDisk(path, subject.format, {
     size: SIZE,
     options: new Map(subject.options),
+    ...passwordOf(subject),
     ...(subject.backing ? { backing: 'base.raw', backingFormat: 'raw' } : {}),
   });
-  const disk = openDisk(path, { readOnly: false });
+  const disk = openDisk(path, { readOnly: false, ...passwordOf(subject) });
   prepare(disk, content);
   disk.close();
+  if (subject.hasDataFile) copyFileSync(join(folder, DATA_FILE), dataOf(path));
+}
+
+function passwordOf({ isEncrypted }: Subject): { password?: () => Uint8Array } {
+  return isEncrypted ? { password: () => new TextEncoder().encode(PASSWORD) } : {};
+}
+
+/** Where the data file of the template is kept. */
+function dataOf(template: string): string {
+  return `${template}.data`;
 }
 
 export class Interleaving {
@@ -147,6 +199,8 @@ export class Interleaving {
   /** the same, byte for byte */
   private readonly bytes = Buffer.alloc(SIZE);
   private readonly template: string;
+  /** folder of the image as a killed daemon leaves it */
+  private readonly crashed: string;
   private runs = 0;
   /** what thread 2 could not do before thread 1 went on */
   private rest: Promise<readonly { readonly error: string | null }[]> | null = null;
@@ -159,7 +213,10 @@ export class Interleaving {
     this.template = join(folder, 'template');
     if (subject.backing) this.content.fill(BACKING_VALUE);
     makeTemplate(folder, subject, this.content);
-    const disk = openDisk(this.template, { readOnly: true });
+    this.crashed = join(folder, 'crashed');
+    mkdirSync(this.crashed);
+    if (subject.backing) linkSync(join(folder, 'base.raw'), join(this.crashed, 'base.raw'));
+    const disk = openDisk(this.template, { readOnly: true, ...passwordOf(subject) });
     disk.read(this.bytes, 0, SIZE, 0);
     disk.close();
   }
@@ -185,8 +242,10 @@ export class Interleaving {
     const path = join(this.folder, `disk.${this.subject.format}`);
     rmSync(path, { force: true });
     copyFileSync(this.template, path);
+    if (this.subject.hasDataFile) copyFileSync(dataOf(this.template), join(this.folder, DATA_FILE));
     const disk = openDisk(path, {
       readOnly: false,
+      ...passwordOf(this.subject),
       slots: 3,
       tableCacheBytes: TABLE_CACHE_BYTES,
       copyOnRead: this.subject.copyOnRead,
@@ -249,9 +308,10 @@ export class Interleaving {
 
   /** The file as it is now, as a killed daemon leaves it: it opens, repaired if need be, and has lost nothing flushed. */
   private judgeCrash(path: string, first: Operation, others: readonly Operation[], ended: number, when: string): void {
-    const copy = join(this.folder, 'crashed');
+    const copy = join(this.crashed, 'disk');
     copyFileSync(path, copy);
-    const disk = openDisk(copy, { readOnly: false });
+    if (this.subject.hasDataFile) copyFileSync(join(this.folder, DATA_FILE), join(this.crashed, DATA_FILE));
+    const disk = openDisk(copy, { readOnly: false, ...passwordOf(this.subject) });
     try {
       this.compare(disk, first, others, ended, true, `${when}, after a kill`);
     } finally {
@@ -267,13 +327,23 @@ export class Interleaving {
   private judgeClosed(path: string, first: Operation, others: readonly Operation[], when: string): void {
     const report = checkDisk(path, { repair: 'none', log: () => undefined });
     expect([report.corruptions, report.leaks, report.checkErrors], `corruptions, leaks ${when}`).toEqual([0, 0, 0]);
-    const disk = openDisk(path, { readOnly: true });
+    const disk = openDisk(path, { readOnly: true, ...passwordOf(this.subject) });
     try {
       this.judge(disk, first, others, when, true);
     } finally {
       disk.close();
     }
-    if (this.runs++ % JUDGED_BY_QEMU === 0) execFileSync('qemu-img', ['check', '-q', '-f', this.subject.format, path]);
+    if (this.runs++ % JUDGED_BY_QEMU === 0) this.judgeByQemu(path);
+  }
+
+  private judgeByQemu(path: string): void {
+    const { format, isEncrypted } = this.subject;
+    const options = `driver=${format},file.filename=${path}`;
+    const parameters = isEncrypted
+      ? ['--object', `secret,id=s,data=${PASSWORD}`, '--image-opts', `${options},encrypt.key-secret=s`]
+      : ['--image-opts', options];
+    // it looks for a data file in its working directory
+    execFileSync('qemu-img', ['check', '-q', ...parameters], { cwd: this.folder });
   }
 
   /** Whole disks are read once a run, when it is closed; before, the clusters that may have changed and those with data. */
