@@ -187,7 +187,16 @@ const RULES = [
   },
   {
     rule: 'R10',
-    hazard: 'an L2 entry that leads out of the file is followed',
+    hazard: 'QED: an entry that leads out of the file is followed',
+    file: 'src/format/qed/mapping.ts',
+    from: 'if (entry + bytes > this.numbers[FILE_END]!) return false;',
+    to: 'void FILE_END;',
+    test: 'test/hostile/qed-tables.test.ts',
+    only: 'is opened read-only, where a read of it fails',
+  },
+  {
+    rule: 'R10',
+    hazard: 'qcow2: an L2 entry that leads out of the file is followed',
     file: 'src/format/qcow2/mapping.ts',
     from: 'if (host % clusterSize === 0 && host + clusterSize <= this.numbers[FILE_END]!) return;',
     to: 'if (host % clusterSize === 0) return;',
@@ -196,7 +205,7 @@ const RULES = [
   },
   {
     rule: 'R10',
-    hazard: 'an L2 entry that leads into the middle of a cluster is followed',
+    hazard: 'qcow2: an L2 entry that leads into the middle of a cluster is followed',
     file: 'src/format/qcow2/mapping.ts',
     from: 'if (host % clusterSize === 0 && host + clusterSize <= this.numbers[FILE_END]!) return;',
     to: 'if (host + clusterSize <= this.numbers[FILE_END]!) return;',
