@@ -8,7 +8,17 @@ import { ImgfuseError } from '../../src/errors/index.ts';
 import type { Image } from '../../src/format/image-format.ts';
 import { openImage } from '../support/memory-images.ts';
 import { seededRandom } from '../support/random.ts';
-import { type GuestStep, prepare, runStep, SECTOR, SECTORS, SIZE, SUBJECTS } from '../support/workloads.ts';
+import {
+  type GuestStep,
+  type Prepared,
+  prepare,
+  runStep,
+  SECTOR,
+  SECTORS,
+  SIZE,
+  SUBJECTS,
+  type Subject,
+} from '../support/workloads.ts';
 
 /** Steps that only look, or wait: nothing of the disk depends on them. */
 const LOOKING: readonly Breakpoint[] = ['l1-load', 'l2-load', 'refcount-load', 'reservation-wait'];
@@ -48,16 +58,25 @@ for (const subject of SUBJECTS) {
   });
 }
 
+const prepared = new Map<Subject, Prepared>();
+
+function preparedOf(subject: Subject): Prepared {
+  const known = prepared.get(subject) ?? prepare(subject, seededRandom(7));
+  prepared.set(subject, known);
+  return known;
+}
+
 /** @returns whether the step was reached more than `skip` times */
 function failAt(
-  subject: (typeof SUBJECTS)[number],
+  subject: Subject,
   breakpoint: Breakpoint,
   skip: number,
   errno: 'EIO' | 'ENOSPC',
   times: 'once' | 'always',
 ): boolean {
   const { format } = subject;
-  const { start, dataFile, backing, content } = prepare(subject, seededRandom(7));
+  const { start: first, dataFile: firstData, backing, content } = preparedOf(subject);
+  const [start, dataFile] = [first.clone(), firstData?.clone() ?? null];
   const options = { backing, tableCacheBytes: 8192, ...(dataFile === null ? {} : { dataFile }) };
   const image = openImage(format, start, options);
   const where = `${breakpoint} after ${skip}, ${errno} ${times}`;

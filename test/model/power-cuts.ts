@@ -4,7 +4,9 @@
 import { describe, expect, test } from 'vitest';
 import { qcow2 } from '../../src/format/qcow2/index.ts';
 import { cutPower, type Verdict } from '../support/power-cut.ts';
+import { hasQemu } from '../support/qemu.ts';
 import { seededRandom } from '../support/random.ts';
+import { requireOrSkip } from '../support/requirements.ts';
 import { prepare, randomSteps, SUBJECTS, type Subject } from '../support/workloads.ts';
 
 const STATES = Number(process.env['POWERCUT_STATES'] ?? 1500);
@@ -23,7 +25,8 @@ export function describePowerCuts(wanted: (name: string) => boolean): void {
 
 function describeSubject(index: number, subject: Subject): void {
   describe(`power cuts on ${subject.name}`, () => {
-    test(`lose nothing that was flushed and leave nothing wrong (seed ${SEED})`, { timeout: 36_000_000 }, () => {
+    test(`lose nothing that was flushed and leave nothing wrong (seed ${SEED})`, { timeout: 36_000_000 }, (context) => {
+      if (subject.withSnapshot === true) requireOrSkip(context, hasQemu, 'qemu-img');
       const random = seededRandom(SEED + index);
       const verdict: Verdict = { states: 0, lost: 0, unrepaired: 0, corrupt: 0, failures: [] };
       const { format, marksDirty = false } = subject;

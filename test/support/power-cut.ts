@@ -5,11 +5,15 @@
 
 import { guestOffset, hostOffset } from '../../src/bytes/offsets.ts';
 import type { Image, ImageFormat } from '../../src/format/image-format.ts';
+import { FIELD } from '../../src/format/qcow2/header.ts';
+import { readHeader } from '../../src/format/qcow2/read-header.ts';
+import { readSnapshotTable } from '../../src/format/qcow2/snapshot-table.ts';
 import type { HostFile } from '../../src/host/host-file.ts';
 import type { MemoryHostFile } from '../../src/host/memory-file.ts';
 import { type RecordedOperation, RecordingHostFile } from '../../src/host/wrapping-files.ts';
 import { findIllegal, LegalValues } from './legal-values.ts';
 import { openImage } from './memory-images.ts';
+import { put32, put64 } from './qcow2-bytes.ts';
 import { AREAS, type GuestStep, type Prepared, runStep, SECTOR, SECTORS } from './workloads.ts';
 
 const ALL_SUBSETS_UP_TO = 10;
@@ -336,8 +340,21 @@ function judgeContent(
   image = open(workload, state, dataFile, true);
   const changed = compare(image, new LegalValues(content), content, whole);
   if (changed !== null) return { kind: 'lost', text: `after three further writes ${changed}` };
-  if (!workload.isRaw || holds(dataFile!, content)) return null;
-  return { kind: 'corrupt', text: 'the raw data file is not the disk' };
+  if (workload.isRaw && !holds(dataFile!, content))
+    return { kind: 'corrupt', text: 'the raw data file is not the disk' };
+  if (workload.snapshot === null) return null;
+  const reverted = open(workload, revertedToSnapshot(state), dataFile, true);
+  const lost = compare(reverted, new LegalValues(workload.snapshot), content, whole);
+  return lost === null ? null : { kind: 'lost', text: `in the snapshot ${lost}` };
+}
+
+/** The same file with the tables of its first snapshot for those of the disk. */
+function revertedToSnapshot(state: MemoryHostFile): MemoryHostFile {
+  const file = state.clone();
+  const { l1TableOffset, l1Size } = readSnapshotTable(file, readHeader(file, { readOnly: true })).snapshots[0]!;
+  put32(file, FIELD.l1Size, l1Size);
+  put64(file, FIELD.l1TableOffset, l1TableOffset);
+  return file.clone(true);
 }
 
 function open({ format, backing }: Workload, file: HostFile, dataFile: HostFile | undefined, readOnly: boolean): Image {

@@ -1,5 +1,7 @@
 // Random workloads on small images, for the models that cut the power or fail host operations.
 
+import { readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { guestOffset, hostOffset } from '../../src/bytes/offsets.ts';
 import type { Image, ImageFormat } from '../../src/format/image-format.ts';
 import { qcow2 } from '../../src/format/qcow2/index.ts';
@@ -7,6 +9,8 @@ import { qed } from '../../src/format/qed/index.ts';
 import { raw } from '../../src/format/raw/index.ts';
 import { MemoryHostFile } from '../../src/host/memory-file.ts';
 import { createMemoryImage, openImage } from './memory-images.ts';
+import { qemuImg } from './qemu.ts';
+import { makeTemporaryDirectory, removeTemporaryDirectory } from './temporary.ts';
 
 export const SECTOR = 512;
 /** Two L2 tables of 512 clusters of 4 KiB, the second one hardly used. */
@@ -28,6 +32,10 @@ export interface Subject {
   readonly options: Readonly<Record<string, string>>;
   readonly withBacking: boolean;
   readonly withDataFile?: boolean;
+  /** of the whole disk, taken by QEMU before the workload: all clusters are shared then */
+  readonly withSnapshot?: boolean;
+  /** the backing file ends inside a cluster of the disk */
+  readonly isShortBelow?: boolean;
   /** a crash may leave counters that are wrong, in an image that is marked dirty */
   readonly marksDirty?: boolean;
 }
@@ -55,6 +63,18 @@ export const SUBJECTS: readonly Subject[] = [
     ...{ format: qcow2, options: DATA_FILE, withBacking: true, withDataFile: true },
   },
   { name: 'qcow2 with a raw data file', format: qcow2, options: RAW_DATA_FILE, withBacking: false, withDataFile: true },
+  ...[{ cluster_size: '4k' }, SUBCLUSTERS].map((options) => ({
+    name: `qcow2 with ${options === SUBCLUSTERS ? 'subclusters and ' : ''}a snapshot`,
+    ...{ format: qcow2, options, withBacking: false, withSnapshot: true },
+  })),
+  {
+    name: 'qed with large clusters and a short backing file',
+    ...{ format: qed, options: { cluster_size: '16k', table_size: '2' }, withBacking: true, isShortBelow: true },
+  },
+  {
+    name: 'qcow2 with small clusters and a short backing file',
+    ...{ format: qcow2, options: { cluster_size: '1k' }, withBacking: true, isShortBelow: true },
+  },
 ];
 
 /** Sectors [first, end) that workloads and their images touch; all others stay as they are. */
@@ -90,15 +110,19 @@ export interface Prepared {
   readonly isRaw: boolean;
   readonly backing: Image | null;
   readonly content: Uint8Array;
+  /** what a snapshot has, which stays as it is */
+  readonly snapshot: Uint8Array | null;
 }
 
 /** An image with some data, over nothing or over a file full of data; a data file that is not raw is full of old bytes. */
-export function prepare({ format, options, withBacking, withDataFile }: Subject, random: () => number): Prepared {
+export function prepare(subject: Subject, random: () => number): Prepared {
+  const { format, options, withBacking, withDataFile, withSnapshot, isShortBelow } = subject;
   const content = new Uint8Array(SECTORS);
   let backing: Image | null = null;
   if (withBacking) {
-    content.fill(200, 0, SECTORS - 100);
-    backing = openBase(new Uint8Array(SIZE).map((_, i) => content[i >> 9]!));
+    const end = SECTORS - 101;
+    content.fill(200, 0, end);
+    backing = openBase(new Uint8Array(isShortBelow === true ? end * SECTOR : SIZE).map((_, i) => content[i >> 9]!));
   }
   const dataFile = withDataFile === true ? new MemoryHostFile(new Uint8Array(0), '/data') : null;
   const data = dataFile === null ? {} : { dataFile };
@@ -112,7 +136,21 @@ export function prepare({ format, options, withBacking, withDataFile }: Subject,
     content.fill(100 + n, sector, sector + 8);
   }
   image.close();
-  return { start, dataFile, isRaw, backing, content };
+  const common = { dataFile, isRaw, backing, content };
+  if (withSnapshot !== true) return { start, ...common, snapshot: null };
+  return { start: takeSnapshot(start), ...common, snapshot: content.slice() };
+}
+
+function takeSnapshot(file: MemoryHostFile): MemoryHostFile {
+  const folder = makeTemporaryDirectory();
+  try {
+    const path = join(folder, 'disk');
+    writeFileSync(path, file.bytes());
+    qemuImg('snapshot', '-c', 'before', path);
+    return new MemoryHostFile(readFileSync(path));
+  } finally {
+    removeTemporaryDirectory(folder);
+  }
 }
 
 function openBase(bytes: Uint8Array): Image {

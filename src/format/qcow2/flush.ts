@@ -1,7 +1,7 @@
 // The flush of an image: what waits for a fdatasync is carried out in rounds. One round: take what waits, sync, then with
-// that durable (1) lower the counters of references removed before and free what nothing refers to, (2) write the L1
-// entries of new L2 tables, (3) write the L2 entries of new data. What (2) and (3) replace waits for the next round. One
-// flush at a time; the metadata lock is not held during a fdatasync.
+// that durable (1) write the L1 entries of new L2 tables, (2) lower the counters of references removed before and free what
+// nothing refers to, with another sync in between if there is something for both, (3) write the L2 entries of new data. What
+// (1) and (3) replace waits for the next round. One flush at a time; the metadata lock is not held during a fdatasync.
 
 import { hostOffset } from '../../bytes/offsets.ts';
 import { reach } from '../../concurrency/breakpoints.ts';
@@ -81,12 +81,14 @@ export class Flush {
     }));
     if (clusters === 0 && tables === 0 && released.length === 0) return;
     tracker.sync();
-    this.carryOut(released);
     reach('link');
-    lock.run(() => {
-      if (tables > 0) linker.linkTables(tables);
-      if (clusters > 0) linker.linkClusters(clusters);
-    });
+    if (tables > 0) {
+      lock.run(() => linker.linkTables(tables));
+      // what was removed from the copy of a shared table is in the file as long as the L1 entry leads to the original
+      if (released.length > 0) tracker.sync();
+    }
+    this.carryOut(released);
+    if (clusters > 0) lock.run(() => linker.linkClusters(clusters));
   }
 
   /** Lowers counters whose references are durably gone; a cluster that reaches 0 is punched before it can be taken again. */
