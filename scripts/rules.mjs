@@ -172,7 +172,7 @@ const RULES = [
     hazard: 'memory changes although the write of the entry failed',
     file: 'src/format/qcow2/table.ts',
     from: 'this.tracker.writeMetadata(breakpoint, () =>',
-    to: 'const early = this.cache.find(offset - (offset % this.cache.sliceBytes));\n    if (early >= 0) this.cache.bytes.set(bytes, early * this.cache.sliceBytes + (offset % this.cache.sliceBytes));\n    this.tracker.writeMetadata(breakpoint, () =>',
+    to: 'this.slices.written(offset, bytes);\n    this.tracker.writeMetadata(breakpoint, () =>',
     test: 'test/conformance/virtual-disk.test.ts',
     only: 'qcow2.*an error in a change|qcow2.*full host',
   },

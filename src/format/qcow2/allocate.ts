@@ -162,7 +162,7 @@ export class Allocator {
       this.addBlockFor(own);
       return;
     }
-    tables.forget(own * clusterSize, clusterSize);
+    tables.slices.forget(own * clusterSize, clusterSize);
     this.noLongerFresh(own + 1);
     file.write(content, 0, clusterSize, hostOffset(own * clusterSize));
     if (!countsItself) refcounts.setRun(own, 1, 1);
@@ -231,7 +231,7 @@ export class Allocator {
         setCounter(content, cluster - counted, refcountBits, 1);
       }
       const at = (start + block) * clusterSize;
-      tables.forget(at, clusterSize);
+      tables.slices.forget(at, clusterSize);
       file.write(content, 0, clusterSize, hostOffset(at));
       writeU64BE(view, (firstNew + block) * REFCOUNT_TABLE_ENTRY_BYTES, at);
     }
@@ -239,7 +239,7 @@ export class Allocator {
       const shared = Math.min(end, firstNew * refcountsPerBlock) - start;
       this.parts.refcounts.setRun(start, shared, 1);
     }
-    tables.forget(tableOffset, tableBytes);
+    tables.slices.forget(tableOffset, tableBytes);
     file.write(table, 0, tableBytes, hostOffset(tableOffset));
     numbers[FILE_END] = end * clusterSize;
     tracker.sync();

@@ -65,7 +65,7 @@ export class Linker {
   span(guestCluster: number): number {
     const { geometry, tables } = this.parts;
     const index = geometry.l2IndexOf(guestCluster);
-    const inSlice = tables.bytesInSlice(index * geometry.l2EntryBytes) / geometry.l2EntryBytes;
+    const inSlice = tables.slices.bytesInSlice(index * geometry.l2EntryBytes) / geometry.l2EntryBytes;
     return Math.min(inSlice, geometry.l2Entries - index);
   }
 
@@ -245,7 +245,7 @@ export class Linker {
     try {
       const content = new Uint8Array(clusterSize);
       if (present !== 0) file.read(content, 0, clusterSize, hostOffset(present));
-      tables.forget(created, clusterSize);
+      tables.slices.forget(created, clusterSize);
       file.write(content, 0, clusterSize, hostOffset(created));
     } catch (error) {
       allocator.giveBack(created, 1);

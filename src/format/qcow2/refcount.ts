@@ -85,21 +85,21 @@ export class Refcounts {
   read(block: number, index: number): number {
     const { refcountBits } = this.geometry;
     reach('refcount-load');
-    const at = this.tables.slice(block + Math.floor((index * refcountBits) / 8));
-    return readCounter(this.tables.memory, at, index, refcountBits);
+    const at = this.tables.slices.load(block + Math.floor((index * refcountBits) / 8));
+    return readCounter(this.tables.slices.bytes, at, index, refcountBits);
   }
 
   /** Writes up to the end of the slice. @returns counters written */
   private writeInSlice(block: number, index: number, count: number, value: number): number {
     const { refcountBits } = this.geometry;
     const firstByte = Math.floor((index * refcountBits) / 8);
-    const room = this.tables.bytesInSlice(block + firstByte);
+    const room = this.tables.slices.bytesInSlice(block + firstByte);
     const perByte = Math.max(1, 8 / refcountBits);
     const fits = refcountBits >= 8 ? (room * 8) / refcountBits : room * perByte - (index % perByte);
     const part = Math.min(count, fits);
     const endByte = Math.ceil(((index + part) * refcountBits) / 8);
-    const at = this.tables.slice(block + firstByte);
-    const bytes = this.tables.memory.slice(at, at + endByte - firstByte);
+    const at = this.tables.slices.load(block + firstByte);
+    const bytes = this.tables.slices.bytes.slice(at, at + endByte - firstByte);
     for (let i = 0; i < part; i++) {
       const offset = Math.floor(((index + i) * refcountBits) / 8) - firstByte;
       writeCounter(bytes, offset, index + i, refcountBits, value);

@@ -125,14 +125,14 @@ function growL1(parts: ResizeParts, entries: number): void {
     const { offset } = allocator.allocateExactly(clusters);
     const content = new Uint8Array(clusters * geometry.clusterSize);
     file.read(content, 0, oldBytes, hostOffset(numbers[L1_OFFSET]!));
-    tables.forget(offset, content.length);
+    tables.slices.forget(offset, content.length);
     file.write(content, 0, content.length, hostOffset(offset));
     tracker.sync();
     writeHeader(parts, numbers[VIRTUAL_SIZE]!, entries, offset);
     metadata.mark('active L1 table', offset / geometry.clusterSize, clusters);
     if (oldBytes > 0) {
       releases.add(numbers[L1_OFFSET]! / geometry.clusterSize, Math.ceil(oldBytes / geometry.clusterSize));
-      tables.forget(numbers[L1_OFFSET]!, roundUp(oldBytes, geometry.clusterSize));
+      tables.slices.forget(numbers[L1_OFFSET]!, roundUp(oldBytes, geometry.clusterSize));
     }
     numbers[L1_OFFSET] = offset;
     numbers[L1_ENTRIES] = entries;

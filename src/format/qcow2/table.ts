@@ -9,11 +9,12 @@
 // An entry is handled as its two words. Used under the metadata lock; nothing here keeps a slice across calls (R2).
 
 import { combine, hexWords } from '../../bytes/endian.ts';
-import { hex, hostOffset } from '../../bytes/offsets.ts';
+import { hostOffset } from '../../bytes/offsets.ts';
 import type { Breakpoint } from '../../concurrency/breakpoints.ts';
 import type { TableCache } from '../../concurrency/table-cache.ts';
-import { assert, ImgfuseError } from '../../errors/index.ts';
+import { assert } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
+import { TableSlices } from '../table-slices.ts';
 import type { WriteTracker } from '../write-tracker.ts';
 import type { SubclusterBitmap } from './subcluster.ts';
 
@@ -63,15 +64,16 @@ export function hasReservedBits(high: number, low: number): boolean {
 
 export class Tables {
   readonly entry: Entry = { high: 0, low: 0 };
+  readonly slices: TableSlices;
   private readonly file: HostFile;
-  private readonly cache: TableCache;
   private readonly tracker: WriteTracker;
   private readonly scratch: Uint8Array;
   private readonly scratchView: DataView;
 
   constructor(file: HostFile, cache: TableCache, tracker: WriteTracker) {
     this.file = file;
-    this.cache = cache;
+    // tables are whole clusters, but a file may end within its last one
+    this.slices = new TableSlices(file, cache, true);
     this.tracker = tracker;
     this.scratch = new Uint8Array(cache.sliceBytes);
     this.scratchView = new DataView(this.scratch.buffer);
@@ -79,20 +81,15 @@ export class Tables {
 
   /** Fills `entry` with entry `index` of the table of u64 at `table`. */
   load(table: number, index: number): Entry {
-    const at = this.slice(table + index * ENTRY_BYTES);
-    this.entry.high = this.cache.view.getUint32(at, false);
-    this.entry.low = this.cache.view.getUint32(at + 4, false);
+    const at = this.slices.load(table + index * ENTRY_BYTES);
+    this.entry.high = this.slices.view.getUint32(at, false);
+    this.entry.low = this.slices.view.getUint32(at + 4, false);
     return this.entry;
   }
 
   describe(table: number, index: number): string {
     const { high, low } = this.load(table, index);
     return hexWords(high, low);
-  }
-
-  /** Bytes from `offset` to the end of its slice: what a single store may change. */
-  bytesInSlice(offset: number): number {
-    return this.cache.sliceBytes - (offset % this.cache.sliceBytes);
   }
 
   /** Writes `count` entries with these flags and offsets `first`, `first + step`, ... that lie in one slice. */
@@ -134,57 +131,10 @@ export class Tables {
    */
   storeBytes(breakpoint: Breakpoint, offset: number, bytes: Uint8Array): void {
     assert(
-      bytes.length > 0 && bytes.length <= this.bytesInSlice(offset),
+      bytes.length > 0 && bytes.length <= this.slices.bytesInSlice(offset),
       `store of ${bytes.length} bytes at ${offset}`,
     );
     this.tracker.writeMetadata(breakpoint, () => this.file.write(bytes, 0, bytes.length, hostOffset(offset)));
-    const inSlice = offset % this.cache.sliceBytes;
-    const slot = this.cache.find(offset - inSlice);
-    if (slot >= 0) this.cache.bytes.set(bytes, slot * this.cache.sliceBytes + inSlice);
-  }
-
-  /** The byte at `offset` of a table, and behind it up to the end of its slice, in the cache's memory: for reading at once. */
-  slice(offset: number): number {
-    const inSlice = offset % this.cache.sliceBytes;
-    const key = offset - inSlice;
-    let slot = this.cache.find(key);
-    if (slot < 0) {
-      slot = this.cache.insert(key);
-      try {
-        this.fill(slot, key);
-      } catch (error) {
-        this.cache.remove(key);
-        throw error;
-      }
-    }
-    return slot * this.cache.sliceBytes + inSlice;
-  }
-
-  /** The memory that slice() points into. */
-  get memory(): Uint8Array {
-    return this.cache.bytes;
-  }
-
-  /** Forgets the cached slices of a range whose clusters are given up or rewritten whole. */
-  forget(offset: number, length: number): void {
-    for (let at = offset; at < offset + length; at += this.cache.sliceBytes) this.cache.remove(at);
-  }
-
-  private fill(slot: number, key: number): void {
-    const { sliceBytes, bytes } = this.cache;
-    const got = this.file.read(bytes, slot * sliceBytes, sliceBytes, hostOffset(key));
-    if (got === sliceBytes) return;
-    // tables are whole clusters, but a file may end within its last one
-    if (got > 0) bytes.fill(0, slot * sliceBytes + got, (slot + 1) * sliceBytes);
-    else {
-      throw new ImgfuseError(
-        'corrupt',
-        `${this.file.path}: a table at offset ${hex(key)} lies beyond the file; run imgfuse check`,
-        {
-          path: this.file.path,
-          offset: key,
-        },
-      );
-    }
+    this.slices.written(offset, bytes);
   }
 }

@@ -5,8 +5,9 @@
 import { combine, hexWords, writeU64LE } from '../../bytes/endian.ts';
 import { hostOffset } from '../../bytes/offsets.ts';
 import type { TableCache } from '../../concurrency/table-cache.ts';
-import { assert, ImgfuseError } from '../../errors/index.ts';
+import { assert } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
+import { TableSlices } from '../table-slices.ts';
 import { ENTRY_BYTES, type Geometry } from './geometry.ts';
 
 export const UNALLOCATED_ENTRY = 0;
@@ -14,14 +15,14 @@ export const ZERO_ENTRY = 1;
 
 export class Tables {
   private readonly file: HostFile;
-  private readonly cache: TableCache;
+  private readonly slices: TableSlices;
   private readonly geometry: Geometry;
   private readonly scratch: Uint8Array;
   private readonly scratchView: DataView;
 
   constructor(file: HostFile, cache: TableCache, geometry: Geometry) {
     this.file = file;
-    this.cache = cache;
+    this.slices = new TableSlices(file, cache, false);
     this.geometry = geometry;
     this.scratch = new Uint8Array(cache.sliceBytes);
     this.scratchView = new DataView(this.scratch.buffer);
@@ -29,20 +30,19 @@ export class Tables {
 
   /** Entry `index` of the table at `table`; NaN when it is no safe integer. */
   load(table: number, index: number): number {
-    const at = this.slice(table, index);
-    return combine(this.cache.view.getUint32(at + 4, true), this.cache.view.getUint32(at, true));
+    const at = this.slices.load(table + index * ENTRY_BYTES);
+    return combine(this.slices.view.getUint32(at + 4, true), this.slices.view.getUint32(at, true));
   }
 
   /** The entry as hexadecimal text, for messages about values that load() could not represent. */
   describe(table: number, index: number): string {
-    const at = this.slice(table, index);
-    return hexWords(this.cache.view.getUint32(at + 4, true), this.cache.view.getUint32(at, true));
+    const at = this.slices.load(table + index * ENTRY_BYTES);
+    return hexWords(this.slices.view.getUint32(at + 4, true), this.slices.view.getUint32(at, true));
   }
 
   /** Entries of one slice from `index` on, that is how many a single store may change. */
   entriesInSlice(index: number): number {
-    const perSlice = this.cache.sliceBytes / ENTRY_BYTES;
-    return perSlice - (index % perSlice);
+    return this.slices.bytesInSlice(index * ENTRY_BYTES) / ENTRY_BYTES;
   }
 
   /**
@@ -55,46 +55,11 @@ export class Tables {
     for (let i = 0; i < count; i++) writeU64LE(this.scratchView, i * ENTRY_BYTES, first + i * step);
     const start = table + index * ENTRY_BYTES;
     this.file.write(this.scratch, 0, count * ENTRY_BYTES, hostOffset(start));
-    const inSlice = start % this.cache.sliceBytes;
-    const slot = this.cache.find(start - inSlice);
-    if (slot < 0) return;
-    this.cache.bytes.set(this.scratch.subarray(0, count * ENTRY_BYTES), slot * this.cache.sliceBytes + inSlice);
+    this.slices.written(start, this.scratch.subarray(0, count * ENTRY_BYTES));
   }
 
   /** Forgets the cached slices of a table whose clusters are given up. */
   forget(table: number): void {
-    for (let at = 0; at < this.geometry.tableBytes; at += this.cache.sliceBytes) this.cache.remove(table + at);
-  }
-
-  /** Position in the cache's memory of an entry, loading its slice where needed. */
-  private slice(table: number, index: number): number {
-    const start = table + index * ENTRY_BYTES;
-    const inSlice = start % this.cache.sliceBytes;
-    const key = start - inSlice;
-    let slot = this.cache.find(key);
-    if (slot < 0) {
-      slot = this.cache.insert(key);
-      try {
-        this.fill(slot, key);
-      } catch (error) {
-        this.cache.remove(key);
-        throw error;
-      }
-    }
-    return slot * this.cache.sliceBytes + inSlice;
-  }
-
-  private fill(slot: number, key: number): void {
-    const { sliceBytes, bytes } = this.cache;
-    const got = this.file.read(bytes, slot * sliceBytes, sliceBytes, hostOffset(key));
-    if (got === sliceBytes) return;
-    throw new ImgfuseError(
-      'corrupt',
-      `${this.file.path}: the table at offset ${key} ends beyond the file; run imgfuse check`,
-      {
-        path: this.file.path,
-        offset: key,
-      },
-    );
+    this.slices.forget(table, this.geometry.tableBytes);
   }
 }
