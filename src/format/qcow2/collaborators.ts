@@ -7,6 +7,7 @@ import { TableCache } from '../../concurrency/table-cache.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import { FreeClusters } from '../free-clusters.ts';
 import { GuestAccess } from '../guest-access.ts';
+import { METADATA_LOCK } from '../mapped-state.ts';
 import { PendingLinks } from '../pending-links.ts';
 import { WriteTracker } from '../write-tracker.ts';
 import { Allocator } from './allocate.ts';
@@ -20,7 +21,7 @@ import { MetadataClusters } from './metadata-clusters.ts';
 import { OverlapCheck } from './overlap.ts';
 import { Refcounts } from './refcount.ts';
 import { Releases } from './releases.ts';
-import { METADATA_LOCK, type Qcow2State, VIRTUAL_SIZE } from './state.ts';
+import { type Qcow2State, VIRTUAL_SIZE } from './state.ts';
 import { Tables } from './table.ts';
 
 export interface Collaborators {

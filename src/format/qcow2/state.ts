@@ -1,18 +1,13 @@
 // What all threads of an open qcow2 image share, as one structured-clonable record. `header` holds what never changes while
 // the image is open; what does change is in `words` and `numbers`, guarded by the metadata lock.
 
-import { createReservationState, type ReservationState } from '../../concurrency/reservations.ts';
-import { createTableCacheState, MAX_SLICE_BYTES, type TableCacheState } from '../../concurrency/table-cache.ts';
-import { createFreeClustersState, type FreeClustersState } from '../free-clusters.ts';
+import { createMappedState, type MappedState, type MappedStateOptions } from '../mapped-state.ts';
 import { createPendingLinksState, type PendingLinksState } from '../pending-links.ts';
-import { createWriteTrackerState } from '../write-tracker.ts';
 import type { VolumeKey } from './encryption.ts';
 import type { FeatureWords } from './header.ts';
 import { createReleasesState, type ReleasesState } from './releases.ts';
 
-/** Int32 words: the metadata lock. */
-export const METADATA_LOCK = 0;
-/** QCOW2_INCOMPAT_DIRTY and _CORRUPT as they are in the header now */
+/** The Int32 word behind the metadata lock: QCOW2_INCOMPAT_DIRTY and _CORRUPT as they are in the header now */
 export const MARKS = 1;
 const WORD_COUNT = 2;
 
@@ -30,7 +25,6 @@ export const NEVER_USED = 6;
 export const ALLOCATED_CLUSTERS = 7;
 const NUMBER_COUNT = 8;
 
-const PENDING_CAPACITY = 16384;
 /** L2 tables that wait for their L1 entry. */
 const PENDING_TABLES = 1024;
 
@@ -57,46 +51,29 @@ export interface FixedHeader {
   readonly specific: Readonly<Record<string, unknown>>;
 }
 
-export interface Qcow2State {
+export interface Qcow2State extends MappedState {
   readonly header: FixedHeader;
   /** of an encrypted image; in the memory of this process and nowhere else */
   readonly volumeKey: VolumeKey | null;
-  readonly words: SharedArrayBuffer;
-  readonly numbers: SharedArrayBuffer;
-  readonly tracker: SharedArrayBuffer;
-  readonly cache: TableCacheState;
-  readonly reservations: ReservationState;
-  readonly pending: PendingLinksState;
   readonly pendingTables: PendingLinksState;
   readonly releases: ReleasesState;
-  readonly free: FreeClustersState;
   /** which clusters hold metadata */
   readonly metadata: SharedArrayBuffer;
 }
 
-export interface Qcow2StateOptions {
+export interface Qcow2StateOptions extends MappedStateOptions {
   readonly volumeKey: VolumeKey | null;
-  readonly fileLength: number;
-  readonly tableCacheBytes: number;
-  readonly slots: number;
-  readonly readOnly: boolean;
   readonly metadata: SharedArrayBuffer;
 }
 
 export function createQcow2State(header: FixedHeader, options: Qcow2StateOptions): Qcow2State {
-  const clusterSize = 2 ** header.clusterBits;
+  const { metadata, readOnly, volumeKey } = options;
   return {
-    header,
-    volumeKey: options.volumeKey,
-    words: new SharedArrayBuffer(WORD_COUNT * 4),
-    numbers: new SharedArrayBuffer(NUMBER_COUNT * 8),
-    tracker: createWriteTrackerState(),
-    cache: createTableCacheState(options.tableCacheBytes, Math.min(MAX_SLICE_BYTES, clusterSize)),
-    reservations: createReservationState(options.slots),
-    pending: createPendingLinksState(options.readOnly ? 1 : PENDING_CAPACITY),
-    pendingTables: createPendingLinksState(options.readOnly ? 1 : PENDING_TABLES),
-    releases: createReleasesState(options.readOnly ? 1 : undefined),
-    metadata: options.metadata,
-    free: createFreeClustersState(clusterSize, options.readOnly ? 0 : options.fileLength),
+    ...createMappedState(options, {
+      ...{ clusterSize: 2 ** header.clusterBits, wordCount: WORD_COUNT, numberCount: NUMBER_COUNT },
+    }),
+    ...{ header, volumeKey, metadata },
+    pendingTables: createPendingLinksState(readOnly ? 1 : PENDING_TABLES),
+    releases: createReleasesState(readOnly ? 1 : undefined),
   };
 }

@@ -19,6 +19,7 @@ import { CopyUp } from '../copy-up.ts';
 import { FreeClusters } from '../free-clusters.ts';
 import { GuestAccess } from '../guest-access.ts';
 import { type Extent, type Image, type ImageDetails, type SharedImage, shareImage } from '../image-format.ts';
+import { METADATA_LOCK } from '../mapped-state.ts';
 import { PendingLinks } from '../pending-links.ts';
 import { ReservedRuns } from '../reserved-runs.ts';
 import { WriteTracker } from '../write-tracker.ts';
@@ -33,7 +34,7 @@ import { describeHeader } from './header.ts';
 import { Linker } from './link.ts';
 import { Mapper, type Run } from './mapping.ts';
 import { resize } from './resize.ts';
-import { ALLOCATED_CLUSTERS, IMAGE_SIZE, METADATA_LOCK, type QedState } from './state.ts';
+import { ALLOCATED_CLUSTERS, IMAGE_SIZE, type QedState } from './state.ts';
 import { Tables } from './table.ts';
 
 /** Links are held back for at most this long (plus one turn of the maintenance thread): the window of R9. */

@@ -1,16 +1,10 @@
 // What all threads of an open QED image share, as one structured-clonable record. The header fields in it never change
 // while the image is open; what does change is in `words` and `numbers`, guarded by the metadata lock.
 
-import { createReservationState, type ReservationState } from '../../concurrency/reservations.ts';
-import { createTableCacheState, MAX_SLICE_BYTES, type TableCacheState } from '../../concurrency/table-cache.ts';
-import { createFreeClustersState, type FreeClustersState } from '../free-clusters.ts';
-import { createPendingLinksState, type PendingLinksState } from '../pending-links.ts';
-import { createWriteTrackerState } from '../write-tracker.ts';
+import { createMappedState, type MappedState, type MappedStateOptions } from '../mapped-state.ts';
 import type { QedHeader } from './header.ts';
 
-/** Int32 words: the metadata lock and the flags. */
-export const METADATA_LOCK = 0;
-/** 1 when NEED_CHECK is set in the file and that is durable */
+/** The Int32 word behind the metadata lock: 1 when NEED_CHECK is set in the file and that is durable */
 export const DIRTY = 1;
 const WORD_COUNT = 2;
 
@@ -30,37 +24,15 @@ export const DURABLE_LENGTH = 5;
 export const CUTS = 6;
 const NUMBER_COUNT = 7;
 
-/** Links held back at most; a full list is linked early. */
-const PENDING_CAPACITY = 16384;
-
-export interface QedState {
+export interface QedState extends MappedState {
   readonly header: QedHeader;
-  readonly words: SharedArrayBuffer;
-  readonly numbers: SharedArrayBuffer;
-  readonly tracker: SharedArrayBuffer;
-  readonly cache: TableCacheState;
-  readonly reservations: ReservationState;
-  readonly pending: PendingLinksState;
-  readonly free: FreeClustersState;
 }
 
-export interface QedStateOptions {
-  readonly fileLength: number;
-  readonly tableCacheBytes: number;
-  readonly slots: number;
-  readonly readOnly: boolean;
-}
-
-export function createQedState(header: QedHeader, options: QedStateOptions): QedState {
-  const state: QedState = {
+export function createQedState(header: QedHeader, options: MappedStateOptions): QedState {
+  const { clusterSize } = header;
+  const state = {
+    ...createMappedState(options, { clusterSize, wordCount: WORD_COUNT, numberCount: NUMBER_COUNT }),
     header,
-    words: new SharedArrayBuffer(WORD_COUNT * 4),
-    numbers: new SharedArrayBuffer(NUMBER_COUNT * 8),
-    tracker: createWriteTrackerState(),
-    cache: createTableCacheState(options.tableCacheBytes, MAX_SLICE_BYTES),
-    reservations: createReservationState(options.slots),
-    pending: createPendingLinksState(options.readOnly ? 1 : PENDING_CAPACITY),
-    free: createFreeClustersState(header.clusterSize, options.readOnly ? 0 : options.fileLength),
   };
   const numbers = new Float64Array(state.numbers);
   numbers[IMAGE_SIZE] = header.imageSize;

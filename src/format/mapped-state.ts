@@ -1,0 +1,50 @@
+// What all threads of an open image share where tables map its guest data: the part of a format's state that is the same in
+// every such format. Structured-clonable; what may change is guarded by the metadata lock.
+
+import { createReservationState, type ReservationState } from '../concurrency/reservations.ts';
+import { createTableCacheState, MAX_SLICE_BYTES, type TableCacheState } from '../concurrency/table-cache.ts';
+import { createFreeClustersState, type FreeClustersState } from './free-clusters.ts';
+import { createPendingLinksState, type PendingLinksState } from './pending-links.ts';
+import { createWriteTrackerState } from './write-tracker.ts';
+
+/** The word that is the metadata lock. */
+export const METADATA_LOCK = 0;
+
+/** Links held back at most; a full list is linked early. */
+const PENDING_CAPACITY = 16384;
+
+export interface MappedState {
+  /** Int32: METADATA_LOCK, then the format's */
+  readonly words: SharedArrayBuffer;
+  /** Float64: the format's */
+  readonly numbers: SharedArrayBuffer;
+  readonly tracker: SharedArrayBuffer;
+  readonly cache: TableCacheState;
+  readonly reservations: ReservationState;
+  readonly pending: PendingLinksState;
+  readonly free: FreeClustersState;
+}
+
+export interface MappedStateOptions {
+  readonly fileLength: number;
+  readonly tableCacheBytes: number;
+  readonly slots: number;
+  readonly readOnly: boolean;
+}
+
+export function createMappedState(
+  options: MappedStateOptions,
+  format: { readonly clusterSize: number; readonly wordCount: number; readonly numberCount: number },
+): MappedState {
+  const { fileLength, readOnly, slots, tableCacheBytes } = options;
+  const { clusterSize, numberCount, wordCount } = format;
+  return {
+    words: new SharedArrayBuffer(wordCount * 4),
+    numbers: new SharedArrayBuffer(numberCount * 8),
+    tracker: createWriteTrackerState(),
+    cache: createTableCacheState(tableCacheBytes, Math.min(MAX_SLICE_BYTES, clusterSize)),
+    reservations: createReservationState(slots),
+    pending: createPendingLinksState(readOnly ? 1 : PENDING_CAPACITY),
+    free: createFreeClustersState(clusterSize, readOnly ? 0 : fileLength),
+  };
+}
