@@ -14,10 +14,11 @@ import { hex, hostOffset } from '../../bytes/offsets.ts';
 import { describeError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { CheckReport } from '../check-report.ts';
+import { flagSentence } from './findings.ts';
 import type { Qcow2Header } from './header.ts';
 import { rebuildRefcounts } from './rebuild-refcounts.ts';
 import { writeCounter } from './refcount.ts';
-import { flagSentence, ReferenceWalk, type WalkOptions } from './reference-walk.ts';
+import { ReferenceWalk, type WalkOptions } from './reference-walk.ts';
 import { isCompressed, isCopied, offsetOf, QCOW_OFLAG_COPIED, QCOW_OFLAG_ZERO } from './table.ts';
 
 /** Findings that are logged one by one. */

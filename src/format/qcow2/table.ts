@@ -13,7 +13,7 @@ import { hostOffset } from '../../bytes/offsets.ts';
 import type { Breakpoint } from '../../concurrency/breakpoints.ts';
 import type { TableCache } from '../../concurrency/table-cache.ts';
 import { assert } from '../../errors/index.ts';
-import type { HostFile } from '../../host/host-file.ts';
+import { type HostFile, readPadded } from '../../host/host-file.ts';
 import { TableSlices } from '../table-slices.ts';
 import type { WriteTracker } from '../write-tracker.ts';
 import type { SubclusterBitmap } from './subcluster.ts';
@@ -60,6 +60,13 @@ export function isCompressed(high: number): boolean {
 /** Reserved bits are set: the entry was not written by anything that we know. */
 export function hasReservedBits(high: number, low: number): boolean {
   return (high & RESERVED_HIGH) !== 0 || (low & RESERVED_LOW) !== 0;
+}
+
+/** A whole table as it stands in the file; what lies behind its end reads as zeros. */
+export function readTable(file: HostFile, offset: number, length: number): DataView {
+  const bytes = new Uint8Array(length);
+  readPadded(file, bytes, 0, length, hostOffset(offset));
+  return new DataView(bytes.buffer);
 }
 
 export class Tables {
