@@ -4,7 +4,7 @@
 //   -> fdatasync -> counters of what was replaced -> punch -> free for reuse (R5)
 //
 // so that a crash leaves leaks and nothing else. The metadata lock is held while tables are looked at or changed and never
-// while guest data moves (R1); each piece of a request holds a reservation of its guest clusters (R3).
+// while guest data moves (R1); each piece of a request holds a reservation of its guest clusters (R3): reserved-runs.ts.
 
 import { type GuestOffset, guestOffset } from '../../bytes/offsets.ts';
 import { reach } from '../../concurrency/breakpoints.ts';

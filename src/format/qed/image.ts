@@ -5,50 +5,29 @@
 //   discard            dirty bit (durable) -> L2 entries -> fdatasync -> punch -> fdatasync -> free for reuse (R5)
 //
 // The metadata lock is held while tables are looked at or changed and never while guest data moves (R1); each piece of a
-// request holds a reservation of its guest clusters (R3).
+// request holds a reservation of its guest clusters (R3): reserved-runs.ts.
 
 import { type GuestOffset, guestOffset, hex, hostOffset } from '../../bytes/offsets.ts';
 import { reach } from '../../concurrency/breakpoints.ts';
-import { Mutex } from '../../concurrency/mutex.ts';
-import { Reservations } from '../../concurrency/reservations.ts';
-import { TableCache } from '../../concurrency/table-cache.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import { readBackingData } from '../backing.ts';
 import { CopyUp } from '../copy-up.ts';
-import { FreeClusters } from '../free-clusters.ts';
-import { GuestAccess } from '../guest-access.ts';
 import { type Extent, type Image, type ImageDetails, type SharedImage, shareImage } from '../image-format.ts';
-import { METADATA_LOCK } from '../mapped-state.ts';
-import { PendingLinks } from '../pending-links.ts';
 import { ReservedRuns } from '../reserved-runs.ts';
-import { WriteTracker } from '../write-tracker.ts';
-import { Allocator } from './allocate.ts';
 import { AllocatingWrite } from './allocating-write.ts';
+import { type Collaborators, connect } from './collaborators.ts';
 import { type CompactParts, fillGaps, giveAwayRest, giveFreeClustersAway, removeEmptyTables } from './compact.ts';
-import { Deallocator, type DeallocatorParts } from './deallocate.ts';
-import { DirtyBit } from './dirty-bit.ts';
-import { Flush } from './flush.ts';
-import { Geometry } from './geometry.ts';
+import { Deallocator } from './deallocate.ts';
 import { describeHeader } from './header.ts';
-import { Linker } from './link.ts';
-import { Mapper, type Run } from './mapping.ts';
+import type { Run } from './mapping.ts';
 import { resize } from './resize.ts';
-import { ALLOCATED_CLUSTERS, IMAGE_SIZE, type QedState } from './state.ts';
-import { Tables } from './table.ts';
+import { ALLOCATED_CLUSTERS, type QedState } from './state.ts';
 
 /** Links are held back for at most this long (plus one turn of the maintenance thread): the window of R9. */
 const HOLD_BACK_MS = 500;
 /** The dirty bit is cleared after this long without an allocation. */
 const IDLE_MS = 5000;
-
-/** The objects of one thread over the state that all threads share. */
-interface Collaborators extends Omit<DeallocatorParts, 'write'> {
-  readonly access: GuestAccess;
-  readonly flush: Flush;
-  readonly free: FreeClusters;
-  readonly tracker: WriteTracker;
-}
 
 export class QedImage implements Image {
   readonly format = 'qed';
@@ -76,25 +55,8 @@ export class QedImage implements Image {
     this.clusterSize = clusterSize;
     this.state = state;
     this.log = log;
-    const geometry = new Geometry(clusterSize, header.tableSizeClusters);
-    const words = new Int32Array(state.words);
-    const numbers = new Float64Array(state.numbers);
-    const lock = new Mutex(words, METADATA_LOCK);
-    const reservations = new Reservations(state.reservations, lock, slot);
-    const pending = new PendingLinks(state.pending);
-    const free = new FreeClusters(state.free);
-    const tracker = new WriteTracker(state.tracker, file, log);
-    const access = new GuestAccess(file, tracker, numbers, IMAGE_SIZE);
-    const dirtyBit = new DirtyBit(file, header, words, numbers, tracker);
-    const tables = new Tables(file, new TableCache(state.cache), geometry);
-    const mapper = new Mapper(file.path, header, geometry, tables, pending, numbers);
-    const allocator = new Allocator(file, geometry, numbers, free);
-    const linker = new Linker(header.l1TableOffset, geometry, tables, mapper, allocator, tracker);
-    const flush = new Flush(file, geometry, lock, tracker, pending, linker, free, numbers, log);
-    this.parts = {
-      ...{ file, backing, access, allocator, dirtyBit, flush, free, geometry, linker, lock, mapper, numbers, pending },
-      ...{ reservations, tracker },
-    };
+    this.parts = connect(file, backing, state, slot, log);
+    const { access, lock, mapper, reservations, tracker } = this.parts;
     this.runs = new ReservedRuns({
       ...{ readOnly, access, clusterSize, lock, reservations, mapper },
       mayShare: ({ status }) => status === 'data',
