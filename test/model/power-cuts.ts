@@ -13,7 +13,7 @@ const STATES = Number(process.env['POWERCUT_STATES'] ?? 1500);
 const FORMAT = process.env['POWERCUT_FORMAT'] ?? '';
 const SEED = Number(process.env['SEED'] ?? Date.now() % 1_000_000);
 /** A slice takes its states from many workloads rather than all of one. */
-const SHARE = STATES < 100_000 ? 0.1 : 1;
+const SHARE = STATES < 20_000 ? 0.1 : 1;
 const STEPS = 9;
 
 /** @param wanted which of the subjects, by name */

@@ -47,7 +47,7 @@ class Model {
         if (succeeded) this.now[sector]!.clear();
         this.now[sector]!.add(step.value);
       }
-    } else if (succeeded && step.kind !== 'maintain') {
+    } else if (succeeded && step.kind !== 'maintain' && step.kind !== 'resize') {
       for (const [sector, values] of this.now.entries()) {
         this.kept[sector]!.clear();
         for (const value of values) this.kept[sector]!.add(value);

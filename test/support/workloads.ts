@@ -24,7 +24,11 @@ export type GuestStep =
       readonly length: number;
       readonly value: number;
     }
+  | { readonly kind: 'resize'; readonly size: number }
   | { readonly kind: 'flush' | 'maintain' | 'makeClean' };
+
+/** Sizes that a workload gives the disk: the first sectors keep their content in all of them; small clusters move tables. */
+const SIZES = [SIZE, SIZE + 64 * 1024, 32 * 1024 * 1024] as const;
 
 export interface Subject {
   readonly name: string;
@@ -96,7 +100,8 @@ export function randomSteps(random: () => number, count: number): GuestStep[] {
     else if (pick < 0.7) steps.push({ kind: 'zero', at, length, value: 0 });
     else if (pick < 0.75) steps.push({ kind: 'preallocate', at: at + 100, length, value: 0 });
     else if (pick < 0.79) steps.push({ kind: 'copyUp', at, length, value: 0 });
-    else if (pick < 0.96) steps.push({ kind: 'flush' });
+    else if (pick < 0.94) steps.push({ kind: 'flush' });
+    else if (pick < 0.97) steps.push({ kind: 'resize', size: SIZES[Math.floor(random() * SIZES.length)]! });
     else steps.push({ kind: random() < 0.5 ? 'maintain' : 'makeClean' });
   }
   return steps;
@@ -177,6 +182,9 @@ export function runStep(image: Image, step: GuestStep): void {
       break;
     case 'preallocate':
       image.preallocate(guestOffset(step.at), step.length);
+      break;
+    case 'resize':
+      image.resize(step.size);
       break;
     case 'flush':
       image.flush();
