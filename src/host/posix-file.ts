@@ -130,7 +130,10 @@ export class PosixHostFile implements HostFile {
     try {
       fs.fdatasyncSync(this.descriptor);
     } catch (error) {
-      throw hostError(error, this.path, 'fdatasync');
+      // whatever the host says, ENOSPC too: what it took before is lost, and no space that comes later brings it back
+      const code = (error as NodeJS.ErrnoException).code ?? String(error);
+      const context = { path: this.path, operation: 'fdatasync', errno: ERRNO.EIO };
+      throw new ImgfuseError('io', `${this.path} fdatasync failed (${code})`, context);
     }
   }
 
