@@ -4,7 +4,7 @@ import { dirname, resolve } from 'node:path';
 import { ImgfuseError } from '../errors/index.ts';
 import { storeCopyOnRead } from '../host/copy-on-read-default.ts';
 import { isUrl, parseUrl } from '../host/http/url.ts';
-import { removeFile } from '../host/paths.ts';
+import { isRegularFile, removeFile } from '../host/paths.ts';
 import { PosixHostFile } from '../host/posix-file.ts';
 import { locateBacking } from './backing-policy.ts';
 import { openDisk } from './open.ts';
@@ -34,8 +34,7 @@ export function createDisk(imagePath: string, format: string, options: CreateDis
       `the format of the backing file ${backing} is not given; add -F FORMAT (raw, qed, ...)`,
     );
   }
-  // what no later open would take is not stored
-  if (backing !== undefined && isUrl(backing)) parseUrl(backing);
+  if (backing !== undefined) assertOpensLater(imagePath, backing);
   const size = options.size ?? sizeOfBacking(imagePath, options);
   const file = PosixHostFile.create(imagePath, false);
   const dataFiles: PosixHostFile[] = [];
@@ -60,6 +59,23 @@ export function createDisk(imagePath: string, format: string, options: CreateDis
   } finally {
     for (const created of [file, ...dataFiles]) created.close();
   }
+}
+
+/** What no later open would take is not stored; a file that does not exist yet may come. */
+function assertOpensLater(imagePath: string, backing: string): void {
+  const located = locateBacking(imagePath, backing);
+  if (isUrl(located)) {
+    parseUrl(located);
+    return;
+  }
+  try {
+    if (isRegularFile(located)) return;
+  } catch (error) {
+    if (error instanceof ImgfuseError && error.kind === 'missing') return;
+    throw error;
+  }
+  const what = `the backing file ${located} is no regular file, and ${imagePath} could not be opened with it`;
+  throw new ImgfuseError('usage', `${what}; copy it into an image, for example with qemu-img convert`);
 }
 
 /** The user named this backing file, so it may lie anywhere; it is opened to see that it is what was said. */
