@@ -12,8 +12,8 @@ import { prepare, randomSteps, SUBJECTS, type Subject } from '../support/workloa
 const STATES = Number(process.env['POWERCUT_STATES'] ?? 1500);
 const FORMAT = process.env['POWERCUT_FORMAT'] ?? '';
 const SEED = Number(process.env['SEED'] ?? Date.now() % 1_000_000);
-/** A slice takes its states from many workloads rather than all of one. */
-const SHARE = STATES < 20_000 ? 0.1 : 1;
+/** They come from many workloads rather than all of one. */
+const MOST_OF_ONE = Math.ceil(STATES / 12);
 const STEPS = 9;
 
 /** @param wanted which of the subjects, by name */
@@ -33,7 +33,7 @@ function describeSubject(index: number, subject: Subject): void {
       const begin = performance.now();
       while (verdict.states < STATES && verdict.failures.length < 10) {
         const workload = { format, ...prepare(subject, random), steps: randomSteps(random, STEPS), marksDirty };
-        cutPower({ ...workload, onlyLeaks: format === qcow2 }, random, verdict, SHARE);
+        cutPower({ ...workload, onlyLeaks: format === qcow2 }, random, verdict, MOST_OF_ONE);
       }
       const rate = Math.round((verdict.states * 1000) / (performance.now() - begin));
       const { states, lost, unrepaired, corrupt } = verdict;

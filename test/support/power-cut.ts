@@ -62,15 +62,22 @@ export interface Fault {
 
 /**
  * Runs the workload once and judges its crash states. @param random 0 <= x < 1, seeded by the caller
- * @param share of the states that are judged, 0 to 1
+ * @param most states that are judged, about; chosen at random when there are more
  */
-export function cutPower(workload: Workload, random: () => number, verdict: Verdict, share = 1): void {
+export function cutPower(
+  workload: Workload,
+  random: () => number,
+  verdict: Verdict,
+  most = Number.POSITIVE_INFINITY,
+): void {
   const { log, events } = record(workload);
   const starts = [workload.start, ...(workload.dataFile === null ? [] : [workload.dataFile])];
+  let count = 0;
+  for (const _ of crashMoments(starts, log, () => 0)) count++;
   let legal = new LegalValues(workload.content);
   let legalAt = -1;
   for (const { moment, subset, build } of crashMoments(starts, log, random)) {
-    if (share < 1 && random() >= share) continue;
+    if (count > most && random() * count >= most) continue;
     if (moment !== legalAt) legal = legalSectors(workload.content, events, moment);
     legalAt = moment;
     const fault = judge(workload, build(), legal, random, verdict.states++);
@@ -351,7 +358,9 @@ function judgeContent(
 /** The same file with the tables of its first snapshot for those of the disk. */
 function revertedToSnapshot(state: MemoryHostFile): MemoryHostFile {
   const file = state.clone();
-  const { l1TableOffset, l1Size } = readSnapshotTable(file, readHeader(file, { readOnly: true })).snapshots[0]!;
+  const { l1TableOffset, l1Size, diskSize } = readSnapshotTable(file, readHeader(file, { readOnly: true }))
+    .snapshots[0]!;
+  put64(file, FIELD.size, diskSize);
   put32(file, FIELD.l1Size, l1Size);
   put64(file, FIELD.l1TableOffset, l1TableOffset);
   return file.clone(true);

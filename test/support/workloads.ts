@@ -38,6 +38,10 @@ export interface Subject {
   readonly withDataFile?: boolean;
   /** of the whole disk, taken by QEMU before the workload: all clusters are shared then */
   readonly withSnapshot?: boolean;
+  /** the workload finds compressed clusters */
+  readonly isCompressed?: boolean;
+  /** the whole disk is written before the workload */
+  readonly isFull?: boolean;
   /** the backing file ends inside a cluster of the disk */
   readonly isShortBelow?: boolean;
   /** a crash may leave counters that are wrong, in an image that is marked dirty */
@@ -71,6 +75,16 @@ export const SUBJECTS: readonly Subject[] = [
     name: `qcow2 with ${options === SUBCLUSTERS ? 'subclusters and ' : ''}a snapshot`,
     ...{ format: qcow2, options, withBacking: false, withSnapshot: true },
   })),
+  {
+    name: 'qcow2 with compressed clusters and a snapshot',
+    ...{ format: qcow2, options: { cluster_size: '4k' }, withBacking: false, withSnapshot: true, isCompressed: true },
+  },
+  {
+    // the refcount table is full when the workload begins
+    name: 'qcow2 with wide counters, full, with a snapshot',
+    ...{ format: qcow2, options: { cluster_size: '512', refcount_bits: '64' }, withBacking: false, withSnapshot: true },
+    isFull: true,
+  },
   {
     name: 'qed with large clusters and a short backing file',
     ...{ format: qed, options: { cluster_size: '16k', table_size: '2' }, withBacking: true, isShortBelow: true },
@@ -121,7 +135,7 @@ export interface Prepared {
 
 /** An image with some data, over nothing or over a file full of data; a data file that is not raw is full of old bytes. */
 export function prepare(subject: Subject, random: () => number): Prepared {
-  const { format, options, withBacking, withDataFile, withSnapshot, isShortBelow } = subject;
+  const { format, options, withBacking, withDataFile, withSnapshot, isCompressed, isFull, isShortBelow } = subject;
   const content = new Uint8Array(SECTORS);
   let backing: Image | null = null;
   if (withBacking) {
@@ -135,6 +149,10 @@ export function prepare(subject: Subject, random: () => number): Prepared {
   const isRaw = options['data_file_raw'] === 'on';
   if (!isRaw) dataFile?.write(new Uint8Array(SIZE).fill(0xaa), 0, SIZE, hostOffset(0));
   const image = openImage(format, start, { backing, ...data });
+  if (isFull === true) {
+    image.write(new Uint8Array(SIZE).fill(150), 0, SIZE, guestOffset(0));
+    content.fill(150);
+  }
   for (let n = 0; n < 6; n++) {
     const sector = Math.floor(random() * 100);
     image.write(new Uint8Array(4096).fill(100 + n), 0, 4096, guestOffset(sector * SECTOR));
@@ -143,14 +161,21 @@ export function prepare(subject: Subject, random: () => number): Prepared {
   image.close();
   const common = { dataFile, isRaw, backing, content };
   if (withSnapshot !== true) return { start, ...common, snapshot: null };
-  return { start: takeSnapshot(start), ...common, snapshot: content.slice() };
+  return { start: takeSnapshot(start, options, isCompressed === true), ...common, snapshot: content.slice() };
 }
 
-function takeSnapshot(file: MemoryHostFile): MemoryHostFile {
+function takeSnapshot(
+  file: MemoryHostFile,
+  options: Readonly<Record<string, string>>,
+  isCompressed: boolean,
+): MemoryHostFile {
   const folder = makeTemporaryDirectory();
   try {
-    const path = join(folder, 'disk');
-    writeFileSync(path, file.bytes());
+    const [image, compressed] = [join(folder, 'image'), join(folder, 'compressed')];
+    writeFileSync(image, file.bytes());
+    const o = Object.entries(options).map(([name, value]) => `${name}=${value}`);
+    if (isCompressed) qemuImg('convert', '-c', '-O', 'qcow2', '-o', o.join(','), image, compressed);
+    const path = isCompressed ? compressed : image;
     qemuImg('snapshot', '-c', 'before', path);
     return new MemoryHostFile(readFileSync(path));
   } finally {
