@@ -1,7 +1,7 @@
 #!/bin/sh
 # Damaged images: valid ones of every kind with fields at the edges of their ranges, pointers crossed, tables cut, compressed
 # data broken, through open, info, check, repair, map, reads and writes, in a process that is watched (test/support/fuzz.ts).
-# Prints for each format: mutants, opened for writing, crashes, hangs over 2 s of CPU time, findings, peak memory.
+# Prints for each format: mutants, opened for writing, repaired in one pass, crashes, hangs over 2 s of CPU time, findings, peak memory.
 set -eu
 usage='usage: fuzz.sh [--format F] [--mutants N] [--seed S] [--first N]
   --format F   qcow2, qed or raw (default: all)

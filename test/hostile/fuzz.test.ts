@@ -31,9 +31,9 @@ test.concurrent.each(
   } finally {
     removeTemporaryDirectory(folder);
   }
-  const { mutants, openedForWriting, hangs, crashes, slowestMs, peakBytes, findings } = figures;
+  const { mutants, openedForWriting, repaired, hangs, crashes, slowestMs, peakBytes, findings } = figures;
   console.log(
-    `${format}: ${mutants} mutants, ${openedForWriting} opened for writing, ${crashes} crashes, ${hangs} hangs over 2 s ` +
+    `${format}: ${mutants} mutants, ${openedForWriting} opened for writing, ${repaired} repaired in one pass, ${crashes} crashes, ${hangs} hangs over 2 s ` +
       `(slowest ${slowestMs} ms), ${findings.length} findings, peak ${Math.ceil(peakBytes / 2 ** 20)} MiB`,
   );
   expect(findings.slice(0, 20)).toEqual([]);

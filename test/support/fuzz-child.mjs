@@ -178,7 +178,7 @@ function isChange({ operation }) {
   return operation !== 'sync';
 }
 
-/** Every use of one damaged image. @returns how often it was opened for writing */
+/** Every use of one damaged image. @returns how often it was opened for writing, and repaired */
 function examine(subject, mutant, random) {
   const { plug, content } = subject;
   const { bytes, affected, mustOpen } = mutant;
@@ -205,8 +205,8 @@ function examine(subject, mutant, random) {
   if (looking.log.some(isChange)) throw new Bug('a read-only open or a check has changed the image');
 
   const opened = openForWriting(subject, mutant, file.clone(), random);
-  if (subject.format !== 'raw') repair(subject, mutant, file.clone(), checkOf, first);
-  return opened;
+  const repaired = subject.format !== 'raw' && repair(subject, mutant, file.clone(), checkOf, first) ? 1 : 0;
+  return { opened, repaired };
 }
 
 function openForWriting(subject, { affected }, file, random) {
@@ -244,14 +244,17 @@ function openForWriting(subject, { affected }, file, random) {
   return 1;
 }
 
-/** A repair ends, a second one finds nothing more, and what was not damaged reads as before. */
+/**
+ * A repair ends, a second one finds nothing more, and what was not damaged reads as before.
+ * @returns whether there was something to repair, and nothing is left
+ */
 function repair(subject, { affected }, file, checkOf, first) {
   const { report, error } = checkOf(file, 'all');
   if (report === null) {
     if (first.report !== null && first.report.corruptions === 0 && first.report.leaks === 0) {
       throw new Bug(`a check finds nothing and a repair fails: ${error.message}`);
     }
-    return;
+    return false;
   }
   const again = checkOf(file, 'none');
   const all =
@@ -263,11 +266,12 @@ function repair(subject, { affected }, file, checkOf, first) {
   const refused = refusal('an open after the repair', () => (image = subject.open(file.clone(true), true)));
   if (image !== null) expectContent('after the repair', image, subject.content, affected);
   else if (affected !== 'all') throw new Bug(`read-only open refused after the repair: ${refused.message}`);
+  return all && report.corruptions + report.leaks > 0;
 }
 
 process.on('message', async ({ subjects: descriptions, seed, from, to, maxRssBytes }) => {
   const subjects = descriptions.map((description) => new Subject(description));
-  let opened = 0;
+  const counts = { opened: 0, repaired: 0 };
   let tooLarge = false;
   for (let index = from; index < to; index++) {
     const subject = subjectOf(subjects, index);
@@ -278,7 +282,9 @@ process.on('message', async ({ subjects: descriptions, seed, from, to, maxRssByt
     const random = seededRandom(seed * 1_000_003 + index * 7919);
     const mutant = mutate(Buffer.from(subject.image), subject.map, random);
     try {
-      opened += examine(subject, mutant, random);
+      const { opened, repaired } = examine(subject, mutant, random);
+      counts.opened += opened;
+      counts.repaired += repaired;
     } catch (error) {
       if (!(error instanceof Bug)) throw error;
       process.send({ bug: `mutant ${index} of ${subject.name} (${mutant.what}): ${error.message}` });
@@ -290,6 +296,6 @@ process.on('message', async ({ subjects: descriptions, seed, from, to, maxRssByt
       process.send({ bug: `mutant ${index} of ${subject.name} (${mutant.what}): ${what}` });
     }
   }
-  process.send({ done: true, opened, peakBytes: process.resourceUsage().maxRSS * 1024 });
+  process.send({ done: true, ...counts, peakBytes: process.resourceUsage().maxRSS * 1024 });
   process.disconnect();
 });

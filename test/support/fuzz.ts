@@ -201,6 +201,8 @@ function makeSubjects(format: FuzzedFormat, folder: string): Subject[] {
 export interface FuzzFigures {
   mutants: number;
   openedForWriting: number;
+  /** had something wrong that one repair mended */
+  repaired: number;
   hangs: number;
   crashes: number;
   slowestMs: number;
@@ -219,7 +221,7 @@ export async function fuzz(
 ): Promise<FuzzFigures> {
   const subjects = makeSubjects(format, folder);
   const figures: FuzzFigures = {
-    ...{ mutants: 0, openedForWriting: 0, hangs: 0, crashes: 0, slowestMs: 0, peakBytes: 0, findings: [] },
+    ...{ mutants: 0, openedForWriting: 0, repaired: 0, hangs: 0, crashes: 0, slowestMs: 0, peakBytes: 0, findings: [] },
   };
   const end = first + mutants;
   for (let from = first; from < end; ) {
@@ -244,7 +246,7 @@ interface Job {
 type Message =
   | { readonly at: number; readonly name: string }
   | { readonly bug: string }
-  | { readonly done: true; readonly opened: number; readonly peakBytes: number };
+  | { readonly done: true; readonly opened: number; readonly repaired: number; readonly peakBytes: number };
 
 /** @returns the number of the mutant to go on with */
 async function runChild(job: Job, figures: FuzzFigures): Promise<number> {
@@ -269,6 +271,7 @@ async function runChild(job: Job, figures: FuzzFigures): Promise<number> {
     else if ('done' in message) {
       current.isDone = true;
       figures.openedForWriting += message.opened;
+      figures.repaired += message.repaired;
       figures.peakBytes = Math.max(figures.peakBytes, message.peakBytes);
     } else {
       Object.assign(current, { index: message.at, name: message.name, startedMs: cpuMs(child), wallMs: Date.now() });
