@@ -81,7 +81,7 @@ function maintain(data: MaintainData): void {
     Atomics.wait(data.stopWord, 0, STOP.run, MAINTAIN_INTERVAL_MS);
     if (!gate.enter()) break;
     try {
-      disk.maintain(Date.now());
+      disk.maintain();
     } catch (error) {
       logTrouble(error, 'background work');
     } finally {

@@ -3,6 +3,7 @@
 
 import { guestOffset } from '../bytes/offsets.ts';
 import { describeError, ERRNO, ImgfuseError } from '../errors/index.ts';
+import { steadyMs } from '../format/clock.ts';
 import { type Extent, type Image, type ImageDetails, imageChain, type SharedImage } from '../format/image-format.ts';
 import type { HttpTraffic } from '../host/http/block-cache.ts';
 import { HttpHostFile } from '../host/http/http-file.ts';
@@ -154,8 +155,8 @@ export class VirtualDisk {
     return chainExtent(this.image, offset, length, 0);
   }
 
-  /** Background work; called a few times a second by one thread. */
-  maintain(nowMs: number): void {
+  /** Background work; called a few times a second by one thread. @param nowMs of steadyMs() */
+  maintain(nowMs = steadyMs()): void {
     this.image.maintain(nowMs);
   }
 

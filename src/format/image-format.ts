@@ -148,7 +148,10 @@ export interface Image {
   flush(): void;
   /** The first extent at `offset`, at most `length` bytes long; this image only, not its backing chain. */
   map(offset: GuestOffset, length: number): Extent;
-  /** Work that must not wait for the next flush: links held back for their data, the dirty bit of an idle image. */
+  /**
+   * Work that must not wait for the next flush: links held back for their data, the dirty bit of an idle image.
+   * @param nowMs of steadyMs()
+   */
   maintain(nowMs: number): void;
   /** Flushes and clears the dirty bit if no request is in flight. */
   makeClean(): void;

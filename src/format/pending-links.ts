@@ -76,7 +76,7 @@ export class PendingLinks {
     return this.count + more <= this.capacity;
   }
 
-  /** When the oldest entry came, in ms of Date.now(); Infinity when there is none. */
+  /** When the oldest entry came, in steadyMs(); Infinity when there is none. */
   oldestMs(): number {
     return this.isEmpty ? Number.POSITIVE_INFINITY : this.entries[ADDED]!;
   }

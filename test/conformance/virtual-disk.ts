@@ -5,6 +5,7 @@ import { describe, expect, test } from 'vitest';
 import { CopyOnRead, createCopyOnReadState } from '../../src/disk/copy-on-read.ts';
 import { VirtualDisk } from '../../src/disk/virtual-disk.ts';
 import { ERRNO, errnoOf } from '../../src/errors/index.ts';
+import { steadyMs } from '../../src/format/clock.ts';
 import type { Image, ImageFormat } from '../../src/format/image-format.ts';
 import type { HostFile } from '../../src/host/host-file.ts';
 import type { MemoryHostFile } from '../../src/host/memory-file.ts';
@@ -478,7 +479,7 @@ function describeDurability(variant: DiskVariant): void {
     const disk = subject.openWrapped((file) => recordings[recordings.push(new RecordingHostFile(file)) - 1]!);
     contentOf(disk);
     disk.flush();
-    disk.maintain(Date.now() + 60_000);
+    disk.maintain(steadyMs() + 60_000);
     disk.makeClean();
     disk.close();
     expect(recordings.flatMap(({ log }) => log)).toEqual([]);
@@ -529,7 +530,7 @@ function describeDurability(variant: DiskVariant): void {
     expect(errnoFrom(() => disk.preallocate(0, 100_000))).toBe(ERRNO.EROFS);
     expect(errnoFrom(() => disk.resize(SIZE * 2))).toBe(ERRNO.EROFS);
     disk.flush();
-    disk.maintain(Date.now() + 60_000);
+    disk.maintain(steadyMs() + 60_000);
     disk.makeClean();
     disk.close();
     expect(recording.log).toEqual([]);
@@ -585,9 +586,9 @@ function describeDurability(variant: DiskVariant): void {
     disk.makeClean();
     expect(isDirty(subject)).toBe(false);
     disk.write(pattern(10, 1), 0, 10, 1_300_000);
-    disk.maintain(Date.now() + 4900);
+    disk.maintain(steadyMs() + 4900);
     expect(isDirty(subject)).toBe(true);
-    disk.maintain(Date.now() + 5100);
+    disk.maintain(steadyMs() + 5100);
     expect(isDirty(subject)).toBe(false);
     disk.write(pattern(10, 1), 0, 10, 2_098_000);
     expect(isDirty(subject)).toBe(true);

@@ -8,6 +8,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { mapDisk } from '../../src/commands/map.ts';
 import { checkDisk, createDisk, inspectDisk, openDisk, type VirtualDisk } from '../../src/disk/index.ts';
+import { steadyMs } from '../../src/format/clock.ts';
 import { fingerprints, firstDifference, readAll, withDisk } from '../support/image-files.ts';
 import { hasQemu, QemuHolder, qemuCheck, qemuImg, qemuImgEncrypted, qemuIo, tryQemu } from '../support/qemu.ts';
 import { seededRandom } from '../support/random.ts';
@@ -98,7 +99,7 @@ function step(disk: VirtualDisk, model: Uint8Array, random: () => number): Uint8
   } else if (pick < 0.9) {
     disk.flush();
   } else if (pick < 0.94) {
-    disk.maintain(Date.now() + 1000);
+    disk.maintain(steadyMs() + 1000);
   } else if (pick < 0.97) {
     disk.preallocate(at, length);
   } else {

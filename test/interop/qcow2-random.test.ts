@@ -7,6 +7,7 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { guestOffset } from '../../src/bytes/offsets.ts';
+import { steadyMs } from '../../src/format/clock.ts';
 import type { Image } from '../../src/format/image-format.ts';
 import { openQcow2 } from '../../src/format/qcow2/open.ts';
 import { readHeader } from '../../src/format/qcow2/read-header.ts';
@@ -144,7 +145,7 @@ function step(image: Image, model: Uint8Array, random: () => number): void {
   } else if (pick < 0.95) {
     image.flush();
   } else {
-    image.maintain(Date.now() + 1000);
+    image.maintain(steadyMs() + 1000);
   }
 }
 

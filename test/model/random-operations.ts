@@ -8,6 +8,7 @@ import { join } from 'node:path';
 import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { guestOffset } from '../../src/bytes/offsets.ts';
+import { steadyMs } from '../../src/format/clock.ts';
 import type { Image, ImageFormat } from '../../src/format/image-format.ts';
 import { qcow2 } from '../../src/format/qcow2/index.ts';
 import { qed } from '../../src/format/qed/index.ts';
@@ -226,7 +227,7 @@ function runOperations(
     backing.read(below, 0, below.length, guestOffset(0));
     model.set(below);
   }
-  let now = Date.now();
+  let now = steadyMs();
   for (const [n, step] of operations.entries()) {
     switch (step.kind) {
       case 'resize': {

@@ -5,6 +5,7 @@ import { parentPort, workerData } from 'node:worker_threads';
 
 const { dist, slot, control, layout } = workerData;
 const { BREAKPOINTS, listenToBreakpoints } = await import(new URL('concurrency/breakpoints.js', dist));
+const { steadyMs } = await import(new URL('format/clock.js', dist));
 const { attachDisk } = await import(new URL('disk/index.js', dist));
 const { ImgfuseError } = await import(new URL('errors/index.js', dist));
 
@@ -85,7 +86,7 @@ function act(operation) {
       disk.flush();
       return null;
     case 'maintain':
-      disk.maintain(Date.now() + 60_000);
+      disk.maintain(steadyMs() + 60_000);
       return null;
     default:
       throw new Error(`the script asks for ${kind}`);

@@ -3,6 +3,7 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { guestOffset, hostOffset } from '../../src/bytes/offsets.ts';
+import { steadyMs } from '../../src/format/clock.ts';
 import type { Image, ImageFormat } from '../../src/format/image-format.ts';
 import { qcow2 } from '../../src/format/qcow2/index.ts';
 import { qed } from '../../src/format/qed/index.ts';
@@ -215,7 +216,7 @@ export function runStep(image: Image, step: GuestStep): void {
       image.flush();
       break;
     case 'maintain':
-      image.maintain(Date.now() + 600);
+      image.maintain(steadyMs() + 600);
       break;
     case 'makeClean':
       image.makeClean();

@@ -6,6 +6,7 @@
 import { roundUp } from '../../bytes/offsets.ts';
 import { reach } from '../../concurrency/breakpoints.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
+import { steadyMs } from '../clock.ts';
 import type { DataClusters } from './data-clusters.ts';
 import type { Flush } from './flush.ts';
 import type { Geometry } from './geometry.ts';
@@ -78,7 +79,7 @@ export class AllocatingWrite {
       data.write(source, sourceOffset, end - offset, host + (offset - start), offset);
       lock.lock();
       this.makeRoom(start / clusterSize, count);
-      linker.hold(offset, end - offset, host, isOurs ? 0 : count, Date.now());
+      linker.hold(offset, end - offset, host, isOurs ? 0 : count, steadyMs());
     } catch (error) {
       if (!lock.held) lock.lock();
       if (!isOurs) clusters.giveBack(host, count);

@@ -8,6 +8,7 @@ import { reach } from '../../concurrency/breakpoints.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
 import type { Reservations } from '../../concurrency/reservations.ts';
 import { readsAsZeros } from '../backing.ts';
+import { steadyMs } from '../clock.ts';
 import type { Image } from '../image-format.ts';
 import type { PendingLinks } from '../pending-links.ts';
 import { ZeroInPlace } from '../zero-in-place.ts';
@@ -66,7 +67,7 @@ export class Deallocator {
       const start = cluster;
       cluster += this.exclusively(start, end - start, (table, count) => {
         if (table === 0 && this.parts.pending.isEmpty) return this.toNextTable(start, end - start);
-        this.parts.linker.replace(start, count, false, Date.now());
+        this.parts.linker.replace(start, count, false, steadyMs());
         return count;
       });
     }
@@ -97,7 +98,7 @@ export class Deallocator {
         const skip = this.toNextTable(first, count);
         if (backing === null || readsAsZeros(backing, first * clusterSize, skip * clusterSize)) return skip;
       }
-      this.parts.linker.replace(first, part, backing !== null, Date.now());
+      this.parts.linker.replace(first, part, backing !== null, steadyMs());
       return part;
     });
   }
@@ -152,7 +153,7 @@ export class Deallocator {
     const { clusterSize } = this.parts.geometry;
     this.punchDataFile(first, first * clusterSize, part * clusterSize);
     this.makeRoom(part);
-    linker.replace(first, part, true, Date.now());
+    linker.replace(first, part, true, steadyMs());
     return part;
   }
 
@@ -188,7 +189,7 @@ export class Deallocator {
     const bytes = { offset: first * geometry.subclusterSize, length: part * geometry.subclusterSize };
     const replace = (table: number): number => {
       if (mapper.lookup(cluster, table).status === 'compressed') return 0;
-      linker.replaceSubclusters(cluster, index, part, backing !== null, Date.now());
+      linker.replaceSubclusters(cluster, index, part, backing !== null, steadyMs());
       return part;
     };
     const marked = this.exclusively(cluster, 1, replace, bytes);

@@ -8,6 +8,7 @@ import type { Mutex } from '../../concurrency/mutex.ts';
 import type { Reservations } from '../../concurrency/reservations.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import { readBackingData, readsAsZeros } from '../backing.ts';
+import { steadyMs } from '../clock.ts';
 import type { Image } from '../image-format.ts';
 import type { PendingLinks } from '../pending-links.ts';
 import type { Allocator } from './allocate.ts';
@@ -105,7 +106,7 @@ export class AllocatingWrite {
       flush.linkEarly();
       lock.lock();
     }
-    const now = Date.now();
+    const now = steadyMs();
     for (let i = 0; i < count; i++) pending.add(firstCluster + i, host + i * geometry.clusterSize, now);
   }
 

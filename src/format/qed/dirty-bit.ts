@@ -2,6 +2,7 @@
 // Used under the metadata lock.
 
 import type { HostFile } from '../../host/host-file.ts';
+import { steadyMs } from '../clock.ts';
 import type { WriteTracker } from '../write-tracker.ts';
 import { FEATURES_OFFSET, QED_F_NEED_CHECK, type QedHeader, writeHeaderField } from './header.ts';
 import { DIRTY, LAST_CHANGE_MS } from './state.ts';
@@ -33,7 +34,7 @@ export class DirtyBit {
   /** Called before every change of metadata. Throws read-only once the image has failed. */
   set(): void {
     this.tracker.assertWritable();
-    this.numbers[LAST_CHANGE_MS] = Date.now();
+    this.numbers[LAST_CHANGE_MS] = steadyMs();
     if (this.isSet) return;
     this.writeField(FEATURES_OFFSET, this.cleanFeatures | QED_F_NEED_CHECK);
     this.tracker.sync();

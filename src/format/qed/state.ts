@@ -16,7 +16,7 @@ export const FILE_END = 1;
 export const FILE_LENGTH = 2;
 /** data clusters that are linked or wait for their link */
 export const ALLOCATED_CLUSTERS = 3;
-/** Date.now() of the last allocation or deallocation */
+/** steadyMs() of the last allocation or deallocation */
 export const LAST_CHANGE_MS = 4;
 /** length of the file that is known to be on stable storage */
 export const DURABLE_LENGTH = 5;

@@ -3,6 +3,7 @@
 
 import { describe, expect, test } from 'vitest';
 import { guestOffset } from '../../../../src/bytes/offsets.ts';
+import { steadyMs } from '../../../../src/format/clock.ts';
 import type { Image } from '../../../../src/format/image-format.ts';
 import { qed } from '../../../../src/format/qed/index.ts';
 import { raw } from '../../../../src/format/raw/index.ts';
@@ -101,7 +102,7 @@ describe('an allocating write', () => {
     const { image, log } = open(new Uint8Array(1024 * 1024).fill(0x77));
     write(image, 10_000, 3000, 1);
     const host = hostOf(image, 10_000) - (10_000 % CLUSTER);
-    image.maintain(Date.now() + 1000);
+    image.maintain(steadyMs() + 1000);
     const [data, link] = [dataWrite(log, 1), linkOf(log, host)];
     expect(link).toBeGreaterThan(data);
     expect(syncsBetween(log, data, link)).toBeGreaterThanOrEqual(1);
