@@ -86,6 +86,12 @@ const variants: readonly Variant[] = [
   { options: 'cluster_size=16k,extended_l2=on', clusterSectors: 32, backing: true },
 ];
 
+const CUT_INSIDE_A_CLUSTER: Operation[] = [
+  { kind: 'write', at: 0, count: 2, byte: 1 },
+  { kind: 'resize', at: 1 },
+  { kind: 'resize', at: 4711 },
+];
+
 describe.each(variants)('a second copy driven by qemu-io: $options, backing: $backing', (variant) => {
   test('reads the same after the same operations', { timeout: 300_000 }, () => {
     fc.assert(
@@ -93,7 +99,7 @@ describe.each(variants)('a second copy driven by qemu-io: $options, backing: $ba
         runBoth(variant, operations);
       }),
       // each step of a shrink starts QEMU four times
-      { numRuns: RUNS, interruptAfterTimeLimit: 120_000 },
+      { numRuns: RUNS, interruptAfterTimeLimit: 120_000, examples: [[CUT_INSIDE_A_CLUSTER]] },
     );
   });
 });
@@ -121,6 +127,10 @@ function runBoth(variant: Variant, operations: readonly Operation[]): void {
       commands.push('flush');
     } else if (step.kind === 'resize') {
       if (cannotZero) continue;
+      // QEMU 7.2 shows again what a disk that is cut inside a cluster had behind its end, when it grows; ours does not
+      const clusterEnd = Math.ceil(step.at / variant.clusterSectors) * variant.clusterSectors;
+      const cut = Math.min(clusterEnd, sectors) - step.at;
+      if (cut > 0) commands.push(`write -z ${step.at * SECTOR} ${cut * SECTOR}`);
       sectors = step.at;
       image.resize(sectors * SECTOR);
       commands.push(`truncate ${sectors * SECTOR}`);
