@@ -8,6 +8,7 @@ import {
   openSync,
   readdirSync,
   readFileSync,
+  readlinkSync,
   readSync,
   statSync,
   writeFileSync,
@@ -148,8 +149,13 @@ describe('mount', () => {
   });
 });
 
+/** Where a link leads; '' when it has gone meanwhile. */
 function linkOf(path: string): string {
-  return execFileSync('readlink', [path], { encoding: 'utf8' }).trim();
+  try {
+    return readlinkSync(path);
+  } catch {
+    return '';
+  }
 }
 
 describe('the end of a mount leaves a clean image and no process', () => {
@@ -240,7 +246,9 @@ describe('-o lazy_refcounts', () => {
 
   /** The bit in the header of the file, and what status says. */
   function isDirty(): boolean {
-    const [status] = JSON.parse(bench.imgfuse('status', '--output=json').stdout) as { 'dirty-flag': boolean }[];
+    type Status = { readonly image: string; readonly 'dirty-flag': boolean };
+    const all = JSON.parse(bench.imgfuse('status', '--output=json').stdout) as Status[];
+    const status = all.find(({ image }) => image === bench.path('a.qcow2'));
     const dirty = (readFileSync(bench.path('a.qcow2'))[79]! & 1) !== 0;
     if (status !== undefined) expect(status['dirty-flag']).toBe(dirty);
     return dirty;
@@ -280,7 +288,7 @@ describe('-o lazy_refcounts', () => {
     const pid = bench.daemonPid();
     process.kill(pid, 'SIGKILL');
     expect(await outlives(pid, 10_000)).toBe(false);
-    expect(() => closeSync(disk)).toThrow(/ENOTCONN/);
+    expect(() => closeSync(disk)).toThrow(/ENOTCONN|ECONNABORTED/);
     execFileSync('umount', ['-i', bench.path('mnt')]);
     expect(readFileSync(bench.path('a.qcow2'))[79]! & 1).toBe(1);
     const again = mountAndOpen();
