@@ -1,5 +1,5 @@
 // A slice of the simulated power cuts (test/support/power-cut.ts), for the files power-cut-*.test.ts, which run side by side.
-// POWERCUT_STATES is the number of states of each subject, POWERCUT_FORMAT a part of their names, SEED the beginning of it all.
+// POWERCUT_STATES is the number of states of each subject, POWERCUT_FORMAT a format or a part of their names, SEED the beginning.
 
 import { describe, expect, test } from 'vitest';
 import { qcow2 } from '../../src/format/qcow2/index.ts';
@@ -19,8 +19,13 @@ const STEPS = 9;
 /** @param wanted which of the subjects, by name */
 export function describePowerCuts(wanted: (name: string) => boolean): void {
   for (const [index, subject] of SUBJECTS.entries()) {
-    if (wanted(subject.name) && subject.name.includes(FORMAT)) describeSubject(index, subject);
+    if (wanted(subject.name) && isChosen(subject)) describeSubject(index, subject);
   }
+}
+
+/** FORMAT is the name of a format, or a part of the names of some kinds of image. */
+function isChosen({ name, format }: Subject): boolean {
+  return ['raw', 'qed', 'qcow2'].includes(FORMAT) ? format.name === FORMAT : name.includes(FORMAT);
 }
 
 function describeSubject(index: number, subject: Subject): void {
