@@ -75,12 +75,13 @@ export class Check {
   /** Whether repairAll leaves nothing wrong, as far as can be said before it is tried. */
   get isRepairable(): boolean {
     // where a table is data as well, its flags stay as they are
-    return this.walk.unrepairableCount === 0 && this.walk.areTablesAlone;
+    return this.walk.unrepairableCount === 0 && this.walk.tables.areTablesAlone;
   }
 
   /** Only where there are counters or references: a sparse file of any length costs what is in it. */
   private compare(): void {
-    const { counters, counts, geometry } = this.walk;
+    const { counters, geometry } = this.walk;
+    const { counts } = this.walk.uses;
     const { refcountsPerBlock } = geometry;
     let nextBlock = 0;
     for (const block of [...counters.indices()].sort((a, b) => a - b)) {
@@ -102,7 +103,8 @@ export class Check {
   }
 
   private compareBlock(start: number, end: number): void {
-    const { counters, counts, geometry, report } = this.walk;
+    const { counters, geometry, report } = this.walk;
+    const { counts } = this.walk.uses;
     // a table can show millions of blocks that are holes of the file
     const usedEnd = Math.max(counts.usedEnd(start, end), counters.usedEnd(start / geometry.refcountsPerBlock));
     for (let cluster = start; cluster < usedEnd; cluster++) {
@@ -129,7 +131,7 @@ export class Check {
   /** Notes a counter that is too low. @returns whether a repair can say how many references there are */
   private canCount(cluster: number, sentence: string): boolean {
     const { geometry } = this.walk;
-    if (this.walk.referencesToKeep(cluster) > geometry.refcountMax) {
+    if (this.walk.uses.referencesToKeep(cluster) > geometry.refcountMax) {
       this.walk.unrepairable(`${sentence}, more than counters of ${geometry.refcountBits} bits can say`);
       return false;
     }
@@ -140,7 +142,7 @@ export class Check {
   /** Free clusters follow each other in `freeRuns` up to `end`, as far as the file goes. */
   private freeRunEnds(end: number): void {
     if (this.freeRuns.length % 2 === 0) return;
-    const fileClusters = this.walk.fileEnd / this.walk.geometry.clusterSize;
+    const fileClusters = this.walk.uses.fileEnd / this.walk.geometry.clusterSize;
     if (this.freeRuns.at(-1)! >= fileClusters) this.freeRuns.pop();
     else this.freeRuns.push(Math.min(end, fileClusters));
   }
@@ -157,7 +159,7 @@ export class Check {
   }
 
   repairAll(): void {
-    const { badZeroes, report, structureFaults } = this.walk;
+    const { report, structureFaults } = this.walk;
     if (structureFaults > 0 || this.uncounted > 0) {
       if (!this.rebuild()) {
         this.reportFlags();
@@ -167,9 +169,9 @@ export class Check {
       this.raise();
       this.lower();
     }
-    for (const at of badZeroes) {
+    for (const at of this.walk.tables.badZeroes) {
       // what is data as well is left as it is
-      if (!this.walk.isOnlyTable(at - (at % this.walk.geometry.clusterSize))) continue;
+      if (!this.walk.tables.isOnlyTable(at - (at % this.walk.geometry.clusterSize))) continue;
       this.storeEntry(at, 0, 1);
       report.corruptionsFixed++;
     }
@@ -224,7 +226,8 @@ export class Check {
   /** Sets counters to the number of references, a block at a time, and makes them durable. */
   private storeCounters(clusters: readonly number[]): void {
     if (clusters.length === 0) return;
-    const { counters, counts, geometry } = this.walk;
+    const { counters, geometry } = this.walk;
+    const { counts } = this.walk.uses;
     const { clusterSize, refcountBits, refcountsPerBlock } = geometry;
     const block = new Uint8Array(clusterSize);
     for (let i = 0; i < clusters.length; ) {
@@ -260,18 +263,18 @@ export class Check {
     };
     this.forEachEntry(l1TableOffset, l1Size * 8, 8, (at, high, low) => {
       const table = offsetOf(high, low);
-      if (!this.walk.isCluster(table)) return;
+      if (!this.walk.uses.isCluster(table)) return;
       canStore = this.walk.isL1Alone;
       mend(at, high, low, isSingle(table));
       if (seen.has(table)) return;
       seen.add(table);
-      canStore = this.walk.isOnlyTable(table);
+      canStore = this.walk.tables.isOnlyTable(table);
       this.forEachEntry(table, geometry.clusterSize, geometry.l2EntryBytes, (entry, entryHigh, entryLow) => {
         const host = offsetOf(entryHigh, entryLow);
         if (isCompressed(entryHigh)) mend(entry, entryHigh, entryLow, false);
         else if (hasExternalData)
           mend(entry, entryHigh, entryLow, isCopied(entryHigh) || this.isPlaced(host, entryLow));
-        else if (this.walk.isCluster(host)) mend(entry, entryHigh, entryLow, isSingle(host));
+        else if (this.walk.uses.isCluster(host)) mend(entry, entryHigh, entryLow, isSingle(host));
       });
     });
     this.file.sync();

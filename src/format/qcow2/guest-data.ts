@@ -10,7 +10,7 @@ import { createSectorCipher } from './sector-cipher.ts';
 
 const BOUNCE_BYTES = 256 * 1024;
 /** What a disk keeps or loses as a whole. */
-const SECTOR_BYTES = 512;
+export const SECTOR_BYTES = 512;
 const ZEROS = new Uint8Array(64 * 1024);
 
 export class GuestData {

@@ -19,13 +19,14 @@ import { CompressedReader } from './compressed.ts';
 import { dataFileClusters, imageClusters } from './data-clusters.ts';
 import { Deallocator } from './deallocate.ts';
 import { describeOpenImage } from './describe.ts';
+import { SECTOR_BYTES } from './guest-data.ts';
 import type { Run } from './mapping.ts';
 import { resize } from './resize.ts';
 import { ALLOCATED_CLUSTERS, type Qcow2State } from './state.ts';
 
 /** Links are held back for at most this long (plus one turn of the maintenance thread): the window of R9. */
 const HOLD_BACK_MS = 500;
-const ZERO_SECTOR = new Uint8Array(512); // a crash keeps or loses it as a whole
+const ZERO_SECTOR = new Uint8Array(SECTOR_BYTES); // a crash keeps or loses it as a whole
 
 export class Qcow2Image implements Image {
   readonly format = 'qcow2';

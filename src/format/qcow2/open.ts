@@ -34,7 +34,7 @@ import {
   REFCOUNT_TABLE_OFFSET,
   VIRTUAL_SIZE,
 } from './state.ts';
-import { isCompressed, isCopied, offsetOf } from './table.ts';
+import { isCompressed, isCopied, offsetOf, readTable } from './table.ts';
 import { type Verified, verifyBeforeWriting } from './verify.ts';
 
 /** @param specific facts for info and status, with qemu-img's keys */
@@ -158,13 +158,11 @@ function clearAutoclear(file: HostFile, header: Qcow2Header): void {
 /** Data clusters of the active layer, compressed ones included. */
 function countAllocated(file: HostFile, header: Qcow2Header, geometry: Geometry): number {
   let count = 0;
-  const l1 = new Uint8Array(header.l1Size * 8);
-  file.read(l1, 0, l1.length, hostOffset(header.l1TableOffset));
-  const l1View = new DataView(l1.buffer);
+  const l1 = readTable(file, header.l1TableOffset, header.l1Size * 8);
   const l2 = new Uint8Array(geometry.clusterSize);
   const l2View = new DataView(l2.buffer);
-  for (let at = 0; at < l1.length; at += 8) {
-    const table = offsetOf(l1View.getUint32(at), l1View.getUint32(at + 4));
+  for (let at = 0; at < l1.byteLength; at += 8) {
+    const table = offsetOf(l1.getUint32(at), l1.getUint32(at + 4));
     if (!(table > 0 && table + geometry.clusterSize <= file.size())) continue;
     file.read(l2, 0, l2.length, hostOffset(table));
     for (let entry = 0; entry < l2.length; entry += geometry.l2EntryBytes) {

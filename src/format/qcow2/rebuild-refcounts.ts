@@ -27,15 +27,16 @@ export function rebuildRefcounts(
   walk: ReferenceWalk,
   log: (sentence: string) => void,
 ): void {
-  const { counts, counters, geometry } = walk;
+  const { counters, geometry } = walk;
+  const { counts, refcountUses } = walk.uses;
   const { clusterSize, refcountBits, refcountMax, refcountsPerBlock } = geometry;
   keepWhatIsNotFollowed(walk);
-  for (const { start, end } of walk.refcountUses.ranges()) {
+  for (const { start, end } of refcountUses.ranges()) {
     for (let cluster = start; cluster < end; cluster++) {
-      const uses = walk.refcountUses.get(cluster);
+      const uses = refcountUses.get(cluster);
       if (uses === 0) continue;
       counts.set(cluster, Math.max(0, counts.get(cluster) - uses));
-      walk.refcountUses.set(cluster, 0);
+      refcountUses.set(cluster, 0);
     }
   }
   const layout = plan(file, walk);
@@ -67,7 +68,8 @@ export function rebuildRefcounts(
 }
 
 /** Where something could not be followed, a counter that can be read speaks for it: nothing that it may use becomes free. */
-function keepWhatIsNotFollowed({ counts, counters, geometry, unfollowed }: ReferenceWalk): void {
+function keepWhatIsNotFollowed({ counters, geometry, unfollowed, uses }: ReferenceWalk): void {
+  const { counts } = uses;
   if (unfollowed === 0) return;
   const { refcountsPerBlock } = geometry;
   for (const block of counters.indices()) {
@@ -79,7 +81,8 @@ function keepWhatIsNotFollowed({ counts, counters, geometry, unfollowed }: Refer
 }
 
 /** The blocks count the table and themselves as well, so their number is found by trying. */
-function plan(file: HostFile, { counts, fileEnd, geometry, lowestBeyond, report }: ReferenceWalk): Layout {
+function plan(file: HostFile, { geometry, report, uses }: ReferenceWalk): Layout {
+  const { counts, fileEnd, lowestBeyond } = uses;
   const { clusterSize, refcountsPerBlock } = geometry;
   const used = new Set<number>();
   for (const { start, end } of counts.ranges()) {

@@ -13,7 +13,6 @@ import { Findings } from './findings.ts';
 import { Geometry } from './geometry.ts';
 import type { Qcow2Header } from './header.ts';
 import { walkRefcountTable } from './refcount-walk.ts';
-import type { ReferenceCounts } from './reference-counts.ts';
 import { checkSnapshotL1, readSnapshotTable } from './snapshot-table.ts';
 import { TableWalk } from './table-walk.ts';
 
@@ -30,10 +29,10 @@ export interface WalkOptions {
 export class ReferenceWalk extends Findings {
   readonly geometry: Geometry;
   readonly counters: CounterBlocks;
+  readonly uses: ClusterUses;
+  readonly tables: TableWalk;
   /** nothing else refers to the clusters of the active L1 table */
   isL1Alone = true;
-  private readonly uses: ClusterUses;
-  private readonly tables: TableWalk;
   private readonly file: HostFile;
   private readonly header: Qcow2Header;
   private readonly options: WalkOptions;
@@ -109,51 +108,15 @@ export class ReferenceWalk extends Findings {
     if (isShared({ start: 0, count: 1 }, rest)) this.unrepairable('something refers to the cluster of the header');
     this.isL1Alone = header.l1Size === 0 || !isShared(l1, rest);
     if (!this.isL1Alone) this.unrepairable('something else refers to the clusters of the active L1 table');
-    const inBadTables = new Set(this.badZeroes.map((at) => at - (at % clusterSize)));
+    const inBadTables = new Set(this.tables.badZeroes.map((at) => at - (at % clusterSize)));
     for (const table of inBadTables) {
       // copied before it is changed, once the counters are true; until then it is data as well, and stays as it is
-      if (!this.isOnlyTable(table))
+      if (!this.tables.isOnlyTable(table))
         this.unrepairable(`something else refers to the L2 table at ${hex(table)}, which has impossible entries`);
     }
     for (const span of uses.refcountSpans) {
       if (isShared(span, (cluster) => uses.counts.get(cluster)))
         this.structureFault(`something else refers to the refcount structures at ${hex(span.start * clusterSize)}`);
     }
-  }
-
-  get counts(): ReferenceCounts {
-    return this.uses.counts;
-  }
-
-  get refcountUses(): ReferenceCounts {
-    return this.uses.refcountUses;
-  }
-
-  get fileEnd(): number {
-    return this.uses.fileEnd;
-  }
-
-  get lowestBeyond(): number {
-    return this.uses.lowestBeyond;
-  }
-
-  get badZeroes(): readonly number[] {
-    return this.tables.badZeroes;
-  }
-
-  get areTablesAlone(): boolean {
-    return this.tables.areTablesAlone;
-  }
-
-  isOnlyTable(table: number): boolean {
-    return this.tables.isOnlyTable(table);
-  }
-
-  isCluster(offset: number): boolean {
-    return this.uses.isCluster(offset);
-  }
-
-  referencesToKeep(cluster: number): number {
-    return this.uses.referencesToKeep(cluster);
   }
 }
