@@ -2,7 +2,7 @@
 // time is ended and reported, and the next mutant goes on in a new process. Its memory is measured by the kernel.
 
 import { type ChildProcess, fork } from 'node:child_process';
-import { readFileSync, writeFileSync } from 'node:fs';
+import { closeSync, openSync, readFileSync, readSync, writeFileSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { qemuImg, qemuImgEncrypted, qemuIo, tryQemu } from './qemu.ts';
@@ -14,6 +14,7 @@ const MAX_RSS_BYTES = 256 * 1024 * 1024;
 const SILENCE_MS = 120_000;
 /** Mutants of one process. */
 const BATCH = 4000;
+const LOOK_MS = 50;
 const PASSWORD = 'geheim';
 const KIB = 1024;
 
@@ -25,6 +26,8 @@ interface Subject {
   readonly backing?: string;
   readonly dataFile?: string;
   readonly password?: string;
+  /** one turn out of so many is taken */
+  readonly rarity: number;
 }
 
 interface Recipe {
@@ -33,6 +36,8 @@ interface Recipe {
   readonly options: string;
   readonly size: number;
   readonly backing?: boolean;
+  /** takes long, so that only one turn out of so many is taken */
+  readonly rarity?: number;
   readonly commands: readonly string[];
   /** what is done to the image at last */
   readonly finish?: (path: string) => void;
@@ -109,6 +114,7 @@ const QCOW2: readonly Recipe[] = [
     name: 'luks',
     options: 'cluster_size=4k,encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10',
     size: 256 * KIB,
+    rarity: 12,
     commands: WRITES,
   },
   {
@@ -134,6 +140,7 @@ const QED: readonly Recipe[] = [
     name: 'clusters of 4 KiB',
     options: 'cluster_size=4k,table_size=2',
     size: 4200 * KIB,
+    rarity: 4,
     commands: [...WRITES, 'write -P 9 4100k 50k'],
   },
   {
@@ -167,7 +174,7 @@ function makeSubjects(format: FuzzedFormat, folder: string): Subject[] {
   if (format === 'raw') {
     const path = join(folder, 'disk.raw');
     writeFileSync(path, Buffer.alloc(100 * KIB, 'raw'));
-    return [{ name: 'raw', format, path }];
+    return [{ name: 'raw', format, path, rarity: 1 }];
   }
   const backing = join(folder, 'base.raw');
   writeFileSync(
@@ -191,6 +198,7 @@ function makeSubjects(format: FuzzedFormat, folder: string): Subject[] {
       name: `${format}, ${recipe.name}`,
       format,
       path,
+      rarity: recipe.rarity ?? 1,
       ...(recipe.backing === true ? { backing } : {}),
       ...(dataFile === undefined ? {} : { dataFile }),
       ...(isEncrypted ? { password: PASSWORD } : {}),
@@ -224,13 +232,16 @@ export async function fuzz(
     ...{ mutants: 0, openedForWriting: 0, repaired: 0, hangs: 0, crashes: 0, slowestMs: 0, peakBytes: 0, findings: [] },
   };
   const end = first + mutants;
-  for (let from = first; from < end; ) {
-    const stoppedAt = await runChild(
-      { subjects, seed, from, to: Math.min(end, from + BATCH), maxRssBytes: MAX_RSS_BYTES },
-      figures,
-    );
-    figures.mutants += stoppedAt - from;
-    from = stoppedAt;
+  const progress = openSync(join(folder, 'progress'), 'w+');
+  try {
+    for (let from = first; from < end; ) {
+      const job = { subjects, seed, from, to: Math.min(end, from + BATCH), maxRssBytes: MAX_RSS_BYTES };
+      const stoppedAt = await runChild(job, figures, progress);
+      figures.mutants += stoppedAt - from;
+      from = stoppedAt;
+    }
+  } finally {
+    closeSync(progress);
   }
   return figures;
 }
@@ -244,59 +255,67 @@ interface Job {
 }
 
 type Message =
-  | { readonly at: number; readonly name: string }
   | { readonly bug: string }
   | { readonly done: true; readonly opened: number; readonly repaired: number; readonly peakBytes: number };
 
-/** @returns the number of the mutant to go on with */
-async function runChild(job: Job, figures: FuzzFigures): Promise<number> {
+/** @param progress file that is told the number of each mutant. @returns the number of the mutant to go on with */
+async function runChild(job: Job, figures: FuzzFigures, progress: number): Promise<number> {
+  writeSync(progress, Float64Array.of(job.from), 0, 8, 0);
   const child = fork(CHILD, [], {
-    stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
+    stdio: ['ignore', 'ignore', 'pipe', 'ipc', progress],
     execArgv: ['--max-old-space-size=128', '--expose-gc'],
+    // large buffers go back to the kernel when they are freed: what is measured is what is in use
+    env: { ...process.env, MALLOC_MMAP_THRESHOLD_: '131072' },
   });
   let errors = '';
   child.stderr!.on('data', (chunk) => {
     errors = `${errors}${String(chunk)}`.slice(-4000);
   });
-  const current = {
-    index: job.from,
-    name: 'the first one',
-    startedMs: cpuMs(child),
-    wallMs: Date.now(),
-    isDone: false,
-    hangs: false,
-  };
+  let isDone = false;
   child.on('message', (message: Message) => {
-    if ('bug' in message) figures.findings.push(message.bug);
-    else if ('done' in message) {
-      current.isDone = true;
-      figures.openedForWriting += message.opened;
-      figures.repaired += message.repaired;
-      figures.peakBytes = Math.max(figures.peakBytes, message.peakBytes);
-    } else {
-      Object.assign(current, { index: message.at, name: message.name, startedMs: cpuMs(child), wallMs: Date.now() });
+    if ('bug' in message) {
+      figures.findings.push(message.bug);
+      return;
     }
+    isDone = true;
+    figures.openedForWriting += message.opened;
+    figures.repaired += message.repaired;
+    figures.peakBytes = Math.max(figures.peakBytes, message.peakBytes);
   });
+  const current = { index: job.from, startedMs: cpuMs(child), wallMs: Date.now() };
+  let hangs = false;
   const watch = setInterval(() => {
     const took = cpuMs(child) - current.startedMs;
+    const index = mutantUnderWay(progress);
+    if (index !== current.index) {
+      Object.assign(current, { index, startedMs: cpuMs(child), wallMs: Date.now() });
+      return;
+    }
     figures.slowestMs = Math.max(figures.slowestMs, took);
     if (took <= HANG_MS && Date.now() - current.wallMs <= SILENCE_MS) return;
-    current.hangs = true;
+    hangs = true;
     child.kill('SIGKILL');
-  }, 50);
+  }, LOOK_MS);
   child.send(job);
   const ended = await new Promise<number | string>((resolve) => {
     child.on('exit', (code, signal) => resolve(code ?? signal ?? 'unknown'));
   });
   clearInterval(watch);
-  if (current.isDone) return job.to;
-  const name = `mutant ${current.index} of ${current.name}`;
-  if (current.hangs) figures.hangs++;
+  if (isDone) return job.to;
+  const index = mutantUnderWay(progress);
+  if (hangs) figures.hangs++;
   else figures.crashes++;
   figures.findings.push(
-    current.hangs ? `${name} takes more than ${HANG_MS} ms` : `${name} ends the process (${ended}): ${errors}`,
+    `mutant ${index} of seed ${job.seed} ` +
+      (hangs ? `takes more than ${HANG_MS} ms` : `ends the process (${ended}): ${errors}`),
   );
-  return current.index + 1;
+  return index + 1;
+}
+
+function mutantUnderWay(progress: number): number {
+  const index = new Float64Array(1);
+  readSync(progress, index, 0, 8, 0);
+  return index[0]!;
 }
 
 /** CPU time of a process: a busy machine makes nothing a hang. */
