@@ -32,6 +32,7 @@ type Operation =
 /** Disks are at most so long: more than the backing file, and more than a table of 512 clusters of 4 KiB maps. */
 const BEYOND_BACKING = 1280 * 1024;
 const BEYOND_A_TABLE = 2560 * 1024;
+const SMALL = 192 * 1024;
 const RUNS = Number(process.env['MODEL_RUNS'] ?? 60);
 const JUDGED = Number(process.env['MODEL_JUDGED'] ?? 3);
 const FORMAT = process.env['MODEL_FORMAT'] ?? '';
@@ -45,6 +46,12 @@ const extent = fc.oneof(
   fc.constant(1024 * 1024),
 );
 
+/** Sectors of a disk: most are small, where operations meet each other. */
+function sectorsUpTo(maxSize: number): fc.Arbitrary<number> {
+  const upTo = (size: number) => fc.integer({ min: 1, max: size / 512 });
+  return fc.oneof({ weight: 3, arbitrary: upTo(SMALL) }, { weight: 1, arbitrary: upTo(maxSize) });
+}
+
 /** @param maxSize of the disk: what is behind its end counts from its start again */
 function operationOn(maxSize: number): fc.Arbitrary<Operation> {
   // clustered around table and cluster boundaries, where mistakes live
@@ -57,7 +64,9 @@ function operationOn(maxSize: number): fc.Arbitrary<Operation> {
   const range = { at: position, length: extent };
   const unwritten = { ...range, byte: fc.constant(0) };
   const byte = fc.integer({ min: 1, max: 255 });
-  const size = fc.nat(maxSize / 512).map((sectors) => sectors * 512);
+  const size = fc
+    .oneof({ weight: 1, arbitrary: fc.constant(0) }, { weight: 9, arbitrary: sectorsUpTo(maxSize) })
+    .map((sectors) => sectors * 512);
   return fc.oneof(
     { weight: 8, arbitrary: fc.record({ kind: fc.constant('write' as const), ...range, byte }) },
     { weight: 2, arbitrary: fc.record({ kind: fc.constant('zero' as const), ...unwritten }) },
@@ -160,8 +169,8 @@ function describeSubject(subject: Subject, figures: Figures): void {
       const maxSize = maxSizeOf(subject);
       fc.assert(
         fc.property(
-          fc.integer({ min: 1, max: maxSize / 512 }),
-          fc.array(operationOn(maxSize), { maxLength: 40, size: 'max' }),
+          sectorsUpTo(maxSize),
+          fc.array(operationOn(maxSize), { maxLength: 60, size: 'max' }),
           (sectors, operations) => {
             const isJudged = run++ < JUDGED && isOpenedByQemu(subject);
             runOperations(subject, sectors * 512, operations, isJudged);
