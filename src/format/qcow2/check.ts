@@ -90,15 +90,21 @@ export class Check {
       nextBlock = block + 1;
     }
     this.freeRunEnds(nextBlock * refcountsPerBlock);
-    for (const { start, end } of counts.ranges()) {
-      for (let cluster = start; cluster < end; cluster++) {
-        if (counters.has(cluster)) {
-          cluster = (Math.floor(cluster / refcountsPerBlock) + 1) * refcountsPerBlock - 1;
-          continue;
-        }
-        const references = counts.get(cluster);
-        if (references > 0 && this.canCount(cluster, this.sentence(cluster, 0, references))) this.uncounted++;
+    for (const { start, end } of counts.ranges()) this.findUncounted(start, end);
+  }
+
+  /** References to clusters from `start` to `end` that have no refcount block. */
+  private findUncounted(start: number, end: number): void {
+    const { counters, geometry, uses } = this.walk;
+    const { refcountsPerBlock } = geometry;
+    for (let cluster = start; cluster < end; ) {
+      if (counters.has(cluster)) {
+        cluster = (Math.floor(cluster / refcountsPerBlock) + 1) * refcountsPerBlock;
+        continue;
       }
+      const references = uses.counts.get(cluster);
+      if (references > 0 && this.canCount(cluster, this.sentence(cluster, 0, references))) this.uncounted++;
+      cluster++;
     }
   }
 
