@@ -285,12 +285,13 @@ async function runChild(job: Job, figures: FuzzFigures, progress: number): Promi
   const current = { index: job.from, startedMs: cpuMs(child), wallMs: Date.now() };
   let hangs = false;
   const watch = setInterval(() => {
-    const took = cpuMs(child) - current.startedMs;
+    const usedMs = cpuMs(child);
     const index = mutantUnderWay(progress);
     if (index !== current.index) {
-      Object.assign(current, { index, startedMs: cpuMs(child), wallMs: Date.now() });
+      Object.assign(current, { index, startedMs: usedMs, wallMs: Date.now() });
       return;
     }
+    const took = usedMs - current.startedMs;
     figures.slowestMs = Math.max(figures.slowestMs, took);
     if (took <= HANG_MS && Date.now() - current.wallMs <= SILENCE_MS) return;
     hangs = true;
