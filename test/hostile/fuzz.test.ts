@@ -8,7 +8,7 @@ import { hasQemu } from '../support/qemu.ts';
 import { requireOrSkip } from '../support/requirements.ts';
 import { makeTemporaryDirectory, removeTemporaryDirectory } from '../support/temporary.ts';
 
-const MUTANTS = Number(process.env['FUZZ_MUTANTS'] ?? 1500);
+const MUTANTS = Number(process.env['FUZZ_MUTANTS'] ?? 4000);
 const FIRST = Number(process.env['FUZZ_FIRST'] ?? 0);
 const SEED = Number(process.env['SEED'] ?? Date.now() % 1_000_000);
 const FORMAT = process.env['FUZZ_FORMAT'] ?? '';

@@ -216,20 +216,25 @@ const NUMBERS = [
   2n ** 64n - 1n,
 ];
 
-/** @returns what was done, as a sentence, and what it may change */
+/**
+ * Damages an image in place.
+ * @returns the fields that were changed, the length that is left of the image, what was done, as a sentence, and what that
+ * may change
+ */
 export function mutate(image, map, random) {
   const pick = (list) => list[Math.floor(random() * list.length)];
   const damages = random() < 0.7 ? 1 : 2 + Math.floor(random() * 3);
   const told = [];
+  const fields = [];
   const affected = [];
   let everything = false;
   let mustOpen = true;
-  let bytes = image;
+  let { length } = image;
   if (random() < 0.04) {
     // a file that was cut, at a border or anywhere
-    const length = Math.floor(random() * image.length);
-    bytes = image.subarray(0, random() < 0.5 ? length : length - (length % map.clusterSize));
-    told.push(`cut to ${bytes.length} bytes`);
+    length = Math.floor(random() * image.length);
+    if (random() >= 0.5) length -= length % map.clusterSize;
+    told.push(`cut to ${length} bytes`);
     everything = true;
   }
   for (let n = 0; n < damages; n++) {
@@ -237,17 +242,19 @@ export function mutate(image, map, random) {
     const ofKind = map.byKind[kind];
     const place = pick(ofKind.length > 0 ? ofKind : map.places);
     const { at, width } = place;
-    if (at + width > bytes.length) continue;
-    const value = newValue(bytes, place, map, random);
-    const read = readField(bytes, at, width, map.bigEndian);
+    if (at + width > length) continue;
+    const value = newValue(image, place, map, random);
+    const read = readField(image, at, width, map.bigEndian);
     if (value === read) continue;
-    writeField(bytes, at, width, map.bigEndian, value);
+    writeField(image, at, width, map.bigEndian, value);
+    fields.push({ at, width });
     told.push(`${place.kind} at ${at}: 0x${read.toString(16)} -> 0x${value.toString(16)}`);
     if (place.affects === 'all') everything = true;
     else affected.push(...(place.affects === 'compressed' ? map.compressed(at) : place.affects));
     if (place.kind === 'header' || place.kind === 'other') mustOpen = false;
   }
-  return { bytes, what: told.join(', '), affected: everything ? 'all' : affected, mustOpen: mustOpen && !everything };
+  const what = told.join(', ');
+  return { fields, length, what, affected: everything ? 'all' : affected, mustOpen: mustOpen && !everything };
 }
 
 function newValue(bytes, { at, width, kind }, map, random) {

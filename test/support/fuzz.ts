@@ -13,7 +13,7 @@ const MAX_RSS_BYTES = 256 * 1024 * 1024;
 /** However busy the machine is, a process that says nothing for this long has stopped. */
 const SILENCE_MS = 120_000;
 /** Mutants of one process. */
-const BATCH = 4000;
+const BATCH = 50_000;
 const LOOK_MS = 50;
 const PASSWORD = 'geheim';
 const KIB = 1024;
@@ -112,9 +112,9 @@ const QCOW2: readonly Recipe[] = [
   },
   {
     name: 'luks',
-    options: 'cluster_size=4k,encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10',
+    options: 'cluster_size=4k,encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=1',
     size: 256 * KIB,
-    rarity: 12,
+    rarity: 24,
     commands: WRITES,
   },
   {
@@ -140,7 +140,7 @@ const QED: readonly Recipe[] = [
     name: 'clusters of 4 KiB',
     options: 'cluster_size=4k,table_size=2',
     size: 4200 * KIB,
-    rarity: 4,
+    rarity: 8,
     commands: [...WRITES, 'write -P 9 4100k 50k'],
   },
   {
