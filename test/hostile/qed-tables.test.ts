@@ -335,6 +335,21 @@ describe('a repair', () => {
     });
   });
 
+  test('of an L1 entry that points to data of another table leaves that data alone', () => {
+    writeQed(image, {
+      entries: { [L1]: BigInt(FIRST_DATA), [L1 + 8]: BigInt(L2) },
+      fields: { imageSize: 4n << 20n },
+    });
+    checkDisk(image, { repair: 'all', log: () => undefined });
+    expect(checkDisk(image, { repair: 'none', log: () => undefined })).toMatchObject({ corruptions: 0, leaks: 0 });
+    withDisk(image, { readOnly: true }, (disk) => {
+      const target = Buffer.alloc(2 * CLUSTER);
+      disk.read(target, 0, target.length, 512 * CLUSTER);
+      expect(target.subarray(0, CLUSTER).equals(Buffer.alloc(CLUSTER, 0xaa))).toBe(true);
+      expect(target.subarray(CLUSTER).equals(Buffer.alloc(CLUSTER, 0xbb))).toBe(true);
+    });
+  });
+
   test('of leaks alone gives the clusters back, keeps every byte of the disk, and needs -r leaks only', () => {
     writeQed(image, { entries: { [L2]: 0n }, length: FILE_BYTES + 7 * CLUSTER });
     const before = withDisk(image, { readOnly: true }, readAll);

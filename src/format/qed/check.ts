@@ -1,7 +1,8 @@
 // Check and repair of a QED image: which host clusters are referred to, by what, and whether that can be true.
 //
 //   L1 or L2 entry that is no cluster of the file      corruption; repaired by setting it to 0 (its old value is reported)
-//   cluster with two references                        corruption; repaired by copying it, so that both keep their data
+//   cluster with two references                        corruption; repaired by copying it, so that both keep their data;
+//                                                      of a table and data, the table is the copy, since its entries change
 //   cluster without a reference                        leak; reclaimed when the image is opened read-write and closed
 //
 // Invariant: without repair nothing is written, and a repair writes an entry only after what it will refer to is durable.
@@ -25,11 +26,32 @@ export interface QedCheck {
   readonly used: SparseBitmap;
   /** of the corruptions, those where two entries share a cluster */
   readonly doubleReferences: number;
+  /** the clusters of these, where the later of the two is an L2 entry, and not one of the table that lies there */
+  readonly sharedWithData: SparseBitmap;
 }
 
-/** Walks every table. With repair 'all' each corruption is repaired on the way; leaks are only counted. */
+/** Walks every table. With repair 'all' each corruption is repaired on a second walk; leaks are only counted. */
 export function checkTables(file: HostFile, header: QedHeader, options: CheckOptions): QedCheck {
-  return new TableWalk(file, header, options).run();
+  const isRepair = options.repair === 'all';
+  if (isRepair) completeLastCluster(file, header, options);
+  const looking: CheckOptions = isRepair ? { ...options, repair: 'none', log: () => undefined } : options;
+  let found = new TableWalk(file, header, looking, new SparseBitmap()).run();
+  if (isRepair && found.report.corruptions > 0) {
+    found = new TableWalk(file, header, options, found.sharedWithData).run();
+  }
+  const { leaks } = found.report;
+  if (leaks > 0) options.log(`Leaked clusters: ${leaks} of the file are not referred to`);
+  return found;
+}
+
+/** A file that was cut inside a cluster: the rest of it reads as zeros, for a table as unallocated entries. */
+function completeLastCluster(file: HostFile, { clusterSize }: QedHeader, { log }: CheckOptions): void {
+  const size = file.size();
+  const end = roundUp(size, clusterSize);
+  if (size === end) return;
+  file.truncate(end);
+  file.sync();
+  log(`Repaired the length of the file: ${size} bytes end inside a cluster; it is ${end} now`);
 }
 
 class TableWalk {
@@ -39,21 +61,24 @@ class TableWalk {
   private readonly geometry: Geometry;
   private readonly report: CheckReport = emptyCheckReport('qed');
   private readonly used = new SparseBitmap();
+  private readonly sharedWithData = new SparseBitmap();
+  /** clusters that are known to hold data: a table that has one of them is copied before its entries are repaired */
+  private readonly knownData: SparseBitmap;
   private fileEnd: number;
   private doubleReferences = 0;
   private previousData = 0;
 
-  constructor(file: HostFile, header: QedHeader, options: CheckOptions) {
+  constructor(file: HostFile, header: QedHeader, options: CheckOptions, knownData: SparseBitmap) {
     this.file = file;
     this.header = header;
     this.options = options;
+    this.knownData = knownData;
     this.geometry = new Geometry(header.clusterSize, header.tableSizeClusters);
     this.fileEnd = roundUp(file.size(), header.clusterSize);
   }
 
   run(): QedCheck {
-    const { header, geometry, report, used } = this;
-    if (this.options.repair === 'all') this.completeLastCluster();
+    const { header, geometry, report, used, sharedWithData } = this;
     this.mark(0, header.headerSizeClusters * header.clusterSize);
     this.mark(header.l1TableOffset, geometry.tableBytes);
     report.totalClusters = Math.ceil(header.imageSize / geometry.clusterSize);
@@ -63,18 +88,8 @@ class TableWalk {
       this.options.progress?.((position + 1) / tables.length);
     }
     report.leaks = this.fileEnd / geometry.clusterSize - used.count;
-    if (report.leaks > 0) this.options.log(`Leaked clusters: ${report.leaks} of the file are not referred to`);
     if (report.corruptionsFixed > 0) this.file.sync();
-    return { report, used, doubleReferences: this.doubleReferences };
-  }
-
-  /** A file that was cut inside a cluster: the rest of it reads as zeros, for a table as unallocated entries. */
-  private completeLastCluster(): void {
-    const size = this.file.size();
-    if (size === this.fileEnd) return;
-    this.file.truncate(this.fileEnd);
-    this.file.sync();
-    this.options.log(`Repaired the length of the file: ${size} bytes end inside a cluster; it is ${this.fileEnd} now`);
+    return { report, used, doubleReferences: this.doubleReferences, sharedWithData };
   }
 
   /** Every L2 table that can be walked. */
@@ -89,7 +104,7 @@ class TableWalk {
         return;
       }
       let table = entry;
-      if (!this.isUnused(entry, geometry.tableBytes)) {
+      if ([this.used, this.knownData].some((clusters) => this.hasAny(clusters, entry, geometry.tableBytes))) {
         const copied = this.copyEntry(
           header.l1TableOffset,
           index,
@@ -120,7 +135,9 @@ class TableWalk {
         return;
       }
       let host = entry;
-      if (!this.isUnused(entry, geometry.clusterSize)) {
+      if (this.used.has(entry / geometry.clusterSize)) {
+        const isOwnTable = entry >= table && entry < table + geometry.tableBytes;
+        if (!isOwnTable) this.sharedWithData.add(entry / geometry.clusterSize);
         const copied = this.copyEntry(
           table,
           index,
@@ -220,10 +237,10 @@ class TableWalk {
     return table < header.l1TableOffset + geometry.tableBytes && table + geometry.tableBytes > header.l1TableOffset;
   }
 
-  private isUnused(offset: number, bytes: number): boolean {
+  private hasAny(clusters: SparseBitmap, offset: number, bytes: number): boolean {
     const { clusterSize } = this.geometry;
-    for (let at = offset; at < offset + bytes; at += clusterSize) if (this.used.has(at / clusterSize)) return false;
-    return true;
+    for (let at = offset; at < offset + bytes; at += clusterSize) if (clusters.has(at / clusterSize)) return true;
+    return false;
   }
 
   private mark(offset: number, bytes: number): void {
