@@ -123,7 +123,7 @@ function options() {
 }
 
 function groupByKind(places) {
-  const groups = { header: [], pointer: [], counter: [], data: [], other: [] };
+  const groups = { header: [], table: [], pointer: [], counter: [], data: [], other: [] };
   for (const place of places) groups[place.kind].push(place);
   return groups;
 }

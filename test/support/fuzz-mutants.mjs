@@ -9,7 +9,7 @@ const COMPRESSED = 1n << 62n;
  * @typedef {object} Place a field that can be damaged
  * @property {number} at offset in the image @property {number} width bytes
  * @property {[start: number, end: number][] | 'all'} affects guest ranges that may read otherwise then, or fail
- * @property {'header' | 'pointer' | 'counter' | 'data' | 'other'} kind
+ * @property {'header' | 'table' | 'pointer' | 'counter' | 'data' | 'other'} kind table: an L1 entry
  */
 
 const nothing = [];
@@ -54,7 +54,7 @@ export function qcow2Places(image) {
   for (let i = 0; i < u32(36) && inside(l1 + i * 8, 8); i++) {
     const table = Number(u64(l1 + i * 8) & OFFSET_MASK);
     const covers = [[i * perTable * clusterSize, (i + 1) * perTable * clusterSize]];
-    places.push({ at: l1 + i * 8, width: 8, affects: covers, kind: 'pointer' });
+    places.push({ at: l1 + i * 8, width: 8, affects: covers, kind: 'table' });
     if (table === 0 || !inside(table, clusterSize)) continue;
     pointers.push(BigInt(table));
     for (let j = 0; j < perTable; j++) {
@@ -133,7 +133,7 @@ export function qedPlaces(image) {
     const table = Number(image.readBigUInt64LE(l1 + i * 8));
     const covered = perTable * clusterSize;
     if (i * covered >= size) break;
-    places.push({ at: l1 + i * 8, width: 8, affects: [[i * covered, (i + 1) * covered]], kind: 'pointer' });
+    places.push({ at: l1 + i * 8, width: 8, affects: [[i * covered, (i + 1) * covered]], kind: 'table' });
     if (table === 0) continue;
     pointers.push(BigInt(table));
     for (let j = 0; j < perTable; j++) {
@@ -238,7 +238,7 @@ export function mutate(image, map, random) {
     everything = true;
   }
   for (let n = 0; n < damages; n++) {
-    const kind = pick(['header', 'pointer', 'pointer', 'counter', 'data', 'other']);
+    const kind = pick(['header', 'table', 'pointer', 'pointer', 'counter', 'data', 'other']);
     const ofKind = map.byKind[kind];
     const place = pick(ofKind.length > 0 ? ofKind : map.places);
     const { at, width } = place;

@@ -140,7 +140,7 @@ const QED: readonly Recipe[] = [
     name: 'clusters of 4 KiB',
     options: 'cluster_size=4k,table_size=2',
     size: 4200 * KIB,
-    rarity: 8,
+    rarity: 4,
     commands: [...WRITES, 'write -P 9 4100k 50k'],
   },
   {
