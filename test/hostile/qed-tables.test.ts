@@ -350,6 +350,25 @@ describe('a repair', () => {
     });
   });
 
+  test('of an L1 entry that points to data and the table behind it leaves both alone', () => {
+    const data = 4 * CLUSTER;
+    const table = 5 * CLUSTER;
+    writeQed(image, {
+      empty: true,
+      entries: { [L1]: BigInt(data), [L1 + 8]: BigInt(table), [table]: BigInt(data) },
+      bytes: { [data]: Buffer.alloc(CLUSTER, 0xaa) },
+      fields: { tableSize: 2n, imageSize: 8n << 20n },
+      length: 7 * CLUSTER,
+    });
+    checkDisk(image, { repair: 'all', log: () => undefined });
+    expect(checkDisk(image, { repair: 'none', log: () => undefined })).toMatchObject({ corruptions: 0, leaks: 0 });
+    withDisk(image, { readOnly: true }, (disk) => {
+      const target = Buffer.alloc(CLUSTER);
+      disk.read(target, 0, CLUSTER, 1024 * CLUSTER);
+      expect(target.equals(Buffer.alloc(CLUSTER, 0xaa))).toBe(true);
+    });
+  });
+
   test('of leaks alone gives the clusters back, keeps every byte of the disk, and needs -r leaks only', () => {
     writeQed(image, { entries: { [L2]: 0n }, length: FILE_BYTES + 7 * CLUSTER });
     const before = withDisk(image, { readOnly: true }, readAll);

@@ -26,8 +26,6 @@ export interface QedCheck {
   readonly used: SparseBitmap;
   /** of the corruptions, those where two entries share a cluster */
   readonly doubleReferences: number;
-  /** the clusters of these, where the later of the two is an L2 entry, and not one of the table that lies there */
-  readonly sharedWithData: SparseBitmap;
 }
 
 /** Walks every table. With repair 'all' each corruption is repaired on a second walk; leaks are only counted. */
@@ -35,10 +33,8 @@ export function checkTables(file: HostFile, header: QedHeader, options: CheckOpt
   const isRepair = options.repair === 'all';
   if (isRepair) completeLastCluster(file, header, options);
   const looking: CheckOptions = isRepair ? { ...options, repair: 'none', log: () => undefined } : options;
-  let found = new TableWalk(file, header, looking, new SparseBitmap()).run();
-  if (isRepair && found.report.corruptions > 0) {
-    found = new TableWalk(file, header, options, found.sharedWithData).run();
-  }
+  let found = new TableWalk(file, header, looking).run();
+  if (isRepair && found.report.corruptions > 0) found = new TableWalk(file, header, options).run();
   const { leaks } = found.report;
   if (leaks > 0) options.log(`Leaked clusters: ${leaks} of the file are not referred to`);
   return found;
@@ -61,24 +57,23 @@ class TableWalk {
   private readonly geometry: Geometry;
   private readonly report: CheckReport = emptyCheckReport('qed');
   private readonly used = new SparseBitmap();
-  private readonly sharedWithData = new SparseBitmap();
-  /** clusters that are known to hold data: a table that has one of them is copied before its entries are repaired */
-  private readonly knownData: SparseBitmap;
+  /** clusters of L2 tables that hold data, too */
+  private readonly contested = new SparseBitmap();
   private fileEnd: number;
   private doubleReferences = 0;
   private previousData = 0;
 
-  constructor(file: HostFile, header: QedHeader, options: CheckOptions, knownData: SparseBitmap) {
+  constructor(file: HostFile, header: QedHeader, options: CheckOptions) {
     this.file = file;
     this.header = header;
     this.options = options;
-    this.knownData = knownData;
     this.geometry = new Geometry(header.clusterSize, header.tableSizeClusters);
     this.fileEnd = roundUp(file.size(), header.clusterSize);
   }
 
   run(): QedCheck {
-    const { header, geometry, report, used, sharedWithData } = this;
+    const { header, geometry, report, used } = this;
+    if (this.options.repair === 'all') this.findContested();
     this.mark(0, header.headerSizeClusters * header.clusterSize);
     this.mark(header.l1TableOffset, geometry.tableBytes);
     report.totalClusters = Math.ceil(header.imageSize / geometry.clusterSize);
@@ -89,7 +84,26 @@ class TableWalk {
     }
     report.leaks = this.fileEnd / geometry.clusterSize - used.count;
     if (report.corruptionsFixed > 0) this.file.sync();
-    return { report, used, doubleReferences: this.doubleReferences, sharedWithData };
+    return { report, used, doubleReferences: this.doubleReferences };
+  }
+
+  /** Which tables must be copied before their entries are repaired, however they overlap each other. */
+  private findContested(): void {
+    const { clusterSize, tableBytes } = this.geometry;
+    const tables = new Set<number>();
+    const places = new SparseBitmap();
+    this.forEachEntry(this.header.l1TableOffset, (_, table) => {
+      if (!this.isTable(table)) return;
+      tables.add(table);
+      for (let at = table; at < table + tableBytes; at += clusterSize) places.add(at / clusterSize);
+    });
+    for (const table of tables) {
+      this.forEachEntry(table, (_, data) => {
+        if (!this.isCluster(data, clusterSize) || !places.has(data / clusterSize)) return;
+        // an entry that names its own table is a bad one
+        if (data < table || data >= table + tableBytes) this.contested.add(data / clusterSize);
+      });
+    }
   }
 
   /** Every L2 table that can be walked. */
@@ -99,12 +113,12 @@ class TableWalk {
     this.forEachEntry(header.l1TableOffset, (index, entry, high, low) => {
       const says = (what: string) =>
         `L1 entry ${index} at offset ${hex(header.l1TableOffset + index * ENTRY_BYTES)}: ${what.replace('%', hexWords(high, low))}`;
-      if (!this.isCluster(entry, geometry.tableBytes) || this.overlapsFixedPart(entry)) {
+      if (!this.isTable(entry)) {
         this.dropEntry(header.l1TableOffset, index, says('% is no place for an L2 table in this file'));
         return;
       }
       let table = entry;
-      if ([this.used, this.knownData].some((clusters) => this.hasAny(clusters, entry, geometry.tableBytes))) {
+      if ([this.used, this.contested].some((clusters) => this.hasAny(clusters, entry, geometry.tableBytes))) {
         const copied = this.copyEntry(
           header.l1TableOffset,
           index,
@@ -136,8 +150,6 @@ class TableWalk {
       }
       let host = entry;
       if (this.used.has(entry / geometry.clusterSize)) {
-        const isOwnTable = entry >= table && entry < table + geometry.tableBytes;
-        if (!isOwnTable) this.sharedWithData.add(entry / geometry.clusterSize);
         const copied = this.copyEntry(
           table,
           index,
@@ -231,10 +243,12 @@ class TableWalk {
     return entry % this.geometry.clusterSize === 0 && entry > 0 && entry + bytes <= this.fileEnd;
   }
 
-  private overlapsFixedPart(table: number): boolean {
-    const { header, geometry } = this;
-    if (table < header.headerSizeClusters * header.clusterSize) return true;
-    return table < header.l1TableOffset + geometry.tableBytes && table + geometry.tableBytes > header.l1TableOffset;
+  /** Inside the file, and neither in the header nor in the L1 table. */
+  private isTable(entry: number): boolean {
+    const { headerSizeClusters, clusterSize, l1TableOffset } = this.header;
+    const { tableBytes } = this.geometry;
+    if (!this.isCluster(entry, tableBytes) || entry < headerSizeClusters * clusterSize) return false;
+    return entry >= l1TableOffset + tableBytes || entry + tableBytes <= l1TableOffset;
   }
 
   private hasAny(clusters: SparseBitmap, offset: number, bytes: number): boolean {
