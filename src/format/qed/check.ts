@@ -28,26 +28,9 @@ export interface QedCheck {
   readonly doubleReferences: number;
 }
 
-/** Walks every table. With repair 'all' each corruption is repaired on a second walk; leaks are only counted. */
+/** Walks every table. With repair 'all' each corruption is repaired on the way; leaks are only counted. */
 export function checkTables(file: HostFile, header: QedHeader, options: CheckOptions): QedCheck {
-  const isRepair = options.repair === 'all';
-  if (isRepair) completeLastCluster(file, header, options);
-  const looking: CheckOptions = isRepair ? { ...options, repair: 'none', log: () => undefined } : options;
-  let found = new TableWalk(file, header, looking).run();
-  if (isRepair && found.report.corruptions > 0) found = new TableWalk(file, header, options).run();
-  const { leaks } = found.report;
-  if (leaks > 0) options.log(`Leaked clusters: ${leaks} of the file are not referred to`);
-  return found;
-}
-
-/** A file that was cut inside a cluster: the rest of it reads as zeros, for a table as unallocated entries. */
-function completeLastCluster(file: HostFile, { clusterSize }: QedHeader, { log }: CheckOptions): void {
-  const size = file.size();
-  const end = roundUp(size, clusterSize);
-  if (size === end) return;
-  file.truncate(end);
-  file.sync();
-  log(`Repaired the length of the file: ${size} bytes end inside a cluster; it is ${end} now`);
+  return new TableWalk(file, header, options).run();
 }
 
 class TableWalk {
@@ -73,7 +56,10 @@ class TableWalk {
 
   run(): QedCheck {
     const { header, geometry, report, used } = this;
-    if (this.options.repair === 'all') this.findContested();
+    if (this.options.repair === 'all') {
+      this.completeLastCluster();
+      this.findContested();
+    }
     this.mark(0, header.headerSizeClusters * header.clusterSize);
     this.mark(header.l1TableOffset, geometry.tableBytes);
     report.totalClusters = Math.ceil(header.imageSize / geometry.clusterSize);
@@ -83,8 +69,18 @@ class TableWalk {
       this.options.progress?.((position + 1) / tables.length);
     }
     report.leaks = this.fileEnd / geometry.clusterSize - used.count;
+    if (report.leaks > 0) this.options.log(`Leaked clusters: ${report.leaks} of the file are not referred to`);
     if (report.corruptionsFixed > 0) this.file.sync();
     return { report, used, doubleReferences: this.doubleReferences };
+  }
+
+  /** A file that was cut inside a cluster: the rest of it reads as zeros, for a table as unallocated entries. */
+  private completeLastCluster(): void {
+    const size = this.file.size();
+    if (size === this.fileEnd) return;
+    this.file.truncate(this.fileEnd);
+    this.file.sync();
+    this.options.log(`Repaired the length of the file: ${size} bytes end inside a cluster; it is ${this.fileEnd} now`);
   }
 
   /** Which tables must be copied before their entries are repaired, however they overlap each other. */
