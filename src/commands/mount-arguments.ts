@@ -35,6 +35,7 @@ export interface MountRequest {
   /** read-only beside a writer; the mount can take the image over later */
   readonly share: boolean;
   readonly allowOther: boolean;
+  readonly defaultPermissions: boolean;
   readonly lazyRefcounts: boolean;
   readonly flags: readonly string[];
   readonly allowBacking: readonly string[];
@@ -159,6 +160,7 @@ export function mountRequest(parsed: ParsedMountArguments): MountRequest {
     locks: mountLocks(options, parsed),
     share: options.share,
     allowOther: options.allowOther,
+    defaultPermissions: options.defaultPermissions,
     lazyRefcounts: options.lazyRefcounts,
     flags: options.flags,
     allowBacking: [...options.allowBacking, ...(parsed['allow-backing'] ?? [])].map((each) => canonicalPath(each)),

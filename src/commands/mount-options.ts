@@ -10,6 +10,8 @@ export type TransportChoice = (typeof TRANSPORTS)[number];
 export interface MountOptions {
   readOnly: boolean;
   allowOther: boolean;
+  /** only an inherited mount can be without */
+  defaultPermissions: boolean;
   debug: boolean;
   /** qcow2: mark the image dirty while it changes */
   lazyRefcounts: boolean;
@@ -59,6 +61,9 @@ const FLAGS: Readonly<Record<string, Apply>> = {
   allow_other: (options) => {
     options.allowOther = true;
   },
+  default_permissions: (options) => {
+    options.defaultPermissions = true;
+  },
   debug: (options) => {
     options.debug = true;
   },
@@ -97,7 +102,7 @@ const FLAGS: Readonly<Record<string, Apply>> = {
 const IGNORED = new Set(
   (
     'defaults dev nodev suid nosuid auto noauto user nouser users nousers owner group nofail _netdev loud silent ' +
-    'iversion noiversion mand nomand default_permissions nonempty big_writes hard_remove dev_rename'
+    'iversion noiversion mand nomand nonempty big_writes hard_remove dev_rename'
   ).split(' '),
 );
 
@@ -154,6 +159,7 @@ export function parseMountOptions(lists: readonly string[]): MountOptions {
   const options: MountOptions = {
     readOnly: false,
     allowOther: false,
+    defaultPermissions: false,
     debug: false,
     lazyRefcounts: false,
     lock: true,

@@ -93,7 +93,8 @@ function mountOptions(request: MountRequest, transport: Transport): MountOptions
     // what may become read-write later must not be read-only for the kernel: only root could change that
     readOnly: request.readOnly && !(request.share && transport === 'kernel'),
     allowOther: request.allowOther,
-    defaultPermissions: true,
+    // a mount that is inherited has what it was made with
+    defaultPermissions: !request.mountpoint.startsWith('/dev/fd/') || request.defaultPermissions,
     flags: ['nosuid', 'nodev', ...request.flags],
     ...(request.maxRead === undefined ? {} : { maxRead: request.maxRead }),
   };

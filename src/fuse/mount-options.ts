@@ -23,6 +23,7 @@ export interface MountOptions {
   readonly source: string;
   readonly readOnly: boolean;
   readonly allowOther: boolean;
+  /** the kernel checks owner and mode; of a mount that is inherited: whether it was made so */
   readonly defaultPermissions: boolean;
   /** largest READ in bytes; the protocol's limit when it is absent or larger */
   readonly maxRead?: number;

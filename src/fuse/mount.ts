@@ -28,7 +28,7 @@ export function mountKernel(options: KernelMountOptions): KernelSession {
   if (endianness() !== 'LE')
     throw new ImgfuseError('unsupported', 'the kernel transport needs a little-endian machine');
   const inherited = INHERITED.exec(options.mountpoint);
-  if (inherited !== null) return adoptDescriptor(Number(inherited[1]), options.mountpoint);
+  if (inherited !== null) return adoptDescriptor(Number(inherited[1]), options);
 
   const { mountpoint, mode } = inspectMountpoint(options.mountpoint);
   const fd = process.geteuid?.() === 0 ? mountAsRoot(mountpoint, mode, options) : mountAsUser(mountpoint, options);
@@ -84,7 +84,8 @@ function mountAsUser(mountpoint: string, options: KernelMountOptions): number {
 }
 
 /** A descriptor that is mounted already, by mount.fuse3 -o drop_privileges or a program like it. */
-function adoptDescriptor(fd: number, path: string): KernelSession {
+function adoptDescriptor(fd: number, options: KernelMountOptions): KernelSession {
+  const path = options.mountpoint;
   let target: string | undefined;
   try {
     target = fs.readlinkSync(`/proc/self/fd/${fd}`);
@@ -95,12 +96,25 @@ function adoptDescriptor(fd: number, path: string): KernelSession {
     throw new ImgfuseError('usage', `${path} is not an open descriptor of ${FUSE_DEVICE}`, { path });
   }
   const entry = findMountOfDescriptor(fd);
+  assertPermissionsAreChecked(options, entry);
   return finish(fd, {
     mountpoint: entry?.mountpoint ?? path,
     rootIsFile: entry !== undefined && isFileUnder(entry.mountpoint),
     connection: entry?.minor,
     inherited: true,
   });
+}
+
+/**
+ * No request is asked for its user here: that is the kernel's part, which whoever made the mount has to have asked for.
+ * @param entry the mount itself, where the kernel tells which it is; the options that came with it say the same otherwise
+ */
+function assertPermissionsAreChecked(options: KernelMountOptions, entry: MountEntry | undefined): void {
+  const isOpen = entry?.options.includes('allow_other') ?? options.allowOther;
+  const isChecked = entry?.options.includes('default_permissions') ?? options.defaultPermissions;
+  if (!isOpen || isChecked) return;
+  const message = 'allow_other without default_permissions would let every user write the disk: mount it with both';
+  throw new ImgfuseError('usage', message, { path: entry?.mountpoint ?? options.mountpoint });
 }
 
 /** Newer kernels print the number of the connection, which is the minor number of the mounted device. */

@@ -305,6 +305,27 @@ describe('mount.fuse3', () => {
     expect(await outlives(pid, 5000)).toBe(false);
     expect(infoOf('a.qed')['dirty-flag']).toBe(false);
   });
+
+  it('drop_privileges: a mount that lets everybody write is not served', (context) => {
+    requireOrSkip(context, existsSync('/sbin/mount.fuse3'), 'mount.fuse3');
+    const wrapper = bench.path('imgfuse');
+    writeFileSync(wrapper, `#!/bin/sh\nexec '${process.execPath}' '${CLI}' "$@"\n`, { mode: 0o755 });
+    const mount = (options: string): Result =>
+      bench.run('mount.fuse3', [
+        `${wrapper}#${bench.path('a.qed')}`,
+        bench.path('mnt'),
+        '-o',
+        `drop_privileges,${options}`,
+      ]);
+    const open = mount('allow_other');
+    expect(open.stderr).toMatch(/allow_other without default_permissions would let every user write the disk/);
+    expect(open.code).toBe(1);
+    execFileSync('umount', ['-i', bench.path('mnt')]);
+    expect(mount('allow_other,default_permissions')).toMatchObject({ code: 0, stderr: '' });
+    const asNobody = ['--reuid', String(NOBODY), '--clear-groups', 'head', '-c1', join(bench.path('mnt'), 'disk.raw')];
+    expect(bench.run('setpriv', asNobody).stderr).toMatch(/Permission denied/);
+    expect(bench.imgfuse('unmount', bench.path('mnt')).code).toBe(0);
+  });
 });
 
 describe('an ordinary user', () => {

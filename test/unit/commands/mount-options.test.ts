@@ -52,6 +52,7 @@ describe('parseMountOptions', () => {
     ).toEqual({
       readOnly: false,
       allowOther: true,
+      defaultPermissions: false,
       debug: true,
       lazyRefcounts: true,
       lock: false,
