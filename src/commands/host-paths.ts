@@ -8,6 +8,7 @@ import {
   chmodSync,
   closeSync,
   constants,
+  fstatSync,
   lstatSync,
   mkdirSync,
   openSync,
@@ -91,6 +92,26 @@ export function readText(path: string): string | null {
     return readFileSync(path, 'utf8');
   } catch {
     return null;
+  }
+}
+
+/**
+ * Content of a small text file that somebody else may have put there to be read: a regular file of that user, at most
+ * `limit` bytes long and no symbolic link; null when it is anything else or cannot be read.
+ */
+export function readTextOf(uid: number, path: string, limit: number): string | null {
+  let descriptor: number | undefined;
+  try {
+    // O_NONBLOCK: opening a pipe would wait for its other end
+    descriptor = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+    const stats = fstatSync(descriptor);
+    if (!stats.isFile() || stats.uid !== uid || stats.size > limit) return null;
+    const bytes = Buffer.alloc(stats.size);
+    return bytes.toString('utf8', 0, readSync(descriptor, bytes, 0, bytes.length, 0));
+  } catch {
+    return null;
+  } finally {
+    if (descriptor !== undefined) closeSync(descriptor);
   }
 }
 
@@ -216,6 +237,12 @@ export function processStartTime(pid: number): number | null {
   if (fields[0] === 'Z' || fields[0] === 'X') return null;
   const start = Number(fields[19]);
   return Number.isSafeInteger(start) ? start : null;
+}
+
+/** The user that a process runs as; null when there is no such process. Its directory in /proc may be root's all the same. */
+export function processOwner(pid: number): number | null {
+  const uid = /^Uid:\t\d+\t(\d+)/m.exec(readText(`/proc/${pid}/status`) ?? '')?.[1];
+  return uid === undefined ? null : Number(uid);
 }
 
 /** Names this process: the whole line for ps(1), the short name for what lists processes by theirs. */

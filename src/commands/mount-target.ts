@@ -4,7 +4,7 @@ import { ImgfuseError } from '../errors/index.ts';
 import { listMounts, type MountEntry } from '../fuse/index.ts';
 import { canonicalEntry, canonicalPath } from './host-paths.ts';
 import { deviceOf } from './mountpoint.ts';
-import { listRecords, removeRuntimeFiles, type StoredRecord } from './runtime-directory.ts';
+import { forgetRecord, listRecords, ownUid, type StoredRecord } from './runtime-directory.ts';
 
 /** A mount, the process that serves it, or both. */
 export interface Target {
@@ -15,39 +15,56 @@ export interface Target {
 
 /** @throws ImgfuseError missing, usage when an image is mounted at several places */
 export function findTarget(path: string): Target {
-  const mounts = listMounts();
+  // what is mounted comes before what a record alone says
   const records = listRecords();
-  for (const candidate of new Set([canonicalEntry(path), canonicalPath(path)])) {
-    const found = targetAt(candidate, mounts, records);
-    if (found !== null) return found;
+  const targets = listTargets(records).sort((a, b) => Number(a.mount !== null) - Number(b.mount !== null));
+  const candidates = new Set([canonicalEntry(path), canonicalPath(path)]);
+  for (const candidate of candidates) {
+    const found = targets.findLast(({ mountpoint }) => mountpoint === candidate);
+    if (found !== undefined) return found;
   }
   const image = canonicalPath(path);
-  const mountpoints = new Set<string>();
-  for (const record of records) if (record.image === image) mountpoints.add(record.mountpoint);
-  for (const mount of mounts) if (mount.source === image) mountpoints.add(mount.mountpoint);
-  const found = [...mountpoints]
-    .map((mountpoint) => targetAt(mountpoint, mounts, records))
-    .filter((target) => target !== null);
+  const ofImage = targets.filter(({ record, mount }) => (record?.image ?? mount?.source) === image);
+  const mounted = ofImage.filter(({ mount }) => mount !== null);
+  const found = mounted.length > 0 ? mounted : ofImage;
   if (found.length === 1) return found[0]!;
   if (found.length > 1) {
     const places = found.map((target) => target.mountpoint).join(' and ');
     throw new ImgfuseError('usage', `${path} is mounted at ${places}; name the mountpoint`, { path });
   }
+  for (const record of records) if (!record.alive && candidates.has(record.mountpoint)) forgetRecord(record);
   throw new ImgfuseError('missing', `${path} is not mounted by imgfuse; "imgfuse status" lists what is`, { path });
 }
 
-/** The top mount at a mountpoint, with its process; or a process whose mount is gone but that has not ended yet. */
-function targetAt(mountpoint: string, mounts: readonly MountEntry[], records: readonly StoredRecord[]): Target | null {
-  const mount = mounts.filter((each) => each.mountpoint === mountpoint).at(-1) ?? null;
-  const here = records.filter((record) => record.mountpoint === mountpoint);
-  const record =
-    mount === null
-      ? here.filter((each) => each.alive).at(-1)
-      : (here.filter((each) => each.device === deviceOf(mount)).at(-1) ??
-        here.filter((each) => each.device === undefined && each.alive).at(-1));
-  if (mount === null && record === undefined) {
-    for (const stale of here) removeRuntimeFiles(stale);
-    return null;
+/**
+ * Every mount with its process, at each place where it is seen, then processes whose mount is gone but that have not ended.
+ * The order is that of the mount table: of two at one place the later covers the earlier.
+ */
+export function listTargets(records: readonly StoredRecord[] = listRecords()): Target[] {
+  const targets: Target[] = listMounts().map((mount) => {
+    return { mountpoint: mount.mountpoint, mount, record: recordOf(mount, records) };
+  });
+  const used = new Set(targets.map(({ record }) => record));
+  for (const record of records) {
+    if (record.alive && !used.has(record)) targets.push({ mountpoint: record.mountpoint, mount: null, record });
   }
-  return { mountpoint, mount, record: record ?? null };
+  return targets;
+}
+
+/**
+ * The record of a mount, which may have been moved from where it says; of a dead process the place has to be right as well,
+ * because numbers of devices are used again. Other users' records speak of mounts that they have made, and of no others.
+ */
+function recordOf(mount: MountEntry, records: readonly StoredRecord[]): StoredRecord | null {
+  const believed = records.filter(({ owner }) => owner === ownUid() || mount.options.includes(`user_id=${owner}`));
+  return (
+    believed.findLast(
+      ({ device, alive, mountpoint }) => device === deviceOf(mount) && (alive || mountpoint === mount.mountpoint),
+    ) ??
+    believed.findLast(
+      ({ device, alive, mountpoint }) =>
+        device === undefined && alive && (mountpoint === mount.mountpoint || mountpoint.startsWith('/dev/fd/')),
+    ) ??
+    null
+  );
 }

@@ -141,6 +141,11 @@ export function describeUsers(users: MountUsers): string | null {
   return all.length === 0 ? null : all.join(', ');
 }
 
+/** Whether nothing uses the mount but loop devices that end by themselves, which they do a moment after their last user. */
+export function isLettingGo({ loops, processes }: MountUsers): boolean {
+  return processes.length === 0 && loops.every((loop) => loop.autoclear && loop.mountpoints.length === 0);
+}
+
 /** The commands that free the mount of its loop devices, as one line; null when there are none. */
 export function cureForUsers(users: MountUsers): string | null {
   const commands: string[] = [];

@@ -2,7 +2,7 @@
 
 import type { VirtualDisk } from '../disk/index.ts';
 import { ImgfuseError } from '../errors/index.ts';
-import { FUSE_TYPE, findMount, type MountEntry } from '../fuse/index.ts';
+import { findMount, isImgfuse, type MountEntry } from '../fuse/index.ts';
 import { findAnyMount } from '../fuse/mount-table.ts';
 import { canonicalPath, pathKind } from './host-paths.ts';
 import type { Log } from './log.ts';
@@ -57,7 +57,7 @@ export function assertMountpoint(path: string): void {
   const present = findAnyMount(path);
   if (present !== undefined) {
     const isDead = kind === 'dead' ? ' by a process that has ended' : '';
-    const cure = present.type === FUSE_TYPE ? `imgfuse unmount ${shellQuote(path)}` : `umount ${shellQuote(path)}`;
+    const cure = isImgfuse(present) ? `imgfuse unmount ${shellQuote(path)}` : `umount ${shellQuote(path)}`;
     throw new ImgfuseError(
       'busy',
       `the mountpoint ${path} is mounted already (${present.source}, ${present.type}${isDead}); "${cure}" frees it`,

@@ -1,6 +1,7 @@
 // The runtime directory: one record (.json), one control socket (.sock) and one log (.log) for each mount, named after
-// the process. Invariant: only the owner can enter the directory, and a record counts as alive only while the process
-// with its pid AND its start time runs.
+// the process. Invariants: only the owner can enter the directory, and a record counts as alive only while the process
+// with its pid AND its start time runs as that user. Root reads the records of every user: they are believed in what they
+// say of that user's own processes and mounts, and nothing of theirs is ever changed or waited for on the way.
 
 import { randomBytes } from 'node:crypto';
 import { join } from 'node:path';
@@ -9,12 +10,14 @@ import {
   makePrivateDirectory,
   namesIn,
   ownerOf,
+  processOwner,
   processStartTime,
-  readText,
+  readTextOf,
   removeFile,
   writeWhole,
 } from './host-paths.ts';
 
+const RECORD_MAX_BYTES = 65536;
 /** sizeof(sun_path) - 1 */
 const SOCKET_PATH_MAX = 107;
 
@@ -39,6 +42,8 @@ export interface StoredRecord extends MountRecord {
   readonly recordPath: string;
   readonly socketPath: string;
   readonly alive: boolean;
+  /** the user whose record it is */
+  readonly owner: number;
 }
 
 /** Paths that a new mount uses; the record is written last, when the mount answers. */
@@ -48,7 +53,7 @@ export interface RuntimeFiles {
   readonly logPath: string;
 }
 
-function ownUid(): number {
+export function ownUid(): number {
   return process.getuid?.() ?? 0;
 }
 
@@ -77,12 +82,12 @@ function readableDirectories(): string[] {
   return [...own, ...sessions, ...temporary.map((name) => `/tmp/${name}`)];
 }
 
-/** The sentence that says why a directory cannot be trusted with control sockets; null when it can. */
-function distrust(directory: string): string | null {
+/** The sentence that says why a directory cannot be trusted with control sockets of a user; null when it can. */
+function distrust(directory: string, uid: number): string | null {
   const owner = ownerOf(directory);
   if (owner === null) return 'it does not exist';
   if (!owner.isDirectory) return 'it is not a directory';
-  if (owner.uid !== ownUid()) return `it belongs to user ${owner.uid}`;
+  if (owner.uid !== uid) return `it belongs to user ${owner.uid}`;
   return (owner.mode & 0o077) === 0
     ? null
     : `others can enter it (mode ${owner.mode.toString(8)}; chmod 700 cures that)`;
@@ -98,7 +103,7 @@ export function prepareRuntimeFiles(): RuntimeFiles {
       reason ||= `${directory} cannot be made: ${(error as Error).message}`;
       continue;
     }
-    const fault = distrust(directory);
+    const fault = distrust(directory, ownUid());
     if (fault !== null) {
       reason ||= `${directory} cannot be used: ${fault}`;
       continue;
@@ -126,19 +131,20 @@ export function listRecords(): StoredRecord[] {
   const records: StoredRecord[] = [];
   for (const directory of readableDirectories()) {
     // root may look into the directories of others, nobody looks into one that others could have prepared for them
-    if (ownUid() !== 0 && distrust(directory) !== null) continue;
+    const owner = ownUid() === 0 ? (ownerOf(directory)?.uid ?? 0) : ownUid();
+    if (distrust(directory, owner) !== null) continue;
     for (const name of namesIn(directory)) {
       if (!name.endsWith('.json')) continue;
-      const record = readRecord(join(directory, name));
+      const record = readRecord(join(directory, name), owner);
       if (record !== null) records.push(record);
     }
   }
   return records.sort((a, b) => a.processStart - b.processStart);
 }
 
-function readRecord(recordPath: string): StoredRecord | null {
-  const text = readText(recordPath);
-  if (text === null || text.length > 65536) return null;
+function readRecord(recordPath: string, owner: number): StoredRecord | null {
+  const text = readTextOf(owner, recordPath, RECORD_MAX_BYTES);
+  if (text === null) return null;
   let value: Partial<MountRecord>;
   try {
     value = JSON.parse(text) as Partial<MountRecord>;
@@ -152,8 +158,14 @@ function readRecord(recordPath: string): StoredRecord | null {
     ...record,
     recordPath,
     socketPath: recordPath.replace(/\.json$/, '.sock'),
-    alive: processStartTime(record.pid) === record.processStart,
+    alive: processStartTime(record.pid) === record.processStart && processOwner(record.pid) === owner,
+    owner,
   };
+}
+
+/** Removes what is left of a mount whose process is gone; other users' files are theirs to remove. */
+export function forgetRecord(record: StoredRecord): void {
+  if (record.owner === ownUid()) removeRuntimeFiles(record);
 }
 
 /** Removes what a mount left behind; its log stays when `keepLog` says so. */

@@ -3,15 +3,13 @@
 
 import type { Argv } from 'yargs';
 import type { NetworkStatus } from '../disk/index.ts';
-import { listMounts, type MountEntry } from '../fuse/index.ts';
 import { ControlClient } from './control-socket.ts';
 import { EXIT_USAGE } from './exit-codes.ts';
 import { canonicalEntry, canonicalPath } from './host-paths.ts';
 import { type MountStatus, POSSIBLY_INCONSISTENT } from './mount-status.ts';
+import { listTargets, type Target } from './mount-target.ts';
 import { shellQuote } from './mount-users.ts';
-import { deviceOf } from './mountpoint.ts';
 import { complain, formatTable, type OutputMode, print, printJson } from './output.ts';
-import { listRecords, type StoredRecord } from './runtime-directory.ts';
 import { formatSize } from './size.ts';
 
 /** mounted: serving; closing: unmounted, the image is being closed; dead: its process is gone; unknown: not ours to ask. */
@@ -40,7 +38,7 @@ export const statusCommand = {
 };
 
 async function status(args: StatusArguments): Promise<number> {
-  const all = await Promise.all(findMounts().map(report));
+  const all = await Promise.all(listTargets().map(report));
   const wanted = args.mountpoint;
   const reports = wanted === undefined ? all : all.filter((each) => isNamed(each, wanted));
   if (wanted !== undefined && reports.length === 0) {
@@ -60,28 +58,7 @@ function isNamed(report: Report, name: string): boolean {
   return names.includes(report.mountpoint) || (report.image !== undefined && names.includes(report.image));
 }
 
-interface Found {
-  readonly mount: MountEntry | null;
-  readonly record: StoredRecord | null;
-}
-
-/** Mounts with their records, then processes whose mount is gone but that have not ended. */
-function findMounts(): Found[] {
-  const records = listRecords();
-  const found: Found[] = listMounts().map((mount) => ({
-    mount,
-    record:
-      records.findLast((record) => record.mountpoint === mount.mountpoint && record.device === deviceOf(mount)) ??
-      records.findLast((record) => record.alive && record.device === undefined) ??
-      null,
-  }));
-  const used = new Set(found.map(({ record }) => record));
-  for (const record of records) if (record.alive && !used.has(record)) found.push({ mount: null, record });
-  return found;
-}
-
-async function report({ mount, record }: Found): Promise<Report> {
-  const mountpoint = mount?.mountpoint ?? record!.mountpoint;
+async function report({ mountpoint, mount, record }: Target): Promise<Report> {
   const image = record?.image ?? mount?.source ?? '?';
   if (record === null) {
     return { mountpoint, image, 'read-only': mount?.readOnly ?? false, state: 'unknown' };

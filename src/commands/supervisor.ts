@@ -13,7 +13,7 @@ import type { Log } from './log.ts';
 import type { MountRequest } from './mount-arguments.ts';
 import { MountMode } from './mount-mode.ts';
 import { type MountStatus, mountStatus, statusLine } from './mount-status.ts';
-import { describeUsers, findMountUsers, syncGuests } from './mount-users.ts';
+import { describeUsers, findMountUsers, isLettingGo, syncGuests } from './mount-users.ts';
 import { assertMountpoint, deviceAt, sayWhatIsHidden } from './mountpoint.ts';
 import { notifyServiceManager } from './notify.ts';
 import type { PasswordOf } from './passwords.ts';
@@ -26,6 +26,9 @@ import { forgetForUmount, noteForUmount } from './umount-note.ts';
 /** a mount that is busy for no visible reason is tried again, because a probe of udev ends soon */
 const BUSY_ATTEMPTS = 5;
 const BUSY_DELAY_MS = 100;
+/** how long idle threads may take to see that their mount is gone, and how often they are looked at */
+const HIDDEN_MS = 2000;
+const HIDDEN_INTERVAL_MS = 100;
 /** how long a thread may take to flush after another one crashed */
 const RESCUE_MS = 10_000;
 /** how long the requests in hand may take when the disk is closed under its users, and how often they are looked at */
@@ -268,11 +271,16 @@ export class Supervisor {
     this.#log('notice', `${reason}: unmounting ${serving.mountpoint}`);
     let state = `${serving.mountpoint} is still in use`;
     try {
-      if (await this.#unmountIdle(serving)) return;
+      const isUnmounted = await this.#unmountIdle(serving);
+      if (isUnmounted && (await this.#endsSoon(serving))) return;
       const users = await findMountUsers(serving.mountpoint);
       await syncGuests(users, this.#log);
-      await serving.unmount({ lazy: true });
-      state = `${serving.mountpoint} was in use${usedBy(describeUsers(users))} and has been detached`;
+      if (isUnmounted) {
+        state = `another mount namespace (a container, unshare) still has ${serving.mountpoint} mounted`;
+      } else {
+        await serving.unmount({ lazy: true });
+        state = `${serving.mountpoint} was in use${usedBy(describeUsers(users))} and has been detached`;
+      }
     } catch (error) {
       // detached by umount -l before, and still in use: nothing is in the mount table that could be unmounted
       this.#log('warning', `${serving.mountpoint} cannot be unmounted: ${describeError(error)}`);
@@ -282,6 +290,16 @@ export class Supervisor {
     setStop(this.#stopWord, STOP.end);
     const consequence = 'its users get errors from now on, everything that was acknowledged is kept';
     this.#log('warning', `${reason}: ${state}; ${consequence}`);
+  }
+
+  /** Whether the threads see the end of the connection once they have nothing in hand: they do not while it is mounted elsewhere. */
+  async #endsSoon(serving: Serving): Promise<boolean> {
+    const ended = serving.ended.then(() => true);
+    for (let idleMs = 0; idleMs < HIDDEN_MS; idleMs += HIDDEN_INTERVAL_MS) {
+      if (await Promise.race([ended, delay(HIDDEN_INTERVAL_MS, false)])) return true;
+      if (hasRequestsInHand(this.#stopWord)) idleMs = 0;
+    }
+    return false;
   }
 
   /** Ends the connection. @returns null, or the phrase that says why it goes on */
@@ -338,7 +356,7 @@ export class Supervisor {
         return true;
       } catch (error) {
         if (errnoOf(error) !== ERRNO.EBUSY) throw error;
-        if (attempt === BUSY_ATTEMPTS || describeUsers(await findMountUsers(serving.mountpoint)) !== null) return false;
+        if (attempt === BUSY_ATTEMPTS || !isLettingGo(await findMountUsers(serving.mountpoint))) return false;
       }
       await delay(BUSY_DELAY_MS);
     }

@@ -4,18 +4,20 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Argv } from 'yargs';
 import { describeError, ERRNO, errnoOf, ImgfuseError } from '../errors/index.ts';
-import { findMount, unmountPath } from '../fuse/index.ts';
+import { assertNotCovered, listMounts, type MountEntry, mountsOfConnection, unmountPath } from '../fuse/index.ts';
 import { type CloseResult, ControlClient } from './control-socket.ts';
 import { EXIT_MOUNT, EXIT_OK, mountExitCode } from './exit-codes.ts';
 import { pathKind } from './host-paths.ts';
 import { findTarget, type Target } from './mount-target.ts';
-import { cureForUsers, describeUsers, findMountUsers, shellQuote } from './mount-users.ts';
+import { cureForUsers, describeUsers, findMountUsers, isLettingGo, shellQuote } from './mount-users.ts';
 import { complain, type OutputMode, print, printJson } from './output.ts';
-import { removeRuntimeFiles, type StoredRecord } from './runtime-directory.ts';
+import { forgetRecord, type StoredRecord } from './runtime-directory.ts';
 import { forgetForUmount } from './umount-note.ts';
 
 /** after this time a waiting unmount says what it is waiting for */
 const PATIENCE_MS = 2000;
+/** how long a process that serves a mount may take to say so */
+const ANSWER_MS = 1000;
 const BUSY_ATTEMPTS = 10;
 const BUSY_DELAY_MS = 100;
 
@@ -71,8 +73,12 @@ async function unmountTarget(target: Target, options: UnmountOptions): Promise<O
     await Promise.race([client.status(), result]);
     // asked before: what uses a detached mount can no longer be told by its path
     const users = options.lazy ? describeUsers(await findMountUsers(target.mountpoint)) : null;
-    if (mount !== null) await unmountOrExplain(target.mountpoint, options.lazy);
-    const closed = await waitPatiently(result, target, users, options);
+    if (mount !== null) {
+      await unmountOrExplain(mount, options.lazy);
+      const elsewhere = mountsOfConnection(mount.minor).filter(({ source }) => source === mount.source);
+      if (elsewhere.length > 0) return elsewhereOutcome(target, image, elsewhere);
+    }
+    const closed = await waitPatiently(result, client, target, users, options);
     if (closed === 'still open') return { closed: false, clean: false, image, notes: [], exitCode: EXIT_OK };
     return closeOutcome(image, closed, record!);
   } finally {
@@ -80,8 +86,17 @@ async function unmountTarget(target: Target, options: UnmountOptions): Promise<O
   }
 }
 
+/** A mount that was bound to other places, too, has left one of them. */
+function elsewhereOutcome(target: Target, image: string | undefined, places: readonly MountEntry[]): Outcome {
+  const error =
+    `${target.mountpoint} is unmounted, but ${image} stays open: it is still mounted at ` +
+    `${places.map(({ mountpoint }) => mountpoint).join(' and ')}; unmount that as well`;
+  return { closed: false, clean: false, image, error, notes: [], exitCode: EXIT_MOUNT };
+}
+
 async function waitPatiently(
   result: Promise<CloseResult | null>,
+  client: ControlClient,
   target: Target,
   users: string | null,
   options: UnmountOptions,
@@ -94,11 +109,11 @@ async function waitPatiently(
   controller.abort();
   if (first !== null) return first.value;
   const what = target.record?.image ?? target.mountpoint;
-  complain(
-    users === null
-      ? `waiting for ${what} to be written and closed ...`
-      : `${what} is detached and closes when its users end: ${users} ...`,
-  );
+  if (users !== null) complain(`${what} is detached and closes when its users end: ${users} ...`);
+  // a process that has begun to close the image answers nothing else
+  else if (options.lazy || (await client.status(ANSWER_MS)) === null) {
+    complain(`waiting for ${what} to be written and closed ...`);
+  } else complain(`waiting for ${what}: another mount namespace (a container, unshare) still has it mounted ...`);
   return options.patient ? result : 'still open';
 }
 
@@ -123,10 +138,10 @@ async function unmountWithoutProcess(
   }
   // a mount answers ENOTCONN only when no process holds its connection any more
   const isDead = pathKind(target.mountpoint) === 'dead';
-  await unmountOrExplain(target.mountpoint, options.lazy);
+  await unmountOrExplain(mount, options.lazy);
   if (isDead) {
     forgetForUmount(target.mountpoint, () => undefined);
-    if (record !== null) removeRuntimeFiles(record);
+    if (record !== null) forgetRecord(record);
     const notes = [
       `the process that served ${image ?? target.mountpoint} had ended without closing it; the dead mount is removed`,
       ...recoverySteps(image, record?.log ?? null),
@@ -149,22 +164,24 @@ function recoverySteps(image: string | undefined, log: string | null): string[] 
 }
 
 /**
- * A mount that is busy although nobody is seen to use it is tried again for a moment: a loop device that was detached
+ * A mount that is busy although nobody is seen to keep it is tried again for a moment: a loop device that was detached
  * just now lets go of its file a little later.
- * @throws ImgfuseError that names who uses the mount and what to do
+ * @throws ImgfuseError that names who uses the mount, or what covers it, and what to do
  */
-async function unmountOrExplain(mountpoint: string, lazy: boolean): Promise<void> {
+async function unmountOrExplain({ id, mountpoint }: MountEntry, lazy: boolean): Promise<void> {
+  assertNotCovered(mountpoint);
   for (let attempt = 1; ; attempt++) {
     try {
       unmountPath(mountpoint, { lazy });
       return;
     } catch (error) {
       // gone meanwhile: that is what was asked for
-      if (findMount(mountpoint) === undefined) return;
+      if (!listMounts().some((entry) => entry.id === id && entry.mountpoint === mountpoint)) return;
       if (errnoOf(error) !== ERRNO.EBUSY) throw error;
       const users = await findMountUsers(mountpoint);
-      const who = describeUsers(users);
-      if (who !== null || attempt === BUSY_ATTEMPTS) throw busyError(mountpoint, who, cureForUsers(users));
+      if (!isLettingGo(users) || attempt === BUSY_ATTEMPTS) {
+        throw busyError(mountpoint, describeUsers(users), cureForUsers(users));
+      }
     }
     await delay(BUSY_DELAY_MS);
   }

@@ -11,7 +11,7 @@ import { nativeOperations } from './fuse-native-operations.ts';
 import { loadFuseNative, type NativeMount, type NativeOptions } from './fuse-native-package.ts';
 import { inspectMountpoint } from './mount.ts';
 import type { MountOptions } from './mount-options.ts';
-import { findMount } from './mount-table.ts';
+import { findMount, mountsOfConnection } from './mount-table.ts';
 import type { ServerHooks } from './server.ts';
 import { abortConnection, type UnmountOptions } from './unmount.ts';
 
@@ -59,7 +59,13 @@ export async function mountFuseNative(options: FuseNativeOptions, filesystem: Fi
   return {
     mountpoint,
     ended,
-    unmount: (unmountOptions = {}) => unmountOutside(mountpoint, connection, unmountOptions.lazy === true),
+    unmount: async (unmountOptions = {}) => {
+      const places = connection === undefined ? [] : mountsOfConnection(connection);
+      if (places.length === 0) {
+        throw new ImgfuseError('missing', `${mountpoint} is not mounted by us any more`, { path: mountpoint });
+      }
+      for (const place of places) await unmountOutside(place.mountpoint, unmountOptions.lazy === true);
+    },
     abort: () => {
       if (connection !== undefined) abortConnection(connection);
     },
@@ -125,11 +131,7 @@ function release(nativeMount: NativeMount): Promise<void> {
  * Unmounts through another process: an unmount may have to write what is cached, and this thread is the one that serves
  * those writes. No helper (-i): /sbin/umount.fuse.imgfuse would ask us to do it.
  */
-function unmountOutside(mountpoint: string, connection: number | undefined, lazy: boolean): Promise<void> {
-  if (findMount(mountpoint)?.minor !== connection) {
-    const message = `${mountpoint} is not mounted by us any more`;
-    return Promise.reject(new ImgfuseError('missing', message, { path: mountpoint }));
-  }
+function unmountOutside(mountpoint: string, lazy: boolean): Promise<void> {
   const isRoot = process.geteuid?.() === 0;
   const command = isRoot ? 'umount' : 'fusermount';
   const parameters = isRoot ? ['-i', '-c', ...(lazy ? ['-l'] : [])] : ['-u', ...(lazy ? ['-z'] : [])];

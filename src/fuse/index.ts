@@ -11,10 +11,10 @@ export {
 export type { Protocol } from './handshake.ts';
 export { type KernelMountOptions, mountKernel } from './mount.ts';
 export type { MountOptions } from './mount-options.ts';
-export { FUSE_TYPE, findMount, listMounts, type MountEntry } from './mount-table.ts';
+export { FUSE_TYPE, findMount, isImgfuse, listMounts, type MountEntry, mountsOfConnection } from './mount-table.ts';
 export { FuseServer, type ServeEnd, type ServerHooks } from './server.ts';
 export type { KernelSession } from './session.ts';
-export { abortConnection, type UnmountOptions, unmountPath } from './unmount.ts';
+export { abortConnection, assertNotCovered, type UnmountOptions, unmountPath } from './unmount.ts';
 
 /** How requests reach us: our own implementation of the kernel protocol, or the fuse-native package. */
 export type Transport = 'kernel' | 'fuse-native';

@@ -64,15 +64,30 @@ export function readMountTable(): MountEntry[] {
   return parseMountInfo(fs.readFileSync('/proc/self/mountinfo'));
 }
 
+/** The type that we mount with, and what mount.fuse3 makes of "PATH/imgfuse#IMAGE". */
+export function isImgfuse({ type }: MountEntry): boolean {
+  return /^fuse\.(.*\/)?imgfuse$/.test(type);
+}
+
 /** The mounts of imgfuse. */
 export function listMounts(): MountEntry[] {
-  return readMountTable().filter((entry) => entry.type === FUSE_TYPE);
+  return readMountTable().filter(isImgfuse);
 }
 
 /** The imgfuse mount that is seen at `path`, or undefined when there is none or something else covers it. */
 export function findMount(path: string): MountEntry | undefined {
   const entry = findAnyMount(path);
-  return entry?.type === FUSE_TYPE ? entry : undefined;
+  return entry !== undefined && isImgfuse(entry) ? entry : undefined;
+}
+
+/**
+ * Where the file system of a FUSE connection is mounted, latest first: nowhere, at its mountpoint, where that was moved to,
+ * and wherever else it was bound. Other mount namespaces are not seen.
+ */
+export function mountsOfConnection(connection: number): MountEntry[] {
+  return readMountTable()
+    .filter((entry) => entry.major === 0 && entry.minor === connection)
+    .reverse();
 }
 
 /** The mount of any type that is seen at `path`. */

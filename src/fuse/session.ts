@@ -5,7 +5,7 @@ import { ImgfuseError } from '../errors/index.ts';
 import { cloneDevice } from './device.ts';
 import type { Protocol } from './handshake.ts';
 import { type Invalidation, invalidateNode } from './invalidate.ts';
-import { findMount } from './mount-table.ts';
+import { mountsOfConnection } from './mount-table.ts';
 import { abortConnection, type UnmountOptions, unmountPath } from './unmount.ts';
 
 export interface SessionParts {
@@ -49,21 +49,17 @@ export class KernelSession {
     return invalidateNode(this.fd, node, what);
   }
 
-  /** Whether the mount is still in the mount table, uncovered. */
-  isMounted(): boolean {
-    const entry = this.mountpoint.startsWith('/dev/fd/') ? undefined : findMount(this.mountpoint);
-    return entry !== undefined && (this.connection === undefined || entry.minor === this.connection);
-  }
-
   /**
-   * Returns when the mount is gone; the workers then see the end of the connection.
-   * @throws ImgfuseError busy, missing (gone already, or covered by another mount), permission
+   * Unmounts every place where the mount is seen; then the workers see the end of the connection, unless another mount
+   * namespace still has it.
+   * @throws ImgfuseError busy (in use, or covered by another mount), missing (gone already), permission
    */
   unmount(options: UnmountOptions = {}): void {
-    if (!this.isMounted()) {
+    const places = this.connection === undefined ? [] : mountsOfConnection(this.connection);
+    if (places.length === 0) {
       throw new ImgfuseError('missing', `${this.mountpoint} is not mounted by us any more`, { path: this.mountpoint });
     }
-    unmountPath(this.mountpoint, options);
+    for (const { mountpoint } of places) unmountPath(mountpoint, options);
   }
 
   /** Ends the connection by force: see abortConnection. The mount stays in the table until it is unmounted. */

@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { ERRNO, ImgfuseError } from '../errors/index.ts';
 import { MNT_DETACH, mount, UMOUNT_NOFOLLOW, umount2 } from '../native/index.ts';
 import { fusermountUnmount } from './fusermount.ts';
-import { canonicalMountpoint, findMount, readMountTable } from './mount-table.ts';
+import { canonicalMountpoint, findAnyMount, findMount, isImgfuse, listMounts, readMountTable } from './mount-table.ts';
 
 export interface UnmountOptions {
   /** detach now, end when the last user is gone; hides that something is still in use */
@@ -18,11 +18,12 @@ const FUSECTL = '/sys/fs/fuse/connections';
 
 /**
  * Unmounts the imgfuse mount at `path`. Returns when the mount is gone; its server then gets ENODEV and closes the image.
- * @throws ImgfuseError missing (no imgfuse mount there), busy (in use), permission
+ * @throws ImgfuseError missing (no imgfuse mount there), busy (in use, or covered by another mount), permission
  */
 export function unmountPath(path: string, options: UnmountOptions = {}): void {
   const mountpoint = canonicalMountpoint(path);
   if (findMount(mountpoint) === undefined) {
+    assertNotCovered(mountpoint);
     throw new ImgfuseError('missing', `no imgfuse mount is at ${mountpoint}`, { path: mountpoint });
   }
   const lazy = options.lazy === true;
@@ -32,6 +33,14 @@ export function unmountPath(path: string, options: UnmountOptions = {}): void {
   } catch (cause) {
     throw unmountError(mountpoint, cause);
   }
+}
+
+/** @throws ImgfuseError busy when an imgfuse mount lies below something else that was mounted at the same place later */
+export function assertNotCovered(mountpoint: string): void {
+  const top = findAnyMount(mountpoint);
+  if (top === undefined || isImgfuse(top) || !listMounts().some((entry) => entry.mountpoint === mountpoint)) return;
+  const message = `${mountpoint} is covered by ${top.source} (${top.type}), which was mounted there later; unmount that first`;
+  throw new ImgfuseError('busy', message, { path: mountpoint, operation: 'umount' });
 }
 
 function unmountError(mountpoint: string, cause: unknown): unknown {
