@@ -21,6 +21,8 @@ export const BREAKPOINTS = [
   'backing-read',
   /** take away the data of clusters, or of a part of one */
   'discard',
+  /** give a place to what reads as zeros */
+  'preallocate',
   /** punch the hole of a cluster that nothing refers to any more */
   'punch-hole',
   /** fdatasync */

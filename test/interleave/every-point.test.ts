@@ -139,6 +139,11 @@ const situations: readonly Situation[] = [
   },
   { name: 'a reservation of space during a write', first: middle, others: [preallocate(EMPTY, 2 * CLUSTER), flush] },
   { name: 'a write during a reservation of space', first: preallocate(EMPTY, 4 * CLUSTER), others: [middle, flush] },
+  {
+    name: 'writes of first sectors during a reservation of space',
+    first: preallocate(EMPTY, 4 * CLUSTER),
+    others: [write(EMPTY, 1024, 2), write(EMPTY + CLUSTER, CLUSTER, 3), flush],
+  },
 ];
 
 const setting = useTwoThreads();

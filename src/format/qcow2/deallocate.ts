@@ -132,11 +132,13 @@ export class Deallocator {
 
   /**
    * Places in a data file belong to their guest clusters for good, so they are punched at once and not after a flush. Before
-   * the entries change: a crash in between leaves zeros where zeros were asked for.
+   * the entries change: a crash in between leaves zeros where zeros were asked for. In an encrypted one a hole does not read
+   * as zeros: there the old data stays, until it is written over.
    */
   private punchDataFile(first: number, offset: number, length: number): void {
     const { data, geometry, hasDataFile, lock, mapper, pending } = this.parts;
-    if (!hasDataFile || (mapper.l2Table(geometry.l1IndexOf(first)) === 0 && pending.isEmpty)) return;
+    if (!hasDataFile || data.isEncrypted || (mapper.l2Table(geometry.l1IndexOf(first)) === 0 && pending.isEmpty))
+      return;
     lock.unlock();
     data.punch(length, offset);
     lock.lock();

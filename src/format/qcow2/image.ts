@@ -165,21 +165,36 @@ export class Qcow2Image implements Image {
   preallocate(offset: GuestOffset, length: number): void {
     this.parts.access.assertWritable();
     this.parts.access.assertInside(offset, length, this.virtualSize());
+    this.parts.tracker.noting(() => {
+      for (let at: number = offset; at < offset + length; ) at += this.preallocateFirst(at, offset + length - at);
+    });
+  }
+
+  /**
+   * Gives the cluster at `offset` a place, by a sector of zeros, where it has no data and reads as zeros. Nobody else can write
+   * to the cluster meanwhile, or the zeros could come last. @returns bytes that need no more
+   */
+  private preallocateFirst(offset: number, length: number): number {
     const { clusterSize } = this;
-    for (let at: number = offset; at < offset + length; ) {
-      const { status, length: part } = this.map(guestOffset(at), offset + length - at);
-      const first = at - (at % clusterSize);
-      const inside = Math.min(first + clusterSize, this.virtualSize()) - first;
-      if (status === 'data' || !this.readsAsZeros(first, inside)) {
-        // a subcluster with data has a whole cluster behind it
-        at = status === 'data' ? Math.max(at + part, first + clusterSize) : Math.min(at + part, first + clusterSize);
-        continue;
-      }
-      const sector = at - (at % ZERO_SECTOR.length);
-      this.write(ZERO_SECTOR, 0, Math.min(ZERO_SECTOR.length, first + inside - sector), guestOffset(sector));
-      at = first + clusterSize;
-    }
-    this.parts.tracker.noteWrite();
+    const { access, lock, mapper, reservations } = this.parts;
+    const first = offset - (offset % clusterSize);
+    return reservations.exclusively(first / clusterSize, first / clusterSize + 1, () => {
+      const { status, length: part } = mapper.map(offset, length);
+      const end = first + clusterSize - offset;
+      // a subcluster with data has a whole cluster behind it
+      if (status === 'data' || status === 'compressed') return Math.max(part, end);
+      const inside = Math.min(clusterSize, access.virtualSize - first);
+      lock.unlock();
+      const isZero = this.readsAsZeros(first, inside);
+      reach('preallocate');
+      lock.lock();
+      if (!isZero) return Math.min(part, end);
+      const sector = offset - (offset % ZERO_SECTOR.length);
+      const bytes = Math.min(ZERO_SECTOR.length, first + inside - sector);
+      access.assertInside(sector, bytes);
+      this.allocating.write(ZERO_SECTOR, 0, mapper.map(sector, bytes), sector);
+      return end;
+    });
   }
 
   copyUp(offset: number, length: number): void {

@@ -176,7 +176,7 @@ export class AllocatingWrite {
     const { allocator, dirtyBit, file, geometry, linker, lock } = this.parts;
     const { clusterSize } = geometry;
     dirtyBit.set();
-    const { offset: host, count: got } = allocator.allocate(count);
+    const { offset: host, count: got } = allocator.allocate(Math.min(count, MAX_RUN_CLUSTERS));
     let linked = 0;
     try {
       file.allocateRange(hostOffset(host), got * clusterSize);

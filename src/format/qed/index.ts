@@ -139,10 +139,15 @@ function reclaimLeaks(file: HostFile, state: QedState, used: SparseBitmap, clust
   }
 }
 
-/** What a crash left behind the last cluster in use, above all the space that was taken ahead. */
+/**
+ * What a crash left behind the last cluster in use, above all the space that was taken ahead. That nothing refers to it may
+ * not be durable yet: the process that removed an entry may have ended before its fdatasync (R5).
+ */
 function cutLeakedTail(file: HostFile, header: QedHeader, end: number): void {
   const length = roundUp(end, header.clusterSize);
-  if (file.size() > length) file.truncate(length);
+  if (file.size() <= length) return;
+  file.sync();
+  file.truncate(length);
 }
 
 function attachQed(file: HostFile, shared: SharedImage, options: AttachOptions): Image {

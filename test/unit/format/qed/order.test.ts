@@ -211,3 +211,31 @@ describe('a resize', () => {
     expect(syncsBetween(log, zeros, size)).toBeGreaterThanOrEqual(1);
   });
 });
+
+describe('what an unclean end left behind', () => {
+  test('is cut off only when an fdatasync has made durable that nothing refers to it (R5)', () => {
+    const file = createMemoryImage(qed, SIZE, { cluster_size: '4k', table_size: '1' });
+    const image = openImage(qed, file);
+    write(image, 0, CLUSTER, 1);
+    write(image, CLUSTER, CLUSTER, 2);
+    image.flush();
+    image.discard(guestOffset(CLUSTER), CLUSTER);
+    // the process ends here
+    const recording = new RecordingHostFile(file.clone());
+    openImage(qed, recording);
+    const cut = recording.log.findIndex(({ operation }) => operation === 'truncate');
+    expect(cut).toBeGreaterThanOrEqual(0);
+    expect(syncsBetween(recording.log, 0, cut)).toBeGreaterThan(0);
+  });
+});
+
+test('more clusters than links can wait are preallocated over a backing file', () => {
+  const backing = openImage(raw, new MemoryHostFile(new Uint8Array(CLUSTER).fill(7), '/base'));
+  const size = 80 * 1024 * 1024;
+  const file = createMemoryImage(qed, size, { cluster_size: '4k', table_size: '1' }, '/base');
+  const image = openImage(qed, file, { backing });
+  image.preallocate(guestOffset(CLUSTER), size - CLUSTER);
+  expect(image.map(guestOffset(CLUSTER), size).status).toBe('data');
+  expect(image.allocatedBytes()).toBe(size - CLUSTER);
+  image.close();
+});
