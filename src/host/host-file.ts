@@ -25,6 +25,8 @@ export interface HostFile {
   readonly readOnly: boolean;
   /** descriptor number, which is valid in every thread of the process; null where there is none (memory) */
   readonly descriptor: number | null;
+  /** a block device: its length never changes, and nothing can be cut from it */
+  readonly isDevice: boolean;
 
   /** Length of the file in bytes. */
   size(): number;

@@ -13,6 +13,7 @@ export class MemoryHostFile implements HostFile {
   readonly path: string;
   readonly readOnly: boolean;
   readonly descriptor = null;
+  readonly isDevice = false;
   private readonly inode = nextInode++;
   private pages = new Map<number, Uint8Array>();
   /** pages that no other file has */

@@ -23,12 +23,14 @@ export class PosixHostFile implements HostFile {
   readonly path: string;
   readonly readOnly: boolean;
   readonly descriptor: number;
+  readonly isDevice: boolean;
   private canPunch = true;
 
   private constructor(path: string, descriptor: number, readOnly: boolean) {
     this.path = path;
     this.descriptor = descriptor;
     this.readOnly = readOnly;
+    this.isDevice = fs.fstatSync(descriptor).isBlockDevice();
   }
 
   /** Opens an existing regular file or block device. Throws missing, permission, read-only, usage. */

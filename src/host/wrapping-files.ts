@@ -23,6 +23,9 @@ abstract class WrappingFile implements HostFile {
   get descriptor(): number | null {
     return this.inner.descriptor;
   }
+  get isDevice(): boolean {
+    return this.inner.isDevice;
+  }
   get readOnly(): boolean {
     return this.inner.readOnly;
   }

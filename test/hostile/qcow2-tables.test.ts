@@ -2,12 +2,13 @@
 // And entries that lead nowhere (R10): what they refer to is never read.
 
 import { expect, test } from 'vitest';
-import { guestOffset } from '../../src/bytes/offsets.ts';
+import { guestOffset, hostOffset, roundUp } from '../../src/bytes/offsets.ts';
 import { ImgfuseError } from '../../src/errors/index.ts';
 import { qcow2 } from '../../src/format/qcow2/index.ts';
 import type { MemoryHostFile } from '../../src/host/memory-file.ts';
+import { CountingHostFile } from '../../src/host/wrapping-files.ts';
 import { createMemoryImage, openImage } from '../support/memory-images.ts';
-import { COPIED, placesOf, put64 } from '../support/qcow2-bytes.ts';
+import { COPIED, get64, placesOf, put32, put64 } from '../support/qcow2-bytes.ts';
 
 const CLUSTER = 65536;
 
@@ -119,4 +120,74 @@ test.each([
     disk.read(bytes, 0, CLUSTER, guestOffset(cluster * CLUSTER));
     expect(bytes.every((byte) => byte === 0x55)).toBe(true);
   }
+});
+
+test('counters of clusters behind the end of the file are neither leaks nor work', () => {
+  const file = createMemoryImage(qcow2, 1 << 20, { cluster_size: '512', refcount_bits: '1' });
+  const { refcountTable } = placesOf(file);
+  const blocks = file.size();
+  for (let index = 1; index < 64; index++) {
+    const block = blocks + (index - 1) * 512;
+    file.write(new Uint8Array(512).fill(0xff), 0, 512, hostOffset(block));
+    put64(file, refcountTable + index * 8, block);
+    // the block is counted
+    const counter = new Uint8Array(1);
+    const at = Number(get64(file, refcountTable)) + Math.floor(block / 512 / 8);
+    file.read(counter, 0, 1, hostOffset(at));
+    counter[0]! |= 1 << ((block / 512) % 8);
+    file.write(counter, 0, 1, hostOffset(at));
+  }
+  const report = qcow2.check(file.clone(), { repair: 'none', log: () => undefined });
+  expect(report).toMatchObject({ corruptions: 0, leaks: 0, checkErrors: 0 });
+  const opened = openImage(qcow2, file);
+  opened.write(new Uint8Array(512).fill(1), 0, 512, guestOffset(0));
+  opened.close();
+  expect(file.size()).toBeLessThan(64 * 1024);
+  expect(qcow2.check(file, { repair: 'none', log: () => undefined })).toMatchObject({ corruptions: 0, leaks: 0 });
+});
+
+/** A table of so many snapshots, with their L1 tables of `entries` entries at `offsetOf`. */
+function withSnapshots(
+  file: MemoryHostFile,
+  count: number,
+  entries: number,
+  offsetOf: (index: number) => number,
+): void {
+  const table = roundUp(file.size(), CLUSTER);
+  const bytes = Buffer.alloc(count * 72);
+  for (let index = 0; index < count; index++) {
+    const at = index * 72;
+    bytes.writeBigUInt64BE(BigInt(offsetOf(index)), at);
+    bytes.writeUInt32BE(entries, at + 8);
+    bytes.writeUInt16BE(5, at + 12);
+    bytes.writeUInt32BE(24, at + 36);
+    bytes.write(String(index).padStart(5), at + 64);
+  }
+  file.write(bytes, 0, bytes.length, hostOffset(table));
+  put32(file, 60, count);
+  put64(file, 64, table);
+}
+
+test('an L1 table that a thousand snapshots share is read once', () => {
+  const file = image();
+  const l1 = file.size();
+  file.write(new Uint8Array(1 << 20), 0, 1 << 20, hostOffset(l1));
+  withSnapshots(file, 1000, (1 << 20) / 8, () => l1);
+  const counting = new CountingHostFile(file);
+  const report = qcow2.check(counting, { repair: 'none', log: () => undefined });
+  // nothing counts the tables; as many references are seen as there are snapshots
+  expect(report.checkErrors).toBe(0);
+  expect(report.corruptions).toBeGreaterThan(0);
+  expect(counting.bytes.read).toBeLessThan(32 * 1024 * 1024);
+});
+
+test('L1 tables of snapshots that lie in each other are not followed', () => {
+  const file = image();
+  const l1 = file.size();
+  file.write(new Uint8Array(1 << 20), 0, 1 << 20, hostOffset(l1));
+  withSnapshots(file, 8, (1 << 20) / 8 / 2, (index) => l1 + index * CLUSTER);
+  const findings: string[] = [];
+  qcow2.check(file, { repair: 'none', log: (sentence) => findings.push(sentence) });
+  expect(findings.filter((finding) => finding.includes('lies in that of another snapshot'))).toHaveLength(7);
+  expectRefused(file);
 });

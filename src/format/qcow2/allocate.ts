@@ -79,9 +79,10 @@ export class Allocator {
     free.markFree(start, count);
   }
 
-  /** Cuts the file behind the last cluster in use. @returns whether there was something to cut */
+  /** Cuts the file behind the last cluster in use; a device keeps its length. @returns whether there was something to cut */
   trim(): boolean {
     const { file, free, geometry, numbers } = this.parts;
+    if (file.isDevice) return false;
     const end = free.cutTail(numbers[FILE_END]! / geometry.clusterSize) * geometry.clusterSize;
     numbers[FILE_END] = end;
     if (file.size() <= end) return false;

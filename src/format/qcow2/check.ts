@@ -12,7 +12,7 @@
 
 import { hex, hostOffset } from '../../bytes/offsets.ts';
 import { describeError } from '../../errors/index.ts';
-import type { HostFile } from '../../host/host-file.ts';
+import { type HostFile, readPadded } from '../../host/host-file.ts';
 import type { CheckReport } from '../check-report.ts';
 import { flagSentence } from './findings.ts';
 import type { Qcow2Header } from './header.ts';
@@ -23,6 +23,8 @@ import { isCompressed, isCopied, offsetOf, QCOW_OFLAG_COPIED, QCOW_OFLAG_ZERO } 
 
 /** Findings that are logged one by one. */
 const MAX_LOGGED = 1000;
+/** Leaks that one repair takes back; a hostile file may claim any number. 256 GiB of 64 KiB clusters. */
+const MAX_LEAKS = 2 ** 22;
 
 /** Walks everything and compares; nothing is written until a repair is asked for. */
 export function examine(file: HostFile, header: Qcow2Header, options: WalkOptions): Check {
@@ -108,11 +110,14 @@ export class Check {
     }
   }
 
+  /** Counters of clusters behind the end of the file say nothing: whoever makes the file longer sets them. */
   private compareBlock(start: number, end: number): void {
     const { counters, geometry, report } = this.walk;
-    const { counts } = this.walk.uses;
+    const { counts, fileEnd } = this.walk.uses;
+    const blockEnd = Math.min(end, fileEnd / geometry.clusterSize);
     // a table can show millions of blocks that are holes of the file
-    const usedEnd = Math.max(counts.usedEnd(start, end), counters.usedEnd(start / geometry.refcountsPerBlock));
+    const countedEnd = blockEnd > start ? counters.usedEnd(start / geometry.refcountsPerBlock) : start;
+    const usedEnd = Math.max(counts.usedEnd(start, end), Math.min(countedEnd, blockEnd));
     for (let cluster = start; cluster < usedEnd; cluster++) {
       const references = counts.get(cluster);
       const counter = counters.get(cluster);
@@ -126,9 +131,8 @@ export class Check {
       if (counter < references) {
         if (this.canCount(cluster, this.sentence(cluster, counter, references))) this.low.push(cluster);
       } else {
-        report.leaks++;
-        this.log(`Leaked: ${this.sentence(cluster, counter, references)}`);
-        this.leaked.push(cluster);
+        if (report.leaks++ <= MAX_LOGGED) this.log(`Leaked: ${this.sentence(cluster, counter, references)}`);
+        if (this.leaked.length < MAX_LEAKS) this.leaked.push(cluster);
       }
     }
     if (usedEnd < end && this.freeRuns.length % 2 === 0) this.freeRuns.push(usedEnd);
@@ -224,6 +228,8 @@ export class Check {
       );
       return false;
     }
+    // that nothing refers to them may not be durable yet: who removed the references may have ended before a fdatasync (R5)
+    this.file.sync();
     this.storeCounters(this.leaked);
     report.leaksFixed += this.leaked.length;
     return true;
@@ -239,7 +245,7 @@ export class Check {
     for (let i = 0; i < clusters.length; ) {
       const index = Math.floor(clusters[i]! / refcountsPerBlock);
       const offset = hostOffset(counters.offsetOf(index));
-      this.file.read(block, 0, clusterSize, offset);
+      readPadded(this.file, block, 0, clusterSize, offset);
       for (; i < clusters.length && Math.floor(clusters[i]! / refcountsPerBlock) === index; i++) {
         const inBlock = clusters[i]! % refcountsPerBlock;
         writeCounter(block, Math.floor((inBlock * refcountBits) / 8), inBlock, refcountBits, counts.get(clusters[i]!));

@@ -72,14 +72,25 @@ export class ReferenceWalk extends Findings {
     try {
       const { snapshots, length } = readSnapshotTable(this.file, this.header);
       this.uses.add(snapshotsOffset, length, 'the snapshot table', 'snapshot table');
+      const tables = new Map<string, { readonly offset: number; readonly entries: number; references: number }>();
       for (const snapshot of snapshots) {
+        const { l1TableOffset: offset, l1Size: entries } = snapshot;
         try {
           checkSnapshotL1(this.file, clusterSize, snapshot);
         } catch (error) {
           this.cannotFollow(describeError(error));
           continue;
         }
-        this.tables.walkL1(snapshot.l1TableOffset, snapshot.l1Size, false);
+        const known = tables.get(`${offset} ${entries}`);
+        if (known === undefined) tables.set(`${offset} ${entries}`, { offset, entries, references: 1 });
+        else known.references++;
+      }
+      let end = 0;
+      for (const { offset, entries, references } of [...tables.values()].sort((a, b) => a.offset - b.offset)) {
+        // no program makes such tables; walked one by one they could take any time
+        if (offset < end) this.cannotFollow(`an L1 table at ${hex(offset)} lies in that of another snapshot`);
+        else this.tables.walkL1(offset, entries, false, references);
+        end = Math.max(end, offset + entries * 8);
       }
     } catch (error) {
       this.cannotFollow(describeError(error));

@@ -46,10 +46,11 @@ export class TableWalk {
     this.parts = parts;
   }
 
-  walkL1(offset: number, entries: number, isActive: boolean): void {
+  /** @param references snapshots that have this L1 table */
+  walkL1(offset: number, entries: number, isActive: boolean, references = 1): void {
     if (entries === 0) return;
     const { file, findings, geometry, uses } = this.parts;
-    uses.add(offset, entries * 8, `an L1 table`, isActive ? 'active L1 table' : 'inactive L1 table');
+    uses.add(offset, entries * 8, `an L1 table`, isActive ? 'active L1 table' : 'inactive L1 table', references);
     const l1 = readTable(file, offset, entries * 8);
     for (let index = 0; index < entries; index++) {
       const high = l1.getUint32(index * 8);
@@ -61,14 +62,14 @@ export class TableWalk {
         findings.unrepairable(`${what} has reserved bits set`);
       const table = offsetOf(high, low);
       if (table === 0) continue;
-      if (!uses.addCluster(table, what, isActive ? 'active L2 table' : 'inactive L2 table')) {
+      if (!uses.addCluster(table, what, isActive ? 'active L2 table' : 'inactive L2 table', references)) {
         findings.unfollowed++;
         continue;
       }
       if (isActive) this.compareFlag(at, table, isCopied(high));
       const known = this.tables.get(table);
-      if (known === undefined) this.tables.set(table, { references: 1, isActive, guest: index * geometry.l2Coverage });
-      else known.references++;
+      if (known === undefined) this.tables.set(table, { references, isActive, guest: index * geometry.l2Coverage });
+      else known.references += references;
     }
   }
 

@@ -45,6 +45,10 @@ export const qed: ImageFormat = {
 /** @param reclaim clusters without a reference are freed even if the image is clean */
 function openQed(file: HostFile, options: OpenOptions, reclaim: boolean): Image {
   const header = readHeader(file);
+  if (file.isDevice && !options.readOnly) {
+    const message = `${file.path} is a block device, and a QED image grows with its file; mount it with -o ro, or copy it to a file`;
+    throw new ImgfuseError('unsupported', message, { path: file.path });
+  }
   const dirty = isMarkedDirty(header);
   // the image's own tables come first: a damaged one is refused before its backing chain is looked for
   const found = walkOrRefuse(file, header, options, dirty);

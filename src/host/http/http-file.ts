@@ -18,6 +18,7 @@ export class HttpHostFile implements HostFile {
   readonly path: string;
   readonly readOnly = true;
   readonly descriptor = null;
+  readonly isDevice = false;
   private readonly cache: BlockCache;
   private readonly reader: BlockReader;
   private readonly onClose: (() => void) | null;
