@@ -7,7 +7,7 @@ import { ImgfuseError } from '../errors/index.ts';
 import { type CheckReport, checkExitCode, type RepairMode } from '../format/check-report.ts';
 import { EXIT_NO_CHECK, EXIT_USAGE } from './exit-codes.ts';
 import { FORCE_SHARE, FORMAT, lockMode, lookAt, NO_LOCK } from './image-arguments.ts';
-import { complainAbout, type OutputMode, plural, print, printJson } from './output.ts';
+import { answered, complainAbout, type OutputMode, plural, print, printJson } from './output.ts';
 import { Progress } from './progress.ts';
 
 interface CheckArguments {
@@ -70,7 +70,7 @@ function check(args: CheckArguments): number {
     progress.clear();
     if (args.output === 'json') printJson(checkJson(args.image, report, findings));
     else if (!args.quiet) print(checkText(report));
-    return checkExitCode(report);
+    return answered(checkExitCode(report));
   } catch (error) {
     progress.clear();
     complainAbout(error);

@@ -27,6 +27,9 @@ import {
 import { basename, dirname, join, resolve } from 'node:path';
 import { ERRNO } from '../errors/index.ts';
 
+/** how long a full pipe is left to its reader before it is tried again */
+const FULL_PIPE_MS = 5;
+
 /** Entry type at a path; 'dead' is a mountpoint whose server is gone. */
 export type PathKind = 'directory' | 'file' | 'symlink' | 'dead' | 'missing' | 'unreachable' | 'other';
 
@@ -211,6 +214,20 @@ export function writeLine(descriptor: number, line: string): void {
   try {
     writeSync(descriptor, `${line}\n`);
   } catch {}
+}
+
+/** All of a text on a descriptor (1, 2), however slowly its reader takes it. @throws what the host says */
+export function writeText(descriptor: number, text: string): void {
+  const bytes = Buffer.from(text);
+  for (let written = 0; written < bytes.length; ) {
+    try {
+      written += writeSync(descriptor, bytes, written);
+    } catch (error) {
+      // whoever shares the pipe or terminal may have made it one that does not wait
+      if (-((error as NodeJS.ErrnoException).errno ?? 0) !== ERRNO.EAGAIN) throw error;
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, FULL_PIPE_MS);
+    }
+  }
 }
 
 /** Removes a file; a missing one is fine. */

@@ -2,9 +2,10 @@
 
 import type { Argv } from 'yargs';
 import { type DiskInfo, inspectDisk } from '../disk/index.ts';
+import { EXIT_OK } from './exit-codes.ts';
 import { FORCE_SHARE, FORMAT, lockMode, lookAt } from './image-arguments.ts';
 import { snapshotJson, snapshotLines } from './info-snapshots.ts';
-import { type OutputMode, print, printJson } from './output.ts';
+import { answered, type OutputMode, print, printJson } from './output.ts';
 import { formatSize } from './size.ts';
 
 interface InfoArguments {
@@ -33,7 +34,7 @@ export const infoCommand = {
     );
     if (args.output === 'json') printJson(infoJson(args.image, info));
     else print(infoText(args.image, info));
-    return 0;
+    return answered(EXIT_OK);
   },
 };
 

@@ -2,8 +2,9 @@
 
 import type { Argv } from 'yargs';
 import { type ChainExtent, openDisk, type VirtualDisk } from '../disk/index.ts';
+import { EXIT_OK } from './exit-codes.ts';
 import { ALLOW_BACKING, directories, FORCE_SHARE, FORMAT, lockMode, lookAt } from './image-arguments.ts';
-import { formatTable, type OutputMode, print } from './output.ts';
+import { answered, formatTable, type OutputMode, print } from './output.ts';
 import { KEY_OPTIONS, type PasswordArguments, passwordOf } from './passwords.ts';
 
 interface MapArguments extends PasswordArguments {
@@ -56,7 +57,7 @@ export const mapCommand = {
     } finally {
       disk.close();
     }
-    return 0;
+    return answered(EXIT_OK);
   },
 };
 

@@ -1,13 +1,23 @@
 // What commands print: answers on stdout (for people or as JSON), sentences about failures on stderr.
-// Writing never throws: a closed pipe must not end a process that serves a mount.
+// Invariants: writing never throws, because a closed pipe must not end a process that serves a mount; what is printed is out
+// when the call returns, because the end of a process does not wait for Node's streams.
 
 import { describeError, ImgfuseError } from '../errors/index.ts';
+import { EXIT_OK, EXIT_USAGE } from './exit-codes.ts';
+import { writeText } from './host-paths.ts';
 
 export type OutputMode = 'human' | 'json';
 
+/** why an answer did not get out; null: it did */
+let lost: NodeJS.ErrnoException | null = null;
+
 /** A line on stdout. */
 export function print(line: string): void {
-  process.stdout.write(`${line}\n`);
+  try {
+    writeText(1, `${line}\n`);
+  } catch (error) {
+    lost ??= error as NodeJS.ErrnoException;
+  }
 }
 
 /** A value as indented JSON on stdout, members that are undefined left out. */
@@ -15,9 +25,26 @@ export function printJson(value: unknown): void {
   print(JSON.stringify(value, undefined, 4));
 }
 
+/**
+ * The exit code of a command that is run for what it prints: a reader that has seen enough (EPIPE) is fine, an answer that
+ * was lost otherwise is a failure.
+ */
+export function answered(exitCode: number): number {
+  if (lost === null || lost.code === 'EPIPE') return exitCode;
+  complain(`standard output cannot be written: ${lost.message}`);
+  return exitCode === EXIT_OK ? EXIT_USAGE : exitCode;
+}
+
+/** A text on stderr as it is; there is nowhere to tell that it cannot be written. */
+export function printError(text: string): void {
+  try {
+    writeText(2, text);
+  } catch {}
+}
+
 /** A sentence on stderr, after the name of the program. */
 export function complain(sentence: string): void {
-  process.stderr.write(`imgfuse: ${sentence}\n`);
+  printError(`imgfuse: ${sentence}\n`);
 }
 
 /** The one sentence about an error that ends a command; a bug shows its stack, because only that helps to mend it. */

@@ -1,5 +1,8 @@
 // A progress line on stderr, drawn only on a terminal and at most ten times a second.
 
+import { isatty } from 'node:tty';
+import { printError } from './output.ts';
+
 const WIDTH = 30;
 const INTERVAL_MS = 100;
 
@@ -9,7 +12,7 @@ export class Progress {
   #drawnAt = 0;
   #drawn = false;
 
-  constructor(title: string, enabled: boolean = process.stderr.isTTY === true) {
+  constructor(title: string, enabled: boolean = isatty(2)) {
     this.#title = title;
     this.#enabled = enabled;
   }
@@ -21,13 +24,13 @@ export class Progress {
     if (this.#drawn && now - this.#drawnAt < INTERVAL_MS) return;
     this.#drawnAt = now;
     this.#drawn = true;
-    process.stderr.write(`\r${formatProgress(this.#title, fraction)}`);
+    printError(`\r${formatProgress(this.#title, fraction)}`);
   }
 
   /** Wipes the line, so that what is printed next starts at the left edge. Call it before any other output. */
   clear(): void {
     if (!this.#drawn) return;
-    process.stderr.write('\r\x1b[K');
+    printError('\r\x1b[K');
     this.#drawn = false;
   }
 }

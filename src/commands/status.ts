@@ -4,12 +4,12 @@
 import type { Argv } from 'yargs';
 import type { NetworkStatus } from '../disk/index.ts';
 import { ControlClient } from './control-socket.ts';
-import { EXIT_USAGE } from './exit-codes.ts';
+import { EXIT_OK, EXIT_USAGE } from './exit-codes.ts';
 import { canonicalEntry, canonicalPath } from './host-paths.ts';
 import { type MountStatus, POSSIBLY_INCONSISTENT } from './mount-status.ts';
 import { listTargets, type Target } from './mount-target.ts';
 import { shellQuote } from './mount-users.ts';
-import { complain, formatTable, type OutputMode, print, printJson } from './output.ts';
+import { answered, complain, formatTable, type OutputMode, print, printJson } from './output.ts';
 import { formatSize } from './size.ts';
 
 /** mounted: serving; closing: unmounted, the image is being closed; dead: its process is gone; unknown: not ours to ask. */
@@ -50,7 +50,7 @@ async function status(args: StatusArguments): Promise<number> {
   else if (reports.length === 0) print('nothing is mounted');
   else print(statusTable(reports));
   if (args.output === 'human') for (const each of reports) if (each.cure !== undefined) complain(each.cure);
-  return 0;
+  return answered(EXIT_OK);
 }
 
 function isNamed(report: Report, name: string): boolean {

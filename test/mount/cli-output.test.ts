@@ -1,0 +1,82 @@
+// Where the output goes: readers that are gone or slow, and a full disk. A report that got lost is a failure; a mount is none
+// of it.
+
+import { closeSync, existsSync, openSync, readFileSync, writeSync } from 'node:fs';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { canMountAsRoot, requireOrSkip } from '../support/requirements.ts';
+import { Bench, CLI, exitOf, isRunning, lines, type Result, until } from './cli-harness.ts';
+
+let bench: Bench;
+
+beforeEach((context) => {
+  requireOrSkip(context, canMountAsRoot(), 'root and /dev/fuse');
+  bench = new Bench();
+  bench.makeDirectory('mnt');
+  bench.imgfuse('create', '-q', '-f', 'qed', 'a.qed', '8M');
+});
+afterEach(() => bench?.cleanUp());
+
+/** Runs a line of bash in which "imgfuse" is the program; its exit code is that of the first command of a pipeline. */
+function shell(line: string): Result {
+  const program = `imgfuse() { '${process.execPath}' '${CLI}' "$@"; }`;
+  return bench.run('bash', ['-c', `${program}\n${line}\nexit "\${PIPESTATUS[0]}"`]);
+}
+
+describe('a report', () => {
+  it.each(['info a.qed', 'map a.qed', 'check a.qed', 'status'])('"%s" to a full disk fails and says so', (command) => {
+    const result = shell(`imgfuse ${command} >/dev/full`);
+    expect(lines(result.stderr)).toEqual([expect.stringMatching(/standard output cannot be written: ENOSPC/)]);
+    expect(result.code).toBe(1);
+  });
+
+  it.each([
+    'info a.qed',
+    'map a.qed',
+    'check a.qed',
+    'status',
+  ])('"%s" to a reader that has gone ends quietly', (command) => {
+    expect(shell(`imgfuse ${command} | true`)).toEqual({ code: 0, stdout: '', stderr: '' });
+  });
+
+  it('of corruption keeps its exit code when it cannot be written', () => {
+    const fd = openSync(bench.path('a.qed'), 'r+');
+    writeSync(fd, Buffer.from([99]), 0, 1, 65536);
+    closeSync(fd);
+    expect(shell('imgfuse check a.qed').code).toBe(2);
+    expect(shell('imgfuse check a.qed >/dev/full').code).toBe(2);
+  });
+
+  it('is whole for a reader that is slow', () => {
+    const fd = openSync(bench.path('a.raw'), 'w');
+    for (let block = 0; block < 3000; block += 2) writeSync(fd, Buffer.alloc(4096, 1), 0, 4096, block * 4096);
+    closeSync(fd);
+    const command = 'imgfuse map -f raw --output=json a.raw';
+    const { stdout } = shell(`${command} | (sleep 1; cat)`);
+    expect(stdout.length).toBeGreaterThan(100_000);
+    expect(stdout).toBe(bench.imgfuse('map', '-f', 'raw', '--output=json', 'a.raw').stdout);
+  });
+});
+
+describe('a mount', () => {
+  it.each([
+    '--output=json a.qed mnt | true',
+    '--output=json a.qed mnt >/dev/full',
+    '--no-lock a.qed mnt 2>&1 | true',
+    '--no-lock --output=json a.qed mnt >/dev/full 2>&1',
+  ])('"%s" succeeds and goes on', (rest) => {
+    expect(shell(`imgfuse mount ${rest}`)).toMatchObject({ code: 0, stdout: '' });
+    expect(isRunning(bench.daemonPid())).toBe(true);
+    expect(existsSync(bench.path('mnt/disk.raw'))).toBe(true);
+    expect(bench.imgfuse('unmount', 'mnt').code).toBe(0);
+  });
+
+  it('in the foreground serves on when nobody reads what it prints, and closes clean', async () => {
+    const child = bench.start('mount', '-d', '--no-lock', '--output=json', 'a.qed', 'mnt');
+    child.stdout?.destroy();
+    child.stderr?.destroy();
+    await until(() => bench.records().length === 1 && existsSync(bench.path('mnt/disk.raw')), 'the mount');
+    expect(readFileSync(bench.path('mnt/disk.raw')).length).toBe(8 * 2 ** 20);
+    expect(bench.imgfuse('unmount', 'mnt').code).toBe(0);
+    expect(await exitOf(child)).toBe(0);
+  });
+});
