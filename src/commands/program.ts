@@ -49,6 +49,19 @@ export function prepareArguments(argv: readonly string[]): string[] {
   return prepared.map((argument) => (/^-\d/.test(argument) ? ` ${argument}` : argument));
 }
 
+/** Options that add up when they are given several times; of every other one the last counts, as for qemu-img. */
+const LISTS: readonly string[] = ['options', 'allow-backing'];
+
+/** What yargs has parsed as a command takes it. */
+export function plainArguments(parsed: Readonly<Record<string, unknown>>): Record<string, unknown> {
+  return Object.fromEntries(
+    Object.entries(parsed).map(([name, value]) => [
+      name,
+      Array.isArray(value) && !LISTS.includes(name) ? value.at(-1) : value,
+    ]),
+  );
+}
+
 /** @returns the exit code */
 export async function runProgram(argv: readonly string[]): Promise<number> {
   let exitCode = 0;
@@ -112,7 +125,7 @@ function configure(parser: Argv, argv: readonly string[], finished: (exitCode: n
       command,
       describe,
       builder,
-      handler: async (args) => finished(await run(args as never)),
+      handler: async (args) => finished(await run(plainArguments(args) as never)),
     });
   }
   return program;

@@ -9,7 +9,7 @@ import { infoJson, infoText } from '../../../src/commands/info.ts';
 import { mapDisk, mapText } from '../../../src/commands/map.ts';
 import { cureForUsers, describeUsers, shellQuote } from '../../../src/commands/mount-users.ts';
 import { formatTable } from '../../../src/commands/output.ts';
-import { prepareArguments } from '../../../src/commands/program.ts';
+import { plainArguments, prepareArguments } from '../../../src/commands/program.ts';
 import { formatProgress } from '../../../src/commands/progress.ts';
 import { formatSize, parseResize } from '../../../src/commands/size.ts';
 import { ImgfuseError } from '../../../src/errors/index.ts';
@@ -154,6 +154,11 @@ describe('arguments', () => {
     expect(prepareArguments(['mount', '-oro', 'x'])).toEqual(['mount', '-o', 'ro', 'x']);
     expect(prepareArguments(['resize', 'a', '-1G', '--shrink'])).toEqual(['resize', 'a', ' -1G', '--shrink']);
     expect(prepareArguments(['check', '-r', 'all'])).toEqual(['check', '-r', 'all']);
+  });
+  it('of an option that is given twice the last counts, but lists are whole', () => {
+    expect(
+      plainArguments({ format: ['qed', 'raw'], options: ['a=1', 'b=2'], 'allow-backing': ['x'], quiet: true }),
+    ).toEqual({ format: 'raw', options: ['a=1', 'b=2'], 'allow-backing': ['x'], quiet: true });
   });
   it('format options are key=value, a doubled comma is a comma', () => {
     expect([...parseFormatOptions(['a=1,b=x,,y', 'c='])]).toEqual([
