@@ -56,10 +56,10 @@ function isCommand(word: string): boolean {
   return (COMMANDS as readonly string[]).includes(word);
 }
 
-/** `mount ...`, or the bare form: two names, of which the first is no command. */
+/** `mount ...`, or the bare form: two names, of which the first is no command, or stands behind "--". */
 function isMount(argv: readonly string[]): boolean {
   if (argv[0] === 'mount') return true;
-  const word = argv.find((argument) => !argument.startsWith('-'));
+  const word = argv.find((argument) => argument === '--' || !argument.startsWith('-'));
   return argv.length > 1 && word !== undefined && !isCommand(word);
 }
 

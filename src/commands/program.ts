@@ -38,15 +38,23 @@ const PROGRAM: readonly Command[] = [
   resizeCommand,
 ];
 
+/** Stands before what is a name whatever it begins with, because yargs forgets that it was behind "--"; no argument has it. */
+const NAME_MARK = '\0';
+
 /** Arguments that yargs cannot take as they are. */
 export function prepareArguments(argv: readonly string[]): string[] {
-  const prepared = argv.flatMap((argument) =>
+  const end = argv.includes('--') ? argv.indexOf('--') : argv.length;
+  const prepared = argv.slice(0, end).flatMap((argument) => {
     // -oro,allow_other: yargs would read that as many short options
-    /^-o./.test(argument) && argument !== '-o' ? ['-o', argument.slice(2)] : [argument],
-  );
-  // resize IMAGE -1G: that argument is a size and no option, and a blank in front makes yargs see it so
-  if (prepared[0] !== 'resize') return prepared;
-  return prepared.map((argument) => (/^-\d/.test(argument) ? ` ${argument}` : argument));
+    if (/^-o./.test(argument)) return ['-o', argument.slice(2)];
+    // resize IMAGE -1G: that argument is a size and no option
+    return [argv[0] === 'resize' && /^-\d/.test(argument) ? NAME_MARK + argument : argument];
+  });
+  return [...prepared, ...argv.slice(end + 1).map((name) => NAME_MARK + name)];
+}
+
+function withoutMarks(text: string): string {
+  return text.replaceAll(NAME_MARK, '');
 }
 
 /** Options that add up when they are given several times; of every other one the last counts, as for qemu-img. */
@@ -55,10 +63,10 @@ const LISTS: readonly string[] = ['options', 'allow-backing'];
 /** What yargs has parsed as a command takes it. */
 export function plainArguments(parsed: Readonly<Record<string, unknown>>): Record<string, unknown> {
   return Object.fromEntries(
-    Object.entries(parsed).map(([name, value]) => [
-      name,
-      Array.isArray(value) && !LISTS.includes(name) ? value.at(-1) : value,
-    ]),
+    Object.entries(parsed).map(([name, value]) => {
+      const last: unknown = Array.isArray(value) && !LISTS.includes(name) ? value.at(-1) : value;
+      return [name, typeof last === 'string' ? withoutMarks(last) : last];
+    }),
   );
 }
 
@@ -143,7 +151,7 @@ const COMPLAINTS: readonly (readonly [RegExp, string])[] = [
 ];
 
 function explain(message: string | undefined, argv: readonly string[]): ArgumentError {
-  const text = message ?? 'the arguments are not understood';
+  const text = withoutMarks(message ?? 'the arguments are not understood');
   for (const [pattern, words] of COMPLAINTS) {
     const names = pattern.exec(text)?.[1];
     if (names === undefined && !pattern.test(text)) continue;

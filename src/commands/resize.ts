@@ -58,7 +58,7 @@ function resize(args: ResizeArguments): number {
   let after: number;
   try {
     before = disk.size();
-    after = parseResize(args.size.trim(), before);
+    after = parseResize(args.size, before);
     if (after < before && !args.shrink) {
       throw new ImgfuseError(
         'usage',

@@ -1,5 +1,6 @@
-// How arguments are understood: options that are given twice.
+// How arguments are understood: options that are given twice, names behind --.
 
+import { renameSync } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { canMountAsRoot, requireOrSkip } from '../support/requirements.ts';
 import { Bench } from './cli-harness.ts';
@@ -41,5 +42,32 @@ describe('an option that is given twice', () => {
     done('create', '-q', '-f', 'raw', 'one/base.raw', '8M');
     done('create', '-q', '-f', 'qed', '-b', '../one/base.raw', '-F', 'raw', 'two/d.qed');
     done('map', ...folders.flatMap((folder) => ['--allow-backing', folder]), 'two/d.qed');
+  });
+});
+
+describe('behind --', () => {
+  it('every command takes names that begin with a dash', () => {
+    renameSync(bench.path('a.qed'), bench.path('-x.qed'));
+    expect(JSON.parse(done('info', '--output=json', '--', '-x.qed'))).toHaveProperty('filename', '-x.qed');
+    expect(done('check', '--', '-x.qed')).toContain('No errors');
+    done('map', '--', '-x.qed');
+    done('resize', '--', '-x.qed', '+8M');
+    done('resize', '--shrink', '--', '-x.qed', '-8M');
+    expect(done('create', '-f', 'qed', '--', '--y', '8M')).toContain("'--y'");
+    done('mount', '--', '-x.qed', 'mnt');
+    expect(done('status', '--', '-x.qed')).toMatch(/^mountpoint: .*mnt$/m);
+    expect(done('remount', '-o', 'rw', '--', '-x.qed')).toContain('read-write');
+    done('unmount', '--', '-x.qed');
+    done('--', '-x.qed', 'mnt');
+    done('umount', '--', 'mnt');
+  });
+
+  it('nothing is ignored, and nothing is an option or a command', () => {
+    expect(bench.imgfuse('status', '--', 'nosuch')).toMatchObject({ code: 1, stdout: '' });
+    for (const rest of [[], ['a.qed', '--output=json'], ['--help']]) {
+      expect(bench.imgfuse('info', '--', ...rest)).toMatchObject({ code: 1, stdout: '' });
+    }
+    expect(bench.imgfuse('info', '--', 'a.qed', '-U').stderr).toContain('"-U" is one argument too many');
+    expect(bench.imgfuse('--', 'status', 'mnt').stderr).toContain('neither a command nor an image called "status"');
   });
 });

@@ -152,8 +152,13 @@ describe('map', () => {
 describe('arguments', () => {
   it('-oLIST is taken apart, and a size with a minus is no option', () => {
     expect(prepareArguments(['mount', '-oro', 'x'])).toEqual(['mount', '-o', 'ro', 'x']);
-    expect(prepareArguments(['resize', 'a', '-1G', '--shrink'])).toEqual(['resize', 'a', ' -1G', '--shrink']);
+    expect(prepareArguments(['resize', 'a', '-1G', '--shrink'])).toEqual(['resize', 'a', '\0-1G', '--shrink']);
     expect(prepareArguments(['check', '-r', 'all'])).toEqual(['check', '-r', 'all']);
+  });
+  it('what stands behind -- is a name, whatever it begins with', () => {
+    const prepared = prepareArguments(['info', '-U', '--', '-x.qed', '--']);
+    expect(prepared).toEqual(['info', '-U', '\0-x.qed', '\0--']);
+    expect(plainArguments({ image: prepared[2] })).toEqual({ image: '-x.qed' });
   });
   it('of an option that is given twice the last counts, but lists are whole', () => {
     expect(
