@@ -1,9 +1,17 @@
 // From the arguments to a command. A mount goes the fast way, without yargs; everything else, help and complaints about
 // arguments included, is yargs' (program.ts).
 
+import { parseArgs } from 'node:util';
 import { EXIT_USAGE } from './exit-codes.ts';
 import { pathKind } from './host-paths.ts';
-import { DAEMON_COMMAND, type MountRequest, parseMountArguments, USERS_COMMAND } from './mount-arguments.ts';
+import {
+  COMPLETION_OPTION,
+  DAEMON_COMMAND,
+  MOUNT_ARGUMENTS,
+  type MountRequest,
+  parseMountArguments,
+  USERS_COMMAND,
+} from './mount-arguments.ts';
 import { complain, complainAbout } from './output.ts';
 
 /** The name that umount(8) looks for in /sbin; a link of that name to the program is the helper. */
@@ -59,8 +67,12 @@ function isCommand(word: string): boolean {
 /** `mount ...`, or the bare form: two names, of which the first is no command, or stands behind "--". */
 function isMount(argv: readonly string[]): boolean {
   if (argv[0] === 'mount') return true;
-  const word = argv.find((argument) => argument === '--' || !argument.startsWith('-'));
-  return argv.length > 1 && word !== undefined && !isCommand(word);
+  if (argv[0] === COMPLETION_OPTION) return false;
+  // options of a mount may stand before its names, and some of them take the next argument
+  const options = { options: MOUNT_ARGUMENTS, strict: false, allowPositionals: true, tokens: true } as const;
+  const first = parseArgs({ args: [...argv], ...options }).tokens.find((token) => token.kind !== 'option');
+  if (argv.length < 2 || first === undefined) return false;
+  return first.kind === 'option-terminator' || !isCommand(first.value);
 }
 
 async function mountOrExplain(argv: readonly string[]): Promise<number> {

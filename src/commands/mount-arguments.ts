@@ -21,6 +21,9 @@ export const DAEMON_COMMAND = 'mount-process';
 /** How it looks for the users of a mount in a process of its own; not for people. */
 export const USERS_COMMAND = 'mount-users';
 
+/** What the completion script of a shell asks; its words are those of a line that is not complete yet. */
+export const COMPLETION_OPTION = '--get-yargs-completions';
+
 const WORKERS_MIN = 2;
 const WORKERS_DEFAULT_MAX = 16;
 

@@ -9,6 +9,7 @@ import { EXIT_USAGE } from './exit-codes.ts';
 import { infoCommand } from './info.ts';
 import { mapCommand } from './map.ts';
 import { mountCommand } from './mount.ts';
+import { COMPLETION_OPTION } from './mount-arguments.ts';
 import { complain, complainAbout } from './output.ts';
 import { remountCommand } from './remount.ts';
 import { resizeCommand } from './resize.ts';
@@ -43,6 +44,7 @@ const NAME_MARK = '\0';
 
 /** Arguments that yargs cannot take as they are. */
 export function prepareArguments(argv: readonly string[]): string[] {
+  if (argv[0] === COMPLETION_OPTION) return [...argv];
   const end = argv.includes('--') ? argv.indexOf('--') : argv.length;
   const prepared = argv.slice(0, end).flatMap((argument) => {
     // -oro,allow_other: yargs would read that as many short options

@@ -1,9 +1,9 @@
-// How arguments are understood: options that are given twice, names behind --.
+// How arguments are understood: options that are given twice, names behind --, options in front of the command, completion.
 
 import { renameSync } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { canMountAsRoot, requireOrSkip } from '../support/requirements.ts';
-import { Bench } from './cli-harness.ts';
+import { Bench, lines } from './cli-harness.ts';
 
 let bench: Bench;
 
@@ -69,5 +69,29 @@ describe('behind --', () => {
     }
     expect(bench.imgfuse('info', '--', 'a.qed', '-U').stderr).toContain('"-U" is one argument too many');
     expect(bench.imgfuse('--', 'status', 'mnt').stderr).toContain('neither a command nor an image called "status"');
+  });
+});
+
+describe('options in front of the command', () => {
+  it('may be --output, whichever way it is written', () => {
+    for (const option of [['--output', 'json'], ['--output=json']]) {
+      expect(JSON.parse(done(...option, 'info', 'a.qed'))).toHaveProperty('format', 'qed');
+    }
+    done('-o', 'ro', 'a.qed', 'mnt');
+    done('unmount', 'mnt');
+  });
+});
+
+describe('completion', () => {
+  const complete = (...words: readonly string[]): string[] =>
+    lines(done('--get-yargs-completions', 'imgfuse', ...words)).sort();
+
+  it('knows the commands, and the options of each', () => {
+    expect(complete('m')).toEqual(expect.arrayContaining(['map', 'mount']));
+    expect(complete('')).toEqual(expect.arrayContaining(['mount', 'unmount', 'check', 'status']));
+    expect(complete('check', '--')).toContain('--repair');
+    expect(complete('check', '--')).not.toContain('--workers');
+    expect(complete('mount', '--')).toContain('--workers');
+    expect(complete('check', '-r', '')).toEqual(['all', 'leaks']);
   });
 });
