@@ -45,6 +45,7 @@ const NAME_MARK = '\0';
 /** Arguments that yargs cannot take as they are. */
 export function prepareArguments(argv: readonly string[]): string[] {
   if (argv[0] === COMPLETION_OPTION) return [...argv];
+  if (argv[0] === 'help') return [...argv.slice(1), '--help'];
   const end = argv.includes('--') ? argv.indexOf('--') : argv.length;
   const prepared = argv.slice(0, end).flatMap((argument) => {
     // -oro,allow_other: yargs would read that as many short options

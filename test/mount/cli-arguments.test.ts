@@ -82,6 +82,13 @@ describe('options in front of the command', () => {
   });
 });
 
+describe('help', () => {
+  it('is a command, too', () => {
+    expect(done('help', 'mount')).toBe(done('mount', '--help'));
+    expect(done('help')).toBe(done('--help'));
+  });
+});
+
 describe('completion', () => {
   const complete = (...words: readonly string[]): string[] =>
     lines(done('--get-yargs-completions', 'imgfuse', ...words)).sort();
