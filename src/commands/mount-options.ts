@@ -97,6 +97,8 @@ const FLAGS: Readonly<Record<string, Apply>> = {
   sync: setFlag,
   async: dropFlag('sync'),
   dirsync: setFlag,
+  nosymfollow: setFlag,
+  symfollow: dropFlag('nosymfollow'),
 };
 
 const IGNORED = new Set(
@@ -183,8 +185,9 @@ function applyOption(options: MountOptions, item: string): void {
   if (reason !== undefined) throw new ImgfuseError('usage', `the mount option ${name} is not offered: ${reason}`);
   if (IGNORED.has(name) || name.startsWith('x-') || name.startsWith('X-')) return;
   const withValue = entryOf(VALUES, name);
-  if (equals >= 0 && withValue !== undefined) {
-    withValue(options, item.slice(equals + 1), name);
+  const value = equals < 0 ? '' : item.slice(equals + 1);
+  if (withValue !== undefined && (value !== '' || (equals >= 0 && withValue === NOTHING))) {
+    withValue(options, value, name);
     return;
   }
   const flag = entryOf(FLAGS, name);

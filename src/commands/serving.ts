@@ -13,6 +13,7 @@ import {
 } from '../filesystem/index.ts';
 import {
   createCounters,
+  flagsLeftOut,
   fuseNativeAvailable,
   type KernelSession,
   type MountOptions,
@@ -100,6 +101,13 @@ function mountOptions(request: MountRequest, transport: Transport): MountOptions
   };
 }
 
+/** Who is not root mounts through fusermount3; what is mounted already has the flags of whoever did it. */
+function sayWhatIsLeftOut({ flags, mountpoint }: MountRequest, log: Log): void {
+  if (process.geteuid?.() === 0 || mountpoint.startsWith('/dev/fd/')) return;
+  const missing = flagsLeftOut(flags).join(', ');
+  if (missing !== '') log('notice', `${mountpoint} is mounted without ${missing}, which only root can ask for`);
+}
+
 function owner(request: MountRequest): { uid: number; gid: number; umask?: number } {
   return {
     uid: request.uid ?? process.getuid?.() ?? 0,
@@ -117,6 +125,7 @@ async function serveKernel(
   log: Log,
 ): Promise<Serving> {
   const session = mountKernel({ ...mountOptions(request, 'kernel'), mountpoint: request.mountpoint });
+  sayWhatIsLeftOut(request, log);
   const counters = createCounters();
   let first: Thread;
   let others: readonly ServeData[];

@@ -10,8 +10,8 @@ import {
   MS_NODIRATIME,
   MS_NOEXEC,
   MS_NOSUID,
+  MS_NOSYMFOLLOW,
   MS_RDONLY,
-  MS_RELATIME,
   MS_STRICTATIME,
   MS_SYNCHRONOUS,
 } from '../native/index.ts';
@@ -34,7 +34,7 @@ export interface MountOptions {
 interface GenericFlag {
   /** bit of mount(2); 0 = what the kernel does anyway */
   readonly bit: number;
-  /** whether fusermount3 takes it: it refuses the atime family, and what only root may ask for */
+  /** whether every fusermount3 takes it: older ones refuse what has come since, and all what only root may ask for */
   readonly unprivileged: boolean;
 }
 
@@ -52,16 +52,23 @@ const GENERIC_FLAGS: Readonly<Record<string, GenericFlag>> = {
   sync: { bit: MS_SYNCHRONOUS, unprivileged: true },
   dirsync: { bit: MS_DIRSYNC, unprivileged: true },
   atime: { bit: 0, unprivileged: false },
-  noatime: { bit: MS_NOATIME, unprivileged: false },
+  noatime: { bit: MS_NOATIME, unprivileged: true },
   diratime: { bit: 0, unprivileged: false },
   nodiratime: { bit: MS_NODIRATIME, unprivileged: false },
-  relatime: { bit: MS_RELATIME, unprivileged: false },
+  relatime: { bit: 0, unprivileged: false },
   norelatime: { bit: 0, unprivileged: false },
   strictatime: { bit: MS_STRICTATIME, unprivileged: false },
   nostrictatime: { bit: 0, unprivileged: false },
   lazytime: { bit: MS_LAZYTIME, unprivileged: false },
   nolazytime: { bit: 0, unprivileged: false },
+  symfollow: { bit: 0, unprivileged: false },
+  nosymfollow: { bit: MS_NOSYMFOLLOW, unprivileged: false },
 };
+
+/** What an ordinary user asked for and does not get, because fusermount3 may not take it. */
+export function flagsLeftOut(flags: readonly string[]): string[] {
+  return flags.filter((flag) => genericFlag(flag).bit !== 0 && !genericFlag(flag).unprivileged);
+}
 
 /** Bits of mount(2). @throws ImgfuseError usage for a flag that does not exist */
 export function mountFlagBits(options: MountOptions): number {

@@ -41,6 +41,8 @@ describe('parseMountOptions', () => {
   it('passes on what means something, once, and takes it back', () => {
     expect(parseMountOptions(['noexec,noatime,sync,noexec']).flags).toEqual(['noexec', 'noatime', 'sync']);
     expect(parseMountOptions(['noexec,exec']).flags).toEqual([]);
+    expect(parseMountOptions(['nosymfollow']).flags).toEqual(['nosymfollow']);
+    expect(parseMountOptions(['nosymfollow,symfollow']).flags).toEqual([]);
   });
   it('reads the options with values', () => {
     const text = 'allow_other,fsname=x,max_read=65536,uid=1000,gid=100,umask=022,format=qed,workers=3';
@@ -89,6 +91,9 @@ describe('parseMountOptions', () => {
     expect(refusal('uid=4294967295')).toContain('uid');
     expect(refusal('umask=8')).toContain('octal');
     expect(refusal('umask')).toContain('needs a value');
+    for (const name of ['fsname', 'key_file', 'pid_file', 'allow_backing', 'format']) {
+      expect(refusal(`${name}=`)).toBe(`the mount option ${name} needs a value: -o ${name}=...`);
+    }
     expect(refusal('ro=1')).toContain('takes no value');
     expect(refusal('transport=smoke')).toContain('auto, kernel, fuse-native');
   });

@@ -1,7 +1,13 @@
 // Option strings of mount(2) and fusermount3.
 
 import { describe, expect, test } from 'vitest';
-import { fusermountOptions, type MountOptions, mountData, mountFlagBits } from '../../../src/fuse/mount-options.ts';
+import {
+  flagsLeftOut,
+  fusermountOptions,
+  type MountOptions,
+  mountData,
+  mountFlagBits,
+} from '../../../src/fuse/mount-options.ts';
 
 const PLAIN: MountOptions = {
   source: '/vm/disk.qed',
@@ -15,6 +21,7 @@ describe('mount(2)', () => {
   test('flags become bits', () => {
     expect(mountFlagBits({ ...PLAIN, flags: ['rw', 'nosuid', 'nodev', 'noexec', 'noatime'] })).toBe(2 | 4 | 8 | 1024);
     expect(mountFlagBits({ ...PLAIN, flags: ['sync', 'dirsync'], readOnly: true })).toBe(16 | 128 | 1);
+    expect(mountFlagBits({ ...PLAIN, flags: ['relatime', 'nosymfollow'] })).toBe(256);
   });
 
   test.each(['nosuch', 'toString', 'fd=3'])('the flag %s is refused by name', (flag) => {
@@ -39,11 +46,12 @@ describe('mount(2)', () => {
 });
 
 describe('fusermount3', () => {
-  test('gets no flag of the atime family and none that only root may give', () => {
-    const flags = ['rw', 'dev', 'suid', 'noatime', 'relatime', 'lazytime', 'nodev', 'noexec', 'sync'];
+  test('gets no flag that it does not take or that only root may give, and which are left out can be told', () => {
+    const flags = ['rw', 'dev', 'suid', 'noatime', 'nodiratime', 'relatime', 'lazytime', 'nodev', 'noexec', 'sync'];
     expect(fusermountOptions({ ...PLAIN, flags })).toBe(
-      'nodev,noexec,sync,fsname=/vm/disk.qed,subtype=imgfuse,max_read=1048576',
+      'noatime,nodev,noexec,sync,fsname=/vm/disk.qed,subtype=imgfuse,max_read=1048576',
     );
+    expect(flagsLeftOut(flags)).toEqual(['nodiratime', 'lazytime']);
   });
 
   test('gets ro once', () => {
