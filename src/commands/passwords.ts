@@ -33,7 +33,7 @@ export type PasswordOf = (imagePath: string) => Uint8Array;
 /** `operation` of the error for a password that is missing. */
 export const PASSWORD_NEEDED = 'password';
 
-/** The password that the options name, for every image of a chain; null when they name none. @throws usage, missing */
+/** The password that the options name, for every image of a chain; null when they name none. @throws usage, missing, permission */
 export function givenPassword({ 'key-file': file, 'key-env': variable }: PasswordArguments): Uint8Array | null {
   if (file !== undefined && variable !== undefined) {
     throw new ImgfuseError('usage', '--key-file and --key-env exclude each other');
@@ -53,7 +53,8 @@ function readKeyFile(file: string): Uint8Array {
   try {
     return readBytes(file, MAX_KEY_BYTES + 1);
   } catch (cause) {
-    throw new ImgfuseError('missing', `the key file ${file} cannot be read`, { path: file }, cause);
+    const kind = (cause as NodeJS.ErrnoException).code === 'EACCES' ? 'permission' : 'missing';
+    throw new ImgfuseError(kind, `the key file ${file} cannot be read`, { path: file }, cause);
   }
 }
 

@@ -52,7 +52,7 @@ function helperError(operation: string, mountpoint: string, child: SpawnSyncRetu
   const context = { path: mountpoint, operation };
   const message = `${mountpoint}: ${said === '' ? `fusermount3 could not ${operation} it` : said}`;
   if (/busy/i.test(said)) return new ImgfuseError('busy', message, context, child.error);
-  if (/permi|not allowed|denied|no write access/i.test(said))
+  if (/permi|not allowed|only allowed|denied|no write access/i.test(said))
     return new ImgfuseError('permission', message, context, child.error);
   if (/not found|not mounted/i.test(said)) return new ImgfuseError('missing', message, context, child.error);
   return new ImgfuseError('io', message, context, child.error);

@@ -363,6 +363,35 @@ describe('an ordinary user', () => {
     expect(result.code).toBe(0);
   });
 
+  it('is told which mount options need root or a line in fuse.conf, and has the others', (context) => {
+    requireOrSkip(context, hasCommand('fusermount3') && hasCommand('setpriv'), 'fusermount3 and setpriv');
+    const home = bench.makeDirectory('home');
+    mkdirSync(join(home, 'mnt'));
+    writeFileSync(join(home, 'key'), 'secret', { mode: 0o600 });
+    for (const path of [home, join(home, 'mnt'), bench.runtime]) chownSync(path, NOBODY, NOBODY);
+    const imgfuse = `${process.execPath} ${CLI}`;
+    const result = asNobody(`
+      cd ${home}
+      ${imgfuse} create -q -f qed u.qed 8M
+      ${imgfuse} mount u.qed mnt -o noatime,nodiratime
+      grep " ${home}/mnt " /proc/self/mountinfo
+      ${imgfuse} unmount mnt
+      grep -s -q "^user_allow_other" /etc/fuse.conf && echo allowed
+      ${imgfuse} mount u.qed mnt -o allow_other || echo "allow_other $?"
+      ${imgfuse} mount u.qed mnt --key-file key || echo "closed key $?"
+      ${imgfuse} mount u.qed mnt --key-file nokey || echo "no key $?"
+    `);
+    const sentences = lines(result.stderr);
+    expect(sentences[0]).toMatch(/mounted without nodiratime.*only root/);
+    expect(result.stdout).toMatch(/noatime/);
+    if (!result.stdout.includes('allowed')) {
+      expect(sentences[1]).toMatch(/user_allow_other/);
+      expect(result.stdout).toContain('allow_other 1');
+    }
+    expect(result.stdout).toContain('closed key 1');
+    expect(result.stdout).toContain('no key 32');
+  });
+
   it('is told by one sentence what is not allowed', (context) => {
     requireOrSkip(context, hasCommand('fusermount3') && hasCommand('setpriv'), 'fusermount3 and setpriv');
     const home = bench.makeDirectory('home');
