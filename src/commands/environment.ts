@@ -13,7 +13,7 @@ const INSPECTOR_OPTION = /^--(inspect|debug)(-[a-z-]+)?(=|$)/;
 /** @param debug the inspector stays as the user opened it */
 export async function guardProcess(debug: boolean, log: Log): Promise<void> {
   process.umask(UMASK);
-  attempt('cores of this process are not forbidden', forbidCoreDumps, log);
+  attempt('a program that collects cores may get one of this process', forbidCoreDumps, log);
   // threads that are started from now on inherit it; workers ask for it themselves as well
   attempt('this thread is not marked as an I/O flusher', setIoFlusher, log);
   if (!debug) await closeInspector(log);

@@ -11,7 +11,8 @@ const setrlimitCall = lazyFunction('setrlimit', 'int setrlimit(int resource, con
 /**
  * No core of this process is ever written, neither to a file nor to a program that collects them: the kernel takes a limit
  * of 1 byte as the wish for none at all, whereas 0 still feeds a pipe of core_pattern.
- * @throws ImgfuseError permission where the hard limit is 0 already (then a file is impossible anyway)
+ * @throws ImgfuseError permission where the hard limit is 0 already and the user is an ordinary one: then there is no file, but
+ * a program may get a core
  */
 export function forbidCoreDumps(): void {
   const limit = new Uint8Array(16);

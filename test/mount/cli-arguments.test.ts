@@ -1,6 +1,7 @@
-// How arguments are understood: options that are given twice, names behind --, options in front of the command, completion.
+// How arguments are understood: options that are given twice, names behind --, options in front of the command, completion,
+// and that the manual page has them all.
 
-import { renameSync } from 'node:fs';
+import { readFileSync, renameSync } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { canMountAsRoot, requireOrSkip } from '../support/requirements.ts';
 import { Bench, lines } from './cli-harness.ts';
@@ -100,5 +101,37 @@ describe('completion', () => {
     expect(complete('check', '--')).not.toContain('--workers');
     expect(complete('mount', '--')).toContain('--workers');
     expect(complete('check', '-r', '')).toEqual(['all', 'leaks']);
+  });
+});
+
+describe('the manual page', () => {
+  const page = readFileSync(new URL('../../scripts/man/imgfuse.1', import.meta.url), 'utf8')
+    .replaceAll('\\-', '-')
+    .replace(/\\f[BIR]/g, '');
+  const sections = page.split(/^\.S[SH] /m);
+  const global = ['--output', '--help', '--version'];
+
+  it.each([
+    'mount',
+    'unmount',
+    'remount',
+    'status',
+    'create',
+    'info',
+    'check',
+    'map',
+    'resize',
+  ])('has every option of %s', (command) => {
+    const section = sections.find((each) => each.split('\n')[0]!.split(', ').includes(command)) ?? '';
+    const options = done('--get-yargs-completions', 'imgfuse', command, '--').match(/^--[a-z-]{2,}$/gm) ?? [];
+    expect(options).toEqual(expect.arrayContaining(global));
+    // those of passwords are told once, with the commands that have them
+    const elsewhere = [...global, '--key-file', '--key-env'];
+    expect(options.filter((option) => !elsewhere.includes(option) && !section.includes(option))).toEqual([]);
+  });
+
+  it('has every command', () => {
+    for (const name of ['umount', 'completion', 'help'])
+      expect(page).toMatch(new RegExp(`^.*imgfuse.*\\b${name}\\b`, 'm'));
   });
 });

@@ -221,7 +221,7 @@ describe('one image', () => {
 test('the systemd unit is one that systemd takes, and has the settings that a mount needs', (context) => {
   requireOrSkip(context, hasCommand('systemd-analyze'), 'systemd-analyze');
   const unit = readFileSync(UNIT, 'utf8');
-  for (const setting of ['Type=notify', 'OOMScoreAdjust=-', 'TimeoutStopSec=', 'LimitCORE=0'])
+  for (const setting of ['Type=notify', 'OOMScoreAdjust=-', 'TimeoutStopSec=', 'LimitCORE=1'])
     expect(unit).toContain(setting);
   const copy = bench.path('imgfuse@.service');
   writeFileSync(copy, unit.replaceAll('/usr/local/bin/imgfuse', '/bin/true'));
