@@ -7,7 +7,7 @@ import { ImgfuseError } from '../errors/index.ts';
 import { type CheckReport, checkExitCode, type RepairMode } from '../format/check-report.ts';
 import { EXIT_NO_CHECK, EXIT_USAGE } from './exit-codes.ts';
 import { FORCE_SHARE, FORMAT, lockMode, lookAt, NO_LOCK } from './image-arguments.ts';
-import { answered, complainAbout, type OutputMode, plural, print, printJson } from './output.ts';
+import { answered, complainAbout, type OutputMode, plural, print, printable, printJson } from './output.ts';
 import { Progress } from './progress.ts';
 
 interface CheckArguments {
@@ -62,7 +62,7 @@ function check(args: CheckArguments): number {
           findings.push(finding);
           if (args.output === 'json') return;
           progress.clear();
-          print(finding);
+          print(printable(finding));
         },
         progress: (fraction) => progress.update(fraction),
       }),

@@ -4,7 +4,7 @@ import type { Argv } from 'yargs';
 import { createDisk, inspectDisk } from '../disk/index.ts';
 import { ImgfuseError } from '../errors/index.ts';
 import { splitOptions } from './mount-options.ts';
-import { type OutputMode, print, printJson } from './output.ts';
+import { type OutputMode, print, printable, printJson } from './output.ts';
 import { KEY_OPTIONS, newPasswordOf, type PasswordArguments } from './passwords.ts';
 import { parseSize } from './size.ts';
 
@@ -118,7 +118,7 @@ function report(args: CreateArguments, options: ReadonlyMap<string, string>): vo
       'backing-filename': info.backingFilename,
     });
   } else {
-    print(`Formatting '${args.image}', ${facts.map(([key, value]) => `${key}=${value}`).join(' ')}`);
+    print(printable(`Formatting '${args.image}', ${facts.map(([key, value]) => `${key}=${value}`).join(' ')}`));
   }
 }
 

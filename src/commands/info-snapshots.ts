@@ -1,6 +1,7 @@
 // The internal snapshots of an image as `qemu-img info` shows them, in JSON and in columns.
 
 import type { DiskInfo } from '../disk/index.ts';
+import { printable } from './output.ts';
 import { formatSize } from './size.ts';
 
 type Snapshot = DiskInfo['snapshots'][number];
@@ -46,11 +47,6 @@ function columns(id: string, tag: string, size: string, date: string, vmClock: s
     vmClock.padStart(12),
     icount.padStart(10),
   ].join(' ');
-}
-
-/** A name is what somebody typed, or an image made up: nothing of it acts on a terminal. */
-function printable(text: string): string {
-  return text.replace(/\p{C}/gu, '?');
 }
 
 function localDate(seconds: number): string {

@@ -5,7 +5,7 @@ import { type DiskInfo, inspectDisk } from '../disk/index.ts';
 import { EXIT_OK } from './exit-codes.ts';
 import { FORCE_SHARE, FORMAT, lockMode, lookAt } from './image-arguments.ts';
 import { snapshotJson, snapshotLines } from './info-snapshots.ts';
-import { answered, type OutputMode, print, printJson } from './output.ts';
+import { answered, type OutputMode, print, printable, printJson } from './output.ts';
 import { formatSize } from './size.ts';
 
 interface InfoArguments {
@@ -77,7 +77,7 @@ export function infoText(name: string, info: DiskInfo): string {
     lines.push('Format specific information:');
     lines.push(...factLines(info.specific, 1));
   }
-  return lines.join('\n');
+  return lines.map(printable).join('\n');
 }
 
 /** Facts below each other, the parts of a fact further in, as qemu-img prints them. */

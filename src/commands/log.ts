@@ -3,6 +3,7 @@
 
 import { describeError, ImgfuseError } from '../errors/index.ts';
 import { appendLine, writeLine } from './host-paths.ts';
+import { printableSentence } from './output.ts';
 
 /** the same trouble is told again after this time */
 const REPEAT_MS = 60_000;
@@ -19,7 +20,8 @@ export type Log = (level: LogLevel, sentence: string) => void;
 export function stderrLog(debug: boolean, journal: boolean = process.env['JOURNAL_STREAM'] !== undefined): Log {
   return (level, sentence) => {
     if (level === 'debug' && !debug) return;
-    writeLine(2, journal ? `<${PRIORITY[level]}>${sentence}` : `imgfuse: ${sentence}`);
+    const text = printableSentence(sentence);
+    writeLine(2, journal ? `<${PRIORITY[level]}>${text}` : `imgfuse: ${text}`);
   };
 }
 
@@ -27,7 +29,7 @@ export function stderrLog(debug: boolean, journal: boolean = process.env['JOURNA
 export function fileLog(path: string, debug: boolean): Log {
   return (level, sentence) => {
     if (level === 'debug' && !debug) return;
-    appendLine(path, `${new Date().toISOString()} ${level}: ${sentence}`);
+    appendLine(path, `${new Date().toISOString()} ${level}: ${printableSentence(sentence)}`);
   };
 }
 

@@ -9,7 +9,7 @@ import { readMountTable } from '../fuse/mount-table.ts';
 import { linkTarget, namesIn, readText } from './host-paths.ts';
 import type { Log } from './log.ts';
 import { USERS_COMMAND } from './mount-arguments.ts';
-import { print } from './output.ts';
+import { print, printable } from './output.ts';
 
 const PROCESSES_MAX = 5;
 /** how long the look at other processes may take */
@@ -157,8 +157,10 @@ export function cureForUsers(users: MountUsers): string | null {
   return commands.length === 0 ? null : commands.join('; ');
 }
 
-/** A word for a POSIX shell. */
+/** A word for a POSIX shell; what no screen shows as it is, is written in octal. */
 export function shellQuote(word: string): string {
+  const escaped = word.replace(/[\\']/g, '\\$&');
+  if (printable(word) !== word) return `$'${printable(escaped)}'`;
   return /^[A-Za-z0-9_@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
 }
 

@@ -44,7 +44,7 @@ export function printError(text: string): void {
 
 /** A sentence on stderr, after the name of the program. */
 export function complain(sentence: string): void {
-  printError(`imgfuse: ${sentence}\n`);
+  printError(`imgfuse: ${printableSentence(sentence)}\n`);
 }
 
 /** The one sentence about an error that ends a command; a bug shows its stack, because only that helps to mend it. */
@@ -53,8 +53,25 @@ export function complainAbout(error: unknown): void {
   else complain(`internal error: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`);
 }
 
+/** Control characters, ends of lines, and what turns the direction of a line around. */
+const UNPRINTABLE = /[\p{Cc}\p{Zl}\p{Zp}\p{Bidi_Control}]/gu;
+const STACK_LINE = '\n    at ';
+
+/** A name as one reads it, on one line and without effect on a terminal: the octal of the mount table. JSON has names as they are. */
+export function printable(name: string): string {
+  return name.replace(UNPRINTABLE, (character) =>
+    Array.from(Buffer.from(character), (byte) => `\\${byte.toString(8).padStart(3, '0')}`).join(''),
+  );
+}
+
+/** A sentence with names in it; only the stack of a bug has several lines. */
+export function printableSentence(sentence: string): string {
+  return sentence.split(STACK_LINE).map(printable).join(STACK_LINE);
+}
+
 /** Rows under a heading, each column as wide as its widest cell. */
-export function formatTable(rows: readonly (readonly string[])[]): string {
+export function formatTable(table: readonly (readonly string[])[]): string {
+  const rows = table.map((row) => row.map(printable));
   const widths: number[] = [];
   for (const row of rows) {
     row.forEach((cell, column) => {

@@ -6,7 +6,7 @@ import { ImgfuseError } from '../errors/index.ts';
 import { ControlClient } from './control-socket.ts';
 import { EXIT_MOUNT, EXIT_OK } from './exit-codes.ts';
 import { findTarget } from './mount-target.ts';
-import { complain, type OutputMode, print, printJson } from './output.ts';
+import { complain, type OutputMode, print, printable, printJson } from './output.ts';
 
 interface RemountArguments {
   readonly target: string;
@@ -56,7 +56,7 @@ async function remount(args: RemountArguments): Promise<number> {
   if (args.output === 'json') {
     printJson({ mountpoint, image: record?.image, remounted: result?.remounted === true, error });
   } else if (error === undefined && !args.quiet) {
-    print(`${record?.image} is ${mode} at ${mountpoint}`);
+    print(printable(`${record?.image} is ${mode} at ${mountpoint}`));
   }
   if (error === undefined) return EXIT_OK;
   const state = result?.remounted === true ? `${mountpoint} is ${mode}, but` : `${mountpoint} stays as it was`;

@@ -16,6 +16,7 @@ import { type MountStatus, mountStatus, statusLine } from './mount-status.ts';
 import { describeUsers, findMountUsers, isLettingGo, syncGuests } from './mount-users.ts';
 import { assertMountpoint, deviceAt, sayWhatIsHidden } from './mountpoint.ts';
 import { notifyServiceManager } from './notify.ts';
+import { printable } from './output.ts';
 import type { PasswordOf } from './passwords.ts';
 import { createStopWords, diskGeneration, hasRequestsInHand, setStop } from './request-gate.ts';
 import { type MountRecord, type RuntimeFiles, removeRuntimeFiles, writeRecord } from './runtime-directory.ts';
@@ -117,7 +118,10 @@ export class Supervisor {
       `${image} (${this.#disk.format}, ${readOnly ? 'read-only' : 'read-write'}) is mounted at ${mountpoint}, ` +
         `transport ${transport}, ${workers} workers, process ${process.pid}`,
     );
-    notifyServiceManager(`READY=1\nMAINPID=${process.pid}\nSTATUS=serving ${image} at ${mountpoint}`, this.#log);
+    notifyServiceManager(
+      `READY=1\nMAINPID=${process.pid}\nSTATUS=serving ${printable(image)} at ${printable(mountpoint)}`,
+      this.#log,
+    );
     if (this.#stopReason !== null) void this.#unmount(this.#stopReason);
     return record;
   }

@@ -10,7 +10,7 @@ import { EXIT_MOUNT, EXIT_OK, mountExitCode } from './exit-codes.ts';
 import { pathKind } from './host-paths.ts';
 import { findTarget, type Target } from './mount-target.ts';
 import { cureForUsers, describeUsers, findMountUsers, isLettingGo, shellQuote } from './mount-users.ts';
-import { complain, type OutputMode, print, printJson } from './output.ts';
+import { complain, type OutputMode, print, printable, printJson } from './output.ts';
 import { forgetRecord, type StoredRecord } from './runtime-directory.ts';
 import { forgetForUmount } from './umount-note.ts';
 
@@ -57,7 +57,7 @@ export async function unmount(path: string, options: UnmountOptions): Promise<nu
   if (outcome.error !== undefined) complain(outcome.error);
   for (const note of outcome.notes) complain(note);
   if (outcome.exitCode === EXIT_OK && !options.quiet && options.output === 'human' && outcome.clean) {
-    print(`${outcome.image ?? mountpoint} is closed and clean`);
+    print(printable(`${outcome.image ?? mountpoint} is closed and clean`));
   }
   return outcome.exitCode;
 }

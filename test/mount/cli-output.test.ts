@@ -1,7 +1,7 @@
-// Where the output goes: readers that are gone or slow, and a full disk. A report that got lost is a failure; a mount is none
-// of it.
+// Where the output goes: readers that are gone or slow, a full disk, and a terminal. A report that got lost is a failure, but no
+// mount is.
 
-import { closeSync, existsSync, openSync, readFileSync, writeSync } from 'node:fs';
+import { closeSync, existsSync, openSync, readFileSync, renameSync, writeSync } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { canMountAsRoot, requireOrSkip } from '../support/requirements.ts';
 import { Bench, CLI, exitOf, isRunning, lines, type Result, until } from './cli-harness.ts';
@@ -78,5 +78,25 @@ describe('a mount', () => {
     expect(readFileSync(bench.path('mnt/disk.raw')).length).toBe(8 * 2 ** 20);
     expect(bench.imgfuse('unmount', 'mnt').code).toBe(0);
     expect(await exitOf(child)).toBe(0);
+  });
+});
+
+describe('a name with a line end and an escape sequence in it', () => {
+  it('breaks no table and no sentence, and JSON has it exactly', () => {
+    const name = 'x\n_dev_sda1  \x1b[31m';
+    const shown = 'x\\012_dev_sda1  \\033[31m';
+    renameSync(bench.path('a.qed'), bench.path(name));
+    bench.makeDirectory(`m${name}`);
+    const mountpoint = bench.path(`m${name}`);
+    expect(bench.imgfuse('mount', name, mountpoint).code).toBe(0);
+    const table = bench.imgfuse('status').stdout;
+    expect(table).not.toContain('\x1b');
+    expect(lines(table).filter((line) => line.includes(bench.directory))).toEqual([expect.stringContaining(shown)]);
+    expect(JSON.parse(bench.imgfuse('status', '--output=json', mountpoint).stdout)).toMatchObject([
+      { mountpoint, image: bench.path(name) },
+    ]);
+    expect(lines(bench.imgfuse('mount', name, mountpoint).stderr)).toEqual([expect.stringContaining('\\012')]);
+    expect(bench.imgfuse('unmount', mountpoint)).toEqual({ code: 0, stdout: '', stderr: '' });
+    expect(bench.imgfuse('info', name).stdout.split('\n')[0]).toBe(`image: ${shown}`);
   });
 });

@@ -8,10 +8,11 @@ import { mountExitCode } from '../../../src/commands/exit-codes.ts';
 import { infoJson, infoText } from '../../../src/commands/info.ts';
 import { mapDisk, mapText } from '../../../src/commands/map.ts';
 import { cureForUsers, describeUsers, shellQuote } from '../../../src/commands/mount-users.ts';
-import { formatTable } from '../../../src/commands/output.ts';
+import { formatTable, printable, printableSentence } from '../../../src/commands/output.ts';
 import { plainArguments, prepareArguments } from '../../../src/commands/program.ts';
 import { formatProgress } from '../../../src/commands/progress.ts';
 import { formatSize, parseResize } from '../../../src/commands/size.ts';
+import { statusTable } from '../../../src/commands/status.ts';
 import { ImgfuseError } from '../../../src/errors/index.ts';
 import { emptyCheckReport } from '../../../src/format/check-report.ts';
 
@@ -172,6 +173,49 @@ describe('arguments', () => {
       ['c', ''],
     ]);
     expect(() => parseFormatOptions(['cluster_size'])).toThrow(/key=value/);
+  });
+});
+
+describe('names', () => {
+  const evil = '/a\nb\x1b[2J\x7f\u0085\u2028\u202ec é';
+  const shown = '/a\\012b\\033[2J\\177\\302\\205\\342\\200\\250\\342\\200\\256c é';
+  it('keep what a terminal would act on in octal, as the mount table does', () => {
+    expect(printable(evil)).toBe(shown);
+    expect(printable('/it\'s "a" \\ name')).toBe('/it\'s "a" \\ name');
+    expect(
+      formatTable([
+        ['A', 'B'],
+        [evil, 'x'],
+      ]).split('\n'),
+    ).toHaveLength(2);
+  });
+  it('stay on one line of a sentence, but a stack keeps its own', () => {
+    expect(printableSentence(`${evil} is busy`)).toBe(`${shown} is busy`);
+    expect(printableSentence('Error: x\n    at f (a:1)\n    at g (a:2)')).toBe(
+      'Error: x\n    at f (a:1)\n    at g (a:2)',
+    );
+  });
+  it('of files and of what an image says stay in their place', () => {
+    const info = {
+      filename: evil,
+      format: 'qcow2',
+      virtualSize: 1,
+      clusterSize: 65536,
+      actualSize: 1,
+      dirty: false,
+      backingFilename: evil,
+      specific: { 'data file': evil },
+      snapshots: [],
+    };
+    const lines = infoText(evil, info).split('\n');
+    expect(lines[0]).toBe(`image: ${shown}`);
+    expect(lines).toContain(`backing file: ${shown}`);
+    expect(lines).toContain(`    data file: ${shown}`);
+    expect(infoJson(evil, info)['backing-filename']).toBe(evil);
+    expect(statusTable([{ mountpoint: evil, image: evil, state: 'dead' }]).split('\n')).toHaveLength(2);
+  });
+  it('that a shell would not take from a screen are quoted so that it does', () => {
+    expect(shellQuote("/a\nb\x1b'\\c")).toBe("$'/a\\012b\\033\\'\\\\c'");
   });
 });
 
