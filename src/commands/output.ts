@@ -8,6 +8,10 @@ import { writeText } from './host-paths.ts';
 
 export type OutputMode = 'human' | 'json';
 
+/** said where Node cannot make a relative path absolute */
+const NO_DIRECTORY =
+  'the working directory does not exist any more, and relative paths lead nowhere; give absolute ones';
+
 /** why an answer did not get out; null: it did */
 let lost: NodeJS.ErrnoException | null = null;
 
@@ -50,6 +54,7 @@ export function complain(sentence: string): void {
 /** The one sentence about an error that ends a command; a bug shows its stack, because only that helps to mend it. */
 export function complainAbout(error: unknown): void {
   if (error instanceof ImgfuseError) complain(describeError(error));
+  else if ((error as NodeJS.ErrnoException | null)?.syscall === 'uv_cwd') complain(NO_DIRECTORY);
   else complain(`internal error: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`);
 }
 

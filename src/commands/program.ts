@@ -76,7 +76,8 @@ export function plainArguments(parsed: Readonly<Record<string, unknown>>): Recor
 /** @returns the exit code */
 export async function runProgram(argv: readonly string[]): Promise<number> {
   let exitCode = 0;
-  const parser = configure(yargs(prepareArguments(argv)), argv, (code) => {
+  // '/': yargs would ask for the working directory, which may be gone
+  const parser = configure(yargs(prepareArguments(argv), '/'), argv, (code) => {
     exitCode = code;
   });
   try {

@@ -38,9 +38,10 @@ export const statusCommand = {
 };
 
 async function status(args: StatusArguments): Promise<number> {
-  const all = await Promise.all(listTargets().map(report));
   const wanted = args.mountpoint;
-  const reports = wanted === undefined ? all : all.filter((each) => isNamed(each, wanted));
+  const names = wanted === undefined ? [] : [canonicalEntry(wanted), canonicalPath(wanted)];
+  const all = await Promise.all(listTargets().map(report));
+  const reports = wanted === undefined ? all : all.filter((each) => isNamed(each, names));
   if (wanted !== undefined && reports.length === 0) {
     complain(`${wanted} is not mounted by imgfuse; "imgfuse status" lists what is`);
     return EXIT_USAGE;
@@ -53,8 +54,7 @@ async function status(args: StatusArguments): Promise<number> {
   return answered(EXIT_OK);
 }
 
-function isNamed(report: Report, name: string): boolean {
-  const names = [canonicalEntry(name), canonicalPath(name)];
+function isNamed(report: Report, names: readonly string[]): boolean {
   return names.includes(report.mountpoint) || (report.image !== undefined && names.includes(report.image));
 }
 

@@ -1,10 +1,10 @@
-// How arguments are understood: options that are given twice, names behind --, options in front of the command, completion,
-// and that the manual page has them all.
+// How arguments are understood: options that are given twice, names behind --, options in front of the command, relative
+// paths that lead nowhere, completion, and that the manual page has every option.
 
 import { readFileSync, renameSync } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { canMountAsRoot, requireOrSkip } from '../support/requirements.ts';
-import { Bench, lines } from './cli-harness.ts';
+import { Bench, CLI, lines, type Result } from './cli-harness.ts';
 
 let bench: Bench;
 
@@ -70,6 +70,40 @@ describe('behind --', () => {
     }
     expect(bench.imgfuse('info', '--', 'a.qed', '-U').stderr).toContain('"-U" is one argument too many');
     expect(bench.imgfuse('--', 'status', 'mnt').stderr).toContain('neither a command nor an image called "status"');
+  });
+});
+
+describe('from a working directory that is gone', () => {
+  it('absolute paths work, and relative ones are told why they do not', () => {
+    const image = bench.path('a.qed');
+    const mountpoint = bench.path('mnt');
+    const inDeleted = (...words: readonly string[]): Result => {
+      const gone = bench.makeDirectory('gone');
+      return bench.run('sh', ['-c', 'rmdir "$PWD" && exec "$0" "$@"', process.execPath, CLI, ...words], { cwd: gone });
+    };
+    for (const words of [
+      ['mount', image, mountpoint],
+      ['status', mountpoint],
+      ['remount', '-o', 'rw', mountpoint],
+      ['unmount', mountpoint],
+      ['info', image],
+      ['check', image],
+      ['create', '-f', 'qed', bench.path('b.qed'), '1M'],
+    ]) {
+      expect(inDeleted(...words), words[0]!).toMatchObject({ code: 0, stderr: '' });
+    }
+    for (const words of [
+      ['mount', 'a.qed', mountpoint],
+      ['mount', '--pid-file', 'pid', image, mountpoint],
+      ['unmount', 'mnt'],
+      ['status', 'mnt'],
+      ['info', 'a.qed'],
+    ]) {
+      const { code, stderr } = inDeleted(...words);
+      expect(lines(stderr), words.join(' ')).toEqual([expect.stringMatching(/^imgfuse: (?!internal)/)]);
+      expect(code, words[0]!).not.toBe(0);
+      if (words[0] !== 'info') expect(stderr).toMatch(/working directory does not exist any more/);
+    }
   });
 });
 
