@@ -12,15 +12,18 @@ export type OutputMode = 'human' | 'json';
 const NO_DIRECTORY =
   'the working directory does not exist any more, and relative paths lead nowhere; give absolute ones';
 
-/** why an answer did not get out; null: it did */
-let lost: NodeJS.ErrnoException | null = null;
+/** an answer did not get out, and not because its reader has seen enough (EPIPE) */
+let isLost = false;
 
-/** A line on stdout. */
+/** A line on stdout; that it got lost is told once. */
 export function print(line: string): void {
   try {
     writeText(1, `${line}\n`);
   } catch (error) {
-    lost ??= error as NodeJS.ErrnoException;
+    const { code, message } = error as NodeJS.ErrnoException;
+    if (code === 'EPIPE' || isLost) return;
+    isLost = true;
+    complain(`standard output cannot be written: ${message}`);
   }
 }
 
@@ -29,14 +32,9 @@ export function printJson(value: unknown): void {
   print(JSON.stringify(value, undefined, 4));
 }
 
-/**
- * The exit code of a command that is run for what it prints: a reader that has seen enough (EPIPE) is fine, an answer that
- * was lost otherwise is a failure.
- */
+/** The exit code of a command that is run for what it prints; that of one which changes something says whether that is done. */
 export function answered(exitCode: number): number {
-  if (lost === null || lost.code === 'EPIPE') return exitCode;
-  complain(`standard output cannot be written: ${lost.message}`);
-  return exitCode === EXIT_OK ? EXIT_USAGE : exitCode;
+  return isLost && exitCode === EXIT_OK ? EXIT_USAGE : exitCode;
 }
 
 /** A text on stderr as it is; there is nowhere to tell that it cannot be written. */
