@@ -47,11 +47,13 @@ export function prepareArguments(argv: readonly string[]): string[] {
   if (argv[0] === COMPLETION_OPTION) return [...argv];
   if (argv[0] === 'help') return [...argv.slice(1), '--help'];
   const end = argv.includes('--') ? argv.indexOf('--') : argv.length;
-  const prepared = argv.slice(0, end).flatMap((argument) => {
+  const options = argv.slice(0, end);
+  const isResize = options.includes('resize');
+  const prepared = options.flatMap((argument) => {
     // -oro,allow_other: yargs would read that as many short options
     if (/^-o./.test(argument)) return ['-o', argument.slice(2)];
     // resize IMAGE -1G: that argument is a size and no option
-    return [argv[0] === 'resize' && /^-\d/.test(argument) ? NAME_MARK + argument : argument];
+    return [isResize && /^-\d/.test(argument) ? NAME_MARK + argument : argument];
   });
   return [...prepared, ...argv.slice(end + 1).map((name) => NAME_MARK + name)];
 }

@@ -154,6 +154,7 @@ describe('arguments', () => {
   it('-oLIST is taken apart, and a size with a minus is no option', () => {
     expect(prepareArguments(['mount', '-oro', 'x'])).toEqual(['mount', '-o', 'ro', 'x']);
     expect(prepareArguments(['resize', 'a', '-1G', '--shrink'])).toEqual(['resize', 'a', '\0-1G', '--shrink']);
+    expect(prepareArguments(['--output', 'json', 'resize', 'a', '-1G']).at(-1)).toBe('\0-1G');
     expect(prepareArguments(['check', '-r', 'all'])).toEqual(['check', '-r', 'all']);
   });
   it('what stands behind -- is a name, whatever it begins with', () => {
