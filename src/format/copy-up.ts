@@ -52,15 +52,18 @@ export class CopyUp {
 
   /** @returns bytes that are done: copied, or not in need of it */
   private copyFirst(offset: number, length: number): number {
-    const { clusterSize, lock, mapper, reservations } = this.parts;
+    const { access, clusterSize, lock, mapper, reservations } = this.parts;
     lock.lock();
     try {
+      // the disk may have become smaller since its size was asked for
+      if (offset >= access.virtualSize) return length;
       // without a reservation this is a guess, which saves clusters that are here from an exclusive one
       const guess = mapper.map(offset, length);
       if (guess.status !== 'unallocated') return guess.length;
       const wanted = Math.min(guess.length, Math.max(PIECE_BYTES, clusterSize));
       reservations.acquireBytes(offset, wanted, clusterSize, EXCLUSIVE);
       try {
+        if (offset >= access.virtualSize) return length;
         const { status, length: part } = mapper.map(offset, wanted);
         if (status === 'unallocated') this.copyReserved(offset, part);
         return part;
