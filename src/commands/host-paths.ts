@@ -1,6 +1,7 @@
 // Paths, small files and /proc as the commands need them: the one file of this folder that reads the host's file system.
 // Image files are not touched here (src/host does that), and a path that may be a dead or our own mountpoint is never
-// resolved itself: only its directory is, because looking at the mountpoint would ask its server.
+// resolved itself: only its directory is, because looking at the mountpoint would ask its server. The kernel resolves (native):
+// what Node does itself drops ".." together with the name before it, which may be a symbolic link.
 
 import {
   accessSync,
@@ -50,12 +51,12 @@ export function pathKind(path: string): PathKind {
 
 /** Absolute path with every symbolic link of the directory resolved, but not that of the last component. */
 export function canonicalEntry(path: string): string {
-  const absolute = resolve(path);
-  if (absolute === '/') return absolute;
+  const name = basename(path);
   try {
-    return join(realpathSync(dirname(absolute)), basename(absolute));
+    if (name === '' || name === '.' || name === '..') return realpathSync.native(path);
+    return join(realpathSync.native(dirname(path)), name);
   } catch {
-    return absolute;
+    return resolve(path);
   }
 }
 
@@ -66,7 +67,7 @@ export function canonicalEntry(path: string): string {
 export function canonicalPath(path: string): string {
   if (/^https?:\/\//i.test(path)) return path;
   try {
-    return realpathSync(path);
+    return realpathSync.native(path);
   } catch {
     return resolve(path);
   }

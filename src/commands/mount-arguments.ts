@@ -29,7 +29,10 @@ const WORKERS_DEFAULT_MAX = 16;
 
 /** Everything a mount process needs to know; plain data, with absolute paths. */
 export interface MountRequest {
+  /** without symbolic links: by this it is recorded and found again */
   readonly image: string;
+  /** as the user named it, its directory resolved: relative names in the image count from there */
+  readonly imageName: string;
   readonly mountpoint: string;
   readonly readOnly: boolean;
   readonly foreground: boolean;
@@ -156,6 +159,7 @@ export function mountRequest(parsed: ParsedMountArguments): MountRequest {
   const keyEnv = parsed['key-env'] ?? options.keyEnv;
   return {
     image,
+    imageName: image === parsed.image ? image : canonicalEntry(parsed.image),
     mountpoint: /^\/dev\/fd\/\d+$/.test(parsed.mountpoint) ? parsed.mountpoint : canonicalEntry(parsed.mountpoint),
     readOnly: options.readOnly,
     foreground: parsed.foreground === true || debug,
@@ -179,7 +183,7 @@ export function mountRequest(parsed: ParsedMountArguments): MountRequest {
     ...(options.uid === undefined ? {} : { uid: options.uid }),
     ...(options.gid === undefined ? {} : { gid: options.gid }),
     ...(options.umask === undefined ? {} : { umask: options.umask }),
-    ...(pidFile === undefined ? {} : { pidFile: resolve(pidFile) }),
+    ...(pidFile === undefined ? {} : { pidFile: canonicalEntry(pidFile) }),
   };
 }
 

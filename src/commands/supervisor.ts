@@ -99,7 +99,7 @@ export class Supervisor {
     await this.#control.listen(this.#files.socketPath);
     try {
       if (!request.readOnly) await this.#mode.claimImage();
-      this.#disk = openDisk(request.image, this.#openOptions());
+      this.#disk = openDisk(request.imageName, this.#openOptions());
       sayWhatIsHidden(this.#disk, request, this.#log);
       const crashed = (error: Error): void => this.crash(error);
       this.#serving = await startServing(this.#disk, request, this.#stopWord, this.#first, crashed, this.#log);

@@ -17,33 +17,63 @@ export interface BackingPolicy {
   readonly allowed: readonly string[];
 }
 
+/** An image that names other files. */
+export interface NamingImage {
+  /** by which it was found, symbolic links and all: relative names count from the directory of this */
+  readonly name: string;
+  /** of the file that was opened: it lies in the image's own directory */
+  readonly path: string;
+}
+
+/** A file that an image names, and that may be opened. */
+export interface NamedFile {
+  /** where the image says it is: an absolute path with its symbolic links, or a URL */
+  readonly name: string;
+  /** without symbolic links, for opening: nobody can turn it into something else meanwhile */
+  readonly path: string;
+}
+
 /**
- * What `imageName` means by the backing file name `name`: an absolute path, or a URL. A name below a URL is a URL, whatever
- * it looks like. Nothing is checked.
+ * What an image that was found by `imageName` means by the backing file name `name`: an absolute path, or a URL. A name
+ * below a URL is a URL, whatever it looks like. Nothing is checked.
  */
 export function locateBacking(imageName: string, name: string): string {
   if (isUrl(name)) return name;
-  if (!isUrl(imageName)) return path.resolve(path.dirname(imageName), name);
+  if (!isUrl(imageName)) return locateFile(imageName, name);
   return URL.canParse(name, imageName) ? new URL(name, imageName).href : name;
 }
 
 /**
- * The absolute path, or the URL, of the backing file that `imageName` names `name`, if it may be opened.
- * @throws ImgfuseError permission, missing, usage
+ * As QEMU has it: the name behind the directory of the image's name. ".." stays in it, because what stands before may be a
+ * symbolic link, and then only the kernel knows where it leads.
  */
-export function resolveBacking(imageName: string, name: string, policy: BackingPolicy): string {
-  checkName('backing file', imageName, name, hasPrefix(name) && !isUrl(name));
-  const located = locateBacking(imageName, name);
-  return isUrl(located) ? resolveUrl(imageName, located, policy) : resolveFile('backing file', imageName, name, policy);
+export function locateFile(imageName: string, name: string): string {
+  const joined = path.isAbsolute(name) ? name : `${path.dirname(imageName)}/${name}`;
+  const absolute = path.isAbsolute(joined) ? joined : `${process.cwd()}/${joined}`;
+  const parts = absolute.split('/').filter((part) => part !== '' && part !== '.');
+  return `/${parts.join('/')}`;
 }
 
 /**
- * The absolute path of the external data file that `imagePath` names `name`, if it may be opened: a plain file always.
+ * The backing file that `image` names `name`, if it may be opened.
  * @throws ImgfuseError permission, missing, usage
  */
-export function resolveDataFile(imagePath: string, name: string, policy: BackingPolicy): string {
-  checkName('data file', imagePath, name, hasPrefix(name) || isUrl(imagePath));
-  return resolveFile('data file', imagePath, name, policy);
+export function resolveBacking(image: NamingImage, name: string, policy: BackingPolicy): NamedFile {
+  checkName('backing file', image.name, name, hasPrefix(name) && !isUrl(name));
+  const located = locateBacking(image.name, name);
+  if (!isUrl(located)) return { name: located, path: resolveFile('backing file', image, located, policy) };
+  const url = resolveUrl(image.name, located, policy);
+  return { name: url, path: url };
+}
+
+/**
+ * The external data file that `image` names `name`, if it may be opened: a plain file always.
+ * @returns its absolute path without symbolic links
+ * @throws ImgfuseError permission, missing, usage
+ */
+export function resolveDataFile(image: NamingImage, name: string, policy: BackingPolicy): string {
+  checkName('data file', image.name, name, hasPrefix(name) || isUrl(image.name));
+  return resolveFile('data file', image, locateFile(image.name, name), policy);
 }
 
 /** What else to do when a file that an image refers to is gone. */
@@ -93,31 +123,29 @@ export function allowedUrls(allowed: readonly string[]): string[] {
   return allowed.filter(isUrl).map((place) => parseUrl(place).href);
 }
 
-function resolveFile(what: keyof typeof CURES, imagePath: string, name: string, policy: BackingPolicy): string {
-  const directory = path.dirname(realPath(imagePath));
-  const wanted = path.resolve(directory, name);
+function resolveFile(what: keyof typeof CURES, image: NamingImage, wanted: string, policy: BackingPolicy): string {
   let real: string;
   try {
     real = realPath(wanted);
   } catch (error) {
     throw new ImgfuseError(
       'missing',
-      `the ${what} ${wanted} of ${imagePath} does not exist; ${CURES[what]}`,
+      `the ${what} ${wanted} of ${image.name} does not exist; ${CURES[what]}`,
       { path: wanted },
       error,
     );
   }
   const directories = policy.allowed.filter((entry) => !isUrl(entry));
-  const allowed = [directory, ...directories.map((entry) => realPath(entry))];
+  const allowed = [path.dirname(realPath(image.path)), ...directories.map((entry) => realPath(entry))];
   if (!allowed.some((entry) => isInside(real, entry))) {
     throw refusal(
-      imagePath,
+      image.name,
       `its ${what} ${real} lies outside the image's own directory; add --allow-backing ${path.dirname(real)}`,
     );
   }
   if (isRegularFile(real)) return real;
   throw refusal(
-    imagePath,
+    image.name,
     `its ${what} ${real} is no regular file, and nothing else is opened; put a regular file with its content in its place`,
   );
 }

@@ -1,12 +1,11 @@
 // Creating an image file. Whatever fails, no half-made file stays behind, and an existing file is never overwritten.
 
-import { dirname, resolve } from 'node:path';
 import { ImgfuseError } from '../errors/index.ts';
 import { storeCopyOnRead } from '../host/copy-on-read-default.ts';
 import { isUrl, parseUrl } from '../host/http/url.ts';
 import { isRegularFile, removeFile } from '../host/paths.ts';
 import { PosixHostFile } from '../host/posix-file.ts';
-import { locateBacking } from './backing-policy.ts';
+import { locateBacking, locateFile } from './backing-policy.ts';
 import { openDisk } from './open.ts';
 import { formatByName } from './registry.ts';
 
@@ -45,7 +44,7 @@ export function createDisk(imagePath: string, format: string, options: CreateDis
       password: options.password,
       createDataFile: (name) => {
         // where openDisk looks for it; qemu-img takes its working directory
-        const dataFile = PosixHostFile.create(resolve(dirname(imagePath), name), false);
+        const dataFile = PosixHostFile.create(locateFile(imagePath, name), false);
         dataFiles.push(dataFile);
         return dataFile;
       },

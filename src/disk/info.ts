@@ -17,7 +17,7 @@ export interface DiskInfo {
   readonly dirty: boolean;
   /** as stored in the image */
   readonly backingFilename?: string;
-  /** absolute path, or URL */
+  /** absolute path with its symbolic links, or URL */
   readonly fullBackingFilename?: string;
   readonly backingFormat?: string;
   readonly snapshots: readonly SnapshotDetails[];

@@ -8,7 +8,7 @@ import { isCopyOnReadStored } from '../host/copy-on-read-default.ts';
 import type { FileIdentity, HostFile } from '../host/host-file.ts';
 import { type LockMode, lockImage, writerOf } from '../host/image-locks.ts';
 import { PosixHostFile } from '../host/posix-file.ts';
-import { allowedUrls, MAX_CHAIN_DEPTH, resolveBacking, resolveDataFile } from './backing-policy.ts';
+import { allowedUrls, MAX_CHAIN_DEPTH, type NamingImage, resolveBacking, resolveDataFile } from './backing-policy.ts';
 import { CopyOnRead, createCopyOnReadState } from './copy-on-read.ts';
 import { type NamedBy, openImageFile } from './image-file.ts';
 import { formatByName, probeFormat } from './registry.ts';
@@ -143,21 +143,21 @@ class ChainOpener {
       if (lazyRefcounts === true && format.name !== 'qcow2') {
         throw new ImgfuseError('usage', `${path} is a ${format.name} image, and lazy_refcounts is for qcow2`, { path });
       }
-      return this.openImage(file, format, readOnly, named === undefined);
+      return this.openImage(path, file, format, readOnly, named === undefined);
     } catch (error) {
       for (const file of this.opened) file.close();
       throw error;
     }
   }
 
-  private openBacking(overlay: HostFile, reference: BackingReference): Image {
+  private openBacking(overlay: NamingImage, reference: BackingReference): Image {
     if (this.images >= MAX_CHAIN_DEPTH) {
       throw new ImgfuseError(
         'limit',
         `the backing chain of ${this.opened[0]!.path} has more than ${MAX_CHAIN_DEPTH} images`,
       );
     }
-    const path = resolveBacking(overlay.path, reference.name, { allowed: this.options.allowBacking ?? [] });
+    const { name, path } = resolveBacking(overlay, reference.name, { allowed: this.options.allowBacking ?? [] });
     const file = this.openFile(path, true, 'image');
     const format = reference.format === undefined ? probeFormat(file) : formatByName(reference.format);
     if (reference.format === undefined && format.name === 'raw') {
@@ -168,11 +168,11 @@ class ChainOpener {
         { path: overlay.path },
       );
     }
-    return this.openImage(file, format, true, false);
+    return this.openImage(name, file, format, true, false);
   }
 
-  private openDataFile(image: HostFile, name: string, readOnly: boolean): HostFile {
-    const path = resolveDataFile(image.path, name, { allowed: this.options.allowBacking ?? [] });
+  private openDataFile(image: NamingImage, name: string, readOnly: boolean): HostFile {
+    const path = resolveDataFile(image, name, { allowed: this.options.allowBacking ?? [] });
     return this.openFile(path, readOnly, 'image');
   }
 
@@ -206,13 +206,14 @@ class ChainOpener {
     }
   }
 
-  private openImage(file: HostFile, format: ImageFormat, readOnly: boolean, probed: boolean): Image {
+  private openImage(name: string, file: HostFile, format: ImageFormat, readOnly: boolean, probed: boolean): Image {
     const { options } = this;
+    const image: NamingImage = { name, path: file.path };
     this.images++;
     return format.open(file, {
       readOnly,
-      openBacking: (reference) => this.openBacking(file, reference),
-      openDataFile: (name) => this.openDataFile(file, name, readOnly),
+      openBacking: (reference) => this.openBacking(image, reference),
+      openDataFile: (dataFile) => this.openDataFile(image, dataFile, readOnly),
       password: options.password,
       log: options.log ?? (() => undefined),
       tableCacheBytes: options.tableCacheBytes ?? DEFAULT_TABLE_CACHE_BYTES,

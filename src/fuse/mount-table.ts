@@ -101,11 +101,13 @@ export function findAnyMount(path: string): MountEntry | undefined {
  * @throws ImgfuseError missing when the parent does not exist
  */
 export function canonicalMountpoint(path: string): string {
-  const absolute = resolve(path);
-  if (absolute === '/') return absolute;
+  const name = basename(path);
   try {
-    return join(fs.realpathSync(dirname(absolute)), basename(absolute));
+    // native: ".." behind a symbolic link is what it is to the kernel
+    if (name === '' || name === '.' || name === '..') return fs.realpathSync.native(path);
+    return join(fs.realpathSync.native(dirname(path)), name);
   } catch (cause) {
+    const absolute = resolve(path);
     throw new ImgfuseError('missing', `${absolute} does not exist`, { path: absolute }, cause);
   }
 }

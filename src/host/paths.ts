@@ -3,10 +3,10 @@
 import * as fs from 'node:fs';
 import { hostError } from './posix-file.ts';
 
-/** Absolute path without symbolic links. Throws missing, permission. */
+/** Absolute path without symbolic links; ".." is what it is to the kernel. Throws missing, permission. */
 export function realPath(path: string): string {
   try {
-    return fs.realpathSync(path);
+    return fs.realpathSync.native(path);
   } catch (error) {
     throw hostError(error, path, 'realpath');
   }

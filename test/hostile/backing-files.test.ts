@@ -97,12 +97,29 @@ describe('a backing file outside the directory of the image', () => {
     }
   });
 
-  test('an image that is opened through a symbolic link finds its backing file beside the real one', () => {
+  test('beside a symbolic link to the image is found as QEMU finds it, and refused unless that directory was allowed', () => {
     writeFileSync(join(folder, 'base.raw'), Buffer.alloc(65536, 0x33));
     rawBacking('base.raw', { empty: true });
     const link = join(outside, 'link.qed');
     symlinkSync(image, link);
+    const missing = `${join(outside, 'base.raw')} of ${link} does not exist`;
+    expect(() => openDisk(link, { readOnly: true })).toThrow(missing);
+    writeFileSync(join(outside, 'base.raw'), Buffer.alloc(65536, 0x44));
+    expect(() => openDisk(link, { readOnly: true })).toThrow(`lies outside the image's own directory`);
+    expect(withDisk(link, { readOnly: true, allowBacking: [outside] }, readAll)[0]).toBe(0x44);
+    // a link that leads back into the directory of the image
+    execFileSync('ln', ['-sf', join(folder, 'base.raw'), join(outside, 'base.raw')]);
     expect(withDisk(link, { readOnly: true }, readAll)[0]).toBe(0x33);
+  });
+
+  test('is refused where ".." leads out through a link to a directory, and found where it leads back', () => {
+    mkdirSync(join(outside, 'sub'));
+    symlinkSync(join(outside, 'sub'), join(folder, 'dir'));
+    writeFileSync(join(folder, 'secret'), Buffer.alloc(65536, 0x33));
+    rawBacking('dir/../secret');
+    expect(refusal('permission')).toContain(join(outside, 'secret'));
+    rawBacking(`dir/../../${basename(folder)}/secret`, { empty: true });
+    expect(withDisk(image, { readOnly: true }, readAll)[0]).toBe(0x33);
   });
 });
 

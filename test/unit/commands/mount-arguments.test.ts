@@ -1,8 +1,11 @@
 // The fast parser of mount, and the request that comes out of it.
 
+import { mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
+import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { mountRequest, parseMountArguments } from '../../../src/commands/mount-arguments.ts';
+import { makeTemporaryDirectory, removeTemporaryDirectory } from '../../support/temporary.ts';
 
 function request(...argv: readonly string[]): ReturnType<typeof mountRequest> {
   const parsed = parseMountArguments(argv);
@@ -38,6 +41,25 @@ describe('mountRequest', () => {
     for (const path of [relative.image, relative.mountpoint, relative.pidFile!, ...relative.allowBacking]) {
       expect(path).toMatch(/^\//);
     }
+  });
+  it('finds what ".." means behind a symbolic link as the kernel does, and keeps the name of an image that is a link', () => {
+    const folder = makeTemporaryDirectory();
+    mkdirSync(join(folder, 'real/deep'), { recursive: true });
+    symlinkSync('real/deep', join(folder, 'symdir'));
+    writeFileSync(join(folder, 'real/disk.qed'), '');
+    symlinkSync('real/disk.qed', join(folder, 'link.qed'));
+    const paths = request(`${folder}/symdir/../disk.qed`, `${folder}/symdir/..`, '--pid-file', `${folder}/symdir/../p`);
+    expect(paths).toMatchObject({
+      image: join(folder, 'real/disk.qed'),
+      imageName: join(folder, 'real/disk.qed'),
+      mountpoint: join(folder, 'real'),
+      pidFile: join(folder, 'real/p'),
+    });
+    expect(request(join(folder, 'link.qed'), '/m')).toMatchObject({
+      image: join(folder, 'real/disk.qed'),
+      imageName: join(folder, 'link.qed'),
+    });
+    removeTemporaryDirectory(folder);
   });
   it('keeps an inherited descriptor as it is', () => {
     expect(request('/i', '/dev/fd/7').mountpoint).toBe('/dev/fd/7');

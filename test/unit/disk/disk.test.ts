@@ -1,7 +1,17 @@
 // The disk layer over files: creating leaves no half-made file, opening returns a working disk or nothing, closing always
 // gives files and locks back, and another thread's object sees the same disk.
 
-import { existsSync, readdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  realpathSync,
+  symlinkSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import {
@@ -114,6 +124,60 @@ describe('creating', () => {
       fullBackingFilename: join(folder, 'base.raw'),
       backingFormat: 'raw',
     });
+  });
+});
+
+describe('".." in a backing name behind a directory that is a symbolic link', () => {
+  const MEBIBYTE = 1024 * 1024;
+  const lengths = { 'base.raw': MEBIBYTE, 'real/base.raw': 8 * MEBIBYTE, 'links/base.raw': 2 * MEBIBYTE } as const;
+  let overlay: string;
+
+  beforeEach(() => {
+    for (const name of ['real/deep', 'links/deep']) mkdirSync(join(folder, name), { recursive: true });
+    symlinkSync('real/deep', join(folder, 'symdir'));
+    for (const [name, length] of Object.entries(lengths)) {
+      writeFileSync(join(folder, name), '');
+      truncateSync(join(folder, name), length);
+    }
+    overlay = join(folder, 'symdir', 'ov.qed');
+    const options = { size: undefined, options: NO_OPTIONS, backing: '../base.raw', backingFormat: 'raw' };
+    expect(createDisk(overlay, 'qed', options).virtualSize).toBe(lengths['real/base.raw']);
+  });
+
+  /** What info names, and what is opened as the backing file of an image under a name. */
+  function backingFilesOf(name: string): string[] {
+    const disk = openDisk(name, { readOnly: true, allowBacking: [folder] });
+    try {
+      return [realpathSync.native(inspectDisk(name).fullBackingFilename!), ...disk.status().backing];
+    } finally {
+      disk.close();
+    }
+  }
+
+  test('leads to the parent of what the link points to, for create, info and open', () => {
+    const base = join(folder, 'real/base.raw');
+    expect(backingFilesOf(overlay)).toEqual([base, base]);
+    expect(backingFilesOf(join(folder, 'real/deep/ov.qed'))).toEqual([base, base]);
+  });
+
+  test('counts from the directory of the name where the image itself is a link, as for QEMU', () => {
+    symlinkSync(overlay, join(folder, 'links/deep/link.qed'));
+    const base = join(folder, 'links/base.raw');
+    expect(backingFilesOf(join(folder, 'links/deep/link.qed'))).toEqual([base, base]);
+  });
+
+  test('leads there from a backing file that is a link, too', () => {
+    symlinkSync(overlay, join(folder, 'links/deep/link.qed'));
+    writeQed(image, { backing: 'links/deep/link.qed' });
+    const disk = openDisk(image, { readOnly: true, allowBacking: [folder] });
+    expect(disk.status().backing).toEqual([join(folder, 'real/deep/ov.qed'), join(folder, 'links/base.raw')]);
+    disk.close();
+  });
+
+  test('in the name of the image itself means what it means to the kernel', () => {
+    const name = `${folder}/symdir/../deep/ov.qed`;
+    const base = join(folder, 'real/base.raw');
+    expect(backingFilesOf(name)).toEqual([base, base]);
   });
 });
 
