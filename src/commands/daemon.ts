@@ -1,10 +1,11 @@
 // Starts the mount process detached and waits for its report. Nothing is forked: the process starts itself anew, so no
-// thread, lock or descriptor is inherited by accident, and it outlives the terminal.
+// thread, lock or descriptor is inherited by accident, not even one of whoever started this one, and it outlives the terminal.
 // Invariant: the caller gets exit code 0 only after the mount has answered.
 
 import { spawn } from 'node:child_process';
 import { environmentWithoutInspector, nodeOptions } from './environment.ts';
 import { EXIT_SYSTEM } from './exit-codes.ts';
+import { closeDescriptor, inheritableDescriptors, openNothing } from './host-paths.ts';
 import { DAEMON_COMMAND, type MountRequest } from './mount-arguments.ts';
 import { complain, printJson } from './output.ts';
 import { ask, givenPassword } from './passwords.ts';
@@ -30,14 +31,19 @@ export interface PasswordMessage {
 
 const FIRST_FREE_DESCRIPTOR = 3;
 
-/** stdin, stdout, stderr closed; the report channel; and the descriptor of a mount made by mount.fuse3, under its number. */
-function descriptorsFor(mountpoint: string): ('ignore' | 'ipc' | number)[] {
-  const inherited = /^\/dev\/fd\/(\d+)$/.exec(mountpoint)?.[1];
+/**
+ * stdin, stdout, stderr closed; the report channel; and the descriptor of a mount made by mount.fuse3, under its number. What
+ * else was open when this program started, such as the file of a lock, is covered: the mount would hold it for all its life.
+ */
+function descriptorsFor(mountpoint: string, nothing: number): ('ignore' | 'ipc' | number)[] {
   const descriptors: ('ignore' | 'ipc' | number)[] = ['ignore', 'ignore', 'ignore'];
-  if (inherited !== undefined && Number(inherited) >= FIRST_FREE_DESCRIPTOR) {
-    while (descriptors.length < Number(inherited)) descriptors.push('ignore');
-    descriptors.push(Number(inherited));
-  }
+  const put = (descriptor: number, file: number): void => {
+    while (descriptors.length < descriptor) descriptors.push('ignore');
+    descriptors[descriptor] = file;
+  };
+  for (const inherited of inheritableDescriptors()) put(inherited, nothing);
+  const given = Number(/^\/dev\/fd\/(\d+)$/.exec(mountpoint)?.[1] ?? 0);
+  if (given >= FIRST_FREE_DESCRIPTOR) put(given, given);
   const report = descriptors.indexOf('ignore', FIRST_FREE_DESCRIPTOR);
   if (report < 0) descriptors.push('ipc');
   else descriptors[report] = 'ipc';
@@ -66,6 +72,7 @@ function spawnOnce(
   passwords: PasswordMessage | null,
 ): Promise<number | { readonly passwordNeeded: string }> {
   return new Promise((resolve) => {
+    const nothing = openNothing();
     const child = spawn(
       process.execPath,
       [
@@ -78,9 +85,10 @@ function spawnOnce(
         detached: true,
         cwd: '/',
         env: environmentWithoutInspector(process.env),
-        stdio: descriptorsFor(request.mountpoint),
+        stdio: descriptorsFor(request.mountpoint, nothing),
       },
     );
+    closeDescriptor(nothing);
     if (passwords !== null) child.send(passwords, () => undefined);
     // the child has a session of its own: what ends us must end it, or a mount appears that nobody expects
     const forward = (signal: NodeJS.Signals): void => {

@@ -30,6 +30,8 @@ import { ERRNO } from '../errors/index.ts';
 
 /** how long a full pipe is left to its reader before it is tried again */
 const FULL_PIPE_MS = 5;
+/** Of open(2), as /proc shows it; Node has no name for it. */
+const O_CLOEXEC = 0o2000000;
 
 /** Entry type at a path; 'dead' is a mountpoint whose server is gone. */
 export type PathKind = 'directory' | 'file' | 'symlink' | 'dead' | 'missing' | 'unreachable' | 'other';
@@ -144,7 +146,24 @@ export function openTerminal(): number | null {
   }
 }
 
-export function closeTerminal(descriptor: number): void {
+/** Descriptors from 3 on that a program started by this one would have open, too: whoever started this one left them open. */
+export function inheritableDescriptors(): number[] {
+  // Node opens its own with O_CLOEXEC, and sets it for those that it was started with up to 15
+  const isKept = (descriptor: number): boolean => {
+    const flags = /^flags:\s*([0-7]+)$/m.exec(readText(`/proc/self/fdinfo/${descriptor}`) ?? '')?.[1];
+    return flags !== undefined && (Number.parseInt(flags, 8) & O_CLOEXEC) === 0;
+  };
+  return namesIn('/proc/self/fd')
+    .map(Number)
+    .filter((descriptor) => descriptor > 2 && isKept(descriptor));
+}
+
+/** The empty device, to stand for a file in a program that is started. */
+export function openNothing(): number {
+  return openSync('/dev/null', 'r');
+}
+
+export function closeDescriptor(descriptor: number): void {
   closeSync(descriptor);
 }
 

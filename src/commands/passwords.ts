@@ -4,7 +4,7 @@
 
 import { spawnSync } from 'node:child_process';
 import { ImgfuseError } from '../errors/index.ts';
-import { closeTerminal, openTerminal, readBytes } from './host-paths.ts';
+import { closeDescriptor, openTerminal, readBytes } from './host-paths.ts';
 
 /** cryptsetup takes key files of 8 MiB at most. */
 const MAX_KEY_BYTES = 8 * 1024 * 1024;
@@ -133,6 +133,6 @@ function prompt(question: string): Uint8Array | null {
     if (status === 0) return new Uint8Array(stdout);
     throw new ImgfuseError('permission', 'no password was given at the terminal');
   } finally {
-    closeTerminal(terminal);
+    closeDescriptor(terminal);
   }
 }

@@ -356,6 +356,29 @@ describe('a daemon', () => {
     expect(bench.imgfuse('unmount', 'mnt').code).toBe(0);
   });
 
+  /** Mounts from a shell that has taken a lock on descriptor 200; those up to 15 Node closes itself. */
+  const MOUNT_UNDER_LOCK = 'exec 200>lock && flock -n 200 && exec "$0" "$@"';
+  const fileAt200 = (pid: number): string => linkOf(`/proc/${pid}/fd/200`);
+
+  it('keeps nothing open that its starter had open', (context) => {
+    requireOrSkip(context, hasCommand('flock') && hasCommand('bash'), 'flock and bash');
+    const parameters = ['-c', MOUNT_UNDER_LOCK, process.execPath, CLI, 'mount', 'a.qed', 'mnt'];
+    expect(bench.run('bash', parameters)).toEqual({ code: 0, stdout: '', stderr: '' });
+    expect(fileAt200(bench.daemonPid())).not.toBe(bench.path('lock'));
+    expect(bench.run('flock', ['-n', 'lock', 'true']).code).toBe(0);
+    expect(bench.imgfuse('unmount', 'mnt').code).toBe(0);
+  });
+
+  it('in the foreground keeps open what its starter had open', async (context) => {
+    requireOrSkip(context, hasCommand('flock') && hasCommand('bash'), 'flock and bash');
+    const parameters = ['-c', MOUNT_UNDER_LOCK, process.execPath, CLI, 'mount', '-f', 'a.qed', 'mnt'];
+    const child = spawn('bash', parameters, { cwd: bench.directory, env: bench.environment(), stdio: 'ignore' });
+    await until(() => existsSync(bench.path('mnt/disk.raw')), 'the mount');
+    expect(fileAt200(child.pid!)).toBe(bench.path('lock'));
+    child.kill('SIGTERM');
+    expect(await exitOf(child)).toBe(0);
+  });
+
   it('that was started by a command that died at once unmounts again, or has not mounted', async () => {
     const parent = spawn(process.execPath, [CLI, 'mount', 'a.qed', 'mnt'], {
       cwd: bench.directory,
