@@ -9,7 +9,7 @@ import { closeDescriptor, inheritableDescriptors, openNothing } from './host-pat
 import { DAEMON_COMMAND, type MountRequest } from './mount-arguments.ts';
 import { complain, printJson } from './output.ts';
 import { ask, givenPassword } from './passwords.ts';
-import { type MountRecord, recordJson } from './runtime-directory.ts';
+import { type MountRecord, recordJson, withRuntimeDirectory } from './runtime-directory.ts';
 
 /** What the mount process reports to the one that started it. */
 export type DaemonReport =
@@ -84,7 +84,7 @@ function spawnOnce(
       {
         detached: true,
         cwd: '/',
-        env: environmentWithoutInspector(process.env),
+        env: withRuntimeDirectory(environmentWithoutInspector(process.env)),
         stdio: descriptorsFor(request.mountpoint, nothing),
       },
     );

@@ -4,7 +4,7 @@
 // say of that user's own processes and mounts, and nothing of theirs is ever changed or waited for on the way.
 
 import { randomBytes } from 'node:crypto';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import { ImgfuseError } from '../errors/index.ts';
 import {
   makePrivateDirectory,
@@ -57,10 +57,22 @@ export function ownUid(): number {
   return process.getuid?.() ?? 0;
 }
 
+/** The runtime directory that the user has chosen, absolute. */
+function chosenDirectory(environment: NodeJS.ProcessEnv): string | undefined {
+  const chosen = environment['IMGFUSE_RUNTIME_DIR'];
+  return chosen === undefined || chosen === '' ? undefined : resolve(chosen);
+}
+
+/** The environment for a process with another working directory: the runtime directory stays the one that it is here. */
+export function withRuntimeDirectory(environment: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
+  const chosen = chosenDirectory(environment);
+  return chosen === undefined ? environment : { ...environment, IMGFUSE_RUNTIME_DIR: chosen };
+}
+
 /** Where this user's mounts are recorded, best place first. */
 export function ownDirectories(environment: NodeJS.ProcessEnv = process.env, uid: number = ownUid()): string[] {
-  const chosen = environment['IMGFUSE_RUNTIME_DIR'];
-  if (chosen !== undefined && chosen !== '') return [chosen];
+  const chosen = chosenDirectory(environment);
+  if (chosen !== undefined) return [chosen];
   if (uid === 0) return ['/run/imgfuse'];
   const directories: string[] = [];
   const session = environment['XDG_RUNTIME_DIR'];
@@ -76,7 +88,7 @@ function directoriesOfUser(uid: number): string[] {
 /** Every directory whose mounts this user may ask about: their own, and for root everybody's. */
 function readableDirectories(): string[] {
   const own = ownDirectories();
-  if (ownUid() !== 0 || process.env['IMGFUSE_RUNTIME_DIR'] !== undefined) return own;
+  if (ownUid() !== 0 || chosenDirectory(process.env) !== undefined) return own;
   const sessions = namesIn('/run/user').map((uid) => `/run/user/${uid}/imgfuse`);
   const temporary = namesIn('/tmp').filter((name) => /^imgfuse-\d+$/.test(name));
   return [...own, ...sessions, ...temporary.map((name) => `/tmp/${name}`)];

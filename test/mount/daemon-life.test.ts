@@ -379,6 +379,13 @@ describe('a daemon', () => {
     expect(await exitOf(child)).toBe(0);
   });
 
+  it('keeps its files in a runtime directory that is given relative to where the command is run', () => {
+    const relative = { IMGFUSE_RUNTIME_DIR: './run' };
+    expect(bench.runCli(['mount', 'a.qed', 'mnt'], relative)).toEqual({ code: 0, stdout: '', stderr: '' });
+    expect(bench.records()).toMatchObject([{ mountpoint: bench.path('mnt') }]);
+    expect(bench.runCli(['unmount', 'mnt'], relative)).toEqual({ code: 0, stdout: '', stderr: '' });
+  });
+
   it('that was started by a command that died at once unmounts again, or has not mounted', async () => {
     const parent = spawn(process.execPath, [CLI, 'mount', 'a.qed', 'mnt'], {
       cwd: bench.directory,
