@@ -3,12 +3,13 @@
 // resolved itself: only its directory is, because looking at the mountpoint would ask its server. The kernel resolves (native):
 // what Node does itself drops ".." together with the name before it, which may be a symbolic link.
 
+import { randomBytes } from 'node:crypto';
 import {
   accessSync,
   appendFileSync,
-  chmodSync,
   closeSync,
   constants,
+  fchmodSync,
   fstatSync,
   lstatSync,
   mkdirSync,
@@ -211,15 +212,25 @@ export function makePrivateDirectory(path: string): void {
   mkdirSync(path, { recursive: true, mode: 0o700 });
 }
 
-export function setMode(path: string, mode: number): void {
-  chmodSync(path, mode);
-}
-
-/** Writes a file that appears with its whole content or not at all. */
+/**
+ * Writes a file that appears with its whole content or not at all, whatever the umask. Others may write in its directory:
+ * nobody knows the name it has before, and no link is followed. @throws what the host says; then nothing is left
+ */
 export function writeWhole(path: string, content: string, mode: number): void {
-  const temporary = `${path}.tmp`;
-  writeFileSync(temporary, content, { mode });
-  renameSync(temporary, path);
+  const temporary = `${path}.${randomBytes(8).toString('hex')}`;
+  const descriptor = openSync(temporary, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL, mode);
+  try {
+    try {
+      fchmodSync(descriptor, mode);
+      writeFileSync(descriptor, content);
+    } finally {
+      closeSync(descriptor);
+    }
+    renameSync(temporary, path);
+  } catch (error) {
+    removeFile(temporary);
+    throw error;
+  }
 }
 
 /** Adds a line to a log; a full or vanished log never stops the writer. */

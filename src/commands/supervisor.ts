@@ -8,7 +8,7 @@ import { type OpenDiskOptions, openDisk, type VirtualDisk } from '../disk/index.
 import { describeError, ERRNO, errnoOf, ImgfuseError } from '../errors/index.ts';
 import { type CloseResult, ControlServer } from './control-socket.ts';
 import type { HandoverParts } from './handover.ts';
-import { processStartTime, removeFile, setMode, writeWhole } from './host-paths.ts';
+import { processStartTime, removeFile } from './host-paths.ts';
 import type { Log } from './log.ts';
 import type { MountRequest } from './mount-arguments.ts';
 import { MountMode } from './mount-mode.ts';
@@ -18,6 +18,7 @@ import { assertMountpoint, deviceAt, sayWhatIsHidden } from './mountpoint.ts';
 import { notifyServiceManager } from './notify.ts';
 import { printable } from './output.ts';
 import type { PasswordOf } from './passwords.ts';
+import { removePidFile, writePidFile } from './pid-file.ts';
 import { createStopWords, diskGeneration, hasRequestsInHand, setStop } from './request-gate.ts';
 import { type MountRecord, type RuntimeFiles, removeRuntimeFiles, writeRecord } from './runtime-directory.ts';
 import { type Serving, startServing } from './serving.ts';
@@ -141,7 +142,7 @@ export class Supervisor {
       this.#log('error', `${this.#request.image} was not closed clean: ${error}`);
       removeRuntimeFiles(this.#files);
     }
-    if (this.#request.pidFile !== undefined) removeFile(this.#request.pidFile);
+    if (this.#request.pidFile !== undefined) removePidFile(this.#request.pidFile);
     await this.#finish(error === null ? { closed: true, clean: true } : { closed: true, clean: false, error });
     return error === null ? 0 : 1;
   }
@@ -407,14 +408,4 @@ export class Supervisor {
 
 function usedBy(users: string | null): string {
   return users === null ? '' : ` by ${users}`;
-}
-
-function writePidFile(path: string): void {
-  try {
-    writeWhole(path, `${process.pid}\n`, 0o644);
-    // others may read it, whatever the umask
-    setMode(path, 0o644);
-  } catch (cause) {
-    throw new ImgfuseError('io', `the pid file ${path} cannot be written`, { path }, cause);
-  }
 }

@@ -11,6 +11,7 @@ import {
   readlinkSync,
   readSync,
   statSync,
+  symlinkSync,
   writeFileSync,
   writeSync,
 } from 'node:fs';
@@ -118,6 +119,35 @@ describe('mount', () => {
     expect(readFileSync(bench.path('mount.pid'), 'utf8')).toBe(`${pid}\n`);
     expect(bench.imgfuse('unmount', 'mnt').code).toBe(0);
     expect(existsSync(bench.path('mount.pid'))).toBe(false);
+  });
+
+  it('removes a pid file only while it holds its own process id', () => {
+    const first = mount('--pid-file', 'mount.pid');
+    bench.makeDirectory('mnt2');
+    bench.imgfuse('create', '-f', 'qed', 'b.qed', '1M');
+    expect(bench.imgfuse('mount', 'b.qed', 'mnt2', '--pid-file', 'mount.pid').code).toBe(0);
+    expect(bench.imgfuse('unmount', 'mnt').code).toBe(0);
+    expect(Number(readFileSync(bench.path('mount.pid'), 'utf8'))).not.toBe(first);
+    expect(bench.imgfuse('unmount', 'mnt2').code).toBe(0);
+    expect(existsSync(bench.path('mount.pid'))).toBe(false);
+  });
+
+  it('writes a pid file through no link, and over nothing but a regular file', () => {
+    writeFileSync(bench.path('precious'), 'precious');
+    for (const name of ['mount.pid.tmp', 'link']) symlinkSync('precious', bench.path(name));
+    bench.makeDirectory('directory');
+    execFileSync('mkfifo', [bench.path('fifo')]);
+    const before = readdirSync(bench.directory);
+    for (const name of ['link', 'directory', 'fifo']) {
+      const { code, stderr } = bench.imgfuse('mount', 'a.qed', 'mnt', '--pid-file', name);
+      expect(stderr).toContain(`the pid file ${bench.path(name)} cannot be written: it is no regular file`);
+      expect(code).toBe(1);
+      expect(mountsUnder(bench.directory)).toEqual([]);
+    }
+    mount('--pid-file', 'mount.pid');
+    expect(bench.imgfuse('unmount', 'mnt').code).toBe(0);
+    expect(readdirSync(bench.directory)).toEqual(before);
+    expect(readFileSync(bench.path('precious'), 'utf8')).toBe('precious');
   });
 
   it('makes a regular file the disk itself, also on top of the image', () => {
