@@ -2,7 +2,7 @@
 // the systemd journal reads. Invariant: logging never throws and never blocks the mount.
 
 import { describeError, ImgfuseError } from '../errors/index.ts';
-import { appendLine, writeLine } from './host-paths.ts';
+import { appendLine, readText, removeFile, writeLine } from './host-paths.ts';
 import { printableSentence } from './output.ts';
 
 /** the same trouble is told again after this time */
@@ -31,6 +31,11 @@ export function fileLog(path: string, debug: boolean): Log {
     if (level === 'debug' && !debug) return;
     appendLine(path, `${new Date().toISOString()} ${level}: ${printableSentence(sentence)}`);
   };
+}
+
+/** Removes the log of a mount whose end was seen, unless it tells of an error that somebody may want to look into. */
+export function removeQuietLog(path: string): void {
+  if (!/^\S+Z error: /m.test(readText(path) ?? '')) removeFile(path);
 }
 
 /** Logs failed requests. A disk in trouble fails every one of them, so the same sentence is told once in a while. */

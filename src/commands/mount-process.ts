@@ -5,12 +5,12 @@ import { describeError, ImgfuseError } from '../errors/index.ts';
 import type { DaemonReport, PasswordMessage } from './daemon.ts';
 import { guardProcess } from './environment.ts';
 import { mountExitCode } from './exit-codes.ts';
-import { nameProcess } from './host-paths.ts';
+import { nameProcess, removeFile } from './host-paths.ts';
 import { fileLog, type Log, stderrLog } from './log.ts';
 import type { MountRequest } from './mount-arguments.ts';
 import { printJson } from './output.ts';
 import { handedPasswords, PASSWORD_NEEDED, type PasswordOf, passwordOf } from './passwords.ts';
-import { type MountRecord, prepareRuntimeFiles, recordJson } from './runtime-directory.ts';
+import { type MountRecord, prepareRuntimeFiles, type RuntimeFiles, recordJson } from './runtime-directory.ts';
 import type { Supervisor } from './supervisor.ts';
 import { warmThread } from './threads.ts';
 
@@ -20,12 +20,13 @@ const ORPHANED = 'the command that started the mount is gone';
 export async function runMountProcess(request: MountRequest): Promise<number> {
   const isDaemon = !request.foreground;
   let supervisor: Supervisor;
+  let files: RuntimeFiles | null = null;
   // started first: it loads its modules while this thread loads its own, opens the image and mounts
   const first = warmThread();
   let isReady = false;
   let record: MountRecord;
   try {
-    const files = prepareRuntimeFiles();
+    files = prepareRuntimeFiles();
     const log = isDaemon ? daemonLog(files.logPath, request, () => !isReady) : stderrLog(request.debug);
     await guardProcess(request.debug, log);
     nameProcess(`imgfuse mount ${request.image} ${request.mountpoint}`);
@@ -38,7 +39,7 @@ export async function runMountProcess(request: MountRequest): Promise<number> {
     record = await supervisor.start();
   } catch (error) {
     await first.discard();
-    return reportFailure(error, isDaemon);
+    return reportFailure(error, isDaemon, files);
   }
   isReady = true;
   if (!isDaemon) {
@@ -84,13 +85,22 @@ function report(message: DaemonReport): Promise<boolean> {
   });
 }
 
-async function reportFailure(error: unknown, isDaemon: boolean): Promise<number> {
+/** What was logged until now has been shown as well (daemonLog), so the log goes when the failure is heard, too. */
+async function reportFailure(error: unknown, isDaemon: boolean, files: RuntimeFiles | null): Promise<number> {
   if (!isDaemon) throw error;
   const exitCode = mountExitCode(error);
   const sentence =
     error instanceof ImgfuseError ? describeError(error) : `internal error: ${(error as Error)?.stack ?? error}`;
   const needed =
     error instanceof ImgfuseError && error.context.operation === PASSWORD_NEEDED ? error.context.path : undefined;
-  await report({ type: 'failed', sentence, exitCode, ...(needed === undefined ? {} : { passwordNeeded: needed }) });
+  const failed = {
+    type: 'failed',
+    sentence,
+    exitCode,
+    ...(needed === undefined ? {} : { passwordNeeded: needed }),
+  } as const;
+  const isHeard = await report(failed);
+  if (files !== null && isHeard) removeFile(files.logPath);
+  else if (files !== null) fileLog(files.logPath, false)('error', sentence);
   return exitCode;
 }

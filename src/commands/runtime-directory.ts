@@ -38,9 +38,7 @@ export interface MountRecord {
 }
 
 /** A record and where it lies. */
-export interface StoredRecord extends MountRecord {
-  readonly recordPath: string;
-  readonly socketPath: string;
+export interface StoredRecord extends MountRecord, RuntimeFiles {
   readonly alive: boolean;
   /** the user whose record it is */
   readonly owner: number;
@@ -134,8 +132,13 @@ export function recordJson(record: MountRecord): Record<string, unknown> {
   return { image, mountpoint, format, transport, pid, workers, 'read-only': readOnly, log };
 }
 
+/** @throws ImgfuseError io; then the file is what it was */
 export function writeRecord(path: string, record: MountRecord): void {
-  writeWhole(path, `${JSON.stringify(record, undefined, 2)}\n`, 0o600);
+  try {
+    writeWhole(path, `${JSON.stringify(record, undefined, 2)}\n`, 0o600);
+  } catch (cause) {
+    throw new ImgfuseError('io', `the record ${path} of the mount cannot be written`, { path }, cause);
+  }
 }
 
 /** Every readable record, dead ones included, newest process last. */
@@ -170,6 +173,7 @@ function readRecord(recordPath: string, owner: number): StoredRecord | null {
     ...record,
     recordPath,
     socketPath: recordPath.replace(/\.json$/, '.sock'),
+    logPath: recordPath.replace(/\.json$/, '.log'),
     alive: processStartTime(record.pid) === record.processStart && processOwner(record.pid) === owner,
     owner,
   };
@@ -180,7 +184,7 @@ export function forgetRecord(record: StoredRecord): void {
   if (record.owner === ownUid()) removeRuntimeFiles(record);
 }
 
-/** Removes what a mount left behind; its log stays when `keepLog` says so. */
+/** Removes the record and the socket of a mount; its log is for removeQuietLog, or stays. */
 export function removeRuntimeFiles(files: { recordPath: string; socketPath: string }): void {
   removeFile(files.recordPath);
   removeFile(files.socketPath);

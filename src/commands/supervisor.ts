@@ -8,8 +8,8 @@ import { type OpenDiskOptions, openDisk, type VirtualDisk } from '../disk/index.
 import { describeError, ERRNO, errnoOf, ImgfuseError } from '../errors/index.ts';
 import { type CloseResult, ControlServer } from './control-socket.ts';
 import type { HandoverParts } from './handover.ts';
-import { processStartTime, removeFile } from './host-paths.ts';
-import type { Log } from './log.ts';
+import { processStartTime } from './host-paths.ts';
+import { type Log, removeQuietLog } from './log.ts';
 import type { MountRequest } from './mount-arguments.ts';
 import { MountMode } from './mount-mode.ts';
 import { type MountStatus, mountStatus, statusLine } from './mount-status.ts';
@@ -137,7 +137,7 @@ export class Supervisor {
     if (error === null) {
       this.#log('info', `${this.#request.image} is closed and clean`);
       removeRuntimeFiles(this.#files);
-      removeFile(this.#files.logPath);
+      removeQuietLog(this.#files.logPath);
     } else {
       this.#log('error', `${this.#request.image} was not closed clean: ${error}`);
       removeRuntimeFiles(this.#files);
@@ -209,7 +209,11 @@ export class Supervisor {
   #noteMode(readOnly: boolean): void {
     if (this.#record === null || this.#record.readOnly === readOnly) return;
     this.#record = { ...this.#record, readOnly };
-    writeRecord(this.#files.recordPath, this.#record);
+    try {
+      writeRecord(this.#files.recordPath, this.#record);
+    } catch (error) {
+      this.#log('warning', describeError(error));
+    }
   }
 
   /** There is no disk behind the mount any more: it ends. */
