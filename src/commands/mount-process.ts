@@ -6,6 +6,7 @@ import type { DaemonReport, PasswordMessage } from './daemon.ts';
 import { guardProcess } from './environment.ts';
 import { mountExitCode } from './exit-codes.ts';
 import { nameProcess, removeFile } from './host-paths.ts';
+import { removeLeftovers } from './leftovers.ts';
 import { fileLog, type Log, stderrLog } from './log.ts';
 import type { MountRequest } from './mount-arguments.ts';
 import { printJson } from './output.ts';
@@ -27,6 +28,7 @@ export async function runMountProcess(request: MountRequest): Promise<number> {
   let record: MountRecord;
   try {
     files = prepareRuntimeFiles();
+    removeLeftovers();
     const log = isDaemon ? daemonLog(files.logPath, request, () => !isReady) : stderrLog(request.debug);
     await guardProcess(request.debug, log);
     nameProcess(`imgfuse mount ${request.image} ${request.mountpoint}`);

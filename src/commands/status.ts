@@ -1,11 +1,13 @@
 // `imgfuse status`: every mount, from the records, the mount table and the mount processes themselves.
-// Invariant: it only looks; a mount whose process is gone is named with its cure, never asked and never changed.
+// Invariant: a mount whose process is gone is named with its cure, never asked and never changed; only records that belong to
+// nothing any more are cleaned up.
 
 import type { Argv } from 'yargs';
 import type { NetworkStatus } from '../disk/index.ts';
 import { ControlClient } from './control-socket.ts';
 import { EXIT_OK, EXIT_USAGE } from './exit-codes.ts';
 import { canonicalEntry, canonicalPath } from './host-paths.ts';
+import { removeLeftovers } from './leftovers.ts';
 import { type MountStatus, POSSIBLY_INCONSISTENT } from './mount-status.ts';
 import { listTargets, type Target } from './mount-target.ts';
 import { shellQuote } from './mount-users.ts';
@@ -38,6 +40,7 @@ export const statusCommand = {
 };
 
 async function status(args: StatusArguments): Promise<number> {
+  removeLeftovers();
   const wanted = args.mountpoint;
   const names = wanted === undefined ? [] : [canonicalEntry(wanted), canonicalPath(wanted)];
   const all = await Promise.all(listTargets().map(report));

@@ -6,7 +6,7 @@ import { closeSync, openSync, readdirSync, readFileSync, writeFileSync, writeSyn
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { canMountAsRoot, hasCommand, requireOrSkip } from '../support/requirements.ts';
-import { Bench, mountsUnder } from './cli-harness.ts';
+import { Bench, mountsUnder, outlives } from './cli-harness.ts';
 
 /** of an image that qemu-img makes */
 const CLUSTER = 65_536;
@@ -79,5 +79,35 @@ describe('the log of a mount', () => {
     expect(bench.imgfuse('unmount', 'mnt').code).toBe(0);
     expect(readFileSync(log!, 'utf8')).toMatch(/ error: READ failed/);
     expect(leftFiles()).toHaveLength(1);
+  });
+});
+
+describe('the files of a killed mount that umount(8) has taken away', () => {
+  beforeEach(async () => {
+    expect(bench.imgfuse('mount', 'a.qed', 'mnt').code).toBe(0);
+    const pid = bench.daemonPid();
+    process.kill(pid, 'SIGKILL');
+    expect(await outlives(pid, 10_000)).toBe(false);
+    expect(leftFiles()).toHaveLength(3);
+  });
+
+  it('are removed by the next mount, but not while the dead mount is still there', () => {
+    expect(bench.imgfuse('mount', 'b.qed', 'mnt2').code).toBe(0);
+    expect(bench.imgfuse('unmount', 'mnt2').code).toBe(0);
+    expect(leftFiles()).toHaveLength(3);
+    execFileSync('umount', ['-i', bench.path('mnt')]);
+    expect(bench.imgfuse('mount', 'b.qed', 'mnt2').code).toBe(0);
+    expect(bench.records()).toMatchObject([{ mountpoint: bench.path('mnt2') }]);
+    expect(bench.imgfuse('unmount', 'mnt2').code).toBe(0);
+    expect(leftFiles()).toEqual([]);
+  });
+
+  it('are removed by status, but for a log with an error in it', () => {
+    expect(bench.imgfuse('status').stdout).toContain('dead');
+    const log = leftFiles().find((name) => name.endsWith('.log'))!;
+    writeFileSync(join(bench.runtime, log), '2026-11-20T12:00:00.000Z error: READ failed: as a test\n');
+    execFileSync('umount', ['-i', bench.path('mnt')]);
+    expect(bench.imgfuse('status')).toEqual({ code: 0, stdout: 'nothing is mounted\n', stderr: '' });
+    expect(leftFiles()).toEqual([log]);
   });
 });

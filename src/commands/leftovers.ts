@@ -1,0 +1,23 @@
+// What a killed mount process leaves in the runtime directory once its mount is gone, too, so that nothing there is for ever.
+// Invariant: a record stays while its process lives or its mount is seen: by it `unmount` and `status` know what that was.
+
+import { listMounts } from '../fuse/index.ts';
+import { removeQuietLog } from './log.ts';
+import { deviceOf } from './mountpoint.ts';
+import { listRecords, ownUid, removeRuntimeFiles } from './runtime-directory.ts';
+
+/** Only this user's: root does not clean up in directories that others can change meanwhile. */
+export function removeLeftovers(): void {
+  const dead = listRecords().filter((record) => !record.alive && record.owner === ownUid());
+  if (dead.length === 0) return;
+  const mounts = listMounts();
+  for (const record of dead) {
+    const isSeen = mounts.some(
+      (mount) =>
+        mount.mountpoint === record.mountpoint && (record.device === undefined || record.device === deviceOf(mount)),
+    );
+    if (isSeen) continue;
+    removeRuntimeFiles(record);
+    removeQuietLog(record.logPath);
+  }
+}
