@@ -51,7 +51,9 @@ test.each([
 test('qcow2 that fills the device gets no space, and goes on', () => {
   qemuImg('create', '-q', '-f', 'qcow2', '-o', 'cluster_size=64k', device, '64M');
   const disk = openDisk(device, { readOnly: false });
-  expect(() => disk.write(new Uint8Array(20 * MIB).fill(1), 0, 20 * MIB, 0)).toThrow(/cannot grow: the host file system is full/);
+  expect(() => disk.write(new Uint8Array(20 * MIB).fill(1), 0, 20 * MIB, 0)).toThrow(
+    /cannot grow: the host file system is full/,
+  );
   disk.discard(0, 20 * MIB);
   disk.flush();
   disk.flush();
