@@ -2,12 +2,14 @@
 // POWERCUT_STATES is the number of states of each subject, POWERCUT_FORMAT a format or a part of their names, SEED the beginning.
 
 import { describe, expect, test } from 'vitest';
+import { roundDown, roundUp } from '../../src/bytes/offsets.ts';
 import { qcow2 } from '../../src/format/qcow2/index.ts';
+import { raw } from '../../src/format/raw/index.ts';
 import { cutPower, type Verdict } from '../support/power-cut.ts';
 import { hasQemu } from '../support/qemu.ts';
 import { seededRandom } from '../support/random.ts';
 import { requireOrSkip } from '../support/requirements.ts';
-import { prepare, randomSteps, SUBJECTS, type Subject } from '../support/workloads.ts';
+import { type GuestStep, prepare, randomSteps, SUBJECTS, type Subject } from '../support/workloads.ts';
 
 const STATES = Number(process.env['POWERCUT_STATES'] ?? 1500);
 const FORMAT = process.env['POWERCUT_FORMAT'] ?? '';
@@ -15,6 +17,10 @@ const SEED = Number(process.env['SEED'] ?? Date.now() % 1_000_000);
 /** They come from many workloads rather than all of one. */
 const MOST_OF_ONE = Math.ceil(STATES / 12);
 const STEPS = 9;
+/** of the kinds of image */
+const LARGEST_CLUSTER = 16 * 1024;
+/** of the workloads, those whose process is killed on the way */
+const KILLED = 0.3;
 
 /** @param wanted which of the subjects, by name */
 export function describePowerCuts(wanted: (name: string) => boolean): void {
@@ -37,7 +43,10 @@ function describeSubject(index: number, subject: Subject): void {
       const { format, marksDirty = false } = subject;
       const begin = performance.now();
       while (verdict.states < STATES && verdict.failures.length < 10) {
-        const workload = { format, ...prepare(subject, random), steps: randomSteps(random, STEPS), marksDirty };
+        const steps = randomSteps(random, STEPS);
+        const kill = random() < KILLED ? addKill(steps, random) : {};
+        const repairAfterKill = format !== raw && random() < 0.3;
+        const workload = { format, ...prepare(subject, random), steps, marksDirty, ...kill, repairAfterKill };
         cutPower({ ...workload, onlyLeaks: format === qcow2 }, random, verdict, MOST_OF_ONE);
       }
       const rate = Math.round((verdict.states * 1000) / (performance.now() - begin));
@@ -49,4 +58,14 @@ function describeSubject(index: number, subject: Subject): void {
       expect(verdict.failures.slice(0, 3)).toEqual([]);
     });
   });
+}
+
+/** Somewhere on the way; half of the time just after what was written last is gone again, but not for certain. */
+function addKill(steps: GuestStep[], random: () => number): { readonly killBefore: number } {
+  const at = Math.floor(random() * steps.length);
+  const written = steps.slice(0, at).findLast((step) => step.kind === 'write');
+  if (written?.kind !== 'write' || random() < 0.5) return { killBefore: at };
+  const [start, end] = [roundDown(written.at, LARGEST_CLUSTER), roundUp(written.at + written.length, LARGEST_CLUSTER)];
+  steps.splice(at, 0, { kind: 'flush' }, { kind: 'discard', at: start, length: end - start, value: 0 });
+  return { killBefore: at + 2 };
 }

@@ -13,6 +13,8 @@ export class LegalValues {
   private readonly content: Uint8Array;
   /** the values of each sector that was written, the last one last */
   private readonly written = new Map<number, number[]>();
+  /** sectors that were not written since a process ended that may have held their last value back */
+  private readonly unsure = new Set<number>();
 
   constructor(content: Uint8Array) {
     this.content = content;
@@ -31,11 +33,17 @@ export class LegalValues {
     const values = this.of(sector).filter((known) => known !== value);
     values.push(value);
     this.written.set(sector, values);
+    this.unsure.delete(sector);
   }
 
   /** What was written last stays. */
   flush(): void {
-    for (const values of this.written.values()) values.splice(0, values.length - 1);
+    for (const [sector, values] of this.written) if (!this.unsure.has(sector)) values.splice(0, values.length - 1);
+  }
+
+  /** What was not flushed may be lost, or come with a later flush. */
+  kill(): void {
+    for (const sector of this.written.keys()) this.unsure.add(sector);
   }
 }
 

@@ -2,6 +2,7 @@
 // the disk may be in are built and judged. The crash model: operations before the last completed fdatasync are durable; of
 // the later ones any subset may have happened, the length of the file apart from its data, each write possibly torn at 512
 // bytes; two files lose their operations apart from each other. The guest model: each sector reads the value of the last completed flush or one written since.
+// A process may be killed before: the host has all that it wrote, and none of it is durable for that.
 
 import { guestOffset, hostOffset } from '../../src/bytes/offsets.ts';
 import type { Image, ImageFormat } from '../../src/format/image-format.ts';
@@ -27,6 +28,10 @@ const CUT_REPAIR = 16;
 export interface Workload extends Prepared {
   readonly format: ImageFormat;
   readonly steps: readonly GuestStep[];
+  /** before this step the process is killed, and the image is opened by the next one */
+  readonly killBefore?: number;
+  /** somebody repairs the image in between */
+  readonly repairAfterKill?: boolean;
   /** the format promises that a crash leaves leaks at worst, without a dirty bit */
   readonly onlyLeaks: boolean;
   /** but for an image that is marked dirty, where the next read-write open counts anew */
@@ -49,7 +54,7 @@ export interface Verdict {
 
 /** What the guest has asked for up to a position of the host log. */
 export interface GuestEvent {
-  readonly step: GuestStep;
+  readonly step: GuestStep | { readonly kind: 'kill' };
   readonly started: number;
   readonly ended: number;
 }
@@ -83,8 +88,9 @@ export function cutPower(
     const fault = judge(workload, build(), legal, random, verdict.states++);
     if (fault === null) continue;
     verdict[fault.kind]++;
+    const kill = workload.killBefore === undefined ? '' : `, killed before step ${workload.killBefore}`;
     verdict.failures.push(
-      `moment ${moment} of ${log.length}, subset ${subset}: ${fault.text}; steps ${JSON.stringify(workload.steps)}`,
+      `moment ${moment} of ${log.length}, subset ${subset}${kill}: ${fault.text}; steps ${JSON.stringify(workload.steps)}`,
     );
   }
 }
@@ -168,9 +174,15 @@ function record(workload: Workload): { log: RecordedOperation[]; events: GuestEv
   const { format, start, backing, dataFile, steps } = workload;
   const file = new RecordingHostFile(start.clone(), log, 0);
   const data = dataFile === null ? {} : { dataFile: new RecordingHostFile(dataFile.clone(), log, 1) };
-  const image = openImage(format, file, { backing, ...data, tableCacheBytes: 8192 });
+  const options = { backing, ...data, tableCacheBytes: 8192 };
+  let image = openImage(format, file, options);
   const events: GuestEvent[] = [];
-  for (const step of steps) {
+  for (const [n, step] of steps.entries()) {
+    if (n === workload.killBefore) {
+      events.push({ step: { kind: 'kill' }, started: log.length, ended: log.length });
+      if (workload.repairAfterKill === true) format.check(file, { repair: 'all', log: () => undefined });
+      image = openImage(format, file, options);
+    }
     const started = log.length;
     runStep(image, step);
     events.push({ step, started, ended: log.length });
@@ -189,6 +201,8 @@ export function legalSectors(content: Uint8Array, events: readonly GuestEvent[],
       for (let at = step.at; at < step.at + step.length; at += SECTOR) legal.add(at / SECTOR, value);
     } else if ((step.kind === 'flush' || step.kind === 'makeClean') && ended <= moment) {
       legal.flush();
+    } else if (step.kind === 'kill') {
+      legal.kill();
     }
   }
   return legal;
