@@ -9,6 +9,8 @@ import { receiveDescriptor, socketPair } from '../native/index.ts';
 const HELPERS = ['fusermount3', 'fusermount'] as const;
 /** the helper's number of the socket that it sends the descriptor through */
 const COMMUNICATION_FD = 3;
+/** spawnSync takes it as spawn does; its types do not say so */
+const DETACHED: object = { detached: true };
 
 /** Mounts and returns the descriptor of /dev/fuse. @throws ImgfuseError permission, missing (no helper), io */
 export function fusermountMount(mountpoint: string, options: string): number {
@@ -41,7 +43,8 @@ function run(parameters: readonly string[], stdio: StdioOptions): SpawnSyncRetur
   // LC_ALL: its messages are looked at
   const env = { ...process.env, LC_ALL: 'C', _FUSE_COMMFD: String(COMMUNICATION_FD) };
   for (const helper of HELPERS) {
-    const child = spawnSync(helper, parameters, { stdio, env, cwd: '/', encoding: 'utf8' });
+    // detached: a signal to our whole process group, as of a terminal or timeout(1), must not end it half-way
+    const child = spawnSync(helper, parameters, { ...DETACHED, stdio, env, cwd: '/', encoding: 'utf8' });
     if ((child.error as NodeJS.ErrnoException | undefined)?.code !== 'ENOENT') return child;
   }
   throw new ImgfuseError('missing', 'fusermount3 is not in the PATH, and only root mounts without it: install fuse3');
