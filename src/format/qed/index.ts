@@ -145,13 +145,15 @@ function reclaimLeaks(file: HostFile, state: QedState, used: SparseBitmap, clust
 
 /**
  * What a crash left behind the last cluster in use, above all the space that was taken ahead. That nothing refers to it may
- * not be durable yet: the process that removed an entry may have ended before its fdatasync (R5).
+ * not be durable yet: the process that removed an entry may have ended before its fdatasync (R5). And the cut is durable
+ * before anything is allocated there, because new clusters are taken to read as zeros.
  */
 function cutLeakedTail(file: HostFile, header: QedHeader, end: number): void {
   const length = roundUp(end, header.clusterSize);
   if (file.size() <= length) return;
   file.sync();
   file.truncate(length);
+  file.sync();
 }
 
 function attachQed(file: HostFile, shared: SharedImage, options: AttachOptions): Image {

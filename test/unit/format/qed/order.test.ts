@@ -226,6 +226,8 @@ describe('what an unclean end left behind', () => {
     const cut = recording.log.findIndex(({ operation }) => operation === 'truncate');
     expect(cut).toBeGreaterThanOrEqual(0);
     expect(syncsBetween(recording.log, 0, cut)).toBeGreaterThan(0);
+    // new clusters there are taken to read as zeros
+    expect(recording.log[cut + 1]?.operation).toBe('sync');
   });
 });
 
