@@ -3,7 +3,7 @@
 import { ImgfuseError } from '../errors/index.ts';
 import { listMounts, type MountEntry } from '../fuse/index.ts';
 import { canonicalEntry, canonicalPath } from './host-paths.ts';
-import { deviceOf } from './mountpoint.ts';
+import { deviceOf, isInherited } from './mountpoint.ts';
 import { forgetRecord, listRecords, ownUid, type StoredRecord } from './runtime-directory.ts';
 
 /** A mount, the process that serves it, or both. */
@@ -63,7 +63,7 @@ function recordOf(mount: MountEntry, records: readonly StoredRecord[]): StoredRe
     ) ??
     believed.findLast(
       ({ device, alive, mountpoint }) =>
-        device === undefined && alive && (mountpoint === mount.mountpoint || mountpoint.startsWith('/dev/fd/')),
+        device === undefined && alive && (mountpoint === mount.mountpoint || isInherited(mountpoint)),
     ) ??
     null
   );

@@ -9,6 +9,11 @@ import type { Log } from './log.ts';
 import type { MountRequest } from './mount-arguments.ts';
 import { shellQuote } from './mount-users.ts';
 
+/** Mounted already by whoever started us: the mountpoint is the name of a descriptor, and no path. */
+export function isInherited(mountpoint: string): boolean {
+  return mountpoint.startsWith('/dev/fd/');
+}
+
 /** "major:minor" of a mount, as stat(2) and /sys name devices. */
 export function deviceOf(mount: MountEntry): string {
   return `${mount.major}:${mount.minor}`;
@@ -16,7 +21,7 @@ export function deviceOf(mount: MountEntry): string {
 
 /** Device of the imgfuse mount at `path`; absent when there is none, or the path is no name of it. */
 export function deviceAt(path: string): string | undefined {
-  const mount = path.startsWith('/dev/fd/') ? undefined : findMount(path);
+  const mount = isInherited(path) ? undefined : findMount(path);
   return mount === undefined ? undefined : deviceOf(mount);
 }
 
@@ -39,7 +44,7 @@ export function sayWhatIsHidden(disk: VirtualDisk, { mountpoint }: MountRequest,
 
 /** @throws ImgfuseError missing, usage, busy, permission */
 export function assertMountpoint(path: string): void {
-  if (path.startsWith('/dev/fd/')) return;
+  if (isInherited(path)) return;
   const kind = pathKind(path);
   if (kind === 'missing') {
     throw new ImgfuseError('missing', `the mountpoint ${path} does not exist; make it: mkdir ${shellQuote(path)}`, {

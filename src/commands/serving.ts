@@ -25,6 +25,7 @@ import {
 import { nativeAvailable } from '../native/index.ts';
 import { type Log, requestErrorLog } from './log.ts';
 import type { MountRequest } from './mount-arguments.ts';
+import { isInherited } from './mountpoint.ts';
 import { diskGeneration } from './request-gate.ts';
 import { type ServeData, startThread, type Thread, type WarmThread } from './threads.ts';
 
@@ -95,7 +96,7 @@ function mountOptions(request: MountRequest, transport: Transport): MountOptions
     readOnly: request.readOnly && !(request.share && transport === 'kernel'),
     allowOther: request.allowOther,
     // a mount that is inherited has what it was made with
-    defaultPermissions: !request.mountpoint.startsWith('/dev/fd/') || request.defaultPermissions,
+    defaultPermissions: !isInherited(request.mountpoint) || request.defaultPermissions,
     flags: ['nosuid', 'nodev', ...request.flags],
     ...(request.maxRead === undefined ? {} : { maxRead: request.maxRead }),
   };
@@ -103,7 +104,7 @@ function mountOptions(request: MountRequest, transport: Transport): MountOptions
 
 /** Who is not root mounts through fusermount3; what is mounted already has the flags of whoever did it. */
 function sayWhatIsLeftOut({ flags, mountpoint }: MountRequest, log: Log): void {
-  if (process.geteuid?.() === 0 || mountpoint.startsWith('/dev/fd/')) return;
+  if (process.geteuid?.() === 0 || isInherited(mountpoint)) return;
   const missing = flagsLeftOut(flags).join(', ');
   if (missing !== '') log('notice', `${mountpoint} is mounted without ${missing}, which only root can ask for`);
 }
@@ -199,7 +200,7 @@ async function allEnded(threads: readonly Thread[], crashed: (error: Error) => v
 }
 
 async function serveFuseNative(disk: VirtualDisk, request: MountRequest, log: Log): Promise<Serving> {
-  if (request.mountpoint.startsWith('/dev/fd/')) {
+  if (isInherited(request.mountpoint)) {
     throw new ImgfuseError('unsupported', 'fuse-native cannot take over a mounted descriptor; use --transport kernel');
   }
   const tree = createTree(disk, { rootIsFile: false, ...owner(request) });

@@ -6,12 +6,13 @@ import { describeError } from '../errors/index.ts';
 import { FUSE_TYPE } from '../fuse/index.ts';
 import { addToMountTable, removeFromMountTable } from '../native/index.ts';
 import type { Log } from './log.ts';
+import { isInherited } from './mountpoint.ts';
 
 const OPTION = 'x-imgfuse';
 
 /** utab belongs to root; what other users mount, umount(8) looks at closely by itself. */
 function isNoted(mountpoint: string): boolean {
-  return process.geteuid?.() === 0 && !mountpoint.startsWith('/dev/fd/');
+  return process.geteuid?.() === 0 && !isInherited(mountpoint);
 }
 
 export function noteForUmount(source: string, mountpoint: string, log: Log): void {

@@ -23,14 +23,12 @@ export class PosixHostFile implements HostFile {
   readonly path: string;
   readonly readOnly: boolean;
   readonly descriptor: number;
-  readonly isDevice: boolean;
   private canPunch = true;
 
   private constructor(path: string, descriptor: number, readOnly: boolean) {
     this.path = path;
     this.descriptor = descriptor;
     this.readOnly = readOnly;
-    this.isDevice = fs.fstatSync(descriptor).isBlockDevice();
   }
 
   /** Opens an existing regular file or block device. Throws missing, permission, read-only, usage. */
@@ -81,6 +79,10 @@ export class PosixHostFile implements HostFile {
   /** The same open file in another thread: descriptors belong to the process. */
   static attach(path: string, descriptor: number, readOnly: boolean): PosixHostFile {
     return new PosixHostFile(path, descriptor, readOnly);
+  }
+
+  get isDevice(): boolean {
+    return fs.fstatSync(this.descriptor).isBlockDevice();
   }
 
   size(): number {

@@ -1,7 +1,6 @@
 // Images that lie on a block device, as on a logical volume: its length never changes.
 
 import { execFileSync } from 'node:child_process';
-import { truncateSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { openDisk } from '../../src/disk/index.ts';
@@ -19,7 +18,6 @@ beforeEach((context) => {
   folder = makeTemporaryDirectory();
   const file = join(folder, 'volume');
   execFileSync('dd', ['if=/dev/urandom', `of=${file}`, 'bs=1M', 'count=16', 'status=none']);
-  truncateSync(file, 16 * MIB);
   device = execFileSync('losetup', ['--find', '--show', file], { encoding: 'utf8' }).trim();
 });
 
