@@ -114,7 +114,7 @@ const QCOW2: readonly Recipe[] = [
     name: 'luks',
     options: 'cluster_size=4k,encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=1',
     size: 256 * KIB,
-    rarity: 24,
+    rarity: 96,
     commands: WRITES,
   },
   {
@@ -140,7 +140,7 @@ const QED: readonly Recipe[] = [
     name: 'clusters of 4 KiB',
     options: 'cluster_size=4k,table_size=2',
     size: 4200 * KIB,
-    rarity: 4,
+    rarity: 8,
     commands: [...WRITES, 'write -P 9 4100k 50k'],
   },
   {
