@@ -1,41 +1,31 @@
 // The main thread of a mount: opens the image, mounts, starts the threads, and then only controls: signals, the control
 // socket, the end. Invariants: its event loop stays free while the mount is served; the disk is closed when nobody serves
-// any more and not before; it never looks at its own mountpoint. A connection that cannot be aborted ends with its users;
-// who does not want to wait for them sends a second signal, and then the process ends itself after the disk is closed.
+// any more and not before; it never looks at its own mountpoint. How the mount is taken down is in mount-end.ts.
 
 import { setTimeout as delay } from 'node:timers/promises';
 import { type OpenDiskOptions, openDisk, type VirtualDisk } from '../disk/index.ts';
-import { describeError, ERRNO, errnoOf, ImgfuseError } from '../errors/index.ts';
+import { describeError } from '../errors/index.ts';
 import { type CloseResult, ControlServer } from './control-socket.ts';
 import type { HandoverParts } from './handover.ts';
 import { processStartTime } from './host-paths.ts';
 import { type Log, removeQuietLog } from './log.ts';
 import type { MountRequest } from './mount-arguments.ts';
+import { MountEnd } from './mount-end.ts';
 import { MountMode } from './mount-mode.ts';
 import { type MountStatus, mountStatus, statusLine } from './mount-status.ts';
-import { describeUsers, findMountUsers, isLettingGo, syncGuests } from './mount-users.ts';
 import { assertMountpoint, deviceAt, sayWhatIsHidden } from './mountpoint.ts';
 import { notifyServiceManager } from './notify.ts';
 import { printable } from './output.ts';
 import type { PasswordOf } from './passwords.ts';
 import { removePidFile, writePidFile } from './pid-file.ts';
-import { createStopWords, diskGeneration, hasRequestsInHand, setStop } from './request-gate.ts';
+import { createStopWords, diskGeneration, setStop } from './request-gate.ts';
 import { type MountRecord, type RuntimeFiles, removeRuntimeFiles, writeRecord } from './runtime-directory.ts';
 import { type Serving, startServing } from './serving.ts';
 import { STOP, startThread, type Thread, type WarmThread } from './threads.ts';
 import { forgetForUmount, noteForUmount } from './umount-note.ts';
 
-/** a mount that is busy for no visible reason is tried again, because a probe of udev ends soon */
-const BUSY_ATTEMPTS = 5;
-const BUSY_DELAY_MS = 100;
-/** how long idle threads may take to see that their mount is gone, and how often they are looked at */
-const HIDDEN_MS = 2000;
-const HIDDEN_INTERVAL_MS = 100;
 /** how long a thread may take to flush after another one crashed */
 const RESCUE_MS = 10_000;
-/** how long the requests in hand may take when the disk is closed under its users, and how often they are looked at */
-const IN_HAND_MS = 10_000;
-const IN_HAND_INTERVAL_MS = 5;
 
 export class Supervisor {
   readonly #request: MountRequest;
@@ -50,6 +40,7 @@ export class Supervisor {
     remount: (readOnly) => this.#mode.change(readOnly),
   });
   readonly #mode: MountMode;
+  readonly #end: MountEnd;
   #disk: VirtualDisk | null = null;
   #serving: Serving | null = null;
   #record: MountRecord | null = null;
@@ -58,12 +49,6 @@ export class Supervisor {
   #crash: Error | null = null;
   /** why there is no disk any more that could be closed */
   #lost: string | null = null;
-  /** the connection cannot be aborted: its users keep the mount alive */
-  #waitsForUsers = false;
-  /** why the disk is closed although worker threads are still there */
-  #leaveReason: string | null = null;
-  readonly #left: Promise<void>;
-  #resolveLeft: () => void = () => {};
 
   /** @param first a thread that is loading its modules already; it is used, or left to its owner when start fails */
   constructor(
@@ -86,9 +71,7 @@ export class Supervisor {
     });
     // the workers, and the maintenance thread
     this.#stopWord = createStopWords(request.workers + 1);
-    this.#left = new Promise((resolve) => {
-      this.#resolveLeft = resolve;
-    });
+    this.#end = new MountEnd(request.image, this.#stopWord, log);
   }
 
   /** Resolves when the mount answers. @throws ImgfuseError why it does not; then nothing is left behind */
@@ -123,13 +106,13 @@ export class Supervisor {
       `READY=1\nMAINPID=${process.pid}\nSTATUS=serving ${printable(image)} at ${printable(mountpoint)}`,
       this.#log,
     );
-    if (this.#stopReason !== null) void this.#unmount(this.#stopReason);
+    if (this.#stopReason !== null) void this.#end.unmount(this.#serving, this.#stopReason);
     return record;
   }
 
   /** Resolves when the mount has ended, however that came, and the image is closed. @returns the exit code */
   async ended(): Promise<number> {
-    await Promise.race([this.#serving!.ended, this.#left]);
+    await Promise.race([this.#serving!.ended, this.#end.left]);
     await this.#mode.settled();
     notifyServiceManager('STOPPING=1', this.#log);
     forgetForUmount(this.#serving!.mountpoint, this.#log);
@@ -149,10 +132,10 @@ export class Supervisor {
 
   /** Ends the mount as SIGTERM does; a mount that waits for its users already is closed without them. */
   stop(reason: string): void {
-    if (this.#waitsForUsers) return this.#leave(reason);
+    if (this.#end.waitsForUsers) return this.#end.leave(reason, this.#crash === null ? STOP.end : STOP.rescue);
     if (this.#stopReason !== null) return;
     this.#stopReason = reason;
-    if (this.#serving !== null) void this.#unmount(reason);
+    if (this.#serving !== null) void this.#end.unmount(this.#serving, reason);
   }
 
   /** A bug or a lack of memory has ended a thread, or struck this one: nothing is served any more. */
@@ -160,9 +143,7 @@ export class Supervisor {
     if (this.#crash !== null) return;
     this.#crash = error;
     this.#log('error', `the mount ends because of an internal error: ${error.stack ?? error.message}`);
-    setStop(this.#stopWord, STOP.rescue);
-    const refusal = this.#abort();
-    if (refusal !== null) this.#leave(refusal);
+    this.#end.breakOff(this.#serving, STOP.rescue);
   }
 
   #startMaintenance(disk: VirtualDisk): Thread {
@@ -219,9 +200,7 @@ export class Supervisor {
   /** There is no disk behind the mount any more: it ends. */
   #lose(sentence: string): void {
     this.#lost = sentence;
-    setStop(this.#stopWord, STOP.end);
-    const refusal = this.#abort();
-    if (refusal !== null) this.#leave(refusal);
+    this.#end.breakOff(this.#serving, STOP.end);
   }
 
   #handleSignals(): void {
@@ -257,94 +236,19 @@ export class Supervisor {
   async #undoStart(): Promise<void> {
     if (this.#serving !== null) {
       forgetForUmount(this.#serving.mountpoint, this.#log);
-      await this.#serving.unmount({ lazy: true }).catch(() => {});
-      const refusal = this.#abort();
-      if (refusal !== null) this.#waitForUsers(refusal);
-      await Promise.race([this.#serving.ended, this.#left]);
+      await this.#end.undo(this.#serving);
+      await Promise.race([this.#serving.ended, this.#end.left]);
     }
     setStop(this.#stopWord, STOP.end);
     await this.#maintenance?.ended;
     try {
-      await this.#requestsDone();
+      await this.#end.requestsDone();
       this.#disk?.close();
     } catch (error) {
       this.#log('error', describeError(error));
     }
     removeRuntimeFiles(this.#files);
     await this.#finish({ closed: true, clean: false, error: 'the mount did not start' });
-  }
-
-  /** Unmounts; a mount that stays busy is detached and its connection ended, so that the image closes all the same. */
-  async #unmount(reason: string): Promise<void> {
-    const serving = this.#serving!;
-    this.#log('notice', `${reason}: unmounting ${serving.mountpoint}`);
-    let state = `${serving.mountpoint} is still in use`;
-    try {
-      const isUnmounted = await this.#unmountIdle(serving);
-      if (isUnmounted && (await this.#endsSoon(serving))) return;
-      const users = await findMountUsers(serving.mountpoint);
-      await syncGuests(users, this.#log);
-      if (isUnmounted) {
-        state = `another mount namespace (a container, unshare) still has ${serving.mountpoint} mounted`;
-      } else {
-        await serving.unmount({ lazy: true });
-        state = `${serving.mountpoint} was in use${usedBy(describeUsers(users))} and has been detached`;
-      }
-    } catch (error) {
-      // detached by umount -l before, and still in use: nothing is in the mount table that could be unmounted
-      this.#log('warning', `${serving.mountpoint} cannot be unmounted: ${describeError(error)}`);
-    }
-    const refusal = this.#abort();
-    if (refusal !== null) return this.#waitForUsers(`${state}; ${refusal}`);
-    setStop(this.#stopWord, STOP.end);
-    const consequence = 'its users get errors from now on, everything that was acknowledged is kept';
-    this.#log('warning', `${reason}: ${state}; ${consequence}`);
-  }
-
-  /** Whether the threads see the end of the connection once they have nothing in hand: they do not while it is mounted elsewhere. */
-  async #endsSoon(serving: Serving): Promise<boolean> {
-    const ended = serving.ended.then(() => true);
-    for (let idleMs = 0; idleMs < HIDDEN_MS; idleMs += HIDDEN_INTERVAL_MS) {
-      if (await Promise.race([ended, delay(HIDDEN_INTERVAL_MS, false)])) return true;
-      if (hasRequestsInHand(this.#stopWord)) idleMs = 0;
-    }
-    return false;
-  }
-
-  /** Ends the connection. @returns null, or the phrase that says why it goes on */
-  #abort(): string | null {
-    try {
-      this.#serving?.abort();
-      return null;
-    } catch (error) {
-      return describeError(error);
-    }
-  }
-
-  #waitForUsers(state: string): void {
-    this.#waitsForUsers = true;
-    const choice = 'a second SIGTERM or SIGINT closes it at once, and then kills this process';
-    this.#log('warning', `${state}; ${this.#request.image} is closed when the last user ends: ${choice}`);
-  }
-
-  /** Goes on to the end although worker threads are parked in the kernel: see #finish. */
-  #leave(reason: string): void {
-    if (this.#leaveReason !== null) return;
-    this.#leaveReason = reason;
-    this.#log('warning', `${reason}: closing ${this.#request.image} under its users`);
-    setStop(this.#stopWord, this.#crash === null ? STOP.end : STOP.rescue);
-    this.#resolveLeft();
-  }
-
-  /** @throws ImgfuseError busy, when a worker thread does not come back from the request in its hand */
-  async #requestsDone(): Promise<void> {
-    const end = performance.now() + IN_HAND_MS;
-    while (this.#leaveReason !== null && hasRequestsInHand(this.#stopWord)) {
-      if (performance.now() > end) {
-        throw new ImgfuseError('busy', `a request is still being served after ${IN_HAND_MS / 1000} seconds`);
-      }
-      await delay(IN_HAND_INTERVAL_MS);
-    }
   }
 
   /**
@@ -354,21 +258,8 @@ export class Supervisor {
   async #finish(result: CloseResult): Promise<void> {
     const told = this.#control.finish(result);
     // no turn of the event loop from the close of the disk to here: fuse-native would serve requests on its descriptors
-    if (this.#leaveReason !== null) process.kill(process.pid, 'SIGKILL');
+    if (this.#end.isLeaving) process.kill(process.pid, 'SIGKILL');
     await told;
-  }
-
-  async #unmountIdle(serving: Serving): Promise<boolean> {
-    for (let attempt = 1; ; attempt++) {
-      try {
-        await serving.unmount({ lazy: false });
-        return true;
-      } catch (error) {
-        if (errnoOf(error) !== ERRNO.EBUSY) throw error;
-        if (attempt === BUSY_ATTEMPTS || !isLettingGo(await findMountUsers(serving.mountpoint))) return false;
-      }
-      await delay(BUSY_DELAY_MS);
-    }
   }
 
   /** @returns null, or the sentence that says why the image is not clean */
@@ -378,7 +269,7 @@ export class Supervisor {
     if (failure !== null) return this.#rescue(failure);
     if (this.#lost !== null) return this.#lost;
     try {
-      await this.#requestsDone();
+      await this.#end.requestsDone();
       this.#disk!.close();
       return null;
     } catch (error) {
@@ -408,8 +299,4 @@ export class Supervisor {
   #describe(): string {
     return this.#serving === null ? `opening ${this.#request.image}` : statusLine(this.#status());
   }
-}
-
-function usedBy(users: string | null): string {
-  return users === null ? '' : ` by ${users}`;
 }
