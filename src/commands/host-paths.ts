@@ -26,8 +26,9 @@ import {
   writeFileSync,
   writeSync,
 } from 'node:fs';
-import { basename, dirname, join, resolve } from 'node:path';
+import { resolve } from 'node:path';
 import { ERRNO } from '../errors/index.ts';
+import { canonicalMountpoint } from '../fuse/mount-table.ts';
 
 /** how long a full pipe is left to its reader before it is tried again */
 const FULL_PIPE_MS = 5;
@@ -52,12 +53,10 @@ export function pathKind(path: string): PathKind {
   return stats.isSymbolicLink() ? 'symlink' : 'other';
 }
 
-/** Absolute path with every symbolic link of the directory resolved, but not that of the last component. */
+/** Absolute path as the mount table would have it; the absolute path as it is when its directory is missing. */
 export function canonicalEntry(path: string): string {
-  const name = basename(path);
   try {
-    if (name === '' || name === '.' || name === '..') return realpathSync.native(path);
-    return join(realpathSync.native(dirname(path)), name);
+    return canonicalMountpoint(path);
   } catch {
     return resolve(path);
   }

@@ -3,8 +3,9 @@
 import { ImgfuseError } from '../errors/index.ts';
 import { listMounts, type MountEntry } from '../fuse/index.ts';
 import { canonicalEntry, canonicalPath } from './host-paths.ts';
+import { removeLeftovers } from './leftovers.ts';
 import { deviceOf, isInherited } from './mountpoint.ts';
-import { forgetRecord, listRecords, ownUid, type StoredRecord } from './runtime-directory.ts';
+import { listRecords, ownUid, type StoredRecord } from './runtime-directory.ts';
 
 /** A mount, the process that serves it, or both. */
 export interface Target {
@@ -16,8 +17,7 @@ export interface Target {
 /** @throws ImgfuseError missing, usage when an image is mounted at several places */
 export function findTarget(path: string): Target {
   // what is mounted comes before what a record alone says
-  const records = listRecords();
-  const targets = listTargets(records).sort((a, b) => Number(a.mount !== null) - Number(b.mount !== null));
+  const targets = listTargets().sort((a, b) => Number(a.mount !== null) - Number(b.mount !== null));
   const candidates = new Set([canonicalEntry(path), canonicalPath(path)]);
   for (const candidate of candidates) {
     const found = targets.findLast(({ mountpoint }) => mountpoint === candidate);
@@ -32,7 +32,7 @@ export function findTarget(path: string): Target {
     const places = found.map((target) => target.mountpoint).join(' and ');
     throw new ImgfuseError('usage', `${path} is mounted at ${places}; name the mountpoint`, { path });
   }
-  for (const record of records) if (!record.alive && candidates.has(record.mountpoint)) forgetRecord(record);
+  removeLeftovers();
   throw new ImgfuseError('missing', `${path} is not mounted by imgfuse; "imgfuse status" lists what is`, { path });
 }
 
@@ -40,7 +40,8 @@ export function findTarget(path: string): Target {
  * Every mount with its process, at each place where it is seen, then processes whose mount is gone but that have not ended.
  * The order is that of the mount table: of two at one place the later covers the earlier.
  */
-export function listTargets(records: readonly StoredRecord[] = listRecords()): Target[] {
+export function listTargets(): Target[] {
+  const records = listRecords();
   const targets: Target[] = listMounts().map((mount) => {
     return { mountpoint: mount.mountpoint, mount, record: recordOf(mount, records) };
   });
