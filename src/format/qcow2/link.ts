@@ -98,17 +98,17 @@ export class Linker {
       if (cluster === first || geometry.l2IndexOf(cluster) === 0)
         this.writableTable(geometry.l1IndexOf(cluster), nowMs);
     }
-    for (let cluster = first; cluster < end; cluster++) {
-      const at = host + (cluster - first) * clusterSize;
-      if (!geometry.extendedL2) {
-        pending.add(cluster, at, nowMs);
-        continue;
-      }
+    // all that may fail (an L2 entry that cannot be read) comes before the first link: the caller gives all clusters back then
+    const bitmaps: SubclusterBitmap[] = [];
+    for (let cluster = first; geometry.extendedL2 && cluster < end; cluster++) {
       const start = Math.max(offset, cluster * clusterSize);
       const part = Math.min(offset + length, (cluster + 1) * clusterSize) - start;
       const touched = subclustersTouched(start - cluster * clusterSize, part, clusterSize);
-      const { allocated, zero } = withSubclusters(this.subclustersOf(cluster), touched.first, touched.count, 'data');
-      pending.add(cluster, at, nowMs, allocated, zero);
+      bitmaps.push(withSubclusters(this.subclustersOf(cluster), touched.first, touched.count, 'data'));
+    }
+    for (let cluster = first; cluster < end; cluster++) {
+      const { allocated, zero } = bitmaps[cluster - first] ?? DATA_BITMAP;
+      pending.add(cluster, host + (cluster - first) * clusterSize, nowMs, allocated, zero);
     }
     numbers[ALLOCATED_CLUSTERS] = numbers[ALLOCATED_CLUSTERS]! + created;
   }
