@@ -96,19 +96,21 @@ export class Flush {
     const { file, free, geometry, lock, metadata, refcounts, releases } = this.parts;
     const unused: ClusterRun[] = [];
     for (const [position, { start, count }] of released.entries()) {
-      lock.run(() => {
-        for (let cluster = start; cluster < start + count; cluster++) {
+      // the lock is not held for a whole run, which may be the whole disk
+      for (let done = 0; done < count; ) {
+        const lowered = lock.run(() => {
           try {
-            if (refcounts.decrement(cluster) > 0) continue;
+            return refcounts.decrement(start + done, count - done);
           } catch (error) {
-            releases.remove(position, cluster - start);
+            releases.remove(position, done);
             throw error;
           }
-          const last = unused.at(-1);
-          if (last?.end === cluster) unused[unused.length - 1] = { start: last.start, end: cluster + 1 };
-          else unused.push({ start: cluster, end: cluster + 1 });
+        });
+        for (const [i, uses] of lowered.entries()) {
+          if (uses === 0) addToRuns(unused, start + done + i);
         }
-      });
+        done += lowered.length;
+      }
     }
     lock.run(() => releases.remove(released.length));
     for (const { start, end } of unused) {
@@ -124,4 +126,10 @@ export class Flush {
       });
     }
   }
+}
+
+function addToRuns(runs: ClusterRun[], cluster: number): void {
+  const last = runs.at(-1);
+  if (last?.end === cluster) runs[runs.length - 1] = { start: last.start, end: cluster + 1 };
+  else runs.push({ start: cluster, end: cluster + 1 });
 }

@@ -63,22 +63,35 @@ export class Refcounts {
       }
       this.overlap.assertTable(block, 'refcount block');
       const index = cluster % this.geometry.refcountsPerBlock;
-      const room = Math.min(start + count - cluster, this.geometry.refcountsPerBlock - index);
-      cluster += this.writeInSlice(block, index, room, value);
+      const part = Math.min(start + count - cluster, this.countersInSlice(block, index));
+      this.writeInSlice(block, index, part, () => value);
+      cluster += part;
     }
   }
 
-  /** One less for one cluster. @returns the new count */
-  decrement(cluster: number): number {
-    const count = this.get(cluster);
-    if (count === 0) {
-      throw this.marks.damaged(
-        `the cluster at ${hex(cluster * this.geometry.clusterSize)} is freed once more than it was used; run imgfuse check`,
-        cluster * this.geometry.clusterSize,
-      );
+  /**
+   * One less for the first of `count` clusters from `start` on, as many as one store of counters takes, so that a long run
+   * can be lowered piece by piece. @returns their new counts
+   */
+  decrement(start: number, count: number): number[] {
+    const block = this.blockOf(start);
+    const index = start % this.geometry.refcountsPerBlock;
+    const fits = block === 0 ? 0 : Math.min(count, this.countersInSlice(block, index));
+    const lowered: number[] = [];
+    while (lowered.length < fits) {
+      const old = this.read(block, index + lowered.length);
+      // the next piece finds it
+      if (old === 0) break;
+      lowered.push(old - 1);
     }
-    this.setRun(cluster, 1, count - 1);
-    return count - 1;
+    if (lowered.length === 0) {
+      const at = start * this.geometry.clusterSize;
+      throw this.marks.damaged(`the cluster at ${hex(at)} is freed once more than it was used; run imgfuse check`, at);
+    }
+    this.marks.beforeCounters();
+    this.overlap.assertTable(block, 'refcount block');
+    this.writeInSlice(block, index, lowered.length, (i) => lowered[i]!);
+    return lowered;
   }
 
   /** The counter at `index` of a block. */
@@ -89,23 +102,27 @@ export class Refcounts {
     return readCounter(this.tables.slices.bytes, at, index, refcountBits);
   }
 
-  /** Writes up to the end of the slice. @returns counters written */
-  private writeInSlice(block: number, index: number, count: number, value: number): number {
-    const { refcountBits } = this.geometry;
-    const firstByte = Math.floor((index * refcountBits) / 8);
-    const room = this.tables.slices.bytesInSlice(block + firstByte);
+  /** Counters of a block from `index` on up to the end of their slice. */
+  private countersInSlice(block: number, index: number): number {
+    const { refcountBits, refcountsPerBlock } = this.geometry;
+    const room = this.tables.slices.bytesInSlice(block + Math.floor((index * refcountBits) / 8));
     const perByte = Math.max(1, 8 / refcountBits);
     const fits = refcountBits >= 8 ? (room * 8) / refcountBits : room * perByte - (index % perByte);
-    const part = Math.min(count, fits);
-    const endByte = Math.ceil(((index + part) * refcountBits) / 8);
+    return Math.min(fits, refcountsPerBlock - index);
+  }
+
+  /** Writes counters of one slice at once. */
+  private writeInSlice(block: number, index: number, count: number, valueOf: (i: number) => number): void {
+    const { refcountBits } = this.geometry;
+    const firstByte = Math.floor((index * refcountBits) / 8);
+    const endByte = Math.ceil(((index + count) * refcountBits) / 8);
     const at = this.tables.slices.load(block + firstByte);
     const bytes = this.tables.slices.bytes.slice(at, at + endByte - firstByte);
-    for (let i = 0; i < part; i++) {
+    for (let i = 0; i < count; i++) {
       const offset = Math.floor(((index + i) * refcountBits) / 8) - firstByte;
-      writeCounter(bytes, offset, index + i, refcountBits, value);
+      writeCounter(bytes, offset, index + i, refcountBits, valueOf(i));
     }
     this.tables.storeBytes('refcount-update', block + firstByte, bytes);
-    return part;
   }
 }
 
