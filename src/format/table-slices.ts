@@ -14,13 +14,16 @@ export class TableSlices {
   readonly bytes: Uint8Array;
   private readonly file: HostFile;
   private readonly cache: TableCache;
-  private readonly mayEndEarly: boolean;
+  private readonly cutBytes: number;
 
-  /** @param mayEndEarly the file may end within the last slice of a table, which reads as zeros from there on */
-  constructor(file: HostFile, cache: TableCache, mayEndEarly: boolean) {
+  /**
+   * @param cutBytes tables lie in units of so many bytes, and the file may end within one, which reads as zeros from there on;
+   * 0 where a table must not be cut
+   */
+  constructor(file: HostFile, cache: TableCache, cutBytes: number) {
     this.file = file;
     this.cache = cache;
-    this.mayEndEarly = mayEndEarly;
+    this.cutBytes = cutBytes;
     this.sliceBytes = cache.sliceBytes;
     this.view = cache.view;
     this.bytes = cache.bytes;
@@ -64,7 +67,7 @@ export class TableSlices {
     const { bytes, sliceBytes } = this;
     const got = this.file.read(bytes, slot * sliceBytes, sliceBytes, hostOffset(key));
     if (got === sliceBytes) return;
-    if (got === 0 || !this.mayEndEarly) {
+    if (this.cutBytes === 0 || key - (key % this.cutBytes) >= this.file.size()) {
       const { path } = this.file;
       throw new ImgfuseError(
         'corrupt',

@@ -4,12 +4,12 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { guestOffset } from '../../src/bytes/offsets.ts';
+import { guestOffset, hostOffset } from '../../src/bytes/offsets.ts';
 import { qcow2 } from '../../src/format/qcow2/index.ts';
 import { MemoryHostFile } from '../../src/host/memory-file.ts';
 import { createMemoryImage, openImage } from '../support/memory-images.ts';
-import { COMPRESSED, COPIED, get64, placesOf, put64 } from '../support/qcow2-bytes.ts';
-import { hasQemu, qemuCheck, qemuImg, tryQemu } from '../support/qemu.ts';
+import { COMPRESSED, COPIED, get64, placesOf, put64, putCounter16 } from '../support/qcow2-bytes.ts';
+import { hasQemu, qemuCheck, qemuImg, qemuIo, tryQemu } from '../support/qemu.ts';
 import { requireOrSkip } from '../support/requirements.ts';
 import { makeTemporaryDirectory, removeTemporaryDirectory } from '../support/temporary.ts';
 
@@ -108,6 +108,50 @@ describe('a file that ends where a refcount block ends', () => {
     }
     expect(file.size()).toBeLessThan(450 * 1024);
   });
+});
+
+test('a file that ends within its last L2 table is read and written on', () => {
+  const size = 64 * 2 ** 20;
+  const file = createMemoryImage(qcow2, size);
+  const create = openImage(qcow2, file);
+  create.write(Buffer.alloc(65536, 7), 0, 65536, guestOffset(0));
+  create.close();
+  const { l1, l2 } = placesOf(file);
+  // the table moves to the end of the file, where only its first 4 KiB are
+  const at = file.size();
+  put64(file, l1, COPIED | BigInt(at));
+  putCounter16(file, l2 / 65536, 0);
+  putCounter16(file, at / 65536, 1);
+  const content = Buffer.alloc(4096);
+  file.read(content, 0, 4096, hostOffset(l2));
+  const cut = file.clone();
+  cut.write(content, 0, 4096, hostOffset(at));
+  judge(cut);
+  expect(qcow2.check(cut, { repair: 'none', log: () => undefined })).toMatchObject({ corruptions: 0, leaks: 0 });
+  const bytes = Buffer.alloc(65536, 9);
+  for (const readOnly of [true, false]) {
+    const opened = openImage(qcow2, cut, { readOnly });
+    opened.read(bytes, 0, 65536, guestOffset(size / 2));
+    expect(bytes.equals(Buffer.alloc(65536))).toBe(true);
+    opened.read(bytes, 0, 65536, guestOffset(0));
+    expect(bytes.equals(Buffer.alloc(65536, 7))).toBe(true);
+    if (!readOnly) opened.write(bytes, 0, 65536, guestOffset(size / 2));
+    opened.close();
+  }
+  judge(cut);
+  expect(readAll(cut).subarray(size / 2, size / 2 + 65536)).toEqual(bytes);
+});
+
+test('an entry of version 2 with the zero flag is no data, as in QEMU', () => {
+  qemuImg('create', '-q', '-f', 'qcow2', '-o', 'compat=0.10', path, '4M');
+  qemuIo(path, 'qcow2', 'write -P 7 0 64k');
+  const file = load();
+  const { l2 } = placesOf(file);
+  put64(file, l2, get64(file, l2) | 1n);
+  writeFileSync(path, file.bytes());
+  expect(tryQemu('qemu-io', '-r', '-c', 'read 0 64k', path).output).toMatch(/failed|error/i);
+  const reader = openImage(qcow2, load(), { readOnly: true });
+  expect(() => reader.read(new Uint8Array(512), 0, 512, guestOffset(0))).toThrow(/L2 entry 0 .* run imgfuse check/);
 });
 
 describe('a compressed cluster whose stored length is too long', () => {

@@ -180,6 +180,10 @@ export class Mapper {
     if (l2Table === 0) return this.classify(0, 0, UNALLOCATED_BITMAP);
     const index = geometry.l2IndexOf(guestCluster);
     this.load(l2Table, index);
+    // as QEMU has it: version 2 knows no zero flag
+    if (this.version === 2 && cluster.status !== 'compressed' && (cluster.low & QCOW_OFLAG_ZERO) !== 0) {
+      throw this.badEntry('L2', l2Table, index, guestCluster * geometry.clusterSize);
+    }
     // the place that a zero cluster keeps is not read
     this.assertPlace(cluster, l2Table, index, guestCluster);
     if (geometry.extendedL2 && cluster.status !== 'compressed') {

@@ -112,7 +112,7 @@ export class Refcounts {
   }
 
   /** Writes counters of one slice at once. */
-  private writeInSlice(block: number, index: number, count: number, valueOf: (i: number) => number): void {
+  private writeInSlice(block: number, index: number, count: number, counterOf: (i: number) => number): void {
     const { refcountBits } = this.geometry;
     const firstByte = Math.floor((index * refcountBits) / 8);
     const endByte = Math.ceil(((index + count) * refcountBits) / 8);
@@ -120,7 +120,7 @@ export class Refcounts {
     const bytes = this.tables.slices.bytes.slice(at, at + endByte - firstByte);
     for (let i = 0; i < count; i++) {
       const offset = Math.floor(((index + i) * refcountBits) / 8) - firstByte;
-      writeCounter(bytes, offset, index + i, refcountBits, valueOf(i));
+      writeCounter(bytes, offset, index + i, refcountBits, counterOf(i));
     }
     this.tables.storeBytes('refcount-update', block + firstByte, bytes);
   }

@@ -77,10 +77,10 @@ export class Tables {
   private readonly scratch: Uint8Array;
   private readonly scratchView: DataView;
 
-  constructor(file: HostFile, cache: TableCache, tracker: WriteTracker) {
+  constructor(file: HostFile, cache: TableCache, tracker: WriteTracker, clusterSize: number) {
     this.file = file;
     // tables are whole clusters, but a file may end within its last one
-    this.slices = new TableSlices(file, cache, true);
+    this.slices = new TableSlices(file, cache, clusterSize);
     this.tracker = tracker;
     this.scratch = new Uint8Array(cache.sliceBytes);
     this.scratchView = new DataView(this.scratch.buffer);

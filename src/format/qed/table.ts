@@ -22,7 +22,7 @@ export class Tables {
 
   constructor(file: HostFile, cache: TableCache, geometry: Geometry) {
     this.file = file;
-    this.slices = new TableSlices(file, cache, false);
+    this.slices = new TableSlices(file, cache, 0);
     this.geometry = geometry;
     this.scratch = new Uint8Array(cache.sliceBytes);
     this.scratchView = new DataView(this.scratch.buffer);

@@ -23,23 +23,25 @@ function bytesAt(slices: TableSlices, offset: number, length: number): number[] 
 
 describe('slices of tables', () => {
   test('read as zeros behind the end of a file that may end early', () => {
-    const slices = new TableSlices(file, cache, true);
+    const slices = new TableSlices(file, cache, SLICE);
     // what the slot held before must not show
     cache.bytes.fill(9);
     expect(bytesAt(slices, SLICE * 2 + 98, 4)).toEqual([7, 7, 0, 0]);
     expect(bytesAt(slices, SLICE * 3 - 1, 1)).toEqual([0]);
+    // a slice of which nothing is there, in a cluster that has begun
+    expect(bytesAt(new TableSlices(file, cache, SLICE * 4), SLICE * 3 + 8, 1)).toEqual([0]);
   });
 
-  test('are refused where a file must not end early, and where nothing of them is there', () => {
+  test('are refused where a file must not end early, and where nothing of their cluster is there', () => {
     const refused = /the table at offset 0x400 ends beyond the file/;
-    expect(() => new TableSlices(file, cache, false).load(SLICE * 2 + 8)).toThrow(refused);
-    expect(() => new TableSlices(file, cache, true).load(SLICE * 3)).toThrow(/the table at offset 0x600 ends beyond/);
+    expect(() => new TableSlices(file, cache, 0).load(SLICE * 2 + 8)).toThrow(refused);
+    expect(() => new TableSlices(file, cache, SLICE).load(SLICE * 3)).toThrow(/the table at offset 0x600 ends beyond/);
     // nothing of a read that failed is taken for the table afterwards
     expect([cache.find(SLICE * 2), cache.find(SLICE * 3)]).toEqual([-1, -1]);
   });
 
   test('change with the file, and are read again when they were forgotten', () => {
-    const slices = new TableSlices(file, cache, false);
+    const slices = new TableSlices(file, cache, 0);
     slices.written(8, Uint8Array.of(1));
     expect(bytesAt(slices, 8, 2)).toEqual([7, 7]);
     slices.written(8, Uint8Array.of(1, 2));
