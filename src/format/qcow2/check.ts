@@ -23,8 +23,6 @@ import { isCompressed, isCopied, offsetOf, QCOW_OFLAG_COPIED, QCOW_OFLAG_ZERO } 
 
 /** Findings that are logged one by one. */
 const MAX_LOGGED = 1000;
-/** Leaks that one repair takes back; a hostile file may claim any number. 256 GiB of 64 KiB clusters. */
-const MAX_LEAKS = 2 ** 22;
 
 /** Walks everything and compares; nothing is written until a repair is asked for. */
 export function examine(file: HostFile, header: Qcow2Header, options: WalkOptions): Check {
@@ -42,17 +40,14 @@ function limited(log: (sentence: string) => void): (sentence: string) => void {
 }
 
 export class Check {
-  /** runs [start, end) of clusters inside the file whose counter is 0: first clusters and ends in turn */
-  readonly freeRuns: number[] = [];
   /** behind the last cluster whose counter is not 0 */
   usedEnd = 0;
   private readonly file: HostFile;
   private readonly header: Qcow2Header;
   private readonly walk: ReferenceWalk;
   private readonly log: (sentence: string) => void;
-  /** clusters whose counter can be raised where it is, and those whose counter is too high */
-  private readonly low: number[] = [];
-  private readonly leaked: number[] = [];
+  /** how many counters can be raised where they are; which ones is found again by who raises them, as with leaks */
+  private lowCount = 0;
   /** clusters with references that nothing counts */
   private uncounted = 0;
 
@@ -85,13 +80,9 @@ export class Check {
     const { counters, geometry } = this.walk;
     const { counts } = this.walk.uses;
     const { refcountsPerBlock } = geometry;
-    let nextBlock = 0;
-    for (const block of [...counters.indices()].sort((a, b) => a - b)) {
-      if (block !== nextBlock) this.freeRunEnds(nextBlock * refcountsPerBlock);
+    for (const block of counters.indices()) {
       this.compareBlock(block * refcountsPerBlock, (block + 1) * refcountsPerBlock);
-      nextBlock = block + 1;
     }
-    this.freeRunEnds(nextBlock * refcountsPerBlock);
     for (const { start, end } of counts.ranges()) this.findUncounted(start, end);
   }
 
@@ -110,51 +101,51 @@ export class Check {
     }
   }
 
-  /** Counters of clusters behind the end of the file say nothing: whoever makes the file longer sets them. */
   private compareBlock(start: number, end: number): void {
-    const { counters, geometry, report } = this.walk;
-    const { counts, fileEnd } = this.walk.uses;
-    const blockEnd = Math.min(end, fileEnd / geometry.clusterSize);
-    // a table can show millions of blocks that are holes of the file
-    const countedEnd = blockEnd > start ? counters.usedEnd(start / geometry.refcountsPerBlock) : start;
-    const usedEnd = Math.max(counts.usedEnd(start, end), Math.min(countedEnd, blockEnd));
-    for (let cluster = start; cluster < usedEnd; cluster++) {
+    const { counters, report } = this.walk;
+    const { counts } = this.walk.uses;
+    const comparedEnd = this.comparedEnd(start, end);
+    for (let cluster = start; cluster < comparedEnd; cluster++) {
       const references = counts.get(cluster);
       const counter = counters.get(cluster);
-      if (counter === 0) {
-        if (this.freeRuns.length % 2 === 0) this.freeRuns.push(cluster);
-      } else {
-        this.freeRunEnds(cluster);
-        this.usedEnd = cluster + 1;
-      }
+      if (counter !== 0) this.usedEnd = cluster + 1;
       if (counter === references) continue;
       if (counter < references) {
-        if (this.canCount(cluster, this.sentence(cluster, counter, references))) this.low.push(cluster);
-      } else {
-        if (report.leaks++ <= MAX_LOGGED) this.log(`Leaked: ${this.sentence(cluster, counter, references)}`);
-        if (this.leaked.length < MAX_LEAKS) this.leaked.push(cluster);
-      }
+        if (this.canCount(cluster, this.sentence(cluster, counter, references))) this.lowCount++;
+      } else if (report.leaks++ <= MAX_LOGGED) this.log(`Leaked: ${this.sentence(cluster, counter, references)}`);
     }
-    if (usedEnd < end && this.freeRuns.length % 2 === 0) this.freeRuns.push(usedEnd);
+  }
+
+  /**
+   * Behind the last cluster of a block, `start` to `end`, that has references or a counter. Counters of clusters behind the
+   * end of the file say nothing: whoever makes the file longer sets them.
+   */
+  private comparedEnd(start: number, end: number): number {
+    const { counters, geometry, uses } = this.walk;
+    const blockEnd = Math.min(end, uses.fileEnd / geometry.clusterSize);
+    // a table can show millions of blocks that are holes of the file
+    const countedEnd = blockEnd > start ? counters.usedEnd(start / geometry.refcountsPerBlock) : start;
+    return Math.max(uses.counts.usedEnd(start, end), Math.min(countedEnd, blockEnd));
+  }
+
+  /** Clusters below `usedEnd` that a counter says are free. */
+  forEachFreeRun(visit: (start: number, count: number) => void): void {
+    this.walk.counters.forEachFreeRun(this.usedEnd, visit);
   }
 
   /** Notes a counter that is too low. @returns whether a repair can say how many references there are */
   private canCount(cluster: number, sentence: string): boolean {
-    const { geometry } = this.walk;
-    if (this.walk.uses.referencesToKeep(cluster) > geometry.refcountMax) {
-      this.walk.unrepairable(`${sentence}, more than counters of ${geometry.refcountBits} bits can say`);
+    if (!this.fits(cluster)) {
+      this.walk.unrepairable(`${sentence}, more than counters of ${this.walk.geometry.refcountBits} bits can say`);
       return false;
     }
     this.walk.repairable(sentence);
     return true;
   }
 
-  /** Free clusters follow each other in `freeRuns` up to `end`, as far as the file goes. */
-  private freeRunEnds(end: number): void {
-    if (this.freeRuns.length % 2 === 0) return;
-    const fileClusters = this.walk.uses.fileEnd / this.walk.geometry.clusterSize;
-    if (this.freeRuns.at(-1)! >= fileClusters) this.freeRuns.pop();
-    else this.freeRuns.push(Math.min(end, fileClusters));
+  /** A counter can say how many references there are. */
+  private fits(cluster: number): boolean {
+    return this.walk.uses.referencesToKeep(cluster) <= this.walk.geometry.refcountMax;
   }
 
   private sentence(cluster: number, counter: number, references: number): string {
@@ -197,7 +188,7 @@ export class Check {
       this.log(`The refcount structures cannot be rebuilt: ${describeError(error)}`);
       return false;
     }
-    report.corruptionsFixed += structureFaults + this.uncounted + this.low.length;
+    report.corruptionsFixed += structureFaults + this.uncounted + this.lowCount;
     report.leaksFixed += this.walk.unfollowed === 0 ? report.leaks : 0;
     return true;
   }
@@ -213,44 +204,48 @@ export class Check {
   }
 
   private raise(): void {
-    const { report } = this.walk;
-    this.storeCounters(this.low);
-    report.corruptionsFixed += this.low.length;
+    if (this.lowCount === 0) return;
+    this.storeCounters((cluster, counter, references) => counter < references && this.fits(cluster));
+    this.walk.report.corruptionsFixed += this.lowCount;
   }
 
   /** @returns whether anything was lowered */
   private lower(): boolean {
     const { report, unfollowed } = this.walk;
-    if (this.leaked.length === 0) return false;
+    if (report.leaks === 0) return false;
     if (unfollowed > 0) {
       this.log(
-        `${this.leaked.length} leaked clusters are kept: ${unfollowed} entries or tables lead nowhere, and what they meant may be among them`,
+        `${report.leaks} leaked clusters are kept: ${unfollowed} entries or tables lead nowhere, and what they meant may be among them`,
       );
       return false;
     }
     // that nothing refers to them may not be durable yet: who removed the references may have ended before a fdatasync (R5)
     this.file.sync();
-    this.storeCounters(this.leaked);
-    report.leaksFixed += this.leaked.length;
+    this.storeCounters((_cluster, counter, references) => counter > references);
+    report.leaksFixed += report.leaks;
     return true;
   }
 
-  /** Sets counters to the number of references, a block at a time, and makes them durable. */
-  private storeCounters(clusters: readonly number[]): void {
-    if (clusters.length === 0) return;
+  /** Sets the counters that are wrong in this way to the number of references, a block at a time, and makes them durable. */
+  private storeCounters(isWrong: (cluster: number, counter: number, references: number) => boolean): void {
     const { counters, geometry } = this.walk;
     const { counts } = this.walk.uses;
     const { clusterSize, refcountBits, refcountsPerBlock } = geometry;
     const block = new Uint8Array(clusterSize);
-    for (let i = 0; i < clusters.length; ) {
-      const index = Math.floor(clusters[i]! / refcountsPerBlock);
+    for (const index of counters.indices()) {
+      const start = index * refcountsPerBlock;
+      const end = this.comparedEnd(start, start + refcountsPerBlock);
       const offset = hostOffset(counters.offsetOf(index));
-      readPadded(this.file, block, 0, clusterSize, offset);
-      for (; i < clusters.length && Math.floor(clusters[i]! / refcountsPerBlock) === index; i++) {
-        const inBlock = clusters[i]! % refcountsPerBlock;
-        writeCounter(block, Math.floor((inBlock * refcountBits) / 8), inBlock, refcountBits, counts.get(clusters[i]!));
+      let isLoaded = false;
+      for (let cluster = start; cluster < end; cluster++) {
+        const references = counts.get(cluster);
+        if (!isWrong(cluster, counters.get(cluster), references)) continue;
+        if (!isLoaded) readPadded(this.file, block, 0, clusterSize, offset);
+        isLoaded = true;
+        const inBlock = cluster - start;
+        writeCounter(block, Math.floor((inBlock * refcountBits) / 8), inBlock, refcountBits, references);
       }
-      this.file.write(block, 0, clusterSize, offset);
+      if (isLoaded) this.file.write(block, 0, clusterSize, offset);
     }
     this.file.sync();
     counters.forget();

@@ -39,9 +39,9 @@ export class CounterBlocks {
     return this.offsets.get(index)!;
   }
 
-  /** Indices of the blocks in use, in the order of the table. */
-  indices(): Iterable<number> {
-    return this.offsets.keys();
+  /** Indices of the blocks in use, ascending. */
+  indices(): Float64Array {
+    return Float64Array.from(this.offsets.keys()).sort();
   }
 
   has(cluster: number): boolean {
@@ -57,8 +57,11 @@ export class CounterBlocks {
       this.lastIndex = index;
     }
     if (this.lastBlock === undefined) return 0;
-    const inBlock = cluster % refcountsPerBlock;
-    return readCounter(this.lastBlock, Math.floor((inBlock * refcountBits) / 8), inBlock, refcountBits);
+    const inBlock = cluster - index * refcountsPerBlock;
+    const bit = inBlock * refcountBits;
+    // by far the most counters that a small file can have
+    if (refcountBits === 1) return (this.lastBlock[bit >>> 3]! >>> (bit & 7)) & 1;
+    return readCounter(this.lastBlock, bit >>> 3, inBlock, refcountBits);
   }
 
   /** Behind the last cluster that block `index` counts as used; the block's first cluster when it counts none. */
@@ -71,6 +74,31 @@ export class CounterBlocks {
     let last = clusterSize - 1;
     while (block[last] === 0) last--;
     return first + Math.floor((last * 8 + 7) / refcountBits) + 1;
+  }
+
+  /** Runs of clusters below `end` whose counter is 0, ascending; a cluster that nothing counts is not among them. */
+  forEachFreeRun(end: number, visit: (start: number, count: number) => void): void {
+    const { refcountsPerBlock } = this.geometry;
+    /** the first cluster of the run, or -1, and the end of the last block */
+    let free = -1;
+    let seen = 0;
+    const runEnds = (at: number): void => {
+      if (free >= 0) visit(free, at - free);
+      free = -1;
+    };
+    for (const index of this.indices()) {
+      const first = index * refcountsPerBlock;
+      if (first >= end) break;
+      if (first !== seen) runEnds(seen);
+      seen = Math.min(first + refcountsPerBlock, end);
+      const usedEnd = Math.min(this.usedEnd(index), seen);
+      for (let cluster = first; cluster < usedEnd; cluster++) {
+        if (this.get(cluster) !== 0) runEnds(cluster);
+        else if (free < 0) free = cluster;
+      }
+      if (usedEnd < seen && free < 0) free = usedEnd;
+    }
+    runEnds(seen);
   }
 
   /** What was read is read again: counters were changed. */

@@ -178,9 +178,6 @@ function countAllocated(file: HostFile, header: Qcow2Header, geometry: Geometry)
 /** Marks every cluster whose counter is 0 below the last one in use, where new clusters are appended. */
 function markFree({ check }: Verified, { clusterSize }: Geometry, state: Qcow2State): void {
   const free = new FreeClusters(state.free);
-  const { freeRuns, usedEnd } = check;
-  for (let i = 0; i + 1 < freeRuns.length && freeRuns[i + 1]! <= usedEnd; i += 2) {
-    free.markFree(freeRuns[i]!, freeRuns[i + 1]! - freeRuns[i]!);
-  }
-  new Float64Array(state.numbers)[FILE_END] = usedEnd * clusterSize;
+  check.forEachFreeRun((start, count) => free.markFree(start, count));
+  new Float64Array(state.numbers)[FILE_END] = check.usedEnd * clusterSize;
 }
