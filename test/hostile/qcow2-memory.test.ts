@@ -6,7 +6,7 @@ import { hostOffset, roundUp } from '../../src/bytes/offsets.ts';
 import { qcow2 } from '../../src/format/qcow2/index.ts';
 import type { MemoryHostFile } from '../../src/host/memory-file.ts';
 import { createMemoryImage, openImage } from '../support/memory-images.ts';
-import { put32, put64 } from '../support/qcow2-bytes.ts';
+import { get64, put32, put64 } from '../support/qcow2-bytes.ts';
 
 const MIB = 2 ** 20;
 const SMALL = 512;
@@ -50,4 +50,29 @@ test('leaks of any number are given back', () => {
   expect(report.leaks).toBeGreaterThan(500_000);
   expect(report.leaksFixed).toBe(report.leaks);
   expect(qcow2.check(file, { repair: 'none', log: () => undefined })).toMatchObject({ leaks: 0, corruptions: 0 });
+});
+
+test('entries that refer to clusters far from each other cost memory by what they take in the file', () => {
+  const count = 2 ** 16;
+  const entries = SMALL / 8;
+  const file = createMemoryImage(qcow2, count * SMALL, { cluster_size: String(SMALL) });
+  const l1 = Number(get64(file, 40));
+  const tables = roundUp(file.size(), SMALL);
+  const bytes = Buffer.alloc(count * 8);
+  for (let index = 0; index < count; index++) bytes.writeBigUInt64BE(BigInt((index + 1) * 4096 * SMALL), index * 8);
+  file.write(bytes, 0, bytes.length, hostOffset(tables));
+  for (let index = 0; index < count / entries; index++) put64(file, l1 + index * 8, tables + index * SMALL);
+  file.truncate((count + 2) * 4096 * SMALL);
+  const before = process.memoryUsage().arrayBuffers;
+  let most = 0;
+  const report = qcow2.check(file, {
+    repair: 'none',
+    log: () => {
+      most = Math.max(most, process.memoryUsage().arrayBuffers - before);
+    },
+  });
+  expect(report.corruptions).toBeGreaterThan(count);
+  expect(most).toBeGreaterThan(0);
+  // half a MiB of tables
+  expect(most).toBeLessThan(64 * MIB);
 });

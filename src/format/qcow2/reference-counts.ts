@@ -1,34 +1,49 @@
-// How often each host cluster is referred to, counted in pages that exist only where something was counted: a hostile image
-// that claims 2^40 clusters costs memory for the clusters it uses. What does not fit a page's 16 bits is kept beside it.
+// How often each host cluster is referred to, counted in pages that exist only where something was counted. A page is small,
+// because a hostile image can have each entry of 8 bytes refer to another one. What does not fit a page's 16 bits is kept
+// beside it.
 
-const PAGE = 2048;
+import { NumberIndex } from './number-index.ts';
+
+/** clusters that one page counts */
+const PAGE = 32;
+/** pages that are made at a time */
+const CHUNK = 128;
 /** In a page: the count is in `large`. */
 const LARGE = 65535;
 
 export class ReferenceCounts {
-  private readonly pages = new Map<number, Uint16Array>();
+  /** places of the pages by their numbers */
+  private readonly index = new NumberIndex();
+  private readonly chunks: Uint16Array[] = [];
   private readonly large = new Map<number, number>();
+  /** page numbers, ascending; null once there is another page */
+  private sorted: Float64Array | null = null;
   private lastNumber = -1;
-  private lastPage: Uint16Array | undefined;
+  private lastChunk: Uint16Array | undefined;
+  /** where the page begins in its chunk */
+  private lastStart = 0;
 
   get(cluster: number): number {
-    const count = this.page(Math.floor(cluster / PAGE))?.[cluster % PAGE] ?? 0;
+    const number = Math.floor(cluster / PAGE);
+    if (number !== this.lastNumber) this.select(number, this.index.find(number));
+    if (this.lastChunk === undefined) return 0;
+    const count = this.lastChunk[this.lastStart + cluster - number * PAGE]!;
     return count === LARGE ? this.large.get(cluster)! : count;
   }
 
-  /** First clusters of the pages that exist, and the cluster behind each page. */
+  /** First clusters of the pages that exist, ascending, and the cluster behind each page. */
   *ranges(): Generator<{ start: number; end: number }> {
-    for (const number of this.pages.keys()) yield { start: number * PAGE, end: (number + 1) * PAGE };
+    for (const number of this.numbers()) yield { start: number * PAGE, end: (number + 1) * PAGE };
   }
 
   /** Behind the last cluster from `start` to `end` that has references; `start` when none has. */
   usedEnd(start: number, end: number): number {
-    for (let number = Math.ceil(end / PAGE) - 1; number >= Math.floor(start / PAGE); number--) {
-      const page = this.pages.get(number);
-      if (page === undefined) continue;
-      const first = Math.max(start - number * PAGE, 0);
-      for (let i = Math.min(end - number * PAGE, PAGE) - 1; i >= first; i--)
-        if (page[i]! > 0) return number * PAGE + i + 1;
+    const numbers = this.numbers();
+    for (let place = countBelow(numbers, end / PAGE) - 1; place >= 0; place--) {
+      const first = numbers[place]! * PAGE;
+      if (first + PAGE <= start) break;
+      for (let cluster = Math.min(end, first + PAGE) - 1; cluster >= Math.max(start, first); cluster--)
+        if (this.get(cluster) > 0) return cluster + 1;
     }
     return start;
   }
@@ -42,22 +57,45 @@ export class ReferenceCounts {
 
   set(cluster: number, count: number): void {
     const number = Math.floor(cluster / PAGE);
-    let page = this.page(number);
-    if (page === undefined) {
-      page = new Uint16Array(PAGE);
-      this.pages.set(number, page);
-      this.lastPage = page;
-    }
+    if (number !== this.lastNumber || this.lastChunk === undefined) this.select(number, this.make(number));
+    const chunk = this.lastChunk!;
+    const at = this.lastStart + cluster - number * PAGE;
     if (count >= LARGE) this.large.set(cluster, count);
-    else if (page[cluster % PAGE] === LARGE) this.large.delete(cluster);
-    page[cluster % PAGE] = Math.min(count, LARGE);
+    else if (chunk[at] === LARGE) this.large.delete(cluster);
+    chunk[at] = Math.min(count, LARGE);
   }
 
-  private page(number: number): Uint16Array | undefined {
-    if (number !== this.lastNumber) {
-      this.lastNumber = number;
-      this.lastPage = this.pages.get(number);
+  /** @returns the place of the page */
+  private make(number: number): number {
+    const { size } = this.index;
+    const place = this.index.add(number);
+    if (place === size) {
+      this.sorted = null;
+      if (place % CHUNK === 0) this.chunks.push(new Uint16Array(CHUNK * PAGE));
     }
-    return this.lastPage;
+    return place;
   }
+
+  private select(number: number, place: number): void {
+    this.lastNumber = number;
+    this.lastChunk = place < 0 ? undefined : this.chunks[Math.floor(place / CHUNK)];
+    this.lastStart = (place % CHUNK) * PAGE;
+  }
+
+  private numbers(): Float64Array {
+    this.sorted ??= this.index.sorted();
+    return this.sorted;
+  }
+}
+
+/** How many of the ascending numbers are below `limit`. */
+function countBelow(numbers: Float64Array, limit: number): number {
+  let low = 0;
+  let high = numbers.length;
+  while (low < high) {
+    const middle = Math.floor((low + high) / 2);
+    if (numbers[middle]! < limit) low = middle + 1;
+    else high = middle;
+  }
+  return low;
 }
