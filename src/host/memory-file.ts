@@ -145,6 +145,14 @@ export class MemoryHostFile implements HostFile {
   }
 
   private seek(offset: number, wantData: boolean): number {
+    // a long hole is left by a look at the pages that exist
+    if (wantData && (this.length - offset) / PAGE > this.pages.size) {
+      let data = this.length;
+      for (const index of this.pages.keys()) {
+        if ((index + 1) * PAGE > offset) data = Math.min(data, Math.max(offset, index * PAGE));
+      }
+      return data;
+    }
     for (let at = offset; at < this.length; at = at - (at % PAGE) + PAGE) {
       if (this.pages.has(Math.floor(at / PAGE)) === wantData) return at;
     }

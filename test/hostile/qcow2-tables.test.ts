@@ -191,3 +191,41 @@ test('L1 tables of snapshots that lie in each other are not followed', () => {
   expect(findings.filter((finding) => finding.includes('lies in that of another snapshot'))).toHaveLength(7);
   expectRefused(file);
 });
+
+/** Gives the image an L1 table of so many entries, which lead to what `tableOf` says of the first byte behind it. */
+function withL1(file: MemoryHostFile, entries: number, tableOf: (behind: number, index: number) => number): void {
+  const l1 = roundUp(file.size(), CLUSTER);
+  const bytes = Buffer.alloc(roundUp(entries * 8, CLUSTER));
+  for (let index = 0; index < entries; index++)
+    bytes.writeBigUInt64BE(BigInt(tableOf(l1 + bytes.length, index)), index * 8);
+  file.write(bytes, 0, bytes.length, hostOffset(l1));
+  file.truncate(tableOf(l1 + bytes.length, entries - 1) + CLUSTER);
+  put32(file, 36, entries);
+  put64(file, 40, l1);
+}
+
+const MANY = 8192;
+
+test('a read-only open reads an L2 table once however many L1 entries lead to it, and counts it as often', () => {
+  const file = image();
+  withL1(file, MANY, (behind) => behind);
+  const table = file.size() - CLUSTER;
+  for (const index of [0, 1, 8191]) put64(file, table + index * 8, COPIED | BigInt(table));
+  const counting = new CountingHostFile(file);
+  const opened = openImage(qcow2, counting, { readOnly: true });
+  expect(counting.bytes.read).toBeLessThan(4 * 1024 * 1024);
+  expect(opened.allocatedBytes()).toBe(3 * MANY * CLUSTER);
+  opened.close();
+});
+
+test('a read-only open does not read L2 tables that are holes of the file, or no tables', () => {
+  for (const step of [CLUSTER, 512]) {
+    const file = image();
+    withL1(file, MANY, (behind, index) => behind + index * step);
+    const counting = new CountingHostFile(file);
+    const opened = openImage(qcow2, counting, { readOnly: true });
+    expect(counting.bytes.read).toBeLessThan(4 * 1024 * 1024);
+    expect(opened.allocatedBytes()).toBe(0);
+    opened.close();
+  }
+});

@@ -1,12 +1,13 @@
 // Opening a qcow2 image: what this version cannot serve is refused by name before a byte is changed, then the shared state is
 // filled from the header, the tables and, for writing, from the reference counts, which say what is free.
 
-import { hostOffset, roundUp } from '../../bytes/offsets.ts';
+import { roundUp } from '../../bytes/offsets.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import { FreeClusters } from '../free-clusters.ts';
 import type { Image, OpenOptions } from '../image-format.ts';
 import { legacyAesKey } from './aes-legacy.ts';
+import { countAllocated } from './allocated-clusters.ts';
 import { type VolumeKey, wipe } from './encryption.ts';
 import { Geometry } from './geometry.ts';
 import {
@@ -34,7 +35,6 @@ import {
   REFCOUNT_TABLE_OFFSET,
   VIRTUAL_SIZE,
 } from './state.ts';
-import { isCompressed, isCopied, offsetOf, readTable } from './table.ts';
 import { type Verified, verifyBeforeWriting } from './verify.ts';
 
 /** @param specific facts for info and status, with qemu-img's keys */
@@ -153,26 +153,6 @@ function clearAutoclear(file: HostFile, header: Qcow2Header): void {
   if (kept[0] === header.autoclear[0] && kept[1] === header.autoclear[1]) return;
   writeAutoclearFeatures(file, header, kept);
   file.sync();
-}
-
-/** Data clusters of the active layer, compressed ones included. */
-function countAllocated(file: HostFile, header: Qcow2Header, geometry: Geometry): number {
-  let count = 0;
-  const l1 = readTable(file, header.l1TableOffset, header.l1Size * 8);
-  const l2 = new Uint8Array(geometry.clusterSize);
-  const l2View = new DataView(l2.buffer);
-  for (let at = 0; at < l1.byteLength; at += 8) {
-    const table = offsetOf(l1.getUint32(at), l1.getUint32(at + 4));
-    if (!(table > 0 && table + geometry.clusterSize <= file.size())) continue;
-    file.read(l2, 0, l2.length, hostOffset(table));
-    for (let entry = 0; entry < l2.length; entry += geometry.l2EntryBytes) {
-      const high = l2View.getUint32(entry);
-      const low = l2View.getUint32(entry + 4);
-      const hasHost = offsetOf(high, low) !== 0 || (header.hasExternalData && isCopied(high));
-      if (isCompressed(high) || (hasHost && (header.extendedL2 || (low & 1) === 0))) count++;
-    }
-  }
-  return count;
 }
 
 /** Marks every cluster whose counter is 0 below the last one in use, where new clusters are appended. */
