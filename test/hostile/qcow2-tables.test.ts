@@ -8,7 +8,7 @@ import { qcow2 } from '../../src/format/qcow2/index.ts';
 import type { MemoryHostFile } from '../../src/host/memory-file.ts';
 import { CountingHostFile } from '../../src/host/wrapping-files.ts';
 import { createMemoryImage, openImage } from '../support/memory-images.ts';
-import { COPIED, get64, placesOf, put32, put64 } from '../support/qcow2-bytes.ts';
+import { COPIED, get64, placesOf, put32, put64, putCounter16 } from '../support/qcow2-bytes.ts';
 
 const CLUSTER = 65536;
 
@@ -228,4 +228,64 @@ test('a read-only open does not read L2 tables that are holes of the file, or no
     expect(opened.allocatedBytes()).toBe(0);
     opened.close();
   }
+});
+
+/** Tells nobody where its holes are, and has space for all of it. */
+class FullHostFile extends CountingHostFile {
+  override allocatedBytes(): number {
+    return this.size();
+  }
+}
+
+/** What a check says, and the bytes that it read. */
+function checked(file: CountingHostFile): { readonly findings: readonly string[]; readonly bytes: number } {
+  const findings: string[] = [];
+  const report = qcow2.check(file, { repair: 'none', log: (sentence) => findings.push(sentence) });
+  return { findings: [...findings, JSON.stringify(report)], bytes: file.bytes.read };
+}
+
+test('a check passes over L2 tables that are holes of the file, and finds what it finds where they are zeros', () => {
+  const file = image();
+  const count = 2048;
+  withL1(file, count, (behind, index) => behind + (index + 1) * CLUSTER);
+  const first = file.size() - count * CLUSTER;
+  // tables with something in them, at the beginning, in the middle and at the end
+  for (const index of [0, 1, 1000, count - 1]) put64(file, first + index * CLUSTER + 512, first - CLUSTER);
+  const sparse = checked(new CountingHostFile(file));
+  const full = checked(new FullHostFile(file));
+  expect(sparse.findings).toEqual(full.findings);
+  expect(sparse.findings.some((finding) => finding.includes('has refcount 0 and 4 references'))).toBe(true);
+  expect(full.bytes).toBeGreaterThan(count * CLUSTER);
+  expect(sparse.bytes).toBeLessThan(8 * 1024 * 1024);
+});
+
+test('a check passes over refcount blocks that are holes of the file, and finds what it finds where they are zeros', () => {
+  const file = image();
+  const { refcountTable } = placesOf(file);
+  const first = roundUp(file.size(), CLUSTER);
+  const blocks = 2048;
+  for (let index = 1; index <= blocks; index++) put64(file, refcountTable + index * 8, first + index * CLUSTER);
+  // each counts the clusters of 2 GiB
+  file.truncate((blocks + 1) * 2 ** 31);
+  putCounter16(file, 1, 5);
+  file.write(new Uint8Array([0, 3]), 0, 2, hostOffset(first + 7 * CLUSTER));
+  const sparse = checked(new CountingHostFile(file));
+  const full = checked(new FullHostFile(file));
+  expect(sparse.findings).toEqual(full.findings);
+  expect(full.bytes).toBeGreaterThan(blocks * CLUSTER);
+  expect(sparse.bytes).toBeLessThan(8 * 1024 * 1024);
+});
+
+test('a repair that finds holes leaves what it leaves where they are zeros', () => {
+  const count = 256;
+  const file = image(count * 2 ** 29);
+  withL1(file, count, (behind, index) => behind + (index + 1) * CLUSTER);
+  const first = file.size() - count * CLUSTER;
+  for (const index of [0, 100, count - 1]) put64(file, first + index * CLUSTER + 512, first - CLUSTER);
+  const full = file.clone();
+  const repaired = qcow2.check(file, { repair: 'all', log: () => undefined });
+  expect(qcow2.check(new FullHostFile(full), { repair: 'all', log: () => undefined })).toEqual(repaired);
+  expect(repaired.corruptionsFixed).toBe(repaired.corruptions);
+  expect(Buffer.compare(file.bytes(), full.bytes())).toBe(0);
+  expect(qcow2.check(file, { repair: 'none', log: () => undefined })).toMatchObject({ corruptions: 0, leaks: 0 });
 });

@@ -256,7 +256,7 @@ export class Check {
     const { geometry, report } = this.walk;
     const { l1Size, l1TableOffset, hasExternalData } = this.header;
     let mended = 0;
-    const seen = new Set<number>();
+    const seen = new Uint8Array(this.walk.tables.tableCount);
     // where a table is data as well, nothing of it is changed
     let canStore = true;
     const isSingle = (host: number): boolean => this.walk.counters.get(geometry.clusterOf(host)) === 1;
@@ -273,8 +273,9 @@ export class Check {
       if (!this.walk.uses.isCluster(table)) return;
       canStore = this.walk.isL1Alone;
       mend(at, high, low, isSingle(table));
-      if (seen.has(table)) return;
-      seen.add(table);
+      const place = this.walk.tables.placeOf(table);
+      if (seen[place] !== 0 || this.walk.holes.isHole(table, geometry.clusterSize)) return;
+      seen[place] = 1;
       canStore = this.walk.tables.isOnlyTable(table);
       this.forEachEntry(table, geometry.clusterSize, geometry.l2EntryBytes, (entry, entryHigh, entryLow) => {
         const host = offsetOf(entryHigh, entryLow);

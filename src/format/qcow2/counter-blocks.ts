@@ -1,9 +1,10 @@
 // The counters of an image that may be damaged, for reading only: the refcount table as it is, without the blocks that cannot
-// be used. Whole blocks are kept, because a walk looks at every counter of them.
+// be used. Whole blocks are kept, because a walk looks at every counter of them; one that is a hole of the file is not read.
 
 import { hostOffset } from '../../bytes/offsets.ts';
 import { type HostFile, readPadded } from '../../host/host-file.ts';
 import type { Geometry } from './geometry.ts';
+import type { Holes } from './holes.ts';
 import { readCounter } from './refcount.ts';
 
 const MEMORY_BYTES = 16 * 1024 * 1024;
@@ -11,15 +12,17 @@ const MEMORY_BYTES = 16 * 1024 * 1024;
 export class CounterBlocks {
   private readonly file: HostFile;
   private readonly geometry: Geometry;
+  private readonly holes: Holes;
   private readonly offsets = new Map<number, number>();
   private readonly loaded = new Map<number, Uint8Array>();
   private lastIndex = -1;
   private lastBlock: Uint8Array | undefined;
   private zeros: Uint8Array | undefined;
 
-  constructor(file: HostFile, geometry: Geometry) {
+  constructor(file: HostFile, geometry: Geometry, holes: Holes) {
     this.file = file;
     this.geometry = geometry;
+    this.holes = holes;
   }
 
   /** The block of refcount table entry `index` is at `offset` and can be used. */
@@ -104,15 +107,18 @@ export class CounterBlocks {
   /** What was read is read again: counters were changed. */
   forget(): void {
     this.loaded.clear();
+    this.holes.forget();
     this.lastIndex = -1;
   }
 
+  /** None where there is none, and where all of its counters are 0 because it is a hole. */
   private block(index: number): Uint8Array | undefined {
     const offset = this.offsets.get(index);
     if (offset === undefined) return undefined;
     const known = this.loaded.get(index);
     if (known !== undefined) return known;
     const { clusterSize } = this.geometry;
+    if (this.holes.isHole(offset, clusterSize)) return undefined;
     if ((this.loaded.size + 1) * clusterSize > MEMORY_BYTES) this.loaded.clear();
     const block = new Uint8Array(clusterSize);
     readPadded(this.file, block, 0, clusterSize, hostOffset(offset));

@@ -1,17 +1,17 @@
 // Where tables lie in holes of the file, so that a sparse file of any length costs what is in it. As many bytes as the file
 // has on its host are read like those of any image, without a question: only a file that claims more is asked where its
-// data is. Devices and HTTP servers, which know no holes, claim no more than they have.
+// data is, once for all of it. Devices and HTTP servers, which know no holes, claim no more than they have.
 
 import { hostOffset } from '../../bytes/offsets.ts';
 import type { HostFile } from '../../host/host-file.ts';
+import { countBelow, withRoom } from './number-index.ts';
 
 export class Holes {
   private readonly file: HostFile;
   /** bytes that are read before the file is asked */
   private unasked: number;
-  /** the hole that was found last */
-  private start = 0;
-  private end = 0;
+  /** where each stretch of data begins, and where the holes between them begin; null until the file is asked */
+  private data: { readonly starts: Float64Array; readonly ends: Float64Array } | null = null;
 
   constructor(file: HostFile) {
     this.file = file;
@@ -22,18 +22,33 @@ export class Holes {
   isHole(offset: number, length: number): boolean {
     this.unasked -= length;
     if (this.unasked >= 0) return false;
-    if (offset >= this.start && offset + length <= this.end) return true;
-    const data = this.file.seekData(hostOffset(offset));
-    if (data < offset + length) return false;
-    // the hole that ends there may begin before the table
-    this.start = data === this.end ? Math.min(offset, this.start) : offset;
-    this.end = data;
-    return true;
+    this.data ??= findData(this.file);
+    const { starts, ends } = this.data;
+    const next = countBelow(ends, offset + 1);
+    return next === starts.length || starts[next]! >= offset + length;
   }
 
   /** The file was written to. */
   forget(): void {
-    this.start = 0;
-    this.end = 0;
+    this.data = null;
   }
+}
+
+/** As many questions as the file has stretches of data, whatever its length. */
+function findData(file: HostFile): { readonly starts: Float64Array; readonly ends: Float64Array } {
+  const size = file.size();
+  let starts = new Float64Array(0);
+  let ends = new Float64Array(0);
+  let count = 0;
+  for (let at = 0; at < size; ) {
+    const start = file.seekData(hostOffset(at));
+    if (start >= size) break;
+    at = Math.max(file.seekHole(hostOffset(start)), start + 1);
+    starts = withRoom(starts, count);
+    ends = withRoom(ends, count);
+    starts[count] = start;
+    ends[count] = at;
+    count++;
+  }
+  return { starts: starts.subarray(0, count), ends: ends.subarray(0, count) };
 }

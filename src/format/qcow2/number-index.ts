@@ -66,6 +66,18 @@ export function withRoom(array: Float64Array<ArrayBuffer>, index: number): Float
   return longer;
 }
 
+/** How many of the ascending numbers are below `limit`. */
+export function countBelow(numbers: Float64Array, limit: number): number {
+  let low = 0;
+  let high = numbers.length;
+  while (low < high) {
+    const middle = Math.floor((low + high) / 2);
+    if (numbers[middle]! < limit) low = middle + 1;
+    else high = middle;
+  }
+  return low;
+}
+
 function hash(number: number): number {
   const high = (number / 2 ** 32) | 0;
   let mixed = mix((number | 0) ^ SEED);

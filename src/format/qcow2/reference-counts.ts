@@ -2,7 +2,7 @@
 // because a hostile image can have each entry of 8 bytes refer to another one. What does not fit a page's 16 bits is kept
 // beside it.
 
-import { NumberIndex } from './number-index.ts';
+import { countBelow, NumberIndex } from './number-index.ts';
 
 /** clusters that one page counts */
 const PAGE = 32;
@@ -86,16 +86,4 @@ export class ReferenceCounts {
     this.sorted ??= this.index.sorted();
     return this.sorted;
   }
-}
-
-/** How many of the ascending numbers are below `limit`. */
-function countBelow(numbers: Float64Array, limit: number): number {
-  let low = 0;
-  let high = numbers.length;
-  while (low < high) {
-    const middle = Math.floor((low + high) / 2);
-    if (numbers[middle]! < limit) low = middle + 1;
-    else high = middle;
-  }
-  return low;
 }

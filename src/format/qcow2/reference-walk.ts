@@ -1,7 +1,7 @@
 // The walk that finds every reference of an image: header, refcount structures (refcount-walk.ts), L1 and L2 tables of the
 // active layer and of all snapshots (table-walk.ts), snapshot table, bitmaps, encryption header. It counts them and says what
-// cannot be true; it changes nothing. A table is read once however many entries refer to it, so no image can make the walk
-// longer than its file.
+// cannot be true; it changes nothing. A table is read once however many entries refer to it, and not where it lies in a hole,
+// so no image can make the walk longer than what its file has on the host.
 
 import { hex } from '../../bytes/offsets.ts';
 import { describeError } from '../../errors/index.ts';
@@ -12,6 +12,7 @@ import { CounterBlocks } from './counter-blocks.ts';
 import { Findings } from './findings.ts';
 import { Geometry } from './geometry.ts';
 import type { Qcow2Header } from './header.ts';
+import { Holes } from './holes.ts';
 import { walkRefcountTable } from './refcount-walk.ts';
 import { checkSnapshotL1, readSnapshotTable } from './snapshot-table.ts';
 import { TableWalk } from './table-walk.ts';
@@ -31,6 +32,7 @@ export class ReferenceWalk extends Findings {
   readonly counters: CounterBlocks;
   readonly uses: ClusterUses;
   readonly tables: TableWalk;
+  readonly holes: Holes;
   /** nothing else refers to the clusters of the active L1 table */
   isL1Alone = true;
   private readonly file: HostFile;
@@ -44,11 +46,13 @@ export class ReferenceWalk extends Findings {
     this.options = options;
     const geometry = new Geometry(header.clusterBits, header.refcountOrder, header.extendedL2);
     this.geometry = geometry;
-    const counters = new CounterBlocks(file, geometry);
+    const holes = new Holes(file);
+    this.holes = holes;
+    const counters = new CounterBlocks(file, geometry, holes);
     this.counters = counters;
     const uses = new ClusterUses(file.size(), geometry, this, options.mark);
     this.uses = uses;
-    this.tables = new TableWalk({ file, header, geometry, uses, findings: this, counters });
+    this.tables = new TableWalk({ file, header, geometry, uses, findings: this, counters, holes });
   }
 
   run(): this {

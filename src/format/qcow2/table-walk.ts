@@ -1,5 +1,5 @@
 // The walk of the L1 and L2 tables of the active layer and of all snapshots: what their entries refer to, and which entries
-// cannot be true. An L2 table is read once however many L1 entries refer to it.
+// cannot be true. An L2 table is read once however many L1 entries refer to it, and not at all where it is a hole.
 
 import { hex, hostOffset } from '../../bytes/offsets.ts';
 import { type HostFile, readPadded } from '../../host/host-file.ts';
@@ -9,19 +9,21 @@ import type { CounterBlocks } from './counter-blocks.ts';
 import { type Findings, flagSentence, showOffset } from './findings.ts';
 import type { Geometry } from './geometry.ts';
 import type { Qcow2Header } from './header.ts';
+import type { Holes } from './holes.ts';
 import { subclusterFault } from './subcluster.ts';
 import { hasReservedBits, isCompressed, isCopied, offsetOf, QCOW_OFLAG_ZERO, readTable } from './table.ts';
+import { TableUses } from './table-uses.ts';
 
 /** Bits of an L1 entry that must be 0, beside those of every entry: 62 in the high word, 0 in the low word. */
 const L1_RESERVED_HIGH = 0x40000000;
 const L1_RESERVED_LOW = 1;
 
-/** An L2 table: by how many entries of how many layers it is used. */
+/** An L2 table: by how many entries of L1 tables it is used. */
 interface TableUse {
-  references: number;
-  isActive: boolean;
+  readonly references: number;
+  readonly isActive: boolean;
   /** first byte of the disk that the table maps */
-  guest: number;
+  readonly guest: number;
 }
 
 export interface TableWalkParts {
@@ -32,13 +34,16 @@ export interface TableWalkParts {
   readonly findings: Findings;
   /** what the COPIED flags are compared with */
   readonly counters: CounterBlocks;
+  readonly holes: Holes;
 }
 
 export class TableWalk {
   /** offsets of zero entries that keep an impossible place */
   readonly badZeroes: number[] = [];
   private readonly parts: TableWalkParts;
-  private readonly tables = new Map<number, TableUse>();
+  private readonly tables = new TableUses();
+  /** tables of the active layer are the first so many: its L1 table is walked before all others */
+  private activeTables = 0;
   /** where the data of the next cluster lies in a file that is not fragmented; 0 before the first */
   private nextData = 0;
 
@@ -46,7 +51,7 @@ export class TableWalk {
     this.parts = parts;
   }
 
-  /** @param references snapshots that have this L1 table */
+  /** The active one goes first. @param references snapshots that have this L1 table */
   walkL1(offset: number, entries: number, isActive: boolean, references = 1): void {
     if (entries === 0) return;
     const { file, findings, geometry, uses } = this.parts;
@@ -67,22 +72,25 @@ export class TableWalk {
         continue;
       }
       if (isActive) this.compareFlag(at, table, isCopied(high));
-      const known = this.tables.get(table);
-      if (known === undefined) this.tables.set(table, { references, isActive, guest: index * geometry.l2Coverage });
-      else known.references += references;
+      this.tables.add(table, references, index * geometry.l2Coverage);
     }
+    if (isActive) this.activeTables = this.tables.size;
   }
 
   /** All tables that the L1 tables referred to. @param progress takes the fraction of them that is done */
   walkL2Tables(progress?: (fraction: number) => void): void {
-    const { clusterSize } = this.parts.geometry;
+    const { file, geometry, holes } = this.parts;
+    const { clusterSize } = geometry;
+    const { tables } = this;
     const bytes = new Uint8Array(clusterSize);
     const view = new DataView(bytes.buffer);
-    let done = 0;
-    for (const [table, use] of this.tables) {
-      readPadded(this.parts.file, bytes, 0, clusterSize, hostOffset(table));
-      this.walkL2(view, table, use);
-      progress?.(++done / this.tables.size);
+    for (let place = 0; place < tables.size; place++) {
+      const table = tables.tableAt(place);
+      if (holes.isHole(table, clusterSize)) continue;
+      readPadded(file, bytes, 0, clusterSize, hostOffset(table));
+      const isActive = place < this.activeTables;
+      this.walkL2(view, table, { references: tables.referencesAt(place), isActive, guest: tables.guestAt(place) });
+      progress?.((place + 1) / tables.size);
     }
   }
 
@@ -197,15 +205,29 @@ export class TableWalk {
     findings.flagFault(flagSentence(at, copied));
   }
 
+  /** How many L2 tables there are. */
+  get tableCount(): number {
+    return this.tables.size;
+  }
+
+  /** The place of the table at this offset among them, or -1. */
+  placeOf(table: number): number {
+    return this.tables.find(table);
+  }
+
   /** Nothing but L1 entries refers to an L2 table, so that changing an entry of it changes nothing else. */
   isOnlyTable(table: number): boolean {
     const { geometry, uses } = this.parts;
-    return uses.referencesToKeep(geometry.clusterOf(table)) === (this.tables.get(table)?.references ?? 0);
+    const place = this.tables.find(table);
+    const references = place < 0 ? 0 : this.tables.referencesAt(place);
+    return uses.referencesToKeep(geometry.clusterOf(table)) === references;
   }
 
   /** No L2 table is something else as well. */
   get areTablesAlone(): boolean {
-    for (const table of this.tables.keys()) if (!this.isOnlyTable(table)) return false;
+    for (let place = 0; place < this.tables.size; place++) {
+      if (!this.isOnlyTable(this.tables.tableAt(place))) return false;
+    }
     return true;
   }
 }
