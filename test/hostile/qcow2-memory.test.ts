@@ -76,3 +76,19 @@ test('entries that refer to clusters far from each other cost memory by what the
   // half a MiB of tables
   expect(most).toBeLessThan(64 * MIB);
 });
+
+test('an image that is refused has no map of metadata that seems to be all over a sparse file', () => {
+  const count = 2 ** 16;
+  const file = createMemoryImage(qcow2, MIB, { cluster_size: String(SMALL) });
+  const l1 = roundUp(file.size(), SMALL);
+  const bytes = Buffer.alloc(count * 8);
+  // a page of the map for each table
+  for (let index = 0; index < count; index++) bytes.writeBigUInt64BE(BigInt((index + 128) * 4096 * SMALL), index * 8);
+  file.write(bytes, 0, bytes.length, hostOffset(l1));
+  put32(file, 36, count);
+  put64(file, 40, l1);
+  file.truncate((count + 129) * 4096 * SMALL);
+  const before = process.memoryUsage().rss;
+  expect(() => openImage(qcow2, file)).toThrow(/corruptions and is not opened for writing/);
+  expect(process.memoryUsage().rss - before).toBeLessThan(128 * MIB);
+});

@@ -3,6 +3,7 @@
 // metadata, in the time of a look at a byte.
 
 import { MAX_TRACKED_CLUSTERS } from '../free-clusters.ts';
+import { withRoom } from './number-index.ts';
 
 /** The value of a byte is the index. */
 const KINDS = [
@@ -62,5 +63,34 @@ export class MetadataClusters {
       if ((this.kinds[cluster] ?? 0) !== 0) return cluster;
     }
     return -1;
+  }
+}
+
+/** What is to be marked, kept until it is sure that the map is wanted. */
+export class MetadataRuns {
+  /** of each run: value of the kind, first cluster, cluster behind the last */
+  private runs = new Float64Array(0);
+  private length = 0;
+
+  add(kind: MetadataKind, first: number, count: number): void {
+    const value = KINDS.indexOf(kind);
+    const { length } = this;
+    if (length > 0 && this.runs[length - 3] === value && this.runs[length - 1] === first) {
+      this.runs[length - 1] = first + count;
+      return;
+    }
+    this.runs = withRoom(this.runs, length + 2);
+    this.runs[length] = value;
+    this.runs[length + 1] = first;
+    this.runs[length + 2] = first + count;
+    this.length += 3;
+  }
+
+  /** In the order in which they were added. */
+  markAll(clusters: MetadataClusters): void {
+    for (let at = 0; at < this.length; at += 3) {
+      const first = this.runs[at + 1]!;
+      clusters.mark(KINDS[this.runs[at]!] as MetadataKind, first, this.runs[at + 2]! - first);
+    }
   }
 }

@@ -14,7 +14,7 @@ import {
   withoutBits,
   writeIncompatibleFeatures,
 } from './header.ts';
-import { createMetadataClustersState, MetadataClusters } from './metadata-clusters.ts';
+import { createMetadataClustersState, MetadataClusters, MetadataRuns } from './metadata-clusters.ts';
 import { readHeader } from './read-header.ts';
 
 /** An image that may be written, with what the walk found out. */
@@ -49,39 +49,46 @@ export function verifyBeforeWriting(file: HostFile, header: Qcow2Header, log: (s
   const note = (sentence: string): void => {
     if (findings.length < 1000) findings.push(sentence);
   };
-  const first = lookAndMark(file, header, note);
+  const first = lookForMetadata(file, header, note);
   const { corruptions, leaks } = first.check.report;
   if (!header.isDirty) {
     if (first.check.dangers > 0) throw refusal(file, corruptions, findings);
     if (leaks > 0) log(`${file.path} has ${leaks} leaked clusters; imgfuse check -r leaks gives them back`);
-    return first;
+    return verified(file, header, first);
   }
   if (!first.check.isRepairable) throw refusal(file, corruptions, findings);
   log(`${file.path} was not closed clean; checked: ${corruptions} corruptions, ${leaks} leaked clusters; repairing`);
   for (const finding of findings) log(finding);
   first.check.repairAll();
-  const second = lookAndMark(file, readHeader(file, { readOnly: false }), note);
+  const repaired = readHeader(file, { readOnly: false });
+  const second = lookForMetadata(file, repaired, note);
   if (second.check.dangers > 0) throw refusal(file, second.check.report.corruptions, findings);
-  clearMarks(file, second.header);
-  return second;
+  clearMarks(file, repaired);
+  return verified(file, repaired, second);
 }
 
-function lookAndMark(file: HostFile, header: Qcow2Header, log: (sentence: string) => void): Verified {
+/** What a look found, and where metadata is. */
+interface Found {
+  readonly check: Check;
+  readonly runs: MetadataRuns;
+}
+
+function lookForMetadata(file: HostFile, header: Qcow2Header, log: (sentence: string) => void): Found {
+  const runs = new MetadataRuns();
+  return { check: look(file, header, log, runs), runs };
+}
+
+/** An image that is refused has no map: its metadata may seem to be anywhere in a sparse file of any length. */
+function verified(file: HostFile, header: Qcow2Header, { check, runs }: Found): Verified {
   const metadata = createMetadataClustersState(Math.ceil(file.size() / header.clusterSize));
-  const clusters = new MetadataClusters(metadata);
-  const check = look(file, header, log, clusters);
+  runs.markAll(new MetadataClusters(metadata));
   return { header, check, metadata };
 }
 
-function look(
-  file: HostFile,
-  header: Qcow2Header,
-  log: (sentence: string) => void,
-  clusters?: MetadataClusters,
-): Check {
+function look(file: HostFile, header: Qcow2Header, log: (sentence: string) => void, runs?: MetadataRuns): Check {
   const check = examine(file, header, {
     log,
-    mark: clusters === undefined ? undefined : (kind, first, count) => clusters.mark(kind, first, count),
+    mark: runs === undefined ? undefined : (kind, first, count) => runs.add(kind, first, count),
   });
   check.reportFlags();
   return check;
