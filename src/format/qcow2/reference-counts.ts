@@ -5,9 +5,9 @@
 import { countBelow, NumberIndex } from './number-index.ts';
 
 /** clusters that one page counts */
-const PAGE = 32;
+const PAGE = 16;
 /** pages that are made at a time */
-const CHUNK = 128;
+const CHUNK = 256;
 /** In a page: the count is in `large`. */
 const LARGE = 65535;
 
