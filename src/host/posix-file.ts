@@ -23,7 +23,8 @@ export class PosixHostFile implements HostFile {
   readonly path: string;
   readonly readOnly: boolean;
   readonly descriptor: number;
-  private canPunch = true;
+  /** modes of fallocate(2) that the host does not have; tmpfs punches holes and zeros no ranges */
+  private readonly refusedModes = new Set<number>();
 
   private constructor(path: string, descriptor: number, readOnly: boolean) {
     this.path = path;
@@ -200,7 +201,7 @@ export class PosixHostFile implements HostFile {
     this.checkRange(operation, offset, length);
     const end = Math.min(offset + length, this.size());
     if (end <= offset) return;
-    if (this.canPunch) {
+    if (!this.refusedModes.has(mode)) {
       try {
         fallocate(this.descriptor, mode, offset, end - offset);
         return;
@@ -211,7 +212,7 @@ export class PosixHostFile implements HostFile {
           return;
         }
         if (error.kind !== 'unsupported') throw error;
-        this.canPunch = false;
+        this.refusedModes.add(mode);
       }
     }
     this.writeZeros(offset, end);

@@ -136,6 +136,29 @@ test('a write that the host cuts short says how many bytes arrived', () => {
 describe('holes', () => {
   const MIB = 1024 * 1024;
 
+  test('are punched although the host has no ZERO_RANGE, as a tmpfs', (context) => {
+    requireOrSkip(context, nativeAvailable() && process.getuid?.() === 0, 'native calls and root');
+    const small = join(folder, 'small');
+    mkdirSync(small);
+    execFileSync('mount', ['-t', 'tmpfs', 'tmpfs', small]);
+    try {
+      writeFileSync(join(small, 'file'), new Uint8Array(1_048_576).fill(7));
+      const file = PosixHostFile.open(join(small, 'file'), false);
+      try {
+        file.zeroRange(hostOffset(0), 4096);
+        file.punchHole(hostOffset(4096), 1_044_480);
+        expect(file.allocatedBytes()).toBeLessThanOrEqual(4096);
+        const bytes = new Uint8Array(1_048_576);
+        readPadded(file, bytes, 0, bytes.length, hostOffset(0));
+        expect(bytes.every((byte) => byte === 0)).toBe(true);
+      } finally {
+        file.close();
+      }
+    } finally {
+      execFileSync('umount', [small]);
+    }
+  });
+
   test('are punched: the range reads as zeros, the length stays, the host gets its space back', (context) => {
     requireOrSkip(context, nativeAvailable(), 'the package koffi');
     withFile(new Uint8Array(MIB).fill(5), (file) => {
