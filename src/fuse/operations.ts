@@ -10,6 +10,8 @@ import type { Request } from './request.ts';
 
 /** The open(2) flag; its value depends on the architecture. */
 const O_DIRECT = { arm: 0o200000, arm64: 0o200000, ppc64: 0o400000 }[process.arch as string] ?? 0o40000;
+/** The same; O_SYNC has this bit, too. */
+const O_DSYNC = { mips: 0o20, mipsel: 0o20 }[process.arch as string] ?? 0o10000;
 const S_ISUID_S_ISGID = 0o6000;
 const SEEK_DATA = 3;
 const SEEK_HOLE = 4;
@@ -80,7 +82,10 @@ function write(filesystem: Filesystem, request: Request, reply: Reply): void {
   sizeOrTooBig(offset + length);
   const handle = request.handle(layout.fh);
   const dataOffset = request.dataOffset(layout.size);
-  reply.written(filesystem.write(request.nodeid, handle, request.bytes, dataOffset, length, offset));
+  const written = filesystem.write(request.nodeid, handle, request.bytes, dataOffset, length, offset);
+  // behind a direct write the kernel sends no FSYNC: it leaves the sync of a synchronous one (O_DSYNC, RWF_DSYNC) to the server
+  if (request.u32(layout.flags) & O_DSYNC) filesystem.fsync(request.nodeid, handle);
+  reply.written(written);
 }
 
 /** Both kinds of READDIR. The offset is the index of the next record in ".", "..", then the entries: no state is kept. */

@@ -1,5 +1,6 @@
 // The server against messages encoded by hand: what each opcode asks of the Filesystem and what it answers.
 
+import { constants } from 'node:fs';
 import { describe, expect, test, vi } from 'vitest';
 import { ImgfuseError } from '../../../src/errors/index.ts';
 import { createCounters, readCounters } from '../../../src/fuse/counters.ts';
@@ -170,8 +171,8 @@ describe('data', () => {
   const readFields = (offset: number | bigint, size: number) => [
     ...[u64(5), u64(offset), u32(size), u32(0), u64(2n ** 64n - 1n), u32(0), u32(0)],
   ];
-  const writeFields = (offset: number | bigint, data: Uint8Array, size = data.length) => [
-    ...[u64(5), u64(offset), u32(size), u32(0), u64(2n ** 64n - 1n), u32(0), u32(0), data],
+  const writeFields = (offset: number | bigint, data: Uint8Array, size = data.length, flags = 0) => [
+    ...[u64(5), u64(offset), u32(size), u32(0), u64(2n ** 64n - 1n), u32(flags), u32(0), data],
   ];
 
   test('READ lets the filesystem read into the reply behind the header', () => {
@@ -204,6 +205,26 @@ describe('data', () => {
       return 7;
     };
     expect(answerTo(16, writeFields(FAR, data), { write }).body).toEqual(encode(u32(7), u32(0)));
+  });
+
+  test.each([
+    ['O_DSYNC', constants.O_DSYNC, 1],
+    ['O_SYNC', constants.O_SYNC, 1],
+    ['O_DIRECT', constants.O_DIRECT, 0],
+  ])('WRITE with %s is durable when it is answered, if that was asked for', (_name, flags, syncs) => {
+    const calls: string[] = [];
+    const write: Filesystem['write'] = (_node, _handle, _source, _offset, length) => {
+      calls.push('write');
+      return length;
+    };
+    const fsync: Filesystem['fsync'] = (node, handle) => calls.push(`fsync ${node} ${handle}`);
+    const fields = writeFields(0, Buffer.alloc(4096), 4096, constants.O_RDWR | flags);
+    expect(answerTo(16, fields, { write, fsync }).errno).toBe(0);
+    expect(calls).toEqual(['write', 'fsync 2 5'].slice(0, 1 + syncs));
+    const failing = () => {
+      throw new ImgfuseError('io', 'no sync');
+    };
+    expect(answerTo(16, fields, { write, fsync: failing }).errno).toBe(syncs === 0 ? 0 : EIO);
   });
 
   test('WRITE of the largest size fits the receive buffer', () => {
