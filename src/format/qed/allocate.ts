@@ -7,7 +7,7 @@ import { reach } from '../../concurrency/breakpoints.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { FreeClusters } from '../free-clusters.ts';
 import type { Geometry } from './geometry.ts';
-import { CUTS, DURABLE_LENGTH, FILE_END, FILE_LENGTH } from './state.ts';
+import { CUTS, DURABLE_LENGTH, FILE_END, FILE_LENGTH, TAKERS } from './state.ts';
 
 /** The file grows by this much at a time; the rest is cut at a clean close and counts as leaked after a crash. */
 export const EXTEND_BYTES = 64 * 1024 * 1024;
@@ -42,6 +42,7 @@ export class Allocator {
   allocateTable(): number {
     reach('cluster-allocate');
     const count = this.geometry.tableSizeClusters;
+    this.numbers[TAKERS] = this.numbers[TAKERS]! + 1;
     return (this.fromFree(count, true) ?? this.append(count)).offset;
   }
 

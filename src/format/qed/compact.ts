@@ -1,23 +1,31 @@
 // What an idle image and a clean close do with free clusters: QED has no place to note them, so each one that stays would
 // be a leak to every other program. Free clusters at the end are cut off (allocate.ts); the others become the clusters of
 // guest clusters that read as zeros, which costs metadata only; and at a close, where there are not enough of those, the last
-// clusters of the file move into the gaps. Runs under the metadata lock with the dirty bit set and all clusters reserved.
+// clusters of the file move into the gaps. An idle image does its part table by table, beside its requests; the rest runs under
+// the metadata lock with the dirty bit set and all clusters reserved.
 
 import { hostOffset } from '../../bytes/offsets.ts';
+import type { Mutex } from '../../concurrency/mutex.ts';
+import type { Reservations } from '../../concurrency/reservations.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { FreeClusters } from '../free-clusters.ts';
+import type { Image } from '../image-format.ts';
 import type { WriteTracker } from '../write-tracker.ts';
 import type { Allocator } from './allocate.ts';
+import type { DirtyBit } from './dirty-bit.ts';
 import type { Geometry } from './geometry.ts';
 import type { Linker } from './link.ts';
 import type { Mapper } from './mapping.ts';
-import { ALLOCATED_CLUSTERS, FILE_END, IMAGE_SIZE } from './state.ts';
+import { ALLOCATED_CLUSTERS, FILE_END, IMAGE_SIZE, SEARCHED_TAKERS, TAKERS } from './state.ts';
 import { UNALLOCATED_ENTRY, ZERO_ENTRY } from './table.ts';
 
 export interface CompactParts {
   readonly file: HostFile;
-  readonly hasBacking: boolean;
+  readonly backing: Image | null;
+  readonly dirtyBit: DirtyBit;
   readonly geometry: Geometry;
+  readonly lock: Mutex;
+  readonly reservations: Reservations;
   readonly mapper: Mapper;
   readonly linker: Linker;
   readonly allocator: Allocator;
@@ -38,56 +46,84 @@ export function removeEmptyTables(parts: CompactParts): void {
   });
 }
 
-/** All that an idle image gets: it costs a few table writes and moves no data. */
+/**
+ * All that an idle image gets: it costs a few table writes and moves no data. Takes the lock and reserves what it changes
+ * itself. A search that found too few takers is not repeated before there are new ones.
+ */
 export function giveFreeClustersAway(parts: CompactParts): void {
-  parts.allocator.trim();
-  giveToZeroClusters(parts, Math.ceil(parts.numbers[IMAGE_SIZE]! / parts.geometry.clusterSize));
-}
-
-/** The second half: FREE clusters get an owner, or clusters from the end move into the gaps and become free in turn. */
-export function fillGaps(parts: CompactParts): void {
-  giveFreeClustersAway(parts);
-  if (parts.free.freeCount > 0) moveIntoGaps(parts);
+  const { allocator, free, geometry, lock, numbers, reservations } = parts;
+  const { tableEntries } = geometry;
+  const takers = lock.run(() => {
+    allocator.trim();
+    return numbers[TAKERS]!;
+  });
+  if (numbers[SEARCHED_TAKERS] === takers) return;
+  for (let goesOn = true, l1Index = 0; goesOn; l1Index++) {
+    const first = l1Index * tableEntries;
+    goesOn = reservations.exclusively(first, first + tableEntries, () => {
+      const end = diskEnd(parts);
+      if (free.freeCount === 0) return false;
+      if (first >= end) numbers[SEARCHED_TAKERS] = takers;
+      else giveToZeroClusters(parts, l1Index, end);
+      return first < end;
+    });
+  }
 }
 
 /** The rest: a table may be too large for every gap, so what lies before it cannot be cut off; entries behind the end of
  * the disk take it. @returns clusters that found no owner even there */
 export function giveAwayRest(parts: CompactParts): number {
   parts.allocator.trim();
-  giveToZeroClusters(parts, Number.POSITIVE_INFINITY);
+  forEachTable(parts, (l1Index) => giveToZeroClusters(parts, l1Index, Number.POSITIVE_INFINITY));
   return parts.free.freeCount;
 }
 
-/** FREE clusters read as zeros, so linking one to a guest cluster that reads as zeros changes nothing for the guest. */
-function giveToZeroClusters(parts: CompactParts, endCluster: number): void {
-  const { geometry, hasBacking, linker, free, mapper, numbers } = parts;
-  if (free.freeCount === 0) return;
-  const diskEnd = Math.ceil(numbers[IMAGE_SIZE]! / geometry.clusterSize);
+/**
+ * FREE clusters read as zeros, so linking one to a guest cluster that reads as zeros changes nothing for the guest. For the
+ * guest clusters of one table that lie before `endCluster`; under the lock, with them reserved exclusively.
+ */
+function giveToZeroClusters(parts: CompactParts, l1Index: number, endCluster: number): void {
+  const { allocator, backing, dirtyBit, geometry, linker, free, mapper, numbers, tracker } = parts;
+  const table = mapper.l2Table(l1Index);
+  if (table === 0) return;
+  const end = diskEnd(parts);
   const readsZero = (cluster: number, entry: number) =>
-    entry === ZERO_ENTRY || (entry === UNALLOCATED_ENTRY && (!hasBacking || cluster >= diskEnd));
-  forEachTable(parts, (l1Index, table) => {
-    const first = l1Index * geometry.tableEntries;
-    const last = Math.min(first + geometry.tableEntries, endCluster);
-    for (let cluster = first; cluster < last && free.freeCount > 0; ) {
-      const limit = Math.min(linker.span(cluster), last - cluster);
-      let run = 0;
-      while (run < limit && readsZero(cluster + run, mapper.lookup(cluster + run, table))) run++;
-      if (run === 0) {
-        cluster++;
-        continue;
-      }
-      const taken = free.take(run, false)!;
-      const count = taken.end - taken.start;
-      linker.link(cluster, taken.start * geometry.clusterSize, count);
-      numbers[ALLOCATED_CLUSTERS] = numbers[ALLOCATED_CLUSTERS]! + count;
-      cluster += count;
+    entry === ZERO_ENTRY || (entry === UNALLOCATED_ENTRY && (backing === null || cluster >= end));
+  const first = l1Index * geometry.tableEntries;
+  const last = Math.min(first + geometry.tableEntries, endCluster);
+  for (let cluster = first; cluster < last && free.freeCount > 0; ) {
+    const limit = Math.min(linker.span(cluster), last - cluster);
+    let run = 0;
+    while (run < limit && readsZero(cluster + run, mapper.lookup(cluster + run, table))) run++;
+    if (run === 0) {
+      cluster++;
+      continue;
     }
-  });
+    dirtyBit.set();
+    const taken = free.take(run, false)!;
+    const count = taken.end - taken.start;
+    try {
+      linker.link(cluster, taken.start * geometry.clusterSize, count);
+    } catch (error) {
+      allocator.release(taken.start * geometry.clusterSize, count);
+      throw error;
+    }
+    numbers[ALLOCATED_CLUSTERS] = numbers[ALLOCATED_CLUSTERS]! + count;
+    cluster += count;
+    tracker.noteWrite();
+  }
 }
 
-/** Moves data clusters, then tables, that lie where the file could end into free clusters before that. */
-function moveIntoGaps(parts: CompactParts): void {
+/** Guest clusters of the disk, the last one perhaps a part. */
+function diskEnd({ geometry, numbers }: CompactParts): number {
+  return Math.ceil(numbers[IMAGE_SIZE]! / geometry.clusterSize);
+}
+
+/** The second half: data clusters, then tables, that lie where the file could end move into FREE clusters before that, and
+ * become free in turn. */
+export function moveIntoGaps(parts: CompactParts): void {
   const { geometry, free, linker, mapper, numbers } = parts;
+  if (free.freeCount === 0) return;
   const { clusterSize } = geometry;
   const newEnd = numbers[FILE_END]! - free.freeCount * clusterSize;
   const data: { guestCluster: number; host: number }[] = [];

@@ -17,7 +17,7 @@ import type { DirtyBit } from './dirty-bit.ts';
 import type { Geometry } from './geometry.ts';
 import type { Linker } from './link.ts';
 import type { Mapper, Run } from './mapping.ts';
-import { ALLOCATED_CLUSTERS } from './state.ts';
+import { ALLOCATED_CLUSTERS, TAKERS } from './state.ts';
 import { UNALLOCATED_ENTRY, ZERO_ENTRY } from './table.ts';
 
 /** The collaborators of a Deallocator, by name. */
@@ -140,6 +140,7 @@ export class Deallocator {
     for (let i = 0; i < count; i++) pending.drop(first + i);
     for (const host of hosts) allocator.release(host, 1);
     numbers[ALLOCATED_CLUSTERS] = numbers[ALLOCATED_CLUSTERS]! - hosts.length;
+    numbers[TAKERS] = numbers[TAKERS]! + 1;
   }
 
   /** Data of a part of a cluster; the lock is released for it. @returns whether there is any */

@@ -17,7 +17,7 @@ import { type Extent, type Image, type ImageDetails, type SharedImage, shareImag
 import { ReservedRuns } from '../reserved-runs.ts';
 import { AllocatingWrite } from './allocating-write.ts';
 import { type Collaborators, connect } from './collaborators.ts';
-import { type CompactParts, fillGaps, giveAwayRest, giveFreeClustersAway, removeEmptyTables } from './compact.ts';
+import { type CompactParts, giveAwayRest, giveFreeClustersAway, moveIntoGaps, removeEmptyTables } from './compact.ts';
 import { Deallocator } from './deallocate.ts';
 import { describeHeader } from './header.ts';
 import type { Run } from './mapping.ts';
@@ -178,7 +178,7 @@ export class QedImage implements Image {
     if (!this.parts.dirtyBit.isSet) return;
     if (this.parts.lock.run(() => this.parts.free.unusedCount) > 0) {
       this.parts.flush.runUntilSettled();
-      this.withAllReserved(giveFreeClustersAway);
+      giveFreeClustersAway(this.parts);
       this.flush();
     }
     // short: everything big is durable already; what allocates meanwhile waits for the lock and sets the bit again
@@ -205,7 +205,8 @@ export class QedImage implements Image {
   private compact(): void {
     this.withAllReserved(removeEmptyTables);
     this.parts.flush.runUntilSettled();
-    this.withAllReserved(fillGaps);
+    giveFreeClustersAway(this.parts);
+    this.withAllReserved(moveIntoGaps);
     this.parts.flush.runUntilSettled();
     const leaked = this.withAllReserved(giveAwayRest);
     if (leaked > 0) this.log(`${this.file.path}: ${leaked} free clusters found no owner and stay as leaks`);
@@ -221,7 +222,7 @@ export class QedImage implements Image {
     return reservations.exclusively(0, Number.POSITIVE_INFINITY, () => {
       try {
         dirtyBit.set();
-        return action({ ...this.parts, hasBacking: this.backing !== null });
+        return action(this.parts);
       } finally {
         tracker.noteWrite();
       }

@@ -12,7 +12,7 @@ import type { DirtyBit } from './dirty-bit.ts';
 import type { Flush } from './flush.ts';
 import { type Geometry, maxImageSize } from './geometry.ts';
 import { IMAGE_SIZE_OFFSET } from './header.ts';
-import { IMAGE_SIZE } from './state.ts';
+import { IMAGE_SIZE, TAKERS } from './state.ts';
 
 export interface ResizeParts {
   readonly path: string;
@@ -94,6 +94,7 @@ function setSize({ dirtyBit, numbers, reservations, tracker }: ResizeParts, size
     dirtyBit.set();
     dirtyBit.writeField(IMAGE_SIZE_OFFSET, size);
     numbers[IMAGE_SIZE] = size;
+    numbers[TAKERS] = numbers[TAKERS]! + 1;
   });
   tracker.noteWrite();
 }

@@ -22,7 +22,11 @@ export const LAST_CHANGE_MS = 4;
 export const DURABLE_LENGTH = 5;
 /** how often the file was cut: a sync that began before says nothing about a length that was reached again since */
 export const CUTS = 6;
-const NUMBER_COUNT = 7;
+/** how often entries came into being that can take a free cluster, because they read as zeros */
+export const TAKERS = 7;
+/** TAKERS when a search for them last came to its end and found too few */
+export const SEARCHED_TAKERS = 8;
+const NUMBER_COUNT = 9;
 
 export interface QedState extends MappedState {
   readonly header: QedHeader;
@@ -39,5 +43,6 @@ export function createQedState(header: QedHeader, options: MappedStateOptions): 
   numbers[FILE_END] = options.fileLength;
   numbers[FILE_LENGTH] = options.fileLength;
   numbers[DURABLE_LENGTH] = options.fileLength;
+  numbers[TAKERS] = 1;
   return state;
 }
