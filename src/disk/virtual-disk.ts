@@ -59,6 +59,12 @@ export interface ChainExtent extends Extent {
   readonly path: string;
 }
 
+/** The bytes from some offset on, as far as they are known to be data or to read as zeros without being stored. */
+export interface DataRun {
+  readonly isData: boolean;
+  readonly length: number;
+}
+
 export class VirtualDisk {
   private readonly image: Image;
   private readonly copyOnRead: CopyOnRead | null;
@@ -155,6 +161,11 @@ export class VirtualDisk {
     return chainExtent(this.image, offset, length, 0);
   }
 
+  /** Whether there is data at `offset`, through the chain, and for how many bytes from there that is sure: at most `length`. */
+  dataRun(offset: number, length: number): DataRun {
+    return chainDataRun(this.image, offset, length);
+  }
+
   /** Background work; called a few times a second by one thread. @param nowMs of steadyMs() */
   maintain(nowMs = steadyMs()): void {
     this.image.maintain(nowMs);
@@ -219,7 +230,7 @@ export class VirtualDisk {
     let below = 0;
     for (let at = 0; at < covered; ) {
       if (performance.now() > until) return null;
-      const { length, status } = this.image.map(guestOffset(at), covered - at);
+      const { length, status } = this.image.mapStatus(guestOffset(at), covered - at);
       if (status === 'unallocated') below += length;
       at += length;
     }
@@ -234,6 +245,14 @@ export class VirtualDisk {
 function lazyRefcountsOf({ specific }: ImageDetails): boolean | null {
   const lazy = specific['lazy-refcounts'];
   return typeof lazy === 'boolean' ? lazy : null;
+}
+
+function chainDataRun(image: Image, offset: number, length: number): DataRun {
+  const { status, length: part } = image.mapStatus(guestOffset(offset), length);
+  const { backing } = image;
+  if (status !== 'unallocated' || backing === null) return { isData: status === 'data', length: part };
+  const inside = backing.virtualSize() - offset;
+  return inside <= 0 ? { isData: false, length: part } : chainDataRun(backing, offset, Math.min(part, inside));
 }
 
 function chainExtent(image: Image, offset: number, length: number, depth: number): ChainExtent {

@@ -185,9 +185,9 @@ export class DiskFilesystem implements Filesystem {
     if (whence !== SEEK_DATA && whence !== SEEK_HOLE) throw failure(ERRNO.EINVAL, `lseek with whence ${whence}`);
     if (offset >= size) throw failure(ERRNO.ENXIO, `offset ${offset} lies beyond the end of the disk`);
     for (let at = offset; at < size; ) {
-      const extent = this.disk.extent(at);
-      if ((extent.status === 'data') === (whence === SEEK_DATA)) return at;
-      at += extent.length;
+      const { isData, length } = this.disk.dataRun(at, size - at);
+      if (isData === (whence === SEEK_DATA)) return at;
+      at += length;
     }
     if (whence === SEEK_HOLE) return size;
     throw failure(ERRNO.ENXIO, `there is no data behind offset ${offset}`);

@@ -12,7 +12,7 @@ import { EXCLUSIVE, type Reservations } from '../concurrency/reservations.ts';
 import { readBackingData, readsAsZeros } from './backing.ts';
 import type { GuestAccess } from './guest-access.ts';
 import type { Image } from './image-format.ts';
-import type { RunMapper } from './reserved-runs.ts';
+import type { RunMapper } from './run-mapper.ts';
 import type { WriteTracker } from './write-tracker.ts';
 
 /** Read from the backing file at once; of a larger cluster the allocating write itself copies the rest. */

@@ -8,11 +8,15 @@ import type { CheckReport, RepairMode } from './check-report.ts';
 /** What a range of the virtual disk is, as far as one image of a chain knows. */
 export type ExtentStatus = 'data' | 'zero' | 'unallocated';
 
-/** A range of the virtual disk with one status; `length` is bytes. */
-export interface Extent {
-  readonly start: number;
-  readonly length: number;
+/** A range with one status; `length` is bytes. */
+export interface StatusRun {
   readonly status: ExtentStatus;
+  readonly length: number;
+}
+
+/** A range of the virtual disk with one status. */
+export interface Extent extends StatusRun {
+  readonly start: number;
   /** where the data is in the image file; absent unless status is 'data' */
   readonly hostOffset?: number;
 }
@@ -148,6 +152,8 @@ export interface Image {
   flush(): void;
   /** The first extent at `offset`, at most `length` bytes long; this image only, not its backing chain. */
   map(offset: GuestOffset, length: number): Extent;
+  /** The same, but data goes on where it lies elsewhere in the file; may end before the status does. */
+  mapStatus(offset: GuestOffset, length: number): StatusRun;
   /**
    * Work that must not wait for the next flush: links held back for their data, the dirty bit of an idle image.
    * @param nowMs of steadyMs()

@@ -4,11 +4,7 @@
 import type { Mutex } from '../concurrency/mutex.ts';
 import { EXCLUSIVE, type Reservations, SHARED } from '../concurrency/reservations.ts';
 import type { GuestAccess } from './guest-access.ts';
-
-/** Maps a guest range to its first run; the mapper may reuse one object for all its answers. */
-export interface RunMapper<Run> {
-  map(offset: number, length: number): Run;
-}
+import type { RunMapper } from './run-mapper.ts';
 
 /** `offset` is the first byte of the run on the disk. */
 export interface ReservedRunsParts<Run> {

@@ -6,7 +6,7 @@ import type { Mutex } from '../concurrency/mutex.ts';
 import { type Reservations, SHARED } from '../concurrency/reservations.ts';
 import { readsAsZeros } from './backing.ts';
 import type { Image } from './image-format.ts';
-import type { RunMapper } from './reserved-runs.ts';
+import type { RunMapper } from './run-mapper.ts';
 
 const ZEROS = new Uint8Array(64 * 1024);
 

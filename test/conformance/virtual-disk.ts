@@ -401,6 +401,27 @@ function describeRanges(variant: DiskVariant): void {
       expect(at).toBeLessThanOrEqual(SIZE);
     }
   });
+
+  test('the runs of data are those of the extents, whatever lies where', () => {
+    const subject = new Subject(variant);
+    const disk = subject.open();
+    // backwards, so that no two neighbours adjoin; with gaps, and with zeros in between
+    for (let at = SIZE - 8192; at >= 0; at -= 8192) {
+      if (at % 65_536 !== 0) disk.write(pattern(8192, at), 0, 8192, at);
+    }
+    disk.discard(300_000, 100_000);
+    disk.writeZeroes(500_000, 9000);
+    for (let at = 0; at < SIZE; ) {
+      const { isData, length } = disk.dataRun(at, SIZE - at);
+      expect(length).toBeGreaterThan(0);
+      const end = at + length;
+      while (at < end) {
+        const extent = disk.extent(at, end - at);
+        expect([at, extent.status === 'data']).toEqual([at, isData]);
+        at += extent.length;
+      }
+    }
+  });
 }
 
 function describeSizes(variant: DiskVariant): void {

@@ -11,8 +11,16 @@ import { reach } from '../../concurrency/breakpoints.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import { readBackingData, readsAsZeros } from '../backing.ts';
 import { CopyUp } from '../copy-up.ts';
-import { type Extent, type Image, type ImageDetails, type SharedImage, shareImage } from '../image-format.ts';
+import {
+  type Extent,
+  type Image,
+  type ImageDetails,
+  type SharedImage,
+  type StatusRun,
+  shareImage,
+} from '../image-format.ts';
 import { ReservedRuns } from '../reserved-runs.ts';
+import { statusRun } from '../run-mapper.ts';
 import { AllocatingWrite } from './allocating-write.ts';
 import { type Collaborators, connect } from './collaborators.ts';
 import { CompressedReader } from './compressed.ts';
@@ -225,6 +233,10 @@ export class Qcow2Image implements Image {
       };
     });
   }
+  mapStatus(offset: GuestOffset, length: number): StatusRun {
+    return this.parts.lock.run(() => statusRun(this.parts.mapper, offset, length, this.clusterSize));
+  }
+
 
   maintain(nowMs: number): void {
     if (this.readOnly || this.failure() !== null) return;

@@ -5,6 +5,7 @@ import { hex } from '../../bytes/offsets.ts';
 import { reach } from '../../concurrency/breakpoints.ts';
 import type { ImgfuseError } from '../../errors/index.ts';
 import { NOT_PENDING, type PendingLinks } from '../pending-links.ts';
+import { MAX_LOOKS } from '../run-mapper.ts';
 import type { Geometry } from './geometry.ts';
 import type { ImageMarks } from './image-marks.ts';
 import { FILE_END, L1_ENTRIES, L1_OFFSET } from './state.ts';
@@ -50,9 +51,6 @@ export interface Cluster {
   high: number;
   low: number;
 }
-
-/** Entries that one call looks at under the lock; a longer run is cut, and the caller goes on from there. */
-const MAX_LOOKS = 65536;
 
 export interface MapperParts {
   readonly path: string;

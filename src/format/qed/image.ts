@@ -13,8 +13,16 @@ import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import { readBackingData } from '../backing.ts';
 import { CopyUp } from '../copy-up.ts';
-import { type Extent, type Image, type ImageDetails, type SharedImage, shareImage } from '../image-format.ts';
+import {
+  type Extent,
+  type Image,
+  type ImageDetails,
+  type SharedImage,
+  type StatusRun,
+  shareImage,
+} from '../image-format.ts';
 import { ReservedRuns } from '../reserved-runs.ts';
+import { statusRun } from '../run-mapper.ts';
 import { AllocatingWrite } from './allocating-write.ts';
 import { type Collaborators, connect } from './collaborators.ts';
 import { type CompactParts, giveAwayRest, giveFreeClustersAway, moveIntoGaps, removeEmptyTables } from './compact.ts';
@@ -127,6 +135,10 @@ export class QedImage implements Image {
         ...(run.status === 'data' ? { hostOffset: run.hostOffset } : {}),
       };
     });
+  }
+
+  mapStatus(offset: GuestOffset, length: number): StatusRun {
+    return this.parts.lock.run(() => statusRun(this.parts.mapper, offset, length, this.clusterSize));
   }
 
   discard(offset: GuestOffset, length: number): void {

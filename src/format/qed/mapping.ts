@@ -6,6 +6,7 @@ import { reach } from '../../concurrency/breakpoints.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { ExtentStatus } from '../image-format.ts';
 import { NOT_PENDING, type PendingLinks } from '../pending-links.ts';
+import { MAX_LOOKS } from '../run-mapper.ts';
 import type { Geometry } from './geometry.ts';
 import type { QedHeader } from './header.ts';
 import { FILE_END } from './state.ts';
@@ -18,9 +19,6 @@ export interface Run {
   hostOffset: number;
   length: number;
 }
-
-/** Entries that one call looks at under the lock; a longer run is cut, and the caller goes on from there. */
-const MAX_LOOKS = 65536;
 
 export class Mapper {
   readonly run: Run = { status: 'unallocated', hostOffset: 0, length: 0 };

@@ -5,7 +5,14 @@ import { type GuestOffset, hostOffset } from '../../bytes/offsets.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import { type HostFile, readPadded } from '../../host/host-file.ts';
 import { GuestAccess } from '../guest-access.ts';
-import { type Extent, type Image, type ImageDetails, type SharedImage, shareImage } from '../image-format.ts';
+import {
+  type Extent,
+  type Image,
+  type ImageDetails,
+  type SharedImage,
+  type StatusRun,
+  shareImage,
+} from '../image-format.ts';
 import { WriteTracker } from '../write-tracker.ts';
 
 /** Granularity of discards that is worth announcing: a page of the host. */
@@ -121,6 +128,10 @@ export class RawImage implements Image {
     if (data > offset) return { start: offset, length: data - offset, status: 'zero' };
     const hole = Math.min(this.file.seekHole(hostOffset(offset)), end);
     return { start: offset, length: Math.max(hole - offset, 1), status: 'data', hostOffset: offset };
+  }
+
+  mapStatus(offset: GuestOffset, length: number): StatusRun {
+    return this.map(offset, length);
   }
 
   maintain(): void {}

@@ -1,6 +1,7 @@
 // The tree that a mount shows: every method and every errno, over a small QED image in memory.
 
-import { describe, expect, test } from 'vitest';
+import { describe, expect, test, vi } from 'vitest';
+import { Mutex } from '../../../src/concurrency/mutex.ts';
 import { VirtualDisk } from '../../../src/disk/virtual-disk.ts';
 import { ERRNO, errnoOf } from '../../../src/errors/index.ts';
 import { createTree, DISK_NAME, DiskFilesystem, type TreeOptions } from '../../../src/filesystem/index.ts';
@@ -253,4 +254,16 @@ test('lseek finds data and holes; behind the end, and where there is no more dat
   expect(errno(() => seek(SIZE, SEEK_HOLE))).toBe(ERRNO.ENXIO);
   expect(errno(() => seek(0, 0))).toBe(ERRNO.EINVAL);
   expect(errno(() => make().filesystem.lseek(DISK, 1, 5, SEEK_DATA))).toBe(ERRNO.ENXIO);
+});
+
+test('lseek over clusters in random order asks once for many of them, because the kernel holds back writes meanwhile', () => {
+  const { filesystem, disk } = make();
+  for (let at = SIZE - 4096; at >= 0; at -= 4096) disk.write(new Uint8Array(4096).fill(1), 0, 4096, at);
+  const lock = vi.spyOn(Mutex.prototype, 'lock');
+  try {
+    expect(filesystem.lseek(DISK, 1, 0, SEEK_HOLE)).toBe(SIZE);
+    expect(lock.mock.calls.length).toBeLessThan(5);
+  } finally {
+    lock.mockRestore();
+  }
 });
