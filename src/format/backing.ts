@@ -20,20 +20,17 @@ export function readBackingData(
   if (inside < length) target.fill(0, targetOffset + inside, targetOffset + length);
 }
 
-/** True when the chain below is known to read as zeros in the range from its metadata alone; false when data may be there. */
-export function readsAsZeros(backing: Image, offset: number, length: number): boolean {
+/**
+ * True when the chain below is known to read as zeros in the range from its metadata alone; false when data may be there.
+ * No lock of the image above is held: tables of the chain may have to come over a network.
+ */
+export function readsAsZeros(backing: Image | null, offset: number, length: number): boolean {
+  if (backing === null) return true;
   const end = Math.min(offset + length, backing.virtualSize());
   for (let at = offset; at < end; ) {
-    const extent = backing.map(guestOffset(at), end - at);
-    if (extent.status === 'data') return false;
-    if (
-      extent.status === 'unallocated' &&
-      backing.backing !== null &&
-      !readsAsZeros(backing.backing, at, extent.length)
-    ) {
-      return false;
-    }
-    at += extent.length;
+    const { status, length: part } = backing.mapStatus(guestOffset(at), end - at);
+    if (status === 'data' || (status === 'unallocated' && !readsAsZeros(backing.backing, at, part))) return false;
+    at += part;
   }
   return true;
 }

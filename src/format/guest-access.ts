@@ -2,6 +2,7 @@
 // inside the virtual disk. Looks at the virtual size as it is now, so where a format has a metadata lock it is held.
 
 import { hex } from '../bytes/offsets.ts';
+import type { Mutex } from '../concurrency/mutex.ts';
 import { ImgfuseError } from '../errors/index.ts';
 import type { HostFile } from '../host/host-file.ts';
 import type { WriteTracker } from './write-tracker.ts';
@@ -22,6 +23,14 @@ export class GuestAccess {
 
   get virtualSize(): number {
     return this.numbers[this.sizeIndex]!;
+  }
+
+  /**
+   * For a caller without the lock. Nothing resizes a read-only image, and its lock may be held for long: by another thread,
+   * while a table comes over a network.
+   */
+  virtualSizeOutside(lock: Mutex): number {
+    return this.file.readOnly ? this.virtualSize : lock.run(() => this.virtualSize);
   }
 
   assertWritable(): void {

@@ -51,7 +51,7 @@ export class ZeroInPlace<Run extends { readonly status: string; readonly length:
       if (lock.held) lock.unlock();
     }
     if (status === 'zero') return part;
-    if (status === 'unallocated' && (backing === null || readsAsZeros(backing, offset, part))) return part;
+    if (status === 'unallocated' && readsAsZeros(backing, offset, part)) return part;
     const zeros = Math.min(part, ZEROS.length);
     write(ZEROS, 0, zeros, guestOffset(offset));
     return zeros;

@@ -80,7 +80,7 @@ export class Deallocator {
   }
 
   private zeroClusters(first: number, count: number, diskEnd: number): number {
-    const { backing, geometry, isRaw, pending, version } = this.parts;
+    const { backing, geometry, isRaw, lock, mapper, pending, version } = this.parts;
     const { clusterSize } = geometry;
     if (isRaw) {
       // an entry that changed beside it could be durable without it, and disk and file would differ after a crash
@@ -93,11 +93,11 @@ export class Deallocator {
       this.zeroPart(start, Math.min(start + part * clusterSize, diskEnd));
       return part;
     }
-    return this.exclusively(first, count, (table, part) => {
-      if (table === 0 && pending.isEmpty) {
-        const skip = this.toNextTable(first, count);
-        if (backing === null || readsAsZeros(backing, first * clusterSize, skip * clusterSize)) return skip;
-      }
+    const toNextTable = this.toNextTable(first, count);
+    // the backing file may have to wait for its own tables, and it never changes: it is asked without the lock
+    const isBare = lock.run(() => mapper.l2Table(geometry.l1IndexOf(first)) === 0 && pending.isEmpty);
+    if (isBare && readsAsZeros(backing, first * clusterSize, toNextTable * clusterSize)) return toNextTable;
+    return this.exclusively(first, count, (_table, part) => {
       this.parts.linker.replace(first, part, backing !== null, steadyMs());
       return part;
     });

@@ -100,7 +100,7 @@ export class Qcow2Image implements Image {
   }
 
   virtualSize(): number {
-    return this.parts.lock.run(() => this.parts.access.virtualSize);
+    return this.parts.access.virtualSizeOutside(this.parts.lock);
   }
 
   allocatedBytes(): number {
@@ -134,10 +134,9 @@ export class Qcow2Image implements Image {
   /** Known to read as zeros, from metadata alone; for a range that this thread has reserved. */
   private readsAsZeros(offset: number, length: number): boolean {
     for (let done = 0; done < length; ) {
-      const { status, length: part } = this.map(guestOffset(offset + done), length - done);
-      if (status === 'data') return false;
-      if (status === 'unallocated' && this.backing !== null && !readsAsZeros(this.backing, offset + done, part))
-        return false;
+      const at = offset + done;
+      const { status, length: part } = this.mapStatus(guestOffset(at), length - done);
+      if (status === 'data' || (status === 'unallocated' && !readsAsZeros(this.backing, at, part))) return false;
       done += part;
     }
     return true;
@@ -233,10 +232,10 @@ export class Qcow2Image implements Image {
       };
     });
   }
+
   mapStatus(offset: GuestOffset, length: number): StatusRun {
     return this.parts.lock.run(() => statusRun(this.parts.mapper, offset, length, this.clusterSize));
   }
-
 
   maintain(nowMs: number): void {
     if (this.readOnly || this.failure() !== null) return;

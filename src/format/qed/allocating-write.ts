@@ -9,6 +9,7 @@ import type { Reservations } from '../../concurrency/reservations.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import { readBackingData, readsAsZeros } from '../backing.ts';
 import { steadyMs } from '../clock.ts';
+import type { GuestAccess } from '../guest-access.ts';
 import type { Image } from '../image-format.ts';
 import type { PendingLinks } from '../pending-links.ts';
 import type { Allocator } from './allocate.ts';
@@ -27,6 +28,7 @@ const MAX_RUN_CLUSTERS = 4096;
 export interface AllocatingWriteParts {
   readonly file: HostFile;
   readonly backing: Image | null;
+  readonly access: GuestAccess;
   readonly geometry: Geometry;
   readonly lock: Mutex;
   readonly reservations: Reservations;
@@ -154,19 +156,25 @@ export class AllocatingWrite {
   }
 
   private isZeroBelow(start: number, length: number): boolean {
-    return this.parts.backing === null || readsAsZeros(this.parts.backing, start, length);
+    return readsAsZeros(this.parts.backing, start, length);
   }
 
   /** Links clusters that read as zeros to a run that reads as zeros; leaves data, here or below, as it is. */
   preallocate(offset: number, length: number): number {
-    const { geometry, mapper, reservations } = this.parts;
+    const { access, geometry, lock, mapper, reservations } = this.parts;
     const { clusterSize } = geometry;
     const first = Math.floor(offset / clusterSize);
     return reservations.exclusively(first, Math.ceil((offset + length) / clusterSize), () => {
+      // the disk may have become smaller while this waited
+      access.assertInside(offset, length);
       const { status, length: part } = mapper.map(offset, length);
       if (status === 'data') return part;
       const count = Math.ceil((offset + part) / clusterSize) - first;
-      if (status === 'unallocated' && !this.isZeroBelow(first * clusterSize, count * clusterSize)) return part;
+      // the clusters stay reserved, so they stay what they are (R3)
+      lock.unlock();
+      const isZero = status === 'zero' || this.isZeroBelow(first * clusterSize, count * clusterSize);
+      lock.lock();
+      if (!isZero) return part;
       return Math.min(part, (first + this.linkZeros(first, count)) * clusterSize - offset);
     });
   }

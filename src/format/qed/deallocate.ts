@@ -94,15 +94,15 @@ export class Deallocator {
     });
   }
 
-  /** Whole clusters within one slice of one L2 table. @returns clusters done */
+  /** Whole clusters within one slice of one L2 table, or all up to the next table. @returns clusters done */
   private zeroClusters(first: number, count: number): number {
-    const { backing, geometry, pending } = this.parts;
+    const { backing, geometry, lock, mapper, pending } = this.parts;
+    const { clusterSize, tableEntries } = geometry;
+    const toNextTable = Math.min(count, tableEntries - geometry.l2IndexOf(first));
+    // the backing file may have to wait for its own tables, and it never changes: it is asked without the lock
+    const isBare = lock.run(() => mapper.l2Table(geometry.l1IndexOf(first)) === 0 && pending.isEmpty);
+    if (isBare && readsAsZeros(backing, first * clusterSize, toNextTable * clusterSize)) return toNextTable;
     return this.exclusively(first, count, (table, part) => {
-      if (table === 0 && pending.isEmpty) {
-        const toNextTable = Math.min(count, geometry.tableEntries - geometry.l2IndexOf(first));
-        const start = first * geometry.clusterSize;
-        if (backing === null || readsAsZeros(backing, start, toNextTable * geometry.clusterSize)) return toNextTable;
-      }
       this.unlink(first, part, table, backing === null ? UNALLOCATED_ENTRY : ZERO_ENTRY);
       return part;
     });

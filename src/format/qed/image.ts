@@ -82,7 +82,7 @@ export class QedImage implements Image {
   }
 
   virtualSize(): number {
-    return this.parts.lock.run(() => this.parts.access.virtualSize);
+    return this.parts.access.virtualSizeOutside(this.parts.lock);
   }
 
   allocatedBytes(): number {
