@@ -41,7 +41,14 @@ process.env.IMGFUSE_RUNTIME_DIR = join(folder, 'run');
 const image = join(folder, `disk.${options.format}`);
 const mountpoint = join(folder, 'mnt');
 let mounted = false;
-process.on('SIGINT', () => process.exit(130));
+/** exit code once a signal has asked for the end: after the round, because the threads have the disk open until then */
+let stopped = 0;
+process.on('SIGINT', () => {
+  stopped = 130;
+});
+process.on('SIGTERM', () => {
+  stopped = 143;
+});
 process.on('exit', cleanUp);
 
 const what = [options.format, options.options, options.backing ? 'with a backing file' : '', options.transport];
@@ -54,7 +61,7 @@ const { requests, wrong } = await stress();
 unmount();
 const late = judgeImage();
 console.log(`stress: ${requests} requests, ${wrong + late} wrong`);
-process.exit(wrong + late === 0 ? 0 : 1);
+process.exit(wrong + late === 0 ? stopped : 1);
 
 function imgfuse(...parameters) {
   execFileSync(process.execPath, [CLI, ...parameters], { stdio: ['ignore', 'ignore', 'inherit'] });
@@ -121,7 +128,7 @@ async function stress() {
   const rounds = Number(options.rounds);
   let requests = 0;
   let wrong = 0;
-  for (let round = 0; rounds > 0 ? round < rounds : Date.now() < end; round++) {
+  for (let round = 0; stopped === 0 && (rounds > 0 ? round < rounds : Date.now() < end); round++) {
     const answers = await Promise.all(threads.map((thread) => ask(thread, REQUESTS_A_ROUND)));
     const records = answers.flatMap((answer) => answer.records);
     requests += records.length;
