@@ -24,6 +24,15 @@ export interface MountRecord {
   readonly log: string | null;
 }
 
+/** Those that are not taken down yet. */
+const benches = new Set<Bench>();
+
+// Ctrl-C in the middle of a long run ends this process without the hooks of its tests
+process.once('SIGINT', () => process.exit(130)).once('SIGTERM', () => process.exit(143));
+process.once('exit', () => {
+  for (const bench of benches) bench.cleanUp();
+});
+
 /** One test's directory, with what it mounts. */
 export class Bench {
   readonly directory: string;
@@ -32,6 +41,7 @@ export class Bench {
   readonly #pids = new Set<number>();
 
   constructor() {
+    benches.add(this);
     this.directory = mkdtempSync(join(realpathSync(tmpdir()), 'imgfuse-cli-'));
     this.runtime = join(this.directory, 'run');
     mkdirSync(this.runtime, { mode: 0o700 });
@@ -114,7 +124,7 @@ export class Bench {
   }
 
   /** Takes everything down, in the order that lets go. */
-  async cleanUp(): Promise<void> {
+  cleanUp(): void {
     this.#notePids();
     for (const line of readFileSync('/proc/self/mountinfo', 'utf8').split('\n').reverse()) {
       const mountpoint = line.split(' ')[4];
@@ -125,15 +135,21 @@ export class Bench {
       const mounts = mountsUnder(this.directory);
       if (mounts.length === 0) break;
       for (const mountpoint of mounts) umount(mountpoint, ...(tries > 5 ? ['-l'] : []));
-      await delay(50);
+      sleep(50);
     }
     for (const child of this.#children) child.kill('SIGKILL');
     for (const pid of this.#pids) {
       // by its name, too: a test may write records of processes that are none of its own
-      if ((await outlives(pid, 2000)) && isMountProcess(pid, this.directory)) process.kill(pid, 'SIGKILL');
+      for (let tries = 0; tries < 100 && isRunning(pid); tries++) sleep(20);
+      if (isRunning(pid) && isMountProcess(pid, this.directory)) process.kill(pid, 'SIGKILL');
     }
     rmSync(this.directory, { recursive: true, force: true });
+    benches.delete(this);
   }
+}
+
+function sleep(milliseconds: number): void {
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, milliseconds);
 }
 
 function umount(mountpoint: string, ...flags: readonly string[]): void {

@@ -17,7 +17,7 @@ beforeEach(() => {
   server = null;
 });
 afterEach(async () => {
-  await bench.cleanUp();
+  bench.cleanUp();
   await server?.close();
 });
 
