@@ -25,11 +25,15 @@ export function readBackingData(
  * No lock of the image above is held: tables of the chain may have to come over a network.
  */
 export function readsAsZeros(backing: Image | null, offset: number, length: number): boolean {
-  if (backing === null) return true;
-  const end = Math.min(offset + length, backing.virtualSize());
+  return backing === null || mapsAsZeros(backing, offset, Math.min(length, backing.virtualSize() - offset));
+}
+
+/** The same for an image and the chain below it, in a range that the image maps: up to the end of its last cluster. */
+export function mapsAsZeros(image: Image, offset: number, length: number): boolean {
+  const end = offset + length;
   for (let at = offset; at < end; ) {
-    const { status, length: part } = backing.mapStatus(guestOffset(at), end - at);
-    if (status === 'data' || (status === 'unallocated' && !readsAsZeros(backing.backing, at, part))) return false;
+    const { status, length: part } = image.mapStatus(guestOffset(at), end - at);
+    if (status === 'data' || (status === 'unallocated' && !readsAsZeros(image.backing, at, part))) return false;
     at += part;
   }
   return true;

@@ -9,7 +9,7 @@
 import { type GuestOffset, guestOffset } from '../../bytes/offsets.ts';
 import { reach } from '../../concurrency/breakpoints.ts';
 import type { HostFile } from '../../host/host-file.ts';
-import { readBackingData, readsAsZeros } from '../backing.ts';
+import { mapsAsZeros, readBackingData } from '../backing.ts';
 import { CopyUp } from '../copy-up.ts';
 import {
   type Extent,
@@ -133,13 +133,7 @@ export class Qcow2Image implements Image {
 
   /** Known to read as zeros, from metadata alone; for a range that this thread has reserved. */
   private readsAsZeros(offset: number, length: number): boolean {
-    for (let done = 0; done < length; ) {
-      const at = offset + done;
-      const { status, length: part } = this.mapStatus(guestOffset(at), length - done);
-      if (status === 'data' || (status === 'unallocated' && !readsAsZeros(this.backing, at, part))) return false;
-      done += part;
-    }
-    return true;
+    return mapsAsZeros(this, offset, length);
   }
 
   write(source: Uint8Array, sourceOffset: number, length: number, offset: GuestOffset): void {

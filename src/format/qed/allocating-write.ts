@@ -65,7 +65,7 @@ export class AllocatingWrite {
     let linked = 0;
     try {
       lock.unlock();
-      const overBacking = !overZeros && !this.isZeroBelow(start, count * clusterSize);
+      const overBacking = !overZeros && !readsAsZeros(this.parts.backing, start, count * clusterSize);
       if (overBacking) {
         this.writeOverBacking(source, sourceOffset, part, offset, start, count * clusterSize, host);
         if (!pending.hasRoom(count)) flush.linkEarly();
@@ -155,13 +155,9 @@ export class AllocatingWrite {
     readBackingData(this.parts.backing!, target, targetOffset, length, guestOffset(offset));
   }
 
-  private isZeroBelow(start: number, length: number): boolean {
-    return readsAsZeros(this.parts.backing, start, length);
-  }
-
   /** Links clusters that read as zeros to a run that reads as zeros; leaves data, here or below, as it is. */
   preallocate(offset: number, length: number): number {
-    const { access, geometry, lock, mapper, reservations } = this.parts;
+    const { access, backing, geometry, lock, mapper, reservations } = this.parts;
     const { clusterSize } = geometry;
     const first = Math.floor(offset / clusterSize);
     return reservations.exclusively(first, Math.ceil((offset + length) / clusterSize), () => {
@@ -172,7 +168,7 @@ export class AllocatingWrite {
       const count = Math.ceil((offset + part) / clusterSize) - first;
       // the clusters stay reserved, so they stay what they are (R3)
       lock.unlock();
-      const isZero = status === 'zero' || this.isZeroBelow(first * clusterSize, count * clusterSize);
+      const isZero = status === 'zero' || readsAsZeros(backing, first * clusterSize, count * clusterSize);
       lock.lock();
       if (!isZero) return part;
       return Math.min(part, (first + this.linkZeros(first, count)) * clusterSize - offset);
