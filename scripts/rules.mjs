@@ -3,7 +3,8 @@
 // off in a copy of the sources, the copy is built, and its test must fail; the unchanged copy must pass first. Prints a line
 // for each and "N rules, N guarded" last.
 
-import { spawnSync } from 'node:child_process';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { cpSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -227,18 +228,24 @@ function selected({ rule, hazard }) {
   return new RegExp(options.only).test(`${rule} ${hazard}`);
 }
 
-/** Runs one test file of the copy. @returns whether it passed */
-function passes(copy, test, only) {
-  const build = spawnSync('npx', ['tsc', '-p', 'tsconfig.json'], { cwd: copy, encoding: 'utf8' });
-  if (build.error !== undefined) throw build.error;
-  const vitest = ['vitest', 'run', '--config', 'test/vitest.config.ts', '--bail', '1', test];
-  const filter = only === '' ? [] : ['-t', only];
-  const { status } = spawnSync('npx', [...vitest, ...filter], {
+/** Runs a program of node_modules in the copy. @returns whether it ended well */
+async function succeeds(copy, program, args) {
+  running = spawn(process.execPath, [join('node_modules', program), ...args], {
     cwd: copy,
-    encoding: 'utf8',
+    stdio: 'ignore',
     env: { ...process.env, SEED: '1', POWERCUT_STATES: '3000' },
   });
+  const [status] = await once(running, 'close');
+  if (interrupted > 0) process.exit(interrupted);
   return status === 0;
+}
+
+/** Runs one test file of the copy. @returns whether it passed */
+async function passes(copy, test, only) {
+  // a rule that is switched off may leave the compiler something to complain about
+  await succeeds(copy, 'typescript/bin/tsc', ['-p', 'tsconfig.json']);
+  const vitest = ['run', '--config', 'test/vitest.config.ts', '--bail', '1', test];
+  return succeeds(copy, 'vitest/vitest.mjs', only === '' ? vitest : [...vitest, '-t', only]);
 }
 
 function switchOff(copy, { file, from, to, also }) {
@@ -260,29 +267,34 @@ if (options.list) {
   for (const { rule, hazard, test } of rules) console.log(`${rule}  ${hazard}  (${test})`);
   process.exit(0);
 }
+let running = null;
+let interrupted = 0;
+for (const [signal, code] of Object.entries({ SIGINT: 130, SIGTERM: 143 })) {
+  process.on(signal, () => {
+    interrupted = code;
+    running?.kill(signal);
+  });
+}
 const copy = mkdtempSync(join(tmpdir(), 'imgfuse-rules-'));
+process.on('exit', () => rmSync(copy, { recursive: true, force: true }));
 let guarded = 0;
-try {
-  for (const name of ['src', 'test', 'scripts', 'package.json', 'tsconfig.json']) {
-    cpSync(join(ROOT, name), join(copy, name), { recursive: true });
+for (const name of ['src', 'test', 'scripts', 'package.json', 'tsconfig.json']) {
+  cpSync(join(ROOT, name), join(copy, name), { recursive: true });
+}
+symlinkSync(join(ROOT, 'node_modules'), join(copy, 'node_modules'));
+const healthy = new Set();
+for (const each of rules) {
+  const key = `${each.test} ${each.only}`;
+  if (!healthy.has(key) && !(await passes(copy, each.test, each.only))) {
+    console.log(`${each.rule}  ${each.hazard}: its test fails with the rule switched on (${key})`);
+    continue;
   }
-  symlinkSync(join(ROOT, 'node_modules'), join(copy, 'node_modules'));
-  const healthy = new Set();
-  for (const each of rules) {
-    const key = `${each.test} ${each.only}`;
-    if (!healthy.has(key) && !passes(copy, each.test, each.only)) {
-      console.log(`${each.rule}  ${each.hazard}: its test fails with the rule switched on (${key})`);
-      continue;
-    }
-    healthy.add(key);
-    const switchOn = switchOff(copy, each);
-    const isGuarded = !passes(copy, each.test, each.only);
-    switchOn();
-    if (isGuarded) guarded++;
-    console.log(`${each.rule}  ${each.hazard}: ${isGuarded ? 'guarded' : 'NOT GUARDED'} by ${each.test} ${each.only}`);
-  }
-} finally {
-  rmSync(copy, { recursive: true, force: true });
+  healthy.add(key);
+  const switchOn = switchOff(copy, each);
+  const isGuarded = !(await passes(copy, each.test, each.only));
+  switchOn();
+  if (isGuarded) guarded++;
+  console.log(`${each.rule}  ${each.hazard}: ${isGuarded ? 'guarded' : 'NOT GUARDED'} by ${each.test} ${each.only}`);
 }
 console.log(`${rules.length} rules, ${guarded} guarded`);
 process.exit(guarded === rules.length ? 0 : 1);
