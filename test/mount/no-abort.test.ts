@@ -27,6 +27,7 @@ const BUG = `--import=data:text/javascript,process.on("SIGUSR2",()=>{throw(new(E
 const PRELUDE = `
 says() { for i in $(seq 200); do grep -q "$1" log && return; sleep 0.05; done; echo "the log lacks: $1"; cat log; exit 9; }
 imgfuse create -q -f qed u.qed 8M
+: >log
 node "$BUG" "$CLI" mount -f u.qed mnt 2>log & mount=$!
 says "is mounted at"
 printf hello | dd of=mnt/disk.raw bs=64k seek=3 conv=notrunc status=none
