@@ -86,6 +86,15 @@ export class Bench {
     return { code: child.status, stdout: child.stdout, stderr: child.stderr };
   }
 
+  /**
+   * Runs a shell script in a mount namespace of its own, where no other imgfuse mount of the machine is seen: from there alone,
+   * and from no table of mounts, they go.
+   */
+  runAlone(script: string): Result {
+    const setUp = 'set -eu\numount --all --types fuse.imgfuse --lazy --internal-only --no-mtab';
+    return this.run('unshare', ['--mount', '--propagation', 'private', 'sh', '-c', `${setUp}\n${script}`]);
+  }
+
   /** Starts imgfuse and does not wait; its standard error is collected. */
   start(...parameters: readonly string[]): ChildProcess & { output: () => string } {
     const child = spawn(process.execPath, [CLI, ...parameters], {
