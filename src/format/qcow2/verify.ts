@@ -35,12 +35,19 @@ export function checkQcow2(file: HostFile, options: CheckOptions): CheckReport {
     check.reportFlags();
     if (options.repair === 'leaks') check.repairLeaks();
   }
-  if (options.repair === 'all' && isSound(check.report) && (header.isDirty || header.isCorrupt)) {
+  const { report } = check;
+  const isMarked = header.isDirty || header.isCorrupt;
+  if (options.repair === 'all' && isSound(report) && (isMarked || report.corruptionsFixed > 0)) {
+    // read back: a host that answers a write and does not do it must not make a damaged image look clean (R7)
     const again = readHeader(file, { readOnly: false, check: true });
-    if (look(file, again, () => undefined).report.corruptions === 0) clearMarks(file, again);
-    else check.report.checkErrors++;
+    const left = look(file, again, () => undefined).report.corruptions;
+    if (left === 0) clearMarks(file, again);
+    else {
+      report.checkErrors++;
+      options.log(`ERROR ${left} corruptions are left after the repair: the host does not keep what is written to it`);
+    }
   }
-  return check.report;
+  return report;
 }
 
 /** @throws ImgfuseError corrupt, and then nothing was changed unless the image was dirty and its repair went wrong */

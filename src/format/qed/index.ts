@@ -79,19 +79,14 @@ function openQed(file: HostFile, options: OpenOptions, reclaim: boolean): Image 
 
 /** Checks all tables and writes nothing. Throws what cannot be repaired safely. */
 function walkOrRefuse(file: HostFile, header: QedHeader, options: OpenOptions, dirty: boolean): QedCheck {
-  let first = '';
-  const found = checkTables(file, header, {
-    repair: 'none',
-    log: (sentence) => {
-      if (first === '') first = sentence.replace(/^ERROR /, '');
-    },
-  });
+  const finding = new FirstFinding();
+  const found = checkTables(file, header, { repair: 'none', log: finding.note });
   const { report, doubleReferences } = found;
   if (options.readOnly || isSound(report) || (dirty && doubleReferences === 0)) return found;
   const doubles = doubleReferences > 0 ? `, ${doubleReferences} of them clusters used twice` : '';
   throw new ImgfuseError(
     'corrupt',
-    `${file.path}: its tables have ${report.corruptions + report.checkErrors} errors${doubles}, the first: ${first}; ` +
+    `${file.path}: its tables have ${errorsIn(report)} errors${doubles}, the first: ${finding.sentence}; ` +
       `it is not opened for writing. See them with imgfuse check ${file.path}, repair a copy with imgfuse check -r all, ` +
       'or mount with -o ro',
     { path: file.path },
@@ -118,9 +113,31 @@ function repairIfUnclean(
     );
     return found;
   }
-  options.log(`${file.path} was not closed clean; repairing ${report.corruptions + report.checkErrors} errors`);
+  options.log(`${file.path} was not closed clean; repairing ${errorsIn(report)} errors`);
   checkTables(file, header, { repair: 'all', log: options.log });
-  return checkTables(file, header, { repair: 'none', log: () => undefined });
+  // the tables are read back: a host that answers a write and does not do it must not make a damaged image look clean (R7)
+  const finding = new FirstFinding();
+  const repaired = checkTables(file, header, { repair: 'none', log: finding.note });
+  if (isSound(repaired.report)) return repaired;
+  throw new ImgfuseError(
+    'corrupt',
+    `${file.path} was repaired, and its tables still have ${errorsIn(repaired.report)} errors, the first: ${finding.sentence}; ` +
+      'the host does not keep what is written to it. The image stays marked as not clean: copy it to another disk, and repair the copy ' +
+      'with imgfuse check -r all',
+    { path: file.path },
+  );
+}
+
+/** The first sentence of a check, which a refusal quotes. */
+class FirstFinding {
+  sentence = '';
+  readonly note = (sentence: string): void => {
+    if (this.sentence === '') this.sentence = sentence.replace(/^ERROR /, '');
+  };
+}
+
+function errorsIn({ corruptions, checkErrors }: CheckReport): number {
+  return corruptions + checkErrors;
 }
 
 function isSound({ corruptions, checkErrors }: CheckReport): boolean {
@@ -164,6 +181,10 @@ function attachQed(file: HostFile, shared: SharedImage, options: AttachOptions):
 function checkQed(file: HostFile, options: CheckOptions): CheckReport {
   const header = readHeader(file);
   const { report, doubleReferences } = checkTables(file, header, options);
+  if (report.corruptionsFixed > 0 && !readsBackSound(file, header, options)) {
+    report.checkErrors++;
+    return report;
+  }
   const repaired = report.corruptions === report.corruptionsFixed && report.checkErrors === 0;
   if (options.repair === 'none' || !repaired || (doubleReferences > 0 && options.repair !== 'all')) return report;
   const dirty = isMarkedDirty(header);
@@ -174,6 +195,14 @@ function checkQed(file: HostFile, options: CheckOptions): CheckReport {
   report.leaksFixed = report.leaks - after.report.leaks;
   report.imageEndOffset = after.report.imageEndOffset;
   return report;
+}
+
+/** Walks a repaired image once more; what is still wrong is logged. */
+function readsBackSound(file: HostFile, header: QedHeader, { log }: CheckOptions): boolean {
+  const { report } = checkTables(file, header, { repair: 'none', log: () => undefined });
+  if (isSound(report)) return true;
+  log(`ERROR ${errorsIn(report)} errors are left after the repair: the host does not keep what is written to it`);
+  return false;
 }
 
 const REPAIR_OPTIONS = { readOnly: false, tableCacheBytes: 16 * 1024 * 1024, slots: 1, probed: false } as const;

@@ -1,0 +1,95 @@
+// A repair is believed only when the tables read back true: a host file that answers one write of a repair and does not do
+// it must leave the image marked, and refused.
+
+import { describe, expect, it } from 'vitest';
+import { guestOffset, type HostOffset } from '../../../src/bytes/offsets.ts';
+import type { CheckReport } from '../../../src/format/check-report.ts';
+import type { ImageFormat } from '../../../src/format/image-format.ts';
+import { qcow2 } from '../../../src/format/qcow2/index.ts';
+import { qed } from '../../../src/format/qed/index.ts';
+import { MemoryHostFile } from '../../../src/host/memory-file.ts';
+import { createMemoryImage, openImage } from '../../support/memory-images.ts';
+
+/** Does not do the write that covers `victim`, and answers as if it had. */
+class ForgetfulFile extends MemoryHostFile {
+  forgotten = 0;
+  private readonly victim: number;
+
+  constructor(content: Uint8Array, victim: number) {
+    super(content);
+    this.victim = victim;
+  }
+
+  override write(source: Uint8Array, sourceOffset: number, length: number, offset: HostOffset): void {
+    if (offset <= this.victim && this.victim < offset + length) {
+      this.forgotten++;
+      return;
+    }
+    super.write(source, sourceOffset, length, offset);
+  }
+}
+
+/** An image with one cluster of data, marked as not closed clean, whose entry for the next cluster leads out of the file. */
+function damagedQed(): { content: Uint8Array; victim: number } {
+  const content = withData(qed, {});
+  const view = new DataView(content.buffer);
+  const l2 = Number(view.getBigUint64(Number(view.getBigUint64(40, true)), true));
+  view.setBigUint64(l2 + 8, 1n << 40n, true);
+  view.setUint32(16, view.getUint32(16, true) | 2, true);
+  return { content, victim: l2 + 8 };
+}
+
+/** The same for qcow2: the counter of the data cluster is 0. */
+function damagedQcow2(): { content: Uint8Array; victim: number } {
+  const content = withData(qcow2, {});
+  const view = new DataView(content.buffer);
+  const l2 = Number(view.getBigUint64(Number(view.getBigUint64(40)))) % 2 ** 56;
+  const host = Number(view.getBigUint64(l2) & 0x00fffffffffffe00n);
+  const block = Number(view.getBigUint64(Number(view.getBigUint64(48))));
+  const victim = block + (host / 65536) * 2;
+  view.setUint16(victim, 0);
+  view.setUint32(76, view.getUint32(76) | 1);
+  return { content, victim };
+}
+
+function withData(format: ImageFormat, options: Readonly<Record<string, string>>): Uint8Array {
+  const file = createMemoryImage(format, 1024 * 1024, options);
+  const image = openImage(format, file);
+  image.write(new Uint8Array(65536).fill(7), 0, 65536, guestOffset(0));
+  image.close();
+  return file.bytes();
+}
+
+const CASES = [
+  { format: qed, damaged: damagedQed, isMarked: (bytes: Uint8Array) => (bytes[16]! & 2) !== 0 },
+  { format: qcow2, damaged: damagedQcow2, isMarked: (bytes: Uint8Array) => (bytes[79]! & 1) !== 0 },
+];
+
+describe.each(CASES)('$format.name on a host that forgets a write of the repair', ({ format, damaged, isMarked }) => {
+  it('is repaired and opened when the host keeps everything', () => {
+    const { content } = damaged();
+    const file = new MemoryHostFile(content);
+    openImage(format, file).close();
+    expect(isMarked(file.bytes())).toBe(false);
+  });
+
+  it('is refused for writing and stays marked', () => {
+    const { content, victim } = damaged();
+    const file = new ForgetfulFile(content, victim);
+    expect(() => openImage(format, file)).toThrow(expect.objectContaining({ kind: 'corrupt' }));
+    expect(file.forgotten).toBeGreaterThan(0);
+    expect(isMarked(file.bytes())).toBe(true);
+  });
+
+  it.each([true, false])('is not reported repaired by a check, marked: %s', (marked) => {
+    const { content, victim } = damaged();
+    if (!marked) content[format.name === 'qed' ? 16 : 79]! &= format.name === 'qed' ? ~2 : ~1;
+    const file = new ForgetfulFile(content, victim);
+    const said: string[] = [];
+    const report: CheckReport = format.check(file, { repair: 'all', log: (sentence) => said.push(sentence) });
+    expect(file.forgotten).toBeGreaterThan(0);
+    expect(report.checkErrors).toBeGreaterThan(0);
+    expect(said.join('\n')).toContain('left after the repair');
+    expect(isMarked(file.bytes())).toBe(marked);
+  });
+});
