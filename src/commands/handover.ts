@@ -5,6 +5,7 @@
 
 import { setTimeout as delay } from 'node:timers/promises';
 import { closeAndReopenDisk, type OpenDiskOptions, reopenDisk, type VirtualDisk } from '../disk/index.ts';
+import { closeQuietly } from '../errors/close.ts';
 import { describeError, ImgfuseError } from '../errors/index.ts';
 import type { Log } from './log.ts';
 import type { MountRequest } from './mount-arguments.ts';
@@ -54,13 +55,13 @@ export async function takeOver(parts: HandoverParts): Promise<void> {
   try {
     await closeAllGates(stopWord);
   } catch (error) {
-    next.close();
+    closeQuietly([next]);
     throw error;
   }
   parts.exchange(next);
   openGates(stopWord, true);
-  // it was only read: nothing of it can fail but the close of a descriptor
-  disk.close();
+  // it was only read: nothing of it can fail but the close of a descriptor, and the requests are on the next disk already
+  closeQuietly([disk]);
   try {
     await handover.invalidate('data');
   } catch (error) {

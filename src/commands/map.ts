@@ -2,6 +2,7 @@
 
 import type { Argv } from 'yargs';
 import { type ChainExtent, openDisk, type VirtualDisk } from '../disk/index.ts';
+import { closingAfter } from '../errors/close.ts';
 import { EXIT_OK } from './exit-codes.ts';
 import { ALLOW_BACKING, directories, FORCE_SHARE, FORMAT, lockMode, lookAt } from './image-arguments.ts';
 import { answered, formatTable, type OutputMode, print } from './output.ts';
@@ -51,12 +52,13 @@ export const mapCommand = {
         ...(args.format === undefined ? {} : { format: args.format }),
       }),
     );
-    try {
-      const entries = mapDisk(disk);
-      print(args.output === 'json' ? mapJson(entries) : mapText(entries));
-    } finally {
-      disk.close();
-    }
+    closingAfter(
+      () => [disk],
+      () => {
+        const entries = mapDisk(disk);
+        print(args.output === 'json' ? mapJson(entries) : mapText(entries));
+      },
+    );
     return answered(EXIT_OK);
   },
 };

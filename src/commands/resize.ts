@@ -2,6 +2,7 @@
 
 import type { Argv } from 'yargs';
 import { openDisk } from '../disk/index.ts';
+import { closingAfter } from '../errors/close.ts';
 import { ImgfuseError } from '../errors/index.ts';
 import { ALLOW_BACKING, directories, FORMAT, lockMode, NO_LOCK } from './image-arguments.ts';
 import { complain, type OutputMode, print, printJson } from './output.ts';
@@ -54,22 +55,22 @@ function resize(args: ResizeArguments): number {
     ...(args.format === undefined ? {} : { format: args.format }),
     log: complain,
   });
-  let before: number;
-  let after: number;
-  try {
-    before = disk.size();
-    after = parseResize(args.size, before);
-    if (after < before && !args.shrink) {
-      throw new ImgfuseError(
-        'usage',
-        `${args.image} has ${before} bytes, ${after} are fewer: everything beyond would be lost; --shrink allows it`,
-        { path: args.image },
-      );
-    }
-    if (after !== before) disk.resize(after);
-  } finally {
-    disk.close();
-  }
+  const { before, after } = closingAfter(
+    () => [disk],
+    () => {
+      const before = disk.size();
+      const after = parseResize(args.size, before);
+      if (after < before && !args.shrink) {
+        throw new ImgfuseError(
+          'usage',
+          `${args.image} has ${before} bytes, ${after} are fewer: everything beyond would be lost; --shrink allows it`,
+          { path: args.image },
+        );
+      }
+      if (after !== before) disk.resize(after);
+      return { before, after };
+    },
+  );
   if (args.output === 'json') printJson({ filename: args.image, 'virtual-size': after, 'previous-size': before });
   else if (!args.quiet) print('Image resized.');
   return 0;

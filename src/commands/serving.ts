@@ -2,6 +2,7 @@
 // Invariant: `ended` settles when nothing serves requests any more, whatever ended it, and only then may the disk close.
 
 import type { SharedDisk, VirtualDisk } from '../disk/index.ts';
+import { closeQuietly } from '../errors/close.ts';
 import { ImgfuseError } from '../errors/index.ts';
 import {
   createTree,
@@ -137,8 +138,7 @@ async function serveKernel(
     first = warm.run(data!, log);
     others = rest;
   } catch (error) {
-    session.unmount({ lazy: true });
-    session.close();
+    closeQuietly([{ close: () => session.unmount({ lazy: true }) }, session]);
     throw error;
   }
   // the kernel queues requests from INIT on: with one worker ready the mount answers, and the others do not delay it

@@ -1,5 +1,6 @@
 // Checking an image without mounting it.
 
+import { closingAfter } from '../errors/close.ts';
 import type { CheckReport, RepairMode } from '../format/check-report.ts';
 import { type LockMode, lockImage } from '../host/image-locks.ts';
 import { openImageFile } from './image-file.ts';
@@ -20,13 +21,14 @@ export interface CheckDiskOptions {
 export function checkDisk(path: string, options: CheckDiskOptions): CheckReport & { readonly filename: string } {
   const readOnly = options.repair === 'none';
   const file = openImageFile(path, readOnly);
-  try {
-    lockImage(file, options.locks);
-    const format = options.format === undefined ? probeFormat(file) : formatByName(options.format);
-    const { repair, log, progress } = options;
-    const report = format.check(file, { repair, log, ...(progress === undefined ? {} : { progress }) });
-    return { ...report, filename: path };
-  } finally {
-    file.close();
-  }
+  return closingAfter(
+    () => [file],
+    () => {
+      lockImage(file, options.locks);
+      const format = options.format === undefined ? probeFormat(file) : formatByName(options.format);
+      const { repair, log, progress } = options;
+      const report = format.check(file, { repair, log, ...(progress === undefined ? {} : { progress }) });
+      return { ...report, filename: path };
+    },
+  );
 }

@@ -1,5 +1,6 @@
 // Creating an image file. Whatever fails, no half-made file stays behind, and an existing file is never overwritten.
 
+import { closeQuietly, closingAfter } from '../errors/close.ts';
 import { ImgfuseError } from '../errors/index.ts';
 import { storeCopyOnRead } from '../host/copy-on-read-default.ts';
 import { isUrl, parseUrl } from '../host/http/url.ts';
@@ -37,7 +38,8 @@ export function createDisk(imagePath: string, format: string, options: CreateDis
   const size = options.size ?? sizeOfBacking(imagePath, options);
   const file = PosixHostFile.create(imagePath, false);
   const dataFiles: PosixHostFile[] = [];
-  try {
+  const created = (): PosixHostFile[] => [file, ...dataFiles];
+  const make = (): { virtualSize: number } => {
     plug.create(file, {
       size,
       options: options.options,
@@ -52,12 +54,15 @@ export function createDisk(imagePath: string, format: string, options: CreateDis
     });
     if (options.copyOnRead !== undefined) storeCopyOnRead(file, options.copyOnRead);
     return { virtualSize: plug.inspect(file).virtualSize };
-  } catch (error) {
-    for (const created of [file, ...dataFiles]) removeFile(created.path);
-    throw error;
-  } finally {
-    for (const created of [file, ...dataFiles]) created.close();
-  }
+  };
+  return closingAfter(created, () => {
+    try {
+      return make();
+    } catch (error) {
+      for (const { path } of created()) closeQuietly([{ close: () => removeFile(path) }]);
+      throw error;
+    }
+  });
 }
 
 /** What no later open would take is not stored; a file that does not exist yet may come. */
@@ -82,9 +87,8 @@ function sizeOfBacking(imagePath: string, { backing, backingFormat: format, pass
   if (backing === undefined) throw new ImgfuseError('usage', `give the size of ${imagePath}, such as 10G`);
   const backingPath = locateBacking(imagePath, backing);
   const disk = openDisk(backingPath, { readOnly: true, format, password });
-  try {
-    return disk.size();
-  } finally {
-    disk.close();
-  }
+  return closingAfter(
+    () => [disk],
+    () => disk.size(),
+  );
 }

@@ -1,5 +1,6 @@
 // Facts about an image file from its header alone.
 
+import { closingAfter } from '../errors/close.ts';
 import type { SnapshotDetails } from '../format/image-format.ts';
 import { type LockMode, lockImage } from '../host/image-locks.ts';
 import { locateBacking } from './backing-policy.ts';
@@ -34,29 +35,30 @@ export interface InspectOptions {
 /** Reads the header of one image; its backing file is not opened. */
 export function inspectDisk(imagePath: string, options: InspectOptions = {}): DiskInfo {
   const file = openImageFile(imagePath, true);
-  try {
-    lockImage(file, options.locks);
-    const format = options.format === undefined ? probeFormat(file) : formatByName(options.format);
-    const details = format.inspect(file);
-    const { backing } = details;
-    return {
-      filename: imagePath,
-      format: details.format,
-      virtualSize: details.virtualSize,
-      clusterSize: details.clusterSize,
-      actualSize: file.allocatedBytes(),
-      dirty: details.dirty,
-      ...(backing === undefined
-        ? {}
-        : {
-            backingFilename: backing.name,
-            fullBackingFilename: locateBacking(imagePath, backing.name),
-            ...(backing.format === undefined ? {} : { backingFormat: backing.format }),
-          }),
-      snapshots: details.snapshots ?? [],
-      specific: details.specific,
-    };
-  } finally {
-    file.close();
-  }
+  return closingAfter(
+    () => [file],
+    () => {
+      lockImage(file, options.locks);
+      const format = options.format === undefined ? probeFormat(file) : formatByName(options.format);
+      const details = format.inspect(file);
+      const { backing } = details;
+      return {
+        filename: imagePath,
+        format: details.format,
+        virtualSize: details.virtualSize,
+        clusterSize: details.clusterSize,
+        actualSize: file.allocatedBytes(),
+        dirty: details.dirty,
+        ...(backing === undefined
+          ? {}
+          : {
+              backingFilename: backing.name,
+              fullBackingFilename: locateBacking(imagePath, backing.name),
+              ...(backing.format === undefined ? {} : { backingFormat: backing.format }),
+            }),
+        snapshots: details.snapshots ?? [],
+        specific: details.specific,
+      };
+    },
+  );
 }

@@ -1,6 +1,7 @@
 // Opening a disk: locks before the header is read, then the chain below it by the policy for backing files. It returns a
 // working disk or throws, and what was opened on the way is closed again.
 
+import { closeQuietly, closingOnFailure } from '../errors/close.ts';
 import { ImgfuseError } from '../errors/index.ts';
 import type { BackingReference, Image, ImageFormat, SharedImage } from '../format/image-format.ts';
 import { attachHostFile } from '../host/attach.ts';
@@ -80,7 +81,8 @@ export function closeAndReopenDisk(
     const before = { descriptor: file.descriptor, format: disk.format };
     return { disk: diskOf(new ChainOpener(options).openTop(disk.path, before), options), failure };
   } finally {
-    file.close();
+    // it was only there to be opened again: what its close says must not take away the disk that is open now
+    closeQuietly([file]);
   }
 }
 
@@ -119,7 +121,7 @@ class ChainOpener {
   }
 
   openTop(path: string, before?: Before): Image {
-    const { readOnly, format: named, lazyRefcounts } = this.options;
+    const { readOnly } = this.options;
     if (readOnly && this.options.copyOnRead === true) {
       throw new ImgfuseError(
         'usage',
@@ -127,27 +129,31 @@ class ChainOpener {
         { path },
       );
     }
-    try {
-      const file = this.openFile(path, readOnly, 'user', before?.descriptor ?? null);
-      this.sayWhoIsNotKeptOut(file);
-      const format = named === undefined ? probeFormat(file) : formatByName(named);
-      // a guest may have written the header of another format into a raw image that was guessed
-      if (before !== undefined && format.name !== before.format) {
-        throw new ImgfuseError(
-          'usage',
-          `${path} was ${before.format} when it was opened first and looks like ${format.name} now; ` +
-            'unmount it, and mount it again with --format',
-          { path },
-        );
-      }
-      if (lazyRefcounts === true && format.name !== 'qcow2') {
-        throw new ImgfuseError('usage', `${path} is a ${format.name} image, and lazy_refcounts is for qcow2`, { path });
-      }
-      return this.openImage(path, file, format, readOnly, named === undefined);
-    } catch (error) {
-      for (const file of this.opened) file.close();
-      throw error;
+    const { opened } = this;
+    return closingOnFailure(
+      () => opened,
+      () => this.openFirst(path, before),
+    );
+  }
+
+  private openFirst(path: string, before?: Before): Image {
+    const { readOnly, format: named, lazyRefcounts } = this.options;
+    const file = this.openFile(path, readOnly, 'user', before?.descriptor ?? null);
+    this.sayWhoIsNotKeptOut(file);
+    const format = named === undefined ? probeFormat(file) : formatByName(named);
+    // a guest may have written the header of another format into a raw image that was guessed
+    if (before !== undefined && format.name !== before.format) {
+      throw new ImgfuseError(
+        'usage',
+        `${path} was ${before.format} when it was opened first and looks like ${format.name} now; ` +
+          'unmount it, and mount it again with --format',
+        { path },
+      );
     }
+    if (lazyRefcounts === true && format.name !== 'qcow2') {
+      throw new ImgfuseError('usage', `${path} is a ${format.name} image, and lazy_refcounts is for qcow2`, { path });
+    }
+    return this.openImage(path, file, format, readOnly, named === undefined);
   }
 
   private openBacking(overlay: NamingImage, reference: BackingReference): Image {

@@ -2,6 +2,7 @@
 // of the disk, walks the chain for extents, and owns the files: close() always releases them, whatever the flush said.
 
 import { guestOffset } from '../bytes/offsets.ts';
+import { type Closeable, closeAll, closeQuietly } from '../errors/close.ts';
 import { describeError, ERRNO, ImgfuseError } from '../errors/index.ts';
 import { steadyMs } from '../format/clock.ts';
 import { type Extent, type Image, type ImageDetails, imageChain, type SharedImage } from '../format/image-format.ts';
@@ -176,24 +177,26 @@ export class VirtualDisk {
     this.image.makeClean();
   }
 
-  /** Flushes, marks clean, closes the files and with them the locks. Throws when the image could not be closed clean. */
+  /**
+   * Flushes, marks clean, closes all files and with them the locks, whatever one of these steps says.
+   * @throws the first error: that the image could not be closed clean, or that a file could not be closed
+   */
   close(): void {
-    let failure: unknown;
     try {
       this.image.close();
     } catch (error) {
-      failure = error;
-    }
-    for (const image of imageChain(this.image)) {
-      image.dataFile?.close();
-      image.file.close();
-    }
-    if (failure !== undefined) {
-      throw new ImgfuseError('io', `${this.path} could not be closed clean: ${describeError(failure)}`, {
+      closeQuietly(this.files());
+      throw new ImgfuseError('io', `${this.path} could not be closed clean: ${describeError(error)}`, {
         path: this.path,
         errno: ERRNO.EIO,
       });
     }
+    closeAll(this.files());
+  }
+
+  /** Of the whole chain, data files included. */
+  private files(): Closeable[] {
+    return imageChain(this.image).flatMap(({ dataFile, file }) => (dataFile === null ? [file] : [dataFile, file]));
   }
 
   status(): DiskStatus {

@@ -178,7 +178,11 @@ export class PosixHostFile implements HostFile {
   }
 
   close(): void {
-    fs.closeSync(this.descriptor);
+    try {
+      fs.closeSync(this.descriptor);
+    } catch (error) {
+      throw hostError(error, this.path, 'close');
+    }
   }
 
   private seek(offset: HostOffset, whence: number): number {

@@ -2,6 +2,7 @@
 // it arrives, so that a reader waits for its block and not for the request. Some request is always left for blocks that
 // somebody waits for; reading ahead takes the others.
 
+import { closeAll } from '../../errors/close.ts';
 import {
   ARRIVALS,
   BlockCache,
@@ -61,8 +62,8 @@ export class BlockLoader {
 
   /** What waits gets an error. */
   close(): void {
-    this.client.close();
-    this.cache.close();
+    // readers sleep until the cache says that it is closed
+    closeAll([this.cache, this.client]);
   }
 
   private pump(): void {

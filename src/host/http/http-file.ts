@@ -2,6 +2,7 @@
 // what cannot be had is an io error of that read alone.
 
 import { type HostOffset, isSafeOffset } from '../../bytes/offsets.ts';
+import { closeAll } from '../../errors/close.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { FileIdentity, HostFile, SharedFile } from '../host-file.ts';
 import { BlockCache, type BlockCacheState, type HttpTraffic } from './block-cache.ts';
@@ -106,8 +107,7 @@ export class HttpHostFile implements HostFile {
   /** By the object that opened the file, for all threads. */
   close(): void {
     if (this.onClose === null) return;
-    this.cache.close();
-    this.onClose();
+    closeAll([this.cache, { close: this.onClose }]);
   }
 
   /** What went over the network so far, for all threads. */

@@ -3,6 +3,7 @@
 
 import { type MessagePort, parentPort } from 'node:worker_threads';
 import type { Dispatcher } from 'undici';
+import { closeAll } from '../../errors/close.ts';
 import type { ErrorKind } from '../../errors/index.ts';
 import { type BlockCacheState, createBlockCacheState } from './block-cache.ts';
 import { BlockLoader } from './block-loader.ts';
@@ -64,5 +65,5 @@ parentPort?.on('message', (request: NetworkRequest) => {
 
 // readers must not sleep on for ever when this thread ends in a way that nobody foresaw
 process.on('exit', () => {
-  for (const loader of loaders.values()) loader.close();
+  closeAll(loaders.values());
 });
