@@ -112,6 +112,16 @@ export class ControlServer {
   }
 }
 
+/** @returns null for what is no JSON object */
+function answerOf(line: string): Record<string, unknown> | null {
+  try {
+    const value: unknown = JSON.parse(line);
+    return typeof value === 'object' && value !== null ? (value as Record<string, unknown>) : null;
+  } catch {
+    return null;
+  }
+}
+
 function requestOf(line: string): { readonly request?: unknown; readonly readOnly?: unknown } {
   try {
     return Object(JSON.parse(line));
@@ -192,10 +202,9 @@ export class ControlClient {
   }
 
   #receive(line: string): void {
-    try {
-      const value = JSON.parse(line) as Record<string, unknown>;
-      for (const call of this.#onLine) call(value);
-    } catch {}
+    const value = answerOf(line);
+    if (value === null) return;
+    for (const call of this.#onLine) call(value);
   }
 
   #next(

@@ -88,6 +88,11 @@ export function errnoOf(error: unknown): number {
   return error.context.errno ?? KIND_TO_ERRNO[error.kind];
 }
 
+/** The image says something that cannot be true: not a failing host, and not a bug. */
+export function isCorrupt(error: unknown): boolean {
+  return error instanceof ImgfuseError && error.kind === 'corrupt';
+}
+
 /** One line for a log or a terminal: the message, then the messages of its causes. */
 export function describeError(error: unknown): string {
   if (!(error instanceof Error)) return String(error);

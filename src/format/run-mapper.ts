@@ -2,6 +2,7 @@
 // hold of the metadata lock. A run of data ends where its host clusters do not adjoin, so after random writes there is one a
 // cluster; who asks for the status only gets the runs put together, without an object for each.
 
+import { isCorrupt } from '../errors/index.ts';
 import type { ExtentStatus, StatusRun } from './image-format.ts';
 
 /** Maps a guest range to its first run; the mapper may reuse one object for all its answers. */
@@ -14,7 +15,7 @@ export const MAX_LOOKS = 65536;
 
 /**
  * The first run of one status in [offset, offset + length), wherever its data lies; the lock is held. May be cut. Ends before
- * an entry that cannot be read: that is an error of whoever asks for it.
+ * a damaged entry: that is an error for whoever asks about the entry itself. A table that cannot be read is an error here.
  */
 export function statusRun(
   mapper: RunMapper<{ readonly status: string; readonly length: number }>,
@@ -32,7 +33,9 @@ export function statusRun(
       if (extentStatus(next.status) !== status) break;
       done += next.length;
     }
-  } catch {}
+  } catch (error) {
+    if (!isCorrupt(error)) throw error;
+  }
   return { status, length: done };
 }
 

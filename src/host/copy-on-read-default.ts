@@ -12,7 +12,8 @@ export function isCopyOnReadStored({ descriptor }: HostFile): boolean {
   if (descriptor === null) return false;
   try {
     return new TextDecoder().decode(getAttribute(descriptor, COPY_ON_READ_ATTRIBUTE)) === 'on';
-  } catch {
+  } catch (error) {
+    if (!(error instanceof ImgfuseError)) throw error;
     return false;
   }
 }

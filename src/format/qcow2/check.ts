@@ -11,7 +11,7 @@
 // crash in between leaves what the next check repairs. Nothing is freed that an unreadable table may refer to.
 
 import { hex, hostOffset } from '../../bytes/offsets.ts';
-import { describeError } from '../../errors/index.ts';
+import { describeError, ImgfuseError } from '../../errors/index.ts';
 import { type HostFile, readPadded } from '../../host/host-file.ts';
 import type { CheckReport } from '../check-report.ts';
 import { flagSentence } from './findings.ts';
@@ -185,6 +185,7 @@ export class Check {
     try {
       rebuildRefcounts(this.file, this.header, this.walk, this.log);
     } catch (error) {
+      if (!(error instanceof ImgfuseError)) throw error;
       this.log(`The refcount structures cannot be rebuilt: ${describeError(error)}`);
       return false;
     }

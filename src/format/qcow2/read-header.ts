@@ -3,6 +3,7 @@
 
 import { readU64BE } from '../../bytes/endian.ts';
 import { hex, hostOffset } from '../../bytes/offsets.ts';
+import { isCorrupt } from '../../errors/index.ts';
 import { type HostFile, readPadded } from '../../host/host-file.ts';
 import { nameIncompatibleBits } from './feature-name.ts';
 import {
@@ -193,8 +194,9 @@ function checkIncompatible(
     try {
       const extensions = parseExtensions(file, bytes, headerLength, extensionsEnd);
       table = findExtension(extensions, QCOW2_EXT_MAGIC_FEATURE_TABLE)?.data ?? null;
-    } catch {
+    } catch (error) {
       // the unknown bit is the finding, with or without a name
+      if (!isCorrupt(error)) throw error;
     }
     throw unsupported(
       file,

@@ -4,7 +4,7 @@
 // so no image can make the walk longer than what its file has on the host.
 
 import { hex } from '../../bytes/offsets.ts';
-import { describeError } from '../../errors/index.ts';
+import { describeError, isCorrupt } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import { bitmapRanges } from './bitmap-directory.ts';
 import { type ClusterSpan, ClusterUses, type MarkMetadata } from './cluster-uses.ts';
@@ -82,7 +82,7 @@ export class ReferenceWalk extends Findings {
         try {
           checkSnapshotL1(this.file, clusterSize, snapshot);
         } catch (error) {
-          this.cannotFollow(describeError(error));
+          this.cannotFollowFor(error);
           continue;
         }
         const known = tables.get(`${offset} ${entries}`);
@@ -97,8 +97,14 @@ export class ReferenceWalk extends Findings {
         end = Math.max(end, offset + entries * 8);
       }
     } catch (error) {
-      this.cannotFollow(describeError(error));
+      this.cannotFollowFor(error);
     }
+  }
+
+  /** A damaged table is a finding. A host that cannot read, or a bug, ends the walk: neither says anything of the image. */
+  private cannotFollowFor(error: unknown): void {
+    if (!isCorrupt(error)) throw error;
+    this.cannotFollow(describeError(error));
   }
 
   private walkBitmaps(): void {
@@ -106,7 +112,7 @@ export class ReferenceWalk extends Findings {
       for (const { offset, length } of bitmapRanges(this.file, this.header))
         this.uses.add(offset, length, 'a bitmap', 'bitmap');
     } catch (error) {
-      this.cannotFollow(describeError(error));
+      this.cannotFollowFor(error);
     }
   }
 

@@ -2,6 +2,7 @@
 // cannot be true. An L2 table is read once however many L1 entries refer to it, and not at all where it is a hole.
 
 import { hex, hostOffset } from '../../bytes/offsets.ts';
+import { isCorrupt } from '../../errors/index.ts';
 import { type HostFile, readPadded } from '../../host/host-file.ts';
 import type { ClusterUses } from './cluster-uses.ts';
 import { parseCompressedDescriptor } from './compressed.ts';
@@ -154,6 +155,7 @@ export class TableWalk {
       const what = `the compressed cluster of the L2 entry at offset ${hex(at)}`;
       if (!uses.add(start, length, what, null, references)) findings.unfollowed++;
     } catch (error) {
+      if (!isCorrupt(error)) throw error;
       findings.cannotFollow((error as Error).message);
     }
   }

@@ -61,3 +61,30 @@ test.each(['extended', 'standard'] as const)('a write over two slices of %s entr
   while (writeWithFailure(kind, reads)) reads++;
   expect(reads).toBeGreaterThan(1);
 });
+
+/** An image with a snapshot table of one entry, whose L1 table is empty. */
+function withSnapshot(): { content: Uint8Array; table: number } {
+  const content = Buffer.concat([createMemoryImage(qcow2, 2 ** 20).bytes(), Buffer.alloc(2 * 65536)]);
+  const table = content.length - 65536;
+  content.writeUInt32BE(1, 60);
+  content.writeBigUInt64BE(BigInt(table), 64);
+  content.write('1', table + 40);
+  content.writeUInt16BE(1, table + 12);
+  return { content, table };
+}
+
+test('a snapshot table that the host cannot read ends a check, and is no corruption', () => {
+  const { content, table } = withSnapshot();
+  class UnreadableTable extends MemoryHostFile {
+    override read(...parameters: Parameters<MemoryHostFile['read']>): number {
+      if (parameters[3] >= table) throw new ImgfuseError('io', 'no such luck');
+      return super.read(...parameters);
+    }
+  }
+  const said: string[] = [];
+  const log = (sentence: string): void => {
+    said.push(sentence);
+  };
+  expect(() => qcow2.check(new UnreadableTable(content), { repair: 'all', log })).toThrow('no such luck');
+  expect(said).toEqual([]);
+});
