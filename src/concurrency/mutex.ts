@@ -1,23 +1,43 @@
-// Mutex over one 32-bit word of shared memory (0 free, 1 held, 2 held and somebody sleeps). Not reentrant; each thread has
-// its own object over the same word, so `held` speaks of this thread.
+// Mutex over one 32-bit word of shared memory. The word names the thread that holds it, so that the holder's death can be
+// told to those that wait: nobody knows what it left half changed, so from then on every lock() fails instead of waiting for
+// ever. Not reentrant; each thread has its own object over the same word, so `held` speaks of this thread.
+//
+//   0                          free
+//   2 * (thread id + 1)        held by that thread
+//   2 * (thread id + 1) + 1    held, and somebody sleeps
+//   -1                         abandoned: the thread that held it has died
 
-import { assert } from '../errors/index.ts';
+import { threadId } from 'node:worker_threads';
+import { assert, ImgfuseError } from '../errors/index.ts';
 
 const FREE = 0;
-const HELD = 1;
-const CONTENDED = 2;
+const ABANDONED = -1;
+/** The bit that says that somebody sleeps. */
+const SLEEPERS = 1;
+const HELD = heldBy(threadId);
 /** Tries before a thread goes to sleep: a hold lasts about a microsecond, a sleep and wake-up about ten. */
 const SPINS = 200;
+
+/** The word while that thread holds the mutex and nobody sleeps. @param thread as `threadId` of node:worker_threads */
+function heldBy(thread: number): number {
+  return 2 * (thread + 1);
+}
 
 export class Mutex {
   private readonly words: Int32Array;
   private readonly index: number;
+  private readonly guarded: string;
   private holding = false;
+  private isAbandoned = false;
 
-  /** @param words over a SharedArrayBuffer @param index of the word, which is 0 at the start */
-  constructor(words: Int32Array, index: number) {
+  /**
+   * @param words over a SharedArrayBuffer @param index of the word, which is 0 at the start
+   * @param guarded what the mutex guards, for the sentence of an error
+   */
+  constructor(words: Int32Array, index: number, guarded = 'what several threads share') {
     this.words = words;
     this.index = index;
+    this.guarded = guarded;
   }
 
   /** This thread holds the mutex. */
@@ -25,6 +45,7 @@ export class Mutex {
     return this.holding;
   }
 
+  /** @throws ImgfuseError io when the thread that held it has died */
   lock(): void {
     assert(!this.holding, 'a thread takes a mutex that it holds');
     const { words, index } = this;
@@ -32,10 +53,12 @@ export class Mutex {
     this.holding = true;
   }
 
+  /** Does nothing after a lock() that has failed, so that the error of that lock() is the one that is seen. */
   unlock(): void {
+    if (!this.holding && this.isAbandoned) return;
     assert(this.holding, 'a thread releases a mutex that it does not hold');
     this.holding = false;
-    if (Atomics.exchange(this.words, this.index, FREE) === CONTENDED) Atomics.notify(this.words, this.index, 1);
+    if ((Atomics.exchange(this.words, this.index, FREE) & SLEEPERS) !== 0) Atomics.notify(this.words, this.index, 1);
   }
 
   /** Runs `action` with the mutex held. */
@@ -48,11 +71,43 @@ export class Mutex {
     }
   }
 
+  /**
+   * That thread has died. If it held the mutex, everybody who waits for it, or ever will, gets an error.
+   * @param thread its `threadId`
+   */
+  abandon(thread: number): void {
+    const { words, index } = this;
+    for (;;) {
+      const found = Atomics.load(words, index);
+      if ((found & ~SLEEPERS) !== heldBy(thread)) return;
+      // somebody may have gone to sleep since
+      if (Atomics.compareExchange(words, index, found, ABANDONED) === found) break;
+    }
+    Atomics.notify(words, index);
+  }
+
   private lockSlowly(): void {
     const { words, index } = this;
     for (let spin = 0; spin < SPINS; spin++) {
       if (Atomics.load(words, index) === FREE && Atomics.compareExchange(words, index, FREE, HELD) === FREE) return;
     }
-    while (Atomics.exchange(words, index, CONTENDED) !== FREE) Atomics.wait(words, index, CONTENDED);
+    for (;;) {
+      const found = Atomics.load(words, index);
+      if (found === ABANDONED) throw this.abandoned();
+      if (found === FREE) {
+        // marked as if somebody slept: there may be others who were asleep before
+        if (Atomics.compareExchange(words, index, FREE, HELD | SLEEPERS) === FREE) return;
+        continue;
+      }
+      const asleep = found | SLEEPERS;
+      if (found === asleep || Atomics.compareExchange(words, index, found, asleep) === found) {
+        Atomics.wait(words, index, asleep);
+      }
+    }
+  }
+
+  private abandoned(): ImgfuseError {
+    this.isAbandoned = true;
+    return new ImgfuseError('io', `a thread died while it was changing ${this.guarded}, which cannot be used any more`);
   }
 }

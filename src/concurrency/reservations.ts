@@ -2,7 +2,7 @@
 // lock, given back without it. Invariant: no two slots hold overlapping ranges unless both are shared; among waiters the
 // lower ticket goes first, so that a stream of readers cannot starve a writer.
 
-import { assert } from '../errors/index.ts';
+import { assert, ImgfuseError } from '../errors/index.ts';
 import { reach } from './breakpoints.ts';
 import type { Mutex } from './mutex.ts';
 
@@ -11,10 +11,11 @@ export const EXCLUSIVE = 2;
 export type ReservationMode = typeof SHARED | typeof EXCLUSIVE;
 
 const IDLE = 0;
-/** Words before the slots: generation (the futex word), count of waiters. */
+/** Words before the slots: generation (the futex word), count of waiters, 1 once a thread has died with a reservation. */
 const GENERATION = 0;
 const WAITERS = 1;
-const FIRST_SLOT_WORD = 2;
+const ABANDONED = 2;
+const FIRST_SLOT_WORD = 3;
 /** Words of a slot: mode, 1 while it waits. */
 const SLOT_WORDS = 2;
 /** Numbers before the slots: the last ticket. */
@@ -58,6 +59,7 @@ export class Reservations {
    * Reserves guest clusters [start, end) for this thread. The metadata lock must be held and is held again on return.
    * @returns true when it was granted at once; false when the lock was released meanwhile, so that every lookup made
    * before the call is void (R2)
+   * @throws ImgfuseError io when it would have to wait and a thread has died with a reservation
    */
   acquire(start: number, end: number, mode: ReservationMode): boolean {
     const { words, numbers, slot, mutex } = this;
@@ -80,6 +82,7 @@ export class Reservations {
     for (;;) {
       const generation = Atomics.load(words, GENERATION);
       if (!this.mustWait(start, end, mode, ticket)) break;
+      if (Atomics.load(words, ABANDONED) !== 0) this.giveUp();
       mutex.unlock();
       reach('reservation-wait');
       Atomics.wait(words, GENERATION, generation);
@@ -119,6 +122,23 @@ export class Reservations {
       Atomics.add(words, GENERATION, 1);
       Atomics.notify(words, GENERATION);
     }
+  }
+
+  /**
+   * The thread of that slot has died; told after its mutexes were. If it held or wanted a reservation, whoever waits for
+   * one, now or later, gets an error. Needs no lock.
+   */
+  abandon(slot: number): void {
+    const { words } = this;
+    if (Atomics.load(words, FIRST_SLOT_WORD + slot * SLOT_WORDS) !== IDLE) Atomics.store(words, ABANDONED, 1);
+    // who sleeps looks again, and finds the metadata lock abandoned if that is what the thread died with
+    Atomics.add(words, GENERATION, 1);
+    Atomics.notify(words, GENERATION);
+  }
+
+  private giveUp(): never {
+    Atomics.sub(this.words, WAITERS, 1);
+    throw new ImgfuseError('io', 'a thread died in the middle of a request that this one has to wait for');
   }
 
   /** Some other thread holds or waits for an exclusive reservation. The metadata lock must be held. */

@@ -1,11 +1,18 @@
 // Mutex and reservations between real threads, and the table cache against a map. The threads run the built code.
 
 import { once } from 'node:events';
+import { setTimeout as delay } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { Mutex } from '../../../src/concurrency/mutex.ts';
-import { createReservationState, EXCLUSIVE, Reservations, SHARED } from '../../../src/concurrency/reservations.ts';
+import {
+  createReservationState,
+  EXCLUSIVE,
+  type ReservationState,
+  Reservations,
+  SHARED,
+} from '../../../src/concurrency/reservations.ts';
 import { createTableCacheState, TableCache } from '../../../src/concurrency/table-cache.ts';
 import { isBuilt } from '../../support/image-files.ts';
 import { requireOrSkip } from '../../support/requirements.ts';
@@ -50,6 +57,126 @@ describe('a mutex', () => {
     ).toThrow('x');
     expect(subject.held).toBe(false);
     expect(subject.run(() => 5)).toBe(5);
+  });
+});
+
+/** Runs `body` in a thread, with `Mutex`, `Reservations`, `EXCLUSIVE`, `words`, `state` and `say` in reach. */
+function threadOf(body: string, words: SharedArrayBuffer, state?: ReservationState): Worker {
+  const built = (name: string): string => new URL(`../../../dist/concurrency/${name}.js`, import.meta.url).href;
+  const source = `
+    const { parentPort, workerData: { words, state } } = require('node:worker_threads');
+    const say = (text) => parentPort.postMessage(text);
+    Promise.all([import('${built('mutex')}'), import('${built('reservations')}')]).then(
+      ([{ Mutex }, { Reservations, EXCLUSIVE }]) => { ${body} });`;
+  return new Worker(source, { eval: true, workerData: { words, state } });
+}
+
+describe('a thread that dies', () => {
+  /** Ends as process.exit() in a thread does: no finally block runs. */
+  const DIE_WITH_MUTEX = 'new Mutex(new Int32Array(words), 0).lock(); process.exit(0);';
+  const WAIT_FOR_MUTEX = `
+    const mutex = new Mutex(new Int32Array(words), 0, 'the tables of a.qed');
+    say('waiting');
+    try { mutex.lock(); say('got it'); } catch (error) { say(error.message); }
+    mutex.unlock();
+    say('held: ' + mutex.held);`;
+
+  async function lines(thread: Worker, count: number): Promise<string[]> {
+    const said: string[] = [];
+    thread.on('message', (line: string) => said.push(line));
+    while (said.length < count) await once(thread, 'message');
+    return said;
+  }
+
+  test('with a mutex gives an error to everybody who waits for it, then and later', async (context) => {
+    requireOrSkip(context, isBuilt(), 'dist/ (npm run build)');
+    const words = new SharedArrayBuffer(4);
+    const holder = threadOf(DIE_WITH_MUTEX, words);
+    const { threadId } = holder;
+    await once(holder, 'exit');
+    const waiters = [threadOf(WAIT_FOR_MUTEX, words), threadOf(WAIT_FOR_MUTEX, words)];
+    const said = waiters.map((waiter) => lines(waiter, 3));
+    await Promise.all(waiters.map((waiter) => once(waiter, 'message')));
+    await delay(50);
+    const own = new Mutex(new Int32Array(words), 0);
+    own.abandon(threadId + 1);
+    own.abandon(0);
+    await delay(50);
+    own.abandon(threadId);
+    const sentence = 'a thread died while it was changing the tables of a.qed, which cannot be used any more';
+    for (const each of said) expect(await each).toEqual(['waiting', sentence, 'held: false']);
+    expect(() => own.lock()).toThrow('a thread died while it was changing what several threads share');
+    await Promise.all(waiters.map((waiter) => waiter.terminate()));
+  });
+
+  test('without the mutex takes nothing from anybody', async (context) => {
+    requireOrSkip(context, isBuilt(), 'dist/ (npm run build)');
+    const words = new SharedArrayBuffer(4);
+    const holder = threadOf('new Mutex(new Int32Array(words), 0).run(() => 0); process.exit(0);', words);
+    const { threadId } = holder;
+    await once(holder, 'exit');
+    const own = new Mutex(new Int32Array(words), 0);
+    own.abandon(threadId);
+    expect(own.run(() => 5)).toBe(5);
+  });
+
+  test('with a reservation gives an error to whoever has to wait for it, and to nobody else', async (context) => {
+    requireOrSkip(context, isBuilt(), 'dist/ (npm run build)');
+    const words = new SharedArrayBuffer(4);
+    const state = createReservationState(3);
+    const reserve = (slot: number, start: number, after: string): string => `
+      const mutex = new Mutex(new Int32Array(words), 0);
+      mutex.lock();
+      say('wants');
+      try {
+        new Reservations(state, mutex, ${slot}).acquire(${start}, ${start + 4}, EXCLUSIVE);
+        say('got it');
+      } catch (error) { say(error.message); }
+      mutex.unlock();
+      ${after}`;
+    await once(threadOf(reserve(0, 0, 'process.exit(0);'), words, state), 'exit');
+    const waiter = threadOf(reserve(1, 2, 'say(mutex.held)'), words, state);
+    const said = lines(waiter, 3);
+    await once(waiter, 'message');
+    await delay(50);
+    const mutex = new Mutex(new Int32Array(words), 0);
+    const own = new Reservations(state, mutex, 2);
+    own.abandon(0);
+    expect(await said).toEqual([
+      'wants',
+      'a thread died in the middle of a request that this one has to wait for',
+      false,
+    ]);
+    mutex.lock();
+    expect(own.acquire(8, 9, EXCLUSIVE)).toBe(true);
+    own.release();
+    expect(() => own.acquire(0, 1, SHARED)).toThrow('a thread died in the middle of a request');
+    await waiter.terminate();
+  });
+
+  test('with the mutex wakes those that wait for a reservation of a thread that cannot give it back', async (context) => {
+    requireOrSkip(context, isBuilt(), 'dist/ (npm run build)');
+    const words = new SharedArrayBuffer(4);
+    const state = createReservationState(3);
+    const mutex = new Mutex(new Int32Array(words), 0);
+    const own = new Reservations(state, mutex, 2);
+    mutex.run(() => own.acquire(0, 4, EXCLUSIVE));
+    const waiter = threadOf(
+      `const mutex = new Mutex(new Int32Array(words), 0);
+       try { new Reservations(state, mutex, 1).exclusively(0, 4, () => say('got it')); } catch (error) { say(error.message); }`,
+      words,
+      state,
+    );
+    const said = lines(waiter, 1);
+    while (Atomics.load(new Int32Array(state.words), 1) === 0) await delay(5);
+    await delay(20);
+    const holder = threadOf(DIE_WITH_MUTEX, words);
+    const { threadId } = holder;
+    await once(holder, 'exit');
+    mutex.abandon(threadId);
+    own.abandon(0);
+    expect((await said)[0]).toMatch(/^a thread died while it was changing/);
+    await waiter.terminate();
   });
 });
 
