@@ -240,6 +240,35 @@ export class VirtualDisk {
     return { local: end - below, below };
   }
 
+  /**
+   * A thread that used the disk has died: whoever waits for what it held gets an error instead of waiting for ever.
+   * @param thread its `threadId` @param slot the one it was attached with
+   */
+  abandon(thread: number, slot: number): void {
+    for (const image of imageChain(this.image)) {
+      image.abandon(thread, slot);
+      if (image.file instanceof HttpHostFile) image.file.abandon(thread);
+    }
+  }
+
+  /**
+   * Makes durable what can be after a thread has died: everything, or at least the bytes that are in the files already
+   * where the tables cannot be trusted any more. The image stays marked as not clean.
+   * @throws ImgfuseError what kept back the rest
+   */
+  rescue(): void {
+    try {
+      this.flush();
+    } catch (error) {
+      const { dataFile, file } = this.image;
+      if (!this.readOnly) {
+        dataFile?.sync();
+        file.sync();
+      }
+      throw error;
+    }
+  }
+
   share(): SharedDisk {
     return { image: this.image.share(), copyOnRead: this.copyOnRead?.state ?? null };
   }

@@ -164,6 +164,12 @@ export interface Image {
   /** Flushes, clears the dirty bit, cuts what was reserved ahead. The file itself is closed by its opener. */
   close(): void;
 
+  /**
+   * Another thread has died: whoever waits for what it held gets an error.
+   * @param thread its `threadId` @param slot its reservation slot
+   */
+  abandon(thread: number, slot: number): void;
+
   details(): ImageDetails;
   share(): SharedImage;
 }

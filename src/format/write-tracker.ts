@@ -13,6 +13,12 @@ const FLUSHED = 1;
 const FLUSH_LOCK = 2;
 const FAILED = 3;
 const WORDS = 4;
+/** Values of FAILED: the first failure claims it, stores its sentence, and makes it public. */
+const NOT_FAILED = 0;
+const PUBLISHED = 1;
+const CLAIMED = 2;
+/** How long a sentence that is being stored is waited for: storing it takes microseconds, unless its thread dies. */
+const SENTENCE_MS = 1000;
 /** Room for the sentence that says why an image turned read-only. */
 const FAILURE_BYTES = 1024;
 
@@ -40,7 +46,7 @@ export class WriteTracker {
     this.file = file;
     this.dataFile = dataFile;
     this.log = log;
-    this.flushLock = new Mutex(this.words, FLUSH_LOCK);
+    this.flushLock = new Mutex(this.words, FLUSH_LOCK, file.path);
   }
 
   /** A change is complete, what it put off for the next flush included; called before its request is answered. */
@@ -59,7 +65,7 @@ export class WriteTracker {
 
   /** Throws the error every change gets once the image has failed. */
   assertWritable(): void {
-    if (Atomics.load(this.words, FAILED) === 0) return;
+    if (Atomics.load(this.words, FAILED) === NOT_FAILED) return;
     throw new ImgfuseError('read-only', `${this.file.path} was turned read-only: ${this.failure()}`, {
       path: this.file.path,
     });
@@ -67,15 +73,19 @@ export class WriteTracker {
 
   /** The sentence of the first failure, or null. */
   failure(): string | null {
-    if (Atomics.load(this.words, FAILED) === 0) return null;
+    if (Atomics.load(this.words, FAILED) === NOT_FAILED) return null;
+    Atomics.wait(this.words, FAILED, CLAIMED, SENTENCE_MS);
+    if (Atomics.load(this.words, FAILED) !== PUBLISHED) return 'a thread died while it was saying why';
     return new TextDecoder().decode(this.text.slice(0, this.text.indexOf(0)));
   }
 
   /** Turns the image read-only for the rest of the mount. Only the first failure is kept. */
   fail(error: unknown): void {
-    if (Atomics.compareExchange(this.words, FAILED, 0, 1) !== 0) return;
+    if (Atomics.compareExchange(this.words, FAILED, NOT_FAILED, CLAIMED) !== NOT_FAILED) return;
     const sentence = describeError(error);
     this.text.set(new TextEncoder().encode(sentence).subarray(0, FAILURE_BYTES - 1));
+    Atomics.store(this.words, FAILED, PUBLISHED);
+    Atomics.notify(this.words, FAILED);
     this.log(`${this.file.path} is read-only from now on: ${sentence}`);
   }
 
@@ -130,6 +140,11 @@ export class WriteTracker {
   /** Runs `action` while no flush runs. */
   betweenFlushes<T>(action: () => T): T {
     return this.flushLock.run(action);
+  }
+
+  /** That thread has died; a flush that it was in the middle of is nobody's. @param thread its `threadId` */
+  abandon(thread: number): void {
+    this.flushLock.abandon(thread);
   }
 
   /** A flush after a failure must not claim success. */

@@ -58,7 +58,7 @@ export function connect(
   const geometry = new Geometry(clusterBits, header.refcountOrder, header.extendedL2);
   const words = new Int32Array(state.words);
   const numbers = new Float64Array(state.numbers);
-  const lock = new Mutex(words, METADATA_LOCK);
+  const lock = new Mutex(words, METADATA_LOCK, `the tables of ${file.path}`);
   const reservations = new Reservations(state.reservations, lock, slot);
   const pending = new PendingLinks(state.pending);
   const pendingTables = new PendingLinks(state.pendingTables);

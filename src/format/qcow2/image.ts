@@ -262,6 +262,13 @@ export class Qcow2Image implements Image {
     this.parts.lock.run(() => this.parts.marks.clearDirty());
   }
 
+  abandon(thread: number, slot: number): void {
+    const { lock, reservations, tracker } = this.parts;
+    lock.abandon(thread);
+    tracker.abandon(thread);
+    reservations.abandon(slot);
+  }
+
   details(): ImageDetails {
     const { isCorrupt, isDirty } = this.parts.marks;
     return describeOpenImage(this.state.header, {

@@ -50,7 +50,7 @@ export function connect(
   const geometry = new Geometry(header.clusterSize, header.tableSizeClusters);
   const words = new Int32Array(state.words);
   const numbers = new Float64Array(state.numbers);
-  const lock = new Mutex(words, METADATA_LOCK);
+  const lock = new Mutex(words, METADATA_LOCK, `the tables of ${file.path}`);
   const reservations = new Reservations(state.reservations, lock, slot);
   const pending = new PendingLinks(state.pending);
   const free = new FreeClusters(state.free);

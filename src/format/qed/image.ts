@@ -241,6 +241,13 @@ export class QedImage implements Image {
     });
   }
 
+  abandon(thread: number, slot: number): void {
+    const { lock, reservations, tracker } = this.parts;
+    lock.abandon(thread);
+    tracker.abandon(thread);
+    reservations.abandon(slot);
+  }
+
   details(): ImageDetails {
     return describeHeader(this.state.header, this.virtualSize(), this.parts.dirtyBit.isSet);
   }

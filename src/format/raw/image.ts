@@ -144,6 +144,10 @@ export class RawImage implements Image {
     this.flush();
   }
 
+  abandon(thread: number): void {
+    this.tracker.abandon(thread);
+  }
+
   details(): ImageDetails {
     return {
       format: 'raw',

@@ -110,6 +110,11 @@ export class HttpHostFile implements HostFile {
     closeAll([this.cache, { close: this.onClose }]);
   }
 
+  /** Another thread has died: whoever waits for what it held gets an error. @param thread its `threadId` */
+  abandon(thread: number): void {
+    this.cache.lock.abandon(thread);
+  }
+
   /** What went over the network so far, for all threads. */
   traffic(): HttpTraffic {
     return this.cache.traffic();

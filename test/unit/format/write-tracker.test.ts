@@ -1,12 +1,16 @@
 // WriteTracker: a flush costs an fdatasync only where something was written, one fdatasync serves every flush that waits, and
 // a failure turns the image read-only.
 
+import { once } from 'node:events';
+import { Worker } from 'node:worker_threads';
 import { describe, expect, test } from 'vitest';
 import { ERRNO, errnoOf, ImgfuseError } from '../../../src/errors/index.ts';
 import { createWriteTrackerState, WriteTracker } from '../../../src/format/write-tracker.ts';
 import type { HostFile } from '../../../src/host/host-file.ts';
 import { MemoryHostFile } from '../../../src/host/memory-file.ts';
 import { CountingHostFile, FaultyHostFile } from '../../../src/host/wrapping-files.ts';
+import { isBuilt } from '../../support/image-files.ts';
+import { requireOrSkip } from '../../support/requirements.ts';
 
 const nothing = () => undefined;
 
@@ -124,6 +128,42 @@ describe('a failure', () => {
     subject.fail(new Error('second'));
     expect(subject.failure()).toMatch(/^x{1000,1023}$/);
     expect(log).toHaveLength(1);
+  });
+
+  test('is seen by another thread with its whole sentence, or not at all', async (context) => {
+    requireOrSkip(context, isBuilt(), 'dist/ (npm run build)');
+    const { tracker: subject, state } = tracker();
+    const source = `
+      const { parentPort, workerData: { state, url } } = require('node:worker_threads');
+      import(url).then(({ WriteTracker }) => {
+        const seen = new WriteTracker(state, { path: 'a.qed' }, () => undefined);
+        parentPort.postMessage('ready');
+        let failure = null;
+        while (failure === null) failure = seen.failure();
+        parentPort.postMessage(failure);
+      });`;
+    const url = new URL('../../../dist/format/write-tracker.js', import.meta.url).href;
+    const thread = new Worker(source, { eval: true, workerData: { state, url } });
+    await once(thread, 'message');
+    const slow = {
+      get message(): string {
+        Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 100);
+        return 'the disk has gone';
+      },
+    };
+    const told = once(thread, 'message');
+    subject.fail(Object.setPrototypeOf(slow, Error.prototype));
+    expect(await told).toEqual(['the disk has gone']);
+    await thread.terminate();
+  });
+
+  test('whose thread died before it had said why is a failure all the same', () => {
+    const { tracker: subject, state } = tracker();
+    const CLAIMED = 2;
+    new Int32Array(state)[3] = CLAIMED;
+    expect(errno(() => subject.assertWritable())).toBe(ERRNO.EROFS);
+    expect(subject.failure()).toBe('a thread died while it was saying why');
+    expect(errno(() => subject.flush(nothing, nothing))).toBe(ERRNO.EIO);
   });
 
   test.each([
