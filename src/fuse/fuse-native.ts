@@ -13,7 +13,7 @@ import { inspectMountpoint } from './mount.ts';
 import type { MountOptions } from './mount-options.ts';
 import { findMount, mountsOfConnection } from './mount-table.ts';
 import type { ServerHooks } from './server.ts';
-import { abortConnection, type UnmountOptions } from './unmount.ts';
+import { abortMount, type UnmountOptions } from './unmount.ts';
 
 export { fuseNativeAvailable } from './fuse-native-package.ts';
 
@@ -29,7 +29,10 @@ export interface FuseNativeSession {
   readonly ended: Promise<void>;
   /** Resolves when the mount is gone from the mount table. Rejects busy, missing, permission. */
   unmount(options?: UnmountOptions): Promise<void>;
-  /** Ends the connection by force; the mount stays in the table until it is unmounted. */
+  /**
+   * Ends the connection by force; the mount stays in the table until it is unmounted.
+   * @throws ImgfuseError unsupported where the connection is not known or cannot be reached, permission
+   */
   abort(): void;
 }
 
@@ -66,9 +69,7 @@ export async function mountFuseNative(options: FuseNativeOptions, filesystem: Fi
       }
       for (const place of places) await unmountOutside(place.mountpoint, unmountOptions.lazy === true);
     },
-    abort: () => {
-      if (connection !== undefined) abortConnection(connection);
-    },
+    abort: () => abortMount(mountpoint, connection),
   };
 }
 

@@ -6,7 +6,7 @@ import { cloneDevice } from './device.ts';
 import type { Protocol } from './handshake.ts';
 import { type Invalidation, invalidateNode } from './invalidate.ts';
 import { mountsOfConnection } from './mount-table.ts';
-import { abortConnection, type UnmountOptions, unmountPath } from './unmount.ts';
+import { abortMount, type UnmountOptions, unmountPath } from './unmount.ts';
 
 export interface SessionParts {
   readonly fd: number;
@@ -62,13 +62,9 @@ export class KernelSession {
     for (const { mountpoint } of places) unmountPath(mountpoint, options);
   }
 
-  /** Ends the connection by force: see abortConnection. The mount stays in the table until it is unmounted. */
+  /** Ends the connection by force: see abortMount. The mount stays in the table until it is unmounted. */
   abort(): void {
-    if (this.connection === undefined) {
-      const message = `the FUSE connection of ${this.mountpoint} is not known, so it cannot be aborted`;
-      throw new ImgfuseError('unsupported', message, { path: this.mountpoint });
-    }
-    abortConnection(this.connection);
+    abortMount(this.mountpoint, this.connection);
   }
 
   /** Closes the descriptor; only after every worker has returned. */

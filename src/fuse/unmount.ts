@@ -57,6 +57,17 @@ function unmountError(mountpoint: string, cause: unknown): unknown {
 }
 
 /**
+ * Ends the connection of a mount of ours: see abortConnection.
+ * @param connection its number, where it is known
+ * @throws ImgfuseError unsupported also where it is not known: whoever asks must not believe that its users get errors now
+ */
+export function abortMount(mountpoint: string, connection: number | undefined): void {
+  if (connection !== undefined) return abortConnection(connection);
+  const message = `the FUSE connection of ${mountpoint} is not known, so it cannot be aborted`;
+  throw new ImgfuseError('unsupported', message, { path: mountpoint, operation: 'abort' });
+}
+
+/**
  * Ends the FUSE connection of this number at once, in use or not: requests in progress fail with ECONNABORTED, later
  * ones with ENOTCONN. The mount stays in the table until it is unmounted. A connection that is gone already is fine.
  * @throws ImgfuseError permission (not ours), unsupported (no fusectl filesystem and not root)
