@@ -3,9 +3,10 @@
 // user allowed) are opened, and only URLs that the user allowed, a backing file read-only and in a format that nobody has to guess.
 
 import * as path from 'node:path';
+import { bytesOfName } from '../bytes/names.ts';
 import { ImgfuseError } from '../errors/index.ts';
 import { folderOfUrl, isBelowUrl, isUrl, parseUrl } from '../host/http/url.ts';
-import { isRegularFile, realPath } from '../host/paths.ts';
+import { isRegularFile, realPath, workingDirectory } from '../host/paths.ts';
 
 /** Images in a chain at most. */
 export const MAX_CHAIN_DEPTH = 32;
@@ -49,7 +50,7 @@ export function locateBacking(imageName: string, name: string): string {
  */
 export function locateFile(imageName: string, name: string): string {
   const joined = path.isAbsolute(name) ? name : `${path.dirname(imageName)}/${name}`;
-  const absolute = path.isAbsolute(joined) ? joined : `${process.cwd()}/${joined}`;
+  const absolute = path.isAbsolute(joined) ? joined : `${workingDirectory()}/${joined}`;
   const parts = absolute.split('/').filter((part) => part !== '' && part !== '.');
   return `/${parts.join('/')}`;
 }
@@ -96,7 +97,7 @@ function hasPrefix(name: string): boolean {
 
 /** @param isOther it stands for something that is never opened */
 function checkName(what: keyof typeof OPENED, imageName: string, name: string, isOther: boolean): void {
-  if (name.includes('\0') || Buffer.byteLength(name) > MAX_NAME_BYTES)
+  if (name.includes('\0') || bytesOfName(name).length > MAX_NAME_BYTES)
     throw refusal(imageName, `its ${what} name is no file name`);
   if (isOther) throw refusal(imageName, `its ${what} '${name}' is ${OPENED[what]}, and nothing else is opened`);
 }

@@ -3,6 +3,7 @@
 // after an error that leaves the disk unknown (R8, and a failed fdatasync). Invariant: FLUSHED never passes a change that
 // was not complete when the fdatasync of its flush began.
 
+import { bytesOfName, nameOfBytes } from '../bytes/names.ts';
 import { type Breakpoint, reach } from '../concurrency/breakpoints.ts';
 import { Mutex } from '../concurrency/mutex.ts';
 import { describeError, ImgfuseError } from '../errors/index.ts';
@@ -76,14 +77,14 @@ export class WriteTracker {
     if (Atomics.load(this.words, FAILED) === NOT_FAILED) return null;
     Atomics.wait(this.words, FAILED, CLAIMED, SENTENCE_MS);
     if (Atomics.load(this.words, FAILED) !== PUBLISHED) return 'a thread died while it was saying why';
-    return new TextDecoder().decode(this.text.slice(0, this.text.indexOf(0)));
+    return nameOfBytes(this.text.slice(0, this.text.indexOf(0)));
   }
 
   /** Turns the image read-only for the rest of the mount. Only the first failure is kept. */
   fail(error: unknown): void {
     if (Atomics.compareExchange(this.words, FAILED, NOT_FAILED, CLAIMED) !== NOT_FAILED) return;
     const sentence = describeError(error);
-    this.text.set(new TextEncoder().encode(sentence).subarray(0, FAILURE_BYTES - 1));
+    this.text.set(bytesOfName(sentence).subarray(0, FAILURE_BYTES - 1));
     Atomics.store(this.words, FAILED, PUBLISHED);
     Atomics.notify(this.words, FAILED);
     this.log(`${this.file.path} is read-only from now on: ${sentence}`);

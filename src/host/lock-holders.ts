@@ -6,6 +6,7 @@
 
 import * as fs from 'node:fs';
 import { basename } from 'node:path';
+import { nameOfBytes } from '../bytes/names.ts';
 import type { HostFile } from './host-file.ts';
 import { realPath } from './paths.ts';
 
@@ -86,7 +87,7 @@ function readText(path: string): string {
 
 function linkOf(path: string): string | null {
   try {
-    return fs.readlinkSync(path);
+    return nameOfBytes(fs.readlinkSync(path, 'buffer'));
   } catch {
     return null;
   }

@@ -1,21 +1,28 @@
 // Paths of image files: node:fs is imported by host/ only.
 
 import * as fs from 'node:fs';
+import { hostPath, nameOfBytes } from '../bytes/names.ts';
 import { hostError } from './posix-file.ts';
 
 /** Absolute path without symbolic links; ".." is what it is to the kernel. Throws missing, permission. */
 export function realPath(path: string): string {
   try {
-    return fs.realpathSync.native(path);
+    return nameOfBytes(fs.realpathSync.native(hostPath(path), 'buffer'));
   } catch (error) {
     throw hostError(error, path, 'realpath');
   }
 }
 
+/** The working directory. Node replaces what is not UTF-8 in it; the kernel's link has the bytes. */
+export function workingDirectory(): string {
+  const path = process.cwd();
+  return path.includes('\ufffd') ? nameOfBytes(fs.readlinkSync('/proc/self/cwd', 'buffer')) : path;
+}
+
 /** Whether the path leads to a regular file; it is not opened, because opening alone does something to some devices. */
 export function isRegularFile(path: string): boolean {
   try {
-    return fs.statSync(path).isFile();
+    return fs.statSync(hostPath(path)).isFile();
   } catch (error) {
     throw hostError(error, path, 'stat');
   }
@@ -23,5 +30,5 @@ export function isRegularFile(path: string): boolean {
 
 /** Removes a file that was created here and turned out to be of no use. */
 export function removeFile(path: string): void {
-  fs.rmSync(path, { force: true });
+  fs.rmSync(hostPath(path), { force: true });
 }

@@ -2,6 +2,7 @@
 // Invariant: no call reaches the kernel with an offset that is not a safe integer >= 0 (see host-file.ts).
 
 import * as fs from 'node:fs';
+import { hostPath } from '../bytes/names.ts';
 import { type HostOffset, hex, hostOffset, isSafeOffset, roundUp } from '../bytes/offsets.ts';
 import { ERRNO, type ErrorKind, ImgfuseError } from '../errors/index.ts';
 import {
@@ -53,7 +54,7 @@ export class PosixHostFile implements HostFile {
     const flags = (readOnly ? fs.constants.O_RDONLY : fs.constants.O_RDWR) | fs.constants.O_NONBLOCK;
     let descriptor: number;
     try {
-      descriptor = fs.openSync(name, flags);
+      descriptor = fs.openSync(hostPath(name), flags);
     } catch (error) {
       throw hostError(error, path, 'open');
     }
@@ -70,7 +71,7 @@ export class PosixHostFile implements HostFile {
   static create(path: string, overwrite: boolean): PosixHostFile {
     const { O_RDWR, O_CREAT, O_EXCL, O_TRUNC } = fs.constants;
     try {
-      const descriptor = fs.openSync(path, O_RDWR | O_CREAT | (overwrite ? O_TRUNC : O_EXCL), 0o600);
+      const descriptor = fs.openSync(hostPath(path), O_RDWR | O_CREAT | (overwrite ? O_TRUNC : O_EXCL), 0o600);
       return new PosixHostFile(path, descriptor, false);
     } catch (error) {
       throw hostError(error, path, 'create');

@@ -7,7 +7,8 @@ import { copyFileSync, existsSync, mkdirSync, readFileSync, symlinkSync, writeFi
 import { createServer } from 'node:net';
 import { basename, join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { createDisk, openDisk } from '../../src/disk/index.ts';
+import { bytesOfName } from '../../src/bytes/names.ts';
+import { createDisk, inspectDisk, openDisk } from '../../src/disk/index.ts';
 import { ImgfuseError } from '../../src/errors/index.ts';
 import { fingerprints, readAll, withDisk } from '../support/image-files.ts';
 import { CLUSTER, type QedSpec, writeQed } from '../support/qed-bytes.ts';
@@ -146,9 +147,17 @@ describe('a name that is no file name', () => {
     expect(refusal('corrupt')).toMatch(/offset 64.*NUL/);
   });
 
-  test('bytes that are no UTF-8 are refused with their offset', () => {
-    rawBacking('aaaa', { bytes: { 64: Buffer.from([0xff, 0xfe, 0x41, 0x42]) } });
-    expect(refusal('corrupt')).toMatch(/offset 64.*UTF-8/);
+  test.each([
+    ['a byte-order mark is a part of it', '\xef\xbb\xbfbase', 'base'],
+    ['bytes that are not UTF-8 are those of the file', 'b\xe4se', 'b\ufffdse'],
+    ['bytes that are not UTF-8 beside others that are', '\xff\xc3\xa4', '\ufffdä'],
+  ])('%s', (_, name, lookalike) => {
+    const bytes = Buffer.from(name, 'latin1');
+    writeFileSync(Buffer.concat([Buffer.from(`${folder}/`), bytes]), Buffer.alloc(65536, 0x44));
+    writeFileSync(join(folder, lookalike), Buffer.alloc(65536, 0x66));
+    rawBacking('a'.repeat(bytes.length), { empty: true, bytes: { 64: bytes } });
+    expect(withDisk(image, { readOnly: true }, readAll)[0]).toBe(0x44);
+    expect(Buffer.from(bytesOfName(inspectDisk(image).backingFilename!))).toEqual(bytes);
   });
 
   test('a name longer than the host allows is refused', () => {

@@ -6,6 +6,7 @@
 //    8 bitmap_table_size u32     16 type u8     18 name_size u16         24 extra data, name, padding to 8
 
 import { combine, hexWords, readU64BE } from '../../bytes/endian.ts';
+import { nameOfBytes } from '../../bytes/names.ts';
 import { hex, hostOffset, roundUp } from '../../bytes/offsets.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
@@ -122,7 +123,7 @@ function readEntry(
   return {
     length,
     entry: {
-      name: new TextDecoder('utf-8', { ignoreBOM: true }).decode(name),
+      name: nameOfBytes(name),
       granularity: 2 ** view.getUint8(17),
       inUse: (flags & BME_FLAG_IN_USE) !== 0,
       auto: (flags & BME_FLAG_AUTO) !== 0,

@@ -1,5 +1,6 @@
 // The options of qemu-img create -f qcow2, checked against each other before a byte is written: what QEMU refuses is refused.
 
+import { bytesOfName } from '../../bytes/names.ts';
 import { isPowerOfTwo, roundUp } from '../../bytes/offsets.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { BackingReference, CreateOptions } from '../image-format.ts';
@@ -147,7 +148,7 @@ function checkEncryption({ dataFileRaw, encryption, preallocation }: Qcow2Plan):
 }
 
 function checkName(what: string, name: string, limit: number): void {
-  const bytes = new TextEncoder().encode(name);
+  const bytes = bytesOfName(name);
   if (bytes.length === 0 || bytes.length > limit || bytes.includes(0)) {
     throw usage(`the ${what} name has ${bytes.length} bytes; it must have from 1 to ${limit} and no NUL`);
   }

@@ -6,6 +6,7 @@
 // Every cluster of the file is in use once, so the refcount blocks are an array of ones.
 
 import { writeU64BE } from '../../bytes/endian.ts';
+import { bytesOfName } from '../../bytes/names.ts';
 import { divideUp, hostOffset } from '../../bytes/offsets.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
@@ -201,8 +202,8 @@ function extensionsOf(
   const add = (type: number, data: Uint8Array): void => {
     extensions.push({ type, data, offset: 0 });
   };
-  if (backing?.format !== undefined) add(QCOW2_EXT_MAGIC_BACKING_FORMAT, new TextEncoder().encode(backing.format));
-  if (dataFileName !== null) add(QCOW2_EXT_MAGIC_DATA_FILE, new TextEncoder().encode(dataFileName));
+  if (backing?.format !== undefined) add(QCOW2_EXT_MAGIC_BACKING_FORMAT, bytesOfName(backing.format));
+  if (dataFileName !== null) add(QCOW2_EXT_MAGIC_DATA_FILE, bytesOfName(dataFileName));
   if (cryptoHeader !== null) add(QCOW2_EXT_MAGIC_CRYPTO_HEADER, serializeCryptoHeaderPointer(cryptoHeader));
   if (version === 3 && clusterSize >= MIN_CLUSTER_FOR_FEATURE_NAMES) {
     add(QCOW2_EXT_MAGIC_FEATURE_TABLE, serializeFeatureNames());

@@ -3,6 +3,7 @@
 //
 //    0 kind u8 (0 incompatible, 1 compatible, 2 autoclear)    1 bit u8    2 name, 46 bytes padded with zeros
 
+import { nameOfBytes } from '../../bytes/names.ts';
 import type { FeatureWords } from './header.ts';
 
 export const FEATURE_NAME_BYTES = 48;
@@ -53,7 +54,7 @@ function nameOf(table: Uint8Array, kind: number, bit: number): string {
     const field = table.subarray(at + 2, at + FEATURE_NAME_BYTES);
     const end = field.indexOf(0);
     // the name goes to a terminal: no control characters from an image that nobody trusts
-    return new TextDecoder().decode(end < 0 ? field : field.subarray(0, end)).replace(/\p{C}/gu, '?');
+    return nameOfBytes(end < 0 ? field : field.subarray(0, end)).replace(/\p{C}/gu, '?');
   }
   return '';
 }

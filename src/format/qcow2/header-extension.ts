@@ -4,6 +4,7 @@
 //    0 type u32    4 length u32    8 data, padded with zeros to a multiple of 8          type 0 ends the list
 
 import { hexWords, readU64BE, writeU64BE } from '../../bytes/endian.ts';
+import { nameOfBytes } from '../../bytes/names.ts';
 import { divideUp, hex, roundUp } from '../../bytes/offsets.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
@@ -219,14 +220,10 @@ export function serializeCryptoHeaderPointer({ offset, length }: CryptoHeaderPoi
   return bytes;
 }
 
-/** UTF-8 text without NUL, or a refusal that says which name it is. */
+/** A name without NUL, or a refusal that says which name it is. */
 export function decodeName(file: HostFile, offset: number, bytes: Uint8Array, what: string): string {
   if (bytes.includes(0)) throw invalid(file, offset, `the ${what} contains a NUL byte`);
-  try {
-    return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes);
-  } catch {
-    throw invalid(file, offset, `the ${what} is not UTF-8`);
-  }
+  return nameOfBytes(bytes);
 }
 
 export function invalid(file: HostFile, offset: number, what: string): ImgfuseError {

@@ -11,6 +11,7 @@
 // Then the extensions, then the backing name, all in cluster 0. read-header.ts checks; a Qcow2Header that exists was checked.
 
 import { writeU64BE } from '../../bytes/endian.ts';
+import { bytesOfName } from '../../bytes/names.ts';
 import { divideUp, hostOffset } from '../../bytes/offsets.ts';
 import { assert, ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
@@ -124,7 +125,7 @@ export interface Qcow2Header {
 
 /** Cluster 0 of an image: fixed fields, extensions, backing name. Throws limit when they do not fit into a cluster. */
 export function serializeHeader(header: Qcow2Header): Uint8Array {
-  const name = new TextEncoder().encode(header.backingName ?? '');
+  const name = bytesOfName(header.backingName ?? '');
   const nameOffset = header.headerLength + extensionBytes(header.extensions);
   if (nameOffset + name.length > header.clusterSize) {
     throw new ImgfuseError(

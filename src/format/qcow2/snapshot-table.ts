@@ -7,6 +7,7 @@
 // Extra data: 40 vm_state_size u64 (instead of the one at 32), 48 disk_size u64, 56 icount u64.
 
 import { readU64BE } from '../../bytes/endian.ts';
+import { nameOfBytes } from '../../bytes/names.ts';
 import { divideUp, hostOffset, roundUp } from '../../bytes/offsets.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
@@ -107,8 +108,8 @@ function readEntry(file: HostFile, at: number, index: number, size: number): { s
   const rest = readExactly(file, at + FIXED_BYTES, extraBytes + idBytes + nameBytes, index);
   const extra = new DataView(rest.buffer, 0, Math.min(extraBytes, KNOWN_EXTRA_BYTES));
   const snapshot: Snapshot = {
-    id: text(rest.subarray(extraBytes, extraBytes + idBytes)),
-    name: text(rest.subarray(extraBytes + idBytes)),
+    id: nameOfBytes(rest.subarray(extraBytes, extraBytes + idBytes)),
+    name: nameOfBytes(rest.subarray(extraBytes + idBytes)),
     l1TableOffset: readU64BE(view, 0),
     l1Size: view.getUint32(8, false),
     vmStateSize: extraBytes >= 8 ? readU64BE(extra, 0) : view.getUint32(32, false),
@@ -132,11 +133,6 @@ function readExactly(file: HostFile, at: number, length: number, index: number):
     at,
     `snapshot ${index + 1} takes ${length} bytes there, but the file ends after ${got}; the file is truncated`,
   );
-}
-
-/** QEMU stores what the user typed; what is not UTF-8 is shown with replacement characters, never refused. */
-function text(bytes: Uint8Array): string {
-  return new TextDecoder('utf-8', { ignoreBOM: true }).decode(bytes);
 }
 
 function printable(name: string): string {

@@ -1,6 +1,7 @@
 // A new, empty QED image: header, backing name right behind it, L1 table of zeros at cluster_size. The header is written
 // last, so that a file cut short by a crash is no image at all.
 
+import { bytesOfName } from '../../bytes/names.ts';
 import { hostOffset, isPowerOfTwo } from '../../bytes/offsets.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
@@ -40,7 +41,7 @@ export function createQed(file: HostFile, { size, options, backing }: CreateOpti
       `a QED image with cluster_size=${clusterSize},table_size=${tableSizeClusters} holds at most ${limit} bytes, not ${size}`,
     );
   }
-  const name = new TextEncoder().encode(backing?.name ?? '');
+  const name = bytesOfName(backing?.name ?? '');
   if (name.length > Math.min(QED_MAX_BACKING_NAME, clusterSize - QED_HEADER_BYTES)) {
     throw usage(
       `the backing file name has ${name.length} bytes; a QED header has room for ${Math.min(QED_MAX_BACKING_NAME, clusterSize - QED_HEADER_BYTES)}`,

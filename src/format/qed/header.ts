@@ -8,6 +8,7 @@
 // table_size and header_size count clusters. Invariant: a QedHeader that exists has been checked against its file.
 
 import { combine, hexWords, readU64LE, writeU64LE } from '../../bytes/endian.ts';
+import { bytesOfName, nameOfBytes } from '../../bytes/names.ts';
 import { hex, hostOffset, isPowerOfTwo } from '../../bytes/offsets.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
@@ -44,7 +45,7 @@ export interface QedHeader {
   readonly autoclearFeatures: readonly [low: number, high: number];
   readonly l1TableOffset: number;
   readonly imageSize: number;
-  /** UTF-8 text of the backing file's name, or null */
+  /** name of the backing file (bytes/names.ts), or null */
   readonly backingName: string | null;
 }
 
@@ -149,11 +150,7 @@ function readBackingName(file: HostFile, view: DataView, fields: Fields): string
   const bytes = new Uint8Array(length);
   file.read(bytes, 0, length, hostOffset(offset));
   if (bytes.includes(0)) throw invalid(file, offset, 'the backing file name contains a NUL byte');
-  try {
-    return new TextDecoder('utf-8', { fatal: true }).decode(bytes);
-  } catch {
-    throw invalid(file, offset, 'the backing file name is not UTF-8');
-  }
+  return nameOfBytes(bytes);
 }
 
 /** The 64 header bytes; the backing name is written behind them by whoever creates the image. */
@@ -171,7 +168,7 @@ export function serializeHeader(header: QedHeader): Uint8Array {
   view.setUint32(AUTOCLEAR_OFFSET + 4, header.autoclearFeatures[1], true);
   writeU64LE(view, 40, header.l1TableOffset);
   writeU64LE(view, IMAGE_SIZE_OFFSET, header.imageSize);
-  const name = header.backingName === null ? 0 : new TextEncoder().encode(header.backingName).length;
+  const name = header.backingName === null ? 0 : bytesOfName(header.backingName).length;
   view.setUint32(56, name === 0 ? 0 : QED_HEADER_BYTES, true);
   view.setUint32(60, name, true);
   return bytes;

@@ -3,6 +3,7 @@
 // Everything but the bytes of a block that is LOADING is guarded by the lock. A block with pins, QUEUED or LOADING is never
 // evicted.
 
+import { bytesOfName, nameOfBytes } from '../../bytes/names.ts';
 import { Mutex } from '../../concurrency/mutex.ts';
 
 export const EMPTY = 0;
@@ -160,13 +161,13 @@ export class BlockCache {
     this.words[NEXT_ERROR] = (number + 1) % ERRORS;
     const place = this.errors.subarray(number * ERROR_BYTES, (number + 1) * ERROR_BYTES).fill(0);
     // encodeInto refuses shared memory
-    place.set(new TextEncoder().encode(sentence).subarray(0, ERROR_BYTES));
+    place.set(bytesOfName(sentence).subarray(0, ERROR_BYTES));
     return number;
   }
 
   errorOf(slot: number): string {
     const start = this.word(slot, ERROR) * ERROR_BYTES;
-    const text = new TextDecoder().decode(this.errors.slice(start, start + ERROR_BYTES));
+    const text = nameOfBytes(this.errors.slice(start, start + ERROR_BYTES));
     return text.slice(0, text.indexOf('\0') < 0 ? text.length : text.indexOf('\0'));
   }
 

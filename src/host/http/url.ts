@@ -12,9 +12,12 @@ export function isUrl(name: string): boolean {
 
 /** @throws ImgfuseError usage for what is no URL of an image, or says a password */
 export function parseUrl(text: string): URL {
-  // the parser drops line breaks and tabs without a word, and what it drops a policy has not seen
+  // the parser drops line breaks and tabs without a word, and what it drops a policy has not seen; bytes that are not UTF-8 it would replace
   const hasControl = [...text].some((character) => character <= ' ' || character === '\x7f');
-  const url = hasControl || Buffer.byteLength(text) > MAX_URL_BYTES || !URL.canParse(text) ? null : new URL(text);
+  const url =
+    hasControl || !text.isWellFormed() || Buffer.byteLength(text) > MAX_URL_BYTES || !URL.canParse(text)
+      ? null
+      : new URL(text);
   if (url === null || !/^https?:\/\//i.test(text)) {
     throw new ImgfuseError('usage', `'${text.slice(0, 200)}' is no http or https URL`);
   }

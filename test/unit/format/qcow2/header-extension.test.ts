@@ -163,9 +163,11 @@ describe('names', () => {
     expect(unused.extensions).toHaveLength(1);
   });
 
-  test('are UTF-8 without NUL', () => {
+  test('are any bytes without NUL, a byte-order mark included', () => {
     expect(refusal(dataFile(text('a\0b')))).toContain('the data file name contains a NUL byte');
-    expect(refusal(dataFile(Uint8Array.of(0xc3)))).toContain('the data file name is not UTF-8');
+    expect(read(dataFile(Uint8Array.of(0xc3))).dataFileName).toBe('\udcc3');
+    expect(read(dataFile(text('\ufeffdisk'))).dataFileName).toBe('\ufeffdisk');
+    expect(read(format(text('\ufeffraw'))).backingFormat).toBe('\ufeffraw');
     expect(refusal(format(text('raw\0')))).toContain('the backing format name contains a NUL byte');
     expect(read(dataFile(text('Größe €.raw'))).dataFileName).toBe('Größe €.raw');
   });

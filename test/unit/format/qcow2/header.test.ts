@@ -118,7 +118,6 @@ const outside: readonly (readonly [name: string, spec: HeaderSpec, offset: numbe
   ['a backing name of 1024 bytes', { backing: 'b'.repeat(1024) }, 16, 'backing_file_size is 1024;'],
   ['a backing name across the cluster', fields({ backingOffset: 65530n, backingSize: 7n }), 16, 'it must be at most 6'],
   ['a NUL in the backing name', { backing: 'a\0b' }, 2048, 'NUL byte'],
-  ['a backing name that is not UTF-8', { backing: 'ab', bytes: { 2048: Uint8Array.of(0xff) } }, 2048, 'not UTF-8'],
   ['backing and raw data file', { backing: 'b', fields: { incompatible: 4n, autoclear: 2n } }, 8, 'exclude each other'],
   ['a version 2 disk without tables', v2({ refcountTableClusters: 0n }), 56, 'refcount_table_clusters is 0'],
 ];
