@@ -5,7 +5,6 @@
 
 import { randomBytes } from 'node:crypto';
 import {
-  accessSync,
   appendFileSync,
   closeSync,
   constants,
@@ -18,7 +17,6 @@ import {
   readFileSync,
   readlinkSync,
   readSync,
-  realpathSync,
   renameSync,
   type Stats,
   statSync,
@@ -26,9 +24,9 @@ import {
   writeFileSync,
   writeSync,
 } from 'node:fs';
-import { resolve } from 'node:path';
+import { hostPath, nameOfBytes } from '../bytes/names.ts';
 import { ERRNO } from '../errors/index.ts';
-import { canonicalMountpoint } from '../fuse/mount-table.ts';
+import { absolutePath, canonicalMountpoint, withoutLinks } from '../fuse/mount-table.ts';
 
 /** how long a full pipe is left to its reader before it is tried again */
 const FULL_PIPE_MS = 5;
@@ -42,7 +40,7 @@ export type PathKind = 'directory' | 'file' | 'symlink' | 'dead' | 'missing' | '
 export function pathKind(path: string): PathKind {
   let stats: Stats;
   try {
-    stats = lstatSync(path);
+    stats = lstatSync(hostPath(path));
   } catch (error) {
     const errno = -((error as NodeJS.ErrnoException).errno ?? 0);
     if (errno === ERRNO.ENOTCONN) return 'dead';
@@ -58,7 +56,7 @@ export function canonicalEntry(path: string): string {
   try {
     return canonicalMountpoint(path);
   } catch {
-    return resolve(path);
+    return absolutePath(path);
   }
 }
 
@@ -69,15 +67,15 @@ export function canonicalEntry(path: string): string {
 export function canonicalPath(path: string): string {
   if (/^https?:\/\//i.test(path)) return path;
   try {
-    return realpathSync.native(path);
+    return withoutLinks(path);
   } catch {
-    return resolve(path);
+    return absolutePath(path);
   }
 }
 
 export function linkTarget(path: string): string | null {
   try {
-    return readlinkSync(path);
+    return nameOfBytes(readlinkSync(hostPath(path), 'buffer'));
   } catch {
     return null;
   }
@@ -86,7 +84,7 @@ export function linkTarget(path: string): string | null {
 /** Names in a directory; none when it cannot be read. */
 export function namesIn(directory: string): string[] {
   try {
-    return readdirSync(directory);
+    return readdirSync(hostPath(directory));
   } catch {
     return [];
   }
@@ -95,7 +93,7 @@ export function namesIn(directory: string): string[] {
 /** Content of a small text file; null when it cannot be read. */
 export function readText(path: string): string | null {
   try {
-    return readFileSync(path, 'utf8');
+    return nameOfBytes(readFileSync(hostPath(path)));
   } catch {
     return null;
   }
@@ -109,7 +107,7 @@ export function readTextOf(uid: number, path: string, limit: number): string | n
   let descriptor: number | undefined;
   try {
     // O_NONBLOCK: opening a pipe would wait for its other end
-    descriptor = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+    descriptor = openSync(hostPath(path), constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
     const stats = fstatSync(descriptor);
     if (!stats.isFile() || stats.uid !== uid || stats.size > limit) return null;
     const bytes = Buffer.alloc(stats.size);
@@ -123,7 +121,7 @@ export function readTextOf(uid: number, path: string, limit: number): string | n
 
 /** The bytes of a file, at most `limit` of them; of standard input for "-". @throws what the host says */
 export function readBytes(path: string, limit: number): Uint8Array {
-  const descriptor = path === '-' ? 0 : openSync(path, 'r');
+  const descriptor = path === '-' ? 0 : openSync(hostPath(path), 'r');
   try {
     const bytes = new Uint8Array(limit);
     let length = 0;
@@ -134,6 +132,15 @@ export function readBytes(path: string, limit: number): Uint8Array {
     }
   } finally {
     if (descriptor !== 0) closeSync(descriptor);
+  }
+}
+
+/** The bytes of this process's command line; null when they cannot be read. */
+export function readCommandLine(): Uint8Array | null {
+  try {
+    return readFileSync('/proc/self/cmdline');
+  } catch {
+    return null;
   }
 }
 
@@ -170,7 +177,7 @@ export function closeDescriptor(descriptor: number): void {
 /** Owner and type of a path, following no link; null when it is missing. */
 export function ownerOf(path: string): { uid: number; mode: number; isDirectory: boolean } | null {
   try {
-    const stats = lstatSync(path);
+    const stats = lstatSync(hostPath(path));
     return { uid: stats.uid, mode: stats.mode & 0o7777, isDirectory: stats.isDirectory() };
   } catch {
     return null;
@@ -180,35 +187,16 @@ export function ownerOf(path: string): { uid: number; mode: number; isDirectory:
 /** What tells a file from every other one of this machine; null when it is missing. */
 export function fileIdentity(path: string): string | null {
   try {
-    const { dev, ino } = statSync(path);
+    const { dev, ino } = statSync(hostPath(path));
     return `${dev}-${ino}`;
   } catch {
     return null;
   }
 }
 
-/** Device number of what `path` names, as "major:minor". Asks the server when the path lies in a FUSE mount. */
-export function deviceNumber(path: string): string | null {
-  try {
-    const { dev } = statSync(path);
-    return `${Math.floor(dev / 256) % 4096}:${(dev % 256) + Math.floor(dev / 2 ** 20) * 256}`;
-  } catch {
-    return null;
-  }
-}
-
-export function isWritable(path: string): boolean {
-  try {
-    accessSync(path, constants.W_OK);
-    return true;
-  } catch {
-    return false;
-  }
-}
-
 /** Makes a directory only its owner can enter. @throws what the host says */
 export function makePrivateDirectory(path: string): void {
-  mkdirSync(path, { recursive: true, mode: 0o700 });
+  mkdirSync(hostPath(path), { recursive: true, mode: 0o700 });
 }
 
 /**
@@ -217,7 +205,7 @@ export function makePrivateDirectory(path: string): void {
  */
 export function writeWhole(path: string, content: string, mode: number): void {
   const temporary = `${path}.${randomBytes(8).toString('hex')}`;
-  const descriptor = openSync(temporary, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL, mode);
+  const descriptor = openSync(hostPath(temporary), constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL, mode);
   try {
     try {
       fchmodSync(descriptor, mode);
@@ -225,7 +213,7 @@ export function writeWhole(path: string, content: string, mode: number): void {
     } finally {
       closeSync(descriptor);
     }
-    renameSync(temporary, path);
+    renameSync(hostPath(temporary), hostPath(path));
   } catch (error) {
     removeFile(temporary);
     throw error;
@@ -235,7 +223,7 @@ export function writeWhole(path: string, content: string, mode: number): void {
 /** Adds a line to a log; a full or vanished log never stops the writer. */
 export function appendLine(path: string, line: string): void {
   try {
-    appendFileSync(path, `${line}\n`, { mode: 0o600 });
+    appendFileSync(hostPath(path), `${line}\n`, { mode: 0o600 });
   } catch {}
 }
 
@@ -263,13 +251,8 @@ export function writeText(descriptor: number, text: string): void {
 /** Removes a file; a missing one is fine. */
 export function removeFile(path: string): void {
   try {
-    unlinkSync(path);
+    unlinkSync(hostPath(path));
   } catch {}
-}
-
-/** Whether a file can be created or written at `path`, by opening it for appending. @throws what the host says */
-export function touch(path: string): void {
-  closeSync(openSync(path, 'a', 0o644));
 }
 
 /**

@@ -2,6 +2,7 @@
 // arguments included, is yargs' (program.ts).
 
 import { parseArgs } from 'node:util';
+import { exactArguments } from './exact-arguments.ts';
 import { EXIT_USAGE } from './exit-codes.ts';
 import { pathKind } from './host-paths.ts';
 import {
@@ -37,15 +38,16 @@ const COMMANDS = [
 const UMOUNT_HELPER_COMMAND = 'umount-helper';
 
 /** @returns the exit code */
-export async function main(argv: readonly string[], programPath: string): Promise<number> {
+export async function main(nodeArguments: readonly string[], programPath: string): Promise<number> {
   try {
+    const argv = exactArguments(nodeArguments);
     if (argv[0] === DAEMON_COMMAND) {
       const { runMountProcess } = await import('./mount-process.ts');
       return await runMountProcess(JSON.parse(argv[1] ?? '') as MountRequest);
     }
     if (argv[0] === USERS_COMMAND) {
       const { printProcesses } = await import('./mount-users.ts');
-      return printProcesses(argv[1] ?? '');
+      return printProcesses(JSON.parse(argv[1] ?? '') as string);
     }
     if (argv[0] === UMOUNT_HELPER_COMMAND || UMOUNT_HELPER_NAME.test(programPath)) {
       const { umountHelper } = await import('./umount-helper.ts');

@@ -2,10 +2,10 @@
 // Invariant: nothing of yargs is loaded here; a mount by mount(8) or by its own daemon must start fast.
 
 import { availableParallelism } from 'node:os';
-import { resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import type { LockMode } from '../disk/index.ts';
 import { ImgfuseError } from '../errors/index.ts';
+import { absolutePath } from '../fuse/mount-table.ts';
 import { canonicalEntry, canonicalPath } from './host-paths.ts';
 import {
   type MountOptions,
@@ -176,7 +176,7 @@ export function mountRequest(parsed: ParsedMountArguments): MountRequest {
     source: options.source ?? image,
     json: outputMode(parsed.output) === 'json',
     ...(format === undefined ? {} : { format }),
-    ...(keyFile === undefined ? {} : { keyFile: keyFile === '-' ? keyFile : resolve(keyFile) }),
+    ...(keyFile === undefined ? {} : { keyFile: keyFile === '-' ? keyFile : absolutePath(keyFile) }),
     ...(keyEnv === undefined ? {} : { keyEnv }),
     ...(options.maxRead === undefined ? {} : { maxRead: options.maxRead }),
     ...(options.copyOnRead === undefined ? {} : { copyOnRead: options.copyOnRead }),

@@ -4,6 +4,7 @@
 
 import { spawn } from 'node:child_process';
 import { join } from 'node:path';
+import { exactCommand } from '../fuse/exact-command.ts';
 import type { MountEntry } from '../fuse/index.ts';
 import { readMountTable } from '../fuse/mount-table.ts';
 import { linkTarget, namesIn, readText } from './host-paths.ts';
@@ -42,7 +43,7 @@ function liesIn(path: string, mountpoint: string): boolean {
 
 /** Processes are missing from the answer when looking at them takes too long. */
 export async function findMountUsers(mountpoint: string): Promise<MountUsers> {
-  const command = [process.argv[1] ?? '', USERS_COMMAND, mountpoint];
+  const command = [process.argv[1] ?? '', USERS_COMMAND, JSON.stringify(mountpoint)];
   return {
     loops: findLoops(mountpoint, readMountTable()),
     processes: await askForProcesses(process.execPath, command, LOOK_MS),
@@ -173,7 +174,7 @@ export async function syncGuests(users: MountUsers, log: Log): Promise<void> {
   const targets = mountpoints.length > 0 ? ['-f', ...mountpoints] : users.loops.map((loop) => loop.device);
   if (targets.length === 0) return;
   await new Promise<void>((resolve) => {
-    const sync = spawn('sync', targets, { stdio: 'ignore', timeout: SYNC_MS, killSignal: 'SIGKILL' });
+    const sync = spawn(...exactCommand('sync', targets), { stdio: 'ignore', timeout: SYNC_MS, killSignal: 'SIGKILL' });
     sync.on('error', () => resolve());
     sync.on('exit', (code) => {
       if (code !== 0) log('warning', `not everything in ${mountpoints.join(', ')} could be written back`);

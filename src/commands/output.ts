@@ -2,6 +2,7 @@
 // Invariants: writing never throws, because a closed pipe must not end a process that serves a mount; what is printed is out
 // when the call returns, because the end of a process does not wait for Node's streams.
 
+import { bytesOfName } from '../bytes/names.ts';
 import { describeError, ImgfuseError } from '../errors/index.ts';
 import { EXIT_OK, EXIT_USAGE } from './exit-codes.ts';
 import { writeText } from './host-paths.ts';
@@ -56,14 +57,14 @@ export function complainAbout(error: unknown): void {
   else complain(`internal error: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`);
 }
 
-/** Control characters, ends of lines, and what turns the direction of a line around. */
-const UNPRINTABLE = /[\p{Cc}\p{Zl}\p{Zp}\p{Bidi_Control}]/gu;
+/** Control characters, ends of lines, what turns the direction of a line around, and bytes that are not UTF-8 (bytes/names.ts). */
+const UNPRINTABLE = /[\p{Cc}\p{Cs}\p{Zl}\p{Zp}\p{Bidi_Control}]/gu;
 const STACK_LINE = '\n    at ';
 
 /** A name as one reads it, on one line and without effect on a terminal: the octal of the mount table. JSON has names as they are. */
 export function printable(name: string): string {
   return name.replace(UNPRINTABLE, (character) =>
-    Array.from(Buffer.from(character), (byte) => `\\${byte.toString(8).padStart(3, '0')}`).join(''),
+    Array.from(bytesOfName(character), (byte) => `\\${byte.toString(8).padStart(3, '0')}`).join(''),
   );
 }
 

@@ -4,8 +4,9 @@
 // say of that user's own processes and mounts, and nothing of theirs is ever changed or waited for on the way.
 
 import { randomBytes } from 'node:crypto';
-import { join, resolve } from 'node:path';
+import { join } from 'node:path';
 import { ImgfuseError } from '../errors/index.ts';
+import { absolutePath } from '../fuse/mount-table.ts';
 import {
   makePrivateDirectory,
   namesIn,
@@ -58,7 +59,11 @@ export function ownUid(): number {
 /** The runtime directory that the user has chosen, absolute. */
 function chosenDirectory(environment: NodeJS.ProcessEnv): string | undefined {
   const chosen = environment['IMGFUSE_RUNTIME_DIR'];
-  return chosen === undefined || chosen === '' ? undefined : resolve(chosen);
+  if (chosen === undefined || chosen === '') return undefined;
+  const directory = absolutePath(chosen);
+  // Node has replaced what is not UTF-8 already, and takes names of sockets as UTF-8 only
+  if (directory.isWellFormed() && !directory.includes('\ufffd')) return directory;
+  throw new ImgfuseError('usage', `IMGFUSE_RUNTIME_DIR=${chosen} is not UTF-8; choose another directory`);
 }
 
 /** The environment for a process with another working directory: the runtime directory stays the one that it is here. */
@@ -74,7 +79,7 @@ export function ownDirectories(environment: NodeJS.ProcessEnv = process.env, uid
   if (uid === 0) return ['/run/imgfuse'];
   const directories: string[] = [];
   const session = environment['XDG_RUNTIME_DIR'];
-  if (session?.startsWith('/') === true) directories.push(join(session, 'imgfuse'));
+  if (session?.startsWith('/') === true && !session.includes('\ufffd')) directories.push(join(session, 'imgfuse'));
   directories.push(...directoriesOfUser(uid));
   return [...new Set(directories)];
 }

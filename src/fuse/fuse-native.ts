@@ -87,6 +87,9 @@ function libfuseOptions(options: FuseNativeOptions): NativeOptions {
     defaultPermissions: options.defaultPermissions,
     ...(options.maxRead === undefined ? {} : { maxRead: options.maxRead }),
   };
+  if (!native.fsname.isWellFormed() || !options.mountpoint.isWellFormed()) {
+    throw new ImgfuseError('unsupported', 'fuse-native cannot take names that are not UTF-8: use --transport kernel');
+  }
   const length = Buffer.byteLength(native.fsname) + native.subtype.length + 100;
   if (length > NATIVE_STRING_MAX || Buffer.byteLength(options.mountpoint) > NATIVE_STRING_MAX) {
     throw new ImgfuseError('unsupported', 'fuse-native cannot take paths this long: use --transport kernel');

@@ -1,10 +1,11 @@
 // fusermount3, the set-user-id helper that mounts and unmounts for users who are not root; fusermount of FUSE 2 speaks
-// the same protocol and is taken where the newer one is missing. Arguments never pass through a shell.
+// the same protocol and is taken where the newer one is missing. No argument is code to a shell.
 
 import { type SpawnSyncReturns, type StdioOptions, spawnSync } from 'node:child_process';
 import * as fs from 'node:fs';
 import { ImgfuseError } from '../errors/index.ts';
 import { receiveDescriptor, socketPair } from '../native/index.ts';
+import { exactCommand, PROGRAM_MISSING } from './exact-command.ts';
 
 const HELPERS = ['fusermount3', 'fusermount'] as const;
 /** the helper's number of the socket that it sends the descriptor through */
@@ -44,8 +45,10 @@ function run(parameters: readonly string[], stdio: StdioOptions): SpawnSyncRetur
   const env = { ...process.env, LC_ALL: 'C', _FUSE_COMMFD: String(COMMUNICATION_FD) };
   for (const helper of HELPERS) {
     // detached: a signal to our whole process group, as of a terminal or timeout(1), must not end it half-way
-    const child = spawnSync(helper, parameters, { ...DETACHED, stdio, env, cwd: '/', encoding: 'utf8' });
-    if ((child.error as NodeJS.ErrnoException | undefined)?.code !== 'ENOENT') return child;
+    const [program, exact] = exactCommand(helper, parameters);
+    const child = spawnSync(program, exact, { ...DETACHED, stdio, env, cwd: '/', encoding: 'utf8' });
+    const isMissing = (child.error as NodeJS.ErrnoException | undefined)?.code === 'ENOENT';
+    if (!isMissing && child.status !== PROGRAM_MISSING) return child;
   }
   throw new ImgfuseError('missing', 'fusermount3 is not in the PATH, and only root mounts without it: install fuse3');
 }

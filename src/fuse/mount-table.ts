@@ -5,7 +5,8 @@
 //   id parent dev root mountpoint options tags...   - type         source  super options
 
 import * as fs from 'node:fs';
-import { basename, dirname, join, resolve } from 'node:path';
+import { basename, dirname, isAbsolute, join, resolve } from 'node:path';
+import { hostPath, nameOfBytes } from '../bytes/names.ts';
 import { ImgfuseError } from '../errors/index.ts';
 
 export const FUSE_TYPE = 'fuse.imgfuse';
@@ -25,7 +26,7 @@ export interface MountEntry {
 
 /** Entries in the order of the table: of two at one mountpoint the later covers the earlier. */
 export function parseMountInfo(text: Buffer): MountEntry[] {
-  // latin1 keeps every byte apart until the escapes are decoded; only then is it UTF-8
+  // latin1 keeps every byte apart until the escapes are decoded; only then is it a name
   return text
     .toString('latin1')
     .split('\n')
@@ -56,7 +57,7 @@ function parseLine(line: string): MountEntry | undefined {
 /** Decodes \ooo (space, tab, newline, backslash, #). @param field one character per byte */
 function decodeField(field: string): string {
   const bytes = field.replace(/\\([0-7]{3})/g, (_, digits: string) => String.fromCharCode(Number.parseInt(digits, 8)));
-  return Buffer.from(bytes, 'latin1').toString('utf8');
+  return nameOfBytes(Buffer.from(bytes, 'latin1'));
 }
 
 /** Every mount of every type. */
@@ -104,10 +105,23 @@ export function canonicalMountpoint(path: string): string {
   const name = basename(path);
   try {
     // native: ".." behind a symbolic link is what it is to the kernel
-    if (name === '' || name === '.' || name === '..') return fs.realpathSync.native(path);
-    return join(fs.realpathSync.native(dirname(path)), name);
+    if (name === '' || name === '.' || name === '..') return withoutLinks(path);
+    return join(withoutLinks(dirname(path)), name);
   } catch (cause) {
-    const absolute = resolve(path);
+    const absolute = absolutePath(path);
     throw new ImgfuseError('missing', `${absolute} does not exist`, { path: absolute }, cause);
   }
+}
+
+/** Absolute path with every symbolic link resolved by the kernel. @throws what the host says */
+export function withoutLinks(path: string): string {
+  return nameOfBytes(fs.realpathSync.native(hostPath(path), 'buffer'));
+}
+
+/** Absolute path, nothing looked up. Node replaces what is not UTF-8 in the working directory; the kernel's link has the bytes. */
+export function absolutePath(path: string): string {
+  if (isAbsolute(path)) return resolve(path);
+  const directory = process.cwd();
+  const exact = directory.includes('\ufffd') ? nameOfBytes(fs.readlinkSync('/proc/self/cwd', 'buffer')) : directory;
+  return resolve(exact, path);
 }

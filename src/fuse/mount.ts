@@ -5,6 +5,7 @@
 import * as fs from 'node:fs';
 import { endianness } from 'node:os';
 import { basename, dirname } from 'node:path';
+import { hostPath, nameOfBytes } from '../bytes/names.ts';
 import { ImgfuseError } from '../errors/index.ts';
 import { mount } from '../native/index.ts';
 import { Device, FUSE_DEVICE, openDevice } from './device.ts';
@@ -49,7 +50,7 @@ export function inspectMountpoint(path: string): { readonly mountpoint: string; 
     const message = `${mountpoint} is a mountpoint already (${present.source}, ${present.type}): unmount that first`;
     throw new ImgfuseError('busy', message, { path: mountpoint });
   }
-  const status = fs.lstatSync(mountpoint, { throwIfNoEntry: false });
+  const status = fs.lstatSync(hostPath(mountpoint), { throwIfNoEntry: false });
   if (status === undefined) {
     throw new ImgfuseError('missing', `the mountpoint ${mountpoint} does not exist`, { path: mountpoint });
   }
@@ -133,8 +134,8 @@ function findMountOfDescriptor(fd: number): MountEntry | undefined {
  */
 function isFileUnder(mountpoint: string): boolean {
   try {
-    const entries = fs.readdirSync(dirname(mountpoint), { withFileTypes: true });
-    return entries.some((entry) => entry.name === basename(mountpoint) && entry.isFile());
+    const entries = fs.readdirSync(hostPath(dirname(mountpoint)), { withFileTypes: true, encoding: 'buffer' });
+    return entries.some((entry) => nameOfBytes(entry.name) === basename(mountpoint) && entry.isFile());
   } catch {
     return false;
   }

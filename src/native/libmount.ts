@@ -1,6 +1,7 @@
 // The table of umount(8) and mount(8), /run/mount/utab, through their own library, which has its format and its lock.
 // Pointers of the library are opaque values that only go back to it.
 
+import { nulTerminated } from '../bytes/names.ts';
 import { ImgfuseError } from '../errors/index.ts';
 import { lazyFunction, type NativeFunction } from './library.ts';
 
@@ -32,8 +33,8 @@ const freeUpdate = libmountFunction('mnt_free_update', 'void mnt_free_update(voi
 export function addToMountTable(source: string, target: string, type: string, option: string): void {
   const filesystem: unknown = newFilesystem();
   try {
-    succeed(setSource(filesystem, source), 'source');
-    succeed(setTarget(filesystem, target), 'target');
+    succeed(setSource(filesystem, nulTerminated(source)), 'source');
+    succeed(setTarget(filesystem, nulTerminated(target)), 'target');
     succeed(setType(filesystem, type), 'type');
     succeed(setRoot(filesystem, '/'), 'root');
     succeed(setOptions(filesystem, `rw,${option}`), 'options');
@@ -52,7 +53,8 @@ function update(target: string | null, filesystem: unknown): void {
   const change: unknown = newUpdate();
   try {
     // 1: there is nothing to write
-    if (setUpdate(change, 0, target, filesystem) !== 1) succeed(runUpdate(change, null), 'table');
+    if (setUpdate(change, 0, target === null ? null : nulTerminated(target), filesystem) !== 1)
+      succeed(runUpdate(change, null), 'table');
   } finally {
     freeUpdate(change);
   }

@@ -1,6 +1,7 @@
 // mount(2) and umount2(2). Paths are passed as they are: absolute, and never of a mountpoint that this process serves
 // from the calling thread alone.
 
+import { nulTerminated } from '../bytes/names.ts';
 import { checked, lazyFunction } from './library.ts';
 
 /** Flags of mount(2), as in <linux/mount.h>. */
@@ -29,10 +30,10 @@ const umount2Call = lazyFunction('umount2', 'int umount2(const char *target, int
 
 /** @throws ImgfuseError permission, busy, missing, io */
 export function mount(source: string, target: string, type: string, flags: number, data: string): void {
-  checked(mountCall(source, target, type, flags, data), 'mount', target);
+  checked(mountCall(nulTerminated(source), nulTerminated(target), type, flags, data), 'mount', target);
 }
 
 /** @throws ImgfuseError busy (in use), permission, missing; io with EINVAL where nothing is mounted */
 export function umount2(target: string, flags: number): void {
-  checked(umount2Call(target, flags), 'umount', target);
+  checked(umount2Call(nulTerminated(target), flags), 'umount', target);
 }
