@@ -187,7 +187,8 @@ export function ownerOf(path: string): { uid: number; mode: number; isDirectory:
 /** What tells a file from every other one of this machine; null when it is missing. */
 export function fileIdentity(path: string): string | null {
   try {
-    const { dev, ino } = statSync(hostPath(path));
+    // exact: inode numbers have 64 bits
+    const { dev, ino } = statSync(hostPath(path), { bigint: true });
     return `${dev}-${ino}`;
   } catch {
     return null;

@@ -15,10 +15,7 @@ export class ImageClaim {
   static take(path: string, identity: string): Promise<ImageClaim> {
     return new Promise((resolve, reject) => {
       const server = createServer((socket) => socket.destroy());
-      server.on('error', (cause) => {
-        const message = `${path} is open for writing by another imgfuse already, also without locks; "imgfuse status" names it`;
-        reject(new ImgfuseError('busy', message, { path }, cause));
-      });
+      server.on('error', (cause: NodeJS.ErrnoException) => reject(claimError(path, cause)));
       server.listen(`\0imgfuse-writer-${identity}`, () => resolve(new ImageClaim(server)));
     });
   }
@@ -26,4 +23,20 @@ export class ImageClaim {
   release(): void {
     this.#server.close();
   }
+}
+
+/** Node's own message has the name of the socket in it, with its NUL, and says nothing to a user. */
+function claimError(path: string, { code, message }: NodeJS.ErrnoException): ImgfuseError {
+  if (code === 'EADDRINUSE') {
+    const sentence = `${path} is open for writing by another imgfuse already, also without locks; "imgfuse status" names it`;
+    return new ImgfuseError('busy', sentence, { path });
+  }
+  const why = code ?? message;
+  return new ImgfuseError(
+    'io',
+    `${path} cannot be kept from a second imgfuse that writes: no socket can be made (${why})`,
+    {
+      path,
+    },
+  );
 }

@@ -6,7 +6,8 @@ import { ImgfuseError } from '../errors/index.ts';
 import type { BackingReference, Image, ImageFormat, SharedImage } from '../format/image-format.ts';
 import { attachHostFile } from '../host/attach.ts';
 import { isCopyOnReadStored } from '../host/copy-on-read-default.ts';
-import type { FileIdentity, HostFile } from '../host/host-file.ts';
+import { type FileIdentity, isSameFile } from '../host/file-identity.ts';
+import type { HostFile } from '../host/host-file.ts';
 import { type LockMode, lockImage, writerOf } from '../host/image-locks.ts';
 import { PosixHostFile } from '../host/posix-file.ts';
 import { allowedUrls, MAX_CHAIN_DEPTH, type NamingImage, resolveBacking, resolveDataFile } from './backing-policy.ts';
@@ -188,15 +189,15 @@ class ChainOpener {
         ? openImageFile(path, readOnly, namedBy, allowedUrls(this.options.allowBacking ?? []))
         : PosixHostFile.reopen(path, descriptor, readOnly);
     this.opened.push(file);
-    const { dev, ino } = file.identity();
-    if (this.seen.some((other) => other.dev === dev && other.ino === ino)) {
+    const identity = file.identity();
+    if (this.seen.some((other) => isSameFile(other, identity))) {
       throw new ImgfuseError(
         'corrupt',
         `${path} is in its own backing chain, or holds the data of two images; that is a loop and cannot be opened`,
         { path },
       );
     }
-    this.seen.push({ dev, ino });
+    this.seen.push(identity);
     lockImage(file, this.options.locks);
     return file;
   }

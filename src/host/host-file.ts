@@ -3,13 +3,8 @@
 // position when it is handed a bigint, NaN, a fraction or a negative number, and on a fresh descriptor that is the header.
 
 import type { HostOffset } from '../bytes/offsets.ts';
+import type { FileIdentity } from './file-identity.ts';
 import type { BlockCacheState } from './http/block-cache.ts';
-
-/** What tells two names of one file apart from two files. */
-export interface FileIdentity {
-  readonly dev: number;
-  readonly ino: number;
-}
 
 /** What another thread needs to use the same open file; structured-clonable. */
 export type SharedFile =

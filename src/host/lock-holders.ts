@@ -15,7 +15,8 @@ const HOLDERS_MAX = 4;
 interface LockLine {
   /** -1 for an OFD lock */
   readonly pid: number;
-  readonly inode: number;
+  /** digits */
+  readonly inode: string;
   readonly first: number;
   /** infinity: to the end of the file, however far it grows */
   readonly last: number;
@@ -23,8 +24,8 @@ interface LockLine {
 
 /** The processes that hold a lock on `byte` of the file, as a phrase; as far as this user may look. */
 export function describeHolders(file: HostFile, byte: number): string {
-  const { ino } = file.identity();
-  const covers = (line: LockLine): boolean => line.inode === ino && line.first <= byte && line.last >= byte;
+  const { inode } = file.identity();
+  const covers = (line: LockLine): boolean => line.inode === inode && line.first <= byte && line.last >= byte;
   const pids = new Set<number>();
   for (const line of lockLines(readText('/proc/locks'))) if (line.pid > 0 && covers(line)) pids.add(line.pid);
   const path = realPath(file.path);
@@ -53,7 +54,7 @@ function lockLines(text: string): LockLine[] {
     const [, pid, inode, first, last] = match;
     found.push({
       pid: Number(pid),
-      inode: Number(inode),
+      inode: inode!,
       first: Number(first),
       last: last === 'EOF' ? Number.POSITIVE_INFINITY : Number(last),
     });

@@ -4,7 +4,8 @@
 
 import type { HostOffset } from '../bytes/offsets.ts';
 import { ImgfuseError } from '../errors/index.ts';
-import type { FileIdentity, HostFile, SharedFile } from './host-file.ts';
+import type { FileIdentity } from './file-identity.ts';
+import type { HostFile, SharedFile } from './host-file.ts';
 
 const PAGE = 4096;
 let nextInode = 1;
@@ -51,7 +52,7 @@ export class MemoryHostFile implements HostFile {
   }
 
   identity(): FileIdentity {
-    return { dev: 0, ino: this.inode };
+    return { device: 'memory', inode: String(this.inode) };
   }
 
   read(target: Uint8Array, targetOffset: number, length: number, offset: HostOffset): number {

@@ -14,7 +14,8 @@ import {
   SEEK_DATA,
   SEEK_HOLE,
 } from '../native/index.ts';
-import type { FileIdentity, HostFile, SharedFile } from './host-file.ts';
+import { type FileIdentity, identityOf } from './file-identity.ts';
+import type { HostFile, SharedFile } from './host-file.ts';
 
 const ZEROS = new Uint8Array(1024 * 1024);
 /** What the logical blocks of every block device divide. */
@@ -98,8 +99,7 @@ export class PosixHostFile implements HostFile {
   }
 
   identity(): FileIdentity {
-    const { dev, ino } = fs.fstatSync(this.descriptor);
-    return { dev, ino };
+    return identityOf(fs.fstatSync(this.descriptor, { bigint: true }));
   }
 
   read(target: Uint8Array, targetOffset: number, length: number, offset: HostOffset): number {

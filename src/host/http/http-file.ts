@@ -4,14 +4,15 @@
 import { type HostOffset, isSafeOffset } from '../../bytes/offsets.ts';
 import { closeAll } from '../../errors/close.ts';
 import { ImgfuseError } from '../../errors/index.ts';
-import type { FileIdentity, HostFile, SharedFile } from '../host-file.ts';
+import type { FileIdentity } from '../file-identity.ts';
+import type { HostFile, SharedFile } from '../host-file.ts';
 import { BlockCache, type BlockCacheState, type HttpTraffic } from './block-cache.ts';
 import { BlockReader } from './block-reader.ts';
 import { HTTP_LIMITS, type HttpLimits } from './limits.ts';
 import { openUrl } from './network.ts';
 
 /** Stands where other files have the number of their device. */
-const NO_DEVICE = -1;
+const NO_DEVICE = 'http';
 /** URLs in the order in which they were first opened: what tells one remote file from another. */
 const known: string[] = [];
 
@@ -55,7 +56,7 @@ export class HttpHostFile implements HostFile {
 
   identity(): FileIdentity {
     if (!known.includes(this.path)) known.push(this.path);
-    return { dev: NO_DEVICE, ino: known.indexOf(this.path) };
+    return { device: NO_DEVICE, inode: String(known.indexOf(this.path)) };
   }
 
   read(target: Uint8Array, targetOffset: number, length: number, offset: HostOffset): number {
