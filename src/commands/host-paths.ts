@@ -12,6 +12,7 @@ import {
   fstatSync,
   lstatSync,
   mkdirSync,
+  mkdtempSync,
   openSync,
   readdirSync,
   readFileSync,
@@ -30,8 +31,9 @@ import { absolutePath, canonicalMountpoint, withoutLinks } from '../fuse/mount-t
 
 /** how long a full pipe is left to its reader before it is tried again */
 const FULL_PIPE_MS = 5;
-/** Of open(2), as /proc shows it; Node has no name for it. */
+/** Of open(2), as /proc shows it; Node has no name for them. */
 const O_CLOEXEC = 0o2000000;
+const O_PATH = 0o10000000;
 
 /** Entry type at a path; 'dead' is a mountpoint whose server is gone. */
 export type PathKind = 'directory' | 'file' | 'symlink' | 'dead' | 'missing' | 'unreachable' | 'other';
@@ -90,6 +92,18 @@ export function namesIn(directory: string): string[] {
   }
 }
 
+/** The processes that this one can see. */
+export function processIds(): number[] {
+  return namesIn('/proc')
+    .filter((name) => /^\d+$/.test(name))
+    .map(Number);
+}
+
+/** The short name of a process. */
+export function processName(pid: number): string {
+  return readText(`/proc/${pid}/comm`)?.trim() || '?';
+}
+
 /** Content of a small text file; null when it cannot be read. */
 export function readText(path: string): string | null {
   try {
@@ -101,13 +115,14 @@ export function readText(path: string): string | null {
 
 /**
  * Content of a small text file that somebody else may have put there to be read: a regular file of that user, at most
- * `limit` bytes long and no symbolic link; null when it is anything else or cannot be read.
+ * `limit` bytes long and no symbolic link, unless it is one of /proc/PID/fd; null when it is anything else or cannot be read.
  */
 export function readTextOf(uid: number, path: string, limit: number): string | null {
+  const noFollow = /^\/proc\/\d+\/fd\/\d+$/.test(path) ? 0 : constants.O_NOFOLLOW;
   let descriptor: number | undefined;
   try {
     // O_NONBLOCK: opening a pipe would wait for its other end
-    descriptor = openSync(hostPath(path), constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+    descriptor = openSync(hostPath(path), constants.O_RDONLY | noFollow | constants.O_NONBLOCK);
     const stats = fstatSync(descriptor);
     if (!stats.isFile() || stats.uid !== uid || stats.size > limit) return null;
     const bytes = Buffer.alloc(stats.size);
@@ -170,6 +185,11 @@ export function openNothing(): number {
   return openSync('/dev/null', 'r');
 }
 
+/** A descriptor that keeps a file reachable through /proc/PID/fd after its name is gone; it can neither read nor write. */
+export function holdFile(path: string): number {
+  return openSync(hostPath(path), O_PATH | constants.O_NOFOLLOW);
+}
+
 export function closeDescriptor(descriptor: number): void {
   closeSync(descriptor);
 }
@@ -198,6 +218,15 @@ export function fileIdentity(path: string): string | null {
 /** Makes a directory only its owner can enter. @throws what the host says */
 export function makePrivateDirectory(path: string): void {
   mkdirSync(hostPath(path), { recursive: true, mode: 0o700 });
+}
+
+/** Makes a directory only its owner can enter, under a name that nobody can have taken. @returns null where that fails */
+export function makeUniqueDirectory(prefix: string): string | null {
+  try {
+    return mkdtempSync(prefix);
+  } catch {
+    return null;
+  }
 }
 
 /**

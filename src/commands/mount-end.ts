@@ -5,7 +5,9 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { describeError, ERRNO, errnoOf, ImgfuseError } from '../errors/index.ts';
 import type { Log } from './log.ts';
+import { describePlace, findElsewhere } from './mount-namespaces.ts';
 import { describeUsers, findMountUsers, isLettingGo, syncGuests } from './mount-users.ts';
+import { deviceAt } from './mountpoint.ts';
 import { hasRequestsInHand, setStop } from './request-gate.ts';
 import type { Serving } from './serving.ts';
 import { STOP } from './threads.ts';
@@ -53,13 +55,16 @@ export class MountEnd {
   async unmount(serving: Serving, reason: string): Promise<void> {
     this.#log('notice', `${reason}: unmounting ${serving.mountpoint}`);
     let state = `${serving.mountpoint} is still in use`;
+    const device = deviceAt(serving.mountpoint);
     try {
       const isUnmounted = await unmountIdle(serving);
       if (isUnmounted && (await this.#endsSoon(serving))) return;
       const users = await findMountUsers(serving.mountpoint);
       await syncGuests(users, this.#log);
       if (isUnmounted) {
-        state = `another mount namespace (a container, unshare) still has ${serving.mountpoint} mounted`;
+        const place = device === undefined ? null : findElsewhere(device, process.pid);
+        const reason = place === null ? 'its connection has not ended' : `it is still mounted ${describePlace(place)}`;
+        state = `${serving.mountpoint} is unmounted, but ${reason}`;
       } else {
         await serving.unmount({ lazy: true });
         state = `${serving.mountpoint} was in use${usedBy(describeUsers(users))} and has been detached`;

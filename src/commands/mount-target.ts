@@ -1,9 +1,11 @@
-// Which mount a command means: named by its mountpoint or by its image, found in the mount table and in the records.
+// Which mount a command means: named by its mountpoint or by its image, found in the mount table, in the records of the runtime
+// directory, and in those that the mount processes hold.
 
 import { ImgfuseError } from '../errors/index.ts';
 import { listMounts, type MountEntry } from '../fuse/index.ts';
 import { canonicalEntry, canonicalPath } from './host-paths.ts';
 import { removeLeftovers } from './leftovers.ts';
+import { isHeld, recordsOfProcesses } from './lost-records.ts';
 import { deviceOf, isInherited } from './mountpoint.ts';
 import { listRecords, ownUid, type StoredRecord } from './runtime-directory.ts';
 
@@ -16,40 +18,63 @@ export interface Target {
 
 /** @throws ImgfuseError missing, usage when an image is mounted at several places */
 export function findTarget(path: string): Target {
-  // what is mounted comes before what a record alone says
-  const targets = listTargets().sort((a, b) => Number(a.mount !== null) - Number(b.mount !== null));
-  const candidates = new Set([canonicalEntry(path), canonicalPath(path)]);
-  for (const candidate of candidates) {
-    const found = targets.findLast(({ mountpoint }) => mountpoint === candidate);
-    if (found !== undefined) return found;
-  }
-  const image = canonicalPath(path);
-  const ofImage = targets.filter(({ record, mount }) => (record?.image ?? mount?.source) === image);
-  const mounted = ofImage.filter(({ mount }) => mount !== null);
-  const found = mounted.length > 0 ? mounted : ofImage;
-  if (found.length === 1) return found[0]!;
-  if (found.length > 1) {
-    const places = found.map((target) => target.mountpoint).join(' and ');
-    throw new ImgfuseError('usage', `${path} is mounted at ${places}; name the mountpoint`, { path });
-  }
+  const found = targetNamed(path, listTargets()) ?? targetNamed(path, hiddenTargets());
+  if (found !== null) return found;
   removeLeftovers();
   throw new ImgfuseError('missing', `${path} is not mounted by imgfuse; "imgfuse status" lists what is`, { path });
 }
 
+function targetNamed(path: string, targets: readonly Target[]): Target | null {
+  // what is mounted comes before what a record alone says
+  const sorted = targets.toSorted((a, b) => Number(a.mount !== null) - Number(b.mount !== null));
+  const candidates = new Set([canonicalEntry(path), canonicalPath(path)]);
+  for (const candidate of candidates) {
+    const found = sorted.findLast(({ mountpoint }) => mountpoint === candidate);
+    if (found !== undefined) return found;
+  }
+  const image = canonicalPath(path);
+  const ofImage = sorted.filter(({ record, mount }) => (record?.image ?? mount?.source) === image);
+  const mounted = ofImage.filter(({ mount }) => mount !== null);
+  const found = mounted.length > 0 ? mounted : ofImage;
+  if (found.length > 1) {
+    const places = found.map((target) => target.mountpoint).join(' and ');
+    throw new ImgfuseError('usage', `${path} is mounted at ${places}; name the mountpoint`, { path });
+  }
+  return found[0] ?? null;
+}
+
 /**
- * Every mount with its process, at each place where it is seen, then processes whose mount is gone but that have not ended.
- * The order is that of the mount table: of two at one place the later covers the earlier.
+ * Every mount with its process, at each place where it is seen, then processes that have not ended although their mount is not
+ * seen here. The order is that of the mount table: of two at one place the later covers the earlier.
  */
 export function listTargets(): Target[] {
   const records = listRecords();
-  const targets: Target[] = listMounts().map((mount) => {
+  const mounts = listMounts();
+  if (mounts.some((mount) => !recordOf(mount, records)?.alive)) records.push(...lostRecords(records));
+  const targets: Target[] = mounts.map((mount) => {
     return { mountpoint: mount.mountpoint, mount, record: recordOf(mount, records) };
   });
   const used = new Set(targets.map(({ record }) => record));
-  for (const record of records) {
-    if (record.alive && !used.has(record)) targets.push({ mountpoint: record.mountpoint, mount: null, record });
-  }
+  for (const record of records)
+    if (record.alive && !isHeld(record) && !used.has(record)) targets.push(targetOf(record));
   return targets;
+}
+
+function targetOf(record: StoredRecord): Target {
+  return { mountpoint: record.mountpoint, mount: null, record };
+}
+
+/** Processes of which neither a record nor a mount is seen here. */
+function hiddenTargets(): Target[] {
+  const seen = listMounts().map(deviceOf);
+  return recordsOfProcesses()
+    .filter(({ device }) => device === undefined || !seen.includes(device))
+    .map(targetOf);
+}
+
+/** Records that only the processes hold. */
+function lostRecords(known: readonly StoredRecord[]): StoredRecord[] {
+  return recordsOfProcesses().filter(({ pid }) => !known.some((record) => record.alive && record.pid === pid));
 }
 
 /**

@@ -8,7 +8,8 @@ import { startMount } from './start-mount.ts';
 const OPTIONS_HELP = `Mount options (-o, repeatable, also from mount(8) and fstab):
   ro, rw                       read-only: the image file is never written; default rw
   share                        with ro: read beside whoever writes the image; see "imgfuse remount --help"
-  allow_other                  let other users in (not root: needs user_allow_other in /etc/fuse.conf)
+  allow_other                  let other users in (not root: needs user_allow_other in /etc/fuse.conf);
+                               without it, root cannot losetup another user's disk either
   uid=N, gid=N, umask=OCTAL    owner and permissions shown; default: you, mode 0600 (ro: 0400)
   fsname=NAME, max_read=BYTES  as for every FUSE file system
   copy_on_read, nocopy_on_read clusters that are read from the backing file become the image's own;

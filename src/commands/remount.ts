@@ -46,7 +46,7 @@ async function remount(args: RemountArguments): Promise<number> {
   const { mountpoint, record } = findTarget(args.target);
   const client = record?.alive === true ? await ControlClient.connect(record.socketPath) : null;
   if (client === null) {
-    complain(`the process that serves ${mountpoint} could not be asked; run this as the user who mounted it`);
+    complain(`the process that serves ${mountpoint} could not be asked; is it another user's?`);
     return EXIT_MOUNT;
   }
   const result = await client.remount(readOnly);

@@ -1,18 +1,24 @@
 // The runtime directory: one record (.json), one control socket (.sock) and one log (.log) for each mount, named after
 // the process. Invariants: only the owner can enter the directory, and a record counts as alive only while the process
 // with its pid AND its start time runs as that user. Root reads the records of every user: they are believed in what they
-// say of that user's own processes and mounts, and nothing of theirs is ever changed or waited for on the way.
+// say of that user's own processes and mounts, and nothing of theirs is ever changed or waited for on the way. A mount process
+// holds its record and its socket open, so that lost-records.ts finds them when the directory is gone.
 
 import { randomBytes } from 'node:crypto';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { ImgfuseError } from '../errors/index.ts';
 import { absolutePath } from '../fuse/mount-table.ts';
 import {
+  closeDescriptor,
+  holdFile,
   makePrivateDirectory,
+  makeUniqueDirectory,
   namesIn,
   ownerOf,
   processOwner,
   processStartTime,
+  readText,
   readTextOf,
   removeFile,
   writeWhole,
@@ -21,6 +27,8 @@ import {
 const RECORD_MAX_BYTES = 65536;
 /** sizeof(sun_path) - 1 */
 const SOCKET_PATH_MAX = 107;
+/** as makeUniqueDirectory makes them */
+const SPARE_NAME = /^imgfuse-(\d+)-[A-Za-z0-9]{6}$/;
 
 /** What is known of a mount without asking its process. */
 export interface MountRecord {
@@ -76,16 +84,50 @@ export function withRuntimeDirectory(environment: NodeJS.ProcessEnv): NodeJS.Pro
 export function ownDirectories(environment: NodeJS.ProcessEnv = process.env, uid: number = ownUid()): string[] {
   const chosen = chosenDirectory(environment);
   if (chosen !== undefined) return [chosen];
-  if (uid === 0) return ['/run/imgfuse'];
-  const directories: string[] = [];
   const session = environment['XDG_RUNTIME_DIR'];
-  if (session?.startsWith('/') === true && !session.includes('\ufffd')) directories.push(join(session, 'imgfuse'));
-  directories.push(...directoriesOfUser(uid));
-  return [...new Set(directories)];
+  const isOwnSession = session !== undefined && isUsable(session) && ownerOf(session)?.uid === uid;
+  return [
+    ...(uid === 0 ? ['/run/imgfuse'] : []),
+    ...(isOwnSession ? [join(session, 'imgfuse')] : []),
+    ...directoriesOfUser(uid === 0 ? outerUid() : uid),
+    ...spareDirectories(uid),
+  ].filter((directory, index, all) => all.indexOf(directory) === index);
 }
 
 function directoriesOfUser(uid: number): string[] {
   return [`/run/user/${uid}/imgfuse`, `/tmp/imgfuse-${uid}`];
+}
+
+/** The user that root of a user namespace (unshare -Ur, a rootless container) is outside of it; 0 where it is root there, too. */
+function outerUid(): number {
+  return Number(/^\s*0\s+(\d+)/m.exec(readText('/proc/self/uid_map') ?? '')?.[1] ?? 0);
+}
+
+/** Whether a path of the environment leads from everywhere to the same place; Node cannot tell the bytes of one that is not UTF-8. */
+function isUsable(path: string): boolean {
+  return path.startsWith('/') && !path.includes('\ufffd');
+}
+
+function temporaryDirectories(): string[] {
+  return [...new Set([tmpdir(), '/tmp'])].filter(isUsable);
+}
+
+/** Directories that were made because the names above were taken or out of reach. */
+function spareDirectories(uid: number): string[] {
+  return temporaryDirectories().flatMap((parent) =>
+    namesIn(parent)
+      .filter((name) => SPARE_NAME.exec(name)?.[1] === String(uid))
+      .map((name) => join(parent, name))
+      .filter((directory) => distrust(directory, uid) === null),
+  );
+}
+
+function makeSpareDirectory(): string | null {
+  for (const parent of temporaryDirectories()) {
+    const directory = makeUniqueDirectory(join(parent, `imgfuse-${ownUid()}-`));
+    if (directory !== null) return directory;
+  }
+  return null;
 }
 
 /** Every directory whose mounts this user may ask about: their own, and for root everybody's. */
@@ -93,8 +135,8 @@ function readableDirectories(): string[] {
   const own = ownDirectories();
   if (ownUid() !== 0 || chosenDirectory(process.env) !== undefined) return own;
   const sessions = namesIn('/run/user').map((uid) => `/run/user/${uid}/imgfuse`);
-  const temporary = namesIn('/tmp').filter((name) => /^imgfuse-\d+$/.test(name));
-  return [...own, ...sessions, ...temporary.map((name) => `/tmp/${name}`)];
+  const temporary = namesIn('/tmp').filter((name) => /^imgfuse-\d+$/.test(name) || SPARE_NAME.test(name));
+  return [...new Set([...own, ...sessions, ...temporary.map((name) => `/tmp/${name}`)])];
 }
 
 /** The sentence that says why a directory cannot be trusted with control sockets of a user; null when it can. */
@@ -110,25 +152,36 @@ function distrust(directory: string, uid: number): string | null {
 
 /** Makes the runtime directory when it is missing and names the files of a new mount in it. */
 export function prepareRuntimeFiles(): RuntimeFiles {
-  let reason = '';
+  const reasons: string[] = [];
   for (const directory of ownDirectories()) {
-    try {
-      makePrivateDirectory(directory);
-    } catch (error) {
-      reason ||= `${directory} cannot be made: ${(error as Error).message}`;
-      continue;
-    }
-    const fault = distrust(directory, ownUid());
-    if (fault !== null) {
-      reason ||= `${directory} cannot be used: ${fault}`;
-      continue;
-    }
-    const base = join(directory, `${process.pid}-${randomBytes(2).toString('hex')}`);
-    const files = { recordPath: `${base}.json`, socketPath: `${base}.sock`, logPath: `${base}.log` };
-    if (Buffer.byteLength(files.socketPath) <= SOCKET_PATH_MAX) return files;
-    reason ||= `${directory} is too long a path for a socket (${SOCKET_PATH_MAX} bytes at most)`;
+    const files = runtimeFilesIn(directory, reasons);
+    if (files !== null) return files;
   }
-  throw new ImgfuseError('permission', `there is no runtime directory: ${reason}; set IMGFUSE_RUNTIME_DIR to another`);
+  const spare = chosenDirectory(process.env) === undefined ? makeSpareDirectory() : null;
+  const files = spare === null ? null : runtimeFilesIn(spare, reasons);
+  if (files !== null) return files;
+  const message = `there is no runtime directory: ${reasons[0]}; set IMGFUSE_RUNTIME_DIR to another`;
+  throw new ImgfuseError('permission', message);
+}
+
+/** @param reasons takes the sentence that says why a directory cannot be used @returns null then */
+function runtimeFilesIn(directory: string, reasons: string[]): RuntimeFiles | null {
+  try {
+    makePrivateDirectory(directory);
+  } catch (error) {
+    reasons.push(`${directory} cannot be made: ${(error as Error).message}`);
+    return null;
+  }
+  const fault = distrust(directory, ownUid());
+  if (fault !== null) {
+    reasons.push(`${directory} cannot be used: ${fault}`);
+    return null;
+  }
+  const base = join(directory, `${process.pid}-${randomBytes(2).toString('hex')}`);
+  const files = { recordPath: `${base}.json`, socketPath: `${base}.sock`, logPath: `${base}.log` };
+  if (Buffer.byteLength(files.socketPath) <= SOCKET_PATH_MAX) return files;
+  reasons.push(`${directory} is too long a path for a socket (${SOCKET_PATH_MAX} bytes at most)`);
+  return null;
 }
 
 /** A record for `mount --output=json`, with the keys of `status`. */
@@ -137,13 +190,27 @@ export function recordJson(record: MountRecord): Record<string, unknown> {
   return { image, mountpoint, format, transport, pid, workers, 'read-only': readOnly, log };
 }
 
-/** @throws ImgfuseError io; then the file is what it was */
+/** What this process holds of the files of its mounts, by record. */
+const held = new Map<string, readonly number[]>();
+
+/** Writes a record of this process, and holds it and its socket. @throws ImgfuseError io; then the file is what it was */
 export function writeRecord(path: string, record: MountRecord): void {
   try {
     writeWhole(path, `${JSON.stringify(record, undefined, 2)}\n`, 0o600);
+    release(path);
+    held.set(path, [holdFile(path), holdFile(socketOf(path))]);
   } catch (cause) {
     throw new ImgfuseError('io', `the record ${path} of the mount cannot be written`, { path }, cause);
   }
+}
+
+function release(recordPath: string): void {
+  for (const descriptor of held.get(recordPath) ?? []) closeDescriptor(descriptor);
+  held.delete(recordPath);
+}
+
+function socketOf(recordPath: string): string {
+  return recordPath.replace(/\.json$/, '.sock');
 }
 
 /** Every readable record, dead ones included, newest process last. */
@@ -163,7 +230,21 @@ export function listRecords(): StoredRecord[] {
 }
 
 function readRecord(recordPath: string, owner: number): StoredRecord | null {
-  const text = readTextOf(owner, recordPath, RECORD_MAX_BYTES);
+  const record = parseRecord(recordPath, owner);
+  if (record === null) return null;
+  return {
+    ...record,
+    recordPath,
+    socketPath: socketOf(recordPath),
+    logPath: recordPath.replace(/\.json$/, '.log'),
+    alive: processStartTime(record.pid) === record.processStart && processOwner(record.pid) === owner,
+    owner,
+  };
+}
+
+/** What a file of user `owner` says of a mount; null when it is no record. */
+export function parseRecord(path: string, owner: number): MountRecord | null {
+  const text = readTextOf(owner, path, RECORD_MAX_BYTES);
   if (text === null) return null;
   let value: Partial<MountRecord>;
   try {
@@ -173,15 +254,7 @@ function readRecord(recordPath: string, owner: number): StoredRecord | null {
   }
   if (typeof value.image !== 'string' || typeof value.mountpoint !== 'string') return null;
   if (!Number.isSafeInteger(value.pid) || !Number.isSafeInteger(value.processStart)) return null;
-  const record = value as MountRecord;
-  return {
-    ...record,
-    recordPath,
-    socketPath: recordPath.replace(/\.json$/, '.sock'),
-    logPath: recordPath.replace(/\.json$/, '.log'),
-    alive: processStartTime(record.pid) === record.processStart && processOwner(record.pid) === owner,
-    owner,
-  };
+  return value as MountRecord;
 }
 
 /** Removes what is left of a mount whose process is gone; other users' files are theirs to remove. */
@@ -191,6 +264,7 @@ export function forgetRecord(record: StoredRecord): void {
 
 /** Removes the record and the socket of a mount; its log is for removeQuietLog, or stays. */
 export function removeRuntimeFiles(files: { recordPath: string; socketPath: string }): void {
+  release(files.recordPath);
   removeFile(files.recordPath);
   removeFile(files.socketPath);
 }

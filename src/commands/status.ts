@@ -4,23 +4,33 @@
 
 import type { Argv } from 'yargs';
 import type { NetworkStatus } from '../disk/index.ts';
+import type { MountEntry } from '../fuse/index.ts';
 import { ControlClient } from './control-socket.ts';
 import { EXIT_OK, EXIT_USAGE } from './exit-codes.ts';
 import { canonicalEntry, canonicalPath } from './host-paths.ts';
 import { removeLeftovers } from './leftovers.ts';
+import { commandThere, describePlace, placeElsewhere } from './mount-namespaces.ts';
 import { type MountStatus, POSSIBLY_INCONSISTENT } from './mount-status.ts';
 import { listTargets, type Target } from './mount-target.ts';
 import { shellQuote } from './mount-users.ts';
 import { answered, complain, formatTable, type OutputMode, print, printJson } from './output.ts';
+import { ownUid } from './runtime-directory.ts';
 import { formatSize } from './size.ts';
 
-/** mounted: serving; closing: unmounted, the image is being closed; dead: its process is gone; unknown: not ours to ask. */
-type State = 'mounted' | 'closing' | 'dead' | 'unknown';
+/**
+ * mounted: serving; elsewhere: serving in another mount namespace; closing: unmounted, the image is being closed; dead: its
+ * process is gone; unknown: not ours to ask.
+ */
+type State = 'mounted' | 'elsewhere' | 'closing' | 'dead' | 'unknown';
 
 type Report = Partial<Omit<MountStatus, 'mountpoint'>> & {
   readonly mountpoint: string;
   readonly state: State;
   readonly cure?: string;
+  /** of a mount of another user: who may use it */
+  readonly access?: string;
+  /** of a mount that is seen in another mount namespace: where, and how to unmount it there */
+  readonly namespace?: string;
 };
 
 interface StatusArguments {
@@ -63,12 +73,11 @@ function isNamed(report: Report, names: readonly string[]): boolean {
 
 async function report({ mountpoint, mount, record }: Target): Promise<Report> {
   const image = record?.image ?? mount?.source ?? '?';
-  if (record === null) {
-    return { mountpoint, image, 'read-only': mount?.readOnly ?? false, state: 'unknown' };
-  }
+  const access = mount === null ? null : accessOf(mount);
+  const place = { mountpoint, image, ...(access === null ? {} : { access }) };
+  if (record === null) return { ...place, 'read-only': mount?.readOnly ?? false, state: 'unknown' };
   const known = {
-    mountpoint,
-    image,
+    ...place,
     format: record.format,
     transport: record.transport,
     pid: record.pid,
@@ -85,8 +94,17 @@ async function report({ mountpoint, mount, record }: Target): Promise<Report> {
   const client = await ControlClient.connect(record.socketPath);
   const answer = (await client?.status()) ?? null;
   client?.close();
-  const state: State = mount === null ? 'closing' : 'mounted';
-  return answer === null ? { ...known, state } : { ...known, ...(answer as unknown as MountStatus), mountpoint, state };
+  const other = mount === null ? placeElsewhere({ mountpoint, mount, record }) : null;
+  const state: State = mount !== null ? 'mounted' : other === null ? 'closing' : 'elsewhere';
+  const namespace = other === null ? {} : { namespace: `${describePlace(other)}; unmount: ${commandThere(other)}` };
+  return { ...known, ...((answer ?? {}) as Partial<MountStatus>), mountpoint, state, ...namespace };
+}
+
+/** Why this user may not look into a mount of another one, not even to make a loop device of it as root; null when they may. */
+function accessOf({ options }: MountEntry): string | null {
+  const user = options.find((option) => option.startsWith('user_id='))?.slice('user_id='.length);
+  if (user === undefined || user === String(ownUid()) || options.includes('allow_other')) return null;
+  return `by user ${user} alone: losetup and mount as another user, root included, need a mount with -o allow_other`;
 }
 
 export function statusTable(reports: readonly Report[]): string {
@@ -128,6 +146,8 @@ function detailText(each: Report): string {
     ['mountpoint', each.mountpoint],
     ['image', each.image],
     ['state', each.state],
+    ['mounted', each.namespace],
+    ['usable', each.access],
     ['format', each.format],
     ['backing chain', each['backing-chain']?.join(' <- ')],
     ['mode', each['read-only'] === true ? 'read-only' : 'read-write'],

@@ -8,10 +8,11 @@ import { assertNotCovered, listMounts, type MountEntry, mountsOfConnection, unmo
 import { type CloseResult, ControlClient } from './control-socket.ts';
 import { EXIT_MOUNT, EXIT_OK, mountExitCode } from './exit-codes.ts';
 import { pathKind } from './host-paths.ts';
+import { commandThere, describePlace, type PlaceElsewhere, placeElsewhere } from './mount-namespaces.ts';
 import { findTarget, type Target } from './mount-target.ts';
 import { cureForUsers, describeUsers, findMountUsers, isLettingGo, shellQuote } from './mount-users.ts';
 import { complain, type OutputMode, print, printable, printJson } from './output.ts';
-import { forgetRecord, type StoredRecord } from './runtime-directory.ts';
+import { forgetRecord, ownUid, type StoredRecord } from './runtime-directory.ts';
 import { forgetForUmount } from './umount-note.ts';
 
 /** after this time a waiting unmount says what it is waiting for */
@@ -78,9 +79,14 @@ async function unmountTarget(target: Target, options: UnmountOptions): Promise<O
       const elsewhere = mountsOfConnection(mount.minor).filter(({ source }) => source === mount.source);
       if (elsewhere.length > 0) return elsewhereOutcome(target, image, elsewhere);
     }
-    const closed = await waitPatiently(result, client, target, users, options);
-    if (closed === 'still open') return { closed: false, clean: false, image, notes: [], exitCode: EXIT_OK };
-    return closeOutcome(image, closed, record!);
+    const ended = mount === null && placeElsewhere(target) !== null ? null : await endedSoon(result);
+    if (ended !== null) return closeOutcome(image, ended.result, record!);
+    // what was unmounted here may have needed that moment to end
+    const place = placeElsewhere(target);
+    if (place !== null) return namespaceOutcome(target, image, place);
+    complain(await describeWait(client, target, users, options));
+    if (!options.patient) return { closed: false, clean: false, image, notes: [], exitCode: EXIT_OK };
+    return closeOutcome(image, await result, record!);
   } finally {
     client.close();
   }
@@ -94,27 +100,36 @@ function elsewhereOutcome(target: Target, image: string | undefined, places: rea
   return { closed: false, clean: false, image, error, notes: [], exitCode: EXIT_MOUNT };
 }
 
-async function waitPatiently(
-  result: Promise<CloseResult | null>,
+/** The result, if it comes before anybody becomes impatient. */
+async function endedSoon(result: Promise<CloseResult | null>): Promise<{ readonly result: CloseResult | null } | null> {
+  const controller = new AbortController();
+  const patience = delay(PATIENCE_MS, null, { signal: controller.signal }).catch(() => null);
+  const first = await Promise.race([result.then((value) => ({ result: value })), patience]);
+  controller.abort();
+  return first;
+}
+
+function namespaceOutcome(target: Target, image: string | undefined, place: PlaceElsewhere): Outcome {
+  const state =
+    target.mount === null ? `${image} is mounted` : `${target.mountpoint} is unmounted, but ${image} is still mounted`;
+  const error = `${state} ${describePlace(place)}; run "${commandThere(place)}"`;
+  return { closed: false, clean: false, image, error, notes: [], exitCode: EXIT_MOUNT };
+}
+
+/** What a long wait is for, as far as that is known. */
+async function describeWait(
   client: ControlClient,
-  target: Target,
+  { record, mountpoint }: Target,
   users: string | null,
   options: UnmountOptions,
-): Promise<CloseResult | null | 'still open'> {
-  const controller = new AbortController();
-  const first = await Promise.race([
-    result.then((value) => ({ value })),
-    delay(PATIENCE_MS, null, { signal: controller.signal }).catch(() => null),
-  ]);
-  controller.abort();
-  if (first !== null) return first.value;
-  const what = target.record?.image ?? target.mountpoint;
-  if (users !== null) complain(`${what} is detached and closes when its users end: ${users} ...`);
+): Promise<string> {
+  const what = record?.image ?? mountpoint;
+  if (users !== null) return `${what} is detached and closes when its users end: ${users} ...`;
   // a process that has begun to close the image answers nothing else
-  else if (options.lazy || (await client.status(ANSWER_MS)) === null) {
-    complain(`waiting for ${what} to be written and closed ...`);
-  } else complain(`waiting for ${what}: another mount namespace (a container, unshare) still has it mounted ...`);
-  return options.patient ? result : 'still open';
+  if (options.lazy || (await client.status(ANSWER_MS)) === null) {
+    return `waiting for ${what} to be written and closed ...`;
+  }
+  return `waiting for ${what}: its process ${record?.pid} still serves it, although nothing is mounted here any more ...`;
 }
 
 function closeOutcome(image: string | undefined, result: CloseResult | null, record: StoredRecord): Outcome {
@@ -148,9 +163,10 @@ async function unmountWithoutProcess(
     ];
     return { closed: false, clean: false, image, notes, exitCode: EXIT_OK };
   }
+  const isOurs = mount.options.includes(`user_id=${ownUid()}`);
   const error =
     `${target.mountpoint} is unmounted, but the process that serves ${image ?? 'it'} could not be asked: ` +
-    `whether the image is closed and clean is not known (run this as the user who mounted it)`;
+    `whether the image is closed and clean is not known${isOurs ? '' : ' (run this as the user who mounted it)'}`;
   return { closed: false, clean: false, image, error, notes: [], exitCode: EXIT_MOUNT };
 }
 

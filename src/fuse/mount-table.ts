@@ -65,6 +65,15 @@ export function readMountTable(): MountEntry[] {
   return parseMountInfo(fs.readFileSync('/proc/self/mountinfo'));
 }
 
+/** Every mount in the mount namespace of a process; none when it has ended or this user may not look. */
+export function mountsSeenBy(pid: number): MountEntry[] {
+  try {
+    return parseMountInfo(fs.readFileSync(`/proc/${pid}/mountinfo`));
+  } catch {
+    return [];
+  }
+}
+
 /** The type that we mount with, and what mount.fuse3 makes of "PATH/imgfuse#IMAGE". */
 export function isImgfuse({ type }: MountEntry): boolean {
   return /^fuse\.(.*\/)?imgfuse$/.test(type);

@@ -95,6 +95,20 @@ export class Bench {
     return this.run('unshare', ['--mount', '--propagation', 'private', 'sh', '-c', `${setUp}\n${script}`]);
   }
 
+  /** Runs a shell script as nobody, with a /dev/fuse that everybody may open, as udev makes it. */
+  runAsNobody(script: string): Result {
+    return this.runInNamespaceWithFuse(
+      `exec setpriv --reuid=${NOBODY} --regid=${NOBODY} --clear-groups sh -euc '${script}'`,
+    );
+  }
+
+  /** Runs a shell script as root in a mount namespace of its own where everybody may open /dev/fuse. */
+  runInNamespaceWithFuse(script: string): Result {
+    const node = this.path('fuse-node');
+    const setUp = `{ [ -e ${node} ] || mknod ${node} c 10 229; } && chmod 666 ${node} && mount --bind ${node} /dev/fuse`;
+    return this.run('unshare', ['--mount', '--propagation', 'private', 'sh', '-euc', `${setUp}\n${script}`]);
+  }
+
   /** Starts imgfuse and does not wait; its standard error is collected. */
   start(...parameters: readonly string[]): ChildProcess & { output: () => string } {
     const child = spawn(process.execPath, [CLI, ...parameters], {

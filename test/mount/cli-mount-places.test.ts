@@ -2,10 +2,11 @@
 // mount namespace. Nothing of it may end in a wait without a reason, or in "unmounted" for what is not.
 
 import { execFileSync, spawn } from 'node:child_process';
-import { chmodSync, chownSync, mkdirSync, renameSync } from 'node:fs';
+import { chmodSync, chownSync, closeSync, mkdirSync, openSync, renameSync, writeFileSync } from 'node:fs';
+import { setTimeout as delay } from 'node:timers/promises';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { canMountAsRoot, requireOrSkip } from '../support/requirements.ts';
-import { Bench, isRunning, mountsUnder, NOBODY, outlives } from './cli-harness.ts';
+import { Bench, CLI, exitOf, isRunning, mountsUnder, NOBODY, outlives } from './cli-harness.ts';
 
 let bench: Bench;
 
@@ -110,18 +111,58 @@ it('SIGTERM closes the image although another mount namespace has it mounted', a
   }
 });
 
-it('unmount says that it waits for another mount namespace, and until that ends', async () => {
+it('unmount of a mount that another mount namespace keeps names a process there, and ends', async () => {
   const mountpoint = mount('mnt');
+  const pid = bench.daemonPid();
   const release = await keepInNamespace();
-  const waiting = bench.start('unmount', mountpoint);
-  const ended = new Promise((resolve) => waiting.once('exit', resolve));
   try {
-    await expect.poll(waiting.output, { timeout: 20_000 }).toMatch(/another mount namespace .* still has it mounted/);
+    const result = bench.imgfuse('unmount', mountpoint);
+    expect(result.stderr).toMatch(
+      /mnt is unmounted, but \S*a\.qed is still mounted at \S*mnt in the mount namespace of process \d+ \((sh|sleep)\)/,
+    );
+    expect(result.code).toBe(32);
+    expect(isRunning(pid)).toBe(true);
   } finally {
     release();
   }
-  expect(await ended).toBe(0);
+  expect(await outlives(pid, 10_000)).toBe(false);
   expect(isDirty()).toBe(false);
+});
+
+it('unmount of a mount made in another mount namespace ends with a command that works', async () => {
+  const mountpoint = bench.makeDirectory('mnt');
+  const imgfuse = bench.path('imgfuse');
+  writeFileSync(imgfuse, `#!/bin/sh\nexec '${process.execPath}' '${CLI}' "$@"\n`, { mode: 0o755 });
+  bench.run('unshare', ['--mount', imgfuse, 'mount', 'a.qed', 'mnt']);
+  const pid = bench.daemonPid();
+  for (const target of ['mnt', 'a.qed']) {
+    const result = bench.imgfuse('unmount', target);
+    expect(result.stderr).toContain(
+      `a.qed is mounted at ${mountpoint} in the mount namespace of process ${pid} (imgfuse)`,
+    );
+    expect(result.code).toBe(32);
+  }
+  expect(bench.imgfuse('status', 'mnt').stdout).toMatch(/^state: +elsewhere$/m);
+  const there = /run "(nsenter .*)"/.exec(bench.imgfuse('unmount', 'mnt').stderr)![1]!;
+  const path = `${bench.directory}:${process.env['PATH']}`;
+  const unmounted = bench.run('sh', ['-c', there], { env: { ...bench.environment(), PATH: path } });
+  expect(unmounted).toMatchObject({ code: 0, stderr: '' });
+  expect(await outlives(pid, 10_000)).toBe(false);
+  expect(isDirty()).toBe(false);
+});
+
+it('unmount of what was detached and is in use speaks of no mount namespace', async () => {
+  const mountpoint = mount('mnt');
+  const pid = bench.daemonPid();
+  const user = openSync(`${mountpoint}/disk.raw`, 'r');
+  execFileSync('umount', ['-i', '-l', mountpoint]);
+  const waiting = bench.start('unmount', mountpoint);
+  const ended = new Promise((resolve) => waiting.once('exit', resolve));
+  await expect.poll(waiting.output, { timeout: 20_000 }).toMatch(/a\.qed: its process \d+ still serves it/);
+  expect(waiting.output()).not.toContain('namespace');
+  closeSync(user);
+  expect(await ended).toBe(0);
+  expect(await outlives(pid, 10_000)).toBe(false);
 });
 
 /** What an attacker could put into a runtime directory: a record that names a mount of root, and what no reader comes back from. */
@@ -154,10 +195,15 @@ it('records of other users speak of no mount of root, and reading them takes not
     await new Promise((resolve) => child.stdout.once('data', resolve));
     const seen = bench.runCli(['status'], { IMGFUSE_RUNTIME_DIR: theirs });
     expect(seen.code).toBe(0);
-    expect(seen.stdout).toMatch(/mnt +\S*a\.qed +\? +unknown/);
-    const unmounted = bench.runCli(['unmount', mountpoint], { IMGFUSE_RUNTIME_DIR: theirs });
-    expect(unmounted.stderr).toMatch(/whether the image is closed and clean is not known/);
-    expect(unmounted.code).toBe(32);
+    expect(seen.stdout).toMatch(new RegExp(`mnt +\\S*a\\.qed +qed +mounted .* ${bench.daemonPid()}$`, 'm'));
+    const daemon = bench.daemonPid();
+    process.kill(daemon, 'SIGSTOP');
+    const lied = bench.start('unmount', mountpoint);
+    await delay(2000);
+    expect(lied.exitCode).toBe(null);
+    process.kill(daemon, 'SIGCONT');
+    expect(await exitOf(lied)).toBe(0);
+    expect(isDirty()).toBe(false);
   } finally {
     child.kill('SIGKILL');
   }

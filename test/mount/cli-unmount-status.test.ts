@@ -329,22 +329,13 @@ describe('mount.fuse3', () => {
 });
 
 describe('an ordinary user', () => {
-  /** Runs a shell script as nobody, with a /dev/fuse that everybody may open, as udev makes it. */
-  function asNobody(script: string): Result {
-    const fuse = '/dev/fuse';
-    const node = bench.path('fuse-node');
-    const setUp = `mknod ${node} c 10 229 && chmod 666 ${node} && mount --bind ${node} ${fuse}`;
-    const user = `setpriv --reuid=${NOBODY} --regid=${NOBODY} --clear-groups sh -euc '${script}'`;
-    return bench.run('unshare', ['--mount', '--propagation', 'private', 'sh', '-c', `${setUp} && ${user}`]);
-  }
-
   it('mounts and unmounts through fusermount3; nobody else may look', (context) => {
     requireOrSkip(context, hasCommand('fusermount3') && hasCommand('setpriv'), 'fusermount3 and setpriv');
     const home = bench.makeDirectory('home');
     mkdirSync(join(home, 'mnt'));
     for (const path of [home, join(home, 'mnt'), bench.runtime]) chownSync(path, NOBODY, NOBODY);
     const imgfuse = `${process.execPath} ${CLI}`;
-    const result = asNobody(`
+    const result = bench.runAsNobody(`
       cd ${home}
       ${imgfuse} create -q -f qed u.qed 8M
       ${imgfuse} mount u.qed mnt
@@ -363,6 +354,29 @@ describe('an ordinary user', () => {
     expect(result.code).toBe(0);
   });
 
+  it('has a mount that root cannot make a loop device of, as status tells root', (context) => {
+    const commands = ['fusermount3', 'setpriv', 'losetup'];
+    requireOrSkip(context, commands.every(hasCommand), commands.join(', '));
+    const home = bench.makeDirectory('home');
+    mkdirSync(join(home, 'mnt'));
+    for (const path of [home, join(home, 'mnt'), bench.runtime]) chownSync(path, NOBODY, NOBODY);
+    const imgfuse = `${process.execPath} ${CLI}`;
+    const user = `setpriv --reuid=${NOBODY} --regid=${NOBODY} --clear-groups`;
+    const result = bench.runInNamespaceWithFuse(`
+      cd ${home}
+      ${user} ${imgfuse} create -q -f qed u.qed 8M
+      ${user} ${imgfuse} mount u.qed mnt
+      losetup --find --show mnt/disk.raw || echo "losetup failed"
+      ${imgfuse} status mnt
+      ${user} ${imgfuse} status mnt | grep usable || echo "nothing to say to the user"
+      ${user} ${imgfuse} unmount mnt
+    `);
+    expect(result.stderr).toMatch(/Permission denied/);
+    expect(result.stdout).toContain('losetup failed');
+    expect(result.stdout).toMatch(/^usable: +by user 65534 alone: losetup .* root included, need .* allow_other$/m);
+    expect(result.stdout).toContain('nothing to say to the user');
+  });
+
   it('is told which mount options need root or a line in fuse.conf, and has the others', (context) => {
     requireOrSkip(context, hasCommand('fusermount3') && hasCommand('setpriv'), 'fusermount3 and setpriv');
     const home = bench.makeDirectory('home');
@@ -370,7 +384,7 @@ describe('an ordinary user', () => {
     writeFileSync(join(home, 'key'), 'secret', { mode: 0o600 });
     for (const path of [home, join(home, 'mnt'), bench.runtime]) chownSync(path, NOBODY, NOBODY);
     const imgfuse = `${process.execPath} ${CLI}`;
-    const result = asNobody(`
+    const result = bench.runAsNobody(`
       cd ${home}
       ${imgfuse} create -q -f qed u.qed 8M
       ${imgfuse} mount u.qed mnt -o noatime,nodiratime
@@ -397,7 +411,7 @@ describe('an ordinary user', () => {
     const home = bench.makeDirectory('home');
     for (const path of [home, bench.runtime]) chownSync(path, NOBODY, NOBODY);
     const imgfuse = `${process.execPath} ${CLI}`;
-    const result = asNobody(`
+    const result = bench.runAsNobody(`
       cd ${home}
       ${imgfuse} create -q -f qed u.qed 8M
       ${imgfuse} mount u.qed ${bench.path('mnt')} || echo "code $?"

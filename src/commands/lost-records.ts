@@ -1,0 +1,46 @@
+// Records found through the mount processes themselves, which hold their record and their socket open: for mounts whose files
+// in the runtime directory were removed, or lie where this process does not look (another IMGFUSE_RUNTIME_DIR, another mount
+// namespace). Invariant: a record is believed in what it says of the process that holds it and of that user's mounts.
+
+import { linkTarget, namesIn, processIds, processName, processOwner, processStartTime } from './host-paths.ts';
+import { ownUid, parseRecord, type StoredRecord } from './runtime-directory.ts';
+
+/** The names of runtime-directory.ts, as /proc shows them. */
+const HELD_NAME = /^(.*\/\d+-[0-9a-f]{4})\.(json|sock)(?: \(deleted\))?$/;
+
+/** The records that running mount processes hold: for root those of every user, for others their own. */
+export function recordsOfProcesses(): StoredRecord[] {
+  const uid = ownUid();
+  const records: StoredRecord[] = [];
+  for (const pid of processIds()) {
+    if (!processName(pid).startsWith('imgfuse')) continue;
+    const owner = processOwner(pid);
+    if (owner === null || (uid !== 0 && owner !== uid)) continue;
+    records.push(...recordsOf(pid, owner));
+  }
+  return records;
+}
+
+/** Whether a record was found through its process, and not in a runtime directory. */
+export function isHeld({ recordPath }: StoredRecord): boolean {
+  return recordPath.startsWith('/proc/');
+}
+
+function recordsOf(pid: number, owner: number): StoredRecord[] {
+  const processStart = processStartTime(pid);
+  const descriptors = namesIn(`/proc/${pid}/fd`).map((fd) => `/proc/${pid}/fd/${fd}`);
+  const names = descriptors.map((path) => HELD_NAME.exec(linkTarget(path) ?? ''));
+  const records: StoredRecord[] = [];
+  names.forEach((name, index) => {
+    if (name?.[2] !== 'json' || processStart === null) return;
+    const socket = names.findIndex((other) => other?.[1] === name[1] && other?.[2] === 'sock');
+    const recordPath = descriptors[index]!;
+    const record = socket < 0 ? null : parseRecord(recordPath, owner);
+    if (record === null) return;
+    // in a process namespace of its own the process knows itself by another number
+    const itself = { pid, processStart, owner, alive: true };
+    const files = { recordPath, socketPath: descriptors[socket]!, logPath: `${name[1]}.log` };
+    records.push({ ...record, ...itself, ...files });
+  });
+  return records;
+}

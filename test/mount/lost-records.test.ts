@@ -1,0 +1,74 @@
+// Mounts whose files in the runtime directory are gone, or lie where a command does not look: the process of the mount is found
+// all the same, and asked.
+
+import { chownSync, mkdirSync, rmSync } from 'node:fs';
+import { afterEach, beforeEach, expect, it } from 'vitest';
+import { canMountAsRoot, hasCommand, requireOrSkip } from '../support/requirements.ts';
+import { Bench, CLI, NOBODY, outlives } from './cli-harness.ts';
+
+let bench: Bench;
+
+beforeEach((context) => {
+  requireOrSkip(context, canMountAsRoot(), 'root and /dev/fuse');
+  bench = new Bench();
+  bench.makeDirectory('mnt');
+  bench.imgfuse('create', '-q', '-f', 'qcow2', 'a.qcow2', '8M');
+});
+afterEach(() => bench?.cleanUp());
+
+function loseRuntimeFiles(): void {
+  rmSync(bench.runtime, { recursive: true });
+  mkdirSync(bench.runtime, { mode: 0o700 });
+}
+
+it.each([
+  'mnt',
+  'a.qcow2',
+])('status and unmount of %s ask the process although its record was removed', async (target) => {
+  expect(bench.imgfuse('mount', 'a.qcow2', 'mnt').code).toBe(0);
+  const pid = bench.daemonPid();
+  loseRuntimeFiles();
+  const [status] = JSON.parse(bench.imgfuse('status', '--output=json', 'mnt').stdout) as Record<string, unknown>[];
+  expect(status).toMatchObject({ state: 'mounted', pid, format: 'qcow2', 'dirty-flag': false });
+  const unmounted = bench.imgfuse('unmount', '--output=json', target);
+  expect(JSON.parse(unmounted.stdout)).toMatchObject({ closed: true, clean: true });
+  expect(unmounted).toMatchObject({ code: 0, stderr: '' });
+  expect(await outlives(pid, 5000)).toBe(false);
+});
+
+it('a command with another runtime directory asks the process as well', () => {
+  expect(bench.imgfuse('mount', '-o', 'ro,share', 'a.qcow2', 'mnt').code).toBe(0);
+  const other = { IMGFUSE_RUNTIME_DIR: bench.makeDirectory('elsewhere') };
+  expect(bench.runCli(['remount', '-o', 'rw', 'mnt'], other)).toMatchObject({ code: 0, stderr: '' });
+  // its record was written anew, and the new one is held
+  expect(bench.runCli(['status', 'mnt'], other).stdout).toMatch(/^mode: +read-write$/m);
+  loseRuntimeFiles();
+  expect(bench.runCli(['status', 'mnt'], other).stdout).toMatch(/^mode: +read-write$/m);
+  expect(bench.runCli(['unmount', 'mnt'], other)).toMatchObject({ code: 0, stderr: '' });
+});
+
+it('a detached mount without a record is found by its image, and waited for', async () => {
+  expect(bench.imgfuse('mount', 'a.qcow2', 'mnt').code).toBe(0);
+  const pid = bench.daemonPid();
+  bench.run('sh', ['-c', 'exec 3<mnt/disk.raw; umount -i -l mnt; rm run/*; (sleep 1) & exec 3<&-; wait']);
+  expect(bench.imgfuse('unmount', 'a.qcow2').stderr).not.toMatch(/could not be asked/);
+  expect(await outlives(pid, 5000)).toBe(false);
+});
+
+it('an ordinary user is answered by the process, too', (context) => {
+  requireOrSkip(context, hasCommand('fusermount3') && hasCommand('setpriv'), 'fusermount3 and setpriv');
+  const home = bench.makeDirectory('home');
+  mkdirSync(`${home}/mnt`);
+  for (const path of [home, `${home}/mnt`, bench.runtime]) chownSync(path, NOBODY, NOBODY);
+  const imgfuse = `${process.execPath} ${CLI}`;
+  const result = bench.runAsNobody(`
+    cd ${home}
+    ${imgfuse} create -q -f qed u.qed 8M
+    ${imgfuse} mount u.qed mnt
+    rm ${bench.runtime}/*
+    ${imgfuse} status mnt
+    ${imgfuse} unmount mnt
+  `);
+  expect(result.stdout).toMatch(/^state: +mounted$/m);
+  expect(result).toMatchObject({ code: 0, stderr: '' });
+});
