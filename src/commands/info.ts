@@ -5,7 +5,7 @@ import { type DiskInfo, inspectDisk } from '../disk/index.ts';
 import { EXIT_OK } from './exit-codes.ts';
 import { FORCE_SHARE, FORMAT, lockMode, lookAt } from './image-arguments.ts';
 import { snapshotJson, snapshotLines } from './info-snapshots.ts';
-import { answered, type OutputMode, print, printable, printJson } from './output.ts';
+import { answered, complain, type OutputMode, print, printable, printJson } from './output.ts';
 import { formatSize } from './size.ts';
 
 interface InfoArguments {
@@ -29,6 +29,7 @@ export const infoCommand = {
     const info = lookAt(() =>
       inspectDisk(args.image, {
         locks: lockMode(args),
+        log: complain,
         ...(args.format === undefined ? {} : { format: args.format }),
       }),
     );

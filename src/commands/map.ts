@@ -5,7 +5,7 @@ import { type ChainExtent, openDisk, type VirtualDisk } from '../disk/index.ts';
 import { closingAfter } from '../errors/close.ts';
 import { EXIT_OK } from './exit-codes.ts';
 import { ALLOW_BACKING, directories, FORCE_SHARE, FORMAT, lockMode, lookAt } from './image-arguments.ts';
-import { answered, formatTable, type OutputMode, print } from './output.ts';
+import { answered, complain, formatTable, type OutputMode, print } from './output.ts';
 import { KEY_OPTIONS, type PasswordArguments, passwordOf } from './passwords.ts';
 
 interface MapArguments extends PasswordArguments {
@@ -49,6 +49,7 @@ export const mapCommand = {
         locks: lockMode(args),
         allowBacking: directories(args['allow-backing']),
         password: passwordOf(args),
+        log: complain,
         ...(args.format === undefined ? {} : { format: args.format }),
       }),
     );

@@ -4,14 +4,14 @@ import { closingAfter } from '../errors/close.ts';
 import type { CheckReport, RepairMode } from '../format/check-report.ts';
 import { type LockMode, lockImage } from '../host/image-locks.ts';
 import { openImageFile } from './image-file.ts';
-import { formatByName, probeFormat } from './registry.ts';
+import { formatOf } from './probe.ts';
 
 export interface CheckDiskOptions {
   readonly format?: string | undefined;
   readonly repair: RepairMode;
   /** default: take */
   readonly locks?: LockMode | undefined;
-  /** one finding a call */
+  /** one finding or warning a call */
   readonly log: (sentence: string) => void;
   /** fraction of the work, 0 to 1 */
   readonly progress?: ((fraction: number) => void) | undefined;
@@ -25,7 +25,7 @@ export function checkDisk(path: string, options: CheckDiskOptions): CheckReport 
     () => [file],
     () => {
       lockImage(file, options.locks);
-      const format = options.format === undefined ? probeFormat(file) : formatByName(options.format);
+      const format = formatOf(file, options.format, options.log);
       const { repair, log, progress } = options;
       const report = format.check(file, { repair, log, ...(progress === undefined ? {} : { progress }) });
       return { ...report, filename: path };

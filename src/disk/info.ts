@@ -5,7 +5,7 @@ import type { SnapshotDetails } from '../format/image-format.ts';
 import { type LockMode, lockImage } from '../host/image-locks.ts';
 import { locateBacking } from './backing-policy.ts';
 import { openImageFile } from './image-file.ts';
-import { formatByName, probeFormat } from './registry.ts';
+import { formatOf } from './probe.ts';
 
 export interface DiskInfo {
   readonly filename: string;
@@ -30,6 +30,8 @@ export interface InspectOptions {
   readonly format?: string | undefined;
   /** default: take */
   readonly locks?: LockMode | undefined;
+  /** one warning a call */
+  readonly log?: ((sentence: string) => void) | undefined;
 }
 
 /** Reads the header of one image; its backing file is not opened. */
@@ -39,7 +41,7 @@ export function inspectDisk(imagePath: string, options: InspectOptions = {}): Di
     () => [file],
     () => {
       lockImage(file, options.locks);
-      const format = options.format === undefined ? probeFormat(file) : formatByName(options.format);
+      const format = formatOf(file, options.format, options.log);
       const details = format.inspect(file);
       const { backing } = details;
       return {

@@ -13,7 +13,8 @@ import { PosixHostFile } from '../host/posix-file.ts';
 import { allowedUrls, MAX_CHAIN_DEPTH, type NamingImage, resolveBacking, resolveDataFile } from './backing-policy.ts';
 import { CopyOnRead, createCopyOnReadState } from './copy-on-read.ts';
 import { type NamedBy, openImageFile } from './image-file.ts';
-import { formatByName, probeFormat } from './registry.ts';
+import { formatOf, probeFormat, recognizedName } from './probe.ts';
+import { formatByName } from './registry.ts';
 import { type SharedDisk, VirtualDisk } from './virtual-disk.ts';
 
 export const DEFAULT_TABLE_CACHE_BYTES = 64 * 1024 * 1024;
@@ -108,7 +109,7 @@ function attachImage(shared: SharedImage, slot: number, log: (sentence: string) 
   const backing = shared.backing === null ? null : attachImage(shared.backing, slot, log);
   const file = attachHostFile(shared.file);
   const dataFile = shared.dataFile == null ? null : attachHostFile(shared.dataFile);
-  return formatByName(shared.format).attach(file, shared, { slot, backing, dataFile, log });
+  return formatByName(shared.format).attach(file, shared, { slot, backing, dataFile, recognizedName, log });
 }
 
 class ChainOpener {
@@ -141,7 +142,7 @@ class ChainOpener {
     const { readOnly, format: named, lazyRefcounts } = this.options;
     const file = this.openFile(path, readOnly, 'user', before?.descriptor ?? null);
     this.sayWhoIsNotKeptOut(file);
-    const format = named === undefined ? probeFormat(file) : formatByName(named);
+    const format = formatOf(file, named, this.options.log);
     // a guest may have written the header of another format into a raw image that was guessed
     if (before !== undefined && format.name !== before.format) {
       throw new ImgfuseError(
@@ -166,12 +167,13 @@ class ChainOpener {
     }
     const { name, path } = resolveBacking(overlay, reference.name, { allowed: this.options.allowBacking ?? [] });
     const file = this.openFile(path, true, 'image');
-    const format = reference.format === undefined ? probeFormat(file) : formatByName(reference.format);
+    const sayRaw = `store that it is raw with qemu-img rebase -u -F raw -b ${reference.name} ${overlay.path}`;
+    const format = reference.format === undefined ? probeFormat(file, sayRaw) : formatByName(reference.format);
     if (reference.format === undefined && format.name === 'raw') {
       throw new ImgfuseError(
         'unsupported',
         `${overlay.path} does not say the format of its backing file ${path}, and raw is never guessed there; ` +
-          `store it with qemu-img rebase -u -F raw -b ${reference.name} ${overlay.path}`,
+          `if that is what it is, ${sayRaw}`,
         { path: overlay.path },
       );
     }
@@ -226,6 +228,7 @@ class ChainOpener {
       tableCacheBytes: options.tableCacheBytes ?? DEFAULT_TABLE_CACHE_BYTES,
       slots: options.slots ?? 1,
       probed,
+      recognizedName,
       lazyRefcounts: options.lazyRefcounts,
     });
   }

@@ -4,6 +4,7 @@
 import type { GuestOffset } from '../bytes/offsets.ts';
 import type { HostFile, SharedFile } from '../host/host-file.ts';
 import type { CheckReport, RepairMode } from './check-report.ts';
+import type { FileEnds } from './file-ends.ts';
 
 /** What a range of the virtual disk is, as far as one image of a chain knows. */
 export type ExtentStatus = 'data' | 'zero' | 'unallocated';
@@ -49,6 +50,8 @@ export interface OpenOptions {
   readonly slots: number;
   /** The format was guessed from the content and not named by the user or by an overlay. */
   readonly probed: boolean;
+  /** Needed with `probed`: the name of the format that a file with these ends would be taken for, null for raw. */
+  readonly recognizedName?: (ends: FileEnds) => string | null;
 }
 
 /**
@@ -69,6 +72,8 @@ export interface AttachOptions {
   readonly slot: number;
   readonly backing: Image | null;
   readonly dataFile: HostFile | null;
+  /** as in OpenOptions */
+  readonly recognizedName?: (ends: FileEnds) => string | null;
   readonly log: (sentence: string) => void;
 }
 
@@ -177,8 +182,8 @@ export interface Image {
 export interface ImageFormat {
   readonly name: string;
   readonly canCreate: boolean;
-  /** @param head the first bytes of the file, at most 1 KiB @param fileSize length of the file in bytes */
-  probe(head: Uint8Array, fileSize: number): boolean;
+  /** Whether a file with these ends is of this format. Reads the tail only when the head does not tell. */
+  probe(ends: FileEnds): boolean;
   /** Returns a working image or throws; an image that was not closed clean is checked and repaired unless read-only. */
   open(file: HostFile, options: OpenOptions): Image;
   /** An object for another thread over the state of an open image. */

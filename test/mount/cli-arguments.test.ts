@@ -26,8 +26,8 @@ function done(...parameters: readonly string[]): string {
 describe('an option that is given twice', () => {
   it('counts as it was given last', () => {
     expect(done('check', '-r', 'leaks', '-r', 'all', '-f', 'raw', '-f', 'qed', 'a.qed')).toContain('No errors');
-    const json = done('info', '--output', 'human', '--output', 'json', '-f', 'qed', '-f', 'raw', 'a.qed');
-    expect(JSON.parse(json)).toHaveProperty('format', 'raw');
+    const json = done('info', '--output', 'human', '--output', 'json', '-f', 'raw', '-f', 'qed', 'a.qed');
+    expect(JSON.parse(json)).toHaveProperty('format', 'qed');
     const created = ['-f', 'raw', '-f', 'qed', '-b', 'gone', '-b', 'a.qed', '-F', 'raw', '-F', 'qed', 'b.qed'];
     expect(done('create', ...created)).toContain('backing_file=a.qed');
     done('mount', '--format', 'raw', '--format', 'qed', '--output', 'json', '--output', 'human', 'a.qed', 'mnt');

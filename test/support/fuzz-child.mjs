@@ -9,6 +9,7 @@ const dist = new URL('../../dist/', import.meta.url);
 const { ImgfuseError } = await import(new URL('errors/index.js', dist));
 const { MemoryHostFile } = await import(new URL('host/memory-file.js', dist));
 const { RecordingHostFile } = await import(new URL('host/wrapping-files.js', dist));
+const { endsOf } = await import(new URL('format/file-ends.js', dist));
 const { qcow2 } = await import(new URL('format/qcow2/index.js', dist));
 const { qed } = await import(new URL('format/qed/index.js', dist));
 const { raw } = await import(new URL('format/raw/index.js', dist));
@@ -204,15 +205,12 @@ function isChange({ operation }) {
 function examine(subject, mutant, random) {
   const { plug, content } = subject;
   const { file, affected, mustOpen } = mutant;
-  const start = new Uint8Array(1024);
-  file.read(start, 0, start.length, 0);
   const checkOf = (target, repair) => {
     let report = null;
     const error = refusal(`check -r ${repair}`, () => (report = plug.check(target, { repair, log: () => undefined })));
     return { report, error };
   };
-  for (const format of Object.values(FORMATS))
-    refusal('probe', () => format.probe(start.subarray(0, Math.min(start.length, file.size())), file.size()));
+  for (const format of Object.values(FORMATS)) refusal('probe', () => format.probe(endsOf(file)));
   refusal('info', () => plug.inspect(file));
 
   const looking = new RecordingHostFile(file.clone(true));

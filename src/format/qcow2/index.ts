@@ -4,7 +4,6 @@ import type { HostFile } from '../../host/host-file.ts';
 import type { AttachOptions, ImageFormat, SharedImage } from '../image-format.ts';
 import { createQcow2 } from './create.ts';
 import { describeHeader, inspectHeader } from './describe.ts';
-import { QCOW_MAGIC } from './header.ts';
 import { Qcow2Image } from './image.ts';
 import { openQcow2 } from './open.ts';
 import { readHeader } from './read-header.ts';
@@ -14,7 +13,8 @@ import { checkQcow2 } from './verify.ts';
 export const qcow2: ImageFormat = {
   name: 'qcow2',
   canCreate: true,
-  probe: (head) => head.length >= 4 && new DataView(head.buffer, head.byteOffset).getUint32(0, false) === QCOW_MAGIC,
+  // version 1 has the same magic and is another format
+  probe: (ends) => ends.has({ at: 0, text: 'QFI\xfb' }) && !ends.has({ at: 4, text: '\0\0\0\x01' }),
   open: (file, options) => {
     const header = readHeader(file, { readOnly: options.readOnly });
     return openQcow2(file, header, describeHeader(file, header).specific, options);

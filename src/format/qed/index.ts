@@ -17,7 +17,6 @@ import {
   isAutoclearSet,
   QED_F_BACKING_FORMAT_NO_PROBE,
   QED_F_NEED_CHECK,
-  QED_MAGIC,
   type QedHeader,
   readHeader,
   writeHeaderField,
@@ -31,7 +30,7 @@ const MAX_RECLAIMED_CLUSTERS = 2 ** 24;
 export const qed: ImageFormat = {
   name: 'qed',
   canCreate: true,
-  probe: (head) => head.length >= 4 && new DataView(head.buffer, head.byteOffset).getUint32(0, true) === QED_MAGIC,
+  probe: (ends) => ends.has({ at: 0, text: 'QED\0' }),
   open: (file, options) => openQed(file, options, false),
   attach: attachQed,
   create: createQed,

@@ -2,8 +2,9 @@
 // requests race exactly as they do on a plain file.
 
 import { type GuestOffset, hostOffset } from '../../bytes/offsets.ts';
-import { ImgfuseError } from '../../errors/index.ts';
+import { assert } from '../../errors/index.ts';
 import { type HostFile, readPadded } from '../../host/host-file.ts';
+import type { FileEnds } from '../file-ends.ts';
 import { GuestAccess } from '../guest-access.ts';
 import {
   type Extent,
@@ -14,27 +15,22 @@ import {
   shareImage,
 } from '../image-format.ts';
 import { WriteTracker } from '../write-tracker.ts';
+import { ProbeGuard } from './probe-guard.ts';
 
 /** Granularity of discards that is worth announcing: a page of the host. */
 export const RAW_CLUSTER_SIZE = 4096;
-const SECTOR = 512;
-/** First bytes of other formats that a probed raw image must not get from its guest. */
-const FOREIGN_MAGICS: readonly (readonly number[])[] = [
-  [0x51, 0x45, 0x44, 0x00], // QED
-  [0x51, 0x46, 0x49, 0xfb], // qcow, qcow2
-  [0x4b, 0x44, 0x4d, 0x56], // VMDK sparse
-  [0x43, 0x4f, 0x57, 0x44], // VMDK 3
-  [0x23, 0x20, 0x44, 0x69, 0x73, 0x6b, 0x20, 0x44], // "# Disk D"escriptorFile
-  [0x63, 0x6f, 0x6e, 0x65, 0x63, 0x74, 0x69, 0x78], // VHD "conectix"
-  [0x76, 0x68, 0x64, 0x78, 0x66, 0x69, 0x6c, 0x65], // "vhdxfile"
-  [0x4c, 0x55, 0x4b, 0x53, 0xba, 0xbe], // LUKS
-];
 
 export interface RawState {
   /** one number: the virtual size */
   readonly numbers: SharedArrayBuffer;
   readonly tracker: SharedArrayBuffer;
   readonly probed: boolean;
+}
+
+interface RawImageOptions {
+  readonly log: (sentence: string) => void;
+  /** needed when the format was guessed */
+  readonly recognizedName?: (ends: FileEnds) => string | null;
 }
 
 export class RawImage implements Image {
@@ -48,14 +44,18 @@ export class RawImage implements Image {
   private readonly numbers: Float64Array;
   private readonly tracker: WriteTracker;
   private readonly access: GuestAccess;
+  /** null: the format was named, and what the guest writes is not looked at */
+  private readonly guard: ProbeGuard | null;
 
-  constructor(file: HostFile, state: RawState, log: (sentence: string) => void) {
+  constructor(file: HostFile, state: RawState, { log, recognizedName }: RawImageOptions) {
     this.file = file;
     this.readOnly = file.readOnly;
     this.state = state;
     this.numbers = new Float64Array(state.numbers);
     this.tracker = new WriteTracker(state.tracker, file, log);
     this.access = new GuestAccess(file, this.tracker, this.numbers, 0);
+    assert(!state.probed || recognizedName !== undefined, 'a guessed raw image cannot be guarded');
+    this.guard = state.probed && recognizedName !== undefined ? new ProbeGuard(file, recognizedName) : null;
   }
 
   virtualSize(): number {
@@ -77,7 +77,7 @@ export class RawImage implements Image {
   write(source: Uint8Array, sourceOffset: number, length: number, offset: GuestOffset): void {
     this.access.assertWritable();
     this.access.assertInside(offset, length);
-    if (this.state.probed && offset < SECTOR) this.refuseForeignMagic(source, sourceOffset, length, offset);
+    this.guard?.assertStaysRaw(this.virtualSize(), offset, length, source, sourceOffset);
     this.file.write(source, sourceOffset, length, hostOffset(offset));
     this.tracker.noteWrite();
   }
@@ -85,6 +85,7 @@ export class RawImage implements Image {
   discard(offset: GuestOffset, length: number): void {
     this.access.assertWritable();
     this.access.assertInside(offset, length);
+    this.guard?.assertStaysRaw(this.virtualSize(), offset, length, null);
     this.file.punchHole(hostOffset(offset), length);
     this.tracker.noteWrite();
   }
@@ -92,6 +93,7 @@ export class RawImage implements Image {
   writeZeroes(offset: GuestOffset, length: number): void {
     this.access.assertWritable();
     this.access.assertInside(offset, length);
+    this.guard?.assertStaysRaw(this.virtualSize(), offset, length, null);
     this.file.zeroRange(hostOffset(offset), length);
     this.tracker.noteWrite();
   }
@@ -108,6 +110,7 @@ export class RawImage implements Image {
 
   resize(size: number): void {
     this.access.assertWritable();
+    this.guard?.assertStaysRawAt(size);
     this.file.truncate(size);
     this.numbers[0] = size;
     this.tracker.noteWrite();
@@ -160,23 +163,5 @@ export class RawImage implements Image {
 
   share(): SharedImage {
     return shareImage(this, this.state);
-  }
-
-  private get path(): string {
-    return this.file.path;
-  }
-
-  private refuseForeignMagic(source: Uint8Array, sourceOffset: number, length: number, offset: number): void {
-    const head = new Uint8Array(16);
-    readPadded(this.file, head, 0, head.length, hostOffset(0));
-    if (offset < head.length)
-      head.set(source.subarray(sourceOffset, sourceOffset + Math.min(length, head.length - offset)), offset);
-    if (!FOREIGN_MAGICS.some((magic) => magic.every((byte, i) => head[i] === byte))) return;
-    throw new ImgfuseError(
-      'permission',
-      `${this.path} was taken for a raw image by guessing, and the guest writes the start of another image format into its ` +
-        'first sector; mount with --format raw if that is intended',
-      { path: this.path, offset: 0 },
-    );
   }
 }

@@ -1,6 +1,6 @@
-// Raw, the plug: the file is the disk. Any file is a raw image, so a guess is dangerous: a guest that writes another
-// format's magic into its first sector would make the next open take its data for metadata. A probed raw image refuses
-// that write; one that was named raw does not.
+// Raw, the plug: the file is the disk. Any file is a raw image, so a guess is dangerous: a guest that writes the magic of
+// another format to one end of its disk would make the next open take its data for metadata. A raw image that was guessed
+// refuses that (probe-guard.ts); one that was named raw does not.
 
 import { roundUp } from '../../bytes/offsets.ts';
 import { ImgfuseError } from '../../errors/index.ts';
@@ -46,11 +46,11 @@ function openRaw(file: HostFile, options: OpenOptions): Image {
   const numbers = new SharedArrayBuffer(8);
   new Float64Array(numbers)[0] = size;
   const state: RawState = { numbers, tracker: createWriteTrackerState(), probed: options.probed };
-  return new RawImage(file, state, options.log);
+  return new RawImage(file, state, options);
 }
 
 function attachRaw(file: HostFile, shared: SharedImage, options: AttachOptions): Image {
-  return new RawImage(file, shared.state as RawState, options.log);
+  return new RawImage(file, shared.state as RawState, options);
 }
 
 /** Options: preallocation = off | falloc | full. The size is rounded up to 512 bytes. */

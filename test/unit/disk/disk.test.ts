@@ -24,7 +24,7 @@ import {
   inspectDisk,
   openDisk,
 } from '../../../src/disk/index.ts';
-import { probeFormat } from '../../../src/disk/registry.ts';
+import { probeFormat } from '../../../src/disk/probe.ts';
 import { ImgfuseError } from '../../../src/errors/index.ts';
 import { MemoryHostFile } from '../../../src/host/memory-file.ts';
 import { writeQed } from '../../support/qed-bytes.ts';

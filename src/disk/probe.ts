@@ -1,0 +1,100 @@
+// Which format a file is in, by its content. A file of a format that is not opened here is refused by its name and never
+// taken for a raw disk; only a format that somebody has named is not questioned.
+
+import { ImgfuseError } from '../errors/index.ts';
+import { endsOf, type FileEnds } from '../format/file-ends.ts';
+import { foreignFormat, ownerOfHead } from '../format/foreign.ts';
+import type { ImageFormat } from '../format/image-format.ts';
+import type { HostFile } from '../host/host-file.ts';
+import { loopWindow, openLoopFile } from '../host/loop-device.ts';
+import { formatByName, formats } from './registry.ts';
+
+const RAW = 'raw';
+const SAY_RAW = 'add --format raw if its own bytes are meant to be the disk';
+
+/** What the content of a file says it is. */
+interface Recognized {
+  /** with its article, as a sentence says it */
+  readonly name: string;
+  /** undefined: it cannot be opened here */
+  readonly format?: ImageFormat;
+  readonly cure?: string;
+}
+
+/**
+ * The format of a file: the one that was named, else by its content.
+ * @param log gets a sentence when `named` is raw and the content says otherwise
+ * @throws ImgfuseError usage for a name that is unknown; unsupported for content of a format that is not opened here
+ */
+export function formatOf(
+  file: HostFile,
+  named: string | undefined,
+  log: (sentence: string) => void = () => undefined,
+): ImageFormat {
+  if (named === undefined) return probeFormat(file);
+  const format = formatByName(named);
+  const found = format.name === RAW ? (recognize(endsOf(file)) ?? containerBehind(file)) : null;
+  if (found !== null) {
+    log(
+      `${file.path} is ${found.name}; --format raw makes its own bytes the disk, and writing to that disk destroys the image`,
+    );
+  }
+  return format;
+}
+
+/**
+ * The format of a file by its content; raw when nothing else fits.
+ * @param sayRaw what to do if it is meant as a raw disk
+ * @throws ImgfuseError unsupported for a format that is not opened here, and for a loop device over a part of an image
+ */
+export function probeFormat(file: HostFile, sayRaw = SAY_RAW): ImageFormat {
+  const container = containerBehind(file);
+  if (container !== null) {
+    throw unsupported(
+      file,
+      `${file.path} is ${container.name}, so it is no disk; mount ${container.path} itself, without loop, offset or ` +
+        `sizelimit, which are for the disk that the mount shows; or ${sayRaw}`,
+    );
+  }
+  const found = recognize(endsOf(file));
+  if (found === null) return formatByName(RAW);
+  if (found.format !== undefined) return found.format;
+  throw unsupported(
+    file,
+    `${file.path} is ${found.name}, and imgfuse does not open that format; ${found.cure}, or ${sayRaw}`,
+  );
+}
+
+/** The name of the format that a file with these ends would be taken for; null for raw. */
+export function recognizedName(ends: FileEnds): string | null {
+  return recognize(ends)?.name ?? null;
+}
+
+function recognize(ends: FileEnds): Recognized | null {
+  const known = formats.find((format) => format.name !== RAW && format.probe(ends));
+  const owner = known === undefined ? null : ownerOfHead(ends);
+  if (known !== undefined && owner === null) return { name: `a ${known.name} image`, format: known };
+  const foreign = owner ?? foreignFormat(ends);
+  if (foreign === null) return null;
+  const suspicion = owner === null ? '' : ` whose first sector looks like ${known!.name}, as a guest may have made it`;
+  return { name: `${foreign.name}${suspicion}`, cure: foreign.cure };
+}
+
+/** The image of which a loop device shows a part; null when there is none, or when the device shows all of it. */
+function containerBehind(file: HostFile): { readonly name: string; readonly path: string } | null {
+  const window = loopWindow(file);
+  const behind = window === null ? null : openLoopFile(window);
+  if (window === null || behind === null) return null;
+  try {
+    const { path, start, end } = window;
+    const found = recognize(endsOf(behind));
+    if (found === null || (start === 0 && end === behind.size())) return null;
+    return { name: `bytes ${start} to ${end} of ${path}, which is ${found.name}`, path };
+  } finally {
+    behind.close();
+  }
+}
+
+function unsupported(file: HostFile, message: string): ImgfuseError {
+  return new ImgfuseError('unsupported', message, { path: file.path, operation: 'probe' });
+}

@@ -1,0 +1,58 @@
+// The two ends of a file, by which one image format is told from another. The tail is read only when a probe asks for it,
+// because a file may be far away. Whatever decides a format lies within END_BYTES of one of the ends.
+
+import { hostOffset } from '../bytes/offsets.ts';
+import type { HostFile } from '../host/host-file.ts';
+
+/** Bytes of each end that a probe can see: one sector. */
+export const END_BYTES = 512;
+
+/** Bytes that every file of some format has at one place. */
+export interface Magic {
+  /** offset in the file; a negative one counts from the end of the file */
+  readonly at: number;
+  /** one character per byte (latin1) */
+  readonly text: string;
+  /** it is text, in which capitals do not matter */
+  readonly ignoreCase?: boolean;
+}
+
+export class FileEnds {
+  /** the first bytes, END_BYTES unless the file is shorter */
+  readonly head: Uint8Array;
+  /** length of the file in bytes */
+  readonly size: number;
+  private readonly readTail: () => Uint8Array;
+  private lastBytes: Uint8Array | undefined;
+
+  constructor(head: Uint8Array, size: number, readTail: () => Uint8Array) {
+    this.head = head;
+    this.size = size;
+    this.readTail = readTail;
+  }
+
+  /** The last bytes, END_BYTES unless the file is shorter. */
+  get tail(): Uint8Array {
+    this.lastBytes ??= this.readTail();
+    return this.lastBytes;
+  }
+
+  has({ at, text, ignoreCase }: Magic): boolean {
+    const end = at < 0 ? this.tail : this.head;
+    const start = at < 0 ? end.length + at : at;
+    if (start < 0 || start + text.length > end.length) return false;
+    const found = Buffer.from(end.subarray(start, start + text.length)).toString('latin1');
+    return ignoreCase === true ? found.toLowerCase() === text.toLowerCase() : found === text;
+  }
+}
+
+/** @throws ImgfuseError io */
+export function endsOf(file: HostFile): FileEnds {
+  const size = file.size();
+  const read = (offset: number): Uint8Array => {
+    const bytes = new Uint8Array(Math.min(size, END_BYTES));
+    const count = file.read(bytes, 0, bytes.length, hostOffset(offset));
+    return bytes.subarray(0, count);
+  };
+  return new FileEnds(read(0), size, () => read(Math.max(0, size - END_BYTES)));
+}

@@ -1,0 +1,64 @@
+// Files in formats that are not opened here, as small as their magic allows, each a whole number of sectors so that nothing
+// but the magic speaks against a raw disk.
+
+const SECTOR = 512;
+
+export interface ForeignFile {
+  /** of the row of the table that must recognize it */
+  readonly name: string;
+  readonly what: string;
+  readonly content: Buffer;
+}
+
+/** A disk of `sectors` with bytes at one place; a negative offset counts from the end. */
+export function withBytes(at: number, bytes: string, sectors = 16): Buffer {
+  const content = Buffer.alloc(sectors * SECTOR);
+  content.write(bytes, at < 0 ? content.length + at : at, 'latin1');
+  return content;
+}
+
+/** A fixed VHD: a disk and its footer, whose checksum is right. */
+export function fixedVhd(disk: Buffer, footerBytes = SECTOR): Buffer {
+  const footer = Buffer.alloc(footerBytes);
+  footer.write('conectix', 0, 'latin1');
+  footer.writeUInt32BE(2, 8);
+  footer.writeUInt32BE(0x00010000, 12);
+  footer.fill(0xff, 16, 24);
+  footer.writeBigUInt64BE(BigInt(disk.length), 40);
+  footer.writeBigUInt64BE(BigInt(disk.length), 48);
+  footer.writeUInt32BE(2, 60);
+  const sum = footer.reduce((total, byte) => total + byte, 0);
+  footer.writeUInt32BE(~sum >>> 0, 64);
+  return Buffer.concat([disk, footer]);
+}
+
+/** The bytes that a format is known by, and where they stand: one entry for each place and spelling. */
+export const FOREIGN_MAGICS: readonly (readonly [name: string, what: string, at: number, bytes: string])[] = [
+  ['VMDK', 'a sparse extent', 0, 'KDMV\x01\0\0\0'],
+  ['VMDK', 'a COWD extent', 0, 'COWD\x01\0\0\0'],
+  ['VMDK', 'an SESparse extent', 0, '\xbe\xba\xfe\xca\0\0\0\0\x01\0\0\0\x02\0\0\0'],
+  ['VMDK', 'a descriptor', 0, '# Disk DescriptorFile\nversion=1\n'],
+  ['VMDK', 'a descriptor in small letters', 0, '# disk descriptorfile\r\n'],
+  ['VDI', 'a header', 64, '\x7f\x10\xda\xbe\x01\0\x01\0'],
+  ['VHD', 'the copy of a footer', 0, 'conectix'],
+  ['VHD', 'a footer', -512, 'conectix'],
+  ['VHD', 'a footer of 511 bytes', -511, 'conectix'],
+  ['VHDX', 'a file identifier', 0, 'vhdxfile'],
+  ['Parallels', 'a header of the first kind', 0, 'WithoutFreeSpace'],
+  ['Parallels', 'a header of the second kind', 0, 'WithouFreSpacExt'],
+  ['qcow image of version 1', 'a header', 0, 'QFI\xfb\0\0\0\x01'],
+  ['dmg', 'a trailer', -512, 'koly\0\0\0\x04'],
+  ['encrypted dmg', 'a header', 0, 'encrcdsa'],
+  ['encrypted dmg', 'a trailer', -8, 'cdsaencr'],
+  ['sparseimage', 'a header', 0, 'sprs'],
+  ['ASIF', 'a header', 0, 'shdw'],
+  ['cloop', 'a header', 0, '#!/bin/sh\n#V2.0 Format\nmodprobe cloop'],
+  ['Bochs', 'a header', 0, 'Bochs Virtual HD Image'],
+  ['LUKS', 'a header', 0, 'LUKS\xba\xbe\0\x02'],
+];
+
+export const FOREIGN_FILES: readonly ForeignFile[] = FOREIGN_MAGICS.map(([name, what, at, bytes]) => ({
+  name,
+  what,
+  content: withBytes(at, bytes),
+}));
