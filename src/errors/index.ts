@@ -1,6 +1,8 @@
 // The one error class of imgfuse: kind + context + cause, and the only map from kind to errno.
 // Messages are sentences for the user: they name the file, the offset, the value and the cure.
 
+export { didYouMean, nearestWord } from './suggest.ts';
+
 /** errno numbers of Linux (asm-generic), as FUSE replies and system calls use them. */
 export const ERRNO = {
   EPERM: 1,
