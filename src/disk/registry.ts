@@ -1,6 +1,6 @@
 // The formats, in the order in which they are probed. Raw is last, because every file is a raw image.
 
-import { ImgfuseError } from '../errors/index.ts';
+import { didYouMean, ImgfuseError } from '../errors/index.ts';
 import type { ImageFormat } from '../format/image-format.ts';
 import { qcow2 } from '../format/qcow2/index.ts';
 import { qed } from '../format/qed/index.ts';
@@ -12,8 +12,6 @@ export const formats: readonly ImageFormat[] = [qed, qcow2, raw];
 export function formatByName(name: string): ImageFormat {
   const format = formats.find((candidate) => candidate.name === name);
   if (format !== undefined) return format;
-  throw new ImgfuseError(
-    'usage',
-    `unknown format '${name}'; known are ${formats.map((known) => known.name).join(', ')}`,
-  );
+  const names = formats.map((known) => known.name);
+  throw new ImgfuseError('usage', `unknown format '${name}'; known are ${names.join(', ')}${didYouMean(name, names)}`);
 }

@@ -2,7 +2,7 @@
 
 import { bytesOfName } from '../../bytes/names.ts';
 import { isPowerOfTwo, roundUp } from '../../bytes/offsets.ts';
-import { ImgfuseError } from '../../errors/index.ts';
+import { didYouMean, ImgfuseError } from '../../errors/index.ts';
 import type { BackingReference, CreateOptions } from '../image-format.ts';
 import { parseSize } from '../size.ts';
 import { ENCRYPTION_KEYS, parseEncryption } from './create-encryption.ts';
@@ -61,8 +61,8 @@ export function planImage(create: CreateOptions): Qcow2Plan {
     version: parseCompat(options.get('compat') ?? '1.1'),
     // QEMU counts sectors
     size: roundUp(create.size, SECTOR_BYTES),
-    clusterSize: parseSize(options.get('cluster_size') ?? '65536'),
-    refcountBits: Number(options.get('refcount_bits') ?? '16'),
+    clusterSize: parseSize(options.get('cluster_size') ?? '65536', 'cluster_size'),
+    refcountBits: parseRefcountBits(options.get('refcount_bits') ?? '16'),
     lazyRefcounts: flag(options, 'lazy_refcounts'),
     extendedL2: flag(options, 'extended_l2'),
     compressionType: choice(options, 'compression_type', COMPRESSION_TYPES, 'zlib'),
@@ -83,7 +83,8 @@ export function planImage(create: CreateOptions): Qcow2Plan {
 function refuseUnknown(options: ReadonlyMap<string, string>): void {
   for (const key of options.keys()) {
     if (KNOWN_KEYS.includes(key) || key === 'encryption' || key === 'encrypt.key-secret') continue;
-    throw usage(`qcow2 has no option '${key}'; it has ${KNOWN_KEYS.join(', ')}`);
+    const hint = didYouMean(key, KNOWN_KEYS);
+    throw usage(`qcow2 has no option '${key}'${hint === '' ? `; it has ${KNOWN_KEYS.join(', ')}` : hint}`);
   }
 }
 
@@ -91,6 +92,12 @@ function parseCompat(text: string): 2 | 3 {
   if (text === '0.10' || text === 'v2') return 2;
   if (text === '1.1' || text === 'v3') return 3;
   throw usage(`compat=${text} is not valid; use 0.10 (or v2) or 1.1 (or v3)`);
+}
+
+function parseRefcountBits(text: string): number {
+  const bits = /^\d{1,2}$/.test(text) ? Number(text) : 0;
+  if (isPowerOfTwo(bits) && bits <= 64) return bits;
+  throw usage(`refcount_bits=${text} is not valid; use 1, 2, 4, 8, 16, 32 or 64`);
 }
 
 function parseBacking({ options, backing }: CreateOptions): BackingReference | null {
@@ -102,12 +109,9 @@ function parseBacking({ options, backing }: CreateOptions): BackingReference | n
   throw usage(`backing_fmt=${format} is given without backing_file`);
 }
 
-function checkGeometry({ clusterSize, refcountBits, extendedL2 }: Qcow2Plan): void {
+function checkGeometry({ clusterSize, extendedL2 }: Qcow2Plan): void {
   if (!isPowerOfTwo(clusterSize) || clusterSize < MIN_CLUSTER_SIZE || clusterSize > MAX_CLUSTER_SIZE) {
     throw usage(`cluster_size=${clusterSize} is not valid; use a power of two from 512 to 2M`);
-  }
-  if (!isPowerOfTwo(refcountBits) || refcountBits > 64) {
-    throw usage(`refcount_bits=${refcountBits} is not valid; use 1, 2, 4, 8, 16, 32 or 64`);
   }
   if (extendedL2 && clusterSize < MIN_EXTENDED_CLUSTER_SIZE) {
     throw usage(`extended_l2=on needs cluster_size=16k or more, not ${clusterSize}`);

@@ -3,7 +3,7 @@
 
 import { bytesOfName } from '../../bytes/names.ts';
 import { hostOffset, isPowerOfTwo } from '../../bytes/offsets.ts';
-import { ImgfuseError } from '../../errors/index.ts';
+import { didYouMean, ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { CreateOptions } from '../image-format.ts';
 import { parseSize } from '../size.ts';
@@ -20,6 +20,7 @@ import {
   serializeHeader,
 } from './header.ts';
 
+const KEYS: readonly string[] = ['cluster_size', 'table_size'];
 const DEFAULT_CLUSTER_SIZE = 65536;
 const DEFAULT_TABLE_SIZE = 4;
 
@@ -28,12 +29,12 @@ const DEFAULT_TABLE_SIZE = 4;
  * default 4). The size must be a multiple of 512 bytes.
  */
 export function createQed(file: HostFile, { size, options, backing }: CreateOptions): void {
+  for (const key of options.keys()) {
+    if (KEYS.includes(key)) continue;
+    throw usage(`qed has no option '${key}'; it has ${KEYS.join(' and ')}${didYouMean(key, KEYS)}`);
+  }
   const clusterSize = sizeOption(options, 'cluster_size', DEFAULT_CLUSTER_SIZE);
   const tableSizeClusters = sizeOption(options, 'table_size', DEFAULT_TABLE_SIZE);
-  for (const key of options.keys()) {
-    if (key !== 'cluster_size' && key !== 'table_size')
-      throw usage(`qed has no option '${key}'; it has cluster_size and table_size`);
-  }
   checkGeometry(clusterSize, tableSizeClusters);
   const limit = maxImageSize(clusterSize, tableSizeClusters);
   if (size > limit) {
@@ -83,7 +84,7 @@ function checkGeometry(clusterSize: number, tableSizeClusters: number): void {
 
 function sizeOption(options: ReadonlyMap<string, string>, key: string, byDefault: number): number {
   const text = options.get(key);
-  return text === undefined ? byDefault : parseSize(text);
+  return text === undefined ? byDefault : parseSize(text, key);
 }
 
 function usage(sentence: string): ImgfuseError {
