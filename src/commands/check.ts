@@ -1,12 +1,12 @@
 // `imgfuse check`: checks the metadata of an image and repairs it on request; prints and exits as qemu-img check does.
 // Invariant: without -r not a byte of the image changes, and interrupting it at any time harms nothing.
 
-import type { Argv } from 'yargs';
 import { checkDisk } from '../disk/index.ts';
 import { ImgfuseError } from '../errors/index.ts';
 import { type CheckReport, checkExitCode, type RepairMode } from '../format/check-report.ts';
+import type { Command } from './command.ts';
 import { EXIT_NO_CHECK, EXIT_USAGE } from './exit-codes.ts';
-import { FORCE_SHARE, FORMAT, lockMode, lookAt, NO_LOCK } from './image-arguments.ts';
+import { FORCE_SHARE, FORMAT, IMAGE_NAME, lockMode, lookAt, NO_LOCK, QUIET } from './image-arguments.ts';
 import { answered, complainAbout, type OutputMode, plural, print, printable, printJson } from './output.ts';
 import { Progress } from './progress.ts';
 
@@ -16,33 +16,34 @@ interface CheckArguments {
   readonly repair?: 'leaks' | 'all';
   readonly 'force-share'?: boolean;
   readonly 'no-lock'?: boolean;
-  readonly quiet: boolean;
+  readonly quiet?: boolean;
   readonly output: OutputMode;
 }
 
-export const checkCommand = {
-  command: 'check <image>',
-  describe: 'Check the metadata of an image, and repair it with -r',
-  builder: (yargs: Argv): Argv =>
-    yargs
-      .positional('image', { type: 'string', demandOption: true, describe: 'the disk image' })
-      .option('format', FORMAT)
-      .option('repair', {
-        alias: 'r',
-        choices: ['leaks', 'all'] as const,
-        requiresArg: true,
-        describe: 'leaks: give back lost space; all: mend corruptions too, which may lose data',
-      })
-      .option('force-share', FORCE_SHARE)
-      .option('no-lock', NO_LOCK)
-      .conflicts('repair', 'force-share')
-      .option('quiet', { alias: 'q', type: 'boolean', default: false, describe: 'print nothing but findings' })
-      .example('imgfuse check disk.qed', '')
-      .example('imgfuse check -r all disk.qed', 'repairs what it finds')
-      .epilogue(
-        'Exit status: 0 consistent, or repaired; 1 the check was not done; 2 corrupt; 3 lost space only; ' +
-          '63 the format has no check.',
-      ),
+export const checkCommand: Command = {
+  name: 'check',
+  summary: 'Check the metadata of an image, and repair it with -r',
+  names: [IMAGE_NAME],
+  options: {
+    format: FORMAT,
+    repair: {
+      type: 'string',
+      short: 'r',
+      choices: ['leaks', 'all'],
+      description: 'leaks: give back lost space; all: mend corruptions too, which may lose data',
+    },
+    'force-share': FORCE_SHARE,
+    'no-lock': NO_LOCK,
+    quiet: { ...QUIET, description: 'print nothing but findings' },
+  },
+  excludes: [['repair', 'force-share']],
+  examples: [
+    ['imgfuse check disk.qed', ''],
+    ['imgfuse check -r all disk.qed', 'repairs what it finds'],
+  ],
+  epilogue:
+    'Exit status: 0 consistent, or repaired; 1 the check was not done; 2 corrupt; 3 lost space only; ' +
+    '63 the format has no check.',
   run: check,
 };
 
@@ -69,7 +70,7 @@ function check(args: CheckArguments): number {
     );
     progress.clear();
     if (args.output === 'json') printJson(checkJson(args.image, report, findings));
-    else if (!args.quiet) print(checkText(report));
+    else if (args.quiet !== true) print(checkText(report));
     return answered(checkExitCode(report));
   } catch (error) {
     progress.clear();

@@ -1,8 +1,9 @@
 // `imgfuse create`: a new image, spelled as qemu-img create spells it.
 
-import type { Argv } from 'yargs';
 import { createDisk, inspectDisk } from '../disk/index.ts';
 import { ImgfuseError } from '../errors/index.ts';
+import type { Command } from './command.ts';
+import { FORMAT, QUIET } from './image-arguments.ts';
 import { splitOptions } from './mount-options.ts';
 import { type OutputMode, print, printable, printJson } from './output.ts';
 import { KEY_OPTIONS, newPasswordOf, type PasswordArguments } from './passwords.ts';
@@ -16,50 +17,49 @@ interface CreateArguments extends PasswordArguments {
   readonly backing?: string;
   readonly 'backing-format'?: string;
   readonly output: OutputMode;
-  readonly quiet: boolean;
+  readonly quiet?: boolean;
 }
 
-export const createCommand = {
-  command: 'create <image> [size]',
-  describe: 'Create an empty image, or an overlay on a backing file',
-  builder: (yargs: Argv): Argv =>
-    yargs
-      .positional('image', { type: 'string', demandOption: true, describe: 'the file to make' })
-      .positional('size', {
-        type: 'string',
-        describe: 'size of the disk: bytes, or with k, M, G, T, P, E; with -b that of the backing file',
-      })
-      .option('format', {
-        alias: 'f',
-        type: 'string',
-        demandOption: true,
-        requiresArg: true,
-        describe: 'image format: qed, qcow2, raw',
-      })
-      .option('options', {
-        alias: 'o',
-        type: 'array',
-        string: true,
-        requiresArg: true,
-        describe:
-          'format options k=v,... (qed: cluster_size, table_size; qcow2: compat, cluster_size, refcount_bits, ...; ' +
-          'all: copy_on_read=on|off, the default of its mounts)',
-      })
-      .option('backing', { alias: 'b', type: 'string', requiresArg: true, describe: 'backing file' })
-      .option('backing-format', {
-        alias: 'F',
-        type: 'string',
-        requiresArg: true,
-        describe: 'its format (needed with -b)',
-      })
-      .options(KEY_OPTIONS)
-      .option('quiet', { alias: 'q', type: 'boolean', default: false, describe: 'print nothing' })
-      .example('imgfuse create -f qed disk.qed 10G', '')
-      .example('imgfuse create -f qed -o cluster_size=64k,table_size=4 disk.qed 10G', '')
-      .example('imgfuse create -f qcow2 disk.qcow2 10G', '')
-      .example('imgfuse create -f qcow2 -o encrypt.format=luks disk.qcow2 10G', 'asks for a password')
-      .example('imgfuse create -f qcow2 -o data_file=disk.raw,data_file_raw=on disk.qcow2 10G', 'data apart')
-      .example('imgfuse create -f qed -b base.qed -F qed overlay.qed', 'changes go to overlay.qed'),
+export const createCommand: Command = {
+  name: 'create',
+  summary: 'Create an empty image, or an overlay on a backing file',
+  names: [
+    { name: 'image', description: 'the file to make' },
+    {
+      name: 'size',
+      description: 'size of the disk: bytes, or with k, M, G, T, P, E; with -b that of the backing file',
+      optional: true,
+    },
+  ],
+  options: {
+    format: { ...FORMAT, required: true, description: 'image format: qed, qcow2, raw' },
+    options: {
+      type: 'string',
+      short: 'o',
+      multiple: true,
+      placeholder: 'k=v,...',
+      description:
+        'format options k=v,... (qed: cluster_size, table_size; qcow2: compat, cluster_size, refcount_bits, ...; ' +
+        'all: copy_on_read=on|off, the default of its mounts)',
+    },
+    backing: { type: 'string', short: 'b', placeholder: 'BACKING', description: 'backing file' },
+    'backing-format': {
+      type: 'string',
+      short: 'F',
+      placeholder: 'FMT',
+      description: 'its format (needed with -b)',
+    },
+    ...KEY_OPTIONS,
+    quiet: QUIET,
+  },
+  examples: [
+    ['imgfuse create -f qed disk.qed 10G', ''],
+    ['imgfuse create -f qed -o cluster_size=64k,table_size=4 disk.qed 10G', ''],
+    ['imgfuse create -f qcow2 disk.qcow2 10G', ''],
+    ['imgfuse create -f qcow2 -o encrypt.format=luks disk.qcow2 10G', 'asks for a password'],
+    ['imgfuse create -f qcow2 -o data_file=disk.raw,data_file_raw=on disk.qcow2 10G', 'data apart'],
+    ['imgfuse create -f qed -b base.qed -F qed overlay.qed', 'changes go to overlay.qed'],
+  ],
   run: create,
 };
 
@@ -69,6 +69,9 @@ function create(args: CreateArguments): number {
   options.delete('size');
   const backing = args.backing ?? take(options, 'backing_file');
   const backingFormat = args['backing-format'] ?? take(options, 'backing_fmt');
+  if (args.size !== undefined && sizeOption !== undefined) {
+    throw new ImgfuseError('usage', `the size is given twice, as ${args.size} and as -o size=${sizeOption}`);
+  }
   const size = args.size ?? sizeOption;
   const copyOnRead = onOrOff('copy_on_read', take(options, 'copy_on_read'));
   if (backing === undefined && backingFormat !== undefined) {
@@ -94,7 +97,7 @@ function create(args: CreateArguments): number {
     ...(backing === undefined ? {} : { backing }),
     ...(backingFormat === undefined ? {} : { backingFormat }),
   });
-  if (!args.quiet) report(args, options);
+  if (args.quiet !== true) report(args, options);
   return 0;
 }
 

@@ -1,34 +1,39 @@
-// Options that several commands on image files share.
+// Names and options that several commands on image files share.
 
 import type { LockMode } from '../disk/index.ts';
 import { ImgfuseError } from '../errors/index.ts';
+import type { Name, Option } from './command.ts';
 import { canonicalPath } from './host-paths.ts';
 
+export const IMAGE_NAME: Name = { name: 'image', description: 'the disk image' };
+
+export const QUIET: Option = { type: 'boolean', short: 'q', description: 'print nothing' };
+
 export const ALLOW_BACKING = {
-  type: 'array',
-  string: true,
-  requiresArg: true,
-  describe:
+  type: 'string',
+  multiple: true,
+  placeholder: 'DIR',
+  description:
     "a directory that backing files may lie in, beside the image's own, or a URL that they may lie at or below (repeatable)",
-} as const;
+} as const satisfies Option;
 
 export const FORMAT = {
-  alias: 'f',
   type: 'string',
-  requiresArg: true,
-  describe: 'image format: qed, qcow2, raw; without it the content tells',
-} as const;
+  short: 'f',
+  placeholder: 'FMT',
+  description: 'image format: qed, qcow2, raw; without it the content tells',
+} as const satisfies Option;
 
 export const FORCE_SHARE = {
-  alias: 'U',
   type: 'boolean',
-  describe: 'look even if somebody is writing to the image; what is shown may be out of date',
-} as const;
+  short: 'U',
+  description: 'look even if somebody is writing to the image; what is shown may be out of date',
+} as const satisfies Option;
 
 export const NO_LOCK = {
   type: 'boolean',
-  describe: 'take no image locks (file systems without them); nobody is kept out',
-} as const;
+  description: 'take no image locks (file systems without them); nobody is kept out',
+} as const satisfies Option;
 
 /** Which locks the options of a command ask for. */
 export function lockMode(args: { readonly 'force-share'?: boolean; readonly 'no-lock'?: boolean }): LockMode {

@@ -1,9 +1,9 @@
 // `imgfuse info`: what an image says of itself, in the words and JSON keys of qemu-img info.
 
-import type { Argv } from 'yargs';
 import { type DiskInfo, inspectDisk } from '../disk/index.ts';
+import type { Command } from './command.ts';
 import { EXIT_OK } from './exit-codes.ts';
-import { FORCE_SHARE, FORMAT, lockMode, lookAt } from './image-arguments.ts';
+import { FORCE_SHARE, FORMAT, IMAGE_NAME, lockMode, lookAt } from './image-arguments.ts';
 import { snapshotJson, snapshotLines } from './info-snapshots.ts';
 import { answered, complain, type OutputMode, print, printable, printJson } from './output.ts';
 import { formatSize } from './size.ts';
@@ -15,16 +15,15 @@ interface InfoArguments {
   readonly output: OutputMode;
 }
 
-export const infoCommand = {
-  command: 'info <image>',
-  describe: 'Show format, sizes and backing file of an image',
-  builder: (yargs: Argv): Argv =>
-    yargs
-      .positional('image', { type: 'string', demandOption: true, describe: 'the disk image' })
-      .option('format', FORMAT)
-      .option('force-share', FORCE_SHARE)
-      .example('imgfuse info disk.qed', '')
-      .example('imgfuse info --output=json disk.qed', 'with the keys of qemu-img info'),
+export const infoCommand: Command = {
+  name: 'info',
+  summary: 'Show format, sizes and backing file of an image',
+  names: [IMAGE_NAME],
+  options: { format: FORMAT, 'force-share': FORCE_SHARE },
+  examples: [
+    ['imgfuse info disk.qed', ''],
+    ['imgfuse info --output=json disk.qed', 'with the keys of qemu-img info'],
+  ],
   run: (args: InfoArguments): number => {
     const info = lookAt(() =>
       inspectDisk(args.image, {

@@ -1,10 +1,10 @@
 // `imgfuse map`: what every range of the disk is and where it lies, over the whole backing chain, as qemu-img map.
 
-import type { Argv } from 'yargs';
 import { type ChainExtent, openDisk, type VirtualDisk } from '../disk/index.ts';
 import { closingAfter } from '../errors/close.ts';
+import type { Command } from './command.ts';
 import { EXIT_OK } from './exit-codes.ts';
-import { ALLOW_BACKING, directories, FORCE_SHARE, FORMAT, lockMode, lookAt } from './image-arguments.ts';
+import { ALLOW_BACKING, directories, FORCE_SHARE, FORMAT, IMAGE_NAME, lockMode, lookAt } from './image-arguments.ts';
 import { answered, complain, formatTable, type OutputMode, print } from './output.ts';
 import { KEY_OPTIONS, type PasswordArguments, passwordOf } from './passwords.ts';
 
@@ -30,18 +30,15 @@ export interface MapEntry {
   readonly filename: string;
 }
 
-export const mapCommand = {
-  command: 'map <image>',
-  describe: 'Show which ranges of the disk hold data, and where it lies',
-  builder: (yargs: Argv): Argv =>
-    yargs
-      .positional('image', { type: 'string', demandOption: true, describe: 'the disk image' })
-      .option('format', FORMAT)
-      .option('force-share', FORCE_SHARE)
-      .option('allow-backing', ALLOW_BACKING)
-      .options(KEY_OPTIONS)
-      .example('imgfuse map disk.qed', 'the ranges with data')
-      .example('imgfuse map --output=json disk.qed', 'all ranges, with the keys of qemu-img map'),
+export const mapCommand: Command = {
+  name: 'map',
+  summary: 'Show which ranges of the disk hold data, and where it lies',
+  names: [IMAGE_NAME],
+  options: { format: FORMAT, 'force-share': FORCE_SHARE, 'allow-backing': ALLOW_BACKING, ...KEY_OPTIONS },
+  examples: [
+    ['imgfuse map disk.qed', 'the ranges with data'],
+    ['imgfuse map --output=json disk.qed', 'all ranges, with the keys of qemu-img map'],
+  ],
   run: (args: MapArguments): number => {
     const disk = lookAt(() =>
       openDisk(args.image, {

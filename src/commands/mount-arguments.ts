@@ -1,4 +1,4 @@
-// The arguments of `mount`, in one table: the fast parser here and the help of yargs (program.ts) both read it.
+// The arguments of `mount`: their table, and the request that comes out of them.
 // Invariant: nothing of yargs is loaded here; a mount by mount(8) or by its own daemon must start fast.
 
 import { availableParallelism } from 'node:os';
@@ -6,12 +6,15 @@ import { parseArgs } from 'node:util';
 import type { LockMode } from '../disk/index.ts';
 import { ImgfuseError } from '../errors/index.ts';
 import { absolutePath } from '../fuse/mount-table.ts';
+import { checkArguments } from './arguments.ts';
+import { type CommandShape, GLOBAL_OPTIONS, type Options } from './command.ts';
 import { canonicalEntry, canonicalPath } from './host-paths.ts';
 import {
   type MountOptions,
   parseMountOptions,
   parseTransport,
   parseWorkers,
+  TRANSPORTS,
   type TransportChoice,
 } from './mount-options.ts';
 
@@ -65,52 +68,67 @@ export interface MountRequest {
   readonly json: boolean;
 }
 
-/** One option of the command line. */
-export interface MountArgument {
-  readonly type: 'boolean' | 'string';
-  readonly short?: string;
-  readonly multiple?: boolean;
-  readonly choices?: readonly string[];
-  readonly description: string;
-  readonly placeholder?: string;
-}
-
 export const MOUNT_ARGUMENTS = {
   options: {
     type: 'string',
     short: 'o',
     multiple: true,
+    placeholder: 'OPTS',
     description: 'mount options, separated by commas (listed below)',
+  },
+  'read-only': { type: 'boolean', short: 'r', means: '--options=ro', description: 'the same as -o ro' },
+  'read-write': {
+    type: 'boolean',
+    short: 'w',
+    aliases: ['rw'],
+    means: '--options=rw',
+    description: 'the same as -o rw, the default',
   },
   foreground: { type: 'boolean', short: 'f', description: 'stay in the foreground, log to stderr' },
   debug: { type: 'boolean', short: 'd', description: 'log more; implies -f' },
   single: { type: 'boolean', short: 's', description: 'one worker thread, the same as --workers 1' },
-  format: { type: 'string', description: 'image format; without it the content tells' },
-  workers: { type: 'string', description: 'worker threads; default: one per processor, at least 2' },
+  format: { type: 'string', placeholder: 'F', description: 'image format; without it the content tells' },
+  workers: {
+    type: 'string',
+    placeholder: 'N',
+    description: 'worker threads; default: one per processor, at least 2',
+  },
   transport: {
     type: 'string',
-    choices: ['auto', 'kernel', 'fuse-native'],
+    choices: TRANSPORTS,
     description: 'how to speak FUSE; auto: kernel, fuse-native where that cannot work',
   },
   'allow-backing': {
     type: 'string',
     multiple: true,
+    placeholder: 'DIR',
     description: 'a directory that backing files may lie in, or a URL that they may lie at or below (repeatable)',
   },
   'key-file': {
     type: 'string',
+    placeholder: 'FILE',
     description: 'file with the password of an encrypted image, byte for byte ("-": standard input)',
   },
   'key-env': {
     type: 'string',
+    placeholder: 'VARIABLE',
     description: 'environment variable with the password; without both the terminal asks',
   },
   'no-lock': { type: 'boolean', description: 'take no image locks (file systems without them); nobody is kept out' },
-  'pid-file': { type: 'string', description: 'write the process id of the mount to this file' },
-  output: { type: 'string', choices: ['human', 'json'], description: 'form of what is printed' },
-} as const satisfies Record<string, MountArgument>;
+  'pid-file': { type: 'string', placeholder: 'FILE', description: 'write the process id of the mount to this file' },
+} as const satisfies Options;
 
-/** The arguments as parsed by either parser. */
+/** The command without what only its help needs. */
+export const MOUNT_SHAPE: CommandShape = {
+  name: 'mount',
+  names: [
+    { name: 'image', description: 'the disk image (QED, qcow2, raw)' },
+    { name: 'mountpoint', description: 'a directory; or a regular file, which then is the disk itself' },
+  ],
+  options: MOUNT_ARGUMENTS,
+};
+
+/** The arguments as parsed. */
 export interface ParsedMountArguments {
   readonly image: string;
   readonly mountpoint: string;
@@ -129,21 +147,13 @@ export interface ParsedMountArguments {
   readonly output?: string | undefined;
 }
 
-/** @returns null for anything but a plain mount: the caller lets yargs help or explain */
+/** @returns null when help or the version is asked for @throws ImgfuseError usage */
 export function parseMountArguments(argv: readonly string[]): ParsedMountArguments | null {
-  try {
-    const { values, positionals } = parseArgs({
-      args: [...argv],
-      options: MOUNT_ARGUMENTS,
-      allowPositionals: true,
-      strict: true,
-    });
-    const [image, mountpoint, ...rest] = positionals;
-    if (image === undefined || mountpoint === undefined || rest.length > 0) return null;
-    return { ...values, image, mountpoint };
-  } catch {
-    return null;
-  }
+  const { options, names, wantsHelp, wantsVersion } = checkArguments(MOUNT_SHAPE, argv);
+  if (wantsHelp || wantsVersion) return null;
+  const { values } = parseArgs({ args: [...options], options: { ...MOUNT_ARGUMENTS, output: GLOBAL_OPTIONS.output } });
+  const [image, mountpoint] = names as [string, string];
+  return { ...values, image, mountpoint };
 }
 
 /** Checks the values and makes every path absolute. @throws ImgfuseError usage */
@@ -174,7 +184,7 @@ export function mountRequest(parsed: ParsedMountArguments): MountRequest {
     workers: workerCount(parsed, options.workers),
     transport: parsed.transport === undefined ? (options.transport ?? 'auto') : parseTransport(parsed.transport),
     source: options.source ?? image,
-    json: outputMode(parsed.output) === 'json',
+    json: parsed.output === 'json',
     ...(format === undefined ? {} : { format }),
     ...(keyFile === undefined ? {} : { keyFile: keyFile === '-' ? keyFile : absolutePath(keyFile) }),
     ...(keyEnv === undefined ? {} : { keyEnv }),
@@ -194,11 +204,6 @@ function mountLocks(options: MountOptions, parsed: ParsedMountArguments): LockMo
   }
   if (!options.lock || parsed['no-lock'] === true) return 'none';
   return options.share ? 'share' : 'take';
-}
-
-function outputMode(text = 'human'): string {
-  if (text === 'human' || text === 'json') return text;
-  throw new ImgfuseError('usage', `"${text}" is no value for output; choose one of human, json`);
 }
 
 function workerCount(parsed: ParsedMountArguments, fromOptions: number | undefined): number {

@@ -4,8 +4,8 @@
 import { mountsSeenBy } from '../fuse/mount-table.ts';
 import { linkTarget, processIds, processName } from './host-paths.ts';
 import type { Target } from './mount-target.ts';
-import { shellQuote } from './mount-users.ts';
 import { deviceOf } from './mountpoint.ts';
+import { shellQuote } from './output.ts';
 
 /** A place in another mount namespace where a mount is seen. */
 export interface PlaceElsewhere {

@@ -1,7 +1,7 @@
 // The -o list of a mount: what mount(8), mount.fuse3 and fstab pass, what people know from libfuse, and our own.
 // Invariant: an option is honoured, or it is known to be without meaning here, or it is refused by name.
 
-import { ImgfuseError } from '../errors/index.ts';
+import { didYouMean, ImgfuseError } from '../errors/index.ts';
 
 export const TRANSPORTS = ['auto', 'kernel', 'fuse-native'] as const;
 export type TransportChoice = (typeof TRANSPORTS)[number];
@@ -156,6 +156,9 @@ const VALUES: Readonly<Record<string, Apply>> = {
   },
 };
 
+/** Every option that means something here. */
+export const MOUNT_OPTION_NAMES: readonly string[] = [...Object.keys(FLAGS), ...Object.keys(VALUES)];
+
 /** @param lists the values of every -o, in order; later options win */
 export function parseMountOptions(lists: readonly string[]): MountOptions {
   const options: MountOptions = {
@@ -198,7 +201,9 @@ function applyOption(options: MountOptions, item: string): void {
   if (withValue !== undefined)
     throw new ImgfuseError('usage', `the mount option ${name} needs a value: -o ${name}=...`);
   if (flag !== undefined) throw new ImgfuseError('usage', `the mount option ${name} takes no value (got "${item}")`);
-  throw new ImgfuseError('usage', `there is no mount option "${name}"; "imgfuse mount --help" lists them`);
+  const nearest = didYouMean(name, [...MOUNT_OPTION_NAMES, ...Object.keys(REFUSED), ...IGNORED]);
+  const hint = nearest === '' ? '; "imgfuse mount --help" lists them' : nearest;
+  throw new ImgfuseError('usage', `there is no mount option "${name}"${hint}`);
 }
 
 /** Splits at commas; a comma or backslash after a backslash, and what stands in double quotes, is literal. */

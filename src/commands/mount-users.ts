@@ -10,7 +10,7 @@ import { readMountTable } from '../fuse/mount-table.ts';
 import { linkTarget, namesIn, readText } from './host-paths.ts';
 import type { Log } from './log.ts';
 import { USERS_COMMAND } from './mount-arguments.ts';
-import { print, printable } from './output.ts';
+import { print, shellQuote } from './output.ts';
 
 const PROCESSES_MAX = 5;
 /** how long the look at other processes may take */
@@ -156,13 +156,6 @@ export function cureForUsers(users: MountUsers): string | null {
     if (!loop.autoclear) commands.push(`losetup -d ${loop.device}`);
   }
   return commands.length === 0 ? null : commands.join('; ');
-}
-
-/** A word for a POSIX shell; what no screen shows as it is, is written in octal. */
-export function shellQuote(word: string): string {
-  const escaped = word.replace(/[\\']/g, '\\$&');
-  if (printable(word) !== word) return `$'${printable(escaped)}'`;
-  return /^[A-Za-z0-9_@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
 }
 
 /**

@@ -7,7 +7,7 @@ import { findAnyMount } from '../fuse/mount-table.ts';
 import { canonicalPath, pathKind } from './host-paths.ts';
 import type { Log } from './log.ts';
 import type { MountRequest } from './mount-arguments.ts';
-import { shellQuote } from './mount-users.ts';
+import { shellQuote } from './output.ts';
 
 /** Mounted already by whoever started us: the mountpoint is the name of a descriptor, and no path. */
 export function isInherited(mountpoint: string): boolean {

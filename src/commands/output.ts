@@ -73,6 +73,13 @@ export function printableSentence(sentence: string): string {
   return sentence.split(STACK_LINE).map(printable).join(STACK_LINE);
 }
 
+/** A word for a POSIX shell; what no screen shows as it is, is written in octal. */
+export function shellQuote(word: string): string {
+  const escaped = word.replace(/[\\']/g, '\\$&');
+  if (printable(word) !== word) return `$'${printable(escaped)}'`;
+  return /^[A-Za-z0-9_@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
+}
+
 /** Rows under a heading, each column as wide as its widest cell. */
 export function formatTable(table: readonly (readonly string[])[]): string {
   const rows = table.map((row) => row.map(printable));

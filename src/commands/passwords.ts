@@ -4,6 +4,7 @@
 
 import { spawnSync } from 'node:child_process';
 import { ImgfuseError } from '../errors/index.ts';
+import type { Options } from './command.ts';
 import { closeDescriptor, openTerminal, readBytes } from './host-paths.ts';
 
 /** cryptsetup takes key files of 8 MiB at most. */
@@ -12,15 +13,15 @@ const MAX_KEY_BYTES = 8 * 1024 * 1024;
 export const KEY_OPTIONS = {
   'key-file': {
     type: 'string',
-    requiresArg: true,
-    describe: 'file with the password of an encrypted image, byte for byte ("-": standard input)',
+    placeholder: 'FILE',
+    description: 'file with the password of an encrypted image, byte for byte ("-": standard input)',
   },
   'key-env': {
     type: 'string',
-    requiresArg: true,
-    describe: 'environment variable with the password; without both the terminal asks',
+    placeholder: 'VARIABLE',
+    description: 'environment variable with the password; without both the terminal asks',
   },
-} as const;
+} as const satisfies Options;
 
 export interface PasswordArguments {
   readonly 'key-file'?: string | undefined;

@@ -1,9 +1,13 @@
-// A progress line on stderr, drawn only on a terminal and at most ten times a second.
+// A progress line on stderr, drawn only on a terminal and at most ten times a second. Invariant: it fits the terminal, because
+// a line that wraps is not wiped by the next one.
 
 import { isatty } from 'node:tty';
 import { printError } from './output.ts';
 
-const WIDTH = 30;
+const BAR_WIDTH_MAX = 30;
+/** shorter bars say less than the number beside them */
+const BAR_WIDTH_MIN = 5;
+const COLUMNS_DEFAULT = 80;
 const INTERVAL_MS = 100;
 
 export class Progress {
@@ -24,7 +28,7 @@ export class Progress {
     if (this.#drawn && now - this.#drawnAt < INTERVAL_MS) return;
     this.#drawnAt = now;
     this.#drawn = true;
-    printError(`\r${formatProgress(this.#title, fraction)}`);
+    printError(`\r\x1b[K${formatProgress(this.#title, fraction, terminalWidth())}`);
   }
 
   /** Wipes the line, so that what is printed next starts at the left edge. Call it before any other output. */
@@ -35,10 +39,22 @@ export class Progress {
   }
 }
 
-/** "checking [######........]  43%" */
-export function formatProgress(title: string, fraction: number): string {
+/** The width of the terminal as it is now: its user may have changed it since the last line. */
+function terminalWidth(): number {
+  const [columns] = process.stderr.isTTY ? process.stderr.getWindowSize() : [0];
+  return columns > 0 ? columns : COLUMNS_DEFAULT;
+}
+
+/** "checking [######........]  43%", in fewer columns than the terminal has */
+export function formatProgress(title: string, fraction: number, columns: number): string {
   const share = Math.min(1, Math.max(0, fraction));
-  const filled = Math.round(share * WIDTH);
   const percent = `${Math.floor(share * 100)}%`.padStart(4);
-  return `${title} [${'#'.repeat(filled)}${'.'.repeat(WIDTH - filled)}] ${percent}`;
+  // the last column stays free: some terminals wrap when it is written
+  const width = Math.min(BAR_WIDTH_MAX, columns - 1 - `${title} [] ${percent}`.length);
+  if (width < BAR_WIDTH_MIN) {
+    const text = `${title} ${percent}`;
+    return text.slice(Math.max(0, text.length - columns + 1));
+  }
+  const filled = Math.round(share * width);
+  return `${title} [${'#'.repeat(filled)}${'.'.repeat(width - filled)}] ${percent}`;
 }

@@ -1,43 +1,45 @@
 // `imgfuse remount`: hands an image over from or to another program (live migration) without unmounting it.
 // Invariant: exit code 0 means that the mount is what was asked for, and that nothing went wrong on the way.
 
-import type { Argv } from 'yargs';
 import { ImgfuseError } from '../errors/index.ts';
+import type { Command } from './command.ts';
 import { ControlClient } from './control-socket.ts';
 import { EXIT_MOUNT, EXIT_OK } from './exit-codes.ts';
-import { findTarget } from './mount-target.ts';
+import { QUIET } from './image-arguments.ts';
+import { findTarget, TARGET_NAME } from './mount-target.ts';
 import { complain, type OutputMode, print, printable, printJson } from './output.ts';
 
 interface RemountArguments {
   readonly target: string;
   readonly options: readonly string[];
-  readonly quiet: boolean;
+  readonly quiet?: boolean;
   readonly output: OutputMode;
 }
 
-export const remountCommand = {
-  command: 'remount <target>',
-  describe: 'Take over an image that was mounted with ro,share, or give it away',
-  builder: (yargs: Argv): Argv =>
-    yargs
-      .positional('target', { type: 'string', demandOption: true, describe: 'the mountpoint, or the mounted image' })
-      .option('options', {
-        alias: 'o',
-        type: 'array',
-        string: true,
-        requiresArg: true,
-        demandOption: true,
-        describe: 'rw: take it over; ro: give it away',
-      })
-      .option('quiet', { alias: 'q', type: 'boolean', default: false, describe: 'print nothing' })
-      .example('imgfuse mount -o ro,share disk.qcow2 /mnt/img', 'while a virtual machine still writes it')
-      .example('imgfuse remount -o rw /mnt/img', 'once that has let go of it')
-      .example('imgfuse remount -o ro /mnt/img', 'flushes it, marks it clean and gives up its locks')
-      .epilogue(
-        'rw takes the locks, opens the image anew (checking it if it was not closed clean) and drops what was cached; when ' +
-          'that fails, the mount goes on read-only as before. ro needs that nobody has the disk open for writing. The mount ' +
-          'and open files stay.\n\nExit status: 0 done; 1 usage; 32 not done, or the image was not closed clean.',
-      ),
+export const remountCommand: Command = {
+  name: 'remount',
+  summary: 'Take over an image that was mounted with ro,share, or give it away',
+  names: [TARGET_NAME],
+  options: {
+    options: {
+      type: 'string',
+      short: 'o',
+      multiple: true,
+      required: true,
+      placeholder: 'rw|ro',
+      description: 'rw: take it over; ro: give it away',
+    },
+    quiet: QUIET,
+  },
+  examples: [
+    ['imgfuse mount -o ro,share disk.qcow2 /mnt/img', 'while a virtual machine still writes it'],
+    ['imgfuse remount -o rw /mnt/img', 'once that has let go of it'],
+    ['imgfuse remount -o ro /mnt/img', 'flushes it, marks it clean and gives up its locks'],
+  ],
+  epilogue:
+    'rw takes the locks, opens the image anew (checking it if it was not closed clean) and drops what was cached; when ' +
+    'that fails, the mount goes on read-only as before. ro needs that nobody has the disk open for writing. The mount ' +
+    'and open files stay.\n\nExit status: 0 done; 1 usage; 32 not done, or the image was not closed clean.',
   run: remount,
 };
 
@@ -55,7 +57,7 @@ async function remount(args: RemountArguments): Promise<number> {
   const mode = readOnly ? 'read-only' : 'read-write';
   if (args.output === 'json') {
     printJson({ mountpoint, image: record?.image, remounted: result?.remounted === true, error });
-  } else if (error === undefined && !args.quiet) {
+  } else if (error === undefined && args.quiet !== true) {
     print(printable(`${record?.image} is ${mode} at ${mountpoint}`));
   }
   if (error === undefined) return EXIT_OK;

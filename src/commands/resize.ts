@@ -1,10 +1,10 @@
 // `imgfuse resize`: changes the virtual size, as qemu-img resize does; shrinking has to be asked for by name.
 
-import type { Argv } from 'yargs';
 import { openDisk } from '../disk/index.ts';
 import { closingAfter } from '../errors/close.ts';
 import { ImgfuseError } from '../errors/index.ts';
-import { ALLOW_BACKING, directories, FORMAT, lockMode, NO_LOCK } from './image-arguments.ts';
+import type { Command } from './command.ts';
+import { ALLOW_BACKING, directories, FORMAT, IMAGE_NAME, lockMode, NO_LOCK, QUIET } from './image-arguments.ts';
 import { complain, type OutputMode, print, printJson } from './output.ts';
 import { KEY_OPTIONS, type PasswordArguments, passwordOf } from './passwords.ts';
 import { parseResize } from './size.ts';
@@ -15,34 +15,30 @@ interface ResizeArguments extends PasswordArguments {
   readonly format?: string;
   readonly 'allow-backing'?: readonly string[];
   readonly 'no-lock'?: boolean;
-  readonly shrink: boolean;
-  readonly quiet: boolean;
+  readonly shrink?: boolean;
+  readonly quiet?: boolean;
   readonly output: OutputMode;
 }
 
-export const resizeCommand = {
-  command: 'resize <image> <size>',
-  describe: 'Change the size of the disk',
-  builder: (yargs: Argv): Argv =>
-    yargs
-      .positional('image', { type: 'string', demandOption: true, describe: 'the disk image' })
-      .positional('size', {
-        type: 'string',
-        demandOption: true,
-        describe: 'new size, or +SIZE, -SIZE relative to the present one (k, M, G, T, P, E)',
-      })
-      .option('format', FORMAT)
-      .option('allow-backing', ALLOW_BACKING)
-      .options(KEY_OPTIONS)
-      .option('shrink', {
-        type: 'boolean',
-        default: false,
-        describe: 'allow a smaller size: what lies beyond it is lost',
-      })
-      .option('no-lock', NO_LOCK)
-      .option('quiet', { alias: 'q', type: 'boolean', default: false, describe: 'print nothing' })
-      .example('imgfuse resize disk.qed +10G', '')
-      .example('imgfuse resize --shrink disk.qed 5G', 'shrink partitions and file systems first'),
+export const resizeCommand: Command = {
+  name: 'resize',
+  summary: 'Change the size of the disk',
+  names: [
+    IMAGE_NAME,
+    { name: 'size', description: 'new size, or +SIZE, -SIZE relative to the present one (k, M, G, T, P, E)' },
+  ],
+  options: {
+    format: FORMAT,
+    'allow-backing': ALLOW_BACKING,
+    ...KEY_OPTIONS,
+    shrink: { type: 'boolean', description: 'allow a smaller size: what lies beyond it is lost' },
+    'no-lock': NO_LOCK,
+    quiet: QUIET,
+  },
+  examples: [
+    ['imgfuse resize disk.qed +10G', ''],
+    ['imgfuse resize --shrink disk.qed 5G', 'shrink partitions and file systems first'],
+  ],
   run: resize,
 };
 
@@ -60,7 +56,7 @@ function resize(args: ResizeArguments): number {
     () => {
       const before = disk.size();
       const after = parseResize(args.size, before);
-      if (after < before && !args.shrink) {
+      if (after < before && args.shrink !== true) {
         throw new ImgfuseError(
           'usage',
           `${args.image} has ${before} bytes, ${after} are fewer: everything beyond would be lost; --shrink allows it`,
@@ -72,6 +68,6 @@ function resize(args: ResizeArguments): number {
     },
   );
   if (args.output === 'json') printJson({ filename: args.image, 'virtual-size': after, 'previous-size': before });
-  else if (!args.quiet) print('Image resized.');
+  else if (args.quiet !== true) print('Image resized.');
   return 0;
 }

@@ -12,6 +12,9 @@ const UNITS = ['', 'Ki', 'Mi', 'Gi', 'Ti', 'Pi', 'Ei'];
 export function parseResize(text: string, current: number): number {
   const sign = text[0];
   if (sign !== '+' && sign !== '-') return parseSize(text);
+  if (!/^.\d/.test(text)) {
+    throw new ImgfuseError('usage', `"${text}" is not a change of size; give a sign and a size, such as +10G`);
+  }
   const delta = parseSize(text.slice(1));
   const size = sign === '+' ? current + delta : current - delta;
   if (size < 0) {

@@ -2,9 +2,9 @@
 // Invariant: a mount whose process is gone is named with its cure, never asked and never changed; only records that belong to
 // nothing any more are cleaned up.
 
-import type { Argv } from 'yargs';
 import type { NetworkStatus } from '../disk/index.ts';
 import type { MountEntry } from '../fuse/index.ts';
+import type { Command } from './command.ts';
 import { ControlClient } from './control-socket.ts';
 import { EXIT_OK, EXIT_USAGE } from './exit-codes.ts';
 import { canonicalEntry, canonicalPath } from './host-paths.ts';
@@ -12,8 +12,7 @@ import { removeLeftovers } from './leftovers.ts';
 import { commandThere, describePlace, placeElsewhere } from './mount-namespaces.ts';
 import { type MountStatus, POSSIBLY_INCONSISTENT } from './mount-status.ts';
 import { listTargets, type Target } from './mount-target.ts';
-import { shellQuote } from './mount-users.ts';
-import { answered, complain, formatTable, type OutputMode, print, printJson } from './output.ts';
+import { answered, complain, formatTable, type OutputMode, print, printJson, shellQuote } from './output.ts';
 import { ownUid } from './runtime-directory.ts';
 import { formatSize } from './size.ts';
 
@@ -38,14 +37,15 @@ interface StatusArguments {
   readonly output: OutputMode;
 }
 
-export const statusCommand = {
-  command: 'status [mountpoint]',
-  describe: 'Show mounts: image, format, process, dirty bit, requests',
-  builder: (yargs: Argv): Argv =>
-    yargs
-      .positional('mountpoint', { type: 'string', describe: 'only this mountpoint or image, with more detail' })
-      .example('imgfuse status', 'a table of every mount')
-      .example('imgfuse status --output=json /mnt/img', ''),
+export const statusCommand: Command = {
+  name: 'status',
+  summary: 'Show mounts: image, format, process, dirty bit, requests',
+  names: [{ name: 'mountpoint', description: 'only this mountpoint or image, with more detail', optional: true }],
+  options: {},
+  examples: [
+    ['imgfuse status', 'a table of every mount'],
+    ['imgfuse status --output=json /mnt/img', ''],
+  ],
   run: status,
 };
 

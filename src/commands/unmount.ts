@@ -2,16 +2,16 @@
 // Invariant: it registers with the mount process before it unmounts, so the result of the close cannot be missed.
 
 import { setTimeout as delay } from 'node:timers/promises';
-import type { Argv } from 'yargs';
 import { describeError, ERRNO, errnoOf, ImgfuseError } from '../errors/index.ts';
 import { assertNotCovered, listMounts, type MountEntry, mountsOfConnection, unmountPath } from '../fuse/index.ts';
+import type { Command } from './command.ts';
 import { type CloseResult, ControlClient } from './control-socket.ts';
 import { EXIT_MOUNT, EXIT_OK, mountExitCode } from './exit-codes.ts';
 import { pathKind } from './host-paths.ts';
 import { commandThere, describePlace, type PlaceElsewhere, placeElsewhere } from './mount-namespaces.ts';
-import { findTarget, type Target } from './mount-target.ts';
-import { cureForUsers, describeUsers, findMountUsers, isLettingGo, shellQuote } from './mount-users.ts';
-import { complain, type OutputMode, print, printable, printJson } from './output.ts';
+import { findTarget, TARGET_NAME, type Target } from './mount-target.ts';
+import { cureForUsers, describeUsers, findMountUsers, isLettingGo } from './mount-users.ts';
+import { complain, type OutputMode, print, printable, printJson, shellQuote } from './output.ts';
 import { forgetRecord, ownUid, type StoredRecord } from './runtime-directory.ts';
 import { forgetForUmount } from './umount-note.ts';
 
@@ -212,21 +212,19 @@ function busyError(mountpoint: string, who: string | null, cure: string | null):
   });
 }
 
-export const unmountCommand = {
-  command: ['unmount <target>', 'umount <target>'],
-  describe: 'Unmount, and wait until the image is closed and clean',
-  builder: <T>(yargs: Argv<T>) =>
-    yargs
-      .positional('target', { type: 'string', demandOption: true, describe: 'the mountpoint, or the mounted image' })
-      .option('lazy', {
-        alias: 'l',
-        type: 'boolean',
-        default: false,
-        describe: 'detach at once, wait until its last user has ended',
-      })
-      .example('imgfuse unmount /mnt/img', 'returns when the image is flushed, marked clean and unlocked')
-      .example('umount /mnt/guest && imgfuse unmount disk.qed', 'what lies on the disk first, then the disk')
-      .epilogue('Exit status: 0 closed and clean; 1 usage or permission; 2 system error; 32 failed, or not clean.'),
-  run: (args: { target: string; lazy: boolean; output: OutputMode }) =>
-    unmount(args.target, { lazy: args.lazy, patient: true, output: args.output, quiet: true }),
+export const unmountCommand: Command = {
+  name: 'unmount',
+  aliases: ['umount'],
+  summary: 'Unmount, and wait until the image is closed and clean',
+  names: [TARGET_NAME],
+  options: {
+    lazy: { type: 'boolean', short: 'l', description: 'detach at once, wait until its last user has ended' },
+  },
+  examples: [
+    ['imgfuse unmount /mnt/img', 'returns when the image is flushed, marked clean and unlocked'],
+    ['umount /mnt/guest && imgfuse unmount disk.qed', 'what lies on the disk first, then the disk'],
+  ],
+  epilogue: 'Exit status: 0 closed and clean; 1 usage or permission; 2 system error; 32 failed, or not clean.',
+  run: (args: { readonly target: string; readonly lazy?: boolean; readonly output: OutputMode }) =>
+    unmount(args.target, { lazy: args.lazy === true, patient: true, output: args.output, quiet: true }),
 };

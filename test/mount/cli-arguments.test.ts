@@ -1,7 +1,7 @@
 // How arguments are understood: options that are given twice, names behind --, options in front of the command, relative
-// paths that lead nowhere, completion, and that the manual page has every option.
+// paths that lead nowhere, mount(8), completion.
 
-import { readFileSync, renameSync } from 'node:fs';
+import { existsSync, renameSync } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { canMountAsRoot, requireOrSkip } from '../support/requirements.ts';
 import { Bench, CLI, lines, type Result } from './cli-harness.ts';
@@ -69,7 +69,7 @@ describe('behind --', () => {
       expect(bench.imgfuse('info', '--', ...rest)).toMatchObject({ code: 1, stdout: '' });
     }
     expect(bench.imgfuse('info', '--', 'a.qed', '-U').stderr).toContain('"-U" is one argument too many');
-    expect(bench.imgfuse('--', 'status', 'mnt').stderr).toContain('neither a command nor an image called "status"');
+    expect(bench.imgfuse('--', 'status', 'mnt').stderr).toContain('/status does not exist');
   });
 });
 
@@ -121,6 +121,48 @@ describe('help', () => {
   it('is a command, too', () => {
     expect(done('help', 'mount')).toBe(done('mount', '--help'));
     expect(done('help')).toBe(done('--help'));
+    expect(bench.imgfuse('help', 'mont').stderr).toContain('unknown command "mont"; did you mean "mount"?');
+    expect(bench.imgfuse('help', 'mount', 'x').stderr).toContain(
+      '"x" is one argument too many: imgfuse help [COMMAND]',
+    );
+  });
+
+  it('and the version are told before anything else is looked at', () => {
+    const version = done('--version');
+    expect(version).toMatch(/^\d+\.\d+\.\d+\n$/);
+    for (const words of [['-V'], ['info', '-V'], ['-V', 'info'], ['check', '--frob', '--version']]) {
+      expect(done(...words)).toBe(version);
+    }
+    for (const words of [
+      ['check', '-h'],
+      ['-h', 'check'],
+      ['check', '--frob', '--help', 'a', 'b'],
+      ['help', 'check'],
+    ]) {
+      expect(done(...words)).toBe(done('check', '--help'));
+    }
+  });
+});
+
+describe('mount(8)', () => {
+  /** mount.fuse3 finds the program in the PATH that mount(8) leaves it. */
+  const mount8 = (...parameters: readonly string[]): Result => {
+    const script = `mkdir bin; printf '#!/bin/sh\\nexec "%s" "%s" "$@"\\n' '${process.execPath}' '${CLI}' >bin/imgfuse
+      chmod 755 bin/imgfuse; mount --bind bin /usr/local/sbin; mount --bind bin /usr/local/bin; exec mount "$@"`;
+    return bench.run('unshare', ['--mount', '--propagation', 'private', 'sh', '-c', script, 'sh', ...parameters]);
+  };
+
+  it('is told about a missing image, a mistyped option and a wrong value as everybody is', (context) => {
+    requireOrSkip(context, existsSync('/sbin/mount.fuse3'), 'mount.fuse3');
+    const said = (...parameters: readonly string[]): string => {
+      const { code, stderr } = mount8('-t', 'fuse.imgfuse', ...parameters);
+      expect(code).not.toBe(0);
+      return lines(stderr).find((line) => line.startsWith('imgfuse: '))!;
+    };
+    expect(said('missing', 'mnt')).toMatch(/^imgfuse: \S*missing does not exist/);
+    expect(said('a.qed', 'mnt', '-o', 'ro,sahre')).toContain('no mount option "sahre"; did you mean "share"?');
+    expect(said('a.qed', 'mnt', '-o', 'workers=many')).toContain('"many" is no value for workers');
+    expect(said('a.qed', 'gone')).toMatch(/gone/);
   });
 });
 
@@ -135,37 +177,16 @@ describe('completion', () => {
     expect(complete('check', '--')).not.toContain('--workers');
     expect(complete('mount', '--')).toContain('--workers');
     expect(complete('check', '-r', '')).toEqual(['all', 'leaks']);
-  });
-});
-
-describe('the manual page', () => {
-  const page = readFileSync(new URL('../../scripts/man/imgfuse.1', import.meta.url), 'utf8')
-    .replaceAll('\\-', '-')
-    .replace(/\\f[BIR]/g, '');
-  const sections = page.split(/^\.S[SH] /m);
-  const global = ['--output', '--help', '--version'];
-
-  it.each([
-    'mount',
-    'unmount',
-    'remount',
-    'status',
-    'create',
-    'info',
-    'check',
-    'map',
-    'resize',
-  ])('has every option of %s', (command) => {
-    const section = sections.find((each) => each.split('\n')[0]!.split(', ').includes(command)) ?? '';
-    const options = done('--get-yargs-completions', 'imgfuse', command, '--').match(/^--[a-z-]{2,}$/gm) ?? [];
-    expect(options).toEqual(expect.arrayContaining(global));
-    // those of passwords are told once, with the commands that have them
-    const elsewhere = [...global, '--key-file', '--key-env'];
-    expect(options.filter((option) => !elsewhere.includes(option) && !section.includes(option))).toEqual([]);
+    expect(complete('mount', '--')).toEqual(expect.arrayContaining(['--read-only', '--rw']));
   });
 
-  it('has every command', () => {
-    for (const name of ['umount', 'completion', 'help'])
-      expect(page).toMatch(new RegExp(`^.*imgfuse.*\\b${name}\\b`, 'm'));
+  it('is a script for the shell that is named', () => {
+    expect(done('completion', 'bash')).toContain('complete -o');
+    expect(done('completion', 'zsh')).toContain('#compdef imgfuse');
+    expect(done('completion', 'fish')).toContain('complete -c imgfuse');
+    for (const shell of ['bash', 'zsh', 'fish']) {
+      expect(bench.runCli(['completion'], { SHELL: `/bin/${shell}` }).stdout).toBe(done('completion', shell));
+    }
+    expect(bench.imgfuse('completion', 'csh').stderr).toContain('the SHELL is "csh", but must be bash, zsh or fish');
   });
 });

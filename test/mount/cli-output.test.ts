@@ -38,6 +38,15 @@ describe('a report', () => {
     expect(shell(`imgfuse ${command} | true`)).toEqual({ code: 0, stdout: '', stderr: '' });
   });
 
+  it.each(['--help', 'help mount', 'check --help', '--version', 'completion'])('"%s" is one, too', (command) => {
+    const full = shell(`imgfuse ${command} >/dev/full`);
+    expect(lines(full.stderr)).toEqual([expect.stringMatching(/standard output cannot be written: ENOSPC/)]);
+    expect(full.code).toBe(1);
+    expect(shell(`imgfuse ${command} | true`)).toEqual({ code: 0, stdout: '', stderr: '' });
+    const whole = bench.imgfuse(...command.split(' ')).stdout;
+    expect(shell(`imgfuse ${command} | (sleep 1; cat)`).stdout).toBe(whole);
+  });
+
   it('of corruption keeps its exit code when it cannot be written', () => {
     const fd = openSync(bench.path('a.qed'), 'r+');
     writeSync(fd, Buffer.from([99]), 0, 1, 65536);
@@ -80,6 +89,39 @@ describe('a mount', () => {
     expect(readFileSync(bench.path('mnt/disk.raw')).length).toBe(8 * 2 ** 20);
     expect(bench.imgfuse('unmount', 'mnt').code).toBe(0);
     expect(await exitOf(child)).toBe(0);
+  });
+});
+
+describe('a terminal', () => {
+  /** What a command writes to a terminal of this width, line by line. */
+  function onTerminal(columns: number, command: string): string[] {
+    const line = `stty columns ${columns}; '${process.execPath}' '${CLI}' ${command}`;
+    return bench.run('script', ['-qec', line, '/dev/null']).stdout.split(/\r?\n/);
+  }
+  const longest = (text: readonly string[]): number => Math.max(...text.map((line) => line.length));
+
+  it.each([30, 60, 80, 110])('of %i columns is filled by the help, and never overflows', (columns) => {
+    for (const command of ['--help', 'mount --help', 'create --help', 'check --help']) {
+      const text = onTerminal(columns, command);
+      expect(longest(text), command).toBeLessThanOrEqual(columns);
+      expect(longest(text), command).toBeGreaterThan(columns - 10);
+    }
+  });
+
+  it('that is very wide gets lines that can still be read, and a pager those of its terminal', () => {
+    expect(longest(onTerminal(200, 'mount --help'))).toBe(120);
+    expect(longest(onTerminal(60, 'mount --help | cat'))).toBe(60);
+    expect(longest(bench.imgfuse('mount', '--help').stdout.split('\n'))).toBe(80);
+  });
+
+  it('that is narrow is not overflown by the progress of a check', () => {
+    bench.imgfuse('create', '-q', '-f', 'qcow2', '-o', 'preallocation=metadata', 'b.qcow2', '8M');
+    for (const columns of [8, 20, 30, 80]) {
+      const pieces = onTerminal(columns, 'check b.qcow2').flatMap((line) => line.replaceAll('\x1b[K', '').split('\r'));
+      const drawn = pieces.filter((piece) => /\d%$/.test(piece));
+      expect(drawn.length).toBeGreaterThan(0);
+      expect(longest(drawn)).toBeLessThan(columns);
+    }
   });
 });
 

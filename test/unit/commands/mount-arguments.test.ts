@@ -24,10 +24,19 @@ describe('parseMountArguments', () => {
       expect(request(...argv)).toMatchObject({ image: '/i', mountpoint: '/m', readOnly: true, allowOther: true });
     }
   });
-  it('leaves help, unknown options and a wrong number of names to yargs', () => {
-    for (const argv of [['--help'], ['/i'], ['/i', '/m', '/x'], ['/i', '/m', '--frob'], ['/i', '/m', '-o']]) {
+  it('leaves help and the version to others, and refuses unknown options and a wrong number of names', () => {
+    for (const argv of [['--help'], ['-h', '/i'], ['/i', '/m', '-V'], ['--frob', '--version']]) {
       expect(parseMountArguments(argv)).toBeNull();
     }
+    for (const argv of [['/i'], ['/i', '/m', '/x'], ['/i', '/m', '--frob'], ['/i', '/m', '-o']]) {
+      expect(() => parseMountArguments(argv)).toThrow(/mount/);
+    }
+  });
+  it('takes -r and -w, --read-only and --rw as mount(8) does, each at its place among the options', () => {
+    for (const option of ['-r', '--read-only']) expect(request('/i', '/m', option).readOnly).toBe(true);
+    for (const option of ['-w', '--rw', '--read-write']) expect(request('-r', '/i', '/m', option).readOnly).toBe(false);
+    expect(request('-r', '-o', 'rw', '/i', '/m').readOnly).toBe(false);
+    expect(request('-o', 'rw', '-rf', '/i', '/m')).toMatchObject({ readOnly: true, foreground: true });
   });
   it('takes paths with spaces, and paths that begin with a dash behind --', () => {
     expect(request('/a b', '/c d')).toMatchObject({ image: '/a b', mountpoint: '/c d' });
@@ -81,7 +90,7 @@ describe('mountRequest', () => {
     expect(JSON.parse(JSON.stringify(full))).toEqual(full);
   });
   it('refuses empty names', () => {
-    expect(() => request('', '/m')).toThrow(/image is empty/);
-    expect(() => request('/i', '')).toThrow(/mountpoint is empty/);
+    expect(() => request('', '/m')).toThrow(/IMAGE is an empty string/);
+    expect(() => request('/i', '')).toThrow(/MOUNTPOINT is an empty string/);
   });
 });

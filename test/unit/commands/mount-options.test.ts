@@ -75,6 +75,9 @@ describe('parseMountOptions', () => {
   it('refuses what it does not know by name', () => {
     expect(refusal('rw,frob')).toBe('there is no mount option "frob"; "imgfuse mount --help" lists them');
     expect(refusal('frob=1')).toContain('"frob"');
+    expect(refusal('ro,sahre')).toBe('there is no mount option "sahre"; did you mean "share"?');
+    expect(refusal('key-file=/k')).toBe('there is no mount option "key-file"; did you mean "key_file"?');
+    expect(refusal('alow_other')).toContain('did you mean "allow_other"?');
     expect(refusal('constructor')).toContain('"constructor"');
     expect(refusal('__proto__=1')).toContain('"__proto__"');
   });

@@ -7,12 +7,12 @@ import { parseFormatOptions } from '../../../src/commands/create.ts';
 import { mountExitCode } from '../../../src/commands/exit-codes.ts';
 import { infoJson, infoText } from '../../../src/commands/info.ts';
 import { mapDisk, mapText } from '../../../src/commands/map.ts';
-import { cureForUsers, describeUsers, shellQuote } from '../../../src/commands/mount-users.ts';
-import { formatTable, printable, printableSentence } from '../../../src/commands/output.ts';
-import { plainArguments, prepareArguments } from '../../../src/commands/program.ts';
+import { cureForUsers, describeUsers } from '../../../src/commands/mount-users.ts';
+import { formatTable, printable, printableSentence, shellQuote } from '../../../src/commands/output.ts';
 import { formatProgress } from '../../../src/commands/progress.ts';
-import { formatSize, parseResize } from '../../../src/commands/size.ts';
+import { formatSize, parseResize, parseSize } from '../../../src/commands/size.ts';
 import { statusTable } from '../../../src/commands/status.ts';
+import { layOut } from '../../../src/commands/text-layout.ts';
 import { ImgfuseError } from '../../../src/errors/index.ts';
 import { emptyCheckReport } from '../../../src/format/check-report.ts';
 
@@ -36,6 +36,24 @@ describe('sizes', () => {
     expect(() => parseResize('-1k', 512)).toThrow(/cannot shrink by 1024/);
     expect(() => parseResize('+8P', 2 ** 52)).toThrow(/too large/);
     expect(() => parseResize('', 0)).toThrow(/not a size/);
+    for (const text of ['+', '-', '+-1', '++1']) expect(() => parseResize(text, 0)).toThrow(/not a change of size/);
+  });
+  it.each([
+    ['10GB', '10G'],
+    ['10GiB', '10G'],
+    ['1.5 gb', '1.5G'],
+    ['1,5G', '1.5G'],
+    ['-5k', '5k'],
+    ['abc', '10G'],
+    ['1e9', '10G'],
+  ])('%s is no size, and %s is what one would look like', (text, like) => {
+    expect(() => parseSize(text)).toThrow(`"${text}" is not a size; `);
+    expect(() => parseSize(text)).toThrow(new RegExp(`, such as ${like}$`));
+  });
+  it('that are the value of an option are named with it', () => {
+    expect(() => parseSize('x', 'cluster_size')).toThrow(/^cluster_size=x is not a size/);
+    expect(() => parseSize('1.5', 'table_size')).toThrow(/^table_size=1.5 is not a whole number/);
+    expect(() => parseSize('9P', 'cluster_size')).toThrow(/cluster_size=9P is too large/);
   });
   it('adding and taking away the same size changes nothing', () => {
     fc.assert(
@@ -151,22 +169,6 @@ describe('map', () => {
 });
 
 describe('arguments', () => {
-  it('-oLIST is taken apart, and a size with a minus is no option', () => {
-    expect(prepareArguments(['mount', '-oro', 'x'])).toEqual(['mount', '-o', 'ro', 'x']);
-    expect(prepareArguments(['resize', 'a', '-1G', '--shrink'])).toEqual(['resize', 'a', '\0-1G', '--shrink']);
-    expect(prepareArguments(['--output', 'json', 'resize', 'a', '-1G']).at(-1)).toBe('\0-1G');
-    expect(prepareArguments(['check', '-r', 'all'])).toEqual(['check', '-r', 'all']);
-  });
-  it('what stands behind -- is a name, whatever it begins with', () => {
-    const prepared = prepareArguments(['info', '-U', '--', '-x.qed', '--']);
-    expect(prepared).toEqual(['info', '-U', '\0-x.qed', '\0--']);
-    expect(plainArguments({ image: prepared[2] })).toEqual({ image: '-x.qed' });
-  });
-  it('of an option that is given twice the last counts, but lists are whole', () => {
-    expect(
-      plainArguments({ format: ['qed', 'raw'], options: ['a=1', 'b=2'], 'allow-backing': ['x'], quiet: true }),
-    ).toEqual({ format: 'raw', options: ['a=1', 'b=2'], 'allow-backing': ['x'], quiet: true });
-  });
   it('format options are key=value, a doubled comma is a comma', () => {
     expect([...parseFormatOptions(['a=1,b=x,,y', 'c='])]).toEqual([
       ['a', '1'],
@@ -230,9 +232,30 @@ describe('texts', () => {
     ).toBe('A     B\nlong  x');
   });
   it('progress stays between 0 and 100 %', () => {
-    expect(formatProgress('x', -1)).toMatch(/\[\.{30}\] {3}0%$/);
-    expect(formatProgress('x', 0.5)).toMatch(/\[#{15}\.{15}\] {2}50%$/);
-    expect(formatProgress('x', 2)).toMatch(/\[#{30}\] 100%$/);
+    expect(formatProgress('x', -1, 80)).toMatch(/\[\.{30}\] {3}0%$/);
+    expect(formatProgress('x', 0.5, 80)).toMatch(/\[#{15}\.{15}\] {2}50%$/);
+    expect(formatProgress('x', 2, 80)).toMatch(/\[#{30}\] 100%$/);
+  });
+  it('progress never reaches the last column of a terminal, and tells the percentage as long as there is room', () => {
+    for (let columns = 1; columns <= 100; columns++) {
+      const line = formatProgress('checking', 0.43, columns);
+      expect(line.length).toBeLessThan(columns);
+      if (columns > 4) expect(line).toMatch(/43%$/);
+    }
+    expect(formatProgress('checking', 0.5, 30)).toBe('checking [#######......]  50%');
+    expect(formatProgress('checking', 0.5, 20)).toBe('checking  50%');
+  });
+  it('terms and their texts stand side by side where there is room, and below each other where there is not', () => {
+    const rows = [
+      ['ro', 'never written to by anybody'],
+      ['a=, b=, c=, d=, e=, f=, g=, h=, i=', 'more'],
+    ] as const;
+    expect(layOut(rows, 80)).toBe(
+      '  ro  never written to by anybody\n  a=, b=, c=, d=, e=, f=, g=, h=, i=\n      more',
+    );
+    for (const width of [20, 30, 45]) {
+      for (const line of layOut(rows, width).split('\n')) expect(line.length).toBeLessThanOrEqual(width);
+    }
   });
   it('users of a mount are named with a cure that can be typed', () => {
     const users = {

@@ -1,0 +1,91 @@
+// What a command is: its names and options as a table, from which the check of the arguments (arguments.ts), the parser, the
+// help and the completion (help.ts) are made. Nothing of yargs is loaded here: a mount by mount(8) must start fast.
+
+/** First arguments that are commands; what else has two names in it is a mount. */
+export const COMMANDS = [
+  'mount',
+  'unmount',
+  'umount',
+  'remount',
+  'status',
+  'create',
+  'info',
+  'check',
+  'map',
+  'resize',
+  'completion',
+  'help',
+] as const;
+export type CommandName = (typeof COMMANDS)[number];
+
+/** In the place of a command, where there is none. */
+export const PROGRAM_NAME = 'imgfuse';
+
+/** One option of a command. */
+export interface Option {
+  readonly type: 'boolean' | 'string';
+  readonly description: string;
+  readonly short?: string;
+  /** other long names, as other tools spell it */
+  readonly aliases?: readonly string[];
+  /** what the value is, as in "--workers N" */
+  readonly placeholder?: string;
+  /** given several times it adds up, and may be empty; of every other option the last counts, as for qemu-img */
+  readonly multiple?: boolean;
+  readonly choices?: readonly string[];
+  readonly required?: boolean;
+  /** short for another option: "--options=ro" */
+  readonly means?: string;
+}
+
+export type Options = Readonly<Record<string, Option>>;
+
+/** One argument that is not an option. */
+export interface Name {
+  readonly name: string;
+  readonly description: string;
+  readonly optional?: boolean;
+  readonly choices?: readonly string[];
+}
+
+/** What the check of the arguments has to know of a command. */
+export interface CommandShape {
+  readonly name: CommandName | typeof PROGRAM_NAME;
+  readonly names: readonly Name[];
+  readonly options: Options;
+  /** pairs of options of which only one may be given */
+  readonly excludes?: readonly (readonly [string, string])[];
+}
+
+export interface Command extends CommandShape {
+  readonly aliases?: readonly CommandName[];
+  readonly summary: string;
+  /** a command line and what it does */
+  readonly examples: readonly (readonly [string, string])[];
+  /** text below the options, for a terminal of this width */
+  readonly epilogue?: string | ((width: number) => string);
+  /** @returns the exit code */
+  readonly run: (args: never) => number | Promise<number>;
+}
+
+export const OUTPUT_MODES = ['human', 'json'] as const;
+
+/** Options of every command, which may also stand before its name. */
+export const GLOBAL_OPTIONS = {
+  output: {
+    type: 'string',
+    choices: OUTPUT_MODES,
+    placeholder: 'MODE',
+    description: 'form of what is printed; default: human',
+  },
+  help: { type: 'boolean', short: 'h', description: 'show this help' },
+  version: { type: 'boolean', short: 'V', description: 'show the version' },
+} as const satisfies Options;
+
+/** "imgfuse create IMAGE [SIZE]" */
+export function usageOf({ name, names }: Pick<CommandShape, 'name' | 'names'>): string {
+  const words = names.map((each) =>
+    each.optional === true ? `[${each.name.toUpperCase()}]` : each.name.toUpperCase(),
+  );
+  return [PROGRAM_NAME, name, ...words].join(' ');
+}

@@ -1,0 +1,118 @@
+// Help and completion, drawn by yargs from the tables of the commands. Loaded only when it is needed, because loading yargs
+// takes longer than mounting. Invariant: yargs prints nothing itself; its text goes out through print(), which knows a full
+// disk from a reader that has seen enough.
+
+import yargs, { type Argv, type Options as YargsOptions } from 'yargs';
+import { type Command, GLOBAL_OPTIONS, type Name, type Option, PROGRAM_NAME } from './command.ts';
+import { print } from './output.ts';
+
+/** Longer lines are hard to read. */
+const COLUMNS_MAX = 120;
+/** Where there is no terminal, as for a manual page. */
+const COLUMNS_DEFAULT = 80;
+/** What is narrower cannot show an option and its text side by side. */
+const COLUMNS_MIN = 20;
+
+/** The width of the terminal, which may be that of standard error: "imgfuse --help | less". */
+export function helpWidth(): number {
+  const columns = process.stdout.columns ?? process.stderr.columns ?? COLUMNS_DEFAULT;
+  return Math.min(COLUMNS_MAX, Math.max(COLUMNS_MIN, columns || COLUMNS_DEFAULT));
+}
+
+/** Prints the help of a command, or of the program. */
+export async function printHelp(commands: readonly Command[], name: string | null): Promise<void> {
+  print(await textOf(commands, name === null ? ['--help'] : [name, '--help']));
+}
+
+/** Prints a script for the shell that completes the commands and their options. */
+export async function printCompletion(commands: readonly Command[], shell: string | undefined): Promise<void> {
+  // yargs takes the shell from here, and has no other way
+  if (shell !== undefined) process.env['SHELL'] = shell;
+  delete process.env['ZSH_NAME'];
+  const script = await textOf(commands, ['completion']);
+  // -f would keep fish from completing names of files, and images are files
+  print(script.replace('complete -f -c', 'complete -c'));
+}
+
+/** Prints the words that may stand at the end of a line; the shell asks with COMPLETION_OPTION. */
+export async function printWords(commands: readonly Command[], argv: readonly string[]): Promise<void> {
+  print(await textOf(commands, argv));
+}
+
+/** What yargs would print. It answers a question for words twice, the first time with nothing. */
+async function textOf(commands: readonly Command[], argv: readonly string[]): Promise<string> {
+  const texts: string[] = [];
+  await describeProgram(commands).parse(
+    [...argv],
+    {},
+    (error: Error | null | undefined, _args: unknown, text: string) => {
+      if (error instanceof Error) throw error;
+      if (text !== '') texts.push(text);
+    },
+  );
+  return texts.join('\n');
+}
+
+function describeProgram(commands: readonly Command[]): Argv {
+  const width = helpWidth();
+  // '/': yargs would ask for the working directory, which may be gone
+  let program = yargs([], '/')
+    .scriptName(PROGRAM_NAME)
+    .locale('en')
+    .usage('Usage: $0 <command> [options]\n\nShows a virtual machine disk image as a plain raw file.')
+    .parserConfiguration({ 'boolean-negation': false, 'camel-case-expansion': false, 'dot-notation': false })
+    .option('output', describeOption(GLOBAL_OPTIONS.output))
+    .help('help', GLOBAL_OPTIONS.help.description)
+    .alias('help', GLOBAL_OPTIONS.help.short)
+    .version('version', GLOBAL_OPTIONS.version.description, '')
+    .alias('version', GLOBAL_OPTIONS.version.short)
+    .wrap(width)
+    .exitProcess(false)
+    .completion('completion', false)
+    .example('$0 mount disk.qed /mnt/img', 'disk.qed appears as /mnt/img/disk.raw')
+    .example('mount -o loop,offset=1048576 /mnt/img/disk.raw /mnt/guest', 'its first partition')
+    .example('umount /mnt/guest && $0 unmount /mnt/img', 'the image is flushed, clean and unlocked')
+    .epilogue('imgfuse IMAGE MOUNTPOINT [-o OPTS] is short for mount; mount -t fuse.imgfuse and fstab use it.');
+  for (const command of commands) {
+    program = program.command({
+      command: [command.name, ...(command.aliases ?? [])].map((name) => commandPattern(name, command.names)),
+      describe: command.summary,
+      builder: (parser: Argv) => describeCommand(parser, command, width),
+      handler: () => {},
+    });
+  }
+  return program;
+}
+
+/** "create <image> [size]" */
+function commandPattern(command: string, names: readonly Name[]): string {
+  return [command, ...names.map(({ name, optional }) => (optional === true ? `[${name}]` : `<${name}>`))].join(' ');
+}
+
+function describeCommand(parser: Argv, command: Command, width: number): Argv {
+  let program = parser;
+  for (const { name, description, choices } of command.names) {
+    program = program.positional(name, {
+      type: 'string',
+      describe: description,
+      ...(choices === undefined ? {} : { choices }),
+    });
+  }
+  for (const [name, option] of Object.entries(command.options)) program = program.option(name, describeOption(option));
+  for (const [line, description] of command.examples) program = program.example(line, description);
+  const { epilogue } = command;
+  if (epilogue === undefined) return program;
+  return program.epilogue(typeof epilogue === 'string' ? epilogue : epilogue(width));
+}
+
+function describeOption({ type, description, short, aliases, multiple, choices, required }: Option): YargsOptions {
+  const names = [...(short === undefined ? [] : [short]), ...(aliases ?? [])];
+  return {
+    type: multiple === true ? 'array' : type,
+    describe: description,
+    ...(multiple === true ? { string: true } : {}),
+    ...(names.length === 0 ? {} : { alias: names }),
+    ...(choices === undefined ? {} : { choices }),
+    ...(required === true ? { demandOption: true } : {}),
+  };
+}

@@ -1,0 +1,34 @@
+// Text in the width of a terminal.
+
+/** Longer terms have a line of their own. */
+const TERM_WIDTH_MAX = 30;
+const INDENT = '  ';
+
+/** Terms with their texts beside them, in lines of at most `width` columns; on a narrow terminal the texts go below. */
+export function layOut(rows: readonly (readonly [term: string, text: string])[], width: number): string {
+  const column = Math.max(...rows.map(([term]) => (term.length > TERM_WIDTH_MAX ? 0 : term.length))) + 4;
+  const start = width < 2 * column ? 6 : column;
+  return rows
+    .flatMap(([term, text]) => {
+      const [first = '', ...more] = wrapText(text, width - start);
+      const below = more.map((line) => ' '.repeat(start) + line);
+      if (term.length + 4 <= start) return [INDENT + term.padEnd(start - 2) + first, ...below];
+      const terms = wrapText(term, width - INDENT.length).map((line) => INDENT + line);
+      return [...terms, ' '.repeat(start) + first, ...below];
+    })
+    .join('\n');
+}
+
+/** A text in lines of at most `width` columns, but never broken within a word. */
+export function wrapText(text: string, width: number): string[] {
+  const lines: string[] = [];
+  let line = '';
+  for (const word of text.split(' ')) {
+    if (line !== '' && line.length + 1 + word.length > width) {
+      lines.push(line);
+      line = '';
+    }
+    line = line === '' ? word : `${line} ${word}`;
+  }
+  return [...lines, line];
+}
