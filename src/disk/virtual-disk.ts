@@ -7,6 +7,7 @@ import { describeError, ERRNO, ImgfuseError } from '../errors/index.ts';
 import { steadyMs } from '../format/clock.ts';
 import { type Extent, type Image, type ImageDetails, imageChain, type SharedImage } from '../format/image-format.ts';
 import type { HttpTraffic } from '../host/http/block-cache.ts';
+import { possibleDataBytes } from '../host/host-file.ts';
 import { HttpHostFile } from '../host/http/http-file.ts';
 import type { CopyOnRead, CopyOnReadState } from './copy-on-read.ts';
 
@@ -104,6 +105,18 @@ export class VirtualDisk {
   /** Bytes of the disk that have clusters in the image file. */
   allocatedBytes(): number {
     return this.image.allocatedBytes();
+  }
+
+  /**
+   * An upper bound of the bytes of the disk that may be data, those of the chain below included; walks no table. 0 only if the
+   * whole disk reads as zeros: tar stores nothing of a file without blocks.
+   */
+  occupiedBytes(): number {
+    let bytes = this.image.allocatedBytes();
+    for (let below = this.image.backing; below !== null; below = below.backing) {
+      bytes += Math.max(below.allocatedBytes(), possibleDataBytes(below.dataFile ?? below.file));
+    }
+    return Math.min(bytes, this.size());
   }
 
   /** @returns bytes read: fewer than `length` only at the end of the disk */

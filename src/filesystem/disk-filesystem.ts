@@ -68,7 +68,7 @@ export class DiskFilesystem implements Filesystem {
     return {
       ino: node,
       size: isDisk ? disk.size() : 0,
-      allocatedBytes: isDisk ? disk.allocatedBytes() : 0,
+      allocatedBytes: isDisk ? disk.occupiedBytes() : 0,
       atimeMs: numbers[at + ATIME_MS]!,
       mtimeMs: numbers[at + MTIME_MS]!,
       ctimeMs: numbers[at + CTIME_MS]!,
@@ -197,7 +197,7 @@ export class DiskFilesystem implements Filesystem {
     const { disk } = this;
     const blockSize = disk.clusterSize;
     const blocks = Math.ceil(disk.size() / blockSize);
-    const blocksFree = Math.max(0, blocks - Math.ceil(disk.allocatedBytes() / blockSize));
+    const blocksFree = Math.max(0, blocks - Math.ceil(disk.occupiedBytes() / blockSize));
     return {
       blockSize,
       blocks,

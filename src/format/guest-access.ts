@@ -30,7 +30,12 @@ export class GuestAccess {
    * while a table comes over a network.
    */
   virtualSizeOutside(lock: Mutex): number {
-    return this.file.readOnly ? this.virtualSize : lock.run(() => this.virtualSize);
+    return this.numberOutside(lock, this.sizeIndex);
+  }
+
+  /** Number `index` of the image, for a caller without the lock; see virtualSizeOutside. */
+  numberOutside(lock: Mutex, index: number): number {
+    return this.file.readOnly ? this.numbers[index]! : lock.run(() => this.numbers[index]!);
   }
 
   assertWritable(): void {

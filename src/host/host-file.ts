@@ -2,7 +2,7 @@
 // counting, recording and faulty ones. Every call checks its offset in production too: Node writes at the file's CURRENT
 // position when it is handed a bigint, NaN, a fraction or a negative number, and on a fresh descriptor that is the header.
 
-import type { HostOffset } from '../bytes/offsets.ts';
+import { type HostOffset, hostOffset } from '../bytes/offsets.ts';
 import type { FileIdentity } from './file-identity.ts';
 import type { BlockCacheState } from './http/block-cache.ts';
 
@@ -72,6 +72,17 @@ export interface HostFile {
   share(): SharedFile;
 
   close(): void;
+}
+
+/**
+ * An upper bound of the bytes of `file` that may be data, without a walk; 0 only if all of them read as zeros. A device counts
+ * in full, and so does a file with data that its host does not count: some network file systems say 0 blocks of every file.
+ */
+export function possibleDataBytes(file: HostFile): number {
+  const allocated = file.isDevice ? file.size() : file.allocatedBytes();
+  if (allocated > 0) return allocated;
+  const size = file.size();
+  return file.seekData(hostOffset(0)) < size ? size : 0;
 }
 
 /** Reads exactly `length` bytes; bytes beyond the end of the file become zeros. */

@@ -86,7 +86,8 @@ export class QedImage implements Image {
   }
 
   allocatedBytes(): number {
-    return this.parts.lock.run(() => this.parts.numbers[ALLOCATED_CLUSTERS]!) * this.clusterSize;
+    const { access, lock } = this.parts;
+    return access.numberOutside(lock, ALLOCATED_CLUSTERS) * this.clusterSize;
   }
 
   failure(): string | null {

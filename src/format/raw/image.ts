@@ -3,7 +3,7 @@
 
 import { type GuestOffset, hostOffset } from '../../bytes/offsets.ts';
 import { assert } from '../../errors/index.ts';
-import { type HostFile, readPadded } from '../../host/host-file.ts';
+import { type HostFile, possibleDataBytes, readPadded } from '../../host/host-file.ts';
 import type { FileEnds } from '../file-ends.ts';
 import { GuestAccess } from '../guest-access.ts';
 import {
@@ -63,7 +63,7 @@ export class RawImage implements Image {
   }
 
   allocatedBytes(): number {
-    return this.file.allocatedBytes();
+    return possibleDataBytes(this.file);
   }
 
   failure(): string | null {
