@@ -3,10 +3,11 @@
 
 import type { SharedDisk, VirtualDisk } from '../disk/index.ts';
 import { closeQuietly } from '../errors/close.ts';
-import { ImgfuseError } from '../errors/index.ts';
+import { describeError, ImgfuseError } from '../errors/index.ts';
 import {
   createTree,
   DiskFilesystem,
+  dropStalePages,
   nodesOf,
   type SharedTree,
   setTreeReadOnly,
@@ -146,6 +147,10 @@ async function serveKernel(
     session.unmount({ lazy: true });
     throw (await first.ended) ?? new Error('a worker thread ended before it served anything');
   }
+  const dropPages = async () => {
+    for (const node of nodesOf(tree)) await session.invalidate(node, 'data');
+  };
+  void dropStalePages(tree, dropPages).catch((error) => log('warning', describeError(error)));
   const threads = [first, ...others.map((data) => startThread(data, log))];
   return {
     transport: 'kernel',

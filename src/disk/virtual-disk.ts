@@ -6,8 +6,8 @@ import { type Closeable, closeAll, closeQuietly } from '../errors/close.ts';
 import { describeError, ERRNO, ImgfuseError } from '../errors/index.ts';
 import { steadyMs } from '../format/clock.ts';
 import { type Extent, type Image, type ImageDetails, imageChain, type SharedImage } from '../format/image-format.ts';
-import type { HttpTraffic } from '../host/http/block-cache.ts';
 import { possibleDataBytes } from '../host/host-file.ts';
+import type { HttpTraffic } from '../host/http/block-cache.ts';
 import { HttpHostFile } from '../host/http/http-file.ts';
 import type { CopyOnRead, CopyOnReadState } from './copy-on-read.ts';
 

@@ -8,6 +8,8 @@ import {
   ATIME_MS,
   CTIME_MS,
   DISK_NAME,
+  GAPS_DROPPED,
+  GAPS_ZEROED,
   GID,
   MODE,
   MTIME_MS,
@@ -18,11 +20,15 @@ import {
   UID,
   WRITABLE_HANDLES,
 } from './tree-state.ts';
+import { Truncation } from './truncation.ts';
 
 const O_ACCMODE = 3;
 const O_RDONLY = 0;
+const O_TRUNC = 0o1000;
 const READ_HANDLE = 1;
 const WRITE_HANDLE = 2;
+/** opened with O_TRUNC */
+const TRUNCATING_HANDLE = 3;
 
 const FALLOC_FL_KEEP_SIZE = 1;
 const FALLOC_FL_PUNCH_HOLE = 2;
@@ -39,12 +45,15 @@ export class DiskFilesystem implements Filesystem {
   private readonly numbers: Float64Array;
   private readonly words: Int32Array;
   private readonly diskNode: number;
+  private readonly truncation: Truncation;
+  private readonly zeroGap = (start: number, length: number): void => this.disk.discard(start, length);
 
   constructor(disk: VirtualDisk, tree: SharedTree) {
     this.disk = disk;
     this.tree = tree;
     this.numbers = new Float64Array(tree.numbers);
     this.words = new Int32Array(tree.words);
+    this.truncation = new Truncation(tree.truncation);
     this.diskNode = tree.rootIsFile ? ROOT_NODE : ROOT_NODE + 1;
   }
 
@@ -80,12 +89,13 @@ export class DiskFilesystem implements Filesystem {
     };
   }
 
-  setattr(node: number, change: AttributeChange): Attributes {
+  setattr(node: number, change: AttributeChange, handle?: number): Attributes {
     this.assertNode(node);
     this.assertWritable();
     if (change.size !== undefined) {
       this.assertDisk(node);
-      if (change.size !== this.disk.size()) {
+      if (handle === TRUNCATING_HANDLE) this.endFileAt(change.size);
+      else if (change.size !== this.disk.size()) {
         this.disk.resize(change.size);
         this.touch();
       }
@@ -112,13 +122,22 @@ export class DiskFilesystem implements Filesystem {
     this.assertDisk(node);
     if ((flags & O_ACCMODE) === O_RDONLY) return READ_HANDLE;
     this.assertWritable();
-    // O_TRUNC is ignored, as it is by a block device: cp and a shell's > write over a disk and must not cut it to nothing
+    // the size stays, as that of a block device: cp and a shell's > write over a disk and must not cut it to nothing
+    const truncates = (flags & O_TRUNC) !== 0;
+    if (truncates) this.truncation.open();
     Atomics.add(this.words, WRITABLE_HANDLES, 1);
-    return WRITE_HANDLE;
+    return truncates ? TRUNCATING_HANDLE : WRITE_HANDLE;
+  }
+
+  mayKeepPages(_node: number): boolean {
+    return (
+      !this.truncation.isActive && Atomics.load(this.words, GAPS_ZEROED) === Atomics.load(this.words, GAPS_DROPPED)
+    );
   }
 
   release(_node: number, handle: number): void {
-    if (handle !== WRITE_HANDLE) return;
+    if (!canWrite(handle)) return;
+    if (handle === TRUNCATING_HANDLE) this.truncation.release();
     if (Atomics.sub(this.words, WRITABLE_HANDLES, 1) === 1) this.disk.makeClean();
     else this.disk.flush();
   }
@@ -137,27 +156,29 @@ export class DiskFilesystem implements Filesystem {
 
   write(
     node: number,
-    _handle: number,
+    handle: number,
     source: Uint8Array,
     sourceOffset: number,
     length: number,
     offset: number,
   ): number {
     this.assertDisk(node);
+    const end = Math.min(offset + length, this.disk.size());
+    if (offset < end) this.beforeChange(handle, offset, end);
     const count = this.disk.write(source, sourceOffset, length, offset);
     this.touch();
     return count;
   }
 
   flush(node: number, handle: number): void {
-    if (handle === WRITE_HANDLE) this.fsync(node);
+    if (canWrite(handle)) this.fsync(node);
   }
 
   fsync(_node: number): void {
     this.disk.flush();
   }
 
-  fallocate(node: number, _handle: number, mode: number, offset: number, length: number): void {
+  fallocate(node: number, handle: number, mode: number, offset: number, length: number): void {
     this.assertDisk(node);
     const size = this.disk.size();
     const end = offset + length;
@@ -169,6 +190,7 @@ export class DiskFilesystem implements Filesystem {
       throw failure(ERRNO.EOPNOTSUPP, `fallocate mode ${mode} is not served: only plain, PUNCH_HOLE and ZERO_RANGE`);
     }
     if (end > size && !keepSize) this.disk.resize(end);
+    if (handle === TRUNCATING_HANDLE && !keepSize) this.beforeChange(handle, action === 0 ? end : offset, end);
     if (action === 0) {
       this.inSteps(offset, Math.min(end, this.disk.size()), (at, count) => this.disk.preallocate(at, count));
     } else if (action === FALLOC_FL_PUNCH_HOLE) {
@@ -238,6 +260,25 @@ export class DiskFilesystem implements Filesystem {
     };
   }
 
+  /** Bytes [start, end) of the disk are about to change: what a handle opened with O_TRUNC skips before them becomes zeros. */
+  private beforeChange(handle: number, start: number, end: number): void {
+    if (handle !== TRUNCATING_HANDLE) return this.truncation.note(start, end);
+    if (!this.truncation.extend(start, end, this.zeroGap)) return;
+    Atomics.add(this.words, GAPS_ZEROED, 1);
+    Atomics.notify(this.words, GAPS_ZEROED);
+  }
+
+  /**
+   * ftruncate through a handle that was opened with O_TRUNC, by which cp and tar end a file with a hole: it says where the file
+   * ends that was written over the disk. The disk grows where it is too small, and is never cut.
+   */
+  private endFileAt(size: number): void {
+    this.truncation.cut(size);
+    if (size > this.disk.size()) this.disk.resize(size);
+    this.beforeChange(TRUNCATING_HANDLE, size, size);
+    this.touch();
+  }
+
   /** The disk's content changed. */
   private touch(): void {
     const at = this.diskNode * NODE_NUMBERS;
@@ -269,6 +310,10 @@ export class DiskFilesystem implements Filesystem {
     if (this.tree.rootIsFile) throw failure(ERRNO.ENOTDIR, 'the mountpoint is the disk itself');
     if (node === this.diskNode) throw failure(ERRNO.ENOTDIR, `${DISK_NAME} is no directory`);
   }
+}
+
+function canWrite(handle: number): boolean {
+  return handle === WRITE_HANDLE || handle === TRUNCATING_HANDLE;
 }
 
 function failure(errno: number, sentence: string): ImgfuseError {

@@ -4,6 +4,7 @@ export { DiskFilesystem } from './disk-filesystem.ts';
 export {
   createTree,
   DISK_NAME,
+  dropStalePages,
   nodesOf,
   type SharedTree,
   setTreeReadOnly,

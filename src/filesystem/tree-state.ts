@@ -2,6 +2,7 @@
 // stable: they change when the guest writes or somebody sets them, never by being looked at.
 
 import type { VirtualDisk } from '../disk/index.ts';
+import { createTruncationState } from './truncation.ts';
 
 const S_IFDIR = 0o040000;
 const S_IFREG = 0o100000;
@@ -19,7 +20,11 @@ export const NODE_NUMBERS = 6;
 export const WRITABLE_HANDLES = 0;
 /** 1 while nobody may open the disk for writing or change its attributes */
 export const READ_ONLY = 1;
-const WORDS = 2;
+/** how often the skipped bytes of an O_TRUNC handle became zeros beneath pages that the kernel may hold */
+export const GAPS_ZEROED = 2;
+/** up to which of these the kernel has dropped such pages since */
+export const GAPS_DROPPED = 3;
+const WORDS = 4;
 
 /** Permission bits to write. */
 const WRITE_BITS = 0o222;
@@ -33,6 +38,8 @@ export interface SharedTree {
   readonly umask: number;
   readonly numbers: SharedArrayBuffer;
   readonly words: SharedArrayBuffer;
+  /** see truncation.ts */
+  readonly truncation: SharedArrayBuffer;
 }
 
 export interface TreeOptions {
@@ -57,6 +64,7 @@ export function createTree(disk: VirtualDisk, options: TreeOptions): SharedTree 
     umask,
     numbers: new SharedArrayBuffer(NODE_NUMBERS * 3 * 8),
     words: new SharedArrayBuffer(WORDS * 4),
+    truncation: createTruncationState(),
   };
   new Int32Array(tree.words)[READ_ONLY] = disk.readOnly ? 1 : 0;
   const numbers = new Float64Array(tree.numbers);
@@ -80,6 +88,22 @@ export function setTreeReadOnly(tree: SharedTree, readOnly: boolean): void {
 /** Handles that can write and are not released yet. */
 export function writableHandles(tree: SharedTree): number {
   return Atomics.load(new Int32Array(tree.words), WRITABLE_HANDLES);
+}
+
+/**
+ * Tells of zeros beneath pages that the kernel may hold, as long as the mount lasts: `drop` makes the kernel drop them, and may
+ * fail, which leaves every later opening to do so. By one thread, which serves no requests.
+ */
+export async function dropStalePages(tree: SharedTree, drop: () => Promise<void>): Promise<void> {
+  const words = new Int32Array(tree.words);
+  for (;;) {
+    const dropped = Atomics.load(words, GAPS_DROPPED);
+    const wait = Atomics.waitAsync(words, GAPS_ZEROED, dropped);
+    if (wait.async) await wait.value;
+    const zeroed = Atomics.load(words, GAPS_ZEROED);
+    await drop();
+    Atomics.store(words, GAPS_DROPPED, zeroed);
+  }
 }
 
 /** Node ids; the disk is the last one. */

@@ -66,8 +66,13 @@ export const FATTR_GID = 1 << 2;
 export const FATTR_SIZE = 1 << 3;
 export const FATTR_ATIME = 1 << 4;
 export const FATTR_MTIME = 1 << 5;
+export const FATTR_FH = 1 << 6;
 export const FATTR_ATIME_NOW = 1 << 7;
 export const FATTR_MTIME_NOW = 1 << 8;
+
+// fuse_write_in.write_flags
+/** A page of a mapping: the handle is any that can write. */
+export const FUSE_WRITE_CACHE = 1 << 0;
 
 // fuse_open_out.open_flags
 export const FOPEN_DIRECT_IO = 1 << 0;

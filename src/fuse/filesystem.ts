@@ -46,16 +46,21 @@ export interface Statfs {
   readonly nameMax: number;
 }
 
+/** The handle of a change that the kernel cannot tell: a page of a shared mapping goes by any handle that can write. */
+export const NO_HANDLE = 0;
+
 export interface Filesystem {
   /** Node `name` in directory `parent`. Throws missing (ENOENT), ENOTDIR. */
   lookup(parent: number, name: string): Attributes;
   getattr(node: number): Attributes;
-  /** A change of size resizes the disk. Throws EISDIR, EROFS, EFBIG, ENOSPC. */
-  setattr(node: number, change: AttributeChange): Attributes;
+  /** A change of size resizes the disk. @param handle of ftruncate(2); absent: none. Throws EISDIR, EROFS, EFBIG, ENOSPC. */
+  setattr(node: number, change: AttributeChange, handle?: number): Attributes;
   /** Every entry of a directory but "." and "..". */
   readdir(node: number): readonly DirectoryEntry[];
   /** @param flags open(2) flags @returns a file handle */
   open(node: number, flags: number): number;
+  /** Asked when `node` is opened: whether the pages that the kernel may hold of it are still true. */
+  mayKeepPages(node: number): boolean;
   /** Called once per open, also without a preceding flush. */
   release(node: number, handle: number): void;
   /** @returns bytes read into `target` from `targetOffset` on; fewer than `length` only at the end of the file */

@@ -4,7 +4,7 @@
 import { ERRNO, errnoOf, ImgfuseError } from '../errors/index.ts';
 import * as abi from './abi.ts';
 import { countRequest } from './counters.ts';
-import type { AttributeChange, Attributes, Filesystem, Statfs } from './filesystem.ts';
+import { type AttributeChange, type Attributes, type Filesystem, NO_HANDLE, type Statfs } from './filesystem.ts';
 import type { NativeOperations, NativeStat, NativeStatfs } from './fuse-native-package.ts';
 import { OPERATIONS } from './operations.ts';
 import type { ServerHooks } from './server.ts';
@@ -64,9 +64,9 @@ class Paths {
 export function nativeOperations(filesystem: Filesystem, hooks: Hooks): NativeOperations {
   const runner = new Runner(hooks);
   const paths = new Paths(filesystem);
-  const change = (path: string, attributes: AttributeChange, answer: (result: number) => void) =>
+  const change = (path: string, attributes: AttributeChange, answer: (result: number) => void, handle = NO_HANDLE) =>
     runner.run(abi.FUSE_SETATTR, answer, () => {
-      filesystem.setattr(paths.node(path), attributes);
+      filesystem.setattr(paths.node(path), attributes, handle);
       answer(0);
     });
   const getattr: NativeOperations['getattr'] = (path, answer) =>
@@ -81,7 +81,7 @@ export function nativeOperations(filesystem: Filesystem, hooks: Hooks): NativeOp
         answer(0, ['.', '..', ...entries.map((entry) => entry.name)]);
       }),
     truncate: (path, size, answer) => change(path, { size }, answer),
-    ftruncate: (path, _fd, size, answer) => change(path, { size }, answer),
+    ftruncate: (path, fd, size, answer) => change(path, { size }, answer, fd),
     chmod: (path, mode, answer) => change(path, { mode: mode & ~S_ISUID_S_ISGID }, answer),
     chown: (path, uid, gid, answer) =>
       change(path, { ...(isId(uid) ? { uid } : {}), ...(isId(gid) ? { gid } : {}) }, answer),

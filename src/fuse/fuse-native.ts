@@ -77,8 +77,9 @@ function libfuseOptions(options: FuseNativeOptions): NativeOptions {
   const flags = options.flags.filter((flag) => LIBFUSE_FLAGS.includes(flag));
   if (options.readOnly) flags.push('ro');
   // the package has no option for these; what follows a comma in the subtype reaches libfuse as options of their own.
-  // big_writes: without it every WRITE has 4 KiB. kernel_cache: as FOPEN_KEEP_CACHE of the kernel transport.
-  const extra = ['big_writes', 'max_write=131072', 'kernel_cache', 'use_ino', 'atomic_o_trunc', ...flags];
+  // big_writes: without it every WRITE has 4 KiB. auto_cache: an opening keeps
+  // the pages unless size or time have changed since the last one, as zeros change it that nobody has written.
+  const extra = ['big_writes', 'max_write=131072', 'auto_cache', 'use_ino', 'atomic_o_trunc', ...flags];
   const native: NativeOptions = {
     timeout: false,
     fsname: options.source.replace(/[\\,]/g, '\\$&'),

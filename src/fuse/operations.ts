@@ -4,10 +4,11 @@
 
 import { ERRNO, ImgfuseError } from '../errors/index.ts';
 import * as abi from './abi.ts';
-import type { AttributeChange, DirectoryEntry, Filesystem } from './filesystem.ts';
+import { type AttributeChange, type DirectoryEntry, type Filesystem, NO_HANDLE } from './filesystem.ts';
 import { DATA_OFFSET, type Reply } from './reply.ts';
 import type { Request } from './request.ts';
 
+const O_TRUNC = 0o1000;
 /** The open(2) flag; its value depends on the architecture. */
 const O_DIRECT = { arm: 0o200000, arm64: 0o200000, ppc64: 0o400000 }[process.arch as string] ?? 0o40000;
 /** The same; O_SYNC has this bit, too. */
@@ -49,14 +50,24 @@ function setattr(filesystem: Filesystem, request: Request, reply: Reply): void {
   else if (valid & abi.FATTR_ATIME) change.atimeMs = request.timeMs(layout.atime, layout.atimensec);
   if (valid & abi.FATTR_MTIME_NOW) change.mtimeMs = Date.now();
   else if (valid & abi.FATTR_MTIME) change.mtimeMs = request.timeMs(layout.mtime, layout.mtimensec);
-  reply.attributes(filesystem.setattr(request.nodeid, change));
+  const handle = valid & abi.FATTR_FH ? request.handle(layout.fh) : NO_HANDLE;
+  reply.attributes(filesystem.setattr(request.nodeid, change, handle));
 }
 
 function open(filesystem: Filesystem, request: Request, reply: Reply): void {
   const flags = request.u32(abi.fuse_open_in.flags);
   const handle = filesystem.open(request.nodeid, flags);
-  const direct = abi.FOPEN_DIRECT_IO | abi.FOPEN_PARALLEL_DIRECT_WRITES;
-  reply.open(handle, flags & O_DIRECT ? direct : abi.FOPEN_KEEP_CACHE);
+  reply.open(handle, openFlags(filesystem, request.nodeid, flags));
+}
+
+/**
+ * How the kernel caches for a handle. O_DIRECT and O_TRUNC go past its pages: a handle opened with O_TRUNC changes bytes that it
+ * does not write.
+ */
+function openFlags(filesystem: Filesystem, node: number, flags: number): number {
+  if (flags & O_DIRECT) return abi.FOPEN_DIRECT_IO | abi.FOPEN_PARALLEL_DIRECT_WRITES;
+  if (flags & O_TRUNC) return abi.FOPEN_DIRECT_IO;
+  return filesystem.mayKeepPages(node) ? abi.FOPEN_KEEP_CACHE : 0;
 }
 
 function read(filesystem: Filesystem, request: Request, reply: Reply): void {
@@ -80,7 +91,8 @@ function write(filesystem: Filesystem, request: Request, reply: Reply): void {
   }
   const offset = sizeOrTooBig(request.u64(layout.offset));
   sizeOrTooBig(offset + length);
-  const handle = request.handle(layout.fh);
+  const isGuessed = (request.u32(layout.write_flags) & abi.FUSE_WRITE_CACHE) !== 0;
+  const handle = isGuessed ? NO_HANDLE : request.handle(layout.fh);
   const dataOffset = request.dataOffset(layout.size);
   const written = filesystem.write(request.nodeid, handle, request.bytes, dataOffset, length, offset);
   // behind a direct write the kernel sends no FSYNC: it leaves the sync of a synchronous one (O_DSYNC, RWF_DSYNC) to the server

@@ -33,7 +33,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   'format/*': ['bytes', 'errors', 'concurrency', 'host', 'format'],
   disk: ['bytes', 'errors', 'host', 'format'],
   fuse: ['bytes', 'errors'],
-  filesystem: ['bytes', 'errors', 'disk'],
+  filesystem: ['bytes', 'errors', 'concurrency', 'disk'],
   commands: ['bytes', 'errors', 'disk', 'filesystem', 'fuse'],
   cli: ['commands'],
 };

@@ -6,6 +6,7 @@ import * as fs from 'node:fs';
 import { ImgfuseError } from '../../dist/errors/index.js';
 import { FALLOC_FL_KEEP_SIZE, fallocate, lseek } from '../../dist/native/index.js';
 
+const NO_HANDLE = 0;
 const ROOT = 1;
 const DISK_NAME = 'disk.raw';
 const BLOCK_SIZE = 65536;
@@ -92,6 +93,10 @@ export class PlainFilesystem {
     return 7;
   }
 
+  mayKeepPages() {
+    return true;
+  }
+
   release(node, handle) {
     this.mustBeOpen(node, handle);
   }
@@ -102,7 +107,7 @@ export class PlainFilesystem {
   }
 
   write(node, handle, source, sourceOffset, length, offset) {
-    this.mustBeOpen(node, handle);
+    if (handle !== NO_HANDLE) this.mustBeOpen(node, handle);
     this.mustBeWritable();
     const room = fs.fstatSync(this.fd).size - offset;
     if (room <= 0) throw new ImgfuseError('limit', 'beyond the end of the disk');

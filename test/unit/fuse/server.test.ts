@@ -123,6 +123,7 @@ describe('attributes', () => {
 
   function setattr(valid: number, values: { size?: bigint; mode?: number; seconds?: bigint } = {}) {
     const calls: AttributeChange[] = [];
+    let given: number | undefined;
     const reply = answerTo(
       4,
       [
@@ -132,14 +133,20 @@ describe('attributes', () => {
         ...[u32(values.mode ?? 0), u32(0), u32(77), u32(88), u32(0)],
       ],
       {
-        setattr: (_node, change) => {
+        setattr: (_node, change, handle) => {
           calls.push(change);
+          given = handle;
           return FILE;
         },
       },
     );
-    return { reply, change: calls[0] };
+    return { reply, change: calls[0], handle: given };
   }
+
+  test('SETATTR names the handle of ftruncate, and no handle for truncate', () => {
+    expect(setattr((1 << 3) | (1 << 6)).handle).toBe(9);
+    expect(setattr(1 << 3).handle).toBe(0);
+  });
 
   test('SETATTR passes on exactly the members that are valid', () => {
     expect(setattr(1 << 3, { size: BigInt(FAR) }).change).toEqual({ size: FAR });
@@ -174,6 +181,16 @@ describe('data', () => {
   const writeFields = (offset: number | bigint, data: Uint8Array, size = data.length, flags = 0) => [
     ...[u64(5), u64(offset), u32(size), u32(0), u64(2n ** 64n - 1n), u32(flags), u32(0), data],
   ];
+
+  test('WRITE of a page of a mapping names no handle, because the kernel takes any that can write', () => {
+    const write = vi.fn(() => 3);
+    const fields = (flags: number) => [
+      ...[u64(5), u64(0), u32(3), u32(flags), u64(0), u32(0), u32(0), Uint8Array.of(1, 2, 3)],
+    ];
+    answerTo(16, fields(1), { write });
+    answerTo(16, fields(0), { write });
+    expect(write.mock.calls.map((call: unknown[]) => call[1])).toEqual([0, 5]);
+  });
 
   test('READ lets the filesystem read into the reply behind the header', () => {
     const read: Filesystem['read'] = (node, handle, target, targetOffset, length, offset) => {
@@ -264,11 +281,32 @@ describe('data', () => {
 
 describe('files and directories', () => {
   const O_DIRECT = process.arch === 'arm64' ? 0o200000 : 0o40000;
+  const O_TRUNC = 0o1000;
+
+  /** The flags of the answer to an OPEN with `flags`. */
+  function opened(flags: number, mayKeepPages: boolean): number {
+    const methods = filesystemWith({ open: () => 11, mayKeepPages: () => mayKeepPages });
+    const channel = new ScriptedChannel([requestMessage(14, [u32(flags), u32(0)])]);
+    new FuseServer(channel, PROTOCOL, methods).serve();
+    const [reply] = channel.replies;
+    expect([reply!.errno, reply!.body.readBigUInt64LE(0)]).toEqual([0, 11n]);
+    return reply!.body.readUInt32LE(8);
+  }
+  const [DIRECT_IO, KEEP_CACHE, PARALLEL_DIRECT_WRITES] = [1, 2, 64];
 
   test('OPEN for direct I/O bypasses the page cache and writes in parallel; any other keeps the cache', () => {
-    const open = (_node: number, flags: number) => (flags & O_DIRECT ? 11 : 12);
-    expect(answerTo(14, [u32(O_DIRECT | 2), u32(0)], { open }).body).toEqual(encode(u64(11), u32(1 | 64), u32(0)));
-    expect(answerTo(14, [u32(2), u32(0)], { open }).body).toEqual(encode(u64(12), u32(2), u32(0)));
+    expect(opened(O_DIRECT | 2, true)).toBe(DIRECT_IO | PARALLEL_DIRECT_WRITES);
+    expect(opened(2, true)).toBe(KEEP_CACHE);
+  });
+
+  test('OPEN drops the pages where they may be untrue', () => {
+    expect(opened(2, false)).toBe(0);
+    expect(opened(0, false)).toBe(0);
+  });
+
+  test('OPEN with O_TRUNC bypasses the page cache, because it changes bytes that nobody writes', () => {
+    expect(opened(O_TRUNC | 1, false)).toBe(DIRECT_IO);
+    expect(opened(O_TRUNC | O_DIRECT | 1, false)).toBe(DIRECT_IO | PARALLEL_DIRECT_WRITES);
   });
 
   test.each([

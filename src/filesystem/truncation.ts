@@ -1,0 +1,160 @@
+// What an opening with O_TRUNC promises although the disk keeps its size: the bytes that the opener skips read as zeros, as
+// in a file that was cut to nothing. A mark stands at the end of that file; a change through such a handle beyond the mark
+// zeroes the gap up to it. What other handles have written beyond the mark since the opening is left out.
+// Invariant: whoever changes bytes while such a handle is open has said which ones, under the mutex, before it changes them;
+// a gap is zeroed under the mutex. So zeros never come after bytes that were written later, in whatever order threads work.
+
+import { Mutex } from '../concurrency/mutex.ts';
+
+/** Words. */
+const MUTEX = 0;
+/** handles open now that were opened with O_TRUNC */
+const HANDLES = 1;
+const WORDS = 2;
+
+/** Numbers: the mark, how many extents there are, then start and end of each, in order, none touching another. */
+const MARK = 0;
+const COUNT = 1;
+const EXTENTS = 2;
+const MAX_EXTENTS = 1024;
+
+/** The largest piece that is zeroed before the mark moves on. */
+const STEP = 1024 * 1024 * 1024;
+
+export type Zero = (start: number, length: number) => void;
+
+export function createTruncationState(): SharedArrayBuffer {
+  return new SharedArrayBuffer(WORDS * 4 + (EXTENTS + 2 * MAX_EXTENTS) * 8);
+}
+
+export class Truncation {
+  private readonly words: Int32Array;
+  private readonly numbers: Float64Array;
+  private readonly mutex: Mutex;
+
+  constructor(state: SharedArrayBuffer) {
+    this.words = new Int32Array(state, 0, WORDS);
+    this.numbers = new Float64Array(state, WORDS * 4);
+    this.mutex = new Mutex(this.words, MUTEX);
+  }
+
+  /** Whether a handle that was opened with O_TRUNC is open. */
+  get isActive(): boolean {
+    return Atomics.load(this.words, HANDLES) > 0;
+  }
+
+  /** Somebody opens with O_TRUNC: the file that others may be writing through such handles starts anew, too. */
+  open(): void {
+    this.mutex.run(() => {
+      this.forget();
+      Atomics.add(this.words, HANDLES, 1);
+    });
+  }
+
+  /** The last release ends it: what lies beyond the mark stays as it is. */
+  release(): void {
+    this.mutex.run(() => {
+      if (Atomics.sub(this.words, HANDLES, 1) === 1) this.forget();
+    });
+  }
+
+  /**
+   * A handle that was opened with O_TRUNC is about to change [start, end): what it has skipped before `start` becomes zeros.
+   * @returns whether anything did. When `zero` throws, the mark stands where it got to.
+   */
+  extend(start: number, end: number, zero: Zero): boolean {
+    return this.mutex.run(() => {
+      const { numbers } = this;
+      const from = numbers[MARK]!;
+      for (let index = 0; index < numbers[COUNT]! && this.startOf(index) < start; index++) {
+        this.zeroUpTo(this.startOf(index), zero);
+        numbers[MARK] = Math.max(numbers[MARK]!, Math.min(this.endOf(index), start));
+      }
+      const zeroed = from < start;
+      this.zeroUpTo(start, zero);
+      numbers[MARK] = Math.max(numbers[MARK]!, end);
+      this.dropBelow(numbers[MARK]!);
+      return zeroed;
+    });
+  }
+
+  /** The file of the handles that were opened with O_TRUNC ends at `end` from now on: they cut it there. */
+  cut(end: number): void {
+    this.mutex.run(() => {
+      this.numbers[MARK] = Math.min(this.numbers[MARK]!, end);
+    });
+  }
+
+  /** Another handle is about to change [start, end). */
+  note(start: number, end: number): void {
+    if (!this.isActive) return;
+    this.mutex.run(() => {
+      const from = Math.max(start, this.numbers[MARK]!);
+      if (from < end) this.insert(from, end);
+    });
+  }
+
+  private zeroUpTo(end: number, zero: Zero): void {
+    const { numbers } = this;
+    while (numbers[MARK]! < end) {
+      const length = Math.min(STEP, end - numbers[MARK]!);
+      zero(numbers[MARK]!, length);
+      numbers[MARK] = numbers[MARK]! + length;
+    }
+  }
+
+  /** Adds an extent, together with those that it touches. */
+  private insert(start: number, end: number): void {
+    const { numbers } = this;
+    const count = numbers[COUNT]!;
+    let first = 0;
+    while (first < count && this.endOf(first) < start) first++;
+    let next = first;
+    while (next < count && this.startOf(next) <= end) next++;
+    const low = next > first ? Math.min(start, this.startOf(first)) : start;
+    const high = next > first ? Math.max(end, this.endOf(next - 1)) : end;
+    if (next === first && count === MAX_EXTENTS) {
+      this.mergeNearest();
+      return this.insert(start, end);
+    }
+    numbers.copyWithin(EXTENTS + 2 * (first + 1), EXTENTS + 2 * next, EXTENTS + 2 * count);
+    numbers[EXTENTS + 2 * first] = low;
+    numbers[EXTENTS + 2 * first + 1] = high;
+    numbers[COUNT] = count + 1 - (next - first);
+  }
+
+  /** There is no room: the two extents with the least between them become one. That keeps old bytes; it loses none. */
+  private mergeNearest(): void {
+    const { numbers } = this;
+    const count = numbers[COUNT]!;
+    let nearest = 0;
+    const distance = (index: number) => this.startOf(index + 1) - this.endOf(index);
+    for (let index = 1; index < count - 1; index++) if (distance(index) < distance(nearest)) nearest = index;
+    numbers[EXTENTS + 2 * nearest + 1] = this.endOf(nearest + 1);
+    numbers.copyWithin(EXTENTS + 2 * (nearest + 1), EXTENTS + 2 * (nearest + 2), EXTENTS + 2 * count);
+    numbers[COUNT] = count - 1;
+  }
+
+  private dropBelow(mark: number): void {
+    const { numbers } = this;
+    const count = numbers[COUNT]!;
+    let gone = 0;
+    while (gone < count && this.endOf(gone) <= mark) gone++;
+    numbers.copyWithin(EXTENTS, EXTENTS + 2 * gone, EXTENTS + 2 * count);
+    numbers[COUNT] = count - gone;
+    if (count > gone) numbers[EXTENTS] = Math.max(mark, this.startOf(0));
+  }
+
+  private startOf(index: number): number {
+    return this.numbers[EXTENTS + 2 * index]!;
+  }
+
+  private endOf(index: number): number {
+    return this.numbers[EXTENTS + 2 * index + 1]!;
+  }
+
+  private forget(): void {
+    this.numbers[MARK] = 0;
+    this.numbers[COUNT] = 0;
+  }
+}
