@@ -7,6 +7,9 @@ export const FUSE_KERNEL_MINOR_VERSION = 40;
 /** 7.23 (Linux 3.15): the first with the present layout of fuse_init_out. */
 export const FUSE_OLDEST_MINOR_VERSION = 23;
 
+/** 7.39 (Linux 6.6): the first where a write of a FOPEN_DIRECT_IO handle drops the pages that others have cached. */
+export const FUSE_DIRECT_WRITES_DROP_PAGES_MINOR_VERSION = 39;
+
 export const FUSE_ROOT_ID = 1;
 export const FUSE_MIN_READ_BUFFER = 8192;
 export const FUSE_NAME_MAX = 1024;

@@ -5,6 +5,7 @@
 import { ERRNO, ImgfuseError } from '../errors/index.ts';
 import * as abi from './abi.ts';
 import { type AttributeChange, type DirectoryEntry, type Filesystem, NO_HANDLE } from './filesystem.ts';
+import type { Protocol } from './handshake.ts';
 import { DATA_OFFSET, type Reply } from './reply.ts';
 import type { Request } from './request.ts';
 
@@ -18,7 +19,7 @@ const SEEK_DATA = 3;
 const SEEK_HOLE = 4;
 
 /** Either fills the reply or throws; the server turns what is thrown into an error reply. */
-export type Act = (filesystem: Filesystem, request: Request, reply: Reply) => void;
+export type Act = (filesystem: Filesystem, request: Request, reply: Reply, protocol: Protocol) => void;
 
 export interface Operation {
   readonly name: string;
@@ -54,19 +55,20 @@ function setattr(filesystem: Filesystem, request: Request, reply: Reply): void {
   reply.attributes(filesystem.setattr(request.nodeid, change, handle));
 }
 
-function open(filesystem: Filesystem, request: Request, reply: Reply): void {
+function open(filesystem: Filesystem, request: Request, reply: Reply, protocol: Protocol): void {
   const flags = request.u32(abi.fuse_open_in.flags);
   const handle = filesystem.open(request.nodeid, flags);
-  reply.open(handle, openFlags(filesystem, request.nodeid, flags));
+  reply.open(handle, openFlags(filesystem, request.nodeid, flags, protocol.minor));
 }
 
 /**
  * How the kernel caches for a handle. O_DIRECT and O_TRUNC go past its pages: a handle opened with O_TRUNC changes bytes that it
- * does not write.
+ * does not write. Only Linux 6.6 and later drop the pages of others at such a write; before, O_DIRECT alone does it as well.
  */
-function openFlags(filesystem: Filesystem, node: number, flags: number): number {
-  if (flags & O_DIRECT) return abi.FOPEN_DIRECT_IO | abi.FOPEN_PARALLEL_DIRECT_WRITES;
-  if (flags & O_TRUNC) return abi.FOPEN_DIRECT_IO;
+function openFlags(filesystem: Filesystem, node: number, flags: number, minor: number): number {
+  const isDirect = minor >= abi.FUSE_DIRECT_WRITES_DROP_PAGES_MINOR_VERSION;
+  if (isDirect && flags & O_DIRECT) return abi.FOPEN_DIRECT_IO | abi.FOPEN_PARALLEL_DIRECT_WRITES;
+  if (isDirect && flags & O_TRUNC) return abi.FOPEN_DIRECT_IO;
   return filesystem.mayKeepPages(node) ? abi.FOPEN_KEEP_CACHE : 0;
 }
 

@@ -28,6 +28,7 @@ export type ServeEnd = ConnectionEnd | 'stopped';
 
 export class FuseServer {
   private readonly channel: Channel;
+  private readonly protocol: Protocol;
   private readonly filesystem: Filesystem;
   private readonly hooks: ServerHooks;
   private readonly request: Request;
@@ -37,6 +38,7 @@ export class FuseServer {
   /** @param device descriptor from KernelSession.cloneDevice() (or, in tests, a channel) */
   constructor(device: number | Channel, protocol: Protocol, filesystem: Filesystem, hooks: ServerHooks = {}) {
     this.channel = typeof device === 'number' ? new Device(device) : device;
+    this.protocol = protocol;
     this.filesystem = filesystem;
     this.hooks = hooks;
     this.counterWords = hooks.counters === undefined ? undefined : new Int32Array(hooks.counters);
@@ -76,7 +78,7 @@ export class FuseServer {
       if (!isWhole || extra < 0 || (extra > 0 && !operation.hasTail)) {
         throw malformed(operation.name, received);
       }
-      operation.act(this.filesystem, request, reply);
+      operation.act(this.filesystem, request, reply, this.protocol);
     } catch (error) {
       this.fail(error, operation.name);
     }

@@ -284,10 +284,10 @@ describe('files and directories', () => {
   const O_TRUNC = 0o1000;
 
   /** The flags of the answer to an OPEN with `flags`. */
-  function opened(flags: number, mayKeepPages: boolean): number {
+  function opened(flags: number, mayKeepPages: boolean, minor = 39): number {
     const methods = filesystemWith({ open: () => 11, mayKeepPages: () => mayKeepPages });
     const channel = new ScriptedChannel([requestMessage(14, [u32(flags), u32(0)])]);
-    new FuseServer(channel, PROTOCOL, methods).serve();
+    new FuseServer(channel, { ...PROTOCOL, minor }, methods).serve();
     const [reply] = channel.replies;
     expect([reply!.errno, reply!.body.readBigUInt64LE(0)]).toEqual([0, 11n]);
     return reply!.body.readUInt32LE(8);
@@ -307,6 +307,11 @@ describe('files and directories', () => {
   test('OPEN with O_TRUNC bypasses the page cache, because it changes bytes that nobody writes', () => {
     expect(opened(O_TRUNC | 1, false)).toBe(DIRECT_IO);
     expect(opened(O_TRUNC | O_DIRECT | 1, false)).toBe(DIRECT_IO | PARALLEL_DIRECT_WRITES);
+  });
+
+  test('OPEN never bypasses the page cache of a kernel whose direct writes leave the pages of others untrue', () => {
+    for (const flags of [O_DIRECT | 2, O_DIRECT]) expect(opened(flags, true, 38)).toBe(KEEP_CACHE);
+    expect(opened(O_TRUNC | O_DIRECT | 2, false, 38)).toBe(0);
   });
 
   test.each([
