@@ -76,6 +76,7 @@ export class DiskFilesystem implements Filesystem {
     const isDisk = node === this.diskNode;
     return {
       ino: node,
+      generation: node === ROOT_NODE ? 0 : this.tree.generation,
       size: isDisk ? disk.size() : 0,
       allocatedBytes: isDisk ? disk.occupiedBytes() : 0,
       atimeMs: numbers[at + ATIME_MS]!,

@@ -1,6 +1,7 @@
 // What all threads share of the tree: owner, mode and times of its nodes, and how many writable handles are open. Times are
 // stable: they change when the guest writes or somebody sets them, never by being looked at.
 
+import { randomInt } from 'node:crypto';
 import type { VirtualDisk } from '../disk/index.ts';
 import { createTruncationState } from './truncation.ts';
 
@@ -36,6 +37,8 @@ export interface SharedTree {
   /** the mountpoint is a regular file, and the root node is the disk itself */
   readonly rootIsFile: boolean;
   readonly umask: number;
+  /** of the disk: a file handle of one mount (NFS) must not open the disk of another, mounted later in its place */
+  readonly generation: number;
   readonly numbers: SharedArrayBuffer;
   readonly words: SharedArrayBuffer;
   /** see truncation.ts */
@@ -62,6 +65,7 @@ export function createTree(disk: VirtualDisk, options: TreeOptions): SharedTree 
   const tree: SharedTree = {
     rootIsFile,
     umask,
+    generation: randomInt(1, 2 ** 32),
     numbers: new SharedArrayBuffer(NODE_NUMBERS * 3 * 8),
     words: new SharedArrayBuffer(WORDS * 4),
     truncation: createTruncationState(),

@@ -5,6 +5,8 @@
 /** Attributes of a node; times are milliseconds since the epoch (fractions allowed), sizes are bytes. */
 export interface Attributes {
   readonly ino: number;
+  /** tells the node from the one with the same number in another mount, 32 bits; the kernel has 0 for the root of every mount */
+  readonly generation: number;
   readonly size: number;
   /** allocated bytes (st_blocks * 512) */
   readonly allocatedBytes: number;

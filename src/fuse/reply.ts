@@ -156,6 +156,7 @@ export class Reply {
   private writeEntry(start: number, attributes: Attributes): void {
     this.bytes.fill(0, start, start + fuse_entry_out.size);
     writeU64LE(this.view, start + fuse_entry_out.nodeid, attributes.ino);
+    writeU64LE(this.view, start + fuse_entry_out.generation, attributes.generation);
     writeU64LE(this.view, start + fuse_entry_out.entry_valid, ENTRY_TIMEOUT_SECONDS);
     writeU64LE(this.view, start + fuse_entry_out.attr_valid, ATTRIBUTE_TIMEOUT_SECONDS);
     this.writeAttributes(start + fuse_entry_out.attr, attributes);

@@ -55,6 +55,7 @@ export class PlainFilesystem {
     const status = fs.fstatSync(this.fd);
     return {
       ino: node,
+      generation: 0,
       size: isDisk ? status.size : 0,
       allocatedBytes: isDisk ? status.blocks * 512 : 0,
       atimeMs: this.slots[ATIME],

@@ -160,6 +160,16 @@ describe('attributes', () => {
   });
 });
 
+test('every mount gives its disk another generation, and the root none, because the kernel has 0 for it', () => {
+  const [one, two] = [make().filesystem, make().filesystem];
+  expect(one.lookup(ROOT, DISK_NAME).generation).not.toBe(two.lookup(ROOT, DISK_NAME).generation);
+  expect(one.getattr(DISK).generation).toBe(one.readdir(ROOT)[0]!.attributes.generation);
+  expect(one.getattr(DISK).generation).toBeGreaterThan(0);
+  expect([one.lookup(ROOT, '..').generation, make({ rootIsFile: true }).filesystem.getattr(ROOT).generation]).toEqual([
+    0, 0,
+  ]);
+});
+
 describe('an open file', () => {
   test('reads and writes, short at the end, EFBIG behind it', () => {
     const { filesystem } = make();

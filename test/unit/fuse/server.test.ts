@@ -27,6 +27,7 @@ const EIO = 5;
 
 const FILE: Attributes = {
   ino: 2,
+  generation: 0xfedcba98,
   size: FAR,
   allocatedBytes: 1025,
   atimeMs: 1_600_000_000_123.5,
@@ -65,7 +66,15 @@ function encodedAttributes(attributes: Attributes): Buffer {
 }
 
 function encodedEntry(attributes: Attributes): Buffer {
-  return encode(u64(attributes.ino), u64(0), u64(60), u64(1), u32(0), u32(0), encodedAttributes(attributes));
+  return encode(
+    u64(attributes.ino),
+    u64(attributes.generation),
+    u64(60),
+    u64(1),
+    u32(0),
+    u32(0),
+    encodedAttributes(attributes),
+  );
 }
 
 function encodedDirent(name: string, ino: number, next: number, type: number): Buffer {
