@@ -4,6 +4,7 @@
 
 import * as fs from 'node:fs';
 import { basename, dirname, join } from 'node:path';
+import { nameOfBytes } from '../bytes/names.ts';
 import type { HostFile } from './host-file.ts';
 import { PosixHostFile } from './posix-file.ts';
 
@@ -49,7 +50,7 @@ export function openLoopFile(window: LoopWindow): HostFile | null {
 }
 
 function readLine(folder: string, name: string): string {
-  return fs.readFileSync(join(folder, name), 'utf8').replace(/\n$/, '');
+  return nameOfBytes(fs.readFileSync(join(folder, name))).replace(/\n$/, '');
 }
 
 /** Of a device number as stat(2) has it: 12 bits of major between the low 8 and the high 12 bits of minor. */

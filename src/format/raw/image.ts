@@ -1,7 +1,7 @@
 // An open raw image: guest offset = host offset. There is no metadata, hence no lock and no reservation: overlapping
 // requests race exactly as they do on a plain file.
 
-import { type GuestOffset, hostOffset } from '../../bytes/offsets.ts';
+import { type GuestOffset, hostOffset, roundUp } from '../../bytes/offsets.ts';
 import { assert } from '../../errors/index.ts';
 import { type HostFile, possibleDataBytes, readPadded } from '../../host/host-file.ts';
 import type { FileEnds } from '../file-ends.ts';
@@ -19,6 +19,16 @@ import { ProbeGuard } from './probe-guard.ts';
 
 /** Granularity of discards that is worth announcing: a page of the host. */
 export const RAW_CLUSTER_SIZE = 4096;
+
+const SECTOR = 512;
+
+/**
+ * The virtual size of a raw image with a file of `fileSize` bytes: whole sectors, as in QEMU. What the file lacks of the last
+ * sector reads as zeros, and the file gets it when the guest writes there.
+ */
+export function rawSize(fileSize: number): number {
+  return roundUp(fileSize, SECTOR);
+}
 
 export interface RawState {
   /** one number: the virtual size */
@@ -110,9 +120,10 @@ export class RawImage implements Image {
 
   resize(size: number): void {
     this.access.assertWritable();
-    this.guard?.assertStaysRawAt(size);
-    this.file.truncate(size);
-    this.numbers[0] = size;
+    const padded = rawSize(size);
+    this.guard?.assertStaysRawAt(padded);
+    this.file.truncate(padded);
+    this.numbers[0] = padded;
     this.tracker.noteWrite();
     this.flush();
   }
@@ -129,6 +140,8 @@ export class RawImage implements Image {
     const end = offset + length;
     const data = Math.min(this.file.seekData(hostOffset(offset)), end);
     if (data > offset) return { start: offset, length: data - offset, status: 'zero' };
+    // the rest of the last sector, of which the file has only a part
+    if (offset >= this.file.size()) return { start: offset, length, status: 'zero' };
     const hole = Math.min(this.file.seekHole(hostOffset(offset)), end);
     return { start: offset, length: Math.max(hole - offset, 1), status: 'data', hostOffset: offset };
   }

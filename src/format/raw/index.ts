@@ -2,14 +2,11 @@
 // another format to one end of its disk would make the next open take its data for metadata. A raw image that was guessed
 // refuses that (probe-guard.ts); one that was named raw does not.
 
-import { roundUp } from '../../bytes/offsets.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { AttachOptions, CreateOptions, Image, ImageFormat, OpenOptions, SharedImage } from '../image-format.ts';
 import { createWriteTrackerState } from '../write-tracker.ts';
-import { RAW_CLUSTER_SIZE, RawImage, type RawState } from './image.ts';
-
-const SECTOR = 512;
+import { RAW_CLUSTER_SIZE, RawImage, type RawState, rawSize } from './image.ts';
 
 export const raw: ImageFormat = {
   name: 'raw',
@@ -26,7 +23,7 @@ export const raw: ImageFormat = {
   },
   inspect: (file) => ({
     format: 'raw',
-    virtualSize: file.size(),
+    virtualSize: rawSize(file.size()),
     clusterSize: RAW_CLUSTER_SIZE,
     dirty: false,
     specific: {},
@@ -35,16 +32,16 @@ export const raw: ImageFormat = {
 
 function openRaw(file: HostFile, options: OpenOptions): Image {
   const size = file.size();
-  if (options.probed && (size === 0 || size % SECTOR !== 0)) {
+  if (options.probed && (size === 0 || size !== rawSize(size))) {
     throw new ImgfuseError(
       'usage',
-      `${file.path} is no image of a known format, and its ${size} bytes are no disk of whole sectors of ${SECTOR} bytes; ` +
+      `${file.path} is no image of a known format, and its ${size} bytes are no disk of whole sectors of 512 bytes; ` +
         'if it is a raw image all the same, add --format raw',
       { path: file.path },
     );
   }
   const numbers = new SharedArrayBuffer(8);
-  new Float64Array(numbers)[0] = size;
+  new Float64Array(numbers)[0] = rawSize(size);
   const state: RawState = { numbers, tracker: createWriteTrackerState(), probed: options.probed };
   return new RawImage(file, state, options);
 }
@@ -63,7 +60,7 @@ function createRaw(file: HostFile, { size, options, backing }: CreateOptions): v
   if (!['off', 'falloc', 'full'].includes(preallocation)) {
     throw new ImgfuseError('usage', `preallocation=${preallocation} is not valid; use off, falloc or full`);
   }
-  const length = roundUp(size, SECTOR);
+  const length = rawSize(size);
   file.truncate(length);
   if (length > 0 && preallocation === 'falloc') file.allocateRange(0 as never, length);
   if (preallocation === 'full') {
