@@ -1,5 +1,6 @@
 // `imgfuse resize`: changes the virtual size, as qemu-img resize does; shrinking has to be asked for by name.
 
+import { roundUp } from '../bytes/offsets.ts';
 import { openDisk } from '../disk/index.ts';
 import { closingAfter } from '../errors/close.ts';
 import { ImgfuseError } from '../errors/index.ts';
@@ -8,6 +9,9 @@ import { ALLOW_BACKING, directories, FORMAT, IMAGE_NAME, lockMode, NO_LOCK, QUIE
 import { complain, type OutputMode, print, printJson } from './output.ts';
 import { KEY_OPTIONS, type PasswordArguments, passwordOf } from './passwords.ts';
 import { parseResize } from './size.ts';
+
+/** A disk has whole sectors, whatever its format. */
+const SECTOR = 512;
 
 interface ResizeArguments extends PasswordArguments {
   readonly image: string;
@@ -51,11 +55,12 @@ function resize(args: ResizeArguments): number {
     ...(args.format === undefined ? {} : { format: args.format }),
     log: complain,
   });
-  const { before, after } = closingAfter(
+  const { before, after, isRounded } = closingAfter(
     () => [disk],
     () => {
       const before = disk.size();
-      const after = parseResize(args.size, before);
+      const asked = parseResize(args.size, before);
+      const after = roundUp(asked, SECTOR);
       if (after < before && args.shrink !== true) {
         throw new ImgfuseError(
           'usage',
@@ -64,10 +69,11 @@ function resize(args: ResizeArguments): number {
         );
       }
       if (after !== before) disk.resize(after);
-      return { before, after };
+      return { before, after: disk.size(), isRounded: after !== asked };
     },
   );
   if (args.output === 'json') printJson({ filename: args.image, 'virtual-size': after, 'previous-size': before });
-  else if (args.quiet !== true) print('Image resized.');
+  else if (args.quiet !== true)
+    print(isRounded ? `Image resized to ${after} bytes, which are whole sectors.` : 'Image resized.');
   return 0;
 }
