@@ -3,6 +3,7 @@
 import { ImgfuseError } from '../errors/index.ts';
 import type { HostFile } from '../host/host-file.ts';
 import { HttpHostFile } from '../host/http/http-file.ts';
+import { HTTP_LIMITS } from '../host/http/limits.ts';
 import { isUrl, parseUrl } from '../host/http/url.ts';
 import { PosixHostFile } from '../host/posix-file.ts';
 
@@ -12,6 +13,7 @@ export type NamedBy = 'user' | 'image';
 /**
  * @param namedBy the user's may be a block device
  * @param allowedUrls where a redirect of a URL may lead to, beside its own origin
+ * @param answerMs of HttpLimits
  * @throws ImgfuseError missing, permission, read-only, usage, io
  */
 export function openImageFile(
@@ -19,6 +21,7 @@ export function openImageFile(
   readOnly: boolean,
   namedBy: NamedBy = 'user',
   allowedUrls: readonly string[] = [],
+  answerMs: number = HTTP_LIMITS.answerMs,
 ): HostFile {
   if (!isUrl(name))
     return namedBy === 'user' ? PosixHostFile.open(name, readOnly) : PosixHostFile.openRegular(name, readOnly);
@@ -31,5 +34,5 @@ export function openImageFile(
       },
     );
   }
-  return HttpHostFile.open(parseUrl(name).href, allowedUrls);
+  return HttpHostFile.open(parseUrl(name).href, allowedUrls, { ...HTTP_LIMITS, answerMs });
 }

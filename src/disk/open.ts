@@ -40,6 +40,8 @@ export interface OpenDiskOptions {
   readonly slots?: number | undefined;
   /** qcow2: the counters may be late, and the image is marked dirty while it changes */
   readonly lazyRefcounts?: boolean | undefined;
+  /** within which every read has to be answered, with an error if need be; default: no limit */
+  readonly answerMs?: number | undefined;
   /** repairs and warnings, one sentence a call */
   readonly log?: ((sentence: string) => void) | undefined;
 }
@@ -188,7 +190,7 @@ class ChainOpener {
   private openFile(path: string, readOnly: boolean, namedBy: NamedBy, descriptor: number | null = null): HostFile {
     const file =
       descriptor === null
-        ? openImageFile(path, readOnly, namedBy, allowedUrls(this.options.allowBacking ?? []))
+        ? openImageFile(path, readOnly, namedBy, allowedUrls(this.options.allowBacking ?? []), this.options.answerMs)
         : PosixHostFile.reopen(path, descriptor, readOnly);
     this.opened.push(file);
     const identity = file.identity();

@@ -2,9 +2,9 @@
 // of the disk, walks the chain for extents, and owns the files: close() always releases them, whatever the flush said.
 
 import { guestOffset } from '../bytes/offsets.ts';
+import { steadyMs } from '../concurrency/clock.ts';
 import { type Closeable, closeAll, closeQuietly } from '../errors/close.ts';
 import { describeError, ERRNO, ImgfuseError } from '../errors/index.ts';
-import { steadyMs } from '../format/clock.ts';
 import { type Extent, type Image, type ImageDetails, imageChain, type SharedImage } from '../format/image-format.ts';
 import { possibleDataBytes } from '../host/host-file.ts';
 import type { HttpTraffic } from '../host/http/block-cache.ts';
@@ -70,10 +70,12 @@ export interface DataRun {
 export class VirtualDisk {
   private readonly image: Image;
   private readonly copyOnRead: CopyOnRead | null;
+  private readonly remote: readonly HttpHostFile[];
 
   constructor(image: Image, copyOnRead: CopyOnRead | null = null) {
     this.image = image;
     this.copyOnRead = copyOnRead;
+    this.remote = imageChain(image).flatMap(({ file }) => (file instanceof HttpHostFile ? [file] : []));
   }
 
   get path(): string {
@@ -95,6 +97,11 @@ export class VirtualDisk {
 
   get clusterSize(): number {
     return this.image.clusterSize;
+  }
+
+  /** Every method that may read a remote file for the kernel says so first. */
+  private requestBegins(): void {
+    for (const file of this.remote) file.requestBegins();
   }
 
   /** Virtual size in bytes. */
@@ -123,6 +130,7 @@ export class VirtualDisk {
   read(target: Uint8Array, targetOffset: number, length: number, offset: number): number {
     const count = Math.max(0, Math.min(length, this.size() - offset));
     if (count === 0) return 0;
+    this.requestBegins();
     this.copyOnRead?.copy(offset, count);
     this.image.read(target, targetOffset, count, guestOffset(offset));
     return count;
@@ -138,6 +146,7 @@ export class VirtualDisk {
         offset,
       });
     }
+    this.requestBegins();
     this.image.write(source, sourceOffset, count, guestOffset(offset));
     return count;
   }
@@ -145,23 +154,27 @@ export class VirtualDisk {
   /** The range reads as zeros afterwards; what lies beyond the end is ignored. */
   discard(offset: number, length: number): void {
     const count = Math.min(length, this.size() - offset);
+    this.requestBegins();
     if (count > 0) this.image.discard(guestOffset(offset), count);
   }
 
   /** The range reads as zeros afterwards; what lies beyond the end is ignored. */
   writeZeroes(offset: number, length: number): void {
     const count = Math.min(length, this.size() - offset);
+    this.requestBegins();
     if (count > 0) this.image.writeZeroes(guestOffset(offset), count);
   }
 
   /** Takes host space for the range, so that writes into it do not fail for want of space. */
   preallocate(offset: number, length: number): void {
     const count = Math.min(length, this.size() - offset);
+    this.requestBegins();
     if (count > 0) this.image.preallocate(guestOffset(offset), count);
   }
 
   /** Sets the virtual size; formats round it up to their sector size. */
   resize(size: number): void {
+    this.requestBegins();
     this.image.resize(size);
   }
 
@@ -172,11 +185,13 @@ export class VirtualDisk {
 
   /** The extent at `offset` (which is below the size) through the chain, at most `length` bytes long. */
   extent(offset: number, length: number = this.size() - offset): ChainExtent {
+    this.requestBegins();
     return chainExtent(this.image, offset, length, 0);
   }
 
   /** Whether there is data at `offset`, through the chain, and for how many bytes from there that is sure: at most `length`. */
   dataRun(offset: number, length: number): DataRun {
+    this.requestBegins();
     return chainDataRun(this.image, offset, length);
   }
 
@@ -230,9 +245,7 @@ export class VirtualDisk {
         .map((image) => image.file.path),
       copyOnRead: this.copyOnRead === null ? null : this.copyOnRead.isStopped ? 'stopped' : 'on',
       share: this.countShare(),
-      network: imageChain(this.image).flatMap(({ file }) =>
-        file instanceof HttpHostFile ? [{ url: file.path, ...file.traffic() }] : [],
-      ),
+      network: this.remote.map((file) => ({ url: file.path, ...file.traffic() })),
     };
   }
 

@@ -2,10 +2,10 @@
 // it runs in memory, so that faults can be put at every single host operation.
 
 import { describe, expect, test } from 'vitest';
+import { steadyMs } from '../../src/concurrency/clock.ts';
 import { CopyOnRead, createCopyOnReadState } from '../../src/disk/copy-on-read.ts';
 import { VirtualDisk } from '../../src/disk/virtual-disk.ts';
 import { ERRNO, errnoOf } from '../../src/errors/index.ts';
-import { steadyMs } from '../../src/format/clock.ts';
 import type { Image, ImageFormat } from '../../src/format/image-format.ts';
 import type { HostFile } from '../../src/host/host-file.ts';
 import type { MemoryHostFile } from '../../src/host/memory-file.ts';

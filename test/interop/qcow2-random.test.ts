@@ -7,7 +7,7 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { guestOffset } from '../../src/bytes/offsets.ts';
-import { steadyMs } from '../../src/format/clock.ts';
+import { steadyMs } from '../../src/concurrency/clock.ts';
 import type { Image } from '../../src/format/image-format.ts';
 import { openQcow2 } from '../../src/format/qcow2/open.ts';
 import { readHeader } from '../../src/format/qcow2/read-header.ts';

@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { guestOffset } from '../../src/bytes/offsets.ts';
-import { steadyMs } from '../../src/format/clock.ts';
+import { steadyMs } from '../../src/concurrency/clock.ts';
 import type { Image, ImageFormat } from '../../src/format/image-format.ts';
 import { qcow2 } from '../../src/format/qcow2/index.ts';
 import { qed } from '../../src/format/qed/index.ts';

@@ -44,6 +44,10 @@ const EXTRA_IMPORTS: Readonly<Record<string, readonly string[]>> = {
   'disk/registry.ts': ['format/*'],
   // remote blocks are shared by threads as metadata is, with the same lock
   'host/http/block-cache.ts': ['concurrency'],
+  // the clock that all threads share
+  'host/http/block-reader.ts': ['concurrency'],
+  'host/http/range-client.ts': ['concurrency'],
+  'disk/virtual-disk.ts': ['concurrency'],
   // mounting and the device need system calls
   'fuse/device.ts': ['native'],
   'fuse/mount.ts': ['native'],

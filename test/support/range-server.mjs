@@ -7,7 +7,15 @@ import { createServer as createTlsServer } from 'node:https';
 import { parentPort, workerData } from 'node:worker_threads';
 
 let { content, tls } = workerData;
-const settings = { etag: '"one"', lastModified: null, date: null, bytesPerSecond: 0, path: null, headers: {} };
+const settings = {
+  etag: '"one"',
+  lastModified: null,
+  date: null,
+  bytesPerSecond: 0,
+  path: null,
+  headers: {},
+  honoursIfRange: true,
+};
 /** what the next matching requests meet: { do, times, from, ... } */
 let plan = [];
 let seen = [];
@@ -64,7 +72,8 @@ async function answer(request, response) {
     return;
   }
   const ifRange = request.headers['if-range'];
-  const isStale = ifRange !== undefined && ifRange !== settings.etag && ifRange !== settings.lastModified;
+  const isSame = settings.honoursIfRange && (ifRange === settings.etag || ifRange === settings.lastModified);
+  const isStale = ifRange !== undefined && !isSame;
   const whole = () => {
     response.writeHead(200, { ...validators(), 'content-length': content.length });
     return send(response, content);

@@ -38,6 +38,8 @@ export interface ServerSettings {
   readonly bytesPerSecond: number;
   /** the only path that exists; null: all of them are the file */
   readonly path: string | null;
+  /** false: If-Range never matches */
+  readonly honoursIfRange: boolean;
   /** added to every answer with the file */
   readonly headers: Readonly<Record<string, string>>;
 }

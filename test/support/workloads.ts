@@ -3,7 +3,7 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { guestOffset, hostOffset } from '../../src/bytes/offsets.ts';
-import { steadyMs } from '../../src/format/clock.ts';
+import { steadyMs } from '../../src/concurrency/clock.ts';
 import type { Image, ImageFormat } from '../../src/format/image-format.ts';
 import { qcow2 } from '../../src/format/qcow2/index.ts';
 import { qed } from '../../src/format/qed/index.ts';

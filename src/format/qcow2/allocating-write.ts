@@ -5,8 +5,8 @@
 
 import { roundUp } from '../../bytes/offsets.ts';
 import { reach } from '../../concurrency/breakpoints.ts';
+import { steadyMs } from '../../concurrency/clock.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
-import { steadyMs } from '../clock.ts';
 import type { DataClusters } from './data-clusters.ts';
 import type { Flush } from './flush.ts';
 import type { Geometry } from './geometry.ts';

@@ -5,10 +5,10 @@
 
 import { roundUp } from '../../bytes/offsets.ts';
 import { reach } from '../../concurrency/breakpoints.ts';
+import { steadyMs } from '../../concurrency/clock.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
 import type { Reservations } from '../../concurrency/reservations.ts';
 import { readsAsZeros } from '../backing.ts';
-import { steadyMs } from '../clock.ts';
 import type { Image } from '../image-format.ts';
 import type { PendingLinks } from '../pending-links.ts';
 import { ZeroInPlace } from '../zero-in-place.ts';

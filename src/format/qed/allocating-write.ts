@@ -4,11 +4,11 @@
 
 import { guestOffset, hostOffset } from '../../bytes/offsets.ts';
 import { reach } from '../../concurrency/breakpoints.ts';
+import { steadyMs } from '../../concurrency/clock.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
 import type { Reservations } from '../../concurrency/reservations.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import { readBackingData, readsAsZeros } from '../backing.ts';
-import { steadyMs } from '../clock.ts';
 import type { GuestAccess } from '../guest-access.ts';
 import type { Image } from '../image-format.ts';
 import type { PendingLinks } from '../pending-links.ts';

@@ -1,8 +1,8 @@
 // The NEED_CHECK bit (R7): set and durable before the first change of metadata, cleared only after a flush that succeeded.
 // Used under the metadata lock.
 
+import { steadyMs } from '../../concurrency/clock.ts';
 import type { HostFile } from '../../host/host-file.ts';
-import { steadyMs } from '../clock.ts';
 import type { WriteTracker } from '../write-tracker.ts';
 import { FEATURES_OFFSET, QED_F_NEED_CHECK, type QedHeader, writeHeaderField } from './header.ts';
 import { DIRTY, LAST_CHANGE_MS } from './state.ts';

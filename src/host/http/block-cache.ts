@@ -33,9 +33,13 @@ export const MARK = 3;
 const ERROR = 4;
 const SLOT_WORDS = 5;
 
-/** Numbers: the block in each slot, then the traffic. */
+/** Numbers: the block in each slot, the traffic, and how long nothing has come (see waitsAt). */
 const NO_BLOCK = -1;
 const TRAFFIC = ['requests', 'bytes', 'retries', 'failures'] as const;
+/** When the present silence began in steadyMs(), 0: there is none; and how long its readers wait. */
+const SILENCE_NUMBERS = 2;
+/** Readers that come later than this after the last one has gone are no part of its silence. */
+const SILENCE_GAP_MS = 1000;
 
 const ERRORS = 16;
 const ERROR_BYTES = 1024;
@@ -51,6 +55,8 @@ export interface BlockCacheState {
   readonly readAheadBlocks: number;
   /** a reader to whom nothing has happened for so long gives up */
   readonly silenceMs: number;
+  /** of HttpLimits */
+  readonly answerMs: number;
   readonly words: SharedArrayBuffer;
   readonly numbers: SharedArrayBuffer;
   readonly data: SharedArrayBuffer;
@@ -63,18 +69,19 @@ export interface BlockCacheOptions {
   readonly cacheBytes: number;
   readonly readAheadBytes: number;
   readonly silenceMs: number;
+  readonly answerMs: number;
 }
 
 const MIN_BLOCKS = 8;
 
 export function createBlockCacheState(options: BlockCacheOptions): BlockCacheState {
-  const { length, blockBytes, silenceMs } = options;
+  const { length, blockBytes, silenceMs, answerMs } = options;
   const budget = Math.max(MIN_BLOCKS, Math.floor(options.cacheBytes / blockBytes));
   const capacity = Math.max(1, Math.min(budget, Math.ceil(length / blockBytes)));
-  const numbers = new SharedArrayBuffer((capacity + TRAFFIC.length) * 8);
+  const numbers = new SharedArrayBuffer((capacity + TRAFFIC.length + SILENCE_NUMBERS) * 8);
   new Float64Array(numbers, 0, capacity).fill(NO_BLOCK);
   return {
-    ...{ length, blockBytes, capacity, silenceMs, numbers },
+    ...{ length, blockBytes, capacity, silenceMs, answerMs, numbers },
     // a reader that reads ahead never throws out what another one has yet to read
     readAheadBlocks: Math.floor(Math.min(options.readAheadBytes / blockBytes, capacity / 4)),
     words: new SharedArrayBuffer((FIRST_SLOT + capacity * SLOT_WORDS) * 4),
@@ -91,6 +98,7 @@ export class BlockCache {
   private readonly blocks: Float64Array;
   private readonly counters: Float64Array;
   private readonly errors: Uint8Array;
+  private readonly silence: Float64Array;
 
   constructor(state: BlockCacheState) {
     this.state = state;
@@ -98,7 +106,8 @@ export class BlockCache {
     this.bytes = new Uint8Array(state.data);
     this.lock = new Mutex(this.words, LOCK);
     this.blocks = new Float64Array(state.numbers, 0, state.capacity);
-    this.counters = new Float64Array(state.numbers, state.capacity * 8);
+    this.counters = new Float64Array(state.numbers, state.capacity * 8, TRAFFIC.length);
+    this.silence = new Float64Array(state.numbers, (state.capacity + TRAFFIC.length) * 8);
     this.errors = new Uint8Array(state.errors);
   }
 
@@ -180,6 +189,21 @@ export class BlockCache {
 
   traffic(): HttpTraffic {
     return Object.fromEntries(TRAFFIC.map((name, index) => [name, this.counters[index]!])) as HttpTraffic;
+  }
+
+  /**
+   * A reader waits. Requests that queue behind each other while nothing comes have waited all together, not one by one.
+   * @returns when the silence began that it waits in
+   */
+  waitsAt(nowMs: number): number {
+    if (this.silence[0] === 0 || nowMs - this.silence[1]! > SILENCE_GAP_MS) this.silence[0] = nowMs;
+    this.silence[1] = Math.max(nowMs, this.silence[0]! + this.state.answerMs);
+    return this.silence[0]!;
+  }
+
+  /** A block has come. */
+  endSilence(): void {
+    this.silence[0] = 0;
   }
 
   wake(futex: typeof REQUESTS | typeof ARRIVALS): void {

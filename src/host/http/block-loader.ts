@@ -137,6 +137,7 @@ export class BlockLoader {
     const { cache } = this;
     cache.lock.run(() => {
       for (const slot of slots.slice(from, to)) cache.setWord(slot, STATE, READY);
+      cache.endSilence();
     });
     this.count();
     cache.wake(ARRIVALS);

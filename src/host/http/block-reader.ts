@@ -1,6 +1,7 @@
 // The readers' side of the block cache: copies what is there, queues what is not and sleeps until it has come, and reads
 // ahead of a sequential reader. The window doubles each time its first block, which carries the mark, is read.
 
+import { steadyMs } from '../../concurrency/clock.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import {
   ARRIVALS,
@@ -24,9 +25,17 @@ export class BlockReader {
   private readonly cache: BlockCache;
   private readonly path: string;
 
+  /** of the kernel's request that is being served; null outside of any */
+  private beganMs: number | null = null;
+
   constructor(cache: BlockCache, path: string) {
     this.cache = cache;
     this.path = path;
+  }
+
+  /** Reads from now on serve a new request of the kernel, which must be answered in time. */
+  requestBegins(): void {
+    if (Number.isFinite(this.cache.state.answerMs)) this.beganMs = steadyMs();
   }
 
   /** Reads [offset, offset + length), which lies inside the file. Throws ImgfuseError io */
@@ -76,8 +85,33 @@ export class BlockReader {
         cache.wake(REQUESTS);
         return slot;
       }
+      if (this.remainingMs() <= 0) throw this.lateError(block);
       this.sleep(FULL_MS);
     }
+  }
+
+  /** How long this request may still wait; the lock is held. */
+  private remainingMs(): number {
+    const { cache, beganMs } = this;
+    const { answerMs, silenceMs } = cache.state;
+    if (beganMs === null) return silenceMs;
+    const nowMs = steadyMs();
+    return Math.min(beganMs, cache.waitsAt(nowMs)) + answerMs - nowMs;
+  }
+
+  private lateError(block: number): ImgfuseError {
+    const seconds = this.cache.state.answerMs / 1000;
+    return this.error(block, `cannot be read: the kernel allows no longer wait than ${seconds} seconds for its server`);
+  }
+
+  private error(block: number, reason: string): ImgfuseError {
+    const offset = block * this.cache.state.blockBytes;
+    const last = offset + this.cache.lengthOf(block) - 1;
+    return new ImgfuseError('io', `${this.path} ${reason} (bytes ${offset} to ${last})`, {
+      path: this.path,
+      offset,
+      operation: 'read',
+    });
   }
 
   /** Waits until the block of a slot is READY. Throws why it does not come. */
@@ -86,23 +120,25 @@ export class BlockReader {
     const block = cache.blockOf(slot);
     cache.setWord(slot, PINS, cache.word(slot, PINS) + 1);
     const isOver = (): boolean => cache.word(slot, STATE) === READY || cache.word(slot, STATE) === FAILED;
+    const { silenceMs } = cache.state;
     let isAlone = false;
-    while (!isOver() && !isAlone) {
-      isAlone = cache.words[CLOSED] === 1 || this.sleep(cache.state.silenceMs) === 'timed-out';
+    let isLate = false;
+    while (!isOver() && !isAlone && !isLate) {
+      const remainingMs = this.remainingMs();
+      isLate = remainingMs <= 0;
+      if (isLate) break;
+      const slept = this.sleep(Math.min(silenceMs, remainingMs));
+      isAlone = cache.words[CLOSED] === 1 || (slept === 'timed-out' && remainingMs > silenceMs);
     }
     const pins = cache.word(slot, PINS) - 1;
     cache.setWord(slot, PINS, pins);
     const state = cache.word(slot, STATE);
     if (state === READY) return;
+    if (isLate && state !== FAILED) throw this.lateError(block);
     const reason =
       state === FAILED ? cache.errorOf(slot) : 'cannot be read: the network thread of this process does not answer';
     if (state === FAILED && pins === 0) cache.clear(slot);
-    const offset = block * cache.state.blockBytes;
-    throw new ImgfuseError('io', `${this.path} ${reason} (bytes ${offset} to ${offset + cache.lengthOf(block) - 1})`, {
-      path: this.path,
-      offset,
-      operation: 'read',
-    });
+    throw this.error(block, reason);
   }
 
   private sleep(milliseconds: number): 'ok' | 'not-equal' | 'timed-out' {

@@ -46,6 +46,11 @@ export class HttpHostFile implements HostFile {
     return new HttpHostFile(path, state, null);
   }
 
+  /** Reads of this object serve a new request of the kernel from now on. */
+  requestBegins(): void {
+    this.reader.requestBegins();
+  }
+
   size(): number {
     return this.cache.state.length;
   }

@@ -23,6 +23,8 @@ export interface HttpLimits {
   /** no attempt begins later than this after the last block that arrived */
   readonly giveUpMs: number;
   readonly redirects: number;
+  /** a request of the kernel waits for no block later than this after it began; then it gets an error, and the block still comes */
+  readonly answerMs: number;
 }
 
 export const HTTP_LIMITS: HttpLimits = {
@@ -38,4 +40,5 @@ export const HTTP_LIMITS: HttpLimits = {
   backoffMs: 500,
   giveUpMs: 60_000,
   redirects: 5,
+  answerMs: Number.POSITIVE_INFINITY,
 };

@@ -8,8 +8,8 @@ export type Headers = Readonly<Record<string, string | readonly string[] | undef
 /** What tells one version of a remote file from another. */
 export interface Version {
   readonly length: number;
-  /** value of If-Range: the ETag, or the date where there is no strong one */
-  readonly ifRange: string;
+  /** value of If-Range: the ETag, or the date where there is no strong one; null: it came in one answer, as a whole */
+  readonly ifRange: string | null;
   readonly etag: string | null;
   readonly lastModified: string | null;
 }
@@ -19,22 +19,19 @@ const STRONG_DATE_MS = 1000;
 const MAX_PAUSE_MS = 10_000;
 const PASSING_STATUS = new Set([408, 425, 429, 500, 502, 503, 504]);
 
-/** The version that the first answer, to a request for [0, wanted), belongs to. Throws FetchError. */
-export function versionOf(status: number, headers: Headers, wanted: number): Version {
-  if (status === 200) {
-    throw new FetchError(
-      'unsupported',
-      'cannot be used: its server sends the whole file and not the range that was asked for; use a server that supports ' +
-        'range requests, or copy the file here',
-    );
-  }
+/**
+ * The version that the first answer, to a request for [0, wanted), belongs to. A file that came as a whole needs nothing that
+ * tells its versions apart.
+ * @param oldDate Last-Modified of an answer that was there a second before this one was asked for, if there was one
+ * @throws FetchError
+ */
+export function versionOf(status: number, headers: Headers, wanted: number, oldDate: string | null = null): Version {
   if (status === 416) throw new FetchError('usage', 'cannot be used: it is empty');
-  assertPartial(status, headers);
-  const { start, end, length } = contentRange(headers);
-  if (start !== 0 || end !== Math.min(wanted, length)) throw wrongRange(headers, 0, wanted);
   const etag = single(headers, 'etag');
   const lastModified = single(headers, 'last-modified');
+  const length = status === 200 ? wholeLength(headers, wanted) : firstRange(status, headers, wanted);
   const version = { length, etag, lastModified };
+  if (length <= wanted) return { ...version, ifRange: null };
   if (etag !== null && /^"[^"]*"$/.test(etag)) return { ...version, ifRange: etag };
   if (lastModified === null) {
     throw new FetchError(
@@ -43,10 +40,7 @@ export function versionOf(status: number, headers: Headers, wanted: number): Ver
         'so a change of the file under the overlay would go unnoticed',
     );
   }
-  const modifiedMs = Date.parse(lastModified);
-  const date = single(headers, 'date');
-  const answeredMs = date === null ? Date.now() : Date.parse(date);
-  if (!(answeredMs - modifiedMs >= STRONG_DATE_MS)) {
+  if (lastModified !== oldDate && !isOldDate(lastModified, single(headers, 'date'))) {
     throw new FetchError(
       'io',
       `cannot be used yet: it was changed at ${lastModified}, too short a time ago to notice a second change; try again`,
@@ -57,32 +51,82 @@ export function versionOf(status: number, headers: Headers, wanted: number): Ver
   return { ...version, ifRange: lastModified };
 }
 
-/** Throws FetchError unless the body that follows is [start, end) of `version`. */
-export function assertRange(status: number, headers: Headers, start: number, end: number, version: Version): void {
+/** Of an answer that holds the whole file, whatever was asked for: right where the file ends before the range does. */
+function wholeLength(headers: Headers, wanted: number): number {
+  assertIdentity(headers);
+  const length = Number(single(headers, 'content-length') ?? Number.NaN);
+  if (length === 0) throw new FetchError('usage', 'cannot be used: it is empty');
+  if (length <= wanted) return length;
+  throw new FetchError(
+    'unsupported',
+    'cannot be used: its server sends the whole file and not the range that was asked for; use a server that supports ' +
+      'range requests, or copy the file here',
+  );
+}
+
+function firstRange(status: number, headers: Headers, wanted: number): number {
+  assertPartial(status, headers);
+  const { start, end, length } = contentRange(headers);
+  if (start !== 0 || end !== Math.min(wanted, length)) throw wrongRange(headers, 0, wanted);
+  return length;
+}
+
+function isOldDate(lastModified: string, date: string | null): boolean {
+  const answeredMs = date === null ? Date.now() : Date.parse(date);
+  return answeredMs - Date.parse(lastModified) >= STRONG_DATE_MS;
+}
+
+/** How long a date has to stay what it is before it tells versions apart, where the clocks do not say that it is old. */
+export const OLD_DATE_MS = STRONG_DATE_MS;
+
+/** The whole file, of the version that is open, in answer to a request with If-Range: its server takes this for another version. */
+export function ignoresIfRange(status: number, headers: Headers, version: Version): boolean {
+  return (
+    status === 200 &&
+    single(headers, 'etag') === version.etag &&
+    single(headers, 'last-modified') === version.lastModified
+  );
+}
+
+/**
+ * Throws FetchError unless the body that follows is [start, end) of `version`.
+ * @param isConditional If-Range was sent, so that a range is of this version and its date need not be repeated
+ */
+export function assertRange(
+  status: number,
+  headers: Headers,
+  { start, end, isConditional }: { readonly start: number; readonly end: number; readonly isConditional: boolean },
+  version: Version,
+): void {
   if (status === 200) {
-    assertSameVersion(headers, version);
+    assertSameVersion(headers, version, false);
+    if (version.ifRange === null && wholeLength(headers, end) === version.length) return;
     throw new FetchError('io', 'cannot be read: its server sends the whole file and not the range that was asked for');
   }
   if (status === 416) throw changed('it is shorter');
   assertPartial(status, headers);
   const range = contentRange(headers);
   if (range.length !== version.length) throw changed(`${range.length} bytes instead of ${version.length}`);
-  assertSameVersion(headers, version);
+  assertSameVersion(headers, version, isConditional);
   if (range.start !== start || range.end !== end) throw wrongRange(headers, start, end);
 }
 
-function assertSameVersion(headers: Headers, version: Version): void {
+function assertSameVersion(headers: Headers, version: Version, isConditional: boolean): void {
   const etag = single(headers, 'etag');
   if (etag !== version.etag) throw changed(`its ETag is ${etag} and was ${version.etag}`);
-  if (version.ifRange !== version.lastModified) return;
+  if (version.ifRange !== null && version.ifRange !== version.lastModified) return;
   const lastModified = single(headers, 'last-modified');
-  if (lastModified !== version.lastModified) {
+  if (lastModified !== version.lastModified && !(isConditional && lastModified === null)) {
     throw changed(`it was last modified ${lastModified}, and ${version.lastModified} before`);
   }
 }
 
 function assertPartial(status: number, headers: Headers): void {
   if (status !== 206) throw statusError(status, headers);
+  assertIdentity(headers);
+}
+
+function assertIdentity(headers: Headers): void {
   const encoding = single(headers, 'content-encoding') ?? 'identity';
   if (encoding.toLowerCase() !== 'identity') {
     throw new FetchError(

@@ -3,9 +3,10 @@
 
 import { setTimeout as delay } from 'node:timers/promises';
 import { Agent, type Dispatcher, EnvHttpProxyAgent, request } from 'undici';
+import { steadyMs } from '../../concurrency/clock.ts';
 import { FetchError, fetchErrorOf } from './fetch-error.ts';
 import type { HttpLimits } from './limits.ts';
-import { assertRange, type Headers, single, type Version, versionOf } from './range-answer.ts';
+import { assertRange, ignoresIfRange, OLD_DATE_MS, single, type Version, versionOf } from './range-answer.ts';
 import { folderOfUrl, isBelowUrl } from './url.ts';
 
 const REDIRECTS = new Set([301, 302, 303, 307, 308]);
@@ -40,6 +41,10 @@ export class RangeClient {
   /** where the last redirect led */
   private target: URL;
   private version: Version | null = null;
+  /** false once the server has answered the whole file although nothing has changed: its validators are compared instead */
+  private sendsIfRange = true;
+  /** Last-Modified of the first answer that could not be used yet because of it, and when that was there */
+  private youngDate: { readonly text: string; readonly seenMs: number } | null = null;
 
   /** @param allowed places that a redirect may lead to, beside the origin of the URL itself */
   constructor(url: URL, allowed: readonly URL[], limits: HttpLimits, dispatcher: Dispatcher) {
@@ -58,7 +63,9 @@ export class RangeClient {
       openAttempts,
       () => false,
       async () => {
-        await this.attempt(0, blockBytes, (chunk, offset) => head.set(chunk, offset));
+        // an attempt before may have told the length
+        const end = Math.min(blockBytes, this.version?.length ?? blockBytes);
+        await this.attempt(0, end, (chunk, offset) => head.set(chunk, offset));
       },
     );
     const { length } = this.version!;
@@ -129,16 +136,19 @@ export class RangeClient {
     let body: Dispatcher.ResponseData['body'] | null = null;
     try {
       const signal = AbortSignal.any([stop.signal, this.closing.signal]);
-      const answer = await this.follow(start, end, signal);
-      body = answer.body;
-      const headers: Headers = answer.headers;
-      let last = end;
-      if (this.version === null) {
-        this.version = versionOf(answer.statusCode, headers, end);
-        last = Math.min(end, this.version.length);
-      } else {
-        assertRange(answer.statusCode, headers, start, end, this.version);
+      const askedMs = steadyMs();
+      let answer = await this.follow(start, end, signal);
+      if (
+        this.version !== null &&
+        this.sendsIfRange &&
+        ignoresIfRange(answer.statusCode, answer.headers, this.version)
+      ) {
+        this.sendsIfRange = false;
+        discard(answer);
+        answer = await this.follow(start, end, signal);
       }
+      body = answer.body;
+      const last = this.judge(answer, start, end, askedMs);
       timer.refresh();
       let at = start;
       for await (const chunk of body as AsyncIterable<Uint8Array>) {
@@ -160,6 +170,21 @@ export class RangeClient {
     }
   }
 
+  /** @param askedMs when the request was sent @returns where the body ends */
+  private judge({ statusCode, headers }: Dispatcher.ResponseData, start: number, end: number, askedMs: number): number {
+    if (this.version === null) {
+      const { youngDate } = this;
+      const isOld = youngDate !== null && askedMs - youngDate.seenMs >= OLD_DATE_MS;
+      const text = single(headers, 'last-modified');
+      if (text !== null && youngDate?.text !== text) this.youngDate = { text, seenMs: steadyMs() };
+      this.version = versionOf(statusCode, headers, end, isOld ? youngDate.text : null);
+    } else {
+      const isConditional = this.sendsIfRange && this.version.ifRange !== null;
+      assertRange(statusCode, headers, { start, end, isConditional }, this.version);
+    }
+    return Math.min(end, this.version.length);
+  }
+
   private async follow(start: number, end: number, signal: AbortSignal): Promise<Dispatcher.ResponseData> {
     // other requests of this file are under way at the same time, and share nothing but the result
     let target = this.target;
@@ -171,7 +196,7 @@ export class RangeClient {
         this.target = target;
         return answer;
       }
-      answer.body.on('error', () => {}).destroy();
+      discard(answer);
       if (hops >= this.limits.redirects) {
         throw new FetchError('io', `cannot be used: it is redirected more than ${this.limits.redirects} times`);
       }
@@ -193,6 +218,7 @@ export class RangeClient {
 
   private ask(url: URL, start: number, end: number, signal: AbortSignal): Promise<Dispatcher.ResponseData> {
     this.traffic.requests++;
+    const ifRange = this.version?.ifRange ?? null;
     return request(url, {
       dispatcher: this.dispatcher,
       signal,
@@ -200,8 +226,13 @@ export class RangeClient {
         range: `bytes=${start}-${end - 1}`,
         'accept-encoding': 'identity',
         'user-agent': 'imgfuse',
-        ...(this.version === null ? {} : { 'if-range': this.version.ifRange }),
+        ...(this.sendsIfRange && ifRange !== null ? { 'if-range': ifRange } : {}),
       },
     });
   }
+}
+
+/** Cuts the connection: the rest of the answer is not fetched. */
+function discard({ body }: Dispatcher.ResponseData): void {
+  body.on('error', () => {}).destroy();
 }

@@ -3,8 +3,8 @@
 
 import { expect, test, vi } from 'vitest';
 import { guestOffset } from '../../../../src/bytes/offsets.ts';
+import { steadyMs } from '../../../../src/concurrency/clock.ts';
 import { Reservations } from '../../../../src/concurrency/reservations.ts';
-import { steadyMs } from '../../../../src/format/clock.ts';
 import type { Image } from '../../../../src/format/image-format.ts';
 import { qed } from '../../../../src/format/qed/index.ts';
 import { Mapper } from '../../../../src/format/qed/mapping.ts';

@@ -3,7 +3,7 @@
 
 import { describe, expect, test } from 'vitest';
 import { guestOffset } from '../../../../src/bytes/offsets.ts';
-import { steadyMs } from '../../../../src/format/clock.ts';
+import { steadyMs } from '../../../../src/concurrency/clock.ts';
 import type { Image } from '../../../../src/format/image-format.ts';
 import { qed } from '../../../../src/format/qed/index.ts';
 import { raw } from '../../../../src/format/raw/index.ts';

@@ -251,6 +251,121 @@ describe('a base that changed', () => {
   });
 });
 
+describe('validators that are hard to use', () => {
+  const FUTURE = 'Tue, 02 Nov 2038 10:00:00 GMT';
+
+  test('a date in the future is one that has stayed the same for a second', () => {
+    server.set({ etag: null, lastModified: FUTURE, date: 'Mon, 02 Nov 2026 10:00:00 GMT' });
+    const start = performance.now();
+    const file = open();
+    expect(performance.now() - start).toBeGreaterThanOrEqual(1000);
+    expectRead(file, 5 * BLOCK, 10);
+    server.set({ lastModified: 'Tue, 02 Nov 2038 10:00:01 GMT' });
+    expect(failure(file, 9 * BLOCK)).toMatch(/has changed.*last modified/);
+  });
+
+  test('a date that changes between the attempts has not stayed the same', () => {
+    server.set({ etag: null, lastModified: FUTURE, date: 'Mon, 02 Nov 2026 10:00:00 GMT' });
+    server.plan({ do: 'headers', headers: { 'last-modified': 'Tue, 02 Nov 2038 09:59:59 GMT' } });
+    expect(refusal({ openAttempts: 2 })).toMatch(/too short a time ago/);
+  });
+
+  test('a server that never takes If-Range for the same version is asked without', () => {
+    server.set({ etag: null, lastModified: 'Mon, 02 Nov 2026 10:00:00 GMT', honoursIfRange: false });
+    const file = open();
+    expectRead(file, 0, LENGTH);
+    const conditional = server.requests().filter(({ ifRange }) => ifRange !== null);
+    expect(conditional.length).toBeGreaterThanOrEqual(1);
+    server.forget();
+    expectRead(open(), 20 * BLOCK, 10);
+    server.set({ lastModified: 'Mon, 02 Nov 2026 10:00:01 GMT' });
+    expect(failure(opened[1]!, 40 * BLOCK)).toMatch(/has changed.*last modified/);
+  });
+
+  test('a range in answer to If-Range need not repeat the date, and one without If-Range has to', () => {
+    const lastModified = 'Mon, 02 Nov 2026 10:00:00 GMT';
+    server.set({ etag: null, lastModified });
+    const file = open();
+    server.plan({ do: 'headers', headers: { 'last-modified': undefined } });
+    expectRead(file, 9 * BLOCK, 10);
+    server.set({ honoursIfRange: false });
+    expectRead(file, 20 * BLOCK, 10);
+    server.plan({ do: 'headers', headers: { 'last-modified': undefined } });
+    expect(failure(file, 40 * BLOCK)).toMatch(/has changed.*last modified null/);
+  });
+});
+
+describe('a file that came whole with the first answer', () => {
+  const small = bytesOf(BLOCK - 7, 3);
+  const exact = bytesOf(BLOCK, 4);
+
+  test.each([small, exact])('may come as 200, and without a validator', (bytes) => {
+    server.replace(bytes);
+    server.set({ etag: null });
+    server.plan({ do: 'whole' });
+    const file = open();
+    expect(file.size()).toBe(bytes.length);
+    expectRead(file, 0, bytes.length + 10, bytes);
+    expect(server.requests()).toHaveLength(1);
+  });
+
+  test('is begun anew when the connection is cut, and another one is a change', () => {
+    server.replace(small);
+    server.set({ etag: null });
+    server.plan({ do: 'cut', after: 100 }, { do: 'whole' });
+    expectRead(open(), 0, small.length, small);
+    server.plan({ do: 'cut', after: 100 }, { do: 'headers', headers: { etag: '"two"' } });
+    expect(refusal()).toMatch(/has changed/);
+  });
+
+  test('is no such file when it has one byte more, or when 200 does not say how long it is', () => {
+    server.replace(bytesOf(BLOCK + 1, 3));
+    server.plan({ do: 'whole' });
+    expect(refusal()).toMatch(/sends the whole file and not the range/);
+    server.replace(new Uint8Array(0));
+    server.plan({ do: 'whole' });
+    expect(refusal()).toMatch(/is empty/);
+  });
+});
+
+describe('a request of the kernel that has to be answered in time', () => {
+  /** stallMs: the request for the block goes on in the background */
+  const LIMITED = { answerMs: 800, stallMs: 30_000 };
+
+  function lateAfter(file: HttpHostFile, offset: number, length = 10): number {
+    const start = performance.now();
+    file.requestBegins();
+    expect(failure(file, offset, length)).toMatch(/the kernel allows no longer wait than 0\.8 seconds/);
+    return performance.now() - start;
+  }
+
+  test('fails before the limit of the kernel, those that queue behind it at once, and works when the server does', async () => {
+    const file = open(LIMITED);
+    server.plan({ do: 'silence', times: 2 });
+    expect(lateAfter(file, 9 * BLOCK)).toBeGreaterThanOrEqual(750);
+    expect(lateAfter(file, 19 * BLOCK)).toBeLessThan(400);
+    // a reader that comes later is no part of that queue, and has the whole time
+    await new Promise((resolve) => setTimeout(resolve, 1300));
+    file.requestBegins();
+    expectRead(file, 29 * BLOCK, 10);
+    server.plan({ do: 'silence' });
+    expect(lateAfter(file, 39 * BLOCK)).toBeGreaterThanOrEqual(750);
+  });
+
+  test('fails on a line that is too slow for all of it, although blocks arrive', () => {
+    const file = open(LIMITED);
+    server.set({ bytesPerSecond: 4 * BLOCK });
+    expect(lateAfter(file, 8 * BLOCK, 16 * BLOCK)).toBeLessThan(3000);
+    server.set({ bytesPerSecond: 0 });
+  });
+
+  test('has no limit while no request of the kernel is served', () => {
+    const file = open({ ...LIMITED, answerMs: 100 });
+    server.set({ bytesPerSecond: 4 * BLOCK });
+    expectRead(file, 8 * BLOCK, 2 * BLOCK);
+  });
+});
+
 describe('a server that fails', () => {
   test('with 500 and 503 is asked again, and the read succeeds', () => {
     const file = open();
@@ -348,7 +463,7 @@ describe('a server that is no use', () => {
 
   test('because it stops to have ranges fails the read, although the file is the same', () => {
     const file = open();
-    server.plan({ do: 'whole' });
+    server.plan({ do: 'whole', times: 2 });
     expect(failure(file, 9 * BLOCK)).toMatch(/sends the whole file/);
     expectRead(file, 9 * BLOCK, 10);
   });

@@ -3,7 +3,7 @@
 import { Worker } from 'node:worker_threads';
 import { afterEach, expect, test, vi } from 'vitest';
 import { guestOffset } from '../../../src/bytes/offsets.ts';
-import { steadyMs } from '../../../src/format/clock.ts';
+import { steadyMs } from '../../../src/concurrency/clock.ts';
 import { qcow2 } from '../../../src/format/qcow2/index.ts';
 import { createMemoryImage, openImage } from '../../support/memory-images.ts';
 
