@@ -44,6 +44,8 @@ export interface MountRecord {
   readonly readOnly: boolean;
   readonly workers: number;
   readonly log: string | null;
+  /** of a mount that its process has left behind: why, and whether the image was closed clean */
+  readonly left?: { readonly reason: string; readonly clean: boolean };
 }
 
 /** A record and where it lies. */
@@ -196,12 +198,16 @@ const held = new Map<string, readonly number[]>();
 /** Writes a record of this process, and holds it and its socket. @throws ImgfuseError io; then the file is what it was */
 export function writeRecord(path: string, record: MountRecord): void {
   try {
-    writeWhole(path, `${JSON.stringify(record, undefined, 2)}\n`, 0o600);
+    writeText(path, record);
     release(path);
     held.set(path, [holdFile(path), holdFile(socketOf(path))]);
   } catch (cause) {
     throw new ImgfuseError('io', `the record ${path} of the mount cannot be written`, { path }, cause);
   }
+}
+
+function writeText(path: string, record: MountRecord): void {
+  writeWhole(path, `${JSON.stringify(record, undefined, 2)}\n`, 0o600);
 }
 
 function release(recordPath: string): void {
@@ -260,6 +266,20 @@ export function parseRecord(path: string, owner: number): MountRecord | null {
 /** Removes what is left of a mount whose process is gone; other users' files are theirs to remove. */
 export function forgetRecord(record: StoredRecord): void {
   if (record.owner === ownUid()) removeRuntimeFiles(record);
+}
+
+/** At the end of a mount: removes its files; where the mount stays behind for a reason, the record stays and tells it. */
+export function leaveRuntimeFiles(
+  files: RuntimeFiles,
+  record: MountRecord | null,
+  reason: string | null,
+  clean: boolean,
+): void {
+  removeRuntimeFiles(files);
+  if (record === null || reason === null) return;
+  try {
+    writeText(files.recordPath, { ...record, left: { reason, clean } });
+  } catch {}
 }
 
 /** Removes the record and the socket of a mount; its log is for removeQuietLog, or stays. */

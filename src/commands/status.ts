@@ -86,9 +86,10 @@ async function report({ mountpoint, mount, record }: Target): Promise<Report> {
     log: record.log,
   };
   if (!record.alive) {
-    const cure =
-      `${mountpoint} is dead, its process ${record.pid} ended without closing ${image}; ` +
-      `"imgfuse unmount ${shellQuote(mountpoint)}" removes it and says how to go on`;
+    const { left, pid } = record;
+    const why = left === undefined ? `its process ${pid} ended without closing ${image}` : left.reason;
+    const closed = left?.clean === true ? `; ${image} is closed and clean` : '';
+    const cure = `${mountpoint} is dead, ${why}${closed}; "imgfuse unmount ${shellQuote(mountpoint)}" removes it and says how to go on`;
     return { ...known, state: 'dead', cure };
   }
   const client = await ControlClient.connect(record.socketPath);

@@ -5,6 +5,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { type OpenDiskOptions, openDisk, type VirtualDisk } from '../disk/index.ts';
 import { describeError } from '../errors/index.ts';
+import { answerTimeOf, describeLoss } from './connection-loss.ts';
 import { type CloseResult, ControlServer } from './control-socket.ts';
 import type { HandoverParts } from './handover.ts';
 import { processStartTime } from './host-paths.ts';
@@ -19,7 +20,13 @@ import { printable } from './output.ts';
 import type { PasswordOf } from './passwords.ts';
 import { removePidFile, writePidFile } from './pid-file.ts';
 import { createStopWords, diskGeneration, setStop } from './request-gate.ts';
-import { type MountRecord, type RuntimeFiles, removeRuntimeFiles, writeRecord } from './runtime-directory.ts';
+import {
+  leaveRuntimeFiles,
+  type MountRecord,
+  type RuntimeFiles,
+  removeRuntimeFiles,
+  writeRecord,
+} from './runtime-directory.ts';
 import { type Serving, startServing } from './serving.ts';
 import { STOP, startThread, type Thread, type WarmThread } from './threads.ts';
 import { forgetForUmount, noteForUmount } from './umount-note.ts';
@@ -115,15 +122,18 @@ export class Supervisor {
     await Promise.race([this.#serving!.ended, this.#end.left]);
     await this.#mode.settled();
     notifyServiceManager('STOPPING=1', this.#log);
+    const isWanted = this.#stopReason !== null || this.#crash !== null || this.#lost !== null;
+    const loss = isWanted ? null : describeLoss(this.#record!, this.#request);
+    if (loss !== null) this.#log('error', loss);
     forgetForUmount(this.#serving!.mountpoint, this.#log);
     const error = this.#crash === null ? await this.#closeDisk() : await this.#rescue(this.#crash);
     if (error === null) {
       this.#log('info', `${this.#request.image} is closed and clean`);
-      removeRuntimeFiles(this.#files);
+      leaveRuntimeFiles(this.#files, this.#record, loss, true);
       removeQuietLog(this.#files.logPath);
     } else {
       this.#log('error', `${this.#request.image} was not closed clean: ${error}`);
-      removeRuntimeFiles(this.#files);
+      leaveRuntimeFiles(this.#files, this.#record, loss, false);
     }
     if (this.#request.pidFile !== undefined) removePidFile(this.#request.pidFile);
     await this.#finish(error === null ? { closed: true, clean: true } : { closed: true, clean: false, error });
@@ -162,6 +172,7 @@ export class Supervisor {
       copyOnRead: copyOnRead ?? 'stored',
       locks,
       lazyRefcounts,
+      answerMs: answerTimeOf(this.#request),
       password: this.#password,
       slots: workers + 2,
       log: (sentence) => this.#log('notice', sentence),

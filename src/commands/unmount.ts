@@ -157,10 +157,11 @@ async function unmountWithoutProcess(
   if (isDead) {
     forgetForUmount(target.mountpoint, () => undefined);
     if (record !== null) forgetRecord(record);
-    const notes = [
-      `the process that served ${image ?? target.mountpoint} had ended without closing it; the dead mount is removed`,
-      ...recoverySteps(image, record?.log ?? null),
-    ];
+    const left = record?.left;
+    const why = left?.reason ?? `the process that served ${image ?? target.mountpoint} had ended without closing it`;
+    const state = left?.clean === true ? `; ${image} is closed and clean` : '';
+    const steps = left?.clean === true ? [] : recoverySteps(image, record?.log ?? null);
+    const notes = [`${why}${state}; the dead mount is removed`, ...steps];
     return { closed: false, clean: false, image, notes, exitCode: EXIT_OK };
   }
   const isOurs = mount.options.includes(`user_id=${ownUid()}`);

@@ -61,6 +61,7 @@ export const FUSE_HANDLE_KILLPRIV_V2 = 1 << 28;
 export const FUSE_INIT_EXT = 1 << 30;
 // second word (bits 32..63 of the 64-bit flags)
 export const FUSE_DIRECT_IO_ALLOW_MMAP = 1 << (36 - 32);
+export const FUSE_REQUEST_TIMEOUT = 1 << (42 - 32);
 
 // fuse_setattr_in.valid
 export const FATTR_MODE = 1 << 0;
@@ -119,6 +120,7 @@ export const fuse_init_out = {
   max_pages: 28,
   map_alignment: 30,
   flags2: 32,
+  request_timeout: 40,
   size: 64,
 } as const;
 

@@ -17,6 +17,8 @@ export interface Protocol {
   readonly maxReadahead: number;
   readonly maxBackground: number;
   readonly congestionThreshold: number;
+  /** seconds after which the kernel ends the connection over an unanswered request; 0: none is asked for */
+  readonly requestTimeout: number;
 }
 
 /** Largest READ and WRITE: 256 pages, the most that the kernel takes without being reconfigured. */
@@ -55,9 +57,10 @@ export interface KernelOffer {
 
 /**
  * @param pageSize of the kernel, in bytes
+ * @param timeout seconds that a request may take, to be asked for; 0: whatever the kernel has
  * @throws ImgfuseError unsupported when the kernel speaks another major version or is older than Linux 3.15
  */
-export function negotiate(offer: KernelOffer, pageSize: number): Protocol {
+export function negotiate(offer: KernelOffer, pageSize: number, timeout = 0): Protocol {
   if (offer.major !== abi.FUSE_KERNEL_VERSION || offer.minor < abi.FUSE_OLDEST_MINOR_VERSION) {
     throw new ImgfuseError(
       'unsupported',
@@ -67,18 +70,21 @@ export function negotiate(offer: KernelOffer, pageSize: number): Protocol {
     );
   }
   const flags = offer.flags & WANTED_FLAGS;
+  const wanted2 = WANTED_FLAGS2 | (timeout === 0 ? 0 : abi.FUSE_REQUEST_TIMEOUT);
+  const flags2 = flags & abi.FUSE_INIT_EXT ? offer.flags2 & wanted2 : 0;
   const pagesLimit = flags & abi.FUSE_MAX_PAGES ? MAX_PAGES : MAX_PAGES_WITHOUT_FLAG;
   const maxPages = Math.max(1, Math.min(pagesLimit, MAX_WRITE / pageSize));
   return {
     major: abi.FUSE_KERNEL_VERSION,
     minor: Math.min(offer.minor, abi.FUSE_KERNEL_MINOR_VERSION),
     flags,
-    flags2: flags & abi.FUSE_INIT_EXT ? offer.flags2 & WANTED_FLAGS2 : 0,
+    flags2,
     maxWrite: Math.min(MAX_WRITE, maxPages * pageSize),
     maxPages,
     maxReadahead: offer.maxReadahead,
     maxBackground: MAX_BACKGROUND,
     congestionThreshold: CONGESTION_THRESHOLD,
+    requestTimeout: flags2 & abi.FUSE_REQUEST_TIMEOUT ? timeout : 0,
   };
 }
 
@@ -86,14 +92,14 @@ export function negotiate(offer: KernelOffer, pageSize: number): Protocol {
  * Waits for INIT, answers it, and returns what was agreed. Synchronous: the kernel sends INIT as soon as it has mounted,
  * and sends nothing else before it is answered.
  */
-export function serveInit(channel: Channel, pageSize: number): Protocol {
+export function serveInit(channel: Channel, pageSize: number, timeout = 0): Protocol {
   const message = new Uint8Array(Math.max(abi.FUSE_MIN_READ_BUFFER, MAX_WRITE + 4096));
   let received = channel.receive(message);
   while (received === 0) received = channel.receive(message);
   if (typeof received === 'string') throw new ImgfuseError('io', `the mount was ${received} before it was ready`);
   const unique = message.slice(abi.fuse_in_header.unique, abi.fuse_in_header.unique + 8);
   try {
-    const protocol = negotiate(decodeInit(message, received), pageSize);
+    const protocol = negotiate(decodeInit(message, received), pageSize, timeout);
     const answer = encodeInit(protocol, unique);
     channel.send(answer, answer.length);
     return protocol;
@@ -138,6 +144,7 @@ export function encodeInit(protocol: Protocol, unique: Uint8Array): Uint8Array {
   view.setUint32(abi.fuse_init_out.time_gran, 1, true);
   view.setUint16(abi.fuse_init_out.max_pages, protocol.maxPages, true);
   view.setUint32(abi.fuse_init_out.flags2, protocol.flags2, true);
+  view.setUint16(abi.fuse_init_out.request_timeout, protocol.requestTimeout, true);
   return encodeHeader(reply, 0, unique);
 }
 

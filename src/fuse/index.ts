@@ -12,6 +12,7 @@ export type { Protocol } from './handshake.ts';
 export { type KernelMountOptions, mountKernel } from './mount.ts';
 export { flagsLeftOut, type MountOptions } from './mount-options.ts';
 export { FUSE_TYPE, findMount, isImgfuse, listMounts, type MountEntry, mountsOfConnection } from './mount-table.ts';
+export { answerTimeMs, connectionLimit, requestTimeouts } from './request-timeout.ts';
 export { FuseServer, type ServeEnd, type ServerHooks } from './server.ts';
 export type { KernelSession } from './session.ts';
 export { abortConnection, assertNotCovered, type UnmountOptions, unmountPath } from './unmount.ts';

@@ -13,6 +13,7 @@ import { fusermountMount } from './fusermount.ts';
 import { serveInit } from './handshake.ts';
 import { fusermountOptions, type MountOptions, mountData, mountFlagBits } from './mount-options.ts';
 import { canonicalMountpoint, FUSE_TYPE, findAnyMount, type MountEntry, readMountTable } from './mount-table.ts';
+import { requestTimeouts, wantedTimeout } from './request-timeout.ts';
 import { KernelSession } from './session.ts';
 import { unmountPath } from './unmount.ts';
 
@@ -150,7 +151,7 @@ interface Mounted {
 
 function finish(fd: number, mounted: Mounted): KernelSession {
   try {
-    const protocol = serveInit(new Device(fd), pageSize());
+    const protocol = serveInit(new Device(fd), pageSize(), wantedTimeout(requestTimeouts()));
     return new KernelSession({ fd, protocol, ...mounted });
   } catch (error) {
     // closing the only descriptor ends the connection, so that what is left in the table can be detached at once

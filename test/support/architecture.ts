@@ -56,6 +56,7 @@ const EXTRA_IMPORTS: Readonly<Record<string, readonly string[]>> = {
   'fuse/fusermount.ts': ['native'],
   // the daemon: thread flags, the note to systemd, and whether system calls are there at all
   'commands/environment.ts': ['native'],
+  'commands/connection-loss.ts': ['native'],
   'commands/notify.ts': ['native'],
   'commands/serving.ts': ['native'],
   'commands/umount-note.ts': ['native'],
@@ -75,6 +76,7 @@ const FILESYSTEM_USERS: readonly string[] = [
   'fuse/fusermount.ts',
   'fuse/fuse-native.ts',
   'fuse/mount-table.ts',
+  'fuse/request-timeout.ts',
   // paths of mountpoints, /proc and the runtime directory
   'commands/host-paths.ts',
 ];

@@ -98,6 +98,17 @@ describe('decodeInit', () => {
   });
 });
 
+test('a time for requests is asked for where the kernel offers it, and where it is wanted', () => {
+  const unique = new Uint8Array(8);
+  const fieldOf = (reply: Uint8Array): [number, number] => {
+    const view = new DataView(reply.buffer, 16);
+    return [view.getUint32(32, true) & (1 << 10), view.getUint16(40, true)];
+  };
+  expect(fieldOf(encodeInit(negotiate(OFFER, 4096, 65535), unique))).toEqual([1 << 10, 65535]);
+  expect(fieldOf(encodeInit(negotiate(OFFER, 4096), unique))).toEqual([0, 0]);
+  expect(fieldOf(encodeInit(negotiate({ ...OFFER, flags2: 1 << 4 }, 4096, 65535), unique))).toEqual([0, 0]);
+});
+
 describe('serveInit', () => {
   test('answers once and returns what was agreed', () => {
     const channel = new ScriptedChannel([initMessage(45, ALL, ALL)]);
