@@ -7,6 +7,7 @@ import { bytesOfName } from '../bytes/names.ts';
 import { ImgfuseError } from '../errors/index.ts';
 import { folderOfUrl, isBelowUrl, isUrl, parseUrl } from '../host/http/url.ts';
 import { isRegularFile, realPath, workingDirectory } from '../host/paths.ts';
+import { hasProtocol, meaningOfName } from './backing-name.ts';
 
 /** Images in a chain at most. */
 export const MAX_CHAIN_DEPTH = 32;
@@ -26,20 +27,22 @@ export interface NamingImage {
   readonly path: string;
 }
 
-/** A file that an image names, and that may be opened. */
+/** A backing file that an image names, and that may be opened. */
 export interface NamedFile {
   /** where the image says it is: an absolute path with its symbolic links, or a URL */
   readonly name: string;
   /** without symbolic links, for opening: nobody can turn it into something else meanwhile */
   readonly path: string;
+  /** the one that a json: name says */
+  readonly format?: string | undefined;
 }
 
 /**
- * What an image that was found by `imageName` means by the backing file name `name`: an absolute path, or a URL. A name
- * below a URL is a URL, whatever it looks like. Nothing is checked.
+ * What an image that was found by `imageName` means by the backing file name `name`: an absolute path, a URL, or the name
+ * itself where it stands for something else (nbd:, json:). A name below a URL is a URL. Nothing is checked.
  */
 export function locateBacking(imageName: string, name: string): string {
-  if (isUrl(name)) return name;
+  if (hasProtocol(name)) return name;
   if (!isUrl(imageName)) return locateFile(imageName, name);
   return URL.canParse(name, imageName) ? new URL(name, imageName).href : name;
 }
@@ -60,11 +63,21 @@ export function locateFile(imageName: string, name: string): string {
  * @throws ImgfuseError permission, missing, usage
  */
 export function resolveBacking(image: NamingImage, name: string, policy: BackingPolicy): NamedFile {
-  checkName('backing file', image.name, name, hasPrefix(name) && !isUrl(name));
-  const located = locateBacking(image.name, name);
-  if (!isUrl(located)) return { name: located, path: resolveFile('backing file', image, located, policy) };
-  const url = resolveUrl(image.name, located, policy);
-  return { name: url, path: url };
+  checkName('backing file', image.name, name);
+  const meaning = meaningOfName(name);
+  if (meaning.kind === 'other') throw refusal(image.name, `its backing file '${name}' ${meaning.why}`);
+  if (isUrl(image.name) || meaning.kind === 'url') {
+    if (hasProtocol(name) && meaning.kind === 'file') {
+      throw refusal(
+        image.name,
+        `its backing file '${name}' is a file of this machine, which a remote image may not name`,
+      );
+    }
+    const url = resolveUrl(image.name, locateBacking(image.name, name), policy);
+    return { name: url, path: url };
+  }
+  const located = locateFile(image.name, meaning.path);
+  return { name: located, path: resolveFile('backing file', image, located, policy), format: meaning.format };
 }
 
 /**
@@ -73,7 +86,10 @@ export function resolveBacking(image: NamingImage, name: string, policy: Backing
  * @throws ImgfuseError permission, missing, usage
  */
 export function resolveDataFile(image: NamingImage, name: string, policy: BackingPolicy): string {
-  checkName('data file', image.name, name, hasPrefix(name) || isUrl(image.name));
+  checkName('data file', image.name, name);
+  if (hasProtocol(name) || isUrl(image.name)) {
+    throw refusal(image.name, `its data file '${name}' is no plain file, and nothing else is opened`);
+  }
   return resolveFile('data file', image, locateFile(image.name, name), policy);
 }
 
@@ -84,22 +100,9 @@ const CURES = {
   'data file': "put it back; a relative name counts from the image's own directory",
 } as const;
 
-/** What a name may stand for. */
-const OPENED = {
-  'backing file': 'no plain file and no http or https URL',
-  'data file': 'no plain file',
-} as const;
-
-/** A protocol of QEMU's, or any scheme, before the name: "nbd:", "fuse:", "http:". */
-function hasPrefix(name: string): boolean {
-  return /^[a-z][a-z0-9+.-]*:/i.test(name);
-}
-
-/** @param isOther it stands for something that is never opened */
-function checkName(what: keyof typeof OPENED, imageName: string, name: string, isOther: boolean): void {
+function checkName(what: keyof typeof CURES, imageName: string, name: string): void {
   if (name.includes('\0') || bytesOfName(name).length > MAX_NAME_BYTES)
     throw refusal(imageName, `its ${what} name is no file name`);
-  if (isOther) throw refusal(imageName, `its ${what} '${name}' is ${OPENED[what]}, and nothing else is opened`);
 }
 
 function resolveUrl(imageName: string, located: string, policy: BackingPolicy): string {

@@ -167,11 +167,13 @@ class ChainOpener {
         `the backing chain of ${this.opened[0]!.path} has more than ${MAX_CHAIN_DEPTH} images`,
       );
     }
-    const { name, path } = resolveBacking(overlay, reference.name, { allowed: this.options.allowBacking ?? [] });
+    const found = resolveBacking(overlay, reference.name, { allowed: this.options.allowBacking ?? [] });
+    const { name, path } = found;
+    const said = reference.format ?? found.format;
     const file = this.openFile(path, true, 'image');
     const sayRaw = `store that it is raw with qemu-img rebase -u -F raw -b ${reference.name} ${overlay.path}`;
-    const format = reference.format === undefined ? probeFormat(file, sayRaw) : formatByName(reference.format);
-    if (reference.format === undefined && format.name === 'raw') {
+    const format = said === undefined ? probeFormat(file, sayRaw) : formatByName(said);
+    if (said === undefined && format.name === 'raw') {
       throw new ImgfuseError(
         'unsupported',
         `${overlay.path} does not say the format of its backing file ${path}, and raw is never guessed there; ` +

@@ -126,7 +126,10 @@ describe('a backing file outside the directory of the image', () => {
 
 describe('a name that is no file name', () => {
   test.each([
-    'json:{"driver":"file","filename":"/etc/passwd"}',
+    'json:{"driver":"nbd","path":"/tmp/socket"}',
+    'json:{"driver":"raw","offset":512,"file":{"driver":"file","filename":"base.raw"}}',
+    'a:b',
+    ':base.raw',
     'nbd://127.0.0.1:10809/disk',
     'nbd:unix:/tmp/socket',
     'http://127.0.0.1/disk.raw',
@@ -140,6 +143,29 @@ describe('a name that is no file name', () => {
     const message = refusal('permission');
     expect(message).toContain(image);
     expect(message).toContain(name);
+  });
+
+  test.each([
+    '{"driver":"file","filename":"/etc/passwd"}',
+    '{"driver":"raw","file":{"driver":"file","filename":"/etc/passwd"}}',
+    '{"file.filename":"../../etc/passwd"}',
+  ])('json:%s is the local file it says, and refused outside the directory as any other', (options) => {
+    rawBacking(`json:${options}`);
+    expect(refusal('(permission|missing)')).toMatch(
+      /lies outside the image's own directory; add --allow-backing|etc\/passwd .*does not exist/,
+    );
+  });
+
+  test('a json: name that leads to a file in the directory is read, in the format that it says', () => {
+    const base = Buffer.alloc(65536, 0x44);
+    writeFileSync(join(folder, 'base.raw'), base);
+    for (const format of ['"driver":"raw",', '']) {
+      const options = `{${format}"file":{"driver":"file","filename":"base.raw"}}`;
+      // the image itself says no format, and raw is never guessed
+      writeQed(image, { backing: `json:${options}`, empty: true });
+      if (format === '') expect(refusal('unsupported')).toContain('raw is never guessed');
+      else expect(withDisk(image, { readOnly: true }, readAll)[0]).toBe(0x44);
+    }
   });
 
   test('a NUL byte in it is refused with its offset', () => {

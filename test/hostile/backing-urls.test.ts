@@ -96,6 +96,7 @@ describe('an image on a server', () => {
     '../../../../etc/passwd',
     '//127.0.0.1:1/x',
     'file:///etc/passwd',
+    'json:{"driver":"file","filename":"/etc/passwd"}',
   ])('that names %s does not reach a file of this machine, or another server', (name) => {
     serveOverlay(name);
     const message = refusal([`${server.origin}/images/`], 'permission', 1);
