@@ -5,7 +5,7 @@ import { ImgfuseError } from '../errors/index.ts';
 import type { Command } from './command.ts';
 import { FORMAT, QUIET } from './image-arguments.ts';
 import { splitOptions } from './mount-options.ts';
-import { type OutputMode, print, printable, printJson } from './output.ts';
+import { complain, type OutputMode, print, printable, printJson } from './output.ts';
 import { KEY_OPTIONS, newPasswordOf, type PasswordArguments } from './passwords.ts';
 import { parseSize } from './size.ts';
 
@@ -92,6 +92,7 @@ function create(args: CreateArguments): number {
   createDisk(args.image, args.format, {
     options,
     password: newPasswordOf(args, args.image),
+    log: complain,
     ...(size === undefined ? {} : { size: parseSize(size) }),
     ...(copyOnRead === undefined ? {} : { copyOnRead }),
     ...(backing === undefined ? {} : { backing }),

@@ -3,11 +3,11 @@
 import { closeQuietly, closingAfter } from '../errors/close.ts';
 import { ImgfuseError } from '../errors/index.ts';
 import { storeCopyOnRead } from '../host/copy-on-read-default.ts';
-import { isUrl, parseUrl } from '../host/http/url.ts';
-import { isRegularFile, removeFile } from '../host/paths.ts';
+import { isUrl } from '../host/http/url.ts';
+import { removeFile } from '../host/paths.ts';
 import { PosixHostFile } from '../host/posix-file.ts';
-import { locateBacking, locateFile } from './backing-policy.ts';
-import { openDisk } from './open.ts';
+import { locateFile } from './backing-policy.ts';
+import { assertChainFits, assertDataFileName, locateBase, sizeOfBase } from './overlay-base.ts';
 import { formatByName } from './registry.ts';
 
 export interface CreateDiskOptions {
@@ -22,6 +22,8 @@ export interface CreateDiskOptions {
   readonly password?: (() => Uint8Array) | undefined;
   /** stored with the file: mount with copy-on-read, or without it, where nothing else is said */
   readonly copyOnRead?: boolean | undefined;
+  /** one warning a call */
+  readonly log?: ((sentence: string) => void) | undefined;
 }
 
 /** @returns the virtual size of the new image */
@@ -34,23 +36,33 @@ export function createDisk(imagePath: string, format: string, options: CreateDis
       `the format of the backing file ${backing} is not given; add -F FORMAT (raw, qed, ...)`,
     );
   }
-  if (backing !== undefined) assertOpensLater(imagePath, backing);
-  const size = options.size ?? sizeOfBacking(imagePath, options);
+  if (isUrl(imagePath)) {
+    const cure = `a file of that name is called ./${imagePath}`;
+    throw new ImgfuseError('usage', `${imagePath} is a URL, and an image is made as a file of this machine; ${cure}`);
+  }
+  const base = backing === undefined ? null : { name: backing, format: backingFormat! };
+  const location = base === null ? null : locateBase(imagePath, base);
+  const sizeBelow = location === null ? null : sizeOfBase(location, base!.format, options.size === undefined);
+  const size = options.size ?? sizeBelow;
+  if (size === null) throw new ImgfuseError('usage', `give the size of ${imagePath}, such as 10G`);
   const file = PosixHostFile.create(imagePath, false);
   const dataFiles: PosixHostFile[] = [];
   const created = (): PosixHostFile[] => [file, ...dataFiles];
   const make = (): { virtualSize: number } => {
+    if (base !== null) assertChainFits(file, location!, base);
     plug.create(file, {
       size,
       options: options.options,
       password: options.password,
+      log: options.log,
       createDataFile: (name) => {
+        assertDataFileName(imagePath, name);
         // where openDisk looks for it; qemu-img takes its working directory
         const dataFile = PosixHostFile.create(locateFile(imagePath, name), false);
         dataFiles.push(dataFile);
         return dataFile;
       },
-      ...(backing === undefined ? {} : { backing: { name: backing, format: backingFormat! } }),
+      ...(base === null ? {} : { backing: base }),
     });
     if (options.copyOnRead !== undefined) storeCopyOnRead(file, options.copyOnRead);
     return { virtualSize: plug.inspect(file).virtualSize };
@@ -63,32 +75,4 @@ export function createDisk(imagePath: string, format: string, options: CreateDis
       throw error;
     }
   });
-}
-
-/** What no later open would take is not stored; a file that does not exist yet may come. */
-function assertOpensLater(imagePath: string, backing: string): void {
-  const located = locateBacking(imagePath, backing);
-  if (isUrl(located)) {
-    parseUrl(located);
-    return;
-  }
-  try {
-    if (isRegularFile(located)) return;
-  } catch (error) {
-    if (error instanceof ImgfuseError && error.kind === 'missing') return;
-    throw error;
-  }
-  const what = `the backing file ${located} is no regular file, and ${imagePath} could not be opened with it`;
-  throw new ImgfuseError('usage', `${what}; copy it into an image, for example with qemu-img convert`);
-}
-
-/** The user named this backing file, so it may lie anywhere; it is opened to see that it is what was said. */
-function sizeOfBacking(imagePath: string, { backing, backingFormat: format, password }: CreateDiskOptions): number {
-  if (backing === undefined) throw new ImgfuseError('usage', `give the size of ${imagePath}, such as 10G`);
-  const backingPath = locateBacking(imagePath, backing);
-  const disk = openDisk(backingPath, { readOnly: true, format, password });
-  return closingAfter(
-    () => [disk],
-    () => disk.size(),
-  );
 }

@@ -87,6 +87,8 @@ export interface CreateOptions {
   readonly createDataFile?: (name: string) => HostFile;
   /** The bytes of the password of an encrypted image, which the format overwrites. Throws when there is none */
   readonly password?: (() => Uint8Array) | undefined;
+  /** one warning a call */
+  readonly log?: ((sentence: string) => void) | undefined;
 }
 
 export interface CheckOptions {

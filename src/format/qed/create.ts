@@ -2,7 +2,7 @@
 // last, so that a file cut short by a crash is no image at all.
 
 import { bytesOfName } from '../../bytes/names.ts';
-import { hostOffset, isPowerOfTwo } from '../../bytes/offsets.ts';
+import { hostOffset, isPowerOfTwo, roundUp } from '../../bytes/offsets.ts';
 import { didYouMean, ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { CreateOptions } from '../image-format.ts';
@@ -23,19 +23,26 @@ import {
 const KEYS: readonly string[] = ['cluster_size', 'table_size'];
 const DEFAULT_CLUSTER_SIZE = 65536;
 const DEFAULT_TABLE_SIZE = 4;
+const SECTOR_BYTES = 512;
 
 /**
  * Options: cluster_size (bytes, power of two, 4k to 64M, default 64k), table_size (clusters, power of two, 1 to 16,
- * default 4). The size must be a multiple of 512 bytes.
+ * default 4). The size is rounded up to a multiple of 512 bytes.
  */
-export function createQed(file: HostFile, { size, options, backing }: CreateOptions): void {
+export function createQed(file: HostFile, { size: wanted, options, backing, log }: CreateOptions): void {
   for (const key of options.keys()) {
     if (KEYS.includes(key)) continue;
     throw usage(`qed has no option '${key}'; it has ${KEYS.join(' and ')}${didYouMean(key, KEYS)}`);
   }
+  const size = roundUp(wanted, SECTOR_BYTES);
   const clusterSize = sizeOption(options, 'cluster_size', DEFAULT_CLUSTER_SIZE);
   const tableSizeClusters = sizeOption(options, 'table_size', DEFAULT_TABLE_SIZE);
   checkGeometry(clusterSize, tableSizeClusters);
+  if (tableSizeClusters === 1) {
+    log?.(
+      `${file.path} has table_size=1, which is legal, but QEMU opens no such image; use 2 or more for one that it opens`,
+    );
+  }
   const limit = maxImageSize(clusterSize, tableSizeClusters);
   if (size > limit) {
     throw usage(

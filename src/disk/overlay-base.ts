@@ -1,0 +1,155 @@
+// What a new image is to stand on. What no later open would take is refused when the image is made: names that stand for
+// something else than a file, a format that is not that of the backing file, the image itself, a chain that is too long.
+// Only headers are read, so no password is asked for, and a deeper image that is locked or missing is in nobody's way.
+
+import { ImgfuseError } from '../errors/index.ts';
+import { type FileIdentity, isSameFile } from '../host/file-identity.ts';
+import type { HostFile } from '../host/host-file.ts';
+import { isUrl, parseUrl } from '../host/http/url.ts';
+import { isRegularFile } from '../host/paths.ts';
+import { hasProtocol, meaningOfName } from './backing-name.ts';
+import { locateBacking, locateFile, MAX_CHAIN_DEPTH } from './backing-policy.ts';
+import { openImageFile } from './image-file.ts';
+import { inspectDisk } from './info.ts';
+import { formatOf } from './probe.ts';
+import { formatByName } from './registry.ts';
+
+/** A backing file as the user names it for a new image. */
+export interface OverlayBase {
+  readonly name: string;
+  readonly format: string;
+}
+
+/**
+ * Where the backing file is: an absolute path, or a URL. It need not be there yet.
+ * @throws ImgfuseError usage, permission
+ */
+export function locateBase(imagePath: string, { name, format }: OverlayBase): string {
+  formatByName(format);
+  const meaning = meaningOfName(name);
+  if (meaning.kind === 'url') return parseUrl(meaning.url).href;
+  if (meaning.kind === 'other') throw unusable(imagePath, 'backing file', name, meaning.why);
+  const path = locateFile(imagePath, meaning.path);
+  if (isMissing(path)) return path;
+  if (isRegularFile(path)) return path;
+  const what = `the backing file ${path} is no regular file, and ${imagePath} could not be opened with it`;
+  throw new ImgfuseError('usage', `${what}; copy it into an image, for example with qemu-img convert`, { path });
+}
+
+/** @throws ImgfuseError usage for what no open takes as a data file */
+export function assertDataFileName(imagePath: string, name: string): void {
+  if (hasProtocol(name)) throw unusable(imagePath, 'data file', name, 'is no plain file, and nothing else is opened');
+}
+
+/**
+ * The virtual size of the backing file, which has to be an image of the format that was named.
+ * @param isNeeded without: null for a file that is not there yet, that this user may not read, or that is on a server
+ */
+export function sizeOfBase(location: string, format: string, isNeeded: boolean): number | null {
+  if (!isNeeded && (isUrl(location) || isMissing(location))) return null;
+  // a size that a writer is just changing is none; a format does not change
+  const locks = isNeeded ? 'take' : 'share';
+  try {
+    // raw is what the user says; every other format tells itself
+    const info = inspectDisk(location, format === 'raw' ? { format, locks } : { locks });
+    assertLooksLike(location, format, info.format);
+    return info.virtualSize;
+  } catch (error) {
+    if (isNeeded || !(error instanceof ImgfuseError) || error.kind !== 'permission') throw error;
+    return null;
+  }
+}
+
+function assertLooksLike(location: string, wanted: string, found: string): void {
+  if (found === wanted) return;
+  throw new ImgfuseError(
+    'usage',
+    `the backing file ${location} is no ${wanted} image, as -F says: it looks like ${found}`,
+    {
+      path: location,
+    },
+  );
+}
+
+/**
+ * Refuses a chain that leads back to the new image, or that it makes too long; what cannot be read ends the walk.
+ * @param image the new file, which is there already and has no content
+ */
+export function assertChainFits(image: HostFile, location: string, base: OverlayBase): void {
+  const own = image.identity();
+  let next: { readonly path: string; readonly format?: string | undefined } | null = {
+    path: location,
+    format: base.format,
+  };
+  for (let images = 1; next !== null && !isUrl(next.path); images++) {
+    const link = readLink(next.path, next.format);
+    if (link === null) return;
+    if (isSameFile(link.identity, own)) {
+      const way = images === 1 ? 'is the new image itself' : `is based on ${image.path}, the new image itself`;
+      throw new ImgfuseError('usage', `the backing file ${location} ${way}`, { path: location });
+    }
+    if (images >= MAX_CHAIN_DEPTH) {
+      throw new ImgfuseError(
+        'limit',
+        `${location} is the top of ${MAX_CHAIN_DEPTH} images or more, and no chain with one more is opened; merge some of them, ` +
+          'for example with qemu-img convert or qemu-img commit',
+        { path: location },
+      );
+    }
+    next = link.next;
+  }
+}
+
+interface ChainLink {
+  readonly identity: FileIdentity;
+  readonly next: { readonly path: string; readonly format?: string | undefined } | null;
+}
+
+/** Identity of one image and what lies below it, from its header; null when it cannot be read. */
+function readLink(path: string, format: string | undefined): ChainLink | null {
+  let file: HostFile;
+  try {
+    file = openImageFile(path, true, 'image');
+  } catch {
+    return null;
+  }
+  try {
+    const identity = file.identity();
+    return { identity, next: belowOf(path, file, format) };
+  } finally {
+    file.close();
+  }
+}
+
+function belowOf(path: string, file: HostFile, format: string | undefined): ChainLink['next'] {
+  try {
+    const { backing } = formatOf(file, format).inspect(file);
+    if (backing === undefined) return null;
+    const meaning = meaningOfName(backing.name);
+    if (meaning.kind === 'file') {
+      return { path: locateFile(path, meaning.path), format: backing.format ?? meaning.format };
+    }
+    return { path: locateBacking(path, backing.name), format: backing.format };
+  } catch {
+    return null;
+  }
+}
+
+function isMissing(path: string): boolean {
+  try {
+    isRegularFile(path);
+    return false;
+  } catch (error) {
+    if (error instanceof ImgfuseError && error.kind === 'missing') return true;
+    throw error;
+  }
+}
+
+function unusable(imagePath: string, what: string, name: string, why: string): ImgfuseError {
+  // "a:b" may well be meant as a file; "nbd://host" and "json:{}" are not
+  const isWord = hasProtocol(name) && !name.startsWith('json:') && !/^[^/]*:\/\//.test(name);
+  const cure = isWord ? `; a file of that name is called ./${name}` : '';
+  return new ImgfuseError('usage', `${imagePath} is not made: its ${what} '${name}' ${why}${cure}`, {
+    path: imagePath,
+  });
+}
