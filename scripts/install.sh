@@ -6,38 +6,23 @@
 #   $PREFIX/share/man/man1/imgfuse.1    the manual page
 #   $PREFIX/lib/systemd/system/imgfuse@.service    a mount as a service of systemd
 #   $SBINDIR/umount.fuse.imgfuse        makes umount(8) wait for the clean close
-#   $SBINDIR/mount.fuse.imgfuse         only where mount.fuse3 would not find $PREFIX/bin/imgfuse by itself
+#   $SBINDIR/mount.fuse.imgfuse         only where mount.fuse3 would not find $PREFIX/bin/imgfuse by itself: not for
+#                                       PREFIX=/usr/local and /usr
 #
-# Variables: PREFIX (default /usr/local), SBINDIR (default /sbin: umount(8) and mount(8) look nowhere else),
-# DESTDIR (default empty: a staging directory in front of every path), NODE (default: the node in the PATH).
+# Variables: PREFIX (default /usr/local), SBINDIR (default /sbin: umount(8) and mount(8) look nowhere else; empty: neither
+# of the helpers), DESTDIR (default empty: a staging directory in front of every path), NODE (default: the node in the PATH).
+# It refuses to replace a program that serves a mount; --force does it all the same.
 set -eu
 
-PREFIX=${PREFIX:-/usr/local}
-SBINDIR=${SBINDIR:-/sbin}
-DESTDIR=${DESTDIR:-}
 here=$(cd "$(dirname "$0")/.." && pwd)
+. "$here/scripts/install-common.sh"
+parse_arguments "$@"
 
-run() {
-  printf '+ %s\n' "$*"
-  "$@"
-}
-
-die() {
-  printf 'install.sh: %s\n' "$*" >&2
-  exit 1
-}
-
-# PREFIX=/x and --prefix=/x mean the same
-for argument in "$@"; do
-  case $argument in
-    PREFIX=*) PREFIX=${argument#PREFIX=} ;;
-    --prefix=*) PREFIX=${argument#--prefix=} ;;
-    DESTDIR=*) DESTDIR=${argument#DESTDIR=} ;;
-    SBINDIR=*) SBINDIR=${argument#SBINDIR=} ;;
-    *) die "there is no argument $argument; it takes PREFIX=, SBINDIR= and DESTDIR=" ;;
-  esac
-done
-case $PREFIX in /*) ;; *) die "PREFIX must be an absolute path (got $PREFIX)" ;; esac
+# before anything is written: half an installation helps nobody
+if [ -z "$DESTDIR" ] && [ -n "$SBINDIR" ] && [ -d "$SBINDIR" ] && [ ! -w "$SBINDIR" ]; then
+  die "$SBINDIR cannot be written: run this as root, or add SBINDIR= to do without the helpers of mount(8) and umount(8)"
+fi
+assert_unused 'installing over it'
 
 # The wrapper names node by its absolute path: mount(8) clears PATH, and an nvm node is in nobody else's PATH.
 NODE=${NODE:-$(command -v node || true)}
@@ -51,10 +36,9 @@ program=$lib/dist/cli.js
 
 cd "$here"
 [ -d node_modules ] || run npm ci --no-audit --no-fund
-[ -f dist/cli.js ] || run npm run build
+if [ ! -f dist/cli.js ] || [ -n "$(find src -newer dist/cli.js -name '*.ts' -print -quit)" ]; then run npm run build; fi
 
-run mkdir -p "$DESTDIR$lib" "$DESTDIR$PREFIX/bin" "$DESTDIR$PREFIX/share/man/man1" "$DESTDIR$SBINDIR" \
-  "$DESTDIR$PREFIX/lib/systemd/system"
+run mkdir -p "$DESTDIR$lib" "$DESTDIR$PREFIX/bin" "$DESTDIR$PREFIX/share/man/man1" "$DESTDIR$PREFIX/lib/systemd/system"
 run rm -rf "$DESTDIR$lib/dist" "$DESTDIR$lib/node_modules"
 run cp -R dist "$DESTDIR$lib/dist"
 run cp package.json LICENSE "$DESTDIR$lib/"
@@ -84,17 +68,22 @@ wrapper() {
 }
 
 wrapper "$DESTDIR$PREFIX/bin/imgfuse" "exec '$NODE' '$program' \"\$@\""
-wrapper "$DESTDIR$SBINDIR/umount.fuse.imgfuse" "exec '$NODE' '$program' umount-helper \"\$@\""
 
-# mount(8) runs mount.fuse3, which runs "imgfuse" through /bin/sh with no PATH set; that finds /usr/local/bin and /usr/bin.
-case $PREFIX in
-  /usr | /usr/local | /) run rm -f "$DESTDIR$SBINDIR/mount.fuse.imgfuse" ;;
-  *)
-    wrapper "$DESTDIR$SBINDIR/mount.fuse.imgfuse" \
-      "PATH='$PREFIX/bin':/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" \
-      'export PATH' \
-      'exec mount.fuse3 "$@" -t fuse.imgfuse'
-    ;;
-esac
+if [ -n "$SBINDIR" ]; then
+  run mkdir -p "$DESTDIR$SBINDIR"
+  wrapper "$DESTDIR$SBINDIR/umount.fuse.imgfuse" "exec '$NODE' '$program' umount-helper \"\$@\""
+  # mount(8) runs mount.fuse3, which runs "imgfuse" through /bin/sh with no PATH set; that finds /usr/local/bin and /usr/bin.
+  case $PREFIX in
+    /usr | /usr/local | /) remove "$DESTDIR$SBINDIR/mount.fuse.imgfuse" mount.fuse3 ;;
+    *)
+      wrapper "$DESTDIR$SBINDIR/mount.fuse.imgfuse" \
+        "PATH='$PREFIX/bin':/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" \
+        'export PATH' \
+        'exec mount.fuse3 "$@" -t fuse.imgfuse'
+      ;;
+  esac
+else
+  printf '%s\n' 'No helpers: umount(8) does not wait for the clean close, "imgfuse unmount" does.'
+fi
 
 printf '%s\n' "imgfuse is installed: $PREFIX/bin/imgfuse (scripts/uninstall.sh PREFIX=$PREFIX removes it)"

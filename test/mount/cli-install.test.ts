@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { canMountAsRoot, hasCommand, requireOrSkip } from '../support/requirements.ts';
-import { Bench, type Result } from './cli-harness.ts';
+import { Bench, NOBODY, type Result } from './cli-harness.ts';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 let bench: Bench;
@@ -89,5 +89,74 @@ describe('an installed imgfuse', () => {
     expect(readFileSync(`${stage}/usr/bin/imgfuse`, 'utf8')).toContain("'/usr/lib/imgfuse/dist/cli.js'");
     expect(bench.run(`${ROOT}/scripts/uninstall.sh`, variables).code).toBe(0);
     expect(filesUnder(stage)).toEqual([]);
+  });
+
+  it('with a PREFIX of its own has the second helper, and with an empty SBINDIR none', () => {
+    const stage = bench.path('stage');
+    const install = (...variables: readonly string[]): string[] => {
+      expect(bench.run(`${ROOT}/scripts/install.sh`, [`DESTDIR=${stage}`, ...variables])).toMatchObject({ code: 0 });
+      const found = filesUnder(stage).filter((path) => !path.includes('/lib/imgfuse/') && !path.includes('/share/'));
+      expect(bench.run(`${ROOT}/scripts/uninstall.sh`, [`DESTDIR=${stage}`, ...variables]).code).toBe(0);
+      expect(filesUnder(stage)).toEqual([]);
+      return found.map((path) => path.slice(stage.length)).sort();
+    };
+    const own = ['/opt/x/bin/imgfuse', '/opt/x/lib/systemd/system/imgfuse@.service'];
+    const helpers = ['/sbin/mount.fuse.imgfuse', '/sbin/umount.fuse.imgfuse'];
+    expect(install('PREFIX=/opt/x')).toEqual([...own, ...helpers]);
+    expect(install('PREFIX=/opt/x', 'SBINDIR=')).toEqual(own);
+  });
+
+  it('is not replaced or removed under a mount that it serves, but beside one of another imgfuse', () => {
+    const result = inNamespace(`
+      A=${bench.path('a.qed')} M=${bench.path('mnt')} S=${ROOT}/scripts
+      $S/install.sh PREFIX=/opt/one >/dev/null
+      $S/install.sh PREFIX=/opt/two >/dev/null
+      /opt/one/bin/imgfuse mount $A $M
+      $S/uninstall.sh PREFIX=/opt/two >/dev/null && echo "two is removed"
+      ls /opt/two/bin/imgfuse /sbin/umount.fuse.imgfuse 2>/dev/null || echo "and its helper"
+      $S/uninstall.sh PREFIX=/opt/one 2>&1 || echo "code $?"
+      $S/install.sh PREFIX=/opt/one 2>&1 || echo "code $?"
+      /opt/one/bin/imgfuse -V
+      $S/uninstall.sh --force PREFIX=/opt/one >/dev/null && echo "one is removed"
+      umount -i $M
+    `);
+    expect(result.stderr).toBe('');
+    const refusal = (what: string): RegExp =>
+      new RegExp(
+        `${what} would take the program from under this mount; unmount it first \\(imgfuse unmount DIR\\), or add --force:\n` +
+          `imgfuse mount ${bench.path('a.qed')} ${bench.path('mnt')} \\(process \\d+\\)\ncode 1`,
+      );
+    expect(result.stdout).toMatch(/^two is removed\nand its helper$/m);
+    expect(result.stdout).toMatch(refusal('uninstall.sh: removing it'));
+    expect(result.stdout).toMatch(refusal('install.sh: installing over it'));
+    expect(result.stdout).toMatch(/^0\.\d+\.\d+\none is removed$/m);
+    expect(result.code).toBe(0);
+  });
+
+  it('by somebody who may not write the helpers is refused before anything is written', () => {
+    const prefix = bench.path('mine');
+    mkdirSync(prefix, { mode: 0o777 });
+    const script = `chmod 777 ${prefix}; exec setpriv --reuid ${NOBODY} --regid ${NOBODY} --clear-groups`;
+    const result = bench.run('sh', ['-c', `${script} ${ROOT}/scripts/install.sh PREFIX=${prefix}`]);
+    expect(result.stderr).toMatch(
+      /sbin cannot be written: run this as root, or add SBINDIR= to do without the helpers/,
+    );
+    expect(result.code).toBe(1);
+    expect(readdirSync(prefix)).toEqual([]);
+  });
+
+  it.each([
+    ['PREFIX=relative', /PREFIX must be an absolute path \(got relative\)/],
+    ['SBINDIR=relative', /SBINDIR must be an absolute path, or empty/],
+    ["PREFIX=/a'b", /may have no spaces, quotes/],
+    ['PREFIX=/a b', /may have no spaces, quotes/],
+    ['--frob', /there is no argument --frob; it takes PREFIX=DIR/],
+  ])('"%s" is refused by both scripts', (argument, sentence) => {
+    for (const script of ['install.sh', 'uninstall.sh']) {
+      const result = bench.run(`${ROOT}/scripts/${script}`, [argument, `DESTDIR=${bench.path('stage')}`]);
+      expect(result.stderr).toMatch(sentence);
+      expect(result.code).toBe(1);
+      expect(existsSync(bench.path('stage'))).toBe(false);
+    }
   });
 });
