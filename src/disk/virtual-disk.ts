@@ -151,6 +151,11 @@ export class VirtualDisk {
     return count;
   }
 
+  /** Whether a discard gives any space back; where it does not, it writes zeros like writeZeroes(). */
+  canDiscard(): boolean {
+    return this.image.canDiscard();
+  }
+
   /** The range reads as zeros afterwards; what lies beyond the end is ignored. */
   discard(offset: number, length: number): void {
     const count = Math.min(length, this.size() - offset);

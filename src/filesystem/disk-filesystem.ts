@@ -190,6 +190,10 @@ export class DiskFilesystem implements Filesystem {
     if (action !== 0 && action !== FALLOC_FL_PUNCH_HOLE && action !== FALLOC_FL_ZERO_RANGE) {
       throw failure(ERRNO.EOPNOTSUPP, `fallocate mode ${mode} is not served: only plain, PUNCH_HOLE and ZERO_RANGE`);
     }
+    // zeros written for a hole take what they should give back; whoever wants zeros asks for ZERO_RANGE, or writes them
+    if (action === FALLOC_FL_PUNCH_HOLE && !this.disk.readOnly && !this.disk.canDiscard()) {
+      throw failure(ERRNO.EOPNOTSUPP, `${this.disk.path} can give no space back`);
+    }
     if (end > size && !keepSize) this.disk.resize(end);
     if (handle === TRUNCATING_HANDLE && !keepSize) this.beforeChange(handle, action === 0 ? end : offset, end);
     if (action === 0) {

@@ -145,6 +145,8 @@ export interface Image {
   read(target: Uint8Array, targetOffset: number, length: number, offset: GuestOffset): void;
   /** Writes [offset, offset + length), which lies inside the virtual size. */
   write(source: Uint8Array, sourceOffset: number, length: number, offset: GuestOffset): void;
+  /** False where a discard gives no space back, here or on the host: it would write zeros, or take space for them. */
+  canDiscard(): boolean;
   /** The range reads as zeros afterwards and its clusters are freed where the format can say so. */
   discard(offset: GuestOffset, length: number): void;
   /** The range reads as zeros afterwards. */

@@ -56,6 +56,9 @@ export interface HostFile {
    */
   punchHole(offset: HostOffset, length: number): void;
 
+  /** False where punchHole() gives nothing back and writes zeros instead. Asks the host once, and changes no byte. */
+  punchesHoles(): boolean;
+
   /** Makes the range read as zeros and keeps or takes its space (FALLOC_FL_ZERO_RANGE), writing zeros where the host cannot. */
   zeroRange(offset: HostOffset, length: number): void;
 

@@ -91,6 +91,10 @@ export class MemoryHostFile implements HostFile {
     this.clear(offset, Math.min(offset + length, this.length));
   }
 
+  punchesHoles(): boolean {
+    return !this.readOnly;
+  }
+
   zeroRange(offset: HostOffset, length: number): void {
     this.punchHole(offset, length);
   }

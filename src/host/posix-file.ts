@@ -15,6 +15,7 @@ import {
   SEEK_HOLE,
 } from '../native/index.ts';
 import { type FileIdentity, identityOf } from './file-identity.ts';
+import { canPunchHoles } from './hole-support.ts';
 import type { HostFile, SharedFile } from './host-file.ts';
 
 const ZEROS = new Uint8Array(1024 * 1024);
@@ -27,6 +28,7 @@ export class PosixHostFile implements HostFile {
   readonly descriptor: number;
   /** modes of fallocate(2) that the host does not have; tmpfs punches holes and zeros no ranges */
   private readonly refusedModes = new Set<number>();
+  private holeSupport: boolean | null = null;
 
   private constructor(path: string, descriptor: number, readOnly: boolean) {
     this.path = path;
@@ -154,6 +156,11 @@ export class PosixHostFile implements HostFile {
 
   punchHole(offset: HostOffset, length: number): void {
     this.deallocate('punch-hole', FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length);
+  }
+
+  punchesHoles(): boolean {
+    this.holeSupport ??= !this.readOnly && canPunchHoles(this.descriptor);
+    return this.holeSupport;
   }
 
   zeroRange(offset: HostOffset, length: number): void {

@@ -59,6 +59,9 @@ abstract class WrappingFile implements HostFile {
     this.before('punch-hole', offset, length);
     this.inner.punchHole(offset, length);
   }
+  punchesHoles(): boolean {
+    return this.inner.punchesHoles();
+  }
   zeroRange(offset: HostOffset, length: number): void {
     this.before('zero-range', offset, length);
     this.inner.zeroRange(offset, length);

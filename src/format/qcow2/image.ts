@@ -153,6 +153,15 @@ export class Qcow2Image implements Image {
     return part;
   }
 
+  /**
+   * Clusters lose their links, whatever the host can. But version 2 has no zero clusters: over a backing file its zeros are
+   * written, into new clusters as well. And clusters keep their places in a data file, which must punch them.
+   */
+  canDiscard(): boolean {
+    const isWritten = this.state.header.version === 2 && this.backing !== null;
+    return !this.readOnly && !isWritten && (this.dataFile?.punchesHoles() ?? true);
+  }
+
   discard(offset: GuestOffset, length: number): void {
     this.writeZeroes(offset, length);
   }

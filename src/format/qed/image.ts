@@ -142,6 +142,11 @@ export class QedImage implements Image {
     return this.parts.lock.run(() => statusRun(this.parts.mapper, offset, length, this.clusterSize));
   }
 
+  /** Clusters lose their links, whatever the host can. */
+  canDiscard(): boolean {
+    return !this.readOnly;
+  }
+
   discard(offset: GuestOffset, length: number): void {
     this.writeZeroes(offset, length);
   }

@@ -92,6 +92,10 @@ export class RawImage implements Image {
     this.tracker.noteWrite();
   }
 
+  canDiscard(): boolean {
+    return this.file.punchesHoles();
+  }
+
   discard(offset: GuestOffset, length: number): void {
     this.access.assertWritable();
     this.access.assertInside(offset, length);

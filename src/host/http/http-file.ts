@@ -89,6 +89,10 @@ export class HttpHostFile implements HostFile {
     throw this.readOnlyError('punch-hole');
   }
 
+  punchesHoles(): boolean {
+    return false;
+  }
+
   zeroRange(): void {
     throw this.readOnlyError('zero-range');
   }

@@ -1,11 +1,15 @@
 // The tree that a mount shows: every method and every errno, over a small QED image in memory.
 
 import { describe, expect, test, vi } from 'vitest';
+import { guestOffset } from '../../../src/bytes/offsets.ts';
 import { Mutex } from '../../../src/concurrency/mutex.ts';
 import { VirtualDisk } from '../../../src/disk/virtual-disk.ts';
 import { ERRNO, errnoOf } from '../../../src/errors/index.ts';
 import { createTree, DISK_NAME, DiskFilesystem, type TreeOptions } from '../../../src/filesystem/index.ts';
+import type { Image } from '../../../src/format/image-format.ts';
+import { qcow2 } from '../../../src/format/qcow2/index.ts';
 import { qed } from '../../../src/format/qed/index.ts';
+import { raw } from '../../../src/format/raw/index.ts';
 import { MemoryHostFile } from '../../../src/host/memory-file.ts';
 import { CountingHostFile } from '../../../src/host/wrapping-files.ts';
 import { createMemoryImage, openImage } from '../../support/memory-images.ts';
@@ -231,6 +235,70 @@ describe('fallocate', () => {
     expect(filesystem.getattr(DISK).size).toBe(SIZE + 8192);
     filesystem.fallocate(DISK, 2, ZERO_RANGE, SIZE, 16_384);
     expect(filesystem.getattr(DISK).size).toBe(SIZE + 16_384);
+  });
+
+  /** A file whose host punches no holes. */
+  class SolidFile extends CountingHostFile {
+    override punchesHoles(): boolean {
+      return false;
+    }
+  }
+
+  function serve(image: Image): DiskFilesystem {
+    const disk = new VirtualDisk(image);
+    return new DiskFilesystem(disk, createTree(disk, { rootIsFile: false, uid: 0, gid: 0 }));
+  }
+
+  test.each([
+    [
+      'a raw image whose host punches no holes',
+      () => openImage(raw, new SolidFile(new MemoryHostFile(new Uint8Array(SIZE)))),
+    ],
+    [
+      'a version 2 overlay',
+      () => {
+        const backing = openImage(raw, new MemoryHostFile(new Uint8Array(SIZE).fill(1), '/base'));
+        return openImage(qcow2, createMemoryImage(qcow2, SIZE, { compat: '0.10' }, '/base'), { backing });
+      },
+    ],
+    [
+      'a data file whose host punches no holes',
+      () => {
+        const dataFile = new MemoryHostFile(new Uint8Array(0), '/data');
+        const file = createMemoryImage(qcow2, SIZE, { data_file: 'data' }, undefined, { dataFile });
+        return openImage(qcow2, file, { dataFile: new SolidFile(dataFile) });
+      },
+    ],
+  ])('punches no hole into %s, because it would write zeros; ZERO_RANGE writes them', (_name, open) => {
+    const image = open();
+    image.write(new Uint8Array(SIZE / 4).fill(7), 0, SIZE / 4, guestOffset(0));
+    const filesystem = serve(image);
+    const bytes = () => {
+      const target = new Uint8Array(SIZE);
+      filesystem.read(DISK, 1, target, 0, SIZE, 0);
+      return target;
+    };
+    const before = bytes();
+    const blocks = image.allocatedBytes();
+    expect(errno(() => filesystem.fallocate(DISK, 2, PUNCH_HOLE | KEEP_SIZE, 0, SIZE))).toBe(ERRNO.EOPNOTSUPP);
+    expect(Buffer.compare(bytes(), before)).toBe(0);
+    expect(image.allocatedBytes()).toBe(blocks);
+    filesystem.fallocate(DISK, 2, ZERO_RANGE | KEEP_SIZE, 0, SIZE);
+    expect(bytes().every((byte) => byte === 0)).toBe(true);
+  });
+
+  test('punches holes wherever an image can free its clusters, whatever the host can', () => {
+    const backing = () => openImage(raw, new MemoryHostFile(new Uint8Array(SIZE).fill(1), '/base'));
+    const images = [
+      openImage(qcow2, new SolidFile(createMemoryImage(qcow2, SIZE, { compat: '0.10' }))),
+      openImage(qcow2, new SolidFile(createMemoryImage(qcow2, SIZE, {}, '/base')), { backing: backing() }),
+      openImage(qed, new SolidFile(createMemoryImage(qed, SIZE, {}, '/base')), { backing: backing() }),
+    ];
+    for (const image of images) {
+      image.write(new Uint8Array(SIZE).fill(7), 0, SIZE, guestOffset(0));
+      serve(image).fallocate(DISK, 2, PUNCH_HOLE | KEEP_SIZE, 0, SIZE);
+      expect(image.allocatedBytes()).toBe(0);
+    }
   });
 
   test('takes space for what reads as zeros', () => {

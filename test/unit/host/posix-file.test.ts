@@ -2,7 +2,7 @@
 // stands in for it in other tests, must behave the same under random operations.
 
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -156,6 +156,32 @@ describe('holes', () => {
       }
     } finally {
       execFileSync('umount', [small]);
+    }
+  });
+
+  test.for([
+    ['tmpfs', true],
+    ['ramfs', false],
+  ] as const)('of a %s are punched or written, which is known before a byte changes', ([type, isPunched], context) => {
+    requireOrSkip(context, nativeAvailable() && process.getuid?.() === 0, 'native calls and root');
+    const place = join(folder, type);
+    mkdirSync(place);
+    execFileSync('mount', ['-t', type, type, place]);
+    try {
+      for (const size of [0, 5000, 2 ** 41]) {
+        const name = join(place, String(size));
+        writeFileSync(name, 'x');
+        truncateSync(name, size);
+        const { blocks } = statSync(name);
+        for (const readOnly of [false, true]) {
+          const file = PosixHostFile.open(name, readOnly);
+          expect(file.punchesHoles()).toBe(isPunched && !readOnly);
+          file.close();
+        }
+        expect(statSync(name)).toMatchObject({ size, blocks });
+      }
+    } finally {
+      execFileSync('umount', [place]);
     }
   });
 
