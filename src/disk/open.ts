@@ -104,7 +104,8 @@ export function attachDisk(
   log: (sentence: string) => void = () => undefined,
 ): VirtualDisk {
   const image = attachImage(shared.image, slot, log);
-  return new VirtualDisk(image, shared.copyOnRead && new CopyOnRead(image, shared.copyOnRead, log));
+  const copyOnRead = shared.copyOnRead && new CopyOnRead(image, shared.copyOnRead, log);
+  return new VirtualDisk(image, copyOnRead, shared.resizeLock);
 }
 
 function attachImage(shared: SharedImage, slot: number, log: (sentence: string) => void): Image {

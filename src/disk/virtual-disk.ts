@@ -3,6 +3,7 @@
 
 import { guestOffset } from '../bytes/offsets.ts';
 import { steadyMs } from '../concurrency/clock.ts';
+import { Mutex } from '../concurrency/mutex.ts';
 import { type Closeable, closeAll, closeQuietly } from '../errors/close.ts';
 import { describeError, ERRNO, ImgfuseError } from '../errors/index.ts';
 import { type Extent, type Image, type ImageDetails, imageChain, type SharedImage } from '../format/image-format.ts';
@@ -18,6 +19,7 @@ const SHARE_MS = 100;
 export interface SharedDisk {
   readonly image: SharedImage;
   readonly copyOnRead: CopyOnReadState | null;
+  readonly resizeLock: SharedArrayBuffer;
 }
 
 export interface DiskStatus {
@@ -71,11 +73,17 @@ export class VirtualDisk {
   private readonly image: Image;
   private readonly copyOnRead: CopyOnRead | null;
   private readonly remote: readonly HttpHostFile[];
+  private readonly lockWord: SharedArrayBuffer;
+  /** One thread at a time changes the size; taken before any lock of the image. */
+  private readonly resizeLock: Mutex;
 
-  constructor(image: Image, copyOnRead: CopyOnRead | null = null) {
+  /** @param lockWord of the same disk in another thread */
+  constructor(image: Image, copyOnRead: CopyOnRead | null = null, lockWord = new SharedArrayBuffer(4)) {
     this.image = image;
     this.copyOnRead = copyOnRead;
     this.remote = imageChain(image).flatMap(({ file }) => (file instanceof HttpHostFile ? [file] : []));
+    this.lockWord = lockWord;
+    this.resizeLock = new Mutex(new Int32Array(lockWord), 0, `the size of ${image.file.path}`);
   }
 
   get path(): string {
@@ -180,7 +188,15 @@ export class VirtualDisk {
   /** Sets the virtual size; formats round it up to their sector size. */
   resize(size: number): void {
     this.requestBegins();
-    this.image.resize(size);
+    this.resizeLock.run(() => this.image.resize(size));
+  }
+
+  /** Makes the disk at least `size` bytes long. Another thread may have made it longer than the caller has seen. */
+  growTo(size: number): void {
+    this.requestBegins();
+    this.resizeLock.run(() => {
+      if (size > this.image.virtualSize()) this.image.resize(size);
+    });
   }
 
   /** Returns when everything that was written before is on stable storage. */
@@ -276,6 +292,7 @@ export class VirtualDisk {
    * @param thread its `threadId` @param slot the one it was attached with
    */
   abandon(thread: number, slot: number): void {
+    this.resizeLock.abandon(thread);
     for (const image of imageChain(this.image)) {
       image.abandon(thread, slot);
       if (image.file instanceof HttpHostFile) image.file.abandon(thread);
@@ -301,7 +318,7 @@ export class VirtualDisk {
   }
 
   share(): SharedDisk {
-    return { image: this.image.share(), copyOnRead: this.copyOnRead?.state ?? null };
+    return { image: this.image.share(), copyOnRead: this.copyOnRead?.state ?? null, resizeLock: this.lockWord };
   }
 }
 

@@ -181,7 +181,6 @@ export class DiskFilesystem implements Filesystem {
 
   fallocate(node: number, handle: number, mode: number, offset: number, length: number): void {
     this.assertDisk(node);
-    const size = this.disk.size();
     const end = offset + length;
     const action = mode & ~FALLOC_FL_KEEP_SIZE;
     const keepSize = (mode & FALLOC_FL_KEEP_SIZE) !== 0;
@@ -194,15 +193,12 @@ export class DiskFilesystem implements Filesystem {
     if (action === FALLOC_FL_PUNCH_HOLE && !this.disk.readOnly && !this.disk.canDiscard()) {
       throw failure(ERRNO.EOPNOTSUPP, `${this.disk.path} can give no space back`);
     }
-    if (end > size && !keepSize) this.disk.resize(end);
+    if (!keepSize && end > this.disk.size()) this.disk.growTo(end);
     if (handle === TRUNCATING_HANDLE && !keepSize) this.beforeChange(handle, action === 0 ? end : offset, end);
-    if (action === 0) {
-      this.inSteps(offset, Math.min(end, this.disk.size()), (at, count) => this.disk.preallocate(at, count));
-    } else if (action === FALLOC_FL_PUNCH_HOLE) {
-      this.inSteps(offset, Math.min(end, size), (at, count) => this.disk.discard(at, count));
-    } else {
-      this.inSteps(offset, Math.min(end, size), (at, count) => this.disk.writeZeroes(at, count));
-    }
+    const last = Math.min(end, this.disk.size());
+    if (action === 0) this.inSteps(offset, last, (at, count) => this.disk.preallocate(at, count));
+    else if (action === FALLOC_FL_PUNCH_HOLE) this.inSteps(offset, last, (at, count) => this.disk.discard(at, count));
+    else this.inSteps(offset, last, (at, count) => this.disk.writeZeroes(at, count));
     this.touch();
   }
 
@@ -279,7 +275,7 @@ export class DiskFilesystem implements Filesystem {
    */
   private endFileAt(size: number): void {
     this.truncation.cut(size);
-    if (size > this.disk.size()) this.disk.resize(size);
+    this.disk.growTo(size);
     this.beforeChange(TRUNCATING_HANDLE, size, size);
     this.touch();
   }

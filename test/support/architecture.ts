@@ -31,7 +31,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   concurrency: ['bytes', 'errors'],
   format: ['bytes', 'errors', 'concurrency', 'host'],
   'format/*': ['bytes', 'errors', 'concurrency', 'host', 'format'],
-  disk: ['bytes', 'errors', 'host', 'format'],
+  disk: ['bytes', 'errors', 'concurrency', 'host', 'format'],
   fuse: ['bytes', 'errors'],
   filesystem: ['bytes', 'errors', 'concurrency', 'disk'],
   commands: ['bytes', 'errors', 'disk', 'filesystem', 'fuse'],

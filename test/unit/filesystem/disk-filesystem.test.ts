@@ -307,6 +307,15 @@ describe('fallocate', () => {
     expect(filesystem.getattr(DISK).allocatedBytes).toBe(40_960);
   });
 
+  test('never shrinks a disk that another thread has made longer meanwhile', () => {
+    const { filesystem, disk } = make();
+    disk.resize(4 * SIZE);
+    const size = vi.spyOn(disk, 'size').mockReturnValueOnce(SIZE);
+    filesystem.fallocate(DISK, 2, 0, SIZE, 8192);
+    size.mockRestore();
+    expect(disk.size()).toBe(4 * SIZE);
+  });
+
   test('is EOPNOTSUPP for other modes, EFBIG above the format, EROFS on a read-only disk', () => {
     const { filesystem } = make();
     for (const mode of [PUNCH_HOLE, COLLAPSE_RANGE, 32, 64, PUNCH_HOLE | ZERO_RANGE | KEEP_SIZE]) {
