@@ -14,7 +14,8 @@ export const ALLOW_BACKING = {
   multiple: true,
   placeholder: 'DIR',
   description:
-    "a directory that backing files may lie in, beside the image's own, or a URL that they may lie at or below (repeatable)",
+    "a directory that backing files may lie in, beside the image's own, a file or block device that may be one, or a URL that " +
+    'they may lie at or below (repeatable)',
 } as const satisfies Option;
 
 export const FORMAT = {

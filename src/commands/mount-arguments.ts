@@ -102,7 +102,9 @@ export const MOUNT_ARGUMENTS = {
     type: 'string',
     multiple: true,
     placeholder: 'DIR',
-    description: 'a directory that backing files may lie in, or a URL that they may lie at or below (repeatable)',
+    description:
+      'a directory that backing files may lie in, a file or block device that may be one, or a URL that they may lie at or ' +
+      'below (repeatable)',
   },
   'key-file': {
     type: 'string',

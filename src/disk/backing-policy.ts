@@ -1,12 +1,13 @@
 // Which backing and data files may be opened. Their names come from the image, so from whoever made it: a name may point at
 // /etc/passwd, at a pipe, at the image itself, or be a URL. Only regular files in the image's own directory (or in one the
-// user allowed) are opened, and only URLs that the user allowed, a backing file read-only and in a format that nobody has to guess.
+// user allowed) are opened, and only block devices and URLs that the user allowed, a backing file read-only and in a format
+// that nobody has to guess.
 
 import * as path from 'node:path';
 import { bytesOfName } from '../bytes/names.ts';
 import { ImgfuseError } from '../errors/index.ts';
 import { folderOfUrl, isBelowUrl, isUrl, parseUrl } from '../host/http/url.ts';
-import { isRegularFile, realPath, workingDirectory } from '../host/paths.ts';
+import { blockDeviceNumber, isRegularFile, realPath, workingDirectory } from '../host/paths.ts';
 import { hasProtocol, meaningOfName } from './backing-name.ts';
 
 /** Images in a chain at most. */
@@ -15,7 +16,10 @@ export const MAX_CHAIN_DEPTH = 32;
 const MAX_NAME_BYTES = 4095;
 
 export interface BackingPolicy {
-  /** absolute directories, and URLs, in or below which any image of the chain may lie */
+  /**
+   * absolute directories, and URLs, in or below which any image of the chain may lie; files that may be one; block devices
+   * that may be backing files
+   */
   readonly allowed: readonly string[];
 }
 
@@ -35,6 +39,8 @@ export interface NamedFile {
   readonly path: string;
   /** the one that a json: name says */
   readonly format?: string | undefined;
+  /** number of the block device that it is; absent for a file and a URL */
+  readonly device?: number;
 }
 
 /**
@@ -77,7 +83,7 @@ export function resolveBacking(image: NamingImage, name: string, policy: Backing
     return { name: url, path: url };
   }
   const located = locateFile(image.name, meaning.path);
-  return { name: located, path: resolveFile('backing file', image, located, policy), format: meaning.format };
+  return { name: located, format: meaning.format, ...resolvePath(image, located, policy) };
 }
 
 /**
@@ -90,7 +96,8 @@ export function resolveDataFile(image: NamingImage, name: string, policy: Backin
   if (hasProtocol(name) || isUrl(image.name)) {
     throw refusal(image.name, `its data file '${name}' is no plain file, and nothing else is opened`);
   }
-  return resolveFile('data file', image, locateFile(image.name, name), policy);
+  const wanted = locateFile(image.name, name);
+  return checkFile('data file', image, realPathOf('data file', image, wanted), policy);
 }
 
 /** What else to do when a file that an image refers to is gone. */
@@ -127,10 +134,25 @@ export function allowedUrls(allowed: readonly string[]): string[] {
   return allowed.filter(isUrl).map((place) => parseUrl(place).href);
 }
 
-function resolveFile(what: keyof typeof CURES, image: NamingImage, wanted: string, policy: BackingPolicy): string {
-  let real: string;
+/** The file of this machine that a backing file name stands for, and the number of its device if it is one. */
+function resolvePath(
+  image: NamingImage,
+  located: string,
+  policy: BackingPolicy,
+): { readonly path: string; readonly device?: number } {
+  const real = realPathOf('backing file', image, located);
+  const device = blockDeviceNumber(real);
+  if (device === null) return { path: checkFile('backing file', image, real, policy) };
+  if (isNamed(real, policy)) return { path: real, device };
+  throw refusal(
+    image.name,
+    `its backing file ${real} is a block device, and nobody allowed this one; add --allow-backing ${real}`,
+  );
+}
+
+function realPathOf(what: keyof typeof CURES, image: NamingImage, wanted: string): string {
   try {
-    real = realPath(wanted);
+    return realPath(wanted);
   } catch (error) {
     throw new ImgfuseError(
       'missing',
@@ -139,9 +161,12 @@ function resolveFile(what: keyof typeof CURES, image: NamingImage, wanted: strin
       error,
     );
   }
-  const directories = policy.allowed.filter((entry) => !isUrl(entry));
-  const allowed = [path.dirname(realPath(image.path)), ...directories.map((entry) => realPath(entry))];
-  if (!allowed.some((entry) => isInside(real, entry))) {
+}
+
+/** @param real without symbolic links @returns the same, if it is a regular file that may be opened */
+function checkFile(what: keyof typeof CURES, image: NamingImage, real: string, policy: BackingPolicy): string {
+  const allowed = [path.dirname(realPath(image.path)), ...allowedPaths(policy)];
+  if (!allowed.some((entry) => isInside(real, entry)) && !isNamed(real, policy)) {
     throw refusal(
       image.name,
       `its ${what} ${real} lies outside the image's own directory; add --allow-backing ${path.dirname(real)}`,
@@ -152,6 +177,16 @@ function resolveFile(what: keyof typeof CURES, image: NamingImage, wanted: strin
     image.name,
     `its ${what} ${real} is no regular file, and nothing else is opened; put a regular file with its content in its place`,
   );
+}
+
+/** Paths among what the user allowed, without symbolic links. */
+function allowedPaths({ allowed }: BackingPolicy): string[] {
+  return allowed.filter((entry) => !isUrl(entry)).map((entry) => realPath(entry));
+}
+
+/** Whether the user allowed this very file, and not a directory that it lies in. */
+function isNamed(real: string, policy: BackingPolicy): boolean {
+  return allowedPaths(policy).includes(real);
 }
 
 function isInside(file: string, directory: string): boolean {

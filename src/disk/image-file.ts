@@ -7,8 +7,11 @@ import { HTTP_LIMITS } from '../host/http/limits.ts';
 import { isUrl, parseUrl } from '../host/http/url.ts';
 import { PosixHostFile } from '../host/posix-file.ts';
 
-/** Who gave the name of a file: the user, or an image, which may come from anybody. */
-export type NamedBy = 'user' | 'image';
+/**
+ * Who gave the name of a file: the user; an image, which may come from anybody; or an image, and the user has allowed the block
+ * device with this number.
+ */
+export type NamedBy = 'user' | 'image' | { readonly device: number };
 
 /**
  * @param namedBy the user's may be a block device
@@ -23,8 +26,7 @@ export function openImageFile(
   allowedUrls: readonly string[] = [],
   answerMs: number = HTTP_LIMITS.answerMs,
 ): HostFile {
-  if (!isUrl(name))
-    return namedBy === 'user' ? PosixHostFile.open(name, readOnly) : PosixHostFile.openRegular(name, readOnly);
+  if (!isUrl(name)) return openPath(name, readOnly, namedBy);
   if (!readOnly) {
     throw new ImgfuseError(
       'read-only',
@@ -35,4 +37,10 @@ export function openImageFile(
     );
   }
   return HttpHostFile.open(parseUrl(name).href, allowedUrls, { ...HTTP_LIMITS, answerMs });
+}
+
+function openPath(path: string, readOnly: boolean, namedBy: NamedBy): HostFile {
+  if (namedBy === 'user') return PosixHostFile.open(path, readOnly);
+  if (namedBy === 'image') return PosixHostFile.openRegular(path, readOnly);
+  return PosixHostFile.openDevice(path, readOnly, namedBy.device);
 }

@@ -169,9 +169,9 @@ class ChainOpener {
       );
     }
     const found = resolveBacking(overlay, reference.name, { allowed: this.options.allowBacking ?? [] });
-    const { name, path } = found;
+    const { name, path, device } = found;
     const said = reference.format ?? found.format;
-    const file = this.openFile(path, true, 'image');
+    const file = this.openFile(path, true, device === undefined ? 'image' : { device });
     const sayRaw = `store that it is raw with qemu-img rebase -u -F raw -b ${reference.name} ${overlay.path}`;
     const format = said === undefined ? probeFormat(file, sayRaw) : formatByName(said);
     if (said === undefined && format.name === 'raw') {

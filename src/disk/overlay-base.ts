@@ -6,7 +6,7 @@ import { ImgfuseError } from '../errors/index.ts';
 import { type FileIdentity, isSameFile } from '../host/file-identity.ts';
 import type { HostFile } from '../host/host-file.ts';
 import { isUrl, parseUrl } from '../host/http/url.ts';
-import { isRegularFile } from '../host/paths.ts';
+import { blockDeviceNumber, isRegularFile } from '../host/paths.ts';
 import { hasProtocol, meaningOfName } from './backing-name.ts';
 import { locateBacking, locateFile, MAX_CHAIN_DEPTH } from './backing-policy.ts';
 import { openImageFile } from './image-file.ts';
@@ -31,8 +31,8 @@ export function locateBase(imagePath: string, { name, format }: OverlayBase): st
   if (meaning.kind === 'other') throw unusable(imagePath, 'backing file', name, meaning.why);
   const path = locateFile(imagePath, meaning.path);
   if (isMissing(path)) return path;
-  if (isRegularFile(path)) return path;
-  const what = `the backing file ${path} is no regular file, and ${imagePath} could not be opened with it`;
+  if (isRegularFile(path) || blockDeviceNumber(path) !== null) return path;
+  const what = `the backing file ${path} is no regular file and no block device, and ${imagePath} could not be opened with it`;
   throw new ImgfuseError('usage', `${what}; copy it into an image, for example with qemu-img convert`, { path });
 }
 

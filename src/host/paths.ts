@@ -28,6 +28,16 @@ export function isRegularFile(path: string): boolean {
   }
 }
 
+/** The device number of the block device that the path leads to, which is not opened; null when it leads to anything else. */
+export function blockDeviceNumber(path: string): number | null {
+  try {
+    const stat = fs.statSync(hostPath(path));
+    return stat.isBlockDevice() ? stat.rdev : null;
+  } catch (error) {
+    throw hostError(error, path, 'stat');
+  }
+}
+
 /** Removes a file that was created here and turned out to be of no use. */
 export function removeFile(path: string): void {
   fs.rmSync(hostPath(path), { force: true });

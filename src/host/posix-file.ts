@@ -46,6 +46,17 @@ export class PosixHostFile implements HostFile {
     return PosixHostFile.openName(path, path, readOnly, false);
   }
 
+  /** Opens a block device by its name, if that still leads to the device with this number. */
+  static openDevice(path: string, readOnly: boolean, number: number): PosixHostFile {
+    const file = PosixHostFile.open(path, readOnly);
+    const stat = fs.fstatSync(file.descriptor);
+    if (stat.isBlockDevice() && stat.rdev === number) return file;
+    file.close();
+    throw new ImgfuseError('permission', `${path} is not the block device that it was a moment ago; try again`, {
+      path,
+    });
+  }
+
   /** Opens the file behind a descriptor of this process once more, with an open file description of its own. */
   static reopen(path: string, descriptor: number, readOnly: boolean): PosixHostFile {
     return PosixHostFile.openName(`/proc/self/fd/${descriptor}`, path, readOnly);

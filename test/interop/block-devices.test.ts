@@ -1,9 +1,13 @@
-// Images that lie on a block device, as on a logical volume: its length never changes.
+// Images that lie on a block device, as on a logical volume: its length never changes. The device may be the image itself or
+// its backing file.
 
 import { execFileSync } from 'node:child_process';
+import { readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
-import { afterEach, beforeEach, expect, test } from 'vitest';
-import { openDisk } from '../../src/disk/index.ts';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { attachDisk, createDisk, openDisk } from '../../src/disk/index.ts';
+import { PosixHostFile } from '../../src/host/posix-file.ts';
+import { readAll, withDisk } from '../support/image-files.ts';
 import { qemuImg, tryQemu } from '../support/qemu.ts';
 import { canMountAsRoot, requireOrSkip } from '../support/requirements.ts';
 import { makeTemporaryDirectory, removeTemporaryDirectory } from '../support/temporary.ts';
@@ -68,4 +72,52 @@ test('QED is read from a device, and refused for writing before a byte changes',
   const disk = openDisk(device, { readOnly: true });
   expect(disk.status().virtualSize).toBe(32 * MIB);
   disk.close();
+});
+
+describe.each(['qcow2', 'qed'])('a %s overlay of a block device', (format) => {
+  const SIZE = 16 * MIB;
+  let overlay: string;
+
+  beforeEach(() => {
+    overlay = join(folder, 'overlay');
+    const options = { options: new Map<string, string>(), backing: device, backingFormat: 'raw' };
+    expect(createDisk(overlay, format, options).virtualSize).toBe(SIZE);
+  });
+
+  test('is opened when the device is allowed, and never writes to it', () => {
+    expect(() => openDisk(overlay, { readOnly: true })).toThrow(`add --allow-backing ${device}`);
+    const before = readFileSync(join(folder, 'volume'));
+    const options = { readOnly: false, slots: 2, allowBacking: [device] };
+    withDisk(overlay, options, (disk) => {
+      expect(disk.status().backing).toEqual([device]);
+      expect(readAll(disk).equals(before)).toBe(true);
+      const other = attachDisk(structuredClone(disk.share()), 1);
+      other.write(Buffer.alloc(1000, 7), 0, 1000, 5 * MIB + 100);
+      disk.discard(8 * MIB, MIB);
+    });
+    execFileSync('sync', [device]);
+    expect(readFileSync(join(folder, 'volume')).equals(before)).toBe(true);
+    before.fill(7, 5 * MIB + 100, 5 * MIB + 1100).fill(0, 8 * MIB, 9 * MIB);
+    expect(withDisk(overlay, { readOnly: true, allowBacking: [device] }, readAll).equals(before)).toBe(true);
+    expect(tryQemu('qemu-img', 'check', '-f', format, overlay)).toMatchObject({ code: 0 });
+  });
+
+  test('locks the device, so that nobody writes to it meanwhile', () => {
+    withDisk(overlay, { readOnly: true, allowBacking: [device] }, () => {
+      expect(() => openDisk(device, { readOnly: false, format: 'raw' })).toThrow(/is in use by/);
+      expect(tryQemu('qemu-io', '-f', 'raw', '-c', 'write 0 512', device).output).toMatch(/Failed to get .*lock/);
+    });
+    withDisk(device, { readOnly: false, format: 'raw' }, () => {
+      expect(() => openDisk(overlay, { readOnly: true, allowBacking: [device] })).toThrow(/is in use by/);
+    });
+  });
+});
+
+test('a name that leads to another device than the one that was allowed is not opened', () => {
+  const { rdev } = statSync(device);
+  PosixHostFile.openDevice(device, true, rdev).close();
+  expect(() => PosixHostFile.openDevice(device, true, rdev + 1)).toThrow(/not the block device that it was/);
+  expect(() => PosixHostFile.openDevice(join(folder, 'volume'), true, rdev)).toThrow(
+    /not the block device that it was/,
+  );
 });
