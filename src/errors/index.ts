@@ -95,6 +95,12 @@ export function isCorrupt(error: unknown): boolean {
   return error instanceof ImgfuseError && error.kind === 'corrupt';
 }
 
+/** The host has no space left, or lets the file grow no further: ENOSPC, EDQUOT, EFBIG. It may do later. */
+export function isHostFull(error: unknown): boolean {
+  if (!(error instanceof ImgfuseError)) return false;
+  return error.kind === 'no-space' || (error.kind === 'limit' && error.context.errno === ERRNO.EFBIG);
+}
+
 /** One line for a log or a terminal: the message, then the messages of its causes. */
 export function describeError(error: unknown): string {
   if (!(error instanceof Error)) return String(error);

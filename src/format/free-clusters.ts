@@ -5,6 +5,8 @@
 //   FREED -> SETTLING  a flush has begun; when its fdatasync is done the clusters are punched
 //   SETTLING -> FREE   the next flush's fdatasync has made the hole durable: it reads as zeros, like one never used
 //   FREE -> USED       allocated again
+//   USED -> GIVEN      linked to a guest cluster that reads as zeros, only because the format cannot note a free cluster; as
+//                      long as it is a hole it can be FREED like any other
 //
 // Invariant: only a FREE cluster is ever handed out, and only SETTLING clusters are punched.
 
@@ -14,15 +16,16 @@ const USED = 0;
 const FREED = 1;
 const SETTLING = 2;
 const FREE = 3;
+const GIVEN = 4;
 
-/** Words: how many clusters are in each state (index = state), then the phase and the bounds of what is not USED. */
-const PHASE = 4;
-const LOWEST = 5;
+/** Words: how many clusters are in each state (index = state), then the phase and the bounds of what is FREED, SETTLING or FREE. */
+const PHASE = 5;
+const LOWEST = 6;
 /** exclusive */
-const HIGHEST = 6;
+const HIGHEST = 7;
 /** no cluster below is FREE */
-const FREE_HINT = 7;
-const WORD_COUNT = 8;
+const FREE_HINT = 8;
+const WORD_COUNT = 9;
 
 export type SettlingPhase = 'none' | 'removal-durable-next' | 'hole-durable-next';
 const PHASES: readonly SettlingPhase[] = ['none', 'removal-durable-next', 'hole-durable-next'];
@@ -71,6 +74,28 @@ export class FreeClusters {
     return this.words[FREED]! + this.words[SETTLING]! + this.words[FREE]!;
   }
 
+  /** Clusters that were given away and never taken back; some may hold data by now. */
+  get givenCount(): number {
+    return this.words[GIVEN]!;
+  }
+
+  isGiven(cluster: number): boolean {
+    return this.states[cluster] === GIVEN;
+  }
+
+  /** Clusters just taken are linked to guest clusters that read as zeros, and hold nothing. */
+  markGiven(start: number, count: number): void {
+    this.states.fill(GIVEN, start, start + count);
+    this.words[GIVEN] = this.words[GIVEN]! + count;
+  }
+
+  /** A given cluster turns out to hold data, or its space is promised: it is like any other from now on. */
+  keepGiven(cluster: number): void {
+    assert(this.isGiven(cluster), `host cluster ${cluster} was not given away`);
+    this.states[cluster] = USED;
+    this.words[GIVEN] = this.words[GIVEN]! - 1;
+  }
+
   /** Clusters that need further flushes before they are free. */
   get unsettledCount(): number {
     return this.words[FREED]! + this.words[SETTLING]!;
@@ -87,7 +112,8 @@ export class FreeClusters {
     if (this.buffer.byteLength < end) this.buffer.grow(end);
     for (let cluster = start; cluster < end; cluster++) {
       // one at a time, because a hostile file can have every second cluster free: no sentence where none is wanted
-      if (this.states[cluster] !== USED) assert(false, `host cluster ${cluster} is freed twice`);
+      if (this.isGiven(cluster)) this.keepGiven(cluster);
+      else if (this.states[cluster] !== USED) assert(false, `host cluster ${cluster} is freed twice`);
       this.states[cluster] = state;
     }
     if (this.unusedCount === 0) {

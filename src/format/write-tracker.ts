@@ -6,7 +6,7 @@
 import { bytesOfName, nameOfBytes } from '../bytes/names.ts';
 import { type Breakpoint, reach } from '../concurrency/breakpoints.ts';
 import { Mutex } from '../concurrency/mutex.ts';
-import { describeError, ImgfuseError } from '../errors/index.ts';
+import { describeError, ImgfuseError, isHostFull } from '../errors/index.ts';
 import type { HostFile } from '../host/host-file.ts';
 
 const WRITTEN = 0;
@@ -99,7 +99,7 @@ export class WriteTracker {
       reach(breakpoint);
       write();
     } catch (error) {
-      const untouched = error instanceof ImgfuseError && error.kind === 'no-space' && !error.context.transferred;
+      const untouched = error instanceof ImgfuseError && isHostFull(error) && !error.context.transferred;
       if (!untouched) this.fail(error);
       throw error;
     }

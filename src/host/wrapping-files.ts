@@ -163,7 +163,7 @@ export class FaultyHostFile extends WrappingFile {
     if (fault === null) return;
     const { errno, transferred } = typeof fault === 'number' ? { errno: fault, transferred: 0 } : fault;
     if (data !== undefined && transferred > 0) this.inner.write(data, 0, transferred, hostOffset(offset));
-    const kind = errno === ERRNO.ENOSPC ? 'no-space' : 'io';
+    const kind = errno === ERRNO.ENOSPC ? 'no-space' : errno === ERRNO.EFBIG ? 'limit' : 'io';
     throw new ImgfuseError(kind, `${operation} of ${this.path} fails by plan (errno ${errno})`, {
       path: this.path,
       operation,

@@ -4,7 +4,7 @@
 import { closeSync, fdatasyncSync, openSync, readFileSync, readSync, statSync, writeSync } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { canMountAsRoot, hasCommand, requireOrSkip } from '../support/requirements.ts';
-import { Bench } from './cli-harness.ts';
+import { Bench, CLI } from './cli-harness.ts';
 
 const MIB = 1024 * 1024;
 const DISK_MIB = 32;
@@ -78,6 +78,35 @@ describe.each(['qed', 'qcow2', 'raw'])('a %s image on a file system that runs fu
     run('qemu-img', 'convert', '-f', format, '-O', 'raw', image, bench.path('copy.raw'));
     const wanted = Buffer.concat(Array.from({ length: DISK_MIB }, (_, index) => Buffer.alloc(MIB, index + 1)));
     expect(readFileSync(bench.path('copy.raw')).equals(wanted)).toBe(true);
+  });
+});
+
+describe.each(['qed', 'qcow2'])('a %s image whose file may not grow (ulimit -f)', (format) => {
+  test('takes new data where the guest has discarded', () => {
+    const image = bench.path('disk');
+    imgfuse('create', '-q', '-f', format, image, '1G');
+    const mountpoint = bench.makeDirectory('mnt');
+    // KiB
+    run('bash', '-c', `ulimit -f ${12 * 1024}; exec "$@"`, 'bash', process.execPath, CLI, 'mount', image, mountpoint);
+    const disk = openSync(`${mountpoint}/disk.raw`, 'r+');
+    const written = Array.from({ length: 16 }, (_, index) => writeMib(disk, index)).indexOf('EFBIG');
+    expect(written).toBeGreaterThan(8);
+    closeSync(disk);
+    // the last writable handle is closed afterwards, and an idle QED image gives its free clusters away
+    run('fallocate', '--punch-hole', '--offset', '0', '--length', '8M', `${mountpoint}/disk.raw`);
+    const again = openSync(`${mountpoint}/disk.raw`, 'r+');
+    try {
+      for (let index = 100; index < 107; index++) expect([index, writeMib(again, index)]).toEqual([index, '']);
+      fdatasyncSync(again);
+      for (let index = 100; index < 107; index++)
+        expect(readMib(again, index).equals(Buffer.alloc(MIB, index + 1))).toBe(true);
+      expect(readMib(again, 8).equals(Buffer.alloc(MIB, 9))).toBe(true);
+      expect(statusOf(mountpoint)).toMatchObject({ failure: null, 'read-only': false });
+    } finally {
+      closeSync(again);
+    }
+    imgfuse('unmount', mountpoint);
+    run('qemu-img', 'check', '-q', '-f', format, image);
   });
 });
 

@@ -7,6 +7,7 @@ import { roundUp } from '../../bytes/offsets.ts';
 import { reach } from '../../concurrency/breakpoints.ts';
 import { steadyMs } from '../../concurrency/clock.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
+import { type FullHostParts, reclaimingWhenFull } from '../full-host.ts';
 import type { DataClusters } from './data-clusters.ts';
 import type { Flush } from './flush.ts';
 import type { Geometry } from './geometry.ts';
@@ -32,6 +33,7 @@ export interface AllocatingWriteParts {
   readonly readReserved: (target: Uint8Array, targetOffset: number, length: number, offset: number) => void;
   /** The range is known to read as zeros, here and below; without the lock. */
   readonly readsAsZeros: (offset: number, length: number) => boolean;
+  readonly reusable: FullHostParts['reusable'];
 }
 
 export class AllocatingWrite {
@@ -47,20 +49,31 @@ export class AllocatingWrite {
    * again on return. May do only the first clusters. @returns bytes written
    */
   write(source: Uint8Array, sourceOffset: number, run: Run, offset: number): number {
+    const { clusterSize } = this.parts.geometry;
+    const wanted = Math.ceil((offset + run.length) / clusterSize) - Math.floor(offset / clusterSize);
+    // the mapper fills the run it was given anew whenever somebody looks something up
+    const kept = { ...run };
+    return reclaimingWhenFull(this.parts, Math.min(wanted, MAX_RUN_CLUSTERS), (most) =>
+      this.attempt(source, sourceOffset, kept, offset, most),
+    );
+  }
+
+  /** The same in at most `most` new clusters; when it throws the lock is held and nothing has changed for the guest. */
+  private attempt(source: Uint8Array, sourceOffset: number, run: Run, offset: number, most: number): number {
     const { clusters, data, geometry, linker, lock } = this.parts;
     const { clusterSize, subclusterSize } = geometry;
     const start = offset - (offset % clusterSize);
     const isOurs = run.hostCluster !== NO_HOST && run.copied;
     const isCopy = run.hostCluster !== NO_HOST || run.status === 'compressed';
     const kept = geometry.extendedL2 && isCopy && !isOurs ? this.keptRuns(start, offset, run.length) : [];
-    const wanted = isCopy && geometry.extendedL2 ? 1 : Math.ceil((offset + run.length - start) / clusterSize);
+    const wanted = isCopy && geometry.extendedL2 ? 1 : most;
     const {
       offset: host,
       count,
       readsAsZeros,
     } = isOurs
       ? { offset: run.hostCluster, count: 1, readsAsZeros: false }
-      : clusters.allocate(start / clusterSize, Math.min(wanted, MAX_RUN_CLUSTERS));
+      : clusters.allocate(start / clusterSize, wanted);
     if (isOurs) this.parts.overlap.assertData(host, clusterSize);
     const end = Math.min(offset + run.length, start + count * clusterSize);
     const [headStart, tailEnd] = [offset - (offset % subclusterSize), roundUp(end, subclusterSize)];

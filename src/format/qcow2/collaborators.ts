@@ -6,6 +6,7 @@ import { Reservations } from '../../concurrency/reservations.ts';
 import { TableCache } from '../../concurrency/table-cache.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import { FreeClusters } from '../free-clusters.ts';
+import type { FullHostParts } from '../full-host.ts';
 import { GuestAccess } from '../guest-access.ts';
 import { METADATA_LOCK } from '../mapped-state.ts';
 import { PendingLinks } from '../pending-links.ts';
@@ -41,6 +42,7 @@ export interface Collaborators {
   readonly pendingTables: PendingLinks;
   readonly releases: Releases;
   readonly reservations: Reservations;
+  readonly reusable: FullHostParts['reusable'];
   readonly tables: Tables;
   readonly tracker: WriteTracker;
 }
@@ -88,5 +90,6 @@ export function connect(
   return {
     ...{ access, allocator, data, flush, geometry, linker, lock, mapper, marks, metadata, numbers, overlap },
     ...{ pending, pendingTables, releases, reservations, tables, tracker },
+    reusable: () => ({ waiting: releases.count + pending.count, free: free.freeCount }),
   };
 }

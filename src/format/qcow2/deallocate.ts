@@ -9,6 +9,7 @@ import { steadyMs } from '../../concurrency/clock.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
 import type { Reservations } from '../../concurrency/reservations.ts';
 import { readsAsZeros } from '../backing.ts';
+import { type FullHostParts, reclaimingWhenFull } from '../full-host.ts';
 import type { Image } from '../image-format.ts';
 import type { PendingLinks } from '../pending-links.ts';
 import { ZeroInPlace } from '../zero-in-place.ts';
@@ -36,6 +37,7 @@ export interface DeallocatorParts {
   readonly linker: Linker;
   readonly flush: Flush;
   readonly overlap: OverlapCheck;
+  readonly reusable: FullHostParts['reusable'];
   /** the image's own write, for zeros that no metadata can express */
   readonly write: Image['write'];
 }
@@ -125,8 +127,10 @@ export class Deallocator {
       const { clusterSize } = geometry;
       if (zeroed === undefined) this.punchDataFile(first, first * clusterSize, part * clusterSize);
       else this.punchDataFile(first, zeroed.offset, zeroed.length);
-      this.makeRoom(part);
-      return action(mapper.l2Table(geometry.l1IndexOf(first)), part);
+      return reclaimingWhenFull(this.parts, 1, () => {
+        this.makeRoom(part);
+        return action(mapper.l2Table(geometry.l1IndexOf(first)), part);
+      });
     });
   }
 
@@ -154,9 +158,11 @@ export class Deallocator {
     const part = Math.min(count, linker.span(first));
     const { clusterSize } = this.parts.geometry;
     this.punchDataFile(first, first * clusterSize, part * clusterSize);
-    this.makeRoom(part);
-    linker.replace(first, part, true, steadyMs());
-    return part;
+    return reclaimingWhenFull(this.parts, 1, () => {
+      this.makeRoom(part);
+      linker.replace(first, part, true, steadyMs());
+      return part;
+    });
   }
 
   /** For a change of so many entries of one table; the lock is held, and may be released meanwhile. */

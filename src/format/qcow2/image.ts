@@ -64,7 +64,7 @@ export class Qcow2Image implements Image {
     const { readOnly } = file;
     this.parts = connect(file, dataFile, state, slot, log);
     const { access, allocator, data, flush, geometry, linker, lock, mapper, overlap } = this.parts;
-    const { pending, reservations, tracker } = this.parts;
+    const { pending, reservations, reusable, tracker } = this.parts;
     const { clusterSize } = geometry;
     this.file = file;
     this.backing = backing;
@@ -80,13 +80,27 @@ export class Qcow2Image implements Image {
       writeRun: this.writeRun.bind(this),
     });
     this.allocating = new AllocatingWrite({
-      ...{ data, geometry, lock, linker, flush, overlap },
+      ...{ data, geometry, lock, linker, flush, overlap, reusable },
       clusters: dataFile === null ? imageClusters(allocator) : dataFileClusters(clusterSize),
       readReserved: this.runs.readReserved.bind(this.runs),
       readsAsZeros: this.readsAsZeros.bind(this),
     });
     const deallocator = new Deallocator({
-      ...{ data, hasDataFile, version, backing, geometry, lock, reservations, pending, mapper, linker, flush, overlap },
+      ...{
+        data,
+        hasDataFile,
+        version,
+        backing,
+        geometry,
+        lock,
+        reservations,
+        pending,
+        mapper,
+        linker,
+        flush,
+        overlap,
+        reusable,
+      },
       isRaw: dataFileRaw && !data.isEncrypted,
       write: this.write.bind(this),
     });

@@ -4,6 +4,7 @@
 
 import { roundUp } from '../../bytes/offsets.ts';
 import { reach } from '../../concurrency/breakpoints.ts';
+import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { FreeClusters } from '../free-clusters.ts';
 import type { Geometry } from './geometry.ts';
@@ -35,7 +36,7 @@ export class Allocator {
   /** One to `count` adjoining clusters. Throws no-space or limit, and nothing has changed then. */
   allocate(count: number): Allocation {
     reach('cluster-allocate');
-    return this.fromFree(count, false) ?? this.append(count);
+    return this.fromFree(count, false) ?? this.append(count, 1);
   }
 
   /** Exactly the adjoining clusters of one table, which reads as all entries unallocated. */
@@ -43,7 +44,7 @@ export class Allocator {
     reach('cluster-allocate');
     const count = this.geometry.tableSizeClusters;
     this.numbers[TAKERS] = this.numbers[TAKERS]! + 1;
-    return (this.fromFree(count, true) ?? this.append(count)).offset;
+    return (this.fromFree(count, true) ?? this.append(count, count)).offset;
   }
 
   /** Clusters whose last reference is gone, or which were never linked. They wait for two flushes (R5). */
@@ -68,24 +69,38 @@ export class Allocator {
     return run === null ? null : { offset: run.start * this.geometry.clusterSize, count: run.end - run.start };
   }
 
-  private append(count: number): Allocation {
+  /** `count` clusters behind the last one in use, or as many as the host lets the file grow by, but not fewer than `least`. */
+  private append(count: number, least: number): Allocation {
     const { numbers, geometry } = this;
     const offset = numbers[FILE_END]!;
-    const end = offset + count * geometry.clusterSize;
-    if (end > numbers[FILE_LENGTH]!) this.extend(end);
-    numbers[FILE_END] = end;
-    return { offset, count };
+    const got = Math.min(count, this.extend(count, least));
+    numbers[FILE_END] = offset + got * geometry.clusterSize;
+    return { offset, count: got };
   }
 
-  private extend(end: number): void {
-    let length = roundUp(end, Math.max(EXTEND_BYTES, this.geometry.clusterSize));
-    try {
-      this.file.truncate(length);
-    } catch {
-      // near the host's limit of a file's size the step may not fit where the cluster does
-      length = end;
-      this.file.truncate(length);
+  /**
+   * Extends the file ahead for `count` clusters. Near the host's limit of a file's size the step does not fit where a cluster
+   * does, so it is halved until it fits, down to `least` clusters. @returns clusters between FILE_END and the end of the file
+   */
+  private extend(count: number, least: number): number {
+    const { file, numbers } = this;
+    const { clusterSize } = this.geometry;
+    const start = numbers[FILE_END]!;
+    const there = (numbers[FILE_LENGTH]! - start) / clusterSize;
+    if (there >= count) return there;
+    const step = roundUp(start + count * clusterSize, Math.max(EXTEND_BYTES, clusterSize)) - start;
+    const smallest = Math.max(least, there + 1);
+    for (let clusters = step / clusterSize; ; clusters = Math.max(smallest, Math.floor(clusters / 2))) {
+      const length = start + clusters * clusterSize;
+      try {
+        file.truncate(length);
+      } catch (error) {
+        if (error instanceof ImgfuseError && clusters > smallest) continue;
+        if (there >= least) return there;
+        throw error;
+      }
+      numbers[FILE_LENGTH] = length;
+      return clusters;
     }
-    this.numbers[FILE_LENGTH] = length;
   }
 }

@@ -9,6 +9,8 @@ import type { Mutex } from '../../concurrency/mutex.ts';
 import type { Reservations } from '../../concurrency/reservations.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import { readBackingData, readsAsZeros } from '../backing.ts';
+import type { FreeClusters } from '../free-clusters.ts';
+import { type FullHostParts, reclaimingWhenFull } from '../full-host.ts';
 import type { GuestAccess } from '../guest-access.ts';
 import type { Image } from '../image-format.ts';
 import type { PendingLinks } from '../pending-links.ts';
@@ -38,7 +40,9 @@ export interface AllocatingWriteParts {
   readonly allocator: Allocator;
   readonly dirtyBit: DirtyBit;
   readonly flush: Flush;
+  readonly free: FreeClusters;
   readonly numbers: Float64Array;
+  readonly reusable: FullHostParts['reusable'];
 }
 
 export class AllocatingWrite {
@@ -54,12 +58,27 @@ export class AllocatingWrite {
    * clusters of the range. @returns bytes written
    */
   write(source: Uint8Array, sourceOffset: number, length: number, offset: number, overZeros: boolean): number {
+    const { clusterSize } = this.parts.geometry;
+    const wanted = Math.ceil((offset + length) / clusterSize) - Math.floor(offset / clusterSize);
+    return reclaimingWhenFull(this.parts, Math.min(wanted, MAX_RUN_CLUSTERS), (most) =>
+      this.attempt(source, sourceOffset, length, offset, overZeros, most),
+    );
+  }
+
+  /** The same in at most `most` new clusters; when it throws the lock is held and nothing is linked that was not before. */
+  private attempt(
+    source: Uint8Array,
+    sourceOffset: number,
+    length: number,
+    offset: number,
+    overZeros: boolean,
+    most: number,
+  ): number {
     const { allocator, dirtyBit, file, flush, geometry, linker, lock, pending } = this.parts;
     const { clusterSize } = geometry;
     const firstCluster = Math.floor(offset / clusterSize);
-    const wanted = Math.ceil((offset + length) / clusterSize) - firstCluster;
     dirtyBit.set();
-    const { offset: host, count } = allocator.allocate(Math.min(wanted, MAX_RUN_CLUSTERS));
+    const { offset: host, count } = allocator.allocate(most);
     const start = firstCluster * clusterSize;
     const part = Math.min(offset + length, start + count * clusterSize) - offset;
     let linked = 0;
@@ -163,8 +182,11 @@ export class AllocatingWrite {
     return reservations.exclusively(first, Math.ceil((offset + length) / clusterSize), () => {
       // the disk may have become smaller while this waited
       access.assertInside(offset, length);
-      const { status, length: part } = mapper.map(offset, length);
-      if (status === 'data') return part;
+      const { status, hostOffset: host, length: part } = mapper.map(offset, length);
+      if (status === 'data') {
+        this.keepGiven(host, part);
+        return part;
+      }
       const count = Math.ceil((offset + part) / clusterSize) - first;
       // the clusters stay reserved, so they stay what they are (R3)
       lock.unlock();
@@ -175,12 +197,29 @@ export class AllocatingWrite {
     });
   }
 
-  /** Clusters that are reserved exclusively, under the lock. @returns how many; at least one */
+  /** Data clusters that an idle image gave away hold nothing: they get their space, and are not taken back any more. */
+  private keepGiven(host: number, length: number): void {
+    const { file, free, geometry } = this.parts;
+    const { clusterSize } = geometry;
+    if (free.givenCount === 0) return;
+    const end = Math.ceil((host + length) / clusterSize);
+    for (let cluster = Math.floor(host / clusterSize); cluster < end; cluster++) {
+      if (!free.isGiven(cluster)) continue;
+      file.allocateRange(hostOffset(cluster * clusterSize), clusterSize);
+      free.keepGiven(cluster);
+    }
+  }
+
+  /** Clusters that are reserved exclusively; the lock is held, and may be released meanwhile. @returns how many; at least one */
   private linkZeros(first: number, count: number): number {
+    return reclaimingWhenFull(this.parts, Math.min(count, MAX_RUN_CLUSTERS), (most) => this.attemptZeros(first, most));
+  }
+
+  private attemptZeros(first: number, most: number): number {
     const { allocator, dirtyBit, file, geometry, linker, lock } = this.parts;
     const { clusterSize } = geometry;
     dirtyBit.set();
-    const { offset: host, count: got } = allocator.allocate(Math.min(count, MAX_RUN_CLUSTERS));
+    const { offset: host, count: got } = allocator.allocate(most);
     let linked = 0;
     try {
       file.allocateRange(hostOffset(host), got * clusterSize);

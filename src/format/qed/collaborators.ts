@@ -6,6 +6,7 @@ import { Reservations } from '../../concurrency/reservations.ts';
 import { TableCache } from '../../concurrency/table-cache.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import { FreeClusters } from '../free-clusters.ts';
+import type { FullHostParts } from '../full-host.ts';
 import { GuestAccess } from '../guest-access.ts';
 import type { Image } from '../image-format.ts';
 import { METADATA_LOCK } from '../mapped-state.ts';
@@ -35,6 +36,7 @@ export interface Collaborators {
   readonly numbers: Float64Array;
   readonly pending: PendingLinks;
   readonly reservations: Reservations;
+  readonly reusable: FullHostParts['reusable'];
   readonly tracker: WriteTracker;
 }
 
@@ -64,6 +66,6 @@ export function connect(
   const flush = new Flush(file, geometry, lock, tracker, pending, linker, free, numbers, log);
   return {
     ...{ file, backing, access, allocator, dirtyBit, flush, free, geometry, linker, lock, mapper, numbers, pending },
-    ...{ reservations, tracker },
+    ...{ reservations, reusable: () => ({ waiting: free.unsettledCount, free: free.freeCount }), tracker },
   };
 }

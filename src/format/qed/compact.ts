@@ -104,6 +104,7 @@ function giveToZeroClusters(parts: CompactParts, l1Index: number, endCluster: nu
     const count = taken.end - taken.start;
     try {
       linker.link(cluster, taken.start * geometry.clusterSize, count);
+      free.markGiven(taken.start, count);
     } catch (error) {
       allocator.release(taken.start * geometry.clusterSize, count);
       throw error;

@@ -8,8 +8,10 @@ import type { Mutex } from '../../concurrency/mutex.ts';
 import type { Reservations } from '../../concurrency/reservations.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import { readsAsZeros } from '../backing.ts';
+import type { FreeClusters } from '../free-clusters.ts';
+import { type FullHostParts, reclaimingWhenFull } from '../full-host.ts';
 import type { Image } from '../image-format.ts';
-import type { PendingLinks } from '../pending-links.ts';
+import { NOT_PENDING, type PendingLinks } from '../pending-links.ts';
 import { ZeroInPlace } from '../zero-in-place.ts';
 import { zeroRange } from '../zero-range.ts';
 import type { Allocator } from './allocate.ts';
@@ -17,7 +19,7 @@ import type { DirtyBit } from './dirty-bit.ts';
 import type { Geometry } from './geometry.ts';
 import type { Linker } from './link.ts';
 import type { Mapper, Run } from './mapping.ts';
-import { ALLOCATED_CLUSTERS, TAKERS } from './state.ts';
+import { ALLOCATED_CLUSTERS, IMAGE_SIZE, TAKERS } from './state.ts';
 import { UNALLOCATED_ENTRY, ZERO_ENTRY } from './table.ts';
 
 /** The collaborators of a Deallocator, by name. */
@@ -32,6 +34,9 @@ export interface DeallocatorParts {
   readonly linker: Linker;
   readonly allocator: Allocator;
   readonly dirtyBit: DirtyBit;
+  readonly free: FreeClusters;
+  readonly flush: FullHostParts['flush'];
+  readonly reusable: FullHostParts['reusable'];
   readonly numbers: Float64Array;
   /** the image's own write, for zeros over backing data */
   readonly write: Image['write'];
@@ -83,6 +88,34 @@ export class Deallocator {
     }
   }
 
+  /**
+   * Clusters that were free, were given to guest clusters that read as zeros (compact.ts) and still hold nothing are freed, and
+   * can be used after two flushes like all others (R5). For a host that lets the file grow no further.
+   */
+  takeBackGiven(): void {
+    const { free, geometry, lock, numbers } = this.parts;
+    const end = lock.run(() => Math.ceil(numbers[IMAGE_SIZE]! / geometry.clusterSize));
+    for (let cluster = 0; cluster < end; ) {
+      const start = cluster;
+      cluster += this.exclusively(start, end - start, (table, count) => {
+        if (free.givenCount === 0) return end - start;
+        if (table === 0) return geometry.tableEntries - geometry.l2IndexOf(start);
+        for (let i = 0; i < count; i++) this.takeBack(start + i, table);
+        return count;
+      });
+    }
+  }
+
+  /** A guest cluster that is reserved exclusively, so that nobody is about to write into it. */
+  private takeBack(cluster: number, table: number): void {
+    const { backing, file, free, geometry, mapper, pending } = this.parts;
+    const { clusterSize } = geometry;
+    const host = mapper.lookup(cluster, table);
+    if (host <= ZERO_ENTRY || pending.find(cluster) !== NOT_PENDING || !free.isGiven(host / clusterSize)) return;
+    if (file.seekData(hostOffset(host)) < host + clusterSize) free.keepGiven(host / clusterSize);
+    else this.unlink(cluster, 1, table, backing === null ? UNALLOCATED_ENTRY : ZERO_ENTRY);
+  }
+
   /** The rest of the cluster that a disk of `size` bytes ends in: in place, if it has data. */
   zeroBehindEnd(size: number): void {
     const { geometry, lock, mapper, file } = this.parts;
@@ -108,19 +141,29 @@ export class Deallocator {
     });
   }
 
-  /** Whole clusters that are reserved exclusively read as zeros from now on; the lock is held. @returns clusters done */
+  /**
+   * Whole clusters that are reserved exclusively read as zeros from now on; the lock is held, and may be released meanwhile.
+   * @returns clusters done
+   */
   zeroReserved(first: number, count: number): number {
-    const { geometry, linker, mapper } = this.parts;
-    const part = Math.min(count, linker.span(first));
-    this.unlink(first, part, mapper.l2Table(geometry.l1IndexOf(first)), ZERO_ENTRY);
-    return part;
+    const part = Math.min(count, this.parts.linker.span(first));
+    return this.withTable(first, (table) => {
+      this.unlink(first, part, table, ZERO_ENTRY);
+      return part;
+    });
   }
 
   /** Runs `action` with the clusters of one slice from `first` on reserved exclusively, under the lock. */
   private exclusively(first: number, count: number, action: (l2Table: number, count: number) => number): number {
-    const { geometry, linker, mapper, reservations } = this.parts;
+    const { linker, reservations } = this.parts;
     const part = Math.min(count, linker.span(first));
-    return reservations.exclusively(first, first + part, () => action(mapper.l2Table(geometry.l1IndexOf(first)), part));
+    return reservations.exclusively(first, first + part, () => this.withTable(first, (table) => action(table, part)));
+  }
+
+  /** The L2 table of a cluster, looked up again where a new one did not fit and clusters were reclaimed for it. */
+  private withTable(first: number, action: (l2Table: number) => number): number {
+    const { geometry, mapper } = this.parts;
+    return reclaimingWhenFull(this.parts, 1, () => action(mapper.l2Table(geometry.l1IndexOf(first))));
   }
 
   /** Sets entries to `entry` and frees the clusters they referred to; writes nothing where nothing changes. */

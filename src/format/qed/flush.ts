@@ -4,6 +4,7 @@
 import { hostOffset } from '../../bytes/offsets.ts';
 import { reach } from '../../concurrency/breakpoints.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
+import { isHostFull } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { FreeClusters, SettlingPhase } from '../free-clusters.ts';
 import type { PendingLinks } from '../pending-links.ts';
@@ -11,6 +12,9 @@ import type { WriteTracker } from '../write-tracker.ts';
 import type { Geometry } from './geometry.ts';
 import type { Linker } from './link.ts';
 import { CUTS, DURABLE_LENGTH, FILE_LENGTH } from './state.ts';
+
+/** Flushes that settle every freed cluster: two for those on their way, two for the others. */
+const SETTLING_ROUNDS = 4;
 
 /** Length of the file at some moment, and how often it had been cut by then. */
 interface ReachedLength {
@@ -74,7 +78,7 @@ export class Flush {
   runUntilSettled(): void {
     this.run();
     // a punch that fails puts its clusters back, so the rounds are bounded
-    for (let round = 0; round < 4 && this.lock.run(() => this.free.unsettledCount) > 0; round++) {
+    for (let round = 0; round < SETTLING_ROUNDS && this.lock.run(() => this.free.unsettledCount) > 0; round++) {
       this.tracker.noteWrite();
       this.run();
     }
@@ -91,7 +95,25 @@ export class Flush {
     if (count === 0) return;
     this.tracker.sync();
     this.noteDurable(reached);
-    this.lock.run(() => this.linkFirst(count));
+    try {
+      this.lock.run(() => this.linkFirst(count));
+    } catch (error) {
+      // a new table does not fit: freed clusters make room, once their removal and their holes are durable (R5)
+      if (!isHostFull(error) || this.lock.run(() => this.free.unsettledCount) === 0) throw error;
+      this.settleAll();
+      this.lock.run(() => this.linkFirst(count));
+    }
+  }
+
+  /** Makes every freed cluster free, inside a flush. Links that are held back have no part in it: nothing leads to those. */
+  private settleAll(): void {
+    for (let round = 0; round < SETTLING_ROUNDS; round++) {
+      const { phase, reached } = this.lock.run(() => ({ phase: this.free.beginFlush(), reached: this.lengthNow() }));
+      if (phase === 'none') return;
+      this.tracker.sync();
+      this.noteDurable(reached);
+      this.settle(phase);
+    }
   }
 
   private lengthNow(): ReachedLength {

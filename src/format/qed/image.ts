@@ -9,7 +9,7 @@
 
 import { type GuestOffset, guestOffset, hex, hostOffset } from '../../bytes/offsets.ts';
 import { reach } from '../../concurrency/breakpoints.ts';
-import { ImgfuseError } from '../../errors/index.ts';
+import { ImgfuseError, isHostFull } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import { readBackingData } from '../backing.ts';
 import { CopyUp } from '../copy-up.ts';
@@ -113,7 +113,7 @@ export class QedImage implements Image {
 
   write(source: Uint8Array, sourceOffset: number, length: number, offset: GuestOffset): void {
     this.parts.access.assertWritable();
-    this.parts.tracker.noting(() => this.runs.write(source, sourceOffset, length, offset));
+    this.changing(() => this.runs.write(source, sourceOffset, length, offset));
   }
 
   /** Under the lock, which is released while data moves. @returns bytes written */
@@ -155,25 +155,47 @@ export class QedImage implements Image {
     this.parts.access.assertWritable();
     const size = this.virtualSize();
     this.parts.access.assertInside(offset, length, size);
-    this.parts.tracker.noting(() => this.deallocator.zero(offset, length, size));
+    this.changing(() => this.deallocator.zero(offset, length, size));
   }
 
   preallocate(offset: GuestOffset, length: number): void {
     this.parts.access.assertWritable();
     this.parts.access.assertInside(offset, length, this.virtualSize());
-    this.parts.tracker.noting(() => {
+    this.changing(() => {
       for (let at: number = offset; at < offset + length; ) at += this.allocating.preallocate(at, offset + length - at);
     });
   }
 
   copyUp(offset: number, length: number): void {
     this.parts.access.assertWritable();
-    this.copier?.run(offset, length);
+    const { copier } = this;
+    if (copier !== null) this.takingBackWhenFull(() => copier.run(offset, length));
   }
 
   resize(size: number): void {
     this.parts.access.assertWritable();
-    resize({ ...this.parts, path: this.file.path, deallocator: this.deallocator }, size);
+    this.takingBackWhenFull(() => resize({ ...this.parts, path: this.file.path, deallocator: this.deallocator }, size));
+  }
+
+  private changing(change: () => void): void {
+    this.parts.tracker.noting(() => this.takingBackWhenFull(change));
+  }
+
+  /**
+   * Runs a change of the guest's. Where the host lets the file grow no further, clusters that an idle image has given away are
+   * taken back, and all of the change is done once more, which does no harm to what was done before.
+   */
+  private takingBackWhenFull(change: () => void): void {
+    const { flush, free, lock, tracker } = this.parts;
+    try {
+      change();
+    } catch (error) {
+      if (!isHostFull(error) || lock.run(() => free.givenCount) === 0) throw error;
+      this.deallocator.takeBackGiven();
+      tracker.noteWrite();
+      flush.runUntilSettled();
+      change();
+    }
   }
 
   flush(): void {
