@@ -1,5 +1,6 @@
 // Compressed clusters: the descriptor in an L2 entry, the data it points to as one cluster, and a small cache of such clusters.
-// Invariant: what is decompressed has exactly one cluster, or the cluster is corrupt; no damage costs more memory than that.
+// Invariant: a deflate stream gives at least one cluster, of which the first is taken, and zstd frames exactly one; anything
+// else is corrupt. No damage costs more memory than a cluster.
 //
 //   compressed cluster descriptor (bit 62 of the L2 entry is set), x = 62 - (cluster_bits - 8):
 //     bits 0 .. x-1  host offset of the data in bytes, not aligned; bits above 55 are 0
@@ -10,6 +11,7 @@ import { combine, hexWords } from '../../bytes/endian.ts';
 import { type HostOffset, hostOffset } from '../../bytes/offsets.ts';
 import { assert, type ErrorContext, ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
+import { inflateFirst } from './inflate.ts';
 import { DamagedData } from './zstd/damaged-data.ts';
 import { type Decoder, decompressZstd, nativeDecoder } from './zstd/index.ts';
 
@@ -66,12 +68,12 @@ export function maxCompressedBytes(clusterSize: number): number {
 }
 
 /**
- * One cluster of guest data from its compressed form; bytes behind the end of the stream are ignored.
+ * One cluster of guest data from its compressed form; bytes behind the end of the stream, or of the cluster, are ignored.
  * @param source the bytes of a CompressedData, padding included; they are not kept
  * @param context path and host offset for the message
  * @param decoder replaces the zstd decoder of this Node, in tests
  * @returns exactly `clusterSize` bytes, which belong to the caller
- * @throws corrupt when the data is damaged or is not exactly one cluster
+ * @throws corrupt when the data is damaged, gives less than a cluster, or is a zstd frame that goes on behind the cluster
  */
 export function decompress(
   type: CompressionType,
@@ -92,17 +94,29 @@ export function decompress(
 
 /**
  * QEMU writes deflate with a window of 12 bits; the specification and QEMU's reader allow all 15, so the window is not
- * narrowed here. A chunk that is larger than the output saves a second one.
+ * narrowed here. A chunk that is larger than the output saves a second one. QEMU stops when the cluster is full: a stream that
+ * goes on, or has no end, is read as far as that.
  */
 function inflate(source: Uint8Array, clusterSize: number): Uint8Array {
-  return inflateRawSync(source, { chunkSize: clusterSize + 64, maxOutputLength: clusterSize });
+  try {
+    const bytes = inflateRawSync(source, { chunkSize: clusterSize + 64, maxOutputLength: clusterSize });
+    if (bytes.length === clusterSize) return bytes;
+  } catch (error) {
+    if (!isLibraryError(error)) throw error;
+  }
+  return inflateFirst(source, clusterSize);
+}
+
+/** The data is at fault, as node:zlib says it; anything else is a bug. */
+function isLibraryError(error: unknown): error is NodeJS.ErrnoException {
+  return error instanceof Error && typeof (error as NodeJS.ErrnoException).code === 'string';
 }
 
 function reasonOf(error: unknown): string {
   if (error instanceof DamagedData) return error.message;
-  const { code } = error as NodeJS.ErrnoException;
-  if (code === 'ERR_BUFFER_TOO_LARGE') return 'decompresses to more than a cluster';
-  return `does not decompress: ${error instanceof Error ? error.message : String(error)}`;
+  if (!isLibraryError(error)) throw error;
+  if (error.code === 'ERR_BUFFER_TOO_LARGE') return 'decompresses to more than a cluster';
+  return `does not decompress: ${error.message}`;
 }
 
 function damaged(type: CompressionType, context: ErrorContext, reason: string, cause: unknown): ImgfuseError {
