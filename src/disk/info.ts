@@ -30,7 +30,7 @@ export interface InspectOptions {
   readonly format?: string | undefined;
   /** default: take */
   readonly locks?: LockMode | undefined;
-  /** one warning a call */
+  /** warnings, and what a truncated image has lost, one sentence a call */
   readonly log?: ((sentence: string) => void) | undefined;
 }
 
@@ -42,7 +42,7 @@ export function inspectDisk(imagePath: string, options: InspectOptions = {}): Di
     () => {
       lockImage(file, options.locks);
       const format = formatOf(file, options.format, options.log);
-      const details = format.inspect(file);
+      const details = format.inspect(file, options.log);
       const { backing } = details;
       return {
         filename: imagePath,

@@ -69,6 +69,8 @@ export interface ErrorContext {
   readonly errno?: number;
   /** bytes that were transferred before the failure */
   readonly transferred?: number;
+  /** what is missing lies beyond the end of the file: a truncated copy, of which the rest can be read */
+  readonly isTruncated?: boolean;
 }
 
 /** Everything that imgfuse throws on purpose. Programmer errors are plain AssertionErrors from `assert`. */

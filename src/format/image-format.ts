@@ -196,8 +196,8 @@ export interface ImageFormat {
   create(file: HostFile, options: CreateOptions): void;
   /** Checks without opening for requests. Throws unsupported when the format has no check. */
   check(file: HostFile, options: CheckOptions): CheckReport;
-  /** Reads and checks the header only. */
-  inspect(file: HostFile): ImageDetails;
+  /** Reads and checks the header only. @param log takes one sentence for each thing that a truncated file has lost */
+  inspect(file: HostFile, log?: (sentence: string) => void): ImageDetails;
 }
 
 /** What an image of any format passes to other threads. */

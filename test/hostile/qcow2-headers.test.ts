@@ -18,13 +18,15 @@ interface Case {
   readonly writing: RegExp;
   /** of the refusal of a read-only open; null where it reads */
   readonly reading: RegExp | null;
+  /** what every byte of the first sector is to a reader */
+  readonly byte?: number;
 }
 
 const both = (name: string, damage: Case['damage'], words: RegExp): Case => ({
   ...{ name, damage, writing: words, reading: words },
 });
-const writingOnly = (name: string, damage: Case['damage'], writing: RegExp): Case => ({
-  ...{ name, damage, writing, reading: null },
+const writingOnly = (name: string, damage: Case['damage'], writing: RegExp, byte = 5): Case => ({
+  ...{ name, damage, writing, reading: null, byte },
 });
 const field32 = (offset: number, value: number) => (file: MemoryHostFile) => put32(file, offset, value);
 const field64 = (offset: number, value: number | bigint) => (file: MemoryHostFile) => put64(file, offset, value);
@@ -70,7 +72,7 @@ const CASES: readonly Case[] = [
   writingOnly('a refcount table behind the end of the file', field64(48, 2 ** 40), /end beyond the file/),
   both('an L1 table that is not aligned', field64(40, 3 * CLUSTER + 8), /l1_table_offset is 0x3008/),
   both('an L1 table at 2^64 - 4096', field64(40, 2n ** 64n - 4096n), /l1_table_offset is 0xfffffffffffff000/),
-  both('an L1 table behind the end of the file', field64(40, 2 ** 40), /end beyond the file/),
+  writingOnly('an L1 table behind the end of the file', field64(40, 2 ** 40), /end beyond the file/, 0),
   both('an L1 table that is too short for the disk', field32(36, 1), /l1_size is 1 entries/),
   both('an L1 table above 32 MiB', field32(36, 4194305), /4194305 times 8 bytes/),
   both('an L1 table of 2^32 - 1 entries', field32(36, 0xffffffff), /4294967295 times 8 bytes/),
@@ -151,7 +153,7 @@ describe('an image with an impossible header or table', () => {
     expect(Buffer.compare(file.bytes(), before)).toBe(0);
   });
 
-  test.each(CASES)('is read only where its content can be found: $name', ({ damage, reading }) => {
+  test.each(CASES)('is read only where its content can be found: $name', ({ damage, reading, byte }) => {
     const file = makeImage();
     damage(file);
     const open = () => openImage(qcow2, file.clone(true), { readOnly: true });
@@ -161,7 +163,7 @@ describe('an image with an impossible header or table', () => {
     }
     const bytes = Buffer.alloc(512);
     open().read(bytes, 0, 512, guestOffset(0));
-    expect(bytes.every((byte) => byte === 5)).toBe(true);
+    expect(new Set(bytes)).toEqual(new Set([byte]));
   });
 
   test('the image is sound without the damage', () => {

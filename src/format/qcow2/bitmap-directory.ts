@@ -8,7 +8,7 @@
 import { combine, hexWords, readU64BE } from '../../bytes/endian.ts';
 import { nameOfBytes } from '../../bytes/names.ts';
 import { hex, hostOffset, roundUp } from '../../bytes/offsets.ts';
-import { ImgfuseError } from '../../errors/index.ts';
+import { type ErrorContext, ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { Qcow2Header } from './header.ts';
 
@@ -63,7 +63,8 @@ export function readBitmapDirectory(file: HostFile, header: BitmapFields): Bitma
   const { count, directoryOffset, directorySize } = header.bitmaps;
   const end = directoryOffset + directorySize;
   if (end > file.size()) {
-    throw invalid(file, directoryOffset, `${directorySize} bytes end beyond the file of ${file.size()} bytes`);
+    const what = `${directorySize} bytes end beyond the file of ${file.size()} bytes`;
+    throw invalid(file, directoryOffset, what, { isTruncated: true });
   }
   const entries: BitmapEntry[] = [];
   let tableBytes = 0;
@@ -141,8 +142,8 @@ function checkEntry(file: HostFile, { clusterSize, size }: BitmapFields, at: num
   const granularityBits = view.getUint8(17);
   const nameBytes = view.getUint16(18, false);
   const extraBytes = view.getUint32(20, false);
-  const fail = (field: number, what: string): never => {
-    throw invalid(file, at + field, what);
+  const fail = (field: number, what: string, context: ErrorContext = {}): never => {
+    throw invalid(file, at + field, what, context);
   };
   if (extraBytes !== 0) fail(20, `extra_data_size is ${extraBytes}; bitmaps with extra data are unknown here`);
   if (Number.isNaN(tableOffset) || tableOffset === 0 || tableOffset % clusterSize !== 0) {
@@ -154,7 +155,9 @@ function checkEntry(file: HostFile, { clusterSize, size }: BitmapFields, at: num
     fail(8, `bitmap_table_size is ${tableEntries} clusters; it must be from 1 to ${BME_MAX_PHYS_SIZE / clusterSize}`);
   }
   if (tableOffset + tableEntries * TABLE_ENTRY_BYTES > file.size()) {
-    fail(0, `bitmap_table_offset is ${hex(tableOffset)}; ${tableEntries} entries there end beyond the file`);
+    fail(0, `bitmap_table_offset is ${hex(tableOffset)}; ${tableEntries} entries there end beyond the file`, {
+      isTruncated: true,
+    });
   }
   if ((flags & BME_RESERVED_FLAGS) !== 0) fail(12, `flags is ${hex(flags)}; only bits 0 and 1 are known`);
   if (type !== BT_DIRTY_TRACKING_BITMAP) fail(16, `type is ${type}; only 1 (dirty tracking) is known`);
@@ -200,9 +203,9 @@ function* dataClusters(
   }
 }
 
-function invalid(file: HostFile, offset: number, what: string): ImgfuseError {
+function invalid(file: HostFile, offset: number, what: string, context: ErrorContext = {}): ImgfuseError {
   return new ImgfuseError('corrupt', `${file.path}: invalid qcow2 bitmap directory at offset ${offset}: ${what}`, {
-    path: file.path,
-    offset,
+    ...{ path: file.path, offset },
+    ...context,
   });
 }

@@ -59,6 +59,13 @@ export class Check {
     this.compare();
   }
 
+  /** The L1 table was cut off and made whole, as far as zeros can: clusters that it may have referred to are kept as leaks. */
+  wasCut(): void {
+    this.walk.report.corruptions++;
+    this.walk.report.corruptionsFixed++;
+    this.walk.unfollowed++;
+  }
+
   /** What a write would make worse: everything but leaks and flags that are clear for nothing. */
   get dangers(): number {
     return this.walk.report.corruptions - this.walk.harmlessFlags;

@@ -1,5 +1,6 @@
 // The facts of a qcow2 header for info and status, with the keys and the spelling of qemu-img's format-specific data.
 
+import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { ImageDetails } from '../image-format.ts';
 import { readBitmapDirectory } from './bitmap-directory.ts';
@@ -18,12 +19,38 @@ export interface CurrentState {
 
 /**
  * @param file of the image, for its bitmap directory and its LUKS header
- * @throws ImgfuseError corrupt when one of them cannot be read
+ * @param log told what a truncated copy has lost
+ * @throws ImgfuseError corrupt when one of them is damaged
  */
-export function describeHeader(file: HostFile, header: Qcow2Header): ImageDetails {
+export function describeHeader(file: HostFile, header: Qcow2Header, log: Log = () => undefined): ImageDetails {
   const { size, clusterSize, isDirty, isCorrupt } = header;
   const current = { virtualSize: size, clusterSize, isDirty, isCorrupt };
-  return detailsOf(header, current, specificOf(file, header));
+  sayWhatIsCut(file, header, log);
+  return detailsOf(header, current, specificOf(file, header, log));
+}
+
+/** One sentence a call. */
+type Log = (sentence: string) => void;
+
+/** The end of a table that is missing reads as zeros, which is not what the guest wrote: whoever reads it has to know. */
+function sayWhatIsCut(file: HostFile, { l1Size, l1TableOffset }: Qcow2Header, log: Log): void {
+  const end = l1TableOffset + l1Size * 8;
+  const size = file.size();
+  if (l1Size === 0 || size >= end) return;
+  log(
+    `${file.path} is truncated: its ${size} bytes end before its L1 table does, at ${end}; what that mapped reads as zeros`,
+  );
+}
+
+/** What a truncated copy has lost is said and left out; the rest of it can be shown. */
+function unlessTruncated<T>(read: () => readonly T[], log: Log): readonly T[] {
+  try {
+    return read();
+  } catch (error) {
+    if (!(error instanceof ImgfuseError) || error.context.isTruncated !== true) throw error;
+    log(error.message);
+    return [];
+  }
 }
 
 /** Reads nothing: what it needs of the file was read when the image was opened. */
@@ -47,18 +74,19 @@ function detailsOf(
   };
 }
 
-/** What `info` shows of an image that is not open: the snapshots as well. Throws corrupt when their table cannot be read. */
-export function inspectHeader(file: HostFile, header: Qcow2Header): ImageDetails {
-  const { snapshots } = readSnapshotTable(file, header);
-  return { ...describeHeader(file, header), ...(snapshots.length === 0 ? {} : { snapshots }) };
+/** What `info` shows of an image that is not open: the snapshots as well. Throws corrupt when their table is damaged. */
+export function inspectHeader(file: HostFile, header: Qcow2Header, log: Log = () => undefined): ImageDetails {
+  const snapshots = unlessTruncated(() => readSnapshotTable(file, header).snapshots, log);
+  return { ...describeHeader(file, header, log), ...(snapshots.length === 0 ? {} : { snapshots }) };
 }
 
-function specificOf(file: HostFile, header: Qcow2Header): Record<string, unknown> {
+function specificOf(file: HostFile, header: Qcow2Header, log: Log): Record<string, unknown> {
   const encrypt = encryptionOf(file, header);
   const common = { 'compression-type': header.compressionType };
   const refcounts = { 'refcount-bits': 2 ** header.refcountOrder, ...(encrypt === null ? {} : { encrypt }) };
   if (header.version === 2) return { compat: '0.10', ...common, ...refcounts };
-  const bitmaps = readBitmapDirectory(file, header).map(({ name, granularity, inUse, auto }) => ({
+  const directory = unlessTruncated(() => readBitmapDirectory(file, header), log);
+  const bitmaps = directory.map(({ name, granularity, inUse, auto }) => ({
     flags: [...(inUse ? ['in-use'] : []), ...(auto ? ['auto'] : [])],
     name,
     granularity,

@@ -58,6 +58,8 @@ export function parseTables(cluster: HeaderCluster, extendedL2: boolean) {
     count: l1Size,
     unit: L1_ENTRY_BYTES,
     limit: QCOW_MAX_L1_SIZE,
+    // what is missing of it reads as zeros
+    mayBeCut: lenient,
   });
   const size = parseSize(cluster, l1Size, extendedL2);
   return { size, l1Size, l1TableOffset, refcountTableOffset, refcountTableClusters, snapshotCount, snapshotsOffset };
@@ -68,6 +70,8 @@ interface TableBounds {
   readonly count: number;
   readonly unit: number;
   readonly limit: number;
+  /** the file may end before or inside it */
+  readonly mayBeCut?: boolean;
 }
 
 function parseTableOffset({ file, bytes, view }: HeaderCluster, name: string, at: number, bounds: TableBounds): number {
@@ -88,11 +92,12 @@ function parseTableOffset({ file, bytes, view }: HeaderCluster, name: string, at
       `${name}_offset is ${show(view, at)}; it must be a multiple of the cluster size ${bytes.length} behind the header`,
     );
   }
-  if (count > 0 && offset + length > file.size()) {
+  if (count > 0 && bounds.mayBeCut !== true && offset + length > file.size()) {
     throw invalid(
       file,
       at,
-      `${name}_offset is ${show(view, at)}; ${length} bytes there end beyond the file of ${file.size()} bytes, which is truncated`,
+      `${name}_offset is ${show(view, at)}; ${length} bytes there end beyond the file of ${file.size()} bytes, which is truncated: ` +
+        'copy it again, mount what is left with -o ro, or make it whole with imgfuse check -r all',
     );
   }
   return offset;

@@ -17,11 +17,11 @@ export const qcow2: ImageFormat = {
   probe: (ends) => ends.has({ at: 0, text: 'QFI\xfb' }) && !ends.has({ at: 4, text: '\0\0\0\x01' }),
   open: (file, options) => {
     const header = readHeader(file, { readOnly: options.readOnly });
-    return openQcow2(file, header, describeHeader(file, header).specific, options);
+    return openQcow2(file, header, describeHeader(file, header, options.log).specific, options);
   },
   attach: (file: HostFile, shared: SharedImage, options: AttachOptions) =>
     new Qcow2Image(file, shared.state as Qcow2State, options.slot, options, options.log),
   create: createQcow2,
   check: checkQcow2,
-  inspect: (file) => inspectHeader(file, readHeader(file, { readOnly: true })),
+  inspect: (file, log = () => undefined) => inspectHeader(file, readHeader(file, { readOnly: true }), log),
 };

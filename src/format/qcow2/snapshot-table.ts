@@ -9,7 +9,7 @@
 import { readU64BE } from '../../bytes/endian.ts';
 import { nameOfBytes } from '../../bytes/names.ts';
 import { divideUp, hostOffset, roundUp } from '../../bytes/offsets.ts';
-import { ImgfuseError } from '../../errors/index.ts';
+import { type ErrorContext, ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { SnapshotDetails } from '../image-format.ts';
 import { QCOW_MAX_L1_SIZE, QCOW_MAX_SNAPSHOTS, type Qcow2Header } from './header.ts';
@@ -79,7 +79,9 @@ export function checkSnapshotL1(file: HostFile, clusterSize: number, snapshot: S
     );
   }
   const placed = Number.isSafeInteger(l1TableOffset) && l1TableOffset % clusterSize === 0;
-  if (placed && (l1Size === 0 || (l1TableOffset > 0 && l1TableOffset + l1Size * 8 <= file.size()))) return;
+  // the last cluster of a file need not be whole: what is missing of it reads as zeros
+  const fileEnd = roundUp(file.size(), clusterSize);
+  if (placed && (l1Size === 0 || (l1TableOffset > 0 && l1TableOffset + l1Size * 8 <= fileEnd))) return;
   throw invalid(
     file,
     entryOffset,
@@ -128,20 +130,17 @@ function readExactly(file: HostFile, at: number, length: number, index: number):
   if (length === 0) return bytes;
   const got = file.read(bytes, 0, length, hostOffset(at));
   if (got === length) return bytes;
-  throw invalid(
-    file,
-    at,
-    `snapshot ${index + 1} takes ${length} bytes there, but the file ends after ${got}; the file is truncated`,
-  );
+  const what = `snapshot ${index + 1} takes ${length} bytes there, but the file ends after ${got}; the file is truncated`;
+  throw invalid(file, at, what, { isTruncated: true });
 }
 
 function printable(name: string): string {
   return name.replace(/\p{C}/gu, '?').slice(0, 80);
 }
 
-function invalid(file: HostFile, offset: number, what: string): ImgfuseError {
+function invalid(file: HostFile, offset: number, what: string, context: ErrorContext = {}): ImgfuseError {
   return new ImgfuseError('corrupt', `${file.path}: invalid qcow2 snapshot table at offset ${offset}: ${what}`, {
-    path: file.path,
-    offset,
+    ...{ path: file.path, offset },
+    ...context,
   });
 }

@@ -56,7 +56,13 @@ export class TableWalk {
   walkL1(offset: number, entries: number, isActive: boolean, references = 1): void {
     if (entries === 0) return;
     const { file, findings, geometry, uses } = this.parts;
-    uses.add(offset, entries * 8, `an L1 table`, isActive ? 'active L1 table' : 'inactive L1 table', references);
+    const size = file.size();
+    const end = offset + entries * 8;
+    if (isActive && end > size)
+      findings.cannotFollow(`the file of ${size} bytes ends before its L1 table does, at ${end}: it is truncated`);
+    // entries that are missing may have referred to anything
+    if (!uses.add(offset, entries * 8, 'an L1 table', isActive ? 'active L1 table' : 'inactive L1 table', references))
+      findings.unfollowed++;
     const l1 = readTable(file, offset, entries * 8);
     for (let index = 0; index < entries; index++) {
       const high = l1.getUint32(index * 8);

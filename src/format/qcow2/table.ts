@@ -79,8 +79,8 @@ export class Tables {
 
   constructor(file: HostFile, cache: TableCache, tracker: WriteTracker, clusterSize: number) {
     this.file = file;
-    // tables are whole clusters, but a file may end within its last one
-    this.slices = new TableSlices(file, cache, clusterSize);
+    // tables are whole clusters, but a file may end within its last one, and a truncated copy, which is only read, before it
+    this.slices = new TableSlices(file, cache, file.readOnly ? Number.POSITIVE_INFINITY : clusterSize);
     this.tracker = tracker;
     this.scratch = new Uint8Array(cache.sliceBytes);
     this.scratchView = new DataView(this.scratch.buffer);

@@ -29,7 +29,9 @@ export interface Verified {
 /** `check`, with the repair that was asked for. */
 export function checkQcow2(file: HostFile, options: CheckOptions): CheckReport {
   const header = readHeader(file, { readOnly: options.repair === 'none', check: true });
+  const isCut = options.repair === 'all' && completeL1(file, header, options.log);
   const check = examine(file, header, options);
+  if (isCut) check.wasCut();
   if (options.repair === 'all') check.repairAll();
   else {
     check.reportFlags();
@@ -48,6 +50,24 @@ export function checkQcow2(file: HostFile, options: CheckOptions): CheckReport {
     }
   }
   return report;
+}
+
+/**
+ * Makes a file that ends before its L1 table does long enough for it; what was missing reads as zeros, in the file as before.
+ * Durable before anything else of a repair: a crash leaves a file that is whole, or one that was not touched.
+ * @returns whether the file was too short
+ */
+function completeL1(file: HostFile, { l1Size, l1TableOffset }: Qcow2Header, log: (sentence: string) => void): boolean {
+  const end = l1TableOffset + l1Size * 8;
+  const size = file.size();
+  if (l1Size === 0 || size >= end) return false;
+  file.truncate(end);
+  file.sync();
+  log(
+    `Repaired the length of the file: its ${size} bytes ended before its L1 table; it has ${end} now, and what the missing part ` +
+      'mapped reads as zeros',
+  );
+  return true;
 }
 
 /** @throws ImgfuseError corrupt, and then nothing was changed unless the image was dirty and its repair went wrong */

@@ -42,6 +42,8 @@ class TableWalk {
   private readonly used = new SparseBitmap();
   /** clusters of L2 tables that hold data, too */
   private readonly contested = new SparseBitmap();
+  private readonly l1End: number;
+  /** as if the file had all of its L1 table: what is missing of it reads as zeros */
   private fileEnd: number;
   private doubleReferences = 0;
   private previousData = 0;
@@ -51,11 +53,13 @@ class TableWalk {
     this.header = header;
     this.options = options;
     this.geometry = new Geometry(header.clusterSize, header.tableSizeClusters);
-    this.fileEnd = roundUp(file.size(), header.clusterSize);
+    this.l1End = header.l1TableOffset + this.geometry.tableBytes;
+    this.fileEnd = Math.max(roundUp(file.size(), header.clusterSize), this.l1End);
   }
 
   run(): QedCheck {
     const { header, geometry, report, used } = this;
+    this.checkL1Whole();
     if (this.options.repair === 'all') {
       this.completeLastCluster();
       this.findContested();
@@ -68,10 +72,31 @@ class TableWalk {
       this.checkL2(l1Index, table);
       this.options.progress?.((position + 1) / tables.length);
     }
-    report.leaks = this.fileEnd / geometry.clusterSize - used.count;
+    // what a file that ends before its L1 table has lost says nothing of leaks
+    const isCut = this.file.size() < this.l1End;
+    report.leaks = isCut ? 0 : this.fileEnd / geometry.clusterSize - used.count;
     if (report.leaks > 0) this.options.log(`Leaked clusters: ${report.leaks} of the file are not referred to`);
     if (report.corruptionsFixed > 0) this.file.sync();
     return { report, used, doubleReferences: this.doubleReferences };
+  }
+
+  /** A file that was cut before or inside its L1 table: what is missing reads as zeros, and a repair makes the file so long. */
+  private checkL1Whole(): void {
+    const size = this.file.size();
+    if (size >= this.l1End) return;
+    this.report.corruptions++;
+    const sentence = `the file of ${size} bytes ends before its L1 table does, at ${this.l1End}: it is truncated`;
+    if (this.options.repair !== 'all') {
+      this.options.log(`ERROR ${sentence}`);
+      return;
+    }
+    // longer before anything else is written: a crash leaves a file that is whole, or one that was not touched
+    this.file.truncate(this.l1End);
+    this.file.sync();
+    this.report.corruptionsFixed++;
+    this.options.log(
+      `Repaired ${sentence}; it is ${this.l1End} bytes long now, and what the missing part mapped reads as zeros`,
+    );
   }
 
   /** A file that was cut inside a cluster: the rest of it reads as zeros, for a table as unallocated entries. */
@@ -172,12 +197,13 @@ class TableWalk {
     const chunk = new Uint8Array(Math.min(CHUNK_BYTES, tableBytes));
     const words = new DataView(chunk.buffer);
     for (let start = 0; start < tableBytes; start += chunk.length) {
+      // the end of the file is a hole as well
       const data = this.file.seekData(hostOffset(table + start)) - table;
-      if (data >= tableBytes) return;
+      if (data >= tableBytes || table + start >= this.file.size()) return;
       start = Math.max(start, roundDown(data, chunk.length));
       const got = this.file.read(chunk, 0, chunk.length, hostOffset(table + start));
       if (got < chunk.length) {
-        this.report.checkErrors++;
+        if (table !== this.header.l1TableOffset) this.report.checkErrors++;
         this.options.log(`The table at offset ${hex(table)} ends beyond the file`);
         chunk.fill(0, got);
       }

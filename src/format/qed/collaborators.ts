@@ -60,7 +60,7 @@ export function connect(
   const access = new GuestAccess(file, tracker, numbers, IMAGE_SIZE);
   const dirtyBit = new DirtyBit(file, header, words, numbers, tracker);
   const tables = new Tables(file, new TableCache(state.cache), geometry);
-  const mapper = new Mapper(file.path, header, geometry, tables, pending, numbers);
+  const mapper = new Mapper(file, header, geometry, tables, pending, numbers);
   const allocator = new Allocator(file, geometry, numbers, free);
   const linker = new Linker(header.l1TableOffset, geometry, tables, mapper, allocator, tracker);
   const flush = new Flush(file, geometry, lock, tracker, pending, linker, free, numbers, log);

@@ -49,22 +49,27 @@ export interface QedHeader {
   readonly backingName: string | null;
 }
 
+export interface ReadHeaderOptions {
+  /** the file may end before or inside its L1 table, what is missing of it reading as zeros: for reading, and for a check */
+  readonly mayBeCut: boolean;
+}
+
 /** Reads and checks the header of `file`. Throws corrupt or unsupported with field, value and cure. */
-export function readHeader(file: HostFile): QedHeader {
+export function readHeader(file: HostFile, options: ReadHeaderOptions): QedHeader {
   const bytes = new Uint8Array(QED_HEADER_BYTES);
   const got = file.read(bytes, 0, QED_HEADER_BYTES, hostOffset(0));
   if (got < QED_HEADER_BYTES) {
     throw invalid(file, 0, `the file has ${got} bytes, a QED header takes ${QED_HEADER_BYTES}; the file is truncated`);
   }
   const view = new DataView(bytes.buffer);
-  const fields = parseFields(file, view);
+  const fields = parseFields(file, view, options);
   const backingName = readBackingName(file, view, fields);
   return { ...fields, backingName };
 }
 
 type Fields = Omit<QedHeader, 'backingName'>;
 
-function parseFields(file: HostFile, view: DataView): Fields {
+function parseFields(file: HostFile, view: DataView, { mayBeCut }: ReadHeaderOptions): Fields {
   const magic = view.getUint32(0, true);
   if (magic !== QED_MAGIC)
     throw invalid(file, 0, `magic is ${hex(magic)} instead of ${hex(QED_MAGIC)}; this is no QED image`);
@@ -81,7 +86,8 @@ function parseFields(file: HostFile, view: DataView): Fields {
     throw invalid(file, 12, `header_size is ${headerSizeClusters} clusters; it must be from 1 to below 4 GiB in bytes`);
   }
   const features = parseFeatures(file, view);
-  const l1TableOffset = parseL1Offset(file, view, clusterSize, tableSizeClusters, headerSizeClusters);
+  const l1TableOffset = parseL1Offset(file, view, clusterSize, headerSizeClusters);
+  if (!mayBeCut) checkL1Whole(file, l1TableOffset, tableSizeClusters * clusterSize);
   const imageSize = readU64LE(view, IMAGE_SIZE_OFFSET);
   const limit = maxImageSize(clusterSize, tableSizeClusters);
   if (Number.isNaN(imageSize) || imageSize % 512 !== 0 || imageSize > limit) {
@@ -112,7 +118,7 @@ function parseFeatures(file: HostFile, view: DataView): number {
   );
 }
 
-function parseL1Offset(file: HostFile, view: DataView, cluster: number, table: number, header: number): number {
+function parseL1Offset(file: HostFile, view: DataView, cluster: number, header: number): number {
   const offset = readU64LE(view, 40);
   const shown = hexWords(view.getUint32(44, true), view.getUint32(40, true));
   if (Number.isNaN(offset) || offset % cluster !== 0) {
@@ -121,15 +127,19 @@ function parseL1Offset(file: HostFile, view: DataView, cluster: number, table: n
   if (offset < header * cluster) {
     throw invalid(file, 40, `l1_table_offset is ${shown}, which overlaps the header area of ${header * cluster} bytes`);
   }
-  const size = file.size();
-  if (offset + table * cluster > size) {
-    throw invalid(
-      file,
-      40,
-      `l1_table_offset is ${shown}; a table of ${table * cluster} bytes there ends beyond the file of ${size} bytes`,
-    );
-  }
   return offset;
+}
+
+/** What is missing of an L1 table reads as zeros, but a guest must not write into a disk that has lost most of itself. */
+function checkL1Whole(file: HostFile, offset: number, bytes: number): void {
+  const size = file.size();
+  if (offset + bytes <= size) return;
+  throw invalid(
+    file,
+    40,
+    `l1_table_offset is ${hex(offset)}; a table of ${bytes} bytes there ends beyond the file of ${size} bytes, which is truncated: ` +
+      'copy it again, mount what is left with -o ro, or make it whole with imgfuse check -r all',
+  );
 }
 
 function readBackingName(file: HostFile, view: DataView, fields: Fields): string | null {

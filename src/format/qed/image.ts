@@ -103,7 +103,10 @@ export class QedImage implements Image {
     if (status === 'data') {
       reach('data-read');
       const got = this.file.read(target, targetOffset, length, hostOffset(host));
-      if (got < length) throw this.beyondFile(host);
+      if (got === length) return;
+      // the last cluster of a truncated copy; an image that is written to always has whole clusters
+      if (!this.readOnly) throw this.beyondFile(host);
+      target.fill(0, targetOffset + got, targetOffset + length);
     } else if (status === 'unallocated' && this.backing !== null) {
       readBackingData(this.backing, target, targetOffset, length, guestOffset(offset));
     } else {

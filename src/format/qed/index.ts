@@ -35,15 +35,16 @@ export const qed: ImageFormat = {
   attach: attachQed,
   create: createQed,
   check: checkQed,
-  inspect: (file) => {
-    const header = readHeader(file);
+  inspect: (file, log = () => undefined) => {
+    const header = readHeader(file, { mayBeCut: true });
+    sayWhatIsCut(file, header, { log });
     return describeHeader(header, header.imageSize, isMarkedDirty(header));
   },
 };
 
 /** @param reclaim clusters without a reference are freed even if the image is clean */
 function openQed(file: HostFile, options: OpenOptions, reclaim: boolean): Image {
-  const header = readHeader(file);
+  const header = readHeader(file, { mayBeCut: options.readOnly });
   if (file.isDevice && !options.readOnly) {
     const message = `${file.path} is a block device, and a QED image grows with its file; mount it with -o ro, or copy it to a file`;
     throw new ImgfuseError('unsupported', message, { path: file.path });
@@ -62,6 +63,8 @@ function openQed(file: HostFile, options: OpenOptions, reclaim: boolean): Image 
     fileLength += header.clusterSize - missing;
     file.truncate(fileLength);
   }
+  if (options.readOnly && missing !== 0) fileLength += header.clusterSize - missing;
+  if (options.readOnly) sayWhatIsCut(file, header, options);
   const state = createQedState(header, { ...options, fileLength });
   new Float64Array(state.numbers)[ALLOCATED_CLUSTERS] = walk.report.allocatedClusters;
   if (dirty) new Int32Array(state.words)[DIRTY] = 1;
@@ -74,6 +77,16 @@ function openQed(file: HostFile, options: OpenOptions, reclaim: boolean): Image 
     }
   }
   return new QedImage(file, state, 0, backing, options.log);
+}
+
+/** The end of a table that is missing reads as zeros, which is not what the guest wrote: whoever reads it has to know. */
+function sayWhatIsCut(file: HostFile, header: QedHeader, { log }: Pick<OpenOptions, 'log'>): void {
+  const end = header.l1TableOffset + header.tableSizeClusters * header.clusterSize;
+  const size = file.size();
+  if (size >= end) return;
+  log(
+    `${file.path} is truncated: its ${size} bytes end before its L1 table does, at ${end}; what that mapped reads as zeros`,
+  );
 }
 
 /** Checks all tables and writes nothing. Throws what cannot be repaired safely. */
@@ -178,7 +191,7 @@ function attachQed(file: HostFile, shared: SharedImage, options: AttachOptions):
 
 /** Leaks are reclaimed by an open and a clean close, which is what makes them vanish in normal use as well. */
 function checkQed(file: HostFile, options: CheckOptions): CheckReport {
-  const header = readHeader(file);
+  const header = readHeader(file, { mayBeCut: true });
   const { report, doubleReferences } = checkTables(file, header, options);
   if (report.corruptionsFixed > 0 && !readsBackSound(file, header, options)) {
     report.checkErrors++;
@@ -190,7 +203,7 @@ function checkQed(file: HostFile, options: CheckOptions): CheckReport {
   if (report.leaks === 0 && !dirty && report.corruptions === 0) return report;
   const image = openQed(file, { ...REPAIR_OPTIONS, log: options.log, openBacking: unreadBacking }, true);
   image.close();
-  const after = checkTables(file, readHeader(file), { repair: 'none', log: () => undefined });
+  const after = checkTables(file, readHeader(file, { mayBeCut: true }), { repair: 'none', log: () => undefined });
   report.leaksFixed = report.leaks - after.report.leaks;
   report.imageEndOffset = after.report.imageEndOffset;
   return report;

@@ -4,6 +4,7 @@
 import { hex } from '../../bytes/offsets.ts';
 import { reach } from '../../concurrency/breakpoints.ts';
 import { ImgfuseError } from '../../errors/index.ts';
+import type { HostFile } from '../../host/host-file.ts';
 import type { ExtentStatus } from '../image-format.ts';
 import { NOT_PENDING, type PendingLinks } from '../pending-links.ts';
 import { MAX_LOOKS } from '../run-mapper.ts';
@@ -29,9 +30,11 @@ export class Mapper {
   private readonly numbers: Float64Array;
   private readonly l1Table: number;
   private readonly headerBytes: number;
+  /** of a table, that must be in the file: in a truncated copy, which is only read, the rest of it reads as zeros */
+  private readonly leastTableBytes: number;
 
   constructor(
-    path: string,
+    { path, readOnly }: HostFile,
     header: QedHeader,
     geometry: Geometry,
     tables: Tables,
@@ -45,6 +48,7 @@ export class Mapper {
     this.numbers = numbers;
     this.l1Table = header.l1TableOffset;
     this.headerBytes = header.headerSizeClusters * header.clusterSize;
+    this.leastTableBytes = readOnly ? header.clusterSize : geometry.tableBytes;
   }
 
   /** Fills `run` with the longest run of one status (and, for data, of adjoining host clusters) from `offset` on. */
@@ -96,7 +100,7 @@ export class Mapper {
   l2Table(l1Index: number): number {
     reach('l1-load');
     const entry = this.tables.load(this.l1Table, l1Index);
-    if (entry === UNALLOCATED_ENTRY || this.isInside(entry, this.geometry.tableBytes)) return entry;
+    if (entry === UNALLOCATED_ENTRY || this.isInside(entry, this.leastTableBytes)) return entry;
     throw this.badEntry('L1', this.l1Table, l1Index, `guest offset ${hex(l1Index * this.geometry.l2Coverage)}`);
   }
 

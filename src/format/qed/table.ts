@@ -22,7 +22,8 @@ export class Tables {
 
   constructor(file: HostFile, cache: TableCache, geometry: Geometry) {
     this.file = file;
-    this.slices = new TableSlices(file, cache, 0);
+    // a read-only image may be a truncated copy: the rest of a table whose start is there reads as zeros
+    this.slices = new TableSlices(file, cache, file.readOnly ? Number.POSITIVE_INFINITY : 0);
     this.geometry = geometry;
     this.scratch = new Uint8Array(cache.sliceBytes);
     this.scratchView = new DataView(this.scratch.buffer);
