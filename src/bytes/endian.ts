@@ -28,6 +28,24 @@ export function combine(high: number, low: number): number {
   return value <= Number.MAX_SAFE_INTEGER ? value : Number.NaN;
 }
 
+/** The decimal digits of a u64 given as two words. */
+export function decimalWords(high: number, low: number): string {
+  const { quotient, remainder } = divideWords(high, low, 1e9);
+  return quotient === 0 ? String(remainder) : `${quotient}${String(remainder).padStart(9, '0')}`;
+}
+
+/** A u64 given as two words, divided by a number from 2^11 to 2^32: quotient and remainder are safe integers. */
+export function divideWords(high: number, low: number, divisor: number): { quotient: number; remainder: number } {
+  let quotient = 0;
+  let remainder = 0;
+  for (const digit of [high >>> 16, high & 0xffff, low >>> 16, low & 0xffff]) {
+    const value = remainder * 65536 + digit;
+    quotient = quotient * 65536 + Math.floor(value / divisor);
+    remainder = value % divisor;
+  }
+  return { quotient, remainder };
+}
+
 /** The hexadecimal digits of a u64 given as two words, for messages about values that do not fit a number. */
 export function hexWords(high: number, low: number): string {
   const digits = high === 0 ? low.toString(16) : high.toString(16) + low.toString(16).padStart(8, '0');

@@ -1,38 +1,36 @@
 // The internal snapshots of an image as `qemu-img info` shows them, in JSON and in columns.
 
 import type { DiskInfo } from '../disk/index.ts';
-import { printable } from './output.ts';
+import { type ExactNumber, exactNumber, printable } from './output.ts';
 import { formatSize } from './size.ts';
 
 type Snapshot = DiskInfo['snapshots'][number];
 
-const NANOSECONDS = 1e9;
-
-export function snapshotJson(snapshot: Snapshot): Record<string, unknown> {
-  const { id, name, vmStateSize, dateSeconds, dateNanoseconds, vmClockNanoseconds, icount } = snapshot;
+export function snapshotJson(snapshot: Snapshot): Record<string, string | number | ExactNumber> {
+  const { id, name, vmStateSize, dateSeconds, dateNanoseconds, vmClockSeconds, vmClockNanoseconds, icount } = snapshot;
   return {
-    ...(icount === null ? {} : { icount }),
-    'vm-clock-nsec': vmClockNanoseconds % NANOSECONDS,
+    ...(icount === null ? {} : { icount: exactNumber(icount) }),
+    'vm-clock-nsec': vmClockNanoseconds,
     name,
     'date-sec': dateSeconds,
     'date-nsec': dateNanoseconds,
-    'vm-clock-sec': Math.floor(vmClockNanoseconds / NANOSECONDS),
+    'vm-clock-sec': vmClockSeconds,
     id,
-    'vm-state-size': vmStateSize,
+    'vm-state-size': exactNumber(vmStateSize),
   };
 }
 
 export function snapshotLines(snapshots: readonly Snapshot[]): string[] {
   return [
     columns('ID', 'TAG', 'VM SIZE', 'DATE', 'VM CLOCK', 'ICOUNT'),
-    ...snapshots.map(({ id, name, vmStateSize, dateSeconds, vmClockNanoseconds, icount }) =>
+    ...snapshots.map(({ id, name, vmStateSize, dateSeconds, vmClockSeconds, vmClockNanoseconds, icount }) =>
       columns(
         printable(id),
         printable(name),
-        formatSize(vmStateSize),
+        formatSize(Number(vmStateSize)),
         localDate(dateSeconds),
-        clock(vmClockNanoseconds),
-        icount === null ? '' : String(icount),
+        clock(vmClockSeconds, vmClockNanoseconds),
+        icount ?? '',
       ),
     ),
   ];
@@ -56,10 +54,8 @@ function localDate(seconds: number): string {
   return `${day} ${two(date.getHours())}:${two(date.getMinutes())}:${two(date.getSeconds())}`;
 }
 
-function clock(nanoseconds: number): string {
-  const milliseconds = Math.floor(nanoseconds / 1e6);
+function clock(seconds: number, nanoseconds: number): string {
   const two = (value: number): string => String(Math.floor(value)).padStart(2, '0');
-  const seconds = milliseconds / 1000;
-  const rest = String(milliseconds % 1000).padStart(3, '0');
+  const rest = String(Math.floor(nanoseconds / 1e6)).padStart(3, '0');
   return `${two(seconds / 3600)}:${two((seconds / 60) % 60)}:${two(seconds % 60)}.${rest}`;
 }

@@ -2,6 +2,7 @@
 // Invariants: writing never throws, because a closed pipe must not end a process that serves a mount; what is printed is out
 // when the call returns, because the end of a process does not wait for Node's streams.
 
+import { randomUUID } from 'node:crypto';
 import { bytesOfName } from '../bytes/names.ts';
 import { describeError, ImgfuseError } from '../errors/index.ts';
 import { EXIT_OK, EXIT_USAGE } from './exit-codes.ts';
@@ -28,9 +29,30 @@ export function print(line: string): void {
   }
 }
 
+/** An integer beyond what a number says exactly, in digits; printJson prints them as a number of JSON. */
+export class ExactNumber {
+  readonly digits: string;
+
+  constructor(digits: string) {
+    this.digits = digits;
+  }
+}
+
+/** A number where it is exact. */
+export function exactNumber(digits: string): number | ExactNumber {
+  return Number.isSafeInteger(Number(digits)) ? Number(digits) : new ExactNumber(digits);
+}
+
 /** A value as indented JSON on stdout, members that are undefined left out. */
 export function printJson(value: unknown): void {
-  print(JSON.stringify(value, undefined, 4));
+  print(formatJson(value));
+}
+
+export function formatJson(value: unknown): string {
+  // stands before digits while they are a text: nobody can know it and put it into a name
+  const mark = randomUUID();
+  const replace = (_key: string, each: unknown): unknown => (each instanceof ExactNumber ? mark + each.digits : each);
+  return JSON.stringify(value, replace, 4).replaceAll(new RegExp(`"${mark}(\\d+)"`, 'g'), '$1');
 }
 
 /** The exit code of a command that is run for what it prints; that of one which changes something says whether that is done. */

@@ -99,17 +99,19 @@ export interface CheckOptions {
   readonly progress?: (fraction: number) => void;
 }
 
-/** An internal snapshot; NaN stands for what no number can say. */
+/** An internal snapshot. Digits stand for numbers up to 2^64 - 1, which a JavaScript number would round. */
 export interface SnapshotDetails {
   readonly id: string;
   readonly name: string;
-  /** bytes of machine state; 0 when none was saved */
-  readonly vmStateSize: number;
+  /** bytes of machine state in digits; 0 when none was saved */
+  readonly vmStateSize: string;
   readonly dateSeconds: number;
   readonly dateNanoseconds: number;
+  readonly vmClockSeconds: number;
+  /** the rest of the clock, below a second */
   readonly vmClockNanoseconds: number;
-  /** instructions executed; null when they were not counted */
-  readonly icount: number | null;
+  /** instructions executed, in digits; null when they were not counted */
+  readonly icount: string | null;
 }
 
 /** Facts about an open image for `info` and `status`. */

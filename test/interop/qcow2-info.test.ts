@@ -3,9 +3,10 @@
 
 import { closeSync, openSync, readFileSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { infoJson, infoText } from '../../src/commands/info.ts';
 import { inspectDisk } from '../../src/disk/info.ts';
+import { openDisk } from '../../src/disk/open.ts';
 import { bitmapRanges, readBitmapDirectory } from '../../src/format/qcow2/bitmap-directory.ts';
 import { describeHeader } from '../../src/format/qcow2/describe.ts';
 import { QCOW_CRYPT_LUKS, type Qcow2Header, serializeHeader } from '../../src/format/qcow2/header.ts';
@@ -152,6 +153,23 @@ describe('the facts of an image', () => {
   });
 });
 
+test.each([
+  'serpent-256',
+  'twofish-192',
+  'cast5-128,encrypt.cipher-mode=cbc',
+  'aes-128,encrypt.ivgen-alg=essiv',
+])('an image encrypted with %s is described as by qemu-img, whether or not it can be opened here', (cipher) => {
+  const secret = ['--object', 'secret,id=s0,data=geheim'];
+  const options = `encrypt.format=luks,encrypt.key-secret=s0,encrypt.iter-time=10,encrypt.cipher-alg=${cipher}`;
+  qemuImgEncrypted('create', '-q', '-f', 'qcow2', ...secret, '-o', options, image, '1M');
+  expect(withHeader(describeHeader).specific['encrypt']).toEqual(qemuInfo()['format-specific'].data['encrypt']);
+  const asked = vi.fn(() => Buffer.from('geheim'));
+  const open = (): void => openDisk(image, { readOnly: true, password: asked }).close();
+  if (cipher.startsWith('aes')) open();
+  else expect(open).toThrow(/has the cipher \w+; only aes is known/);
+  expect(asked).toHaveBeenCalledTimes(cipher.startsWith('aes') ? 1 : 0);
+});
+
 describe('the snapshot table', () => {
   test.each(['0.10', '1.1'])('has the snapshots that qemu-img lists with compat=%s', (compat) => {
     qemuImg('create', '-q', '-f', 'qcow2', '-o', `compat=${compat},cluster_size=512`, image, '1M');
@@ -168,7 +186,7 @@ describe('the snapshot table', () => {
     });
     const wanted = qemuInfo().snapshots!;
     expect(found.map(({ id, name, vmStateSize }) => ({ id, name, vmStateSize }))).toEqual(
-      wanted.map((entry) => ({ id: entry.id, name: entry.name, vmStateSize: entry['vm-state-size'] })),
+      wanted.map((entry) => ({ id: entry.id, name: entry.name, vmStateSize: String(entry['vm-state-size']) })),
     );
     expect(found.map(({ dateSeconds }) => dateSeconds)).toEqual(wanted.map((entry) => entry['date-sec']));
     expect(found.map(({ dateNanoseconds }) => dateNanoseconds)).toEqual(wanted.map((entry) => entry['date-nsec']));

@@ -11,7 +11,7 @@ import { decompress, parseCompressedDescriptor } from '../../src/format/qcow2/co
 import type { VolumeKey } from '../../src/format/qcow2/encryption.ts';
 import type { CryptoHeaderPointer } from '../../src/format/qcow2/header-extension.ts';
 import { createLuksHeader, type LuksOptions, unlockLuks } from '../../src/format/qcow2/luks.ts';
-import { describeLuksHeader, readLuksHeader } from '../../src/format/qcow2/luks-header.ts';
+import { describeLuks, readLuksFields } from '../../src/format/qcow2/luks-header.ts';
 import { createSectorCipher } from '../../src/format/qcow2/sector-cipher.ts';
 import { subclusterFault, subclusterRuns } from '../../src/format/qcow2/subcluster.ts';
 import { decodeHere, nativeDecoder } from '../../src/format/qcow2/zstd/index.ts';
@@ -373,7 +373,7 @@ describe('LUKS images of QEMU', () => {
 function headerFacts(image: string): unknown {
   const file = PosixHostFile.open(image, true);
   try {
-    return describeLuksHeader(readLuksHeader(file, cryptoHeader(readFileSync(image))));
+    return describeLuks(readLuksFields(file, cryptoHeader(readFileSync(image))));
   } finally {
     file.close();
   }

@@ -5,7 +5,7 @@ import type { HostFile } from '../../host/host-file.ts';
 import type { ImageDetails } from '../image-format.ts';
 import { readBitmapDirectory } from './bitmap-directory.ts';
 import { QCOW_CRYPT_AES, QCOW_CRYPT_LUKS, type Qcow2Header } from './header.ts';
-import { describeLuksHeader, readLuksHeader } from './luks-header.ts';
+import { describeLuks, readLuksFields } from './luks-header.ts';
 import { readSnapshotTable } from './snapshot-table.ts';
 import type { FixedHeader } from './state.ts';
 
@@ -109,5 +109,5 @@ function encryptionOf(
   { cryptMethod, cryptoHeader }: Qcow2Header,
 ): Readonly<Record<string, unknown>> | null {
   if (cryptMethod === QCOW_CRYPT_AES) return { format: 'aes' };
-  return cryptMethod === QCOW_CRYPT_LUKS ? describeLuksHeader(readLuksHeader(file, cryptoHeader!)) : null;
+  return cryptMethod === QCOW_CRYPT_LUKS ? describeLuks(readLuksFields(file, cryptoHeader!)) : null;
 }

@@ -40,12 +40,14 @@ export interface LuksKeySlot {
   readonly stripes: number;
 }
 
-export interface LuksHeader {
-  /** mode, IVs and sector numbers of the volume key; the key itself is in the key slots */
-  readonly cipher: Omit<VolumeKey, 'key'>;
+/** The fields as they stand there: any cipher, any limits. What info shows needs no more. */
+export interface LuksFields {
+  readonly cipherName: string;
+  /** such as "xts-plain64" or "cbc-essiv:sha256" */
+  readonly cipherMode: string;
+  readonly hashSpec: string;
   /** length of the volume key: both halves for xts */
   readonly keyBytes: number;
-  readonly hash: HashName;
   /** bytes; qcow2 does not use it */
   readonly payloadOffset: number;
   readonly digest: Uint8Array;
@@ -55,13 +57,20 @@ export interface LuksHeader {
   readonly slots: readonly LuksKeySlot[];
 }
 
+/** A header whose cipher is known here and whose limits have been checked: a password can be tried. */
+export interface LuksHeader extends Omit<LuksFields, 'cipherName' | 'cipherMode' | 'hashSpec'> {
+  /** mode, IVs and sector numbers of the volume key; the key itself is in the key slots */
+  readonly cipher: Omit<VolumeKey, 'key'>;
+  readonly hash: HashName;
+}
+
 /** Bytes of the key material of a slot in the image: whole sectors. */
 export function keyMaterialBytes(keyBytes: number, stripes: number): number {
   return divideUp(keyBytes * stripes, CRYPTO_SECTOR_BYTES) * CRYPTO_SECTOR_BYTES;
 }
 
-/** Reads and checks the LUKS header. @throws corrupt, unsupported */
-export function readLuksHeader(file: HostFile, pointer: CryptoHeaderPointer): LuksHeader {
+/** Reads the LUKS header. @throws corrupt for what is none, unsupported for another version */
+export function readLuksFields(file: HostFile, pointer: CryptoHeaderPointer): LuksFields {
   const bytes = new Uint8Array(LUKS_PHDR_BYTES);
   const got = file.read(bytes, 0, LUKS_PHDR_BYTES, hostOffset(pointer.offset));
   if (got < LUKS_PHDR_BYTES || pointer.length < LUKS_PHDR_BYTES) {
@@ -73,60 +82,52 @@ export function readLuksHeader(file: HostFile, pointer: CryptoHeaderPointer): Lu
   if (version !== LUKS_VERSION) {
     throw unsupported(file, pointer.offset + 6, `version ${version}; qcow2 images have version 1`);
   }
-  const texts = new TextFields(file, pointer, bytes);
-  const cipher = parseCipher(texts);
-  const keyBytes = view.getUint32(108, false);
+  const text = (at: number, length: number, name: string): string => textField(file, pointer, bytes, at, length, name);
+  return {
+    cipherName: text(8, 32, 'cipher-name'),
+    cipherMode: text(40, 32, 'cipher-mode'),
+    hashSpec: text(72, 32, 'hash-spec'),
+    keyBytes: view.getUint32(108, false),
+    payloadOffset: view.getUint32(104, false) * CRYPTO_SECTOR_BYTES,
+    digest: bytes.slice(112, 112 + LUKS_DIGESTSIZE),
+    digestSalt: bytes.slice(132, 132 + LUKS_SALTSIZE),
+    digestIterations: view.getUint32(164, false),
+    uuid: text(168, 40, 'uuid'),
+    slots: Array.from({ length: LUKS_NUMKEYS }, (_, i) => parseSlot(file, pointer, view, i)),
+  };
+}
+
+/** Reads and checks a LUKS header of an image that is to be unlocked. @throws corrupt, unsupported */
+export function readLuksHeader(file: HostFile, pointer: CryptoHeaderPointer): LuksHeader {
+  const { cipherName, cipherMode, hashSpec, ...fields } = readLuksFields(file, pointer);
+  const refuse = (at: number, what: string): ImgfuseError => unsupported(file, pointer.offset + at, what);
+  const cipher = parseCipher(cipherName, cipherMode, refuse);
+  const { keyBytes } = fields;
   const halves = cipher.mode === 'xts' ? 2 : 1;
   if (keyBytes !== 16 * halves && keyBytes !== 24 * halves && keyBytes !== 32 * halves) {
     throw invalid(file, pointer.offset + 108, `key-bytes is ${keyBytes}, which no AES-${cipher.mode} key has`);
   }
-  const hash = texts.hash(72, 32);
-  const digestIterations = view.getUint32(164, false);
-  checkIterations(file, pointer.offset + 164, 'mk-digest-iterations', digestIterations);
-  const slots = Array.from({ length: LUKS_NUMKEYS }, (_, i) => parseSlot(file, pointer, view, i, keyBytes));
-  return {
-    cipher,
-    keyBytes,
-    hash,
-    payloadOffset: view.getUint32(104, false) * CRYPTO_SECTOR_BYTES,
-    digest: bytes.slice(112, 112 + LUKS_DIGESTSIZE),
-    digestSalt: bytes.slice(132, 132 + LUKS_SALTSIZE),
-    digestIterations,
-    uuid: texts.at(168, 40, 'uuid'),
-    slots,
-  };
+  if (!isHashName(hashSpec)) throw refuse(72, `the hash ${hashSpec}; known are ${Object.keys(HASHES).join(', ')}`);
+  checkIterations(file, pointer.offset + 164, 'mk-digest-iterations', fields.digestIterations);
+  for (const [index, slot] of fields.slots.entries()) checkSlot(file, pointer, index, slot, keyBytes);
+  return { ...fields, cipher, hash: hashSpec };
 }
 
-/** The NUL-terminated text fields of the header. */
-class TextFields {
-  private readonly file: HostFile;
-  private readonly base: number;
-  private readonly bytes: Uint8Array;
-
-  constructor(file: HostFile, pointer: CryptoHeaderPointer, bytes: Uint8Array) {
-    this.file = file;
-    this.base = pointer.offset;
-    this.bytes = bytes;
+/** A NUL-terminated text field of the header. */
+function textField(
+  file: HostFile,
+  pointer: CryptoHeaderPointer,
+  bytes: Uint8Array,
+  offset: number,
+  length: number,
+  name: string,
+): string {
+  const field = bytes.subarray(offset, offset + length);
+  const end = field.indexOf(0);
+  if (end < 0 || !field.subarray(0, end).every((byte) => byte > 0x20 && byte < 0x7f)) {
+    throw invalid(file, pointer.offset + offset, `${name} is no text that ends with a NUL byte`);
   }
-
-  at(offset: number, length: number, name: string): string {
-    const field = this.bytes.subarray(offset, offset + length);
-    const end = field.indexOf(0);
-    if (end < 0 || !field.subarray(0, end).every((byte) => byte > 0x20 && byte < 0x7f)) {
-      throw invalid(this.file, this.base + offset, `${name} is no text that ends with a NUL byte`);
-    }
-    return String.fromCharCode(...field.subarray(0, end));
-  }
-
-  hash(offset: number, length: number): HashName {
-    const name = this.at(offset, length, 'hash-spec');
-    if (isHashName(name)) return name;
-    throw unsupported(this.file, this.base + offset, `the hash ${name}; known are ${Object.keys(HASHES).join(', ')}`);
-  }
-
-  unsupported(offset: number, what: string): ImgfuseError {
-    return unsupported(this.file, this.base + offset, what);
-  }
+  return String.fromCharCode(...field.subarray(0, end));
 }
 
 function isHashName(name: string): name is HashName {
@@ -134,47 +135,51 @@ function isHashName(name: string): name is HashName {
 }
 
 /** cipher-name and cipher-mode: "aes", and "xts-plain64" or "cbc-essiv:sha256". */
-function parseCipher(texts: TextFields): LuksHeader['cipher'] {
-  const name = texts.at(8, 32, 'cipher-name');
-  if (name !== 'aes') throw texts.unsupported(8, `the cipher ${name}; only aes is known`);
-  const modeSpec = texts.at(40, 32, 'cipher-mode');
+function parseCipher(
+  name: string,
+  modeSpec: string,
+  refuse: (at: number, what: string) => ImgfuseError,
+): LuksHeader['cipher'] {
+  if (name !== 'aes') throw refuse(8, `the cipher ${name}; only aes is known`);
   const [mode, ivSpec, ...more] = modeSpec.split('-');
   const [ivgen, ivHash, ...evenMore] = (ivSpec ?? '').split(':');
   const known = (mode === 'xts' || mode === 'cbc') && (ivgen === 'plain' || ivgen === 'plain64' || ivgen === 'essiv');
   const spare = more.length > 0 || evenMore.length > 0 || (ivgen !== 'essiv' && ivHash !== undefined);
   if (!known || spare) {
-    throw texts.unsupported(40, `the cipher mode ${modeSpec}; known are xts and cbc with plain, plain64 and essiv`);
+    throw refuse(40, `the cipher mode ${modeSpec}; known are xts and cbc with plain, plain64 and essiv`);
   }
   if (ivgen !== 'essiv') return { mode, ivgen, sectorOf: 'host' };
   if (ivHash === undefined || !isHashName(ivHash) || (HASHES[ivHash] !== 16 && HASHES[ivHash] !== 32)) {
-    throw texts.unsupported(
-      40,
-      `the cipher mode ${modeSpec}; essiv takes a hash as long as an AES key, such as sha256`,
-    );
+    throw refuse(40, `the cipher mode ${modeSpec}; essiv takes a hash as long as an AES key, such as sha256`);
   }
   return { mode, ivgen, ivHash, sectorOf: 'host' };
 }
 
-function parseSlot(
-  file: HostFile,
-  pointer: CryptoHeaderPointer,
-  view: DataView,
-  index: number,
-  keyBytes: number,
-): LuksKeySlot {
+function parseSlot(file: HostFile, pointer: CryptoHeaderPointer, view: DataView, index: number): LuksKeySlot {
   const at = KEY_SLOTS_OFFSET + index * KEY_SLOT_BYTES;
   const state = view.getUint32(at, false);
   if (state !== LUKS_KEY_ENABLED && state !== LUKS_KEY_DISABLED) {
     throw invalid(file, pointer.offset + at, `key slot ${index} is neither enabled nor disabled`);
   }
-  const slot: LuksKeySlot = {
+  return {
     active: state === LUKS_KEY_ENABLED,
     iterations: view.getUint32(at + 4, false),
     salt: new Uint8Array(view.buffer.slice(at + 8, at + 8 + LUKS_SALTSIZE)),
     materialOffset: view.getUint32(at + 40, false) * CRYPTO_SECTOR_BYTES,
     stripes: view.getUint32(at + 44, false),
   };
-  if (!slot.active) return slot;
+}
+
+/** Limits of the work and memory that an active slot takes. */
+function checkSlot(
+  file: HostFile,
+  pointer: CryptoHeaderPointer,
+  index: number,
+  slot: LuksKeySlot,
+  keyBytes: number,
+): void {
+  if (!slot.active) return;
+  const at = KEY_SLOTS_OFFSET + index * KEY_SLOT_BYTES;
   checkIterations(file, pointer.offset + at + 4, `the iterations of key slot ${index}`, slot.iterations);
   if (slot.stripes < 1 || slot.stripes > MAX_STRIPES) {
     throw invalid(
@@ -191,7 +196,6 @@ function parseSlot(
       `the key material of slot ${index} lies at ${slot.materialOffset} to ${end}, outside the ${pointer.length} bytes of the header`,
     );
   }
-  return slot;
 }
 
 function checkIterations(file: HostFile, offset: number, name: string, iterations: number): void {
@@ -227,25 +231,27 @@ export function serializeLuksHeader(header: LuksHeader): Uint8Array {
   return bytes;
 }
 
-/** The facts of a LUKS header with the keys that `qemu-img info --output=json` has below "encrypt". */
-export function describeLuksHeader(header: LuksHeader): Readonly<Record<string, unknown>> {
-  const { mode, ivgen, ivHash } = header.cipher;
-  const aesBits = (header.keyBytes / (mode === 'xts' ? 2 : 1)) * 8;
+/** The facts of a LUKS header, of any cipher, with the keys that `qemu-img info --output=json` has below "encrypt". */
+export function describeLuks(fields: LuksFields): Readonly<Record<string, unknown>> {
+  const { cipherName, cipherMode, hashSpec, keyBytes, uuid, slots, payloadOffset, digestIterations } = fields;
+  const dash = cipherMode.indexOf('-');
+  const mode = dash < 0 ? cipherMode : cipherMode.slice(0, dash);
+  const [ivgen, ivHash] = dash < 0 ? [] : cipherMode.slice(dash + 1).split(':');
   return {
     format: 'luks',
-    'ivgen-alg': ivgen,
+    ...(ivgen === undefined ? {} : { 'ivgen-alg': ivgen }),
     ...(ivHash === undefined ? {} : { 'ivgen-hash-alg': ivHash }),
-    'hash-alg': header.hash,
-    'cipher-alg': `aes-${aesBits}`,
+    'hash-alg': hashSpec,
+    'cipher-alg': `${cipherName}-${(keyBytes / (mode === 'xts' ? 2 : 1)) * 8}`,
     'cipher-mode': mode,
-    uuid: header.uuid,
-    slots: header.slots.map(({ active, iterations, materialOffset, stripes }) =>
+    uuid,
+    slots: slots.map(({ active, iterations, materialOffset, stripes }) =>
       active
         ? { active, iters: iterations, 'key-offset': materialOffset, stripes }
         : { active, 'key-offset': materialOffset },
     ),
-    'payload-offset': header.payloadOffset,
-    'master-key-iters': header.digestIterations,
+    'payload-offset': payloadOffset,
+    'master-key-iters': digestIterations,
   };
 }
 
@@ -264,7 +270,7 @@ function invalid(file: HostFile, offset: number, what: string): ImgfuseError {
 function unsupported(file: HostFile, offset: number, what: string): ImgfuseError {
   return new ImgfuseError(
     'unsupported',
-    `${file.path}: the LUKS header at offset ${offset} has ${what}; open the image with QEMU`,
+    `${file.path}: the LUKS header at offset ${offset} has ${what}; open the image with QEMU, or copy it with qemu-img convert`,
     { path: file.path, offset },
   );
 }

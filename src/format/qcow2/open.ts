@@ -13,6 +13,7 @@ import { Geometry } from './geometry.ts';
 import {
   autoclearWhenWritten,
   QCOW_CRYPT_AES,
+  QCOW_CRYPT_LUKS,
   QCOW_CRYPT_NONE,
   QCOW2_INCOMPAT_CORRUPT,
   QCOW2_INCOMPAT_DIRTY,
@@ -21,6 +22,7 @@ import {
 } from './header.ts';
 import { Qcow2Image } from './image.ts';
 import { unlockLuks } from './luks.ts';
+import { readLuksHeader } from './luks-header.ts';
 import { createMetadataClustersState } from './metadata-clusters.ts';
 import {
   ALLOCATED_CLUSTERS,
@@ -134,6 +136,8 @@ function assertHasDirtyBit(file: HostFile, { version }: Qcow2Header): void {
 /** The key of the guest's data; null for an image that is not encrypted. */
 function unlock(file: HostFile, header: Qcow2Header, { password }: OpenOptions): VolumeKey | null {
   if (header.cryptMethod === QCOW_CRYPT_NONE) return null;
+  // nobody is asked for the password of a cipher that is unknown here
+  if (header.cryptMethod === QCOW_CRYPT_LUKS) readLuksHeader(file, header.cryptoHeader!);
   if (password === undefined) {
     throw new ImgfuseError('permission', `${file.path} is encrypted and no password is given`, { path: file.path });
   }

@@ -6,7 +6,7 @@
 //
 // Extra data: 40 vm_state_size u64 (instead of the one at 32), 48 disk_size u64, 56 icount u64.
 
-import { readU64BE } from '../../bytes/endian.ts';
+import { decimalWords, divideWords, readU64BE } from '../../bytes/endian.ts';
 import { nameOfBytes } from '../../bytes/names.ts';
 import { divideUp, hostOffset, roundUp } from '../../bytes/offsets.ts';
 import { type ErrorContext, ImgfuseError } from '../../errors/index.ts';
@@ -20,7 +20,9 @@ export const QCOW_MAX_SNAPSHOT_EXTRA_DATA = 1024;
 
 const FIXED_BYTES = 40;
 const KNOWN_EXTRA_BYTES = 24;
-const NO_ICOUNT = 0xffffffff;
+/** all 64 bits set */
+const NO_ICOUNT = '18446744073709551615';
+const SECOND_NS = 1e9;
 
 export interface Snapshot extends SnapshotDetails {
   /** as stored: NaN when it does not fit a number; checkSnapshotL1 says whether it can be used */
@@ -109,20 +111,26 @@ function readEntry(file: HostFile, at: number, index: number, size: number): { s
   const nameBytes = view.getUint16(14, false);
   const rest = readExactly(file, at + FIXED_BYTES, extraBytes + idBytes + nameBytes, index);
   const extra = new DataView(rest.buffer, 0, Math.min(extraBytes, KNOWN_EXTRA_BYTES));
+  const clock = divideWords(view.getUint32(24, false), view.getUint32(28, false), SECOND_NS);
   const snapshot: Snapshot = {
     id: nameOfBytes(rest.subarray(extraBytes, extraBytes + idBytes)),
     name: nameOfBytes(rest.subarray(extraBytes + idBytes)),
     l1TableOffset: readU64BE(view, 0),
     l1Size: view.getUint32(8, false),
-    vmStateSize: extraBytes >= 8 ? readU64BE(extra, 0) : view.getUint32(32, false),
+    vmStateSize: extraBytes >= 8 ? digitsAt(extra, 0) : String(view.getUint32(32, false)),
     diskSize: extraBytes >= 16 ? readU64BE(extra, 8) : size,
     dateSeconds: view.getUint32(16, false),
     dateNanoseconds: view.getUint32(20, false),
-    vmClockNanoseconds: readU64BE(view, 24),
-    icount: extraBytes >= 24 && extra.getUint32(16) !== NO_ICOUNT ? readU64BE(extra, 16) : null,
+    vmClockSeconds: clock.quotient,
+    vmClockNanoseconds: clock.remainder,
+    icount: extraBytes >= 24 && digitsAt(extra, 16) !== NO_ICOUNT ? digitsAt(extra, 16) : null,
     entryOffset: at,
   };
   return { snapshot, length: FIXED_BYTES + rest.length };
+}
+
+function digitsAt(view: DataView, offset: number): string {
+  return decimalWords(view.getUint32(offset, false), view.getUint32(offset + 4, false));
 }
 
 function readExactly(file: HostFile, at: number, length: number, index: number): Uint8Array<ArrayBuffer> {

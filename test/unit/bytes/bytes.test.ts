@@ -2,7 +2,16 @@
 
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { combine, hexWords, readU64BE, readU64LE, writeU64BE, writeU64LE } from '../../../src/bytes/endian.ts';
+import {
+  combine,
+  decimalWords,
+  divideWords,
+  hexWords,
+  readU64BE,
+  readU64LE,
+  writeU64BE,
+  writeU64LE,
+} from '../../../src/bytes/endian.ts';
 import { divideUp, hex, isPowerOfTwo, isSafeOffset, roundDown, roundUp } from '../../../src/bytes/offsets.ts';
 import { SparseBitmap } from '../../../src/bytes/sparse-bitmap.ts';
 
@@ -50,12 +59,25 @@ describe('a 64-bit field', () => {
     );
   });
 
+  test('is divided exactly, beyond what a number says', () => {
+    const divisor = fc.integer({ min: 2 ** 11, max: 2 ** 32 });
+    fc.assert(
+      fc.property(u64, divisor, (value, by) => {
+        const [high, low] = [Number(value >> 32n), Number(value & 0xffffffffn)];
+        const { quotient, remainder } = divideWords(high, low, by);
+        expect([BigInt(quotient), BigInt(remainder)]).toEqual([value / BigInt(by), value % BigInt(by)]);
+        expect(decimalWords(high, low)).toBe(String(value));
+      }),
+    );
+  });
+
   test('combines from two words as BigInt does', () => {
     fc.assert(
       fc.property(word, word, (high, low) => {
         const value = (BigInt(high) << 32n) | BigInt(low);
         expect(combine(high, low)).toBe(value <= BigInt(MAX) ? Number(value) : Number.NaN);
         expect(hexWords(high, low)).toBe(`0x${value.toString(16)}`);
+        expect(decimalWords(high, low)).toBe(String(value));
       }),
     );
   });

@@ -6,9 +6,17 @@ import { checkJson, checkText } from '../../../src/commands/check.ts';
 import { parseFormatOptions } from '../../../src/commands/create.ts';
 import { mountExitCode } from '../../../src/commands/exit-codes.ts';
 import { infoJson, infoText } from '../../../src/commands/info.ts';
+import { snapshotJson, snapshotLines } from '../../../src/commands/info-snapshots.ts';
 import { mapDisk, mapText } from '../../../src/commands/map.ts';
 import { cureForUsers, describeUsers } from '../../../src/commands/mount-users.ts';
-import { formatTable, printable, printableSentence, shellQuote } from '../../../src/commands/output.ts';
+import {
+  exactNumber,
+  formatJson,
+  formatTable,
+  printable,
+  printableSentence,
+  shellQuote,
+} from '../../../src/commands/output.ts';
 import { formatProgress } from '../../../src/commands/progress.ts';
 import { formatSize, parseResize, parseSize } from '../../../src/commands/size.ts';
 import { statusTable } from '../../../src/commands/status.ts';
@@ -219,6 +227,30 @@ describe('names', () => {
   });
   it('that a shell would not take from a screen are quoted so that it does', () => {
     expect(shellQuote("/a\nb\x1b'\\c")).toBe("$'/a\\012b\\033\\'\\\\c'");
+  });
+});
+
+describe('JSON', () => {
+  it('has integers beyond 2^53 as they are, and as numbers', () => {
+    const value = {
+      a: exactNumber('9007199254740991'),
+      b: exactNumber('18446744073709551615'),
+      c: undefined,
+      d: ['7'],
+    };
+    expect(formatJson(value).replace(/\s/g, '')).toBe('{"a":9007199254740991,"b":18446744073709551615,"d":["7"]}');
+  });
+  it('of a snapshot has the keys of qemu-img, exact', () => {
+    const snapshot = {
+      ...{ id: '1', name: 'x', vmStateSize: '9007199254740993', dateSeconds: 1, dateNanoseconds: 2 },
+      ...{ vmClockSeconds: 18446744073, vmClockNanoseconds: 709551615, icount: '9007199254740995' },
+    };
+    const text = formatJson(snapshotJson(snapshot)).replace(/\s/g, '');
+    expect(text).toContain('"icount":9007199254740995,"vm-clock-nsec":709551615');
+    expect(text).toContain('"vm-clock-sec":18446744073');
+    expect(text).toContain('"vm-state-size":9007199254740993');
+    expect(snapshotJson({ ...snapshot, icount: null })).not.toHaveProperty('icount');
+    expect(snapshotLines([snapshot])[1]).toMatch(/ 5124095:34:33\.709 9007199254740995$/);
   });
 });
 

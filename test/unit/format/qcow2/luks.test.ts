@@ -4,7 +4,7 @@
 import { beforeAll, describe, expect, test } from 'vitest';
 import { type ErrorKind, ImgfuseError } from '../../../../src/errors/index.ts';
 import { createLuksHeader, type LuksOptions, unlockLuks } from '../../../../src/format/qcow2/luks.ts';
-import { describeLuksHeader, readLuksHeader } from '../../../../src/format/qcow2/luks-header.ts';
+import { describeLuks, readLuksFields, readLuksHeader } from '../../../../src/format/qcow2/luks-header.ts';
 import { MemoryHostFile } from '../../../../src/host/memory-file.ts';
 
 const PASSWORD = Buffer.from('correct horse');
@@ -132,7 +132,7 @@ describe('info', () => {
     const { file, pointer } = imageOf(
       createLuksHeader(PASSWORD, { iterTimeMs: 1, cipherMode: 'cbc', ivgenAlg: 'essiv' }),
     );
-    const facts = describeLuksHeader(readLuksHeader(file, pointer));
+    const facts = describeLuks(readLuksFields(file, pointer));
     expect(facts).toMatchObject({
       format: 'luks',
       'ivgen-alg': 'essiv',
@@ -147,6 +147,43 @@ describe('info', () => {
     const slots = facts['slots'] as unknown[];
     expect(slots[0]).toEqual({ active: true, iters: expect.any(Number), 'key-offset': 4096, stripes: 4000 });
     expect(slots[7]).toEqual({ active: false, 'key-offset': 4096 + 7 * 131072 });
+  });
+});
+
+describe('info', () => {
+  test.each([
+    ['serpent', 'xts-plain64', 64, { 'cipher-alg': 'serpent-256', 'cipher-mode': 'xts', 'ivgen-alg': 'plain64' }],
+    ['cast5', 'cbc-plain', 16, { 'cipher-alg': 'cast5-128', 'cipher-mode': 'cbc', 'ivgen-alg': 'plain' }],
+    ['aes', 'ctr-essiv:whirlpool', 24, { 'cipher-mode': 'ctr', 'ivgen-alg': 'essiv', 'ivgen-hash-alg': 'whirlpool' }],
+    ['x', 'ecb', 7, { 'cipher-alg': 'x-56', 'cipher-mode': 'ecb' }],
+  ])('says what the cipher is, known or not: %s %s', (cipher, mode, keyBytes, wanted) => {
+    const header = createLuksHeader(PASSWORD, { iterTimeMs: 1 });
+    header.fill(0, 8, 104).set(Buffer.from(cipher), 8);
+    header.set(Buffer.from(mode), 40);
+    header.set(Buffer.from('streebog'), 72);
+    new DataView(header.buffer).setUint32(108, keyBytes, false);
+    const { file, pointer } = imageOf(header);
+    const facts = describeLuks(readLuksFields(file, pointer));
+    expect(facts).toMatchObject({ ...wanted, 'hash-alg': 'streebog' });
+    expect('ivgen-alg' in facts).toBe('ivgen-alg' in wanted);
+    expect(errorOf(() => unlock(header)).kind).toBe('unsupported');
+  });
+
+  test('says what is there beyond the limits of an open', () => {
+    const header = createLuksHeader(PASSWORD, { iterTimeMs: 1 });
+    new DataView(header.buffer).setUint32(212, 0xffffffff, false);
+    const { file, pointer } = imageOf(header);
+    expect(describeLuks(readLuksFields(file, pointer))['slots']).toMatchObject([
+      { iters: 0xffffffff },
+      {},
+      {},
+      {},
+      {},
+      {},
+      {},
+      {},
+    ]);
+    expect(errorOf(() => unlock(header)).kind).toBe('corrupt');
   });
 });
 

@@ -16,6 +16,7 @@ interface Entry {
   readonly extraSize?: number;
   readonly id?: string;
   readonly name?: string;
+  readonly vmClock?: bigint;
 }
 
 function entry(spec: Entry = {}): Uint8Array {
@@ -24,7 +25,7 @@ function entry(spec: Entry = {}): Uint8Array {
   const name = text(spec.name ?? 'eins');
   return Buffer.concat([
     pack([8, spec.l1Offset ?? 2 * CLUSTER], [4, spec.l1Size ?? 1], [2, id.length], [2, name.length]),
-    pack([4, 1700000000], [4, 5], [8, 77], [4, spec.vmState ?? 0], [4, spec.extraSize ?? extra.length]),
+    pack([4, 1700000000], [4, 5], [8, spec.vmClock ?? 77], [4, spec.vmState ?? 0], [4, spec.extraSize ?? extra.length]),
     extra,
     id,
     name,
@@ -55,10 +56,11 @@ describe('the snapshot table', () => {
         name: 'zwei',
         l1TableOffset: 2 * CLUSTER,
         l1Size: 1,
-        vmStateSize: 0,
+        vmStateSize: '0',
         diskSize: 12345,
         dateSeconds: 1700000000,
         dateNanoseconds: 5,
+        vmClockSeconds: 0,
         vmClockNanoseconds: 77,
         icount: null,
         entryOffset: CLUSTER,
@@ -67,16 +69,43 @@ describe('the snapshot table', () => {
   });
 
   test('takes the 64-bit sizes from the extra data as far as it goes, and the disk size of the image otherwise', () => {
-    const sizes = (extra: Uint8Array): readonly number[] => {
+    const sizes = (extra: Uint8Array): readonly (number | string)[] => {
       const { vmStateSize, diskSize } = table(fileWith(entry({ vmState: 11, extra })), 1).snapshots[0]!;
       return [vmStateSize, diskSize];
     };
-    expect(sizes(new Uint8Array(0))).toEqual([11, 999]);
-    expect(sizes(new Uint8Array(7))).toEqual([11, 999]);
-    expect(sizes(pack([8, 2n ** 40n]))).toEqual([2 ** 40, 999]);
-    expect(sizes(pack([8, 22], [8, 33]))).toEqual([22, 33]);
-    expect(sizes(pack([8, 22], [8, 33], [8, 44], [8, 55]))).toEqual([22, 33]);
-    expect(sizes(pack([8, 2n ** 53n], [8, 33]))).toEqual([Number.NaN, 33]);
+    expect(sizes(new Uint8Array(0))).toEqual(['11', 999]);
+    expect(sizes(new Uint8Array(7))).toEqual(['11', 999]);
+    expect(sizes(pack([8, 2n ** 40n]))).toEqual([String(2 ** 40), 999]);
+    expect(sizes(pack([8, 22], [8, 33]))).toEqual(['22', 33]);
+    expect(sizes(pack([8, 22], [8, 33], [8, 44], [8, 55]))).toEqual(['22', 33]);
+    expect(sizes(pack([8, 2n ** 53n + 1n], [8, 33]))).toEqual(['9007199254740993', 33]);
+  });
+
+  test.each([
+    [0n, 0, 0],
+    [104n * 86400n * 10n ** 9n + 999_999_999n, 104 * 86400, 999_999_999],
+    [2n ** 53n + 1n, 9007199, 254740993],
+    [2n ** 64n - 1n, 18446744073, 709551615],
+  ])('a VM clock of %d ns is %d s and %d ns', (vmClock, vmClockSeconds, vmClockNanoseconds) => {
+    expect(table(fileWith(entry({ vmClock })), 1).snapshots[0]).toMatchObject({ vmClockSeconds, vmClockNanoseconds });
+  });
+
+  test.each([
+    [0n, '0'],
+    [2n ** 53n + 1n, '9007199254740993'],
+    // its upper half all ones
+    [0xffffffff_00000001n, '18446744069414584321'],
+    [2n ** 64n - 2n, '18446744073709551614'],
+    [2n ** 64n - 1n, null],
+  ])('an icount of %d is %s', (value, icount) => {
+    const extra = pack([8, 1], [8, 2], [8, value]);
+    expect(table(fileWith(entry({ extra })), 1).snapshots[0]!.icount).toBe(icount);
+  });
+
+  test('names keep a byte-order mark and bytes that are not UTF-8', () => {
+    const bytes = entry({ id: '\ufeff1', name: 'xyz' });
+    bytes[bytes.indexOf(0x79, 40)] = 0xe9;
+    expect(table(fileWith(bytes), 1).snapshots[0]).toMatchObject({ id: '\ufeff1', name: 'x\udce9z' });
   });
 
   test('reads what was written, whatever the lengths', () => {
