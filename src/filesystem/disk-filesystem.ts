@@ -119,6 +119,12 @@ export class DiskFilesystem implements Filesystem {
     return [{ name: DISK_NAME, attributes: this.getattr(this.diskNode) }];
   }
 
+  changeNames(node: number): never {
+    this.assertDirectory(node);
+    this.assertWritable();
+    throw failure(ERRNO.EPERM, `the names here are fixed: ${DISK_NAME} is the disk of ${this.disk.path}`);
+  }
+
   open(node: number, flags: number): number {
     this.assertDisk(node);
     if ((flags & O_ACCMODE) === O_RDONLY) return READ_HANDLE;

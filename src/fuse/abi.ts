@@ -19,6 +19,13 @@ export const FUSE_LOOKUP = 1;
 export const FUSE_FORGET = 2;
 export const FUSE_GETATTR = 3;
 export const FUSE_SETATTR = 4;
+export const FUSE_SYMLINK = 6;
+export const FUSE_MKNOD = 8;
+export const FUSE_MKDIR = 9;
+export const FUSE_UNLINK = 10;
+export const FUSE_RMDIR = 11;
+export const FUSE_RENAME = 12;
+export const FUSE_LINK = 13;
 export const FUSE_OPEN = 14;
 export const FUSE_READ = 15;
 export const FUSE_WRITE = 16;
@@ -34,11 +41,13 @@ export const FUSE_READDIR = 28;
 export const FUSE_RELEASEDIR = 29;
 export const FUSE_FSYNCDIR = 30;
 export const FUSE_ACCESS = 34;
+export const FUSE_CREATE = 35;
 export const FUSE_INTERRUPT = 36;
 export const FUSE_DESTROY = 38;
 export const FUSE_BATCH_FORGET = 42;
 export const FUSE_FALLOCATE = 43;
 export const FUSE_READDIRPLUS = 44;
+export const FUSE_RENAME2 = 45;
 export const FUSE_LSEEK = 46;
 
 /** One more than the largest opcode that a table by opcode has room for. */

@@ -59,6 +59,8 @@ export interface Filesystem {
   setattr(node: number, change: AttributeChange, handle?: number): Attributes;
   /** Every entry of a directory but "." and "..". */
   readdir(node: number): readonly DirectoryEntry[];
+  /** A name in directory `node` is to be made, moved or removed. Throws EPERM, or EROFS where nothing can be changed. */
+  changeNames(node: number): never;
   /** @param flags open(2) flags @returns a file handle */
   open(node: number, flags: number): number;
   /** Asked when `node` is opened: whether the pages that the kernel may hold of it are still true. */

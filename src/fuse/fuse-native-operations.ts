@@ -53,12 +53,15 @@ class Paths {
   node(path: string): number {
     const known = this.nodes.get(path);
     if (known !== undefined) return known;
-    const slash = path.lastIndexOf('/');
-    const parent = this.node(slash === 0 ? '/' : path.slice(0, slash));
-    const node = this.filesystem.lookup(parent, path.slice(slash + 1)).ino;
+    const node = this.filesystem.lookup(this.node(parentOf(path)), path.slice(path.lastIndexOf('/') + 1)).ino;
     this.nodes.set(path, node);
     return node;
   }
+}
+
+function parentOf(path: string): string {
+  const slash = path.lastIndexOf('/');
+  return slash === 0 ? '/' : path.slice(0, slash);
 }
 
 export function nativeOperations(filesystem: Filesystem, hooks: Hooks): NativeOperations {
@@ -69,6 +72,8 @@ export function nativeOperations(filesystem: Filesystem, hooks: Hooks): NativeOp
       filesystem.setattr(paths.node(path), attributes, handle);
       answer(0);
     });
+  const changeNames = (opcode: number, path: string, answer: (result: number) => void) =>
+    runner.run(opcode, answer, () => filesystem.changeNames(paths.node(parentOf(path))));
   const getattr: NativeOperations['getattr'] = (path, answer) =>
     runner.run(abi.FUSE_GETATTR, answer, () => answer(0, statOf(filesystem.getattr(paths.node(path)))));
 
@@ -80,6 +85,14 @@ export function nativeOperations(filesystem: Filesystem, hooks: Hooks): NativeOp
         const entries = filesystem.readdir(paths.node(path));
         answer(0, ['.', '..', ...entries.map((entry) => entry.name)]);
       }),
+    create: (path, _mode, answer) => changeNames(abi.FUSE_CREATE, path, answer),
+    mknod: (path, _mode, _device, answer) => changeNames(abi.FUSE_MKNOD, path, answer),
+    mkdir: (path, _mode, answer) => changeNames(abi.FUSE_MKDIR, path, answer),
+    unlink: (path, answer) => changeNames(abi.FUSE_UNLINK, path, answer),
+    rmdir: (path, answer) => changeNames(abi.FUSE_RMDIR, path, answer),
+    rename: (from, _to, answer) => changeNames(abi.FUSE_RENAME, from, answer),
+    link: (_from, to, answer) => changeNames(abi.FUSE_LINK, to, answer),
+    symlink: (_target, path, answer) => changeNames(abi.FUSE_SYMLINK, path, answer),
     truncate: (path, size, answer) => change(path, { size }, answer),
     ftruncate: (path, fd, size, answer) => change(path, { size }, answer, fd),
     chmod: (path, mode, answer) => change(path, { mode: mode & ~S_ISUID_S_ISGID }, answer),

@@ -40,6 +40,14 @@ export interface NativeOperations {
   getattr(path: string, answer: Answer<[NativeStat?]>): void;
   fgetattr(path: string, fd: number, answer: Answer<[NativeStat?]>): void;
   readdir(path: string, answer: Answer<[(readonly string[])?]>): void;
+  create(path: string, mode: number, answer: Answer): void;
+  mknod(path: string, mode: number, device: number, answer: Answer): void;
+  mkdir(path: string, mode: number, answer: Answer): void;
+  unlink(path: string, answer: Answer): void;
+  rmdir(path: string, answer: Answer): void;
+  rename(from: string, to: string, answer: Answer): void;
+  link(from: string, to: string, answer: Answer): void;
+  symlink(target: string, path: string, answer: Answer): void;
   truncate(path: string, size: number, answer: Answer): void;
   ftruncate(path: string, fd: number, size: number, answer: Answer): void;
   chmod(path: string, mode: number, answer: Answer): void;

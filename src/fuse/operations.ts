@@ -122,6 +122,11 @@ function readdir(filesystem: Filesystem, request: Request, reply: Reply, isPlus:
   reply.data(used);
 }
 
+/** Whatever the body says. */
+function changeNames(filesystem: Filesystem, request: Request): void {
+  filesystem.changeNames(request.nodeid);
+}
+
 function fallocate(filesystem: Filesystem, request: Request, reply: Reply): void {
   const layout = abi.fuse_fallocate_in;
   const offset = sizeOrTooBig(request.u64(layout.offset));
@@ -196,6 +201,16 @@ export const OPERATIONS: readonly (Operation | undefined)[] = table({
     reply.attributes(filesystem.getattr(request.nodeid)),
   ),
   [abi.FUSE_SETATTR]: entry('SETATTR', abi.fuse_setattr_in.size, setattr),
+  // the names are fixed; ENOSYS would be "Function not implemented"
+  [abi.FUSE_SYMLINK]: entry('SYMLINK', 0, changeNames, TAIL),
+  [abi.FUSE_MKNOD]: entry('MKNOD', 0, changeNames, TAIL),
+  [abi.FUSE_MKDIR]: entry('MKDIR', 0, changeNames, TAIL),
+  [abi.FUSE_UNLINK]: entry('UNLINK', 0, changeNames, TAIL),
+  [abi.FUSE_RMDIR]: entry('RMDIR', 0, changeNames, TAIL),
+  [abi.FUSE_RENAME]: entry('RENAME', 0, changeNames, TAIL),
+  [abi.FUSE_RENAME2]: entry('RENAME2', 0, changeNames, TAIL),
+  [abi.FUSE_LINK]: entry('LINK', 0, changeNames, TAIL),
+  [abi.FUSE_CREATE]: entry('CREATE', 0, changeNames, TAIL),
   [abi.FUSE_OPEN]: entry('OPEN', abi.fuse_open_in.size, open),
   [abi.FUSE_READ]: entry('READ', abi.fuse_read_in.size, read),
   [abi.FUSE_WRITE]: entry('WRITE', abi.fuse_write_in.size, write, TAIL),

@@ -88,6 +88,10 @@ export class PlainFilesystem {
     return [{ name: DISK_NAME, attributes: this.getattr(this.diskNode) }];
   }
 
+  changeNames() {
+    throw new ImgfuseError('usage', 'the names are fixed', { errno: this.readOnly ? 30 : 1 });
+  }
+
   open(node, flags) {
     this.mustBeDisk(node);
     if (flags & O_TRUNC) this.setattr(node, { size: 0 });

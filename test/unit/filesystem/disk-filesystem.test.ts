@@ -164,6 +164,12 @@ describe('attributes', () => {
   });
 });
 
+test('names are fixed: EPERM, EROFS on a read-only disk, ENOTDIR in what is no directory', () => {
+  expect(errno(() => make().filesystem.changeNames(ROOT))).toBe(ERRNO.EPERM);
+  expect(errno(() => make({ readOnly: true }).filesystem.changeNames(ROOT))).toBe(ERRNO.EROFS);
+  expect(errno(() => make().filesystem.changeNames(DISK))).toBe(ERRNO.ENOTDIR);
+});
+
 test('every mount gives its disk another generation, and the root none, because the kernel has 0 for it', () => {
   const [one, two] = [make().filesystem, make().filesystem];
   expect(one.lookup(ROOT, DISK_NAME).generation).not.toBe(two.lookup(ROOT, DISK_NAME).generation);

@@ -413,24 +413,26 @@ describe('what is not answered by the filesystem', () => {
   });
 
   test.each([
+    6, 8, 9, 10, 11, 12, 13, 35, 45,
+  ])('opcode %d, which changes names, names the directory and is refused', (opcode) => {
+    const changeNames = vi.fn((): never => {
+      throw new ImgfuseError('usage', 'the names are fixed', { errno: 1 });
+    });
+    const message = [u64(0), u64(0), text('one'), text('two')];
+    expect(answerTo(opcode, message, { changeNames }, { nodeid: 1 }).errno).toBe(1);
+    expect(changeNames).toHaveBeenCalledWith(1);
+  });
+
+  test.each([
     5,
-    6,
-    8,
-    9,
-    10,
-    11,
-    12,
-    13,
     21,
     24,
     31,
     32,
     33,
-    35,
     37,
     39,
     40,
-    45,
     47,
     50,
     51,
