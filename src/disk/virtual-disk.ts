@@ -117,6 +117,12 @@ export class VirtualDisk {
     return this.image.virtualSize();
   }
 
+  /** When the image, or the file that holds its data, last changed, in ms since the epoch; null where nobody knows. */
+  modifiedMs(): number | null {
+    const times = [this.image.file, this.image.dataFile].flatMap((file) => file?.modifiedMs() ?? []);
+    return times.length === 0 ? null : Math.max(...times);
+  }
+
   /** Bytes of the disk that have clusters in the image file. */
   allocatedBytes(): number {
     return this.image.allocatedBytes();

@@ -36,6 +36,8 @@ const FALLOC_FL_ZERO_RANGE = 16;
 const SEEK_DATA = 3;
 const SEEK_HOLE = 4;
 const PERMISSION_BITS = 0o7777;
+/** st_blksize: a file-system page at least, because stdio reads that much at a time, and no more than one request. */
+const [SMALLEST_BUFFER, LARGEST_BUFFER] = [4096, 1024 * 1024];
 /** Largest request the disk is asked for at once when a range operation covers gigabytes. */
 const RANGE_STEP = 1024 * 1024 * 1024;
 
@@ -86,7 +88,7 @@ export class DiskFilesystem implements Filesystem {
       nlink: isDisk ? 1 : 2,
       uid: numbers[at + UID]!,
       gid: numbers[at + GID]!,
-      blockSize: isDisk ? disk.clusterSize : 4096,
+      blockSize: isDisk ? Math.min(Math.max(disk.clusterSize, SMALLEST_BUFFER), LARGEST_BUFFER) : SMALLEST_BUFFER,
     };
   }
 

@@ -51,7 +51,7 @@ export interface TreeOptions {
   readonly gid: number;
   /** permission bits taken away from 0777 (directory) and 0666 (disk); absent: only the owner has access, 0700 and 0600 */
   readonly umask?: number | undefined;
-  /** times of the nodes at the start, in ms since the epoch; default now */
+  /** times of the nodes at the start, in ms since the epoch; default now, and for the disk those of the image */
   readonly timeMs?: number | undefined;
 }
 
@@ -60,6 +60,7 @@ export function createTree(disk: VirtualDisk, options: TreeOptions): SharedTree 
   const { rootIsFile, uid, gid } = options;
   const umask = options.umask ?? 0o077;
   const now = options.timeMs ?? Date.now();
+  const changed = options.timeMs ?? disk.modifiedMs() ?? now;
   const directoryMode = S_IFDIR | ((disk.readOnly ? 0o555 : 0o777) & ~umask);
   const fileMode = S_IFREG | ((disk.readOnly ? 0o444 : 0o666) & ~umask);
   const tree: SharedTree = {
@@ -73,8 +74,9 @@ export function createTree(disk: VirtualDisk, options: TreeOptions): SharedTree 
   new Int32Array(tree.words)[READ_ONLY] = disk.readOnly ? 1 : 0;
   const numbers = new Float64Array(tree.numbers);
   for (const node of nodesOf(tree)) {
-    const mode = node === ROOT_NODE && !rootIsFile ? directoryMode : fileMode;
-    numbers.set([mode, uid, gid, now, now, now], node * NODE_NUMBERS);
+    const isDirectory = node === ROOT_NODE && !rootIsFile;
+    const time = isDirectory ? now : changed;
+    numbers.set([isDirectory ? directoryMode : fileMode, uid, gid, time, time, time], node * NODE_NUMBERS);
   }
   return tree;
 }

@@ -29,6 +29,9 @@ export interface HostFile {
   /** Bytes the host has allocated for the file (st_blocks * 512). */
   allocatedBytes(): number;
 
+  /** When its bytes last changed, in ms since the epoch; null where nobody knows (devices, remote files). */
+  modifiedMs(): number | null;
+
   identity(): FileIdentity;
 
   /**

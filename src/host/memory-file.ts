@@ -51,6 +51,10 @@ export class MemoryHostFile implements HostFile {
     return this.pages.size * PAGE;
   }
 
+  modifiedMs(): null {
+    return null;
+  }
+
   identity(): FileIdentity {
     return { device: 'memory', inode: String(this.inode) };
   }

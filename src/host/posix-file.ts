@@ -111,6 +111,11 @@ export class PosixHostFile implements HostFile {
     return fs.fstatSync(this.descriptor).blocks * 512;
   }
 
+  modifiedMs(): number | null {
+    const stat = fs.fstatSync(this.descriptor);
+    return stat.isFile() ? stat.mtimeMs : null;
+  }
+
   identity(): FileIdentity {
     return identityOf(fs.fstatSync(this.descriptor, { bigint: true }));
   }

@@ -36,6 +36,9 @@ abstract class WrappingFile implements HostFile {
   allocatedBytes(): number {
     return this.inner.allocatedBytes();
   }
+  modifiedMs(): number | null {
+    return this.inner.modifiedMs();
+  }
   identity(): FileIdentity {
     return this.inner.identity();
   }

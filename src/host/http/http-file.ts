@@ -59,6 +59,10 @@ export class HttpHostFile implements HostFile {
     return this.size();
   }
 
+  modifiedMs(): null {
+    return null;
+  }
+
   identity(): FileIdentity {
     if (!known.includes(this.path)) known.push(this.path);
     return { device: NO_DEVICE, inode: String(known.indexOf(this.path)) };

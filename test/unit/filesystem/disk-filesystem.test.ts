@@ -104,6 +104,47 @@ describe('attributes', () => {
     expect(make({ umask: 0o077 }).filesystem.getattr(ROOT).mode).toBe(0o040700);
   });
 
+  test('have the time of the image, or of its data file where that changed later; the directory has the time of the mount', () => {
+    class DatedFile extends CountingHostFile {
+      readonly time: number;
+      constructor(file: MemoryHostFile, time: number) {
+        super(file);
+        this.time = time;
+      }
+      override modifiedMs(): number {
+        return this.time;
+      }
+    }
+    const mtimes = (image: Image) => {
+      const disk = new VirtualDisk(image);
+      const filesystem = new DiskFilesystem(disk, createTree(disk, { rootIsFile: false, uid: 0, gid: 0 }));
+      return [ROOT, DISK].map((node) => filesystem.getattr(node).mtimeMs);
+    };
+    const before = Date.now();
+    const [root, disk] = mtimes(openImage(raw, new DatedFile(new MemoryHostFile(new Uint8Array(512)), 7000)));
+    expect(disk).toBe(7000);
+    expect(root).toBeGreaterThanOrEqual(before);
+    const dataFile = new MemoryHostFile(new Uint8Array(0), '/data');
+    const file = createMemoryImage(qcow2, SIZE, { data_file: 'data' }, undefined, { dataFile });
+    const image = openImage(qcow2, new DatedFile(file, 7000), { dataFile: new DatedFile(dataFile, 9000) });
+    expect(mtimes(image)[1]).toBe(9000);
+    // a device does not say
+    expect(mtimes(openImage(raw, new MemoryHostFile(new Uint8Array(512))))[1]).toBeGreaterThanOrEqual(before);
+  });
+
+  test.each([
+    [512, 4096],
+    [65_536, 65_536],
+    [2_097_152, 1_048_576],
+  ])('recommend buffers of a page to a MiB: clusters of %d bytes, buffers of %d', (clusterSize, buffer) => {
+    const image = openImage(qcow2, createMemoryImage(qcow2, SIZE, { cluster_size: String(clusterSize) }));
+    const disk = new VirtualDisk(image);
+    const filesystem = new DiskFilesystem(disk, createTree(disk, { rootIsFile: false, uid: 0, gid: 0 }));
+    expect(filesystem.getattr(DISK).blockSize).toBe(buffer);
+    // the granularity of discards
+    expect(filesystem.statfs(ROOT).blockSize).toBe(clusterSize);
+  });
+
   test('have times that looking does not change, and that a change of content does', () => {
     const { filesystem } = make();
     const before = filesystem.getattr(DISK);
