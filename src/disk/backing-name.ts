@@ -34,7 +34,7 @@ function meaningOfJson(text: string): NameMeaning {
   const options = readOptions(text);
   if (typeof options === 'string') return other(options);
   const { driver, filename, 'file.driver': fileDriver, 'file.filename': fileName } = options;
-  if (driver === 'file') {
+  if (isHostDriver(driver)) {
     // the protocol itself: the bytes of the file are the disk
     if (filename === undefined || fileDriver !== undefined || fileName !== undefined)
       return other('names no single file');
@@ -43,8 +43,13 @@ function meaningOfJson(text: string): NameMeaning {
   if (filename !== undefined) return other("has 'filename', which only the driver 'file' takes");
   if (fileName === undefined) return other('names no file');
   if (fileDriver === undefined && hasProtocol(fileName)) return other(`names '${fileName}', which is no plain file`);
-  if (fileDriver !== undefined && fileDriver !== 'file') return other(`has the file driver '${fileDriver}'`);
+  if (fileDriver !== undefined && !isHostDriver(fileDriver)) return other(`has the file driver '${fileDriver}'`);
   return fileOf(fileName, driver);
+}
+
+/** QEMU's drivers for what has a path on this machine: a regular file, and a block device. */
+function isHostDriver(driver: string | undefined): boolean {
+  return driver === 'file' || driver === 'host_device';
 }
 
 function fileOf(path: string, format: string | undefined): NameMeaning {

@@ -43,6 +43,13 @@ describe('a json: name that says no more than a driver and a local file', () => 
     });
   });
 
+  test.each([
+    [{ driver: 'raw', file: { driver: 'host_device', filename: '/dev/vg/lv' } }],
+    [{ driver: 'host_device', filename: '/dev/vg/lv' }],
+  ])('is the path of a block device: %j', (value) => {
+    expect(meaningOfName(json(value))).toEqual({ kind: 'file', path: '/dev/vg/lv', format: 'raw' });
+  });
+
   test('takes the file name as it is when the driver is file, colon and all', () => {
     const file = { driver: 'file', filename: 'nbd:x' };
     expect(meaningOfName(json({ driver: 'raw', file }))).toEqual({ kind: 'file', path: 'nbd:x', format: 'raw' });
@@ -59,11 +66,7 @@ test.each([
   ['a driver alone', { driver: 'qcow2' }, 'names no file'],
   ['a server', { driver: 'nbd', server: { type: 'inet' } }, "has the option 'server'"],
   ['another protocol', { driver: 'raw', file: { driver: 'nbd', filename: 'b' } }, "the file driver 'nbd'"],
-  [
-    'a device',
-    { driver: 'raw', file: { driver: 'host_device', filename: '/dev/sda' } },
-    "the file driver 'host_device'",
-  ],
+  ['a CD-ROM', { driver: 'raw', file: { driver: 'host_cdrom', filename: '/dev/sr0' } }, "the file driver 'host_cdrom'"],
   [
     'a part of the file',
     { driver: 'raw', offset: 512, file: { driver: 'file', filename: 'b' } },
