@@ -42,7 +42,8 @@ export function createDisk(imagePath: string, format: string, options: CreateDis
   }
   const base = backing === undefined ? null : { name: backing, format: backingFormat! };
   const location = base === null ? null : locateBase(imagePath, base);
-  const sizeBelow = location === null ? null : sizeOfBase(location, base!.format, options.size === undefined);
+  const isNeeded = options.size === undefined;
+  const sizeBelow = location === null ? null : sizeOfBase(location, base!.format, isNeeded, options.log);
   const size = options.size ?? sizeBelow;
   if (size === null) throw new ImgfuseError('usage', `give the size of ${imagePath}, such as 10G`);
   const file = PosixHostFile.create(imagePath, false);

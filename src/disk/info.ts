@@ -5,7 +5,7 @@ import type { SnapshotDetails } from '../format/image-format.ts';
 import { type LockMode, lockImage } from '../host/image-locks.ts';
 import { locateBacking } from './backing-policy.ts';
 import { openImageFile } from './image-file.ts';
-import { formatOf } from './probe.ts';
+import { formatOf, type RawOption } from './probe.ts';
 
 export interface DiskInfo {
   readonly filename: string;
@@ -30,6 +30,8 @@ export interface InspectOptions {
   readonly format?: string | undefined;
   /** default: take */
   readonly locks?: LockMode | undefined;
+  /** how the user of the command says raw; default: --format raw */
+  readonly rawOption?: RawOption | undefined;
   /** warnings, and what a truncated image has lost, one sentence a call */
   readonly log?: ((sentence: string) => void) | undefined;
 }
@@ -41,7 +43,7 @@ export function inspectDisk(imagePath: string, options: InspectOptions = {}): Di
     () => [file],
     () => {
       lockImage(file, options.locks);
-      const format = formatOf(file, options.format, options.log);
+      const format = formatOf(file, options.format, options.log, options.rawOption);
       const details = format.inspect(file, options.log);
       const { backing } = details;
       return {

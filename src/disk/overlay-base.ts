@@ -43,15 +43,22 @@ export function assertDataFileName(imagePath: string, name: string): void {
 
 /**
  * The virtual size of the backing file, which has to be an image of the format that was named.
+ * @param log gets a sentence when the format is raw and the content says otherwise
  * @param isNeeded without: null for a file that is not there yet, that this user may not read, or that is on a server
  */
-export function sizeOfBase(location: string, format: string, isNeeded: boolean): number | null {
+export function sizeOfBase(
+  location: string,
+  format: string,
+  isNeeded: boolean,
+  log?: (sentence: string) => void,
+): number | null {
   if (!isNeeded && (isUrl(location) || isMissing(location))) return null;
   // a size that a writer is just changing is none; a format does not change
   const locks = isNeeded ? 'take' : 'share';
   try {
     // raw is what the user says; every other format tells itself
-    const info = inspectDisk(location, format === 'raw' ? { format, locks } : { locks });
+    const options = { locks, log, rawOption: '-F raw' } as const;
+    const info = inspectDisk(location, format === 'raw' ? { ...options, format } : options);
     assertLooksLike(location, format, info.format);
     return info.virtualSize;
   } catch (error) {

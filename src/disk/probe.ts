@@ -10,7 +10,8 @@ import { loopWindow, openLoopFile } from '../host/loop-device.ts';
 import { formatByName, formats } from './registry.ts';
 
 const RAW = 'raw';
-const SAY_RAW = 'add --format raw if its own bytes are meant to be the disk';
+/** The option of the command by which a user says raw. */
+export type RawOption = '--format raw' | '-F raw';
 
 /** What the content of a file says it is. */
 interface Recognized {
@@ -30,14 +31,14 @@ export function formatOf(
   file: HostFile,
   named: string | undefined,
   log: (sentence: string) => void = () => undefined,
+  option: RawOption = '--format raw',
 ): ImageFormat {
-  if (named === undefined) return probeFormat(file);
+  if (named === undefined) return probeFormat(file, `add ${option} if its own bytes are meant to be the disk`);
   const format = formatByName(named);
   const found = format.name === RAW ? (recognize(endsOf(file)) ?? containerBehind(file)) : null;
   if (found !== null) {
-    log(
-      `${file.path} is ${found.name}; --format raw makes its own bytes the disk, and writing to that disk destroys the image`,
-    );
+    const danger = file.readOnly ? '' : ', and writing to that disk destroys the image';
+    log(`${file.path} is ${found.name}; ${option} makes its own bytes the disk${danger}`);
   }
   return format;
 }
@@ -47,7 +48,7 @@ export function formatOf(
  * @param sayRaw what to do if it is meant as a raw disk
  * @throws ImgfuseError unsupported for a format that is not opened here, and for a loop device over a part of an image
  */
-export function probeFormat(file: HostFile, sayRaw = SAY_RAW): ImageFormat {
+export function probeFormat(file: HostFile, sayRaw: string): ImageFormat {
   const container = containerBehind(file);
   if (container !== null) {
     throw unsupported(

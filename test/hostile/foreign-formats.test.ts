@@ -76,6 +76,13 @@ describe.each(FOREIGN_FILES)('$name, known by $what,', ({ name, content }) => {
     expect(message).toContain('qemu-img rebase -u -F raw -b disk.img');
   });
 
+  test.each(['qcow2', 'qed'])('is refused as a backing file that -F calls %s', (backingFormat) => {
+    const options = { options: NO_OPTIONS, backing: 'disk.img', backingFormat };
+    const message = refusalOf(() => createDisk(join(folder, 'overlay.qcow2'), 'qcow2', options));
+    expect(message).toContain(`unsupported: ${image} is `);
+    expect(message).toMatch(/or add -F raw if/);
+  });
+
   test('is a raw disk as it is for whoever says raw, with a warning', () => {
     const warnings: string[] = [];
     const log = (sentence: string): void => void warnings.push(sentence);
@@ -84,7 +91,8 @@ describe.each(FOREIGN_FILES)('$name, known by $what,', ({ name, content }) => {
     expect(warnings).toHaveLength(2);
     for (const warning of warnings) expect(warning).toMatch(new RegExp(`${image} is .*${name}.*--format raw`));
     const overlay = join(folder, 'overlay.qcow2');
-    createDisk(overlay, 'qcow2', { options: NO_OPTIONS, backing: 'disk.img', backingFormat: 'raw' });
+    createDisk(overlay, 'qcow2', { options: NO_OPTIONS, backing: 'disk.img', backingFormat: 'raw', log });
+    expect(warnings.at(-1)).toMatch(new RegExp(`${image} is .*${name}.*; -F raw makes its own bytes the disk$`));
     withDisk(overlay, { readOnly: true }, (disk) => expect(readAll(disk)).toEqual(content));
   });
 });

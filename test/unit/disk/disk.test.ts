@@ -24,7 +24,7 @@ import {
   inspectDisk,
   openDisk,
 } from '../../../src/disk/index.ts';
-import { probeFormat } from '../../../src/disk/probe.ts';
+import { formatOf } from '../../../src/disk/probe.ts';
 import { ImgfuseError } from '../../../src/errors/index.ts';
 import { MemoryHostFile } from '../../../src/host/memory-file.ts';
 import { writeQed } from '../../support/qed-bytes.ts';
@@ -187,9 +187,9 @@ describe('opening', () => {
     expect(inspectDisk(image).format).toBe('qed');
     expect(inspectDisk(image, { format: 'raw' }).format).toBe('raw');
     for (const head of ['', 'QED', 'QEDx', 'qed\0']) {
-      expect(probeFormat(new MemoryHostFile(Buffer.from(head))).name).toBe('raw');
+      expect(formatOf(new MemoryHostFile(Buffer.from(head)), undefined).name).toBe('raw');
     }
-    expect(probeFormat(new MemoryHostFile(Buffer.from('QED\0'))).name).toBe('qed');
+    expect(formatOf(new MemoryHostFile(Buffer.from('QED\0')), undefined).name).toBe('qed');
     expect(formats.at(-1)?.name).toBe('raw');
     expect(() => formatByName('vhdx2')).toThrow(/known are .*qed.*raw/);
   });
