@@ -77,9 +77,6 @@ export function parseExtensions(file: HostFile, cluster: Uint8Array, start: numb
         `header extension ${hex(type)} has ${length} bytes, of which only ${end - offset} fit before the area ends at ${end}`,
       );
     }
-    if (KNOWN.has(type) && extensions.some((other) => other.type === type)) {
-      throw invalid(file, at, `the ${KNOWN.get(type)} extension ${hex(type)} is there twice`);
-    }
     if (extensions.length === MAX_EXTENSIONS) {
       throw invalid(file, at, `there are more than ${MAX_EXTENSIONS} header extensions`);
     }
@@ -120,8 +117,9 @@ export function withExtension(
   return extensions.map((extension) => (extension.type === type ? replaced : extension));
 }
 
+/** Of several of one type the last counts, as for QEMU. */
 export function findExtension(extensions: readonly HeaderExtension[], type: number): HeaderExtension | null {
-  return extensions.find((extension) => extension.type === type) ?? null;
+  return extensions.findLast((extension) => extension.type === type) ?? null;
 }
 
 /** Name of the backing file's format; null when the image does not say. */

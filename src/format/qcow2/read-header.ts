@@ -60,7 +60,7 @@ export function readHeader(file: HostFile, options: ReadHeaderOptions): Qcow2Hea
   readPadded(file, bytes, 0, Math.min(bytes.length, file.size()), hostOffset(0));
   const cluster = { file, bytes, view: new DataView(bytes.buffer), options };
   const headerLength = parseHeaderLength(cluster, version);
-  const extensionsEnd = parseBackingOffset(cluster, headerLength) || bytes.length;
+  const extensionsEnd = parseBackingOffset(cluster, version) || bytes.length;
   const features = parseFeatures(cluster, version, headerLength, extensionsEnd);
   const fixed: FixedFields = {
     version,
@@ -110,11 +110,12 @@ function readStart(file: HostFile): { version: 2 | 3; clusterBits: number } {
 function parseHeaderLength({ file, bytes, view }: HeaderCluster, version: 2 | 3): number {
   if (version === 2) return QCOW2_V2_HEADER_BYTES;
   const length = view.getUint32(FIELD.headerLength, false);
-  if (length < QCOW2_V3_HEADER_BYTES || length > bytes.length || length % 8 !== 0) {
+  // the specification wants a multiple of 8; QEMU opens every length, and the list of extensions begins there
+  if (length < QCOW2_V3_HEADER_BYTES || length > bytes.length) {
     throw invalid(
       file,
       FIELD.headerLength,
-      `header_length is ${length}; it must be a multiple of 8 from ${QCOW2_V3_HEADER_BYTES} to the cluster size ${bytes.length}`,
+      `header_length is ${length}; it must be from ${QCOW2_V3_HEADER_BYTES} to the cluster size ${bytes.length}`,
     );
   }
   if (file.size() < length) {
@@ -123,14 +124,18 @@ function parseHeaderLength({ file, bytes, view }: HeaderCluster, version: 2 | 3)
   return length;
 }
 
-/** @returns 0 when there is no backing file */
-function parseBackingOffset({ file, bytes, view }: HeaderCluster, headerLength: number): number {
+/**
+ * A name inside the header length is read, as QEMU reads it, but not one in the fields, which change while the disk is used.
+ * @returns 0 when there is no backing file
+ */
+function parseBackingOffset({ file, bytes, view }: HeaderCluster, version: 2 | 3): number {
   const offset = readU64BE(view, FIELD.backingOffset);
-  if (offset === 0 || (offset >= headerLength && offset <= bytes.length)) return offset;
+  const fieldsEnd = version === 2 ? QCOW2_V2_HEADER_BYTES : QCOW2_V3_HEADER_BYTES;
+  if (offset === 0 || (offset >= fieldsEnd && offset <= bytes.length)) return offset;
   throw invalid(
     file,
     FIELD.backingOffset,
-    `backing_file_offset is ${show(view, FIELD.backingOffset)}; the name must lie between the header of ${headerLength} bytes and the end of ` +
+    `backing_file_offset is ${show(view, FIELD.backingOffset)}; the name must lie between the fields of ${fieldsEnd} bytes and the end of ` +
       `the first cluster at ${bytes.length}`,
   );
 }
