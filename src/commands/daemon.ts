@@ -9,6 +9,7 @@ import { closeDescriptor, inheritableDescriptors, openNothing } from './host-pat
 import { DAEMON_COMMAND, type MountRequest } from './mount-arguments.ts';
 import { complain, printJson } from './output.ts';
 import { ask, givenPassword } from './passwords.ts';
+import { closeBeyondLimit } from './process-limits.ts';
 import { type MountRecord, recordJson, withRuntimeDirectory } from './runtime-directory.ts';
 
 /** What the mount process reports to the one that started it. */
@@ -55,6 +56,7 @@ function descriptorsFor(mountpoint: string, nothing: number): ('ignore' | 'ipc' 
  * starts another. @returns the exit code that the mount process reported
  */
 export async function spawnMountProcess(request: MountRequest): Promise<number> {
+  await closeBeyondLimit();
   const given = givenPassword({ 'key-file': request.keyFile, 'key-env': request.keyEnv });
   const base64 = (password: Uint8Array): string => Buffer.from(password).toString('base64');
   const byImage: [string, string][] = [];

@@ -11,6 +11,7 @@ import { fileLog, type Log, stderrLog } from './log.ts';
 import type { MountRequest } from './mount-arguments.ts';
 import { printJson } from './output.ts';
 import { handedPasswords, PASSWORD_NEEDED, type PasswordOf, passwordOf } from './passwords.ts';
+import { describeShortage } from './process-limits.ts';
 import { type MountRecord, prepareRuntimeFiles, type RuntimeFiles, recordJson } from './runtime-directory.ts';
 import type { Supervisor } from './supervisor.ts';
 import { warmThread } from './threads.ts';
@@ -92,7 +93,9 @@ async function reportFailure(error: unknown, isDaemon: boolean, files: RuntimeFi
   if (!isDaemon) throw error;
   const exitCode = mountExitCode(error);
   const sentence =
-    error instanceof ImgfuseError ? describeError(error) : `internal error: ${(error as Error)?.stack ?? error}`;
+    error instanceof ImgfuseError
+      ? describeError(error)
+      : (describeShortage(error) ?? `internal error: ${(error as Error)?.stack ?? error}`);
   const needed =
     error instanceof ImgfuseError && error.context.operation === PASSWORD_NEEDED ? error.context.path : undefined;
   const failed = {

@@ -7,6 +7,7 @@ import { bytesOfName } from '../bytes/names.ts';
 import { describeError, ImgfuseError } from '../errors/index.ts';
 import { EXIT_OK, EXIT_USAGE } from './exit-codes.ts';
 import { writeText } from './host-paths.ts';
+import { describeShortage } from './process-limits.ts';
 
 export type OutputMode = 'human' | 'json';
 
@@ -74,7 +75,9 @@ export function complain(sentence: string): void {
 
 /** The one sentence about an error that ends a command; a bug shows its stack, because only that helps to mend it. */
 export function complainAbout(error: unknown): void {
+  const shortage = describeShortage(error);
   if (error instanceof ImgfuseError) complain(describeError(error));
+  else if (shortage !== null) complain(shortage);
   else if ((error as NodeJS.ErrnoException | null)?.syscall === 'uv_cwd') complain(NO_DIRECTORY);
   else complain(`internal error: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`);
 }

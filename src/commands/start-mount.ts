@@ -3,11 +3,13 @@
 import { mountExitCode } from './exit-codes.ts';
 import { mountRequest, type ParsedMountArguments } from './mount-arguments.ts';
 import { complainAbout } from './output.ts';
+import { assertLimits } from './process-limits.ts';
 
 /** Says what went wrong, if something did. @returns the exit code of mount(8) */
 export async function startMount(parsed: ParsedMountArguments): Promise<number> {
   try {
     const request = mountRequest(parsed);
+    assertLimits(request.workers);
     if (request.foreground) {
       const { runMountProcess } = await import('./mount-process.ts');
       return await runMountProcess(request);

@@ -71,11 +71,14 @@ export interface WarmThread {
   discard(): Promise<void>;
 }
 
+/** Else V8 reserves 512 MiB of address space for the code of each thread, which has a few MiB. */
+const THREAD_LIMITS = { resourceLimits: { codeRangeSizeMb: 64 } };
+
 const WORKER_URL = new URL('./worker.js', import.meta.url);
 
 /** Starts a thread ahead of its work: loading its modules takes as long as opening the image and mounting. */
 export function warmThread(): WarmThread {
-  const worker = new Worker(WORKER_URL);
+  const worker = new Worker(WORKER_URL, THREAD_LIMITS);
   let failure: Error | null = null;
   const ended = new Promise<Error | null>((resolve) => {
     worker.on('error', (error) => {

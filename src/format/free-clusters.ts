@@ -30,8 +30,19 @@ const WORD_COUNT = 9;
 export type SettlingPhase = 'none' | 'removal-durable-next' | 'hole-durable-next';
 const PHASES: readonly SettlingPhase[] = ['none', 'removal-durable-next', 'hole-durable-next'];
 
-/** Host clusters that can be tracked: 32 TiB of 64 KiB clusters. What lies beyond is never reused. */
+/** Host clusters that can be tracked: 32 TiB of 64 KiB clusters. */
 export const MAX_TRACKED_CLUSTERS = 2 ** 29;
+/** Room for an image that grows: 1 TiB of 64 KiB clusters. */
+const ROOM_CLUSTERS = 2 ** 24;
+
+/**
+ * How far a map with a byte for each host cluster may grow. All of that is address space from the start, of which a process may
+ * have little. What lies beyond is not tracked, and not reused until the image is opened again.
+ */
+export function trackedClusters(clusterSize: number, fileLength: number, virtualSize: number): number {
+  const clusters = Math.ceil(fileLength / clusterSize) + Math.ceil(virtualSize / clusterSize);
+  return Math.min(MAX_TRACKED_CLUSTERS, Math.max(ROOM_CLUSTERS, 2 * clusters));
+}
 
 export interface FreeClustersState {
   readonly clusterSize: number;
@@ -39,11 +50,16 @@ export interface FreeClustersState {
   readonly words: SharedArrayBuffer;
 }
 
-export function createFreeClustersState(clusterSize: number, fileLength: number): FreeClustersState {
-  const clusters = Math.min(Math.ceil(fileLength / clusterSize), MAX_TRACKED_CLUSTERS);
+/** @param capacity of trackedClusters(); 0 for an image that is not written */
+export function createFreeClustersState(
+  clusterSize: number,
+  fileLength: number,
+  capacity = trackedClusters(clusterSize, fileLength, 0),
+): FreeClustersState {
+  const clusters = Math.min(Math.ceil(fileLength / clusterSize), capacity);
   return {
     clusterSize,
-    states: new SharedArrayBuffer(clusters, { maxByteLength: MAX_TRACKED_CLUSTERS }),
+    states: new SharedArrayBuffer(clusters, { maxByteLength: capacity }),
     words: new SharedArrayBuffer(WORD_COUNT * 4),
   };
 }
@@ -107,7 +123,7 @@ export class FreeClusters {
   }
 
   private leaveUsed(start: number, count: number, state: typeof FREED | typeof FREE): void {
-    const end = Math.min(start + count, MAX_TRACKED_CLUSTERS);
+    const end = Math.min(start + count, this.buffer.maxByteLength);
     if (end <= start) return;
     if (this.buffer.byteLength < end) this.buffer.grow(end);
     for (let cluster = start; cluster < end; cluster++) {

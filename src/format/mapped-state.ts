@@ -3,7 +3,7 @@
 
 import { createReservationState, type ReservationState } from '../concurrency/reservations.ts';
 import { createTableCacheState, MAX_SLICE_BYTES, type TableCacheState } from '../concurrency/table-cache.ts';
-import { createFreeClustersState, type FreeClustersState } from './free-clusters.ts';
+import { createFreeClustersState, type FreeClustersState, trackedClusters } from './free-clusters.ts';
 import { createPendingLinksState, type PendingLinksState } from './pending-links.ts';
 import { createWriteTrackerState } from './write-tracker.ts';
 
@@ -12,6 +12,10 @@ export const METADATA_LOCK = 0;
 
 /** Links held back at most; a full list is linked early. */
 const PENDING_CAPACITY = 16384;
+
+/** Table cache of the smallest image, and of one that may grow while it is open. */
+const LEAST_CACHE_BYTES = 2 ** 20;
+const ROOM_CACHE_BYTES = 2 ** 23;
 
 export interface MappedState {
   /** Int32: METADATA_LOCK, then the format's */
@@ -27,6 +31,7 @@ export interface MappedState {
 
 export interface MappedStateOptions {
   readonly fileLength: number;
+  readonly virtualSize: number;
   readonly tableCacheBytes: number;
   readonly slots: number;
   readonly readOnly: boolean;
@@ -36,15 +41,26 @@ export function createMappedState(
   options: MappedStateOptions,
   format: { readonly clusterSize: number; readonly wordCount: number; readonly numberCount: number },
 ): MappedState {
-  const { fileLength, readOnly, slots, tableCacheBytes } = options;
+  const { fileLength, readOnly, slots, virtualSize } = options;
   const { clusterSize, numberCount, wordCount } = format;
   return {
     words: new SharedArrayBuffer(wordCount * 4),
     numbers: new SharedArrayBuffer(numberCount * 8),
     tracker: createWriteTrackerState(),
-    cache: createTableCacheState(tableCacheBytes, Math.min(MAX_SLICE_BYTES, clusterSize)),
+    cache: createTableCacheState(cacheBytes(options, clusterSize), Math.min(MAX_SLICE_BYTES, clusterSize)),
     reservations: createReservationState(slots),
     pending: createPendingLinksState(readOnly ? 1 : PENDING_CAPACITY),
-    free: createFreeClustersState(clusterSize, readOnly ? 0 : fileLength),
+    free: readOnly
+      ? createFreeClustersState(clusterSize, 0, 0)
+      : createFreeClustersState(clusterSize, fileLength, trackedClusters(clusterSize, fileLength, virtualSize)),
   };
+}
+
+/** The budget, or less where the tables of the image cannot fill it: 16 bytes a guest cluster and 8 a host cluster at most. */
+function cacheBytes(
+  { fileLength, readOnly, tableCacheBytes, virtualSize }: MappedStateOptions,
+  clusterSize: number,
+): number {
+  const tables = (16 * virtualSize + 8 * fileLength) / clusterSize;
+  return Math.min(tableCacheBytes, Math.max(tables, readOnly ? LEAST_CACHE_BYTES : ROOM_CACHE_BYTES));
 }

@@ -1,12 +1,21 @@
-// Limits of this process.
+// Limits and descriptors of this process.
 
 import { writeU64LE } from '../bytes/endian.ts';
 import { checked, lazyFunction } from './library.ts';
 
 const RLIMIT_CORE = 4;
+const F_SETFD = 2;
+const FD_CLOEXEC = 1;
 
 // struct rlimit (64-bit): 0 rlim_cur u64 | 8 rlim_max u64
 const setrlimitCall = lazyFunction('setrlimit', 'int setrlimit(int resource, const void *limit)');
+
+const fcntlCall = lazyFunction('fcntl', 'int fcntl(int fd, int command, int argument)');
+
+/** Programs that are started do not get this descriptor. @throws ImgfuseError usage when it is not open */
+export function closeOnExec(descriptor: number): void {
+  checked(fcntlCall(descriptor, F_SETFD, FD_CLOEXEC), 'fcntl(F_SETFD)');
+}
 
 /**
  * No core of this process is ever written, neither to a file nor to a program that collects them: the kernel takes a limit

@@ -58,6 +58,7 @@ const EXTRA_IMPORTS: Readonly<Record<string, readonly string[]>> = {
   'commands/environment.ts': ['native'],
   'commands/connection-loss.ts': ['native'],
   'commands/notify.ts': ['native'],
+  'commands/process-limits.ts': ['native'],
   'commands/serving.ts': ['native'],
   'commands/umount-note.ts': ['native'],
   'commands/worker.ts': ['native'],

@@ -2,7 +2,6 @@
 // and kept current under the metadata lock. It answers before every write of guest data whether the write would hit
 // metadata, in the time of a look at a byte.
 
-import { MAX_TRACKED_CLUSTERS } from '../free-clusters.ts';
 import { withRoom } from './number-index.ts';
 
 /** The value of a byte is the index. */
@@ -21,8 +20,9 @@ const KINDS = [
 ] as const;
 export type MetadataKind = Exclude<(typeof KINDS)[number], 'none'>;
 
-export function createMetadataClustersState(clusters: number): SharedArrayBuffer {
-  return new SharedArrayBuffer(Math.min(clusters, MAX_TRACKED_CLUSTERS), { maxByteLength: MAX_TRACKED_CLUSTERS });
+/** @param capacity of trackedClusters(); 0 for an image that is not written */
+export function createMetadataClustersState(clusters: number, capacity: number): SharedArrayBuffer {
+  return new SharedArrayBuffer(Math.min(clusters, capacity), { maxByteLength: capacity });
 }
 
 export class MetadataClusters {
@@ -36,7 +36,7 @@ export class MetadataClusters {
 
   /** Clusters from `first` on hold metadata; one that holds some already keeps its kind. */
   mark(kind: MetadataKind, first: number, count: number): void {
-    const end = Math.min(first + count, MAX_TRACKED_CLUSTERS);
+    const end = Math.min(first + count, this.buffer.maxByteLength);
     if (this.buffer.byteLength < end) this.buffer.grow(end);
     const value = KINDS.indexOf(kind);
     for (let cluster = first; cluster < end; cluster++) if (this.kinds[cluster] === 0) this.kinds[cluster] = value;
@@ -49,7 +49,7 @@ export class MetadataClusters {
 
   /** Clusters so far out that their number has no byte are not known. */
   tracks(cluster: number): boolean {
-    return cluster < MAX_TRACKED_CLUSTERS;
+    return cluster < this.buffer.maxByteLength;
   }
 
   kindOf(cluster: number): MetadataKind | null {

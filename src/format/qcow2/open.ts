@@ -77,7 +77,13 @@ export function openQcow2(
       backingFormat: header.backingFormat,
       specific,
     },
-    { ...options, volumeKey, metadata: verified?.metadata ?? createMetadataClustersState(0), fileLength: fileEnd },
+    {
+      ...options,
+      volumeKey,
+      metadata: verified?.metadata ?? createMetadataClustersState(0, 0),
+      fileLength: fileEnd,
+      virtualSize: header.size,
+    },
   );
   if (options.readOnly) {
     const shown = QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT;

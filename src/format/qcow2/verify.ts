@@ -5,6 +5,7 @@
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { CheckReport } from '../check-report.ts';
+import { trackedClusters } from '../free-clusters.ts';
 import type { CheckOptions } from '../image-format.ts';
 import { type Check, examine } from './check.ts';
 import {
@@ -107,7 +108,9 @@ function lookForMetadata(file: HostFile, header: Qcow2Header, log: (sentence: st
 
 /** An image that is refused has no map: its metadata may seem to be anywhere in a sparse file of any length. */
 function verified(file: HostFile, header: Qcow2Header, { check, runs }: Found): Verified {
-  const metadata = createMetadataClustersState(Math.ceil(file.size() / header.clusterSize));
+  const { clusterSize, size } = header;
+  const capacity = trackedClusters(clusterSize, file.size(), size);
+  const metadata = createMetadataClustersState(Math.ceil(file.size() / clusterSize), capacity);
   runs.markAll(new MetadataClusters(metadata));
   return { header, check, metadata };
 }

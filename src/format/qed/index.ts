@@ -65,7 +65,7 @@ function openQed(file: HostFile, options: OpenOptions, reclaim: boolean): Image 
   }
   if (options.readOnly && missing !== 0) fileLength += header.clusterSize - missing;
   if (options.readOnly) sayWhatIsCut(file, header, options);
-  const state = createQedState(header, { ...options, fileLength });
+  const state = createQedState(header, { ...options, fileLength, virtualSize: header.imageSize });
   new Float64Array(state.numbers)[ALLOCATED_CLUSTERS] = walk.report.allocatedClusters;
   if (dirty) new Int32Array(state.words)[DIRTY] = 1;
   if (!options.readOnly) {

@@ -59,7 +59,7 @@ export function openUrl(url: string, allowed: readonly string[], limits: HttpLim
 }
 
 function startThread(): Worker {
-  const worker = new Worker(THREAD_URL);
+  const worker = new Worker(THREAD_URL, { resourceLimits: { codeRangeSizeMb: 64 } });
   // it ends with the process, and what ends it early is told to its readers by itself
   worker.unref();
   worker.on('error', () => {});

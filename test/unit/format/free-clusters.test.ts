@@ -2,7 +2,7 @@
 
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { createFreeClustersState, FreeClusters } from '../../../src/format/free-clusters.ts';
+import { createFreeClustersState, FreeClusters, trackedClusters } from '../../../src/format/free-clusters.ts';
 
 const CLUSTERS = 60;
 
@@ -122,4 +122,21 @@ describe('free clusters', () => {
     expect(other.unsettledCount).toBe(1);
     expect(() => other.markFreed(20, 1)).toThrow('twice');
   });
+});
+
+test('clusters beyond the capacity are never handed out, and an image that is only read has none', () => {
+  const state = createFreeClustersState(4096, 4 * 4096, 10);
+  expect(state.states.maxByteLength).toBe(10);
+  const free = new FreeClusters(state);
+  free.markFree(8, 5);
+  expect(free.take(5, false)).toEqual({ start: 8, end: 10 });
+  expect(free.take(1, false)).toBe(null);
+  expect(createFreeClustersState(4096, 2 ** 40, 0).states.maxByteLength).toBe(0);
+});
+
+test('the capacity covers an image filled to its end twice over, and grows with nothing else', () => {
+  const MIB = 2 ** 20;
+  expect(trackedClusters(65536, 2 ** 30, 2 ** 36)).toBe(16 * MIB);
+  expect(trackedClusters(65536, 2 ** 41, 2 ** 42)).toBe(2 * (32 + 64) * MIB);
+  expect(trackedClusters(512, 2 ** 40, 2 ** 40)).toBe(512 * MIB);
 });
