@@ -5,6 +5,7 @@ import type { SharedDisk, VirtualDisk } from '../disk/index.ts';
 import { closeQuietly } from '../errors/close.ts';
 import { describeError, ImgfuseError } from '../errors/index.ts';
 import {
+  abandonTree,
   createTree,
   DiskFilesystem,
   dropStalePages,
@@ -152,6 +153,7 @@ async function serveKernel(
   };
   void dropStalePages(tree, dropPages).catch((error) => log('warning', describeError(error)));
   const threads = [first, ...others.map((data) => startThread(data, log))];
+  for (const { ended, threadId } of threads) void ended.then(() => abandonTree(tree, threadId));
   return {
     transport: 'kernel',
     mountpoint: session.mountpoint,

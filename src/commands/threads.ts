@@ -55,6 +55,8 @@ export type ThreadMessage =
 
 /** A running thread. */
 export interface Thread {
+  /** of this thread, as locks know it */
+  readonly threadId: number;
   /** resolves to true when the thread is ready for requests, to false when it ended before */
   readonly started: Promise<boolean>;
   /** Gives it the disk that it takes when its gate says so. */
@@ -79,6 +81,7 @@ const WORKER_URL = new URL('./worker.js', import.meta.url);
 /** Starts a thread ahead of its work: loading its modules takes as long as opening the image and mounting. */
 export function warmThread(): WarmThread {
   const worker = new Worker(WORKER_URL, THREAD_LIMITS);
+  const { threadId } = worker;
   let failure: Error | null = null;
   const ended = new Promise<Error | null>((resolve) => {
     worker.on('error', (error) => {
@@ -99,7 +102,7 @@ export function warmThread(): WarmThread {
       });
       worker.postMessage(data);
       const handOver = (disk: SharedDisk): void => worker.postMessage({ type: 'disk', disk } satisfies DiskMessage);
-      return { started, handOver, ended };
+      return { threadId, started, handOver, ended };
     },
     discard: async () => {
       await worker.terminate();

@@ -172,8 +172,10 @@ export class DiskFilesystem implements Filesystem {
     offset: number,
   ): number {
     this.assertDisk(node);
-    const end = Math.min(offset + length, this.disk.size());
-    if (offset < end) this.beforeChange(handle, offset, end);
+    if (this.truncation.isActive) {
+      const end = Math.min(offset + length, this.disk.size());
+      if (offset < end) this.beforeChange(handle, offset, end);
+    }
     const count = this.disk.write(source, sourceOffset, length, offset);
     this.touch();
     return count;

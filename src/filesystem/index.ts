@@ -2,6 +2,7 @@
 
 export { DiskFilesystem } from './disk-filesystem.ts';
 export {
+  abandonTree,
   createTree,
   DISK_NAME,
   dropStalePages,

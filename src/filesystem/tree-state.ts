@@ -3,7 +3,7 @@
 
 import { randomInt } from 'node:crypto';
 import type { VirtualDisk } from '../disk/index.ts';
-import { createTruncationState } from './truncation.ts';
+import { createTruncationState, Truncation } from './truncation.ts';
 
 const S_IFDIR = 0o040000;
 const S_IFREG = 0o100000;
@@ -110,6 +110,11 @@ export async function dropStalePages(tree: SharedTree, drop: () => Promise<void>
     await drop();
     Atomics.store(words, GAPS_DROPPED, zeroed);
   }
+}
+
+/** A thread that served the tree has ended, perhaps in the middle of something. @param thread its `threadId` */
+export function abandonTree(tree: SharedTree, thread: number): void {
+  new Truncation(tree.truncation).abandon(thread);
 }
 
 /** Node ids; the disk is the last one. */

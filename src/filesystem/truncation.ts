@@ -35,7 +35,12 @@ export class Truncation {
   constructor(state: SharedArrayBuffer) {
     this.words = new Int32Array(state, 0, WORDS);
     this.numbers = new Float64Array(state, WORDS * 4);
-    this.mutex = new Mutex(this.words, MUTEX);
+    this.mutex = new Mutex(this.words, MUTEX, 'what handles opened with O_TRUNC have skipped');
+  }
+
+  /** That thread has died: who waits for what it held gets an error. @param thread its `threadId` */
+  abandon(thread: number): void {
+    this.mutex.abandon(thread);
   }
 
   /** Whether a handle that was opened with O_TRUNC is open. */

@@ -1,11 +1,12 @@
 // A handle opened with O_TRUNC: what it skips reads as zeros, the disk keeps its size and what lies beyond, and no byte that
 // another handle has written meanwhile is lost.
 
+import { threadId } from 'node:worker_threads';
 import fc from 'fast-check';
 import { describe, expect, test, vi } from 'vitest';
 import { VirtualDisk } from '../../../src/disk/virtual-disk.ts';
 import { ERRNO, ImgfuseError } from '../../../src/errors/index.ts';
-import { createTree, DiskFilesystem, dropStalePages } from '../../../src/filesystem/index.ts';
+import { abandonTree, createTree, DiskFilesystem, dropStalePages } from '../../../src/filesystem/index.ts';
 import { createTruncationState, Truncation } from '../../../src/filesystem/truncation.ts';
 import type { ImageFormat } from '../../../src/format/image-format.ts';
 import { qcow2 } from '../../../src/format/qcow2/index.ts';
@@ -223,6 +224,22 @@ test('more extents of others than there is room for lose none of their bytes', (
     lost += isWritten.subarray(start, start + length).filter((written) => written === 1).length;
   });
   expect(lost).toBe(0);
+});
+
+test('a thread that died while it zeroed a gap leaves an error, and nobody waiting', () => {
+  const { filesystem, tree, disk } = new Subject();
+  const handle = filesystem.open(NODE, O_RDWR | O_TRUNC);
+  const byOther = () => new DiskFilesystem(disk, tree).write(NODE, handle, new Uint8Array(1), 0, 1, 200);
+  const discard = vi.spyOn(disk, 'discard').mockImplementationOnce(() => {
+    // this thread holds the mutex; for the others it is dead from here on
+    abandonTree(tree, threadId);
+    expect(byOther).toThrow(/a thread died .* O_TRUNC/);
+  });
+  filesystem.write(NODE, handle, new Uint8Array(1), 0, 1, 100);
+  expect(discard).toHaveBeenCalledOnce();
+  // the death of a thread that held nothing hurts nobody
+  abandonTree(tree, threadId);
+  expect(byOther()).toBe(1);
 });
 
 test('the pages of the kernel count as untrue while such a handle is open, and until they were dropped', async () => {
