@@ -148,7 +148,7 @@ function missingValue({ typed, name, option }: FoundOption, shape: CommandShape)
 function checkValue(found: FoundOption, shape: CommandShape): void {
   const { typed, option, value } = found;
   if (value === undefined) return;
-  if (value === '' && option.multiple !== true) throw missingValue(found, shape);
+  if (value === '' && option.mayBeEmpty !== true) throw missingValue(found, shape);
   const { choices } = option;
   if (choices === undefined || choices.includes(value)) return;
   throw new ArgumentError(

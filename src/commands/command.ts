@@ -30,8 +30,10 @@ export interface Option {
   readonly aliases?: readonly string[];
   /** what the value is, as in "--workers N" */
   readonly placeholder?: string;
-  /** given several times it adds up, and may be empty; of every other option the last counts, as for qemu-img */
+  /** given several times it adds up; of every other option the last counts, as for qemu-img */
   readonly multiple?: boolean;
+  /** a list that is empty is no mistake */
+  readonly mayBeEmpty?: boolean;
   readonly choices?: readonly string[];
   readonly required?: boolean;
   /** short for another option: "--options=ro" */

@@ -6,7 +6,7 @@ import type { Command } from './command.ts';
 import { FORMAT, QUIET } from './image-arguments.ts';
 import { splitOptions } from './mount-options.ts';
 import { complain, type OutputMode, print, printable, printJson } from './output.ts';
-import { KEY_OPTIONS, newPasswordOf, type PasswordArguments } from './passwords.ts';
+import { KEY_EXCLUDES, KEY_OPTIONS, newPasswordOf, type PasswordArguments } from './passwords.ts';
 import { parseSize } from './size.ts';
 
 interface CreateArguments extends PasswordArguments {
@@ -32,26 +32,23 @@ export const createCommand: Command = {
     },
   ],
   options: {
-    format: { ...FORMAT, required: true, description: 'image format: qed, qcow2, raw' },
+    format: { ...FORMAT, required: true, description: 'image format' },
     options: {
       type: 'string',
       short: 'o',
       multiple: true,
+      mayBeEmpty: true,
       placeholder: 'k=v,...',
       description:
         'format options k=v,... (qed: cluster_size, table_size; qcow2: compat, cluster_size, refcount_bits, ...; ' +
         'all: copy_on_read=on|off, the default of its mounts)',
     },
     backing: { type: 'string', short: 'b', placeholder: 'BACKING', description: 'backing file' },
-    'backing-format': {
-      type: 'string',
-      short: 'F',
-      placeholder: 'FMT',
-      description: 'its format (needed with -b)',
-    },
+    'backing-format': { ...FORMAT, short: 'F', description: 'its format (needed with -b)' },
     ...KEY_OPTIONS,
     quiet: QUIET,
   },
+  excludes: KEY_EXCLUDES,
   examples: [
     ['imgfuse create -f qed disk.qed 10G', ''],
     ['imgfuse create -f qed -o cluster_size=64k,table_size=4 disk.qed 10G', ''],

@@ -1,6 +1,6 @@
 // Names and options that several commands on image files share.
 
-import type { LockMode } from '../disk/index.ts';
+import { formats, type LockMode } from '../disk/index.ts';
 import { ImgfuseError } from '../errors/index.ts';
 import type { Name, Option } from './command.ts';
 import { canonicalPath } from './host-paths.ts';
@@ -21,8 +21,8 @@ export const ALLOW_BACKING = {
 export const FORMAT = {
   type: 'string',
   short: 'f',
-  placeholder: 'FMT',
-  description: 'image format: qed, qcow2, raw; without it the content tells',
+  choices: formats.map(({ name }) => name),
+  description: 'image format; without it the content tells',
 } as const satisfies Option;
 
 export const FORCE_SHARE = {

@@ -6,7 +6,7 @@ import type { Command } from './command.ts';
 import { EXIT_OK } from './exit-codes.ts';
 import { ALLOW_BACKING, directories, FORCE_SHARE, FORMAT, IMAGE_NAME, lockMode, lookAt } from './image-arguments.ts';
 import { answered, complain, formatTable, type OutputMode, print } from './output.ts';
-import { KEY_OPTIONS, type PasswordArguments, passwordOf } from './passwords.ts';
+import { KEY_EXCLUDES, KEY_OPTIONS, type PasswordArguments, passwordOf } from './passwords.ts';
 
 interface MapArguments extends PasswordArguments {
   readonly image: string;
@@ -35,6 +35,7 @@ export const mapCommand: Command = {
   summary: 'Show which ranges of the disk hold data, and where it lies',
   names: [IMAGE_NAME],
   options: { format: FORMAT, 'force-share': FORCE_SHARE, 'allow-backing': ALLOW_BACKING, ...KEY_OPTIONS },
+  excludes: KEY_EXCLUDES,
   examples: [
     ['imgfuse map disk.qed', 'the ranges with data'],
     ['imgfuse map --output=json disk.qed', 'all ranges, with the keys of qemu-img map'],

@@ -73,6 +73,7 @@ export const MOUNT_ARGUMENTS = {
     type: 'string',
     short: 'o',
     multiple: true,
+    mayBeEmpty: true,
     placeholder: 'OPTS',
     description: 'mount options, separated by commas (listed below)',
   },
@@ -128,6 +129,7 @@ export const MOUNT_SHAPE: CommandShape = {
     { name: 'mountpoint', description: 'a directory; or a regular file, which then is the disk itself' },
   ],
   options: MOUNT_ARGUMENTS,
+  excludes: [['key-file', 'key-env']],
 };
 
 /** The arguments as parsed. */

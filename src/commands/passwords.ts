@@ -23,6 +23,9 @@ export const KEY_OPTIONS = {
   },
 } as const satisfies Options;
 
+/** One password serves every image of a chain. */
+export const KEY_EXCLUDES = [['key-file', 'key-env']] as const;
+
 export interface PasswordArguments {
   readonly 'key-file'?: string | undefined;
   readonly 'key-env'?: string | undefined;

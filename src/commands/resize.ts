@@ -7,7 +7,7 @@ import { ImgfuseError } from '../errors/index.ts';
 import type { Command } from './command.ts';
 import { ALLOW_BACKING, directories, FORMAT, IMAGE_NAME, lockMode, NO_LOCK, QUIET } from './image-arguments.ts';
 import { complain, type OutputMode, print, printJson } from './output.ts';
-import { KEY_OPTIONS, type PasswordArguments, passwordOf } from './passwords.ts';
+import { KEY_EXCLUDES, KEY_OPTIONS, type PasswordArguments, passwordOf } from './passwords.ts';
 import { parseResize } from './size.ts';
 
 /** A disk has whole sectors, whatever its format. */
@@ -39,6 +39,7 @@ export const resizeCommand: Command = {
     'no-lock': NO_LOCK,
     quiet: QUIET,
   },
+  excludes: KEY_EXCLUDES,
   examples: [
     ['imgfuse resize disk.qed +10G', ''],
     ['imgfuse resize --shrink disk.qed 5G', 'shrink partitions and file systems first'],

@@ -2,6 +2,7 @@
 // Invariant: no call reaches the kernel with an offset that is not a safe integer >= 0 (see host-file.ts).
 
 import * as fs from 'node:fs';
+import { dirname } from 'node:path';
 import { hostPath } from '../bytes/names.ts';
 import { type HostOffset, hex, hostOffset, isSafeOffset, roundUp } from '../bytes/offsets.ts';
 import { ERRNO, type ErrorKind, ImgfuseError } from '../errors/index.ts';
@@ -88,7 +89,11 @@ export class PosixHostFile implements HostFile {
       const descriptor = fs.openSync(hostPath(path), O_RDWR | O_CREAT | (overwrite ? O_TRUNC : O_EXCL), 0o600);
       return new PosixHostFile(path, descriptor, false);
     } catch (error) {
-      throw hostError(error, path, 'create');
+      const { code } = error as NodeJS.ErrnoException;
+      if (code !== 'ENOENT' && code !== 'ENOTDIR') throw hostError(error, path, 'create');
+      const directory = dirname(path);
+      const what = code === 'ENOENT' ? 'does not exist' : 'is no directory';
+      throw new ImgfuseError('missing', `${path} cannot be made: ${directory} ${what}`, { path, operation: 'create' });
     }
   }
 

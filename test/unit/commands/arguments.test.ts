@@ -39,7 +39,7 @@ function parsed(name: string, ...argv: readonly string[]): Record<string, unknow
 function rightArguments({ names, options }: Command): string[] {
   const required = Object.entries<Option>(options).filter(([, option]) => option.required === true);
   const fitting = names.map(({ choices }) => choices?.[0] ?? 'x');
-  return [...required.map(([name]) => `--${name}=x`), ...fitting];
+  return [...required.map(([name, { choices }]) => `--${name}=${choices?.[0] ?? 'x'}`), ...fitting];
 }
 
 const every = PROGRAM.flatMap((command) =>
@@ -76,7 +76,7 @@ describe('every option of every command', () => {
   it.each(every)('%s --%s: its value may neither be missing nor be too much', (name, option, {
     type,
     short,
-    multiple,
+    mayBeEmpty,
   }, command) => {
     if (option === 'help' || option === 'version') return;
     const right = rightArguments(command);
@@ -88,7 +88,7 @@ describe('every option of every command', () => {
       for (const rest of [[], ['--output=json'], ['--', 'y']]) {
         expect(complaint(name, ...right, typed, ...rest)).toContain(`${typed} needs a value: ${typed} `);
       }
-      if (multiple !== true) expect(complaint(name, ...right, `${typed}=`)).toContain(`${typed} needs a value`);
+      if (mayBeEmpty !== true) expect(complaint(name, ...right, `${typed}=`)).toContain(`${typed} needs a value`);
     }
   });
 
@@ -138,11 +138,15 @@ describe('an option', () => {
     expect(complaint('info', '-Ux', 'a')).toContain('info has no option -Ux');
   });
   it('that is needed is named with its values', () => {
-    expect(complaint('create', 'a', '1M')).toContain('create needs the option -f FMT');
+    expect(complaint('create', 'a', '1M')).toContain('create needs the option -f qed|qcow2|raw');
     expect(complaint('remount', 'm')).toContain('remount needs the option -o rw|ro');
   });
   it('that excludes another is named as it was typed', () => {
     expect(complaint('check', '-U', '--repair=all', 'a')).toContain('--repair and -U exclude each other');
+    for (const name of ['mount', 'create', 'map', 'resize']) {
+      const argv = [...rightArguments(commandOf(name)), '--key-env=A', '--key-file', 'b'];
+      expect(complaint(name, ...argv)).toContain('--key-file and --key-env exclude each other');
+    }
   });
   it('may have its value attached or after it, and short ones may stand together', () => {
     for (const argv of [['-r', 'all'], ['-rall'], ['-r=all'], ['-qrall'], ['--repair=all'], ['--repair', 'all']]) {

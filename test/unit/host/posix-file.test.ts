@@ -242,6 +242,10 @@ describe('opening', () => {
     }
     writeFileSync(path, 'abc');
     expect(errorOf(() => PosixHostFile.create(path, false)).kind).toBe('usage');
+    const inNone = errorOf(() => PosixHostFile.create(join(folder, 'none', 'a'), false));
+    expect(inNone.message).toBe(`${folder}/none/a cannot be made: ${folder}/none does not exist`);
+    const inFile = errorOf(() => PosixHostFile.create(join(path, 'a'), false));
+    expect(inFile.message).toBe(`${path}/a cannot be made: ${path} is no directory`);
     expect(readFileSync(path, 'utf8')).toBe('abc');
   });
 
