@@ -1,13 +1,15 @@
-// Creating an image file. Whatever fails, no half-made file stays behind, and an existing file is never overwritten.
+// Creating an image file. Whatever fails or interrupts it, no half-made file stays behind, and an existing file is never
+// overwritten.
 
 import { closeQuietly, closingAfter } from '../errors/close.ts';
 import { ImgfuseError } from '../errors/index.ts';
 import { storeCopyOnRead } from '../host/copy-on-read-default.ts';
 import { isUrl } from '../host/http/url.ts';
+import { NewFile } from '../host/new-file.ts';
 import { removeFile } from '../host/paths.ts';
 import { PosixHostFile } from '../host/posix-file.ts';
 import { locateFile } from './backing-policy.ts';
-import { assertChainFits, assertDataFileName, locateBase, sizeOfBase } from './overlay-base.ts';
+import { assertChainFits, assertDataFileName, locateBase, type OverlayBase, sizeOfBase } from './overlay-base.ts';
 import { formatByName } from './registry.ts';
 
 export interface CreateDiskOptions {
@@ -46,11 +48,13 @@ export function createDisk(imagePath: string, format: string, options: CreateDis
   const sizeBelow = location === null ? null : sizeOfBase(location, base!.format, isNeeded, options.log);
   const size = options.size ?? sizeBelow;
   if (size === null) throw new ImgfuseError('usage', `give the size of ${imagePath}, such as 10G`);
-  const file = PosixHostFile.create(imagePath, false);
-  const dataFiles: PosixHostFile[] = [];
-  const created = (): PosixHostFile[] => [file, ...dataFiles];
+  if (base !== null) assertChainIsFree(imagePath, location!, base);
+  const image = NewFile.create(imagePath);
+  const { file } = image;
+  const dataFiles: NewFile[] = [];
+  // an image is never there before its data file
+  const created = (): NewFile[] => [...dataFiles, image];
   const make = (): { virtualSize: number } => {
-    if (base !== null) assertChainFits(file, location!, base);
     plug.create(file, {
       size,
       options: options.options,
@@ -59,21 +63,35 @@ export function createDisk(imagePath: string, format: string, options: CreateDis
       createDataFile: (name) => {
         assertDataFileName(imagePath, name);
         // where openDisk looks for it; qemu-img takes its working directory
-        const dataFile = PosixHostFile.create(locateFile(imagePath, name), false);
+        const dataFile = NewFile.create(locateFile(imagePath, name));
         dataFiles.push(dataFile);
-        return dataFile;
+        return dataFile.file;
       },
       ...(base === null ? {} : { backing: base }),
     });
     if (options.copyOnRead !== undefined) storeCopyOnRead(file, options.copyOnRead);
-    return { virtualSize: plug.inspect(file).virtualSize };
+    const { virtualSize } = plug.inspect(file);
+    for (const each of created()) each.publish();
+    return { virtualSize };
   };
-  return closingAfter(created, () => {
-    try {
-      return make();
-    } catch (error) {
-      for (const { path } of created()) closeQuietly([{ close: () => removeFile(path) }]);
-      throw error;
-    }
-  });
+  return closingAfter(
+    () => created().map((each) => each.file),
+    () => {
+      try {
+        return make();
+      } catch (error) {
+        for (const each of created()) closeQuietly([{ close: () => each.discard() }]);
+        throw error;
+      }
+    },
+  );
+}
+
+/** A new image has no name yet, so an empty file takes its place while the chain is followed: a link may lead there. */
+function assertChainIsFree(imagePath: string, location: string, base: OverlayBase): void {
+  const place = PosixHostFile.create(imagePath, false);
+  closingAfter(
+    () => [{ close: () => removeFile(imagePath) }, place],
+    () => assertChainFits(place, location, base),
+  );
 }

@@ -6,6 +6,7 @@ export * from './file-range.ts';
 export { attachFuseDevice } from './fuse-device.ts';
 export { addToMountTable, removeFromMountTable } from './libmount.ts';
 export { nativeAvailable } from './library.ts';
+export { linkDescriptor } from './link.ts';
 export {
   type ConflictingLock,
   F_RDLCK,

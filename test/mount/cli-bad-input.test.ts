@@ -1,10 +1,11 @@
 // Bad input to mount and unmount: one sentence on stderr, the exit code of mount(8), nothing mounted, no byte changed.
+// And a create that is interrupted: nothing made.
 
 import { createHash } from 'node:crypto';
-import { readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { canMountAsRoot, requireOrSkip } from '../support/requirements.ts';
-import { Bench, lines, mountsUnder } from './cli-harness.ts';
+import { Bench, exitOf, lines, mountsUnder, until } from './cli-harness.ts';
 
 let bench: Bench;
 beforeEach(() => {
@@ -169,5 +170,36 @@ describe('bad input', () => {
     expect(lines(second.stderr)).toHaveLength(1);
     expect(second.stderr).toMatch(/a\.qed is in use by imgfuse \(process \d+\)/);
     expect(bench.imgfuse('unmount', 'a.qed').code).toBe(0);
+  });
+});
+
+/** Whether a process has an open file in a directory that has no name there. */
+function hasUnnamedFile(pid: number, directory: string): boolean {
+  const names = readdirSync(`/proc/${pid}/fd`).map((fd) => {
+    try {
+      return readlinkSync(`/proc/${pid}/fd/${fd}`);
+    } catch {
+      return '';
+    }
+  });
+  return names.some((name) => name.startsWith(`${directory}/#`));
+}
+
+describe('a create that is interrupted', () => {
+  it.each(['SIGINT', 'SIGTERM', 'SIGKILL'] as const)('by %s leaves nothing', async (signal) => {
+    // a tmpfs has files without names on every Linux; the long key derivation writes nothing
+    const directory = mkdtempSync('/dev/shm/imgfuse-create-');
+    try {
+      writeFileSync(bench.path('key'), 'secret');
+      const options = 'encrypt.format=luks,encrypt.iter-time=60000,data_file=data';
+      const parameters = ['create', '-f', 'qcow2', '-o', options, '--key-file', bench.path('key')];
+      const child = bench.start(...parameters, `${directory}/a.qcow2`, '1G');
+      await until(() => hasUnnamedFile(child.pid!, directory), 'the creation');
+      child.kill(signal);
+      expect(await exitOf(child)).toBe(signal);
+      expect(readdirSync(directory)).toEqual([]);
+    } finally {
+      rmSync(directory, { recursive: true });
+    }
   });
 });

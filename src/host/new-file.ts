@@ -1,0 +1,67 @@
+// A file that is being made. It has no name until it is complete (O_TMPFILE), so whatever ends the process before, be it SIGKILL,
+// nothing is left of it. Where the host cannot do that, it has its name from the start, and only discard() takes it away.
+
+import * as fs from 'node:fs';
+import { dirname } from 'node:path';
+import { hostPath } from '../bytes/names.ts';
+import { ERRNO, errnoOf } from '../errors/index.ts';
+import { linkDescriptor, nativeAvailable } from '../native/index.ts';
+import { removeFile } from './paths.ts';
+import { hostError, PosixHostFile } from './posix-file.ts';
+
+/** As in asm-generic/fcntl.h; Node has no name for it. */
+const O_TMPFILE = 0o20000000 | fs.constants.O_DIRECTORY;
+const MODE = 0o600;
+
+export class NewFile {
+  readonly file: PosixHostFile;
+  private hasName: boolean;
+
+  private constructor(file: PosixHostFile, hasName: boolean) {
+    this.file = file;
+    this.hasName = hasName;
+  }
+
+  /** An empty file for `path`, where none may be. Throws usage (there is one), missing (no directory), permission, no-space. */
+  static create(path: string): NewFile {
+    const descriptor = openUnnamed(path);
+    if (descriptor === null) return new NewFile(PosixHostFile.create(path, false), true);
+    return new NewFile(PosixHostFile.attach(path, descriptor, false), false);
+  }
+
+  /** Gives the file its name. Throws usage: somebody made one of this name meanwhile. */
+  publish(): void {
+    if (this.hasName) return;
+    const { descriptor, path } = this.file;
+    try {
+      linkDescriptor(descriptor, path);
+    } catch (error) {
+      if (errnoOf(error) !== ERRNO.EEXIST) throw error;
+      throw hostError({ code: 'EEXIST', errno: -ERRNO.EEXIST }, path, 'create');
+    }
+    this.hasName = true;
+  }
+
+  /** Leaves nothing of the file, but does not close it. */
+  discard(): void {
+    if (this.hasName) removeFile(this.file.path);
+    this.hasName = false;
+  }
+}
+
+/** A descriptor of a file without a name in the directory of `path`; null where an ordinary creation works, or says why not. */
+function openUnnamed(path: string): number | null {
+  if (!nativeAvailable() || path.endsWith('/')) return null;
+  let descriptor: number;
+  try {
+    // a name that is taken is told before the work is done
+    if (fs.lstatSync(hostPath(path), { throwIfNoEntry: false }) !== undefined) return null;
+    descriptor = fs.openSync(hostPath(dirname(path)), O_TMPFILE | fs.constants.O_RDWR, MODE);
+  } catch {
+    return null;
+  }
+  // without /proc it would never get a name
+  if (fs.existsSync(`/proc/self/fd/${descriptor}`)) return descriptor;
+  fs.closeSync(descriptor);
+  return null;
+}
