@@ -1,11 +1,14 @@
 // The image locks of QEMU: OFD read locks on single bytes of the image file. Byte 100 + i says "I use permission i", byte
 // 200 + i "I do not share permission i". Own locks are set first and then the others' are tested, so of two programs that
-// start at once at least one sees the other. They belong to the open file description and end with its last descriptor.
+// start at once at least one sees the other. They belong to the open file description and end with its last descriptor. Of a
+// loop device the file behind it is locked as well.
 
 import { ImgfuseError } from '../errors/index.ts';
 import { F_RDLCK, F_UNLCK, F_WRLCK, getOfdLock, nativeAvailable, setOfdLock } from '../native/index.ts';
 import type { HostFile } from './host-file.ts';
 import { describeHolders } from './lock-holders.ts';
+import { loopWindow, openLoopFile } from './loop-device.ts';
+import { PosixHostFile } from './posix-file.ts';
 
 const USED_BASE = 100;
 const UNSHARED_BASE = 200;
@@ -49,7 +52,27 @@ export function lockImage(file: HostFile, mode: LockMode = 'take'): void {
       { path: file.path },
     );
   }
-  takeLocks(file, file.descriptor, file.readOnly ? 'read-only' : 'read-write');
+  const role = file.readOnly ? 'read-only' : 'read-write';
+  takeLocks(file, file.descriptor, role);
+  lockFileBehind(file, role);
+}
+
+/**
+ * The same for the file behind a loop device: whoever uses that file by its own name holds the locks there, and not on the
+ * device. It stays open as long as the device does. A file that is not found, or cannot be locked, keeps nobody out.
+ */
+function lockFileBehind(file: HostFile, role: LockRole): void {
+  if (!(file instanceof PosixHostFile)) return;
+  const window = loopWindow(file);
+  const behind = window === null ? null : openLoopFile(window);
+  if (behind?.descriptor == null) return;
+  try {
+    takeLocks(behind, behind.descriptor, role);
+    file.closeTogetherWith(behind);
+  } catch (error) {
+    behind.close();
+    if (!(error instanceof ImgfuseError) || error.kind !== 'unsupported') throw error;
+  }
 }
 
 function takeLocks(file: HostFile, descriptor: number, role: LockRole): void {

@@ -29,6 +29,7 @@ export class PosixHostFile implements HostFile {
   readonly descriptor: number;
   /** modes of fallocate(2) that the host does not have; tmpfs punches holes and zeros no ranges */
   private readonly refusedModes = new Set<number>();
+  private readonly companions: HostFile[] = [];
   private holeSupport: boolean | null = null;
 
   private constructor(path: string, descriptor: number, readOnly: boolean) {
@@ -206,11 +207,18 @@ export class PosixHostFile implements HostFile {
     return { kind: 'descriptor', path, descriptor, readOnly };
   }
 
+  /** Closes `other` when this file is closed. */
+  closeTogetherWith(other: HostFile): void {
+    this.companions.push(other);
+  }
+
   close(): void {
     try {
       fs.closeSync(this.descriptor);
     } catch (error) {
       throw hostError(error, this.path, 'close');
+    } finally {
+      for (const other of this.companions.splice(0)) other.close();
     }
   }
 

@@ -2,7 +2,7 @@
 // its backing file.
 
 import { execFileSync } from 'node:child_process';
-import { readFileSync, statSync } from 'node:fs';
+import { readdirSync, readFileSync, readlinkSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { attachDisk, createDisk, openDisk } from '../../src/disk/index.ts';
@@ -121,3 +121,42 @@ test('a name that leads to another device than the one that was allowed is not o
     /not the block device that it was/,
   );
 });
+
+describe('a loop device and the file behind it', () => {
+  const raw = (readOnly: boolean) => ({ readOnly, format: 'raw' });
+
+  test('are one image: who writes by one name keeps the other out', () => {
+    const file = join(folder, 'volume');
+    withDisk(device, raw(false), () => {
+      for (const readOnly of [true, false]) expect(() => openDisk(file, raw(readOnly))).toThrow(/volume is in use by/);
+      expect(tryQemu('qemu-io', '-f', 'raw', '-c', 'write 0 512', file).output).toMatch(/Failed to get .*lock/);
+    });
+    withDisk(file, raw(false), () => {
+      for (const readOnly of [true, false]) {
+        expect(() => openDisk(device, raw(readOnly))).toThrow(`${file} is in use by`);
+      }
+      openDisk(device, { ...raw(true), locks: 'share' }).close();
+    });
+    withDisk(device, raw(false), () => undefined);
+  });
+
+  test('are read side by side, and closed together', () => {
+    const file = join(folder, 'volume');
+    const open = () => readdirSync('/proc/self/fd').filter((fd) => linkOf(fd) === file || linkOf(fd) === device);
+    withDisk(device, raw(true), () => {
+      withDisk(file, raw(true), () => expect(open()).toHaveLength(3));
+      expect(() => openDisk(file, raw(false))).toThrow(/volume is in use by/);
+    });
+    expect(open()).toEqual([]);
+    expect(() => openDisk(device, { readOnly: true, format: 'qcow2' })).toThrow(/no qcow2 image/);
+    expect(open()).toEqual([]);
+  });
+});
+
+function linkOf(fd: string): string | null {
+  try {
+    return readlinkSync(`/proc/self/fd/${fd}`);
+  } catch {
+    return null;
+  }
+}
