@@ -13,6 +13,9 @@ const COLUMNS_DEFAULT = 80;
 /** What is narrower cannot show an option and its text side by side. */
 const COLUMNS_MIN = 20;
 
+/** What makes yargs print its script; the command of that purpose is one of ours, with a help. */
+const SCRIPT_COMMAND = 'print-completion-script';
+
 /** The width of the terminal, which may be that of standard error: "imgfuse --help | less". */
 export function helpWidth(): number {
   const columns = process.stdout.columns ?? process.stderr.columns ?? COLUMNS_DEFAULT;
@@ -29,14 +32,15 @@ export async function printCompletion(commands: readonly Command[], shell: strin
   // yargs takes the shell from here, and has no other way
   if (shell !== undefined) process.env['SHELL'] = shell;
   delete process.env['ZSH_NAME'];
-  const script = await textOf(commands, ['completion']);
+  const script = await textOf(commands, [SCRIPT_COMMAND]);
   // -f would keep fish from completing names of files, and images are files
-  print(script.replace('complete -f -c', 'complete -c'));
+  print(script.replaceAll(SCRIPT_COMMAND, 'completion').replace('complete -f -c', 'complete -c'));
 }
 
 /** Prints the words that may stand at the end of a line; the shell asks with COMPLETION_OPTION. */
 export async function printWords(commands: readonly Command[], argv: readonly string[]): Promise<void> {
-  print(await textOf(commands, argv));
+  const words = await textOf(commands, argv);
+  if (words !== '') print(words);
 }
 
 /** What yargs would print. It answers a question for words twice, the first time with nothing. */
@@ -68,7 +72,7 @@ function describeProgram(commands: readonly Command[]): Argv {
     .alias('version', GLOBAL_OPTIONS.version.short)
     .wrap(width)
     .exitProcess(false)
-    .completion('completion', false)
+    .completion(SCRIPT_COMMAND, false)
     .example('$0 mount disk.qed /mnt/img', 'disk.qed appears as /mnt/img/disk.raw')
     .example('mount -o loop,offset=1048576 /mnt/img/disk.raw /mnt/guest', 'its first partition')
     .example('umount /mnt/guest && $0 unmount /mnt/img', 'the image is flushed, clean and unlocked')

@@ -121,6 +121,9 @@ describe('help', () => {
   it('is a command, too', () => {
     expect(done('help', 'mount')).toBe(done('mount', '--help'));
     expect(done('help')).toBe(done('--help'));
+    for (const [command] of done('help').matchAll(/(?<=^ {2}imgfuse )[a-z]+/gm)) {
+      if (command !== 'help') expect(done('help', command)).toMatch(new RegExp(`^imgfuse ${command}\\b`));
+    }
     expect(bench.imgfuse('help', 'mont').stderr).toContain('unknown command "mont"; did you mean "mount"?');
     expect(bench.imgfuse('help', 'mount', 'x').stderr).toContain(
       '"x" is one argument too many: imgfuse help [COMMAND]',

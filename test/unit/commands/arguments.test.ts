@@ -1,6 +1,9 @@
 // What is said about wrong arguments, for every command and every one of its options: the sentence names the argument that is
 // wrong and, where there is one, the right one next to it. And what comes of right arguments.
 
+import { readFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { checkArguments } from '../../../src/commands/arguments.ts';
 import { chooseCommand } from '../../../src/commands/choose-command.ts';
@@ -181,6 +184,36 @@ describe('names', () => {
   it('may be sizes with a minus, and a dash alone', () => {
     expect(parsed('resize', 'a', '-1G', '--shrink')).toEqual({ shrink: true, names: ['a', '-1G'] });
     expect(parsed('info', '-')['names']).toEqual(['-']);
+  });
+});
+
+describe('a mount', () => {
+  /** What a module loads before it runs, and what those load. */
+  function loadedBy(module: string, seen = new Set<string>()): Set<string> {
+    if (seen.has(module)) return seen;
+    seen.add(module);
+    if (!module.endsWith('.ts')) return seen;
+    const text = readFileSync(module, 'utf8');
+    for (const [, specifier] of text.matchAll(/^(?:import|export|\}) (?!type )(?:.* )?from '([^']+)';$/gm)) {
+      loadedBy(specifier!.startsWith('.') ? join(dirname(module), specifier!) : specifier!, seen);
+    }
+    return seen;
+  }
+
+  it('loads neither yargs nor the other commands, because it must start fast', () => {
+    const commands = fileURLToPath(new URL('../../../src/commands/', import.meta.url));
+    const loaded = new Set([...loadedBy(`${commands}main.ts`), ...loadedBy(`${commands}start-mount.ts`)]);
+    expect(loaded).toContain(`${commands}arguments.ts`);
+    const heavy = [
+      'yargs',
+      'yargs/helpers',
+      ...['program', 'help', 'check', 'create'].map((name) => `${commands}${name}.ts`),
+    ];
+    expect(heavy.filter((name) => loaded.has(name))).toEqual([]);
+    expect([...loadedBy(`${commands}program.ts`)]).toEqual(
+      expect.arrayContaining(['yargs/helpers', `${commands}check.ts`]),
+    );
+    expect([...loadedBy(`${commands}program.ts`)]).not.toContain('yargs');
   });
 });
 
