@@ -4,9 +4,9 @@
 import { checkDisk } from '../disk/index.ts';
 import { ImgfuseError } from '../errors/index.ts';
 import { type CheckReport, checkExitCode, type RepairMode } from '../format/check-report.ts';
-import type { Command } from './command.ts';
+import { type Command, QUIET } from './command.ts';
 import { EXIT_NO_CHECK, EXIT_USAGE } from './exit-codes.ts';
-import { FORCE_SHARE, FORMAT, IMAGE_NAME, lockMode, lookAt, NO_LOCK, QUIET } from './image-arguments.ts';
+import { FORCE_SHARE, FORMAT, IMAGE_NAME, lockMode, lookAt, NO_LOCK } from './image-arguments.ts';
 import { answered, complainAbout, type OutputMode, plural, print, printable, printJson } from './output.ts';
 import { Progress } from './progress.ts';
 

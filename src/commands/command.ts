@@ -91,3 +91,5 @@ export function usageOf({ name, names }: Pick<CommandShape, 'name' | 'names'>): 
   );
   return [PROGRAM_NAME, name, ...words].join(' ');
 }
+
+export const QUIET: Option = { type: 'boolean', short: 'q', description: 'print nothing' };

@@ -2,8 +2,8 @@
 
 import { createDisk, inspectDisk } from '../disk/index.ts';
 import { ImgfuseError } from '../errors/index.ts';
-import type { Command } from './command.ts';
-import { FORMAT, QUIET } from './image-arguments.ts';
+import { type Command, QUIET } from './command.ts';
+import { FORMAT } from './image-arguments.ts';
 import { splitOptions } from './mount-options.ts';
 import { complain, type OutputMode, print, printable, printJson } from './output.ts';
 import { KEY_EXCLUDES, KEY_OPTIONS, newPasswordOf, type PasswordArguments } from './passwords.ts';

@@ -7,8 +7,6 @@ import { canonicalPath } from './host-paths.ts';
 
 export const IMAGE_NAME: Name = { name: 'image', description: 'the disk image' };
 
-export const QUIET: Option = { type: 'boolean', short: 'q', description: 'print nothing' };
-
 export const ALLOW_BACKING = {
   type: 'string',
   multiple: true,

@@ -1,8 +1,8 @@
 // The internal snapshots of an image as `qemu-img info` shows them, in JSON and in columns.
 
 import type { DiskInfo } from '../disk/index.ts';
+import { formatSize } from './format-size.ts';
 import { type ExactNumber, exactNumber, printable } from './output.ts';
-import { formatSize } from './size.ts';
 
 type Snapshot = DiskInfo['snapshots'][number];
 

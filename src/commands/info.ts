@@ -3,10 +3,10 @@
 import { type DiskInfo, inspectDisk } from '../disk/index.ts';
 import type { Command } from './command.ts';
 import { EXIT_OK } from './exit-codes.ts';
+import { formatSize } from './format-size.ts';
 import { FORCE_SHARE, FORMAT, IMAGE_NAME, lockMode, lookAt } from './image-arguments.ts';
 import { snapshotJson, snapshotLines } from './info-snapshots.ts';
 import { answered, complain, type OutputMode, print, printable, printJson } from './output.ts';
-import { formatSize } from './size.ts';
 
 interface InfoArguments {
   readonly image: string;

@@ -1,7 +1,7 @@
 // What a killed mount process leaves in the runtime directory once its mount is gone, too, so that nothing there is for ever.
 // Invariant: a record stays while its process lives or its mount is seen: by it `unmount` and `status` know what that was.
 
-import { listMounts } from '../fuse/index.ts';
+import { listMounts } from '../fuse/mount-table.ts';
 import { removeQuietLog } from './log.ts';
 import { deviceOf } from './mountpoint.ts';
 import { listRecords, ownUid, removeRuntimeFiles } from './runtime-directory.ts';

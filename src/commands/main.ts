@@ -41,6 +41,9 @@ export async function main(nodeArguments: readonly string[], programPath: string
       const { startMount } = await import('./start-mount.ts');
       return await startMount(mount);
     }
+    const { quickCommand } = await import('./run-command.ts');
+    const quick = await quickCommand(argv);
+    if (quick !== null) return await quick();
     const { runProgram } = await import('./program.ts');
     return await runProgram(argv);
   } catch (error) {

@@ -1,9 +1,9 @@
 // The status of one mount: what its process answers on the control socket, and `status` prints.
 
 import type { NetworkStatus, VirtualDisk } from '../disk/index.ts';
+import { formatSize } from './format-size.ts';
 import type { MountRequest } from './mount-arguments.ts';
 import type { Serving } from './serving.ts';
-import { formatSize } from './size.ts';
 
 /** Keys as qemu-img spells them where it has them. */
 export interface MountStatus {

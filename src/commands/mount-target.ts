@@ -2,7 +2,7 @@
 // directory, and in those that the mount processes hold.
 
 import { ImgfuseError } from '../errors/index.ts';
-import { listMounts, type MountEntry } from '../fuse/index.ts';
+import { listMounts, type MountEntry } from '../fuse/mount-table.ts';
 import type { Name } from './command.ts';
 import { canonicalEntry, canonicalPath } from './host-paths.ts';
 import { removeLeftovers } from './leftovers.ts';

@@ -2,8 +2,7 @@
 
 import type { VirtualDisk } from '../disk/index.ts';
 import { ImgfuseError } from '../errors/index.ts';
-import { findMount, isImgfuse, type MountEntry } from '../fuse/index.ts';
-import { findAnyMount } from '../fuse/mount-table.ts';
+import { findAnyMount, findMount, isImgfuse, type MountEntry } from '../fuse/mount-table.ts';
 import { canonicalPath, pathKind } from './host-paths.ts';
 import type { Log } from './log.ts';
 import type { MountRequest } from './mount-arguments.ts';

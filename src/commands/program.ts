@@ -1,11 +1,10 @@
 // From the name of a command to its run: the list of all commands, and how their arguments become what they take.
 
 import { createRequire } from 'node:module';
-import { Parser } from 'yargs/helpers';
 import { ArgumentError, asksFor, checkArguments, UnknownOptionError } from './arguments.ts';
 import { checkCommand } from './check.ts';
 import { type Choice, chooseCommand, isCommand, MissingImageError, unknownCommand } from './choose-command.ts';
-import { type Command, type CommandName, GLOBAL_OPTIONS, type Options } from './command.ts';
+import type { Command, CommandName } from './command.ts';
 import { createCommand } from './create.ts';
 import { EXIT_MOUNT, EXIT_OK, EXIT_USAGE } from './exit-codes.ts';
 import { infoCommand } from './info.ts';
@@ -15,8 +14,11 @@ import { COMPLETION_OPTION } from './mount-arguments.ts';
 import { answered, complainAbout, print } from './output.ts';
 import { remountCommand } from './remount.ts';
 import { resizeCommand } from './resize.ts';
+import { runChecked } from './run-command.ts';
 import { statusCommand } from './status.ts';
 import { unmountCommand } from './unmount.ts';
+
+export { parseOptions } from './run-command.ts';
 
 const completionCommand: Command = {
   name: 'completion',
@@ -87,11 +89,10 @@ function runChosen({ command, rest }: Choice): number | Promise<number> {
 
 async function runCommand(name: CommandName, argv: readonly string[]): Promise<number> {
   const command = PROGRAM.find((each) => each.name === name || each.aliases?.includes(name))!;
-  const { options, names, wantsHelp, wantsVersion } = check(command, argv);
-  if (wantsHelp) return help(name);
-  if (wantsVersion) return version();
-  const named = Object.fromEntries(names.map((value, index) => [command.names[index]!.name, value]));
-  return command.run({ output: 'human', ...parseOptions(command.options, options), ...named } as never);
+  const checked = check(command, argv);
+  if (checked.wantsHelp) return help(name);
+  if (checked.wantsVersion) return version();
+  return runChecked(command, checked);
 }
 
 /** An option that another command has is not only unknown. */
@@ -105,26 +106,6 @@ function check(command: Command, argv: readonly string[]): ReturnType<typeof che
     if (owners.length === 0) throw error;
     throw new ArgumentError(`${command.name} has no option ${error.typed}, only ${owners.join(', ')}`, command.name);
   }
-}
-
-/** Checked options as a command takes them: lists are whole, of every other option the last counts. */
-export function parseOptions(table: Options, checked: readonly string[]): Record<string, unknown> {
-  const all: [string, Options[string]][] = Object.entries({ ...GLOBAL_OPTIONS, ...table });
-  const names = (type: string): string[] => all.filter(([, option]) => option.type === type).map(([name]) => name);
-  const parsed = Parser([...checked], {
-    boolean: names('boolean'),
-    string: names('string'),
-    // with a number of values yargs takes a value as it is; without one it guesses, and strips quotes
-    narg: Object.fromEntries(all.map(([name, { type }]) => [name, type === 'string' ? 1 : 0])),
-    configuration: { 'boolean-negation': false, 'camel-case-expansion': false, 'dot-notation': false },
-  });
-  const given = all.filter(([name]) => parsed[name] !== undefined);
-  return Object.fromEntries(
-    given.map(([name, { multiple }]) => {
-      const values: unknown[] = [parsed[name]].flat();
-      return [name, multiple === true ? values : values.at(-1)];
-    }),
-  );
 }
 
 async function help(name: string | null): Promise<number> {

@@ -2,10 +2,9 @@
 // Invariant: exit code 0 means that the mount is what was asked for, and that nothing went wrong on the way.
 
 import { ImgfuseError } from '../errors/index.ts';
-import type { Command } from './command.ts';
+import { type Command, QUIET } from './command.ts';
 import { ControlClient } from './control-socket.ts';
 import { EXIT_MOUNT, EXIT_OK } from './exit-codes.ts';
-import { QUIET } from './image-arguments.ts';
 import { findTarget, TARGET_NAME } from './mount-target.ts';
 import { complain, type OutputMode, print, printable, printJson } from './output.ts';
 

@@ -1,12 +1,10 @@
-// Sizes as qemu-img prints them, and sizes relative to the present one.
+// Sizes as arguments, relative to the present one or not.
 
 import { MAX_VIRTUAL_SIZE } from '../bytes/offsets.ts';
 import { parseSize } from '../disk/index.ts';
 import { ImgfuseError } from '../errors/index.ts';
 
 export { parseSize };
-
-const UNITS = ['', 'Ki', 'Mi', 'Gi', 'Ti', 'Pi', 'Ei'];
 
 /** A size relative to the present one: "+1G" and "-1G" change it, "1G" sets it. */
 export function parseResize(text: string, current: number): number {
@@ -27,15 +25,4 @@ export function parseResize(text: string, current: number): number {
     throw new ImgfuseError('limit', `the size ${size} is too large: imgfuse handles disks up to 8 PiB - 512 bytes`);
   }
   return size;
-}
-
-/** Three significant digits and a binary unit: "10 MiB", "580 KiB", "0 B". */
-export function formatSize(bytes: number): string {
-  let value = bytes;
-  let index = 0;
-  while (value >= 1000 && index < UNITS.length - 1) {
-    value /= 1024;
-    index++;
-  }
-  return `${Number(value.toPrecision(3))} ${UNITS[index]}B`;
 }

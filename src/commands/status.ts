@@ -3,10 +3,11 @@
 // nothing any more are cleaned up.
 
 import type { NetworkStatus } from '../disk/index.ts';
-import type { MountEntry } from '../fuse/index.ts';
+import type { MountEntry } from '../fuse/mount-table.ts';
 import type { Command } from './command.ts';
 import { ControlClient } from './control-socket.ts';
 import { EXIT_OK, EXIT_USAGE } from './exit-codes.ts';
+import { formatSize } from './format-size.ts';
 import { canonicalEntry, canonicalPath } from './host-paths.ts';
 import { removeLeftovers } from './leftovers.ts';
 import { commandThere, describePlace, placeElsewhere } from './mount-namespaces.ts';
@@ -14,7 +15,6 @@ import { type MountStatus, POSSIBLY_INCONSISTENT } from './mount-status.ts';
 import { listTargets, type Target } from './mount-target.ts';
 import { answered, complain, formatTable, type OutputMode, print, printJson, shellQuote } from './output.ts';
 import { ownUid } from './runtime-directory.ts';
-import { formatSize } from './size.ts';
 
 /**
  * mounted: serving; elsewhere: serving in another mount namespace; closing: unmounted, the image is being closed; dead: its

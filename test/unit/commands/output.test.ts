@@ -5,6 +5,7 @@ import { describe, expect, it } from 'vitest';
 import { checkJson, checkText } from '../../../src/commands/check.ts';
 import { parseFormatOptions } from '../../../src/commands/create.ts';
 import { mountExitCode } from '../../../src/commands/exit-codes.ts';
+import { formatSize } from '../../../src/commands/format-size.ts';
 import { infoJson, infoText } from '../../../src/commands/info.ts';
 import { snapshotJson, snapshotLines } from '../../../src/commands/info-snapshots.ts';
 import { mapDisk, mapText } from '../../../src/commands/map.ts';
@@ -18,7 +19,7 @@ import {
   shellQuote,
 } from '../../../src/commands/output.ts';
 import { formatProgress } from '../../../src/commands/progress.ts';
-import { formatSize, parseResize, parseSize } from '../../../src/commands/size.ts';
+import { parseResize, parseSize } from '../../../src/commands/size.ts';
 import { statusTable } from '../../../src/commands/status.ts';
 import { layOut } from '../../../src/commands/text-layout.ts';
 import { ImgfuseError } from '../../../src/errors/index.ts';

@@ -1,0 +1,49 @@
+// One command with its checked arguments. Commands that ask a running mount are run from here without the list of all: loading the
+// engines takes several times as long as the answer, and beside a busy mount there is little time to be had.
+
+import { type CheckedArguments, checkArguments } from './arguments.ts';
+import { chooseCommand } from './choose-command.ts';
+import { type Command, type CommandName, GLOBAL_OPTIONS, type Options } from './command.ts';
+
+const unmountCommand = async (): Promise<Command> => (await import('./unmount.ts')).unmountCommand;
+const QUICK: Partial<Record<CommandName, () => Promise<Command>>> = {
+  status: async () => (await import('./status.ts')).statusCommand,
+  unmount: unmountCommand,
+  umount: unmountCommand,
+  remount: async () => (await import('./remount.ts')).remountCommand,
+};
+
+/** How to run a command that needs none of the engines; null for every other one, for faults and for help: see program.ts. */
+export async function quickCommand(argv: readonly string[]): Promise<(() => number | Promise<number>) | null> {
+  let command: Command | undefined;
+  let checked: CheckedArguments;
+  try {
+    const choice = chooseCommand(argv);
+    command = choice.command === null ? undefined : await QUICK[choice.command]?.();
+    if (command === undefined) return null;
+    checked = checkArguments(command, choice.rest);
+  } catch {
+    // program.ts meets the same error, and knows all commands when it explains it
+    return null;
+  }
+  const found = command;
+  return checked.wantsHelp || checked.wantsVersion ? null : () => runChecked(found, checked);
+}
+
+/** @returns the exit code */
+export function runChecked(command: Command, { options, names }: CheckedArguments): number | Promise<number> {
+  const named = Object.fromEntries(names.map((value, index) => [command.names[index]!.name, value]));
+  return command.run({ output: 'human', ...parseOptions(command.options, options), ...named } as never);
+}
+
+/** Checked options ("--name=value", "--name") as a command takes them: lists are whole, of every other option the last counts. */
+export function parseOptions(table: Options, checked: readonly string[]): Record<string, unknown> {
+  const all: Options = { ...GLOBAL_OPTIONS, ...table };
+  const parsed: Record<string, unknown> = {};
+  for (const option of checked) {
+    const [, name = '', value] = /^--([^=]+)(?:=(.*))?$/s.exec(option) ?? [];
+    if (all[name]?.multiple === true) parsed[name] = [...((parsed[name] as unknown[] | undefined) ?? []), value];
+    else parsed[name] = value ?? true;
+  }
+  return parsed;
+}

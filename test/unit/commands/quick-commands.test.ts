@@ -1,0 +1,37 @@
+// What status, unmount and remount load. Loading the engines takes several times as long as the answer of a mount process, and
+// beside a mount that keeps every processor busy it took seconds.
+
+import { readFileSync } from 'node:fs';
+import { dirname, join, relative } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { expect, test } from 'vitest';
+import { importsOf } from '../../support/architecture.ts';
+
+const SOURCES = fileURLToPath(new URL('../../../src', import.meta.url));
+
+/** Paths below src/, and packages, that are loaded with a module. */
+function loadedWith(...modules: readonly string[]): Set<string> {
+  const loaded = new Set<string>(modules);
+  for (const module of loaded) {
+    if (!module.endsWith('.ts')) continue;
+    for (const { specifier, typeOnly } of importsOf({
+      path: module,
+      text: readFileSync(join(SOURCES, module), 'utf8'),
+    })) {
+      if (typeOnly || specifier.startsWith('node:')) continue;
+      const path = join(SOURCES, dirname(module), specifier);
+      loaded.add(specifier.startsWith('.') ? relative(SOURCES, path) : specifier);
+    }
+  }
+  return loaded;
+}
+
+test('what runs them loads no engine, no package, and not the list of all commands', () => {
+  const loaded = [...loadedWith('commands/run-command.ts')];
+  for (const command of ['status', 'unmount', 'remount']) expect(loaded).toContain(`commands/${command}.ts`);
+  expect(loaded.filter((module) => /^(format|disk|host|filesystem)\/|^commands\/program\.ts$/.test(module))).toEqual(
+    [],
+  );
+  // koffi is loaded by the first system call that needs it
+  expect(loaded.filter((module) => !module.endsWith('.ts'))).toEqual([]);
+});
