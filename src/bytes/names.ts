@@ -5,35 +5,61 @@
 const strict = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
 const ESCAPE = 0xdc00;
 
+/** Units of text that are turned into a string at once: the arguments of one call. */
+const CHUNK = 8192;
+
 /** The name that `bytes` are; a byte-order mark is part of it. */
 export function nameOfBytes(bytes: Uint8Array): string {
-  return decode(bytes) ?? escapeInvalid(bytes);
-}
-
-function decode(bytes: Uint8Array): string | null {
   try {
     return strict.decode(bytes);
   } catch {
-    return null;
+    return escapeInvalid(bytes);
   }
 }
 
+/** Linear and without exceptions: an image may hold megabytes of such names. */
 function escapeInvalid(bytes: Uint8Array): string {
-  let text = '';
+  const units = new Uint16Array(bytes.length);
+  let count = 0;
   for (let at = 0; at < bytes.length; ) {
-    const length = sequenceLength(bytes[at]!);
-    const character = at + length > bytes.length ? null : decode(bytes.subarray(at, at + length));
-    text += character ?? String.fromCharCode(ESCAPE + bytes[at]!);
-    at += character === null ? 1 : length;
+    const length = sequenceLength(bytes, at);
+    if (length === 0) {
+      units[count++] = ESCAPE + bytes[at]!;
+      at++;
+      continue;
+    }
+    const point = codePoint(bytes, at, length);
+    if (point > 0xffff) units[count++] = 0xd7c0 + (point >> 10);
+    units[count++] = point > 0xffff ? 0xdc00 + (point & 0x3ff) : point;
+    at += length;
+  }
+  let text = '';
+  for (let start = 0; start < count; start += CHUNK) {
+    text += String.fromCharCode(...units.subarray(start, Math.min(count, start + CHUNK)));
   }
   return text;
 }
 
-/** Bytes of the UTF-8 sequence that a first byte announces; whether it is one, the decoder says. */
-function sequenceLength(first: number): number {
-  if (first < 0xc0) return 1;
-  if (first < 0xe0) return 2;
-  return first < 0xf0 ? 3 : 4;
+/** Bytes of the UTF-8 sequence at `at`; 0 if there is none (RFC 3629, section 4). */
+function sequenceLength(bytes: Uint8Array, at: number): number {
+  const first = bytes[at]!;
+  if (first < 0x80) return 1;
+  if (first < 0xc2 || first > 0xf4) return 0;
+  const length = first < 0xe0 ? 2 : first < 0xf0 ? 3 : 4;
+  if (at + length > bytes.length) return 0;
+  // the second byte excludes overlong forms, surrogates, and what lies above U+10FFFF
+  const low = first === 0xe0 ? 0xa0 : first === 0xf0 ? 0x90 : 0x80;
+  const high = first === 0xed ? 0x9f : first === 0xf4 ? 0x8f : 0xbf;
+  if (bytes[at + 1]! < low || bytes[at + 1]! > high) return 0;
+  for (let next = 2; next < length; next++) if ((bytes[at + next]! & 0xc0) !== 0x80) return 0;
+  return length;
+}
+
+function codePoint(bytes: Uint8Array, at: number, length: number): number {
+  if (length === 1) return bytes[at]!;
+  let point = bytes[at]! & (0x7f >> length);
+  for (let next = 1; next < length; next++) point = point * 64 + (bytes[at + next]! & 0x3f);
+  return point;
 }
 
 /** The bytes of a name. */
@@ -43,8 +69,8 @@ export function bytesOfName(name: string): Uint8Array<ArrayBuffer> {
   const bytes: number[] = [];
   for (const character of name) {
     const byte = escapedByte(character);
-    if (byte === null) bytes.push(...encoder.encode(character));
-    else bytes.push(byte);
+    if (byte !== null) bytes.push(byte);
+    else for (const each of encoder.encode(character)) bytes.push(each);
   }
   return Uint8Array.from(bytes);
 }

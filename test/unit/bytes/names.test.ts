@@ -40,6 +40,43 @@ describe('a name', () => {
     );
   });
 
+  test('has exactly the sequences that the strict decoder takes as UTF-8', () => {
+    const decoder = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
+    const isText = (bytes: Uint8Array): boolean => {
+      try {
+        return decoder.decode(bytes) !== '';
+      } catch {
+        return false;
+      }
+    };
+    const edges = [
+      0x00, 0x7f, 0x80, 0x8f, 0x90, 0x9f, 0xa0, 0xbf, 0xc0, 0xc2, 0xdf, 0xe0, 0xed, 0xef, 0xf0, 0xf4, 0xf5, 0xff,
+    ];
+    for (const first of edges) {
+      for (const second of edges) {
+        for (const third of [0x41, 0x80, 0xbf]) {
+          for (const fourth of [0x41, 0x80, 0xbf, 0xff]) {
+            // 0xff makes the whole invalid, so that the slow way is taken
+            const bytes = Uint8Array.of(0xff, first, second, third, fourth);
+            const name = nameOfBytes(bytes);
+            expect(bytesOfName(name)).toEqual(bytes);
+            expect(name.slice(1).isWellFormed()).toBe(isText(bytes.subarray(1)));
+            if (isText(bytes.subarray(1))) expect(name.slice(1)).toBe(decoder.decode(bytes.subarray(1)));
+          }
+        }
+      }
+    }
+  });
+
+  test('of a megabyte that is not UTF-8 takes no time', () => {
+    const bytes = new Uint8Array(1024 * 1024).fill(0xff);
+    const start = process.cpuUsage().user;
+    const name = nameOfBytes(bytes);
+    expect((process.cpuUsage().user - start) / 1000).toBeLessThan(500);
+    expect(name).toHaveLength(bytes.length);
+    expect(Buffer.compare(bytesOfName(name), bytes)).toBe(0);
+  });
+
   test('of UTF-8 is its text, a byte-order mark and a replacement character included', () => {
     for (const text of ['base.raw', 'Übung €😀', '\ufeffbase.raw', 'a\ufffdb']) {
       expect(nameOfBytes(new Uint8Array(Buffer.from(text)))).toBe(text);
