@@ -1,7 +1,9 @@
 // Files whose inode numbers are above 2^53, on an overlayfs that puts the number of the layer into the upper bits (xino=on).
 // As JavaScript numbers such neighbours are one; here they stay two.
 
+import { readFileSync } from 'node:fs';
 import { afterEach, beforeEach, expect, it } from 'vitest';
+import { hasQemu } from '../support/qemu.ts';
 import { canMountAsRoot, hasCommand, requireOrSkip } from '../support/requirements.ts';
 import { Bench, CLI, type Result } from './cli-harness.ts';
 
@@ -9,6 +11,8 @@ let bench: Bench;
 
 beforeEach((context) => {
   requireOrSkip(context, canMountAsRoot(), 'root and /dev/fuse');
+  requireOrSkip(context, hasQemu, 'qemu-img and qemu-io');
+  requireOrSkip(context, readFileSync('/proc/filesystems', 'utf8').includes('\toverlay\n'), 'overlayfs');
   bench = new Bench();
 });
 
