@@ -3,7 +3,7 @@
 
 import { checkDisk } from '../disk/index.ts';
 import { ImgfuseError } from '../errors/index.ts';
-import { type CheckReport, checkExitCode, type RepairMode } from '../format/check-report.ts';
+import { type CheckReport, checkExitCode, limitedLog, type RepairMode } from '../format/check-report.ts';
 import { type Command, QUIET } from './command.ts';
 import { EXIT_NO_CHECK, EXIT_USAGE } from './exit-codes.ts';
 import { FORCE_SHARE, FORMAT, IMAGE_NAME, lockMode, lookAt, NO_LOCK } from './image-arguments.ts';
@@ -50,6 +50,7 @@ export const checkCommand: Command = {
 function check(args: CheckArguments): number {
   const progress = new Progress('checking');
   const findings: string[] = [];
+  const note = limitedLog((finding) => findings.push(finding));
   const repair: RepairMode = args.repair ?? 'none';
   // -U goes with a look, not with a repair
   const run = repair === 'none' ? lookAt : <T>(work: () => T): T => work();
@@ -60,8 +61,10 @@ function check(args: CheckArguments): number {
         locks: lockMode(args),
         ...(args.format === undefined ? {} : { format: args.format }),
         log: (finding) => {
-          findings.push(finding);
-          if (args.output === 'json') return;
+          if (args.output === 'json') {
+            note(finding);
+            return;
+          }
           progress.clear();
           print(printable(finding));
         },

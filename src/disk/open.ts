@@ -8,6 +8,7 @@ import { attachHostFile } from '../host/attach.ts';
 import { isCopyOnReadStored } from '../host/copy-on-read-default.ts';
 import { type FileIdentity, isSameFile } from '../host/file-identity.ts';
 import type { HostFile } from '../host/host-file.ts';
+import { HttpHostFile } from '../host/http/http-file.ts';
 import { type LockMode, lockImage, writerOf } from '../host/image-locks.ts';
 import { PosixHostFile } from '../host/posix-file.ts';
 import { allowedUrls, MAX_CHAIN_DEPTH, type NamingImage, resolveBacking, resolveDataFile } from './backing-policy.ts';
@@ -158,7 +159,8 @@ class ChainOpener {
     if (lazyRefcounts === true && format.name !== 'qcow2') {
       throw new ImgfuseError('usage', `${path} is a ${format.name} image, and lazy_refcounts is for qcow2`, { path });
     }
-    return this.openImage(path, file, format, readOnly, named === undefined);
+    const isLazy = file instanceof HttpHostFile;
+    return this.openImage(path, file, format, { readOnly, isLazy, probed: named === undefined });
   }
 
   private openBacking(overlay: NamingImage, reference: BackingReference): Image {
@@ -182,7 +184,7 @@ class ChainOpener {
         { path: overlay.path },
       );
     }
-    return this.openImage(name, file, format, true, false);
+    return this.openImage(name, file, format, { readOnly: true, isLazy: true, probed: false });
   }
 
   private openDataFile(image: NamingImage, name: string, readOnly: boolean): HostFile {
@@ -220,7 +222,12 @@ class ChainOpener {
     }
   }
 
-  private openImage(name: string, file: HostFile, format: ImageFormat, readOnly: boolean, probed: boolean): Image {
+  private openImage(
+    name: string,
+    file: HostFile,
+    format: ImageFormat,
+    { readOnly, isLazy, probed }: { readonly readOnly: boolean; readonly isLazy: boolean; readonly probed: boolean },
+  ): Image {
     const { options } = this;
     const image: NamingImage = { name, path: file.path };
     this.images++;
@@ -234,6 +241,7 @@ class ChainOpener {
       slots: options.slots ?? 1,
       probed,
       recognizedName,
+      isLazy,
       lazyRefcounts: options.lazyRefcounts,
     });
   }

@@ -45,3 +45,16 @@ export function checkExitCode(report: CheckReport): number {
   if (report.leaks > report.leaksFixed) return 3;
   return 0;
 }
+
+/** Findings that are told one by one: an image in which everything is wrong must not fill memory, a log or a terminal. */
+export const MAX_FINDINGS = 1000;
+
+/** Passes on so many sentences; then says once that the others are counted only. */
+export function limitedLog(log: (sentence: string) => void): (sentence: string) => void {
+  let told = 0;
+  return (sentence) => {
+    told++;
+    if (told <= MAX_FINDINGS) log(sentence);
+    else if (told === MAX_FINDINGS + 1) log('Further findings are counted and not printed');
+  };
+}

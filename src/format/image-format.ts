@@ -52,6 +52,11 @@ export interface OpenOptions {
   readonly probed: boolean;
   /** Needed with `probed`: the name of the format that a file with these ends would be taken for, null for raw. */
   readonly recognizedName?: (ends: FileEnds) => string | null;
+  /**
+   * The open walks no table: entries are checked when a read meets them, and allocatedBytes() is what the host has for the file.
+   * Of images below another one and of images on a server; only with readOnly.
+   */
+  readonly isLazy?: boolean | undefined;
 }
 
 /**
@@ -138,7 +143,7 @@ export interface Image {
   readonly dataFile: HostFile | null;
 
   virtualSize(): number;
-  /** bytes of the virtual disk that have data clusters in this image file */
+  /** bytes of the virtual disk that have data clusters in this image file; an estimate where isLazy was asked for */
   allocatedBytes(): number;
   /** the image was turned read-only by an error; the sentence says which */
   failure(): string | null;

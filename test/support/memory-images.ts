@@ -6,6 +6,8 @@ import { MemoryHostFile } from '../../src/host/memory-file.ts';
 
 export interface OpenMemoryOptions {
   readonly readOnly?: boolean;
+  /** as a backing file is opened */
+  readonly isLazy?: boolean;
   readonly backing?: Image | null;
   readonly tableCacheBytes?: number;
   readonly slots?: number;
@@ -28,6 +30,7 @@ export function openImage(format: ImageFormat, file: HostFile, options: OpenMemo
     tableCacheBytes: options.tableCacheBytes ?? 64 * 1024,
     slots: options.slots ?? 1,
     probed: false,
+    isLazy: options.isLazy,
   });
 }
 

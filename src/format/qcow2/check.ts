@@ -13,7 +13,7 @@
 import { hex, hostOffset } from '../../bytes/offsets.ts';
 import { describeError, ImgfuseError } from '../../errors/index.ts';
 import { type HostFile, readPadded } from '../../host/host-file.ts';
-import type { CheckReport } from '../check-report.ts';
+import { type CheckReport, limitedLog, MAX_FINDINGS } from '../check-report.ts';
 import { flagSentence } from './findings.ts';
 import type { Qcow2Header } from './header.ts';
 import { rebuildRefcounts } from './rebuild-refcounts.ts';
@@ -21,22 +21,10 @@ import { writeCounter } from './refcount.ts';
 import { ReferenceWalk, type WalkOptions } from './reference-walk.ts';
 import { isCompressed, isCopied, offsetOf, QCOW_OFLAG_COPIED, QCOW_OFLAG_ZERO } from './table.ts';
 
-/** Findings that are logged one by one. */
-const MAX_LOGGED = 1000;
-
 /** Walks everything and compares; nothing is written until a repair is asked for. */
 export function examine(file: HostFile, header: Qcow2Header, options: WalkOptions): Check {
-  const log = limited(options.log);
+  const log = limitedLog(options.log);
   return new Check(file, header, new ReferenceWalk(file, header, { ...options, log }).run(), log);
-}
-
-function limited(log: (sentence: string) => void): (sentence: string) => void {
-  let logged = 0;
-  return (sentence) => {
-    logged++;
-    if (logged <= MAX_LOGGED) log(sentence);
-    else if (logged === MAX_LOGGED + 1) log('Further findings are counted and not printed');
-  };
 }
 
 export class Check {
@@ -119,7 +107,7 @@ export class Check {
       if (counter === references) continue;
       if (counter < references) {
         if (this.canCount(cluster, this.sentence(cluster, counter, references))) this.lowCount++;
-      } else if (report.leaks++ <= MAX_LOGGED) this.log(`Leaked: ${this.sentence(cluster, counter, references)}`);
+      } else if (report.leaks++ <= MAX_FINDINGS) this.log(`Leaked: ${this.sentence(cluster, counter, references)}`);
     }
   }
 

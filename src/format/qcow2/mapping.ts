@@ -8,7 +8,7 @@ import { NOT_PENDING, type PendingLinks } from '../pending-links.ts';
 import { MAX_LOOKS } from '../run-mapper.ts';
 import type { Geometry } from './geometry.ts';
 import type { ImageMarks } from './image-marks.ts';
-import { FILE_END, L1_ENTRIES, L1_OFFSET } from './state.ts';
+import { FILE_END, L1_ENTRIES, L1_OFFSET, REFCOUNT_TABLE_ENTRIES, REFCOUNT_TABLE_OFFSET } from './state.ts';
 import {
   checkSubclusters,
   DATA_BITMAP,
@@ -22,6 +22,8 @@ import {
 import { isCompressed, isCopied, offsetOf, QCOW_OFLAG_ZERO, type Tables } from './table.ts';
 
 export type ClusterStatus = 'data' | 'zero' | 'unallocated' | 'compressed';
+
+const ENTRY_BYTES = 8;
 
 /** The host cluster of what has none; 0 is the first cluster of an external data file. */
 export const NO_HOST = -1;
@@ -241,8 +243,7 @@ export class Mapper {
     const { high, low } = this.tables.load(this.numbers[L1_OFFSET]!, l1Index);
     const table = offsetOf(high, low);
     if (table === 0) return 0;
-    if (table % this.geometry.clusterSize === 0 && table + this.geometry.clusterSize <= this.numbers[FILE_END]!)
-      return table;
+    if (this.isPlace(table)) return table;
     throw this.badEntry('L1', this.numbers[L1_OFFSET]!, l1Index, l1Index * this.geometry.l2Coverage);
   }
 
@@ -253,16 +254,30 @@ export class Mapper {
     return isCopied(this.tables.load(this.numbers[L1_OFFSET]!, l1Index).high);
   }
 
-  /** Data lies in a cluster of this file; in a data file it is the one that belongs to the guest cluster. */
   private assertPlace({ status, host }: Cluster, table: number, index: number, guestCluster: number): void {
-    const { clusterSize } = this.geometry;
-    if (this.hasDataFile) {
-      if (status === 'data' ? host === guestCluster * clusterSize : status !== 'compressed') return;
-    } else {
-      if (status !== 'data') return;
-      if (host % clusterSize === 0 && host + clusterSize <= this.numbers[FILE_END]!) return;
-    }
+    if (status === 'data' ? this.isData(host, table, guestCluster) : status !== 'compressed' || !this.hasDataFile)
+      return;
     throw this.badEntry('L2', table, index, guestCluster * this.geometry.clusterSize);
+  }
+
+  /** Data lies in a cluster of this file; in a data file it is the one that belongs to the guest cluster. */
+  isData(host: number, table: number, guestCluster: number): boolean {
+    if (this.hasDataFile) return host === guestCluster * this.geometry.clusterSize;
+    return host !== table && this.isPlace(host);
+  }
+
+  /**
+   * A whole, aligned cluster of the file that is no part of the active L1 table or of the refcount table. What else there is of
+   * metadata is known only where all tables were walked.
+   */
+  private isPlace(offset: number): boolean {
+    const { numbers } = this;
+    const { clusterSize } = this.geometry;
+    if (offset % clusterSize !== 0 || !(offset + clusterSize <= numbers[FILE_END]!)) return false;
+    const behindL1 = offset - numbers[L1_OFFSET]!;
+    if (behindL1 >= 0 && behindL1 < numbers[L1_ENTRIES]! * ENTRY_BYTES) return false;
+    const behindRefcounts = offset - numbers[REFCOUNT_TABLE_OFFSET]!;
+    return behindRefcounts < 0 || behindRefcounts >= numbers[REFCOUNT_TABLE_ENTRIES]! * ENTRY_BYTES;
   }
 
   private badEntry(name: string, table: number, index: number, guest: number): ImgfuseError {

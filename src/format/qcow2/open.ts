@@ -5,6 +5,7 @@ import { roundUp } from '../../bytes/offsets.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import { FreeClusters } from '../free-clusters.ts';
+import { clustersOnHost } from '../host-clusters.ts';
 import type { Image, OpenOptions } from '../image-format.ts';
 import { legacyAesKey } from './aes-legacy.ts';
 import { countAllocated } from './allocated-clusters.ts';
@@ -97,7 +98,10 @@ export function openQcow2(
   numbers[REFCOUNT_TABLE_ENTRIES] = (header.refcountTableClusters * geometry.clusterSize) / 8;
   numbers[FILE_END] = fileEnd;
   numbers[NEVER_USED] = fileEnd;
-  numbers[ALLOCATED_CLUSTERS] = verified?.check.report.allocatedClusters ?? countAllocated(file, header, geometry);
+  numbers[ALLOCATED_CLUSTERS] =
+    options.isLazy === true
+      ? clustersOnHost(dataFile ?? file, header.size, geometry.clusterSize)
+      : (verified?.check.report.allocatedClusters ?? countAllocated(file, header, geometry));
   if (verified !== null) {
     markFree(verified, geometry, state);
     clearAutoclear(file, header);

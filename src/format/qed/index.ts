@@ -5,9 +5,11 @@ import { roundUp } from '../../bytes/offsets.ts';
 import type { SparseBitmap } from '../../bytes/sparse-bitmap.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
-import type { CheckReport } from '../check-report.ts';
+import { type CheckReport, limitedLog } from '../check-report.ts';
 import { FreeClusters, MAX_TRACKED_CLUSTERS } from '../free-clusters.ts';
+import { clustersOnHost } from '../host-clusters.ts';
 import type { AttachOptions, CheckOptions, Image, ImageFormat, OpenOptions, SharedImage } from '../image-format.ts';
+import { countAllocated } from './allocated-clusters.ts';
 import { checkTables, type QedCheck } from './check.ts';
 import { createQed } from './create.ts';
 import {
@@ -45,37 +47,48 @@ export const qed: ImageFormat = {
 /** @param reclaim clusters without a reference are freed even if the image is clean */
 function openQed(file: HostFile, options: OpenOptions, reclaim: boolean): Image {
   const header = readHeader(file, { mayBeCut: options.readOnly });
-  if (file.isDevice && !options.readOnly) {
+  if (options.readOnly) return openReadOnly(file, header, options);
+  if (file.isDevice) {
     const message = `${file.path} is a block device, and a QED image grows with its file; mount it with -o ro, or copy it to a file`;
     throw new ImgfuseError('unsupported', message, { path: file.path });
   }
   const dirty = isMarkedDirty(header);
   // the image's own tables come first: a damaged one is refused before its backing chain is looked for
-  const found = walkOrRefuse(file, header, options, dirty);
+  const found = walkOrRefuse(file, header, dirty);
   const backing = header.backingName === null ? null : options.openBacking(backingReference(header));
   // an open that fails has changed no byte, so a repair waits until the chain below is open
   const walk = repairIfUnclean(file, header, options, dirty, found);
-  if (!options.readOnly && (dirty || reclaim)) cutLeakedTail(file, header, walk.report.imageEndOffset);
+  if (dirty || reclaim) cutLeakedTail(file, header, walk.report.imageEndOffset);
   let fileLength = file.size();
   const missing = fileLength % header.clusterSize;
-  if (missing !== 0 && !options.readOnly) {
+  if (missing !== 0) {
     // the last cluster of a file that was cut: QEMU fails its reads and would overwrite it
     fileLength += header.clusterSize - missing;
     file.truncate(fileLength);
   }
-  if (options.readOnly && missing !== 0) fileLength += header.clusterSize - missing;
-  if (options.readOnly) sayWhatIsCut(file, header, options);
   const state = createQedState(header, { ...options, fileLength, virtualSize: header.imageSize });
   new Float64Array(state.numbers)[ALLOCATED_CLUSTERS] = walk.report.allocatedClusters;
   if (dirty) new Int32Array(state.words)[DIRTY] = 1;
-  if (!options.readOnly) {
-    if ((dirty || reclaim) && walk.report.leaks > 0)
-      reclaimLeaks(file, state, walk.used, fileLength / header.clusterSize);
-    if (isAutoclearSet(header)) {
-      writeHeaderField(file, AUTOCLEAR_OFFSET, 0);
-      file.sync();
-    }
+  if ((dirty || reclaim) && walk.report.leaks > 0)
+    reclaimLeaks(file, state, walk.used, fileLength / header.clusterSize);
+  if (isAutoclearSet(header)) {
+    writeHeaderField(file, AUTOCLEAR_OFFSET, 0);
+    file.sync();
   }
+  return new QedImage(file, state, 0, backing, options.log);
+}
+
+/** Checks nothing but the header: each entry is checked by the read that meets it. */
+function openReadOnly(file: HostFile, header: QedHeader, options: OpenOptions): Image {
+  const dirty = isMarkedDirty(header);
+  const backing = header.backingName === null ? null : options.openBacking(backingReference(header));
+  if (dirty) options.log(`${file.path} was not closed clean; it is read as it is, because it is opened read-only`);
+  sayWhatIsCut(file, header, options);
+  const fileLength = roundUp(file.size(), header.clusterSize);
+  const state = createQedState(header, { ...options, fileLength, virtualSize: header.imageSize });
+  new Float64Array(state.numbers)[ALLOCATED_CLUSTERS] =
+    options.isLazy === true ? clustersOnHost(file, header.imageSize, header.clusterSize) : countAllocated(file, header);
+  if (dirty) new Int32Array(state.words)[DIRTY] = 1;
   return new QedImage(file, state, 0, backing, options.log);
 }
 
@@ -90,11 +103,11 @@ function sayWhatIsCut(file: HostFile, header: QedHeader, { log }: Pick<OpenOptio
 }
 
 /** Checks all tables and writes nothing. Throws what cannot be repaired safely. */
-function walkOrRefuse(file: HostFile, header: QedHeader, options: OpenOptions, dirty: boolean): QedCheck {
+function walkOrRefuse(file: HostFile, header: QedHeader, dirty: boolean): QedCheck {
   const finding = new FirstFinding();
   const found = checkTables(file, header, { repair: 'none', log: finding.note });
   const { report, doubleReferences } = found;
-  if (options.readOnly || isSound(report) || (dirty && doubleReferences === 0)) return found;
+  if (isSound(report) || (dirty && doubleReferences === 0)) return found;
   const doubles = doubleReferences > 0 ? `, ${doubleReferences} of them clusters used twice` : '';
   throw new ImgfuseError(
     'corrupt',
@@ -115,10 +128,6 @@ function repairIfUnclean(
 ): QedCheck {
   if (!dirty) return found;
   const { report } = found;
-  if (options.readOnly) {
-    options.log(`${file.path} was not closed clean; it is read as it is, because it is opened read-only`);
-    return found;
-  }
   if (isSound(report)) {
     options.log(
       `${file.path} was not closed clean; checked: no errors, ${report.leaks} leaked clusters will be reclaimed`,
@@ -126,7 +135,7 @@ function repairIfUnclean(
     return found;
   }
   options.log(`${file.path} was not closed clean; repairing ${errorsIn(report)} errors`);
-  checkTables(file, header, { repair: 'all', log: options.log });
+  checkTables(file, header, { repair: 'all', log: limitedLog(options.log) });
   // the tables are read back: a host that answers a write and does not do it must not make a damaged image look clean (R7)
   const finding = new FirstFinding();
   const repaired = checkTables(file, header, { repair: 'none', log: finding.note });
@@ -192,7 +201,9 @@ function attachQed(file: HostFile, shared: SharedImage, options: AttachOptions):
 /** Leaks are reclaimed by an open and a clean close, which is what makes them vanish in normal use as well. */
 function checkQed(file: HostFile, options: CheckOptions): CheckReport {
   const header = readHeader(file, { mayBeCut: true });
-  const { report, doubleReferences } = checkTables(file, header, options);
+  // what a repair takes away is told for every entry: nothing else keeps its old value
+  const log = options.repair === 'all' ? options.log : limitedLog(options.log);
+  const { report, doubleReferences } = checkTables(file, header, { ...options, log });
   if (report.corruptionsFixed > 0 && !readsBackSound(file, header, options)) {
     report.checkErrors++;
     return report;

@@ -92,7 +92,7 @@ export class Mapper {
     reach('l2-load');
     const entry = this.tables.load(l2Table, index);
     if (entry === UNALLOCATED_ENTRY || entry === ZERO_ENTRY) return entry;
-    if (this.isInside(entry, this.geometry.clusterSize)) return entry;
+    if (this.isData(entry, l2Table)) return entry;
     throw this.badEntry('L2', l2Table, index, `guest offset ${hex(guestCluster * this.geometry.clusterSize)}`);
   }
 
@@ -108,6 +108,12 @@ export class Mapper {
     if (!(entry % this.geometry.clusterSize === 0 && entry >= this.headerBytes)) return false;
     if (entry + bytes > this.numbers[FILE_END]!) return false;
     return entry + bytes <= this.l1Table || entry >= this.l1Table + this.geometry.tableBytes;
+  }
+
+  /** An entry of `l2Table` leads to a cluster of the file that is neither in the header, nor in the L1 table, nor in `l2Table`. */
+  isData(entry: number, l2Table: number): boolean {
+    if (!this.isInside(entry, this.geometry.clusterSize)) return false;
+    return entry < l2Table || entry >= l2Table + this.geometry.tableBytes;
   }
 
   private badEntry(table: string, offset: number, index: number, guest: string): ImgfuseError {

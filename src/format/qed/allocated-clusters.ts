@@ -1,0 +1,58 @@
+// How many clusters of the disk have data in the image: what a read-only open, which checks nothing, shows as the size on
+// disk. Holes of the file are passed over, and a table is read once, as is what two tables overlap in.
+
+import { combine } from '../../bytes/endian.ts';
+import { hostOffset, roundDown, roundUp } from '../../bytes/offsets.ts';
+import { SparseBitmap } from '../../bytes/sparse-bitmap.ts';
+import type { HostFile } from '../../host/host-file.ts';
+import { ENTRY_BYTES, Geometry } from './geometry.ts';
+import type { QedHeader } from './header.ts';
+import { ZERO_ENTRY } from './table.ts';
+
+const CHUNK_BYTES = 64 * 1024;
+
+/** Data clusters of the disk. An L1 entry that leads to no table of the file is skipped. */
+export function countAllocated(file: HostFile, header: QedHeader): number {
+  const { clusterSize, tableBytes } = new Geometry(header.clusterSize, header.tableSizeClusters);
+  const fileEnd = roundUp(file.size(), clusterSize);
+  const seen = new SparseBitmap();
+  let count = 0;
+  forEachPart(file, header.l1TableOffset, tableBytes, (l1) => {
+    for (let at = 0; at < l1.byteLength; at += ENTRY_BYTES) {
+      const table = combine(l1.getUint32(at + 4, true), l1.getUint32(at, true));
+      if (!(table > 0 && table % clusterSize === 0 && table + clusterSize <= fileEnd)) continue;
+      if (!addAll(seen, table / clusterSize, tableBytes / clusterSize)) continue;
+      forEachPart(file, table, tableBytes, (l2) => {
+        count += countData(l2);
+      });
+    }
+  });
+  return count;
+}
+
+function countData(l2: DataView): number {
+  let count = 0;
+  for (let at = 0; at < l2.byteLength; at += ENTRY_BYTES) {
+    if (l2.getUint32(at, true) > ZERO_ENTRY || l2.getUint32(at + 4, true) !== 0) count++;
+  }
+  return count;
+}
+
+/** @returns whether none of the clusters was there */
+function addAll(seen: SparseBitmap, first: number, count: number): boolean {
+  for (let cluster = first; cluster < first + count; cluster++) if (seen.has(cluster)) return false;
+  for (let cluster = first; cluster < first + count; cluster++) seen.add(cluster);
+  return true;
+}
+
+/** Visits what of a table the file has, in order; bytes that the file has not got are passed over. */
+function forEachPart(file: HostFile, table: number, tableBytes: number, visit: (part: DataView) => void): void {
+  const chunk = new Uint8Array(Math.min(CHUNK_BYTES, tableBytes));
+  for (let start = 0; start < tableBytes; start += chunk.length) {
+    const data = file.seekData(hostOffset(table + start)) - table;
+    if (data >= tableBytes) return;
+    start = Math.max(start, roundDown(data, chunk.length));
+    const got = file.read(chunk, 0, chunk.length, hostOffset(table + start));
+    visit(new DataView(chunk.buffer, 0, got - (got % ENTRY_BYTES)));
+  }
+}

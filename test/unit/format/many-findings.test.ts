@@ -1,0 +1,53 @@
+// An image in which everything is wrong: a check counts all of it and tells the first of it, so that neither memory nor a log
+// fills up. A repair of QED tells every entry that it takes away, because nothing else keeps the old value.
+
+import { describe, expect, test } from 'vitest';
+import { hostOffset } from '../../../src/bytes/offsets.ts';
+import { formatByName } from '../../../src/disk/registry.ts';
+import { MAX_FINDINGS } from '../../../src/format/check-report.ts';
+import type { MemoryHostFile } from '../../../src/host/memory-file.ts';
+import { openImage } from '../../support/memory-images.ts';
+import { CLUSTER, tableHeavy } from '../../support/table-heavy.ts';
+
+const WRONG = CLUSTER / 8;
+/** No multiple of a cluster, in either byte order. */
+const NO_CLUSTER = Buffer.from('0002020202020200', 'hex');
+
+/** An image whose only L2 table has nothing but entries that lead nowhere. */
+function damaged(format: 'qed' | 'qcow2'): MemoryHostFile {
+  const file = tableHeavy(format, 1);
+  file.write(Buffer.alloc(CLUSTER, NO_CLUSTER), 0, CLUSTER, hostOffset(file.size() - 2 * CLUSTER));
+  return file;
+}
+
+describe.each(['qed', 'qcow2'] as const)('a %s image in which every entry is wrong', (format) => {
+  test('has all of it counted and the first of it told', () => {
+    const told: string[] = [];
+    const report = formatByName(format).check(damaged(format), {
+      repair: 'none',
+      log: (finding) => told.push(finding),
+    });
+    expect(report.corruptions).toBeGreaterThanOrEqual(WRONG);
+    expect(told.length).toBeLessThanOrEqual(MAX_FINDINGS + 2);
+    expect(told).toContain('Further findings are counted and not printed');
+  });
+});
+
+describe('a QED image in which every entry is wrong', () => {
+  test('has each told when check -r all takes it away', () => {
+    const told: string[] = [];
+    const log = (finding: string): void => void told.push(finding);
+    const report = formatByName('qed').check(damaged('qed'), { repair: 'all', log });
+    expect(report.corruptionsFixed).toBe(WRONG);
+    expect(told.filter((finding) => /L2 entry \d+ .*0x2020202020200 /.test(finding))).toHaveLength(WRONG);
+  });
+
+  test('that was not closed clean does not fill the log of its mount', () => {
+    const file = damaged('qed');
+    file.write(Uint8Array.of(2), 0, 1, hostOffset(16));
+    const told: string[] = [];
+    openImage(formatByName('qed'), file, { log: (sentence) => told.push(sentence) }).close();
+    expect(told.length).toBeGreaterThan(MAX_FINDINGS);
+    expect(told.length).toBeLessThan(MAX_FINDINGS + 10);
+  });
+});
