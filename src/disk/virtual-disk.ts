@@ -12,6 +12,8 @@ import type { HttpTraffic } from '../host/http/block-cache.ts';
 import { HttpHostFile } from '../host/http/http-file.ts';
 import type { CopyOnRead, CopyOnReadState } from './copy-on-read.ts';
 
+/** The range that a search for data looks at first; it doubles, so that data that is near costs little. */
+const FIRST_SEEK_BYTES = 64 * 1024 * 1024;
 /** How long the tables are walked for a status. */
 const SHARE_MS = 100;
 
@@ -210,10 +212,33 @@ export class VirtualDisk {
     this.image.flush();
   }
 
-  /** The extent at `offset` (which is below the size) through the chain, at most `length` bytes long. */
+  /** The extents of [offset, offset + length), which lies inside the disk, through the chain; neighbours may say the same. */
+  *extents(offset = 0, length: number = this.size() - offset): Generator<ChainExtent, void> {
+    const extents = chainExtents(this.image, offset, offset + length, 0);
+    for (;;) {
+      this.requestBegins();
+      const { done, value } = extents.next();
+      if (done === true) return;
+      yield value;
+    }
+  }
+
+  /** The first of them. */
   extent(offset: number, length: number = this.size() - offset): ChainExtent {
+    return this.extents(offset, length).next().value!;
+  }
+
+  /** The first offset from `offset` on where there is data, or where there is none; the size of the disk if there is no such. */
+  seek(offset: number, wantsData: boolean): number {
+    const size = this.size();
     this.requestBegins();
-    return chainExtent(this.image, offset, length, 0);
+    let step = FIRST_SEEK_BYTES;
+    for (let at = offset; at < size; step *= 2) {
+      const { isData, length } = chainDataRun(this.image, at, Math.min(size - at, step));
+      if (isData === wantsData) return at;
+      at += length;
+    }
+    return size;
   }
 
   /** Whether there is data at `offset`, through the chain, and for how many bytes from there that is sure: at most `length`. */
@@ -334,21 +359,34 @@ function lazyRefcountsOf({ specific }: ImageDetails): boolean | null {
 }
 
 function chainDataRun(image: Image, offset: number, length: number): DataRun {
-  const { status, length: part } = image.mapStatus(guestOffset(offset), length);
+  const { status, length: part } = image.mapContent(guestOffset(offset), length);
   const { backing } = image;
   if (status !== 'unallocated' || backing === null) return { isData: status === 'data', length: part };
-  const inside = backing.virtualSize() - offset;
-  return inside <= 0 ? { isData: false, length: part } : chainDataRun(backing, offset, Math.min(part, inside));
+  const inside = Math.min(part, backing.virtualSize() - offset);
+  // the images below are asked on and on, so that this one is not asked again for each run of theirs
+  for (let done = 0; done < inside; ) {
+    const below = chainDataRun(backing, offset + done, inside - done);
+    if (below.isData) return done === 0 ? below : { isData: false, length: done };
+    done += below.length;
+  }
+  return { isData: false, length: part };
 }
 
-function chainExtent(image: Image, offset: number, length: number, depth: number): ChainExtent {
-  const extent = image.map(guestOffset(offset), length);
+/** Each image is asked about a range once, however many extents the images below it have there. */
+function* chainExtents(image: Image, offset: number, end: number, depth: number): Generator<ChainExtent, void> {
   const { backing } = image;
-  if (extent.status !== 'unallocated' || backing === null) {
-    const holder = extent.status === 'data' ? (image.dataFile ?? image.file) : image.file;
-    return { ...extent, depth, path: holder.path };
+  for (let at = offset; at < end; ) {
+    const extent = image.map(guestOffset(at), end - at);
+    const next = at + extent.length;
+    if (extent.status !== 'unallocated' || backing === null) {
+      const holder = extent.status === 'data' ? (image.dataFile ?? image.file) : image.file;
+      yield { ...extent, depth, path: holder.path };
+    } else {
+      const covered = Math.max(at, Math.min(next, backing.virtualSize()));
+      yield* chainExtents(backing, at, covered, depth + 1);
+      if (covered < next)
+        yield { start: covered, length: next - covered, status: 'unallocated', depth, path: image.file.path };
+    }
+    at = next;
   }
-  const inside = backing.virtualSize() - offset;
-  if (inside <= 0) return { start: offset, length: extent.length, status: 'zero', depth, path: image.file.path };
-  return chainExtent(backing, offset, Math.min(extent.length, inside), depth + 1);
 }

@@ -217,12 +217,8 @@ export class DiskFilesystem implements Filesystem {
     const size = this.disk.size();
     if (whence !== SEEK_DATA && whence !== SEEK_HOLE) throw failure(ERRNO.EINVAL, `lseek with whence ${whence}`);
     if (offset >= size) throw failure(ERRNO.ENXIO, `offset ${offset} lies beyond the end of the disk`);
-    for (let at = offset; at < size; ) {
-      const { isData, length } = this.disk.dataRun(at, size - at);
-      if (isData === (whence === SEEK_DATA)) return at;
-      at += length;
-    }
-    if (whence === SEEK_HOLE) return size;
+    const found = this.disk.seek(offset, whence === SEEK_DATA);
+    if (found < size || whence === SEEK_HOLE) return Math.min(found, size);
     throw failure(ERRNO.ENXIO, `there is no data behind offset ${offset}`);
   }
 

@@ -18,8 +18,10 @@ export interface StatusRun {
 /** A range of the virtual disk with one status. */
 export interface Extent extends StatusRun {
   readonly start: number;
-  /** where the data is in the image file; absent unless status is 'data' */
+  /** where the range is in the image file; of data, and of zeros in a raw image */
   readonly hostOffset?: number;
+  /** the data lies in a hole of its file, so that it reads as zeros */
+  readonly isHole?: boolean;
 }
 
 /** How an image names the image below it. */
@@ -170,6 +172,11 @@ export interface Image {
   map(offset: GuestOffset, length: number): Extent;
   /** The same, but data goes on where it lies elsewhere in the file; may end before the status does. */
   mapStatus(offset: GuestOffset, length: number): StatusRun;
+  /**
+   * The same, but data that lies in a hole of its file is zero. True at this moment: a write to it changes no table. Not for who
+   * is to write something in the place of zeros.
+   */
+  mapContent(offset: GuestOffset, length: number): StatusRun;
   /**
    * Work that must not wait for the next flush: links held back for their data, the dirty bit of an idle image.
    * @param nowMs of steadyMs()

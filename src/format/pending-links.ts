@@ -91,6 +91,14 @@ export class PendingLinks {
     return this.entries[entry * STRIDE + HOST]!;
   }
 
+  /** How many guest clusters from this one on, of at most `count`, do not wait. */
+  countFree(guestCluster: number, count: number): number {
+    if (this.control[LIVE] === 0) return count;
+    const entries = this.count;
+    for (let i = 0; i < count; i++) if (this.locate(guestCluster + i, entries) >= 0) return i;
+    return count;
+  }
+
   add(guestCluster: number, hostOffset: number, nowMs: number, allocated = ALL_SUBCLUSTERS, zero = 0): void {
     assert(this.hasRoom(1), 'pending links overflow');
     const waiting = this.locate(guestCluster, this.count);

@@ -12,6 +12,7 @@ import {
   FALLOC_FL_ZERO_RANGE,
   fallocate,
   lseek,
+  lseekOrNone,
   SEEK_DATA,
   SEEK_HOLE,
 } from '../native/index.ts';
@@ -225,10 +226,9 @@ export class PosixHostFile implements HostFile {
   private seek(offset: HostOffset, whence: number): number {
     this.checkRange('seek', offset, 0);
     try {
-      return lseek(this.descriptor, offset, whence);
+      return lseekOrNone(this.descriptor, offset, whence) ?? this.size();
     } catch (error) {
       const kind = error instanceof ImgfuseError ? error.context.errno : undefined;
-      if (kind === ERRNO.ENXIO) return this.size();
       // a file system (or an installation) without SEEK_DATA: all of it is data
       if (kind === ERRNO.EINVAL || (error as ImgfuseError).kind === 'unsupported') {
         return whence === SEEK_DATA ? offset : this.size();

@@ -41,6 +41,14 @@ export function lseek(fd: number, offset: number, whence: number): number {
   return checked(lseekCall(fd, offset, whence), 'lseek', `to ${offset}`);
 }
 
+/** The same, or null where errno is ENXIO: there is no data behind `offset`. That is no failure, and an error costs microseconds. */
+export function lseekOrNone(fd: number, offset: number, whence: number): number | null {
+  assert(isSafeOffset(offset), `lseek to ${offset}`);
+  const result = lseekCall(fd, offset, whence);
+  if (result < 0 && lastErrno() === ERRNO.ENXIO) return null;
+  return checked(result, 'lseek', `to ${offset}`);
+}
+
 function isSafeOffset(value: number): boolean {
   return Number.isSafeInteger(value) && value >= 0;
 }

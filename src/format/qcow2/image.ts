@@ -11,6 +11,7 @@ import { reach } from '../../concurrency/breakpoints.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import { mapsAsZeros, readBackingData } from '../backing.ts';
 import { CopyUp } from '../copy-up.ts';
+import { HostHoles } from '../host-holes.ts';
 import {
   type Extent,
   type Image,
@@ -20,7 +21,7 @@ import {
   shareImage,
 } from '../image-format.ts';
 import { ReservedRuns } from '../reserved-runs.ts';
-import { statusRun } from '../run-mapper.ts';
+import { extentOf, StatusScan, statusOf } from '../status-scan.ts';
 import { AllocatingWrite } from './allocating-write.ts';
 import { type Collaborators, connect } from './collaborators.ts';
 import { CompressedReader } from './compressed.ts';
@@ -30,6 +31,7 @@ import { describeOpenImage } from './describe.ts';
 import { SECTOR_BYTES } from './guest-data.ts';
 import type { Run } from './mapping.ts';
 import { resize } from './resize.ts';
+import { Qcow2ScannedTables } from './scanned-tables.ts';
 import { ALLOCATED_CLUSTERS, type Qcow2State } from './state.ts';
 
 /** Links are held back for at most this long (plus one turn of the maintenance thread): the window of R9. */
@@ -49,6 +51,7 @@ export class Qcow2Image implements Image {
   private readonly runs: ReservedRuns<Run>;
   private readonly allocating: AllocatingWrite;
   private readonly deallocator: Deallocator;
+  private readonly scan: StatusScan;
   private readonly copier: CopyUp | null;
 
   /** @param slot this thread's reservation slot @param log takes one sentence a call */
@@ -85,6 +88,12 @@ export class Qcow2Image implements Image {
       readReserved: this.runs.readReserved.bind(this.runs),
       readsAsZeros: this.readsAsZeros.bind(this),
     });
+    const { slices } = this.parts.tables;
+    this.scan = new StatusScan(
+      new Qcow2ScannedTables({ version, hasDataFile, geometry, slices, pending, mapper }),
+      data.isEncrypted ? null : new HostHoles(dataFile ?? file),
+      backing !== null,
+    );
     const deallocator = new Deallocator({
       ...{
         data,
@@ -239,20 +248,17 @@ export class Qcow2Image implements Image {
   }
 
   map(offset: GuestOffset, length: number): Extent {
-    return this.parts.lock.run(() => {
-      const { status, hostOffset: host, length: part } = this.parts.mapper.map(offset, length);
-      if (status === 'compressed') return { start: offset, length: part, status: 'data' as const };
-      return {
-        start: offset,
-        length: part,
-        status,
-        ...(status === 'data' && !this.parts.data.isEncrypted ? { hostOffset: host } : {}),
-      };
-    });
+    return this.parts.lock.run(() =>
+      extentOf(offset, this.scan.scan(offset, length, 'extent'), !this.parts.data.isEncrypted),
+    );
   }
 
   mapStatus(offset: GuestOffset, length: number): StatusRun {
-    return this.parts.lock.run(() => statusRun(this.parts.mapper, offset, length, this.clusterSize));
+    return this.parts.lock.run(() => statusOf(this.scan.scan(offset, length, 'status')));
+  }
+
+  mapContent(offset: GuestOffset, length: number): StatusRun {
+    return this.parts.lock.run(() => statusOf(this.scan.scan(offset, length, 'content')));
   }
 
   maintain(nowMs: number): void {

@@ -37,6 +37,7 @@ export interface Collaborators {
   readonly pending: PendingLinks;
   readonly reservations: Reservations;
   readonly reusable: FullHostParts['reusable'];
+  readonly tables: Tables;
   readonly tracker: WriteTracker;
 }
 
@@ -66,6 +67,6 @@ export function connect(
   const flush = new Flush(file, geometry, lock, tracker, pending, linker, free, numbers, log);
   return {
     ...{ file, backing, access, allocator, dirtyBit, flush, free, geometry, linker, lock, mapper, numbers, pending },
-    ...{ reservations, reusable: () => ({ waiting: free.unsettledCount, free: free.freeCount }), tracker },
+    ...{ reservations, tables, reusable: () => ({ waiting: free.unsettledCount, free: free.freeCount }), tracker },
   };
 }

@@ -13,6 +13,7 @@ import { ImgfuseError, isHostFull } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import { readBackingData } from '../backing.ts';
 import { CopyUp } from '../copy-up.ts';
+import { HostHoles } from '../host-holes.ts';
 import {
   type Extent,
   type Image,
@@ -22,7 +23,7 @@ import {
   shareImage,
 } from '../image-format.ts';
 import { ReservedRuns } from '../reserved-runs.ts';
-import { statusRun } from '../run-mapper.ts';
+import { extentOf, StatusScan, statusOf } from '../status-scan.ts';
 import { AllocatingWrite } from './allocating-write.ts';
 import { type Collaborators, connect } from './collaborators.ts';
 import { type CompactParts, giveAwayRest, giveFreeClustersAway, moveIntoGaps, removeEmptyTables } from './compact.ts';
@@ -30,6 +31,7 @@ import { Deallocator } from './deallocate.ts';
 import { describeHeader } from './header.ts';
 import type { Run } from './mapping.ts';
 import { resize } from './resize.ts';
+import { QedScannedTables } from './scanned-tables.ts';
 import { ALLOCATED_CLUSTERS, type QedState } from './state.ts';
 
 /** Links are held back for at most this long (plus one turn of the maintenance thread): the window of R9. */
@@ -50,6 +52,7 @@ export class QedImage implements Image {
   private readonly runs: ReservedRuns<Run>;
   private readonly allocating: AllocatingWrite;
   private readonly deallocator: Deallocator;
+  private readonly scan: StatusScan;
   private readonly copier: CopyUp | null;
 
   /** @param slot this thread's reservation slot @param log takes one sentence a call */
@@ -72,6 +75,12 @@ export class QedImage implements Image {
       writeRun: this.writeRun.bind(this),
     });
     this.allocating = new AllocatingWrite(this.parts);
+    const { geometry, pending, tables } = this.parts;
+    this.scan = new StatusScan(
+      new QedScannedTables(geometry, tables.slices, pending, mapper),
+      new HostHoles(file),
+      backing !== null,
+    );
     this.deallocator = new Deallocator({ ...this.parts, write: this.write.bind(this) });
     this.copier =
       backing &&
@@ -130,19 +139,15 @@ export class QedImage implements Image {
   }
 
   map(offset: GuestOffset, length: number): Extent {
-    return this.parts.lock.run(() => {
-      const run = this.parts.mapper.map(offset, length);
-      return {
-        start: offset,
-        length: run.length,
-        status: run.status,
-        ...(run.status === 'data' ? { hostOffset: run.hostOffset } : {}),
-      };
-    });
+    return this.parts.lock.run(() => extentOf(offset, this.scan.scan(offset, length, 'extent'), true));
   }
 
   mapStatus(offset: GuestOffset, length: number): StatusRun {
-    return this.parts.lock.run(() => statusRun(this.parts.mapper, offset, length, this.clusterSize));
+    return this.parts.lock.run(() => statusOf(this.scan.scan(offset, length, 'status')));
+  }
+
+  mapContent(offset: GuestOffset, length: number): StatusRun {
+    return this.parts.lock.run(() => statusOf(this.scan.scan(offset, length, 'content')));
   }
 
   /** Clusters lose their links, whatever the host can. */

@@ -15,7 +15,7 @@ export const ZERO_ENTRY = 1;
 
 export class Tables {
   private readonly file: HostFile;
-  private readonly slices: TableSlices;
+  readonly slices: TableSlices;
   private readonly geometry: Geometry;
   private readonly scratch: Uint8Array;
   private readonly scratchView: DataView;

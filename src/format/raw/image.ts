@@ -143,7 +143,7 @@ export class RawImage implements Image {
   map(offset: GuestOffset, length: number): Extent {
     const end = offset + length;
     const data = Math.min(this.file.seekData(hostOffset(offset)), end);
-    if (data > offset) return { start: offset, length: data - offset, status: 'zero' };
+    if (data > offset) return { start: offset, length: data - offset, status: 'zero', hostOffset: offset };
     // the rest of the last sector, of which the file has only a part
     if (offset >= this.file.size()) return { start: offset, length, status: 'zero' };
     const hole = Math.min(this.file.seekHole(hostOffset(offset)), end);
@@ -151,6 +151,10 @@ export class RawImage implements Image {
   }
 
   mapStatus(offset: GuestOffset, length: number): StatusRun {
+    return this.map(offset, length);
+  }
+
+  mapContent(offset: GuestOffset, length: number): StatusRun {
     return this.map(offset, length);
   }
 

@@ -237,7 +237,7 @@ describe('opening', () => {
       network: [],
     });
     expect(disk.extent(0)).toMatchObject({ depth: 1, status: 'data', path: join(folder, 'base.raw') });
-    expect(disk.extent(65_536)).toMatchObject({ depth: 0, status: 'zero', path: image });
+    expect(disk.extent(65_536)).toMatchObject({ depth: 0, status: 'unallocated', path: image });
     disk.close();
     expect(openFiles()).toEqual([]);
   });
