@@ -6,7 +6,7 @@ import { EXIT_OK } from './exit-codes.ts';
 import { formatSize } from './format-size.ts';
 import { FORCE_SHARE, FORMAT, IMAGE_NAME, lockMode, lookAt } from './image-arguments.ts';
 import { snapshotJson, snapshotLines } from './info-snapshots.ts';
-import { answered, complain, type OutputMode, print, printable, printJson } from './output.ts';
+import { answered, complain, type OutputMode, printable, printJson, printLines } from './output.ts';
 
 interface InfoArguments {
   readonly image: string;
@@ -33,7 +33,7 @@ export const infoCommand: Command = {
       }),
     );
     if (args.output === 'json') printJson(infoJson(args.image, info));
-    else print(infoText(args.image, info));
+    else printLines(infoLines(args.image, info));
     return answered(EXIT_OK);
   },
 };
@@ -55,7 +55,7 @@ export function infoJson(name: string, info: DiskInfo): Record<string, unknown> 
   };
 }
 
-export function infoText(name: string, info: DiskInfo): string {
+export function infoLines(name: string, info: DiskInfo): string[] {
   const lines = [
     `image: ${name}`,
     `file format: ${info.format}`,
@@ -77,7 +77,7 @@ export function infoText(name: string, info: DiskInfo): string {
     lines.push('Format specific information:');
     lines.push(...factLines(info.specific, 1));
   }
-  return lines.map(printable).join('\n');
+  return lines.map(printable);
 }
 
 /** Facts below each other, the parts of a fact further in, as qemu-img prints them. */

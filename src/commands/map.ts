@@ -5,7 +5,7 @@ import { closingAfter } from '../errors/close.ts';
 import type { Command } from './command.ts';
 import { EXIT_OK } from './exit-codes.ts';
 import { ALLOW_BACKING, directories, FORCE_SHARE, FORMAT, IMAGE_NAME, lockMode, lookAt } from './image-arguments.ts';
-import { answered, complain, formatTable, type OutputMode, print } from './output.ts';
+import { answered, complain, type OutputMode, printable, printLines, printPieces } from './output.ts';
 import { KEY_EXCLUDES, KEY_OPTIONS, type PasswordArguments, passwordOf } from './passwords.ts';
 
 interface MapArguments extends PasswordArguments {
@@ -55,7 +55,8 @@ export const mapCommand: Command = {
       () => [disk],
       () => {
         const entries = mapDisk(disk);
-        print(args.output === 'json' ? mapJson(entries) : mapText(entries));
+        if (args.output === 'json') printPieces(mapJson(entries));
+        else printLines(mapLines(entries));
       },
     );
     return answered(EXIT_OK);
@@ -63,56 +64,65 @@ export const mapCommand: Command = {
 };
 
 /** Every range of the disk in order; neighbours that say the same are one, because the disk caps the length of an extent. */
-export function mapDisk(disk: Pick<VirtualDisk, 'size' | 'extent'>): MapEntry[] {
-  const entries: MapEntry[] = [];
-  const size = disk.size();
-  for (let offset = 0; offset < size; ) {
-    const extent = disk.extent(offset);
+export function* mapDisk(disk: Pick<VirtualDisk, 'extents'>): Generator<MapEntry, void> {
+  let last: MapEntry | undefined;
+  for (const extent of disk.extents()) {
     const next = mapEntry(extent);
-    const last = entries.at(-1);
-    if (last !== undefined && continues(last, next))
-      entries[entries.length - 1] = { ...last, length: last.length + next.length };
-    else entries.push(next);
-    offset = extent.start + extent.length;
+    if (last !== undefined && continues(last, next)) {
+      last = { ...last, length: last.length + next.length };
+      continue;
+    }
+    if (last !== undefined) yield last;
+    last = next;
   }
-  return entries;
+  if (last !== undefined) yield last;
 }
 
 function mapEntry(extent: ChainExtent): MapEntry {
-  const { start, length, depth, status, hostOffset, path } = extent;
+  const { start, length, depth, status, hostOffset, isHole, path } = extent;
   const isData = status === 'data';
   return {
-    start,
-    length,
-    depth,
+    ...{ start, length, depth },
     present: status !== 'unallocated',
-    zero: !isData,
+    // a cluster that was preallocated and not written is data and zero, as for qemu-img
+    zero: !isData || isHole === true,
     data: isData,
-    ...(isData && hostOffset !== undefined ? { offset: hostOffset } : {}),
+    ...(hostOffset === undefined ? {} : { offset: hostOffset }),
     filename: path,
   };
 }
 
 function continues(last: MapEntry, next: MapEntry): boolean {
-  if (last.depth !== next.depth || last.present !== next.present || last.data !== next.data) return false;
+  if (last.depth !== next.depth || last.present !== next.present) return false;
+  if (last.data !== next.data || last.zero !== next.zero) return false;
   return (last.offset === undefined ? undefined : last.offset + last.length) === next.offset;
 }
 
-function mapJson(entries: readonly MapEntry[]): string {
-  return `[${entries.map((entry) => JSON.stringify(entry)).join(',\n')}]`;
+/** A list in JSON with a line for each entry. */
+export function* mapJson(entries: Iterable<MapEntry>): Generator<string, void> {
+  let before = '[';
+  for (const entry of entries) {
+    yield `${before}${JSON.stringify(entry)}`;
+    before = ',\n';
+  }
+  yield before === '[' ? '[]\n' : ']\n';
 }
 
-/** The ranges with data, in the columns of qemu-img map; compressed data has no place of its own length: "-". */
-export function mapText(entries: readonly MapEntry[]): string {
-  const rows = entries
-    .filter((entry) => entry.data)
-    .map((entry) => [
-      hex(entry.start),
-      hex(entry.length),
-      entry.offset === undefined ? '-' : hex(entry.offset),
-      entry.filename,
-    ]);
-  return formatTable([['Offset         ', 'Length         ', 'Mapped to      ', 'File'], ...rows]);
+const COLUMN_WIDTH = 15;
+
+/**
+ * The ranges with data that is not zero, in the columns of qemu-img map; compressed data has no place of its own length: "-".
+ */
+export function* mapLines(entries: Iterable<MapEntry>): Generator<string, void> {
+  yield columns('Offset', 'Length', 'Mapped to', 'File');
+  for (const { start, length, offset, data, zero, filename } of entries) {
+    if (!data || zero) continue;
+    yield columns(hex(start), hex(length), offset === undefined ? '-' : hex(offset), printable(filename));
+  }
+}
+
+function columns(...[start, length, offset, file]: [string, string, string, string]): string {
+  return `${[start, length, offset].map((cell) => cell.padEnd(COLUMN_WIDTH)).join('  ')}  ${file}`;
 }
 
 function hex(value: number): string {

@@ -2,7 +2,6 @@
 // Invariants: writing never throws, because a closed pipe must not end a process that serves a mount; what is printed is out
 // when the call returns, because the end of a process does not wait for Node's streams.
 
-import { randomUUID } from 'node:crypto';
 import { bytesOfName } from '../bytes/names.ts';
 import { describeError, ImgfuseError } from '../errors/index.ts';
 import { EXIT_OK, EXIT_USAGE } from './exit-codes.ts';
@@ -10,6 +9,9 @@ import { writeText } from './host-paths.ts';
 import { describeShortage } from './process-limits.ts';
 
 export type OutputMode = 'human' | 'json';
+
+/** Characters that are put together before they are written. */
+const PIECE_LENGTH = 64 * 1024;
 
 /** said where Node cannot make a relative path absolute */
 const NO_DIRECTORY =
@@ -20,14 +22,27 @@ let isLost = false;
 
 /** A line on stdout; that it got lost is told once. */
 export function print(line: string): void {
-  try {
-    writeText(1, `${line}\n`);
-  } catch (error) {
-    const { code, message } = error as NodeJS.ErrnoException;
-    if (code === 'EPIPE' || isLost) return;
-    isLost = true;
-    complain(`standard output cannot be written: ${message}`);
+  write(`${line}\n`);
+}
+
+/**
+ * Texts on stdout, one after the other, in memory that does not grow with them: what is written waits for its reader, and what
+ * comes next is made afterwards. When nobody reads any more, or nothing can be written, the rest is not made.
+ */
+export function printPieces(texts: Iterable<string>): void {
+  let piece = '';
+  for (const text of texts) {
+    piece += text;
+    if (piece.length < PIECE_LENGTH) continue;
+    if (!write(piece)) return;
+    piece = '';
   }
+  if (piece !== '') write(piece);
+}
+
+/** Lines on stdout; see printPieces. */
+export function printLines(lines: Iterable<string>): void {
+  printPieces(endLines(lines));
 }
 
 /** An integer beyond what a number says exactly, in digits; printJson prints them as a number of JSON. */
@@ -46,14 +61,55 @@ export function exactNumber(digits: string): number | ExactNumber {
 
 /** A value as indented JSON on stdout, members that are undefined left out. */
 export function printJson(value: unknown): void {
-  print(formatJson(value));
+  printPieces(withEndOfLine(jsonPieces(value, '')));
 }
 
-export function formatJson(value: unknown): string {
-  // stands before digits while they are a text: nobody can know it and put it into a name
-  const mark = randomUUID();
-  const replace = (_key: string, each: unknown): unknown => (each instanceof ExactNumber ? mark + each.digits : each);
-  return JSON.stringify(value, replace, 4).replaceAll(new RegExp(`"${mark}(\\d+)"`, 'g'), '$1');
+/** @returns whether the text is out */
+function write(text: string): boolean {
+  try {
+    writeText(1, text);
+    return true;
+  } catch (error) {
+    const { code, message } = error as NodeJS.ErrnoException;
+    if (code !== 'EPIPE' && !isLost) {
+      isLost = true;
+      complain(`standard output cannot be written: ${message}`);
+    }
+    return false;
+  }
+}
+
+function* withEndOfLine(pieces: Iterable<string>): Generator<string> {
+  yield* pieces;
+  yield '\n';
+}
+
+function* endLines(lines: Iterable<string>): Generator<string> {
+  for (const line of lines) yield `${line}\n`;
+}
+
+/** The text of JSON.stringify(value, undefined, 4) in pieces. A list may be anything that can be iterated. */
+export function* jsonPieces(value: unknown, indent: string): Generator<string> {
+  if (value instanceof ExactNumber) {
+    yield value.digits;
+    return;
+  }
+  if (typeof value !== 'object' || value === null) {
+    yield JSON.stringify(value) ?? 'null';
+    return;
+  }
+  const isList = Symbol.iterator in value;
+  const inner = `${indent}    `;
+  let isEmpty = true;
+  for (const member of isList ? (value as Iterable<unknown>) : Object.entries(value)) {
+    const [name, content] = isList ? [null, member] : (member as [string, unknown]);
+    if (name !== null && content === undefined) continue;
+    yield `${isEmpty ? (isList ? '[' : '{') : ','}\n${inner}${name === null ? '' : `${JSON.stringify(name)}: `}`;
+    yield* jsonPieces(content, inner);
+    isEmpty = false;
+  }
+  if (isEmpty) yield isList ? '[]' : '{}';
+  else yield `\n${indent}${isList ? ']' : '}'}`;
 }
 
 /** The exit code of a command that is run for what it prints; that of one which changes something says whether that is done. */

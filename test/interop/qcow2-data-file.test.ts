@@ -157,6 +157,25 @@ describe.each(VARIANTS)('a data file, $name', (variant) => {
   });
 });
 
+interface Place {
+  readonly start: number;
+  readonly length: number;
+  readonly offset?: number;
+}
+
+/** Ranges that follow each other on the disk and in the file are one. */
+function joined(entries: readonly Place[]): Place[] {
+  const list: Place[] = [];
+  for (const { start, length, offset } of entries) {
+    const last = list.at(-1);
+    const follows = last !== undefined && last.start + last.length === start;
+    if (follows && last.offset! + last.length === offset)
+      list[list.length - 1] = { ...last, length: last.length + length };
+    else list.push({ start, length, offset: offset! });
+  }
+  return list;
+}
+
 describe('made by qemu-io', () => {
   test.each(['off', 'on'])('clusters of every kind are read and mapped, data_file_raw=%s', (raw) => {
     qemuImg('create', '-q', '-f', 'qcow2', '-o', `data_file=${data},data_file_raw=${raw},cluster_size=4k`, image, '1M');
@@ -167,8 +186,9 @@ describe('made by qemu-io', () => {
     qemuImg('convert', '-f', 'qcow2', '-O', 'raw', image, read);
     withDisk(image, { readOnly: true }, (disk) => {
       expect(firstDifference(readAll(disk), readFileSync(read))).toBe('none');
-      const data = mapDisk(disk).filter((entry) => entry.data);
-      expect(data.map(({ start, length, offset }) => ({ start, length, offset }))).toEqual(
+      const data = [...mapDisk(disk)].filter((entry) => entry.data);
+      // QEMU does not look for holes in clusters of a data file
+      expect(joined(data)).toEqual(
         wanted.filter((entry) => entry['data']).map(({ start, length, offset }) => ({ start, length, offset })),
       );
       for (const { filename } of data) expect(filename).toBe(join(folder, 'disk.data'));

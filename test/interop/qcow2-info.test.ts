@@ -4,7 +4,7 @@
 import { closeSync, openSync, readFileSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
-import { infoJson, infoText } from '../../src/commands/info.ts';
+import { infoJson, infoLines } from '../../src/commands/info.ts';
 import { inspectDisk } from '../../src/disk/info.ts';
 import { openDisk } from '../../src/disk/open.ts';
 import { bitmapRanges, readBitmapDirectory } from '../../src/format/qcow2/bitmap-directory.ts';
@@ -277,7 +277,7 @@ describe('imgfuse info lists the snapshots as qemu-img info does', () => {
     const info = inspectDisk(image);
     expect(infoJson(image, info)['snapshots']).toEqual(qemuInfo().snapshots);
     const theirs = qemuImg('info', image).split('\n');
-    const ours = infoText(image, info).split('\n');
+    const ours = infoLines(image, info);
     const listOf = (lines: readonly string[]): readonly string[] => {
       const start = lines.indexOf('Snapshot list:');
       return lines.slice(start, start + 4);

@@ -84,7 +84,7 @@ describe.each(geometries)('a QED image of QEMU with clusters of %s and tables of
       offset?: number;
     };
     const wanted = JSON.parse(qemuImg('map', '-f', 'qed', '--output=json', image)) as Extent[];
-    const actual = withDisk(image, { readOnly: true }, mapDisk);
+    const actual = withDisk(image, { readOnly: true }, (disk) => [...mapDisk(disk)]);
     expect(actual.map(({ filename: _, ...extent }) => extent)).toEqual(wanted);
 
     const theirs = JSON.parse(qemuImg('info', '-f', 'qed', '--output=json', image)) as Record<string, unknown>;
@@ -167,7 +167,7 @@ test('a raw image of QEMU maps and reads the same', () => {
     length: number;
     data: boolean;
   }[];
-  const actual = withDisk(image, { readOnly: true, format: 'raw' }, mapDisk);
+  const actual = withDisk(image, { readOnly: true, format: 'raw' }, (disk) => [...mapDisk(disk)]);
   expect(actual.map(({ start, length, data }) => ({ start, length, data }))).toEqual(
     wanted.map(({ start, length, data }) => ({ start, length, data })),
   );

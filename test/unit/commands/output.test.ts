@@ -6,14 +6,14 @@ import { checkJson, checkText } from '../../../src/commands/check.ts';
 import { parseFormatOptions } from '../../../src/commands/create.ts';
 import { mountExitCode } from '../../../src/commands/exit-codes.ts';
 import { formatSize } from '../../../src/commands/format-size.ts';
-import { infoJson, infoText } from '../../../src/commands/info.ts';
+import { infoJson, infoLines } from '../../../src/commands/info.ts';
 import { snapshotJson, snapshotLines } from '../../../src/commands/info-snapshots.ts';
-import { mapDisk, mapText } from '../../../src/commands/map.ts';
+import { mapDisk, mapLines } from '../../../src/commands/map.ts';
 import { cureForUsers, describeUsers } from '../../../src/commands/mount-users.ts';
 import {
   exactNumber,
-  formatJson,
   formatTable,
+  jsonPieces,
   printable,
   printableSentence,
   shellQuote,
@@ -24,6 +24,27 @@ import { statusTable } from '../../../src/commands/status.ts';
 import { layOut } from '../../../src/commands/text-layout.ts';
 import { ImgfuseError } from '../../../src/errors/index.ts';
 import { emptyCheckReport } from '../../../src/format/check-report.ts';
+
+describe('JSON', () => {
+  it('in pieces is that of JSON.stringify', () => {
+    fc.assert(
+      fc.property(fc.anything({ withNullPrototype: false }), (value) => {
+        const plain: unknown = JSON.parse(JSON.stringify(value) ?? 'null');
+        expect([...jsonPieces(plain, '')].join('')).toBe(JSON.stringify(plain, undefined, 4));
+      }),
+    );
+  });
+  it('leaves out members that are undefined, and has null for what no JSON can say', () => {
+    const value = { a: undefined, b: Number.NaN, c: [undefined, Number.POSITIVE_INFINITY], d: {}, e: [] };
+    expect([...jsonPieces(value, '')].join('')).toBe(JSON.stringify(value, undefined, 4));
+  });
+  it('makes one piece for a member, however many there are', () => {
+    let longest = 0;
+    const names = Array.from({ length: 5000 }, (_, index) => ({ name: `snapshot ${index}` }));
+    for (const piece of jsonPieces({ snapshots: names }, '')) longest = Math.max(longest, piece.length);
+    expect(longest).toBeLessThan(64);
+  });
+});
 
 describe('sizes', () => {
   it('are printed as qemu-img prints them', () => {
@@ -119,7 +140,7 @@ describe('info', () => {
     snapshots: [],
   };
   it('prints the lines of qemu-img', () => {
-    expect(infoText('a.qed', info).split('\n')).toEqual([
+    expect(infoLines('a.qed', info)).toEqual([
       'image: a.qed',
       'file format: qed',
       'virtual size: 10 MiB (10485760 bytes)',
@@ -142,7 +163,7 @@ describe('info', () => {
   it('says that an image is encrypted, and how, further in', () => {
     const encrypted = { ...info, dirty: false, specific: { encrypt: { format: 'luks', slots: [{ active: true }] } } };
     expect(infoJson('a', encrypted)['encrypted']).toBe(true);
-    const lines = infoText('a', encrypted).split('\n');
+    const lines = infoLines('a', encrypted);
     expect(lines).toContain('encrypted: yes');
     expect(lines.slice(lines.indexOf('    encrypt:'))).toEqual([
       '    encrypt:',
@@ -163,8 +184,8 @@ describe('map', () => {
       { start: 30, length: 10, status: 'zero', depth: 0, path: 'a' },
       { start: 40, length: 10, status: 'unallocated', depth: 1, path: 'b' },
     ] as const;
-    const disk = { size: () => 50, extent: (offset: number) => extents[offset / 10]! };
-    const entries = mapDisk(disk as unknown as Parameters<typeof mapDisk>[0]);
+    const disk = { extents: () => extents };
+    const entries = [...mapDisk(disk as unknown as Parameters<typeof mapDisk>[0])];
     expect(
       entries.map(({ start, length, present, zero, data, offset }) => [start, length, present, zero, data, offset]),
     ).toEqual([
@@ -173,7 +194,7 @@ describe('map', () => {
       [30, 10, true, true, false, undefined],
       [40, 10, false, true, false, undefined],
     ]);
-    expect(mapText(entries).split('\n')[1]).toMatch(/^0 +0x14 +0x64 +a$/);
+    expect([...mapLines(entries)][1]).toMatch(/^0 +0x14 +0x64 +a$/);
   });
 });
 
@@ -219,7 +240,7 @@ describe('names', () => {
       specific: { 'data file': evil },
       snapshots: [],
     };
-    const lines = infoText(evil, info).split('\n');
+    const lines = infoLines(evil, info);
     expect(lines[0]).toBe(`image: ${shown}`);
     expect(lines).toContain(`backing file: ${shown}`);
     expect(lines).toContain(`    data file: ${shown}`);
@@ -239,14 +260,16 @@ describe('JSON', () => {
       c: undefined,
       d: ['7'],
     };
-    expect(formatJson(value).replace(/\s/g, '')).toBe('{"a":9007199254740991,"b":18446744073709551615,"d":["7"]}');
+    expect([...jsonPieces(value, '')].join('').replace(/\s/g, '')).toBe(
+      '{"a":9007199254740991,"b":18446744073709551615,"d":["7"]}',
+    );
   });
   it('of a snapshot has the keys of qemu-img, exact', () => {
     const snapshot = {
       ...{ id: '1', name: 'x', vmStateSize: '9007199254740993', dateSeconds: 1, dateNanoseconds: 2 },
       ...{ vmClockSeconds: 18446744073, vmClockNanoseconds: 709551615, icount: '9007199254740995' },
     };
-    const text = formatJson(snapshotJson(snapshot)).replace(/\s/g, '');
+    const text = [...jsonPieces(snapshotJson(snapshot), '')].join('').replace(/\s/g, '');
     expect(text).toContain('"icount":9007199254740995,"vm-clock-nsec":709551615');
     expect(text).toContain('"vm-clock-sec":18446744073');
     expect(text).toContain('"vm-state-size":9007199254740993');

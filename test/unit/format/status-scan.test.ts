@@ -186,7 +186,8 @@ describe('a hole of the host file', () => {
     const file = fileOf('x'.repeat(4000));
     const holes = new HostHoles(file);
     holes.restart();
-    for (let page = 3999; page >= 0; page--) expect([holes.look(page * 4096, 4096), holes.isHole]).toEqual([4096, false]);
+    for (let page = 3999; page >= 0; page--)
+      expect([holes.look(page * 4096, 4096), holes.isHole]).toEqual([4096, false]);
     expect(file.asked).toBeLessThan(20);
   });
 });
