@@ -17,6 +17,8 @@ import { forgetForUmount } from './umount-note.ts';
 
 /** after this time a waiting unmount says what it is waiting for */
 const PATIENCE_MS = 2000;
+/** how long another mount namespace may keep what was unmounted here */
+const NAMESPACE_PATIENCE_MS = 8000;
 /** how long a process that serves a mount may take to say so */
 const ANSWER_MS = 1000;
 const BUSY_ATTEMPTS = 10;
@@ -83,7 +85,11 @@ async function unmountTarget(target: Target, options: UnmountOptions): Promise<O
     if (ended !== null) return closeOutcome(image, ended.result, record!);
     // what was unmounted here may have needed that moment to end
     const place = placeElsewhere(target);
-    if (place !== null) return namespaceOutcome(target, image, place);
+    if (place !== null) {
+      // a namespace that was made a moment ago for something else, as a sandbox is, goes again by itself
+      const late = mount === null ? null : await endedSoon(result, NAMESPACE_PATIENCE_MS);
+      return late === null ? namespaceOutcome(target, image, place) : closeOutcome(image, late.result, record!);
+    }
     complain(await describeWait(client, target, users, options));
     if (!options.patient) return { closed: false, clean: false, image, notes: [], exitCode: EXIT_OK };
     return closeOutcome(image, await result, record!);
@@ -101,9 +107,12 @@ function elsewhereOutcome(target: Target, image: string | undefined, places: rea
 }
 
 /** The result, if it comes before anybody becomes impatient. */
-async function endedSoon(result: Promise<CloseResult | null>): Promise<{ readonly result: CloseResult | null } | null> {
+async function endedSoon(
+  result: Promise<CloseResult | null>,
+  patienceMs = PATIENCE_MS,
+): Promise<{ readonly result: CloseResult | null } | null> {
   const controller = new AbortController();
-  const patience = delay(PATIENCE_MS, null, { signal: controller.signal }).catch(() => null);
+  const patience = delay(patienceMs, null, { signal: controller.signal }).catch(() => null);
   const first = await Promise.race([result.then((value) => ({ result: value })), patience]);
   controller.abort();
   return first;
