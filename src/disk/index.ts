@@ -1,6 +1,7 @@
 // The disk layer as commands and filesystem see it.
 
 export { type CheckReport, checkExitCode, type RepairMode } from '../format/check-report.ts';
+export type { OpenStep } from '../format/image-format.ts';
 export { parseSize } from '../format/size.ts';
 export type { LockMode } from '../host/image-locks.ts';
 export { type CheckDiskOptions, checkDisk } from './check.ts';

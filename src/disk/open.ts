@@ -3,12 +3,13 @@
 
 import { closeQuietly, closingOnFailure } from '../errors/close.ts';
 import { ImgfuseError } from '../errors/index.ts';
-import type { BackingReference, Image, ImageFormat, SharedImage } from '../format/image-format.ts';
+import type { BackingReference, Image, ImageFormat, OpenStep, SharedImage } from '../format/image-format.ts';
 import { attachHostFile } from '../host/attach.ts';
 import { isCopyOnReadStored } from '../host/copy-on-read-default.ts';
 import { type FileIdentity, isSameFile } from '../host/file-identity.ts';
 import type { HostFile } from '../host/host-file.ts';
 import { HttpHostFile } from '../host/http/http-file.ts';
+import { isUrl } from '../host/http/url.ts';
 import { type LockMode, lockImage, writerOf } from '../host/image-locks.ts';
 import { PosixHostFile } from '../host/posix-file.ts';
 import { allowedUrls, MAX_CHAIN_DEPTH, type NamingImage, resolveBacking, resolveDataFile } from './backing-policy.ts';
@@ -45,6 +46,8 @@ export interface OpenDiskOptions {
   readonly answerMs?: number | undefined;
   /** repairs and warnings, one sentence a call */
   readonly log?: ((sentence: string) => void) | undefined;
+  /** what the open is doing, where that may take long */
+  readonly progress?: ((step: OpenStep) => void) | undefined;
 }
 
 /** Opens an image and its backing chain. Throws ImgfuseError; an unclean image is repaired unless `readOnly`. */
@@ -193,6 +196,7 @@ class ChainOpener {
   }
 
   private openFile(path: string, readOnly: boolean, namedBy: NamedBy, descriptor: number | null = null): HostFile {
+    if (isUrl(path)) this.options.progress?.({ doing: `waiting for ${path}` });
     const file =
       descriptor === null
         ? openImageFile(path, readOnly, namedBy, allowedUrls(this.options.allowBacking ?? []), this.options.answerMs)
@@ -243,6 +247,7 @@ class ChainOpener {
       recognizedName,
       isLazy,
       lazyRefcounts: options.lazyRefcounts,
+      progress: options.progress,
     });
   }
 }

@@ -31,8 +31,28 @@ export interface BackingReference {
   readonly format?: string;
 }
 
+/** What an open is doing that may take long: for whoever waits for it. */
+export interface OpenStep {
+  /** such as "checking disk.qcow2" */
+  readonly doing: string;
+  /** how much of it is done, 0 to 1, where that is known */
+  readonly fraction?: number;
+}
+
+/** What tells how much of one step of an open is done. */
+export function progressOf(
+  doing: string,
+  progress: ((step: OpenStep) => void) | undefined,
+): { readonly progress?: (fraction: number) => void } {
+  if (progress === undefined) return {};
+  progress({ doing, fraction: 0 });
+  return { progress: (fraction) => progress({ doing, fraction }) };
+}
+
 export interface OpenOptions {
   readonly readOnly: boolean;
+  /** Called when a step begins that may take long, and now and then while it goes on. */
+  readonly progress?: ((step: OpenStep) => void) | undefined;
   /** Called once, after the header was checked, with the backing file the header names. */
   readonly openBacking: (reference: BackingReference) => Image;
   /** Called once, after the header was checked, with the name of the external data file where the image has one. */

@@ -57,7 +57,7 @@ export function openQcow2(
           ...(found.backingFormat === null ? {} : { format: found.backingFormat }),
         });
   const dataFile = openDataFile(file, found, options);
-  const verified = options.readOnly ? null : verifyBeforeWriting(file, found, options.log);
+  const verified = options.readOnly ? null : verifyBeforeWriting(file, found, options);
   const header = verified?.header ?? found;
   const geometry = new Geometry(header.clusterBits, header.refcountOrder, header.extendedL2);
   const fileEnd = roundUp(file.size(), geometry.clusterSize);

@@ -6,7 +6,7 @@ import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { CheckReport } from '../check-report.ts';
 import { trackedClusters } from '../free-clusters.ts';
-import type { CheckOptions } from '../image-format.ts';
+import { type CheckOptions, type OpenOptions, progressOf } from '../image-format.ts';
 import { type Check, examine } from './check.ts';
 import {
   QCOW2_INCOMPAT_CORRUPT,
@@ -17,6 +17,7 @@ import {
 } from './header.ts';
 import { createMetadataClustersState, MetadataClusters, MetadataRuns } from './metadata-clusters.ts';
 import { readHeader } from './read-header.ts';
+import type { WalkOptions } from './reference-walk.ts';
 
 /** An image that may be written, with what the walk found out. */
 export interface Verified {
@@ -43,7 +44,7 @@ export function checkQcow2(file: HostFile, options: CheckOptions): CheckReport {
   if (options.repair === 'all' && isSound(report) && (isMarked || report.corruptionsFixed > 0)) {
     // read back: a host that answers a write and does not do it must not make a damaged image look clean (R7)
     const again = readHeader(file, { readOnly: false, check: true });
-    const left = look(file, again, () => undefined).report.corruptions;
+    const left = look(file, again, { log: () => undefined }).report.corruptions;
     if (left === 0) clearMarks(file, again);
     else {
       report.checkErrors++;
@@ -72,12 +73,16 @@ function completeL1(file: HostFile, { l1Size, l1TableOffset }: Qcow2Header, log:
 }
 
 /** @throws ImgfuseError corrupt, and then nothing was changed unless the image was dirty and its repair went wrong */
-export function verifyBeforeWriting(file: HostFile, header: Qcow2Header, log: (sentence: string) => void): Verified {
+export function verifyBeforeWriting(
+  file: HostFile,
+  header: Qcow2Header,
+  { log, progress }: Pick<OpenOptions, 'log' | 'progress'>,
+): Verified {
   const findings: string[] = [];
   const note = (sentence: string): void => {
     if (findings.length < 1000) findings.push(sentence);
   };
-  const first = lookForMetadata(file, header, note);
+  const first = lookForMetadata(file, header, { log: note, ...progressOf(`checking ${file.path}`, progress) });
   const { corruptions, leaks } = first.check.report;
   if (!header.isDirty) {
     if (first.check.dangers > 0) throw refusal(file, corruptions, findings);
@@ -87,9 +92,11 @@ export function verifyBeforeWriting(file: HostFile, header: Qcow2Header, log: (s
   if (!first.check.isRepairable) throw refusal(file, corruptions, findings);
   log(`${file.path} was not closed clean; checked: ${corruptions} corruptions, ${leaks} leaked clusters; repairing`);
   for (const finding of findings) log(finding);
+  progress?.({ doing: `repairing ${file.path}` });
   first.check.repairAll();
   const repaired = readHeader(file, { readOnly: false });
-  const second = lookForMetadata(file, repaired, note);
+  const again = progressOf(`checking ${file.path} after its repair`, progress);
+  const second = lookForMetadata(file, repaired, { log: note, ...again });
   if (second.check.dangers > 0) throw refusal(file, second.check.report.corruptions, findings);
   clearMarks(file, repaired);
   return verified(file, repaired, second);
@@ -101,9 +108,9 @@ interface Found {
   readonly runs: MetadataRuns;
 }
 
-function lookForMetadata(file: HostFile, header: Qcow2Header, log: (sentence: string) => void): Found {
+function lookForMetadata(file: HostFile, header: Qcow2Header, options: WalkOptions): Found {
   const runs = new MetadataRuns();
-  return { check: look(file, header, log, runs), runs };
+  return { check: look(file, header, options, runs), runs };
 }
 
 /** An image that is refused has no map: its metadata may seem to be anywhere in a sparse file of any length. */
@@ -115,9 +122,9 @@ function verified(file: HostFile, header: Qcow2Header, { check, runs }: Found): 
   return { header, check, metadata };
 }
 
-function look(file: HostFile, header: Qcow2Header, log: (sentence: string) => void, runs?: MetadataRuns): Check {
+function look(file: HostFile, header: Qcow2Header, options: WalkOptions, runs?: MetadataRuns): Check {
   const check = examine(file, header, {
-    log,
+    ...options,
     mark: runs === undefined ? undefined : (kind, first, count) => runs.add(kind, first, count),
   });
   check.reportFlags();

@@ -8,7 +8,15 @@ import type { HostFile } from '../../host/host-file.ts';
 import { type CheckReport, limitedLog } from '../check-report.ts';
 import { FreeClusters, MAX_TRACKED_CLUSTERS } from '../free-clusters.ts';
 import { clustersOnHost } from '../host-clusters.ts';
-import type { AttachOptions, CheckOptions, Image, ImageFormat, OpenOptions, SharedImage } from '../image-format.ts';
+import {
+  type AttachOptions,
+  type CheckOptions,
+  type Image,
+  type ImageFormat,
+  type OpenOptions,
+  progressOf,
+  type SharedImage,
+} from '../image-format.ts';
 import { countAllocated } from './allocated-clusters.ts';
 import { checkTables, type QedCheck } from './check.ts';
 import { createQed } from './create.ts';
@@ -54,7 +62,7 @@ function openQed(file: HostFile, options: OpenOptions, reclaim: boolean): Image 
   }
   const dirty = isMarkedDirty(header);
   // the image's own tables come first: a damaged one is refused before its backing chain is looked for
-  const found = walkOrRefuse(file, header, dirty);
+  const found = walkOrRefuse(file, header, options, dirty);
   const backing = header.backingName === null ? null : options.openBacking(backingReference(header));
   // an open that fails has changed no byte, so a repair waits until the chain below is open
   const walk = repairIfUnclean(file, header, options, dirty, found);
@@ -103,9 +111,10 @@ function sayWhatIsCut(file: HostFile, header: QedHeader, { log }: Pick<OpenOptio
 }
 
 /** Checks all tables and writes nothing. Throws what cannot be repaired safely. */
-function walkOrRefuse(file: HostFile, header: QedHeader, dirty: boolean): QedCheck {
+function walkOrRefuse(file: HostFile, header: QedHeader, options: OpenOptions, dirty: boolean): QedCheck {
   const finding = new FirstFinding();
-  const found = checkTables(file, header, { repair: 'none', log: finding.note });
+  const steps = progressOf(`checking ${file.path}`, options.progress);
+  const found = checkTables(file, header, { repair: 'none', log: finding.note, ...steps });
   const { report, doubleReferences } = found;
   if (isSound(report) || (dirty && doubleReferences === 0)) return found;
   const doubles = doubleReferences > 0 ? `, ${doubleReferences} of them clusters used twice` : '';
@@ -135,10 +144,12 @@ function repairIfUnclean(
     return found;
   }
   options.log(`${file.path} was not closed clean; repairing ${errorsIn(report)} errors`);
-  checkTables(file, header, { repair: 'all', log: limitedLog(options.log) });
+  const repairing = progressOf(`repairing ${file.path}`, options.progress);
+  checkTables(file, header, { repair: 'all', log: limitedLog(options.log), ...repairing });
   // the tables are read back: a host that answers a write and does not do it must not make a damaged image look clean (R7)
   const finding = new FirstFinding();
-  const repaired = checkTables(file, header, { repair: 'none', log: finding.note });
+  const again = progressOf(`checking ${file.path} after its repair`, options.progress);
+  const repaired = checkTables(file, header, { repair: 'none', log: finding.note, ...again });
   if (isSound(repaired.report)) return repaired;
   throw new ImgfuseError(
     'corrupt',
