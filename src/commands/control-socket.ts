@@ -14,6 +14,8 @@ const FAREWELL_MS = 1000;
 export interface CloseResult {
   readonly closed: true;
   readonly clean: boolean;
+  /** false: it never answered */
+  readonly started?: false;
   readonly error?: string;
 }
 

@@ -2,11 +2,14 @@
 // thread, lock or descriptor is inherited by accident, not even one of whoever started this one, and it outlives the terminal.
 // Invariant: the caller gets exit code 0 only after the mount has answered.
 
-import { spawn } from 'node:child_process';
+import { type ChildProcess, spawn } from 'node:child_process';
+import { constants } from 'node:os';
+import type { OpenStep } from '../disk/index.ts';
 import { environmentWithoutInspector, nodeOptions } from './environment.ts';
 import { EXIT_SYSTEM } from './exit-codes.ts';
 import { closeDescriptor, inheritableDescriptors, openNothing } from './host-paths.ts';
 import { DAEMON_COMMAND, type MountRequest } from './mount-arguments.ts';
+import { OpeningProgress } from './opening-progress.ts';
 import { complain, printJson } from './output.ts';
 import { ask, givenPassword } from './passwords.ts';
 import { closeBeyondLimit } from './process-limits.ts';
@@ -22,7 +25,9 @@ export type DaemonReport =
       /** the encrypted image that there was no password for */
       readonly passwordNeeded?: string;
     }
-  | { readonly type: 'note'; readonly sentence: string };
+  | { readonly type: 'note'; readonly sentence: string }
+  /** what the open of the image is doing */
+  | { readonly type: 'step'; readonly step: OpenStep };
 
 /** What the mount process is handed: for every image, or image by image; base64. */
 export interface PasswordMessage {
@@ -92,13 +97,8 @@ function spawnOnce(
     );
     closeDescriptor(nothing);
     if (passwords !== null) child.send(passwords, () => undefined);
-    // the child has a session of its own: what ends us must end it, or a mount appears that nobody expects
-    const forward = (signal: NodeJS.Signals): void => {
-      child.kill(signal);
-    };
-    const signals = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
-    for (const signal of signals) process.on(signal, forward);
-
+    const signals = forwardSignals(child);
+    const progress = new OpeningProgress();
     let outcome: number | { readonly passwordNeeded: string } | null = null;
     child.on('error', (error) => {
       complain(`the mount process cannot be started: ${error.message}`);
@@ -106,13 +106,17 @@ function spawnOnce(
     });
     child.on('message', (message) => {
       const report = message as DaemonReport;
+      if (report.type === 'step') return progress.update(report.step);
+      progress.clear();
       if (report.type === 'note') {
         complain(report.sentence);
       } else if (report.type === 'failed') {
         const { exitCode, passwordNeeded, sentence } = report;
-        if (passwordNeeded === undefined) complain(sentence);
+        // whoever has told this process to end knows why
+        if (passwordNeeded === undefined && signals.exitCode() === null) complain(sentence);
         outcome = passwordNeeded === undefined ? exitCode : { passwordNeeded };
-      } else {
+      } else if (signals.exitCode() === null) {
+        progress.end();
         if (request.json) printJson(recordJson(report.record));
         child.disconnect();
         child.unref();
@@ -120,9 +124,37 @@ function spawnOnce(
       }
     });
     child.on('exit', (code, signal) => {
-      for (const each of signals) process.off(each, forward);
-      if (outcome === null) complain(`the mount process ended before the mount answered (${signal ?? `code ${code}`})`);
-      resolve(outcome ?? EXIT_SYSTEM);
+      progress.end();
+      signals.release();
+      const interrupted = signals.exitCode();
+      if (outcome === null && interrupted === null) {
+        complain(`the mount process ended before the mount answered (${signal ?? `code ${code}`})`);
+      }
+      resolve(outcome ?? interrupted ?? EXIT_SYSTEM);
     });
   });
+}
+
+/**
+ * The mount process has a session of its own: what ends this one must end it as well, or a mount appears that nobody
+ * expects. It ends at once while it opens the image, and unmounts when it is further.
+ */
+function forwardSignals(child: ChildProcess): {
+  /** that of this process once it was told to end, else null */
+  readonly exitCode: () => number | null;
+  readonly release: () => void;
+} {
+  let exitCode: number | null = null;
+  const forward = (signal: NodeJS.Signals): void => {
+    exitCode = 128 + constants.signals[signal];
+    child.kill(signal);
+  };
+  const signals = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
+  for (const signal of signals) process.on(signal, forward);
+  return {
+    exitCode: () => exitCode,
+    release: () => {
+      for (const signal of signals) process.off(signal, forward);
+    },
+  };
 }

@@ -4,14 +4,14 @@
 // nobody can write before the kernel has dropped what it had cached; a takeover that fails leaves the mount as it was.
 
 import { setTimeout as delay } from 'node:timers/promises';
-import { closeAndReopenDisk, type OpenDiskOptions, reopenDisk, type VirtualDisk } from '../disk/index.ts';
-import { closeQuietly } from '../errors/close.ts';
+import type { SharedDisk, VirtualDisk } from '../disk/index.ts';
 import { describeError, ImgfuseError } from '../errors/index.ts';
+import type { DiskKeeper } from './disk-keeper.ts';
 import type { Log } from './log.ts';
 import type { MountRequest } from './mount-arguments.ts';
 import { describeUsers, findMountUsers } from './mount-users.ts';
-import { closeGates, hasRequestsInHand, openGates } from './request-gate.ts';
 import type { Serving } from './serving.ts';
+import type { ServingWords } from './serving-words.ts';
 
 /** how long the requests in hand may take, and how often they are looked at */
 const IN_HAND_MS = 10_000;
@@ -23,24 +23,30 @@ const RELEASE_INTERVAL_MS = 20;
 /** The mount, as far as an exchange of its disk goes. */
 export interface HandoverParts {
   readonly request: MountRequest;
-  readonly options: OpenDiskOptions;
   readonly serving: Serving;
-  readonly stopWord: Int32Array;
+  readonly words: ServingWords;
   readonly log: Log;
+  /** opens and closes the image; this thread only waits for it */
+  readonly keeper: DiskKeeper;
   readonly disk: VirtualDisk;
   /** every thread takes this disk before its next request */
-  readonly exchange: (disk: VirtualDisk) => void;
+  readonly exchange: (disk: SharedDisk) => void;
+  /** resolves when the mount is told to end */
+  readonly stopped: Promise<void>;
 }
 
 /** The disk is closed and could not be opened again: nothing can be served any more. */
 export class DiskLostError extends ImgfuseError {}
+
+/** The mount was told to end while the image was being opened for a takeover, which a thread may still be at. */
+export class TakeoverBrokenOff extends ImgfuseError {}
 
 /**
  * Takes the locks of a writer, opens the image again, checks it if it must, and goes on read-write.
  * @throws ImgfuseError busy, corrupt, ...: why the mount stays as it was
  */
 export async function takeOver(parts: HandoverParts): Promise<void> {
-  const { request, disk, log, stopWord } = parts;
+  const { request, keeper, log, words } = parts;
   const { handover } = parts.serving;
   if (handover === null) throw cannotDropCaches(request);
   if (request.readOnly && !request.share) {
@@ -50,22 +56,25 @@ export async function takeOver(parts: HandoverParts): Promise<void> {
       { path: request.mountpoint },
     );
   }
-  const locks = request.locks === 'none' ? 'none' : 'take';
-  const next = reopenDisk(disk, { ...parts.options, readOnly: false, locks });
+  const opened = keeper.reopen({ readOnly: false, locks: 'take' });
+  const next = await Promise.race([opened, parts.stopped.then(() => null)]);
+  if (next === null) {
+    opened.catch(() => undefined);
+    throw new TakeoverBrokenOff('busy', `the mount of ${request.image} is ending`);
+  }
   try {
-    await closeAllGates(stopWord);
+    await closeAllGates(words);
   } catch (error) {
-    closeQuietly([next]);
+    await keeper.drop().catch(() => undefined);
     throw error;
   }
   parts.exchange(next);
-  openGates(stopWord, true);
-  // it was only read: nothing of it can fail but the close of a descriptor, and the requests are on the next disk already
-  closeQuietly([disk]);
+  words.openGates(true);
+  await keeper.take();
   try {
     await handover.invalidate('data');
   } catch (error) {
-    await giveAway({ ...parts, disk: next });
+    await giveAway(parts);
     throw error;
   }
   handover.setReadOnly(false);
@@ -78,7 +87,7 @@ export async function takeOver(parts: HandoverParts): Promise<void> {
  * same); DiskLostError
  */
 export async function giveAway(parts: HandoverParts): Promise<void> {
-  const { request, disk, stopWord } = parts;
+  const { request, keeper, words } = parts;
   const { handover } = parts.serving;
   if (handover === null) throw cannotDropCaches(request);
   handover.setReadOnly(true);
@@ -90,25 +99,24 @@ export async function giveAway(parts: HandoverParts): Promise<void> {
   }
   let failure: unknown;
   try {
-    const locks = request.locks === 'none' ? 'none' : 'share';
-    const reopened = closeAndReopenDisk(disk, { ...parts.options, readOnly: true, copyOnRead: false, locks });
-    failure = reopened.failure;
+    const reopened = await keeper.closeAndReopen({ readOnly: true, locks: 'share' });
+    failure = reopened.failure ?? undefined;
     parts.exchange(reopened.disk);
   } catch (error) {
     throw new DiskLostError('io', `${request.image} was closed and cannot be opened again`, {}, error);
   }
-  openGates(stopWord, true);
+  words.openGates(true);
   await handover.invalidate('attributes').catch((error) => parts.log('warning', describeError(error)));
   if (failure !== undefined) throw failure;
 }
 
 /** @throws ImgfuseError busy when a request does not come to its end; then the gates are open again */
-async function closeAllGates(stopWord: Int32Array): Promise<void> {
-  closeGates(stopWord);
+async function closeAllGates(words: ServingWords): Promise<void> {
+  words.closeGates();
   const end = performance.now() + IN_HAND_MS;
-  while (hasRequestsInHand(stopWord)) {
+  while (words.hasRequestsInHand) {
     if (performance.now() > end) {
-      openGates(stopWord, false);
+      words.openGates(false);
       throw new ImgfuseError('busy', `a request is still being served after ${IN_HAND_MS / 1000} seconds; try again`);
     }
     await delay(IN_HAND_INTERVAL_MS);
@@ -119,10 +127,10 @@ async function closeAllGates(stopWord: Int32Array): Promise<void> {
 async function closeGatesWithoutWriters(parts: HandoverParts, writableHandles: () => number): Promise<void> {
   const end = performance.now() + RELEASE_MS;
   for (;;) {
-    await closeAllGates(parts.stopWord);
+    await closeAllGates(parts.words);
     // looked at only now: an open that was in hand when writing was forbidden may have been let through
     if (writableHandles() === 0) return;
-    openGates(parts.stopWord, false);
+    parts.words.openGates(false);
     if (performance.now() > end) break;
     await delay(RELEASE_INTERVAL_MS);
   }

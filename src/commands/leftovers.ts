@@ -14,7 +14,9 @@ export function removeLeftovers(): void {
   for (const record of dead) {
     const isSeen = mounts.some(
       (mount) =>
-        mount.mountpoint === record.mountpoint && (record.device === undefined || record.device === deviceOf(mount)),
+        !record.opening &&
+        mount.mountpoint === record.mountpoint &&
+        (record.device === undefined || record.device === deviceOf(mount)),
     );
     if (isSeen) continue;
     removeRuntimeFiles(record);

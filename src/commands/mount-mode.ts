@@ -3,7 +3,7 @@
 
 import { describeError } from '../errors/index.ts';
 import type { RemountResult } from './control-socket.ts';
-import { DiskLostError, giveAway, type HandoverParts, takeOver } from './handover.ts';
+import { DiskLostError, giveAway, type HandoverParts, TakeoverBrokenOff, takeOver } from './handover.ts';
 import { fileIdentity } from './host-paths.ts';
 import { ImageClaim } from './image-claim.ts';
 import type { Log } from './log.ts';
@@ -26,6 +26,7 @@ export class MountMode {
   #last: Promise<unknown> = Promise.resolve();
   #claim: ImageClaim | null = null;
   #isShared: boolean;
+  #isBrokenOff = false;
 
   constructor(request: MountRequest, log: Log, hooks: ModeHooks) {
     this.#request = request;
@@ -39,9 +40,10 @@ export class MountMode {
     return this.#isShared;
   }
 
-  /** Resolves when no change is under way. */
-  settled(): Promise<unknown> {
-    return this.#last;
+  /** Resolves when no change is under way. @returns false when one was broken off, and the image may still be being opened */
+  async settled(): Promise<boolean> {
+    await this.#last;
+    return !this.#isBrokenOff;
   }
 
   /** Where locks keep nobody out, at least no other mount of this machine may write. @throws ImgfuseError busy */
@@ -76,6 +78,7 @@ export class MountMode {
       return { remounted: true };
     } catch (error) {
       const sentence = describeError(error);
+      if (error instanceof TakeoverBrokenOff) this.#isBrokenOff = true;
       this.#log('error', `${image} could not be made ${mode}: ${sentence}`);
       if (error instanceof DiskLostError) {
         this.#hooks.lost(sentence);

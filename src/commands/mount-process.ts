@@ -2,73 +2,112 @@
 // mount answers or why it does not, and its exit code. What it does between is the supervisor's.
 
 import { describeError, ImgfuseError } from '../errors/index.ts';
+import { exitAtOnce } from '../native/index.ts';
 import type { DaemonReport, PasswordMessage } from './daemon.ts';
+import { DiskKeeper } from './disk-keeper.ts';
 import { guardProcess } from './environment.ts';
 import { mountExitCode } from './exit-codes.ts';
 import { nameProcess, removeFile } from './host-paths.ts';
 import { removeLeftovers } from './leftovers.ts';
 import { fileLog, type Log, stderrLog } from './log.ts';
 import type { MountRequest } from './mount-arguments.ts';
+import { OpeningProgress } from './opening-progress.ts';
 import { printJson } from './output.ts';
-import { handedPasswords, PASSWORD_NEEDED, type PasswordOf, passwordOf } from './passwords.ts';
+import { givenPassword, PASSWORD_NEEDED, type PasswordSource } from './passwords.ts';
 import { describeShortage } from './process-limits.ts';
 import { type MountRecord, prepareRuntimeFiles, type RuntimeFiles, recordJson } from './runtime-directory.ts';
+import { StartBrokenOff } from './start-broken-off.ts';
 import type { Supervisor } from './supervisor.ts';
 import { warmThread } from './threads.ts';
 
 const ORPHANED = 'the command that started the mount is gone';
+const EXIT_ORPHANED = 1;
 
 /** @returns the exit code, when the mount has ended */
 export async function runMountProcess(request: MountRequest): Promise<number> {
   const isDaemon = !request.foreground;
   let supervisor: Supervisor;
   let files: RuntimeFiles | null = null;
-  // started first: it loads its modules while this thread loads its own, opens the image and mounts
+  // started first: they load their modules while this thread loads its own
+  const keeper = new DiskKeeper();
   const first = warmThread();
+  const progress = isDaemon ? null : new OpeningProgress();
   let isReady = false;
   let record: MountRecord;
   try {
     files = prepareRuntimeFiles();
     removeLeftovers();
-    const log = isDaemon ? daemonLog(files.logPath, request, () => !isReady) : stderrLog(request.debug);
+    const log = isDaemon ? daemonLog(files.logPath, request, () => !isReady) : foregroundLog(request.debug, progress);
     await guardProcess(request.debug, log);
     nameProcess(`imgfuse mount ${request.image} ${request.mountpoint}`);
-    const password = isDaemon ? await passwordsFromParent(request) : ownPasswords(request);
+    const passwords = isDaemon ? await passwordsFromParent(request) : ownPasswords(request);
     const { Supervisor } = await import('./supervisor.ts');
-    supervisor = new Supervisor(request, files, first, log, { isDaemon, password });
+    supervisor = new Supervisor(request, keeper, { files, log, isDaemon, first });
     const current = supervisor;
     process.on('uncaughtException', (error) => current.crash(error));
-    if (isDaemon) process.on('disconnect', () => isReady || current.stop(ORPHANED));
-    record = await supervisor.start();
+    if (isDaemon) process.on('disconnect', () => isReady || current.stop(ORPHANED, EXIT_ORPHANED));
+    keeper.onStep = (step) => (isDaemon ? void report({ type: 'step', step }) : progress?.update(step));
+    const started = supervisor.start(passwords);
+    // gone before anybody listened
+    if (isDaemon && !process.connected) supervisor.stop(ORPHANED, EXIT_ORPHANED);
+    record = await started;
   } catch (error) {
-    await first.discard();
+    progress?.end();
+    if (error instanceof StartBrokenOff) {
+      const sentence = `${error.message}: nothing is mounted, ${request.image} was still being opened`;
+      if (isDaemon) await report({ type: 'failed', sentence, exitCode: error.exitCode });
+      return endNow(error.exitCode);
+    }
+    await Promise.all([first.discard(), keeper.discard()]);
     return reportFailure(error, isDaemon, files);
   }
+  progress?.end();
   isReady = true;
   if (!isDaemon) {
     if (request.json) printJson(recordJson(record));
   } else if (!(await report({ type: 'ready', record }))) {
-    supervisor.stop(ORPHANED);
+    supervisor.stop(ORPHANED, EXIT_ORPHANED);
   }
-  return supervisor.ended();
+  const exitCode = await supervisor.ended();
+  return supervisor.isStuck ? endNow(exitCode) : exitCode;
 }
 
-function ownPasswords({ keyFile, keyEnv }: MountRequest): PasswordOf {
-  return passwordOf({ 'key-file': keyFile, 'key-env': keyEnv });
+/** Ends this process although some of its threads are in the middle of something; where that cannot be, it is killed. */
+function endNow(exitCode: number): number {
+  try {
+    exitAtOnce(exitCode);
+  } catch {
+    process.kill(process.pid, 'SIGKILL');
+  }
+  return exitCode;
+}
+
+/** What is logged stands on lines of its own. */
+function foregroundLog(debug: boolean, progress: OpeningProgress | null): Log {
+  const log = stderrLog(debug);
+  return (level, sentence) => {
+    progress?.clear();
+    log(level, sentence);
+  };
+}
+
+function ownPasswords({ keyFile, keyEnv }: MountRequest): PasswordSource {
+  return { given: givenPassword({ 'key-file': keyFile, 'key-env': keyEnv }), byImage: new Map(), mayAsk: true };
 }
 
 /** What the command that started this process sends when it says so; it has the terminal and the environment. */
-async function passwordsFromParent({ passwordsFollow }: MountRequest): Promise<PasswordOf> {
-  if (passwordsFollow !== true) return handedPasswords(null, new Map());
+async function passwordsFromParent({ passwordsFollow }: MountRequest): Promise<PasswordSource> {
+  if (passwordsFollow !== true) return { given: null, byImage: new Map(), mayAsk: false };
   const message = await new Promise<PasswordMessage>((resolve, reject) => {
     process.once('message', (received) => resolve(received as PasswordMessage));
     process.once('disconnect', () => reject(new Error(ORPHANED)));
   });
   const bytes = (text: string): Uint8Array => new Uint8Array(Buffer.from(text, 'base64'));
-  return handedPasswords(
-    message.given === null ? null : bytes(message.given),
-    new Map(message.byImage.map(([path, password]) => [path, bytes(password)])),
-  );
+  return {
+    given: message.given === null ? null : bytes(message.given),
+    byImage: new Map(message.byImage.map(([path, password]) => [path, bytes(password)])),
+    mayAsk: false,
+  };
 }
 
 /** Until the mount answers, what concerns the user is shown by the command that started it, too. */

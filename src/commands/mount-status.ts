@@ -1,8 +1,9 @@
 // The status of one mount: what its process answers on the control socket, and `status` prints.
 
-import type { NetworkStatus, VirtualDisk } from '../disk/index.ts';
+import type { NetworkStatus, OpenStep, VirtualDisk } from '../disk/index.ts';
 import { formatSize } from './format-size.ts';
 import type { MountRequest } from './mount-arguments.ts';
+import type { Phase } from './mount-state.ts';
 import type { Serving } from './serving.ts';
 
 /** Keys as qemu-img spells them where it has them. */
@@ -71,6 +72,49 @@ export function mountStatus(
     failure: status.failure,
     log,
   };
+}
+
+/** While the image is being opened or closed: nothing is asked of a disk that may not be open. */
+export interface UnservedStatus {
+  readonly image: string;
+  readonly mountpoint: string;
+  readonly pid: number;
+  readonly state: 'opening' | 'closing';
+  /** what is being done, and may take long */
+  readonly doing?: string;
+  readonly log: string | null;
+}
+
+export function unservedStatus(
+  { image, mountpoint }: MountRequest,
+  phase: Phase,
+  step: OpenStep | null,
+  log: string | null,
+): UnservedStatus {
+  const state = phase === 'opening' || phase === 'mounting' ? 'opening' : 'closing';
+  return { image, mountpoint, pid: process.pid, state, ...(step === null ? {} : { doing: describeStep(step) }), log };
+}
+
+/** "checking disk.qcow2, 43%" */
+export function describeStep({ doing, fraction }: OpenStep): string {
+  return fraction === undefined ? doing : `${doing}, ${Math.floor(fraction * 100)}%`;
+}
+
+/** What the process of a mount is at, in one line, while it does not simply serve. */
+export function describePhase({ image, mountpoint }: MountRequest, phase: Phase, step: OpenStep | null): string {
+  const doing = step === null ? '' : ` (${describeStep(step)})`;
+  return {
+    opening: `${image} is being opened${doing}`,
+    mounting: `${image} is being mounted at ${mountpoint}`,
+    serving: `${image} is mounted at ${mountpoint}${doing}`,
+    unmounting: `${mountpoint} is being unmounted`,
+    waiting: `${mountpoint} is detached, and ${image} is closed when its last user ends`,
+    draining: `${mountpoint} is unmounted, and its last requests are being answered`,
+    leaving: `${image} is closed when the requests in hand are done`,
+    closing: `${image} is being written and closed; ending this process now would leave it unclean`,
+    rescuing: `what was written to ${image} is being saved after an internal error`,
+    closed: `${image} is closed`,
+  }[phase];
 }
 
 /** What share means to who reads from the mount. */

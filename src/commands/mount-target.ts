@@ -92,8 +92,8 @@ function recordOf(mount: MountEntry, records: readonly StoredRecord[]): StoredRe
       ({ device, alive, mountpoint }) => device === deviceOf(mount) && (alive || mountpoint === mount.mountpoint),
     ) ??
     believed.findLast(
-      ({ device, alive, mountpoint }) =>
-        device === undefined && alive && (mountpoint === mount.mountpoint || isInherited(mountpoint)),
+      ({ device, alive, mountpoint, opening }) =>
+        device === undefined && alive && !opening && (mountpoint === mount.mountpoint || isInherited(mountpoint)),
     ) ??
     null
   );

@@ -68,24 +68,32 @@ function checked(password: Uint8Array, what: string): Uint8Array {
   throw new ImgfuseError('usage', `${what} is larger than ${MAX_KEY_BYTES} bytes; it is no password`);
 }
 
-/** What a command uses: the options, or a question at the terminal for each encrypted image. Nothing happens before it is asked. */
-export function passwordOf(args: PasswordArguments): PasswordOf {
-  let given: Uint8Array | null | undefined;
-  const asked = new Map<string, Uint8Array>();
+/** Where the passwords of a mount come from, as plain data: it is passed to the thread that opens the image. */
+export interface PasswordSource {
+  /** for every image; null: none */
+  readonly given: Uint8Array | null;
+  readonly byImage: ReadonlyMap<string, Uint8Array>;
+  /** a person at the terminal may be asked for what is missing */
+  readonly mayAsk: boolean;
+}
+
+/** Asks once for each image. */
+export function passwordFrom({ given, byImage, mayAsk }: PasswordSource): PasswordOf {
+  const known = new Map(byImage);
   return (imagePath) => {
-    given ??= givenPassword(args);
-    const password = given ?? asked.get(imagePath) ?? ask(imagePath);
-    if (given === null) asked.set(imagePath, password);
+    const password = given ?? known.get(imagePath) ?? (mayAsk ? ask(imagePath) : null);
+    if (password === null) throw missingPassword(imagePath);
+    if (given === null) known.set(imagePath, password);
     return password.slice();
   };
 }
 
-/** What a mount process uses: what it was handed. */
-export function handedPasswords(given: Uint8Array | null, byImage: ReadonlyMap<string, Uint8Array>): PasswordOf {
+/** What a command uses: the options, or a question at the terminal for each encrypted image. Nothing happens before it is asked. */
+export function passwordOf(args: PasswordArguments): PasswordOf {
+  let source: PasswordOf | undefined;
   return (imagePath) => {
-    const password = given ?? byImage.get(imagePath);
-    if (password === undefined) throw missingPassword(imagePath);
-    return password.slice();
+    source ??= passwordFrom({ given: givenPassword(args), byImage: new Map(), mayAsk: true });
+    return source(imagePath);
   };
 }
 

@@ -20,7 +20,7 @@ function limitOf(resource: 'Max address space' | 'Max open files'): number {
 
 /** @throws ImgfuseError no-space when a mount with so many workers would not get what it needs */
 export function assertLimits(workers: number): void {
-  // the workers, and the maintenance thread
+  // the workers, and the keeper of the disk
   const threads = workers + 1;
   const cure = workers > 1 ? 'raise it, or use fewer workers (--workers 1)' : 'raise it';
   const refuse = (what: string): ImgfuseError =>

@@ -1,29 +1,23 @@
 // The gate between the kernel and a thread. A thread parked in read(/dev/fuse) cannot be woken where its connection cannot be
 // aborted, so everything that ends or exchanges the disk is decided here, when its next request arrives.
-// Invariant: a thread touches the disk only between enter and leave. Once the stop word is set, or the gates are closed, and
-// the thread's own word is 0, it does not touch the disk again before the gates open, and then takes the disk of that time.
+// Invariant: a thread touches the disk only between enter and leave. Once the mount is stopped, or the gates are closed, and
+// the thread has nothing in hand, it does not touch the disk again before the gates open, and then takes the disk of that time.
 
 import type { Channel, ConnectionEnd } from '../fuse/device.ts';
-import { STOP } from './threads.ts';
-
-const IDLE = 0;
-const IN_HAND = 1;
-/** Words behind those of the slots. */
-const CLOSED = -2;
-const GENERATION = -1;
+import type { ServingWords } from './serving-words.ts';
 
 export class Gate {
-  readonly #words: Int32Array;
+  readonly #words: ServingWords;
   readonly #slot: number;
   readonly #renew: () => void;
   #generation: number;
 
   /**
-   * @param words element 0 is the stop word, element `slot` says whether this thread has a request in hand
-   * @param generation of the disk that the thread has, from diskGeneration
+   * @param slot of this thread among the words
+   * @param generation of the disk that the thread has
    * @param renew takes the disk that is served from now on
    */
-  constructor(words: Int32Array, slot: number, generation = 0, renew: () => void = () => undefined) {
+  constructor(words: ServingWords, slot: number, generation = 0, renew: () => void = () => undefined) {
     this.#words = words;
     this.#slot = slot;
     this.#renew = renew;
@@ -33,27 +27,25 @@ export class Gate {
   /** Waits while the gates are closed. @returns false when the thread shall end */
   enter(): boolean {
     const words = this.#words;
-    const closed = words.length + CLOSED;
     for (;;) {
       // announced before the other words are looked at: whoever sets those looks at this one afterwards
-      Atomics.store(words, this.#slot, IN_HAND);
-      if (Atomics.load(words, 0) !== STOP.run) return false;
-      if (Atomics.load(words, closed) === 0) break;
+      words.take(this.#slot);
+      if (words.isStopped) return false;
+      if (!words.areGatesClosed) break;
       this.leave();
-      Atomics.wait(words, closed, 1);
+      words.waitAtGates();
     }
-    this.renew();
+    this.#takeDisk();
     return true;
   }
 
   /** The request in hand is done. */
   leave(): void {
-    Atomics.store(this.#words, this.#slot, IDLE);
+    this.#words.putDown(this.#slot);
   }
 
-  /** Takes the disk that is served now, if it is another one. */
-  renew(): void {
-    const generation = Atomics.load(this.#words, this.#words.length + GENERATION);
+  #takeDisk(): void {
+    const { generation } = this.#words;
     if (generation === this.#generation) return;
     this.#generation = generation;
     this.#renew();
@@ -81,37 +73,4 @@ export class RequestGate implements Channel {
   send(source: Uint8Array, length: number): boolean {
     return this.#device.send(source, length);
   }
-}
-
-/** Words for the stop word and `threads` gates, in the slots from 1 on. */
-export function createStopWords(threads: number): Int32Array {
-  return new Int32Array(new SharedArrayBuffer((1 + threads - CLOSED) * Int32Array.BYTES_PER_ELEMENT));
-}
-
-export function hasRequestsInHand(words: Int32Array): boolean {
-  return words.subarray(1, words.length + CLOSED).some((_, index) => Atomics.load(words, index + 1) !== IDLE);
-}
-
-/** Tells every thread to end after the request in hand, those that wait at a closed gate included. */
-export function setStop(words: Int32Array, value: number): void {
-  Atomics.store(words, 0, value);
-  Atomics.notify(words, 0);
-  Atomics.notify(words, words.length + CLOSED);
-}
-
-/** Counts the disks that were served before the present one. */
-export function diskGeneration(words: Int32Array): number {
-  return Atomics.load(words, words.length + GENERATION);
-}
-
-/** From now on nobody enters; who is inside is waited for by looking at hasRequestsInHand. */
-export function closeGates(words: Int32Array): void {
-  Atomics.store(words, words.length + CLOSED, 1);
-}
-
-/** @param renewed every thread takes another disk before its next request */
-export function openGates(words: Int32Array, renewed: boolean): void {
-  if (renewed) Atomics.add(words, words.length + GENERATION, 1);
-  Atomics.store(words, words.length + CLOSED, 0);
-  Atomics.notify(words, words.length + CLOSED);
 }

@@ -46,6 +46,8 @@ export interface MountRecord {
   readonly log: string | null;
   /** of a mount that its process has left behind: why, and whether the image was closed clean */
   readonly left?: { readonly reason: string; readonly clean: boolean };
+  /** its image is being opened; nothing is mounted yet */
+  readonly opening: boolean;
 }
 
 /** A record and where it lies. */

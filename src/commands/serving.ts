@@ -29,7 +29,7 @@ import { nativeAvailable } from '../native/index.ts';
 import { type Log, requestErrorLog } from './log.ts';
 import type { MountRequest } from './mount-arguments.ts';
 import { isInherited } from './mountpoint.ts';
-import { diskGeneration } from './request-gate.ts';
+import type { ServingWords } from './serving-words.ts';
 import { type ServeData, startThread, type Thread, type WarmThread } from './threads.ts';
 
 /** A mount that answers. */
@@ -40,6 +40,8 @@ export interface Serving {
   readonly workers: number;
   /** resolves when nobody serves any more */
   readonly ended: Promise<void>;
+  /** not yet */
+  readonly isServing: boolean;
   /** @throws ImgfuseError busy while somebody uses it, unless lazy; missing when it is detached already */
   unmount(options: { lazy: boolean }): Promise<void>;
   /**
@@ -51,6 +53,14 @@ export interface Serving {
   requests(): Readonly<Record<string, number>>;
   /** null where the disk cannot be exchanged under the mount */
   readonly handover: Handover | null;
+}
+
+/** What is told about the threads of a mount. */
+export interface ServingEvents {
+  /** a thread has died: what it was doing will never be answered, and what it held has to be given up */
+  readonly died: (error: Error, threadId: number, slot: number) => void;
+  /** a thread has seen the end of the connection, or the stop word, and ended */
+  readonly gone: () => void;
 }
 
 /** What goes with an exchange of the disk under a mount. */
@@ -67,21 +77,20 @@ export interface Handover {
 
 /**
  * Mounts and starts to serve.
- * @param stopWord shared by every thread of the mount, see STOP
- * @param crashed told the error of each thread that crashes: what it was doing will never be answered
+ * @param words shared by every thread of the mount
  * @param first becomes the first worker thread, or is ended where there are none
  */
 export async function startServing(
   disk: VirtualDisk,
   request: MountRequest,
-  stopWord: Int32Array,
+  words: ServingWords,
   first: WarmThread,
-  crashed: (error: Error) => void,
   log: Log,
+  events: ServingEvents,
 ): Promise<Serving> {
-  if (chooseTransport(request, log) === 'kernel') return serveKernel(disk, request, stopWord, first, crashed, log);
+  if (chooseTransport(request, log) === 'kernel') return serveKernel(disk, request, words, first, log, events);
   await first.discard();
-  return serveFuseNative(disk, request, log);
+  return serveFuseNative(disk, request, words, log);
 }
 
 function chooseTransport(request: MountRequest, log: Log): Transport {
@@ -123,10 +132,10 @@ function owner(request: MountRequest): { uid: number; gid: number; umask?: numbe
 async function serveKernel(
   disk: VirtualDisk,
   request: MountRequest,
-  stopWord: Int32Array,
+  words: ServingWords,
   warm: WarmThread,
-  crashed: (error: Error) => void,
   log: Log,
+  events: ServingEvents,
 ): Promise<Serving> {
   const session = mountKernel({ ...mountOptions(request, 'kernel'), mountpoint: request.mountpoint });
   sayWhatIsLeftOut(request, log);
@@ -136,7 +145,7 @@ async function serveKernel(
   let tree: SharedTree;
   try {
     tree = createTree(disk, { rootIsFile: session.rootIsFile, ...owner(request) });
-    const [data, ...rest] = workerData(session, disk, tree, request, stopWord, counters);
+    const [data, ...rest] = workerData(session, disk, tree, request, words, counters);
     first = warm.run(data!, log);
     others = rest;
   } catch (error) {
@@ -154,11 +163,10 @@ async function serveKernel(
   void dropStalePages(tree, dropPages).catch((error) => log('warning', describeError(error)));
   const threads = [first, ...others.map((data) => startThread(data, log))];
   for (const { ended, threadId } of threads) void ended.then(() => abandonTree(tree, threadId));
-  return {
+  return withEnd(allEnded(threads, events), {
     transport: 'kernel',
     mountpoint: session.mountpoint,
     workers: request.workers,
-    ended: allEnded(threads, crashed),
     unmount: async (options) => session.unmount(options),
     abort: () => session.abort(),
     requests: () => readCounters(counters),
@@ -172,6 +180,20 @@ async function serveKernel(
         for (const node of nodesOf(tree)) await session.invalidate(node, what);
       },
     },
+  });
+}
+
+function withEnd(ended: Promise<void>, serving: Omit<Serving, 'ended' | 'isServing'>): Serving {
+  let isServing = true;
+  const seen = ended.then(() => {
+    isServing = false;
+  });
+  return {
+    ...serving,
+    ended: seen,
+    get isServing() {
+      return isServing;
+    },
   };
 }
 
@@ -181,32 +203,37 @@ function workerData(
   disk: VirtualDisk,
   tree: SharedTree,
   request: MountRequest,
-  stopWord: Int32Array,
+  words: ServingWords,
   counters: SharedArrayBuffer,
 ): ServeData[] {
   const shared = disk.share();
   return Array.from({ length: request.workers }, (_, index) => ({
-    role: 'serve',
     slot: index + 1,
     disk: shared,
     tree,
     descriptor: session.cloneDevice(),
     protocol: session.protocol,
     counters,
-    stopWord,
-    generation: diskGeneration(stopWord),
+    words: words.shared,
+    generation: words.generation,
   }));
 }
 
-async function allEnded(threads: readonly Thread[], crashed: (error: Error) => void): Promise<void> {
-  const ends = threads.map(async (thread) => {
-    const error = await thread.ended;
-    if (error !== null) crashed(error);
+async function allEnded(threads: readonly Thread[], events: ServingEvents): Promise<void> {
+  const ends = threads.map(async ({ ended, threadId, slot }) => {
+    const error = await ended;
+    if (error === null) events.gone();
+    else events.died(error, threadId, slot);
   });
   await Promise.all(ends);
 }
 
-async function serveFuseNative(disk: VirtualDisk, request: MountRequest, log: Log): Promise<Serving> {
+async function serveFuseNative(
+  disk: VirtualDisk,
+  request: MountRequest,
+  words: ServingWords,
+  log: Log,
+): Promise<Serving> {
   if (isInherited(request.mountpoint)) {
     throw new ImgfuseError('unsupported', 'fuse-native cannot take over a mounted descriptor; use --transport kernel');
   }
@@ -218,16 +245,16 @@ async function serveFuseNative(disk: VirtualDisk, request: MountRequest, log: Lo
     mountpoint: request.mountpoint,
     counters,
     onError: logger,
+    shouldStop: () => words.isStopped,
   };
   const session = await mountFuseNative(options, new DiskFilesystem(disk, tree));
-  return {
+  return withEnd(session.ended, {
     transport: 'fuse-native',
     mountpoint: session.mountpoint,
     workers: 1,
-    ended: session.ended,
     unmount: (unmountOptions) => session.unmount(unmountOptions),
     abort: () => session.abort(),
     requests: () => readCounters(counters),
     handover: null,
-  };
+  });
 }

@@ -17,14 +17,16 @@ import { answered, complain, formatTable, type OutputMode, print, printJson, she
 import { ownUid } from './runtime-directory.ts';
 
 /**
- * mounted: serving; elsewhere: serving in another mount namespace; closing: unmounted, the image is being closed; dead: its
- * process is gone; unknown: not ours to ask.
+ * opening: nothing is mounted yet; mounted: serving; elsewhere: serving in another mount namespace; closing: unmounted, the image
+ * is being closed; dead: its process is gone; unknown: not ours to ask.
  */
-type State = 'mounted' | 'elsewhere' | 'closing' | 'dead' | 'unknown';
+type State = 'opening' | 'mounted' | 'elsewhere' | 'closing' | 'dead' | 'unknown';
 
 type Report = Partial<Omit<MountStatus, 'mountpoint'>> & {
   readonly mountpoint: string;
   readonly state: State;
+  /** what an open is doing */
+  readonly doing?: string;
   readonly cure?: string;
   /** of a mount of another user: who may use it */
   readonly access?: string;
@@ -95,8 +97,8 @@ async function report({ mountpoint, mount, record }: Target): Promise<Report> {
   const client = await ControlClient.connect(record.socketPath);
   const answer = (await client?.status()) ?? null;
   client?.close();
-  const other = mount === null ? placeElsewhere({ mountpoint, mount, record }) : null;
-  const state: State = mount !== null ? 'mounted' : other === null ? 'closing' : 'elsewhere';
+  const other = mount === null && !record.opening ? placeElsewhere({ mountpoint, mount, record }) : null;
+  const state = record.opening ? 'opening' : mount !== null ? 'mounted' : other === null ? 'closing' : 'elsewhere';
   const namespace = other === null ? {} : { namespace: `${describePlace(other)}; unmount: ${commandThere(other)}` };
   return { ...known, ...((answer ?? {}) as Partial<MountStatus>), mountpoint, state, ...namespace };
 }
@@ -146,7 +148,7 @@ function detailText(each: Report): string {
   const rows: [string, string | number | null | undefined][] = [
     ['mountpoint', each.mountpoint],
     ['image', each.image],
-    ['state', each.state],
+    ['state', each.doing === undefined ? each.state : `${each.state}: ${each.doing}`],
     ['mounted', each.namespace],
     ['usable', each.access],
     ['format', each.format],

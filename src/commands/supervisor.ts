@@ -1,313 +1,387 @@
-// The main thread of a mount: opens the image, mounts, starts the threads, and then only controls: signals, the control
-// socket, the end. Invariants: its event loop stays free while the mount is served; the disk is closed when nobody serves
-// any more and not before; it never looks at its own mountpoint. How the mount is taken down is in mount-end.ts.
+// The main thread of a mount: it mounts, starts the threads, and then only controls: signals, the control socket, deadlines,
+// the end. Invariants: its event loop is always free (a thread of its own opens and closes the image); the disk is closed when
+// nobody serves any more and not before; it never looks at its own mountpoint. The edges of this picture are in mount-state.ts.
+//
+//            opened            answers            stop                stuck
+//   opening -------> mounting --------> serving -------> unmounting -------> waiting (for its users)
+//      |                |                 | |                | |                 | |
+//      | stop, failed   | failed          | `----- gone -----' `------ gone -----' | stop
+//      | crash          | (stop or crash  | ended               |                  |
+//      |                |  are deferred,  |                     V    stop, late    V
+//      |                |  then late)     |                  draining ---------> leaving <--- lost (from all of these)
+//      V                V                 V                     | ended            |  |
+//    closed           closed           closing <----------------'------------------'  | late
+//                                         | done         quiet, ended                 V
+//                                         `----> closed <---- done, late ---- rescuing <--- crash (from all of these)
 
 import { setTimeout as delay } from 'node:timers/promises';
-import { type OpenDiskOptions, openDisk, type VirtualDisk } from '../disk/index.ts';
+import { attachDisk, type SharedDisk, type VirtualDisk } from '../disk/index.ts';
 import { describeError } from '../errors/index.ts';
-import { answerTimeOf, describeLoss } from './connection-loss.ts';
+import { describeLoss } from './connection-loss.ts';
 import { type CloseResult, ControlServer } from './control-socket.ts';
+import { DiskKeeper } from './disk-keeper.ts';
 import type { HandoverParts } from './handover.ts';
-import { processStartTime } from './host-paths.ts';
+import { removeFile } from './host-paths.ts';
+import { type LiveMount, type MountParts, mountDisk, openOptions, recordOfOpening, unmountNow } from './live-mount.ts';
 import { type Log, removeQuietLog } from './log.ts';
 import type { MountRequest } from './mount-arguments.ts';
-import { MountEnd } from './mount-end.ts';
+import { abort, requestsDone, takeDown } from './mount-end.ts';
 import { MountMode } from './mount-mode.ts';
-import { type MountStatus, mountStatus, statusLine } from './mount-status.ts';
-import { assertMountpoint, deviceAt, sayWhatIsHidden } from './mountpoint.ts';
+import { type MountEnding, type MountEvent, type MountState, next, type Phase } from './mount-state.ts';
+import {
+  describePhase,
+  type MountStatus,
+  mountStatus,
+  statusLine,
+  type UnservedStatus,
+  unservedStatus,
+} from './mount-status.ts';
+import { assertMountpoint, sayWhatIsHidden } from './mountpoint.ts';
 import { notifyServiceManager } from './notify.ts';
 import { printable } from './output.ts';
-import type { PasswordOf } from './passwords.ts';
-import { removePidFile, writePidFile } from './pid-file.ts';
-import { createStopWords, diskGeneration, setStop } from './request-gate.ts';
-import {
-  leaveRuntimeFiles,
-  type MountRecord,
-  type RuntimeFiles,
-  removeRuntimeFiles,
-  writeRecord,
-} from './runtime-directory.ts';
-import { type Serving, startServing } from './serving.ts';
-import { STOP, startThread, type Thread, type WarmThread } from './threads.ts';
-import { forgetForUmount, noteForUmount } from './umount-note.ts';
+import type { PasswordSource } from './passwords.ts';
+import { removePidFile } from './pid-file.ts';
+import { leaveRuntimeFiles, type MountRecord, writeRecord } from './runtime-directory.ts';
+import type { Serving } from './serving.ts';
+import { ServingWords } from './serving-words.ts';
+import { StartBrokenOff } from './start-broken-off.ts';
+import { forgetForUmount } from './umount-note.ts';
 
-/** how long a thread may take to flush after another one crashed */
-const RESCUE_MS = 10_000;
+/** How long a state may last; no entry: as long as it takes. */
+const DEADLINES_MS: { readonly [P in Phase]?: number } = {
+  // from when it is told to end
+  mounting: 10_000,
+  draining: 120_000,
+  leaving: 10_000,
+  rescuing: 10_000,
+};
+/** How long after a crash the other threads may take to end what they have in hand. */
+const RESCUE_MS = 2000;
+/** The reservation slot of the keeper; those of the workers follow, and the main thread has the last one. */
+const KEEPER_SLOT = 0;
 
 export class Supervisor {
   readonly #request: MountRequest;
-  readonly #files: RuntimeFiles;
-  readonly #first: WarmThread;
+  readonly #parts: MountParts;
   readonly #log: Log;
-  readonly #isDaemon: boolean;
-  readonly #password: PasswordOf;
-  readonly #stopWord: Int32Array;
+  readonly #words: ServingWords;
+  readonly #mode: MountMode;
   readonly #control = new ControlServer({
     status: () => this.#status(),
     remount: (readOnly) => this.#mode.change(readOnly),
   });
-  readonly #mode: MountMode;
-  readonly #end: MountEnd;
+  /** resolves when the mount is told to end: what need not be waited for is not */
+  readonly #stopped: Promise<void>;
+  /** resolves when the state is `closed` and what follows from it is done */
+  readonly #ended: Promise<MountEnding>;
+  #state: MountState<LiveMount> = { phase: 'opening' };
+  /** what the keeper has open; null while it opens it */
   #disk: VirtualDisk | null = null;
+  /** null until the mount answers */
   #serving: Serving | null = null;
-  #record: MountRecord | null = null;
-  #maintenance: Thread | null = null;
-  #stopReason: string | null = null;
-  #crash: Error | null = null;
-  /** why there is no disk any more that could be closed */
-  #lost: string | null = null;
+  /** why nobody serves the mount any more although it is still mounted */
+  #loss: string | null = null;
+  #isEndWanted = false;
+  #keeper: DiskKeeper;
+  #deadline: NodeJS.Timeout | undefined;
+  #noteStop: () => void = () => undefined;
+  #noteEnd: (ending: MountEnding) => void = () => undefined;
 
-  /** @param first a thread that is loading its modules already; it is used, or left to its owner when start fails */
-  constructor(
-    request: MountRequest,
-    files: RuntimeFiles,
-    first: WarmThread,
-    log: Log,
-    { isDaemon, password }: { readonly isDaemon: boolean; readonly password: PasswordOf },
-  ) {
-    this.#first = first;
+  /** @param keeper loads its modules already; it is closed, or left to its owner when start fails */
+  constructor(request: MountRequest, keeper: DiskKeeper, parts: MountParts) {
     this.#request = request;
-    this.#password = password;
-    this.#files = files;
-    this.#log = log;
-    this.#isDaemon = isDaemon;
-    this.#mode = new MountMode(request, log, {
+    this.#parts = parts;
+    this.#log = parts.log;
+    this.#keeper = keeper;
+    this.#words = ServingWords.create(request.workers);
+    this.#mode = new MountMode(request, parts.log, {
       parts: () => this.#handoverParts(),
       changed: (readOnly) => this.#noteMode(readOnly),
-      lost: (sentence) => this.#lose(sentence),
+      lost: (sentence) => this.#dispatch({ type: 'lost', sentence }),
     });
-    // the workers, and the maintenance thread
-    this.#stopWord = createStopWords(request.workers + 1);
-    this.#end = new MountEnd(request.image, this.#stopWord, log);
+    this.#stopped = new Promise((resolve) => {
+      this.#noteStop = resolve;
+    });
+    this.#ended = new Promise((resolve) => {
+      this.#noteEnd = resolve;
+    });
+    keeper.log = parts.log;
+    void keeper.died.then((error) => this.#threadDied(error, keeper.threadId, KEEPER_SLOT));
   }
 
-  /** Resolves when the mount answers. @throws ImgfuseError why it does not; then nothing is left behind */
-  async start(): Promise<MountRecord> {
-    const request = this.#request;
-    let record: MountRecord;
+  /**
+   * Resolves when the mount answers.
+   * @throws StartBrokenOff when it was told to end first; other errors say why it does not answer. Nothing is left then
+   */
+  async start(passwords: PasswordSource): Promise<MountRecord> {
     this.#handleSignals();
-    assertMountpoint(request.mountpoint);
-    await this.#control.listen(this.#files.socketPath);
+    assertMountpoint(this.#request.mountpoint);
+    await this.#control.listen(this.#parts.files.socketPath);
     try {
-      if (!request.readOnly) await this.#mode.claimImage();
-      this.#disk = openDisk(request.imageName, this.#openOptions());
-      sayWhatIsHidden(this.#disk, request, this.#log);
-      const crashed = (error: Error): void => this.crash(error);
-      this.#serving = await startServing(this.#disk, request, this.#stopWord, this.#first, crashed, this.#log);
-      noteForUmount(request.source, this.#serving.mountpoint, this.#log);
-      this.#maintenance = this.#startMaintenance(this.#disk);
-      void this.#maintenance.ended.then((error) => error === null || this.crash(error));
-      record = this.#writeFiles(this.#disk, this.#serving);
+      const mount = await this.#unlessEnded(this.#openAndMount(passwords));
+      this.#serving = mount.serving;
+      this.#dispatch({ type: 'answers', mount });
+      // not before: it may have been unmounted already
+      void mount.serving.ended.then(() => this.#dispatch({ type: 'ended' }));
+      return mount.record;
     } catch (error) {
-      await this.#undoStart();
-      throw error;
+      if (this.#state.phase === 'mounting') await this.#closeUnmounted();
+      this.#dispatch({ type: 'failed' });
+      const ending = await this.#ended;
+      if (ending.how === 'interrupted') throw new StartBrokenOff(ending.reason, ending.exitCode);
+      throw ending.how === 'crashed' ? ending.error : error;
     }
-    const { image, readOnly } = request;
-    const { mountpoint, transport, workers } = this.#serving;
-    this.#log(
-      'info',
-      `${image} (${this.#disk.format}, ${readOnly ? 'read-only' : 'read-write'}) is mounted at ${mountpoint}, ` +
-        `transport ${transport}, ${workers} workers, process ${process.pid}`,
-    );
-    notifyServiceManager(
-      `READY=1\nMAINPID=${process.pid}\nSTATUS=serving ${printable(image)} at ${printable(mountpoint)}`,
-      this.#log,
-    );
-    if (this.#stopReason !== null) void this.#end.unmount(this.#serving, this.#stopReason);
-    return record;
   }
 
   /** Resolves when the mount has ended, however that came, and the image is closed. @returns the exit code */
   async ended(): Promise<number> {
-    await Promise.race([this.#serving!.ended, this.#end.left]);
-    await this.#mode.settled();
-    notifyServiceManager('STOPPING=1', this.#log);
-    const isWanted = this.#stopReason !== null || this.#crash !== null || this.#lost !== null;
-    const loss = isWanted ? null : describeLoss(this.#record!, this.#request);
-    if (loss !== null) this.#log('error', loss);
-    forgetForUmount(this.#serving!.mountpoint, this.#log);
-    const error = this.#crash === null ? await this.#closeDisk() : await this.#rescue(this.#crash);
-    if (error === null) {
-      this.#log('info', `${this.#request.image} is closed and clean`);
-      leaveRuntimeFiles(this.#files, this.#record, loss, true);
-      removeQuietLog(this.#files.logPath);
-    } else {
-      this.#log('error', `${this.#request.image} was not closed clean: ${error}`);
-      leaveRuntimeFiles(this.#files, this.#record, loss, false);
-    }
-    if (this.#request.pidFile !== undefined) removePidFile(this.#request.pidFile);
-    await this.#finish(error === null ? { closed: true, clean: true } : { closed: true, clean: false, error });
-    return error === null ? 0 : 1;
+    const { how } = await this.#ended;
+    return how === 'clean' ? 0 : 1;
   }
 
-  /** Ends the mount as SIGTERM does; a mount that waits for its users already is closed without them. */
-  stop(reason: string): void {
-    if (this.#end.waitsForUsers) return this.#end.leave(reason, this.#crash === null ? STOP.end : STOP.rescue);
-    if (this.#stopReason !== null) return;
-    this.#stopReason = reason;
-    if (this.#serving !== null) void this.#end.unmount(this.#serving, reason);
+  /** A thread is in the middle of something that the end of this process must not wait for. */
+  get isStuck(): boolean {
+    return this.#keeper.isBusy || this.#serving?.isServing === true;
   }
 
-  /** A bug or a lack of memory has ended a thread, or struck this one: nothing is served any more. */
+  /** Ends the mount. @param exitCode of this process, if nothing is mounted yet */
+  stop(reason: string, exitCode: number): void {
+    this.#dispatch({ type: 'stop', reason, exitCode });
+  }
+
+  /** A bug has struck this thread: nothing is served any more. */
   crash(error: Error): void {
-    if (this.#crash !== null) return;
-    this.#crash = error;
-    this.#log('error', `the mount ends because of an internal error: ${error.stack ?? error.message}`);
-    this.#end.breakOff(this.#serving, STOP.rescue);
+    this.#dispatch({ type: 'crash', error });
   }
 
-  #startMaintenance(disk: VirtualDisk): Thread {
-    const slot = this.#request.workers + 1;
-    const stopWord = this.#stopWord;
-    const generation = diskGeneration(stopWord);
-    return startThread({ role: 'maintain', slot, disk: disk.share(), stopWord, generation }, this.#log);
+  #dispatch(event: MountEvent<LiveMount>): void {
+    const before = this.#state;
+    const after = next(before, event);
+    this.#state = after;
+    if (event.type === 'stop' || event.type === 'crash') this.#noteStop();
+    if (event.type === 'stop' || event.type === 'crash' || event.type === 'lost') this.#isEndWanted = true;
+    if (event.type === 'crash' && after !== before) {
+      this.#log('error', `the mount ends because of an internal error: ${event.error.stack ?? event.error.message}`);
+    }
+    if (event.type === 'stop' && after === before) this.#log('notice', `${event.reason}: ${this.#describe()}`);
+    if (after === before) return;
+    clearTimeout(this.#deadline);
+    const deadlineMs = after.phase === 'mounting' && after.deferred === null ? undefined : DEADLINES_MS[after.phase];
+    if (deadlineMs !== undefined) this.#deadline = setTimeout(() => this.#dispatch({ type: 'late' }), deadlineMs);
+    if (after.phase !== before.phase) this.#enter(after, before);
   }
 
-  #openOptions(): OpenDiskOptions {
-    const { readOnly, format, allowBacking, copyOnRead, locks, lazyRefcounts, workers } = this.#request;
-    return {
-      readOnly,
-      ...(format === undefined ? {} : { format }),
-      allowBacking,
-      copyOnRead: copyOnRead ?? 'stored',
-      locks,
-      lazyRefcounts,
-      answerMs: answerTimeOf(this.#request),
-      password: this.#password,
-      slots: workers + 2,
-      log: (sentence) => this.#log('notice', sentence),
-    };
+  /** What is done about a state that has just begun. */
+  #enter(state: MountState<LiveMount>, before: MountState<LiveMount>): void {
+    switch (state.phase) {
+      case 'unmounting':
+        return this.#takeDown(state.mount, state.reason);
+      case 'waiting':
+        return this.#log(
+          'warning',
+          `${this.#request.image} is closed when the last user ends: a second SIGTERM or SIGINT closes it at once, and ` +
+            'ends this process',
+        );
+      case 'draining':
+        return this.#words.stop();
+      case 'leaving':
+        this.#log('warning', `${state.reason}: closing ${this.#request.image} under its users`);
+        this.#words.stop();
+        if (state.lost !== null) this.#breakOff(state.mount);
+        void requestsDone(this.#words).then(() => this.#dispatch({ type: 'quiet' }));
+        return;
+      case 'closing':
+        return this.#whileIn(state, async () => state.lost ?? (await this.#closeDisk(state.mount)));
+      case 'rescuing':
+        this.#words.stop();
+        this.#breakOff(state.mount);
+        return this.#whileIn(state, () => this.#rescue(state.mount));
+      case 'closed':
+        return void this.#finish(state.ending, before);
+    }
+  }
+
+  #takeDown({ serving }: LiveMount, reason: string): void {
+    takeDown(serving, this.#words, reason, this.#log).then(
+      (type) => this.#dispatch({ type }),
+      (error) => this.crash(error),
+    );
+  }
+
+  /** Reports what `work` says unless the state has changed meanwhile. @param work resolves with why the image is not clean */
+  #whileIn(state: MountState<LiveMount>, work: () => Promise<string | null>): void {
+    work()
+      .catch(describeError)
+      .then((error) => {
+        if (this.#state === state) this.#dispatch({ type: 'done', error });
+      });
+  }
+
+  /** There is nothing any more that could serve: the users get errors. */
+  #breakOff({ serving }: LiveMount): void {
+    const refusal = serving.isServing ? abort(serving) : null;
+    if (refusal !== null) this.#log('warning', `${refusal}; its users get errors once this process has ended`);
+  }
+
+  async #openAndMount(passwords: PasswordSource): Promise<LiveMount> {
+    const { files, log } = this.#parts;
+    const { imageName: path } = this.#request;
+    writeRecord(files.recordPath, recordOfOpening(this.#request, this.#parts));
+    if (!this.#request.readOnly) await this.#mode.claimImage();
+    const options = openOptions(this.#request);
+    this.#attach(await this.#keeper.open({ path, options, passwords, words: this.#words.shared }));
+    sayWhatIsHidden(this.#disk!, this.#request, log);
+    this.#dispatch({ type: 'opened' });
+    const mount = await mountDisk(this.#disk!, this.#request, this.#words, this.#parts, {
+      died: (error, thread, slot) => this.#threadDied(error, thread, slot),
+      gone: () => this.#dispatch({ type: 'gone' }),
+    });
+    const { image, mountpoint } = mount.record;
+    log(
+      'info',
+      `${image} (${mount.record.format}, ${mount.record.readOnly ? 'read-only' : 'read-write'}) is mounted at ` +
+        `${mountpoint}, transport ${mount.record.transport}, ${mount.record.workers} workers, process ${process.pid}`,
+    );
+    const status = `STATUS=serving ${printable(image)} at ${printable(mountpoint)}`;
+    notifyServiceManager(`READY=1\nMAINPID=${process.pid}\n${status}`, log);
+    return mount;
+  }
+
+  #attach(shared: SharedDisk): VirtualDisk {
+    this.#disk = attachDisk(shared, this.#request.workers + 1, (sentence) => this.#log('notice', sentence));
+    return this.#disk;
+  }
+
+  /** Rejects when the state is `closed` before `work` is done. */
+  #unlessEnded<T>(work: Promise<T>): Promise<T> {
+    work.catch(() => undefined);
+    const ended = this.#ended.then(() => {
+      throw new StartBrokenOff('the mount has ended', 1);
+    });
+    return Promise.race([work, ended]);
+  }
+
+  /** The image is open, and could not be mounted. */
+  async #closeUnmounted(): Promise<void> {
+    this.#words.stop();
+    await this.#keeper.close().catch((error) => this.#log('error', describeError(error)));
+  }
+
+  #threadDied(error: Error, thread: number, slot: number): void {
+    this.#disk?.abandon(thread, slot);
+    if (slot !== KEEPER_SLOT) this.#words.putDown(slot);
+    this.#dispatch({ type: 'crash', error });
   }
 
   #handoverParts(): HandoverParts | null {
-    if (this.#serving === null || this.#stopReason !== null || this.#crash !== null) return null;
+    if (this.#state.phase !== 'serving') return null;
+    const { serving } = this.#state.mount;
     return {
-      request: this.#request,
-      options: this.#openOptions(),
-      serving: this.#serving!,
-      stopWord: this.#stopWord,
-      log: this.#log,
+      ...{ request: this.#request, serving, words: this.#words, log: this.#log, keeper: this.#keeper },
       disk: this.#disk!,
-      exchange: (disk) => {
-        this.#disk = disk;
-        const shared = disk.share();
-        this.#serving!.handover!.handOver(shared);
-        this.#maintenance!.handOver(shared);
+      stopped: this.#stopped,
+      exchange: (shared) => {
+        this.#attach(shared);
+        serving.handover!.handOver(shared);
       },
     };
   }
 
   /** For who reads the record. */
   #noteMode(readOnly: boolean): void {
-    if (this.#record === null || this.#record.readOnly === readOnly) return;
-    this.#record = { ...this.#record, readOnly };
+    if (!('mount' in this.#state) || this.#state.mount.record.readOnly === readOnly) return;
+    const { mount } = this.#state;
+    mount.record = { ...mount.record, readOnly };
     try {
-      writeRecord(this.#files.recordPath, this.#record);
+      writeRecord(this.#parts.files.recordPath, mount.record);
     } catch (error) {
       this.#log('warning', describeError(error));
     }
   }
 
-  /** There is no disk behind the mount any more: it ends. */
-  #lose(sentence: string): void {
-    this.#lost = sentence;
-    this.#end.breakOff(this.#serving, STOP.end);
-  }
-
   #handleSignals(): void {
     process.on('SIGUSR1', () => this.#log('notice', this.#describe()));
-    process.on('SIGTERM', () => this.stop('SIGTERM'));
-    process.on('SIGINT', () => this.stop('SIGINT'));
+    process.on('SIGTERM', () => this.stop('SIGTERM', 143));
+    process.on('SIGINT', () => this.stop('SIGINT', 130));
     process.on('SIGHUP', () => {
-      if (!this.#isDaemon) this.stop('SIGHUP');
+      // a daemon outlives the terminal, but not before its starter has been told that it answers
+      const isStarting = this.#state.phase === 'opening' || this.#state.phase === 'mounting';
+      if (isStarting || !this.#parts.isDaemon) this.stop('SIGHUP', 129);
     });
   }
 
-  #writeFiles(disk: VirtualDisk, serving: Serving): MountRecord {
-    const { image, readOnly, pidFile } = this.#request;
-    const device = deviceAt(serving.mountpoint);
-    const record: MountRecord = {
-      image,
-      mountpoint: serving.mountpoint,
-      ...(device === undefined ? {} : { device }),
-      pid: process.pid,
-      processStart: processStartTime(process.pid) ?? 0,
-      format: disk.format,
-      transport: serving.transport,
-      readOnly,
-      workers: serving.workers,
-      log: this.#isDaemon ? this.#files.logPath : null,
-    };
-    writeRecord(this.#files.recordPath, record);
-    this.#record = record;
-    if (pidFile !== undefined) writePidFile(pidFile);
-    return record;
-  }
-
-  async #undoStart(): Promise<void> {
-    if (this.#serving !== null) {
-      forgetForUmount(this.#serving.mountpoint, this.#log);
-      await this.#end.undo(this.#serving);
-      await Promise.race([this.#serving.ended, this.#end.left]);
-    }
-    setStop(this.#stopWord, STOP.end);
-    await this.#maintenance?.ended;
-    try {
-      await this.#end.requestsDone();
-      this.#disk?.close();
-    } catch (error) {
-      this.#log('error', describeError(error));
-    }
-    removeRuntimeFiles(this.#files);
-    await this.#finish({ closed: true, clean: false, error: 'the mount did not start' });
-  }
-
-  /**
-   * Tells the waiters. Threads parked in read(/dev/fuse) keep every exit of Node waiting for ever, so that a process that
-   * still has some kills itself; that ends the connection, and the exit code is that of SIGKILL whatever the result.
-   */
-  async #finish(result: CloseResult): Promise<void> {
-    const told = this.#control.finish(result);
-    // no turn of the event loop from the close of the disk to here: fuse-native would serve requests on its descriptors
-    if (this.#end.isLeaving) process.kill(process.pid, 'SIGKILL');
-    await told;
-  }
-
   /** @returns null, or the sentence that says why the image is not clean */
-  async #closeDisk(): Promise<string | null> {
-    setStop(this.#stopWord, STOP.end);
-    const failure = await this.#maintenance!.ended;
-    if (failure !== null) return this.#rescue(failure);
-    if (this.#lost !== null) return this.#lost;
+  async #closeDisk(mount: LiveMount): Promise<string | null> {
+    const isSettled = await this.#mode.settled();
+    this.#noteEnding(mount);
+    if (!isSettled) return `it was being taken over, and the next read-write mount checks and repairs it if it must`;
+    await this.#keeper.close();
+    return null;
+  }
+
+  /** After a crash: what was acknowledged is made durable as far as it can be; nothing is called clean. */
+  async #rescue(mount: LiveMount): Promise<string | null> {
+    await Promise.race([requestsDone(this.#words), delay(RESCUE_MS)]);
+    this.#noteEnding(mount);
     try {
-      await this.#end.requestsDone();
-      this.#disk!.close();
+      if (this.#keeper.isDead) {
+        this.#keeper = new DiskKeeper();
+        this.#keeper.log = this.#log;
+        await this.#keeper.adoptDead(this.#disk!.share(), KEEPER_SLOT);
+      }
+      await this.#keeper.rescue();
       return null;
     } catch (error) {
-      return describeError(error);
+      return `not everything could be written: ${describeError(error)}`;
+    } finally {
+      await mount.serving.unmount({ lazy: false }).catch(() => {});
     }
   }
 
-  /**
-   * After a crash: flush what was acknowledged, in a thread that may hang without harm should the crashed one have left
-   * the metadata lock taken. The dirty bit stays set, so that the next open checks the image.
-   */
-  async #rescue(crash: Error): Promise<string> {
-    setStop(this.#stopWord, STOP.rescue);
-    const flushed = this.#maintenance!.ended.then((failure) =>
-      failure === null ? null : this.#startMaintenance(this.#disk!).ended,
-    );
-    await Promise.race([flushed, delay(RESCUE_MS, null, { ref: false })]);
-    await this.#serving!.unmount({ lazy: false }).catch(() => {});
-    return `the mount process failed (${crash.message}); the next read-write mount checks and repairs the image`;
+  #noteEnding({ serving, record }: LiveMount): void {
+    notifyServiceManager('STOPPING=1', this.#log);
+    this.#loss = this.#isEndWanted ? null : describeLoss(record, this.#request);
+    if (this.#loss !== null) this.#log('error', this.#loss);
+    forgetForUmount(serving.mountpoint, this.#log);
   }
 
-  #status(): MountStatus {
-    const log = this.#isDaemon ? this.#files.logPath : null;
-    return mountStatus(this.#request, this.#disk!, this.#serving!, this.#mode.isShared, log);
+  async #finish(ending: MountEnding, before: MountState<LiveMount>): Promise<void> {
+    const { files } = this.#parts;
+    const { image, mountpoint, pidFile } = this.#request;
+    const record = 'mount' in before ? before.mount.record : null;
+    leaveRuntimeFiles(files, record, this.#loss, ending.how === 'clean');
+    if (ending.how === 'clean') {
+      this.#log('info', `${image} is closed and clean`);
+      removeQuietLog(files.logPath);
+    } else if (ending.how === 'unclean') {
+      this.#log('error', `${image} was not closed clean: ${ending.error}`);
+    } else if (ending.how === 'interrupted') {
+      if (before.phase === 'mounting') unmountNow(mountpoint);
+      removeFile(files.logPath);
+    }
+    if (pidFile !== undefined) removePidFile(pidFile);
+    await this.#control.finish(closeResult(ending));
+    this.#noteEnd(ending);
+  }
+
+  #status(): MountStatus | UnservedStatus {
+    const state = this.#state;
+    const { files, isDaemon } = this.#parts;
+    const log = isDaemon ? files.logPath : null;
+    if (state.phase !== 'serving' && state.phase !== 'unmounting' && state.phase !== 'waiting') {
+      return unservedStatus(this.#request, state.phase, this.#keeper.step, log);
+    }
+    return mountStatus(this.#request, this.#disk!, state.mount.serving, this.#mode.isShared, log);
   }
 
   #describe(): string {
-    return this.#serving === null ? `opening ${this.#request.image}` : statusLine(this.#status());
+    if (this.#state.phase !== 'serving') return describePhase(this.#request, this.#state.phase, this.#keeper.step);
+    return statusLine(this.#status() as MountStatus);
   }
+}
+
+function closeResult(ending: MountEnding): CloseResult {
+  if (ending.how === 'clean') return { closed: true, clean: true };
+  if (ending.how === 'unclean') return { closed: true, clean: false, error: ending.error };
+  return { closed: true, clean: false, started: false, error: 'the mount did not start' };
 }

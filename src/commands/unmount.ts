@@ -74,6 +74,7 @@ async function unmountTarget(target: Target, options: UnmountOptions): Promise<O
     const result = client.wait();
     // lines are served in order: the answer to this one says that the wait is registered
     await Promise.race([client.status(), result]);
+    if (mount === null && record!.opening) return await endOpening(record!, result);
     // asked before: what uses a detached mount can no longer be told by its path
     const users = options.lazy ? describeUsers(await findMountUsers(target.mountpoint)) : null;
     if (mount !== null) {
@@ -96,6 +97,16 @@ async function unmountTarget(target: Target, options: UnmountOptions): Promise<O
   } finally {
     client.close();
   }
+}
+
+/** Nothing is mounted yet, and nothing will be. */
+async function endOpening(record: StoredRecord, result: Promise<CloseResult | null>): Promise<Outcome> {
+  const { image, pid } = record;
+  process.kill(pid, 'SIGTERM');
+  const ended = await result;
+  if (ended === null || ended.started !== false) return closeOutcome(image, ended, record);
+  const notes = [`${image} was still being opened by process ${pid}, which has been ended; nothing was mounted`];
+  return { closed: true, clean: false, image, notes, exitCode: EXIT_OK };
 }
 
 /** A mount that was bound to other places, too, has left one of them. */
@@ -134,8 +145,8 @@ async function describeWait(
 ): Promise<string> {
   const what = record?.image ?? mountpoint;
   if (users !== null) return `${what} is detached and closes when its users end: ${users} ...`;
-  // a process that has begun to close the image answers nothing else
-  if (options.lazy || (await client.status(ANSWER_MS)) === null) {
+  const answer = options.lazy ? null : await client.status(ANSWER_MS);
+  if (answer === null || answer['state'] === 'closing') {
     return `waiting for ${what} to be written and closed ...`;
   }
   return `waiting for ${what}: its process ${record?.pid} still serves it, although nothing is mounted here any more ...`;

@@ -13,7 +13,7 @@ const S_ISUID_S_ISGID = 0o6000;
 const UNCHANGED_ID = 0xffffffff;
 const UINT32_MAX = 0xffffffff;
 
-type Hooks = Pick<ServerHooks, 'counters' | 'onError'>;
+type Hooks = Pick<ServerHooks, 'counters' | 'onError' | 'shouldStop'>;
 
 /** Runs operations, counts them, and turns what they throw into a negative errno. */
 class Runner {
@@ -28,6 +28,8 @@ class Runner {
   /** @param act answers by itself, unless it throws */
   run(opcode: number, answer: (result: number) => void, act: () => void): void {
     if (this.words !== undefined) countRequest(this.words, opcode);
+    // its disk may be closed while libfuse still has the connection
+    if (this.hooks.shouldStop?.() === true) return answer(-ERRNO.ENODEV);
     try {
       act();
     } catch (error) {

@@ -17,7 +17,7 @@ import { abortMount, type UnmountOptions } from './unmount.ts';
 
 export { fuseNativeAvailable } from './fuse-native-package.ts';
 
-export interface FuseNativeOptions extends MountOptions, Pick<ServerHooks, 'counters' | 'onError'> {
+export interface FuseNativeOptions extends MountOptions, Pick<ServerHooks, 'counters' | 'onError' | 'shouldStop'> {
   /** absolute path of a directory */
   readonly mountpoint: string;
 }

@@ -17,7 +17,7 @@ export {
   setOfdLock,
 } from './locks.ts';
 export * from './mount.ts';
-export { closeOnExec, forbidCoreDumps } from './process.ts';
+export { closeOnExec, exitAtOnce, forbidCoreDumps } from './process.ts';
 export { receiveDescriptor, sendDatagram, socketPair } from './sockets.ts';
 export { isIoFlusher, setIoFlusher } from './thread.ts';
 export { getAttribute, setAttribute } from './xattr.ts';

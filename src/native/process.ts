@@ -1,4 +1,4 @@
-// Limits and descriptors of this process.
+// Limits, descriptors and the end of this process.
 
 import { writeU64LE } from '../bytes/endian.ts';
 import { checked, lazyFunction } from './library.ts';
@@ -8,6 +8,7 @@ const F_SETFD = 2;
 const FD_CLOEXEC = 1;
 
 // struct rlimit (64-bit): 0 rlim_cur u64 | 8 rlim_max u64
+const exitCall = lazyFunction('_exit', 'void _exit(int status)');
 const setrlimitCall = lazyFunction('setrlimit', 'int setrlimit(int resource, const void *limit)');
 
 const fcntlCall = lazyFunction('fcntl', 'int fcntl(int fd, int command, int argument)');
@@ -29,4 +30,13 @@ export function forbidCoreDumps(): void {
   writeU64LE(view, 0, 1);
   writeU64LE(view, 8, 1);
   checked(setrlimitCall(RLIMIT_CORE, limit), 'setrlimit(RLIMIT_CORE)');
+}
+
+/**
+ * Ends this process and every thread of it where it is. The exit of Node waits for threads, and one that sits in a system call
+ * keeps it waiting. Does not return.
+ * @throws ImgfuseError unsupported without koffi
+ */
+export function exitAtOnce(code: number): void {
+  exitCall(code);
 }

@@ -19,6 +19,8 @@ export interface Result {
 }
 
 export interface MountRecord {
+  /** nothing is mounted yet */
+  readonly opening: boolean;
   readonly pid: number;
   readonly mountpoint: string;
   readonly log: string | null;
@@ -127,8 +129,13 @@ export class Bench {
     return Object.assign(child, { output: () => text });
   }
 
-  /** The records of mounts that this test has made. */
+  /** The records of mounts that this test has made, and that answer. */
   records(): MountRecord[] {
+    return this.allRecords().filter(({ opening }) => !opening);
+  }
+
+  /** Those whose image is still being opened included. */
+  allRecords(): MountRecord[] {
     return readdirSync(this.runtime)
       .filter((name) => name.endsWith('.json'))
       .map((name) => JSON.parse(readFileSync(join(this.runtime, name), 'utf8')) as MountRecord);
@@ -143,7 +150,7 @@ export class Bench {
   }
 
   #notePids(): void {
-    for (const { pid } of this.records()) this.#pids.add(pid);
+    for (const { pid } of this.allRecords()) this.#pids.add(pid);
   }
 
   /** Takes everything down, in the order that lets go. */

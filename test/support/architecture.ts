@@ -62,6 +62,9 @@ const EXTRA_IMPORTS: Readonly<Record<string, readonly string[]>> = {
   'commands/serving.ts': ['native'],
   'commands/umount-note.ts': ['native'],
   'commands/worker.ts': ['native'],
+  'commands/keeper-thread.ts': ['native'],
+  // the end of a process that has threads in the middle of something
+  'commands/mount-process.ts': ['native'],
   // the counters that it prints are those of the check
   'commands/check.ts': ['format'],
 };

@@ -1,0 +1,159 @@
+// Entry of the thread that keeps the disk of a mount: it opens the image (and checks and repairs it), works in the background
+// while others serve, opens it anew in a handover, and closes it. All of that may take long or wait for a server, and the
+// main thread must not. Calls are carried out one at a time, in the order in which they came.
+
+import { parentPort, threadId } from 'node:worker_threads';
+import {
+  attachDisk,
+  closeAndReopenDisk,
+  type OpenDiskOptions,
+  type OpenStep,
+  openDisk,
+  reopenDisk,
+  type VirtualDisk,
+} from '../disk/index.ts';
+import { describeError } from '../errors/index.ts';
+import { setIoFlusher } from '../native/index.ts';
+import type { KeeperAnswer, KeeperCall, KeeperMessage, OpenRequest, Reopening } from './disk-keeper.ts';
+import { type LogLevel, requestErrorLog } from './log.ts';
+import { passwordFrom } from './passwords.ts';
+import { sendError } from './sent-error.ts';
+import { ServingWords } from './serving-words.ts';
+
+const MAINTAIN_INTERVAL_MS = 250;
+/** A step is told when it begins, and how far it is at most this often. */
+const TELL_INTERVAL_MS = 100;
+
+function post(message: KeeperMessage): void {
+  parentPort?.postMessage(message);
+}
+
+function log(level: LogLevel, sentence: string): void {
+  post({ type: 'log', level, sentence });
+}
+
+class Keeper {
+  #options: OpenDiskOptions | null = null;
+  #disk: VirtualDisk | null = null;
+  /** opened beside the disk in a takeover; nobody uses it yet */
+  #next: VirtualDisk | null = null;
+  #words: ServingWords | null = null;
+  #timer: NodeJS.Timeout | null = null;
+  readonly #logTrouble = requestErrorLog(log);
+
+  act(call: KeeperCall): unknown {
+    switch (call.type) {
+      case 'open':
+        return this.#open(call.request);
+      case 'adopt-dead':
+        this.#disk = attachDisk(call.disk, call.slot, (sentence) => log('notice', sentence));
+        return null;
+      case 'reopen':
+        this.#next = reopenDisk(this.#disk!, this.#reopening(call.how));
+        return this.#next.share();
+      case 'take':
+        return this.#take();
+      case 'drop':
+        this.#next?.close();
+        this.#next = null;
+        return null;
+      case 'close-and-reopen': {
+        const before = this.#disk!;
+        // should the image not open again there is none
+        this.#disk = null;
+        const { disk, failure } = closeAndReopenDisk(before, this.#reopening(call.how));
+        this.#disk = disk;
+        return { disk: disk.share(), failure: failure === undefined ? null : sendError(failure) };
+      }
+      case 'rescue':
+        this.#disk?.rescue();
+        return null;
+      case 'close':
+        return this.#close();
+    }
+  }
+
+  #open(request: OpenRequest): unknown {
+    this.#words = new ServingWords(request.words);
+    this.#options = {
+      ...request.options,
+      password: passwordFrom(request.passwords),
+      log: (sentence) => log('notice', sentence),
+      progress: tellSteps(),
+    };
+    this.#disk = openDisk(request.path, this.#options);
+    this.#maintainLater();
+    return this.#disk.share();
+  }
+
+  #reopening({ readOnly, locks }: Reopening): OpenDiskOptions {
+    const before = this.#options!;
+    const options = { ...before, readOnly, locks: before.locks === 'none' ? before.locks : locks };
+    return readOnly ? { ...options, copyOnRead: false } : options;
+  }
+
+  /** The disk of before was only read: nothing of it can fail but the close of a descriptor. */
+  #take(): null {
+    const before = this.#disk;
+    this.#disk = this.#next;
+    this.#next = null;
+    before?.close();
+    return null;
+  }
+
+  #close(): null {
+    clearTimeout(this.#timer ?? undefined);
+    try {
+      this.#next?.close();
+    } finally {
+      this.#disk?.close();
+    }
+    return null;
+  }
+
+  /** Not once the mount ends: after a crash the tables in memory are not trusted enough to call the image clean. */
+  #maintainLater(): void {
+    this.#timer = setTimeout(() => {
+      if (this.#words?.isStopped !== false) return;
+      try {
+        this.#disk?.maintain();
+      } catch (error) {
+        this.#logTrouble(error, 'background work');
+      }
+      this.#maintainLater();
+    }, MAINTAIN_INTERVAL_MS);
+  }
+}
+
+/** Tells the main thread what an open is doing, which is seen by whoever waits for it. */
+function tellSteps(): (step: OpenStep) => void {
+  let told = '';
+  let toldAt = 0;
+  return (step) => {
+    const now = performance.now();
+    if (step.doing === told && now - toldAt < TELL_INTERVAL_MS) return;
+    told = step.doing;
+    toldAt = now;
+    post({ type: 'step', step });
+  };
+}
+
+const keeper = new Keeper();
+
+// memory reclaim may wait for what this thread writes; without the privilege it goes on all the same
+try {
+  setIoFlusher();
+} catch (error) {
+  log('debug', `thread ${threadId} is not marked as an I/O flusher: ${describeError(error)}`);
+}
+
+parentPort?.on('message', ({ id, call }: { readonly id: number; readonly call: KeeperCall }) => {
+  let answer: KeeperAnswer;
+  try {
+    answer = { type: 'answer', id, value: keeper.act(call), error: null };
+  } catch (error) {
+    answer = { type: 'answer', id, value: null, error: sendError(error) };
+  }
+  post(answer);
+  if (call.type === 'close') parentPort?.close();
+});

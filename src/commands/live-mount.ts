@@ -1,0 +1,107 @@
+// A mount that answers, and how an open disk becomes one: mounted, served, recorded. Invariant: mountDisk returns a mount that
+// answers and is found by `status` and `unmount`, or throws and leaves nothing mounted and no thread at work.
+
+import { setTimeout as delay } from 'node:timers/promises';
+import type { OpenDiskOptions, VirtualDisk } from '../disk/index.ts';
+import { unmountPath } from '../fuse/index.ts';
+import { answerTimeOf } from './connection-loss.ts';
+import { processStartTime } from './host-paths.ts';
+import type { Log } from './log.ts';
+import type { MountRequest } from './mount-arguments.ts';
+import { abort } from './mount-end.ts';
+import { deviceAt } from './mountpoint.ts';
+import { writePidFile } from './pid-file.ts';
+import { type MountRecord, type RuntimeFiles, writeRecord } from './runtime-directory.ts';
+import { type Serving, type ServingEvents, startServing } from './serving.ts';
+import type { ServingWords } from './serving-words.ts';
+import type { WarmThread } from './threads.ts';
+import { forgetForUmount, noteForUmount } from './umount-note.ts';
+
+/** How long the threads of a mount that is taken back may take to end. */
+const UNDO_MS = 5000;
+
+export interface LiveMount {
+  readonly serving: Serving;
+  /** replaced when the mount changes between read-only and read-write */
+  record: MountRecord;
+}
+
+/** What a mount process has before its image is open. */
+export interface MountParts {
+  readonly files: RuntimeFiles;
+  readonly log: Log;
+  readonly isDaemon: boolean;
+  /** becomes the first worker; it is used, or left to its owner when start fails */
+  readonly first: WarmThread;
+}
+
+/** @throws ImgfuseError why it cannot be mounted */
+export async function mountDisk(
+  disk: VirtualDisk,
+  request: MountRequest,
+  words: ServingWords,
+  parts: MountParts,
+  events: ServingEvents,
+): Promise<LiveMount> {
+  const { files, first, log } = parts;
+  const serving = await startServing(disk, request, words, first, log, events);
+  try {
+    noteForUmount(request.source, serving.mountpoint, log);
+    const device = deviceAt(serving.mountpoint);
+    const record: MountRecord = {
+      ...recordOfOpening(request, parts),
+      mountpoint: serving.mountpoint,
+      ...(device === undefined ? {} : { device }),
+      format: disk.format,
+      transport: serving.transport,
+      workers: serving.workers,
+      opening: false,
+    };
+    writeRecord(files.recordPath, record);
+    if (request.pidFile !== undefined) writePidFile(request.pidFile);
+    return { serving, record };
+  } catch (error) {
+    await undo(serving, words, log);
+    throw error;
+  }
+}
+
+/** What is known of a mount while its image is being opened. */
+export function recordOfOpening(request: MountRequest, { files, isDaemon }: MountParts): MountRecord {
+  const { image, mountpoint, format, transport, readOnly, workers } = request;
+  return {
+    ...{ image, mountpoint, format: format ?? '?', transport, readOnly, workers },
+    pid: process.pid,
+    processStart: processStartTime(process.pid) ?? 0,
+    log: isDaemon ? files.logPath : null,
+    opening: true,
+  };
+}
+
+/** How the image of a mount is opened; passwords and what is told about it come on top. */
+export function openOptions(request: MountRequest): Omit<OpenDiskOptions, 'password' | 'log' | 'progress'> {
+  const { readOnly, format, allowBacking, copyOnRead, locks, lazyRefcounts, workers } = request;
+  return {
+    ...{ readOnly, format, allowBacking, locks, lazyRefcounts },
+    copyOnRead: copyOnRead ?? 'stored',
+    answerMs: answerTimeOf(request),
+    // the workers, the keeper, and the main thread
+    slots: workers + 2,
+  };
+}
+
+/** Takes back a mount whose start has failed, in use or not. */
+async function undo(serving: Serving, words: ServingWords, log: Log): Promise<void> {
+  forgetForUmount(serving.mountpoint, log);
+  words.stop();
+  await serving.unmount({ lazy: true }).catch(() => {});
+  abort(serving);
+  await Promise.race([serving.ended, delay(UNDO_MS)]);
+}
+
+/** Takes a mount of ours out of the mount table, whatever it is doing; what is not there need not be. */
+export function unmountNow(mountpoint: string): void {
+  try {
+    unmountPath(mountpoint, { lazy: true });
+  } catch {}
+}

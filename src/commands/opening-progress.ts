@@ -1,0 +1,54 @@
+// What the command that mounts says while an image is being opened, once a step of that takes longer than a moment: what is
+// being waited for, and on a terminal how far it is. The open itself goes on in another thread or process.
+
+import { isatty } from 'node:tty';
+import type { OpenStep } from '../disk/index.ts';
+import { complain } from './output.ts';
+import { Progress } from './progress.ts';
+
+/** From the first step that may take long; nothing is said before. */
+const PATIENCE_MS = 2000;
+
+export class OpeningProgress {
+  readonly #isTerminal: boolean;
+  #timer: NodeJS.Timeout | null = null;
+  #isPatient = true;
+  #step: OpenStep | null = null;
+  #told = '';
+  #bar: Progress | null = null;
+
+  constructor(isTerminal: boolean = isatty(2)) {
+    this.#isTerminal = isTerminal;
+  }
+
+  update(step: OpenStep): void {
+    this.#step = step;
+    if (!this.#isPatient) return this.#tell(step);
+    this.#timer ??= setTimeout(() => {
+      this.#isPatient = false;
+      if (this.#step !== null) this.#tell(this.#step);
+    }, PATIENCE_MS);
+  }
+
+  /** Wipes what is only drawn. Call it before any other output. */
+  clear(): void {
+    this.#bar?.clear();
+  }
+
+  /** The image is open, or will not be. */
+  end(): void {
+    clearTimeout(this.#timer ?? undefined);
+    this.#step = null;
+    this.clear();
+  }
+
+  #tell({ doing, fraction }: OpenStep): void {
+    if (this.#told !== doing) {
+      this.clear();
+      this.#bar = new Progress(doing, this.#isTerminal);
+    }
+    if (this.#isTerminal && fraction !== undefined) this.#bar?.update(fraction);
+    else if (this.#told !== doing) complain(`${doing} ...`);
+    this.#told = doing;
+  }
+}
