@@ -7,6 +7,7 @@ import type { HostFile } from '../../host/host-file.ts';
 import type { CheckReport } from '../check-report.ts';
 import { trackedClusters } from '../free-clusters.ts';
 import { type CheckOptions, type OpenOptions, progressOf } from '../image-format.ts';
+import { completeFile } from '../truncated-copy.ts';
 import { type Check, examine } from './check.ts';
 import {
   QCOW2_INCOMPAT_CORRUPT,
@@ -56,15 +57,13 @@ export function checkQcow2(file: HostFile, options: CheckOptions): CheckReport {
 
 /**
  * Makes a file that ends before its L1 table does long enough for it; what was missing reads as zeros, in the file as before.
- * Durable before anything else of a repair: a crash leaves a file that is whole, or one that was not touched.
  * @returns whether the file was too short
  */
 function completeL1(file: HostFile, { l1Size, l1TableOffset }: Qcow2Header, log: (sentence: string) => void): boolean {
   const end = l1TableOffset + l1Size * 8;
   const size = file.size();
   if (l1Size === 0 || size >= end) return false;
-  file.truncate(end);
-  file.sync();
+  completeFile(file, l1TableOffset, end);
   log(
     `Repaired the length of the file: its ${size} bytes ended before its L1 table; it has ${end} now, and what the missing part ` +
       'mapped reads as zeros',

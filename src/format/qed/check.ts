@@ -13,6 +13,7 @@ import { SparseBitmap } from '../../bytes/sparse-bitmap.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import { type CheckReport, emptyCheckReport } from '../check-report.ts';
 import type { CheckOptions } from '../image-format.ts';
+import { completeFile } from '../truncated-copy.ts';
 import { ENTRY_BYTES, Geometry } from './geometry.ts';
 import type { QedHeader } from './header.ts';
 import { UNALLOCATED_ENTRY, ZERO_ENTRY } from './table.ts';
@@ -90,9 +91,7 @@ class TableWalk {
       this.options.log(`ERROR ${sentence}`);
       return;
     }
-    // longer before anything else is written: a crash leaves a file that is whole, or one that was not touched
-    this.file.truncate(this.l1End);
-    this.file.sync();
+    completeFile(this.file, this.header.l1TableOffset, this.l1End);
     this.report.corruptionsFixed++;
     this.options.log(
       `Repaired ${sentence}; it is ${this.l1End} bytes long now, and what the missing part mapped reads as zeros`,

@@ -157,6 +157,22 @@ describe.each(CASES)('a truncated copy of a $format.name image', (kind) => {
   });
 });
 
+test.each(CASES)('a $format.name image whose L1 table is said to be far beyond the end is not repaired', ({
+  format,
+  ...kind
+}) => {
+  const bytes = made({ format, ...kind }, true);
+  for (const offset of [2n ** 29n, 2n ** 40n, 2n ** 52n]) {
+    const view = new DataView(bytes.buffer);
+    view.setBigUint64(40, offset, format === qed);
+    const file = new MemoryHostFile(bytes.slice());
+    const started = performance.now();
+    expect(() => format.check(file, { repair: 'all', log: () => undefined })).toThrow(/far beyond the end of the file/);
+    expect(performance.now() - started).toBeLessThan(1000);
+    expect(Buffer.compare(file.bytes(), bytes)).toBe(0);
+  }
+});
+
 test('a copy that has lost its snapshot table is shown without it, and says so', () => {
   const bytes = Buffer.from(createMemoryImage(qcow2, 2 ** 20).bytes());
   bytes.writeUInt32BE(1, 60);

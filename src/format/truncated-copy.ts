@@ -1,0 +1,28 @@
+// A copy of an image that ends before or inside its L1 table. A repair makes the file long enough, as long as what is missing
+// is what tools cut off a new image: zeros. A table that is said to be far beyond the end is a damaged header or a lost disk.
+
+import { hex } from '../bytes/offsets.ts';
+import { ImgfuseError } from '../errors/index.ts';
+import type { HostFile } from '../host/host-file.ts';
+
+/** Between the end of the file and its L1 table, at most, in bytes: the first clusters of a new image, whatever their size. */
+const MAX_LOST_BYTES = 256 * 1024 * 1024;
+
+/**
+ * Makes the file `end` bytes long, durably, before anything else of a repair: a crash leaves a file that is whole, or one that
+ * was not touched.
+ * @throws ImgfuseError corrupt, and the file is as it was, when its L1 table is too far beyond the end
+ */
+export function completeFile(file: HostFile, l1TableOffset: number, end: number): void {
+  const size = file.size();
+  if (l1TableOffset - size > MAX_LOST_BYTES) {
+    throw new ImgfuseError(
+      'corrupt',
+      `${file.path}: its L1 table is said to be at ${hex(l1TableOffset)}, far beyond the end of the file of ${size} bytes: ` +
+        'the header is damaged, or most of the image is missing, and there is nothing to repair; copy the image again',
+      { path: file.path, offset: l1TableOffset },
+    );
+  }
+  file.truncate(end);
+  file.sync();
+}
