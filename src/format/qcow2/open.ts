@@ -16,6 +16,7 @@ import {
   QCOW_CRYPT_AES,
   QCOW_CRYPT_LUKS,
   QCOW_CRYPT_NONE,
+  QCOW_MAX_REFTABLE_SIZE,
   QCOW2_INCOMPAT_CORRUPT,
   QCOW2_INCOMPAT_DIRTY,
   type Qcow2Header,
@@ -94,8 +95,10 @@ export function openQcow2(
   numbers[VIRTUAL_SIZE] = header.size;
   numbers[L1_OFFSET] = header.l1TableOffset;
   numbers[L1_ENTRIES] = header.l1Size;
-  numbers[REFCOUNT_TABLE_OFFSET] = header.refcountTableOffset;
-  numbers[REFCOUNT_TABLE_ENTRIES] = (header.refcountTableClusters * geometry.clusterSize) / 8;
+  // a damaged one is no place that data must not lie in; only an image that is read gets so far with it
+  const hasRefcounts = isRefcountTableSound(header, fileEnd);
+  numbers[REFCOUNT_TABLE_OFFSET] = hasRefcounts ? header.refcountTableOffset : 0;
+  numbers[REFCOUNT_TABLE_ENTRIES] = hasRefcounts ? (header.refcountTableClusters * geometry.clusterSize) / 8 : 0;
   numbers[FILE_END] = fileEnd;
   numbers[NEVER_USED] = fileEnd;
   numbers[ALLOCATED_CLUSTERS] =
@@ -107,6 +110,12 @@ export function openQcow2(
     clearAutoclear(file, header);
   }
   return new Qcow2Image(file, state, 0, { backing, dataFile }, options.log);
+}
+
+function isRefcountTableSound(header: Qcow2Header, fileEnd: number): boolean {
+  const { clusterSize, refcountTableClusters, refcountTableOffset: offset } = header;
+  const bytes = refcountTableClusters * clusterSize;
+  return bytes <= QCOW_MAX_REFTABLE_SIZE && offset > 0 && offset % clusterSize === 0 && offset + bytes <= fileEnd;
 }
 
 /** The file that holds the guest's data; null where that is the image itself. */
