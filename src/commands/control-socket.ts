@@ -28,7 +28,7 @@ export interface RemountResult {
 
 /** What the requests of the socket are answered by. */
 export interface ControlHandlers {
-  readonly status: () => unknown;
+  readonly status: () => Promise<unknown>;
   readonly remount: (readOnly: boolean) => Promise<RemountResult>;
 }
 
@@ -94,7 +94,7 @@ export class ControlServer {
   #handle(socket: Socket, line: string): void {
     const { request, readOnly } = requestOf(line);
     if (request === 'status') {
-      answer(socket, this.#statusOrError());
+      void this.#statusOrError().then((status) => answer(socket, status));
     } else if (request === 'wait') {
       if (this.#result === null) this.#waiting.add(socket);
       else answer(socket, this.#result);
@@ -105,9 +105,9 @@ export class ControlServer {
     }
   }
 
-  #statusOrError(): unknown {
+  async #statusOrError(): Promise<unknown> {
     try {
-      return this.#handlers.status();
+      return await this.#handlers.status();
     } catch (error) {
       return { error: (error as Error).message };
     }

@@ -19,6 +19,17 @@ export interface OpenRequest {
   readonly words: Int32Array;
 }
 
+/** A disk that the keeper has opened: what a mount has to know of it before it answers, and what threads attach to. */
+export interface KeptDisk {
+  readonly shared: SharedDisk;
+  /** absolute, or a URL, as those of the images below it */
+  readonly path: string;
+  readonly backing: readonly string[];
+  readonly format: string;
+  readonly readOnly: boolean;
+  readonly modifiedMs: number | null;
+}
+
 /** How an image is opened anew: the rest is as it was. */
 export interface Reopening {
   readonly readOnly: boolean;
@@ -107,8 +118,8 @@ export class DiskKeeper {
   }
 
   /** @throws ImgfuseError why it cannot be opened; nothing is open then */
-  open(request: OpenRequest): Promise<SharedDisk> {
-    return this.#call({ type: 'open', request }) as Promise<SharedDisk>;
+  open(request: OpenRequest): Promise<KeptDisk> {
+    return this.#call({ type: 'open', request }) as Promise<KeptDisk>;
   }
 
   async adoptDead(disk: SharedDisk, slot: number): Promise<void> {

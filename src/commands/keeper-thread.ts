@@ -14,7 +14,7 @@ import {
 } from '../disk/index.ts';
 import { describeError } from '../errors/index.ts';
 import { setIoFlusher } from '../native/index.ts';
-import type { KeeperAnswer, KeeperCall, KeeperMessage, OpenRequest, Reopening } from './disk-keeper.ts';
+import type { KeeperAnswer, KeeperCall, KeeperMessage, KeptDisk, OpenRequest, Reopening } from './disk-keeper.ts';
 import { type LogLevel, requestErrorLog } from './log.ts';
 import { passwordFrom } from './passwords.ts';
 import { sendError } from './sent-error.ts';
@@ -73,7 +73,7 @@ class Keeper {
     }
   }
 
-  #open(request: OpenRequest): unknown {
+  #open(request: OpenRequest): KeptDisk {
     this.#words = new ServingWords(request.words);
     this.#options = {
       ...request.options,
@@ -83,7 +83,8 @@ class Keeper {
     };
     this.#disk = openDisk(request.path, this.#options);
     this.#maintainLater();
-    return this.#disk.share();
+    const { path, backing, format, readOnly } = this.#disk.status();
+    return { ...{ path, backing, format, readOnly }, modifiedMs: this.#disk.modifiedMs(), shared: this.#disk.share() };
   }
 
   #reopening({ readOnly, locks }: Reopening): OpenDiskOptions {

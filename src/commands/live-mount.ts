@@ -2,9 +2,10 @@
 // answers and is found by `status` and `unmount`, or throws and leaves nothing mounted and no thread at work.
 
 import { setTimeout as delay } from 'node:timers/promises';
-import type { OpenDiskOptions, VirtualDisk } from '../disk/index.ts';
+import type { OpenDiskOptions } from '../disk/index.ts';
 import { unmountPath } from '../fuse/index.ts';
 import { answerTimeOf } from './connection-loss.ts';
+import type { KeptDisk } from './disk-keeper.ts';
 import { processStartTime } from './host-paths.ts';
 import type { Log } from './log.ts';
 import type { MountRequest } from './mount-arguments.ts';
@@ -37,7 +38,7 @@ export interface MountParts {
 
 /** @throws ImgfuseError why it cannot be mounted */
 export async function mountDisk(
-  disk: VirtualDisk,
+  disk: KeptDisk,
   request: MountRequest,
   words: ServingWords,
   parts: MountParts,

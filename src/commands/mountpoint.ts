@@ -1,8 +1,8 @@
 // Whether a mountpoint can be mounted on: looked at before the image is opened, so that a refusal changes nothing.
 
-import type { VirtualDisk } from '../disk/index.ts';
 import { ImgfuseError } from '../errors/index.ts';
 import { findAnyMount, findMount, isImgfuse, type MountEntry } from '../fuse/mount-table.ts';
+import type { KeptDisk } from './disk-keeper.ts';
 import { canonicalPath, pathKind } from './host-paths.ts';
 import type { Log } from './log.ts';
 import type { MountRequest } from './mount-arguments.ts';
@@ -29,8 +29,7 @@ export function deviceAt(path: string): string | undefined {
  * backing file that became the disk of its own overlay would be read by every other program as something it is not.
  * @throws ImgfuseError usage
  */
-export function sayWhatIsHidden(disk: VirtualDisk, { mountpoint }: MountRequest, log: Log): void {
-  const { path, backing } = disk.status();
+export function sayWhatIsHidden({ path, backing }: KeptDisk, { mountpoint }: MountRequest, log: Log): void {
   const hides = (file: string): boolean => canonicalPath(file).startsWith(`${mountpoint}/`);
   if (backing.some((file) => canonicalPath(file) === mountpoint)) {
     throw new ImgfuseError('usage', `the mountpoint ${mountpoint} is a backing file of ${path}; choose another one`, {

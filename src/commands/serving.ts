@@ -26,6 +26,7 @@ import {
   type Transport,
 } from '../fuse/index.ts';
 import { nativeAvailable } from '../native/index.ts';
+import type { KeptDisk } from './disk-keeper.ts';
 import { type Log, requestErrorLog } from './log.ts';
 import type { MountRequest } from './mount-arguments.ts';
 import { isInherited } from './mountpoint.ts';
@@ -59,6 +60,8 @@ export interface Serving {
 export interface ServingEvents {
   /** a thread has died: what it was doing will never be answered, and what it held has to be given up */
   readonly died: (error: Error, threadId: number, slot: number) => void;
+  /** the disk for this thread, whose engines fuse-native alone needs before the mount answers */
+  readonly attach: () => Promise<VirtualDisk>;
   /** a thread has seen the end of the connection, or the stop word, and ended */
   readonly gone: () => void;
 }
@@ -81,7 +84,7 @@ export interface Handover {
  * @param first becomes the first worker thread, or is ended where there are none
  */
 export async function startServing(
-  disk: VirtualDisk,
+  disk: KeptDisk,
   request: MountRequest,
   words: ServingWords,
   first: WarmThread,
@@ -90,7 +93,7 @@ export async function startServing(
 ): Promise<Serving> {
   if (chooseTransport(request, log) === 'kernel') return serveKernel(disk, request, words, first, log, events);
   await first.discard();
-  return serveFuseNative(disk, request, words, log);
+  return serveFuseNative(disk, request, words, log, await events.attach());
 }
 
 function chooseTransport(request: MountRequest, log: Log): Transport {
@@ -130,7 +133,7 @@ function owner(request: MountRequest): { uid: number; gid: number; umask?: numbe
 }
 
 async function serveKernel(
-  disk: VirtualDisk,
+  disk: KeptDisk,
   request: MountRequest,
   words: ServingWords,
   warm: WarmThread,
@@ -144,7 +147,10 @@ async function serveKernel(
   let others: readonly ServeData[];
   let tree: SharedTree;
   try {
-    tree = createTree(disk, { rootIsFile: session.rootIsFile, ...owner(request) });
+    tree = createTree(
+      { readOnly: disk.readOnly, modifiedMs: () => disk.modifiedMs },
+      { rootIsFile: session.rootIsFile, ...owner(request) },
+    );
     const [data, ...rest] = workerData(session, disk, tree, request, words, counters);
     first = warm.run(data!, log);
     others = rest;
@@ -200,16 +206,15 @@ function withEnd(ended: Promise<void>, serving: Omit<Serving, 'ended' | 'isServi
 /** What each worker is given; each has a descriptor of its own, so that the kernel can hand out requests in parallel. */
 function workerData(
   session: KernelSession,
-  disk: VirtualDisk,
+  disk: KeptDisk,
   tree: SharedTree,
   request: MountRequest,
   words: ServingWords,
   counters: SharedArrayBuffer,
 ): ServeData[] {
-  const shared = disk.share();
   return Array.from({ length: request.workers }, (_, index) => ({
     slot: index + 1,
-    disk: shared,
+    disk: disk.shared,
     tree,
     descriptor: session.cloneDevice(),
     protocol: session.protocol,
@@ -229,15 +234,19 @@ async function allEnded(threads: readonly Thread[], events: ServingEvents): Prom
 }
 
 async function serveFuseNative(
-  disk: VirtualDisk,
+  disk: KeptDisk,
   request: MountRequest,
   words: ServingWords,
   log: Log,
+  attached: VirtualDisk,
 ): Promise<Serving> {
   if (isInherited(request.mountpoint)) {
     throw new ImgfuseError('unsupported', 'fuse-native cannot take over a mounted descriptor; use --transport kernel');
   }
-  const tree = createTree(disk, { rootIsFile: false, ...owner(request) });
+  const tree = createTree(
+    { readOnly: disk.readOnly, modifiedMs: () => disk.modifiedMs },
+    { rootIsFile: false, ...owner(request) },
+  );
   const counters = createCounters();
   const logger = requestErrorLog(log);
   const options = {
@@ -247,7 +256,7 @@ async function serveFuseNative(
     onError: logger,
     shouldStop: () => words.isStopped,
   };
-  const session = await mountFuseNative(options, new DiskFilesystem(disk, tree));
+  const session = await mountFuseNative(options, new DiskFilesystem(attached, tree));
   return withEnd(session.ended, {
     transport: 'fuse-native',
     mountpoint: session.mountpoint,

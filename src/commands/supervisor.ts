@@ -15,10 +15,10 @@
 //                                         `----> closed <---- done, late ---- rescuing <--- crash (from all of these)
 
 import { setTimeout as delay } from 'node:timers/promises';
-import { attachDisk, type SharedDisk, type VirtualDisk } from '../disk/index.ts';
+import type { SharedDisk, VirtualDisk } from '../disk/index.ts';
 import { describeError } from '../errors/index.ts';
 import { describeLoss } from './connection-loss.ts';
-import { type CloseResult, ControlServer } from './control-socket.ts';
+import { type CloseResult, ControlServer, type RemountResult } from './control-socket.ts';
 import { DiskKeeper } from './disk-keeper.ts';
 import type { HandoverParts } from './handover.ts';
 import { removeFile } from './host-paths.ts';
@@ -68,7 +68,7 @@ export class Supervisor {
   readonly #mode: MountMode;
   readonly #control = new ControlServer({
     status: () => this.#status(),
-    remount: (readOnly) => this.#mode.change(readOnly),
+    remount: (readOnly) => this.#remount(readOnly),
   });
   /** resolves when the mount is told to end: what need not be waited for is not */
   readonly #stopped: Promise<void>;
@@ -76,7 +76,10 @@ export class Supervisor {
   readonly #ended: Promise<MountEnding>;
   #state: MountState<LiveMount> = { phase: 'opening' };
   /** what the keeper has open; null while it opens it */
+  #shared: SharedDisk | null = null;
+  /** the same for this thread, which loads the engines only once the mount answers */
   #disk: VirtualDisk | null = null;
+  #attachDisk: ((shared: SharedDisk, slot: number, log: (sentence: string) => void) => VirtualDisk) | null = null;
   /** null until the mount answers */
   #serving: Serving | null = null;
   /** why nobody serves the mount any more although it is still mounted */
@@ -123,6 +126,7 @@ export class Supervisor {
       this.#dispatch({ type: 'answers', mount });
       // not before: it may have been unmounted already
       void mount.serving.ended.then(() => this.#dispatch({ type: 'ended' }));
+      this.#attached().catch((error) => this.crash(error));
       return mount.record;
     } catch (error) {
       if (this.#state.phase === 'mounting') await this.#closeUnmounted();
@@ -229,10 +233,12 @@ export class Supervisor {
     writeRecord(files.recordPath, recordOfOpening(this.#request, this.#parts));
     if (!this.#request.readOnly) await this.#mode.claimImage();
     const options = openOptions(this.#request);
-    this.#attach(await this.#keeper.open({ path, options, passwords, words: this.#words.shared }));
-    sayWhatIsHidden(this.#disk!, this.#request, log);
+    const disk = await this.#keeper.open({ path, options, passwords, words: this.#words.shared });
+    this.#shared = disk.shared;
+    sayWhatIsHidden(disk, this.#request, log);
     this.#dispatch({ type: 'opened' });
-    const mount = await mountDisk(this.#disk!, this.#request, this.#words, this.#parts, {
+    const mount = await mountDisk(disk, this.#request, this.#words, this.#parts, {
+      attach: () => this.#attached(),
       died: (error, thread, slot) => this.#threadDied(error, thread, slot),
       gone: () => this.#dispatch({ type: 'gone' }),
     });
@@ -247,8 +253,20 @@ export class Supervisor {
     return mount;
   }
 
+  /** The disk for this thread. */
+  async #attached(): Promise<VirtualDisk> {
+    this.#attachDisk ??= (await import('../disk/index.ts')).attachDisk;
+    return this.#disk ?? this.#attach(this.#shared!);
+  }
+
+  async #remount(readOnly: boolean): Promise<RemountResult> {
+    if (this.#state.phase === 'serving') await this.#attached();
+    return this.#mode.change(readOnly);
+  }
+
   #attach(shared: SharedDisk): VirtualDisk {
-    this.#disk = attachDisk(shared, this.#request.workers + 1, (sentence) => this.#log('notice', sentence));
+    this.#shared = shared;
+    this.#disk = this.#attachDisk!(shared, this.#request.workers + 1, (sentence) => this.#log('notice', sentence));
     return this.#disk;
   }
 
@@ -268,17 +286,21 @@ export class Supervisor {
   }
 
   #threadDied(error: Error, thread: number, slot: number): void {
-    this.#disk?.abandon(thread, slot);
+    if (this.#shared !== null)
+      void this.#attached().then(
+        (disk) => disk.abandon(thread, slot),
+        () => undefined,
+      );
     if (slot !== KEEPER_SLOT) this.#words.putDown(slot);
     this.#dispatch({ type: 'crash', error });
   }
 
   #handoverParts(): HandoverParts | null {
-    if (this.#state.phase !== 'serving') return null;
+    if (this.#state.phase !== 'serving' || this.#disk === null) return null;
     const { serving } = this.#state.mount;
     return {
       ...{ request: this.#request, serving, words: this.#words, log: this.#log, keeper: this.#keeper },
-      disk: this.#disk!,
+      disk: this.#disk,
       stopped: this.#stopped,
       exchange: (shared) => {
         this.#attach(shared);
@@ -327,7 +349,7 @@ export class Supervisor {
       if (this.#keeper.isDead) {
         this.#keeper = new DiskKeeper();
         this.#keeper.log = this.#log;
-        await this.#keeper.adoptDead(this.#disk!.share(), KEEPER_SLOT);
+        await this.#keeper.adoptDead(this.#shared!, KEEPER_SLOT);
       }
       await this.#keeper.rescue();
       return null;
@@ -364,19 +386,26 @@ export class Supervisor {
     this.#noteEnd(ending);
   }
 
-  #status(): MountStatus | UnservedStatus {
+  async #status(): Promise<MountStatus | UnservedStatus> {
+    const attached = this.#state.phase === 'serving' ? await this.#attached() : null;
+    return this.#statusOf(attached ?? this.#disk);
+  }
+
+  #statusOf(disk: VirtualDisk | null): MountStatus | UnservedStatus {
     const state = this.#state;
     const { files, isDaemon } = this.#parts;
     const log = isDaemon ? files.logPath : null;
-    if (state.phase !== 'serving' && state.phase !== 'unmounting' && state.phase !== 'waiting') {
+    const isServed = state.phase === 'serving' || state.phase === 'unmounting' || state.phase === 'waiting';
+    if (!isServed || disk === null) {
       return unservedStatus(this.#request, state.phase, this.#keeper.step, log);
     }
-    return mountStatus(this.#request, this.#disk!, state.mount.serving, this.#mode.isShared, log);
+    return mountStatus(this.#request, disk, state.mount.serving, this.#mode.isShared, log);
   }
 
   #describe(): string {
-    if (this.#state.phase !== 'serving') return describePhase(this.#request, this.#state.phase, this.#keeper.step);
-    return statusLine(this.#status() as MountStatus);
+    const { phase } = this.#state;
+    if (phase !== 'serving' || this.#disk === null) return describePhase(this.#request, phase, this.#keeper.step);
+    return statusLine(this.#statusOf(this.#disk) as MountStatus);
   }
 }
 

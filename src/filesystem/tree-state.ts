@@ -56,7 +56,7 @@ export interface TreeOptions {
 }
 
 /** The tree's shared state: node 1 is the root; node 2 is the disk unless the root is. */
-export function createTree(disk: VirtualDisk, options: TreeOptions): SharedTree {
+export function createTree(disk: Pick<VirtualDisk, 'modifiedMs' | 'readOnly'>, options: TreeOptions): SharedTree {
   const { rootIsFile, uid, gid } = options;
   const umask = options.umask ?? 0o077;
   const now = options.timeMs ?? Date.now();
