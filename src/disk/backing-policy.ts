@@ -1,4 +1,4 @@
-// Which backing and data files may be opened. Their names come from the image, so from whoever made it: a name may point at
+// Which backing files and other files of an image may be opened. Their names come from the image, so from whoever made it: a name may point at
 // /etc/passwd, at a pipe, at the image itself, or be a URL. Only regular files in the image's own directory (or in one the
 // user allowed) are opened, and only block devices and URLs that the user allowed, a backing file read-only and in a format
 // that nobody has to guess.
@@ -6,6 +6,7 @@
 import * as path from 'node:path';
 import { bytesOfName } from '../bytes/names.ts';
 import { ImgfuseError } from '../errors/index.ts';
+import type { ExtentRole } from '../format/image-format.ts';
 import { folderOfUrl, isBelowUrl, isUrl, parseUrl } from '../host/http/url.ts';
 import { blockDeviceNumber, isRegularFile, realPath, workingDirectory } from '../host/paths.ts';
 import { hasProtocol, meaningOfName } from './backing-name.ts';
@@ -86,18 +87,22 @@ export function resolveBacking(image: NamingImage, name: string, policy: Backing
   return { name: located, format: meaning.format, ...resolvePath(image, located, policy) };
 }
 
+/** What a sentence calls another file of an image. */
+export const EXTENT_WORDS = { data: 'data file', extent: 'extent' } as const satisfies Record<ExtentRole, string>;
+
 /**
- * The external data file that `image` names `name`, if it may be opened: a plain file always.
+ * The other file of its own that `image` names `name`, if it may be opened: a plain file always.
  * @returns its absolute path without symbolic links
  * @throws ImgfuseError permission, missing, usage
  */
-export function resolveDataFile(image: NamingImage, name: string, policy: BackingPolicy): string {
-  checkName('data file', image.name, name);
+export function resolveExtent(image: NamingImage, name: string, role: ExtentRole, policy: BackingPolicy): string {
+  const what = EXTENT_WORDS[role];
+  checkName(what, image.name, name);
   if (hasProtocol(name) || isUrl(image.name)) {
-    throw refusal(image.name, `its data file '${name}' is no plain file, and nothing else is opened`);
+    throw refusal(image.name, `its ${what} '${name}' is no plain file, and nothing else is opened`);
   }
   const wanted = locateFile(image.name, name);
-  return checkFile('data file', image, realPathOf('data file', image, wanted), policy);
+  return checkFile(what, image, realPathOf(what, image, wanted), policy);
 }
 
 /** What else to do when a file that an image refers to is gone. */
@@ -105,6 +110,7 @@ const CURES = {
   'backing file': 'put it back, or mount without it after qemu-img rebase',
   // QEMU looks in the working directory of its own process instead
   'data file': "put it back; a relative name counts from the image's own directory",
+  extent: "put it back; a relative name counts from the image's own directory",
 } as const;
 
 function checkName(what: keyof typeof CURES, imageName: string, name: string): void {

@@ -3,7 +3,7 @@
 // disk, with one warning; a backing file that cannot be read is the affair of the read itself.
 
 import { describeError, ImgfuseError } from '../errors/index.ts';
-import { type Image, imageChain } from '../format/image-format.ts';
+import { imageChain, type WritableImage } from '../format/image-format.ts';
 
 const ON = 0;
 const STOPPED = 1;
@@ -17,11 +17,11 @@ export function createCopyOnReadState(): CopyOnReadState {
 
 export class CopyOnRead {
   readonly state: CopyOnReadState;
-  private readonly image: Image;
+  private readonly image: WritableImage;
   private readonly below: readonly string[];
   private readonly log: (sentence: string) => void;
 
-  constructor(image: Image, state: CopyOnReadState, log: (sentence: string) => void) {
+  constructor(image: WritableImage, state: CopyOnReadState, log: (sentence: string) => void) {
     this.image = image;
     this.state = state;
     this.log = log;

@@ -9,7 +9,7 @@ import { NewFile } from '../host/new-file.ts';
 import { removeFile } from '../host/paths.ts';
 import { PosixHostFile } from '../host/posix-file.ts';
 import { locateFile } from './backing-policy.ts';
-import { assertChainFits, assertDataFileName, locateBase, type OverlayBase, sizeOfBase } from './overlay-base.ts';
+import { assertChainFits, assertExtentName, locateBase, type OverlayBase, sizeOfBase } from './overlay-base.ts';
 import { formatByName } from './registry.ts';
 
 export interface CreateDiskOptions {
@@ -51,21 +51,21 @@ export function createDisk(imagePath: string, format: string, options: CreateDis
   if (base !== null) assertChainIsFree(imagePath, location!, base);
   const image = NewFile.create(imagePath);
   const { file } = image;
-  const dataFiles: NewFile[] = [];
-  // an image is never there before its data file
-  const created = (): NewFile[] => [...dataFiles, image];
+  const extents: NewFile[] = [];
+  // an image is never there before its other files
+  const created = (): NewFile[] => [...extents, image];
   const make = (): { virtualSize: number } => {
     plug.create(file, {
       size,
       options: options.options,
       password: options.password,
       log: options.log,
-      createDataFile: (name) => {
-        assertDataFileName(imagePath, name);
+      createExtent: (name, role) => {
+        assertExtentName(imagePath, name, role);
         // where openDisk looks for it; qemu-img takes its working directory
-        const dataFile = NewFile.create(locateFile(imagePath, name));
-        dataFiles.push(dataFile);
-        return dataFile.file;
+        const extent = NewFile.create(locateFile(imagePath, name));
+        extents.push(extent);
+        return extent.file;
       },
       ...(base === null ? {} : { backing: base }),
     });

@@ -2,8 +2,17 @@
 // working disk or throws, and what was opened on the way is closed again.
 
 import { closeQuietly, closingOnFailure } from '../errors/close.ts';
-import { ImgfuseError } from '../errors/index.ts';
-import type { BackingReference, Image, ImageFormat, OpenStep, SharedImage } from '../format/image-format.ts';
+import { assert, ImgfuseError } from '../errors/index.ts';
+import type {
+  BackingReference,
+  ExtentRole,
+  FileAccess,
+  Image,
+  ImageFormat,
+  OpenStep,
+  ReadableImage,
+  SharedImage,
+} from '../format/image-format.ts';
 import { attachHostFile } from '../host/attach.ts';
 import { isCopyOnReadStored } from '../host/copy-on-read-default.ts';
 import { type FileIdentity, isSameFile } from '../host/file-identity.ts';
@@ -12,7 +21,7 @@ import { HttpHostFile } from '../host/http/http-file.ts';
 import { isUrl } from '../host/http/url.ts';
 import { type LockMode, lockImage, writerOf } from '../host/image-locks.ts';
 import { PosixHostFile } from '../host/posix-file.ts';
-import { allowedUrls, MAX_CHAIN_DEPTH, type NamingImage, resolveBacking, resolveDataFile } from './backing-policy.ts';
+import { allowedUrls, MAX_CHAIN_DEPTH, type NamingImage, resolveBacking, resolveExtent } from './backing-policy.ts';
 import { CopyOnRead, createCopyOnReadState } from './copy-on-read.ts';
 import { type NamedBy, openImageFile } from './image-file.ts';
 import { formatOf, probeFormat, recognizedName } from './probe.ts';
@@ -96,7 +105,7 @@ export function closeAndReopenDisk(
 
 function diskOf(image: Image, { copyOnRead, log = () => undefined }: OpenDiskOptions): VirtualDisk {
   const wanted = copyOnRead === 'stored' ? !image.readOnly && isCopyOnReadStored(image.file) : copyOnRead === true;
-  if (!wanted) return new VirtualDisk(image);
+  if (!wanted || image.readOnly) return new VirtualDisk(image);
   if (image.backing === null) log(`${image.file.path} has no backing file, so copy_on_read has nothing to do`);
   return new VirtualDisk(image, new CopyOnRead(image, createCopyOnReadState(), log));
 }
@@ -108,15 +117,15 @@ export function attachDisk(
   log: (sentence: string) => void = () => undefined,
 ): VirtualDisk {
   const image = attachImage(shared.image, slot, log);
-  const copyOnRead = shared.copyOnRead && new CopyOnRead(image, shared.copyOnRead, log);
+  const copyOnRead = shared.copyOnRead && !image.readOnly ? new CopyOnRead(image, shared.copyOnRead, log) : null;
   return new VirtualDisk(image, copyOnRead, shared.resizeLock);
 }
 
 function attachImage(shared: SharedImage, slot: number, log: (sentence: string) => void): Image {
   const backing = shared.backing === null ? null : attachImage(shared.backing, slot, log);
-  const file = attachHostFile(shared.file);
-  const dataFile = shared.dataFile == null ? null : attachHostFile(shared.dataFile);
-  return formatByName(shared.format).attach(file, shared, { slot, backing, dataFile, recognizedName, log });
+  const [file, ...extents] = shared.files.map(attachHostFile);
+  assert(file !== undefined, 'an image without a file');
+  return formatByName(shared.format).attach(file, shared, { slot, backing, extents, recognizedName, log });
 }
 
 class ChainOpener {
@@ -166,7 +175,7 @@ class ChainOpener {
     return this.openImage(path, file, format, { readOnly, isLazy, probed: named === undefined });
   }
 
-  private openBacking(overlay: NamingImage, reference: BackingReference): Image {
+  private openBacking(overlay: NamingImage, reference: BackingReference): ReadableImage {
     if (this.images >= MAX_CHAIN_DEPTH) {
       throw new ImgfuseError(
         'limit',
@@ -190,9 +199,9 @@ class ChainOpener {
     return this.openImage(name, file, format, { readOnly: true, isLazy: true, probed: false });
   }
 
-  private openDataFile(image: NamingImage, name: string, readOnly: boolean): HostFile {
-    const path = resolveDataFile(image, name, { allowed: this.options.allowBacking ?? [] });
-    return this.openFile(path, readOnly, 'image');
+  private openExtent(image: NamingImage, name: string, role: ExtentRole, access: FileAccess): HostFile {
+    const path = resolveExtent(image, name, role, { allowed: this.options.allowBacking ?? [] });
+    return this.openFile(path, access === 'read', 'image');
   }
 
   private openFile(path: string, readOnly: boolean, namedBy: NamedBy, descriptor: number | null = null): HostFile {
@@ -238,7 +247,10 @@ class ChainOpener {
     return format.open(file, {
       readOnly,
       openBacking: (reference) => this.openBacking(image, reference),
-      openDataFile: (dataFile) => this.openDataFile(image, dataFile, readOnly),
+      openExtent: (extent, role, access) => {
+        assert(access === 'read' || !readOnly, 'an image that is opened read-only writes to no file');
+        return this.openExtent(image, extent, role, access);
+      },
       password: options.password,
       log: options.log ?? (() => undefined),
       tableCacheBytes: options.tableCacheBytes ?? DEFAULT_TABLE_CACHE_BYTES,

@@ -3,12 +3,13 @@
 // Only headers are read, so no password is asked for, and a deeper image that is locked or missing is in nobody's way.
 
 import { ImgfuseError } from '../errors/index.ts';
+import type { ExtentRole } from '../format/image-format.ts';
 import { type FileIdentity, isSameFile } from '../host/file-identity.ts';
 import type { HostFile } from '../host/host-file.ts';
 import { isUrl, parseUrl } from '../host/http/url.ts';
 import { blockDeviceNumber, isRegularFile } from '../host/paths.ts';
 import { hasProtocol, meaningOfName } from './backing-name.ts';
-import { locateBacking, locateFile, MAX_CHAIN_DEPTH } from './backing-policy.ts';
+import { EXTENT_WORDS, locateBacking, locateFile, MAX_CHAIN_DEPTH } from './backing-policy.ts';
 import { openImageFile } from './image-file.ts';
 import { inspectDisk } from './info.ts';
 import { formatOf } from './probe.ts';
@@ -36,9 +37,10 @@ export function locateBase(imagePath: string, { name, format }: OverlayBase): st
   throw new ImgfuseError('usage', `${what}; copy it into an image, for example with qemu-img convert`, { path });
 }
 
-/** @throws ImgfuseError usage for what no open takes as a data file */
-export function assertDataFileName(imagePath: string, name: string): void {
-  if (hasProtocol(name)) throw unusable(imagePath, 'data file', name, 'is no plain file, and nothing else is opened');
+/** @throws ImgfuseError usage for what no open takes as another file of the image */
+export function assertExtentName(imagePath: string, name: string, role: ExtentRole): void {
+  if (hasProtocol(name))
+    throw unusable(imagePath, EXTENT_WORDS[role], name, 'is no plain file, and nothing else is opened');
 }
 
 /**

@@ -6,7 +6,15 @@ import { steadyMs } from '../concurrency/clock.ts';
 import { Mutex } from '../concurrency/mutex.ts';
 import { type Closeable, closeAll, closeQuietly } from '../errors/close.ts';
 import { describeError, ERRNO, ImgfuseError } from '../errors/index.ts';
-import { type Extent, type Image, type ImageDetails, imageChain, type SharedImage } from '../format/image-format.ts';
+import {
+  type Extent,
+  type Image,
+  type ImageDetails,
+  imageChain,
+  type ReadableImage,
+  type SharedImage,
+  type WritableImage,
+} from '../format/image-format.ts';
 import { possibleDataBytes } from '../host/host-file.ts';
 import type { HttpTraffic } from '../host/http/block-cache.ts';
 import { HttpHostFile } from '../host/http/http-file.ts';
@@ -59,7 +67,7 @@ export interface NetworkStatus extends HttpTraffic {
 }
 
 /** An extent through the whole chain; `depth` 0 is the image itself. */
-export interface ChainExtent extends Extent {
+export interface ChainExtent extends Omit<Extent, 'holder'> {
   readonly depth: number;
   /** the image file that holds the data, or that says zero */
   readonly path: string;
@@ -72,7 +80,9 @@ export interface DataRun {
 }
 
 export class VirtualDisk {
-  private readonly image: Image;
+  private readonly image: ReadableImage;
+  /** the image, unless it is read-only */
+  private readonly writable: WritableImage | null;
   private readonly copyOnRead: CopyOnRead | null;
   private readonly remote: readonly HttpHostFile[];
   private readonly lockWord: SharedArrayBuffer;
@@ -82,6 +92,7 @@ export class VirtualDisk {
   /** @param lockWord of the same disk in another thread */
   constructor(image: Image, copyOnRead: CopyOnRead | null = null, lockWord = new SharedArrayBuffer(4)) {
     this.image = image;
+    this.writable = image.readOnly ? null : image;
     this.copyOnRead = copyOnRead;
     this.remote = imageChain(image).flatMap(({ file }) => (file instanceof HttpHostFile ? [file] : []));
     this.lockWord = lockWord;
@@ -121,7 +132,7 @@ export class VirtualDisk {
 
   /** When the image, or the file that holds its data, last changed, in ms since the epoch; null where nobody knows. */
   modifiedMs(): number | null {
-    const times = [this.image.file, this.image.dataFile].flatMap((file) => file?.modifiedMs() ?? []);
+    const times = this.image.files.flatMap(({ file }) => file.modifiedMs() ?? []);
     return times.length === 0 ? null : Math.max(...times);
   }
 
@@ -137,7 +148,7 @@ export class VirtualDisk {
   occupiedBytes(): number {
     let bytes = this.image.allocatedBytes();
     for (let below = this.image.backing; below !== null; below = below.backing) {
-      bytes += Math.max(below.allocatedBytes(), possibleDataBytes(below.dataFile ?? below.file));
+      bytes += Math.max(below.allocatedBytes(), dataBytesOf(below));
     }
     return Math.min(bytes, this.size());
   }
@@ -163,53 +174,53 @@ export class VirtualDisk {
       });
     }
     this.requestBegins();
-    this.image.write(source, sourceOffset, count, guestOffset(offset));
+    this.changeable().write(source, sourceOffset, count, guestOffset(offset));
     return count;
   }
 
   /** Whether a discard gives any space back; where it does not, it writes zeros like writeZeroes(). */
   canDiscard(): boolean {
-    return this.image.canDiscard();
+    return this.writable?.canDiscard() ?? false;
   }
 
   /** The range reads as zeros afterwards; what lies beyond the end is ignored. */
   discard(offset: number, length: number): void {
     const count = Math.min(length, this.size() - offset);
     this.requestBegins();
-    if (count > 0) this.image.discard(guestOffset(offset), count);
+    if (count > 0) this.changeable().discard(guestOffset(offset), count);
   }
 
   /** The range reads as zeros afterwards; what lies beyond the end is ignored. */
   writeZeroes(offset: number, length: number): void {
     const count = Math.min(length, this.size() - offset);
     this.requestBegins();
-    if (count > 0) this.image.writeZeroes(guestOffset(offset), count);
+    if (count > 0) this.changeable().writeZeroes(guestOffset(offset), count);
   }
 
   /** Takes host space for the range, so that writes into it do not fail for want of space. */
   preallocate(offset: number, length: number): void {
     const count = Math.min(length, this.size() - offset);
     this.requestBegins();
-    if (count > 0) this.image.preallocate(guestOffset(offset), count);
+    if (count > 0) this.changeable().preallocate(guestOffset(offset), count);
   }
 
   /** Sets the virtual size; formats round it up to their sector size. */
   resize(size: number): void {
     this.requestBegins();
-    this.resizeLock.run(() => this.image.resize(size));
+    this.resizeLock.run(() => this.changeable().resize(size));
   }
 
   /** Makes the disk at least `size` bytes long. Another thread may have made it longer than the caller has seen. */
   growTo(size: number): void {
     this.requestBegins();
     this.resizeLock.run(() => {
-      if (size > this.image.virtualSize()) this.image.resize(size);
+      if (size > this.image.virtualSize()) this.changeable().resize(size);
     });
   }
 
   /** Returns when everything that was written before is on stable storage. */
   flush(): void {
-    this.image.flush();
+    this.writable?.flush();
   }
 
   /** The extents of [offset, offset + length), which lies inside the disk, through the chain; neighbours may say the same. */
@@ -249,12 +260,12 @@ export class VirtualDisk {
 
   /** Background work; called a few times a second by one thread. @param nowMs of steadyMs() */
   maintain(nowMs = steadyMs()): void {
-    this.image.maintain(nowMs);
+    this.writable?.maintain(nowMs);
   }
 
   /** Flushes and clears the dirty bit if no change is in flight. */
   makeClean(): void {
-    this.image.makeClean();
+    this.writable?.makeClean();
   }
 
   /**
@@ -274,9 +285,15 @@ export class VirtualDisk {
     closeAll(this.files());
   }
 
-  /** Of the whole chain, data files included. */
+  /** All files of the whole chain; an image file comes after the others of its image. */
   private files(): Closeable[] {
-    return imageChain(this.image).flatMap(({ dataFile, file }) => (dataFile === null ? [file] : [dataFile, file]));
+    return imageChain(this.image).flatMap(({ files }) => files.map(({ file }) => file).reverse());
+  }
+
+  /** @throws ImgfuseError read-only */
+  private changeable(): WritableImage {
+    if (this.writable !== null) return this.writable;
+    throw new ImgfuseError('read-only', `${this.path} is open read-only`, { path: this.path });
   }
 
   status(): DiskStatus {
@@ -289,9 +306,9 @@ export class VirtualDisk {
       readOnly: this.readOnly,
       dirty: details.dirty,
       lazyRefcounts: lazyRefcountsOf(details),
-      failure: this.image.failure(),
+      failure: this.writable?.failure() ?? null,
       allocatedBytes: this.allocatedBytes(),
-      dataFile: this.image.dataFile?.path ?? null,
+      dataFile: this.image.files.find(({ role }) => role === 'data')?.file.path ?? null,
       backing: imageChain(this.image)
         .slice(1)
         .map((image) => image.file.path),
@@ -339,11 +356,7 @@ export class VirtualDisk {
     try {
       this.flush();
     } catch (error) {
-      const { dataFile, file } = this.image;
-      if (!this.readOnly) {
-        dataFile?.sync();
-        file.sync();
-      }
+      if (!this.readOnly) for (const { file } of this.image.files.toReversed()) if (!file.readOnly) file.sync();
       throw error;
     }
   }
@@ -353,12 +366,18 @@ export class VirtualDisk {
   }
 }
 
+/** An upper bound of the bytes of data in the files of an image; in its own file only if there is no other. */
+function dataBytesOf({ files }: ReadableImage): number {
+  const holders = files.length === 1 ? files : files.filter(({ role }) => role !== 'image');
+  return holders.reduce((bytes, { file }) => bytes + possibleDataBytes(file), 0);
+}
+
 function lazyRefcountsOf({ specific }: ImageDetails): boolean | null {
   const lazy = specific['lazy-refcounts'];
   return typeof lazy === 'boolean' ? lazy : null;
 }
 
-function chainDataRun(image: Image, offset: number, length: number): DataRun {
+function chainDataRun(image: ReadableImage, offset: number, length: number): DataRun {
   const { status, length: part } = image.mapContent(guestOffset(offset), length);
   const { backing } = image;
   if (status !== 'unallocated' || backing === null) return { isData: status === 'data', length: part };
@@ -373,13 +392,12 @@ function chainDataRun(image: Image, offset: number, length: number): DataRun {
 }
 
 /** Each image is asked about a range once, however many extents the images below it have there. */
-function* chainExtents(image: Image, offset: number, end: number, depth: number): Generator<ChainExtent, void> {
+function* chainExtents(image: ReadableImage, offset: number, end: number, depth: number): Generator<ChainExtent, void> {
   const { backing } = image;
   for (let at = offset; at < end; ) {
-    const extent = image.map(guestOffset(at), end - at);
+    const { holder = image.file, ...extent } = image.map(guestOffset(at), end - at);
     const next = at + extent.length;
     if (extent.status !== 'unallocated' || backing === null) {
-      const holder = extent.status === 'data' ? (image.dataFile ?? image.file) : image.file;
       yield { ...extent, depth, path: holder.path };
     } else {
       const covered = Math.max(at, Math.min(next, backing.virtualSize()));

@@ -2,11 +2,11 @@
 
 import { type GuestOffset, guestOffset } from '../bytes/offsets.ts';
 import { reach } from '../concurrency/breakpoints.ts';
-import type { Image } from './image-format.ts';
+import type { ReadableImage } from './image-format.ts';
 
 /** Reads `length` bytes of `backing` at `offset`; zeros behind its end. */
 export function readBackingData(
-  backing: Image,
+  backing: ReadableImage,
   target: Uint8Array,
   targetOffset: number,
   length: number,
@@ -24,12 +24,12 @@ export function readBackingData(
  * True when the chain below is known to read as zeros in the range from its metadata alone; false when data may be there.
  * No lock of the image above is held: tables of the chain may have to come over a network.
  */
-export function readsAsZeros(backing: Image | null, offset: number, length: number): boolean {
+export function readsAsZeros(backing: ReadableImage | null, offset: number, length: number): boolean {
   return backing === null || mapsAsZeros(backing, offset, Math.min(length, backing.virtualSize() - offset));
 }
 
 /** The same for an image and the chain below it, in a range that the image maps: up to the end of its last cluster. */
-export function mapsAsZeros(image: Image, offset: number, length: number): boolean {
+export function mapsAsZeros(image: ReadableImage, offset: number, length: number): boolean {
   const end = offset + length;
   for (let at = offset; at < end; ) {
     const { status, length: part } = image.mapStatus(guestOffset(at), end - at);

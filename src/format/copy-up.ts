@@ -11,7 +11,7 @@ import type { Mutex } from '../concurrency/mutex.ts';
 import { EXCLUSIVE, type Reservations } from '../concurrency/reservations.ts';
 import { readBackingData, readsAsZeros } from './backing.ts';
 import type { GuestAccess } from './guest-access.ts';
-import type { Image } from './image-format.ts';
+import type { ReadableImage } from './image-format.ts';
 import type { RunMapper } from './run-mapper.ts';
 import type { WriteTracker } from './write-tracker.ts';
 
@@ -21,7 +21,7 @@ const ZEROS = new Uint8Array(64 * 1024);
 
 /** What the formats have or do in their own way; `offset` and `length` are bytes of the disk. */
 export interface CopyUpParts {
-  readonly backing: Image;
+  readonly backing: ReadableImage;
   readonly access: GuestAccess;
   readonly lock: Mutex;
   readonly reservations: Reservations;

@@ -1,5 +1,5 @@
-// ImageFormat: the plug of a disk image format, and Image: an open image of it. One folder per format implements both.
-// Every method of Image is synchronous and safe to call from several threads at once, each through its own attached object.
+// ImageFormat: the plug of a disk image format. ReadableImage and WritableImage: an open image of it. One folder per format
+// implements both. Every method of an image is synchronous.
 
 import type { GuestOffset } from '../bytes/offsets.ts';
 import type { HostFile, SharedFile } from '../host/host-file.ts';
@@ -18,10 +18,21 @@ export interface StatusRun {
 /** A range of the virtual disk with one status. */
 export interface Extent extends StatusRun {
   readonly start: number;
-  /** where the range is in the image file; of data, and of zeros in a raw image */
+  /** where the range is in its file; of data, and of zeros in a raw image */
   readonly hostOffset?: number;
   /** the data lies in a hole of its file, so that it reads as zeros */
   readonly isHole?: boolean;
+  /** the file of the image that has the data; absent: the image file */
+  readonly holder?: HostFile;
+}
+
+/** What a file beside the image file holds: all of the disk, or the part of it that the format says. */
+export type ExtentRole = 'data' | 'extent';
+export type FileAccess = 'read' | 'write';
+
+export interface ImageFile {
+  readonly role: 'image' | ExtentRole;
+  readonly file: HostFile;
 }
 
 /** How an image names the image below it. */
@@ -54,9 +65,12 @@ export interface OpenOptions {
   /** Called when a step begins that may take long, and now and then while it goes on. */
   readonly progress?: ((step: OpenStep) => void) | undefined;
   /** Called once, after the header was checked, with the backing file the header names. */
-  readonly openBacking: (reference: BackingReference) => Image;
-  /** Called once, after the header was checked, with the name of the external data file where the image has one. */
-  readonly openDataFile?: ((name: string) => HostFile) | undefined;
+  readonly openBacking: (reference: BackingReference) => ReadableImage;
+  /**
+   * Opens another file of the image, any number of times, after the header was checked. It is locked as the image file is,
+   * and closed whatever fails. `name` is as the image says it; an image that is opened read-only asks for no write access.
+   */
+  readonly openExtent?: ((name: string, role: ExtentRole, access: FileAccess) => HostFile) | undefined;
   /**
    * Called once when the guest's data is encrypted, before anything is changed. @returns the bytes of the password, which
    * the format overwrites when it has made the key of them. Throws permission when there is none
@@ -87,18 +101,18 @@ export interface OpenOptions {
  */
 export interface SharedImage {
   readonly format: string;
-  readonly file: SharedFile;
+  /** those of the image, in its order */
+  readonly files: readonly SharedFile[];
   readonly state: unknown;
   readonly backing: SharedImage | null;
-  /** absent: there is none */
-  readonly dataFile?: SharedFile | null;
 }
 
 export interface AttachOptions {
   /** reservation slot of the thread, from 0; no two threads share one */
   readonly slot: number;
-  readonly backing: Image | null;
-  readonly dataFile: HostFile | null;
+  readonly backing: ReadableImage | null;
+  /** files of the image beside the image file, in its order */
+  readonly extents: readonly HostFile[];
   /** as in OpenOptions */
   readonly recognizedName?: (ends: FileEnds) => string | null;
   readonly log: (sentence: string) => void;
@@ -110,8 +124,8 @@ export interface CreateOptions {
   /** -o key=value pairs, as qemu-img spells them; unknown keys are refused by name */
   readonly options: ReadonlyMap<string, string>;
   readonly backing?: BackingReference;
-  /** Creates and opens, empty and for writing, the data file that a format option names. Whoever opens it closes it. */
-  readonly createDataFile?: (name: string) => HostFile;
+  /** Creates and opens, empty and for writing, another file of the image, any number of times. Its opener closes it. */
+  readonly createExtent?: (name: string, role: ExtentRole) => HostFile;
   /** The bytes of the password of an encrypted image, which the format overwrites. Throws when there is none */
   readonly password?: (() => Uint8Array) | undefined;
   /** one warning a call */
@@ -154,24 +168,55 @@ export interface ImageDetails {
   readonly specific: Readonly<Record<string, unknown>>;
 }
 
-export interface Image {
+/**
+ * An open image as a reader sees it. All of it may be called from several threads at once, each through an object of its
+ * own. A backing file is never more than this, so that nothing can write to one.
+ */
+export interface ReadableImage {
   readonly format: string;
+  /** the file that was opened, which the others are named in */
   readonly file: HostFile;
+  /** every file of the image, `file` first; their opener closes them */
+  readonly files: readonly ImageFile[];
   /** granularity of allocation in bytes */
   readonly clusterSize: number;
   readonly readOnly: boolean;
-  readonly backing: Image | null;
-  /** the file that holds the guest's data where the image file does not */
-  readonly dataFile: HostFile | null;
+  readonly backing: ReadableImage | null;
 
   virtualSize(): number;
-  /** bytes of the virtual disk that have data clusters in this image file; an estimate where isLazy was asked for */
+  /** bytes of the virtual disk that have data clusters in this image's files; an estimate where isLazy was asked for */
   allocatedBytes(): number;
-  /** the image was turned read-only by an error; the sentence says which */
-  failure(): string | null;
-
   /** Reads [offset, offset + length), which lies inside the virtual size, through the backing chain. */
   read(target: Uint8Array, targetOffset: number, length: number, offset: GuestOffset): void;
+  /** The first extent at `offset`, at most `length` bytes long; this image only, not its backing chain. */
+  map(offset: GuestOffset, length: number): Extent;
+  /** The same, but data goes on where it lies elsewhere in the file; may end before the status does. */
+  mapStatus(offset: GuestOffset, length: number): StatusRun;
+  /**
+   * The same, but data that lies in a hole of its file is zero. True at this moment: a write to it changes no table. Not for who
+   * is to write something in the place of zeros.
+   */
+  mapContent(offset: GuestOffset, length: number): StatusRun;
+  /** Ends the work on the image; of one that was changed, flushes it and marks it clean. Its opener closes the files. */
+  close(): void;
+  /**
+   * Another thread has died: whoever waits for what it held gets an error.
+   * @param thread its `threadId` @param slot its reservation slot
+   */
+  abandon(thread: number, slot: number): void;
+  details(): ImageDetails;
+  share(): SharedImage;
+}
+
+/** What an image of a format that is only read is: there is nothing to stub. */
+export interface ReadOnlyImage extends ReadableImage {
+  readonly readOnly: true;
+}
+
+/** An image of a format that can be written, also where this one was opened read-only. */
+export interface WritableImage extends ReadableImage {
+  /** the image was turned read-only by an error; the sentence says which */
+  failure(): string | null;
   /** Writes [offset, offset + length), which lies inside the virtual size. */
   write(source: Uint8Array, sourceOffset: number, length: number, offset: GuestOffset): void;
   /** False where a discard gives no space back, here or on the host: it would write zeros, or take space for them. */
@@ -188,15 +233,6 @@ export interface Image {
   resize(size: number): void;
   /** Returns when everything that was written before is on stable storage, metadata included. */
   flush(): void;
-  /** The first extent at `offset`, at most `length` bytes long; this image only, not its backing chain. */
-  map(offset: GuestOffset, length: number): Extent;
-  /** The same, but data goes on where it lies elsewhere in the file; may end before the status does. */
-  mapStatus(offset: GuestOffset, length: number): StatusRun;
-  /**
-   * The same, but data that lies in a hole of its file is zero. True at this moment: a write to it changes no table. Not for who
-   * is to write something in the place of zeros.
-   */
-  mapContent(offset: GuestOffset, length: number): StatusRun;
   /**
    * Work that must not wait for the next flush: links held back for their data, the dirty bit of an idle image.
    * @param nowMs of steadyMs()
@@ -204,28 +240,20 @@ export interface Image {
   maintain(nowMs: number): void;
   /** Flushes and clears the dirty bit if no request is in flight. */
   makeClean(): void;
-  /** Flushes, clears the dirty bit, cuts what was reserved ahead. The file itself is closed by its opener. */
-  close(): void;
-
-  /**
-   * Another thread has died: whoever waits for what it held gets an error.
-   * @param thread its `threadId` @param slot its reservation slot
-   */
-  abandon(thread: number, slot: number): void;
-
-  details(): ImageDetails;
-  share(): SharedImage;
 }
 
-export interface ImageFormat {
+/** What opening an image gives: `readOnly` false means that it is a WritableImage. */
+export type Image = ReadOnlyImage | WritableImage;
+
+export interface ImageFormat<Opened extends Image = Image> {
   readonly name: string;
   readonly canCreate: boolean;
   /** Whether a file with these ends is of this format. Reads the tail only when the head does not tell. */
   probe(ends: FileEnds): boolean;
   /** Returns a working image or throws; an image that was not closed clean is checked and repaired unless read-only. */
-  open(file: HostFile, options: OpenOptions): Image;
+  open(file: HostFile, options: OpenOptions): Opened;
   /** An object for another thread over the state of an open image. */
-  attach(file: HostFile, shared: SharedImage, options: AttachOptions): Image;
+  attach(file: HostFile, shared: SharedImage, options: AttachOptions): Opened;
   /** Writes a new image into an empty file. Throws usage for options the format does not have. */
   create(file: HostFile, options: CreateOptions): void;
   /** Checks without opening for requests. Throws unsupported when the format has no check. */
@@ -234,18 +262,22 @@ export interface ImageFormat {
   inspect(file: HostFile, log?: (sentence: string) => void): ImageDetails;
 }
 
+/** A format whose images can be written. */
+export type WritableFormat = ImageFormat<WritableImage>;
+
 /** What an image of any format passes to other threads. */
-export function shareImage({ format, file, backing, dataFile }: Image, state: unknown): SharedImage {
-  return {
-    ...{ format, file: file.share(), state },
-    backing: backing?.share() ?? null,
-    dataFile: dataFile?.share() ?? null,
-  };
+export function shareImage({ format, files, backing }: ReadableImage, state: unknown): SharedImage {
+  return { format, files: files.map(({ file }) => file.share()), state, backing: backing?.share() ?? null };
+}
+
+/** `files` of an image that is one file. */
+export function onlyFile(file: HostFile): readonly ImageFile[] {
+  return [{ role: 'image', file }];
 }
 
 /** An image and the images below it, the top one first. */
-export function imageChain(image: Image): Image[] {
-  const chain: Image[] = [];
-  for (let next: Image | null = image; next !== null; next = next.backing) chain.push(next);
+export function imageChain(image: ReadableImage): ReadableImage[] {
+  const chain: ReadableImage[] = [];
+  for (let next: ReadableImage | null = image; next !== null; next = next.backing) chain.push(next);
   return chain;
 }

@@ -5,13 +5,13 @@ import { guestOffset } from '../bytes/offsets.ts';
 import type { Mutex } from '../concurrency/mutex.ts';
 import { type Reservations, SHARED } from '../concurrency/reservations.ts';
 import { readsAsZeros } from './backing.ts';
-import type { Image } from './image-format.ts';
+import type { ReadableImage, WritableImage } from './image-format.ts';
 import type { RunMapper } from './run-mapper.ts';
 
 const ZEROS = new Uint8Array(64 * 1024);
 
 export interface ZeroInPlaceParts<Run> {
-  readonly backing: Image | null;
+  readonly backing: ReadableImage | null;
   readonly clusterSize: number;
   readonly lock: Mutex;
   readonly reservations: Reservations;
@@ -19,7 +19,7 @@ export interface ZeroInPlaceParts<Run> {
   /** the lock is held, and is released where the data of the run becomes zeros. @returns whether it did */
   readonly punch: (run: Run) => boolean;
   /** the image's own write */
-  readonly write: Image['write'];
+  readonly write: WritableImage['write'];
 }
 
 export class ZeroInPlace<Run extends { readonly status: string; readonly length: number }> {

@@ -2,7 +2,7 @@
 
 import { expect, test } from 'vitest';
 import { guestOffset } from '../../src/bytes/offsets.ts';
-import type { Image, ImageFormat } from '../../src/format/image-format.ts';
+import type { WritableFormat, WritableImage } from '../../src/format/image-format.ts';
 import { qcow2 } from '../../src/format/qcow2/index.ts';
 import { qed } from '../../src/format/qed/index.ts';
 import { raw } from '../../src/format/raw/index.ts';
@@ -19,7 +19,7 @@ function backingBytes(length: number): Uint8Array {
   return bytes;
 }
 
-const BACKINGS: Readonly<Record<string, (() => Image) | null>> = {
+const BACKINGS: Readonly<Record<string, (() => WritableImage) | null>> = {
   'no backing file': null,
   'a shorter raw backing file': () => openImage(raw, new MemoryHostFile(backingBytes(1_000_960), '/base')),
   'a longer raw backing file': () => openImage(raw, new MemoryHostFile(backingBytes(3_000_832), '/base')),
@@ -39,7 +39,7 @@ const BACKINGS: Readonly<Record<string, (() => Image) | null>> = {
   },
 };
 
-function variant(format: ImageFormat, options: Readonly<Record<string, string>>, backingName: string): DiskVariant {
+function variant(format: WritableFormat, options: Readonly<Record<string, string>>, backingName: string): DiskVariant {
   const makeBacking = BACKINGS[backingName] ?? null;
   const shown = Object.values(options).join('/');
   return {

@@ -6,7 +6,7 @@ import { steadyMs } from '../../src/concurrency/clock.ts';
 import { CopyOnRead, createCopyOnReadState } from '../../src/disk/copy-on-read.ts';
 import { VirtualDisk } from '../../src/disk/virtual-disk.ts';
 import { ERRNO, errnoOf } from '../../src/errors/index.ts';
-import type { Image, ImageFormat } from '../../src/format/image-format.ts';
+import type { WritableFormat, WritableImage } from '../../src/format/image-format.ts';
 import type { HostFile } from '../../src/host/host-file.ts';
 import type { MemoryHostFile } from '../../src/host/memory-file.ts';
 import {
@@ -20,12 +20,12 @@ import { openImage } from '../support/memory-images.ts';
 
 export interface DiskVariant {
   readonly name: string;
-  readonly format: ImageFormat;
+  readonly format: WritableFormat;
   /** a new image of `size` bytes whose content is `initial` */
   readonly create: (size: number) => {
     readonly file: MemoryHostFile;
     readonly dataFile?: MemoryHostFile;
-    readonly backing: Image | null;
+    readonly backing: WritableImage | null;
     readonly initial: Uint8Array;
   };
   readonly password?: string;
@@ -46,7 +46,7 @@ class Subject {
   readonly dataFile: MemoryHostFile | undefined;
   model: Uint8Array;
   private readonly variant: DiskVariant;
-  private readonly backing: Image | null;
+  private readonly backing: WritableImage | null;
 
   constructor(variant: DiskVariant) {
     this.variant = variant;

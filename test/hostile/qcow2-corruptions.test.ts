@@ -5,7 +5,7 @@
 import { describe, expect, test } from 'vitest';
 import { guestOffset, hostOffset } from '../../src/bytes/offsets.ts';
 import { ERRNO, errnoOf } from '../../src/errors/index.ts';
-import type { Image } from '../../src/format/image-format.ts';
+import type { WritableImage } from '../../src/format/image-format.ts';
 import { qcow2 } from '../../src/format/qcow2/index.ts';
 import type { MemoryHostFile } from '../../src/host/memory-file.ts';
 import { createMemoryImage, openImage } from '../support/memory-images.ts';
@@ -26,7 +26,7 @@ const CLUSTERS = 600;
 const ELSEWHERE = 520;
 
 type Damage = (file: MemoryHostFile, places: Places) => void;
-type Step = (image: Image) => void;
+type Step = (image: WritableImage) => void;
 
 const writeAt =
   (cluster: number): Step =>
@@ -270,7 +270,7 @@ function makeImage(): MemoryHostFile {
   return file;
 }
 
-function readCluster(image: Image, cluster: number): number {
+function readCluster(image: WritableImage, cluster: number): number {
   const bytes = Buffer.alloc(CLUSTER);
   image.read(bytes, 0, CLUSTER, guestOffset(cluster * CLUSTER));
   expect(bytes.every((byte) => byte === bytes[0])).toBe(true);

@@ -4,7 +4,7 @@
 import { expect, test } from 'vitest';
 import { guestOffset } from '../../src/bytes/offsets.ts';
 import { ERRNO } from '../../src/errors/index.ts';
-import type { Image } from '../../src/format/image-format.ts';
+import type { WritableImage } from '../../src/format/image-format.ts';
 import { qed } from '../../src/format/qed/index.ts';
 import { raw } from '../../src/format/raw/index.ts';
 import { MemoryHostFile } from '../../src/host/memory-file.ts';
@@ -18,18 +18,18 @@ function block(value: number): Uint8Array {
   return new Uint8Array(4096).fill(value);
 }
 
-function valueAt(image: Image, offset: number): number {
+function valueAt(image: WritableImage, offset: number): number {
   const bytes = new Uint8Array(1);
   image.read(bytes, 0, 1, guestOffset(offset));
   return bytes[0]!;
 }
 
 /** An overlay over data, and a second thread's object over its state. */
-function overlay(): { file: MemoryHostFile; first: Image; second: Image; backing: Image } {
+function overlay(): { file: MemoryHostFile; first: WritableImage; second: WritableImage; backing: WritableImage } {
   const backing = openImage(raw, new MemoryHostFile(new Uint8Array(SIZE).fill(200), '/base'));
   const file = createMemoryImage(qed, SIZE, {}, '/base');
   const first = openImage(qed, file, { backing, slots: 2 });
-  const second = qed.attach(file, first.share(), { slot: 1, backing, dataFile: null, log: () => undefined });
+  const second = qed.attach(file, first.share(), { slot: 1, backing, extents: [], log: () => undefined });
   return { file, first, second, backing };
 }
 

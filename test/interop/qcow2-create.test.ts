@@ -37,12 +37,12 @@ function create(text: string, size = SIZE, more: Partial<CreateOptions> = {}): v
   );
   const file = PosixHostFile.create(image, false);
   const dataFiles: PosixHostFile[] = [];
-  const createDataFile = (name: string): PosixHostFile => {
+  const createExtent = (name: string): PosixHostFile => {
     dataFiles.push(PosixHostFile.create(resolve(folder, name), false));
     return dataFiles.at(-1)!;
   };
   try {
-    createQcow2(file, { size, options, createDataFile, ...more });
+    createQcow2(file, { size, options, createExtent, ...more });
     readHeader(file, { readOnly: false });
   } finally {
     for (const open of [file, ...dataFiles]) open.close();

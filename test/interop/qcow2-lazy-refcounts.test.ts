@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { guestOffset } from '../../src/bytes/offsets.ts';
 import { openDisk } from '../../src/disk/open.ts';
-import type { Image } from '../../src/format/image-format.ts';
+import type { WritableImage } from '../../src/format/image-format.ts';
 import { qcow2 } from '../../src/format/qcow2/index.ts';
 import { MemoryHostFile } from '../../src/host/memory-file.ts';
 import { FaultyHostFile, RecordingHostFile } from '../../src/host/wrapping-files.ts';
@@ -34,7 +34,7 @@ function create(options: string): MemoryHostFile {
   return new MemoryHostFile(readFileSync(path), path);
 }
 
-function write(image: Image, at: number, value: number): void {
+function write(image: WritableImage, at: number, value: number): void {
   image.write(new Uint8Array(4096).fill(value), 0, 4096, guestOffset(at));
 }
 

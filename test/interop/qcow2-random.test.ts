@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { guestOffset } from '../../src/bytes/offsets.ts';
 import { steadyMs } from '../../src/concurrency/clock.ts';
-import type { Image } from '../../src/format/image-format.ts';
+import type { WritableImage } from '../../src/format/image-format.ts';
 import { openQcow2 } from '../../src/format/qcow2/open.ts';
 import { readHeader } from '../../src/format/qcow2/read-header.ts';
 import { raw } from '../../src/format/raw/index.ts';
@@ -63,13 +63,16 @@ function pattern(): Uint8Array {
 }
 
 /** An image made by qemu-img, and what it reads as. */
-function make(options: string, extra: Extra): { bytes: Uint8Array; content: Uint8Array; backing: Image | null } {
+function make(
+  options: string,
+  extra: Extra,
+): { bytes: Uint8Array; content: Uint8Array; backing: WritableImage | null } {
   const encryption = `encrypt.format=${extra.slice(0, 4).trim()},encrypt.key-secret=s${extra === 'luks' ? ',encrypt.iter-time=10' : ''}`;
   const all = [options, isEncrypted(extra) ? encryption : ''].filter((text) => text !== '').join(',');
   const o = [...(isEncrypted(extra) ? SECRET : []), ...(all === '' ? [] : ['-o', all])];
   const content = extra === 'plain' || extra === 'luks' || extra === 'aes' ? new Uint8Array(SIZE) : pattern();
   writeFileSync(join(folder, 'base.raw'), content);
-  let backing: Image | null = null;
+  let backing: WritableImage | null = null;
   if (extra.endsWith('backing')) {
     qemuImg('create', '-q', '-f', 'qcow2', ...o, '-b', 'base.raw', '-F', 'raw', 'disk.qcow2');
     backing = openImage(raw, new MemoryHostFile(content, '/base'));
@@ -92,7 +95,7 @@ function make(options: string, extra: Extra): { bytes: Uint8Array; content: Uint
   return { bytes: readFileSync(join(folder, 'disk.qcow2')), content, backing };
 }
 
-function open(file: MemoryHostFile, backing: Image | null): Image {
+function open(file: MemoryHostFile, backing: WritableImage | null): WritableImage {
   const header = readHeader(file, { readOnly: false });
   return openQcow2(
     file,
@@ -122,7 +125,7 @@ function imageOptions(file: MemoryHostFile): string {
   return `driver=qcow2,file.filename=disk.qcow2${isEncryptedImage ? ',encrypt.key-secret=s' : ''}`;
 }
 
-function expectEqual(image: Image, model: Uint8Array): void {
+function expectEqual(image: WritableImage, model: Uint8Array): void {
   const bytes = new Uint8Array(model.length).fill(0xee);
   image.read(bytes, 0, bytes.length, guestOffset(0));
   const differs = Buffer.compare(bytes, model) === 0 ? -1 : bytes.findIndex((byte, i) => byte !== model[i]);
@@ -130,7 +133,7 @@ function expectEqual(image: Image, model: Uint8Array): void {
 }
 
 /** One random change of image and model. */
-function step(image: Image, model: Uint8Array, random: () => number): void {
+function step(image: WritableImage, model: Uint8Array, random: () => number): void {
   const at = Math.floor(random() * (random() < 0.5 ? 100_000 : model.length));
   const length = Math.min(model.length - at, 1 + Math.floor(random() * (random() < 0.7 ? 6_000 : 150_000)));
   const pick = random();

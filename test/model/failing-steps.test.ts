@@ -5,7 +5,7 @@ import { afterEach, describe, expect, test } from 'vitest';
 import { guestOffset } from '../../src/bytes/offsets.ts';
 import { BREAKPOINTS, type Breakpoint, listenToBreakpoints } from '../../src/concurrency/breakpoints.ts';
 import { ImgfuseError } from '../../src/errors/index.ts';
-import type { Image } from '../../src/format/image-format.ts';
+import type { WritableImage } from '../../src/format/image-format.ts';
 import { openImage } from '../support/memory-images.ts';
 import { seededRandom } from '../support/random.ts';
 import {
@@ -124,7 +124,7 @@ function failAt(
   return count > skip;
 }
 
-function contentOf(image: Image, legal: readonly Set<number>[], where: string): Uint8Array {
+function contentOf(image: WritableImage, legal: readonly Set<number>[], where: string): Uint8Array {
   const bytes = new Uint8Array(SIZE);
   image.read(bytes, 0, SIZE, guestOffset(0));
   const wrong = legal.findIndex((values, sector) => !values.has(bytes[sector * SECTOR]!));

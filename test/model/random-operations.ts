@@ -9,7 +9,7 @@ import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { guestOffset } from '../../src/bytes/offsets.ts';
 import { steadyMs } from '../../src/concurrency/clock.ts';
-import type { Image, ImageFormat } from '../../src/format/image-format.ts';
+import type { WritableFormat, WritableImage } from '../../src/format/image-format.ts';
 import { qcow2 } from '../../src/format/qcow2/index.ts';
 import { qed } from '../../src/format/qed/index.ts';
 import { raw } from '../../src/format/raw/index.ts';
@@ -85,7 +85,7 @@ function operationOn(maxSize: number): fc.Arbitrary<Operation> {
 
 interface Subject {
   readonly name: string;
-  readonly format: ImageFormat;
+  readonly format: WritableFormat;
   readonly options: Readonly<Record<string, string>>;
   readonly backing: 'none' | 'raw' | 'qed';
 }
@@ -100,7 +100,7 @@ const subjects: readonly Subject[] = [
       { cluster_size: '64k', table_size: '4' },
     ].map((options) => ({
       name: `qed ${options.cluster_size}/${options.table_size}, backing ${backing}`,
-      format: qed as ImageFormat,
+      format: qed as WritableFormat,
       options,
       backing,
     })),
@@ -206,7 +206,7 @@ function backingFile(kind: 'raw' | 'qed'): MemoryHostFile {
 
 const BACKING_FILES = { raw: backingFile('raw'), qed: backingFile('qed') };
 
-function openBacking(kind: Subject['backing']): Image | null {
+function openBacking(kind: Subject['backing']): WritableImage | null {
   if (kind === 'none') return null;
   return openImage(kind === 'raw' ? raw : qed, BACKING_FILES[kind], { readOnly: true });
 }
@@ -281,7 +281,7 @@ function judge(format: string, file: MemoryHostFile, model: Uint8Array): void {
   qemuImg('compare', '-q', '-f', format, '-F', 'raw', image, wanted);
 }
 
-function expectEqual(image: Image, model: Uint8Array): void {
+function expectEqual(image: WritableImage, model: Uint8Array): void {
   if (image.virtualSize() !== model.length) expect(image.virtualSize()).toBe(model.length);
   const bytes = scratch.subarray(0, model.length).fill(0xee);
   image.read(bytes, 0, bytes.length, guestOffset(0));
@@ -290,7 +290,7 @@ function expectEqual(image: Image, model: Uint8Array): void {
   expect(difference, 'first byte that differs').toBe(-1);
 }
 
-function expectClean(format: ImageFormat, file: MemoryHostFile): void {
+function expectClean(format: WritableFormat, file: MemoryHostFile): void {
   if (format.name === 'raw') return;
   const findings: string[] = [];
   const report = format.check(file, { repair: 'none', log: (sentence) => findings.push(sentence) });

@@ -4,7 +4,7 @@
 
 import { guestOffset } from '../../src/bytes/offsets.ts';
 import { ERRNO, ImgfuseError } from '../../src/errors/index.ts';
-import type { Image, ImageFormat } from '../../src/format/image-format.ts';
+import type { WritableFormat, WritableImage } from '../../src/format/image-format.ts';
 import type { MemoryHostFile } from '../../src/host/memory-file.ts';
 import { type FaultPlan, FaultyHostFile, type HostOperation } from '../../src/host/wrapping-files.ts';
 import { type OpenMemoryOptions, openImage } from './memory-images.ts';
@@ -58,7 +58,7 @@ class Model {
 
 /** Every position of one workload. @returns how many faults there were; throws what is wrong */
 export function failEverywhere(
-  format: ImageFormat,
+  format: WritableFormat,
   prepared: Prepared,
   steps: readonly GuestStep[],
   kind: FaultKind,
@@ -72,7 +72,7 @@ export function failEverywhere(
 }
 
 function failOnce(
-  format: ImageFormat,
+  format: WritableFormat,
   { start, dataFile, backing, content }: Prepared,
   steps: readonly GuestStep[],
   kind: FaultKind,
@@ -98,7 +98,7 @@ function failOnce(
   const where = (text: string) =>
     new Error(`${kind.name} at change ${position} (${hit}): ${text}; steps ${JSON.stringify(steps)}`);
   const model = new Model(content);
-  let image: Image;
+  let image: WritableImage;
   try {
     image = openImage(format, faulty, { backing, ...faultyData, tableCacheBytes: 8192 });
   } catch (error) {
@@ -137,7 +137,7 @@ function failOnce(
   return changes > position ? 'cannot fail so' : 'no such change';
 }
 
-function close(image: Image, model: Model, wasHit: boolean, where: (text: string) => Error): void {
+function close(image: WritableImage, model: Model, wasHit: boolean, where: (text: string) => Error): void {
   const hadFailed = image.failure() !== null;
   try {
     image.close();
@@ -150,7 +150,7 @@ function close(image: Image, model: Model, wasHit: boolean, where: (text: string
 
 /** What a healthy program finds: leaks at worst or an image that says it is dirty, and afterwards nothing. */
 function judgeFile(
-  format: ImageFormat,
+  format: WritableFormat,
   file: MemoryHostFile,
   options: OpenMemoryOptions,
   legal: readonly Set<number>[],
@@ -168,7 +168,7 @@ function judgeFile(
   if (second.corruptions + second.leaks > 0) throw where('the repaired image is not clean');
 }
 
-function compare(image: Image, legal: readonly Set<number>[], where: (text: string) => Error): void {
+function compare(image: WritableImage, legal: readonly Set<number>[], where: (text: string) => Error): void {
   const bytes = Buffer.alloc(SIZE);
   image.read(bytes, 0, SIZE, guestOffset(0));
   for (let sector = 0; sector < SECTORS; sector++) {

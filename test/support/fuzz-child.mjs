@@ -81,7 +81,7 @@ class Subject {
         if (this.backingFile === null) throw new ImgfuseError('permission', 'no backing file is allowed here');
         return raw.open(this.backingFile.clone(true), { ...options(), readOnly: true });
       },
-      openDataFile: () => {
+      openExtent: () => {
         if (dataFile === null) throw new ImgfuseError('permission', 'no data file is allowed here');
         return dataFile;
       },

@@ -1,6 +1,6 @@
 // Images in memory for model tests: created, opened and reopened without a host file.
 
-import type { Image, ImageFormat } from '../../src/format/image-format.ts';
+import type { Image, ImageFormat, ReadableImage } from '../../src/format/image-format.ts';
 import type { HostFile } from '../../src/host/host-file.ts';
 import { MemoryHostFile } from '../../src/host/memory-file.ts';
 
@@ -8,7 +8,7 @@ export interface OpenMemoryOptions {
   readonly readOnly?: boolean;
   /** as a backing file is opened */
   readonly isLazy?: boolean;
-  readonly backing?: Image | null;
+  readonly backing?: ReadableImage | null;
   readonly tableCacheBytes?: number;
   readonly slots?: number;
   readonly log?: (sentence: string) => void;
@@ -17,14 +17,18 @@ export interface OpenMemoryOptions {
 }
 
 /** Opens `file` with everything a test does not care about filled in. */
-export function openImage(format: ImageFormat, file: HostFile, options: OpenMemoryOptions = {}): Image {
+export function openImage<Opened extends Image>(
+  format: ImageFormat<Opened>,
+  file: HostFile,
+  options: OpenMemoryOptions = {},
+): Opened {
   return format.open(file, {
     readOnly: options.readOnly ?? false,
     openBacking: () => {
       if (options.backing == null) throw new Error('the test gave no backing image');
       return options.backing;
     },
-    ...(options.dataFile === undefined ? {} : { openDataFile: () => options.dataFile! }),
+    ...(options.dataFile === undefined ? {} : { openExtent: () => options.dataFile! }),
     log: options.log ?? (() => undefined),
     ...(options.password === undefined ? {} : { password: () => new TextEncoder().encode(options.password) }),
     tableCacheBytes: options.tableCacheBytes ?? 64 * 1024,
@@ -47,7 +51,7 @@ export function createMemoryImage(
   format.create(file, {
     size,
     options: new Map(Object.entries(options)),
-    ...(dataFile === undefined ? {} : { createDataFile: () => dataFile }),
+    ...(dataFile === undefined ? {} : { createExtent: () => dataFile }),
     ...(password === undefined ? {} : { password: () => new TextEncoder().encode(password) }),
     ...(backingName === undefined ? {} : { backing: { name: backingName } }),
   });

@@ -5,7 +5,7 @@
 // A process may be killed before: the host has all that it wrote, and none of it is durable for that.
 
 import { guestOffset, hostOffset } from '../../src/bytes/offsets.ts';
-import type { Image, ImageFormat } from '../../src/format/image-format.ts';
+import type { WritableFormat, WritableImage } from '../../src/format/image-format.ts';
 import { FIELD } from '../../src/format/qcow2/header.ts';
 import { readHeader } from '../../src/format/qcow2/read-header.ts';
 import { readSnapshotTable } from '../../src/format/qcow2/snapshot-table.ts';
@@ -26,7 +26,7 @@ const READ_WHOLE = 32;
 const CUT_REPAIR = 16;
 
 export interface Workload extends Prepared {
-  readonly format: ImageFormat;
+  readonly format: WritableFormat;
   readonly steps: readonly GuestStep[];
   /** before this step the process is killed, and the image is opened by the next one */
   readonly killBefore?: number;
@@ -380,12 +380,17 @@ function revertedToSnapshot(state: MemoryHostFile): MemoryHostFile {
   return file.clone(true);
 }
 
-function open({ format, backing }: Workload, file: HostFile, dataFile: HostFile | undefined, readOnly: boolean): Image {
+function open(
+  { format, backing }: Workload,
+  file: HostFile,
+  dataFile: HostFile | undefined,
+  readOnly: boolean,
+): WritableImage {
   return openImage(format, file, { backing, readOnly, dataFile, tableCacheBytes: 8192 });
 }
 
 function checkOf(
-  format: ImageFormat,
+  format: WritableFormat,
   file: MemoryHostFile,
 ): { corruptions: number; leaks: number; findings: string[] } {
   const findings: string[] = [];
@@ -407,7 +412,7 @@ export const WHOLE = [{ first: 0, end: SECTORS }] as const;
 const scratch = Buffer.alloc(SECTORS * SECTOR);
 
 /** Reads the disk; `content` receives the value of each sector that was read. @param whole or only the areas in use */
-function compare(image: Image, legal: LegalValues, content: Uint8Array, whole: boolean): string | null {
+function compare(image: WritableImage, legal: LegalValues, content: Uint8Array, whole: boolean): string | null {
   for (const area of whole ? WHOLE : AREAS) {
     image.read(scratch, area.first * SECTOR, (area.end - area.first) * SECTOR, guestOffset(area.first * SECTOR));
     const wrong = findIllegal(scratch, area, legal, content);

@@ -5,7 +5,7 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect } from 'vitest';
 import { guestOffset, hostOffset } from '../../src/bytes/offsets.ts';
-import type { Image } from '../../src/format/image-format.ts';
+import type { WritableImage } from '../../src/format/image-format.ts';
 import { qcow2 } from '../../src/format/qcow2/index.ts';
 import { raw } from '../../src/format/raw/index.ts';
 import type { HostFile } from '../../src/host/host-file.ts';
@@ -43,7 +43,7 @@ export class Qcow2Session {
   readonly folder: string;
   readonly file: MemoryHostFile;
   readonly model: Buffer;
-  image: Image;
+  image: WritableImage;
   private readonly backing: Uint8Array | undefined;
   private readonly tableCacheBytes: number;
 
@@ -65,7 +65,7 @@ export class Qcow2Session {
   }
 
   /** Opens the image once more, over another file if one is given. */
-  open(file: HostFile = this.file): Image {
+  open(file: HostFile = this.file): WritableImage {
     const backing = this.backing === undefined ? null : openImage(raw, sparse(this.backing), { readOnly: true });
     return openImage(qcow2, file, { backing, tableCacheBytes: this.tableCacheBytes });
   }

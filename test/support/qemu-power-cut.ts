@@ -4,7 +4,7 @@
 
 import { readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import type { Image, ImageFormat } from '../../src/format/image-format.ts';
+import type { WritableFormat, WritableImage } from '../../src/format/image-format.ts';
 import { qcow2 } from '../../src/format/qcow2/index.ts';
 import { qed } from '../../src/format/qed/index.ts';
 import { raw } from '../../src/format/raw/index.ts';
@@ -34,7 +34,7 @@ const STEPS = 9;
 
 export interface QemuSubject {
   readonly name: string;
-  readonly format: ImageFormat;
+  readonly format: WritableFormat;
   /** of qemu-img create */
   readonly options: string;
   readonly withBacking: boolean;
@@ -98,9 +98,9 @@ function prepare(
   folder: string,
   disk: string,
   random: () => number,
-): { backing: Image | null; content: Uint8Array } {
+): { backing: WritableImage | null; content: Uint8Array } {
   const content = new Uint8Array(SECTORS);
-  let backing: Image | null = null;
+  let backing: WritableImage | null = null;
   const base: string[] = [];
   if (withBacking) {
     content.fill(200, 0, SECTORS - 100);

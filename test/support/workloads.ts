@@ -4,7 +4,7 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { guestOffset, hostOffset } from '../../src/bytes/offsets.ts';
 import { steadyMs } from '../../src/concurrency/clock.ts';
-import type { Image, ImageFormat } from '../../src/format/image-format.ts';
+import type { WritableFormat, WritableImage } from '../../src/format/image-format.ts';
 import { qcow2 } from '../../src/format/qcow2/index.ts';
 import { qed } from '../../src/format/qed/index.ts';
 import { raw } from '../../src/format/raw/index.ts';
@@ -33,7 +33,7 @@ const SIZES = [SIZE, SIZE + 64 * 1024, 32 * 1024 * 1024] as const;
 
 export interface Subject {
   readonly name: string;
-  readonly format: ImageFormat;
+  readonly format: WritableFormat;
   readonly options: Readonly<Record<string, string>>;
   readonly withBacking: boolean;
   readonly withDataFile?: boolean;
@@ -128,7 +128,7 @@ export interface Prepared {
   readonly dataFile: MemoryHostFile | null;
   /** the data file is the disk itself */
   readonly isRaw: boolean;
-  readonly backing: Image | null;
+  readonly backing: WritableImage | null;
   readonly content: Uint8Array;
   /** what a snapshot has, which stays as it is */
   readonly snapshot: Uint8Array | null;
@@ -138,7 +138,7 @@ export interface Prepared {
 export function prepare(subject: Subject, random: () => number): Prepared {
   const { format, options, withBacking, withDataFile, withSnapshot, isCompressed, isFull, isShortBelow } = subject;
   const content = new Uint8Array(SECTORS);
-  let backing: Image | null = null;
+  let backing: WritableImage | null = null;
   if (withBacking) {
     const end = SECTORS - 101;
     content.fill(200, 0, end);
@@ -184,7 +184,7 @@ function takeSnapshot(
   }
 }
 
-function openBase(bytes: Uint8Array): Image {
+function openBase(bytes: Uint8Array): WritableImage {
   const file = createMemoryImage(qed, bytes.length, { cluster_size: '4k', table_size: '1' });
   const image = openImage(qed, file);
   image.write(bytes, 0, bytes.length, guestOffset(0));
@@ -192,7 +192,7 @@ function openBase(bytes: Uint8Array): Image {
   return openImage(qed, new MemoryHostFile(file.bytes(), '/base', true), { readOnly: true });
 }
 
-export function runStep(image: Image, step: GuestStep): void {
+export function runStep(image: WritableImage, step: GuestStep): void {
   switch (step.kind) {
     case 'write':
       image.write(new Uint8Array(step.length).fill(step.value), 0, step.length, guestOffset(step.at));

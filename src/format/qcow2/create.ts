@@ -211,12 +211,12 @@ function extensionsOf(
   return extensions;
 }
 
-function openDataFile({ dataFileName }: Qcow2Plan, { createDataFile }: CreateOptions): HostFile | null {
+function openDataFile({ dataFileName }: Qcow2Plan, { createExtent }: CreateOptions): HostFile | null {
   if (dataFileName === null) return null;
-  if (createDataFile === undefined) {
+  if (createExtent === undefined) {
     throw new ImgfuseError('unsupported', `data_file=${dataFileName}: a data file cannot be created here`);
   }
-  const file = createDataFile(dataFileName);
+  const file = createExtent(dataFileName, 'data');
   if (file.size() === 0) return file;
   throw new ImgfuseError(
     'usage',

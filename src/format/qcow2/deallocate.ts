@@ -10,7 +10,7 @@ import type { Mutex } from '../../concurrency/mutex.ts';
 import type { Reservations } from '../../concurrency/reservations.ts';
 import { readsAsZeros } from '../backing.ts';
 import { type FullHostParts, reclaimingWhenFull } from '../full-host.ts';
-import type { Image } from '../image-format.ts';
+import type { ReadableImage, WritableImage } from '../image-format.ts';
 import type { PendingLinks } from '../pending-links.ts';
 import { ZeroInPlace } from '../zero-in-place.ts';
 import { zeroRange } from '../zero-range.ts';
@@ -28,7 +28,7 @@ export interface DeallocatorParts {
   /** the data file is the disk itself: what it maps is zeroed there, and stays mapped */
   readonly isRaw: boolean;
   readonly version: 2 | 3;
-  readonly backing: Image | null;
+  readonly backing: ReadableImage | null;
   readonly geometry: Geometry;
   readonly lock: Mutex;
   readonly reservations: Reservations;
@@ -39,7 +39,7 @@ export interface DeallocatorParts {
   readonly overlap: OverlapCheck;
   readonly reusable: FullHostParts['reusable'];
   /** the image's own write, for zeros that no metadata can express */
-  readonly write: Image['write'];
+  readonly write: WritableImage['write'];
 }
 
 export class Deallocator {

@@ -14,11 +14,14 @@ import { CopyUp } from '../copy-up.ts';
 import { HostHoles } from '../host-holes.ts';
 import {
   type Extent,
-  type Image,
   type ImageDetails,
+  type ImageFile,
+  onlyFile,
+  type ReadableImage,
   type SharedImage,
   type StatusRun,
   shareImage,
+  type WritableImage,
 } from '../image-format.ts';
 import { ReservedRuns } from '../reserved-runs.ts';
 import { extentOf, StatusScan, statusOf } from '../status-scan.ts';
@@ -38,11 +41,19 @@ import { ALLOCATED_CLUSTERS, type Qcow2State } from './state.ts';
 const HOLD_BACK_MS = 500;
 const ZERO_SECTOR = new Uint8Array(SECTOR_BYTES); // a crash keeps or loses it as a whole
 
-export class Qcow2Image implements Image {
+/** What an image has beside its own file. */
+export interface Qcow2Files {
+  readonly backing: ReadableImage | null;
+  /** the file that holds the guest's data where the image file does not */
+  readonly dataFile: HostFile | null;
+}
+
+export class Qcow2Image implements WritableImage {
   readonly format = 'qcow2';
   readonly file: HostFile;
-  readonly backing: Image | null;
-  readonly dataFile: HostFile | null;
+  readonly files: readonly ImageFile[];
+  readonly backing: ReadableImage | null;
+  private readonly dataFile: HostFile | null;
   readonly readOnly: boolean;
   readonly clusterSize: number;
   private readonly state: Qcow2State;
@@ -59,7 +70,7 @@ export class Qcow2Image implements Image {
     file: HostFile,
     state: Qcow2State,
     slot: number,
-    { backing, dataFile }: { readonly backing: Image | null; readonly dataFile: HostFile | null },
+    { backing, dataFile }: Qcow2Files,
     log: (sentence: string) => void,
   ) {
     const { header } = state;
@@ -70,6 +81,7 @@ export class Qcow2Image implements Image {
     const { pending, reservations, reusable, tracker } = this.parts;
     const { clusterSize } = geometry;
     this.file = file;
+    this.files = dataFile === null ? onlyFile(file) : [...onlyFile(file), { role: 'data', file: dataFile }];
     this.backing = backing;
     this.dataFile = dataFile;
     this.readOnly = readOnly;
@@ -248,9 +260,10 @@ export class Qcow2Image implements Image {
   }
 
   map(offset: GuestOffset, length: number): Extent {
-    return this.parts.lock.run(() =>
+    const extent = this.parts.lock.run(() =>
       extentOf(offset, this.scan.scan(offset, length, 'extent'), !this.parts.data.isEncrypted),
     );
+    return this.dataFile === null || extent.status !== 'data' ? extent : { ...extent, holder: this.dataFile };
   }
 
   mapStatus(offset: GuestOffset, length: number): StatusRun {

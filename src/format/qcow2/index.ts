@@ -1,16 +1,16 @@
 // qcow2, the plug: probe, open, attach, create, check.
 
 import type { HostFile } from '../../host/host-file.ts';
-import type { AttachOptions, ImageFormat, SharedImage } from '../image-format.ts';
+import type { AttachOptions, SharedImage, WritableFormat } from '../image-format.ts';
 import { createQcow2 } from './create.ts';
 import { describeHeader, inspectHeader } from './describe.ts';
-import { Qcow2Image } from './image.ts';
+import { type Qcow2Files, Qcow2Image } from './image.ts';
 import { openQcow2 } from './open.ts';
 import { readHeader } from './read-header.ts';
 import type { Qcow2State } from './state.ts';
 import { checkQcow2 } from './verify.ts';
 
-export const qcow2: ImageFormat = {
+export const qcow2: WritableFormat = {
   name: 'qcow2',
   canCreate: true,
   // version 1 has the same magic and is another format
@@ -20,8 +20,12 @@ export const qcow2: ImageFormat = {
     return openQcow2(file, header, describeHeader(file, header, options.log).specific, options);
   },
   attach: (file: HostFile, shared: SharedImage, options: AttachOptions) =>
-    new Qcow2Image(file, shared.state as Qcow2State, options.slot, options, options.log),
+    new Qcow2Image(file, shared.state as Qcow2State, options.slot, attached(options), options.log),
   create: createQcow2,
   check: checkQcow2,
   inspect: (file, log = () => undefined) => inspectHeader(file, readHeader(file, { readOnly: true }), log),
 };
+
+function attached({ backing, extents }: AttachOptions): Qcow2Files {
+  return { backing, dataFile: extents[0] ?? null };
+}

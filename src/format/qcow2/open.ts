@@ -6,7 +6,7 @@ import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import { FreeClusters } from '../free-clusters.ts';
 import { clustersOnHost } from '../host-clusters.ts';
-import type { Image, OpenOptions } from '../image-format.ts';
+import type { OpenOptions } from '../image-format.ts';
 import { legacyAesKey } from './aes-legacy.ts';
 import { countAllocated } from './allocated-clusters.ts';
 import { type VolumeKey, wipe } from './encryption.ts';
@@ -47,7 +47,7 @@ export function openQcow2(
   found: Qcow2Header,
   specific: Readonly<Record<string, unknown>>,
   options: OpenOptions,
-): Image {
+): Qcow2Image {
   if (options.lazyRefcounts === true && !options.readOnly) assertHasDirtyBit(file, found);
   const volumeKey = unlock(file, found, options);
   const backing =
@@ -119,13 +119,9 @@ function isRefcountTableSound(header: Qcow2Header, fileEnd: number): boolean {
 }
 
 /** The file that holds the guest's data; null where that is the image itself. */
-function openDataFile(
-  file: HostFile,
-  header: Qcow2Header,
-  { openDataFile: open, readOnly }: OpenOptions,
-): HostFile | null {
+function openDataFile(file: HostFile, header: Qcow2Header, { openExtent, readOnly }: OpenOptions): HostFile | null {
   if (!header.hasExternalData) return null;
-  if (header.dataFileName === null || open === undefined) {
+  if (header.dataFileName === null || openExtent === undefined) {
     throw new ImgfuseError(
       'unsupported',
       `${file.path} keeps its data in another file and does not name it; store the name with qemu-img amend -o data_file=NAME`,
@@ -139,7 +135,7 @@ function openDataFile(
       { path: file.path },
     );
   }
-  return open(header.dataFileName);
+  return openExtent(header.dataFileName, 'data', readOnly ? 'read' : 'write');
 }
 
 function assertHasDirtyBit(file: HostFile, { version }: Qcow2Header): void {

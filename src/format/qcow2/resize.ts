@@ -7,7 +7,7 @@ import type { Mutex } from '../../concurrency/mutex.ts';
 import type { Reservations } from '../../concurrency/reservations.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
-import type { Image } from '../image-format.ts';
+import type { ReadableImage } from '../image-format.ts';
 import type { WriteTracker } from '../write-tracker.ts';
 import type { Allocator } from './allocate.ts';
 import type { Deallocator } from './deallocate.ts';
@@ -21,7 +21,7 @@ import type { Tables } from './table.ts';
 
 export interface ResizeParts {
   readonly file: HostFile;
-  readonly backing: Image | null;
+  readonly backing: ReadableImage | null;
   readonly dataFile: HostFile | null;
   readonly version: 2 | 3;
   readonly cryptMethod: number;

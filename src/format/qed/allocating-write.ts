@@ -12,7 +12,7 @@ import { readBackingData, readsAsZeros } from '../backing.ts';
 import type { FreeClusters } from '../free-clusters.ts';
 import { type FullHostParts, reclaimingWhenFull } from '../full-host.ts';
 import type { GuestAccess } from '../guest-access.ts';
-import type { Image } from '../image-format.ts';
+import type { ReadableImage } from '../image-format.ts';
 import type { PendingLinks } from '../pending-links.ts';
 import type { Allocator } from './allocate.ts';
 import type { DirtyBit } from './dirty-bit.ts';
@@ -29,7 +29,7 @@ const MAX_RUN_CLUSTERS = 4096;
 
 export interface AllocatingWriteParts {
   readonly file: HostFile;
-  readonly backing: Image | null;
+  readonly backing: ReadableImage | null;
   readonly access: GuestAccess;
   readonly geometry: Geometry;
   readonly lock: Mutex;

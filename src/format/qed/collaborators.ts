@@ -8,7 +8,7 @@ import type { HostFile } from '../../host/host-file.ts';
 import { FreeClusters } from '../free-clusters.ts';
 import type { FullHostParts } from '../full-host.ts';
 import { GuestAccess } from '../guest-access.ts';
-import type { Image } from '../image-format.ts';
+import type { ReadableImage } from '../image-format.ts';
 import { METADATA_LOCK } from '../mapped-state.ts';
 import { PendingLinks } from '../pending-links.ts';
 import { WriteTracker } from '../write-tracker.ts';
@@ -23,7 +23,7 @@ import { Tables } from './table.ts';
 
 export interface Collaborators {
   readonly file: HostFile;
-  readonly backing: Image | null;
+  readonly backing: ReadableImage | null;
   readonly access: GuestAccess;
   readonly allocator: Allocator;
   readonly dirtyBit: DirtyBit;
@@ -44,7 +44,7 @@ export interface Collaborators {
 /** @param slot this thread's reservation slot @param log takes one sentence a call */
 export function connect(
   file: HostFile,
-  backing: Image | null,
+  backing: ReadableImage | null,
   state: QedState,
   slot: number,
   log: (sentence: string) => void,

@@ -9,7 +9,7 @@ import type { Mutex } from '../../concurrency/mutex.ts';
 import type { Reservations } from '../../concurrency/reservations.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { FreeClusters } from '../free-clusters.ts';
-import type { Image } from '../image-format.ts';
+import type { ReadableImage } from '../image-format.ts';
 import type { WriteTracker } from '../write-tracker.ts';
 import type { Allocator } from './allocate.ts';
 import type { DirtyBit } from './dirty-bit.ts';
@@ -21,7 +21,7 @@ import { UNALLOCATED_ENTRY, ZERO_ENTRY } from './table.ts';
 
 export interface CompactParts {
   readonly file: HostFile;
-  readonly backing: Image | null;
+  readonly backing: ReadableImage | null;
   readonly dirtyBit: DirtyBit;
   readonly geometry: Geometry;
   readonly lock: Mutex;

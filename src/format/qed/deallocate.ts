@@ -10,7 +10,7 @@ import type { HostFile } from '../../host/host-file.ts';
 import { readsAsZeros } from '../backing.ts';
 import type { FreeClusters } from '../free-clusters.ts';
 import { type FullHostParts, reclaimingWhenFull } from '../full-host.ts';
-import type { Image } from '../image-format.ts';
+import type { ReadableImage, WritableImage } from '../image-format.ts';
 import { NOT_PENDING, type PendingLinks } from '../pending-links.ts';
 import { ZeroInPlace } from '../zero-in-place.ts';
 import { zeroRange } from '../zero-range.ts';
@@ -25,7 +25,7 @@ import { UNALLOCATED_ENTRY, ZERO_ENTRY } from './table.ts';
 /** The collaborators of a Deallocator, by name. */
 export interface DeallocatorParts {
   readonly file: HostFile;
-  readonly backing: Image | null;
+  readonly backing: ReadableImage | null;
   readonly geometry: Geometry;
   readonly lock: Mutex;
   readonly reservations: Reservations;
@@ -39,7 +39,7 @@ export interface DeallocatorParts {
   readonly reusable: FullHostParts['reusable'];
   readonly numbers: Float64Array;
   /** the image's own write, for zeros over backing data */
-  readonly write: Image['write'];
+  readonly write: WritableImage['write'];
 }
 
 export class Deallocator {

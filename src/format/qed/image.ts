@@ -16,11 +16,14 @@ import { CopyUp } from '../copy-up.ts';
 import { HostHoles } from '../host-holes.ts';
 import {
   type Extent,
-  type Image,
   type ImageDetails,
+  type ImageFile,
+  onlyFile,
+  type ReadableImage,
   type SharedImage,
   type StatusRun,
   shareImage,
+  type WritableImage,
 } from '../image-format.ts';
 import { ReservedRuns } from '../reserved-runs.ts';
 import { extentOf, StatusScan, statusOf } from '../status-scan.ts';
@@ -39,11 +42,11 @@ const HOLD_BACK_MS = 500;
 /** The dirty bit is cleared after this long without an allocation. */
 const IDLE_MS = 5000;
 
-export class QedImage implements Image {
+export class QedImage implements WritableImage {
   readonly format = 'qed';
   readonly file: HostFile;
-  readonly backing: Image | null;
-  readonly dataFile = null;
+  readonly files: readonly ImageFile[];
+  readonly backing: ReadableImage | null;
   readonly readOnly: boolean;
   readonly clusterSize: number;
   private readonly state: QedState;
@@ -56,11 +59,18 @@ export class QedImage implements Image {
   private readonly copier: CopyUp | null;
 
   /** @param slot this thread's reservation slot @param log takes one sentence a call */
-  constructor(file: HostFile, state: QedState, slot: number, backing: Image | null, log: (sentence: string) => void) {
+  constructor(
+    file: HostFile,
+    state: QedState,
+    slot: number,
+    backing: ReadableImage | null,
+    log: (sentence: string) => void,
+  ) {
     const { header } = state;
     const { clusterSize } = header;
     const { readOnly } = file;
     this.file = file;
+    this.files = onlyFile(file);
     this.backing = backing;
     this.readOnly = readOnly;
     this.clusterSize = clusterSize;

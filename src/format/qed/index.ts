@@ -11,12 +11,12 @@ import { clustersOnHost } from '../host-clusters.ts';
 import {
   type AttachOptions,
   type CheckOptions,
-  type Image,
-  type ImageFormat,
   type OpenOptions,
   progressOf,
   type SharedImage,
+  type WritableFormat,
 } from '../image-format.ts';
+import { UnopenedBacking } from '../unopened-backing.ts';
 import { countAllocated } from './allocated-clusters.ts';
 import { checkTables, type QedCheck } from './check.ts';
 import { createQed } from './create.ts';
@@ -37,7 +37,7 @@ import { ALLOCATED_CLUSTERS, createQedState, DIRTY, type QedState } from './stat
 /** Leaks between clusters in use that one open takes back; a hostile file may claim any number. 1 TiB of 64 KiB clusters. */
 const MAX_RECLAIMED_CLUSTERS = 2 ** 24;
 
-export const qed: ImageFormat = {
+export const qed: WritableFormat = {
   name: 'qed',
   canCreate: true,
   probe: (ends) => ends.has({ at: 0, text: 'QED\0' }),
@@ -53,7 +53,7 @@ export const qed: ImageFormat = {
 };
 
 /** @param reclaim clusters without a reference are freed even if the image is clean */
-function openQed(file: HostFile, options: OpenOptions, reclaim: boolean): Image {
+function openQed(file: HostFile, options: OpenOptions, reclaim: boolean): QedImage {
   const header = readHeader(file, { mayBeCut: options.readOnly });
   if (options.readOnly) return openReadOnly(file, header, options);
   if (file.isDevice) {
@@ -87,7 +87,7 @@ function openQed(file: HostFile, options: OpenOptions, reclaim: boolean): Image 
 }
 
 /** Checks nothing but the header: each entry is checked by the read that meets it. */
-function openReadOnly(file: HostFile, header: QedHeader, options: OpenOptions): Image {
+function openReadOnly(file: HostFile, header: QedHeader, options: OpenOptions): QedImage {
   const dirty = isMarkedDirty(header);
   const backing = header.backingName === null ? null : options.openBacking(backingReference(header));
   if (dirty) options.log(`${file.path} was not closed clean; it is read as it is, because it is opened read-only`);
@@ -205,7 +205,7 @@ function cutLeakedTail(file: HostFile, header: QedHeader, end: number): void {
   file.sync();
 }
 
-function attachQed(file: HostFile, shared: SharedImage, options: AttachOptions): Image {
+function attachQed(file: HostFile, shared: SharedImage, options: AttachOptions): QedImage {
   return new QedImage(file, shared.state as QedState, options.slot, options.backing, options.log);
 }
 
@@ -223,7 +223,11 @@ function checkQed(file: HostFile, options: CheckOptions): CheckReport {
   if (options.repair === 'none' || !repaired || (doubleReferences > 0 && options.repair !== 'all')) return report;
   const dirty = isMarkedDirty(header);
   if (report.leaks === 0 && !dirty && report.corruptions === 0) return report;
-  const image = openQed(file, { ...REPAIR_OPTIONS, log: options.log, openBacking: unreadBacking }, true);
+  const image = openQed(
+    file,
+    { ...REPAIR_OPTIONS, log: options.log, openBacking: () => new UnopenedBacking('qed', file.path) },
+    true,
+  );
   image.close();
   const after = checkTables(file, readHeader(file, { mayBeCut: true }), { repair: 'none', log: () => undefined });
   report.leaksFixed = report.leaks - after.report.leaks;
@@ -240,11 +244,6 @@ function readsBackSound(file: HostFile, header: QedHeader, { log }: CheckOptions
 }
 
 const REPAIR_OPTIONS = { readOnly: false, tableCacheBytes: 16 * 1024 * 1024, slots: 1, probed: false } as const;
-
-/** Stands for a backing file that a repair of the overlay's own tables never reads. */
-function unreadBacking(): Image {
-  return { backing: null } as Image;
-}
 
 function backingReference(header: QedHeader): { name: string; format?: string } {
   const noProbe = (header.features & QED_F_BACKING_FORMAT_NO_PROBE) !== 0;

@@ -5,7 +5,7 @@ import { MAX_VIRTUAL_SIZE, roundUp } from '../../bytes/offsets.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
 import type { Reservations } from '../../concurrency/reservations.ts';
 import { ImgfuseError } from '../../errors/index.ts';
-import type { Image } from '../image-format.ts';
+import type { ReadableImage } from '../image-format.ts';
 import type { WriteTracker } from '../write-tracker.ts';
 import type { Deallocator } from './deallocate.ts';
 import type { DirtyBit } from './dirty-bit.ts';
@@ -16,7 +16,7 @@ import { IMAGE_SIZE, TAKERS } from './state.ts';
 
 export interface ResizeParts {
   readonly path: string;
-  readonly backing: Image | null;
+  readonly backing: ReadableImage | null;
   readonly geometry: Geometry;
   readonly lock: Mutex;
   readonly reservations: Reservations;

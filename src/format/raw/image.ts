@@ -8,11 +8,13 @@ import type { FileEnds } from '../file-ends.ts';
 import { GuestAccess } from '../guest-access.ts';
 import {
   type Extent,
-  type Image,
   type ImageDetails,
+  type ImageFile,
+  onlyFile,
   type SharedImage,
   type StatusRun,
   shareImage,
+  type WritableImage,
 } from '../image-format.ts';
 import { WriteTracker } from '../write-tracker.ts';
 import { ProbeGuard } from './probe-guard.ts';
@@ -43,13 +45,13 @@ interface RawImageOptions {
   readonly recognizedName?: (ends: FileEnds) => string | null;
 }
 
-export class RawImage implements Image {
+export class RawImage implements WritableImage {
   readonly format = 'raw';
   readonly file: HostFile;
+  readonly files: readonly ImageFile[];
   readonly clusterSize = RAW_CLUSTER_SIZE;
   readonly readOnly: boolean;
   readonly backing = null;
-  readonly dataFile = null;
   private readonly state: RawState;
   private readonly numbers: Float64Array;
   private readonly tracker: WriteTracker;
@@ -59,6 +61,7 @@ export class RawImage implements Image {
 
   constructor(file: HostFile, state: RawState, { log, recognizedName }: RawImageOptions) {
     this.file = file;
+    this.files = onlyFile(file);
     this.readOnly = file.readOnly;
     this.state = state;
     this.numbers = new Float64Array(state.numbers);

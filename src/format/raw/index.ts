@@ -4,11 +4,11 @@
 
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
-import type { AttachOptions, CreateOptions, Image, ImageFormat, OpenOptions, SharedImage } from '../image-format.ts';
+import type { AttachOptions, CreateOptions, OpenOptions, SharedImage, WritableFormat } from '../image-format.ts';
 import { createWriteTrackerState } from '../write-tracker.ts';
 import { RAW_CLUSTER_SIZE, RawImage, type RawState, rawSize } from './image.ts';
 
-export const raw: ImageFormat = {
+export const raw: WritableFormat = {
   name: 'raw',
   canCreate: true,
   probe: () => true,
@@ -30,7 +30,7 @@ export const raw: ImageFormat = {
   }),
 };
 
-function openRaw(file: HostFile, options: OpenOptions): Image {
+function openRaw(file: HostFile, options: OpenOptions): RawImage {
   const size = file.size();
   if (options.probed && (size === 0 || size !== rawSize(size))) {
     throw new ImgfuseError(
@@ -46,7 +46,7 @@ function openRaw(file: HostFile, options: OpenOptions): Image {
   return new RawImage(file, state, options);
 }
 
-function attachRaw(file: HostFile, shared: SharedImage, options: AttachOptions): Image {
+function attachRaw(file: HostFile, shared: SharedImage, options: AttachOptions): RawImage {
   return new RawImage(file, shared.state as RawState, options);
 }
 

@@ -10,7 +10,7 @@ import { CopyOnRead, createCopyOnReadState } from '../../../src/disk/copy-on-rea
 import { createDisk, openDisk } from '../../../src/disk/index.ts';
 import { VirtualDisk } from '../../../src/disk/virtual-disk.ts';
 import { ERRNO, ImgfuseError } from '../../../src/errors/index.ts';
-import type { Image, ImageFormat } from '../../../src/format/image-format.ts';
+import type { WritableFormat, WritableImage } from '../../../src/format/image-format.ts';
 import { qcow2 } from '../../../src/format/qcow2/index.ts';
 import { qed } from '../../../src/format/qed/index.ts';
 import { raw } from '../../../src/format/raw/index.ts';
@@ -24,7 +24,7 @@ import { makeTemporaryDirectory, removeTemporaryDirectory } from '../../support/
 
 interface Subject {
   readonly name: string;
-  readonly format: ImageFormat;
+  readonly format: WritableFormat;
   readonly options: Readonly<Record<string, string>>;
   /** bytes that are copied at once */
   readonly cluster: number;
@@ -362,10 +362,10 @@ describe('an image file', () => {
 
 test('two threads that read one cluster copy it once', () => {
   const below = new CountingHostFile(new MemoryHostFile(pattern(BASE), '/base', true));
-  const backing: Image = openImage(raw, below, { readOnly: true });
+  const backing: WritableImage = openImage(raw, below, { readOnly: true });
   const file = createMemoryImage(qed, SIZE, {}, '/base');
   const first = openImage(qed, file, { backing, slots: 2 });
-  const second = qed.attach(file, first.share(), { slot: 1, backing, dataFile: null, log: () => undefined });
+  const second = qed.attach(file, first.share(), { slot: 1, backing, extents: [], log: () => undefined });
   below.reset();
   first.copyUp(0, 10);
   second.copyUp(100, 10);

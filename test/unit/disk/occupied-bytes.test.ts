@@ -3,7 +3,7 @@
 import { expect, test } from 'vitest';
 import { guestOffset } from '../../../src/bytes/offsets.ts';
 import { VirtualDisk } from '../../../src/disk/virtual-disk.ts';
-import type { Image, ImageFormat } from '../../../src/format/image-format.ts';
+import type { WritableFormat, WritableImage } from '../../../src/format/image-format.ts';
 import { qcow2 } from '../../../src/format/qcow2/index.ts';
 import { qed } from '../../../src/format/qed/index.ts';
 import { raw } from '../../../src/format/raw/index.ts';
@@ -27,13 +27,13 @@ class DeviceFile extends UncountedFile {
   }
 }
 
-function imageWithData(format: ImageFormat, options: Readonly<Record<string, string>> = {}): Image {
+function imageWithData(format: WritableFormat, options: Readonly<Record<string, string>> = {}): WritableImage {
   const image = openImage(format, createMemoryImage(format, 8 * MIB, options));
   image.write(DATA, 0, DATA.length, guestOffset(3 * MIB));
   return image;
 }
 
-function overlay(format: ImageFormat, backing: Image, size: number, readOnly = false): VirtualDisk {
+function overlay(format: WritableFormat, backing: WritableImage, size: number, readOnly = false): VirtualDisk {
   const file = createMemoryImage(format, size, {}, '/base');
   const shown = readOnly ? new MemoryHostFile(file.bytes(), '/memory', true) : file;
   return new VirtualDisk(openImage(format, shown, { backing, readOnly }));

@@ -6,7 +6,7 @@ import { Mutex } from '../../../src/concurrency/mutex.ts';
 import { VirtualDisk } from '../../../src/disk/virtual-disk.ts';
 import { ERRNO, errnoOf } from '../../../src/errors/index.ts';
 import { createTree, DISK_NAME, DiskFilesystem, type TreeOptions } from '../../../src/filesystem/index.ts';
-import type { Image } from '../../../src/format/image-format.ts';
+import type { WritableImage } from '../../../src/format/image-format.ts';
 import { qcow2 } from '../../../src/format/qcow2/index.ts';
 import { qed } from '../../../src/format/qed/index.ts';
 import { raw } from '../../../src/format/raw/index.ts';
@@ -115,7 +115,7 @@ describe('attributes', () => {
         return this.time;
       }
     }
-    const mtimes = (image: Image) => {
+    const mtimes = (image: WritableImage) => {
       const disk = new VirtualDisk(image);
       const filesystem = new DiskFilesystem(disk, createTree(disk, { rootIsFile: false, uid: 0, gid: 0 }));
       return [ROOT, DISK].map((node) => filesystem.getattr(node).mtimeMs);
@@ -291,7 +291,7 @@ describe('fallocate', () => {
     }
   }
 
-  function serve(image: Image): DiskFilesystem {
+  function serve(image: WritableImage): DiskFilesystem {
     const disk = new VirtualDisk(image);
     return new DiskFilesystem(disk, createTree(disk, { rootIsFile: false, uid: 0, gid: 0 }));
   }

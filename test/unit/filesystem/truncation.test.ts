@@ -8,7 +8,7 @@ import { VirtualDisk } from '../../../src/disk/virtual-disk.ts';
 import { ERRNO, ImgfuseError } from '../../../src/errors/index.ts';
 import { abandonTree, createTree, DiskFilesystem, dropStalePages } from '../../../src/filesystem/index.ts';
 import { createTruncationState, Truncation } from '../../../src/filesystem/truncation.ts';
-import type { ImageFormat } from '../../../src/format/image-format.ts';
+import type { WritableFormat } from '../../../src/format/image-format.ts';
 import { qcow2 } from '../../../src/format/qcow2/index.ts';
 import { qed } from '../../../src/format/qed/index.ts';
 import { raw } from '../../../src/format/raw/index.ts';
@@ -20,7 +20,7 @@ const [O_WRONLY, O_RDWR, O_TRUNC] = [1, 2, 0o1000];
 const [KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE] = [1, 2, 16];
 const GUESSED = 0;
 
-const FORMATS: readonly (readonly [ImageFormat, Readonly<Record<string, string>>])[] = [
+const FORMATS: readonly (readonly [WritableFormat, Readonly<Record<string, string>>])[] = [
   [raw, {}],
   [qed, { cluster_size: '4k', table_size: '1' }],
   [qcow2, { cluster_size: '512' }],
@@ -31,7 +31,7 @@ class Subject {
   readonly tree: ReturnType<typeof createTree>;
   readonly filesystem: DiskFilesystem;
 
-  constructor(format: ImageFormat = raw, options: Readonly<Record<string, string>> = {}) {
+  constructor(format: WritableFormat = raw, options: Readonly<Record<string, string>> = {}) {
     this.disk = new VirtualDisk(openImage(format, createMemoryImage(format, SIZE, options)));
     this.tree = createTree(this.disk, { rootIsFile: false, uid: 0, gid: 0 });
     this.filesystem = new DiskFilesystem(this.disk, this.tree);

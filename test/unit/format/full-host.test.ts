@@ -4,7 +4,7 @@
 import { describe, expect, test } from 'vitest';
 import { guestOffset, type HostOffset } from '../../../src/bytes/offsets.ts';
 import { ERRNO, ImgfuseError } from '../../../src/errors/index.ts';
-import type { Image, ImageFormat } from '../../../src/format/image-format.ts';
+import type { WritableFormat, WritableImage } from '../../../src/format/image-format.ts';
 import { qcow2 } from '../../../src/format/qcow2/index.ts';
 import { qed } from '../../../src/format/qed/index.ts';
 import { raw } from '../../../src/format/raw/index.ts';
@@ -48,13 +48,13 @@ function refusal(file: LimitedFile, kind: 'limit' | 'no-space', errno: number, t
   return new ImgfuseError(kind, `${file.path}: errno ${errno}`, { path: file.path, errno, transferred });
 }
 
-function write(image: Image, cluster: number, count: number, value: number): void {
+function write(image: WritableImage, cluster: number, count: number, value: number): void {
   const bytes = Buffer.alloc(count * CLUSTER, value);
   image.write(bytes, 0, bytes.length, guestOffset(cluster * CLUSTER));
 }
 
 /** The byte that every byte of these clusters has. */
-function byteOf(image: Image, cluster: number, count: number): number {
+function byteOf(image: WritableImage, cluster: number, count: number): number {
   const bytes = Buffer.alloc(count * CLUSTER);
   image.read(bytes, 0, bytes.length, guestOffset(cluster * CLUSTER));
   expect(new Set(bytes).size).toBe(1);
@@ -73,11 +73,11 @@ function errnoOf(action: () => void): number | undefined {
 
 interface Opened {
   readonly file: LimitedFile;
-  readonly image: Image;
+  readonly image: WritableImage;
 }
 
 /** A disk whose first MiB has data, on a host that is full. @param below bytes of a backing file */
-function filled(format: ImageFormat, how: 'limit' | 'space', below?: Uint8Array): Opened {
+function filled(format: WritableFormat, how: 'limit' | 'space', below?: Uint8Array): Opened {
   const name = below === undefined ? undefined : '/base';
   const backing = below === undefined ? null : openImage(raw, new MemoryHostFile(below, '/base'));
   const file = new LimitedFile(createMemoryImage(format, 2 ** 32, {}, name).bytes());
@@ -91,7 +91,7 @@ function filled(format: ImageFormat, how: 'limit' | 'space', below?: Uint8Array)
 }
 
 /** Closes the image on a host with space again; no leak and no corruption may be left. */
-function closeClean(format: ImageFormat, { file, image }: Opened): void {
+function closeClean(format: WritableFormat, { file, image }: Opened): void {
   file.limit = Number.POSITIVE_INFINITY;
   file.space = Number.POSITIVE_INFINITY;
   image.close();

@@ -4,7 +4,7 @@
 import { describe, expect, test, vi } from 'vitest';
 import { guestOffset } from '../../../src/bytes/offsets.ts';
 import { Mutex } from '../../../src/concurrency/mutex.ts';
-import type { Image, ImageFormat } from '../../../src/format/image-format.ts';
+import type { WritableFormat, WritableImage } from '../../../src/format/image-format.ts';
 import { METADATA_LOCK } from '../../../src/format/mapped-state.ts';
 import { qcow2 } from '../../../src/format/qcow2/index.ts';
 import { qed } from '../../../src/format/qed/index.ts';
@@ -17,7 +17,7 @@ const CLUSTER = 64 * KIB;
 /** places of which no two lie in one table, here or below */
 const [BASE_DATA, ELSEWHERE] = [guestOffset(4096 * MIB), guestOffset(4096 * MIB + 64 * MIB)];
 
-const ACTIONS: readonly (readonly [name: string, act: (image: Image) => void])[] = [
+const ACTIONS: readonly (readonly [name: string, act: (image: WritableImage) => void])[] = [
   ['a read', (image) => image.read(new Uint8Array(4096), 0, 4096, BASE_DATA)],
   ['a write', (image) => image.write(new Uint8Array(1000).fill(1), 0, 1000, ELSEWHERE)],
   ['a preallocation', (image) => image.preallocate(ELSEWHERE, MIB)],
@@ -28,7 +28,11 @@ const ACTIONS: readonly (readonly [name: string, act: (image: Image) => void])[]
   ['a larger size', (image) => image.resize(SIZE)],
 ];
 
-const VARIANTS: readonly (readonly [name: string, format: ImageFormat, options: Readonly<Record<string, string>>])[] = [
+const VARIANTS: readonly (readonly [
+  name: string,
+  format: WritableFormat,
+  options: Readonly<Record<string, string>>,
+])[] = [
   ['qed', qed, {}],
   ['qcow2', qcow2, {}],
   ['qcow2 with extended L2 entries', qcow2, { extended_l2: 'on' }],
@@ -62,7 +66,7 @@ describe.each(VARIANTS)('over a slow backing file, of %s', (_name, format, optio
 });
 
 /** An overlay of half the size of its backing file, which has one cluster of data and none of its tables in the cache. */
-function overlay(format: ImageFormat, options: Readonly<Record<string, string>>) {
+function overlay(format: WritableFormat, options: Readonly<Record<string, string>>) {
   const create = { cluster_size: String(CLUSTER), ...options };
   const baseFile = createMemoryImage(format, SIZE, create);
   const writer = openImage(format, baseFile);

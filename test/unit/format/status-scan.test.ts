@@ -6,7 +6,7 @@ import { describe, expect, test } from 'vitest';
 import { guestOffset, hostOffset } from '../../../src/bytes/offsets.ts';
 import { ImgfuseError } from '../../../src/errors/index.ts';
 import { HostHoles } from '../../../src/format/host-holes.ts';
-import type { Extent, Image, ImageFormat, StatusRun } from '../../../src/format/image-format.ts';
+import type { Extent, StatusRun, WritableFormat, WritableImage } from '../../../src/format/image-format.ts';
 import { createPendingLinksState, PendingLinks } from '../../../src/format/pending-links.ts';
 import { qcow2 } from '../../../src/format/qcow2/index.ts';
 import { qed } from '../../../src/format/qed/index.ts';
@@ -18,7 +18,7 @@ import { placesOf } from '../../support/qcow2-bytes.ts';
 const SIZE = 4 * 1024 * 1024;
 
 interface Variant {
-  readonly format: ImageFormat;
+  readonly format: WritableFormat;
   readonly cluster: number;
   readonly options: Readonly<Record<string, string>>;
 }
@@ -41,7 +41,7 @@ const STEPS: fc.Arbitrary<Step[]> = fc.array(
   { maxLength: 40 },
 ) as fc.Arbitrary<Step[]>;
 
-function carryOut(image: Image, steps: readonly Step[]): void {
+function carryOut(image: WritableImage, steps: readonly Step[]): void {
   for (const [step, sector, sectors] of steps) {
     const at = guestOffset(sector * 512);
     const length = Math.min(sectors * 512, SIZE - at);
@@ -52,7 +52,7 @@ function carryOut(image: Image, steps: readonly Step[]): void {
 }
 
 /** What one sector is, asked alone, so that no run is put together. */
-function sectorOf(image: Image, sector: number, mode: 'map' | 'mapContent'): string {
+function sectorOf(image: WritableImage, sector: number, mode: 'map' | 'mapContent'): string {
   const extent: StatusRun & Partial<Extent> = image[mode](guestOffset(sector * 512), 512);
   const { status, hostOffset: host, isHole } = extent;
   return host === undefined ? status : `${status} ${host - sector * 512} ${isHole === true}`;

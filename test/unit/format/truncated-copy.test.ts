@@ -6,7 +6,7 @@ import { describe, expect, test } from 'vitest';
 import { guestOffset } from '../../../src/bytes/offsets.ts';
 import type { ImgfuseError } from '../../../src/errors/index.ts';
 import { checkExitCode } from '../../../src/format/check-report.ts';
-import type { Image, ImageFormat } from '../../../src/format/image-format.ts';
+import type { WritableFormat, WritableImage } from '../../../src/format/image-format.ts';
 import { qcow2 } from '../../../src/format/qcow2/index.ts';
 import { qed } from '../../../src/format/qed/index.ts';
 import { MemoryHostFile } from '../../../src/host/memory-file.ts';
@@ -19,7 +19,7 @@ const WRITTEN = [0, 1, 5, ENTRIES, ENTRIES + 300, 8 * ENTRIES - 1];
 const SIZE = 8 * ENTRIES * CLUSTER;
 
 interface Case {
-  readonly format: ImageFormat;
+  readonly format: WritableFormat;
   readonly options: Readonly<Record<string, string>>;
   readonly headerBytes: number;
   readonly l1Offset: (view: DataView) => number;
@@ -76,7 +76,7 @@ function expected(kind: Case, bytes: Uint8Array, length: number, cluster: number
   return content;
 }
 
-function readCluster(image: Image, cluster: number): Buffer | null {
+function readCluster(image: WritableImage, cluster: number): Buffer | null {
   const bytes = Buffer.alloc(CLUSTER, 0xee);
   try {
     image.read(bytes, 0, CLUSTER, guestOffset(cluster * CLUSTER));

@@ -4,7 +4,7 @@
 import { describe, expect, it } from 'vitest';
 import { guestOffset, type HostOffset } from '../../../src/bytes/offsets.ts';
 import type { CheckReport } from '../../../src/format/check-report.ts';
-import type { ImageFormat } from '../../../src/format/image-format.ts';
+import type { WritableFormat } from '../../../src/format/image-format.ts';
 import { qcow2 } from '../../../src/format/qcow2/index.ts';
 import { qed } from '../../../src/format/qed/index.ts';
 import { MemoryHostFile } from '../../../src/host/memory-file.ts';
@@ -52,7 +52,7 @@ function damagedQcow2(): { content: Uint8Array; victim: number } {
   return { content, victim };
 }
 
-function withData(format: ImageFormat, options: Readonly<Record<string, string>>): Uint8Array {
+function withData(format: WritableFormat, options: Readonly<Record<string, string>>): Uint8Array {
   const file = createMemoryImage(format, 1024 * 1024, options);
   const image = openImage(format, file);
   image.write(new Uint8Array(65536).fill(7), 0, 65536, guestOffset(0));

@@ -218,7 +218,7 @@ describe('a data file', () => {
     createQcow2(file, {
       size: 1000000,
       options: optionsOf('data_file=d.raw,data_file_raw=on'),
-      createDataFile: (name) => {
+      createExtent: (name) => {
         log.push(name);
         return data;
       },
@@ -230,7 +230,7 @@ describe('a data file', () => {
 
   test('with content is refused, and neither file is changed', () => {
     const data = new RecordingHostFile(new MemoryHostFile(Uint8Array.of(1, 2, 3), '/images/d.raw'));
-    const message = refusal('data_file=d.raw', MIB, { createDataFile: () => data });
+    const message = refusal('data_file=d.raw', MIB, { createExtent: () => data });
     expect(message).toContain('the data file /images/d.raw has content');
     expect(data.log).toEqual([]);
   });

@@ -3,7 +3,7 @@
 import { afterEach, expect, test } from 'vitest';
 import { guestOffset } from '../../../../src/bytes/offsets.ts';
 import { listenToBreakpoints } from '../../../../src/concurrency/breakpoints.ts';
-import type { Image } from '../../../../src/format/image-format.ts';
+import type { WritableImage } from '../../../../src/format/image-format.ts';
 import { qcow2 } from '../../../../src/format/qcow2/index.ts';
 import { MemoryHostFile } from '../../../../src/host/memory-file.ts';
 import { createMemoryImage, openImage } from '../../../support/memory-images.ts';
@@ -14,13 +14,13 @@ const PASSWORD = 'secret';
 afterEach(() => listenToBreakpoints(null));
 
 /** The different bytes of the first cluster. */
-function bytesOf(image: Image): number[] {
+function bytesOf(image: WritableImage): number[] {
   const bytes = new Uint8Array(CLUSTER);
   image.read(bytes, 0, CLUSTER, guestOffset(0));
   return [...new Set(bytes)];
 }
 
-function makeImage(): { file: MemoryHostFile; dataFile: MemoryHostFile; image: Image } {
+function makeImage(): { file: MemoryHostFile; dataFile: MemoryHostFile; image: WritableImage } {
   const dataFile = new MemoryHostFile(new Uint8Array(0), '/data');
   const file = createMemoryImage(
     qcow2,

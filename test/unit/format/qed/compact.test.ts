@@ -5,7 +5,7 @@ import { expect, test, vi } from 'vitest';
 import { guestOffset } from '../../../../src/bytes/offsets.ts';
 import { steadyMs } from '../../../../src/concurrency/clock.ts';
 import { Reservations } from '../../../../src/concurrency/reservations.ts';
-import type { Image } from '../../../../src/format/image-format.ts';
+import type { WritableImage } from '../../../../src/format/image-format.ts';
 import { qed } from '../../../../src/format/qed/index.ts';
 import { Mapper } from '../../../../src/format/qed/mapping.ts';
 import type { MemoryHostFile } from '../../../../src/host/memory-file.ts';
@@ -17,7 +17,7 @@ const COVERAGE = 512 * CLUSTER;
 const SIZE = 4 * COVERAGE;
 
 /** A disk without a cluster that reads as zeros, and whose image has one free cluster. */
-function fullImage(): { image: Image; file: MemoryHostFile } {
+function fullImage(): { image: WritableImage; file: MemoryHostFile } {
   const file = createMemoryImage(qed, SIZE, { cluster_size: '4k', table_size: '1' });
   const image = openImage(qed, file, { slots: 2 });
   image.preallocate(guestOffset(0), SIZE);
@@ -26,13 +26,13 @@ function fullImage(): { image: Image; file: MemoryHostFile } {
 }
 
 /** A discard of a cluster, and it is written again elsewhere before its place is free. */
-function rewrite(image: Image, at: number): void {
+function rewrite(image: WritableImage, at: number): void {
   image.discard(guestOffset(at), CLUSTER);
   image.write(new Uint8Array(CLUSTER).fill(7), 0, CLUSTER, guestOffset(at));
 }
 
 /** A turn of the maintenance thread five idle seconds later. @returns entries that it looked at */
-function idleTurn(image: Image): number {
+function idleTurn(image: WritableImage): number {
   const lookup = vi.spyOn(Mapper.prototype, 'lookup');
   try {
     image.maintain(steadyMs() + 6000);

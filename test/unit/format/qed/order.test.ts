@@ -4,7 +4,7 @@
 import { describe, expect, test } from 'vitest';
 import { guestOffset } from '../../../../src/bytes/offsets.ts';
 import { steadyMs } from '../../../../src/concurrency/clock.ts';
-import type { Image } from '../../../../src/format/image-format.ts';
+import type { WritableImage } from '../../../../src/format/image-format.ts';
 import { qed } from '../../../../src/format/qed/index.ts';
 import { raw } from '../../../../src/format/raw/index.ts';
 import { MemoryHostFile } from '../../../../src/host/memory-file.ts';
@@ -16,7 +16,7 @@ const SIZE = 8 * 1024 * 1024;
 const L1 = 4096;
 
 interface Opened {
-  readonly image: Image;
+  readonly image: WritableImage;
   readonly log: RecordedOperation[];
 }
 
@@ -32,7 +32,7 @@ function open(backingBytes?: Uint8Array): Opened {
   return { image: openImage(qed, recording, { backing }), log: recording.log };
 }
 
-function write(image: Image, at: number, length: number, byte: number): void {
+function write(image: WritableImage, at: number, length: number, byte: number): void {
   image.write(new Uint8Array(length).fill(byte), 0, length, guestOffset(at));
 }
 
@@ -58,7 +58,7 @@ function syncsBetween(log: readonly RecordedOperation[], from: number, to: numbe
   return log.slice(from, to).filter(({ operation }) => operation === 'sync').length;
 }
 
-function hostOf(image: Image, at: number): number {
+function hostOf(image: WritableImage, at: number): number {
   return image.map(guestOffset(at), 1).hostOffset!;
 }
 
