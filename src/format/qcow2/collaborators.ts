@@ -72,7 +72,7 @@ export function connect(
   const tables = new Tables(file, new TableCache(state.cache), tracker, geometry.clusterSize);
   const marks = new ImageMarks({ file, header, words, tracker, log });
   const metadata = new MetadataClusters(state.metadata);
-  const overlap = new OverlapCheck(geometry, metadata, marks, dataFile !== null);
+  const overlap = new OverlapCheck(geometry, metadata, marks, numbers, dataFile !== null);
   const refcounts = new Refcounts({ geometry, tables, numbers, marks, overlap });
   const mapper = new Mapper({
     ...{ path: file.path, version, hasDataFile, geometry, tables, pending, pendingTables, numbers, marks },

@@ -6,6 +6,7 @@ import { hex } from '../../bytes/offsets.ts';
 import type { Geometry } from './geometry.ts';
 import type { ImageMarks } from './image-marks.ts';
 import type { MetadataClusters, MetadataKind } from './metadata-clusters.ts';
+import { FILE_END } from './state.ts';
 
 const CURE = 'the image is read-only from now on; unmount it and run imgfuse check';
 
@@ -13,13 +14,21 @@ export class OverlapCheck {
   private readonly geometry: Geometry;
   private readonly metadata: MetadataClusters;
   private readonly marks: ImageMarks;
+  private readonly numbers: Float64Array;
   private readonly hasDataFile: boolean;
 
   /** @param hasDataFile guest data lies in a file of its own, where there is no metadata to hit */
-  constructor(geometry: Geometry, metadata: MetadataClusters, marks: ImageMarks, hasDataFile: boolean) {
+  constructor(
+    geometry: Geometry,
+    metadata: MetadataClusters,
+    marks: ImageMarks,
+    numbers: Float64Array,
+    hasDataFile: boolean,
+  ) {
     this.geometry = geometry;
     this.metadata = metadata;
     this.marks = marks;
+    this.numbers = numbers;
     this.hasDataFile = hasDataFile;
   }
 
@@ -51,7 +60,8 @@ export class OverlapCheck {
   /** An entry or counter of a table at `host` is about to change. @throws ImgfuseError corrupt */
   assertTable(host: number, kind: MetadataKind): void {
     const cluster = this.geometry.clusterOf(host);
-    if (!this.metadata.tracks(cluster)) return;
+    // of a cluster too far out for the map it is known that a table can be there if the file is
+    if (!this.metadata.tracks(cluster) && cluster * this.geometry.clusterSize < this.numbers[FILE_END]!) return;
     const found = this.metadata.kindOf(cluster);
     if (found === kind) return;
     throw this.marks.damaged(
