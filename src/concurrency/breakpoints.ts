@@ -29,6 +29,8 @@ export const BREAKPOINTS = [
   'flush',
   /** write the links that a fdatasync has made safe */
   'link',
+  /** let other requests in between two pieces of those links */
+  'link-pause',
   /** sleep until other requests give their clusters back */
   'reservation-wait',
 ] as const;

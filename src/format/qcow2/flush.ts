@@ -8,6 +8,7 @@ import { reach } from '../../concurrency/breakpoints.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { ClusterRun, FreeClusters } from '../free-clusters.ts';
+import { linkInPieces } from '../link-pieces.ts';
 import type { PendingLinks } from '../pending-links.ts';
 import type { WriteTracker } from '../write-tracker.ts';
 import type { Geometry } from './geometry.ts';
@@ -83,12 +84,12 @@ export class Flush {
     tracker.sync();
     reach('link');
     if (tables > 0) {
-      lock.run(() => linker.linkTables(tables));
+      linkInPieces(lock, tables, (piece) => linker.linkTables(piece));
       // what was removed from the copy of a shared table is in the file as long as the L1 entry leads to the original
       if (released.length > 0) tracker.sync();
     }
     this.carryOut(released);
-    if (clusters > 0) lock.run(() => linker.linkClusters(clusters));
+    linkInPieces(lock, clusters, (piece) => linker.linkClusters(piece));
   }
 
   /** Lowers counters whose references are durably gone; a cluster that reaches 0 is punched before it can be taken again. */

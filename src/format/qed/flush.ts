@@ -7,6 +7,7 @@ import type { Mutex } from '../../concurrency/mutex.ts';
 import { isHostFull } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { FreeClusters, SettlingPhase } from '../free-clusters.ts';
+import { linkInPieces } from '../link-pieces.ts';
 import type { PendingLinks } from '../pending-links.ts';
 import type { WriteTracker } from '../write-tracker.ts';
 import type { Geometry } from './geometry.ts';
@@ -95,13 +96,19 @@ export class Flush {
     if (count === 0) return;
     this.tracker.sync();
     this.noteDurable(reached);
+    let left = count;
+    const link = () =>
+      linkInPieces(this.lock, left, (piece) => {
+        this.linkFirst(piece);
+        left -= piece;
+      });
     try {
-      this.lock.run(() => this.linkFirst(count));
+      link();
     } catch (error) {
       // a new table does not fit: freed clusters make room, once their removal and their holes are durable (R5)
       if (!isHostFull(error) || this.lock.run(() => this.free.unsettledCount) === 0) throw error;
       this.settleAll();
-      this.lock.run(() => this.linkFirst(count));
+      link();
     }
   }
 
