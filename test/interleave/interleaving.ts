@@ -378,9 +378,10 @@ export class Interleaving {
   }
 }
 
-/** Some thread holds the metadata lock or the flush lock of the disk's image. */
+/** Some thread holds the metadata lock, the lock of the dirty mark or the flush lock of the disk's image. */
 export function isLocked(disk: VirtualDisk): boolean {
   const state = disk.share().image.state as { readonly words: SharedArrayBuffer; readonly tracker: SharedArrayBuffer };
-  const [metadataLock, flushLock] = [0, 2];
-  return new Int32Array(state.words)[metadataLock] !== 0 || new Int32Array(state.tracker, 0, 4)[flushLock] !== 0;
+  const [metadataLock, markLock, flushLock] = [0, 2, 2];
+  const words = new Int32Array(state.words);
+  return words[metadataLock] !== 0 || words[markLock] !== 0 || new Int32Array(state.tracker, 0, 4)[flushLock] !== 0;
 }

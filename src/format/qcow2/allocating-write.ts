@@ -12,6 +12,7 @@ import type { DataClusters } from './data-clusters.ts';
 import type { Flush } from './flush.ts';
 import type { Geometry } from './geometry.ts';
 import type { GuestData } from './guest-data.ts';
+import type { ImageMarks } from './image-marks.ts';
 import type { Linker } from './link.ts';
 import { NO_HOST, type Run } from './mapping.ts';
 import type { OverlapCheck } from './overlap.ts';
@@ -28,6 +29,7 @@ export interface AllocatingWriteParts {
   readonly linker: Linker;
   readonly clusters: DataClusters;
   readonly flush: Flush;
+  readonly marks: ImageMarks;
   readonly overlap: OverlapCheck;
   /** Reads what the disk holds, for the range that this thread has reserved, without the lock. */
   readonly readReserved: (target: Uint8Array, targetOffset: number, length: number, offset: number) => void;
@@ -60,8 +62,9 @@ export class AllocatingWrite {
 
   /** The same in at most `most` new clusters; when it throws the lock is held and nothing has changed for the guest. */
   private attempt(source: Uint8Array, sourceOffset: number, run: Run, offset: number, most: number): number {
-    const { clusters, data, geometry, linker, lock } = this.parts;
+    const { clusters, data, geometry, linker, lock, marks } = this.parts;
     const { clusterSize, subclusterSize } = geometry;
+    marks.beforeChange();
     const start = offset - (offset % clusterSize);
     const isOurs = run.hostCluster !== NO_HOST && run.copied;
     const isCopy = run.hostCluster !== NO_HOST || run.status === 'compressed';

@@ -70,7 +70,7 @@ export function connect(
   const tracker = new WriteTracker(state.tracker, file, log, dataFile);
   const access = new GuestAccess(file, tracker, numbers, VIRTUAL_SIZE);
   const tables = new Tables(file, new TableCache(state.cache), tracker, geometry.clusterSize);
-  const marks = new ImageMarks({ file, header, words, tracker, log });
+  const marks = new ImageMarks({ file, header, lock, words, tracker, log });
   const metadata = new MetadataClusters(state.metadata);
   const overlap = new OverlapCheck(geometry, metadata, marks, numbers, dataFile !== null);
   const refcounts = new Refcounts({ geometry, tables, numbers, marks, overlap });

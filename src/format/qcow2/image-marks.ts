@@ -2,8 +2,10 @@
 // counter changes and cleared only when everything is settled and durable; the corrupt bit is durable before the error that
 // says why is thrown, and the image takes no change after it. Used under the metadata lock.
 
+import type { Mutex } from '../../concurrency/mutex.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
+import { DirtyMark } from '../dirty-mark.ts';
 import type { WriteTracker } from '../write-tracker.ts';
 import {
   type FeatureWords,
@@ -13,11 +15,13 @@ import {
   withoutBits,
   writeIncompatibleFeatures,
 } from './header.ts';
-import { MARKS } from './state.ts';
+import { DIRTY_MARK, MARKS } from './state.ts';
 
 export interface ImageMarksParts {
   readonly file: HostFile;
   readonly header: { readonly version: 2 | 3; readonly incompatible: FeatureWords; readonly lazyRefcounts: boolean };
+  /** the metadata lock */
+  readonly lock: Mutex;
   /** the shared words of the image */
   readonly words: Int32Array;
   readonly tracker: WriteTracker;
@@ -26,9 +30,19 @@ export interface ImageMarksParts {
 
 export class ImageMarks {
   private readonly parts: ImageMarksParts;
+  private readonly mark: DirtyMark;
 
   constructor(parts: ImageMarksParts) {
     this.parts = parts;
+    const { file, lock, tracker, words } = parts;
+    const withDirty = (isSet: boolean): number =>
+      (this.bits() & ~QCOW2_INCOMPAT_DIRTY) | (isSet ? QCOW2_INCOMPAT_DIRTY : 0);
+    this.mark = new DirtyMark({
+      ...{ lock, tracker, words, firstWord: DIRTY_MARK, path: file.path },
+      isSet: () => this.isDirty,
+      remember: (isSet) => this.remember(withDirty(isSet)),
+      write: (isSet) => tracker.writeMetadata('header-update', () => this.write(withDirty(isSet))),
+    });
   }
 
   get isDirty(): boolean {
@@ -39,24 +53,32 @@ export class ImageMarks {
     return (Atomics.load(this.parts.words, MARKS) & QCOW2_INCOMPAT_CORRUPT) !== 0;
   }
 
-  /** Called before every change of a counter or of the structures that hold them. */
+  /**
+   * Called before a request changes counters, as DirtyMark.set() says: the lock is held, may be released, and what was looked up
+   * is void then.
+   */
+  beforeChange(): void {
+    if (this.parts.header.lazyRefcounts) this.mark.set();
+  }
+
+  /** Called before every change of a counter. Of requests the bit is set by then; what else may come sets it here, under the lock. */
   beforeCounters(): void {
     const { header, tracker } = this.parts;
-    if (!header.lazyRefcounts || this.isDirty) return;
+    if (!header.lazyRefcounts) return;
+    this.mark.noteChange();
+    if (this.isDirty) return;
     tracker.writeMetadata('header-update', () => this.write(this.bits() | QCOW2_INCOMPAT_DIRTY));
     tracker.sync();
     this.remember(this.bits() | QCOW2_INCOMPAT_DIRTY);
   }
 
-  /** Every counter is true and nothing waits: makes it durable, then clears the bit. A crash leaves it set or the image clean. */
-  clearDirty(): void {
-    const { tracker } = this.parts;
-    if (!this.isDirty) return;
-    tracker.assertWritable();
-    tracker.sync();
-    tracker.writeMetadata('header-update', () => this.write(this.bits() & ~QCOW2_INCOMPAT_DIRTY));
-    tracker.sync();
-    this.remember(this.bits() & ~QCOW2_INCOMPAT_DIRTY);
+  /** Without the lock: DirtyMark.clear(). @param isQuiet every counter is true and nothing waits */
+  clearDirty(isQuiet: () => boolean): void {
+    this.mark.clear(isQuiet);
+  }
+
+  abandon(thread: number): void {
+    this.mark.abandon(thread);
   }
 
   /**

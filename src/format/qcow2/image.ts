@@ -77,7 +77,7 @@ export class Qcow2Image implements WritableImage {
     const { dataFileRaw, hasDataFile, version } = header;
     const { readOnly } = file;
     this.parts = connect(file, dataFile, state, slot, log);
-    const { access, allocator, data, flush, geometry, linker, lock, mapper, overlap } = this.parts;
+    const { access, allocator, data, flush, geometry, linker, lock, mapper, marks, overlap } = this.parts;
     const { pending, reservations, reusable, tracker } = this.parts;
     const { clusterSize } = geometry;
     this.file = file;
@@ -95,7 +95,7 @@ export class Qcow2Image implements WritableImage {
       writeRun: this.writeRun.bind(this),
     });
     this.allocating = new AllocatingWrite({
-      ...{ data, geometry, lock, linker, flush, overlap, reusable },
+      ...{ data, geometry, lock, linker, flush, marks, overlap, reusable },
       clusters: dataFile === null ? imageClusters(allocator) : dataFileClusters(clusterSize),
       readReserved: this.runs.readReserved.bind(this.runs),
       readsAsZeros: this.readsAsZeros.bind(this),
@@ -120,6 +120,7 @@ export class Qcow2Image implements WritableImage {
         linker,
         flush,
         overlap,
+        marks,
         reusable,
       },
       isRaw: dataFileRaw && !data.isEncrypted,
@@ -291,10 +292,8 @@ export class Qcow2Image implements WritableImage {
   /** Carries everything out and clears the dirty bit, unless a request is on its way that will change counters. */
   private settle(): void {
     this.parts.flush.runUntilSettled();
-    this.parts.lock.run(() => {
-      if (this.parts.reservations.othersExclusive() || this.parts.flush.waitsLocked()) return;
-      this.parts.marks.clearDirty();
-    });
+    const { flush, marks, reservations } = this.parts;
+    marks.clearDirty(() => !reservations.othersExclusive() && !flush.waitsLocked());
   }
 
   close(): void {
@@ -302,12 +301,13 @@ export class Qcow2Image implements WritableImage {
     this.parts.flush.runUntilSettled();
     if (this.parts.lock.run(() => this.parts.allocator.trim())) this.parts.tracker.noteWrite();
     this.flush();
-    this.parts.lock.run(() => this.parts.marks.clearDirty());
+    this.parts.marks.clearDirty(() => true);
   }
 
   abandon(thread: number, slot: number): void {
-    const { lock, reservations, tracker } = this.parts;
+    const { lock, marks, reservations, tracker } = this.parts;
     lock.abandon(thread);
+    marks.abandon(thread);
     tracker.abandon(thread);
     reservations.abandon(slot);
   }

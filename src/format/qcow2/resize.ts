@@ -14,6 +14,7 @@ import type { Deallocator } from './deallocate.ts';
 import type { Flush } from './flush.ts';
 import { type Geometry, L1_ENTRY_BYTES } from './geometry.ts';
 import { QCOW_MAX_L1_SIZE, writeSizeAndL1Fields } from './header.ts';
+import type { ImageMarks } from './image-marks.ts';
 import type { MetadataClusters } from './metadata-clusters.ts';
 import type { Releases } from './releases.ts';
 import { L1_ENTRIES, L1_OFFSET, VIRTUAL_SIZE } from './state.ts';
@@ -36,6 +37,7 @@ export interface ResizeParts {
   readonly tracker: WriteTracker;
   readonly flush: Flush;
   readonly numbers: Float64Array;
+  readonly marks: ImageMarks;
   readonly metadata: MetadataClusters;
 }
 
@@ -115,9 +117,10 @@ function cutDataFile(dataFile: HostFile, size: number): void {
 
 /** A longer L1 table: copied, durable, shown by the header; then the old one is released. */
 function growL1(parts: ResizeParts, entries: number): void {
-  const { allocator, file, flush, geometry, lock, metadata, numbers, releases, tables, tracker } = parts;
+  const { allocator, file, flush, geometry, lock, marks, metadata, numbers, releases, tables, tracker } = parts;
   if (entries <= numbers[L1_ENTRIES]!) return;
   // no L1 entry is on its way while the table moves: nothing waits after this, and the lock is held from here on
+  lock.run(() => marks.beforeChange());
   flush.runUntilSettled();
   lock.run(() => {
     const oldBytes = numbers[L1_ENTRIES]! * L1_ENTRY_BYTES;

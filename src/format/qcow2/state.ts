@@ -9,7 +9,9 @@ import { createReleasesState, type ReleasesState } from './releases.ts';
 
 /** The Int32 word behind the metadata lock: QCOW2_INCOMPAT_DIRTY and _CORRUPT as they are in the header now */
 export const MARKS = 1;
-const WORD_COUNT = 2;
+/** The two words of the dirty mark. */
+export const DIRTY_MARK = 2;
+const WORD_COUNT = 4;
 
 /** Float64 numbers. */
 export const VIRTUAL_SIZE = 0;

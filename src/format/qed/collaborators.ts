@@ -59,7 +59,7 @@ export function connect(
   const free = new FreeClusters(state.free);
   const tracker = new WriteTracker(state.tracker, file, log);
   const access = new GuestAccess(file, tracker, numbers, IMAGE_SIZE);
-  const dirtyBit = new DirtyBit(file, header, words, numbers, tracker);
+  const dirtyBit = new DirtyBit(file, header, lock, words, numbers, tracker);
   const tables = new Tables(file, new TableCache(state.cache), geometry);
   const mapper = new Mapper(file, header, geometry, tables, pending, numbers);
   const allocator = new Allocator(file, geometry, numbers, free);

@@ -99,7 +99,11 @@ function giveToZeroClusters(parts: CompactParts, l1Index: number, endCluster: nu
       cluster++;
       continue;
     }
-    dirtyBit.set();
+    if (dirtyBit.set()) {
+      // the lock was released: table and free clusters are looked at anew
+      giveToZeroClusters(parts, l1Index, endCluster);
+      return;
+    }
     const taken = free.take(run, false)!;
     const count = taken.end - taken.start;
     try {

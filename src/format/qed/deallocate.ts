@@ -83,7 +83,7 @@ export class Deallocator {
       lock.run(() => {
         if (mapper.l2Table(l1Index) === 0) return;
         dirtyBit.set();
-        linker.removeTable(l1Index);
+        if (mapper.l2Table(l1Index) !== 0) linker.removeTable(l1Index);
       });
     }
   }
@@ -100,16 +100,17 @@ export class Deallocator {
       cluster += this.exclusively(start, end - start, (table, count) => {
         if (free.givenCount === 0) return end - start;
         if (table === 0) return geometry.tableEntries - geometry.l2IndexOf(start);
-        for (let i = 0; i < count; i++) this.takeBack(start + i, table);
+        for (let i = 0; i < count; i++) this.takeBack(start + i);
         return count;
       });
     }
   }
 
   /** A guest cluster that is reserved exclusively, so that nobody is about to write into it. */
-  private takeBack(cluster: number, table: number): void {
+  private takeBack(cluster: number): void {
     const { backing, file, free, geometry, mapper, pending } = this.parts;
     const { clusterSize } = geometry;
+    const table = mapper.l2Table(geometry.l1IndexOf(cluster));
     const host = mapper.lookup(cluster, table);
     if (host <= ZERO_ENTRY || pending.find(cluster) !== NOT_PENDING || !free.isGiven(host / clusterSize)) return;
     if (file.seekData(hostOffset(host)) < host + clusterSize) free.keepGiven(host / clusterSize);
@@ -168,7 +169,7 @@ export class Deallocator {
 
   /** Sets entries to `entry` and frees the clusters they referred to; writes nothing where nothing changes. */
   private unlink(first: number, count: number, table: number, entry: number): void {
-    const { allocator, dirtyBit, linker, mapper, numbers, pending } = this.parts;
+    const { allocator, dirtyBit, geometry, linker, mapper, numbers, pending } = this.parts;
     const hosts: number[] = [];
     let changes = false;
     for (let i = 0; i < count; i++) {
@@ -178,7 +179,8 @@ export class Deallocator {
     }
     if (!changes) return;
     reach('discard');
-    dirtyBit.set();
+    // the clusters are reserved, and stay what they are; their table may come into being while the lock is released
+    if (dirtyBit.set()) table = mapper.l2Table(geometry.l1IndexOf(first));
     if (table !== 0 || entry !== UNALLOCATED_ENTRY) linker.replace(first, count, entry);
     for (let i = 0; i < count; i++) pending.drop(first + i);
     for (const host of hosts) allocator.release(host, 1);

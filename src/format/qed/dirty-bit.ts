@@ -1,25 +1,40 @@
-// The NEED_CHECK bit (R7): set and durable before the first change of metadata, cleared only after a flush that succeeded.
-// Used under the metadata lock.
+// The NEED_CHECK bit (R7): set and durable before the first change of metadata, cleared only after a flush that succeeded;
+// dirty-mark.ts has the order. Used under the metadata lock.
 
 import { steadyMs } from '../../concurrency/clock.ts';
+import type { Mutex } from '../../concurrency/mutex.ts';
 import type { HostFile } from '../../host/host-file.ts';
+import { DirtyMark } from '../dirty-mark.ts';
 import type { WriteTracker } from '../write-tracker.ts';
 import { FEATURES_OFFSET, QED_F_NEED_CHECK, type QedHeader, writeHeaderField } from './header.ts';
-import { DIRTY, LAST_CHANGE_MS } from './state.ts';
+import { DIRTY, DIRTY_MARK, LAST_CHANGE_MS } from './state.ts';
 
 export class DirtyBit {
   private readonly file: HostFile;
-  private readonly cleanFeatures: number;
   private readonly words: Int32Array;
   private readonly numbers: Float64Array;
   private readonly tracker: WriteTracker;
+  private readonly mark: DirtyMark;
 
-  constructor(file: HostFile, header: QedHeader, words: Int32Array, numbers: Float64Array, tracker: WriteTracker) {
+  constructor(
+    file: HostFile,
+    header: QedHeader,
+    lock: Mutex,
+    words: Int32Array,
+    numbers: Float64Array,
+    tracker: WriteTracker,
+  ) {
     this.file = file;
-    this.cleanFeatures = header.features & ~QED_F_NEED_CHECK;
     this.words = words;
     this.numbers = numbers;
     this.tracker = tracker;
+    const clean = header.features & ~QED_F_NEED_CHECK;
+    this.mark = new DirtyMark({
+      ...{ lock, tracker, words, firstWord: DIRTY_MARK, path: file.path },
+      isSet: () => this.isSet,
+      remember: (isSet) => Atomics.store(words, DIRTY, isSet ? 1 : 0),
+      write: (isSet) => this.writeField(FEATURES_OFFSET, isSet ? clean | QED_F_NEED_CHECK : clean),
+    });
   }
 
   get isSet(): boolean {
@@ -31,22 +46,19 @@ export class DirtyBit {
     return nowMs - this.numbers[LAST_CHANGE_MS]!;
   }
 
-  /** Called before every change of metadata. Throws read-only once the image has failed. */
-  set(): void {
-    this.tracker.assertWritable();
+  /** Called before every change of metadata: DirtyMark.set(). @returns whether the lock was released */
+  set(): boolean {
     this.numbers[LAST_CHANGE_MS] = steadyMs();
-    if (this.isSet) return;
-    this.writeField(FEATURES_OFFSET, this.cleanFeatures | QED_F_NEED_CHECK);
-    this.tracker.sync();
-    Atomics.store(this.words, DIRTY, 1);
+    return this.mark.set();
   }
 
-  /** Makes everything written so far durable, then clears the bit; a crash at any line leaves it set or the image clean. */
-  clear(): void {
-    this.tracker.sync();
-    this.writeField(FEATURES_OFFSET, this.cleanFeatures);
-    this.tracker.sync();
-    Atomics.store(this.words, DIRTY, 0);
+  /** Without the lock: DirtyMark.clear(). */
+  clear(isQuiet: () => boolean): void {
+    this.mark.clear(isQuiet);
+  }
+
+  abandon(thread: number): void {
+    this.mark.abandon(thread);
   }
 
   /** Writes one header field; the image has failed when that fails (R8), unless the host was full. */

@@ -239,12 +239,11 @@ export class QedImage implements WritableImage {
       giveFreeClustersAway(this.parts);
       this.flush();
     }
-    // short: everything big is durable already; what allocates meanwhile waits for the lock and sets the bit again
-    this.parts.lock.run(() => {
-      if (this.parts.reservations.othersExclusive() || !this.parts.pending.isEmpty || this.parts.free.unusedCount > 0)
-        return;
-      this.parts.allocator.trim();
-      this.parts.dirtyBit.clear();
+    const { allocator, dirtyBit, free, pending, reservations } = this.parts;
+    dirtyBit.clear(() => {
+      if (reservations.othersExclusive() || !pending.isEmpty || free.unusedCount > 0) return false;
+      allocator.trim();
+      return true;
     });
   }
 
@@ -268,9 +267,9 @@ export class QedImage implements WritableImage {
     this.parts.flush.runUntilSettled();
     const leaked = this.withAllReserved(giveAwayRest);
     if (leaked > 0) this.log(`${this.file.path}: ${leaked} free clusters found no owner and stay as leaks`);
-    this.parts.lock.run(() => {
+    this.parts.dirtyBit.clear(() => {
       this.parts.allocator.trim();
-      this.parts.dirtyBit.clear();
+      return true;
     });
   }
 
@@ -288,8 +287,9 @@ export class QedImage implements WritableImage {
   }
 
   abandon(thread: number, slot: number): void {
-    const { lock, reservations, tracker } = this.parts;
+    const { dirtyBit, lock, reservations, tracker } = this.parts;
     lock.abandon(thread);
+    dirtyBit.abandon(thread);
     tracker.abandon(thread);
     reservations.abandon(slot);
   }

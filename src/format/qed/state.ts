@@ -6,7 +6,9 @@ import type { QedHeader } from './header.ts';
 
 /** The Int32 word behind the metadata lock: 1 when NEED_CHECK is set in the file and that is durable */
 export const DIRTY = 1;
-const WORD_COUNT = 2;
+/** The two words of the dirty mark. */
+export const DIRTY_MARK = 2;
+const WORD_COUNT = 4;
 
 /** Float64 numbers. */
 export const IMAGE_SIZE = 0;
