@@ -5,7 +5,7 @@ import { parentPort, workerData } from 'node:worker_threads';
 
 const { dist, slot, control, layout } = workerData;
 const { BREAKPOINTS, listenToBreakpoints } = await import(new URL('concurrency/breakpoints.js', dist));
-const { steadyMs } = await import(new URL('format/clock.js', dist));
+const { steadyMs } = await import(new URL('concurrency/clock.js', dist));
 const { attachDisk } = await import(new URL('disk/index.js', dist));
 const { ImgfuseError } = await import(new URL('errors/index.js', dist));
 
