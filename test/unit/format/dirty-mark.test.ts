@@ -5,7 +5,7 @@ import { afterEach, describe, expect, test } from 'vitest';
 import { guestOffset } from '../../../src/bytes/offsets.ts';
 import { listenToBreakpoints } from '../../../src/concurrency/breakpoints.ts';
 import { ERRNO } from '../../../src/errors/index.ts';
-import type { Image, ImageFormat } from '../../../src/format/image-format.ts';
+import type { WritableFormat, WritableImage } from '../../../src/format/image-format.ts';
 import { qcow2 } from '../../../src/format/qcow2/index.ts';
 import { qed } from '../../../src/format/qed/index.ts';
 import type { MemoryHostFile } from '../../../src/host/memory-file.ts';
@@ -16,7 +16,7 @@ import { createMemoryImage, openImage } from '../../support/memory-images.ts';
 const CLUSTER = 65536;
 
 interface Case {
-  readonly format: ImageFormat;
+  readonly format: WritableFormat;
   readonly options: Readonly<Record<string, string>>;
   readonly isMarked: (file: MemoryHostFile) => boolean;
 }
@@ -37,7 +37,7 @@ function opened({ format, options }: Case) {
   );
   const image = openImage(format, holds.file, { slots: 2 });
   const other = format.attach(holds.file, image.share(), {
-    ...{ slot: 1, backing: null, dataFile: null, log: () => undefined },
+    ...{ slot: 1, backing: null, extents: [], log: () => undefined },
   });
   write(image, 0, 1);
   image.makeClean();
@@ -45,11 +45,11 @@ function opened({ format, options }: Case) {
   return { file, holds, image, other, failSyncs: () => (fail = true) };
 }
 
-function write(image: Image, cluster: number, value: number): void {
+function write(image: WritableImage, cluster: number, value: number): void {
   image.write(new Uint8Array(CLUSTER).fill(value), 0, CLUSTER, guestOffset(cluster * CLUSTER));
 }
 
-function byteAt(image: Image, cluster: number): number {
+function byteAt(image: WritableImage, cluster: number): number {
   const bytes = new Uint8Array(1);
   image.read(bytes, 0, 1, guestOffset(cluster * CLUSTER));
   return bytes[0]!;
@@ -68,7 +68,7 @@ function atSync(when: () => boolean, action: () => void): { readonly times: numb
 }
 
 /** Reads and writes in place through another object: each would wait for ever for a lock that is held. */
-function useInPlace(other: Image, value: number): void {
+function useInPlace(other: WritableImage, value: number): void {
   expect(byteAt(other, 0)).toBeGreaterThan(0);
   write(other, 0, value);
   expect(byteAt(other, 0)).toBe(value);

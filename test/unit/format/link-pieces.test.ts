@@ -4,7 +4,7 @@
 import { afterEach, describe, expect, test } from 'vitest';
 import { guestOffset } from '../../../src/bytes/offsets.ts';
 import { listenToBreakpoints } from '../../../src/concurrency/breakpoints.ts';
-import type { Image, ImageFormat } from '../../../src/format/image-format.ts';
+import type { WritableFormat, WritableImage } from '../../../src/format/image-format.ts';
 import { LINKS_PER_HOLD } from '../../../src/format/link-pieces.ts';
 import { qcow2 } from '../../../src/format/qcow2/index.ts';
 import { qed } from '../../../src/format/qed/index.ts';
@@ -21,7 +21,7 @@ const clusterOf = (n: number) => 2 * n + 1;
 afterEach(() => listenToBreakpoints(null));
 
 /** An overlay over a base full of 9s, so that links of QED wait as well, and a second object as another thread has it. */
-function opened(format: ImageFormat) {
+function opened(format: WritableFormat) {
   const base = openImage(raw, new MemoryHostFile(new Uint8Array(2 * COUNT * CLUSTER).fill(9), '/base', true), {
     readOnly: true,
   });
@@ -29,16 +29,16 @@ function opened(format: ImageFormat) {
   const holds = watchLockHolds(file);
   const image = openImage(format, holds.file, { backing: base, slots: 2, tableCacheBytes: 2 ** 20 });
   const other = format.attach(holds.file, image.share(), {
-    ...{ slot: 1, backing: base, dataFile: null, log: () => undefined },
+    ...{ slot: 1, backing: base, extents: [], log: () => undefined },
   });
   return { file, image, other, holds };
 }
 
-function write(image: Image, cluster: number, value: number): void {
+function write(image: WritableImage, cluster: number, value: number): void {
   image.write(new Uint8Array(CLUSTER).fill(value), 0, CLUSTER, guestOffset(cluster * CLUSTER));
 }
 
-function byteAt(image: Image, cluster: number): number {
+function byteAt(image: WritableImage, cluster: number): number {
   const bytes = new Uint8Array(CLUSTER);
   image.read(bytes, 0, CLUSTER, guestOffset(cluster * CLUSTER));
   expect(new Set(bytes).size).toBe(1);
@@ -83,7 +83,7 @@ describe.each([{ format: qed }, { format: qcow2 }])('$format.name', ({ format })
     });
     image.flush();
     expect(pauses).toBe(1);
-    const check = (disk: Image) => {
+    const check = (disk: WritableImage) => {
       for (const [cluster, value] of wanted) expect([cluster, byteAt(disk, cluster)]).toEqual([cluster, value]);
       expect(byteAt(disk, 2)).toBe(9);
     };

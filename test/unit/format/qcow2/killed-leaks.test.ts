@@ -3,7 +3,7 @@
 
 import { describe, expect, test } from 'vitest';
 import { guestOffset } from '../../../../src/bytes/offsets.ts';
-import type { Image } from '../../../../src/format/image-format.ts';
+import type { WritableImage } from '../../../../src/format/image-format.ts';
 import { qcow2 } from '../../../../src/format/qcow2/index.ts';
 import type { MemoryHostFile } from '../../../../src/host/memory-file.ts';
 import { RecordingHostFile } from '../../../../src/host/wrapping-files.ts';
@@ -11,11 +11,11 @@ import { createMemoryImage, openImage } from '../../../support/memory-images.ts'
 
 const CLUSTER = 4096;
 
-function write(image: Image, cluster: number, count: number, value: number): void {
+function write(image: WritableImage, cluster: number, count: number, value: number): void {
   image.write(new Uint8Array(count * CLUSTER).fill(value), 0, count * CLUSTER, guestOffset(cluster * CLUSTER));
 }
 
-function byteAt(image: Image, cluster: number): number {
+function byteAt(image: WritableImage, cluster: number): number {
   const bytes = new Uint8Array(CLUSTER);
   image.read(bytes, 0, CLUSTER, guestOffset(cluster * CLUSTER));
   expect(new Set(bytes).size).toBe(1);
