@@ -17,6 +17,8 @@ const SLEEPERS = 1;
 const HELD = heldBy(threadId);
 /** Tries before a thread goes to sleep: a hold lasts about a microsecond, a sleep and wake-up about ten. */
 const SPINS = 200;
+/** How long a thread sleeps before it looks whether the holder has died. */
+const LOOK_MS = 1000;
 
 /** The word while that thread holds the mutex and nobody sleeps. @param thread as `threadId` of node:worker_threads */
 function heldBy(thread: number): number {
@@ -27,17 +29,20 @@ export class Mutex {
   private readonly words: Int32Array;
   private readonly index: number;
   private readonly guarded: string;
+  private readonly look: (() => void) | null;
   private holding = false;
   private isAbandoned = false;
 
   /**
    * @param words over a SharedArrayBuffer @param index of the word, which is 0 at the start
    * @param guarded what the mutex guards, for the sentence of an error
+   * @param look called every second by a thread that waits: calls abandon() if a holder has died whose death nobody tells
    */
-  constructor(words: Int32Array, index: number, guarded = 'what several threads share') {
+  constructor(words: Int32Array, index: number, guarded = 'what several threads share', look?: () => void) {
     this.words = words;
     this.index = index;
     this.guarded = guarded;
+    this.look = look ?? null;
   }
 
   /** This thread holds the mutex. */
@@ -101,7 +106,8 @@ export class Mutex {
       }
       const asleep = found | SLEEPERS;
       if (found === asleep || Atomics.compareExchange(words, index, found, asleep) === found) {
-        Atomics.wait(words, index, asleep);
+        const slept = Atomics.wait(words, index, asleep, this.look === null ? undefined : LOOK_MS);
+        if (slept === 'timed-out') this.look?.();
       }
     }
   }

@@ -5,6 +5,7 @@
 
 import { bytesOfName, nameOfBytes } from '../../bytes/names.ts';
 import { Mutex } from '../../concurrency/mutex.ts';
+import { isAlive, type ThreadName } from '../thread-life.ts';
 
 export const EMPTY = 0;
 export const QUEUED = 1;
@@ -57,6 +58,8 @@ export interface BlockCacheState {
   readonly silenceMs: number;
   /** of HttpLimits */
   readonly answerMs: number;
+  /** the network thread */
+  readonly loader: ThreadName;
   readonly words: SharedArrayBuffer;
   readonly numbers: SharedArrayBuffer;
   readonly data: SharedArrayBuffer;
@@ -70,18 +73,19 @@ export interface BlockCacheOptions {
   readonly readAheadBytes: number;
   readonly silenceMs: number;
   readonly answerMs: number;
+  readonly loader: ThreadName;
 }
 
 const MIN_BLOCKS = 8;
 
 export function createBlockCacheState(options: BlockCacheOptions): BlockCacheState {
-  const { length, blockBytes, silenceMs, answerMs } = options;
+  const { length, blockBytes, silenceMs, answerMs, loader } = options;
   const budget = Math.max(MIN_BLOCKS, Math.floor(options.cacheBytes / blockBytes));
   const capacity = Math.max(1, Math.min(budget, Math.ceil(length / blockBytes)));
   const numbers = new SharedArrayBuffer((capacity + TRAFFIC.length + SILENCE_NUMBERS) * 8);
   new Float64Array(numbers, 0, capacity).fill(NO_BLOCK);
   return {
-    ...{ length, blockBytes, capacity, silenceMs, answerMs, numbers },
+    ...{ length, blockBytes, capacity, silenceMs, answerMs, loader, numbers },
     // a reader that reads ahead never throws out what another one has yet to read
     readAheadBlocks: Math.floor(Math.min(options.readAheadBytes / blockBytes, capacity / 4)),
     words: new SharedArrayBuffer((FIRST_SLOT + capacity * SLOT_WORDS) * 4),
@@ -100,11 +104,12 @@ export class BlockCache {
   private readonly errors: Uint8Array;
   private readonly silence: Float64Array;
 
-  constructor(state: BlockCacheState) {
+  /** @param path of the file, for the sentence of an error */
+  constructor(state: BlockCacheState, path: string) {
     this.state = state;
     this.words = new Int32Array(state.words);
     this.bytes = new Uint8Array(state.data);
-    this.lock = new Mutex(this.words, LOCK);
+    this.lock = new Mutex(this.words, LOCK, `the blocks of ${path}`, () => this.lookAfterLoader());
     this.blocks = new Float64Array(state.numbers, 0, state.capacity);
     this.counters = new Float64Array(state.numbers, state.capacity * 8, TRAFFIC.length);
     this.silence = new Float64Array(state.numbers, (state.capacity + TRAFFIC.length) * 8);
@@ -216,6 +221,21 @@ export class BlockCache {
     Atomics.store(this.words, CLOSED, 1);
     this.wake(REQUESTS);
     this.wake(ARRIVALS);
+  }
+
+  get isClosed(): boolean {
+    return Atomics.load(this.words, CLOSED) === 1;
+  }
+
+  get isLoaderAlive(): boolean {
+    return isAlive(this.state.loader);
+  }
+
+  /** If the network thread has died: nothing comes any more, and what it held is held for ever. */
+  lookAfterLoader(): void {
+    if (this.isLoaderAlive) return;
+    this.close();
+    this.lock.abandon(this.state.loader.thread);
   }
 
   /** The victim of the clock among the slots that nobody waits for. */

@@ -7,7 +7,6 @@ import {
   ARRIVALS,
   BlockCache,
   type BlockCacheState,
-  CLOSED,
   LOADING,
   PINS,
   QUEUED,
@@ -32,8 +31,8 @@ export class BlockLoader {
   private underWay = 0;
   private failures = 0;
 
-  constructor(state: BlockCacheState, client: RangeClient, limits: HttpLimits) {
-    this.cache = new BlockCache(state);
+  constructor(state: BlockCacheState, url: string, client: RangeClient, limits: HttpLimits) {
+    this.cache = new BlockCache(state, url);
     this.client = client;
     this.limits = limits;
     this.count();
@@ -52,7 +51,7 @@ export class BlockLoader {
   /** Serves the queue until close. */
   async serve(): Promise<void> {
     const { words } = this.cache;
-    while (Atomics.load(words, CLOSED) === 0) {
+    while (!this.cache.isClosed) {
       const seen = Atomics.load(words, REQUESTS);
       this.pump();
       const wait = Atomics.waitAsync(words, REQUESTS, seen);
@@ -68,7 +67,7 @@ export class BlockLoader {
 
   private pump(): void {
     const { parallelRequests } = this.limits;
-    while (this.underWay < parallelRequests && Atomics.load(this.cache.words, CLOSED) === 0) {
+    while (this.underWay < parallelRequests && !this.cache.isClosed) {
       const run = this.cache.lock.run(() => this.take(this.underWay >= parallelRequests - 1));
       if (run === null) return;
       this.underWay++;

@@ -27,7 +27,7 @@ export class HttpHostFile implements HostFile {
 
   private constructor(path: string, state: BlockCacheState, onClose: (() => void) | null) {
     this.path = path;
-    this.cache = new BlockCache(state);
+    this.cache = new BlockCache(state, path);
     this.reader = new BlockReader(this.cache, path);
     this.onClose = onClose;
   }

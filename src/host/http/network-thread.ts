@@ -1,10 +1,11 @@
 // Entry of the network thread: one in a process, for all remote files. It never touches an image; it opens URLs, fills
 // block caches, and answers the opener through a port, because whoever opens sleeps on a futex meanwhile.
 
-import { type MessagePort, parentPort } from 'node:worker_threads';
+import { type MessagePort, parentPort, workerData } from 'node:worker_threads';
 import type { Dispatcher } from 'undici';
 import { closeAll } from '../../errors/close.ts';
 import type { ErrorKind } from '../../errors/index.ts';
+import { ownThread } from '../thread-life.ts';
 import { type BlockCacheState, createBlockCacheState } from './block-cache.ts';
 import { BlockLoader } from './block-loader.ts';
 import { fetchErrorOf } from './fetch-error.ts';
@@ -27,6 +28,12 @@ export type NetworkRequest =
 
 export type OpenAnswer = { readonly state: BlockCacheState } | { readonly kind: ErrorKind; readonly reason: string };
 
+/** What the network thread is given when it starts: a place for the number of its task, 0 until it runs. */
+export interface NetworkData {
+  readonly task: Int32Array;
+}
+
+const self = ownThread();
 const loaders = new Map<number, BlockLoader>();
 let dispatcher: Dispatcher | null = null;
 
@@ -38,8 +45,8 @@ async function open(request: NetworkRequest & { type: 'open' }): Promise<OpenAns
   try {
     const { length, head } = await client.open();
     const silenceMs = 2 * (limits.giveUpMs + limits.stallMs + limits.connectMs);
-    const state = createBlockCacheState({ ...limits, length, silenceMs });
-    const loader = new BlockLoader(state, client, limits);
+    const state = createBlockCacheState({ ...limits, length, silenceMs, loader: self });
+    const loader = new BlockLoader(state, request.url, client, limits);
     loader.seed(head);
     loaders.set(id, loader);
     void loader.serve();
@@ -49,6 +56,8 @@ async function open(request: NetworkRequest & { type: 'open' }): Promise<OpenAns
     return { kind, reason: message };
   }
 }
+
+Atomics.store((workerData as NetworkData).task, 0, self.task ?? 0);
 
 parentPort?.on('message', (request: NetworkRequest) => {
   if (request.type === 'close') {
@@ -63,7 +72,7 @@ parentPort?.on('message', (request: NetworkRequest) => {
   });
 });
 
-// readers must not sleep on for ever when this thread ends in a way that nobody foresaw
+// so that readers need not find out by themselves; a thread that runs out of memory does not come here
 process.on('exit', () => {
   closeAll(loaders.values());
 });

@@ -2,9 +2,10 @@
 
 import { MessageChannel, receiveMessageOnPort, Worker } from 'node:worker_threads';
 import { ImgfuseError } from '../../errors/index.ts';
+import { isAlive } from '../thread-life.ts';
 import type { BlockCacheState } from './block-cache.ts';
 import type { HttpLimits } from './limits.ts';
-import type { NetworkRequest, OpenAnswer } from './network-thread.ts';
+import type { NetworkData, NetworkRequest, OpenAnswer } from './network-thread.ts';
 
 // a thread needs compiled code; unit tests run the sources
 const SOURCES = import.meta.url.endsWith('.ts');
@@ -14,8 +15,37 @@ const THREAD_URL = new URL(
 );
 /** Loading the modules of the thread comes on top of what the limits allow. */
 const START_MS = 30_000;
+/** How often whoever waits for an answer looks whether the thread still lives. */
+const LOOK_MS = 1000;
 
-let thread: Worker | null = null;
+class NetworkThread {
+  readonly worker: Worker;
+  readonly #task = new Int32Array(new SharedArrayBuffer(4));
+
+  constructor() {
+    const workerData: NetworkData = { task: this.#task };
+    this.worker = new Worker(THREAD_URL, { workerData, resourceLimits: { codeRangeSizeMb: 64 } });
+    // it ends with the process, and its readers look whether it lives
+    this.worker.unref();
+    this.worker.on('error', () => {});
+  }
+
+  /** It has run, and does not any more. */
+  get isDead(): boolean {
+    const task = Atomics.load(this.#task, 0);
+    return task !== 0 && !isAlive({ thread: this.worker.threadId, task });
+  }
+
+  /** @returns whether the word has become another than 0 in time, and before this thread died */
+  answers(word: Int32Array, mostMs: number): boolean {
+    for (let waitedMs = 0; waitedMs < mostMs && !this.isDead; waitedMs += LOOK_MS) {
+      if (Atomics.wait(word, 0, 0, LOOK_MS) !== 'timed-out') return true;
+    }
+    return false;
+  }
+}
+
+let thread: NetworkThread | null = null;
 let openFiles = 0;
 let lastId = 0;
 
@@ -30,38 +60,31 @@ export interface OpenedUrl {
  * @param allowed URLs that a redirect may lead to or below
  */
 export function openUrl(url: string, allowed: readonly string[], limits: HttpLimits): OpenedUrl {
-  thread ??= startThread();
+  if (thread === null || thread.isDead) thread = new NetworkThread();
+  const asked = thread;
   const id = ++lastId;
   const { port1, port2 } = new MessageChannel();
   const answered = new Int32Array(new SharedArrayBuffer(4));
   const request: NetworkRequest = { type: 'open', id, url, allowed, limits, port: port2, answered };
-  thread.postMessage(request, [port2]);
+  asked.worker.postMessage(request, [port2]);
   openFiles++;
   const close = (): void => {
-    thread?.postMessage({ type: 'close', id } satisfies NetworkRequest);
+    asked.worker.postMessage({ type: 'close', id } satisfies NetworkRequest);
     openFiles--;
     if (openFiles > 0) return;
-    void thread?.terminate();
+    void thread?.worker.terminate();
     thread = null;
   };
   const { openAttempts, giveUpMs, stallMs, connectMs, redirects } = limits;
   const mostMs = START_MS + giveUpMs + openAttempts * (connectMs + stallMs) * (redirects + 1);
-  Atomics.wait(answered, 0, 0, mostMs);
+  asked.answers(answered, mostMs);
   const answer = receiveMessageOnPort(port1)?.message as OpenAnswer | undefined;
   port1.close();
   if (answer !== undefined && 'state' in answer) return { state: answer.state, close };
   close();
   const { kind, reason } = answer ?? {
     kind: 'io',
-    reason: 'cannot be read: the network thread of this process does not answer',
+    reason: `cannot be read: the network thread of this process ${asked.isDead ? 'has died' : 'does not answer'}`,
   };
   throw new ImgfuseError(kind, `${url} ${reason}`, { path: url, operation: 'open' });
-}
-
-function startThread(): Worker {
-  const worker = new Worker(THREAD_URL, { resourceLimits: { codeRangeSizeMb: 64 } });
-  // it ends with the process, and what ends it early is told to its readers by itself
-  worker.unref();
-  worker.on('error', () => {});
-  return worker;
 }
