@@ -99,6 +99,22 @@ describe('a rule bites where a module breaks it', () => {
       made('native/x.ts', `export * from '../host/index.ts';`),
       /native may not import host/,
     ],
+    [
+      'a format is asked for by its name',
+      made('disk/x.ts', `const a = format.name === 'qcow2';`),
+      /names a format: "qcow2"/,
+    ],
+    [
+      'the raw format is asked for by its name',
+      made('commands/x.ts', `const a = format === 'raw';`),
+      /names a format: "raw"/,
+    ],
+    ['a sentence names a format', made('disk/x.ts', 'const a = "a QED image";'), /names a format: "a QED image"/],
+    [
+      'advice names a format',
+      made('commands/x.ts', `const a = 'add -F raw if it is one';`),
+      /names a format: "add -F raw/,
+    ],
     ['node:fs in a format', made('format/raw/x.ts', `import * as fs from 'node:fs';`), /node:fs/],
     ['fs without its prefix', made('disk/x.ts', `import { readFileSync } from 'fs';`), /imports fs;/],
     [
@@ -124,6 +140,8 @@ describe('a rule bites where a module breaks it', () => {
       made('filesystem/x.ts', `import { type A, type B } from '../fuse/filesystem.ts';`),
       made('disk/registry.ts', `import { qed } from '../format/qed/index.ts';`),
       made('host/x.ts', `import * as fs from 'node:fs';`),
+      made('commands/x.ts', `const a = ['disk.qed', 'qemu-img info a.qcow2', 'a raw file', '/mnt/img/disk.raw'];`),
+      made('disk/registry.ts', `const a = formatByName('qcow2');`),
       made('cli.ts', `import { main } from './commands/main.ts';\nprocess.exit(await main());`),
     ];
     expect(good.flatMap(violationsOf)).toEqual([]);

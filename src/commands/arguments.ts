@@ -71,7 +71,11 @@ export function checkArguments(shape: CommandShape, argv: readonly string[]): Ch
   }
   for (const option of found) checkValue(option, shape);
   checkOptions(found, shape);
-  checkNames(names, shape);
+  checkNames(
+    names,
+    shape,
+    found.some(({ option, value }) => value !== undefined && value === option.asks),
+  );
   return { options: found.map(canonicalOption), names, wantsHelp, wantsVersion };
 }
 
@@ -172,12 +176,12 @@ function checkOptions(found: readonly FoundOption[], shape: CommandShape): void 
   }
 }
 
-function checkNames(names: readonly string[], shape: CommandShape): void {
+function checkNames(names: readonly string[], shape: CommandShape, isQuestion: boolean): void {
   const usage = usageOf(shape);
   const extra = names[shape.names.length];
   if (extra !== undefined) throw new ArgumentError(`"${extra}" is one argument too many: ${usage}`, shape.name);
   shape.names.forEach((name, index) => {
-    checkName(name, names[index], usage, shape);
+    if (!isQuestion || names[index] !== undefined) checkName(name, names[index], usage, shape);
   });
 }
 

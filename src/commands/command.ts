@@ -36,6 +36,8 @@ export interface Option {
   readonly mayBeEmpty?: boolean;
   readonly choices?: readonly string[];
   readonly required?: boolean;
+  /** with this value the command answers a question, and needs no names */
+  readonly asks?: string;
   /** short for another option: "--options=ro" */
   readonly means?: string;
 }

@@ -1,6 +1,6 @@
 // `imgfuse create`: a new image, spelled as qemu-img create spells it.
 
-import { createDisk, inspectDisk } from '../disk/index.ts';
+import { createDisk, formatByName, formats, inspectDisk } from '../disk/index.ts';
 import { ImgfuseError } from '../errors/index.ts';
 import { type Command, QUIET } from './command.ts';
 import { FORMAT } from './image-arguments.ts';
@@ -8,6 +8,7 @@ import { splitOptions } from './mount-options.ts';
 import { complain, type OutputMode, print, printable, printJson } from './output.ts';
 import { KEY_EXCLUDES, KEY_OPTIONS, newPasswordOf, type PasswordArguments } from './passwords.ts';
 import { parseSize } from './size.ts';
+import { helpWidth, layOut } from './text-layout.ts';
 
 interface CreateArguments extends PasswordArguments {
   readonly image: string;
@@ -19,6 +20,11 @@ interface CreateArguments extends PasswordArguments {
   readonly output: OutputMode;
   readonly quiet?: boolean;
 }
+
+const OPTIONS_HELP = 'help';
+
+/** Formats that images can be made in. */
+const MADE = formats.flatMap(({ name, createHelp }) => (createHelp === undefined ? [] : [{ name, createHelp }]));
 
 export const createCommand: Command = {
   name: 'create',
@@ -32,16 +38,21 @@ export const createCommand: Command = {
     },
   ],
   options: {
-    format: { ...FORMAT, required: true, description: 'image format' },
+    format: {
+      ...FORMAT,
+      choices: MADE.map(({ name }) => name),
+      required: true,
+      description: 'image format',
+    },
     options: {
       type: 'string',
       short: 'o',
       multiple: true,
       mayBeEmpty: true,
+      asks: OPTIONS_HELP,
       placeholder: 'k=v,...',
       description:
-        'format options k=v,... (qed: cluster_size, table_size; qcow2: compat, cluster_size, refcount_bits, ...; ' +
-        'all: copy_on_read=on|off, the default of its mounts)',
+        'format options k=v,...; "-o help" lists those of -f FORMAT. All formats: copy_on_read=on|off, the default of its mounts',
     },
     backing: { type: 'string', short: 'b', placeholder: 'BACKING', description: 'backing file' },
     'backing-format': { ...FORMAT, short: 'F', description: 'its format (needed with -b)' },
@@ -49,18 +60,14 @@ export const createCommand: Command = {
     quiet: QUIET,
   },
   excludes: KEY_EXCLUDES,
-  examples: [
-    ['imgfuse create -f qed disk.qed 10G', ''],
-    ['imgfuse create -f qed -o cluster_size=64k,table_size=4 disk.qed 10G', ''],
-    ['imgfuse create -f qcow2 disk.qcow2 10G', ''],
-    ['imgfuse create -f qcow2 -o encrypt.format=luks disk.qcow2 10G', 'asks for a password'],
-    ['imgfuse create -f qcow2 -o data_file=disk.raw,data_file_raw=on disk.qcow2 10G', 'data apart'],
-    ['imgfuse create -f qed -b base.qed -F qed overlay.qed', 'changes go to overlay.qed'],
-  ],
+  examples: MADE.flatMap(({ name, createHelp }) =>
+    createHelp.examples.map(([line, text]) => [`imgfuse create -f ${name} ${line}`, text] as const),
+  ),
   run: create,
 };
 
 function create(args: CreateArguments): number {
+  if (args.options?.includes(OPTIONS_HELP) === true) return explainOptions(args);
   const options = parseFormatOptions(args.options ?? []);
   const sizeOption = options.get('size');
   options.delete('size');
@@ -99,6 +106,15 @@ function create(args: CreateArguments): number {
   return 0;
 }
 
+/** The keys of `-o`, as qemu-img lists them. */
+function explainOptions({ format, output }: CreateArguments): number {
+  const options = formatByName(format).createHelp?.options ?? [];
+  const rows = options.map(({ key, value, text }) => [`${key}=${value}`, text] as const);
+  if (output === 'json') printJson({ format, options });
+  else print(`Options of ${format} images (-o):\n${layOut(rows, helpWidth())}`);
+  return 0;
+}
+
 function report(args: CreateArguments, options: ReadonlyMap<string, string>): void {
   const info = inspectDisk(args.image, {});
   const entries: [string, string | number | undefined][] = [
@@ -106,7 +122,7 @@ function report(args: CreateArguments, options: ReadonlyMap<string, string>): vo
     ['size', info.virtualSize],
     ['backing_file', info.backingFilename],
     ['backing_fmt', info.backingFormat],
-    ['cluster_size', info.format === 'raw' ? undefined : info.clusterSize],
+    ['cluster_size', info.clusterSize ?? undefined],
     ...[...options].filter(([key]) => key !== 'cluster_size'),
   ];
   const facts = entries.filter(([, value]) => value !== undefined);
@@ -115,7 +131,7 @@ function report(args: CreateArguments, options: ReadonlyMap<string, string>): vo
       filename: args.image,
       format: info.format,
       'virtual-size': info.virtualSize,
-      'cluster-size': info.clusterSize,
+      'cluster-size': info.clusterSize ?? undefined,
       'backing-filename': info.backingFilename,
     });
   } else {

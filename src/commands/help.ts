@@ -5,22 +5,10 @@
 import yargs, { type Argv, type Options as YargsOptions } from 'yargs';
 import { type Command, GLOBAL_OPTIONS, type Name, type Option, PROGRAM_NAME } from './command.ts';
 import { print } from './output.ts';
-
-/** Longer lines are hard to read. */
-const COLUMNS_MAX = 120;
-/** Where there is no terminal, as for a manual page. */
-const COLUMNS_DEFAULT = 80;
-/** What is narrower cannot show an option and its text side by side. */
-const COLUMNS_MIN = 20;
+import { helpWidth } from './text-layout.ts';
 
 /** What makes yargs print its script; the command of that purpose is one of ours, with a help. */
 const SCRIPT_COMMAND = 'print-completion-script';
-
-/** The width of the terminal, which may be that of standard error: "imgfuse --help | less". */
-export function helpWidth(): number {
-  const columns = process.stdout.columns ?? process.stderr.columns ?? COLUMNS_DEFAULT;
-  return Math.min(COLUMNS_MAX, Math.max(COLUMNS_MIN, columns || COLUMNS_DEFAULT));
-}
 
 /** Prints the help of a command, or of the program. */
 export async function printHelp(commands: readonly Command[], name: string | null): Promise<void> {

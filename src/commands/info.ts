@@ -43,7 +43,7 @@ export function infoJson(name: string, info: DiskInfo): Record<string, unknown> 
     snapshots: info.snapshots.length === 0 ? undefined : info.snapshots.map(snapshotJson),
     'virtual-size': info.virtualSize,
     filename: name,
-    'cluster-size': info.format === 'raw' ? undefined : info.clusterSize,
+    'cluster-size': info.clusterSize ?? undefined,
     format: info.format,
     'actual-size': info.actualSize,
     encrypted: info.specific['encrypt'] === undefined ? undefined : true,
@@ -64,7 +64,7 @@ export function infoLines(name: string, info: DiskInfo): string[] {
   ];
   if (info.specific['encrypt'] !== undefined) lines.push('encrypted: yes');
   if (info.dirty) lines.push('cleanly shut down: no');
-  if (info.format !== 'raw') lines.push(`cluster_size: ${info.clusterSize}`);
+  if (info.clusterSize !== null) lines.push(`cluster_size: ${info.clusterSize}`);
   if (info.backingFilename !== undefined) {
     const full = info.fullBackingFilename;
     const actual = full === undefined || full === info.backingFilename ? '' : ` (actual path: ${full})`;

@@ -125,7 +125,7 @@ export const MOUNT_ARGUMENTS = {
 export const MOUNT_SHAPE: CommandShape = {
   name: 'mount',
   names: [
-    { name: 'image', description: 'the disk image (QED, qcow2, raw)' },
+    { name: 'image', description: 'the disk image' },
     { name: 'mountpoint', description: 'a directory; or a regular file, which then is the disk itself' },
   ],
   options: MOUNT_ARGUMENTS,

@@ -1,10 +1,16 @@
 // `imgfuse mount` with its help. The parsing and the work are in mount-arguments.ts and start-mount.ts: this file is only
 // loaded for help, completion, and arguments with a fault.
 
+import { formats } from '../disk/index.ts';
 import type { Command } from './command.ts';
 import { MOUNT_SHAPE } from './mount-arguments.ts';
 import { startMount } from './start-mount.ts';
 import { layOut, wrapText } from './text-layout.ts';
+
+const LAZY = formats
+  .filter(({ can }) => can.lazyRefcounts)
+  .map(({ name }) => name)
+  .join(', ');
 
 /** The mount options of -o, for the help. */
 export const MOUNT_OPTIONS_HELP: readonly (readonly [options: string, text: string])[] = [
@@ -27,7 +33,7 @@ export const MOUNT_OPTIONS_HELP: readonly (readonly [options: string, text: stri
     'format=, workers=, transport=, allow_backing=, key_file=, key_env=, pid_file=, nolock, debug',
     'the options above, for fstab',
   ],
-  ['lazy_refcounts', 'qcow2 version 3: marked dirty while it changes, checked after a crash'],
+  ['lazy_refcounts', `${LAZY}: the image is marked dirty while it changes, and checked after a crash`],
 ];
 
 const EXIT_STATUS = 'Exit status: 0 the mount answers; 1 usage or permission; 2 system error; 32 mount failure.';

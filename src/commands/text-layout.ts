@@ -1,8 +1,21 @@
 // Text in the width of a terminal.
 
+/** Longer lines are hard to read. */
+const COLUMNS_MAX = 120;
+/** Where there is no terminal, as for a manual page. */
+const COLUMNS_DEFAULT = 80;
+/** What is narrower cannot show an option and its text side by side. */
+const COLUMNS_MIN = 20;
+
 /** Longer terms have a line of their own. */
 const TERM_WIDTH_MAX = 30;
 const INDENT = '  ';
+
+/** The width of the terminal, which may be that of standard error: "imgfuse --help | less". */
+export function helpWidth(): number {
+  const columns = process.stdout.columns ?? process.stderr.columns ?? COLUMNS_DEFAULT;
+  return Math.min(COLUMNS_MAX, Math.max(COLUMNS_MIN, columns || COLUMNS_DEFAULT));
+}
 
 /** Terms with their texts beside them, in lines of at most `width` columns; on a narrow terminal the texts go below. */
 export function layOut(rows: readonly (readonly [term: string, text: string])[], width: number): string {

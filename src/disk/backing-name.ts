@@ -3,6 +3,7 @@
 // device; the ones that say no more than a driver and a local file, as libvirt and QEMU write them, are that file.
 
 import { isUrl } from '../host/http/url.ts';
+import { rawFormat } from './registry.ts';
 
 export type NameMeaning =
   /** format: the one that a json: name has; what the image says elsewhere outranks it */
@@ -38,7 +39,7 @@ function meaningOfJson(text: string): NameMeaning {
     // the protocol itself: the bytes of the file are the disk
     if (filename === undefined || fileDriver !== undefined || fileName !== undefined)
       return other('names no single file');
-    return fileOf(filename, 'raw');
+    return fileOf(filename, rawFormat.name);
   }
   if (filename !== undefined) return other("has 'filename', which only the driver 'file' takes");
   if (fileName === undefined) return other('names no file');

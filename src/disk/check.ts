@@ -1,6 +1,7 @@
 // Checking an image without mounting it.
 
 import { closingAfter } from '../errors/close.ts';
+import { ImgfuseError } from '../errors/index.ts';
 import type { CheckReport, RepairMode } from '../format/check-report.ts';
 import { type LockMode, lockImage } from '../host/image-locks.ts';
 import { openImageFile } from './image-file.ts';
@@ -27,6 +28,10 @@ export function checkDisk(path: string, options: CheckDiskOptions): CheckReport 
       lockImage(file, options.locks);
       const format = formatOf(file, options.format, options.log);
       const { repair, log, progress } = options;
+      if (format.check === undefined) {
+        const message = `${path} is ${format.title}, and that format has no check`;
+        throw new ImgfuseError('unsupported', message, { path, operation: 'check' });
+      }
       const report = format.check(file, { repair, log, ...(progress === undefined ? {} : { progress }) });
       return { ...report, filename: path };
     },

@@ -3,6 +3,7 @@
 
 import { closeQuietly, closingAfter } from '../errors/close.ts';
 import { ImgfuseError } from '../errors/index.ts';
+import type { ImageFormat } from '../format/image-format.ts';
 import { storeCopyOnRead } from '../host/copy-on-read-default.ts';
 import { isUrl } from '../host/http/url.ts';
 import { NewFile } from '../host/new-file.ts';
@@ -10,7 +11,7 @@ import { removeFile } from '../host/paths.ts';
 import { PosixHostFile } from '../host/posix-file.ts';
 import { locateFile } from './backing-policy.ts';
 import { assertChainFits, assertExtentName, locateBase, type OverlayBase, sizeOfBase } from './overlay-base.ts';
-import { formatByName } from './registry.ts';
+import { formatByName, formatNames } from './registry.ts';
 
 export interface CreateDiskOptions {
   /** virtual size in bytes; absent: that of the backing file */
@@ -30,12 +31,12 @@ export interface CreateDiskOptions {
 
 /** @returns the virtual size of the new image */
 export function createDisk(imagePath: string, format: string, options: CreateDiskOptions): { virtualSize: number } {
-  const plug = formatByName(format);
+  const plug = creatableFormat(format, options.backing);
   const { backing, backingFormat } = options;
   if (backing !== undefined && backingFormat === undefined) {
     throw new ImgfuseError(
       'usage',
-      `the format of the backing file ${backing} is not given; add -F FORMAT (raw, qed, ...)`,
+      `the format of the backing file ${backing} is not given; add -F FORMAT (${formatNames(() => true)})`,
     );
   }
   if (isUrl(imagePath)) {
@@ -85,6 +86,20 @@ export function createDisk(imagePath: string, format: string, options: CreateDis
       }
     },
   );
+}
+
+/** @throws ImgfuseError usage for a format of which no image, or none with a backing file, can be made */
+function creatableFormat(
+  name: string,
+  backing: string | undefined,
+): ImageFormat & Required<Pick<ImageFormat, 'create'>> {
+  const format = formatByName(name);
+  const canMake = (each: ImageFormat): boolean =>
+    each.create !== undefined && (backing === undefined || each.can.backing);
+  const { create } = format;
+  if (create !== undefined && canMake(format)) return { ...format, create };
+  const what = create === undefined ? 'is not a format that images are made in' : 'images cannot have a backing file';
+  throw new ImgfuseError('usage', `${name} ${what}; use -f with one of ${formatNames(canMake)}`);
 }
 
 /** A new image has no name yet, so an empty file takes its place while the chain is followed: a link may lead there. */

@@ -11,7 +11,8 @@ export interface DiskInfo {
   readonly filename: string;
   readonly format: string;
   readonly virtualSize: number;
-  readonly clusterSize: number;
+  /** null: the format has no clusters */
+  readonly clusterSize: number | null;
   /** bytes the host has allocated for the file */
   readonly actualSize: number;
   /** the image was not closed clean */
@@ -30,7 +31,7 @@ export interface InspectOptions {
   readonly format?: string | undefined;
   /** default: take */
   readonly locks?: LockMode | undefined;
-  /** how the user of the command says raw; default: --format raw */
+  /** how the user of the command says raw; default: --format */
   readonly rawOption?: RawOption | undefined;
   /** warnings, and what a truncated image has lost, one sentence a call */
   readonly log?: ((sentence: string) => void) | undefined;

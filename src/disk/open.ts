@@ -25,7 +25,7 @@ import { allowedUrls, MAX_CHAIN_DEPTH, type NamingImage, resolveBacking, resolve
 import { CopyOnRead, createCopyOnReadState } from './copy-on-read.ts';
 import { type NamedBy, openImageFile } from './image-file.ts';
 import { formatOf, probeFormat, recognizedName } from './probe.ts';
-import { formatByName } from './registry.ts';
+import { formatByName, formatNames, overlayFormat, rawFormat } from './registry.ts';
 import { type SharedDisk, VirtualDisk } from './virtual-disk.ts';
 
 export const DEFAULT_TABLE_CACHE_BYTES = 64 * 1024 * 1024;
@@ -128,6 +128,16 @@ function attachImage(shared: SharedImage, slot: number, log: (sentence: string) 
   return formatByName(shared.format).attach(file, shared, { slot, backing, extents, recognizedName, log });
 }
 
+/** The same way out as for an image on a server. */
+function neverWritten(path: string, { name, title }: ImageFormat): ImgfuseError {
+  const overlay = `make an overlay with imgfuse create -f ${overlayFormat.name} -b ${path} -F ${name} OVERLAY`;
+  return new ImgfuseError(
+    'read-only',
+    `${path} is ${title}, and images of that format are only read; use -o ro, or ${overlay}`,
+    { path },
+  );
+}
+
 class ChainOpener {
   private readonly options: OpenDiskOptions;
   private readonly opened: HostFile[] = [];
@@ -168,9 +178,11 @@ class ChainOpener {
         { path },
       );
     }
-    if (lazyRefcounts === true && format.name !== 'qcow2') {
-      throw new ImgfuseError('usage', `${path} is a ${format.name} image, and lazy_refcounts is for qcow2`, { path });
+    if (lazyRefcounts === true && !format.can.lazyRefcounts) {
+      const names = formatNames(({ can }) => can.lazyRefcounts);
+      throw new ImgfuseError('usage', `${path} is ${format.title}, and lazy_refcounts is for ${names}`, { path });
     }
+    if (!readOnly && !format.can.write) throw neverWritten(path, format);
     const isLazy = file instanceof HttpHostFile;
     return this.openImage(path, file, format, { readOnly, isLazy, probed: named === undefined });
   }
@@ -186,9 +198,9 @@ class ChainOpener {
     const { name, path, device } = found;
     const said = reference.format ?? found.format;
     const file = this.openFile(path, true, device === undefined ? 'image' : { device });
-    const sayRaw = `store that it is raw with qemu-img rebase -u -F raw -b ${reference.name} ${overlay.path}`;
+    const sayRaw = `store that it is raw with qemu-img rebase -u -F ${rawFormat.name} -b ${reference.name} ${overlay.path}`;
     const format = said === undefined ? probeFormat(file, sayRaw) : formatByName(said);
-    if (said === undefined && format.name === 'raw') {
+    if (said === undefined && format === rawFormat) {
       throw new ImgfuseError(
         'unsupported',
         `${overlay.path} does not say the format of its backing file ${path}, and raw is never guessed there; ` +

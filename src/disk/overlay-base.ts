@@ -13,7 +13,7 @@ import { EXTENT_WORDS, locateBacking, locateFile, MAX_CHAIN_DEPTH } from './back
 import { openImageFile } from './image-file.ts';
 import { inspectDisk } from './info.ts';
 import { formatOf } from './probe.ts';
-import { formatByName } from './registry.ts';
+import { formatByName, rawFormat } from './registry.ts';
 
 /** A backing file as the user names it for a new image. */
 export interface OverlayBase {
@@ -59,8 +59,8 @@ export function sizeOfBase(
   const locks = isNeeded ? 'take' : 'share';
   try {
     // raw is what the user says; every other format tells itself
-    const options = { locks, log, rawOption: '-F raw' } as const;
-    const info = inspectDisk(location, format === 'raw' ? { ...options, format } : options);
+    const options = { locks, log, rawOption: '-F' } as const;
+    const info = inspectDisk(location, format === rawFormat.name ? { ...options, format } : options);
     assertLooksLike(location, format, info.format);
     return info.virtualSize;
   } catch (error) {

@@ -2,16 +2,18 @@
 // taken for a raw disk; only a format that somebody has named is not questioned.
 
 import { ImgfuseError } from '../errors/index.ts';
-import { endsOf, type FileEnds } from '../format/file-ends.ts';
-import { foreignFormat, ownerOfHead } from '../format/foreign.ts';
+import { endsOf, type FileEnds, isSigned } from '../format/file-ends.ts';
+import { FOREIGN_FORMATS, type ForeignFormat } from '../format/foreign.ts';
 import type { ImageFormat } from '../format/image-format.ts';
 import type { HostFile } from '../host/host-file.ts';
 import { loopWindow, openLoopFile } from '../host/loop-device.ts';
-import { formatByName, formats } from './registry.ts';
+import { formatByName, formats, rawFormat } from './registry.ts';
 
-const RAW = 'raw';
-/** The option of the command by which a user says raw. */
-export type RawOption = '--format raw' | '-F raw';
+/** The option of the command by which a user says that a file is raw. */
+export type RawOption = '--format' | '-F';
+
+/** Whatever can be recognized: formats with an engine first. */
+const KINDS: readonly (ImageFormat | ForeignFormat)[] = [...formats, ...FOREIGN_FORMATS];
 
 /** What the content of a file says it is. */
 interface Recognized {
@@ -31,14 +33,15 @@ export function formatOf(
   file: HostFile,
   named: string | undefined,
   log: (sentence: string) => void = () => undefined,
-  option: RawOption = '--format raw',
+  option: RawOption = '--format',
 ): ImageFormat {
-  if (named === undefined) return probeFormat(file, `add ${option} if its own bytes are meant to be the disk`);
+  if (named === undefined)
+    return probeFormat(file, `add ${option} ${rawFormat.name} if its own bytes are meant to be the disk`);
   const format = formatByName(named);
-  const found = format.name === RAW ? (recognize(endsOf(file)) ?? containerBehind(file)) : null;
+  const found = format === rawFormat ? (recognize(endsOf(file)) ?? containerBehind(file)) : null;
   if (found !== null) {
     const danger = file.readOnly ? '' : ', and writing to that disk destroys the image';
-    log(`${file.path} is ${found.name}; ${option} makes its own bytes the disk${danger}`);
+    log(`${file.path} is ${found.name}; ${option} ${rawFormat.name} makes its own bytes the disk${danger}`);
   }
   return format;
 }
@@ -58,7 +61,7 @@ export function probeFormat(file: HostFile, sayRaw: string): ImageFormat {
     );
   }
   const found = recognize(endsOf(file));
-  if (found === null) return formatByName(RAW);
+  if (found === null) return rawFormat;
   if (found.format !== undefined) return found.format;
   throw unsupported(
     file,
@@ -72,13 +75,15 @@ export function recognizedName(ends: FileEnds): string | null {
 }
 
 function recognize(ends: FileEnds): Recognized | null {
-  const known = formats.find((format) => format.name !== RAW && format.probe(ends));
-  const owner = known === undefined ? null : ownerOfHead(ends);
-  if (known !== undefined && owner === null) return { name: `a ${known.name} image`, format: known };
-  const foreign = owner ?? foreignFormat(ends);
-  if (foreign === null) return null;
-  const suspicion = owner === null ? '' : ` whose first sector looks like ${known!.name}, as a guest may have made it`;
-  return { name: `${foreign.name}${suspicion}`, cure: foreign.cure };
+  // a footer that proves that the head is not the file's own comes before every magic
+  const owner = KINDS.find(({ ownsHead }) => ownsHead?.(ends));
+  const first = KINDS.find((kind) => isSigned(kind, ends));
+  const found = owner ?? first;
+  if (found === undefined) return null;
+  const isHidden = owner !== undefined && first !== undefined && first !== owner && 'open' in first;
+  const suspicion = isHidden ? ` whose first sector looks like ${first.name}, as a guest may have made it` : '';
+  const name = `${found.title}${suspicion}`;
+  return 'open' in found ? { name, format: found } : { name, cure: found.cure };
 }
 
 /** The image of which a loop device shows a part; null when there is none, or when the device shows all of it. */

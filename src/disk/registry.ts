@@ -1,4 +1,5 @@
-// The formats, in the order in which they are probed. Raw is last, because every file is a raw image.
+// The formats, in the order in which they are probed. Outside the folders of the formats, this file alone knows them by name:
+// what others need to know of a format, its plug says.
 
 import { didYouMean, ImgfuseError } from '../errors/index.ts';
 import type { ImageFormat } from '../format/image-format.ts';
@@ -8,10 +9,24 @@ import { raw } from '../format/raw/index.ts';
 
 export const formats: readonly ImageFormat[] = [qed, qcow2, raw];
 
+/** What every file is that no format recognizes: its own bytes are the disk. */
+export const rawFormat: ImageFormat = raw;
+
+/** The format of an overlay in advice to the user. */
+export const overlayFormat: ImageFormat = qcow2;
+
 /** Throws usage with the list of names. */
 export function formatByName(name: string): ImageFormat {
   const format = formats.find((candidate) => candidate.name === name);
   if (format !== undefined) return format;
   const names = formats.map((known) => known.name);
   throw new ImgfuseError('usage', `unknown format '${name}'; known are ${names.join(', ')}${didYouMean(name, names)}`);
+}
+
+/** Names of the formats with a property, as a sentence lists them. */
+export function formatNames(has: (format: ImageFormat) => boolean): string {
+  return formats
+    .filter(has)
+    .map(({ name }) => name)
+    .join(', ');
 }

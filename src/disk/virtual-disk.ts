@@ -9,7 +9,6 @@ import { describeError, ERRNO, ImgfuseError } from '../errors/index.ts';
 import {
   type Extent,
   type Image,
-  type ImageDetails,
   imageChain,
   type ReadableImage,
   type SharedImage,
@@ -19,6 +18,7 @@ import { possibleDataBytes } from '../host/host-file.ts';
 import type { HttpTraffic } from '../host/http/block-cache.ts';
 import { HttpHostFile } from '../host/http/http-file.ts';
 import type { CopyOnRead, CopyOnReadState } from './copy-on-read.ts';
+import { formatByName } from './registry.ts';
 
 /** The range that a search for data looks at first; it doubles, so that data that is near costs little. */
 const FIRST_SEEK_BYTES = 64 * 1024 * 1024;
@@ -207,14 +207,14 @@ export class VirtualDisk {
   /** Sets the virtual size; formats round it up to their sector size. */
   resize(size: number): void {
     this.requestBegins();
-    this.resizeLock.run(() => this.changeable().resize(size));
+    this.resizeLock.run(() => this.resizable().resize(size));
   }
 
   /** Makes the disk at least `size` bytes long. Another thread may have made it longer than the caller has seen. */
   growTo(size: number): void {
     this.requestBegins();
     this.resizeLock.run(() => {
-      if (size > this.image.virtualSize()) this.changeable().resize(size);
+      if (size > this.image.virtualSize()) this.resizable().resize(size);
     });
   }
 
@@ -296,6 +296,15 @@ export class VirtualDisk {
     throw new ImgfuseError('read-only', `${this.path} is open read-only`, { path: this.path });
   }
 
+  /** @throws ImgfuseError read-only, unsupported */
+  private resizable(): WritableImage {
+    const { can, title } = formatByName(this.format);
+    const image = this.changeable();
+    if (can.resize) return image;
+    const message = `${this.path} is ${title}, and disks in that format keep their size; copy it into an image of another format`;
+    throw new ImgfuseError('unsupported', message, { path: this.path });
+  }
+
   status(): DiskStatus {
     const details = this.image.details();
     return {
@@ -305,7 +314,7 @@ export class VirtualDisk {
       clusterSize: this.clusterSize,
       readOnly: this.readOnly,
       dirty: details.dirty,
-      lazyRefcounts: lazyRefcountsOf(details),
+      lazyRefcounts: details.lazyRefcounts ?? null,
       failure: this.writable?.failure() ?? null,
       allocatedBytes: this.allocatedBytes(),
       dataFile: this.image.files.find(({ role }) => role === 'data')?.file.path ?? null,
@@ -370,11 +379,6 @@ export class VirtualDisk {
 function dataBytesOf({ files }: ReadableImage): number {
   const holders = files.length === 1 ? files : files.filter(({ role }) => role !== 'image');
   return holders.reduce((bytes, { file }) => bytes + possibleDataBytes(file), 0);
-}
-
-function lazyRefcountsOf({ specific }: ImageDetails): boolean | null {
-  const lazy = specific['lazy-refcounts'];
-  return typeof lazy === 'boolean' ? lazy : null;
 }
 
 function chainDataRun(image: ReadableImage, offset: number, length: number): DataRun {

@@ -17,6 +17,21 @@ export interface Magic {
   readonly ignoreCase?: boolean;
 }
 
+/** How the files of a format are told from all others. */
+export interface Signature {
+  /** a file with any of them is of the format; none: nothing tells its files */
+  readonly magics: readonly Magic[];
+  /** looks further at a file that has a magic; absent: the magic is enough */
+  readonly confirms?: (ends: FileEnds) => boolean;
+  /** a footer proves that the bytes at the head are a guest's, whatever they look like */
+  readonly ownsHead?: (ends: FileEnds) => boolean;
+}
+
+/** Whether a file with these ends is of the format. Reads the tail only when the head does not tell. */
+export function isSigned({ magics, confirms }: Signature, ends: FileEnds): boolean {
+  return magics.some((magic) => ends.has(magic)) && (confirms?.(ends) ?? true);
+}
+
 export class FileEnds {
   /** the first bytes, END_BYTES unless the file is shorter */
   readonly head: Uint8Array;

@@ -1,17 +1,13 @@
 // The image formats that are known and not opened here. A file of one of them is no raw disk: a partition table written to it
-// destroys it. Each has a row, and an engine that arrives for a format takes the row's magics into its probe and deletes it.
+// destroys it. Each has a row, and an engine that arrives for a format takes the row's magics into its plug and deletes it.
 
-import type { FileEnds, Magic } from './file-ends.ts';
+import type { FileEnds, Signature } from './file-ends.ts';
 
-export interface ForeignFormat {
+export interface ForeignFormat extends Signature {
   /** with its article, as a sentence says it */
-  readonly name: string;
-  /** a file with any of them is of this format */
-  readonly magics: readonly Magic[];
+  readonly title: string;
   /** how to get at the disk in it, as an imperative */
   readonly cure: string;
-  /** the footer proves that the bytes at the head are a guest's, whatever they look like */
-  readonly ownsHead?: (ends: FileEnds) => boolean;
 }
 
 const SESPARSE_START = '\xbe\xba\xfe\xca\0\0\0\0\x01\0\0\0\x02\0\0\0';
@@ -21,7 +17,7 @@ const VHD_FOOTER_BYTES = [512, 511] as const;
 
 export const FOREIGN_FORMATS: readonly ForeignFormat[] = [
   {
-    name: 'a VMDK image (VMware)',
+    title: 'a VMDK image (VMware)',
     magics: [
       { at: 0, text: 'KDMV' },
       { at: 0, text: 'COWD' },
@@ -30,51 +26,41 @@ export const FOREIGN_FORMATS: readonly ForeignFormat[] = [
     ],
     cure: convertFrom('vmdk'),
   },
-  { name: 'a VDI image (VirtualBox)', magics: [{ at: 64, text: '\x7f\x10\xda\xbe' }], cure: convertFrom('vdi') },
+  { title: 'a VDI image (VirtualBox)', magics: [{ at: 64, text: '\x7f\x10\xda\xbe' }], cure: convertFrom('vdi') },
   {
-    name: 'a VHD image (Virtual PC, Azure)',
+    title: 'a VHD image (Virtual PC, Azure)',
     magics: [{ at: 0, text: VHD_COOKIE }, ...VHD_FOOTER_BYTES.map((length) => ({ at: -length, text: VHD_COOKIE }))],
     cure: convertFrom('vpc'),
     ownsHead: endsLikeFixedVhd,
   },
-  { name: 'a VHDX image (Hyper-V)', magics: [{ at: 0, text: 'vhdxfile' }], cure: convertFrom('vhdx') },
+  { title: 'a VHDX image (Hyper-V)', magics: [{ at: 0, text: 'vhdxfile' }], cure: convertFrom('vhdx') },
   {
-    name: 'a Parallels image',
+    title: 'a Parallels image',
     magics: [
       { at: 0, text: 'WithoutFreeSpace' },
       { at: 0, text: 'WithouFreSpacExt' },
     ],
     cure: convertFrom('parallels'),
   },
-  { name: 'a qcow image of version 1', magics: [{ at: 0, text: 'QFI\xfb\0\0\0\x01' }], cure: convertFrom('qcow') },
-  { name: 'a dmg image (macOS)', magics: [{ at: -512, text: 'koly' }], cure: convertFrom('dmg') },
+  { title: 'a qcow image of version 1', magics: [{ at: 0, text: 'QFI\xfb\0\0\0\x01' }], cure: convertFrom('qcow') },
+  { title: 'a dmg image (macOS)', magics: [{ at: -512, text: 'koly' }], cure: convertFrom('dmg') },
   {
-    name: 'an encrypted dmg image (macOS)',
+    title: 'an encrypted dmg image (macOS)',
     magics: [
       { at: 0, text: 'encrcdsa' },
       { at: -8, text: 'cdsaencr' },
     ],
     cure: 'convert it to a raw image on a Mac',
   },
-  { name: 'a sparseimage (macOS)', magics: [{ at: 0, text: 'sprs' }], cure: 'convert it to a raw image on a Mac' },
-  { name: 'an ASIF image (macOS)', magics: [{ at: 0, text: 'shdw' }], cure: 'convert it to a raw image on a Mac' },
-  { name: 'a cloop image', magics: [{ at: 0, text: '#!/bin/sh\n#V2.0 Format' }], cure: convertFrom('cloop') },
-  { name: 'a Bochs image', magics: [{ at: 0, text: 'Bochs Virtual HD Image' }], cure: convertFrom('bochs') },
-  { name: 'a LUKS container', magics: [{ at: 0, text: 'LUKS\xba\xbe' }], cure: 'unlock it with cryptsetup open' },
+  { title: 'a sparseimage (macOS)', magics: [{ at: 0, text: 'sprs' }], cure: 'convert it to a raw image on a Mac' },
+  { title: 'an ASIF image (macOS)', magics: [{ at: 0, text: 'shdw' }], cure: 'convert it to a raw image on a Mac' },
+  { title: 'a cloop image', magics: [{ at: 0, text: '#!/bin/sh\n#V2.0 Format' }], cure: convertFrom('cloop') },
+  { title: 'a Bochs image', magics: [{ at: 0, text: 'Bochs Virtual HD Image' }], cure: convertFrom('bochs') },
+  { title: 'a LUKS container', magics: [{ at: 0, text: 'LUKS\xba\xbe' }], cure: 'unlock it with cryptsetup open' },
 ];
 
 function convertFrom(driver: string): string {
   return `convert it with qemu-img convert -f ${driver} -O qcow2`;
-}
-
-/** The foreign format of a file with these ends, if it has one. */
-export function foreignFormat(ends: FileEnds): ForeignFormat | null {
-  return ownerOfHead(ends) ?? FOREIGN_FORMATS.find(({ magics }) => magics.some((magic) => ends.has(magic))) ?? null;
-}
-
-/** The foreign format whose footer proves that the head is not the file's own, so that no magic there counts. */
-export function ownerOfHead(ends: FileEnds): ForeignFormat | null {
-  return FOREIGN_FORMATS.find(({ ownsHead }) => ownsHead?.(ends)) ?? null;
 }
 
 /**

@@ -4,7 +4,8 @@
 import type { GuestOffset } from '../bytes/offsets.ts';
 import type { HostFile, SharedFile } from '../host/host-file.ts';
 import type { CheckReport, RepairMode } from './check-report.ts';
-import type { FileEnds } from './file-ends.ts';
+import type { CreateHelp } from './create-option.ts';
+import type { FileEnds, Signature } from './file-ends.ts';
 
 /** What a range of the virtual disk is, as far as one image of a chain knows. */
 export type ExtentStatus = 'data' | 'zero' | 'unallocated';
@@ -159,8 +160,11 @@ export interface SnapshotDetails {
 export interface ImageDetails {
   readonly format: string;
   readonly virtualSize: number;
-  readonly clusterSize: number;
+  /** null: the format has no clusters */
+  readonly clusterSize: number | null;
   readonly dirty: boolean;
+  /** its counters may be late, and it is marked dirty while it changes; absent: the image has no such choice */
+  readonly lazyRefcounts?: boolean;
   readonly backing?: BackingReference;
   /** internal snapshots, when the image was not opened but inspected */
   readonly snapshots?: readonly SnapshotDetails[];
@@ -245,25 +249,42 @@ export interface WritableImage extends ReadableImage {
 /** What opening an image gives: `readOnly` false means that it is a WritableImage. */
 export type Image = ReadOnlyImage | WritableImage;
 
-export interface ImageFormat<Opened extends Image = Image> {
+/** What images of a format can be asked for, beside what the optional methods of its plug say. */
+export interface Capabilities {
+  /** false: every image of it is a ReadOnlyImage */
+  readonly write: boolean;
+  readonly resize: boolean;
+  /** an image may have a backing file */
+  readonly backing: boolean;
+  readonly lazyRefcounts: boolean;
+}
+
+/** The plug. A file of the format is told by its Signature; see probe.ts in disk/. */
+export interface ImageFormat<Opened extends Image = Image> extends Signature {
+  /** as users type it, qemu-img's name where it has one */
   readonly name: string;
-  readonly canCreate: boolean;
-  /** Whether a file with these ends is of this format. Reads the tail only when the head does not tell. */
-  probe(ends: FileEnds): boolean;
+  /** with its article, as a sentence says it */
+  readonly title: string;
+  readonly can: Capabilities;
   /** Returns a working image or throws; an image that was not closed clean is checked and repaired unless read-only. */
   open(file: HostFile, options: OpenOptions): Opened;
   /** An object for another thread over the state of an open image. */
   attach(file: HostFile, shared: SharedImage, options: AttachOptions): Opened;
-  /** Writes a new image into an empty file. Throws usage for options the format does not have. */
-  create(file: HostFile, options: CreateOptions): void;
-  /** Checks without opening for requests. Throws unsupported when the format has no check. */
-  check(file: HostFile, options: CheckOptions): CheckReport;
+  /** of create(), with which it is there or absent */
+  readonly createHelp?: CreateHelp;
+  /** Writes a new image into an empty file. Throws usage for options the format does not have. Absent: none can be made. */
+  create?(file: HostFile, options: CreateOptions): void;
+  /** Checks without opening for requests. Absent: there is no check. */
+  check?(file: HostFile, options: CheckOptions): CheckReport;
   /** Reads and checks the header only. @param log takes one sentence for each thing that a truncated file has lost */
   inspect(file: HostFile, log?: (sentence: string) => void): ImageDetails;
 }
 
-/** A format whose images can be written. */
-export type WritableFormat = ImageFormat<WritableImage>;
+/** A format whose images can be made and written. */
+export type WritableFormat = ImageFormat<WritableImage> & Required<Pick<ImageFormat, 'create' | 'createHelp'>>;
+
+/** The same, with a check. */
+export type CheckedFormat = WritableFormat & Required<Pick<ImageFormat, 'check'>>;
 
 /** What an image of any format passes to other threads. */
 export function shareImage({ format, files, backing }: ReadableImage, state: unknown): SharedImage {

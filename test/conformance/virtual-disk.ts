@@ -16,7 +16,7 @@ import {
   type HostOperation,
   RecordingHostFile,
 } from '../../src/host/wrapping-files.ts';
-import { openImage } from '../support/memory-images.ts';
+import { checkImage, openImage } from '../support/memory-images.ts';
 
 export interface DiskVariant {
   readonly name: string;
@@ -86,7 +86,7 @@ class Subject {
   expectClean(): void {
     if (this.variant.format.name === 'raw') return;
     const findings: string[] = [];
-    this.variant.format.check(this.file, { repair: 'none', log: (finding) => findings.push(finding) });
+    checkImage(this.variant.format, this.file, { repair: 'none', log: (finding) => findings.push(finding) });
     expect(findings).toEqual([]);
     expect(this.variant.format.inspect(this.file).dirty).toBe(false);
   }
@@ -649,7 +649,7 @@ function describeFaults(variant: DiskVariant): void {
         expect([0, ERRNO.EIO]).toContain(errno);
         subject.open().close();
         if (variant.holdsLinksBack === true) {
-          variant.format.check(subject.file, { repair: 'leaks', log: () => undefined });
+          checkImage(variant.format, subject.file, { repair: 'leaks', log: () => undefined });
           subject.expectClean();
           continue;
         }

@@ -38,8 +38,8 @@ function refusalOf(action: () => unknown): string {
 }
 
 test('every format of the table has a file here, and every file is of a format of the table', () => {
-  const isCovered = (format: { readonly name: string }): boolean =>
-    FOREIGN_FILES.some(({ name }) => format.name.includes(name));
+  const isCovered = (format: { readonly title: string }): boolean =>
+    FOREIGN_FILES.some(({ name }) => format.title.includes(name));
   expect(FOREIGN_FORMATS.filter((format) => !isCovered(format))).toEqual([]);
   const magics = FOREIGN_FORMATS.flatMap((format) => format.magics);
   const isTested = (magic: { readonly at: number; readonly text: string }): boolean =>
@@ -168,8 +168,8 @@ describe('a raw disk that was guessed', () => {
   test('does not become QED or qcow by zeros', () => {
     withDisk(image, { readOnly: false }, (disk) => {
       disk.write(Buffer.from('QEDx'), 0, 4, 0);
-      expect(refusalOf(() => disk.writeZeroes(3, 1))).toMatch(/^permission: .* a qed image/);
-      expect(refusalOf(() => disk.discard(3, 1))).toMatch(/^permission: .* a qed image/);
+      expect(refusalOf(() => disk.writeZeroes(3, 1))).toMatch(/^permission: .* a QED image/);
+      expect(refusalOf(() => disk.discard(3, 1))).toMatch(/^permission: .* a QED image/);
       disk.writeZeroes(2, 2);
     });
     openDisk(image, { readOnly: true }).close();

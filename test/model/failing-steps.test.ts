@@ -6,7 +6,7 @@ import { guestOffset } from '../../src/bytes/offsets.ts';
 import { BREAKPOINTS, type Breakpoint, listenToBreakpoints } from '../../src/concurrency/breakpoints.ts';
 import { ImgfuseError } from '../../src/errors/index.ts';
 import type { WritableImage } from '../../src/format/image-format.ts';
-import { openImage } from '../support/memory-images.ts';
+import { checkImage, openImage } from '../support/memory-images.ts';
 import { seededRandom } from '../support/random.ts';
 import {
   type GuestStep,
@@ -115,7 +115,7 @@ function failAt(
   }
   if (format.name === 'raw') return count > skip;
   const findings: string[] = [];
-  const { corruptions } = format.check(start.clone(), { repair: 'none', log: (text) => findings.push(text) });
+  const { corruptions } = checkImage(format, start.clone(), { repair: 'none', log: (text) => findings.push(text) });
   expect(corruptions > 0 && !format.inspect(start).dirty, `${where}: ${findings.join('; ')}`).toBe(false);
   const again = openImage(format, start, options);
   // a disk that failed may have lost what was not flushed, and nothing else

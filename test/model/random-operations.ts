@@ -14,7 +14,7 @@ import { qcow2 } from '../../src/format/qcow2/index.ts';
 import { qed } from '../../src/format/qed/index.ts';
 import { raw } from '../../src/format/raw/index.ts';
 import { MemoryHostFile } from '../../src/host/memory-file.ts';
-import { createMemoryImage, openImage } from '../support/memory-images.ts';
+import { checkImage, createMemoryImage, openImage } from '../support/memory-images.ts';
 import { hasQemu, qemuCheck, qemuImg } from '../support/qemu.ts';
 import { requireOrSkip } from '../support/requirements.ts';
 import { makeTemporaryDirectory, removeTemporaryDirectory } from '../support/temporary.ts';
@@ -293,7 +293,7 @@ function expectEqual(image: WritableImage, model: Uint8Array): void {
 function expectClean(format: WritableFormat, file: MemoryHostFile): void {
   if (format.name === 'raw') return;
   const findings: string[] = [];
-  const report = format.check(file, { repair: 'none', log: (sentence) => findings.push(sentence) });
+  const report = checkImage(format, file, { repair: 'none', log: (sentence) => findings.push(sentence) });
   expect(findings).toEqual([]);
   expect(report.leaks).toBe(0);
   expect(format.inspect(file).dirty).toBe(false);

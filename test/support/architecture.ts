@@ -2,6 +2,7 @@
 // A module is named by its path below src/, such as "format/qed/image.ts".
 
 import ts from 'typescript';
+import { formats, rawFormat } from '../../src/disk/registry.ts';
 
 export interface SourceModule {
   readonly path: string;
@@ -85,6 +86,20 @@ const FILESYSTEM_USERS: readonly string[] = [
   'commands/host-paths.ts',
 ];
 
+/** The list of formats; outside format/ it alone names one. */
+const REGISTRY = 'disk/registry.ts';
+/** A format's name as a word, and not the end of a file name such as "disk.qed". */
+const FORMAT_NAMES = new RegExp(`(?<![\\w./-])(${otherNames()})(?![\\w./])`, 'i');
+/** "raw" is an English word, too: it is a format's name as a whole string and behind the options that take one. */
+const RAW_NAME = new RegExp(`^${rawFormat.name}$|(?:-[fF]|--format|-O) ${rawFormat.name}\\b`);
+
+function otherNames(): string {
+  return formats
+    .filter((format) => format !== rawFormat)
+    .map(({ name }) => name)
+    .join('|');
+}
+
 const FILESYSTEM_MODULES = /^(node:)?fs(\/promises)?$/;
 
 /** Every import of a module text: import and export-from statements, dynamic imports, and import() types. */
@@ -126,7 +141,28 @@ function isTypeOnly(node: ts.ImportDeclaration | ts.ExportDeclaration): boolean 
 
 /** Every rule that a module breaks, one sentence each. */
 export function violationsOf(module: SourceModule): string[] {
-  return [...importViolations(module), ...shapeViolations(module)];
+  return [...importViolations(module), ...nameViolations(module), ...shapeViolations(module)];
+}
+
+/** What others need to know of a format its plug says, so that a new one needs no change of theirs. */
+function nameViolations({ path, text }: SourceModule): string[] {
+  if (path.startsWith('format/') || path === REGISTRY) return [];
+  const named = stringsOf({ path, text }).filter((string) => FORMAT_NAMES.test(string) || RAW_NAME.test(string));
+  return named.map((string) => `${path} names a format: "${string}"; ask its plug`);
+}
+
+/** The text of every string, and the pieces of every template. */
+function stringsOf({ path, text }: SourceModule): string[] {
+  const strings: string[] = [];
+  const visit = (node: ts.Node): void => {
+    if (ts.isImportDeclaration(node) || ts.isExportDeclaration(node)) return;
+    if (ts.isStringLiteralLike(node) || ts.isTemplateHead(node) || ts.isTemplateMiddleOrTemplateTail(node)) {
+      strings.push(node.text);
+    }
+    ts.forEachChild(node, visit);
+  };
+  visit(ts.createSourceFile(path, text, ts.ScriptTarget.Latest, true));
+  return strings;
 }
 
 function importViolations(module: SourceModule): string[] {

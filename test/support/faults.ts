@@ -7,7 +7,7 @@ import { ERRNO, ImgfuseError } from '../../src/errors/index.ts';
 import type { WritableFormat, WritableImage } from '../../src/format/image-format.ts';
 import type { MemoryHostFile } from '../../src/host/memory-file.ts';
 import { type FaultPlan, FaultyHostFile, type HostOperation } from '../../src/host/wrapping-files.ts';
-import { type OpenMemoryOptions, openImage } from './memory-images.ts';
+import { checkImage, type OpenMemoryOptions, openImage } from './memory-images.ts';
 import { type GuestStep, type Prepared, runStep, SECTOR, SECTORS, SIZE } from './workloads.ts';
 
 export interface FaultKind {
@@ -158,13 +158,13 @@ function judgeFile(
 ): void {
   if (format.name === 'raw') return;
   const findings: string[] = [];
-  const first = format.check(file.clone(), { repair: 'none', log: (sentence) => findings.push(sentence) });
+  const first = checkImage(format, file.clone(), { repair: 'none', log: (sentence) => findings.push(sentence) });
   if (first.corruptions > 0 && !format.inspect(file).dirty) throw where(`left ${findings.join('; ')}`);
   const image = openImage(format, file, options);
   compare(image, legal, where);
   image.close();
-  format.check(file, { repair: 'leaks', log: () => undefined });
-  const second = format.check(file, { repair: 'none', log: () => undefined });
+  checkImage(format, file, { repair: 'leaks', log: () => undefined });
+  const second = checkImage(format, file, { repair: 'none', log: () => undefined });
   if (second.corruptions + second.leaks > 0) throw where('the repaired image is not clean');
 }
 

@@ -1,6 +1,7 @@
 // Images in memory for model tests: created, opened and reopened without a host file.
 
-import type { Image, ImageFormat, ReadableImage } from '../../src/format/image-format.ts';
+import type { CheckReport } from '../../src/format/check-report.ts';
+import type { CheckOptions, Image, ImageFormat, ReadableImage, WritableFormat } from '../../src/format/image-format.ts';
 import type { HostFile } from '../../src/host/host-file.ts';
 import { MemoryHostFile } from '../../src/host/memory-file.ts';
 
@@ -38,9 +39,15 @@ export function openImage<Opened extends Image>(
   });
 }
 
+/** The check of a format that has one. */
+export function checkImage(format: ImageFormat, file: HostFile, options: CheckOptions): CheckReport {
+  if (format.check === undefined) throw new Error(`${format.name} has no check`);
+  return format.check(file, options);
+}
+
 /** A new image of `size` bytes in memory. */
 export function createMemoryImage(
-  format: ImageFormat,
+  format: WritableFormat,
   size: number,
   options: Readonly<Record<string, string>> = {},
   backingName?: string,

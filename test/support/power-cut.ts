@@ -13,7 +13,7 @@ import type { HostFile } from '../../src/host/host-file.ts';
 import type { MemoryHostFile } from '../../src/host/memory-file.ts';
 import { type RecordedOperation, RecordingHostFile } from '../../src/host/wrapping-files.ts';
 import { findIllegal, LegalValues } from './legal-values.ts';
-import { openImage } from './memory-images.ts';
+import { checkImage, openImage } from './memory-images.ts';
 import { put32, put64 } from './qcow2-bytes.ts';
 import { AREAS, type GuestStep, type Prepared, runStep, SECTOR, SECTORS } from './workloads.ts';
 
@@ -180,7 +180,7 @@ function record(workload: Workload): { log: RecordedOperation[]; events: GuestEv
   for (const [n, step] of steps.entries()) {
     if (n === workload.killBefore) {
       events.push({ step: { kind: 'kill' }, started: log.length, ended: log.length });
-      if (workload.repairAfterKill === true) format.check(file, { repair: 'all', log: () => undefined });
+      if (workload.repairAfterKill === true) checkImage(format, file, { repair: 'all', log: () => undefined });
       image = openImage(format, file, options);
     }
     const started = log.length;
@@ -352,7 +352,7 @@ function judgeContent(
   image.close();
   if (format.name !== 'raw') {
     if (workload.onlyLeaks || workload.leavesLeaks === true)
-      format.check(state, { repair: 'leaks', log: () => undefined });
+      checkImage(format, state, { repair: 'leaks', log: () => undefined });
     const { corruptions, leaks, findings } = checkOf(format, state);
     if (corruptions + leaks > 0) {
       return { kind: 'unrepaired', text: `after repair and close the check finds ${findings.join('; ')}` };
@@ -394,7 +394,10 @@ function checkOf(
   file: MemoryHostFile,
 ): { corruptions: number; leaks: number; findings: string[] } {
   const findings: string[] = [];
-  const { corruptions, leaks } = format.check(file, { repair: 'none', log: (sentence) => findings.push(sentence) });
+  const { corruptions, leaks } = checkImage(format, file, {
+    repair: 'none',
+    log: (sentence) => findings.push(sentence),
+  });
   return { corruptions, leaks, findings };
 }
 

@@ -11,7 +11,7 @@ import { raw } from '../../src/format/raw/index.ts';
 import { MemoryHostFile } from '../../src/host/memory-file.ts';
 import type { RecordedOperation } from '../../src/host/wrapping-files.ts';
 import { findIllegal, LegalValues } from './legal-values.ts';
-import { openImage } from './memory-images.ts';
+import { checkImage, openImage } from './memory-images.ts';
 import {
   type CrashMoment,
   type CrashState,
@@ -175,7 +175,7 @@ export function cutQemuPower(recording: Recording, folder: string, random: () =>
     note(qemu, where, workload, judgeByQemu(workload, state, legal, folder, random));
     if (isRefused(workload, state)) {
       verdicts.refused++;
-      workload.format.check(state, { repair: 'all', log: () => undefined });
+      checkImage(workload.format, state, { repair: 'all', log: () => undefined });
     }
     note(imgfuse, where, workload, judge(workload, [state], legal, random, imgfuse.states));
   }
@@ -184,7 +184,7 @@ export function cutQemuPower(recording: Recording, folder: string, random: () =>
 /** Of a format whose crashes leave leaks at worst, such a state counts as corrupt instead. */
 function isRefused({ format, onlyLeaks }: Workload, state: MemoryHostFile): boolean {
   if (onlyLeaks || format.inspect(state).dirty) return false;
-  return format.check(state, { repair: 'none', log: () => undefined }).corruptions > 0;
+  return checkImage(format, state, { repair: 'none', log: () => undefined }).corruptions > 0;
 }
 
 function note(verdict: Verdict, where: string, { steps }: Workload, fault: Fault | null): void {

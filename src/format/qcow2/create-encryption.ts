@@ -2,6 +2,7 @@
 // name, and so is what would make an image that nobody can or should open.
 
 import { ImgfuseError } from '../../errors/index.ts';
+import type { CreateOption } from '../create-option.ts';
 import { HASHES, type HashName } from './encryption.ts';
 import type { LuksOptions } from './luks.ts';
 
@@ -10,19 +11,19 @@ const MODES = ['xts', 'cbc'] as const;
 const IV_GENERATORS = ['plain', 'plain64', 'essiv'] as const;
 const HASH_NAMES = Object.keys(HASHES) as HashName[];
 
-export const ENCRYPTION_KEYS = [
-  'encrypt.format',
-  'encrypt.cipher-alg',
-  'encrypt.cipher-mode',
-  'encrypt.ivgen-alg',
-  'encrypt.ivgen-hash-alg',
-  'encrypt.hash-alg',
-  'encrypt.iter-time',
-] as const;
+export const ENCRYPTION_OPTIONS: readonly CreateOption[] = [
+  { key: 'encrypt.format', value: 'luks', text: 'encrypts the disk; see --key-file' },
+  { key: 'encrypt.cipher-alg', value: CIPHERS.join('|'), text: 'default aes-256' },
+  { key: 'encrypt.cipher-mode', value: MODES.join('|'), text: 'default xts' },
+  { key: 'encrypt.ivgen-alg', value: IV_GENERATORS.join('|'), text: 'default plain64' },
+  { key: 'encrypt.ivgen-hash-alg', value: HASH_NAMES.join('|'), text: 'only with essiv' },
+  { key: 'encrypt.hash-alg', value: HASH_NAMES.join('|'), text: 'default sha256' },
+  { key: 'encrypt.iter-time', value: 'MS', text: 'how long one try of a password takes; default 2000' },
+];
 
 /** @returns null for an image that is not encrypted @throws ImgfuseError usage, unsupported */
 export function parseEncryption(options: ReadonlyMap<string, string>): LuksOptions | null {
-  const given = ENCRYPTION_KEYS.filter((key) => options.has(key));
+  const given = ENCRYPTION_OPTIONS.map(({ key }) => key).filter((key) => options.has(key));
   refuseSecrets(options);
   if (given.length === 0) return null;
   const format = options.get('encrypt.format');
@@ -72,7 +73,7 @@ function legacy(option: string): ImgfuseError {
 
 function choice<T extends string>(
   options: ReadonlyMap<string, string>,
-  key: (typeof ENCRYPTION_KEYS)[number],
+  key: string,
   values: readonly T[],
 ): T | undefined {
   const text = options.get(key);

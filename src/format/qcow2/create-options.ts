@@ -2,10 +2,11 @@
 
 import { bytesOfName } from '../../bytes/names.ts';
 import { isPowerOfTwo, roundUp } from '../../bytes/offsets.ts';
-import { didYouMean, ImgfuseError } from '../../errors/index.ts';
+import { ImgfuseError } from '../../errors/index.ts';
+import { type CreateHelp, refuseUnknownKeys } from '../create-option.ts';
 import type { BackingReference, CreateOptions } from '../image-format.ts';
 import { parseSize } from '../size.ts';
-import { ENCRYPTION_KEYS, parseEncryption } from './create-encryption.ts';
+import { ENCRYPTION_OPTIONS, parseEncryption } from './create-encryption.ts';
 import { COMPRESSION_TYPES, type CompressionType, MAX_BACKING_NAME } from './header.ts';
 import { MAX_BACKING_FORMAT_BYTES } from './header-extension.ts';
 import type { LuksOptions } from './luks.ts';
@@ -36,25 +37,36 @@ export interface Qcow2Plan {
   readonly encryption: LuksOptions | null;
 }
 
-const KNOWN_KEYS: readonly string[] = [
-  'backing_file',
-  'backing_fmt',
-  'cluster_size',
-  'compat',
-  'compression_type',
-  'data_file',
-  'data_file_raw',
-  ...ENCRYPTION_KEYS,
-  'extended_l2',
-  'lazy_refcounts',
-  'preallocation',
-  'refcount_bits',
-];
+export const QCOW2_CREATE_HELP: CreateHelp = {
+  options: [
+    { key: 'backing_file', value: 'NAME', text: 'the same as -b' },
+    { key: 'backing_fmt', value: 'FORMAT', text: 'the same as -F' },
+    { key: 'cluster_size', value: 'SIZE', text: 'a power of two from 512 to 2M; default 64k' },
+    { key: 'compat', value: '0.10|1.1', text: 'version 2 or 3, also written v2 and v3; default 1.1' },
+    { key: 'compression_type', value: 'zlib|zstd', text: 'of compressed clusters; default zlib' },
+    { key: 'data_file', value: 'NAME', text: "makes a file for the disk's data too, and never over one that exists" },
+    { key: 'data_file_raw', value: 'on|off', text: 'the data file is a raw image of the disk; default off' },
+    ...ENCRYPTION_OPTIONS,
+    { key: 'extended_l2', value: 'on|off', text: 'clusters have 32 subclusters; default off' },
+    { key: 'lazy_refcounts', value: 'on|off', text: 'the image is marked dirty while it changes; default off' },
+    { key: 'preallocation', value: 'off|metadata|falloc|full', text: 'take space at once; default off' },
+    { key: 'refcount_bits', value: 'N', text: '1, 2, 4, 8, 16, 32 or 64; default 16' },
+  ],
+  examples: [
+    ['disk.qcow2 10G', ''],
+    ['-o encrypt.format=luks disk.qcow2 10G', 'asks for a password'],
+    ['-o data_file=disk.raw,data_file_raw=on disk.qcow2 10G', 'data apart'],
+  ],
+};
+
+/** Known, and refused with a sentence of its own. */
+const REFUSED_KEYS: readonly string[] = ['encryption', 'encrypt.key-secret'];
 
 /** @throws ImgfuseError usage, unsupported: one sentence that names the option and what it takes */
 export function planImage(create: CreateOptions): Qcow2Plan {
   const { options } = create;
-  refuseUnknown(options);
+  const asked = new Map([...options].filter(([key]) => !REFUSED_KEYS.includes(key)));
+  refuseUnknownKeys('qcow2', QCOW2_CREATE_HELP, asked);
   const dataFileRaw = flag(options, 'data_file_raw');
   const preallocation = choice(options, 'preallocation', PREALLOCATIONS, 'off');
   const plan: Qcow2Plan = {
@@ -78,14 +90,6 @@ export function planImage(create: CreateOptions): Qcow2Plan {
   checkFiles(plan);
   checkEncryption(plan);
   return plan;
-}
-
-function refuseUnknown(options: ReadonlyMap<string, string>): void {
-  for (const key of options.keys()) {
-    if (KNOWN_KEYS.includes(key) || key === 'encryption' || key === 'encrypt.key-secret') continue;
-    const hint = didYouMean(key, KNOWN_KEYS);
-    throw usage(`qcow2 has no option '${key}'${hint === '' ? `; it has ${KNOWN_KEYS.join(', ')}` : hint}`);
-  }
 }
 
 function parseCompat(text: string): 2 | 3 {

@@ -56,8 +56,10 @@ function unlessTruncated<T>(read: () => readonly T[], log: Log): readonly T[] {
 /** Reads nothing: what it needs of the file was read when the image was opened. */
 export function describeOpenImage(header: FixedHeader, current: CurrentState): ImageDetails {
   const { lazyRefcounts, specific } = header;
-  const changed = 'corrupt' in specific ? { 'lazy-refcounts': lazyRefcounts, corrupt: current.isCorrupt } : {};
-  return detailsOf(header, current, { ...specific, ...changed });
+  // version 2 has neither
+  if (!('corrupt' in specific)) return detailsOf(header, current, specific);
+  const changed = { 'lazy-refcounts': lazyRefcounts, corrupt: current.isCorrupt };
+  return { ...detailsOf(header, current, { ...specific, ...changed }), lazyRefcounts };
 }
 
 function detailsOf(

@@ -1,8 +1,9 @@
 // qcow2, the plug: probe, open, attach, create, check.
 
 import type { HostFile } from '../../host/host-file.ts';
-import type { AttachOptions, SharedImage, WritableFormat } from '../image-format.ts';
+import type { AttachOptions, CheckedFormat, SharedImage } from '../image-format.ts';
 import { createQcow2 } from './create.ts';
+import { QCOW2_CREATE_HELP } from './create-options.ts';
 import { describeHeader, inspectHeader } from './describe.ts';
 import { type Qcow2Files, Qcow2Image } from './image.ts';
 import { openQcow2 } from './open.ts';
@@ -10,11 +11,14 @@ import { readHeader } from './read-header.ts';
 import type { Qcow2State } from './state.ts';
 import { checkQcow2 } from './verify.ts';
 
-export const qcow2: WritableFormat = {
+export const qcow2: CheckedFormat = {
   name: 'qcow2',
-  canCreate: true,
+  title: 'a qcow2 image',
+  magics: [{ at: 0, text: 'QFI\xfb' }],
   // version 1 has the same magic and is another format
-  probe: (ends) => ends.has({ at: 0, text: 'QFI\xfb' }) && !ends.has({ at: 4, text: '\0\0\0\x01' }),
+  confirms: (ends) => !ends.has({ at: 4, text: '\0\0\0\x01' }),
+  can: { write: true, resize: true, backing: true, lazyRefcounts: true },
+  createHelp: QCOW2_CREATE_HELP,
   open: (file, options) => {
     const header = readHeader(file, { readOnly: options.readOnly });
     return openQcow2(file, header, describeHeader(file, header, options.log).specific, options);

@@ -3,8 +3,9 @@
 
 import { bytesOfName } from '../../bytes/names.ts';
 import { hostOffset, isPowerOfTwo, roundUp } from '../../bytes/offsets.ts';
-import { didYouMean, ImgfuseError } from '../../errors/index.ts';
+import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
+import { type CreateHelp, refuseUnknownKeys } from '../create-option.ts';
 import type { CreateOptions } from '../image-format.ts';
 import { parseSize } from '../size.ts';
 import { isRefusedByQemu, maxImageSize } from './geometry.ts';
@@ -20,20 +21,24 @@ import {
   serializeHeader,
 } from './header.ts';
 
-const KEYS: readonly string[] = ['cluster_size', 'table_size'];
+export const QED_CREATE_HELP: CreateHelp = {
+  options: [
+    { key: 'cluster_size', value: 'SIZE', text: 'a power of two from 4k to 64M; default 64k' },
+    { key: 'table_size', value: 'N', text: 'clusters of each L1 and L2 table, a power of two from 1 to 16; default 4' },
+  ],
+  examples: [
+    ['disk.qed 10G', ''],
+    ['-o cluster_size=64k,table_size=4 disk.qed 10G', ''],
+    ['-b base.qed -F qed overlay.qed', 'changes go to overlay.qed'],
+  ],
+};
 const DEFAULT_CLUSTER_SIZE = 65536;
 const DEFAULT_TABLE_SIZE = 4;
 const SECTOR_BYTES = 512;
 
-/**
- * Options: cluster_size (bytes, power of two, 4k to 64M, default 64k), table_size (clusters, power of two, 1 to 16,
- * default 4). The size is rounded up to a multiple of 512 bytes.
- */
+/** The size is rounded up to a multiple of 512 bytes. */
 export function createQed(file: HostFile, { size: wanted, options, backing, log }: CreateOptions): void {
-  for (const key of options.keys()) {
-    if (KEYS.includes(key)) continue;
-    throw usage(`qed has no option '${key}'; it has ${KEYS.join(' and ')}${didYouMean(key, KEYS)}`);
-  }
+  refuseUnknownKeys('qed', QED_CREATE_HELP, options);
   const size = roundUp(wanted, SECTOR_BYTES);
   const clusterSize = sizeOption(options, 'cluster_size', DEFAULT_CLUSTER_SIZE);
   const tableSizeClusters = sizeOption(options, 'table_size', DEFAULT_TABLE_SIZE);

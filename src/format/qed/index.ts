@@ -10,16 +10,16 @@ import { FreeClusters, MAX_TRACKED_CLUSTERS } from '../free-clusters.ts';
 import { clustersOnHost } from '../host-clusters.ts';
 import {
   type AttachOptions,
+  type CheckedFormat,
   type CheckOptions,
   type OpenOptions,
   progressOf,
   type SharedImage,
-  type WritableFormat,
 } from '../image-format.ts';
 import { UnopenedBacking } from '../unopened-backing.ts';
 import { countAllocated } from './allocated-clusters.ts';
 import { checkTables, type QedCheck } from './check.ts';
-import { createQed } from './create.ts';
+import { createQed, QED_CREATE_HELP } from './create.ts';
 import {
   AUTOCLEAR_OFFSET,
   describeHeader,
@@ -37,10 +37,12 @@ import { ALLOCATED_CLUSTERS, createQedState, DIRTY, type QedState } from './stat
 /** Leaks between clusters in use that one open takes back; a hostile file may claim any number. 1 TiB of 64 KiB clusters. */
 const MAX_RECLAIMED_CLUSTERS = 2 ** 24;
 
-export const qed: WritableFormat = {
+export const qed: CheckedFormat = {
   name: 'qed',
-  canCreate: true,
-  probe: (ends) => ends.has({ at: 0, text: 'QED\0' }),
+  title: 'a QED image',
+  magics: [{ at: 0, text: 'QED\0' }],
+  can: { write: true, resize: true, backing: true, lazyRefcounts: false },
+  createHelp: QED_CREATE_HELP,
   open: (file, options) => openQed(file, options, false),
   attach: attachQed,
   create: createQed,

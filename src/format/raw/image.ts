@@ -179,7 +179,7 @@ export class RawImage implements WritableImage {
     return {
       format: 'raw',
       virtualSize: this.virtualSize(),
-      clusterSize: RAW_CLUSTER_SIZE,
+      clusterSize: null,
       dirty: false,
       specific: {},
     };

@@ -4,27 +4,31 @@
 
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
+import { type CreateHelp, refuseUnknownKeys } from '../create-option.ts';
 import type { AttachOptions, CreateOptions, OpenOptions, SharedImage, WritableFormat } from '../image-format.ts';
 import { createWriteTrackerState } from '../write-tracker.ts';
-import { RAW_CLUSTER_SIZE, RawImage, type RawState, rawSize } from './image.ts';
+import { RawImage, type RawState, rawSize } from './image.ts';
+
+const RAW_CREATE_HELP: CreateHelp = {
+  options: [
+    { key: 'preallocation', value: 'off|falloc|full', text: 'take the space of the whole disk at once; default off' },
+  ],
+  examples: [],
+};
 
 export const raw: WritableFormat = {
   name: 'raw',
-  canCreate: true,
-  probe: () => true,
+  title: 'a raw image',
+  magics: [],
+  can: { write: true, resize: true, backing: false, lazyRefcounts: false },
+  createHelp: RAW_CREATE_HELP,
   open: openRaw,
   attach: attachRaw,
   create: createRaw,
-  check: (file) => {
-    throw new ImgfuseError('unsupported', `${file.path}: raw images have no metadata, so there is nothing to check`, {
-      path: file.path,
-      operation: 'check',
-    });
-  },
   inspect: (file) => ({
     format: 'raw',
     virtualSize: rawSize(file.size()),
-    clusterSize: RAW_CLUSTER_SIZE,
+    clusterSize: null,
     dirty: false,
     specific: {},
   }),
@@ -50,13 +54,10 @@ function attachRaw(file: HostFile, shared: SharedImage, options: AttachOptions):
   return new RawImage(file, shared.state as RawState, options);
 }
 
-/** Options: preallocation = off | falloc | full. The size is rounded up to 512 bytes. */
-function createRaw(file: HostFile, { size, options, backing }: CreateOptions): void {
-  if (backing !== undefined) throw new ImgfuseError('usage', 'a raw image cannot have a backing file; use qed');
+/** The size is rounded up to 512 bytes. */
+function createRaw(file: HostFile, { size, options }: CreateOptions): void {
+  refuseUnknownKeys('raw', RAW_CREATE_HELP, options);
   const preallocation = options.get('preallocation') ?? 'off';
-  for (const key of options.keys()) {
-    if (key !== 'preallocation') throw new ImgfuseError('usage', `raw has no option '${key}'; it has preallocation`);
-  }
   if (!['off', 'falloc', 'full'].includes(preallocation)) {
     throw new ImgfuseError('usage', `preallocation=${preallocation} is not valid; use off, falloc or full`);
   }

@@ -141,6 +141,8 @@ describe('an option', () => {
     expect(complaint('info', '-Ux', 'a')).toContain('info has no option -Ux');
   });
   it('that is needed is named with its values', () => {
+    expect(complaint('create', '-f', 'qed')).toContain('the IMAGE is missing');
+    expect(parsed('create', '-f', 'qed', '-o', 'help')['options']).toEqual(['help']);
     expect(complaint('create', 'a', '1M')).toContain('create needs the option -f qed|qcow2|raw');
     expect(complaint('remount', 'm')).toContain('remount needs the option -o rw|ro');
   });

@@ -7,6 +7,7 @@ import { GLOBAL_OPTIONS, type Option } from '../../../src/commands/command.ts';
 import { MOUNT_OPTIONS_HELP } from '../../../src/commands/mount.ts';
 import { MOUNT_OPTION_NAMES } from '../../../src/commands/mount-options.ts';
 import { PROGRAM } from '../../../src/commands/program.ts';
+import { formats } from '../../../src/disk/registry.ts';
 
 const page = readFileSync(new URL('../../../scripts/man/imgfuse.1', import.meta.url), 'utf8')
   .replaceAll('\\-', '-')
@@ -76,6 +77,23 @@ describe('the manual page', () => {
     const elsewhere = command === 'mount' ? [] : PASSWORD_OPTIONS;
     const expected = all.filter((option) => !elsewhere.includes(option));
     expect([...new Set(explained(command))].sort()).toEqual([...new Set(expected)].sort());
+  });
+
+  it.each(
+    formats.flatMap(({ name, createHelp }) => (createHelp === undefined ? [] : [[name, createHelp] as const])),
+  )('lists the options of create -f %s as -o help does', (name, { options }) => {
+    const entries = entriesOf(section(`create -f ${name}`)).map(({ text }) => text.trim().split('\n'));
+    expect(entries).toEqual(options.map(({ key, value, text }) => [`.B ${key}=${value}`, `${text}.`]));
+  });
+
+  it('names every format that images can be made in, and no other', () => {
+    const { text } = entriesOf(section('create')).find(({ heading }) => heading.includes('--format'))!;
+    const names = text
+      .split('\n')
+      .slice(1)
+      .join(' ')
+      .match(/\b(?!BR|B\b|or\b)\w+\b/g)!;
+    expect(names.sort()).toEqual(formats.flatMap(({ name, create }) => (create === undefined ? [] : [name])).sort());
   });
 
   it('says which commands take a password', () => {

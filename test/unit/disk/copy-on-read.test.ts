@@ -18,7 +18,7 @@ import type { HostFile } from '../../../src/host/host-file.ts';
 import { MemoryHostFile } from '../../../src/host/memory-file.ts';
 import { CountingHostFile, FaultyHostFile } from '../../../src/host/wrapping-files.ts';
 import { firstDifference, readAll, withDisk } from '../../support/image-files.ts';
-import { createMemoryImage, openImage } from '../../support/memory-images.ts';
+import { checkImage, createMemoryImage, openImage } from '../../support/memory-images.ts';
 import { canMountAsRoot, requireOrSkip } from '../../support/requirements.ts';
 import { makeTemporaryDirectory, removeTemporaryDirectory } from '../../support/temporary.ts';
 
@@ -103,7 +103,7 @@ function onDisk(content: Uint8Array): Buffer {
 
 function expectSound({ format }: Subject, file: HostFile): void {
   const findings: string[] = [];
-  format.check(file, { repair: 'none', log: (finding) => findings.push(finding) });
+  checkImage(format, file, { repair: 'none', log: (finding) => findings.push(finding) });
   expect(findings).toEqual([]);
 }
 
@@ -237,7 +237,7 @@ describe.each(SUBJECTS)('$name', (subject) => {
         'none',
       );
       again.disk.close();
-      const report = subject.format.check(file, { repair: 'none', log: () => undefined });
+      const report = checkImage(subject.format, file, { repair: 'none', log: () => undefined });
       expect(report.corruptions + report.checkErrors, `position ${position}`).toBe(0);
     }
   });

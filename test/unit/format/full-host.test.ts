@@ -9,7 +9,7 @@ import { qcow2 } from '../../../src/format/qcow2/index.ts';
 import { qed } from '../../../src/format/qed/index.ts';
 import { raw } from '../../../src/format/raw/index.ts';
 import { MemoryHostFile } from '../../../src/host/memory-file.ts';
-import { createMemoryImage, openImage } from '../../support/memory-images.ts';
+import { checkImage, createMemoryImage, openImage } from '../../support/memory-images.ts';
 
 const MIB = 2 ** 20;
 const CLUSTER = 65536;
@@ -96,7 +96,7 @@ function closeClean(format: WritableFormat, { file, image }: Opened): void {
   file.space = Number.POSITIVE_INFINITY;
   image.close();
   const said: string[] = [];
-  expect(format.check(file, { repair: 'none', log: (sentence) => said.push(sentence) })).toMatchObject({
+  expect(checkImage(format, file, { repair: 'none', log: (sentence) => said.push(sentence) })).toMatchObject({
     corruptions: 0,
     leaks: 0,
   });

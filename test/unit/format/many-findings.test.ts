@@ -6,7 +6,7 @@ import { hostOffset } from '../../../src/bytes/offsets.ts';
 import { formatByName } from '../../../src/disk/registry.ts';
 import { MAX_FINDINGS } from '../../../src/format/check-report.ts';
 import type { MemoryHostFile } from '../../../src/host/memory-file.ts';
-import { openImage } from '../../support/memory-images.ts';
+import { checkImage, openImage } from '../../support/memory-images.ts';
 import { CLUSTER, tableHeavy } from '../../support/table-heavy.ts';
 
 const WRONG = CLUSTER / 8;
@@ -23,7 +23,7 @@ function damaged(format: 'qed' | 'qcow2'): MemoryHostFile {
 describe.each(['qed', 'qcow2'] as const)('a %s image in which every entry is wrong', (format) => {
   test('has all of it counted and the first of it told', () => {
     const told: string[] = [];
-    const report = formatByName(format).check(damaged(format), {
+    const report = checkImage(formatByName(format), damaged(format), {
       repair: 'none',
       log: (finding) => told.push(finding),
     });
@@ -37,7 +37,7 @@ describe('a QED image in which every entry is wrong', () => {
   test('has each told when check -r all takes it away', () => {
     const told: string[] = [];
     const log = (finding: string): void => void told.push(finding);
-    const report = formatByName('qed').check(damaged('qed'), { repair: 'all', log });
+    const report = checkImage(formatByName('qed'), damaged('qed'), { repair: 'all', log });
     expect(report.corruptionsFixed).toBe(WRONG);
     expect(told.filter((finding) => /L2 entry \d+ .*0x2020202020200 /.test(finding))).toHaveLength(WRONG);
   });

@@ -10,7 +10,7 @@ import type { WritableFormat, WritableImage } from '../../../src/format/image-fo
 import { qcow2 } from '../../../src/format/qcow2/index.ts';
 import { qed } from '../../../src/format/qed/index.ts';
 import { MemoryHostFile } from '../../../src/host/memory-file.ts';
-import { createMemoryImage, openImage } from '../../support/memory-images.ts';
+import { checkImage, createMemoryImage, openImage } from '../../support/memory-images.ts';
 
 const CLUSTER = 4096;
 const ENTRIES = CLUSTER / 8;
@@ -111,7 +111,7 @@ describe.each(CASES)('a truncated copy of a $format.name image', (kind) => {
         );
       }
       image.close();
-      const report = format.check(file, { repair: 'none', log: () => undefined });
+      const report = checkImage(format, file, { repair: 'none', log: () => undefined });
       const isLost = [...WRITTEN].some((cluster) => !expected(kind, whole, length, cluster)?.equals(fill(cluster)));
       if (isLost && length % CLUSTER === 0) expect(checkExitCode(report), `${length} bytes`).not.toBe(0);
       expect(Buffer.compare(file.bytes(), whole.subarray(0, length))).toBe(0);
@@ -142,13 +142,13 @@ describe.each(CASES)('a truncated copy of a $format.name image', (kind) => {
     for (const length of lengths) {
       const file = new MemoryHostFile(empty.slice(0, length));
       const said: string[] = [];
-      const report = format.check(file, { repair: 'all', log: (sentence) => said.push(sentence) });
+      const report = checkImage(format, file, { repair: 'all', log: (sentence) => said.push(sentence) });
       expect([length, report.corruptions - report.corruptionsFixed, report.checkErrors]).toEqual([length, 0, 0]);
       expect(said.join('\n')).toContain('Repaired');
       const image = openImage(format, file);
       image.write(fill(7), 0, CLUSTER, guestOffset(7 * CLUSTER));
       image.close();
-      const after = format.check(file, { repair: 'leaks', log: () => undefined });
+      const after = checkImage(format, file, { repair: 'leaks', log: () => undefined });
       expect([length, after.corruptions]).toEqual([length, 0]);
       const again = openImage(format, file, { readOnly: true });
       expect(readCluster(again, 7)).toEqual(fill(7));
@@ -167,7 +167,9 @@ test.each(CASES)('a $format.name image whose L1 table is said to be far beyond t
     view.setBigUint64(40, offset, format === qed);
     const file = new MemoryHostFile(bytes.slice());
     const started = performance.now();
-    expect(() => format.check(file, { repair: 'all', log: () => undefined })).toThrow(/far beyond the end of the file/);
+    expect(() => checkImage(format, file, { repair: 'all', log: () => undefined })).toThrow(
+      /far beyond the end of the file/,
+    );
     expect(performance.now() - started).toBeLessThan(1000);
     expect(Buffer.compare(file.bytes(), bytes)).toBe(0);
   }

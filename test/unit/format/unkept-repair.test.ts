@@ -8,7 +8,7 @@ import type { WritableFormat } from '../../../src/format/image-format.ts';
 import { qcow2 } from '../../../src/format/qcow2/index.ts';
 import { qed } from '../../../src/format/qed/index.ts';
 import { MemoryHostFile } from '../../../src/host/memory-file.ts';
-import { createMemoryImage, openImage } from '../../support/memory-images.ts';
+import { checkImage, createMemoryImage, openImage } from '../../support/memory-images.ts';
 
 /** Does not do the write that covers `victim`, and answers as if it had. */
 class ForgetfulFile extends MemoryHostFile {
@@ -86,7 +86,7 @@ describe.each(CASES)('$format.name on a host that forgets a write of the repair'
     if (!marked) content[format.name === 'qed' ? 16 : 79]! &= format.name === 'qed' ? ~2 : ~1;
     const file = new ForgetfulFile(content, victim);
     const said: string[] = [];
-    const report: CheckReport = format.check(file, { repair: 'all', log: (sentence) => said.push(sentence) });
+    const report: CheckReport = checkImage(format, file, { repair: 'all', log: (sentence) => said.push(sentence) });
     expect(file.forgotten).toBeGreaterThan(0);
     expect(report.checkErrors).toBeGreaterThan(0);
     expect(said.join('\n')).toContain('left after the repair');
