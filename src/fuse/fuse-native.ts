@@ -12,6 +12,7 @@ import { loadFuseNative, type NativeMount, type NativeOptions } from './fuse-nat
 import { inspectMountpoint } from './mount.ts';
 import type { MountOptions } from './mount-options.ts';
 import { findMount, mountsOfConnection } from './mount-table.ts';
+import { ATTRIBUTE_TIMEOUT_SECONDS } from './reply.ts';
 import type { ServerHooks } from './server.ts';
 import { abortMount, type UnmountOptions } from './unmount.ts';
 
@@ -79,7 +80,9 @@ function libfuseOptions(options: FuseNativeOptions): NativeOptions {
   // the package has no option for these; what follows a comma in the subtype reaches libfuse as options of their own.
   // big_writes: without it every WRITE has 4 KiB. auto_cache: an opening keeps
   // the pages unless size or time have changed since the last one, as zeros change it that nobody has written.
-  const extra = ['big_writes', 'max_write=131072', 'auto_cache', 'use_ino', 'atomic_o_trunc', ...flags];
+  // attr_timeout: ATTRIBUTE_TIMEOUT_SECONDS in reply.ts says why.
+  const timeout = `attr_timeout=${ATTRIBUTE_TIMEOUT_SECONDS}`;
+  const extra = ['big_writes', 'max_write=131072', 'auto_cache', 'use_ino', 'atomic_o_trunc', timeout, ...flags];
   const native: NativeOptions = {
     timeout: false,
     fsname: options.source.replace(/[\\,]/g, '\\$&'),

@@ -24,8 +24,11 @@ export const DATA_OFFSET = fuse_out_header.size;
 
 /** How long the kernel may keep an entry: nodes are permanent. */
 export const ENTRY_TIMEOUT_SECONDS = 60;
-/** How long the kernel may keep attributes that it did not change itself. */
-export const ATTRIBUTE_TIMEOUT_SECONDS = 1;
+/**
+ * How long the kernel may keep attributes. An opening with O_TRUNC makes its size of the disk 0, and once more without marking
+ * it as stale: until the attributes expire, every buffered read finds the end of the file, and a loop device gets EIO.
+ */
+export const ATTRIBUTE_TIMEOUT_SECONDS = 0;
 
 const S_IFMT = 0o170000;
 

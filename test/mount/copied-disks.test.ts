@@ -1,5 +1,6 @@
 // Programs that copy a disk with its holes, out of a mount and onto one: what arrives is what was sent, on both transports.
 
+import { spawn } from 'node:child_process';
 import {
   closeSync,
   constants,
@@ -175,4 +176,41 @@ test('a reader beside the copy sees its zeros, and so does whoever opens the dis
   expect(byte(late, 2 * MIB), 'who opens later').toBe('\0');
   await vi.waitFor(() => expect(byte(reader, 2 * MIB), 'who reads all the time').toBe('\0'), 5000);
   for (const file of [reader, copy, late]) closeSync(file);
+});
+
+/** Reads the start of the disk for as long as it runs, and prints how many reads in a row found no byte there. */
+const READER = `
+  const fs = require('node:fs');
+  const file = fs.openSync(process.argv[1], 'r');
+  const target = Buffer.alloc(4096);
+  let [longest, row] = [0, 0];
+  process.stdout.write('ready');
+  const until = Date.now() + Number(process.argv[2]);
+  while (Date.now() < until) {
+    row = fs.readSync(file, target, 0, target.length, 0) > 0 ? 0 : row + 1;
+    longest = Math.max(longest, row);
+  }
+  process.stdout.write(' ' + longest);
+`;
+
+describe.each(['kernel', 'fuse-native'])('transport %s', (transport) => {
+  test('an opening with O_TRUNC leaves the disk its size for whoever reads it meanwhile', async (context) => {
+    requireOrSkip(context, canMountAsRoot(), 'root and /dev/fuse');
+    if (transport === 'fuse-native') requireOrSkip(context, fuseNativeAvailable(), 'fuse-native');
+    mountFull('raw', transport);
+    const reader = spawn(process.execPath, ['-e', READER, disk, '4000']);
+    let output = '';
+    reader.stdout.on('data', (data: Buffer) => {
+      output += data.toString();
+    });
+    const ended = new Promise((resolve) => reader.once('close', resolve));
+    await vi.waitFor(() => expect(output).toBe('ready'), 5000);
+    for (let opening = 0; opening < 30; opening++) {
+      closeSync(openSync(disk, constants.O_WRONLY | constants.O_TRUNC));
+      await new Promise((resolve) => setTimeout(resolve, 100));
+    }
+    await ended;
+    // the kernel's size is 0 for a moment at each opening; it was so until its attributes ran out, for thousands of reads
+    expect(Number(output.split(' ')[1])).toBeLessThan(100);
+  });
 });

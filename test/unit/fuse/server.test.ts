@@ -70,7 +70,7 @@ function encodedEntry(attributes: Attributes): Buffer {
     u64(attributes.ino),
     u64(attributes.generation),
     u64(60),
-    u64(1),
+    u64(0),
     u32(0),
     u32(0),
     encodedAttributes(attributes),
@@ -113,7 +113,7 @@ function answerTo(
 describe('attributes', () => {
   test('GETATTR answers fuse_attr_out with the unique of the request, bit for bit', () => {
     const reply = answerTo(3, [u32(0), u32(0), u64(0)], { getattr: () => FILE });
-    expect(reply).toEqual({ unique: UNIQUE, errno: 0, body: encode(u64(1), u32(0), u32(0), encodedAttributes(FILE)) });
+    expect(reply).toEqual({ unique: UNIQUE, errno: 0, body: encode(u64(0), u32(0), u32(0), encodedAttributes(FILE)) });
   });
 
   test('LOOKUP answers fuse_entry_out', () => {
