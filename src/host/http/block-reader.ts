@@ -1,19 +1,9 @@
 // The readers' side of the block cache: copies what is there, queues what is not and sleeps until it has come, and reads
 // ahead of a sequential reader. The window doubles each time its first block, which carries the mark, is read.
 
-import { steadyMs } from "../../concurrency/clock.ts";
-import { ImgfuseError } from "../../errors/index.ts";
-import {
-	ARRIVALS,
-	type BlockCache,
-	FAILED,
-	MARK,
-	PINS,
-	QUEUED,
-	READY,
-	REQUESTS,
-	STATE,
-} from "./block-cache.ts";
+import { steadyMs } from '../../concurrency/clock.ts';
+import { ImgfuseError } from '../../errors/index.ts';
+import { ARRIVALS, type BlockCache, FAILED, MARK, PINS, QUEUED, READY, REQUESTS, STATE } from './block-cache.ts';
 
 /** Blocks of one read that are queued at once. */
 const DEMAND_BLOCKS = 16;
@@ -23,216 +13,181 @@ const FULL_MS = 5;
 const LOOK_MS = 1000;
 
 export class BlockReader {
-	private readonly cache: BlockCache;
-	private readonly path: string;
+  private readonly cache: BlockCache;
+  private readonly path: string;
 
-	/** of the kernel's request that is being served; null outside of any */
-	private beganMs: number | null = null;
+  /** of the kernel's request that is being served; null outside of any */
+  private beganMs: number | null = null;
 
-	constructor(cache: BlockCache, path: string) {
-		this.cache = cache;
-		this.path = path;
-	}
+  constructor(cache: BlockCache, path: string) {
+    this.cache = cache;
+    this.path = path;
+  }
 
-	/** Reads from now on serve a new request of the kernel, which must be answered in time. */
-	requestBegins(): void {
-		if (Number.isFinite(this.cache.state.answerMs)) this.beganMs = steadyMs();
-	}
+  /** Reads from now on serve a new request of the kernel, which must be answered in time. */
+  requestBegins(): void {
+    if (Number.isFinite(this.cache.state.answerMs)) this.beganMs = steadyMs();
+  }
 
-	/** Reads [offset, offset + length), which lies inside the file. Throws ImgfuseError io */
-	read(
-		target: Uint8Array,
-		targetOffset: number,
-		length: number,
-		offset: number,
-	): void {
-		const { blockBytes } = this.cache.state;
-		const last = Math.floor((offset + length - 1) / blockBytes);
-		for (let done = 0; done < length; ) {
-			const block = Math.floor((offset + done) / blockBytes);
-			const inBlock = (offset + done) % blockBytes;
-			const part = Math.min(blockBytes - inBlock, length - done);
-			this.cache.lock.run(() =>
-				this.copy(block, last, inBlock, target, targetOffset + done, part),
-			);
-			done += part;
-		}
-	}
+  /** Reads [offset, offset + length), which lies inside the file. Throws ImgfuseError io */
+  read(target: Uint8Array, targetOffset: number, length: number, offset: number): void {
+    const { blockBytes } = this.cache.state;
+    const last = Math.floor((offset + length - 1) / blockBytes);
+    for (let done = 0; done < length; ) {
+      const block = Math.floor((offset + done) / blockBytes);
+      const inBlock = (offset + done) % blockBytes;
+      const part = Math.min(blockBytes - inBlock, length - done);
+      this.cache.lock.run(() => this.copy(block, last, inBlock, target, targetOffset + done, part));
+      done += part;
+    }
+  }
 
-	/** The lock is held; it is released while the block is on its way. @param last block of this read, so that it is queued, too */
-	private copy(
-		block: number,
-		last: number,
-		inBlock: number,
-		target: Uint8Array,
-		targetOffset: number,
-		length: number,
-	): void {
-		const { cache } = this;
-		const slot = this.present(block, last);
-		if (cache.word(slot, STATE) !== READY) this.await(slot);
-		const start = slot * cache.state.blockBytes + inBlock;
-		target.set(cache.bytes.subarray(start, start + length), targetOffset);
-		cache.noteUse(slot);
-		if (cache.word(slot, MARK) !== 0) this.readFurther(slot, block);
-	}
+  /** The lock is held; it is released while the block is on its way. @param last block of this read, so that it is queued, too */
+  private copy(
+    block: number,
+    last: number,
+    inBlock: number,
+    target: Uint8Array,
+    targetOffset: number,
+    length: number,
+  ): void {
+    const { cache } = this;
+    const slot = this.present(block, last);
+    if (cache.word(slot, STATE) !== READY) this.await(slot);
+    const start = slot * cache.state.blockBytes + inBlock;
+    target.set(cache.bytes.subarray(start, start + length), targetOffset);
+    cache.noteUse(slot);
+    if (cache.word(slot, MARK) !== 0) this.readFurther(slot, block);
+  }
 
-	/** The slot of a block, which is queued if it was not there. */
-	private present(block: number, last: number): number {
-		const { cache } = this;
-		for (;;) {
-			const found = cache.find(block);
-			// a failure that others have yet to hear of is theirs
-			if (found >= 0) return found;
-			const slot = cache.insert(block, QUEUED);
-			if (slot >= 0) {
-				const end = Math.min(last + 1, block + DEMAND_BLOCKS);
-				this.queue(block + 1, end);
-				const before = this.runBefore(block);
-				if (before > 0) this.readAhead(end, Math.max(before, end - block));
-				cache.wake(REQUESTS);
-				return slot;
-			}
-			if (this.remainingMs() <= 0) throw this.lateError(block);
-			cache.lookAfterLoader();
-			if (cache.isClosed) throw this.aloneError(block);
-			this.sleep(FULL_MS);
-		}
-	}
+  /** The slot of a block, which is queued if it was not there. */
+  private present(block: number, last: number): number {
+    const { cache } = this;
+    for (;;) {
+      const found = cache.find(block);
+      // a failure that others have yet to hear of is theirs
+      if (found >= 0) return found;
+      const slot = cache.insert(block, QUEUED);
+      if (slot >= 0) {
+        const end = Math.min(last + 1, block + DEMAND_BLOCKS);
+        this.queue(block + 1, end);
+        const before = this.runBefore(block);
+        if (before > 0) this.readAhead(end, Math.max(before, end - block));
+        cache.wake(REQUESTS);
+        return slot;
+      }
+      if (this.remainingMs() <= 0) throw this.lateError(block);
+      cache.lookAfterLoader();
+      if (cache.isClosed) throw this.aloneError(block);
+      this.sleep(FULL_MS);
+    }
+  }
 
-	/** How long this request may still wait, whatever arrives; the lock is held. */
-	private remainingMs(): number {
-		const { cache, beganMs } = this;
-		const { answerMs } = cache.state;
-		if (beganMs === null) return Number.POSITIVE_INFINITY;
-		const nowMs = steadyMs();
-		return Math.min(beganMs, cache.waitsAt(nowMs)) + answerMs - nowMs;
-	}
+  /** How long this request may still wait, whatever arrives; the lock is held. */
+  private remainingMs(): number {
+    const { cache, beganMs } = this;
+    const { answerMs } = cache.state;
+    if (beganMs === null) return Number.POSITIVE_INFINITY;
+    const nowMs = steadyMs();
+    return Math.min(beganMs, cache.waitsAt(nowMs)) + answerMs - nowMs;
+  }
 
-	private lateError(block: number): ImgfuseError {
-		const seconds = this.cache.state.answerMs / 1000;
-		return this.error(
-			block,
-			`cannot be read: the kernel allows no longer wait than ${seconds} seconds for its server`,
-		);
-	}
+  private lateError(block: number): ImgfuseError {
+    const seconds = this.cache.state.answerMs / 1000;
+    return this.error(block, `cannot be read: the kernel allows no longer wait than ${seconds} seconds for its server`);
+  }
 
-	private aloneError(block: number): ImgfuseError {
-		const what = this.cache.isLoaderAlive
-			? "does not answer"
-			: "has died, and reading again does not help";
-		return this.error(
-			block,
-			`cannot be read: the network thread of this process ${what}`,
-		);
-	}
+  private aloneError(block: number): ImgfuseError {
+    const what = this.cache.isLoaderAlive ? 'does not answer' : 'has died, and reading again does not help';
+    return this.error(block, `cannot be read: the network thread of this process ${what}`);
+  }
 
-	private error(block: number, reason: string): ImgfuseError {
-		const offset = block * this.cache.state.blockBytes;
-		const last = offset + this.cache.lengthOf(block) - 1;
-		return new ImgfuseError(
-			"io",
-			`${this.path} ${reason} (bytes ${offset} to ${last})`,
-			{
-				path: this.path,
-				offset,
-				operation: "read",
-			},
-		);
-	}
+  private error(block: number, reason: string): ImgfuseError {
+    const offset = block * this.cache.state.blockBytes;
+    const last = offset + this.cache.lengthOf(block) - 1;
+    return new ImgfuseError('io', `${this.path} ${reason} (bytes ${offset} to ${last})`, {
+      path: this.path,
+      offset,
+      operation: 'read',
+    });
+  }
 
-	/** Waits until the block of a slot is READY. Throws why it does not come. */
-	private await(slot: number): void {
-		const { cache } = this;
-		const block = cache.blockOf(slot);
-		cache.setWord(slot, PINS, cache.word(slot, PINS) + 1);
-		const isOver = (): boolean =>
-			cache.word(slot, STATE) === READY || cache.word(slot, STATE) === FAILED;
-		const isLate = !this.sleepUntil(isOver);
-		const pins = cache.word(slot, PINS) - 1;
-		cache.setWord(slot, PINS, pins);
-		const state = cache.word(slot, STATE);
-		if (state === READY) return;
-		if (state !== FAILED)
-			throw isLate ? this.lateError(block) : this.aloneError(block);
-		const reason = cache.errorOf(slot);
-		if (pins === 0) cache.clear(slot);
-		throw this.error(block, reason);
-	}
+  /** Waits until the block of a slot is READY. Throws why it does not come. */
+  private await(slot: number): void {
+    const { cache } = this;
+    const block = cache.blockOf(slot);
+    cache.setWord(slot, PINS, cache.word(slot, PINS) + 1);
+    const isOver = (): boolean => cache.word(slot, STATE) === READY || cache.word(slot, STATE) === FAILED;
+    const isLate = !this.sleepUntil(isOver);
+    const pins = cache.word(slot, PINS) - 1;
+    cache.setWord(slot, PINS, pins);
+    const state = cache.word(slot, STATE);
+    if (state === READY) return;
+    if (state !== FAILED) throw isLate ? this.lateError(block) : this.aloneError(block);
+    const reason = cache.errorOf(slot);
+    if (pins === 0) cache.clear(slot);
+    throw this.error(block, reason);
+  }
 
-	/** @returns false when this request must be answered first; true when it is over, or nothing is going to come any more */
-	private sleepUntil(isOver: () => boolean): boolean {
-		const { cache } = this;
-		const { silenceMs } = cache.state;
-		let heardMs = steadyMs();
-		while (!isOver() && !cache.isClosed) {
-			const remainingMs = this.remainingMs();
-			if (remainingMs <= 0) return false;
-			const quietMs = steadyMs() - heardMs;
-			if (quietMs >= silenceMs) return true;
-			if (
-				this.sleep(Math.min(LOOK_MS, silenceMs - quietMs, remainingMs)) !==
-				"timed-out"
-			)
-				heardMs = steadyMs();
-			else cache.lookAfterLoader();
-		}
-		return true;
-	}
+  /** @returns false when this request must be answered first; true when it is over, or nothing is going to come any more */
+  private sleepUntil(isOver: () => boolean): boolean {
+    const { cache } = this;
+    const { silenceMs } = cache.state;
+    let heardMs = steadyMs();
+    while (!isOver() && !cache.isClosed) {
+      const remainingMs = this.remainingMs();
+      if (remainingMs <= 0) return false;
+      const quietMs = steadyMs() - heardMs;
+      if (quietMs >= silenceMs) return true;
+      if (this.sleep(Math.min(LOOK_MS, silenceMs - quietMs, remainingMs)) !== 'timed-out') heardMs = steadyMs();
+      else cache.lookAfterLoader();
+    }
+    return true;
+  }
 
-	private sleep(milliseconds: number): "ok" | "not-equal" | "timed-out" {
-		const { lock, words } = this.cache;
-		const seen = Atomics.load(words, ARRIVALS);
-		// not before: who closes says so first, and wakes then
-		if (this.cache.isClosed) return "not-equal";
-		lock.unlock();
-		try {
-			return Atomics.wait(words, ARRIVALS, seen, milliseconds);
-		} finally {
-			lock.lock();
-		}
-	}
+  private sleep(milliseconds: number): 'ok' | 'not-equal' | 'timed-out' {
+    const { lock, words } = this.cache;
+    const seen = Atomics.load(words, ARRIVALS);
+    // not before: who closes says so first, and wakes then
+    if (this.cache.isClosed) return 'not-equal';
+    lock.unlock();
+    try {
+      return Atomics.wait(words, ARRIVALS, seen, milliseconds);
+    } finally {
+      lock.lock();
+    }
+  }
 
-	private readFurther(slot: number, block: number): void {
-		const { cache } = this;
-		cache.setWord(slot, MARK, 0);
-		let end = block + 1;
-		while (end - block <= cache.state.readAheadBlocks && cache.find(end) >= 0)
-			end++;
-		if (this.readAhead(end, 2 * (end - block))) cache.wake(REQUESTS);
-	}
+  private readFurther(slot: number, block: number): void {
+    const { cache } = this;
+    cache.setWord(slot, MARK, 0);
+    let end = block + 1;
+    while (end - block <= cache.state.readAheadBlocks && cache.find(end) >= 0) end++;
+    if (this.readAhead(end, 2 * (end - block))) cache.wake(REQUESTS);
+  }
 
-	/** Queues up to `count` blocks from `start` on and marks the first. @returns whether there were any */
-	private readAhead(start: number, count: number): boolean {
-		const { cache } = this;
-		const end = Math.min(
-			start + Math.min(count, cache.state.readAheadBlocks),
-			cache.blockCount,
-		);
-		if (end <= start) return false;
-		this.queue(start, end);
-		const slot = cache.find(start);
-		if (slot >= 0) cache.setWord(slot, MARK, 1);
-		return true;
-	}
+  /** Queues up to `count` blocks from `start` on and marks the first. @returns whether there were any */
+  private readAhead(start: number, count: number): boolean {
+    const { cache } = this;
+    const end = Math.min(start + Math.min(count, cache.state.readAheadBlocks), cache.blockCount);
+    if (end <= start) return false;
+    this.queue(start, end);
+    const slot = cache.find(start);
+    if (slot >= 0) cache.setWord(slot, MARK, 1);
+    return true;
+  }
 
-	private queue(start: number, end: number): void {
-		for (let block = start; block < end; block++) {
-			if (this.cache.find(block) < 0 && this.cache.insert(block, QUEUED) < 0)
-				return;
-		}
-	}
+  private queue(start: number, end: number): void {
+    for (let block = start; block < end; block++) {
+      if (this.cache.find(block) < 0 && this.cache.insert(block, QUEUED) < 0) return;
+    }
+  }
 
-	/** Blocks right before this one that are here or on their way: how far a reader has come. */
-	private runBefore(block: number): number {
-		const { cache } = this;
-		let run = 0;
-		while (
-			run < cache.state.readAheadBlocks &&
-			run < block &&
-			cache.find(block - 1 - run) >= 0
-		)
-			run++;
-		return run;
-	}
+  /** Blocks right before this one that are here or on their way: how far a reader has come. */
+  private runBefore(block: number): number {
+    const { cache } = this;
+    let run = 0;
+    while (run < cache.state.readAheadBlocks && run < block && cache.find(block - 1 - run) >= 0) run++;
+    return run;
+  }
 }

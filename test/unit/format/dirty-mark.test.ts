@@ -11,7 +11,7 @@ import { qed } from '../../../src/format/qed/index.ts';
 import type { MemoryHostFile } from '../../../src/host/memory-file.ts';
 import { FaultyHostFile } from '../../../src/host/wrapping-files.ts';
 import { watchLockHolds } from '../../support/lock-holds.ts';
-import { createMemoryImage, openImage } from '../../support/memory-images.ts';
+import { checkImage, createMemoryImage, openImage } from '../../support/memory-images.ts';
 
 const CLUSTER = 65536;
 
@@ -122,7 +122,10 @@ describe.each(CASES)('the mark of $format.name', (kind) => {
     expect(isMarked(file)).toBe(false);
     expect([byteAt(image, 5), byteAt(image, 6)]).toEqual([2, 3]);
     image.close();
-    expect(format.check(file, { repair: 'none', log: () => undefined })).toMatchObject({ corruptions: 0, leaks: 0 });
+    expect(checkImage(format, file, { repair: 'none', log: () => undefined })).toMatchObject({
+      corruptions: 0,
+      leaks: 0,
+    });
   });
 
   test('serves requests that need no bit while the clear is made durable, and is set again by the next change', () => {
