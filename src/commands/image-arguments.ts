@@ -16,6 +16,11 @@ export const ALLOW_BACKING = {
     'they may lie at or below (repeatable)',
 } as const satisfies Option;
 
+export const ANY_PARENT = {
+  type: 'boolean',
+  description: 'take a backing file that is not the image which its overlay was made on',
+} as const satisfies Option;
+
 export const FORMAT = {
   type: 'string',
   short: 'f',

@@ -81,9 +81,9 @@ export function recordOfOpening(request: MountRequest, { files, isDaemon }: Moun
 
 /** How the image of a mount is opened; passwords and what is told about it come on top. */
 export function openOptions(request: MountRequest): Omit<OpenDiskOptions, 'password' | 'log' | 'progress'> {
-  const { readOnly, format, allowBacking, copyOnRead, locks, lazyRefcounts, workers } = request;
+  const { readOnly, format, allowBacking, copyOnRead, locks, lazyRefcounts, anyParent, workers } = request;
   return {
-    ...{ readOnly, format, allowBacking, locks, lazyRefcounts },
+    ...{ readOnly, format, allowBacking, locks, lazyRefcounts, anyParent },
     copyOnRead: copyOnRead ?? 'stored',
     answerMs: answerTimeOf(request),
     // the workers, the keeper, and the main thread

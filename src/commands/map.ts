@@ -4,7 +4,16 @@ import { type ChainExtent, openDisk, type VirtualDisk } from '../disk/index.ts';
 import { closingAfter } from '../errors/close.ts';
 import type { Command } from './command.ts';
 import { EXIT_OK } from './exit-codes.ts';
-import { ALLOW_BACKING, directories, FORCE_SHARE, FORMAT, IMAGE_NAME, lockMode, lookAt } from './image-arguments.ts';
+import {
+  ALLOW_BACKING,
+  ANY_PARENT,
+  directories,
+  FORCE_SHARE,
+  FORMAT,
+  IMAGE_NAME,
+  lockMode,
+  lookAt,
+} from './image-arguments.ts';
 import { answered, complain, type OutputMode, printable, printLines, printPieces } from './output.ts';
 import { KEY_EXCLUDES, KEY_OPTIONS, type PasswordArguments, passwordOf } from './passwords.ts';
 
@@ -13,6 +22,7 @@ interface MapArguments extends PasswordArguments {
   readonly format?: string;
   readonly 'force-share'?: boolean;
   readonly 'allow-backing'?: readonly string[];
+  readonly 'any-parent'?: boolean;
   readonly output: OutputMode;
 }
 
@@ -34,7 +44,13 @@ export const mapCommand: Command = {
   name: 'map',
   summary: 'Show which ranges of the disk hold data, and where it lies',
   names: [IMAGE_NAME],
-  options: { format: FORMAT, 'force-share': FORCE_SHARE, 'allow-backing': ALLOW_BACKING, ...KEY_OPTIONS },
+  options: {
+    format: FORMAT,
+    'force-share': FORCE_SHARE,
+    'allow-backing': ALLOW_BACKING,
+    'any-parent': ANY_PARENT,
+    ...KEY_OPTIONS,
+  },
   excludes: KEY_EXCLUDES,
   examples: [
     ['imgfuse map disk.qed', 'the ranges with data'],
@@ -46,6 +62,7 @@ export const mapCommand: Command = {
         readOnly: true,
         locks: lockMode(args),
         allowBacking: directories(args['allow-backing']),
+        anyParent: args['any-parent'],
         password: passwordOf(args),
         log: complain,
         ...(args.format === undefined ? {} : { format: args.format }),

@@ -46,6 +46,7 @@ export interface MountRequest {
   readonly allowOther: boolean;
   readonly defaultPermissions: boolean;
   readonly lazyRefcounts: boolean;
+  readonly anyParent: boolean;
   readonly flags: readonly string[];
   readonly allowBacking: readonly string[];
   /** absent: as it is stored with the image */
@@ -183,6 +184,7 @@ export function mountRequest(parsed: ParsedMountArguments): MountRequest {
     allowOther: options.allowOther,
     defaultPermissions: options.defaultPermissions,
     lazyRefcounts: options.lazyRefcounts,
+    anyParent: options.anyParent,
     flags: options.flags,
     allowBacking: [...options.allowBacking, ...(parsed['allow-backing'] ?? [])].map((each) => canonicalPath(each)),
     workers: workerCount(parsed, options.workers),

@@ -15,6 +15,8 @@ export interface MountOptions {
   debug: boolean;
   /** qcow2: mark the image dirty while it changes */
   lazyRefcounts: boolean;
+  /** take a backing file that is not the one which its overlay was made on */
+  anyParent: boolean;
   lock: boolean;
   share: boolean;
   /** flags of mount(2) by name: noexec, noatime, ... */
@@ -66,6 +68,9 @@ const FLAGS: Readonly<Record<string, Apply>> = {
   },
   debug: (options) => {
     options.debug = true;
+  },
+  any_parent: (options) => {
+    options.anyParent = true;
   },
   lazy_refcounts: (options) => {
     options.lazyRefcounts = true;
@@ -167,6 +172,7 @@ export function parseMountOptions(lists: readonly string[]): MountOptions {
     defaultPermissions: false,
     debug: false,
     lazyRefcounts: false,
+    anyParent: false,
     lock: true,
     share: false,
     flags: [],

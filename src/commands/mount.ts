@@ -33,6 +33,7 @@ export const MOUNT_OPTIONS_HELP: readonly (readonly [options: string, text: stri
     'format=, workers=, transport=, allow_backing=, key_file=, key_env=, pid_file=, nolock, debug',
     'the options above, for fstab',
   ],
+  ['any_parent', 'take a backing file that is not the image which its overlay was made on, where the format can tell'],
   ['lazy_refcounts', `${LAZY}: the image is marked dirty while it changes, and checked after a crash`],
 ];
 

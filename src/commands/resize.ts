@@ -5,7 +5,7 @@ import { openDisk } from '../disk/index.ts';
 import { closingAfter } from '../errors/close.ts';
 import { ImgfuseError } from '../errors/index.ts';
 import { type Command, QUIET } from './command.ts';
-import { ALLOW_BACKING, directories, FORMAT, IMAGE_NAME, lockMode, NO_LOCK } from './image-arguments.ts';
+import { ALLOW_BACKING, ANY_PARENT, directories, FORMAT, IMAGE_NAME, lockMode, NO_LOCK } from './image-arguments.ts';
 import { complain, type OutputMode, print, printJson } from './output.ts';
 import { KEY_EXCLUDES, KEY_OPTIONS, type PasswordArguments, passwordOf } from './passwords.ts';
 import { parseResize } from './size.ts';
@@ -18,6 +18,7 @@ interface ResizeArguments extends PasswordArguments {
   readonly size: string;
   readonly format?: string;
   readonly 'allow-backing'?: readonly string[];
+  readonly 'any-parent'?: boolean;
   readonly 'no-lock'?: boolean;
   readonly shrink?: boolean;
   readonly quiet?: boolean;
@@ -34,6 +35,7 @@ export const resizeCommand: Command = {
   options: {
     format: FORMAT,
     'allow-backing': ALLOW_BACKING,
+    'any-parent': ANY_PARENT,
     ...KEY_OPTIONS,
     shrink: { type: 'boolean', description: 'allow a smaller size: what lies beyond it is lost' },
     'no-lock': NO_LOCK,
@@ -52,6 +54,7 @@ function resize(args: ResizeArguments): number {
     readOnly: false,
     locks: lockMode(args),
     allowBacking: directories(args['allow-backing']),
+    anyParent: args['any-parent'],
     password: passwordOf(args),
     ...(args.format === undefined ? {} : { format: args.format }),
     log: complain,

@@ -49,6 +49,8 @@ export interface OpenDiskOptions {
   readonly copyOnRead?: boolean | 'stored' | undefined;
   /** threads that use the disk at the same time, this one included; default 1 */
   readonly slots?: number | undefined;
+  /** a backing file is taken although it is not the image that its overlay was made on; default: it is refused */
+  readonly anyParent?: boolean | undefined;
   /** qcow2: the counters may be late, and the image is marked dirty while it changes */
   readonly lazyRefcounts?: boolean | undefined;
   /** within which every read has to be answered, with an error if need be; default: no limit */
@@ -208,7 +210,27 @@ class ChainOpener {
         { path: overlay.path },
       );
     }
-    return this.openImage(name, file, format, { readOnly: true, isLazy: true, probed: false });
+    const image = this.openImage(name, file, format, { readOnly: true, isLazy: true, probed: false });
+    this.assertRightParent(overlay, reference, image);
+    return image;
+  }
+
+  /** The disk of an overlay over another image than its own is a mixture of two, which nothing else would tell. */
+  private assertRightParent(overlay: NamingImage, { identity }: BackingReference, image: ReadableImage): void {
+    if (identity === undefined || (image.identity !== undefined && identity.values.includes(image.identity))) return;
+    const { path } = image.file;
+    const found =
+      image.identity === undefined ? `it has no ${identity.word}` : `its ${identity.word} is ${image.identity}`;
+    const wrong = `the backing file ${path} is not the image that ${overlay.path} was made on: ${found}, and ${identity.values.join(' or ')} is wanted`;
+    if (this.options.anyParent === true) {
+      this.options.log?.(`${wrong}; it is used because of any_parent, and the disk may be a mixture of two`);
+      return;
+    }
+    throw new ImgfuseError(
+      'usage',
+      `${wrong}; put that image in its place, or open it all the same with any_parent (mount -o any_parent, else --any-parent)`,
+      { path },
+    );
   }
 
   private openExtent(image: NamingImage, name: string, role: ExtentRole, access: FileAccess): HostFile {

@@ -36,11 +36,21 @@ export interface ImageFile {
   readonly file: HostFile;
 }
 
+/** Which image a reference means, whatever its file is called. */
+export interface ParentIdentity {
+  /** the word of the specification, as a sentence says it: "CID", "data write GUID" */
+  readonly word: string;
+  /** each of them is the right one */
+  readonly values: readonly string[];
+}
+
 /** How an image names the image below it. */
 export interface BackingReference {
   readonly name: string;
   /** absent: the image does not say */
   readonly format?: string;
+  /** compared with `identity` of the image that is found; absent: the name is all there is */
+  readonly identity?: ParentIdentity;
 }
 
 /** What an open is doing that may take long: for whoever waits for it. */
@@ -186,6 +196,8 @@ export interface ReadableImage {
   readonly clusterSize: number;
   readonly readOnly: boolean;
   readonly backing: ReadableImage | null;
+  /** what an overlay that knows its parent by more than a name has stored of this image; absent: nothing */
+  readonly identity?: string;
 
   virtualSize(): number;
   /** bytes of the virtual disk that have data clusters in this image's files; an estimate where isLazy was asked for */

@@ -49,7 +49,7 @@ describe('parseMountOptions', () => {
     expect(
       parseMountOptions([
         text,
-        'transport=kernel,allow_backing=/a,allow_backing=/b,pid_file=/p,nolock,debug,lazy_refcounts',
+        'transport=kernel,allow_backing=/a,allow_backing=/b,pid_file=/p,nolock,debug,lazy_refcounts,any_parent',
       ]),
     ).toEqual({
       readOnly: false,
@@ -57,6 +57,7 @@ describe('parseMountOptions', () => {
       defaultPermissions: false,
       debug: true,
       lazyRefcounts: true,
+      anyParent: true,
       lock: false,
       share: false,
       flags: [],
