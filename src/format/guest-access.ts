@@ -2,40 +2,28 @@
 // inside the virtual disk. Looks at the virtual size as it is now, so where a format has a metadata lock it is held.
 
 import { hex } from '../bytes/offsets.ts';
-import type { Mutex } from '../concurrency/mutex.ts';
 import { ImgfuseError } from '../errors/index.ts';
 import type { HostFile } from '../host/host-file.ts';
 import type { WriteTracker } from './write-tracker.ts';
 
+/** Bytes of the disk as it is now. Where the format has a metadata lock, it is held. */
+export interface SharedSize {
+  readonly virtualSize: number;
+}
+
 export class GuestAccess {
   private readonly file: HostFile;
   private readonly tracker: WriteTracker;
-  private readonly numbers: Float64Array;
-  private readonly sizeIndex: number;
+  private readonly size: SharedSize;
 
-  /** @param numbers shared by the threads of the image; the virtual size is number `sizeIndex` */
-  constructor(file: HostFile, tracker: WriteTracker, numbers: Float64Array, sizeIndex: number) {
+  constructor(file: HostFile, tracker: WriteTracker, size: SharedSize) {
     this.file = file;
     this.tracker = tracker;
-    this.numbers = numbers;
-    this.sizeIndex = sizeIndex;
+    this.size = size;
   }
 
   get virtualSize(): number {
-    return this.numbers[this.sizeIndex]!;
-  }
-
-  /**
-   * For a caller without the lock. Nothing resizes a read-only image, and its lock may be held for long: by another thread,
-   * while a table comes over a network.
-   */
-  virtualSizeOutside(lock: Mutex): number {
-    return this.numberOutside(lock, this.sizeIndex);
-  }
-
-  /** Number `index` of the image, for a caller without the lock; see virtualSizeOutside. */
-  numberOutside(lock: Mutex, index: number): number {
-    return this.file.readOnly ? this.numbers[index]! : lock.run(() => this.numbers[index]!);
+    return this.size.virtualSize;
   }
 
   assertWritable(): void {

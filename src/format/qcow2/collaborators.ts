@@ -22,7 +22,7 @@ import { MetadataClusters } from './metadata-clusters.ts';
 import { OverlapCheck } from './overlap.ts';
 import { Refcounts } from './refcount.ts';
 import { Releases } from './releases.ts';
-import { type Qcow2State, VIRTUAL_SIZE } from './state.ts';
+import { Qcow2Numbers, type Qcow2State } from './state.ts';
 import { Tables } from './table.ts';
 
 export interface Collaborators {
@@ -37,6 +37,7 @@ export interface Collaborators {
   readonly marks: ImageMarks;
   readonly metadata: MetadataClusters;
   readonly numbers: Float64Array;
+  readonly named: Qcow2Numbers;
   readonly overlap: OverlapCheck;
   readonly pending: PendingLinks;
   readonly pendingTables: PendingLinks;
@@ -61,6 +62,7 @@ export function connect(
   const words = new Int32Array(state.words);
   const numbers = new Float64Array(state.numbers);
   const lock = new Mutex(words, METADATA_LOCK, `the tables of ${file.path}`);
+  const named = new Qcow2Numbers({ numbers: state.numbers, lock, readOnly: file.readOnly });
   const reservations = new Reservations(state.reservations, lock, slot);
   const pending = new PendingLinks(state.pending);
   const pendingTables = new PendingLinks(state.pendingTables);
@@ -68,7 +70,7 @@ export function connect(
   const free = new FreeClusters(state.free);
   const data = new GuestData(dataFile ?? file, state.volumeKey);
   const tracker = new WriteTracker(state.tracker, file, log, dataFile);
-  const access = new GuestAccess(file, tracker, numbers, VIRTUAL_SIZE);
+  const access = new GuestAccess(file, tracker, named);
   const tables = new Tables(file, new TableCache(state.cache), tracker, geometry.clusterSize);
   const marks = new ImageMarks({ file, header, lock, words, tracker, log });
   const metadata = new MetadataClusters(state.metadata);
@@ -89,7 +91,7 @@ export function connect(
   });
   return {
     ...{ access, allocator, data, flush, geometry, linker, lock, mapper, marks, metadata, numbers, overlap },
-    ...{ pending, pendingTables, releases, reservations, tables, tracker },
+    ...{ named, pending, pendingTables, releases, reservations, tables, tracker },
     reusable: () => ({ waiting: releases.count + pending.count, free: free.freeCount }),
   };
 }

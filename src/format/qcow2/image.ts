@@ -35,7 +35,7 @@ import { SECTOR_BYTES } from './guest-data.ts';
 import type { Run } from './mapping.ts';
 import { resize } from './resize.ts';
 import { Qcow2ScannedTables } from './scanned-tables.ts';
-import { ALLOCATED_CLUSTERS, type Qcow2State } from './state.ts';
+import type { Qcow2State } from './state.ts';
 
 /** Links are held back for at most this long (plus one turn of the maintenance thread): the window of R9. */
 const HOLD_BACK_MS = 500;
@@ -136,12 +136,11 @@ export class Qcow2Image implements WritableImage {
   }
 
   virtualSize(): number {
-    return this.parts.access.virtualSizeOutside(this.parts.lock);
+    return this.parts.named.virtualSizeOutsideLock();
   }
 
   allocatedBytes(): number {
-    const { access, lock } = this.parts;
-    return access.numberOutside(lock, ALLOCATED_CLUSTERS) * this.clusterSize;
+    return this.parts.named.allocatedClustersOutsideLock() * this.clusterSize;
   }
 
   failure(): string | null {

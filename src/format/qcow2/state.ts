@@ -1,6 +1,7 @@
 // What all threads of an open qcow2 image share, as one structured-clonable record. `header` holds what never changes while
 // the image is open; what does change is in `words` and `numbers`, guarded by the metadata lock.
 
+import { LockedNumbers, type LockedNumbersParts } from '../locked-numbers.ts';
 import { createMappedState, type MappedState, type MappedStateOptions } from '../mapped-state.ts';
 import { createPendingLinksState, type PendingLinksState } from '../pending-links.ts';
 import type { VolumeKey } from './encryption.ts';
@@ -78,4 +79,26 @@ export function createQcow2State(header: FixedHeader, options: Qcow2StateOptions
     pendingTables: createPendingLinksState(readOnly ? 1 : PENDING_TABLES),
     releases: createReleasesState(readOnly ? 1 : undefined),
   };
+}
+
+/** Numbers of an open qcow2 image. Each needs the metadata lock, but for those that say `OutsideLock`. */
+export class Qcow2Numbers {
+  private readonly numbers: LockedNumbers;
+
+  constructor(parts: LockedNumbersParts) {
+    this.numbers = new LockedNumbers(parts);
+  }
+
+  /** Bytes of the disk. */
+  get virtualSize(): number {
+    return this.numbers.get(VIRTUAL_SIZE);
+  }
+
+  virtualSizeOutsideLock(): number {
+    return this.numbers.getOutsideLock(VIRTUAL_SIZE);
+  }
+
+  allocatedClustersOutsideLock(): number {
+    return this.numbers.getOutsideLock(ALLOCATED_CLUSTERS);
+  }
 }

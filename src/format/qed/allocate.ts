@@ -2,20 +2,20 @@
 // the file is extended ahead in large steps, or a freed one whose hole is durable (free-clusters.ts). So an allocating
 // write transfers the guest's bytes only. Used under the metadata lock.
 
-import { roundUp } from '../../bytes/offsets.ts';
+import { type HostOffset, hostOffset, roundUp } from '../../bytes/offsets.ts';
 import { reach } from '../../concurrency/breakpoints.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { FreeClusters } from '../free-clusters.ts';
 import type { Geometry } from './geometry.ts';
-import { CUTS, DURABLE_LENGTH, FILE_END, FILE_LENGTH, TAKERS } from './state.ts';
+import type { QedNumbers } from './state.ts';
 
 /** The file grows by this much at a time; the rest is cut at a clean close and counts as leaked after a crash. */
 export const EXTEND_BYTES = 64 * 1024 * 1024;
 
 export interface Allocation {
   /** host offset of the first cluster */
-  readonly offset: number;
+  readonly offset: HostOffset;
   /** adjoining clusters */
   readonly count: number;
 }
@@ -23,10 +23,10 @@ export interface Allocation {
 export class Allocator {
   private readonly file: HostFile;
   private readonly geometry: Geometry;
-  private readonly numbers: Float64Array;
+  private readonly numbers: QedNumbers;
   private readonly free: FreeClusters;
 
-  constructor(file: HostFile, geometry: Geometry, numbers: Float64Array, free: FreeClusters) {
+  constructor(file: HostFile, geometry: Geometry, numbers: QedNumbers, free: FreeClusters) {
     this.file = file;
     this.geometry = geometry;
     this.numbers = numbers;
@@ -40,10 +40,10 @@ export class Allocator {
   }
 
   /** Exactly the adjoining clusters of one table, which reads as all entries unallocated. */
-  allocateTable(): number {
+  allocateTable(): HostOffset {
     reach('cluster-allocate');
     const count = this.geometry.tableSizeClusters;
-    this.numbers[TAKERS] = this.numbers[TAKERS]! + 1;
+    this.numbers.noteZeroEntries();
     return (this.fromFree(count, true) ?? this.append(count, count)).offset;
   }
 
@@ -54,39 +54,39 @@ export class Allocator {
 
   /** Gives FREE clusters at the end back and sets the length of the file to what is in use. */
   trim(): void {
+    const { numbers } = this;
     const { clusterSize } = this.geometry;
-    const end = this.free.cutTail(this.numbers[FILE_END]! / clusterSize) * clusterSize;
-    this.numbers[FILE_END] = end;
-    if (this.numbers[FILE_LENGTH] === end) return;
+    const end = hostOffset(this.free.cutTail(numbers.fileEnd / clusterSize) * clusterSize);
+    numbers.lowerFileEnd(end);
+    if (numbers.fileLength === end) return;
     this.file.truncate(end);
-    this.numbers[FILE_LENGTH] = end;
-    this.numbers[CUTS] = this.numbers[CUTS]! + 1;
-    this.numbers[DURABLE_LENGTH] = Math.min(this.numbers[DURABLE_LENGTH]!, end);
+    numbers.noteCut(end);
   }
 
   private fromFree(count: number, exactly: boolean): Allocation | null {
     const run = this.free.take(count, exactly);
-    return run === null ? null : { offset: run.start * this.geometry.clusterSize, count: run.end - run.start };
+    if (run === null) return null;
+    return { offset: hostOffset(run.start * this.geometry.clusterSize), count: run.end - run.start };
   }
 
   /** `count` clusters behind the last one in use, or as many as the host lets the file grow by, but not fewer than `least`. */
   private append(count: number, least: number): Allocation {
     const { numbers, geometry } = this;
-    const offset = numbers[FILE_END]!;
+    const offset = numbers.fileEnd;
     const got = Math.min(count, this.extend(count, least));
-    numbers[FILE_END] = offset + got * geometry.clusterSize;
+    numbers.advanceFileEnd(hostOffset(offset + got * geometry.clusterSize));
     return { offset, count: got };
   }
 
   /**
    * Extends the file ahead for `count` clusters. Near the host's limit of a file's size the step does not fit where a cluster
-   * does, so it is halved until it fits, down to `least` clusters. @returns clusters between FILE_END and the end of the file
+   * does, so it is halved until it fits, down to `least` clusters. @returns clusters from `fileEnd` to the end of the file
    */
   private extend(count: number, least: number): number {
     const { file, numbers } = this;
     const { clusterSize } = this.geometry;
-    const start = numbers[FILE_END]!;
-    const there = (numbers[FILE_LENGTH]! - start) / clusterSize;
+    const start = numbers.fileEnd;
+    const there = (numbers.fileLength - start) / clusterSize;
     if (there >= count) return there;
     const step = roundUp(start + count * clusterSize, Math.max(EXTEND_BYTES, clusterSize)) - start;
     const smallest = Math.max(least, there + 1);
@@ -99,7 +99,7 @@ export class Allocator {
         if (there >= least) return there;
         throw error;
       }
-      numbers[FILE_LENGTH] = length;
+      numbers.noteExtended(length);
       return clusters;
     }
   }

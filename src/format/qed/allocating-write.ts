@@ -20,7 +20,7 @@ import type { Flush } from './flush.ts';
 import type { Geometry } from './geometry.ts';
 import type { Linker } from './link.ts';
 import type { Mapper } from './mapping.ts';
-import { ALLOCATED_CLUSTERS, DURABLE_LENGTH } from './state.ts';
+import type { QedNumbers } from './state.ts';
 
 /** Copied at once from the backing file. */
 const BOUNCE_BYTES = 1024 * 1024;
@@ -41,7 +41,7 @@ export interface AllocatingWriteParts {
   readonly dirtyBit: DirtyBit;
   readonly flush: Flush;
   readonly free: FreeClusters;
-  readonly numbers: Float64Array;
+  readonly numbers: Pick<QedNumbers, 'addAllocated' | 'durableLength'>;
   readonly reusable: FullHostParts['reusable'];
 }
 
@@ -103,20 +103,16 @@ export class AllocatingWrite {
     } catch (error) {
       if (!lock.held) lock.lock();
       allocator.release(host + linked * clusterSize, count - linked);
-      this.countAllocated(linked);
+      this.parts.numbers.addAllocated(linked);
       throw error;
     }
-    this.countAllocated(count);
+    this.parts.numbers.addAllocated(count);
     return part;
   }
 
   /** An entry beyond the end of a file that lost its growth would be repaired to 0, which shows the backing file. */
   private isBeyondDurable(end: number): boolean {
-    return this.parts.backing !== null && end > this.parts.numbers[DURABLE_LENGTH]!;
-  }
-
-  private countAllocated(clusters: number): void {
-    this.parts.numbers[ALLOCATED_CLUSTERS] = this.parts.numbers[ALLOCATED_CLUSTERS]! + clusters;
+    return this.parts.backing !== null && end > this.parts.numbers.durableLength;
   }
 
   /** Adds to the pending links; the list may have filled up again since room was made, so it is asked once more. */
@@ -231,7 +227,7 @@ export class AllocatingWrite {
     } finally {
       // making room for links gives the lock back while it flushes, and that may fail
       if (!lock.held) lock.lock();
-      this.countAllocated(linked);
+      this.parts.numbers.addAllocated(linked);
       allocator.release(host + linked * clusterSize, got - linked);
     }
     return got;

@@ -18,7 +18,7 @@ import { Flush } from './flush.ts';
 import { Geometry } from './geometry.ts';
 import { Linker } from './link.ts';
 import { Mapper } from './mapping.ts';
-import { IMAGE_SIZE, type QedState } from './state.ts';
+import { QedNumbers, type QedState } from './state.ts';
 import { Tables } from './table.ts';
 
 export interface Collaborators {
@@ -33,7 +33,7 @@ export interface Collaborators {
   readonly linker: Linker;
   readonly lock: Mutex;
   readonly mapper: Mapper;
-  readonly numbers: Float64Array;
+  readonly numbers: QedNumbers;
   readonly pending: PendingLinks;
   readonly reservations: Reservations;
   readonly reusable: FullHostParts['reusable'];
@@ -52,13 +52,13 @@ export function connect(
   const { header } = state;
   const geometry = new Geometry(header.clusterSize, header.tableSizeClusters);
   const words = new Int32Array(state.words);
-  const numbers = new Float64Array(state.numbers);
   const lock = new Mutex(words, METADATA_LOCK, `the tables of ${file.path}`);
+  const numbers = new QedNumbers({ numbers: state.numbers, lock, readOnly: file.readOnly });
   const reservations = new Reservations(state.reservations, lock, slot);
   const pending = new PendingLinks(state.pending);
   const free = new FreeClusters(state.free);
   const tracker = new WriteTracker(state.tracker, file, log);
-  const access = new GuestAccess(file, tracker, numbers, IMAGE_SIZE);
+  const access = new GuestAccess(file, tracker, numbers);
   const dirtyBit = new DirtyBit(file, header, lock, words, numbers, tracker);
   const tables = new Tables(file, new TableCache(state.cache), geometry);
   const mapper = new Mapper(file, header, geometry, tables, pending, numbers);

@@ -16,7 +16,7 @@ import type { DirtyBit } from './dirty-bit.ts';
 import type { Geometry } from './geometry.ts';
 import type { Linker } from './link.ts';
 import type { Mapper } from './mapping.ts';
-import { ALLOCATED_CLUSTERS, FILE_END, IMAGE_SIZE, SEARCHED_TAKERS, TAKERS } from './state.ts';
+import type { QedNumbers } from './state.ts';
 import { UNALLOCATED_ENTRY, ZERO_ENTRY } from './table.ts';
 
 export interface CompactParts {
@@ -31,7 +31,7 @@ export interface CompactParts {
   readonly allocator: Allocator;
   readonly free: FreeClusters;
   readonly tracker: WriteTracker;
-  readonly numbers: Float64Array;
+  readonly numbers: QedNumbers;
 }
 
 /** The first half: tables without entries are given up. Their clusters need two more flushes until they are free. */
@@ -48,22 +48,22 @@ export function removeEmptyTables(parts: CompactParts): void {
 
 /**
  * All that an idle image gets: it costs a few table writes and moves no data. Takes the lock and reserves what it changes
- * itself. A search that found too few takers is not repeated before there are new ones.
+ * itself. A search that found too few entries that read as zeros is not repeated before there are new ones.
  */
 export function giveFreeClustersAway(parts: CompactParts): void {
   const { allocator, free, geometry, lock, numbers, reservations } = parts;
   const { tableEntries } = geometry;
-  const takers = lock.run(() => {
+  const epoch = lock.run(() => {
     allocator.trim();
-    return numbers[TAKERS]!;
+    return numbers.isSearchedForZeroEntries ? null : numbers.zeroEntryEpoch;
   });
-  if (numbers[SEARCHED_TAKERS] === takers) return;
+  if (epoch === null) return;
   for (let goesOn = true, l1Index = 0; goesOn; l1Index++) {
     const first = l1Index * tableEntries;
     goesOn = reservations.exclusively(first, first + tableEntries, () => {
       const end = diskEnd(parts);
       if (free.freeCount === 0) return false;
-      if (first >= end) numbers[SEARCHED_TAKERS] = takers;
+      if (first >= end) numbers.noteSearched(epoch);
       else giveToZeroClusters(parts, l1Index, end);
       return first < end;
     });
@@ -113,7 +113,7 @@ function giveToZeroClusters(parts: CompactParts, l1Index: number, endCluster: nu
       allocator.release(taken.start * geometry.clusterSize, count);
       throw error;
     }
-    numbers[ALLOCATED_CLUSTERS] = numbers[ALLOCATED_CLUSTERS]! + count;
+    numbers.addAllocated(count);
     cluster += count;
     tracker.noteWrite();
   }
@@ -121,7 +121,7 @@ function giveToZeroClusters(parts: CompactParts, l1Index: number, endCluster: nu
 
 /** Guest clusters of the disk, the last one perhaps a part. */
 function diskEnd({ geometry, numbers }: CompactParts): number {
-  return Math.ceil(numbers[IMAGE_SIZE]! / geometry.clusterSize);
+  return Math.ceil(numbers.virtualSize / geometry.clusterSize);
 }
 
 /** The second half: data clusters, then tables, that lie where the file could end move into FREE clusters before that, and
@@ -130,7 +130,7 @@ export function moveIntoGaps(parts: CompactParts): void {
   const { geometry, free, linker, mapper, numbers } = parts;
   if (free.freeCount === 0) return;
   const { clusterSize } = geometry;
-  const newEnd = numbers[FILE_END]! - free.freeCount * clusterSize;
+  const newEnd = numbers.fileEnd - free.freeCount * clusterSize;
   const data: { guestCluster: number; host: number }[] = [];
   const tables: { l1Index: number; table: number }[] = [];
   forEachTable(parts, (l1Index, table) => {
@@ -171,7 +171,7 @@ function copy({ file }: CompactParts, from: number, to: number, length: number):
 }
 
 function forEachTable(parts: CompactParts, visit: (l1Index: number, table: number) => void): void {
-  const tables = Math.ceil(parts.numbers[IMAGE_SIZE]! / parts.geometry.l2Coverage);
+  const tables = Math.ceil(parts.numbers.virtualSize / parts.geometry.l2Coverage);
   for (let l1Index = 0; l1Index < tables; l1Index++) {
     const table = parts.mapper.l2Table(l1Index);
     if (table !== 0) visit(l1Index, table);

@@ -19,7 +19,7 @@ import type { DirtyBit } from './dirty-bit.ts';
 import type { Geometry } from './geometry.ts';
 import type { Linker } from './link.ts';
 import type { Mapper, Run } from './mapping.ts';
-import { ALLOCATED_CLUSTERS, IMAGE_SIZE, TAKERS } from './state.ts';
+import type { QedNumbers } from './state.ts';
 import { UNALLOCATED_ENTRY, ZERO_ENTRY } from './table.ts';
 
 /** The collaborators of a Deallocator, by name. */
@@ -37,7 +37,7 @@ export interface DeallocatorParts {
   readonly free: FreeClusters;
   readonly flush: FullHostParts['flush'];
   readonly reusable: FullHostParts['reusable'];
-  readonly numbers: Float64Array;
+  readonly numbers: Pick<QedNumbers, 'noteZeroEntries' | 'removeAllocated' | 'virtualSizeOutsideLock'>;
   /** the image's own write, for zeros over backing data */
   readonly write: WritableImage['write'];
 }
@@ -93,8 +93,8 @@ export class Deallocator {
    * can be used after two flushes like all others (R5). For a host that lets the file grow no further.
    */
   takeBackGiven(): void {
-    const { free, geometry, lock, numbers } = this.parts;
-    const end = lock.run(() => Math.ceil(numbers[IMAGE_SIZE]! / geometry.clusterSize));
+    const { free, geometry, numbers } = this.parts;
+    const end = Math.ceil(numbers.virtualSizeOutsideLock() / geometry.clusterSize);
     for (let cluster = 0; cluster < end; ) {
       const start = cluster;
       cluster += this.exclusively(start, end - start, (table, count) => {
@@ -184,8 +184,8 @@ export class Deallocator {
     if (table !== 0 || entry !== UNALLOCATED_ENTRY) linker.replace(first, count, entry);
     for (let i = 0; i < count; i++) pending.drop(first + i);
     for (const host of hosts) allocator.release(host, 1);
-    numbers[ALLOCATED_CLUSTERS] = numbers[ALLOCATED_CLUSTERS]! - hosts.length;
-    numbers[TAKERS] = numbers[TAKERS]! + 1;
+    numbers.removeAllocated(hosts.length);
+    numbers.noteZeroEntries();
   }
 
   /** Data of a part of a cluster; the lock is released for it. @returns whether there is any */

@@ -7,12 +7,12 @@ import type { HostFile } from '../../host/host-file.ts';
 import { DirtyMark } from '../dirty-mark.ts';
 import type { WriteTracker } from '../write-tracker.ts';
 import { FEATURES_OFFSET, QED_F_NEED_CHECK, type QedHeader, writeHeaderField } from './header.ts';
-import { DIRTY, DIRTY_MARK, LAST_CHANGE_MS } from './state.ts';
+import { DIRTY, DIRTY_MARK, type QedNumbers } from './state.ts';
 
 export class DirtyBit {
   private readonly file: HostFile;
   private readonly words: Int32Array;
-  private readonly numbers: Float64Array;
+  private readonly numbers: Pick<QedNumbers, 'lastChangeMs' | 'noteChange'>;
   private readonly tracker: WriteTracker;
   private readonly mark: DirtyMark;
 
@@ -21,7 +21,7 @@ export class DirtyBit {
     header: QedHeader,
     lock: Mutex,
     words: Int32Array,
-    numbers: Float64Array,
+    numbers: Pick<QedNumbers, 'lastChangeMs' | 'noteChange'>,
     tracker: WriteTracker,
   ) {
     this.file = file;
@@ -43,12 +43,12 @@ export class DirtyBit {
 
   /** The metadata was not changed for this many ms of wall-clock time. */
   idleMs(nowMs: number): number {
-    return nowMs - this.numbers[LAST_CHANGE_MS]!;
+    return nowMs - this.numbers.lastChangeMs;
   }
 
   /** Called before every change of metadata: DirtyMark.set(). @returns whether the lock was released */
   set(): boolean {
-    this.numbers[LAST_CHANGE_MS] = steadyMs();
+    this.numbers.noteChange(steadyMs());
     return this.mark.set();
   }
 

@@ -12,16 +12,10 @@ import type { PendingLinks } from '../pending-links.ts';
 import type { WriteTracker } from '../write-tracker.ts';
 import type { Geometry } from './geometry.ts';
 import type { Linker } from './link.ts';
-import { CUTS, DURABLE_LENGTH, FILE_LENGTH } from './state.ts';
+import type { QedNumbers, ReachedLength } from './state.ts';
 
 /** Flushes that settle every freed cluster: two for those on their way, two for the others. */
 const SETTLING_ROUNDS = 4;
-
-/** Length of the file at some moment, and how often it had been cut by then. */
-interface ReachedLength {
-  readonly length: number;
-  readonly cuts: number;
-}
 
 export class Flush {
   private readonly file: HostFile;
@@ -31,7 +25,7 @@ export class Flush {
   private readonly pending: PendingLinks;
   private readonly linker: Linker;
   private readonly free: FreeClusters;
-  private readonly numbers: Float64Array;
+  private readonly numbers: Pick<QedNumbers, 'noteDurable' | 'reachedLength'>;
   private readonly log: (sentence: string) => void;
 
   constructor(
@@ -42,7 +36,7 @@ export class Flush {
     pending: PendingLinks,
     linker: Linker,
     free: FreeClusters,
-    numbers: Float64Array,
+    numbers: Pick<QedNumbers, 'noteDurable' | 'reachedLength'>,
     log: (sentence: string) => void,
   ) {
     this.file = file;
@@ -65,7 +59,7 @@ export class Flush {
         this.linkHeldBack();
         this.lock.run(() => {
           phase = this.free.beginFlush();
-          reached = this.lengthNow();
+          reached = this.numbers.reachedLength();
         });
       },
       () => {
@@ -92,7 +86,10 @@ export class Flush {
   }
 
   private linkHeldBack(): void {
-    const { count, reached } = this.lock.run(() => ({ count: this.pending.count, reached: this.lengthNow() }));
+    const { count, reached } = this.lock.run(() => ({
+      count: this.pending.count,
+      reached: this.numbers.reachedLength(),
+    }));
     if (count === 0) return;
     this.tracker.sync();
     this.noteDurable(reached);
@@ -115,7 +112,10 @@ export class Flush {
   /** Makes every freed cluster free, inside a flush. Links that are held back have no part in it: nothing leads to those. */
   private settleAll(): void {
     for (let round = 0; round < SETTLING_ROUNDS; round++) {
-      const { phase, reached } = this.lock.run(() => ({ phase: this.free.beginFlush(), reached: this.lengthNow() }));
+      const { phase, reached } = this.lock.run(() => ({
+        phase: this.free.beginFlush(),
+        reached: this.numbers.reachedLength(),
+      }));
       if (phase === 'none') return;
       this.tracker.sync();
       this.noteDurable(reached);
@@ -123,16 +123,9 @@ export class Flush {
     }
   }
 
-  private lengthNow(): ReachedLength {
-    return { length: this.numbers[FILE_LENGTH]!, cuts: this.numbers[CUTS]! };
-  }
-
-  /** A sync that began when the file had this length is done. */
-  private noteDurable({ length, cuts }: ReachedLength): void {
-    this.lock.run(() => {
-      if (this.numbers[CUTS] !== cuts) return;
-      this.numbers[DURABLE_LENGTH] = Math.max(this.numbers[DURABLE_LENGTH]!, length);
-    });
+  /** A sync that began when the file had reached this length is done. */
+  private noteDurable(reached: ReachedLength): void {
+    this.lock.run(() => this.numbers.noteDurable(reached));
   }
 
   /** Links the first `count` entries; those that arrived since their data was synced wait for the next turn. */

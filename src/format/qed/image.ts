@@ -35,7 +35,7 @@ import { describeHeader } from './header.ts';
 import type { Run } from './mapping.ts';
 import { resize } from './resize.ts';
 import { QedScannedTables } from './scanned-tables.ts';
-import { ALLOCATED_CLUSTERS, type QedState } from './state.ts';
+import type { QedState } from './state.ts';
 
 /** Links are held back for at most this long (plus one turn of the maintenance thread): the window of R9. */
 const HOLD_BACK_MS = 500;
@@ -101,12 +101,11 @@ export class QedImage implements WritableImage {
   }
 
   virtualSize(): number {
-    return this.parts.access.virtualSizeOutside(this.parts.lock);
+    return this.parts.numbers.virtualSizeOutsideLock();
   }
 
   allocatedBytes(): number {
-    const { access, lock } = this.parts;
-    return access.numberOutside(lock, ALLOCATED_CLUSTERS) * this.clusterSize;
+    return this.parts.numbers.allocatedClustersOutsideLock() * this.clusterSize;
   }
 
   failure(): string | null {

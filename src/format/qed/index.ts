@@ -32,7 +32,7 @@ import {
   writeHeaderField,
 } from './header.ts';
 import { QedImage } from './image.ts';
-import { ALLOCATED_CLUSTERS, createQedState, DIRTY, type QedState } from './state.ts';
+import { createQedState, type QedState } from './state.ts';
 
 /** Leaks between clusters in use that one open takes back; a hostile file may claim any number. 1 TiB of 64 KiB clusters. */
 const MAX_RECLAIMED_CLUSTERS = 2 ** 24;
@@ -76,11 +76,16 @@ function openQed(file: HostFile, options: OpenOptions, reclaim: boolean): QedIma
     fileLength += header.clusterSize - missing;
     file.truncate(fileLength);
   }
-  const state = createQedState(header, { ...options, fileLength, virtualSize: header.imageSize });
-  new Float64Array(state.numbers)[ALLOCATED_CLUSTERS] = walk.report.allocatedClusters;
-  if (dirty) new Int32Array(state.words)[DIRTY] = 1;
-  if ((dirty || reclaim) && walk.report.leaks > 0)
-    reclaimLeaks(file, state, walk.used, fileLength / header.clusterSize);
+  const reclaims = (dirty || reclaim) && walk.report.leaks > 0;
+  if (reclaims && !dirty) {
+    writeHeaderField(file, FEATURES_OFFSET, header.features | QED_F_NEED_CHECK);
+    file.sync();
+  }
+  const { allocatedClusters } = walk.report;
+  const state = createQedState(header, {
+    ...{ ...options, fileLength, virtualSize: header.imageSize, allocatedClusters, isDirty: dirty || reclaims },
+  });
+  if (reclaims) reclaimLeaks(state, walk.used, fileLength / header.clusterSize);
   if (isAutoclearSet(header)) {
     writeHeaderField(file, AUTOCLEAR_OFFSET, 0);
     file.sync();
@@ -95,10 +100,11 @@ function openReadOnly(file: HostFile, header: QedHeader, options: OpenOptions): 
   if (dirty) options.log(`${file.path} was not closed clean; it is read as it is, because it is opened read-only`);
   sayWhatIsCut(file, header, options);
   const fileLength = roundUp(file.size(), header.clusterSize);
-  const state = createQedState(header, { ...options, fileLength, virtualSize: header.imageSize });
-  new Float64Array(state.numbers)[ALLOCATED_CLUSTERS] =
+  const allocatedClusters =
     options.isLazy === true ? clustersOnHost(file, header.imageSize, header.clusterSize) : countAllocated(file, header);
-  if (dirty) new Int32Array(state.words)[DIRTY] = 1;
+  const state = createQedState(header, {
+    ...{ ...options, fileLength, virtualSize: header.imageSize, allocatedClusters, isDirty: dirty },
+  });
   return new QedImage(file, state, 0, backing, options.log);
 }
 
@@ -178,12 +184,8 @@ function isSound({ corruptions, checkErrors }: CheckReport): boolean {
   return corruptions === 0 && checkErrors === 0;
 }
 
-function reclaimLeaks(file: HostFile, state: QedState, used: SparseBitmap, clusters: number): void {
-  if (new Int32Array(state.words)[DIRTY] === 0) {
-    writeHeaderField(file, FEATURES_OFFSET, state.header.features | QED_F_NEED_CHECK);
-    file.sync();
-    new Int32Array(state.words)[DIRTY] = 1;
-  }
+/** Frees the clusters between those in use; NEED_CHECK is set. */
+function reclaimLeaks(state: QedState, used: SparseBitmap, clusters: number): void {
   const free = new FreeClusters(state.free);
   let room = MAX_RECLAIMED_CLUSTERS;
   for (const gap of used.gaps(Math.min(clusters, MAX_TRACKED_CLUSTERS))) {

@@ -10,7 +10,7 @@ import { NOT_PENDING, type PendingLinks } from '../pending-links.ts';
 import { MAX_LOOKS } from '../run-mapper.ts';
 import type { Geometry } from './geometry.ts';
 import type { QedHeader } from './header.ts';
-import { FILE_END } from './state.ts';
+import type { QedNumbers } from './state.ts';
 import { type Tables, UNALLOCATED_ENTRY, ZERO_ENTRY } from './table.ts';
 
 /** One run of a guest range with one status; the mapper reuses a single object. */
@@ -27,7 +27,7 @@ export class Mapper {
   private readonly geometry: Geometry;
   private readonly tables: Tables;
   private readonly pending: PendingLinks;
-  private readonly numbers: Float64Array;
+  private readonly numbers: Pick<QedNumbers, 'fileEnd'>;
   private readonly l1Table: number;
   private readonly headerBytes: number;
   /** of a table, that must be in the file: in a truncated copy, which is only read, the rest of it reads as zeros */
@@ -39,7 +39,7 @@ export class Mapper {
     geometry: Geometry,
     tables: Tables,
     pending: PendingLinks,
-    numbers: Float64Array,
+    numbers: Pick<QedNumbers, 'fileEnd'>,
   ) {
     this.path = path;
     this.geometry = geometry;
@@ -106,7 +106,7 @@ export class Mapper {
 
   private isInside(entry: number, bytes: number): boolean {
     if (!(entry % this.geometry.clusterSize === 0 && entry >= this.headerBytes)) return false;
-    if (entry + bytes > this.numbers[FILE_END]!) return false;
+    if (entry + bytes > this.numbers.fileEnd) return false;
     return entry + bytes <= this.l1Table || entry >= this.l1Table + this.geometry.tableBytes;
   }
 

@@ -12,7 +12,7 @@ import type { DirtyBit } from './dirty-bit.ts';
 import type { Flush } from './flush.ts';
 import { type Geometry, maxImageSize } from './geometry.ts';
 import { IMAGE_SIZE_OFFSET } from './header.ts';
-import { IMAGE_SIZE, TAKERS } from './state.ts';
+import type { QedNumbers } from './state.ts';
 
 export interface ResizeParts {
   readonly path: string;
@@ -24,14 +24,14 @@ export interface ResizeParts {
   readonly dirtyBit: DirtyBit;
   readonly tracker: WriteTracker;
   readonly flush: Flush;
-  readonly numbers: Float64Array;
+  readonly numbers: Pick<QedNumbers, 'noteZeroEntries' | 'setVirtualSize' | 'virtualSizeOutsideLock'>;
 }
 
 /** Sets the virtual size to `size` bytes, rounded up to 512. Throws limit when the tables cannot map it. */
 export function resize(parts: ResizeParts, size: number): void {
   const padded = roundUp(size, 512);
   checkLimit(parts, padded);
-  const old = parts.lock.run(() => parts.numbers[IMAGE_SIZE]!);
+  const old = parts.numbers.virtualSizeOutsideLock();
   if (padded > old) grow(parts, old, padded);
   else if (padded < old) shrink(parts, old, padded);
 }
@@ -56,9 +56,7 @@ function grow(parts: ResizeParts, old: number, size: number): void {
   try {
     if (backing !== null && backing.virtualSize() > old) {
       // the range is zeroed before the header shows it; until then only memory knows the new size
-      lock.run(() => {
-        numbers[IMAGE_SIZE] = size;
-      });
+      lock.run(() => numbers.setVirtualSize(size));
       const exposed = Math.min(size, roundUp(backing.virtualSize(), geometry.clusterSize));
       deallocator.zero(old, exposed - old, size);
     }
@@ -66,9 +64,7 @@ function grow(parts: ResizeParts, old: number, size: number): void {
     flush.run();
     setSize(parts, size);
   } catch (error) {
-    lock.run(() => {
-      numbers[IMAGE_SIZE] = old;
-    });
+    lock.run(() => numbers.setVirtualSize(old));
     throw error;
   }
   flush.run();
@@ -93,8 +89,8 @@ function setSize({ dirtyBit, numbers, reservations, tracker }: ResizeParts, size
   reservations.exclusively(0, Number.POSITIVE_INFINITY, () => {
     dirtyBit.set();
     dirtyBit.writeField(IMAGE_SIZE_OFFSET, size);
-    numbers[IMAGE_SIZE] = size;
-    numbers[TAKERS] = numbers[TAKERS]! + 1;
+    numbers.setVirtualSize(size);
+    numbers.noteZeroEntries();
   });
   tracker.noteWrite();
 }

@@ -1,6 +1,9 @@
 // What all threads of an open QED image share, as one structured-clonable record. The header fields in it never change
 // while the image is open; what does change is in `words` and `numbers`, guarded by the metadata lock.
 
+import { type HostOffset, hostOffset } from '../../bytes/offsets.ts';
+import { assert } from '../../errors/index.ts';
+import { LockedNumbers, type LockedNumbersParts } from '../locked-numbers.ts';
 import { createMappedState, type MappedState, type MappedStateOptions } from '../mapped-state.ts';
 import type { QedHeader } from './header.ts';
 
@@ -10,41 +13,162 @@ export const DIRTY = 1;
 export const DIRTY_MARK = 2;
 const WORD_COUNT = 4;
 
-/** Float64 numbers. */
-export const IMAGE_SIZE = 0;
-/** first byte behind the last cluster in use; the next cluster is appended here */
-export const FILE_END = 1;
-/** length of the file, which is extended ahead of FILE_END */
-export const FILE_LENGTH = 2;
-/** data clusters that are linked or wait for their link */
-export const ALLOCATED_CLUSTERS = 3;
-/** steadyMs() of the last allocation or deallocation */
-export const LAST_CHANGE_MS = 4;
-/** length of the file that is known to be on stable storage */
-export const DURABLE_LENGTH = 5;
-/** how often the file was cut: a sync that began before says nothing about a length that was reached again since */
-export const CUTS = 6;
-/** how often entries came into being that can take a free cluster, because they read as zeros */
-export const TAKERS = 7;
-/** TAKERS when a search for them last came to its end and found too few */
-export const SEARCHED_TAKERS = 8;
+/** Float64 numbers: QedNumbers says what they are. */
+const VIRTUAL_SIZE = 0;
+const FILE_END = 1;
+const FILE_LENGTH = 2;
+const ALLOCATED_CLUSTERS = 3;
+const LAST_CHANGE_MS = 4;
+const DURABLE_LENGTH = 5;
+const CUTS = 6;
+const ZERO_ENTRY_EPOCH = 7;
+const SEARCHED_EPOCH = 8;
 const NUMBER_COUNT = 9;
 
 export interface QedState extends MappedState {
   readonly header: QedHeader;
 }
 
-export function createQedState(header: QedHeader, options: MappedStateOptions): QedState {
+export interface QedStateOptions extends MappedStateOptions {
+  /** data clusters of the disk */
+  readonly allocatedClusters: number;
+  /** NEED_CHECK is set in the file */
+  readonly isDirty: boolean;
+}
+
+export function createQedState(header: QedHeader, options: QedStateOptions): QedState {
+  const { allocatedClusters, fileLength, isDirty, virtualSize } = options;
   const { clusterSize } = header;
   const state = {
     ...createMappedState(options, { clusterSize, wordCount: WORD_COUNT, numberCount: NUMBER_COUNT }),
     header,
   };
+  new Int32Array(state.words)[DIRTY] = isDirty ? 1 : 0;
   const numbers = new Float64Array(state.numbers);
-  numbers[IMAGE_SIZE] = header.imageSize;
-  numbers[FILE_END] = options.fileLength;
-  numbers[FILE_LENGTH] = options.fileLength;
-  numbers[DURABLE_LENGTH] = options.fileLength;
-  numbers[TAKERS] = 1;
+  numbers[VIRTUAL_SIZE] = virtualSize;
+  numbers[FILE_END] = fileLength;
+  numbers[FILE_LENGTH] = fileLength;
+  numbers[DURABLE_LENGTH] = fileLength;
+  numbers[ALLOCATED_CLUSTERS] = allocatedClusters;
+  numbers[ZERO_ENTRY_EPOCH] = 1;
   return state;
+}
+
+/** Length of the file at some moment, and how often it had been cut by then. */
+export interface ReachedLength {
+  readonly length: number;
+  readonly cuts: number;
+}
+
+/** The numbers of an open QED image. Each needs the metadata lock, but for those that say `OutsideLock`. */
+export class QedNumbers {
+  private readonly numbers: LockedNumbers;
+
+  constructor(parts: LockedNumbersParts) {
+    this.numbers = new LockedNumbers(parts);
+  }
+
+  /** Bytes of the disk. */
+  get virtualSize(): number {
+    return this.numbers.get(VIRTUAL_SIZE);
+  }
+
+  setVirtualSize(size: number): void {
+    this.numbers.set(VIRTUAL_SIZE, size);
+  }
+
+  virtualSizeOutsideLock(): number {
+    return this.numbers.getOutsideLock(VIRTUAL_SIZE);
+  }
+
+  /** Data clusters that are linked or wait for their link. */
+  addAllocated(clusters: number): void {
+    this.numbers.add(ALLOCATED_CLUSTERS, clusters);
+  }
+
+  removeAllocated(clusters: number): void {
+    this.numbers.add(ALLOCATED_CLUSTERS, -clusters);
+  }
+
+  allocatedClustersOutsideLock(): number {
+    return this.numbers.getOutsideLock(ALLOCATED_CLUSTERS);
+  }
+
+  /** First byte behind the last cluster in use, where the next one is appended. */
+  get fileEnd(): HostOffset {
+    return hostOffset(this.numbers.get(FILE_END));
+  }
+
+  /** Clusters up to `end` are in use. */
+  advanceFileEnd(end: HostOffset): void {
+    assert(end >= this.fileEnd && end <= this.fileLength, 'clusters are appended inside the file');
+    this.numbers.set(FILE_END, end);
+  }
+
+  /** The clusters from `end` on are not in use any more. */
+  lowerFileEnd(end: HostOffset): void {
+    assert(end <= this.fileEnd, 'only an append moves the end of the clusters in use up');
+    this.numbers.set(FILE_END, end);
+  }
+
+  /** Length of the file, which is extended ahead of `fileEnd`. */
+  get fileLength(): number {
+    return this.numbers.get(FILE_LENGTH);
+  }
+
+  /** The file was made longer. */
+  noteExtended(length: number): void {
+    this.numbers.set(FILE_LENGTH, length);
+  }
+
+  /** The file was made shorter. */
+  noteCut(length: number): void {
+    this.numbers.set(FILE_LENGTH, length);
+    this.numbers.add(CUTS, 1);
+    this.numbers.set(DURABLE_LENGTH, Math.min(this.durableLength, length));
+  }
+
+  /** Length of the file that is known to be on stable storage. */
+  get durableLength(): number {
+    return this.numbers.get(DURABLE_LENGTH);
+  }
+
+  /** What noteDurable() wants to know from before a sync. */
+  reachedLength(): ReachedLength {
+    return { length: this.fileLength, cuts: this.numbers.get(CUTS) };
+  }
+
+  /** A sync is done that began when the file had reached this. It says nothing about a length that was cut and reached again. */
+  noteDurable({ length, cuts }: ReachedLength): void {
+    if (this.numbers.get(CUTS) !== cuts) return;
+    this.numbers.set(DURABLE_LENGTH, Math.max(this.durableLength, length));
+  }
+
+  /** steadyMs() of the last change of the metadata. */
+  get lastChangeMs(): number {
+    return this.numbers.get(LAST_CHANGE_MS);
+  }
+
+  noteChange(nowMs: number): void {
+    this.numbers.set(LAST_CHANGE_MS, nowMs);
+  }
+
+  /** How often entries came into being that read as zeros, and so can take a free cluster. */
+  get zeroEntryEpoch(): number {
+    return this.numbers.get(ZERO_ENTRY_EPOCH);
+  }
+
+  noteZeroEntries(): void {
+    this.numbers.add(ZERO_ENTRY_EPOCH, 1);
+  }
+
+  /** A search of the whole disk found too few such entries, and none came into being since. */
+  get isSearchedForZeroEntries(): boolean {
+    return this.numbers.get(SEARCHED_EPOCH) === this.zeroEntryEpoch;
+  }
+
+  /** @param epoch `zeroEntryEpoch` when the search began */
+  noteSearched(epoch: number): void {
+    this.numbers.set(SEARCHED_EPOCH, epoch);
+  }
 }

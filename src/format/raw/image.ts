@@ -18,6 +18,7 @@ import {
 } from '../image-format.ts';
 import { WriteTracker } from '../write-tracker.ts';
 import { ProbeGuard } from './probe-guard.ts';
+import { RawSize, type RawState } from './state.ts';
 
 /** Granularity of discards that is worth announcing: a page of the host. */
 export const RAW_CLUSTER_SIZE = 4096;
@@ -30,13 +31,6 @@ const SECTOR = 512;
  */
 export function rawSize(fileSize: number): number {
   return roundUp(fileSize, SECTOR);
-}
-
-export interface RawState {
-  /** one number: the virtual size */
-  readonly numbers: SharedArrayBuffer;
-  readonly tracker: SharedArrayBuffer;
-  readonly probed: boolean;
 }
 
 interface RawImageOptions {
@@ -53,7 +47,7 @@ export class RawImage implements WritableImage {
   readonly readOnly: boolean;
   readonly backing = null;
   private readonly state: RawState;
-  private readonly numbers: Float64Array;
+  private readonly size: RawSize;
   private readonly tracker: WriteTracker;
   private readonly access: GuestAccess;
   /** null: the format was named, and what the guest writes is not looked at */
@@ -64,15 +58,15 @@ export class RawImage implements WritableImage {
     this.files = onlyFile(file);
     this.readOnly = file.readOnly;
     this.state = state;
-    this.numbers = new Float64Array(state.numbers);
+    this.size = new RawSize(state);
     this.tracker = new WriteTracker(state.tracker, file, log);
-    this.access = new GuestAccess(file, this.tracker, this.numbers, 0);
+    this.access = new GuestAccess(file, this.tracker, this.size);
     assert(!state.probed || recognizedName !== undefined, 'a guessed raw image cannot be guarded');
     this.guard = state.probed && recognizedName !== undefined ? new ProbeGuard(file, recognizedName) : null;
   }
 
   virtualSize(): number {
-    return this.access.virtualSize;
+    return this.size.virtualSize;
   }
 
   allocatedBytes(): number {
@@ -130,7 +124,7 @@ export class RawImage implements WritableImage {
     const padded = rawSize(size);
     this.guard?.assertStaysRawAt(padded);
     this.file.truncate(padded);
-    this.numbers[0] = padded;
+    this.size.setVirtualSize(padded);
     this.tracker.noteWrite();
     this.flush();
   }

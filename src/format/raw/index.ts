@@ -6,8 +6,8 @@ import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import { type CreateHelp, refuseUnknownKeys } from '../create-option.ts';
 import type { AttachOptions, CreateOptions, OpenOptions, SharedImage, WritableFormat } from '../image-format.ts';
-import { createWriteTrackerState } from '../write-tracker.ts';
-import { RawImage, type RawState, rawSize } from './image.ts';
+import { RawImage, rawSize } from './image.ts';
+import { createRawState, type RawState } from './state.ts';
 
 const RAW_CREATE_HELP: CreateHelp = {
   options: [
@@ -44,10 +44,7 @@ function openRaw(file: HostFile, options: OpenOptions): RawImage {
       { path: file.path },
     );
   }
-  const numbers = new SharedArrayBuffer(8);
-  new Float64Array(numbers)[0] = rawSize(size);
-  const state: RawState = { numbers, tracker: createWriteTrackerState(), probed: options.probed };
-  return new RawImage(file, state, options);
+  return new RawImage(file, createRawState(rawSize(size), options.probed), options);
 }
 
 function attachRaw(file: HostFile, shared: SharedImage, options: AttachOptions): RawImage {
