@@ -7,6 +7,7 @@ import { hostPath } from '../bytes/names.ts';
 import { type HostOffset, hex, hostOffset, isSafeOffset, roundUp } from '../bytes/offsets.ts';
 import { ERRNO, type ErrorKind, ImgfuseError } from '../errors/index.ts';
 import {
+  errnoName,
   FALLOC_FL_KEEP_SIZE,
   FALLOC_FL_PUNCH_HOLE,
   FALLOC_FL_ZERO_RANGE,
@@ -192,7 +193,11 @@ export class PosixHostFile implements HostFile {
 
   allocateRange(offset: HostOffset, length: number): void {
     this.checkRange('allocate', offset, length);
-    fallocate(this.descriptor, 0, offset, length);
+    try {
+      fallocate(this.descriptor, 0, offset, length);
+    } catch (error) {
+      throw namedError(error, this.path, 'fallocate', offset);
+    }
   }
 
   seekData(offset: HostOffset): number {
@@ -233,7 +238,7 @@ export class PosixHostFile implements HostFile {
       if (kind === ERRNO.EINVAL || (error as ImgfuseError).kind === 'unsupported') {
         return whence === SEEK_DATA ? offset : this.size();
       }
-      throw error;
+      throw namedError(error, this.path, 'lseek', offset);
     }
   }
 
@@ -252,7 +257,7 @@ export class PosixHostFile implements HostFile {
           this.deallocateBlocks(operation, mode, offset, end);
           return;
         }
-        if (error.kind !== 'unsupported') throw error;
+        if (error.kind !== 'unsupported') throw namedError(error, this.path, operation, offset);
         this.refusedModes.add(mode);
       }
     }
@@ -304,6 +309,17 @@ const CODE_TO_KIND: Readonly<Record<string, readonly [ErrorKind, string]>> = {
   ENAMETOOLONG: ['usage', 'is too long for the name of a file'],
   ETXTBSY: ['busy', 'is in use as an executable or swap file'],
 };
+
+/** A failed system call of native/, which knows no path, with the file in its sentence; its kind stays. */
+function namedError(error: unknown, path: string, operation: string, offset: number): unknown {
+  if (!(error instanceof ImgfuseError)) return error;
+  const { kind, message, context } = error;
+  const { errno } = context;
+  if (errno !== undefined && (kind === 'no-space' || kind === 'limit')) {
+    return hostError({ code: errnoName(errno), errno: -errno }, path, operation, offset);
+  }
+  return new ImgfuseError(kind, `${path}: ${message}`, { ...context, path, offset });
+}
 
 /** A failed node:fs call as an ImgfuseError whose sentence names the file and, for transfers, the offset. */
 export function hostError(

@@ -133,6 +133,25 @@ test('a write that the host cuts short says how many bytes arrived', () => {
   expect(size).toBeGreaterThan(0);
 });
 
+describe('a host that is full', () => {
+  test('is named with the file when space for a range is asked for', (context) => {
+    requireOrSkip(context, nativeAvailable() && process.getuid?.() === 0, 'koffi and root, for a mount');
+    const small = join(folder, 'full');
+    mkdirSync(small);
+    execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=1M', 'tmpfs', small]);
+    try {
+      const file = PosixHostFile.create(join(small, 'a.raw'), false);
+      const error = errorOf(() => file.allocateRange(hostOffset(4096), 8 * 1024 * 1024));
+      file.close();
+      expect(error.kind).toBe('no-space');
+      expect(error.context).toMatchObject({ path: join(small, 'a.raw'), offset: 4096 });
+      expect(error.message).toBe(`${join(small, 'a.raw')} cannot grow: the host file system is full at offset 0x1000`);
+    } finally {
+      execFileSync('umount', [small]);
+    }
+  });
+});
+
 describe('holes', () => {
   const MIB = 1024 * 1024;
 
