@@ -15,15 +15,13 @@
 //                                         `----> closed <---- done, late ---- rescuing <--- crash (from all of these)
 
 import { setTimeout as delay } from 'node:timers/promises';
-import type { SharedDisk, VirtualDisk } from '../disk/index.ts';
+import type { VirtualDisk } from '../disk/index.ts';
 import { describeError } from '../errors/index.ts';
-import { describeLoss } from './connection-loss.ts';
 import { type CloseResult, ControlServer, type RemountResult } from './control-socket.ts';
-import { DiskKeeper } from './disk-keeper.ts';
+import type { DiskKeeper } from './disk-keeper.ts';
 import type { HandoverParts } from './handover.ts';
-import { removeFile } from './host-paths.ts';
-import { type LiveMount, type MountParts, mountDisk, openOptions, recordOfOpening, unmountNow } from './live-mount.ts';
-import { type Log, removeQuietLog } from './log.ts';
+import { type LiveMount, type MountParts, mountDisk, openOptions } from './live-mount.ts';
+import type { Log } from './log.ts';
 import type { MountRequest } from './mount-arguments.ts';
 import { abort, requestsDone, takeDown } from './mount-end.ts';
 import { MountMode } from './mount-mode.ts';
@@ -36,16 +34,14 @@ import {
   type UnservedStatus,
   unservedStatus,
 } from './mount-status.ts';
+import { MountTraces } from './mount-traces.ts';
 import { assertMountpoint, sayWhatIsHidden } from './mountpoint.ts';
-import { notifyServiceManager } from './notify.ts';
-import { printable } from './output.ts';
 import type { PasswordSource } from './passwords.ts';
-import { removePidFile } from './pid-file.ts';
-import { leaveRuntimeFiles, type MountRecord, writeRecord } from './runtime-directory.ts';
+import type { MountRecord } from './runtime-directory.ts';
+import { KEEPER_SLOT, ServedDisk } from './served-disk.ts';
 import type { Serving } from './serving.ts';
 import { ServingWords } from './serving-words.ts';
 import { StartBrokenOff } from './start-broken-off.ts';
-import { forgetForUmount } from './umount-note.ts';
 
 /** How long a state may last; no entry: as long as it takes. */
 const DEADLINES_MS: { readonly [P in Phase]?: number } = {
@@ -57,8 +53,6 @@ const DEADLINES_MS: { readonly [P in Phase]?: number } = {
 };
 /** How long after a crash the other threads may take to end what they have in hand. */
 const RESCUE_MS = 2000;
-/** The reservation slot of the keeper; those of the workers follow, and the main thread has the last one. */
-const KEEPER_SLOT = 0;
 
 export class Supervisor {
   readonly #request: MountRequest;
@@ -66,6 +60,8 @@ export class Supervisor {
   readonly #log: Log;
   readonly #words: ServingWords;
   readonly #mode: MountMode;
+  readonly #disk: ServedDisk;
+  readonly #traces: MountTraces;
   readonly #control = new ControlServer({
     status: () => this.#status(),
     remount: (readOnly) => this.#remount(readOnly),
@@ -75,17 +71,9 @@ export class Supervisor {
   /** resolves when the state is `closed` and what follows from it is done */
   readonly #ended: Promise<MountEnding>;
   #state: MountState<LiveMount> = { phase: 'opening' };
-  /** what the keeper has open; null while it opens it */
-  #shared: SharedDisk | null = null;
-  /** the same for this thread, which loads the engines only once the mount answers */
-  #disk: VirtualDisk | null = null;
-  #attachDisk: ((shared: SharedDisk, slot: number, log: (sentence: string) => void) => VirtualDisk) | null = null;
   /** null until the mount answers */
   #serving: Serving | null = null;
-  /** why nobody serves the mount any more although it is still mounted */
-  #loss: string | null = null;
   #isEndWanted = false;
-  #keeper: DiskKeeper;
   #deadline: NodeJS.Timeout | undefined;
   #noteStop: () => void = () => undefined;
   #noteEnd: (ending: MountEnding) => void = () => undefined;
@@ -95,11 +83,12 @@ export class Supervisor {
     this.#request = request;
     this.#parts = parts;
     this.#log = parts.log;
-    this.#keeper = keeper;
     this.#words = ServingWords.create(request.workers);
+    this.#disk = new ServedDisk(keeper, request.workers, parts.log);
+    this.#traces = new MountTraces(request, parts);
     this.#mode = new MountMode(request, parts.log, {
       parts: () => this.#handoverParts(),
-      changed: (readOnly) => this.#noteMode(readOnly),
+      changed: (readOnly) => 'mount' in this.#state && this.#traces.noteMode(this.#state.mount, readOnly),
       lost: (sentence) => this.#dispatch({ type: 'lost', sentence }),
     });
     this.#stopped = new Promise((resolve) => {
@@ -108,7 +97,6 @@ export class Supervisor {
     this.#ended = new Promise((resolve) => {
       this.#noteEnd = resolve;
     });
-    keeper.log = parts.log;
     void keeper.died.then((error) => this.#threadDied(error, keeper.threadId, KEEPER_SLOT));
   }
 
@@ -126,7 +114,7 @@ export class Supervisor {
       this.#dispatch({ type: 'answers', mount });
       // not before: it may have been unmounted already
       void mount.serving.ended.then(() => this.#dispatch({ type: 'ended' }));
-      this.#attached().catch((error) => this.crash(error));
+      this.#disk.attached().catch((error) => this.crash(error));
       return mount.record;
     } catch (error) {
       if (this.#state.phase === 'mounting') await this.#closeUnmounted();
@@ -145,7 +133,7 @@ export class Supervisor {
 
   /** A thread is in the middle of something that the end of this process must not wait for. */
   get isStuck(): boolean {
-    return this.#keeper.isBusy || this.#serving?.isServing === true;
+    return this.#disk.keeper.isBusy || this.#serving?.isServing === true;
   }
 
   /** Ends the mount. @param exitCode of this process, if nothing is mounted yet */
@@ -228,46 +216,25 @@ export class Supervisor {
   }
 
   async #openAndMount(passwords: PasswordSource): Promise<LiveMount> {
-    const { files, log } = this.#parts;
     const { imageName: path } = this.#request;
-    writeRecord(files.recordPath, recordOfOpening(this.#request, this.#parts));
+    this.#traces.noteOpening();
     if (!this.#request.readOnly) await this.#mode.claimImage();
     const options = openOptions(this.#request);
-    const disk = await this.#keeper.open({ path, options, passwords, words: this.#words.shared });
-    this.#shared = disk.shared;
-    sayWhatIsHidden(disk, this.#request, log);
+    const disk = await this.#disk.open({ path, options, passwords, words: this.#words.shared });
+    sayWhatIsHidden(disk, this.#request, this.#log);
     this.#dispatch({ type: 'opened' });
     const mount = await mountDisk(disk, this.#request, this.#words, this.#parts, {
-      attach: () => this.#attached(),
+      attach: () => this.#disk.attached(),
       died: (error, thread, slot) => this.#threadDied(error, thread, slot),
       gone: () => this.#dispatch({ type: 'gone' }),
     });
-    const { image, mountpoint } = mount.record;
-    log(
-      'info',
-      `${image} (${mount.record.format}, ${mount.record.readOnly ? 'read-only' : 'read-write'}) is mounted at ` +
-        `${mountpoint}, transport ${mount.record.transport}, ${mount.record.workers} workers, process ${process.pid}`,
-    );
-    const status = `STATUS=serving ${printable(image)} at ${printable(mountpoint)}`;
-    notifyServiceManager(`READY=1\nMAINPID=${process.pid}\n${status}`, log);
+    this.#traces.noteServing(mount.record);
     return mount;
   }
 
-  /** The disk for this thread. */
-  async #attached(): Promise<VirtualDisk> {
-    this.#attachDisk ??= (await import('../disk/index.ts')).attachDisk;
-    return this.#disk ?? this.#attach(this.#shared!);
-  }
-
   async #remount(readOnly: boolean): Promise<RemountResult> {
-    if (this.#state.phase === 'serving') await this.#attached();
+    if (this.#state.phase === 'serving') await this.#disk.attached();
     return this.#mode.change(readOnly);
-  }
-
-  #attach(shared: SharedDisk): VirtualDisk {
-    this.#shared = shared;
-    this.#disk = this.#attachDisk!(shared, this.#request.workers + 1, (sentence) => this.#log('notice', sentence));
-    return this.#disk;
   }
 
   /** Rejects when the state is `closed` before `work` is done. */
@@ -282,43 +249,27 @@ export class Supervisor {
   /** The image is open, and could not be mounted. */
   async #closeUnmounted(): Promise<void> {
     this.#words.stop();
-    await this.#keeper.close().catch((error) => this.#log('error', describeError(error)));
+    await this.#disk.close().catch((error) => this.#log('error', describeError(error)));
   }
 
   #threadDied(error: Error, thread: number, slot: number): void {
-    if (this.#shared !== null)
-      void this.#attached().then(
-        (disk) => disk.abandon(thread, slot),
-        () => undefined,
-      );
+    this.#disk.abandon(thread, slot);
     if (slot !== KEEPER_SLOT) this.#words.putDown(slot);
     this.#dispatch({ type: 'crash', error });
   }
 
   #handoverParts(): HandoverParts | null {
-    if (this.#state.phase !== 'serving' || this.#disk === null) return null;
+    const { keeper, attachedDisk: disk } = this.#disk;
+    if (this.#state.phase !== 'serving' || disk === null) return null;
     const { serving } = this.#state.mount;
     return {
-      ...{ request: this.#request, serving, words: this.#words, log: this.#log, keeper: this.#keeper },
-      disk: this.#disk,
+      ...{ request: this.#request, serving, words: this.#words, log: this.#log, keeper, disk },
       stopped: this.#stopped,
       exchange: (shared) => {
-        this.#attach(shared);
+        this.#disk.exchange(shared);
         serving.handover!.handOver(shared);
       },
     };
-  }
-
-  /** For who reads the record. */
-  #noteMode(readOnly: boolean): void {
-    if (!('mount' in this.#state) || this.#state.mount.record.readOnly === readOnly) return;
-    const { mount } = this.#state;
-    mount.record = { ...mount.record, readOnly };
-    try {
-      writeRecord(this.#parts.files.recordPath, mount.record);
-    } catch (error) {
-      this.#log('warning', describeError(error));
-    }
   }
 
   #handleSignals(): void {
@@ -335,23 +286,18 @@ export class Supervisor {
   /** @returns null, or the sentence that says why the image is not clean */
   async #closeDisk(mount: LiveMount): Promise<string | null> {
     const isSettled = await this.#mode.settled();
-    this.#noteEnding(mount);
+    this.#traces.noteEnding(mount, this.#isEndWanted);
     if (!isSettled) return `it was being taken over, and the next read-write mount checks and repairs it if it must`;
-    await this.#keeper.close();
+    await this.#disk.close();
     return null;
   }
 
   /** After a crash: what was acknowledged is made durable as far as it can be; nothing is called clean. */
   async #rescue(mount: LiveMount): Promise<string | null> {
     await Promise.race([requestsDone(this.#words), delay(RESCUE_MS)]);
-    this.#noteEnding(mount);
+    this.#traces.noteEnding(mount, this.#isEndWanted);
     try {
-      if (this.#keeper.isDead) {
-        this.#keeper = new DiskKeeper();
-        this.#keeper.log = this.#log;
-        await this.#keeper.adoptDead(this.#shared!, KEEPER_SLOT);
-      }
-      await this.#keeper.rescue();
+      await this.#disk.rescue();
       return null;
     } catch (error) {
       return `not everything could be written: ${describeError(error)}`;
@@ -360,35 +306,15 @@ export class Supervisor {
     }
   }
 
-  #noteEnding({ serving, record }: LiveMount): void {
-    notifyServiceManager('STOPPING=1', this.#log);
-    this.#loss = this.#isEndWanted ? null : describeLoss(record, this.#request);
-    if (this.#loss !== null) this.#log('error', this.#loss);
-    forgetForUmount(serving.mountpoint, this.#log);
-  }
-
   async #finish(ending: MountEnding, before: MountState<LiveMount>): Promise<void> {
-    const { files } = this.#parts;
-    const { image, mountpoint, pidFile } = this.#request;
-    const record = 'mount' in before ? before.mount.record : null;
-    leaveRuntimeFiles(files, record, this.#loss, ending.how === 'clean');
-    if (ending.how === 'clean') {
-      this.#log('info', `${image} is closed and clean`);
-      removeQuietLog(files.logPath);
-    } else if (ending.how === 'unclean') {
-      this.#log('error', `${image} was not closed clean: ${ending.error}`);
-    } else if (ending.how === 'interrupted') {
-      if (before.phase === 'mounting') unmountNow(mountpoint);
-      removeFile(files.logPath);
-    }
-    if (pidFile !== undefined) removePidFile(pidFile);
+    this.#traces.leave(ending, before);
     await this.#control.finish(closeResult(ending));
     this.#noteEnd(ending);
   }
 
   async #status(): Promise<MountStatus | UnservedStatus> {
-    const attached = this.#state.phase === 'serving' ? await this.#attached() : null;
-    return this.#statusOf(attached ?? this.#disk);
+    const attached = this.#state.phase === 'serving' ? await this.#disk.attached() : null;
+    return this.#statusOf(attached ?? this.#disk.attachedDisk);
   }
 
   #statusOf(disk: VirtualDisk | null): MountStatus | UnservedStatus {
@@ -397,15 +323,16 @@ export class Supervisor {
     const log = isDaemon ? files.logPath : null;
     const isServed = state.phase === 'serving' || state.phase === 'unmounting' || state.phase === 'waiting';
     if (!isServed || disk === null) {
-      return unservedStatus(this.#request, state.phase, this.#keeper.step, log);
+      return unservedStatus(this.#request, state.phase, this.#disk.keeper.step, log);
     }
     return mountStatus(this.#request, disk, state.mount.serving, this.#mode.isShared, log);
   }
 
   #describe(): string {
     const { phase } = this.#state;
-    if (phase !== 'serving' || this.#disk === null) return describePhase(this.#request, phase, this.#keeper.step);
-    return statusLine(this.#statusOf(this.#disk) as MountStatus);
+    const disk = this.#disk.attachedDisk;
+    if (phase !== 'serving' || disk === null) return describePhase(this.#request, phase, this.#disk.keeper.step);
+    return statusLine(this.#statusOf(disk) as MountStatus);
   }
 }
 

@@ -1,0 +1,82 @@
+// What others see of a mount from outside, and what it leaves behind: its record, its log, its pid file, the note for
+// umount(8), the state that systemd is told. Invariant: a mount that has ended clean leaves nothing.
+
+import { describeError } from '../errors/index.ts';
+import { describeLoss } from './connection-loss.ts';
+import { removeFile } from './host-paths.ts';
+import { type LiveMount, type MountParts, recordOfOpening, unmountNow } from './live-mount.ts';
+import { type Log, removeQuietLog } from './log.ts';
+import type { MountRequest } from './mount-arguments.ts';
+import type { MountEnding, MountState } from './mount-state.ts';
+import { notifyServiceManager } from './notify.ts';
+import { printable } from './output.ts';
+import { removePidFile } from './pid-file.ts';
+import { leaveRuntimeFiles, type MountRecord, writeRecord } from './runtime-directory.ts';
+import { forgetForUmount } from './umount-note.ts';
+
+export class MountTraces {
+  readonly #request: MountRequest;
+  readonly #parts: MountParts;
+  readonly #log: Log;
+  /** why nobody serves the mount any more although it is still mounted */
+  #loss: string | null = null;
+
+  constructor(request: MountRequest, parts: MountParts) {
+    this.#request = request;
+    this.#parts = parts;
+    this.#log = parts.log;
+  }
+
+  /** The image is being opened. */
+  noteOpening(): void {
+    writeRecord(this.#parts.files.recordPath, recordOfOpening(this.#request, this.#parts));
+  }
+
+  /** The mount answers; its record has been written with it. */
+  noteServing({ image, mountpoint, format, readOnly, transport, workers }: MountRecord): void {
+    this.#log(
+      'info',
+      `${image} (${format}, ${readOnly ? 'read-only' : 'read-write'}) is mounted at ${mountpoint}, transport ${transport}, ` +
+        `${workers} workers, process ${process.pid}`,
+    );
+    const status = `STATUS=serving ${printable(image)} at ${printable(mountpoint)}`;
+    notifyServiceManager(`READY=1\nMAINPID=${process.pid}\n${status}`, this.#log);
+  }
+
+  /** For who reads the record. */
+  noteMode(mount: LiveMount, readOnly: boolean): void {
+    if (mount.record.readOnly === readOnly) return;
+    mount.record = { ...mount.record, readOnly };
+    try {
+      writeRecord(this.#parts.files.recordPath, mount.record);
+    } catch (error) {
+      this.#log('warning', describeError(error));
+    }
+  }
+
+  /** Nobody serves the mount any more. @param isWanted somebody told it to end, or it was a failure of its own */
+  noteEnding({ serving, record }: LiveMount, isWanted: boolean): void {
+    notifyServiceManager('STOPPING=1', this.#log);
+    this.#loss = isWanted ? null : describeLoss(record, this.#request);
+    if (this.#loss !== null) this.#log('error', this.#loss);
+    forgetForUmount(serving.mountpoint, this.#log);
+  }
+
+  /** It has ended. @param before the state that it ended from */
+  leave(ending: MountEnding, before: MountState<LiveMount>): void {
+    const { files } = this.#parts;
+    const { image, mountpoint, pidFile } = this.#request;
+    const record = 'mount' in before ? before.mount.record : null;
+    leaveRuntimeFiles(files, record, this.#loss, ending.how === 'clean');
+    if (ending.how === 'clean') {
+      this.#log('info', `${image} is closed and clean`);
+      removeQuietLog(files.logPath);
+    } else if (ending.how === 'unclean') {
+      this.#log('error', `${image} was not closed clean: ${ending.error}`);
+    } else if (ending.how === 'interrupted') {
+      if (before.phase === 'mounting') unmountNow(mountpoint);
+      removeFile(files.logPath);
+    }
+    if (pidFile !== undefined) removePidFile(pidFile);
+  }
+}
