@@ -1,13 +1,16 @@
-// The formats and their variants that the VirtualDisk suite runs for; a new format adds its rows here.
+// The formats and their variants that the VirtualDisk suite runs for; a new format adds its rows here, to the first list if its
+// images can be written, to the second if they are only read.
 
 import { expect, test } from 'vitest';
 import { guestOffset } from '../../src/bytes/offsets.ts';
+import { formats } from '../../src/disk/registry.ts';
 import type { WritableFormat, WritableImage } from '../../src/format/image-format.ts';
 import { qcow2 } from '../../src/format/qcow2/index.ts';
 import { qed } from '../../src/format/qed/index.ts';
 import { raw } from '../../src/format/raw/index.ts';
 import { MemoryHostFile } from '../../src/host/memory-file.ts';
 import { createMemoryImage, openImage } from '../support/memory-images.ts';
+import { describeReadableDisk, type ReadVariant } from './readable-disk.ts';
 import { type DiskVariant, describeVirtualDisk } from './virtual-disk.ts';
 
 /** Data with holes; the length is not a multiple of a cluster. */
@@ -115,6 +118,14 @@ const variants: readonly DiskVariant[] = [
   apart('64k with LUKS and a data file', { data_file: 'data', ...LUKS }, true),
 ];
 
+/** Formats that are only read. */
+const readVariants: readonly ReadVariant[] = [];
+
+test('every format has a row', () => {
+  const names = new Set([...variants, ...readVariants].map(({ format }) => format.name));
+  expect([...names].sort()).toEqual(formats.map(({ name }) => name).sort());
+});
+
 /** Those that take each way through a copy: pieces of clusters, many clusters, holes below, subclusters, no zero clusters. */
 const COPY_ON_READ = [
   'qed 4k/1 with a QED backing file',
@@ -125,6 +136,7 @@ const COPY_ON_READ = [
 ];
 
 for (const each of variants) describeVirtualDisk(each);
+for (const each of readVariants) describeReadableDisk(each);
 test('the variants for copy-on-read are variants', () => {
   expect(variants.map(({ name }) => name)).toEqual(expect.arrayContaining(COPY_ON_READ));
 });

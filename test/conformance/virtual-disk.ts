@@ -17,6 +17,7 @@ import {
   RecordingHostFile,
 } from '../../src/host/wrapping-files.ts';
 import { checkImage, openImage } from '../support/memory-images.ts';
+import { describeReading, type ReadSubject } from './readable-disk.ts';
 
 export interface DiskVariant {
   readonly name: string;
@@ -220,11 +221,43 @@ function failAt(
 
 export function describeVirtualDisk(variant: DiskVariant): void {
   describe(variant.name, () => {
+    describeReading(() => writtenDisk(variant));
     describeRanges(variant);
     describeSizes(variant);
     describeDurability(variant);
     describeFaults(variant);
   });
+}
+
+/** A disk with every kind of range. */
+function writtenDisk(variant: DiskVariant): ReadSubject {
+  const subject = new Subject(variant);
+  const disk = subject.open();
+  const write = (source: Uint8Array, at: number): void => {
+    const count = disk.write(source, 0, source.length, at);
+    subject.model.set(source.subarray(0, count), at);
+  };
+  // backwards, so that no two neighbours adjoin; with gaps, and with zeros in between
+  for (let at = SIZE - 8192; at >= 0; at -= 8192) {
+    if (at % 65_536 !== 0) write(pattern(8192, at), at);
+  }
+  write(pattern(5000, 3), 20_000);
+  disk.flush();
+  disk.discard(90_000, 200_000);
+  disk.discard(300_000, 100_000);
+  disk.writeZeroes(500_000, 9000);
+  for (const [start, end] of [
+    [90_000, 290_000],
+    [300_000, 400_000],
+    [500_000, 509_000],
+  ] as const) {
+    subject.model.fill(0, start, end);
+  }
+  return {
+    disk,
+    content: subject.model,
+    dataFile: variant.password === undefined ? (subject.dataFile ?? subject.file) : null,
+  };
 }
 
 function describeRanges(variant: DiskVariant): void {
@@ -233,16 +266,6 @@ function describeRanges(variant: DiskVariant): void {
     const disk = subject.open();
     expect(disk.size()).toBe(SIZE);
     expectBytes(contentOf(disk), subject.model);
-  });
-
-  test('a read that crosses the end is short, one behind it is empty, and no byte beyond the count is touched', () => {
-    const disk = new Subject(variant).open();
-    const target = new Uint8Array(1000).fill(0xee);
-    expect(disk.read(target, 10, 900, SIZE - 100)).toBe(100);
-    expect(target.subarray(0, 10).every((byte) => byte === 0xee)).toBe(true);
-    expect(target.subarray(110).every((byte) => byte === 0xee)).toBe(true);
-    expect(disk.read(target, 0, 1000, SIZE)).toBe(0);
-    expect(disk.read(target, 0, 1000, SIZE + 4096)).toBe(0);
   });
 
   test('a request of no bytes does nothing, wherever it lies', () => {
@@ -373,54 +396,6 @@ function describeRanges(variant: DiskVariant): void {
     disk.close();
     subject.expectClean();
     expectBytes(contentOf(subject.open()), subject.model);
-  });
-
-  test('the extents cover the disk without gaps, and those of data lead to the bytes', () => {
-    const subject = new Subject(variant);
-    const disk = subject.open();
-    disk.write(pattern(5000, 3), 0, 5000, 20_000);
-    disk.flush();
-    disk.discard(90_000, 200_000);
-    const target = new Uint8Array(SIZE);
-    for (let at = 0; at < SIZE; ) {
-      const extent = disk.extent(at);
-      expect(extent.start).toBe(at);
-      expect(extent.length).toBeGreaterThan(0);
-      if (extent.depth === 0 && extent.status === 'data') {
-        if (variant.password === undefined)
-          (subject.dataFile ?? subject.file).read(target, 0, extent.length, extent.hostOffset as never);
-        else expect(extent.hostOffset).toBe(undefined);
-        const wanted = new Uint8Array(extent.length);
-        disk.read(wanted, 0, extent.length, at);
-        if (variant.password === undefined) expectBytes(target.slice(0, extent.length), wanted);
-      } else if (extent.status !== 'data') {
-        disk.read(target, 0, extent.length, at);
-        expect(target.subarray(0, extent.length).every((byte) => byte === 0)).toBe(true);
-      }
-      at += extent.length;
-      expect(at).toBeLessThanOrEqual(SIZE);
-    }
-  });
-
-  test('the runs of data are those of the extents, whatever lies where', () => {
-    const subject = new Subject(variant);
-    const disk = subject.open();
-    // backwards, so that no two neighbours adjoin; with gaps, and with zeros in between
-    for (let at = SIZE - 8192; at >= 0; at -= 8192) {
-      if (at % 65_536 !== 0) disk.write(pattern(8192, at), 0, 8192, at);
-    }
-    disk.discard(300_000, 100_000);
-    disk.writeZeroes(500_000, 9000);
-    for (let at = 0; at < SIZE; ) {
-      const { isData, length } = disk.dataRun(at, SIZE - at);
-      expect(length).toBeGreaterThan(0);
-      const end = at + length;
-      while (at < end) {
-        const extent = disk.extent(at, end - at);
-        expect([at, extent.status === 'data' && extent.isHole !== true]).toEqual([at, isData]);
-        at += extent.length;
-      }
-    }
   });
 }
 

@@ -3,21 +3,18 @@
 
 import { readFileSync, writeSync } from 'node:fs';
 import { setImmediate } from 'node:timers';
-import { compressedRanges, mutate, qcow2Places, qedPlaces, rawPlaces } from './fuzz-mutants.mjs';
+import { mutate, PLACES } from './fuzz-mutants.mjs';
 
 const dist = new URL('../../dist/', import.meta.url);
 const { ImgfuseError } = await import(new URL('errors/index.js', dist));
 const { MemoryHostFile } = await import(new URL('host/memory-file.js', dist));
 const { RecordingHostFile } = await import(new URL('host/wrapping-files.js', dist));
 const { endsOf } = await import(new URL('format/file-ends.js', dist));
-const { qcow2 } = await import(new URL('format/qcow2/index.js', dist));
-const { qed } = await import(new URL('format/qed/index.js', dist));
-const { raw } = await import(new URL('format/raw/index.js', dist));
+const { formatByName, rawFormat } = await import(new URL('disk/registry.js', dist));
+const { recognizedName } = await import(new URL('disk/probe.js', dist));
 
 /** The descriptor of the file that has the number of the mutant under way. */
 const PROGRESS = 4;
-const FORMATS = { qcow2, qed, raw };
-const PLACES = { qcow2: qcow2Places, qed: qedPlaces, raw: rawPlaces };
 /** of a disk that claims to be large, this much is looked at */
 const LOOKED_AT = 4 * 1024 * 1024;
 const SPOT = LOOKED_AT / 4;
@@ -57,7 +54,7 @@ function refusal(what, act) {
 class Subject {
   constructor(description) {
     Object.assign(this, description);
-    this.plug = FORMATS[this.format];
+    this.plug = formatByName(this.format);
     this.image = readFileSync(this.path);
     /** as the image but for the mutant under way */
     this.mutable = Buffer.from(this.image);
@@ -66,7 +63,6 @@ class Subject {
     this.validDataFile = this.dataFile === undefined ? null : new MemoryHostFile(readFileSync(this.dataFile), '/data');
     this.map = PLACES[this.format](this.image);
     this.map.byKind = groupByKind(this.map.places);
-    this.map.compressed = this.format === 'qcow2' ? compressedRanges(this.image) : () => [];
     const opened = this.open(this.file.clone(true), true);
     this.content = Buffer.alloc(opened.virtualSize());
     opened.read(this.content, 0, this.content.length, 0);
@@ -79,7 +75,7 @@ class Subject {
       readOnly,
       openBacking: () => {
         if (this.backingFile === null) throw new ImgfuseError('permission', 'no backing file is allowed here');
-        return raw.open(this.backingFile.clone(true), { ...options(), readOnly: true });
+        return rawFormat.open(this.backingFile.clone(true), { ...options(), readOnly: true });
       },
       openExtent: () => {
         if (dataFile === null) throw new ImgfuseError('permission', 'no data file is allowed here');
@@ -201,7 +197,7 @@ function isChange({ operation }) {
   return operation !== 'sync';
 }
 
-/** Every use of one damaged image. @returns how often it was opened for writing, and repaired */
+/** Every use of one damaged image. @returns how often it was opened to read, opened for writing, and repaired */
 function examine(subject, mutant, random) {
   const { plug, content } = subject;
   const { file, affected, mustOpen } = mutant;
@@ -210,12 +206,12 @@ function examine(subject, mutant, random) {
     const error = refusal(`check -r ${repair}`, () => (report = plug.check(target, { repair, log: () => undefined })));
     return { report, error };
   };
-  for (const format of Object.values(FORMATS)) refusal('probe', () => format.probe(endsOf(file)));
+  refusal('probe', () => recognizedName(endsOf(file)));
   refusal('info', () => plug.inspect(file));
 
   const looking = new RecordingHostFile(file.clone(true));
   let first = { report: null, error: null };
-  if (subject.format !== 'raw') first = checkOf(looking, 'none');
+  if (plug.check !== undefined) first = checkOf(looking, 'none');
   let reader = null;
   const refused = refusal('a read-only open', () => (reader = subject.open(looking, true)));
   if (reader !== null) {
@@ -225,9 +221,11 @@ function examine(subject, mutant, random) {
   } else if (mustOpen) throw new Bug(`read-only open refused: ${refused.message}`);
   if (looking.log.some(isChange)) throw new Bug('a read-only open or a check has changed the image');
 
+  const read = reader === null ? 0 : 1;
+  if (!plug.can.write) return { read, opened: 0, repaired: 0 };
   const opened = openForWriting(subject, mutant, file.clone(), random);
-  const repaired = subject.format !== 'raw' && repair(subject, mutant, file.clone(), checkOf, first) ? 1 : 0;
-  return { opened, repaired };
+  const repaired = plug.check !== undefined && repair(subject, mutant, file.clone(), checkOf, first) ? 1 : 0;
+  return { read, opened, repaired };
 }
 
 function openForWriting(subject, { affected }, file, random) {
@@ -250,7 +248,7 @@ function openForWriting(subject, { affected }, file, random) {
   if (random() < 0.2) refusal('resize', () => image.resize(Math.floor((size * random()) / 512) * 512));
   const failure = image.failure();
   const closed = refusal('close', () => image.close());
-  if (failure !== null || closed !== null || subject.format === 'raw') return 1;
+  if (failure !== null || closed !== null || subject.plug.check === undefined) return 1;
   // clusters that two entries shared part without a new COPIED flag: a finding of check, and no danger
   const findings = [];
   const log = (sentence) => findings.push(sentence);
@@ -294,7 +292,7 @@ process.on('message', async ({ subjects: descriptions, seed, from, to, maxRssByt
   const subjects = descriptions.map((description) => new Subject(description));
   // refusals are made by the dozen, and their stacks take a tenth of the time; a mutant that is run alone has them
   if (to - from > 1) Error.stackTraceLimit = 0;
-  const counts = { opened: 0, repaired: 0 };
+  const counts = { read: 0, opened: 0, repaired: 0 };
   const progress = new Float64Array(1);
   let tooLarge = false;
   for (let index = from; index < to; index++) {
@@ -304,7 +302,8 @@ process.on('message', async ({ subjects: descriptions, seed, from, to, maxRssByt
     const random = seededRandom(seed * 1_000_003 + index * 7919);
     const mutant = subject.mutant(random);
     try {
-      const { opened, repaired } = examine(subject, mutant, random);
+      const { read, opened, repaired } = examine(subject, mutant, random);
+      counts.read += read;
       counts.opened += opened;
       counts.repaired += repaired;
     } catch (error) {

@@ -15,7 +15,7 @@ const COMPRESSED = 1n << 62n;
 const nothing = [];
 
 /** Every place of a qcow2 image. */
-export function qcow2Places(image) {
+function qcow2Places(image) {
   const u32 = (at) => image.readUInt32BE(at);
   const u64 = (at) => image.readBigUInt64BE(at);
   const inside = (at, length) => at > 0 && at + length <= image.length;
@@ -102,11 +102,12 @@ export function qcow2Places(image) {
     places,
     pointers: [...pointers, ...pointers.map((pointer) => pointer | COPIED)],
     bigEndian: true,
+    compressed: compressedRanges(image),
   };
 }
 
 /** Every place of a QED image. */
-export function qedPlaces(image) {
+function qedPlaces(image) {
   const clusterSize = image.readUInt32LE(4);
   const size = Number(image.readBigUInt64LE(48));
   const tableBytes = image.readUInt32LE(8) * clusterSize;
@@ -148,7 +149,7 @@ export function qedPlaces(image) {
 }
 
 /** A raw image has no places: its first sectors are overwritten with what other formats begin with. */
-export function rawPlaces(image) {
+function rawPlaces(image) {
   const places = Array.from({ length: 64 }, (_, i) => ({
     at: i * 8,
     width: 8,
@@ -164,6 +165,9 @@ export function rawPlaces(image) {
     bigEndian: false,
   };
 }
+
+/** What can be damaged in an image of each format: a new one has a row here. */
+export const PLACES = { qcow2: qcow2Places, qed: qedPlaces, raw: rawPlaces };
 
 const NUMBERS = [
   0n,
@@ -286,7 +290,7 @@ function writeField(bytes, at, width, bigEndian, value) {
 }
 
 /** Guest ranges of the compressed clusters whose stored bytes include the one at `at`. */
-export function compressedRanges(image) {
+function compressedRanges(image) {
   const clusterBits = image.readUInt32BE(20);
   const clusterSize = 2 ** clusterBits;
   const extended = image.readUInt32BE(4) === 3 && (image.readBigUInt64BE(72) & 16n) !== 0n;

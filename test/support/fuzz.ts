@@ -160,8 +160,17 @@ const QED: readonly Recipe[] = [
   },
 ];
 
-export const FUZZED_FORMATS = ['qcow2', 'qed', 'raw'] as const;
-export type FuzzedFormat = (typeof FUZZED_FORMATS)[number];
+/** Makes valid images of every feature of a format in a folder. */
+type MakeSubjects = (folder: string) => readonly Subject[];
+
+/** The formats that are fuzzed: a new one has a row here, and one in fuzz-mutants.mjs. */
+const SUBJECTS: Readonly<Record<string, MakeSubjects>> = {
+  qcow2: (folder) => makeSubjects('qcow2', QCOW2, folder),
+  qed: (folder) => makeSubjects('qed', QED, folder),
+  raw: (folder) => [oneSubject('raw', folder, Buffer.alloc(100 * KIB, 'raw'))],
+};
+
+export const FUZZED_FORMATS: readonly string[] = Object.keys(SUBJECTS);
 
 function setByte(path: string, at: number, value: number): void {
   const bytes = readFileSync(path);
@@ -169,19 +178,20 @@ function setByte(path: string, at: number, value: number): void {
   writeFileSync(path, bytes);
 }
 
-/** Valid images of every feature of a format. */
-function makeSubjects(format: FuzzedFormat, folder: string): Subject[] {
-  if (format === 'raw') {
-    const path = join(folder, 'disk.raw');
-    writeFileSync(path, Buffer.alloc(100 * KIB, 'raw'));
-    return [{ name: 'raw', format, path, rarity: 1 }];
-  }
+function oneSubject(format: string, folder: string, image: Uint8Array, name = format): Subject {
+  const path = join(folder, name.replaceAll(' ', '-'));
+  writeFileSync(path, image);
+  return { name, format, path, rarity: 1 };
+}
+
+/** Images that qemu-img makes. */
+function makeSubjects(format: string, recipes: readonly Recipe[], folder: string): Subject[] {
   const backing = join(folder, 'base.raw');
   writeFileSync(
     backing,
     Uint8Array.from({ length: 230 * KIB }, (_, i) => (i % 50_000 < 30_000 ? 1 + ((i >> 9) % 250) : 0)),
   );
-  return (format === 'qed' ? QED : QCOW2).map((recipe, index) => {
+  return recipes.map((recipe, index) => {
     const path = join(folder, `${format}-${index}`);
     const isEncrypted = recipe.options.includes('encrypt');
     const dataFile = recipe.options.endsWith('data_file=') ? `${path}.data` : undefined;
@@ -208,6 +218,7 @@ function makeSubjects(format: FuzzedFormat, folder: string): Subject[] {
 
 export interface FuzzFigures {
   mutants: number;
+  openedToRead: number;
   openedForWriting: number;
   /** had something wrong that one repair mended */
   repaired: number;
@@ -221,15 +232,25 @@ export interface FuzzFigures {
 
 /** Takes `mutants` damaged images of a format apart. @param first number of the first one, to run a single one again */
 export async function fuzz(
-  format: FuzzedFormat,
+  format: string,
   mutants: number,
   seed: number,
   folder: string,
   first = 0,
 ): Promise<FuzzFigures> {
-  const subjects = makeSubjects(format, folder);
+  const subjects = SUBJECTS[format]!(folder);
   const figures: FuzzFigures = {
-    ...{ mutants: 0, openedForWriting: 0, repaired: 0, hangs: 0, crashes: 0, slowestMs: 0, peakBytes: 0, findings: [] },
+    ...{
+      mutants: 0,
+      openedToRead: 0,
+      openedForWriting: 0,
+      repaired: 0,
+      hangs: 0,
+      crashes: 0,
+      slowestMs: 0,
+      peakBytes: 0,
+      findings: [],
+    },
   };
   const end = first + mutants;
   const progress = openSync(join(folder, 'progress'), 'w+');
@@ -256,7 +277,13 @@ interface Job {
 
 type Message =
   | { readonly bug: string }
-  | { readonly done: true; readonly opened: number; readonly repaired: number; readonly peakBytes: number };
+  | {
+      readonly done: true;
+      readonly read: number;
+      readonly opened: number;
+      readonly repaired: number;
+      readonly peakBytes: number;
+    };
 
 /** @param progress file that is told the number of each mutant. @returns the number of the mutant to go on with */
 async function runChild(job: Job, figures: FuzzFigures, progress: number): Promise<number> {
@@ -279,6 +306,7 @@ async function runChild(job: Job, figures: FuzzFigures, progress: number): Promi
       return;
     }
     isDone = true;
+    figures.openedToRead += message.read;
     figures.openedForWriting += message.opened;
     figures.repaired += message.repaired;
     figures.peakBytes = Math.max(figures.peakBytes, message.peakBytes);

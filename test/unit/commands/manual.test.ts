@@ -146,6 +146,19 @@ describe('mount options', () => {
 });
 
 describe('the README', () => {
+  it('says of every format what its plug says', () => {
+    const rows = [...readme.matchAll(/^\| (\w+) \| yes[^|]*\| (\w+)[^|]*\| (\w+)[^|]*\| (\w+)[^|]*\|$/gm)];
+    const told = rows.map(([, name, write, check, create]) => [name!.toLowerCase(), write, check, create]);
+    const said = (is: boolean): string => (is ? 'yes' : 'no');
+    expect(told.sort()).toEqual(
+      formats
+        .map(({ name, can, check, create }) => [
+          ...[name, said(can.write), said(check !== undefined), said(create !== undefined)],
+        ])
+        .sort(),
+    );
+  });
+
   it('shows no command and no option that does not exist', () => {
     const lines = [...readme.matchAll(/(?:^ {4}|`|"|&& )(?:\$ )?(?:sudo )?imgfuse ([a-z]+)\b([^`"#\n]*)/gm)];
     expect(lines.length).toBeGreaterThan(10);

@@ -1,0 +1,150 @@
+// The half of the contract that an image of every format keeps, those that are only read included: what a reader sees, and
+// that looking changes nothing. describeVirtualDisk runs it for formats that can be written.
+
+import { describe, expect, test } from 'vitest';
+import { steadyMs } from '../../src/concurrency/clock.ts';
+import { VirtualDisk } from '../../src/disk/virtual-disk.ts';
+import { ERRNO, errnoOf } from '../../src/errors/index.ts';
+import type { ImageFormat } from '../../src/format/image-format.ts';
+import type { HostFile } from '../../src/host/host-file.ts';
+import { MemoryHostFile } from '../../src/host/memory-file.ts';
+import { RecordingHostFile } from '../../src/host/wrapping-files.ts';
+import { openImage } from '../support/memory-images.ts';
+import { seededRandom } from '../support/random.ts';
+
+/** An image of a format that is only read. */
+export interface ReadVariant {
+  readonly name: string;
+  readonly format: ImageFormat;
+  /** bytes of the image file, and what its disk must read as */
+  readonly create: () => { readonly image: Uint8Array; readonly content: Uint8Array };
+}
+
+/** An open disk, and what it must read as. */
+export interface ReadSubject {
+  readonly disk: VirtualDisk;
+  readonly content: Uint8Array;
+  /** the file that the extents with data lead to; null if what it stores is not the guest's bytes */
+  readonly dataFile: HostFile | null;
+}
+
+export function describeReadableDisk(variant: ReadVariant): void {
+  const { format, name } = variant;
+  describe(name, () => {
+    describeReading(() => {
+      const { image, content } = variant.create();
+      const dataFile = new MemoryHostFile(image);
+      return { disk: new VirtualDisk(openImage(format, dataFile, { readOnly: true })), content, dataFile };
+    });
+
+    test('another thread reads the same', () => {
+      const { image, content } = variant.create();
+      const file = new MemoryHostFile(image);
+      const opened = openImage(format, file, { readOnly: true, slots: 2 });
+      const state = structuredClone(opened.share());
+      const attached = format.attach(file, state, { slot: 1, backing: null, extents: [], log: () => undefined });
+      expectContent(new VirtualDisk(attached), content);
+    });
+
+    test('nothing writes to its file, whatever is asked of it, and changes are refused with EROFS', () => {
+      const { image, content } = variant.create();
+      const recording = new RecordingHostFile(new MemoryHostFile(image));
+      const disk = new VirtualDisk(openImage(format, recording, { readOnly: true }));
+      expectContent(disk, content);
+      const changes = [
+        () => disk.write(new Uint8Array(9), 0, 9, 5),
+        () => disk.discard(0, 100_000),
+        () => disk.writeZeroes(0, 100_000),
+        () => disk.preallocate(0, 100_000),
+        () => disk.resize(content.length * 2),
+        () => disk.growTo(content.length * 2),
+      ];
+      for (const change of changes) expect(errnoFrom(change)).toBe(ERRNO.EROFS);
+      disk.flush();
+      disk.maintain(steadyMs() + 60_000);
+      disk.makeClean();
+      disk.close();
+      expect(recording.log).toEqual([]);
+    });
+  });
+}
+
+/** @param make a disk with data and with zeros, a new one each time */
+export function describeReading(make: () => ReadSubject): void {
+  test('a read that crosses the end is short, one behind it is empty, and no byte beyond the count is touched', () => {
+    const { disk, content } = make();
+    const target = new Uint8Array(1000).fill(0xee);
+    expect(disk.read(target, 10, 900, content.length - 100)).toBe(100);
+    expect(target.subarray(0, 10).every((byte) => byte === 0xee)).toBe(true);
+    expect(target.subarray(110).every((byte) => byte === 0xee)).toBe(true);
+    expect(disk.read(target, 0, 1000, content.length)).toBe(0);
+    expect(disk.read(target, 0, 1000, content.length + 4096)).toBe(0);
+    expect(disk.read(target, 0, 0, 17)).toBe(0);
+  });
+
+  test('a read anywhere gets its bytes', () => {
+    const { disk, content } = make();
+    expectContent(disk, content);
+    const random = seededRandom(7);
+    for (let n = 0; n < 200; n++) {
+      const at = Math.floor(random() * content.length);
+      const length = Math.min(content.length - at, 1 + Math.floor(random() * (n % 2 === 0 ? 1500 : 70_000)));
+      const target = new Uint8Array(length).fill(0xee);
+      expect(disk.read(target, 0, length, at)).toBe(length);
+      expect(Buffer.compare(target, content.subarray(at, at + length)), `${length} bytes at ${at}`).toBe(0);
+    }
+  });
+
+  test('the extents cover the disk without gaps, and those of data lead to the bytes', () => {
+    const { disk, content, dataFile } = make();
+    const size = content.length;
+    const target = new Uint8Array(size);
+    for (let at = 0; at < size; ) {
+      const extent = disk.extent(at);
+      expect(extent.start).toBe(at);
+      expect(extent.length).toBeGreaterThan(0);
+      if (extent.depth === 0 && extent.status === 'data') {
+        if (dataFile === null) expect(extent.hostOffset).toBe(undefined);
+        else {
+          dataFile.read(target, 0, extent.length, extent.hostOffset as never);
+          expect(Buffer.compare(target.subarray(0, extent.length), content.subarray(at, at + extent.length))).toBe(0);
+        }
+      } else if (extent.status !== 'data') {
+        expect(content.subarray(at, at + extent.length).every((byte) => byte === 0)).toBe(true);
+      }
+      at += extent.length;
+      expect(at).toBeLessThanOrEqual(size);
+    }
+  });
+
+  test('the runs of data are those of the extents, whatever lies where', () => {
+    const { disk, content } = make();
+    for (let at = 0; at < content.length; ) {
+      const { isData, length } = disk.dataRun(at, content.length - at);
+      expect(length).toBeGreaterThan(0);
+      const end = at + length;
+      while (at < end) {
+        const extent = disk.extent(at, end - at);
+        expect([at, extent.status === 'data' && extent.isHole !== true]).toEqual([at, isData]);
+        at += extent.length;
+      }
+    }
+  });
+}
+
+function expectContent(disk: VirtualDisk, content: Uint8Array): void {
+  expect(disk.size()).toBe(content.length);
+  const bytes = new Uint8Array(content.length).fill(0xee);
+  expect(disk.read(bytes, 0, bytes.length, 0)).toBe(bytes.length);
+  const at = Buffer.compare(bytes, content) === 0 ? -1 : bytes.findIndex((byte, i) => byte !== content[i]);
+  expect(at < 0 ? 'none' : `${at}: ${bytes[at]} instead of ${content[at]}`, 'first byte that differs').toBe('none');
+}
+
+function errnoFrom(action: () => void): number {
+  try {
+    action();
+  } catch (error) {
+    return errnoOf(error);
+  }
+  return 0;
+}
