@@ -1,10 +1,11 @@
 // From the name of a command to its run: the list of all commands, and how their arguments become what they take.
 
 import { createRequire } from 'node:module';
+import { Parser } from 'yargs/helpers';
 import { ArgumentError, asksFor, checkArguments, UnknownOptionError } from './arguments.ts';
 import { checkCommand } from './check.ts';
 import { type Choice, chooseCommand, isCommand, MissingImageError, unknownCommand } from './choose-command.ts';
-import type { Command, CommandName } from './command.ts';
+import { type Command, type CommandName, GLOBAL_OPTIONS, type Options } from './command.ts';
 import { createCommand } from './create.ts';
 import { EXIT_MOUNT, EXIT_OK, EXIT_USAGE } from './exit-codes.ts';
 import { infoCommand } from './info.ts';
@@ -17,8 +18,6 @@ import { resizeCommand } from './resize.ts';
 import { runChecked } from './run-command.ts';
 import { statusCommand } from './status.ts';
 import { unmountCommand } from './unmount.ts';
-
-export { parseOptions } from './run-command.ts';
 
 const completionCommand: Command = {
   name: 'completion',
@@ -92,7 +91,7 @@ async function runCommand(name: CommandName, argv: readonly string[]): Promise<n
   const checked = check(command, argv);
   if (checked.wantsHelp) return help(name);
   if (checked.wantsVersion) return version();
-  return runChecked(command, checked);
+  return runChecked(command, checked.names, parseOptions(command.options, checked.options));
 }
 
 /** An option that another command has is not only unknown. */
@@ -106,6 +105,26 @@ function check(command: Command, argv: readonly string[]): ReturnType<typeof che
     if (owners.length === 0) throw error;
     throw new ArgumentError(`${command.name} has no option ${error.typed}, only ${owners.join(', ')}`, command.name);
   }
+}
+
+/** Checked options ("--name=value", "--name") as a command takes them: lists are whole, of every other option the last counts. */
+export function parseOptions(table: Options, checked: readonly string[]): Record<string, unknown> {
+  const all: [string, Options[string]][] = Object.entries({ ...GLOBAL_OPTIONS, ...table });
+  const names = (type: string): string[] => all.filter(([, option]) => option.type === type).map(([name]) => name);
+  const parsed = Parser([...checked], {
+    boolean: names('boolean'),
+    string: names('string'),
+    // with a number of values yargs takes a value as it is; without one it guesses, and strips quotes
+    narg: Object.fromEntries(all.map(([name, { type }]) => [name, type === 'string' ? 1 : 0])),
+    configuration: { 'boolean-negation': false, 'camel-case-expansion': false, 'dot-notation': false },
+  });
+  const given = all.filter(([name]) => parsed[name] !== undefined);
+  return Object.fromEntries(
+    given.map(([name, { multiple }]) => {
+      const values: unknown[] = [parsed[name]].flat();
+      return [name, multiple === true ? values : values.at(-1)];
+    }),
+  );
 }
 
 async function help(name: string | null): Promise<number> {

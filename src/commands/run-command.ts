@@ -27,17 +27,22 @@ export async function quickCommand(argv: readonly string[]): Promise<(() => numb
     return null;
   }
   const found = command;
-  return checked.wantsHelp || checked.wantsVersion ? null : () => runChecked(found, checked);
+  if (checked.wantsHelp || checked.wantsVersion) return null;
+  return () => runChecked(found, checked.names, readOptions(found.options, checked.options));
 }
 
-/** @returns the exit code */
-export function runChecked(command: Command, { options, names }: CheckedArguments): number | Promise<number> {
+/** @param names, in their order @param options as the command takes them @returns the exit code */
+export function runChecked(
+  command: Command,
+  names: readonly string[],
+  options: Readonly<Record<string, unknown>>,
+): number | Promise<number> {
   const named = Object.fromEntries(names.map((value, index) => [command.names[index]!.name, value]));
-  return command.run({ output: 'human', ...parseOptions(command.options, options), ...named } as never);
+  return command.run({ output: 'human', ...options, ...named } as never);
 }
 
-/** Checked options ("--name=value", "--name") as a command takes them: lists are whole, of every other option the last counts. */
-export function parseOptions(table: Options, checked: readonly string[]): Record<string, unknown> {
+/** What parseOptions() of program.ts makes of checked options, without yargs, which takes too long to load. */
+export function readOptions(table: Options, checked: readonly string[]): Record<string, unknown> {
   const all: Options = { ...GLOBAL_OPTIONS, ...table };
   const parsed: Record<string, unknown> = {};
   for (const option of checked) {

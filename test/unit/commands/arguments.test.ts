@@ -9,6 +9,7 @@ import { checkArguments } from '../../../src/commands/arguments.ts';
 import { chooseCommand } from '../../../src/commands/choose-command.ts';
 import { COMMANDS, type Command, GLOBAL_OPTIONS, type Option } from '../../../src/commands/command.ts';
 import { PROGRAM, parseOptions } from '../../../src/commands/program.ts';
+import { readOptions } from '../../../src/commands/run-command.ts';
 import { ImgfuseError } from '../../../src/errors/index.ts';
 import { makeTemporaryDirectory, removeTemporaryDirectory } from '../../support/temporary.ts';
 
@@ -35,7 +36,10 @@ function sentenceOf(action: () => unknown): string {
 function parsed(name: string, ...argv: readonly string[]): Record<string, unknown> {
   const command = commandOf(name);
   const { options, names } = checkArguments(command, argv);
-  return { ...parseOptions(command.options, options), names };
+  const read = parseOptions(command.options, options);
+  // the quick commands read the same without yargs
+  expect(readOptions(command.options, options)).toEqual(read);
+  return { ...read, names };
 }
 
 /** Names and required options, so that only what a test adds is wrong. */
