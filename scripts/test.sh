@@ -9,7 +9,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-packages=(qemu-utils qemu-system-common fio fuse3 libfuse2 e2fsprogs xfsprogs btrfs-progs fdisk mount man-db attr zstd openssl)
+packages=(bximage qemu-utils qemu-system-common fio fuse3 libfuse2 e2fsprogs xfsprogs btrfs-progs fdisk mount man-db attr zstd openssl)
 missing=()
 for package in "${packages[@]}"; do
   dpkg-query -W -f '${Status}' "$package" 2> /dev/null | grep -q 'install ok installed' || missing+=("$package")

@@ -2,12 +2,13 @@
 // what others need to know of a format, its plug says.
 
 import { didYouMean, ImgfuseError } from '../errors/index.ts';
+import { bochs } from '../format/bochs/index.ts';
 import type { ImageFormat } from '../format/image-format.ts';
 import { qcow2 } from '../format/qcow2/index.ts';
 import { qed } from '../format/qed/index.ts';
 import { raw } from '../format/raw/index.ts';
 
-export const formats: readonly ImageFormat[] = [qed, qcow2, raw];
+export const formats: readonly ImageFormat[] = [qed, qcow2, bochs, raw];
 
 /** What every file is that no format recognizes: its own bytes are the disk. */
 export const rawFormat: ImageFormat = raw;

@@ -4,11 +4,13 @@
 import { expect, test } from 'vitest';
 import { guestOffset } from '../../src/bytes/offsets.ts';
 import { formats } from '../../src/disk/registry.ts';
+import { bochs } from '../../src/format/bochs/index.ts';
 import type { WritableFormat, WritableImage } from '../../src/format/image-format.ts';
 import { qcow2 } from '../../src/format/qcow2/index.ts';
 import { qed } from '../../src/format/qed/index.ts';
 import { raw } from '../../src/format/raw/index.ts';
 import { MemoryHostFile } from '../../src/host/memory-file.ts';
+import { bochsImage, MIXED_SECTORS } from '../support/bochs-bytes.ts';
 import { createMemoryImage, openImage } from '../support/memory-images.ts';
 import { describeReadableDisk, type ReadVariant } from './readable-disk.ts';
 import { type DiskVariant, describeVirtualDisk } from './virtual-disk.ts';
@@ -119,7 +121,14 @@ const variants: readonly DiskVariant[] = [
 ];
 
 /** Formats that are only read. */
-const readVariants: readonly ReadVariant[] = [];
+const readVariants: readonly ReadVariant[] = [
+  { name: 'bochs', format: bochs, create: () => bochsImage({ sectors: MIXED_SECTORS }) },
+  {
+    name: 'bochs of version 1 with large extents',
+    format: bochs,
+    create: () => bochsImage({ sectors: MIXED_SECTORS, version: 0x10000, extentBytes: 65_536 }),
+  },
+];
 
 test('every format has a row', () => {
   const names = new Set([...variants, ...readVariants].map(({ format }) => format.name));

@@ -53,7 +53,6 @@ export const FOREIGN_MAGICS: readonly (readonly [name: string, what: string, at:
   ['sparseimage', 'a header', 0, 'sprs'],
   ['ASIF', 'a header', 0, 'shdw'],
   ['cloop', 'a header', 0, '#!/bin/sh\n#V2.0 Format\nmodprobe cloop'],
-  ['Bochs', 'a header', 0, 'Bochs Virtual HD Image'],
   ['LUKS', 'a header', 0, 'LUKS\xba\xbe\0\x02'],
 ];
 

@@ -148,6 +148,32 @@ function qedPlaces(image) {
   return { clusterSize, size, places, pointers, bigEndian: false };
 }
 
+/** Every place of a growing Bochs image. */
+function bochsPlaces(image) {
+  const u32 = (at) => image.readUInt32LE(at);
+  const [headerBytes, entries, bitmapBytes, extentBytes] = [u32(68), u32(72), u32(76), u32(80)];
+  const size = Number(image.readBigUInt64LE(88));
+  const places = [];
+  const words = Array.from({ length: 21 }, (_, i) => i * 4);
+  for (const at of words) places.push({ at, width: 4, affects: 'all', kind: 'header' });
+  places.push({ at: 88, width: 8, affects: 'all', kind: 'header' });
+  const bitmapRoom = Math.ceil(bitmapBytes / 512) * 512;
+  const pointers = [0n, 1n, 0xffffffffn];
+  for (let i = 0; i * extentBytes < size; i++) {
+    const entry = headerBytes + i * 4;
+    const start = i * extentBytes;
+    places.push({ at: entry, width: 4, affects: [[start, start + extentBytes]], kind: 'table' });
+    if (u32(entry) === 0xffffffff) continue;
+    pointers.push(BigInt(u32(entry)));
+    const bitmap = headerBytes + entries * 4 + u32(entry) * (bitmapRoom + extentBytes);
+    for (let byte = 0; byte < extentBytes / 4096; byte++) {
+      const first = start + byte * 4096;
+      places.push({ at: bitmap + byte, width: 1, affects: [[first, first + 4096]], kind: 'pointer' });
+    }
+  }
+  return { clusterSize: extentBytes, size, places, pointers, bigEndian: false };
+}
+
 /** A raw image has no places: its first sectors are overwritten with what other formats begin with. */
 function rawPlaces(image) {
   const places = Array.from({ length: 64 }, (_, i) => ({
@@ -167,7 +193,7 @@ function rawPlaces(image) {
 }
 
 /** What can be damaged in an image of each format: a new one has a row here. */
-export const PLACES = { qcow2: qcow2Places, qed: qedPlaces, raw: rawPlaces };
+export const PLACES = { qcow2: qcow2Places, qed: qedPlaces, bochs: bochsPlaces, raw: rawPlaces };
 
 const NUMBERS = [
   0n,

@@ -5,6 +5,7 @@ import { type ChildProcess, fork } from 'node:child_process';
 import { closeSync, openSync, readFileSync, readSync, writeFileSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { bochsImage, MIXED_SECTORS } from './bochs-bytes.ts';
 import { qemuImg, qemuImgEncrypted, qemuIo, tryQemu } from './qemu.ts';
 
 const CHILD = fileURLToPath(new URL('./fuzz-child.mjs', import.meta.url));
@@ -167,6 +168,7 @@ type MakeSubjects = (folder: string) => readonly Subject[];
 const SUBJECTS: Readonly<Record<string, MakeSubjects>> = {
   qcow2: (folder) => makeSubjects('qcow2', QCOW2, folder),
   qed: (folder) => makeSubjects('qed', QED, folder),
+  bochs: (folder) => [oneSubject('bochs', folder, bochsImage({ sectors: MIXED_SECTORS }).image)],
   raw: (folder) => [oneSubject('raw', folder, Buffer.alloc(100 * KIB, 'raw'))],
 };
 

@@ -1,0 +1,17 @@
+// Bochs, the plug: growing images, which are only read. Bochs and bximage write them; nothing in them says whether they were
+// closed clean, and they have no backing file.
+
+import type { HostFile } from '../../host/host-file.ts';
+import type { ImageFormat, SharedImage } from '../image-format.ts';
+import { HEADER_MAGIC, readHeader } from './header.ts';
+import { BochsImage, type BochsState, describeHeader, openBochs } from './image.ts';
+
+export const bochs: ImageFormat<BochsImage> = {
+  name: 'bochs',
+  title: 'a Bochs image',
+  magics: [{ at: 0, text: HEADER_MAGIC }],
+  can: { write: false, resize: false, backing: false, lazyRefcounts: false },
+  open: openBochs,
+  attach: (file: HostFile, shared: SharedImage) => new BochsImage(file, shared.state as BochsState),
+  inspect: (file: HostFile) => describeHeader(readHeader(file)),
+};

@@ -1,0 +1,80 @@
+// Formats that are only read, at the command line: mounted with -o ro, refused for everything that writes, and below an
+// overlay. A new one adds its row.
+
+import { readFileSync, writeFileSync } from 'node:fs';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { formats } from '../../src/disk/registry.ts';
+import { bochsImage, MIXED_SECTORS } from '../support/bochs-bytes.ts';
+import { firstDifference } from '../support/image-files.ts';
+import { canMountAsRoot, requireOrSkip } from '../support/requirements.ts';
+import { Bench, lines } from './cli-harness.ts';
+
+/** An image of each, and what its disk reads as. */
+const ROWS: Readonly<Record<string, () => { readonly image: Uint8Array; readonly content: Buffer }>> = {
+  bochs: () => bochsImage({ sectors: MIXED_SECTORS }),
+};
+
+let bench: Bench;
+beforeEach((context) => {
+  requireOrSkip(context, canMountAsRoot(), 'root and /dev/fuse');
+  bench = new Bench();
+  bench.makeDirectory('mnt');
+});
+afterEach(() => bench?.cleanUp());
+
+it('are all in the table', () => {
+  expect(Object.keys(ROWS)).toEqual(formats.filter(({ can }) => !can.write).map(({ name }) => name));
+});
+
+describe.each(Object.entries(ROWS))('%s', (format, make) => {
+  let content: Buffer;
+  let image: Uint8Array;
+  beforeEach(() => {
+    ({ content, image } = make());
+    writeFileSync(bench.path('disk.img'), image);
+  });
+  afterEach(() => expect(Buffer.compare(readFileSync(bench.path('disk.img')), image)).toBe(0));
+
+  it('is mounted read-only', () => {
+    expect(bench.imgfuse('mount', '-o', 'ro', 'disk.img', 'mnt')).toMatchObject({ code: 0, stderr: '' });
+    expect(firstDifference(readFileSync(bench.path('mnt/disk.raw')), content)).toBe('none');
+    expect(() => writeFileSync(bench.path('mnt/disk.raw'), 'x')).toThrow(/EROFS|EACCES/);
+    const mounts: unknown = JSON.parse(bench.imgfuse('status', '--output=json').stdout);
+    const own = { mountpoint: bench.path('mnt'), format, 'read-only': true };
+    expect(mounts).toEqual(expect.arrayContaining([expect.objectContaining(own)]));
+    expect(bench.imgfuse('unmount', 'mnt')).toMatchObject({ code: 0, stderr: '' });
+  });
+
+  it('is refused for writing, with the way out', () => {
+    for (const [code, parameters] of [
+      [32, ['mount', 'disk.img', 'mnt']],
+      [1, ['resize', 'disk.img', '+1M']],
+    ] as const) {
+      const refused = bench.imgfuse(...parameters);
+      expect(refused).toMatchObject({ code, stdout: '' });
+      expect(lines(refused.stderr)).toHaveLength(1);
+      expect(refused.stderr).toMatch(/images of that format are only read; use -o ro, or make an overlay with/);
+    }
+    expect(bench.imgfuse('check', 'disk.img')).toMatchObject({ code: 63 });
+  });
+
+  it('is shown by info and map', () => {
+    const info = JSON.parse(bench.imgfuse('info', '--output=json', 'disk.img').stdout) as Record<string, unknown>;
+    expect(info).toMatchObject({ format, 'virtual-size': content.length, 'dirty-flag': false });
+    const map = JSON.parse(bench.imgfuse('map', '--output=json', 'disk.img').stdout) as { length: number }[];
+    expect(map.reduce((sum, { length }) => sum + length, 0)).toBe(content.length);
+  });
+
+  it('is mounted read-write below the overlay that the refusal tells of', () => {
+    const { stderr } = bench.imgfuse('mount', 'disk.img', 'mnt');
+    const [, words = ''] = /imgfuse (create .*) OVERLAY$/m.exec(stderr.trim())!;
+    expect(bench.imgfuse(...words.split(' '), 'overlay')).toMatchObject({ code: 0 });
+    expect(bench.imgfuse('mount', 'overlay', 'mnt')).toMatchObject({ code: 0, stderr: '' });
+    expect(firstDifference(readFileSync(bench.path('mnt/disk.raw')), content)).toBe('none');
+    writeFileSync(bench.path('mnt/disk.raw'), 'new', { flag: 'r+' });
+    expect(bench.imgfuse('unmount', 'mnt')).toMatchObject({ code: 0, stderr: '' });
+    expect(bench.imgfuse('mount', '-o', 'ro', 'overlay', 'mnt')).toMatchObject({ code: 0 });
+    expect(readFileSync(bench.path('mnt/disk.raw')).subarray(0, 3).toString()).toBe('new');
+    expect(bench.imgfuse('unmount', 'mnt')).toMatchObject({ code: 0 });
+  });
+});
