@@ -55,6 +55,14 @@ export class ServedDisk {
     this.#attach(shared);
   }
 
+  /** The connection of the mount has ended: no request in hand need wait for a slow server of a backing file any more. */
+  giveUpServers(): void {
+    void this.attached().then(
+      (disk) => disk.giveUpServers(),
+      () => undefined,
+    );
+  }
+
   /** A thread has died: whoever waits for what it held gets an error. */
   abandon(thread: number, slot: number): void {
     if (this.#shared === null) return;

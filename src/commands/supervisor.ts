@@ -175,8 +175,10 @@ export class Supervisor {
             'ends this process',
         );
       case 'draining':
+        this.#disk.giveUpServers();
         return this.#words.stop();
       case 'leaving':
+        this.#disk.giveUpServers();
         this.#log('warning', `${state.reason}: closing ${this.#request.image} under its users`);
         this.#words.stop();
         if (state.lost !== null) this.#breakOff(state.mount);
@@ -185,6 +187,7 @@ export class Supervisor {
       case 'closing':
         return this.#whileIn(state, async () => state.lost ?? (await this.#closeDisk(state.mount)));
       case 'rescuing':
+        this.#disk.giveUpServers();
         this.#words.stop();
         this.#breakOff(state.mount);
         return this.#whileIn(state, () => this.#rescue(state.mount));

@@ -344,6 +344,11 @@ export class VirtualDisk {
     return { local: end - below, below };
   }
 
+  /** Nobody waits for a server any more, in whatever thread: reads of what has not come from it are errors from now on. */
+  giveUpServers(): void {
+    for (const file of this.remote) file.giveUp();
+  }
+
   /**
    * A thread that used the disk has died: whoever waits for what it held gets an error instead of waiting for ever.
    * @param thread its `threadId` @param slot the one it was attached with

@@ -6,7 +6,7 @@ import { closeSync, existsSync, openSync, readFileSync, readSync, writeFileSync 
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { RangeServer } from '../support/range-server.ts';
 import { canMountAsRoot, hasCommand, requireOrSkip } from '../support/requirements.ts';
-import { Bench, exitOf } from './cli-harness.ts';
+import { Bench, exitOf, outlives, until } from './cli-harness.ts';
 
 const MIB = 1024 * 1024;
 
@@ -260,6 +260,27 @@ describe('a mount', () => {
     expect(readBytes(disk, 4096, 6 * MIB).equals(bytes.subarray(6 * MIB, 6 * MIB + 4096))).toBe(true);
     imgfuse('unmount', at);
     imgfuse('check', 'disk.qed');
+  });
+
+  test('ends soon after SIGTERM, although a reader waits for a server that has fallen silent', async () => {
+    server = new RangeServer(content(4 * MIB));
+    const url = `${server.origin}/base.raw`;
+    const at = bench.makeDirectory('mnt');
+    imgfuse('create', '-q', '-f', 'qcow2', '-b', url, '-F', 'raw', 'disk.qcow2');
+    imgfuse('mount', '--allow-backing', url, 'disk.qcow2', at);
+    const { pid } = bench.records()[0]!;
+    server.plan({ do: 'silence', times: 100 });
+    server.forget();
+    const reader = spawn('dd', [`if=${at}/disk.raw`, 'of=/dev/null', 'bs=4k', 'count=1', 'skip=700'], {
+      stdio: 'ignore',
+    });
+    const ended = exitOf(reader);
+    await until(() => server!.requests().length > 0, 'the request for what is read');
+    process.kill(pid, 'SIGTERM');
+    expect(await outlives(pid, 8000), 'the mount process waits for the server').toBe(false);
+    expect(await ended).toBe(1);
+    expect(bench.records()).toEqual([]);
+    imgfuse('check', 'disk.qcow2');
   });
 
   test('of a URL is read-only, and its status says what went over the network', () => {

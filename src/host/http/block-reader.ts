@@ -98,8 +98,10 @@ export class BlockReader {
   }
 
   private aloneError(block: number): ImgfuseError {
-    const what = this.cache.isLoaderAlive ? 'does not answer' : 'has died, and reading again does not help';
-    return this.error(block, `cannot be read: the network thread of this process ${what}`);
+    const { isClosed, isLoaderAlive } = this.cache;
+    const thread = 'the network thread of this process';
+    if (!isLoaderAlive) return this.error(block, `cannot be read: ${thread} has died, and reading again does not help`);
+    return this.error(block, `cannot be read: ${isClosed ? 'it is being closed' : `${thread} does not answer`}`);
   }
 
   private error(block: number, reason: string): ImgfuseError {

@@ -124,6 +124,11 @@ export class HttpHostFile implements HostFile {
     closeAll([this.cache, { close: this.onClose }]);
   }
 
+  /** Nobody wants to wait for the server any more, in whatever thread: what is not cached is an error from now on. */
+  giveUp(): void {
+    this.cache.close();
+  }
+
   /** Another thread has died: whoever waits for what it held gets an error. @param thread its `threadId` */
   abandon(thread: number): void {
     this.cache.lock.abandon(thread);

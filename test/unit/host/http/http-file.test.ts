@@ -585,6 +585,6 @@ test('a read after the close fails at once and does not wait', () => {
   const other = open();
   opened.splice(0, 1);
   file.close();
-  expect(failure(file, 9 * BLOCK)).toMatch(/does not answer/);
+  expect(failure(file, 9 * BLOCK)).toMatch(/it is being closed/);
   expectRead(other, 9 * BLOCK, 10);
 });
