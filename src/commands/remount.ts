@@ -5,8 +5,9 @@ import { ImgfuseError } from '../errors/index.ts';
 import { type Command, QUIET } from './command.ts';
 import { ControlClient } from './control-socket.ts';
 import { EXIT_MOUNT, EXIT_OK } from './exit-codes.ts';
+import { processStartTime } from './host-paths.ts';
 import { findTarget, TARGET_NAME } from './mount-target.ts';
-import { complain, type OutputMode, print, printable, printJson } from './output.ts';
+import { complain, type OutputMode, print, printable, printJson, shellQuote } from './output.ts';
 
 interface RemountArguments {
   readonly target: string;
@@ -47,7 +48,12 @@ async function remount(args: RemountArguments): Promise<number> {
   const { mountpoint, record } = findTarget(args.target);
   const client = record?.alive === true ? await ControlClient.connect(record.socketPath) : null;
   if (client === null) {
-    complain(`the process that serves ${mountpoint} could not be asked; is it another user's?`);
+    const hasEnded = record !== null && processStartTime(record.pid) !== record.processStart;
+    complain(
+      hasEnded
+        ? `${mountpoint} is dead, its process ${record.pid} has ended; run "imgfuse unmount ${shellQuote(mountpoint)}"`
+        : `the process that serves ${mountpoint} could not be asked; is it another user's?`,
+    );
     return EXIT_MOUNT;
   }
   const result = await client.remount(readOnly);

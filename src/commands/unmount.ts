@@ -7,7 +7,7 @@ import { assertNotCovered, listMounts, type MountEntry, mountsOfConnection, unmo
 import type { Command } from './command.ts';
 import { type CloseResult, ControlClient } from './control-socket.ts';
 import { EXIT_MOUNT, EXIT_OK, mountExitCode } from './exit-codes.ts';
-import { pathKind } from './host-paths.ts';
+import { pathKind, processStartTime } from './host-paths.ts';
 import { commandThere, describePlace, type PlaceElsewhere, placeElsewhere } from './mount-namespaces.ts';
 import { findTarget, TARGET_NAME, type Target } from './mount-target.ts';
 import { cureForUsers, describeUsers, findMountUsers, isLettingGo } from './mount-users.ts';
@@ -159,6 +159,8 @@ function closeOutcome(image: string | undefined, result: CloseResult | null, rec
       ? `the process ${record.pid} that served ${record.image} ended without saying whether the image is clean`
       : `${record.image} was not closed clean: ${result.error ?? 'no reason was given'}`;
   const notes = recoverySteps(record.image, record.log);
+  // who ends without a word leaves its files
+  if (result === null && processStartTime(record.pid) !== record.processStart) forgetRecord(record);
   return { closed: result !== null, clean: false, image, error, notes, exitCode: EXIT_MOUNT };
 }
 

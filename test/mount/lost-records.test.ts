@@ -1,10 +1,12 @@
 // Mounts whose files in the runtime directory are gone, or lie where a command does not look: the process of the mount is found
 // all the same, and asked.
 
-import { chownSync, mkdirSync, rmSync } from 'node:fs';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { chownSync, closeSync, mkdirSync, openSync, readdirSync, rmSync } from 'node:fs';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { canMountAsRoot, hasCommand, requireOrSkip } from '../support/requirements.ts';
-import { Bench, CLI, NOBODY, outlives } from './cli-harness.ts';
+import { Bench, CLI, exitOf, NOBODY, outlives } from './cli-harness.ts';
 
 let bench: Bench;
 
@@ -71,4 +73,37 @@ it('an ordinary user is answered by the process, too', (context) => {
   `);
   expect(result.stdout).toMatch(/^state: +mounted$/m);
   expect(result).toMatchObject({ code: 0, stderr: '' });
+});
+
+it('remount says of a mount whose process was killed that it is dead', async () => {
+  expect(bench.imgfuse('mount', '-o', 'ro,share', 'a.qcow2', 'mnt').code).toBe(0);
+  const pid = bench.daemonPid();
+  process.kill(pid, 'SIGKILL');
+  expect(await outlives(pid, 5000)).toBe(false);
+  const { code, stderr } = bench.imgfuse('remount', '-o', 'rw', 'mnt');
+  const place = bench.path('mnt');
+  expect(stderr).toBe(`imgfuse: ${place} is dead, its process ${pid} has ended; run "imgfuse unmount ${place}"\n`);
+  expect(code).toBe(32);
+  expect(bench.imgfuse('unmount', 'mnt').code).toBe(0);
+});
+
+it('an unmount that sees the process die leaves no record of it', async () => {
+  expect(bench.imgfuse('mount', 'a.qcow2', 'mnt').code).toBe(0);
+  const pid = bench.daemonPid();
+  const user = openSync(bench.path('mnt/disk.raw'), 'r');
+  const unmount = spawn(process.execPath, [CLI, 'unmount', '-l', 'mnt'], {
+    cwd: bench.directory,
+    env: bench.environment(),
+    stdio: ['ignore', 'ignore', 'pipe'],
+  });
+  // it says what it waits for
+  await once(unmount.stderr!, 'data');
+  process.kill(pid, 'SIGKILL');
+  expect(await exitOf(unmount)).toBe(32);
+  expect(readdirSync(bench.runtime).filter((name) => !name.endsWith('.log'))).toEqual([]);
+  try {
+    closeSync(user);
+  } catch {
+    // ENOTCONN: nobody serves the file any more
+  }
 });
