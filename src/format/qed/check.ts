@@ -86,15 +86,17 @@ class TableWalk {
     const size = this.file.size();
     if (size >= this.l1End) return;
     this.report.corruptions++;
-    const sentence = `the file of ${size} bytes ends before its L1 table does, at ${this.l1End}: it is truncated`;
     if (this.options.repair !== 'all') {
-      this.options.log(`ERROR ${sentence}`);
+      this.options.log(
+        `ERROR the file of ${size} bytes ends before its L1 table does, at ${this.l1End}: it is truncated`,
+      );
       return;
     }
     completeFile(this.file, this.header.l1TableOffset, this.l1End);
     this.report.corruptionsFixed++;
     this.options.log(
-      `Repaired ${sentence}; it is ${this.l1End} bytes long now, and what the missing part mapped reads as zeros`,
+      `Repaired the length of the file: its ${size} bytes ended before its L1 table; it has ${this.l1End} now, and what the ` +
+        'missing part mapped reads as zeros',
     );
   }
 
