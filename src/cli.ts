@@ -4,5 +4,14 @@
 
 process.on('SIGUSR1', () => {});
 
-const { main } = await import('./commands/main.ts');
-process.exit(await main(process.argv.slice(2), process.argv[1] ?? 'imgfuse'));
+try {
+  const { main } = await import('./commands/main.ts');
+  process.exit(await main(process.argv.slice(2), process.argv[1] ?? 'imgfuse'));
+} catch (error) {
+  const { code, message } = error as NodeJS.ErrnoException;
+  if (code !== 'EMFILE' && code !== 'ENFILE') throw error;
+  process.stderr.write(
+    `imgfuse: too many files are open to load the program; raise the limit (ulimit -n): ${message}\n`,
+  );
+  process.exit(1);
+}

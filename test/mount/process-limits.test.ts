@@ -56,6 +56,12 @@ it('128 open files are enough for one worker, whatever else was left open above 
   use();
 });
 
+it.each([20, 23, 26])('a program that cannot even be loaded with %i files says so, without a stack', (files) => {
+  const result = mountUnder(`ulimit -n ${files}`);
+  expect(result.stderr).not.toMatch(/internal error|\n {4}at /);
+  expect(result.code).toBeGreaterThan(0);
+});
+
 it('a program that runs out of files on the way says so, without a stack', () => {
   const result = mountUnder('ulimit -n 32');
   expect(result.stderr).toMatch(
