@@ -149,9 +149,7 @@ function distrust(directory: string, uid: number): string | null {
   if (owner === null) return 'it does not exist';
   if (!owner.isDirectory) return 'it is not a directory';
   if (owner.uid !== uid) return `it belongs to user ${owner.uid}`;
-  return (owner.mode & 0o077) === 0
-    ? null
-    : `others can enter it (mode ${owner.mode.toString(8)}; chmod 700 cures that)`;
+  return (owner.mode & 0o077) === 0 ? null : `others can enter it (mode ${owner.mode.toString(8)}, and 700 is needed)`;
 }
 
 /** Makes the runtime directory when it is missing and names the files of a new mount in it. */
