@@ -156,7 +156,7 @@ function judgeFile(
   legal: readonly Set<number>[],
   where: (text: string) => Error,
 ): void {
-  if (format.name === 'raw') return;
+  if (format.check === undefined) return;
   const findings: string[] = [];
   const first = checkImage(format, file.clone(), { repair: 'none', log: (sentence) => findings.push(sentence) });
   if (first.corruptions > 0 && !format.inspect(file).dirty) throw where(`left ${findings.join('; ')}`);

@@ -294,7 +294,7 @@ export function judge(
   number: number,
 ): Fault | null {
   try {
-    if (workload.format.name === 'raw') return judgeContent(workload, state!, dataFile, legal, random, number);
+    if (workload.format.check === undefined) return judgeContent(workload, state!, dataFile, legal, random, number);
     const readOnly = new RecordingHostFile(state!.clone(true));
     open(workload, readOnly, dataFile, true).close();
     if (readOnly.log.length > 0) return { kind: 'corrupt', text: 'a read-only open changed the file' };
@@ -350,7 +350,7 @@ function judgeContent(
     content[sector] = 250 + n;
   }
   image.close();
-  if (format.name !== 'raw') {
+  if (format.check !== undefined) {
     if (workload.onlyLeaks || workload.leavesLeaks === true)
       checkImage(format, state, { repair: 'leaks', log: () => undefined });
     const { corruptions, leaks, findings } = checkOf(format, state);
