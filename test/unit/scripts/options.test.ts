@@ -74,3 +74,10 @@ test('figures come last, after the seed, and the exit code is that of the tests'
   // no test at all is no success
   expect(figures('states', 'a format of nobody')).toMatchObject({ status: 1, stdout: 'seed 7\n' });
 });
+
+test('every rule that npm run rules switches off is in the sources as it says', () => {
+  const { status, stdout, stderr } = run('rules.mjs', '--list');
+  expect(stderr).toBe('');
+  expect(status).toBe(0);
+  for (let rule = 1; rule <= 10; rule++) expect(stdout).toContain(`R${rule}  `);
+});
