@@ -28,6 +28,12 @@ export class LockedNumbers {
     return this.values[index]!;
   }
 
+  /** All of them, for a look at several. */
+  underLock(): { readonly [index: number]: number } {
+    assert(this.lock.held, 'shared numbers are read under the metadata lock');
+    return this.values;
+  }
+
   set(index: number, value: number): void {
     assert(this.lock.held, 'a shared number is changed under the metadata lock');
     assert(!this.readOnly, 'the shared numbers of a read-only image do not change');

@@ -3,7 +3,7 @@
 // leaves a leak. Refcount blocks and a larger refcount table are made on the way. Used under the metadata lock.
 
 import { writeU64BE } from '../../bytes/endian.ts';
-import { hostOffset, roundUp } from '../../bytes/offsets.ts';
+import { type HostOffset, hostOffset, roundUp } from '../../bytes/offsets.ts';
 import { reach } from '../../concurrency/breakpoints.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
@@ -16,7 +16,7 @@ import type { MetadataClusters } from './metadata-clusters.ts';
 import type { OverlapCheck } from './overlap.ts';
 import { type Refcounts, writeCounter } from './refcount.ts';
 import type { Releases } from './releases.ts';
-import { FILE_END, NEVER_USED, REFCOUNT_TABLE_ENTRIES, REFCOUNT_TABLE_OFFSET } from './state.ts';
+import type { Qcow2Numbers } from './state.ts';
 import type { Tables } from './table.ts';
 
 /** QEMU's limit of the refcount table in bytes. */
@@ -24,7 +24,7 @@ const MAX_REFCOUNT_TABLE_BYTES = 8 * 1024 * 1024;
 
 export interface Allocation {
   /** host offset of the first cluster */
-  readonly offset: number;
+  readonly offset: HostOffset;
   /** adjoining clusters */
   readonly count: number;
   /** they read as zeros, because nothing was ever there */
@@ -39,7 +39,7 @@ export interface AllocatorParts {
   readonly free: FreeClusters;
   readonly releases: Releases;
   readonly tracker: WriteTracker;
-  readonly numbers: Float64Array;
+  readonly numbers: Qcow2Numbers;
   readonly metadata: MetadataClusters;
   readonly marks: ImageMarks;
   readonly overlap: OverlapCheck;
@@ -83,11 +83,11 @@ export class Allocator {
   trim(): boolean {
     const { file, free, geometry, numbers } = this.parts;
     if (file.isDevice) return false;
-    const end = free.cutTail(numbers[FILE_END]! / geometry.clusterSize) * geometry.clusterSize;
-    numbers[FILE_END] = end;
+    const end = hostOffset(free.cutTail(numbers.fileEnd / geometry.clusterSize) * geometry.clusterSize);
+    numbers.lowerFileEnd(end);
     if (file.size() <= end) return false;
     file.truncate(end);
-    numbers[NEVER_USED] = end;
+    numbers.noteCut(end);
     return true;
   }
 
@@ -101,26 +101,27 @@ export class Allocator {
       free.markFree(run.start, run.end - run.start);
       throw error;
     }
-    return { offset: run.start * geometry.clusterSize, count: run.end - run.start, readsAsZeros: false };
+    const offset = hostOffset(run.start * geometry.clusterSize);
+    return { offset, count: run.end - run.start, readsAsZeros: false };
   }
 
   private append(count: number, exactly: boolean): Allocation {
     const { geometry, numbers, refcounts } = this.parts;
     for (;;) {
-      const first = numbers[FILE_END]! / geometry.clusterSize;
+      const offset = numbers.fileEnd;
+      const first = offset / geometry.clusterSize;
       const room = geometry.refcountsPerBlock - (first % geometry.refcountsPerBlock);
       if (exactly && count > room) {
         this.ensureBlocks(first, count);
-        if (numbers[FILE_END]! !== first * geometry.clusterSize) continue;
+        if (numbers.fileEnd !== offset) continue;
       } else if (refcounts.blockOf(first) === 0) {
         this.addBlock();
         continue;
       }
       const part = exactly ? count : Math.min(count, room);
       refcounts.setRun(first, part, 1);
-      numbers[FILE_END] = (first + part) * geometry.clusterSize;
-      const offset = first * geometry.clusterSize;
-      return { offset, count: part, readsAsZeros: offset >= numbers[NEVER_USED]! };
+      numbers.advanceFileEnd(hostOffset((first + part) * geometry.clusterSize));
+      return { offset, count: part, readsAsZeros: offset >= numbers.neverUsed };
     }
   }
 
@@ -138,11 +139,11 @@ export class Allocator {
   /** Clusters below `end` are about to be written: where that fails, guest data may find anything there later. */
   private noLongerFresh(end: number): void {
     const { geometry, numbers } = this.parts;
-    numbers[NEVER_USED] = Math.max(numbers[NEVER_USED]!, end * geometry.clusterSize);
+    numbers.noteUsed(hostOffset(end * geometry.clusterSize));
   }
 
   private addBlock(): void {
-    this.addBlockFor(this.parts.numbers[FILE_END]! / this.parts.geometry.clusterSize);
+    this.addBlockFor(this.parts.numbers.fileEnd / this.parts.geometry.clusterSize);
   }
 
   /** A new refcount block for `cluster`, placed at the end of the file. It is durable before the table shows it. */
@@ -151,11 +152,12 @@ export class Allocator {
     marks.beforeCounters();
     const { clusterSize, refcountsPerBlock, refcountBits } = geometry;
     const blockIndex = Math.floor(cluster / refcountsPerBlock);
-    if (blockIndex >= numbers[REFCOUNT_TABLE_ENTRIES]!) {
+    if (blockIndex >= numbers.refcountTableEntries) {
       this.growTable(blockIndex + 1);
       return;
     }
-    const own = numbers[FILE_END]! / clusterSize;
+    const host = numbers.fileEnd;
+    const own = host / clusterSize;
     const content = new Uint8Array(clusterSize);
     const countsItself = Math.floor(own / refcountsPerBlock) === blockIndex;
     if (countsItself) setCounter(content, own % refcountsPerBlock, refcountBits, 1);
@@ -163,26 +165,18 @@ export class Allocator {
       this.addBlockFor(own);
       return;
     }
-    tables.slices.forget(own * clusterSize, clusterSize);
+    tables.slices.forget(host, clusterSize);
     this.noLongerFresh(own + 1);
-    file.write(content, 0, clusterSize, hostOffset(own * clusterSize));
+    file.write(content, 0, clusterSize, host);
     if (!countsItself) refcounts.setRun(own, 1, 1);
-    numbers[FILE_END] = (own + 1) * clusterSize;
+    numbers.advanceFileEnd(hostOffset(host + clusterSize));
     tracker.sync();
     try {
-      tables.store(
-        'refcount-update',
-        numbers[REFCOUNT_TABLE_OFFSET]!,
-        blockIndex,
-        1,
-        { high: 0, low: 0 },
-        own * clusterSize,
-        0,
-      );
+      tables.store('refcount-update', numbers.refcountTableOffset, blockIndex, 1, { high: 0, low: 0 }, host, 0);
     } catch (error) {
       // nothing shows the block: its place is the end of the file again
       if (!countsItself) refcounts.setRun(own, 1, 0);
-      numbers[FILE_END] = own * clusterSize;
+      numbers.lowerFileEnd(host);
       throw error;
     }
     metadata.mark('refcount block', own, 1);
@@ -195,9 +189,9 @@ export class Allocator {
   private growTable(entries: number): void {
     const { file, geometry, metadata, numbers, releases, tables, tracker } = this.parts;
     const { clusterSize, refcountsPerBlock, refcountBits } = geometry;
-    const oldEntries = numbers[REFCOUNT_TABLE_ENTRIES]!;
-    const oldOffset = numbers[REFCOUNT_TABLE_OFFSET]!;
-    const start = numbers[FILE_END]! / clusterSize;
+    const oldEntries = numbers.refcountTableEntries;
+    const oldOffset = numbers.refcountTableOffset;
+    const start = numbers.fileEnd / clusterSize;
     const firstBlock = Math.floor(start / refcountsPerBlock);
     const firstNew = this.parts.refcounts.blockOf(start) === 0 ? firstBlock : firstBlock + 1;
     let blocks = 1;
@@ -220,9 +214,9 @@ export class Allocator {
       );
     }
     const table = new Uint8Array(tableBytes);
-    file.read(table, 0, oldEntries * REFCOUNT_TABLE_ENTRY_BYTES, hostOffset(oldOffset));
+    file.read(table, 0, oldEntries * REFCOUNT_TABLE_ENTRY_BYTES, oldOffset);
     const view = new DataView(table.buffer);
-    const tableOffset = (start + blocks) * clusterSize;
+    const tableOffset = hostOffset((start + blocks) * clusterSize);
     const end = start + blocks + tableClusters;
     this.noLongerFresh(end);
     for (let block = 0; block < blocks; block++) {
@@ -241,16 +235,15 @@ export class Allocator {
       this.parts.refcounts.setRun(start, shared, 1);
     }
     tables.slices.forget(tableOffset, tableBytes);
-    file.write(table, 0, tableBytes, hostOffset(tableOffset));
-    numbers[FILE_END] = end * clusterSize;
+    file.write(table, 0, tableBytes, tableOffset);
+    numbers.advanceFileEnd(hostOffset(end * clusterSize));
     tracker.sync();
     tracker.writeMetadata('header-update', () =>
       writeRefcountTableFields(file, { refcountTableOffset: tableOffset, refcountTableClusters: tableClusters }),
     );
     metadata.mark('refcount block', start, blocks);
     metadata.mark('refcount table', start + blocks, tableClusters);
-    numbers[REFCOUNT_TABLE_OFFSET] = tableOffset;
-    numbers[REFCOUNT_TABLE_ENTRIES] = tableBytes / REFCOUNT_TABLE_ENTRY_BYTES;
+    numbers.setRefcountTable(tableOffset, tableBytes / REFCOUNT_TABLE_ENTRY_BYTES);
     releases.add(oldOffset / clusterSize, roundUp(oldEntries * REFCOUNT_TABLE_ENTRY_BYTES, clusterSize) / clusterSize);
     tracker.noteWrite();
   }

@@ -36,8 +36,7 @@ export interface Collaborators {
   readonly mapper: Mapper;
   readonly marks: ImageMarks;
   readonly metadata: MetadataClusters;
-  readonly numbers: Float64Array;
-  readonly named: Qcow2Numbers;
+  readonly numbers: Qcow2Numbers;
   readonly overlap: OverlapCheck;
   readonly pending: PendingLinks;
   readonly pendingTables: PendingLinks;
@@ -60,9 +59,8 @@ export function connect(
   const { clusterBits, hasDataFile, version } = header;
   const geometry = new Geometry(clusterBits, header.refcountOrder, header.extendedL2);
   const words = new Int32Array(state.words);
-  const numbers = new Float64Array(state.numbers);
   const lock = new Mutex(words, METADATA_LOCK, `the tables of ${file.path}`);
-  const named = new Qcow2Numbers({ numbers: state.numbers, lock, readOnly: file.readOnly });
+  const numbers = new Qcow2Numbers({ numbers: state.numbers, lock, readOnly: file.readOnly });
   const reservations = new Reservations(state.reservations, lock, slot);
   const pending = new PendingLinks(state.pending);
   const pendingTables = new PendingLinks(state.pendingTables);
@@ -70,7 +68,7 @@ export function connect(
   const free = new FreeClusters(state.free);
   const data = new GuestData(dataFile ?? file, state.volumeKey);
   const tracker = new WriteTracker(state.tracker, file, log, dataFile);
-  const access = new GuestAccess(file, tracker, named);
+  const access = new GuestAccess(file, tracker, numbers);
   const tables = new Tables(file, new TableCache(state.cache), tracker, geometry.clusterSize);
   const marks = new ImageMarks({ file, header, lock, words, tracker, log });
   const metadata = new MetadataClusters(state.metadata);
@@ -91,7 +89,7 @@ export function connect(
   });
   return {
     ...{ access, allocator, data, flush, geometry, linker, lock, mapper, marks, metadata, numbers, overlap },
-    ...{ named, pending, pendingTables, releases, reservations, tables, tracker },
+    ...{ pending, pendingTables, releases, reservations, tables, tracker },
     reusable: () => ({ waiting: releases.count + pending.count, free: free.freeCount }),
   };
 }

@@ -1,6 +1,7 @@
 // Where the clusters of new guest data come from: from the image file, where each is counted, or from the external data
 // file, where every guest cluster has one place of its own, at its guest offset, that nobody counts.
 
+import { hostOffset } from '../../bytes/offsets.ts';
 import type { Allocation, Allocator } from './allocate.ts';
 
 export interface DataClusters {
@@ -20,7 +21,11 @@ export function imageClusters(allocator: Allocator): DataClusters {
 /** The place may hold anything, such as what the guest discarded. */
 export function dataFileClusters(clusterSize: number): DataClusters {
   return {
-    allocate: (guestCluster, count) => ({ offset: guestCluster * clusterSize, count, readsAsZeros: false }),
+    allocate: (guestCluster, count) => ({
+      offset: hostOffset(guestCluster * clusterSize),
+      count,
+      readsAsZeros: false,
+    }),
     giveBack: () => undefined,
   };
 }

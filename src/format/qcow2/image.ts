@@ -136,11 +136,11 @@ export class Qcow2Image implements WritableImage {
   }
 
   virtualSize(): number {
-    return this.parts.named.virtualSizeOutsideLock();
+    return this.parts.numbers.virtualSizeOutsideLock();
   }
 
   allocatedBytes(): number {
-    return this.parts.named.allocatedClustersOutsideLock() * this.clusterSize;
+    return this.parts.numbers.allocatedClustersOutsideLock() * this.clusterSize;
   }
 
   failure(): string | null {

@@ -14,7 +14,7 @@ import { type Mapper, NO_HOST } from './mapping.ts';
 import type { MetadataClusters } from './metadata-clusters.ts';
 import type { OverlapCheck } from './overlap.ts';
 import type { Releases } from './releases.ts';
-import { ALLOCATED_CLUSTERS, L1_OFFSET } from './state.ts';
+import type { Qcow2Numbers } from './state.ts';
 import {
   DATA_BITMAP,
   type SubclusterBitmap,
@@ -49,7 +49,7 @@ export interface LinkerParts {
   readonly pending: PendingLinks;
   readonly pendingTables: PendingLinks;
   readonly releases: Releases;
-  readonly numbers: Float64Array;
+  readonly numbers: Pick<Qcow2Numbers, 'addAllocated' | 'l1Offset' | 'removeAllocated'>;
   readonly metadata: MetadataClusters;
   readonly overlap: OverlapCheck;
 }
@@ -110,7 +110,7 @@ export class Linker {
       const { allocated, zero } = bitmaps[cluster - first] ?? DATA_BITMAP;
       pending.add(cluster, host + (cluster - first) * clusterSize, nowMs, allocated, zero);
     }
-    numbers[ALLOCATED_CLUSTERS] = numbers[ALLOCATED_CLUSTERS]! + created;
+    numbers.addAllocated(created);
   }
 
   /** The subclusters of a guest cluster; those of a compressed cluster all have data. */
@@ -173,14 +173,14 @@ export class Linker {
       if (!this.parts.hasDataFile) releases.add(waiting / geometry.clusterSize, 1);
       lost++;
     }
-    numbers[ALLOCATED_CLUSTERS] = numbers[ALLOCATED_CLUSTERS]! - lost;
+    numbers.removeAllocated(lost);
     return true;
   }
 
   /** Writes the L1 entries of the first `count` waiting tables, whose content is durable, and releases what they replace. */
   linkTables(count: number): void {
     const { geometry, numbers, pendingTables, releases, tables } = this.parts;
-    const l1 = numbers[L1_OFFSET]!;
+    const l1 = numbers.l1Offset;
     for (const { guestCluster: l1Index, hostOffset: table } of pendingTables.first(count)) {
       const { high, low } = tables.load(l1, l1Index);
       const old = offsetOf(high, low);
@@ -216,7 +216,7 @@ export class Linker {
       this.storeLinks(table, index, links.slice(i, i + run));
       // only now does memory change (R8); a later run that fails must not make this one be linked, and released, again
       for (let n = 0; n < run; n++) pending.drop(guestCluster + n, count);
-      numbers[ALLOCATED_CLUSTERS] = numbers[ALLOCATED_CLUSTERS]! - this.release(replaced);
+      numbers.removeAllocated(this.release(replaced));
       i += run;
     }
     pending.removeFirst(count);

@@ -8,7 +8,7 @@ import { NOT_PENDING, type PendingLinks } from '../pending-links.ts';
 import { MAX_LOOKS } from '../run-mapper.ts';
 import type { Geometry } from './geometry.ts';
 import type { ImageMarks } from './image-marks.ts';
-import { FILE_END, L1_ENTRIES, L1_OFFSET, REFCOUNT_TABLE_ENTRIES, REFCOUNT_TABLE_OFFSET } from './state.ts';
+import type { Qcow2Numbers } from './state.ts';
 import {
   checkSubclusters,
   DATA_BITMAP,
@@ -22,8 +22,6 @@ import {
 import { isCompressed, isCopied, offsetOf, QCOW_OFLAG_ZERO, type Tables } from './table.ts';
 
 export type ClusterStatus = 'data' | 'zero' | 'unallocated' | 'compressed';
-
-const ENTRY_BYTES = 8;
 
 /** The host cluster of what has none; 0 is the first cluster of an external data file. */
 export const NO_HOST = -1;
@@ -63,7 +61,7 @@ export interface MapperParts {
   readonly tables: Tables;
   readonly pending: PendingLinks;
   readonly pendingTables: PendingLinks;
-  readonly numbers: Float64Array;
+  readonly numbers: Pick<Qcow2Numbers, 'isPlace' | 'l1Entries' | 'l1Offset'>;
   readonly marks: ImageMarks;
 }
 
@@ -81,7 +79,7 @@ export class Mapper {
   private readonly tables: Tables;
   private readonly pending: PendingLinks;
   private readonly pendingTables: PendingLinks;
-  private readonly numbers: Float64Array;
+  private readonly numbers: MapperParts['numbers'];
   private readonly marks: ImageMarks;
 
   constructor({ path, version, hasDataFile, geometry, tables, pending, pendingTables, numbers, marks }: MapperParts) {
@@ -238,20 +236,20 @@ export class Mapper {
   l2Table(l1Index: number): number {
     const waiting = this.pendingTables.find(l1Index);
     if (waiting !== NOT_PENDING) return waiting;
-    if (l1Index >= this.numbers[L1_ENTRIES]!) return 0;
+    if (l1Index >= this.numbers.l1Entries) return 0;
     reach('l1-load');
-    const { high, low } = this.tables.load(this.numbers[L1_OFFSET]!, l1Index);
+    const { high, low } = this.tables.load(this.numbers.l1Offset, l1Index);
     const table = offsetOf(high, low);
     if (table === 0) return 0;
     if (this.isPlace(table)) return table;
-    throw this.badEntry('L1', this.numbers[L1_OFFSET]!, l1Index, l1Index * this.geometry.l2Coverage);
+    throw this.badEntry('L1', this.numbers.l1Offset, l1Index, l1Index * this.geometry.l2Coverage);
   }
 
   /** The L2 table of `l1Index` belongs to the active layer alone and may be changed. */
   isTableWritable(l1Index: number): boolean {
     if (this.pendingTables.find(l1Index) !== NOT_PENDING) return true;
-    if (l1Index >= this.numbers[L1_ENTRIES]!) return false;
-    return isCopied(this.tables.load(this.numbers[L1_OFFSET]!, l1Index).high);
+    if (l1Index >= this.numbers.l1Entries) return false;
+    return isCopied(this.tables.load(this.numbers.l1Offset, l1Index).high);
   }
 
   private assertPlace({ status, host }: Cluster, table: number, index: number, guestCluster: number): void {
@@ -271,13 +269,8 @@ export class Mapper {
    * metadata is known only where all tables were walked.
    */
   private isPlace(offset: number): boolean {
-    const { numbers } = this;
     const { clusterSize } = this.geometry;
-    if (offset % clusterSize !== 0 || !(offset + clusterSize <= numbers[FILE_END]!)) return false;
-    const behindL1 = offset - numbers[L1_OFFSET]!;
-    if (behindL1 >= 0 && behindL1 < numbers[L1_ENTRIES]! * ENTRY_BYTES) return false;
-    const behindRefcounts = offset - numbers[REFCOUNT_TABLE_OFFSET]!;
-    return behindRefcounts < 0 || behindRefcounts >= numbers[REFCOUNT_TABLE_ENTRIES]! * ENTRY_BYTES;
+    return offset % clusterSize === 0 && this.numbers.isPlace(offset, clusterSize);
   }
 
   private badEntry(name: string, table: number, index: number, guest: number): ImgfuseError {

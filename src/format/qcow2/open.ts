@@ -10,7 +10,7 @@ import type { OpenOptions } from '../image-format.ts';
 import { legacyAesKey } from './aes-legacy.ts';
 import { countAllocated } from './allocated-clusters.ts';
 import { type VolumeKey, wipe } from './encryption.ts';
-import { Geometry } from './geometry.ts';
+import { Geometry, REFCOUNT_TABLE_ENTRY_BYTES } from './geometry.ts';
 import {
   autoclearWhenWritten,
   QCOW_CRYPT_AES,
@@ -26,19 +26,7 @@ import { Qcow2Image } from './image.ts';
 import { unlockLuks } from './luks.ts';
 import { readLuksHeader } from './luks-header.ts';
 import { createMetadataClustersState } from './metadata-clusters.ts';
-import {
-  ALLOCATED_CLUSTERS,
-  createQcow2State,
-  FILE_END,
-  L1_ENTRIES,
-  L1_OFFSET,
-  MARKS,
-  NEVER_USED,
-  type Qcow2State,
-  REFCOUNT_TABLE_ENTRIES,
-  REFCOUNT_TABLE_OFFSET,
-  VIRTUAL_SIZE,
-} from './state.ts';
+import { createQcow2State, type Qcow2State, type TablePlace } from './state.ts';
 import { type Verified, verifyBeforeWriting } from './verify.ts';
 
 /** @param specific facts for info and status, with qemu-img's keys */
@@ -85,37 +73,30 @@ export function openQcow2(
       metadata: verified?.metadata ?? createMetadataClustersState(0, 0),
       fileLength: fileEnd,
       virtualSize: header.size,
+      marks: options.readOnly ? header.incompatible[0] & (QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT) : 0,
+      l1Table: { offset: header.l1TableOffset, entries: header.l1Size },
+      refcountTable: refcountTable(header, fileEnd),
+      usedEnd: verified === null ? fileEnd : verified.check.usedEnd * geometry.clusterSize,
+      allocatedClusters:
+        options.isLazy === true
+          ? clustersOnHost(dataFile ?? file, header.size, geometry.clusterSize)
+          : (verified?.check.report.allocatedClusters ?? countAllocated(file, header, geometry)),
     },
   );
-  if (options.readOnly) {
-    const shown = QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT;
-    new Int32Array(state.words)[MARKS] = header.incompatible[0] & shown;
-  }
-  const numbers = new Float64Array(state.numbers);
-  numbers[VIRTUAL_SIZE] = header.size;
-  numbers[L1_OFFSET] = header.l1TableOffset;
-  numbers[L1_ENTRIES] = header.l1Size;
-  // a damaged one is no place that data must not lie in; only an image that is read gets so far with it
-  const hasRefcounts = isRefcountTableSound(header, fileEnd);
-  numbers[REFCOUNT_TABLE_OFFSET] = hasRefcounts ? header.refcountTableOffset : 0;
-  numbers[REFCOUNT_TABLE_ENTRIES] = hasRefcounts ? (header.refcountTableClusters * geometry.clusterSize) / 8 : 0;
-  numbers[FILE_END] = fileEnd;
-  numbers[NEVER_USED] = fileEnd;
-  numbers[ALLOCATED_CLUSTERS] =
-    options.isLazy === true
-      ? clustersOnHost(dataFile ?? file, header.size, geometry.clusterSize)
-      : (verified?.check.report.allocatedClusters ?? countAllocated(file, header, geometry));
   if (verified !== null) {
-    markFree(verified, geometry, state);
+    markFree(verified, state);
     clearAutoclear(file, header);
   }
   return new Qcow2Image(file, state, 0, { backing, dataFile }, options.log);
 }
 
-function isRefcountTableSound(header: Qcow2Header, fileEnd: number): boolean {
+/** A damaged one is no place that data must not lie in; only an image that is read gets so far with it. */
+function refcountTable(header: Qcow2Header, fileEnd: number): TablePlace {
   const { clusterSize, refcountTableClusters, refcountTableOffset: offset } = header;
   const bytes = refcountTableClusters * clusterSize;
-  return bytes <= QCOW_MAX_REFTABLE_SIZE && offset > 0 && offset % clusterSize === 0 && offset + bytes <= fileEnd;
+  const isSound =
+    bytes <= QCOW_MAX_REFTABLE_SIZE && offset > 0 && offset % clusterSize === 0 && offset + bytes <= fileEnd;
+  return isSound ? { offset, entries: bytes / REFCOUNT_TABLE_ENTRY_BYTES } : { offset: 0, entries: 0 };
 }
 
 /** The file that holds the guest's data; null where that is the image itself. */
@@ -175,8 +156,7 @@ function clearAutoclear(file: HostFile, header: Qcow2Header): void {
 }
 
 /** Marks every cluster whose counter is 0 below the last one in use, where new clusters are appended. */
-function markFree({ check }: Verified, { clusterSize }: Geometry, state: Qcow2State): void {
+function markFree({ check }: Verified, state: Qcow2State): void {
   const free = new FreeClusters(state.free);
   check.forEachFreeRun((start, count) => free.markFree(start, count));
-  new Float64Array(state.numbers)[FILE_END] = check.usedEnd * clusterSize;
 }

@@ -6,7 +6,7 @@ import { hex } from '../../bytes/offsets.ts';
 import type { Geometry } from './geometry.ts';
 import type { ImageMarks } from './image-marks.ts';
 import type { MetadataClusters, MetadataKind } from './metadata-clusters.ts';
-import { FILE_END } from './state.ts';
+import type { Qcow2Numbers } from './state.ts';
 
 const CURE = 'the image is read-only from now on; unmount it and run imgfuse check';
 
@@ -14,7 +14,7 @@ export class OverlapCheck {
   private readonly geometry: Geometry;
   private readonly metadata: MetadataClusters;
   private readonly marks: ImageMarks;
-  private readonly numbers: Float64Array;
+  private readonly numbers: Pick<Qcow2Numbers, 'fileEnd'>;
   private readonly hasDataFile: boolean;
 
   /** @param hasDataFile guest data lies in a file of its own, where there is no metadata to hit */
@@ -22,7 +22,7 @@ export class OverlapCheck {
     geometry: Geometry,
     metadata: MetadataClusters,
     marks: ImageMarks,
-    numbers: Float64Array,
+    numbers: Pick<Qcow2Numbers, 'fileEnd'>,
     hasDataFile: boolean,
   ) {
     this.geometry = geometry;
@@ -61,7 +61,7 @@ export class OverlapCheck {
   assertTable(host: number, kind: MetadataKind): void {
     const cluster = this.geometry.clusterOf(host);
     // of a cluster too far out for the map it is known that a table can be there if the file is
-    if (!this.metadata.tracks(cluster) && cluster * this.geometry.clusterSize < this.numbers[FILE_END]!) return;
+    if (!this.metadata.tracks(cluster) && cluster * this.geometry.clusterSize < this.numbers.fileEnd) return;
     const found = this.metadata.kindOf(cluster);
     if (found === kind) return;
     throw this.marks.damaged(

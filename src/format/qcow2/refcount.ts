@@ -7,13 +7,13 @@ import { reach } from '../../concurrency/breakpoints.ts';
 import type { Geometry } from './geometry.ts';
 import type { ImageMarks } from './image-marks.ts';
 import type { OverlapCheck } from './overlap.ts';
-import { REFCOUNT_TABLE_ENTRIES, REFCOUNT_TABLE_OFFSET } from './state.ts';
+import type { Qcow2Numbers } from './state.ts';
 import { offsetOf, type Tables } from './table.ts';
 
 export interface RefcountsParts {
   readonly geometry: Geometry;
   readonly tables: Tables;
-  readonly numbers: Float64Array;
+  readonly numbers: Pick<Qcow2Numbers, 'refcountTableEntries' | 'refcountTableOffset'>;
   readonly marks: ImageMarks;
   readonly overlap: OverlapCheck;
 }
@@ -21,7 +21,7 @@ export interface RefcountsParts {
 export class Refcounts {
   private readonly geometry: Geometry;
   private readonly tables: Tables;
-  private readonly numbers: Float64Array;
+  private readonly numbers: RefcountsParts['numbers'];
   private readonly marks: ImageMarks;
   private readonly overlap: OverlapCheck;
 
@@ -36,14 +36,14 @@ export class Refcounts {
   /** Host offset of the block that counts `cluster`, or 0 when there is none yet. */
   blockOf(cluster: number): number {
     const index = Math.floor(cluster / this.geometry.refcountsPerBlock);
-    if (index >= this.numbers[REFCOUNT_TABLE_ENTRIES]!) return 0;
-    const { high, low } = this.tables.load(this.numbers[REFCOUNT_TABLE_OFFSET]!, index);
+    if (index >= this.numbers.refcountTableEntries) return 0;
+    const { high, low } = this.tables.load(this.numbers.refcountTableOffset, index);
     const block = offsetOf(high, low);
     if (block % this.geometry.clusterSize === 0) return block;
     throw this.marks.damaged(
-      `refcount table entry ${index} is ${this.tables.describe(this.numbers[REFCOUNT_TABLE_OFFSET]!, index)}, ` +
+      `refcount table entry ${index} is ${this.tables.describe(this.numbers.refcountTableOffset, index)}, ` +
         'which is no cluster; run imgfuse check',
-      this.numbers[REFCOUNT_TABLE_OFFSET]! + index * 8,
+      this.numbers.refcountTableOffset + index * 8,
     );
   }
 

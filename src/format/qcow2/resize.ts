@@ -2,7 +2,7 @@
 // smaller size is durable before anything behind it is given up, so a crash leaves leaks and never a cut-off cluster. The
 // L1 table grows by a copy, which is durable before the header shows it, and never shrinks.
 
-import { hostOffset, MAX_VIRTUAL_SIZE, roundUp } from '../../bytes/offsets.ts';
+import { MAX_VIRTUAL_SIZE, roundUp } from '../../bytes/offsets.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
 import type { Reservations } from '../../concurrency/reservations.ts';
 import { ImgfuseError } from '../../errors/index.ts';
@@ -17,7 +17,7 @@ import { QCOW_MAX_L1_SIZE, writeSizeAndL1Fields } from './header.ts';
 import type { ImageMarks } from './image-marks.ts';
 import type { MetadataClusters } from './metadata-clusters.ts';
 import type { Releases } from './releases.ts';
-import { L1_ENTRIES, L1_OFFSET, VIRTUAL_SIZE } from './state.ts';
+import type { Qcow2Numbers } from './state.ts';
 import type { Tables } from './table.ts';
 
 export interface ResizeParts {
@@ -36,14 +36,14 @@ export interface ResizeParts {
   readonly releases: Releases;
   readonly tracker: WriteTracker;
   readonly flush: Flush;
-  readonly numbers: Float64Array;
+  readonly numbers: Qcow2Numbers;
   readonly marks: ImageMarks;
   readonly metadata: MetadataClusters;
 }
 
 /** Sets the virtual size to `size` bytes, rounded up to 512. Throws limit, or unsupported for a v2 image with snapshots. */
 export function resize(parts: ResizeParts, size: number): void {
-  const { file, geometry, lock, numbers, snapshotCount, version } = parts;
+  const { file, geometry, numbers, snapshotCount, version } = parts;
   const padded = roundUp(size, 512);
   const l1Bytes = geometry.l1EntriesFor(padded) * L1_ENTRY_BYTES;
   if (padded > MAX_VIRTUAL_SIZE || l1Bytes > QCOW_MAX_L1_SIZE) {
@@ -63,7 +63,7 @@ export function resize(parts: ResizeParts, size: number): void {
       },
     );
   }
-  const old = lock.run(() => numbers[VIRTUAL_SIZE]!);
+  const old = numbers.virtualSizeOutsideLock();
   if (padded > old) grow(parts, old, padded);
   else if (padded < old) shrink(parts, old, padded);
 }
@@ -72,17 +72,14 @@ function grow(parts: ResizeParts, old: number, size: number): void {
   const { backing, dataFile, deallocator, flush, geometry, lock, numbers, tracker } = parts;
   // what a shrink left behind the end when it was cut short must not come back
   const oldEndCluster = roundUp(old, geometry.clusterSize) / geometry.clusterSize;
-  deallocator.cutOff(oldEndCluster, lock.run(() => numbers[L1_ENTRIES]!) * geometry.l2Entries);
+  deallocator.cutOff(oldEndCluster, lock.run(() => numbers.l1Entries) * geometry.l2Entries);
   growL1(parts, geometry.l1EntriesFor(size));
   if (dataFile !== null) {
     cutDataFile(dataFile, old);
     if (dataFile.size() < size) dataFile.truncate(size);
   }
   // the range is zeroed before the header shows it; until then only memory knows the new size
-  const setMemory = (value: number) =>
-    lock.run(() => {
-      numbers[VIRTUAL_SIZE] = value;
-    });
+  const setMemory = (value: number) => lock.run(() => numbers.setVirtualSize(value));
   setMemory(size);
   try {
     const oldEnd = Math.min(roundUp(old, geometry.clusterSize), size);
@@ -118,27 +115,26 @@ function cutDataFile(dataFile: HostFile, size: number): void {
 /** A longer L1 table: copied, durable, shown by the header; then the old one is released. */
 function growL1(parts: ResizeParts, entries: number): void {
   const { allocator, file, flush, geometry, lock, marks, metadata, numbers, releases, tables, tracker } = parts;
-  if (entries <= numbers[L1_ENTRIES]!) return;
+  if (entries <= lock.run(() => numbers.l1Entries)) return;
   // no L1 entry is on its way while the table moves: nothing waits after this, and the lock is held from here on
   lock.run(() => marks.beforeChange());
   flush.runUntilSettled();
   lock.run(() => {
-    const oldBytes = numbers[L1_ENTRIES]! * L1_ENTRY_BYTES;
+    const oldBytes = numbers.l1Entries * L1_ENTRY_BYTES;
     const clusters = Math.ceil((entries * L1_ENTRY_BYTES) / geometry.clusterSize);
     const { offset } = allocator.allocateExactly(clusters);
     const content = new Uint8Array(clusters * geometry.clusterSize);
-    file.read(content, 0, oldBytes, hostOffset(numbers[L1_OFFSET]!));
+    file.read(content, 0, oldBytes, numbers.l1Offset);
     tables.slices.forget(offset, content.length);
-    file.write(content, 0, content.length, hostOffset(offset));
+    file.write(content, 0, content.length, offset);
     tracker.sync();
-    writeHeader(parts, numbers[VIRTUAL_SIZE]!, entries, offset);
+    writeHeader(parts, numbers.virtualSize, entries, offset);
     metadata.mark('active L1 table', offset / geometry.clusterSize, clusters);
     if (oldBytes > 0) {
-      releases.add(numbers[L1_OFFSET]! / geometry.clusterSize, Math.ceil(oldBytes / geometry.clusterSize));
-      tables.slices.forget(numbers[L1_OFFSET]!, roundUp(oldBytes, geometry.clusterSize));
+      releases.add(numbers.l1Offset / geometry.clusterSize, Math.ceil(oldBytes / geometry.clusterSize));
+      tables.slices.forget(numbers.l1Offset, roundUp(oldBytes, geometry.clusterSize));
     }
-    numbers[L1_OFFSET] = offset;
-    numbers[L1_ENTRIES] = entries;
+    numbers.setL1Table(offset, entries);
   });
   tracker.noteWrite();
 }
@@ -146,8 +142,8 @@ function growL1(parts: ResizeParts, entries: number): void {
 function setSize(parts: ResizeParts, size: number): void {
   const { numbers, reservations, tracker } = parts;
   reservations.exclusively(0, Number.POSITIVE_INFINITY, () => {
-    writeHeader(parts, size, numbers[L1_ENTRIES]!, numbers[L1_OFFSET]!);
-    numbers[VIRTUAL_SIZE] = size;
+    writeHeader(parts, size, numbers.l1Entries, numbers.l1Offset);
+    numbers.setVirtualSize(size);
   });
   tracker.noteWrite();
 }

@@ -1,10 +1,13 @@
 // What all threads of an open qcow2 image share, as one structured-clonable record. `header` holds what never changes while
 // the image is open; what does change is in `words` and `numbers`, guarded by the metadata lock.
 
+import { type HostOffset, hostOffset } from '../../bytes/offsets.ts';
+import { assert } from '../../errors/index.ts';
 import { LockedNumbers, type LockedNumbersParts } from '../locked-numbers.ts';
 import { createMappedState, type MappedState, type MappedStateOptions } from '../mapped-state.ts';
 import { createPendingLinksState, type PendingLinksState } from '../pending-links.ts';
 import type { VolumeKey } from './encryption.ts';
+import { L1_ENTRY_BYTES, REFCOUNT_TABLE_ENTRY_BYTES } from './geometry.ts';
 import type { FeatureWords } from './header.ts';
 import { createReleasesState, type ReleasesState } from './releases.ts';
 
@@ -14,18 +17,15 @@ export const MARKS = 1;
 export const DIRTY_MARK = 2;
 const WORD_COUNT = 4;
 
-/** Float64 numbers. */
-export const VIRTUAL_SIZE = 0;
-export const L1_OFFSET = 1;
-export const L1_ENTRIES = 2;
-export const REFCOUNT_TABLE_OFFSET = 3;
-export const REFCOUNT_TABLE_ENTRIES = 4;
-/** first byte behind the last cluster in use; the next cluster is appended here */
-export const FILE_END = 5;
-/** from here on the file has never held anything: clusters read as zeros */
-export const NEVER_USED = 6;
-/** data clusters that are linked or wait for their link */
-export const ALLOCATED_CLUSTERS = 7;
+/** Float64 numbers: Qcow2Numbers says what they are. */
+const VIRTUAL_SIZE = 0;
+const L1_OFFSET = 1;
+const L1_ENTRIES = 2;
+const REFCOUNT_TABLE_OFFSET = 3;
+const REFCOUNT_TABLE_ENTRIES = 4;
+const FILE_END = 5;
+const NEVER_USED = 6;
+const ALLOCATED_CLUSTERS = 7;
 const NUMBER_COUNT = 8;
 
 /** L2 tables that wait for their L1 entry. */
@@ -64,14 +64,28 @@ export interface Qcow2State extends MappedState {
   readonly metadata: SharedArrayBuffer;
 }
 
+/** Where a table lies and how long it is. */
+export interface TablePlace {
+  readonly offset: number;
+  readonly entries: number;
+}
+
 export interface Qcow2StateOptions extends MappedStateOptions {
   readonly volumeKey: VolumeKey | null;
   readonly metadata: SharedArrayBuffer;
+  /** QCOW2_INCOMPAT_DIRTY and _CORRUPT as they are in the header */
+  readonly marks: number;
+  readonly l1Table: TablePlace;
+  readonly refcountTable: TablePlace;
+  /** first byte behind the last cluster in use */
+  readonly usedEnd: number;
+  /** data clusters of the disk */
+  readonly allocatedClusters: number;
 }
 
 export function createQcow2State(header: FixedHeader, options: Qcow2StateOptions): Qcow2State {
   const { metadata, readOnly, volumeKey } = options;
-  return {
+  const state = {
     ...createMappedState(options, {
       ...{ clusterSize: 2 ** header.clusterBits, wordCount: WORD_COUNT, numberCount: NUMBER_COUNT },
     }),
@@ -79,9 +93,20 @@ export function createQcow2State(header: FixedHeader, options: Qcow2StateOptions
     pendingTables: createPendingLinksState(readOnly ? 1 : PENDING_TABLES),
     releases: createReleasesState(readOnly ? 1 : undefined),
   };
+  new Int32Array(state.words)[MARKS] = options.marks;
+  const numbers = new Float64Array(state.numbers);
+  numbers[VIRTUAL_SIZE] = options.virtualSize;
+  numbers[L1_OFFSET] = options.l1Table.offset;
+  numbers[L1_ENTRIES] = options.l1Table.entries;
+  numbers[REFCOUNT_TABLE_OFFSET] = options.refcountTable.offset;
+  numbers[REFCOUNT_TABLE_ENTRIES] = options.refcountTable.entries;
+  numbers[FILE_END] = options.usedEnd;
+  numbers[NEVER_USED] = options.fileLength;
+  numbers[ALLOCATED_CLUSTERS] = options.allocatedClusters;
+  return state;
 }
 
-/** Numbers of an open qcow2 image. Each needs the metadata lock, but for those that say `OutsideLock`. */
+/** The numbers of an open qcow2 image. Each needs the metadata lock, but for those that say `OutsideLock`. */
 export class Qcow2Numbers {
   private readonly numbers: LockedNumbers;
 
@@ -94,11 +119,99 @@ export class Qcow2Numbers {
     return this.numbers.get(VIRTUAL_SIZE);
   }
 
+  setVirtualSize(size: number): void {
+    this.numbers.set(VIRTUAL_SIZE, size);
+  }
+
   virtualSizeOutsideLock(): number {
     return this.numbers.getOutsideLock(VIRTUAL_SIZE);
   }
 
+  /** Data clusters that are linked or wait for their link. */
+  addAllocated(clusters: number): void {
+    this.numbers.add(ALLOCATED_CLUSTERS, clusters);
+  }
+
+  removeAllocated(clusters: number): void {
+    this.numbers.add(ALLOCATED_CLUSTERS, -clusters);
+  }
+
   allocatedClustersOutsideLock(): number {
     return this.numbers.getOutsideLock(ALLOCATED_CLUSTERS);
+  }
+
+  /** The active L1 table. */
+  get l1Offset(): HostOffset {
+    return hostOffset(this.numbers.get(L1_OFFSET));
+  }
+
+  get l1Entries(): number {
+    return this.numbers.get(L1_ENTRIES);
+  }
+
+  /** The header shows this one now. */
+  setL1Table(offset: HostOffset, entries: number): void {
+    this.numbers.set(L1_OFFSET, offset);
+    this.numbers.set(L1_ENTRIES, entries);
+  }
+
+  /** The refcount table; without entries in an image that is only read and whose header puts it where none can be. */
+  get refcountTableOffset(): HostOffset {
+    return hostOffset(this.numbers.get(REFCOUNT_TABLE_OFFSET));
+  }
+
+  get refcountTableEntries(): number {
+    return this.numbers.get(REFCOUNT_TABLE_ENTRIES);
+  }
+
+  /** The header shows this one now. */
+  setRefcountTable(offset: HostOffset, entries: number): void {
+    this.numbers.set(REFCOUNT_TABLE_OFFSET, offset);
+    this.numbers.set(REFCOUNT_TABLE_ENTRIES, entries);
+  }
+
+  /** First byte behind the last cluster in use, where the next one is appended. */
+  get fileEnd(): HostOffset {
+    return hostOffset(this.numbers.get(FILE_END));
+  }
+
+  /** Clusters up to `end` are in use. */
+  advanceFileEnd(end: HostOffset): void {
+    assert(end >= this.fileEnd, 'an append moves the end of the clusters in use up');
+    this.numbers.set(FILE_END, end);
+  }
+
+  /** The clusters from `end` on are not in use any more. */
+  lowerFileEnd(end: HostOffset): void {
+    assert(end <= this.fileEnd, 'only an append moves the end of the clusters in use up');
+    this.numbers.set(FILE_END, end);
+  }
+
+  /**
+   * [offset, offset + bytes) is inside the file, and neither in the active L1 table nor in the refcount table. Asked for every
+   * entry that a read follows, so the lock is asserted once for all that is looked at.
+   */
+  isPlace(offset: number, bytes: number): boolean {
+    const values = this.numbers.underLock();
+    if (!(offset + bytes <= values[FILE_END]!)) return false;
+    const behindL1 = offset - values[L1_OFFSET]!;
+    if (behindL1 >= 0 && behindL1 < values[L1_ENTRIES]! * L1_ENTRY_BYTES) return false;
+    const behindRefcounts = offset - values[REFCOUNT_TABLE_OFFSET]!;
+    return behindRefcounts < 0 || behindRefcounts >= values[REFCOUNT_TABLE_ENTRIES]! * REFCOUNT_TABLE_ENTRY_BYTES;
+  }
+
+  /** From here on the file has never held anything: new clusters read as zeros. */
+  get neverUsed(): HostOffset {
+    return hostOffset(this.numbers.get(NEVER_USED));
+  }
+
+  /** Something may be written below `end`. */
+  noteUsed(end: HostOffset): void {
+    this.numbers.set(NEVER_USED, Math.max(this.neverUsed, end));
+  }
+
+  /** The file was cut here, and what it is extended by reads as zeros. */
+  noteCut(length: HostOffset): void {
+    this.numbers.set(NEVER_USED, length);
   }
 }

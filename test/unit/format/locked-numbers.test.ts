@@ -20,6 +20,7 @@ function shared(readOnly: boolean) {
 test('a number is not read, set or added to without the lock', () => {
   const { numbers } = shared(false).ours;
   expect(() => numbers.get(0)).toThrow('assertion failed: a shared number is read under the metadata lock');
+  expect(() => numbers.underLock()).toThrow('assertion failed: shared numbers are read under the metadata lock');
   expect(() => numbers.set(0, 1)).toThrow('assertion failed: a shared number is changed under the metadata lock');
   expect(() => numbers.add(0, 1)).toThrow('under the metadata lock');
   expect(numbers.getOutsideLock(0)).toBe(0);
