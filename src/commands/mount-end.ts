@@ -5,7 +5,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { describeError, ERRNO, errnoOf } from '../errors/index.ts';
 import type { Log } from './log.ts';
 import { describePlace, findElsewhere } from './mount-namespaces.ts';
-import { describeUsers, findMountUsers, isLettingGo, syncGuests } from './mount-users.ts';
+import { describeUsers, findMountUsers, isLettingGo, syncGuests, syncMapped } from './mount-users.ts';
 import { deviceAt } from './mountpoint.ts';
 import type { Serving } from './serving.ts';
 import type { ServingWords } from './serving-words.ts';
@@ -43,6 +43,7 @@ export async function takeDown(
       const rest = place === null ? 'its connection has not ended' : `it is still mounted ${describePlace(place)}`;
       state = `${serving.mountpoint} is unmounted, but ${rest}`;
     } else {
+      if (device !== undefined) await syncMapped(serving.diskFile, log);
       await serving.unmount({ lazy: true });
       state = `${serving.mountpoint} was in use${usedBy(describeUsers(users))} and has been detached`;
     }

@@ -15,7 +15,7 @@ import { print, shellQuote } from './output.ts';
 const PROCESSES_MAX = 5;
 /** how long the look at other processes may take */
 const LOOK_MS = 3000;
-/** how long the end of a mount waits for the guests' file systems to write back */
+/** how long the end of a mount waits for the guests' file systems to write back, and for mapped pages */
 const SYNC_MS = 10_000;
 
 /** A loop device whose backing file lies in the mount. */
@@ -158,22 +158,31 @@ export function cureForUsers(users: MountUsers): string | null {
   return commands.length === 0 ? null : commands.join('; ');
 }
 
+/** Writes back what the file systems on the mount's loop devices still hold in memory, before their disk is taken away. */
+export async function syncGuests({ loops }: MountUsers, log: Log): Promise<void> {
+  const mountpoints = loops.flatMap((loop) => loop.mountpoints);
+  const targets = mountpoints.length > 0 ? ['-f', ...mountpoints] : loops.map((loop) => loop.device);
+  if (targets.length === 0 || (await sync(targets))) return;
+  log('warning', `not everything in ${mountpoints.join(', ')} could be written back`);
+}
+
 /**
- * Writes back what the file systems on the mount's loop devices still hold in memory, before their disk is taken away.
- * A process of its own does it, because it waits for requests that this process serves.
+ * Writes back what programs have stored in the disk through shared mappings. By fsync(2): syncfs(2) of a FUSE file system does not
+ * wait for its pages. @param diskFile the disk, in the mount
  */
-export async function syncGuests(users: MountUsers, log: Log): Promise<void> {
-  const mountpoints = users.loops.flatMap((loop) => loop.mountpoints);
-  const targets = mountpoints.length > 0 ? ['-f', ...mountpoints] : users.loops.map((loop) => loop.device);
-  if (targets.length === 0) return;
-  await new Promise<void>((resolve) => {
-    const sync = spawn(...exactCommand('sync', targets), { stdio: 'ignore', timeout: SYNC_MS, killSignal: 'SIGKILL' });
-    sync.on('error', () => resolve());
-    sync.on('exit', (code) => {
-      if (code !== 0) log('warning', `not everything in ${mountpoints.join(', ')} could be written back`);
-      resolve();
-    });
+export async function syncMapped(diskFile: string, log: Log): Promise<void> {
+  if (await sync([diskFile])) return;
+  log('warning', `what programs have stored in ${diskFile} through shared mappings could not be written back`);
+}
+
+/** Runs sync(1): a process of its own, because it waits for requests that this process serves. @returns whether it did in time */
+function sync(parameters: readonly string[]): Promise<boolean> {
+  return new Promise((resolve) => {
+    const options = { stdio: 'ignore', timeout: SYNC_MS, killSignal: 'SIGKILL' } as const;
+    const child = spawn(...exactCommand('sync', parameters), options);
+    child.on('error', () => resolve(false));
+    child.on('exit', (code) => resolve(code === 0));
     // a sync in the middle of a request cannot be killed; the end of the mount ends it
-    setTimeout(resolve, SYNC_MS + 1000).unref();
+    setTimeout(resolve, SYNC_MS + 1000, false).unref();
   });
 }

@@ -1,12 +1,14 @@
 // How a mount is served: by worker threads on the kernel transport, or by fuse-native on the main thread.
 // Invariant: `ended` settles when nothing serves requests any more, whatever ended it, and only then may the disk close.
 
+import { join } from 'node:path';
 import type { SharedDisk, VirtualDisk } from '../disk/index.ts';
 import { closeQuietly } from '../errors/close.ts';
 import { describeError, ImgfuseError } from '../errors/index.ts';
 import {
   abandonTree,
   createTree,
+  DISK_NAME,
   DiskFilesystem,
   dropStalePages,
   nodesOf,
@@ -38,6 +40,8 @@ export interface Serving {
   readonly transport: Transport;
   /** as the mount table has it; /dev/fd/N where the kernel does not tell which mount that is */
   readonly mountpoint: string;
+  /** the path of the disk there */
+  readonly diskFile: string;
   readonly workers: number;
   /** resolves when nobody serves any more */
   readonly ended: Promise<void>;
@@ -172,6 +176,7 @@ async function serveKernel(
   return withEnd(allEnded(threads, events), {
     transport: 'kernel',
     mountpoint: session.mountpoint,
+    diskFile: session.rootIsFile ? session.mountpoint : join(session.mountpoint, DISK_NAME),
     workers: request.workers,
     unmount: async (options) => session.unmount(options),
     abort: () => session.abort(),
@@ -260,6 +265,7 @@ async function serveFuseNative(
   return withEnd(session.ended, {
     transport: 'fuse-native',
     mountpoint: session.mountpoint,
+    diskFile: join(session.mountpoint, DISK_NAME),
     workers: 1,
     unmount: (unmountOptions) => session.unmount(unmountOptions),
     abort: () => session.abort(),
