@@ -4,22 +4,7 @@
 import type { VirtualDisk } from '../disk/index.ts';
 import { ERRNO, ImgfuseError } from '../errors/index.ts';
 import type { AttributeChange, Attributes, DirectoryEntry, Filesystem, Statfs } from '../fuse/filesystem.ts';
-import {
-  ATIME_MS,
-  CTIME_MS,
-  DISK_NAME,
-  GAPS_DROPPED,
-  GAPS_ZEROED,
-  GID,
-  MODE,
-  MTIME_MS,
-  NODE_NUMBERS,
-  READ_ONLY,
-  ROOT_NODE,
-  type SharedTree,
-  UID,
-  WRITABLE_HANDLES,
-} from './tree-state.ts';
+import { DISK_NAME, ROOT_NODE, SharedNode, type SharedTree, TreeWords } from './tree-state.ts';
 import { Truncation } from './truncation.ts';
 
 const O_ACCMODE = 3;
@@ -44,8 +29,9 @@ const RANGE_STEP = 1024 * 1024 * 1024;
 export class DiskFilesystem implements Filesystem {
   private disk: VirtualDisk;
   private readonly tree: SharedTree;
-  private readonly numbers: Float64Array;
-  private readonly words: Int32Array;
+  private readonly root: SharedNode;
+  private readonly diskFile: SharedNode;
+  private readonly words: TreeWords;
   private readonly diskNode: number;
   private readonly truncation: Truncation;
   private readonly zeroGap = (start: number, length: number): void => this.disk.discard(start, length);
@@ -53,10 +39,11 @@ export class DiskFilesystem implements Filesystem {
   constructor(disk: VirtualDisk, tree: SharedTree) {
     this.disk = disk;
     this.tree = tree;
-    this.numbers = new Float64Array(tree.numbers);
-    this.words = new Int32Array(tree.words);
+    this.words = new TreeWords(tree);
     this.truncation = new Truncation(tree.truncation);
     this.diskNode = tree.rootIsFile ? ROOT_NODE : ROOT_NODE + 1;
+    this.root = new SharedNode(tree, ROOT_NODE);
+    this.diskFile = tree.rootIsFile ? this.root : new SharedNode(tree, this.diskNode);
   }
 
   /** Serves another disk from the next request on: the same image, opened anew. */
@@ -73,21 +60,21 @@ export class DiskFilesystem implements Filesystem {
 
   getattr(node: number): Attributes {
     this.assertNode(node);
-    const at = node * NODE_NUMBERS;
-    const { numbers, disk } = this;
+    const { disk } = this;
     const isDisk = node === this.diskNode;
+    const { atimeMs, ctimeMs, gid, mode, mtimeMs, uid } = isDisk ? this.diskFile : this.root;
     return {
       ino: node,
       generation: node === ROOT_NODE ? 0 : this.tree.generation,
       size: isDisk ? disk.size() : 0,
       allocatedBytes: isDisk ? disk.occupiedBytes() : 0,
-      atimeMs: numbers[at + ATIME_MS]!,
-      mtimeMs: numbers[at + MTIME_MS]!,
-      ctimeMs: numbers[at + CTIME_MS]!,
-      mode: numbers[at + MODE]!,
+      atimeMs,
+      mtimeMs,
+      ctimeMs,
+      mode,
       nlink: isDisk ? 1 : 2,
-      uid: numbers[at + UID]!,
-      gid: numbers[at + GID]!,
+      uid,
+      gid,
       blockSize: isDisk ? Math.min(Math.max(disk.clusterSize, SMALLEST_BUFFER), LARGEST_BUFFER) : SMALLEST_BUFFER,
     };
   }
@@ -103,16 +90,13 @@ export class DiskFilesystem implements Filesystem {
         this.touch();
       }
     }
-    const at = node * NODE_NUMBERS;
-    const { numbers } = this;
-    if (change.mode !== undefined) {
-      numbers[at + MODE] = (numbers[at + MODE]! & ~PERMISSION_BITS) | (change.mode & PERMISSION_BITS);
-    }
-    if (change.uid !== undefined) numbers[at + UID] = change.uid;
-    if (change.gid !== undefined) numbers[at + GID] = change.gid;
-    if (change.atimeMs !== undefined) numbers[at + ATIME_MS] = change.atimeMs;
-    if (change.mtimeMs !== undefined) numbers[at + MTIME_MS] = change.mtimeMs;
-    numbers[at + CTIME_MS] = Date.now();
+    const file = node === this.diskNode ? this.diskFile : this.root;
+    if (change.mode !== undefined) file.mode = (file.mode & ~PERMISSION_BITS) | (change.mode & PERMISSION_BITS);
+    if (change.uid !== undefined) file.uid = change.uid;
+    if (change.gid !== undefined) file.gid = change.gid;
+    if (change.atimeMs !== undefined) file.atimeMs = change.atimeMs;
+    if (change.mtimeMs !== undefined) file.mtimeMs = change.mtimeMs;
+    file.ctimeMs = Date.now();
     return this.getattr(node);
   }
 
@@ -134,20 +118,18 @@ export class DiskFilesystem implements Filesystem {
     // the size stays, as that of a block device: cp and a shell's > write over a disk and must not cut it to nothing
     const truncates = (flags & O_TRUNC) !== 0;
     if (truncates) this.truncation.open();
-    Atomics.add(this.words, WRITABLE_HANDLES, 1);
+    this.words.addWritableHandle();
     return truncates ? TRUNCATING_HANDLE : WRITE_HANDLE;
   }
 
   mayKeepPages(_node: number): boolean {
-    return (
-      !this.truncation.isActive && Atomics.load(this.words, GAPS_ZEROED) === Atomics.load(this.words, GAPS_DROPPED)
-    );
+    return !this.truncation.isActive && !this.words.hasStalePages;
   }
 
   release(_node: number, handle: number): void {
     if (!canWrite(handle)) return;
     if (handle === TRUNCATING_HANDLE) this.truncation.release();
-    if (Atomics.sub(this.words, WRITABLE_HANDLES, 1) === 1) this.disk.makeClean();
+    if (this.words.removeWritableHandle()) this.disk.makeClean();
     else this.disk.flush();
   }
 
@@ -270,9 +252,7 @@ export class DiskFilesystem implements Filesystem {
   /** Bytes [start, end) of the disk are about to change: what a handle opened with O_TRUNC skips before them becomes zeros. */
   private beforeChange(handle: number, start: number, end: number): void {
     if (handle !== TRUNCATING_HANDLE) return this.truncation.note(start, end);
-    if (!this.truncation.extend(start, end, this.zeroGap)) return;
-    Atomics.add(this.words, GAPS_ZEROED, 1);
-    Atomics.notify(this.words, GAPS_ZEROED);
+    if (this.truncation.extend(start, end, this.zeroGap)) this.words.noteGapsZeroed();
   }
 
   /**
@@ -288,10 +268,9 @@ export class DiskFilesystem implements Filesystem {
 
   /** The disk's content changed. */
   private touch(): void {
-    const at = this.diskNode * NODE_NUMBERS;
     const now = Date.now();
-    this.numbers[at + MTIME_MS] = now;
-    this.numbers[at + CTIME_MS] = now;
+    this.diskFile.mtimeMs = now;
+    this.diskFile.ctimeMs = now;
   }
 
   private inSteps(start: number, end: number, action: (at: number, count: number) => void): void {
@@ -299,7 +278,7 @@ export class DiskFilesystem implements Filesystem {
   }
 
   private assertWritable(): void {
-    if (Atomics.load(this.words, READ_ONLY) === 0) return;
+    if (!this.words.isReadOnly) return;
     throw failure(ERRNO.EROFS, `${this.disk.path} is mounted read-only`);
   }
 

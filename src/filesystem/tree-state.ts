@@ -8,23 +8,20 @@ import { createTruncationState, Truncation } from './truncation.ts';
 const S_IFDIR = 0o040000;
 const S_IFREG = 0o100000;
 
-/** Numbers of a node, then of the next one. */
-export const MODE = 0;
-export const UID = 1;
-export const GID = 2;
-export const ATIME_MS = 3;
-export const MTIME_MS = 4;
-export const CTIME_MS = 5;
-export const NODE_NUMBERS = 6;
+/** Float64 numbers of a node, then of the next one: SharedNode says what they are. */
+const MODE = 0;
+const UID = 1;
+const GID = 2;
+const ATIME_MS = 3;
+const MTIME_MS = 4;
+const CTIME_MS = 5;
+const NODE_NUMBERS = 6;
 
-/** Words. */
-export const WRITABLE_HANDLES = 0;
-/** 1 while nobody may open the disk for writing or change its attributes */
-export const READ_ONLY = 1;
-/** how often the skipped bytes of an O_TRUNC handle became zeros beneath pages that the kernel may hold */
-export const GAPS_ZEROED = 2;
-/** up to which of these the kernel has dropped such pages since */
-export const GAPS_DROPPED = 3;
+/** Int32 words: TreeWords says what they are. */
+const WRITABLE_HANDLES = 0;
+const READ_ONLY = 1;
+const GAPS_ZEROED = 2;
+const GAPS_DROPPED = 3;
 const WORDS = 4;
 
 /** Permission bits to write. */
@@ -71,29 +68,33 @@ export function createTree(disk: Pick<VirtualDisk, 'modifiedMs' | 'readOnly'>, o
     words: new SharedArrayBuffer(WORDS * 4),
     truncation: createTruncationState(),
   };
-  new Int32Array(tree.words)[READ_ONLY] = disk.readOnly ? 1 : 0;
-  const numbers = new Float64Array(tree.numbers);
-  for (const node of nodesOf(tree)) {
-    const isDirectory = node === ROOT_NODE && !rootIsFile;
+  new TreeWords(tree).setReadOnly(disk.readOnly);
+  for (const id of nodesOf(tree)) {
+    const node = new SharedNode(tree, id);
+    const isDirectory = id === ROOT_NODE && !rootIsFile;
     const time = isDirectory ? now : changed;
-    numbers.set([isDirectory ? directoryMode : fileMode, uid, gid, time, time, time], node * NODE_NUMBERS);
+    node.mode = isDirectory ? directoryMode : fileMode;
+    node.uid = uid;
+    node.gid = gid;
+    node.atimeMs = time;
+    node.mtimeMs = time;
+    node.ctimeMs = time;
   }
   return tree;
 }
 
 /** Lets the disk be opened for writing from now on, or no longer; the permissions shown follow. */
 export function setTreeReadOnly(tree: SharedTree, readOnly: boolean): void {
-  Atomics.store(new Int32Array(tree.words), READ_ONLY, readOnly ? 1 : 0);
-  const numbers = new Float64Array(tree.numbers);
-  for (const node of nodesOf(tree)) {
-    const at = node * NODE_NUMBERS + MODE;
-    numbers[at] = readOnly ? numbers[at]! & ~WRITE_BITS : numbers[at]! | (WRITE_BITS & ~tree.umask);
+  new TreeWords(tree).setReadOnly(readOnly);
+  for (const id of nodesOf(tree)) {
+    const node = new SharedNode(tree, id);
+    node.mode = readOnly ? node.mode & ~WRITE_BITS : node.mode | (WRITE_BITS & ~tree.umask);
   }
 }
 
 /** Handles that can write and are not released yet. */
 export function writableHandles(tree: SharedTree): number {
-  return Atomics.load(new Int32Array(tree.words), WRITABLE_HANDLES);
+  return new TreeWords(tree).writableHandles;
 }
 
 /**
@@ -101,14 +102,11 @@ export function writableHandles(tree: SharedTree): number {
  * fail, which leaves every later opening to do so. By one thread, which serves no requests.
  */
 export async function dropStalePages(tree: SharedTree, drop: () => Promise<void>): Promise<void> {
-  const words = new Int32Array(tree.words);
+  const words = new TreeWords(tree);
   for (;;) {
-    const dropped = Atomics.load(words, GAPS_DROPPED);
-    const wait = Atomics.waitAsync(words, GAPS_ZEROED, dropped);
-    if (wait.async) await wait.value;
-    const zeroed = Atomics.load(words, GAPS_ZEROED);
+    const zeroed = await words.stalePages();
     await drop();
-    Atomics.store(words, GAPS_DROPPED, zeroed);
+    words.noteDropped(zeroed);
   }
 }
 
@@ -120,4 +118,119 @@ export function abandonTree(tree: SharedTree, thread: number): void {
 /** Node ids; the disk is the last one. */
 export function nodesOf(tree: { readonly rootIsFile: boolean }): readonly number[] {
   return tree.rootIsFile ? [ROOT_NODE] : [ROOT_NODE, ROOT_NODE + 1];
+}
+
+/**
+ * Owner, mode and times of one node. No lock: each is one aligned 64-bit number, and of two requests that change it at the same
+ * time either may win.
+ */
+export class SharedNode {
+  private readonly values: Float64Array;
+
+  constructor({ numbers }: Pick<SharedTree, 'numbers'>, id: number) {
+    this.values = new Float64Array(numbers, id * NODE_NUMBERS * Float64Array.BYTES_PER_ELEMENT, NODE_NUMBERS);
+  }
+
+  /** File type and permission bits. */
+  get mode(): number {
+    return this.values[MODE]!;
+  }
+
+  set mode(mode: number) {
+    this.values[MODE] = mode;
+  }
+
+  get uid(): number {
+    return this.values[UID]!;
+  }
+
+  set uid(uid: number) {
+    this.values[UID] = uid;
+  }
+
+  get gid(): number {
+    return this.values[GID]!;
+  }
+
+  set gid(gid: number) {
+    this.values[GID] = gid;
+  }
+
+  /** ms since the epoch, like the other two */
+  get atimeMs(): number {
+    return this.values[ATIME_MS]!;
+  }
+
+  set atimeMs(time: number) {
+    this.values[ATIME_MS] = time;
+  }
+
+  get mtimeMs(): number {
+    return this.values[MTIME_MS]!;
+  }
+
+  set mtimeMs(time: number) {
+    this.values[MTIME_MS] = time;
+  }
+
+  get ctimeMs(): number {
+    return this.values[CTIME_MS]!;
+  }
+
+  set ctimeMs(time: number) {
+    this.values[CTIME_MS] = time;
+  }
+}
+
+/** The words of the tree. No lock: each is looked at and changed by itself, and each change is one atomic step. */
+export class TreeWords {
+  private readonly words: Int32Array;
+
+  constructor({ words }: Pick<SharedTree, 'words'>) {
+    this.words = new Int32Array(words);
+  }
+
+  /** Handles that can write and are not released yet. */
+  get writableHandles(): number {
+    return Atomics.load(this.words, WRITABLE_HANDLES);
+  }
+
+  addWritableHandle(): void {
+    Atomics.add(this.words, WRITABLE_HANDLES, 1);
+  }
+
+  /** @returns whether it was the last one */
+  removeWritableHandle(): boolean {
+    return Atomics.sub(this.words, WRITABLE_HANDLES, 1) === 1;
+  }
+
+  /** Nobody may open the disk for writing or change its attributes. */
+  get isReadOnly(): boolean {
+    return Atomics.load(this.words, READ_ONLY) === 1;
+  }
+
+  setReadOnly(readOnly: boolean): void {
+    Atomics.store(this.words, READ_ONLY, readOnly ? 1 : 0);
+  }
+
+  /** Skipped bytes of an O_TRUNC handle became zeros beneath pages that the kernel may hold, and has not dropped yet. */
+  get hasStalePages(): boolean {
+    return Atomics.load(this.words, GAPS_ZEROED) !== Atomics.load(this.words, GAPS_DROPPED);
+  }
+
+  noteGapsZeroed(): void {
+    Atomics.add(this.words, GAPS_ZEROED, 1);
+    Atomics.notify(this.words, GAPS_ZEROED);
+  }
+
+  /** Waits until there are such pages. @returns what noteDropped() wants once the kernel has dropped them */
+  async stalePages(): Promise<number> {
+    const wait = Atomics.waitAsync(this.words, GAPS_ZEROED, Atomics.load(this.words, GAPS_DROPPED));
+    if (wait.async) await wait.value;
+    return Atomics.load(this.words, GAPS_ZEROED);
+  }
+
+  noteDropped(zeroed: number): void {
+    Atomics.store(this.words, GAPS_DROPPED, zeroed);
+  }
 }
