@@ -3,6 +3,7 @@
 
 import { createReservationState, type ReservationState } from '../concurrency/reservations.ts';
 import { createTableCacheState, MAX_SLICE_BYTES, type TableCacheState } from '../concurrency/table-cache.ts';
+import { assert } from '../errors/index.ts';
 import { createFreeClustersState, type FreeClustersState, trackedClusters } from './free-clusters.ts';
 import { createPendingLinksState, type PendingLinksState } from './pending-links.ts';
 import { createWriteTrackerState } from './write-tracker.ts';
@@ -12,6 +13,9 @@ export const METADATA_LOCK = 0;
 
 /** Links held back at most; a full list is linked early. */
 const PENDING_CAPACITY = 16384;
+/** Clusters that one write allocates at once. */
+export const MAX_RUN_CLUSTERS = 4096;
+assert(MAX_RUN_CLUSTERS <= PENDING_CAPACITY, 'a write waits for ever for room that its links never find');
 
 /** Table cache of the smallest image, and of one that may grow while it is open. */
 const LEAST_CACHE_BYTES = 2 ** 20;

@@ -8,6 +8,7 @@ import { reach } from '../../concurrency/breakpoints.ts';
 import { steadyMs } from '../../concurrency/clock.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
 import { type FullHostParts, reclaimingWhenFull } from '../full-host.ts';
+import { MAX_RUN_CLUSTERS } from '../mapped-state.ts';
 import type { DataClusters } from './data-clusters.ts';
 import type { Flush } from './flush.ts';
 import type { Geometry } from './geometry.ts';
@@ -18,8 +19,6 @@ import { NO_HOST, type Run } from './mapping.ts';
 import type { OverlapCheck } from './overlap.ts';
 import { SUBCLUSTERS_PER_CLUSTER, subclusterRuns, subclustersTouched, withSubclusters } from './subcluster.ts';
 
-/** Clusters allocated at once; fewer than the links that can be held back. */
-const MAX_RUN_CLUSTERS = 4096;
 const BOUNCE_BYTES = 1024 * 1024;
 
 export interface AllocatingWriteParts {

@@ -13,6 +13,7 @@ import type { FreeClusters } from '../free-clusters.ts';
 import { type FullHostParts, reclaimingWhenFull } from '../full-host.ts';
 import type { GuestAccess } from '../guest-access.ts';
 import type { ReadableImage } from '../image-format.ts';
+import { MAX_RUN_CLUSTERS } from '../mapped-state.ts';
 import type { PendingLinks } from '../pending-links.ts';
 import type { Allocator } from './allocate.ts';
 import type { DirtyBit } from './dirty-bit.ts';
@@ -24,8 +25,6 @@ import type { QedNumbers } from './state.ts';
 
 /** Copied at once from the backing file. */
 const BOUNCE_BYTES = 1024 * 1024;
-/** Clusters allocated at once; fewer than the links that can be held back. */
-const MAX_RUN_CLUSTERS = 4096;
 
 export interface AllocatingWriteParts {
   readonly file: HostFile;
