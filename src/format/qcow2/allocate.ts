@@ -10,7 +10,7 @@ import type { HostFile } from '../../host/host-file.ts';
 import type { FreeClusters } from '../free-clusters.ts';
 import type { WriteTracker } from '../write-tracker.ts';
 import { type Geometry, REFCOUNT_TABLE_ENTRY_BYTES } from './geometry.ts';
-import { writeRefcountTableFields } from './header.ts';
+import { QCOW_MAX_REFTABLE_SIZE, writeRefcountTableFields } from './header.ts';
 import type { ImageMarks } from './image-marks.ts';
 import type { MetadataClusters } from './metadata-clusters.ts';
 import type { OverlapCheck } from './overlap.ts';
@@ -18,9 +18,6 @@ import { type Refcounts, writeCounter } from './refcount.ts';
 import type { Releases } from './releases.ts';
 import type { Qcow2Numbers } from './state.ts';
 import type { Tables } from './table.ts';
-
-/** QEMU's limit of the refcount table in bytes. */
-const MAX_REFCOUNT_TABLE_BYTES = 8 * 1024 * 1024;
 
 export interface Allocation {
   /** host offset of the first cluster */
@@ -206,7 +203,7 @@ export class Allocator {
       tableClusters = Math.max(tableClusters, neededClusters);
     }
     const tableBytes = tableClusters * clusterSize;
-    if (tableBytes > MAX_REFCOUNT_TABLE_BYTES) {
+    if (tableBytes > QCOW_MAX_REFTABLE_SIZE) {
       throw new ImgfuseError(
         'limit',
         `${file.path} cannot grow: its refcount table would have ${tableBytes} bytes and 8 MiB are the limit`,

@@ -11,6 +11,7 @@ import { combine, hexWords } from '../../bytes/endian.ts';
 import { type HostOffset, hostOffset } from '../../bytes/offsets.ts';
 import { assert, type ErrorContext, ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
+import type { CompressionType } from './header.ts';
 import { inflateFirst } from './inflate.ts';
 import { DamagedData } from './zstd/damaged-data.ts';
 import { type Decoder, decompressZstd, nativeDecoder } from './zstd/index.ts';
@@ -19,8 +20,6 @@ const SECTOR_BYTES = 512;
 const DESCRIPTOR_MASK_HIGH = 0x3fffffff;
 /** host offsets have 56 bits: 24 in the high word */
 const MAX_OFFSET_HIGH = 2 ** 24;
-
-export type CompressionType = 'zlib' | 'zstd';
 
 /** Where the data of a compressed cluster is; it ends at the end of a 512-byte sector, maybe in the next host cluster. */
 export interface CompressedData {

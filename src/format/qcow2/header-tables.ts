@@ -5,10 +5,10 @@ import { hexWords, readU64BE } from '../../bytes/endian.ts';
 import { MAX_VIRTUAL_SIZE } from '../../bytes/offsets.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
+import { L1_ENTRY_BYTES } from './geometry.ts';
 import { FIELD, l1EntriesFor, QCOW_MAX_L1_SIZE, QCOW_MAX_REFTABLE_SIZE, QCOW_MAX_SNAPSHOTS } from './header.ts';
 import { invalid } from './header-extension.ts';
 
-const L1_ENTRY_BYTES = 8;
 const SNAPSHOT_ENTRY_BYTES = 40;
 
 export interface ReadHeaderOptions {

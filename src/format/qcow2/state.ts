@@ -8,7 +8,7 @@ import { createMappedState, type MappedState, type MappedStateOptions } from '..
 import { createPendingLinksState, type PendingLinksState } from '../pending-links.ts';
 import type { VolumeKey } from './encryption.ts';
 import { L1_ENTRY_BYTES, REFCOUNT_TABLE_ENTRY_BYTES } from './geometry.ts';
-import type { FeatureWords } from './header.ts';
+import type { CompressionType, FeatureWords } from './header.ts';
 import { createReleasesState, type ReleasesState } from './releases.ts';
 
 /** The Int32 word behind the metadata lock: QCOW2_INCOMPAT_DIRTY and _CORRUPT as they are in the header now */
@@ -37,7 +37,7 @@ export interface FixedHeader {
   readonly clusterBits: number;
   readonly refcountOrder: number;
   readonly extendedL2: boolean;
-  readonly compressionType: 'zlib' | 'zstd';
+  readonly compressionType: CompressionType;
   readonly cryptMethod: number;
   readonly snapshotCount: number;
   /** the dirty and the corrupt bit may change: state.words */
