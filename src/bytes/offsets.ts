@@ -20,6 +20,11 @@ export function hostOffset(value: number): HostOffset {
   return value as HostOffset;
 }
 
+/** The offset `bytes` further on, on the same disk or in the same file. */
+export function after<Offset extends GuestOffset | HostOffset>(offset: Offset, bytes: number): Offset {
+  return (offset + bytes) as Offset;
+}
+
 export function isSafeOffset(value: number): boolean {
   return Number.isSafeInteger(value) && value >= 0;
 }

@@ -3,7 +3,7 @@
 // the fdatasync that makes counters and data durable (flush.ts), so a crash shows the old content or the new one. With
 // subclusters only those that are touched get content, and a cluster that is ours gets it where it is.
 
-import { roundUp } from '../../bytes/offsets.ts';
+import { after, type GuestOffset, guestOffset, type HostOffset, hostOffset, roundUp } from '../../bytes/offsets.ts';
 import { reach } from '../../concurrency/breakpoints.ts';
 import { steadyMs } from '../../concurrency/clock.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
@@ -49,7 +49,7 @@ export class AllocatingWrite {
    * Writes into the clusters of a run, which are reserved exclusively. The lock is held, is released meanwhile and is held
    * again on return. May do only the first clusters. @returns bytes written
    */
-  write(source: Uint8Array, sourceOffset: number, run: Run, offset: number): number {
+  write(source: Uint8Array, sourceOffset: number, run: Run, offset: GuestOffset): number {
     const { clusterSize } = this.parts.geometry;
     const wanted = Math.ceil((offset + run.length) / clusterSize) - Math.floor(offset / clusterSize);
     // the mapper fills the run it was given anew whenever somebody looks something up
@@ -60,7 +60,7 @@ export class AllocatingWrite {
   }
 
   /** The same in at most `most` new clusters; when it throws the lock is held and nothing has changed for the guest. */
-  private attempt(source: Uint8Array, sourceOffset: number, run: Run, offset: number, most: number): number {
+  private attempt(source: Uint8Array, sourceOffset: number, run: Run, offset: GuestOffset, most: number): number {
     const { clusters, data, geometry, linker, lock, marks } = this.parts;
     const { clusterSize, subclusterSize } = geometry;
     marks.beforeChange();
@@ -74,7 +74,7 @@ export class AllocatingWrite {
       count,
       readsAsZeros,
     } = isOurs
-      ? { offset: run.hostCluster, count: 1, readsAsZeros: false }
+      ? { offset: hostOffset(run.hostCluster), count: 1, readsAsZeros: false }
       : clusters.allocate(start / clusterSize, wanted);
     if (isOurs) this.parts.overlap.assertData(host, clusterSize);
     const end = Math.min(offset + run.length, start + count * clusterSize);
@@ -83,15 +83,15 @@ export class AllocatingWrite {
       lock.unlock();
       for (const { first, count: subclusters } of kept) {
         const inCluster = first * subclusterSize;
-        this.fill(start + inCluster, subclusters * subclusterSize, host + inCluster, readsAsZeros);
+        this.fill(guestOffset(start + inCluster), subclusters * subclusterSize, after(host, inCluster), readsAsZeros);
       }
       // units that the guest writes a part of are filled whole first
       const head = roundUp(offset, data.unit);
       const tail = Math.max(head, end - (end % data.unit));
-      this.fill(headStart, head - headStart, host + (headStart - start), readsAsZeros);
-      this.fill(tail, tailEnd - tail, host + (tail - start), readsAsZeros);
+      this.fill(guestOffset(headStart), head - headStart, after(host, headStart - start), readsAsZeros);
+      this.fill(guestOffset(tail), tailEnd - tail, after(host, tail - start), readsAsZeros);
       reach('data-write');
-      data.write(source, sourceOffset, end - offset, host + (offset - start), offset);
+      data.write(source, sourceOffset, end - offset, after(host, offset - start), offset);
       lock.lock();
       this.makeRoom(start / clusterSize, count);
       linker.hold(offset, end - offset, host, isOurs ? 0 : count, steadyMs());
@@ -114,7 +114,7 @@ export class AllocatingWrite {
   }
 
   /** What the guest does not write in the new clusters: old content, or zeros where there may be something else. */
-  private fill(offset: number, length: number, host: number, isFresh: boolean): void {
+  private fill(offset: GuestOffset, length: number, host: HostOffset, isFresh: boolean): void {
     if (length === 0) return;
     const { data } = this.parts;
     if (this.parts.readsAsZeros(offset, length)) {
@@ -127,7 +127,7 @@ export class AllocatingWrite {
       reach('cow-read');
       this.parts.readReserved(this.bounceBuffer, 0, part, offset + done);
       reach('cow-write');
-      data.write(this.bounceBuffer, 0, part, host + done, offset + done);
+      data.write(this.bounceBuffer, 0, part, after(host, done), after(offset, done));
       done += part;
     }
   }

@@ -7,7 +7,7 @@
 
 import { writeU64BE } from '../../bytes/endian.ts';
 import { bytesOfName } from '../../bytes/names.ts';
-import { divideUp, hostOffset } from '../../bytes/offsets.ts';
+import { divideUp, guestOffset, hostOffset } from '../../bytes/offsets.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { CreateOptions } from '../image-format.ts';
@@ -290,7 +290,7 @@ function fillData(
   const data = new GuestData(target, key);
   const zeros = new Uint8Array(Math.min(CHUNK_BYTES, end - start));
   for (let at = start; at < end; at += zeros.length) {
-    data.write(zeros, 0, Math.min(zeros.length, end - at), at, at - start);
+    data.write(zeros, 0, Math.min(zeros.length, end - at), hostOffset(at), guestOffset(at - start));
   }
 }
 

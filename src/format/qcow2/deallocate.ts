@@ -3,7 +3,7 @@
 // zeros are written. Parts of clusters are zeroed in place, or written where the cluster is shared, compressed or encrypted;
 // with extended L2 entries whole subclusters are marked instead.
 
-import { roundUp } from '../../bytes/offsets.ts';
+import { hostOffset, roundUp } from '../../bytes/offsets.ts';
 import { reach } from '../../concurrency/breakpoints.ts';
 import { steadyMs } from '../../concurrency/clock.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
@@ -147,7 +147,8 @@ export class Deallocator {
     if (!hasDataFile || data.isEncrypted || (mapper.l2Table(geometry.l1IndexOf(first)) === 0 && pending.isEmpty))
       return;
     lock.unlock();
-    data.punch(length, offset);
+    // a guest cluster lies at its guest offset there
+    data.punch(length, hostOffset(offset));
     lock.lock();
   }
 

@@ -3,7 +3,7 @@
 // lie in the image file and in the clear. A plain image pays nothing: the request's own buffer goes to the host file.
 // Invariant: the buffer of a write is never changed; encryption works on a copy. One object serves one thread.
 
-import { hostOffset, roundUp } from '../../bytes/offsets.ts';
+import { after, type GuestOffset, type HostOffset, roundUp } from '../../bytes/offsets.ts';
 import { type HostFile, readPadded } from '../../host/host-file.ts';
 import { CRYPTO_SECTOR_BYTES, type SectorCipher, type VolumeKey } from './encryption.ts';
 import { createSectorCipher } from './sector-cipher.ts';
@@ -38,82 +38,94 @@ export class GuestData {
   }
 
   /** Reads what the guest wrote at `host`; what lies behind the end of the file is zeros. */
-  read(target: Uint8Array, targetOffset: number, length: number, host: number, guest: number): void {
+  read(target: Uint8Array, targetOffset: number, length: number, host: HostOffset, guest: GuestOffset): void {
     // the last cluster of a file need not be whole
-    if (this.cipher === null) readPadded(this.file, target, targetOffset, length, hostOffset(host));
+    if (this.cipher === null) readPadded(this.file, target, targetOffset, length, host);
     else this.readEncrypted(target, targetOffset, length, host, guest);
   }
 
-  write(source: Uint8Array, sourceOffset: number, length: number, host: number, guest: number): void {
-    if (this.cipher === null) this.file.write(source, sourceOffset, length, hostOffset(host));
+  write(source: Uint8Array, sourceOffset: number, length: number, host: HostOffset, guest: GuestOffset): void {
+    if (this.cipher === null) this.file.write(source, sourceOffset, length, host);
     else this.writeEncrypted(source, sourceOffset, length, host, guest);
   }
 
   /** The file reads as zeros there and gives the space back where the host can; encrypted data does not become zeros so. */
-  punch(length: number, host: number): void {
-    this.file.punchHole(hostOffset(host), length);
+  punch(length: number, host: HostOffset): void {
+    this.file.punchHole(host, length);
   }
 
   /**
    * Part of a new cluster reads as zeros to the guest. @param isFresh nothing was ever there, so that the host reads zeros;
    * only the begun sector is written then, because a file that ends inside a sector tears it when it loses its next growth
    */
-  zero(length: number, host: number, guest: number, isFresh: boolean): void {
+  zero(length: number, host: HostOffset, guest: GuestOffset, isFresh: boolean): void {
     if (this.cipher === null) {
-      if (!isFresh) this.file.zeroRange(hostOffset(host), length);
+      if (!isFresh) this.file.zeroRange(host, length);
       else if (host % SECTOR_BYTES > 0) {
-        this.file.write(ZEROS, 0, Math.min(length, SECTOR_BYTES - (host % SECTOR_BYTES)), hostOffset(host));
+        this.file.write(ZEROS, 0, Math.min(length, SECTOR_BYTES - (host % SECTOR_BYTES)), host);
       }
       return;
     }
     for (let done = 0; done < length; done += ZEROS.length) {
-      this.write(ZEROS, 0, Math.min(ZEROS.length, length - done), host + done, guest + done);
+      this.write(ZEROS, 0, Math.min(ZEROS.length, length - done), after(host, done), after(guest, done));
     }
   }
 
-  private readEncrypted(target: Uint8Array, targetOffset: number, length: number, host: number, guest: number): void {
+  private readEncrypted(
+    target: Uint8Array,
+    targetOffset: number,
+    length: number,
+    host: HostOffset,
+    guest: GuestOffset,
+  ): void {
     for (let done = 0; done < length; ) {
       const lead = (host + done) % CRYPTO_SECTOR_BYTES;
       const whole = length - done - ((length - done) % CRYPTO_SECTOR_BYTES);
       if (lead === 0 && whole > 0) {
-        this.readSectors(target, targetOffset + done, whole, host + done, guest + done);
+        this.readSectors(target, targetOffset + done, whole, after(host, done), after(guest, done));
         done += whole;
         continue;
       }
       const part = Math.min(length - done, CRYPTO_SECTOR_BYTES - lead);
       const sector = this.bounce();
-      this.readSectors(sector, 0, CRYPTO_SECTOR_BYTES, host + done - lead, guest + done - lead);
+      this.readSectors(sector, 0, CRYPTO_SECTOR_BYTES, after(host, done - lead), after(guest, done - lead));
       target.set(sector.subarray(lead, lead + part), targetOffset + done);
       done += part;
     }
   }
 
-  private writeEncrypted(source: Uint8Array, sourceOffset: number, length: number, host: number, guest: number): void {
+  private writeEncrypted(
+    source: Uint8Array,
+    sourceOffset: number,
+    length: number,
+    host: HostOffset,
+    guest: GuestOffset,
+  ): void {
     const bounce = this.bounce();
     for (let done = 0; done < length; ) {
       const lead = (host + done) % CRYPTO_SECTOR_BYTES;
       const part = Math.min(length - done, BOUNCE_BYTES - lead);
       const span = roundUp(lead + part, CRYPTO_SECTOR_BYTES);
-      const hostStart = host + done - lead;
-      const guestStart = guest + done - lead;
+      const hostStart = after(host, done - lead);
+      const guestStart = after(guest, done - lead);
       if (lead > 0) this.readSectors(bounce, 0, CRYPTO_SECTOR_BYTES, hostStart, guestStart);
       const last = span - CRYPTO_SECTOR_BYTES;
       if (lead + part < span && !(lead > 0 && last === 0)) {
-        this.readSectors(bounce, last, CRYPTO_SECTOR_BYTES, hostStart + last, guestStart + last);
+        this.readSectors(bounce, last, CRYPTO_SECTOR_BYTES, after(hostStart, last), after(guestStart, last));
       }
       bounce.set(source.subarray(sourceOffset + done, sourceOffset + done + part), lead);
       this.cipher!.encrypt(bounce, 0, span, this.sectorAt(hostStart, guestStart));
-      this.file.write(bounce, 0, span, hostOffset(hostStart));
+      this.file.write(bounce, 0, span, hostStart);
       done += part;
     }
   }
 
-  private readSectors(target: Uint8Array, at: number, length: number, host: number, guest: number): void {
-    readPadded(this.file, target, at, length, hostOffset(host));
+  private readSectors(target: Uint8Array, at: number, length: number, host: HostOffset, guest: GuestOffset): void {
+    readPadded(this.file, target, at, length, host);
     this.cipher!.decrypt(target, at, length, this.sectorAt(host, guest));
   }
 
-  private sectorAt(host: number, guest: number): number {
+  private sectorAt(host: HostOffset, guest: GuestOffset): number {
     return (this.sectorOfGuest ? guest : host) / CRYPTO_SECTOR_BYTES;
   }
 

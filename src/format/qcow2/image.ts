@@ -131,7 +131,8 @@ export class Qcow2Image implements WritableImage {
       backing &&
       new CopyUp({
         ...{ backing, access, clusterSize, deallocator, lock, reservations, mapper, tracker },
-        write: (source, at, length, offset) => this.allocating.write(source, at, mapper.map(offset, length), offset),
+        write: (source, at, length, offset) =>
+          this.allocating.write(source, at, mapper.map(offset, length), guestOffset(offset)),
       });
   }
 
@@ -155,7 +156,7 @@ export class Qcow2Image implements WritableImage {
     const { status, length } = run;
     if (status === 'data') {
       reach('data-read');
-      this.parts.data.read(target, targetOffset, length, run.hostOffset, offset);
+      this.parts.data.read(target, targetOffset, length, run.hostOffset, guestOffset(offset));
     } else if (status === 'compressed') {
       const cluster = this.compressed.read(run.high, run.low, offset);
       const inCluster = offset % this.clusterSize;
@@ -179,12 +180,12 @@ export class Qcow2Image implements WritableImage {
 
   /** Under the lock, which is released while data moves. @returns bytes written */
   private writeRun(run: Run, source: Uint8Array, sourceOffset: number, offset: number): number {
-    if (!isInPlace(run)) return this.allocating.write(source, sourceOffset, run, offset);
+    if (!isInPlace(run)) return this.allocating.write(source, sourceOffset, run, guestOffset(offset));
     const { hostOffset: host, length: part } = run;
     this.parts.overlap.assertData(host, part);
     this.parts.lock.unlock();
     reach('data-write');
-    this.parts.data.write(source, sourceOffset, part, host, offset);
+    this.parts.data.write(source, sourceOffset, part, host, guestOffset(offset));
     return part;
   }
 
@@ -238,7 +239,7 @@ export class Qcow2Image implements WritableImage {
       const sector = offset - (offset % ZERO_SECTOR.length);
       const bytes = Math.min(ZERO_SECTOR.length, first + inside - sector);
       access.assertInside(sector, bytes);
-      this.allocating.write(ZERO_SECTOR, 0, mapper.map(sector, bytes), sector);
+      this.allocating.write(ZERO_SECTOR, 0, mapper.map(sector, bytes), guestOffset(sector));
       return end;
     });
   }

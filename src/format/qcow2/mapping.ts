@@ -1,7 +1,7 @@
 // Guest range -> where its bytes are: no data I/O, no change. Used under the metadata lock; the answer is values only, so
 // it may be used after the lock is released as long as the range stays reserved (R2, R3).
 
-import { hex } from '../../bytes/offsets.ts';
+import { type HostOffset, hex, hostOffset } from '../../bytes/offsets.ts';
 import { reach } from '../../concurrency/breakpoints.ts';
 import type { ImgfuseError } from '../../errors/index.ts';
 import { NOT_PENDING, type PendingLinks } from '../pending-links.ts';
@@ -30,7 +30,7 @@ export const NO_HOST = -1;
 export interface Run {
   status: ClusterStatus;
   /** host offset of the first byte of a data run; the words of the descriptor of a compressed cluster are in high and low */
-  hostOffset: number;
+  hostOffset: HostOffset;
   length: number;
   /** data that no snapshot shares: it may be written in place */
   copied: boolean;
@@ -67,7 +67,15 @@ export interface MapperParts {
 
 export class Mapper {
   readonly run: Run = {
-    ...{ status: 'unallocated', hostOffset: 0, length: 0, copied: false, hostCluster: NO_HOST, high: 0, low: 0 },
+    ...{
+      status: 'unallocated',
+      hostOffset: hostOffset(0),
+      length: 0,
+      copied: false,
+      hostCluster: NO_HOST,
+      high: 0,
+      low: 0,
+    },
   };
   private readonly cluster: Cluster = {
     ...{ status: 'unallocated', host: NO_HOST, copied: false, subclusters: UNALLOCATED_BITMAP, high: 0, low: 0 },
@@ -106,7 +114,7 @@ export class Mapper {
     const inCluster = offset - number * clusterSize;
     run.status = cluster.status;
     run.copied = cluster.copied;
-    run.hostOffset = cluster.status === 'data' ? cluster.host + inCluster : 0;
+    run.hostOffset = hostOffset(cluster.status === 'data' ? cluster.host + inCluster : 0);
     run.high = cluster.high;
     run.low = cluster.low;
     let host = cluster.host;
@@ -142,7 +150,7 @@ export class Mapper {
     run.status = statusOf(cluster, first);
     run.copied = cluster.copied;
     run.hostCluster = cluster.host;
-    run.hostOffset = run.status === 'data' ? cluster.host + inCluster : 0;
+    run.hostOffset = hostOffset(run.status === 'data' ? cluster.host + inCluster : 0);
     run.high = cluster.high;
     run.low = cluster.low;
     let { host } = cluster;

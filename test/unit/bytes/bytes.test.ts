@@ -12,7 +12,19 @@ import {
   writeU64BE,
   writeU64LE,
 } from '../../../src/bytes/endian.ts';
-import { divideUp, hex, isPowerOfTwo, isSafeOffset, roundDown, roundUp } from '../../../src/bytes/offsets.ts';
+import {
+  after,
+  divideUp,
+  type GuestOffset,
+  guestOffset,
+  type HostOffset,
+  hex,
+  hostOffset,
+  isPowerOfTwo,
+  isSafeOffset,
+  roundDown,
+  roundUp,
+} from '../../../src/bytes/offsets.ts';
 import { SparseBitmap } from '../../../src/bytes/sparse-bitmap.ts';
 
 const MAX = Number.MAX_SAFE_INTEGER;
@@ -174,4 +186,12 @@ describe('a sparse bitmap', () => {
     bitmap.add(2 ** 40);
     expect([bitmap.has(2 ** 40), bitmap.has(2 ** 40 - 1), bitmap.count]).toEqual([true, false, 2]);
   });
+});
+
+test('an offset further on is of the same kind, and a guest offset is no host offset', () => {
+  const place = (host: HostOffset, guest: GuestOffset) => [host, guest];
+  const [host, guest] = [after(hostOffset(4096), 512), after(guestOffset(2 ** 40), 1)];
+  expect(place(host, guest)).toEqual([4608, 2 ** 40 + 1]);
+  // @ts-expect-error the two are swapped, and the compiler sees it
+  expect(place(guest, host)).toEqual([2 ** 40 + 1, 4608]);
 });
