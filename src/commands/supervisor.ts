@@ -276,7 +276,12 @@ export class Supervisor {
   }
 
   #handleSignals(): void {
-    process.on('SIGUSR1', () => this.#log('notice', this.#describe()));
+    process.on('SIGUSR1', () => {
+      this.#describe().then(
+        (line) => this.#log('notice', line),
+        (error) => this.#log('error', describeError(error)),
+      );
+    });
     process.on('SIGTERM', () => this.stop('SIGTERM', 143));
     process.on('SIGINT', () => this.stop('SIGINT', 130));
     process.on('SIGHUP', () => {
@@ -331,9 +336,9 @@ export class Supervisor {
     return mountStatus(this.#request, disk, state.mount.serving, this.#mode.isShared, log);
   }
 
-  #describe(): string {
+  async #describe(): Promise<string> {
+    const disk = this.#state.phase === 'serving' ? await this.#disk.attached() : null;
     const { phase } = this.#state;
-    const disk = this.#disk.attachedDisk;
     if (phase !== 'serving' || disk === null) return describePhase(this.#request, phase, this.#disk.keeper.step);
     return statusLine(this.#statusOf(disk) as MountStatus);
   }
