@@ -7,19 +7,29 @@ import type { MountRequest } from './mount-arguments.ts';
 import { deviceOf } from './mountpoint.ts';
 import type { MountRecord } from './runtime-directory.ts';
 
+/**
+ * Of a request that fuse-native serves: its one thread answers the next request, and SIGTERM, only when this one is done. With a
+ * limit, requests that queue up behind a silent server wait that long all together, without one each.
+ */
+const NATIVE_ANSWER_MS = 60_000;
+
 /** Of the mount of this process: a connection keeps the limit that it began with. */
 let known: { readonly seconds: number | null } | null = null;
 
 /** After how many seconds of one request the kernel ends the connection; null: never. */
-function limitOf({ transport }: Pick<MountRequest, 'transport'>): number | null {
-  const isKernel = transport === 'kernel' || (transport === 'auto' && nativeAvailable());
-  known ??= { seconds: connectionLimit(requestTimeouts(), isKernel) };
+function limitOf(request: Pick<MountRequest, 'transport'>): number | null {
+  known ??= { seconds: connectionLimit(requestTimeouts(), isKernelTransport(request)) };
   return known.seconds;
+}
+
+function isKernelTransport({ transport }: Pick<MountRequest, 'transport'>): boolean {
+  return transport === 'kernel' || (transport === 'auto' && nativeAvailable());
 }
 
 /** Within what time every request of a mount has to be answered, if there is a limit. */
 export function answerTimeOf(request: Pick<MountRequest, 'transport'>): number | undefined {
-  return answerTimeMs(limitOf(request));
+  const allowedMs = answerTimeMs(limitOf(request));
+  return isKernelTransport(request) ? allowedMs : Math.min(allowedMs ?? Number.POSITIVE_INFINITY, NATIVE_ANSWER_MS);
 }
 
 /** Why a mount is served no more; null when it was unmounted. */

@@ -94,7 +94,7 @@ export class BlockReader {
 
   private lateError(block: number): ImgfuseError {
     const seconds = this.cache.state.answerMs / 1000;
-    return this.error(block, `cannot be read: the kernel allows no longer wait than ${seconds} seconds for its server`);
+    return this.error(block, `cannot be read: no request may wait longer than ${seconds} seconds for its server`);
   }
 
   private aloneError(block: number): ImgfuseError {

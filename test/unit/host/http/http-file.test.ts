@@ -335,7 +335,7 @@ describe('a request of the kernel that has to be answered in time', () => {
   function lateAfter(file: HttpHostFile, offset: number, length = 10): number {
     const start = performance.now();
     file.requestBegins();
-    expect(failure(file, offset, length)).toMatch(/the kernel allows no longer wait than 0\.8 seconds/);
+    expect(failure(file, offset, length)).toMatch(/no request may wait longer than 0\.8 seconds/);
     return performance.now() - start;
   }
 
