@@ -242,8 +242,8 @@ describe('a mount', () => {
 
     server.set({ etag: '"two"' });
     expect(() => readBytes(disk, 4096, 4 * MIB)).toThrow(/EIO/);
-    const log = readFileSync(bench.records()[0]!.log!, 'utf8');
-    expect(log).toMatch(/READ failed: .*base\.raw has changed since it was opened/i);
+    const log = (): string => readFileSync(bench.records()[0]!.log!, 'utf8');
+    await until(() => /READ failed: .*base\.raw has changed since it was opened/i.test(log()), 'the line of the log');
     server.set({ etag: '"one"' });
     expect(readBytes(disk, 4096, 4 * MIB).equals(bytes.subarray(4 * MIB, 4 * MIB + 4096))).toBe(true);
 
