@@ -9,6 +9,7 @@ import { afterAll, describe, expect, test } from 'vitest';
 import { firstDifference } from '../support/image-files.ts';
 import {
   allRows,
+  hasBacking,
   hasSnapshots,
   isEncrypted,
   MatrixImage,
@@ -60,7 +61,7 @@ async function bothWays(row: Row, folder: string, seed: number): Promise<void> {
   };
   await imgfuse('mount', image.path, mountpoint, ...(isEncrypted(row) ? ['--key-env', 'IMGFUSE_PASSWORD'] : []));
   try {
-    await readAndWrite(join(mountpoint, 'disk.raw'), wanted, seededRandom(seed + 500));
+    await readAndWrite(join(mountpoint, 'disk.raw'), wanted, seededRandom(seed + 500), canPunch(row));
   } finally {
     await imgfuse('unmount', mountpoint);
   }
@@ -85,8 +86,13 @@ async function contents(image: MatrixImage): Promise<Buffer[]> {
   return all;
 }
 
-/** Expects `model` there, and changes both: writes of any length anywhere, holes, zeros. */
-async function readAndWrite(path: string, model: Buffer, random: () => number): Promise<void> {
+/** Version 2 cannot say that a cluster of an overlay reads as zeros, so a hole there would give back no space. */
+function canPunch(row: Row): boolean {
+  return row.version === 3 || !hasBacking(row);
+}
+
+/** Expects `model` there, and changes both: writes of any length anywhere, holes (or their refusal), zeros. */
+async function readAndWrite(path: string, model: Buffer, random: () => number, punches: boolean): Promise<void> {
   const file = openSync(path, 'r+');
   try {
     expectContent(file, model);
@@ -96,7 +102,12 @@ async function readAndWrite(path: string, model: Buffer, random: () => number): 
       const length = 1 + Math.floor(random() * (most - 1));
       if (n % 12 === 10 || n % 12 === 11) {
         const how = n % 12 === 10 ? '--punch-hole' : '--zero-range';
-        await run('fallocate', [how, '--offset', String(at), '--length', String(length), path]);
+        const done = run('fallocate', [how, '--offset', String(at), '--length', String(length), path]);
+        if (how === '--punch-hole' && !punches) {
+          await expect(done).rejects.toThrow('unsupported');
+          continue;
+        }
+        await done;
         model.fill(0, at, at + length);
         continue;
       }

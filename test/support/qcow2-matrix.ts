@@ -53,7 +53,7 @@ const SECRET = `secret,id=s,data=${PASSWORD}`;
 const has = (row: Row, word: string): boolean => row.feature.includes(word);
 export const isEncrypted = (row: Row): boolean => row.feature.startsWith('luks') || row.feature === 'aes';
 export const hasSnapshots = (row: Row): boolean => has(row, 'snapshots');
-const hasBacking = (row: Row): boolean => has(row, 'backing');
+export const hasBacking = (row: Row): boolean => has(row, 'backing');
 const isCompressed = (row: Row): boolean => has(row, 'zlib') || has(row, 'zstd');
 const isExtended = (row: Row): boolean => has(row, 'extended L2');
 const hasDataFile = (row: Row): boolean => has(row, 'data file');
