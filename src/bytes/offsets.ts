@@ -3,11 +3,17 @@
 
 declare const guestBrand: unique symbol;
 declare const hostBrand: unique symbol;
+declare const guestClusterBrand: unique symbol;
+declare const hostClusterBrand: unique symbol;
 
 /** Byte offset on the virtual disk, as the guest sees it. */
 export type GuestOffset = number & { readonly [guestBrand]: true };
 /** Byte offset in an image file on the host. */
 export type HostOffset = number & { readonly [hostBrand]: true };
+/** Number of a cluster of the virtual disk: 0 begins at guest offset 0. */
+export type GuestCluster = number & { readonly [guestClusterBrand]: true };
+/** Number of a cluster of an image file: 0 begins at host offset 0. */
+export type HostCluster = number & { readonly [hostClusterBrand]: true };
 
 /** Largest virtual size (8 PiB - 1 byte is the largest safe integer; sizes are multiples of 512, so 8 PiB - 512). */
 export const MAX_VIRTUAL_SIZE = 2 ** 53 - 512;
@@ -20,9 +26,20 @@ export function hostOffset(value: number): HostOffset {
   return value as HostOffset;
 }
 
-/** The offset `bytes` further on, on the same disk or in the same file. */
-export function after<Offset extends GuestOffset | HostOffset>(offset: Offset, bytes: number): Offset {
-  return (offset + bytes) as Offset;
+export function guestCluster(value: number): GuestCluster {
+  return value as GuestCluster;
+}
+
+export function hostCluster(value: number): HostCluster {
+  return value as HostCluster;
+}
+
+/** The place so many bytes, or clusters, further on, on the same disk or in the same file. */
+export function after<Place extends GuestOffset | HostOffset | GuestCluster | HostCluster>(
+  place: Place,
+  distance: number,
+): Place {
+  return (place + distance) as Place;
 }
 
 export function isSafeOffset(value: number): boolean {
@@ -35,11 +52,15 @@ export function isPowerOfTwo(value: number): boolean {
 }
 
 /** `value` rounded down to a multiple of `unit` (a positive integer). */
+export function roundDown<Offset extends GuestOffset | HostOffset>(value: Offset, unit: number): Offset;
+export function roundDown(value: number, unit: number): number;
 export function roundDown(value: number, unit: number): number {
   return value - (value % unit);
 }
 
 /** `value` rounded up to a multiple of `unit` (a positive integer). */
+export function roundUp<Offset extends GuestOffset | HostOffset>(value: Offset, unit: number): Offset;
+export function roundUp(value: number, unit: number): number;
 export function roundUp(value: number, unit: number): number {
   const rest = value % unit;
   return rest === 0 ? value : value + (unit - rest);
