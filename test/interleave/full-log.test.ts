@@ -40,8 +40,8 @@ test('discards during a flush leave room for what its links release', { timeout:
   const { script } = setting;
   const path = fragmentedImage();
   const disk = openDisk(path, { readOnly: false, slots: 3 });
-  const { releases } = disk.share().image.state as { releases: { capacity: number } };
-  releases.capacity = CAPACITY;
+  const { decrements } = disk.share().image.state as { decrements: { capacity: number } };
+  decrements.capacity = CAPACITY;
   await script.attach(disk);
   for (let cluster = 0; cluster < 700; cluster++) {
     const { error } = await script.run(1, { kind: 'write', at: cluster * CLUSTER, length: CLUSTER, value: 6 });

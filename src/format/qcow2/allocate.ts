@@ -9,13 +9,13 @@ import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { FreeClusters } from '../free-clusters.ts';
 import type { WriteTracker } from '../write-tracker.ts';
+import type { DeferredDecrements } from './deferred-decrements.ts';
 import { type Geometry, REFCOUNT_TABLE_ENTRY_BYTES } from './geometry.ts';
 import { QCOW_MAX_REFTABLE_SIZE, writeRefcountTableFields } from './header.ts';
-import type { ImageMarks } from './image-marks.ts';
+import type { HeaderBits } from './header-bits.ts';
 import type { MetadataClusters } from './metadata-clusters.ts';
 import type { OverlapCheck } from './overlap.ts';
 import { type Refcounts, writeCounter } from './refcount.ts';
-import type { Releases } from './releases.ts';
 import type { Qcow2Numbers } from './state.ts';
 import type { Tables } from './table.ts';
 
@@ -34,11 +34,11 @@ export interface AllocatorParts {
   readonly tables: Tables;
   readonly refcounts: Refcounts;
   readonly free: FreeClusters;
-  readonly releases: Releases;
+  readonly decrements: DeferredDecrements;
   readonly tracker: WriteTracker;
   readonly numbers: Qcow2Numbers;
   readonly metadata: MetadataClusters;
-  readonly marks: ImageMarks;
+  readonly headerBits: HeaderBits;
   readonly overlap: OverlapCheck;
 }
 
@@ -145,8 +145,8 @@ export class Allocator {
 
   /** A new refcount block for `cluster`, placed at the end of the file. It is durable before the table shows it. */
   private addBlockFor(cluster: number): void {
-    const { file, geometry, marks, metadata, numbers, refcounts, tables, tracker } = this.parts;
-    marks.beforeCounters();
+    const { file, geometry, headerBits, metadata, numbers, refcounts, tables, tracker } = this.parts;
+    headerBits.beforeCounters();
     const { clusterSize, refcountsPerBlock, refcountBits } = geometry;
     const blockIndex = Math.floor(cluster / refcountsPerBlock);
     if (blockIndex >= numbers.refcountTableEntries) {
@@ -184,7 +184,7 @@ export class Allocator {
    * All of it is durable before the header shows it; then the old table is released.
    */
   private growTable(entries: number): void {
-    const { file, geometry, metadata, numbers, releases, tables, tracker } = this.parts;
+    const { file, geometry, metadata, numbers, decrements, tables, tracker } = this.parts;
     const { clusterSize, refcountsPerBlock, refcountBits } = geometry;
     const oldEntries = numbers.refcountTableEntries;
     const oldOffset = numbers.refcountTableOffset;
@@ -241,7 +241,10 @@ export class Allocator {
     metadata.mark('refcount block', start, blocks);
     metadata.mark('refcount table', start + blocks, tableClusters);
     numbers.setRefcountTable(tableOffset, tableBytes / REFCOUNT_TABLE_ENTRY_BYTES);
-    releases.add(oldOffset / clusterSize, roundUp(oldEntries * REFCOUNT_TABLE_ENTRY_BYTES, clusterSize) / clusterSize);
+    decrements.add(
+      oldOffset / clusterSize,
+      roundUp(oldEntries * REFCOUNT_TABLE_ENTRY_BYTES, clusterSize) / clusterSize,
+    );
     tracker.noteWrite();
   }
 }

@@ -9,11 +9,11 @@ import { steadyMs } from '../../concurrency/clock.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
 import { type FullHostParts, reclaimingWhenFull } from '../full-host.ts';
 import { MAX_RUN_CLUSTERS } from '../mapped-state.ts';
-import type { DataClusters } from './data-clusters.ts';
+import type { ClusterSource } from './cluster-source.ts';
 import type { Flush } from './flush.ts';
 import type { Geometry } from './geometry.ts';
 import type { GuestData } from './guest-data.ts';
-import type { ImageMarks } from './image-marks.ts';
+import type { HeaderBits } from './header-bits.ts';
 import type { Linker } from './link.ts';
 import { NO_HOST, type Run } from './mapping.ts';
 import type { OverlapCheck } from './overlap.ts';
@@ -26,9 +26,9 @@ export interface AllocatingWriteParts {
   readonly geometry: Geometry;
   readonly lock: Mutex;
   readonly linker: Linker;
-  readonly clusters: DataClusters;
+  readonly clusters: ClusterSource;
   readonly flush: Flush;
-  readonly marks: ImageMarks;
+  readonly headerBits: HeaderBits;
   readonly overlap: OverlapCheck;
   /** Reads what the disk holds, for the range that this thread has reserved, without the lock. */
   readonly readReserved: (target: Uint8Array, targetOffset: number, length: number, offset: number) => void;
@@ -61,9 +61,9 @@ export class AllocatingWrite {
 
   /** The same in at most `most` new clusters; when it throws the lock is held and nothing has changed for the guest. */
   private attempt(source: Uint8Array, sourceOffset: number, run: Run, offset: GuestOffset, most: number): number {
-    const { clusters, data, geometry, linker, lock, marks } = this.parts;
+    const { clusters, data, geometry, linker, lock, headerBits } = this.parts;
     const { clusterSize, subclusterSize } = geometry;
-    marks.beforeChange();
+    headerBits.beforeChange();
     const start = offset - (offset % clusterSize);
     const isOurs = run.hostCluster !== NO_HOST && run.copied;
     const isCopy = run.hostCluster !== NO_HOST || run.status === 'compressed';

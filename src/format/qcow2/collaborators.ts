@@ -12,16 +12,16 @@ import { METADATA_LOCK } from '../mapped-state.ts';
 import { PendingLinks } from '../pending-links.ts';
 import { WriteTracker } from '../write-tracker.ts';
 import { Allocator } from './allocate.ts';
+import { DeferredDecrements } from './deferred-decrements.ts';
 import { Flush } from './flush.ts';
 import { Geometry } from './geometry.ts';
 import { GuestData } from './guest-data.ts';
-import { ImageMarks } from './image-marks.ts';
+import { HeaderBits } from './header-bits.ts';
 import { Linker } from './link.ts';
 import { Mapper } from './mapping.ts';
 import { MetadataClusters } from './metadata-clusters.ts';
 import { OverlapCheck } from './overlap.ts';
 import { Refcounts } from './refcount.ts';
-import { Releases } from './releases.ts';
 import { Qcow2Numbers, type Qcow2State } from './state.ts';
 import { Tables } from './table.ts';
 
@@ -34,13 +34,13 @@ export interface Collaborators {
   readonly linker: Linker;
   readonly lock: Mutex;
   readonly mapper: Mapper;
-  readonly marks: ImageMarks;
+  readonly headerBits: HeaderBits;
   readonly metadata: MetadataClusters;
   readonly numbers: Qcow2Numbers;
   readonly overlap: OverlapCheck;
   readonly pending: PendingLinks;
   readonly pendingTables: PendingLinks;
-  readonly releases: Releases;
+  readonly decrements: DeferredDecrements;
   readonly reservations: Reservations;
   readonly reusable: FullHostParts['reusable'];
   readonly tables: Tables;
@@ -64,32 +64,32 @@ export function connect(
   const reservations = new Reservations(state.reservations, lock, slot);
   const pending = new PendingLinks(state.pending);
   const pendingTables = new PendingLinks(state.pendingTables);
-  const releases = new Releases(state.releases);
+  const decrements = new DeferredDecrements(state.decrements);
   const free = new FreeClusters(state.free);
   const data = new GuestData(dataFile ?? file, state.volumeKey);
   const tracker = new WriteTracker(state.tracker, file, log, dataFile);
   const access = new GuestAccess(file, tracker, numbers);
   const tables = new Tables(file, new TableCache(state.cache), tracker, geometry.clusterSize);
-  const marks = new ImageMarks({ file, header, lock, words, tracker, log });
+  const headerBits = new HeaderBits({ file, header, lock, words, tracker, log });
   const metadata = new MetadataClusters(state.metadata);
-  const overlap = new OverlapCheck(geometry, metadata, marks, numbers, dataFile !== null);
-  const refcounts = new Refcounts({ geometry, tables, numbers, marks, overlap });
+  const overlap = new OverlapCheck(geometry, metadata, headerBits, numbers, dataFile !== null);
+  const refcounts = new Refcounts({ geometry, tables, numbers, headerBits, overlap });
   const mapper = new Mapper({
-    ...{ path: file.path, version, hasDataFile, geometry, tables, pending, pendingTables, numbers, marks },
+    ...{ path: file.path, version, hasDataFile, geometry, tables, pending, pendingTables, numbers, headerBits },
   });
   const allocator = new Allocator({
-    ...{ file, geometry, tables, refcounts, free, releases, tracker, numbers, metadata, marks, overlap },
+    ...{ file, geometry, tables, refcounts, free, decrements, tracker, numbers, metadata, headerBits, overlap },
   });
   const linker = new Linker({
     ...{ file, clusterBits, geometry, tables, mapper, allocator, pending, pendingTables },
-    ...{ releases, numbers, metadata, overlap, hasDataFile },
+    ...{ decrements, numbers, metadata, overlap, hasDataFile },
   });
   const flush = new Flush({
-    ...{ file, geometry, lock, tracker, pending, pendingTables, releases, refcounts, linker, free, metadata, log },
+    ...{ file, geometry, lock, tracker, pending, pendingTables, decrements, refcounts, linker, free, metadata, log },
   });
   return {
-    ...{ access, allocator, data, flush, geometry, linker, lock, mapper, marks, metadata, numbers, overlap },
-    ...{ pending, pendingTables, releases, reservations, tables, tracker },
-    reusable: () => ({ waiting: releases.count + pending.count, free: free.freeCount }),
+    ...{ access, allocator, data, flush, geometry, linker, lock, mapper, headerBits, metadata, numbers, overlap },
+    ...{ pending, pendingTables, decrements, reservations, tables, tracker },
+    reusable: () => ({ waiting: decrements.count + pending.count, free: free.freeCount }),
   };
 }

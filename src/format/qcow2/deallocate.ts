@@ -17,7 +17,7 @@ import { zeroRange } from '../zero-range.ts';
 import type { Flush } from './flush.ts';
 import type { Geometry } from './geometry.ts';
 import type { GuestData } from './guest-data.ts';
-import type { ImageMarks } from './image-marks.ts';
+import type { HeaderBits } from './header-bits.ts';
 import type { Linker } from './link.ts';
 import type { Mapper, Run } from './mapping.ts';
 import type { OverlapCheck } from './overlap.ts';
@@ -37,7 +37,7 @@ export interface DeallocatorParts {
   readonly mapper: Mapper;
   readonly linker: Linker;
   readonly flush: Flush;
-  readonly marks: ImageMarks;
+  readonly headerBits: HeaderBits;
   readonly overlap: OverlapCheck;
   readonly reusable: FullHostParts['reusable'];
   /** the image's own write, for zeros that no metadata can express */
@@ -122,7 +122,7 @@ export class Deallocator {
     action: (l2Table: number, count: number) => number,
     zeroed?: { readonly offset: number; readonly length: number },
   ): number {
-    const { geometry, linker, mapper, marks, reservations } = this.parts;
+    const { geometry, linker, mapper, headerBits, reservations } = this.parts;
     const part = Math.min(count, linker.span(first));
     // first of all, because it may wait, and then what there was room for may be taken
     return reservations.exclusively(first, first + part, () => {
@@ -130,7 +130,7 @@ export class Deallocator {
       if (zeroed === undefined) this.punchDataFile(first, first * clusterSize, part * clusterSize);
       else this.punchDataFile(first, zeroed.offset, zeroed.length);
       return reclaimingWhenFull(this.parts, 1, () => {
-        marks.beforeChange();
+        headerBits.beforeChange();
         this.makeRoom(part);
         return action(mapper.l2Table(geometry.l1IndexOf(first)), part);
       });
@@ -163,7 +163,7 @@ export class Deallocator {
     const { clusterSize } = this.parts.geometry;
     this.punchDataFile(first, first * clusterSize, part * clusterSize);
     return reclaimingWhenFull(this.parts, 1, () => {
-      this.parts.marks.beforeChange();
+      this.parts.headerBits.beforeChange();
       this.makeRoom(part);
       linker.replace(first, part, true, steadyMs());
       return part;

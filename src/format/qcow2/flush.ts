@@ -11,11 +11,11 @@ import type { ClusterRun, FreeClusters } from '../free-clusters.ts';
 import { linkInPieces } from '../link-pieces.ts';
 import type { PendingLinks } from '../pending-links.ts';
 import type { WriteTracker } from '../write-tracker.ts';
+import type { DeferredDecrement, DeferredDecrements } from './deferred-decrements.ts';
 import type { Geometry } from './geometry.ts';
 import type { Linker } from './link.ts';
 import type { MetadataClusters } from './metadata-clusters.ts';
 import type { Refcounts } from './refcount.ts';
-import type { Release, Releases } from './releases.ts';
 
 export interface FlushParts {
   readonly file: HostFile;
@@ -24,7 +24,7 @@ export interface FlushParts {
   readonly tracker: WriteTracker;
   readonly pending: PendingLinks;
   readonly pendingTables: PendingLinks;
-  readonly releases: Releases;
+  readonly decrements: DeferredDecrements;
   readonly refcounts: Refcounts;
   readonly linker: Linker;
   readonly free: FreeClusters;
@@ -50,7 +50,7 @@ export class Flush {
   /** Flushes until nothing waits any more. */
   runUntilSettled(): void {
     this.run();
-    // links cause releases and those cause nothing further, so a few rounds are enough unless the host fails
+    // links cause deferred decrements and those cause nothing further, so a few rounds are enough unless the host fails
     for (let round = 0; round < 4 && this.waits(); round++) {
       this.parts.tracker.noteWrite();
       this.run();
@@ -65,8 +65,8 @@ export class Flush {
 
   /** Something is left for another round; the metadata lock is held. */
   waitsLocked(): boolean {
-    const { pending, pendingTables, releases } = this.parts;
-    return !pending.isEmpty || !pendingTables.isEmpty || releases.count > 0;
+    const { pending, pendingTables, decrements } = this.parts;
+    return !pending.isEmpty || !pendingTables.isEmpty || decrements.count > 0;
   }
 
   private waits(): boolean {
@@ -74,11 +74,11 @@ export class Flush {
   }
 
   private round(): void {
-    const { linker, lock, pending, pendingTables, releases, tracker } = this.parts;
+    const { linker, lock, pending, pendingTables, decrements, tracker } = this.parts;
     const { clusters, tables, released } = lock.run(() => ({
       clusters: pending.count,
       tables: pendingTables.count,
-      released: releases.take(),
+      released: decrements.take(),
     }));
     if (clusters === 0 && tables === 0 && released.length === 0) return;
     tracker.sync();
@@ -93,8 +93,8 @@ export class Flush {
   }
 
   /** Lowers counters whose references are durably gone; a cluster that reaches 0 is punched before it can be taken again. */
-  private carryOut(released: readonly Release[]): void {
-    const { file, free, geometry, lock, metadata, refcounts, releases } = this.parts;
+  private carryOut(released: readonly DeferredDecrement[]): void {
+    const { file, free, geometry, lock, metadata, refcounts, decrements } = this.parts;
     const unused: ClusterRun[] = [];
     for (const [position, { start, count }] of released.entries()) {
       // the lock is not held for a whole run, which may be the whole disk
@@ -103,7 +103,7 @@ export class Flush {
           try {
             return refcounts.decrement(start + done, count - done);
           } catch (error) {
-            releases.remove(position, done);
+            decrements.remove(position, done);
             throw error;
           }
         });
@@ -113,7 +113,7 @@ export class Flush {
         done += lowered.length;
       }
     }
-    lock.run(() => releases.remove(released.length));
+    lock.run(() => decrements.remove(released.length));
     for (const { start, end } of unused) {
       try {
         reach('punch-hole');

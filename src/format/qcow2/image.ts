@@ -26,9 +26,9 @@ import {
 import { ReservedRuns } from '../reserved-runs.ts';
 import { extentOf, StatusScan, statusOf } from '../status-scan.ts';
 import { AllocatingWrite } from './allocating-write.ts';
+import { dataFileClusters, imageClusters } from './cluster-source.ts';
 import { type Collaborators, connect } from './collaborators.ts';
 import { CompressedReader } from './compressed.ts';
-import { dataFileClusters, imageClusters } from './data-clusters.ts';
 import { Deallocator } from './deallocate.ts';
 import { describeOpenImage } from './describe.ts';
 import { SECTOR_BYTES } from './guest-data.ts';
@@ -77,7 +77,7 @@ export class Qcow2Image implements WritableImage {
     const { dataFileRaw, hasDataFile, version } = header;
     const { readOnly } = file;
     this.parts = connect(file, dataFile, state, slot, log);
-    const { access, allocator, data, flush, geometry, linker, lock, mapper, marks, overlap } = this.parts;
+    const { access, allocator, data, flush, geometry, linker, lock, mapper, headerBits, overlap } = this.parts;
     const { pending, reservations, reusable, tracker } = this.parts;
     const { clusterSize } = geometry;
     this.file = file;
@@ -95,7 +95,7 @@ export class Qcow2Image implements WritableImage {
       writeRun: this.writeRun.bind(this),
     });
     this.allocating = new AllocatingWrite({
-      ...{ data, geometry, lock, linker, flush, marks, overlap, reusable },
+      ...{ data, geometry, lock, linker, flush, headerBits, overlap, reusable },
       clusters: dataFile === null ? imageClusters(allocator) : dataFileClusters(clusterSize),
       readReserved: this.runs.readReserved.bind(this.runs),
       readsAsZeros: this.readsAsZeros.bind(this),
@@ -120,7 +120,7 @@ export class Qcow2Image implements WritableImage {
         linker,
         flush,
         overlap,
-        marks,
+        headerBits,
         reusable,
       },
       isRaw: dataFileRaw && !data.isEncrypted,
@@ -285,15 +285,15 @@ export class Qcow2Image implements WritableImage {
 
   makeClean(): void {
     if (this.readOnly) return;
-    if (!this.parts.marks.isDirty) this.flush();
+    if (!this.parts.headerBits.isDirty) this.flush();
     else this.settle();
   }
 
   /** Carries everything out and clears the dirty bit, unless a request is on its way that will change counters. */
   private settle(): void {
     this.parts.flush.runUntilSettled();
-    const { flush, marks, reservations } = this.parts;
-    marks.clearDirty(() => !reservations.othersExclusive() && !flush.waitsLocked());
+    const { flush, headerBits, reservations } = this.parts;
+    headerBits.clearDirty(() => !reservations.othersExclusive() && !flush.waitsLocked());
   }
 
   close(): void {
@@ -301,19 +301,19 @@ export class Qcow2Image implements WritableImage {
     this.parts.flush.runUntilSettled();
     if (this.parts.lock.run(() => this.parts.allocator.trim())) this.parts.tracker.noteWrite();
     this.flush();
-    this.parts.marks.clearDirty(() => true);
+    this.parts.headerBits.clearDirty(() => true);
   }
 
   abandon(thread: number, slot: number): void {
-    const { lock, marks, reservations, tracker } = this.parts;
+    const { lock, headerBits, reservations, tracker } = this.parts;
     lock.abandon(thread);
-    marks.abandon(thread);
+    headerBits.abandon(thread);
     tracker.abandon(thread);
     reservations.abandon(slot);
   }
 
   details(): ImageDetails {
-    const { isCorrupt, isDirty } = this.parts.marks;
+    const { isCorrupt, isDirty } = this.parts.headerBits;
     return describeOpenImage(this.state.header, {
       ...{ virtualSize: this.virtualSize(), clusterSize: this.clusterSize, isDirty, isCorrupt },
     });

@@ -9,11 +9,11 @@ import type { HostFile } from '../../host/host-file.ts';
 import { NOT_PENDING, type PendingLink, type PendingLinks } from '../pending-links.ts';
 import type { Allocator } from './allocate.ts';
 import { parseCompressedDescriptor } from './compressed.ts';
+import type { DeferredDecrements } from './deferred-decrements.ts';
 import type { Geometry } from './geometry.ts';
 import { type Mapper, NO_HOST } from './mapping.ts';
 import type { MetadataClusters } from './metadata-clusters.ts';
 import type { OverlapCheck } from './overlap.ts';
-import type { Releases } from './releases.ts';
 import type { Qcow2Numbers } from './state.ts';
 import {
   DATA_BITMAP,
@@ -48,7 +48,7 @@ export interface LinkerParts {
   readonly allocator: Allocator;
   readonly pending: PendingLinks;
   readonly pendingTables: PendingLinks;
-  readonly releases: Releases;
+  readonly decrements: DeferredDecrements;
   readonly numbers: Pick<Qcow2Numbers, 'addAllocated' | 'l1Offset' | 'removeAllocated'>;
   readonly metadata: MetadataClusters;
   readonly overlap: OverlapCheck;
@@ -76,13 +76,13 @@ export class Linker {
   }
 
   /**
-   * Room for `clusters` more links in `tables` more L2 tables, and in the log of releases for `released` runs at once and one of
+   * Room for `clusters` more links in `tables` more L2 tables, and in the log of deferred decrements for `released` runs at once and one of
    * each link, which it adds while a flush is at work.
    */
   hasRoom(clusters: number, tables: number, released: number): boolean {
-    const { pending, pendingTables, releases } = this.parts;
+    const { pending, pendingTables, decrements } = this.parts;
     if (!pending.hasRoom(clusters) || !pendingTables.hasRoom(tables)) return false;
-    return releases.hasRoom(released + pending.count + clusters + pendingTables.count + tables);
+    return decrements.hasRoom(released + pending.count + clusters + pendingTables.count + tables);
   }
 
   /**
@@ -145,7 +145,7 @@ export class Linker {
    * Clusters of one slice lose their data and read as zeros, or as unallocated. @returns whether anything changed
    */
   replace(guestCluster: number, count: number, asZero: boolean, nowMs: number): boolean {
-    const { geometry, mapper, numbers, pending, releases, tables } = this.parts;
+    const { geometry, mapper, numbers, pending, decrements, tables } = this.parts;
     const l1Index = geometry.l1IndexOf(guestCluster);
     const present = mapper.l2Table(l1Index);
     const wanted = asZero ? ZERO_BITMAP : UNALLOCATED_BITMAP;
@@ -170,7 +170,7 @@ export class Linker {
       const waiting = pending.drop(guestCluster + i);
       if (waiting === NOT_PENDING || replaced.some(({ first }) => first === waiting / geometry.clusterSize)) continue;
       // never linked, but readers before this request may have been told where it is: it goes the way of all clusters
-      if (!this.parts.hasDataFile) releases.add(waiting / geometry.clusterSize, 1);
+      if (!this.parts.hasDataFile) decrements.add(waiting / geometry.clusterSize, 1);
       lost++;
     }
     numbers.removeAllocated(lost);
@@ -179,7 +179,7 @@ export class Linker {
 
   /** Writes the L1 entries of the first `count` waiting tables, whose content is durable, and releases what they replace. */
   linkTables(count: number): void {
-    const { geometry, numbers, pendingTables, releases, tables } = this.parts;
+    const { geometry, numbers, pendingTables, decrements, tables } = this.parts;
     const l1 = numbers.l1Offset;
     for (const { guestCluster: l1Index, hostOffset: table } of pendingTables.first(count)) {
       const { high, low } = tables.load(l1, l1Index);
@@ -188,7 +188,7 @@ export class Linker {
       tables.store('l1-update', l1, l1Index, 1, COPIED, table, 0);
       // a later entry that fails must not make this one be linked again: what it replaced then would be its own table
       pendingTables.drop(l1Index, count);
-      if (old !== 0) releases.add(old / geometry.clusterSize, 1);
+      if (old !== 0) decrements.add(old / geometry.clusterSize, 1);
     }
     pendingTables.removeFirst(count);
   }
@@ -280,7 +280,7 @@ export class Linker {
 
   /** Logs their release. @returns how many of them were data */
   private release(references: readonly Reference[]): number {
-    for (const { first, count } of references) if (count > 0) this.parts.releases.add(first, count);
+    for (const { first, count } of references) if (count > 0) this.parts.decrements.add(first, count);
     return references.filter(({ isData }) => isData).length;
   }
 }

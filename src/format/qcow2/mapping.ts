@@ -7,7 +7,7 @@ import type { ImgfuseError } from '../../errors/index.ts';
 import { NOT_PENDING, type PendingLinks } from '../pending-links.ts';
 import { MAX_LOOKS } from '../run-mapper.ts';
 import type { Geometry } from './geometry.ts';
-import type { ImageMarks } from './image-marks.ts';
+import type { HeaderBits } from './header-bits.ts';
 import type { Qcow2Numbers } from './state.ts';
 import {
   checkSubclusters,
@@ -62,7 +62,7 @@ export interface MapperParts {
   readonly pending: PendingLinks;
   readonly pendingTables: PendingLinks;
   readonly numbers: Pick<Qcow2Numbers, 'isPlace' | 'l1Entries' | 'l1Offset'>;
-  readonly marks: ImageMarks;
+  readonly headerBits: HeaderBits;
 }
 
 export class Mapper {
@@ -88,11 +88,21 @@ export class Mapper {
   private readonly pending: PendingLinks;
   private readonly pendingTables: PendingLinks;
   private readonly numbers: MapperParts['numbers'];
-  private readonly marks: ImageMarks;
+  private readonly headerBits: HeaderBits;
 
-  constructor({ path, version, hasDataFile, geometry, tables, pending, pendingTables, numbers, marks }: MapperParts) {
+  constructor({
+    path,
+    version,
+    hasDataFile,
+    geometry,
+    tables,
+    pending,
+    pendingTables,
+    numbers,
+    headerBits,
+  }: MapperParts) {
     this.path = path;
-    this.marks = marks;
+    this.headerBits = headerBits;
     this.version = version;
     this.hasDataFile = hasDataFile;
     this.geometry = geometry;
@@ -283,7 +293,7 @@ export class Mapper {
 
   private badEntry(name: string, table: number, index: number, guest: number): ImgfuseError {
     const value = this.tables.describe(table, index);
-    return this.marks.damaged(
+    return this.headerBits.damaged(
       `${name} entry ${index} at offset ${hex(table + index * 8)} is ${value}, which is no cluster of this file ` +
         `(guest offset ${hex(guest)}); run imgfuse check`,
       table + index * 8,

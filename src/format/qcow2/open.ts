@@ -73,7 +73,7 @@ export function openQcow2(
       metadata: verified?.metadata ?? createMetadataClustersState(0, 0),
       fileLength: fileEnd,
       virtualSize: header.size,
-      marks: options.readOnly ? header.incompatible[0] & (QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT) : 0,
+      headerBits: options.readOnly ? header.incompatible[0] & (QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT) : 0,
       l1Table: { offset: header.l1TableOffset, entries: header.l1Size },
       refcountTable: refcountTable(header, fileEnd),
       usedEnd: verified === null ? fileEnd : verified.check.usedEnd * geometry.clusterSize,

@@ -4,7 +4,7 @@
 
 import { hex } from '../../bytes/offsets.ts';
 import type { Geometry } from './geometry.ts';
-import type { ImageMarks } from './image-marks.ts';
+import type { HeaderBits } from './header-bits.ts';
 import type { MetadataClusters, MetadataKind } from './metadata-clusters.ts';
 import type { Qcow2Numbers } from './state.ts';
 
@@ -13,7 +13,7 @@ const CURE = 'the image is read-only from now on; unmount it and run imgfuse che
 export class OverlapCheck {
   private readonly geometry: Geometry;
   private readonly metadata: MetadataClusters;
-  private readonly marks: ImageMarks;
+  private readonly headerBits: HeaderBits;
   private readonly numbers: Pick<Qcow2Numbers, 'fileEnd'>;
   private readonly hasDataFile: boolean;
 
@@ -21,13 +21,13 @@ export class OverlapCheck {
   constructor(
     geometry: Geometry,
     metadata: MetadataClusters,
-    marks: ImageMarks,
+    headerBits: HeaderBits,
     numbers: Pick<Qcow2Numbers, 'fileEnd'>,
     hasDataFile: boolean,
   ) {
     this.geometry = geometry;
     this.metadata = metadata;
-    this.marks = marks;
+    this.headerBits = headerBits;
     this.numbers = numbers;
     this.hasDataFile = hasDataFile;
   }
@@ -39,7 +39,7 @@ export class OverlapCheck {
     const hit = this.metadata.find(first, this.geometry.clusterOf(host + length - 1) - first + 1);
     if (hit < 0) return;
     const at = hit * this.geometry.clusterSize;
-    throw this.marks.damaged(
+    throw this.headerBits.damaged(
       `guest data would go to ${hex(at)}, where the ${this.metadata.kindOf(hit)} is; ${CURE}`,
       at,
     );
@@ -51,7 +51,7 @@ export class OverlapCheck {
     const hit = this.metadata.find(first, count);
     if (hit < 0) return;
     const at = hit * this.geometry.clusterSize;
-    throw this.marks.damaged(
+    throw this.headerBits.damaged(
       `the cluster at ${hex(at)} counts as free, but the ${this.metadata.kindOf(hit)} is there; ${CURE}`,
       at,
     );
@@ -64,7 +64,7 @@ export class OverlapCheck {
     if (!this.metadata.tracks(cluster) && cluster * this.geometry.clusterSize < this.numbers.fileEnd) return;
     const found = this.metadata.kindOf(cluster);
     if (found === kind) return;
-    throw this.marks.damaged(
+    throw this.headerBits.damaged(
       `${/^[aeiou]/.test(kind) ? 'an' : 'a'} ${kind} is looked for at ${hex(host)}, where ${found === null ? 'none' : `the ${found}`} is; ${CURE}`,
       host,
     );

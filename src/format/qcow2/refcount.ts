@@ -5,7 +5,7 @@ import { combine } from '../../bytes/endian.ts';
 import { hex } from '../../bytes/offsets.ts';
 import { reach } from '../../concurrency/breakpoints.ts';
 import type { Geometry } from './geometry.ts';
-import type { ImageMarks } from './image-marks.ts';
+import type { HeaderBits } from './header-bits.ts';
 import type { OverlapCheck } from './overlap.ts';
 import type { Qcow2Numbers } from './state.ts';
 import { offsetOf, type Tables } from './table.ts';
@@ -14,7 +14,7 @@ export interface RefcountsParts {
   readonly geometry: Geometry;
   readonly tables: Tables;
   readonly numbers: Pick<Qcow2Numbers, 'refcountTableEntries' | 'refcountTableOffset'>;
-  readonly marks: ImageMarks;
+  readonly headerBits: HeaderBits;
   readonly overlap: OverlapCheck;
 }
 
@@ -22,11 +22,11 @@ export class Refcounts {
   private readonly geometry: Geometry;
   private readonly tables: Tables;
   private readonly numbers: RefcountsParts['numbers'];
-  private readonly marks: ImageMarks;
+  private readonly headerBits: HeaderBits;
   private readonly overlap: OverlapCheck;
 
-  constructor({ geometry, tables, numbers, marks, overlap }: RefcountsParts) {
-    this.marks = marks;
+  constructor({ geometry, tables, numbers, headerBits, overlap }: RefcountsParts) {
+    this.headerBits = headerBits;
     this.overlap = overlap;
     this.geometry = geometry;
     this.tables = tables;
@@ -40,7 +40,7 @@ export class Refcounts {
     const { high, low } = this.tables.load(this.numbers.refcountTableOffset, index);
     const block = offsetOf(high, low);
     if (block % this.geometry.clusterSize === 0) return block;
-    throw this.marks.damaged(
+    throw this.headerBits.damaged(
       `refcount table entry ${index} is ${this.tables.describe(this.numbers.refcountTableOffset, index)}, ` +
         'which is no cluster; run imgfuse check',
       this.numbers.refcountTableOffset + index * 8,
@@ -54,12 +54,15 @@ export class Refcounts {
 
   /** Sets the counters of clusters [start, start + count), which have their blocks. */
   setRun(start: number, count: number, value: number): void {
-    this.marks.beforeCounters();
+    this.headerBits.beforeCounters();
     for (let cluster = start; cluster < start + count; ) {
       const block = this.blockOf(cluster);
       if (block === 0) {
         const at = cluster * this.geometry.clusterSize;
-        throw this.marks.damaged(`nothing counts the cluster at ${hex(at)}, which is in use; run imgfuse check`, at);
+        throw this.headerBits.damaged(
+          `nothing counts the cluster at ${hex(at)}, which is in use; run imgfuse check`,
+          at,
+        );
       }
       this.overlap.assertTable(block, 'refcount block');
       const index = cluster % this.geometry.refcountsPerBlock;
@@ -86,9 +89,12 @@ export class Refcounts {
     }
     if (lowered.length === 0) {
       const at = start * this.geometry.clusterSize;
-      throw this.marks.damaged(`the cluster at ${hex(at)} is freed once more than it was used; run imgfuse check`, at);
+      throw this.headerBits.damaged(
+        `the cluster at ${hex(at)} is freed once more than it was used; run imgfuse check`,
+        at,
+      );
     }
-    this.marks.beforeCounters();
+    this.headerBits.beforeCounters();
     this.overlap.assertTable(block, 'refcount block');
     this.writeInSlice(block, index, lowered.length, (i) => lowered[i]!);
     return lowered;

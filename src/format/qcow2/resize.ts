@@ -11,12 +11,12 @@ import type { ReadableImage } from '../image-format.ts';
 import type { WriteTracker } from '../write-tracker.ts';
 import type { Allocator } from './allocate.ts';
 import type { Deallocator } from './deallocate.ts';
+import type { DeferredDecrements } from './deferred-decrements.ts';
 import type { Flush } from './flush.ts';
 import { type Geometry, L1_ENTRY_BYTES } from './geometry.ts';
 import { QCOW_MAX_L1_SIZE, writeSizeAndL1Fields } from './header.ts';
-import type { ImageMarks } from './image-marks.ts';
+import type { HeaderBits } from './header-bits.ts';
 import type { MetadataClusters } from './metadata-clusters.ts';
-import type { Releases } from './releases.ts';
 import type { Qcow2Numbers } from './state.ts';
 import type { Tables } from './table.ts';
 
@@ -33,11 +33,11 @@ export interface ResizeParts {
   readonly tables: Tables;
   readonly allocator: Allocator;
   readonly deallocator: Deallocator;
-  readonly releases: Releases;
+  readonly decrements: DeferredDecrements;
   readonly tracker: WriteTracker;
   readonly flush: Flush;
   readonly numbers: Qcow2Numbers;
-  readonly marks: ImageMarks;
+  readonly headerBits: HeaderBits;
   readonly metadata: MetadataClusters;
 }
 
@@ -114,10 +114,10 @@ function cutDataFile(dataFile: HostFile, size: number): void {
 
 /** A longer L1 table: copied, durable, shown by the header; then the old one is released. */
 function growL1(parts: ResizeParts, entries: number): void {
-  const { allocator, file, flush, geometry, lock, marks, metadata, numbers, releases, tables, tracker } = parts;
+  const { allocator, file, flush, geometry, lock, headerBits, metadata, numbers, decrements, tables, tracker } = parts;
   if (entries <= lock.run(() => numbers.l1Entries)) return;
   // no L1 entry is on its way while the table moves: nothing waits after this, and the lock is held from here on
-  lock.run(() => marks.beforeChange());
+  lock.run(() => headerBits.beforeChange());
   flush.runUntilSettled();
   lock.run(() => {
     const oldBytes = numbers.l1Entries * L1_ENTRY_BYTES;
@@ -131,7 +131,7 @@ function growL1(parts: ResizeParts, entries: number): void {
     writeHeader(parts, numbers.virtualSize, entries, offset);
     metadata.mark('active L1 table', offset / geometry.clusterSize, clusters);
     if (oldBytes > 0) {
-      releases.add(numbers.l1Offset / geometry.clusterSize, Math.ceil(oldBytes / geometry.clusterSize));
+      decrements.add(numbers.l1Offset / geometry.clusterSize, Math.ceil(oldBytes / geometry.clusterSize));
       tables.slices.forget(numbers.l1Offset, roundUp(oldBytes, geometry.clusterSize));
     }
     numbers.setL1Table(offset, entries);

@@ -6,13 +6,13 @@ import { assert } from '../../errors/index.ts';
 import { LockedNumbers, type LockedNumbersParts } from '../locked-numbers.ts';
 import { createMappedState, type MappedState, type MappedStateOptions } from '../mapped-state.ts';
 import { createPendingLinksState, type PendingLinksState } from '../pending-links.ts';
+import { createDeferredDecrementsState, type DeferredDecrementsState } from './deferred-decrements.ts';
 import type { VolumeKey } from './encryption.ts';
 import { L1_ENTRY_BYTES, REFCOUNT_TABLE_ENTRY_BYTES } from './geometry.ts';
 import type { CompressionType, FeatureWords } from './header.ts';
-import { createReleasesState, type ReleasesState } from './releases.ts';
 
 /** The Int32 word behind the metadata lock: QCOW2_INCOMPAT_DIRTY and _CORRUPT as they are in the header now */
-export const MARKS = 1;
+export const HEADER_BITS = 1;
 /** The two words of the dirty mark. */
 export const DIRTY_MARK = 2;
 const WORD_COUNT = 4;
@@ -59,7 +59,7 @@ export interface Qcow2State extends MappedState {
   /** of an encrypted image; in the memory of this process and nowhere else */
   readonly volumeKey: VolumeKey | null;
   readonly pendingTables: PendingLinksState;
-  readonly releases: ReleasesState;
+  readonly decrements: DeferredDecrementsState;
   /** which clusters hold metadata */
   readonly metadata: SharedArrayBuffer;
 }
@@ -74,7 +74,7 @@ export interface Qcow2StateOptions extends MappedStateOptions {
   readonly volumeKey: VolumeKey | null;
   readonly metadata: SharedArrayBuffer;
   /** QCOW2_INCOMPAT_DIRTY and _CORRUPT as they are in the header */
-  readonly marks: number;
+  readonly headerBits: number;
   readonly l1Table: TablePlace;
   readonly refcountTable: TablePlace;
   /** first byte behind the last cluster in use */
@@ -91,9 +91,9 @@ export function createQcow2State(header: FixedHeader, options: Qcow2StateOptions
     }),
     ...{ header, volumeKey, metadata },
     pendingTables: createPendingLinksState(readOnly ? 1 : PENDING_TABLES),
-    releases: createReleasesState(readOnly ? 1 : undefined),
+    decrements: createDeferredDecrementsState(readOnly ? 1 : undefined),
   };
-  new Int32Array(state.words)[MARKS] = options.marks;
+  new Int32Array(state.words)[HEADER_BITS] = options.headerBits;
   const numbers = new Float64Array(state.numbers);
   numbers[VIRTUAL_SIZE] = options.virtualSize;
   numbers[L1_OFFSET] = options.l1Table.offset;

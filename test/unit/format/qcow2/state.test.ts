@@ -5,7 +5,7 @@ import { hostOffset } from '../../../../src/bytes/offsets.ts';
 import { Mutex } from '../../../../src/concurrency/mutex.ts';
 import { METADATA_LOCK } from '../../../../src/format/mapped-state.ts';
 import { createMetadataClustersState } from '../../../../src/format/qcow2/metadata-clusters.ts';
-import { createQcow2State, type FixedHeader, MARKS, Qcow2Numbers } from '../../../../src/format/qcow2/state.ts';
+import { createQcow2State, type FixedHeader, HEADER_BITS, Qcow2Numbers } from '../../../../src/format/qcow2/state.ts';
 
 const CLUSTER = 65536;
 const LENGTH = 10 * CLUSTER;
@@ -18,7 +18,7 @@ const HEADER: FixedHeader = {
 
 function opened() {
   const state = createQcow2State(HEADER, {
-    ...{ fileLength: LENGTH, usedEnd: 8 * CLUSTER, virtualSize: 2 ** 30, allocatedClusters: 3, marks: 2 },
+    ...{ fileLength: LENGTH, usedEnd: 8 * CLUSTER, virtualSize: 2 ** 30, allocatedClusters: 3, headerBits: 2 },
     ...{ l1Table: { offset: 3 * CLUSTER, entries: 2 }, refcountTable: { offset: CLUSTER, entries: 8192 } },
     ...{ volumeKey: null, metadata: createMetadataClustersState(10, 10) },
     ...{ tableCacheBytes: 2 ** 20, slots: 1, readOnly: false },
@@ -39,7 +39,7 @@ test('an open image has what its header says, and new clusters come after the la
       },
     );
   });
-  expect(new Int32Array(state.words)[MARKS]).toBe(2);
+  expect(new Int32Array(state.words)[HEADER_BITS]).toBe(2);
 });
 
 test('no number of a qcow2 image is looked at or changed without the lock', () => {

@@ -12,14 +12,14 @@ const DEFAULT_CAPACITY = 65536;
 /** Runs beyond the capacity, for tables that move, which look for no room. */
 const SPARE = 256;
 
-export interface ReleasesState {
+export interface DeferredDecrementsState {
   readonly capacity: number;
   readonly words: SharedArrayBuffer;
   /** first cluster and number of clusters of each run */
   readonly runs: SharedArrayBuffer;
 }
 
-export function createReleasesState(capacity = DEFAULT_CAPACITY): ReleasesState {
+export function createDeferredDecrementsState(capacity = DEFAULT_CAPACITY): DeferredDecrementsState {
   return {
     capacity,
     words: new SharedArrayBuffer(WORD_COUNT * 4),
@@ -27,17 +27,17 @@ export function createReleasesState(capacity = DEFAULT_CAPACITY): ReleasesState 
   };
 }
 
-export interface Release {
+export interface DeferredDecrement {
   readonly start: number;
   readonly count: number;
 }
 
-export class Releases {
+export class DeferredDecrements {
   private readonly capacity: number;
   private readonly words: Int32Array;
   private readonly runs: Float64Array;
 
-  constructor(state: ReleasesState) {
+  constructor(state: DeferredDecrementsState) {
     this.capacity = state.capacity;
     this.words = new Int32Array(state.words);
     this.runs = new Float64Array(state.runs);
@@ -59,14 +59,14 @@ export class Releases {
       this.runs[last * 2 + 1] = this.runs[last * 2 + 1]! + count;
       return;
     }
-    assert(this.count < this.capacity + SPARE, 'the log of releases overflows');
+    assert(this.count < this.capacity + SPARE, 'the log of deferred decrements overflows');
     this.runs[(last + 1) * 2] = start;
     this.runs[(last + 1) * 2 + 1] = count;
     this.words[COUNT] = last + 2;
   }
 
   /** All that is in the log, for the round that begins. */
-  take(): Release[] {
+  take(): DeferredDecrement[] {
     this.words[TAKEN] = this.count;
     return Array.from({ length: this.count }, (_, i) => ({
       start: this.runs[i * 2]!,

@@ -15,9 +15,9 @@ import {
   withoutBits,
   writeIncompatibleFeatures,
 } from './header.ts';
-import { DIRTY_MARK, MARKS } from './state.ts';
+import { DIRTY_MARK, HEADER_BITS } from './state.ts';
 
-export interface ImageMarksParts {
+export interface HeaderBitsParts {
   readonly file: HostFile;
   readonly header: { readonly version: 2 | 3; readonly incompatible: FeatureWords; readonly lazyRefcounts: boolean };
   /** the metadata lock */
@@ -28,11 +28,11 @@ export interface ImageMarksParts {
   readonly log: (sentence: string) => void;
 }
 
-export class ImageMarks {
-  private readonly parts: ImageMarksParts;
+export class HeaderBits {
+  private readonly parts: HeaderBitsParts;
   private readonly mark: DirtyMark;
 
-  constructor(parts: ImageMarksParts) {
+  constructor(parts: HeaderBitsParts) {
     this.parts = parts;
     const { file, lock, tracker, words } = parts;
     const withDirty = (isSet: boolean): number =>
@@ -46,11 +46,11 @@ export class ImageMarks {
   }
 
   get isDirty(): boolean {
-    return (Atomics.load(this.parts.words, MARKS) & QCOW2_INCOMPAT_DIRTY) !== 0;
+    return (Atomics.load(this.parts.words, HEADER_BITS) & QCOW2_INCOMPAT_DIRTY) !== 0;
   }
 
   get isCorrupt(): boolean {
-    return (Atomics.load(this.parts.words, MARKS) & QCOW2_INCOMPAT_CORRUPT) !== 0;
+    return (Atomics.load(this.parts.words, HEADER_BITS) & QCOW2_INCOMPAT_CORRUPT) !== 0;
   }
 
   /**
@@ -103,11 +103,11 @@ export class ImageMarks {
   }
 
   private bits(): number {
-    return Atomics.load(this.parts.words, MARKS);
+    return Atomics.load(this.parts.words, HEADER_BITS);
   }
 
   private remember(bits: number): void {
-    Atomics.store(this.parts.words, MARKS, bits);
+    Atomics.store(this.parts.words, HEADER_BITS, bits);
   }
 
   private write(bits: number): void {

@@ -4,14 +4,14 @@
 import { hostOffset } from '../../bytes/offsets.ts';
 import type { Allocation, Allocator } from './allocate.ts';
 
-export interface DataClusters {
+export interface ClusterSource {
   /** One to `count` adjoining clusters for guest clusters from `guestCluster` on. Under the metadata lock. */
   allocate(guestCluster: number, count: number): Allocation;
   /** Clusters that were allocated and never linked. */
   giveBack(offset: number, count: number): void;
 }
 
-export function imageClusters(allocator: Allocator): DataClusters {
+export function imageClusters(allocator: Allocator): ClusterSource {
   return {
     allocate: (_, count) => allocator.allocate(count),
     giveBack: (offset, count) => allocator.giveBack(offset, count),
@@ -19,7 +19,7 @@ export function imageClusters(allocator: Allocator): DataClusters {
 }
 
 /** The place may hold anything, such as what the guest discarded. */
-export function dataFileClusters(clusterSize: number): DataClusters {
+export function dataFileClusters(clusterSize: number): ClusterSource {
   return {
     allocate: (guestCluster, count) => ({
       offset: hostOffset(guestCluster * clusterSize),
