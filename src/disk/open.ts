@@ -17,7 +17,7 @@ import { attachHostFile } from '../host/attach.ts';
 import { isCopyOnReadStored } from '../host/copy-on-read-default.ts';
 import { type FileIdentity, isSameFile } from '../host/file-identity.ts';
 import type { HostFile } from '../host/host-file.ts';
-import { HttpHostFile } from '../host/http/http-file.ts';
+
 import { isUrl } from '../host/http/url.ts';
 import { type LockMode, lockImage, writerOf } from '../host/image-locks.ts';
 import { PosixHostFile } from '../host/posix-file.ts';
@@ -185,7 +185,7 @@ class ChainOpener {
       throw new ImgfuseError('usage', `${path} is ${format.title}, and lazy_refcounts is for ${names}`, { path });
     }
     if (!readOnly && !format.can.write) throw neverWritten(path, format);
-    const isLazy = file instanceof HttpHostFile;
+    const isLazy = file.remote !== undefined;
     return this.openImage(path, file, format, { readOnly, isLazy, probed: named === undefined });
   }
 

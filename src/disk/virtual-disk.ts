@@ -14,9 +14,7 @@ import {
   type SharedImage,
   type WritableImage,
 } from '../format/image-format.ts';
-import { possibleDataBytes } from '../host/host-file.ts';
-import type { HttpTraffic } from '../host/http/block-cache.ts';
-import { HttpHostFile } from '../host/http/http-file.ts';
+import { possibleDataBytes, type RemoteFile, type Traffic } from '../host/host-file.ts';
 import type { CopyOnRead, CopyOnReadState } from './copy-on-read.ts';
 import { formatByName } from './registry.ts';
 
@@ -62,7 +60,7 @@ export interface DiskShare {
   readonly below: number;
 }
 
-export interface NetworkStatus extends HttpTraffic {
+export interface NetworkStatus extends Traffic {
   readonly url: string;
 }
 
@@ -84,7 +82,8 @@ export class VirtualDisk {
   /** the image, unless it is read-only */
   private readonly writable: WritableImage | null;
   private readonly copyOnRead: CopyOnRead | null;
-  private readonly remote: readonly HttpHostFile[];
+  /** of the chain, those whose bytes come from a server */
+  private readonly remote: readonly RemoteFile[];
   private readonly lockWord: SharedArrayBuffer;
   /** One thread at a time changes the size; taken before any lock of the image. */
   private readonly resizeLock: Mutex;
@@ -94,7 +93,7 @@ export class VirtualDisk {
     this.image = image;
     this.writable = image.readOnly ? null : image;
     this.copyOnRead = copyOnRead;
-    this.remote = imageChain(image).flatMap(({ file }) => (file instanceof HttpHostFile ? [file] : []));
+    this.remote = imageChain(image).flatMap(({ file }) => file.remote ?? []);
     this.lockWord = lockWord;
     this.resizeLock = new Mutex(new Int32Array(lockWord), 0, `the size of ${image.file.path}`);
   }
@@ -323,7 +322,7 @@ export class VirtualDisk {
         .map((image) => image.file.path),
       copyOnRead: this.copyOnRead === null ? null : this.copyOnRead.isStopped ? 'stopped' : 'on',
       share: this.countShare(),
-      network: this.remote.map((file) => ({ url: file.path, ...file.traffic() })),
+      network: this.remote.map((file) => ({ url: file.url, ...file.traffic() })),
     };
   }
 
@@ -357,7 +356,7 @@ export class VirtualDisk {
     this.resizeLock.abandon(thread);
     for (const image of imageChain(this.image)) {
       image.abandon(thread, slot);
-      if (image.file instanceof HttpHostFile) image.file.abandon(thread);
+      image.file.remote?.abandon(thread);
     }
   }
 

@@ -2,7 +2,8 @@
 // implements both. Every method of an image is synchronous.
 
 import type { GuestOffset } from '../bytes/offsets.ts';
-import type { HostFile, SharedFile } from '../host/host-file.ts';
+import type { HostFile } from '../host/host-file.ts';
+import type { SharedFile } from '../host/shared-file.ts';
 import type { CheckReport, RepairMode } from './check-report.ts';
 import type { CreateHelp } from './create-option.ts';
 import type { FileEnds, Signature } from './file-ends.ts';

@@ -1,9 +1,10 @@
 // An open host file in another thread, from what the thread that opened it shares.
 
 import { ImgfuseError } from '../errors/index.ts';
-import type { HostFile, SharedFile } from './host-file.ts';
+import type { HostFile } from './host-file.ts';
 import { HttpHostFile } from './http/http-file.ts';
 import { PosixHostFile } from './posix-file.ts';
+import type { SharedFile } from './shared-file.ts';
 
 /** Throws unsupported for a file that belongs to one thread. */
 export function attachHostFile(shared: SharedFile): HostFile {

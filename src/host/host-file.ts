@@ -4,14 +4,27 @@
 
 import { type HostOffset, hostOffset } from '../bytes/offsets.ts';
 import type { FileIdentity } from './file-identity.ts';
-import type { BlockCacheState } from './http/block-cache.ts';
+import type { SharedFile } from './shared-file.ts';
 
-/** What another thread needs to use the same open file; structured-clonable. */
-export type SharedFile =
-  | { readonly kind: 'descriptor'; readonly path: string; readonly descriptor: number; readonly readOnly: boolean }
-  | { readonly kind: 'http'; readonly path: string; readonly state: BlockCacheState }
-  /** only objects of this thread can use it (files of tests) */
-  | { readonly kind: 'private'; readonly path: string };
+/** What went over the network for a file: counts, and bytes of content. */
+export interface Traffic {
+  readonly requests: number;
+  readonly bytes: number;
+  readonly retries: number;
+  readonly failures: number;
+}
+
+/** What can be asked of a file whose bytes come from a server, for all threads that use it. */
+export interface RemoteFile {
+  readonly url: string;
+  /** Reads of this object serve a new request of the kernel from now on, which must be answered in time. */
+  requestBegins(): void;
+  /** Ends all waiting for the server, in every thread: a read of bytes that are not cached is an error from now on. */
+  giveUp(): void;
+  /** Another thread has died: a thread that waits for what it held gets an error. @param thread its `threadId` */
+  abandon(thread: number): void;
+  traffic(): Traffic;
+}
 
 export interface HostFile {
   /** absolute path, for messages */
@@ -22,6 +35,8 @@ export interface HostFile {
   readonly descriptor: number | null;
   /** a block device: its length never changes, and nothing can be cut from it */
   readonly isDevice: boolean;
+  /** absent if the bytes are on this host */
+  readonly remote?: RemoteFile;
 
   /** Length of the file in bytes. */
   size(): number;

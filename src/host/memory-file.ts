@@ -5,7 +5,8 @@
 import type { HostOffset } from '../bytes/offsets.ts';
 import { ImgfuseError } from '../errors/index.ts';
 import type { FileIdentity } from './file-identity.ts';
-import type { HostFile, SharedFile } from './host-file.ts';
+import type { HostFile } from './host-file.ts';
+import type { SharedFile } from './shared-file.ts';
 
 const PAGE = 4096;
 let nextInode = 1;

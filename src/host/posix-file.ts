@@ -19,7 +19,8 @@ import {
 } from '../native/index.ts';
 import { type FileIdentity, identityOf } from './file-identity.ts';
 import { canPunchHoles } from './hole-support.ts';
-import type { HostFile, SharedFile } from './host-file.ts';
+import type { HostFile } from './host-file.ts';
+import type { SharedFile } from './shared-file.ts';
 
 const ZEROS = new Uint8Array(1024 * 1024);
 /** What the logical blocks of every block device divide. */

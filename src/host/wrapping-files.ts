@@ -4,7 +4,8 @@
 import { type HostOffset, hostOffset } from '../bytes/offsets.ts';
 import { ERRNO, ImgfuseError } from '../errors/index.ts';
 import type { FileIdentity } from './file-identity.ts';
-import type { HostFile, SharedFile } from './host-file.ts';
+import type { HostFile } from './host-file.ts';
+import type { SharedFile } from './shared-file.ts';
 
 export type HostOperation = 'read' | 'write' | 'sync' | 'truncate' | 'punch-hole' | 'zero-range' | 'allocate';
 

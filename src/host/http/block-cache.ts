@@ -5,7 +5,10 @@
 
 import { bytesOfName, nameOfBytes } from '../../bytes/names.ts';
 import { Mutex } from '../../concurrency/mutex.ts';
+import type { Traffic } from '../host-file.ts';
+import type { BlockCacheState } from '../shared-file.ts';
 import { isAlive, type ThreadName } from '../thread-life.ts';
+import { Signal } from './signal.ts';
 
 export const EMPTY = 0;
 export const QUEUED = 1;
@@ -13,58 +16,36 @@ export const LOADING = 2;
 export const READY = 3;
 /** its readers find out why in the errors, and the last of them makes it EMPTY */
 export const FAILED = 4;
+type SlotState = typeof EMPTY | typeof QUEUED | typeof LOADING | typeof READY | typeof FAILED;
 
 /** Words before the slots. */
 const LOCK = 0;
-/** futex of the network thread */
-export const REQUESTS = 1;
-/** futex of the readers */
-export const ARRIVALS = 2;
-/** 1: the network thread is gone */
-export const CLOSED = 3;
+const REQUESTS = 1;
+const ARRIVALS = 2;
+const CLOSED = 3;
 const HAND = 4;
 const NEXT_ERROR = 5;
 const FIRST_SLOT = 6;
 /** Words of a slot. */
-export const STATE = 0;
-export const PINS = 1;
+const STATE = 0;
+const PINS = 1;
 const USED = 2;
-/** reading it starts the next read-ahead */
-export const MARK = 3;
+const MARK = 3;
 const ERROR = 4;
 const SLOT_WORDS = 5;
 
-/** Numbers: the block in each slot, the traffic, and how long nothing has come (see waitsAt). */
+/** Numbers: the block in each slot, the traffic, the silence. */
 const NO_BLOCK = -1;
-const TRAFFIC = ['requests', 'bytes', 'retries', 'failures'] as const;
-/** When the present silence began in steadyMs(), 0: there is none; and how long its readers wait. */
+const TRAFFIC_NUMBERS = 4;
+/** When the present silence began in steadyMs(), 0 if there is none; and how long its readers wait. */
+const BEGAN_MS = 0;
+const ENDS_MS = 1;
 const SILENCE_NUMBERS = 2;
-/** Readers that come later than this after the last one has gone are no part of its silence. */
+/** A reader that comes later than this after the last one has gone begins a silence of its own. */
 const SILENCE_GAP_MS = 1000;
 
 const ERRORS = 16;
 const ERROR_BYTES = 1024;
-
-/** What went over the network for a file. */
-export type HttpTraffic = Readonly<Record<(typeof TRAFFIC)[number], number>>;
-
-export interface BlockCacheState {
-  /** of the file, in bytes */
-  readonly length: number;
-  readonly blockBytes: number;
-  readonly capacity: number;
-  readonly readAheadBlocks: number;
-  /** a reader to whom nothing has happened for so long gives up */
-  readonly silenceMs: number;
-  /** of HttpLimits */
-  readonly answerMs: number;
-  /** the network thread */
-  readonly loader: ThreadName;
-  readonly words: SharedArrayBuffer;
-  readonly numbers: SharedArrayBuffer;
-  readonly data: SharedArrayBuffer;
-  readonly errors: SharedArrayBuffer;
-}
 
 export interface BlockCacheOptions {
   readonly length: number;
@@ -82,7 +63,7 @@ export function createBlockCacheState(options: BlockCacheOptions): BlockCacheSta
   const { length, blockBytes, silenceMs, answerMs, loader } = options;
   const budget = Math.max(MIN_BLOCKS, Math.floor(options.cacheBytes / blockBytes));
   const capacity = Math.max(1, Math.min(budget, Math.ceil(length / blockBytes)));
-  const numbers = new SharedArrayBuffer((capacity + TRAFFIC.length + SILENCE_NUMBERS) * 8);
+  const numbers = new SharedArrayBuffer((capacity + TRAFFIC_NUMBERS + SILENCE_NUMBERS) * 8);
   new Float64Array(numbers, 0, capacity).fill(NO_BLOCK);
   return {
     ...{ length, blockBytes, capacity, silenceMs, answerMs, loader, numbers },
@@ -96,9 +77,14 @@ export function createBlockCacheState(options: BlockCacheOptions): BlockCacheSta
 
 export class BlockCache {
   readonly state: BlockCacheState;
-  readonly words: Int32Array;
+  /** the blocks; slot s begins at s * blockBytes */
   readonly bytes: Uint8Array;
   readonly lock: Mutex;
+  /** something was queued: for the network thread */
+  readonly requests: Signal;
+  /** something has come, or never will: for the readers */
+  readonly arrivals: Signal;
+  private readonly words: Int32Array;
   private readonly blocks: Float64Array;
   private readonly counters: Float64Array;
   private readonly errors: Uint8Array;
@@ -110,9 +96,11 @@ export class BlockCache {
     this.words = new Int32Array(state.words);
     this.bytes = new Uint8Array(state.data);
     this.lock = new Mutex(this.words, LOCK, `the blocks of ${path}`, () => this.lookAfterLoader());
+    this.requests = new Signal(this.words, REQUESTS);
+    this.arrivals = new Signal(this.words, ARRIVALS);
     this.blocks = new Float64Array(state.numbers, 0, state.capacity);
-    this.counters = new Float64Array(state.numbers, state.capacity * 8, TRAFFIC.length);
-    this.silence = new Float64Array(state.numbers, (state.capacity + TRAFFIC.length) * 8);
+    this.counters = new Float64Array(state.numbers, state.capacity * 8, TRAFFIC_NUMBERS);
+    this.silence = new Float64Array(state.numbers, (state.capacity + TRAFFIC_NUMBERS) * 8);
     this.errors = new Uint8Array(state.errors);
   }
 
@@ -135,25 +123,47 @@ export class BlockCache {
     return Math.ceil(this.state.length / this.state.blockBytes);
   }
 
-  word(slot: number, word: number): number {
-    return this.words[FIRST_SLOT + slot * SLOT_WORDS + word]!;
+  stateOf(slot: number): SlotState {
+    return this.word(slot, STATE) as SlotState;
   }
 
-  setWord(slot: number, word: number, value: number): void {
-    this.words[FIRST_SLOT + slot * SLOT_WORDS + word] = value;
+  setState(slot: number, state: SlotState): void {
+    this.setWord(slot, STATE, state);
+  }
+
+  /** How many readers wait for the block. */
+  pinsOf(slot: number): number {
+    return this.word(slot, PINS);
+  }
+
+  pin(slot: number): void {
+    this.setWord(slot, PINS, this.pinsOf(slot) + 1);
+  }
+
+  unpin(slot: number): void {
+    this.setWord(slot, PINS, this.pinsOf(slot) - 1);
   }
 
   noteUse(slot: number): void {
     this.setWord(slot, USED, 1);
   }
 
+  /** Whether reading the block starts the next read-ahead. */
+  startsReadAhead(slot: number): boolean {
+    return this.word(slot, MARK) === 1;
+  }
+
+  setStartsReadAhead(slot: number, starts: boolean): void {
+    this.setWord(slot, MARK, starts ? 1 : 0);
+  }
+
   /** Takes a slot for a block that has none. @returns -1 when every slot is in use or on its way */
-  insert(block: number, state: number): number {
+  insert(block: number, state: SlotState): number {
     const slot = this.vacantSlot();
     if (slot < 0) return -1;
     this.blocks[slot] = block;
-    this.setWord(slot, STATE, state);
-    this.setWord(slot, USED, 1);
+    this.setState(slot, state);
+    this.noteUse(slot);
     return slot;
   }
 
@@ -164,8 +174,8 @@ export class BlockCache {
 
   /** A block that did not come: its readers get the sentence; without readers it is as if nobody had wanted it. */
   fail(slot: number, error: number): void {
-    if (this.word(slot, PINS) === 0) return this.clear(slot);
-    this.setWord(slot, STATE, FAILED);
+    if (this.pinsOf(slot) === 0) return this.clear(slot);
+    this.setState(slot, FAILED);
     this.setWord(slot, ERROR, error);
   }
 
@@ -186,14 +196,13 @@ export class BlockCache {
   }
 
   /** Only the network thread counts. */
-  setTraffic(traffic: HttpTraffic): void {
-    TRAFFIC.forEach((name, index) => {
-      this.counters[index] = traffic[name];
-    });
+  setTraffic({ requests, bytes, retries, failures }: Traffic): void {
+    this.counters.set([requests, bytes, retries, failures]);
   }
 
-  traffic(): HttpTraffic {
-    return Object.fromEntries(TRAFFIC.map((name, index) => [name, this.counters[index]!])) as HttpTraffic;
+  traffic(): Traffic {
+    const [requests = 0, bytes = 0, retries = 0, failures = 0] = this.counters;
+    return { requests, bytes, retries, failures };
   }
 
   /**
@@ -201,26 +210,22 @@ export class BlockCache {
    * @returns when the silence began that it waits in
    */
   waitsAt(nowMs: number): number {
-    if (this.silence[0] === 0 || nowMs - this.silence[1]! > SILENCE_GAP_MS) this.silence[0] = nowMs;
-    this.silence[1] = Math.max(nowMs, this.silence[0]! + this.state.answerMs);
-    return this.silence[0]!;
+    const { silence } = this;
+    if (silence[BEGAN_MS] === 0 || nowMs - silence[ENDS_MS]! > SILENCE_GAP_MS) silence[BEGAN_MS] = nowMs;
+    silence[ENDS_MS] = Math.max(nowMs, silence[BEGAN_MS]! + this.state.answerMs);
+    return silence[BEGAN_MS]!;
   }
 
   /** A block has come. */
   endSilence(): void {
-    this.silence[0] = 0;
-  }
-
-  wake(futex: typeof REQUESTS | typeof ARRIVALS): void {
-    Atomics.add(this.words, futex, 1);
-    Atomics.notify(this.words, futex);
+    this.silence[BEGAN_MS] = 0;
   }
 
   /** Nothing comes any more: whoever waits, or asks later, gets an error. */
   close(): void {
     Atomics.store(this.words, CLOSED, 1);
-    this.wake(REQUESTS);
-    this.wake(ARRIVALS);
+    this.requests.wake();
+    this.arrivals.wake();
   }
 
   get isClosed(): boolean {
@@ -244,9 +249,9 @@ export class BlockCache {
     for (let step = 0; step < 2 * capacity; step++) {
       const slot = this.words[HAND]!;
       this.words[HAND] = (slot + 1) % capacity;
-      const state = this.word(slot, STATE);
+      const state = this.stateOf(slot);
       if (state === EMPTY) return slot;
-      if (state !== READY || this.word(slot, PINS) > 0) continue;
+      if (state !== READY || this.pinsOf(slot) > 0) continue;
       if (this.word(slot, USED) === 0) {
         this.clear(slot);
         return slot;
@@ -254,5 +259,13 @@ export class BlockCache {
       this.setWord(slot, USED, 0);
     }
     return -1;
+  }
+
+  private word(slot: number, word: number): number {
+    return this.words[FIRST_SLOT + slot * SLOT_WORDS + word]!;
+  }
+
+  private setWord(slot: number, word: number, value: number): void {
+    this.words[FIRST_SLOT + slot * SLOT_WORDS + word] = value;
   }
 }

@@ -3,17 +3,8 @@
 // somebody waits for; reading ahead takes the others.
 
 import { closeAll } from '../../errors/close.ts';
-import {
-  ARRIVALS,
-  BlockCache,
-  type BlockCacheState,
-  LOADING,
-  PINS,
-  QUEUED,
-  READY,
-  REQUESTS,
-  STATE,
-} from './block-cache.ts';
+import type { BlockCacheState } from '../shared-file.ts';
+import { BlockCache, LOADING, QUEUED, READY } from './block-cache.ts';
 import { fetchErrorOf } from './fetch-error.ts';
 import type { HttpLimits } from './limits.ts';
 import type { RangeClient } from './range-client.ts';
@@ -50,12 +41,11 @@ export class BlockLoader {
 
   /** Serves the queue until close. */
   async serve(): Promise<void> {
-    const { words } = this.cache;
+    const { requests } = this.cache;
     while (!this.cache.isClosed) {
-      const seen = Atomics.load(words, REQUESTS);
+      const seen = requests.count;
       this.pump();
-      const wait = Atomics.waitAsync(words, REQUESTS, seen);
-      if (wait.async) await wait.value;
+      await requests.waitAsync(seen);
     }
   }
 
@@ -84,8 +74,8 @@ export class BlockLoader {
     let first = Number.POSITIVE_INFINITY;
     let isAwaited = false;
     for (let slot = 0; slot < cache.state.capacity; slot++) {
-      if (cache.word(slot, STATE) !== QUEUED) continue;
-      const awaited = cache.word(slot, PINS) > 0;
+      if (cache.stateOf(slot) !== QUEUED) continue;
+      const awaited = cache.pinsOf(slot) > 0;
       const block = cache.blockOf(slot);
       if (awaited === isAwaited ? block >= first : isAwaited) continue;
       first = block;
@@ -95,8 +85,8 @@ export class BlockLoader {
     const slots: number[] = [];
     const most = Math.max(1, Math.floor(this.limits.requestBytes / cache.state.blockBytes));
     for (let slot = cache.find(first); slot >= 0 && slots.length < most; slot = cache.find(first + slots.length)) {
-      if (cache.word(slot, STATE) !== QUEUED) break;
-      cache.setWord(slot, STATE, LOADING);
+      if (cache.stateOf(slot) !== QUEUED) break;
+      cache.setState(slot, LOADING);
       slots.push(slot);
     }
     return { first, slots };
@@ -128,18 +118,18 @@ export class BlockLoader {
       });
     }
     this.count();
-    cache.wake(ARRIVALS);
+    cache.arrivals.wake();
   }
 
   /** The blocks [from, to) of a run are complete. @returns `to` */
   private arrived(slots: readonly number[], from: number, to: number): number {
     const { cache } = this;
     cache.lock.run(() => {
-      for (const slot of slots.slice(from, to)) cache.setWord(slot, STATE, READY);
+      for (const slot of slots.slice(from, to)) cache.setState(slot, READY);
       cache.endSilence();
     });
     this.count();
-    cache.wake(ARRIVALS);
+    cache.arrivals.wake();
     return to;
   }
 

@@ -3,7 +3,7 @@
 
 import { steadyMs } from '../../concurrency/clock.ts';
 import { ImgfuseError } from '../../errors/index.ts';
-import { ARRIVALS, type BlockCache, FAILED, MARK, PINS, QUEUED, READY, REQUESTS, STATE } from './block-cache.ts';
+import { type BlockCache, FAILED, QUEUED, READY } from './block-cache.ts';
 
 /** Blocks of one read that are queued at once. */
 const DEMAND_BLOCKS = 16;
@@ -53,11 +53,11 @@ export class BlockReader {
   ): void {
     const { cache } = this;
     const slot = this.present(block, last);
-    if (cache.word(slot, STATE) !== READY) this.await(slot);
+    if (cache.stateOf(slot) !== READY) this.await(slot);
     const start = slot * cache.state.blockBytes + inBlock;
     target.set(cache.bytes.subarray(start, start + length), targetOffset);
     cache.noteUse(slot);
-    if (cache.word(slot, MARK) !== 0) this.readFurther(slot, block);
+    if (cache.startsReadAhead(slot)) this.readFurther(slot, block);
   }
 
   /** The slot of a block, which is queued if it was not there. */
@@ -73,7 +73,7 @@ export class BlockReader {
         this.queue(block + 1, end);
         const before = this.runBefore(block);
         if (before > 0) this.readAhead(end, Math.max(before, end - block));
-        cache.wake(REQUESTS);
+        cache.requests.wake();
         return slot;
       }
       if (this.remainingMs() <= 0) throw this.lateError(block);
@@ -118,16 +118,15 @@ export class BlockReader {
   private await(slot: number): void {
     const { cache } = this;
     const block = cache.blockOf(slot);
-    cache.setWord(slot, PINS, cache.word(slot, PINS) + 1);
-    const isOver = (): boolean => cache.word(slot, STATE) === READY || cache.word(slot, STATE) === FAILED;
+    cache.pin(slot);
+    const isOver = (): boolean => cache.stateOf(slot) === READY || cache.stateOf(slot) === FAILED;
     const isLate = !this.sleepUntil(isOver);
-    const pins = cache.word(slot, PINS) - 1;
-    cache.setWord(slot, PINS, pins);
-    const state = cache.word(slot, STATE);
+    cache.unpin(slot);
+    const state = cache.stateOf(slot);
     if (state === READY) return;
     if (state !== FAILED) throw isLate ? this.lateError(block) : this.aloneError(block);
     const reason = cache.errorOf(slot);
-    if (pins === 0) cache.clear(slot);
+    if (cache.pinsOf(slot) === 0) cache.clear(slot);
     throw this.error(block, reason);
   }
 
@@ -148,13 +147,13 @@ export class BlockReader {
   }
 
   private sleep(milliseconds: number): 'ok' | 'not-equal' | 'timed-out' {
-    const { lock, words } = this.cache;
-    const seen = Atomics.load(words, ARRIVALS);
+    const { lock, arrivals } = this.cache;
+    const seen = arrivals.count;
     // not before: who closes says so first, and wakes then
     if (this.cache.isClosed) return 'not-equal';
     lock.unlock();
     try {
-      return Atomics.wait(words, ARRIVALS, seen, milliseconds);
+      return arrivals.wait(seen, milliseconds);
     } finally {
       lock.lock();
     }
@@ -162,10 +161,10 @@ export class BlockReader {
 
   private readFurther(slot: number, block: number): void {
     const { cache } = this;
-    cache.setWord(slot, MARK, 0);
+    cache.setStartsReadAhead(slot, false);
     let end = block + 1;
     while (end - block <= cache.state.readAheadBlocks && cache.find(end) >= 0) end++;
-    if (this.readAhead(end, 2 * (end - block))) cache.wake(REQUESTS);
+    if (this.readAhead(end, 2 * (end - block))) cache.requests.wake();
   }
 
   /** Queues up to `count` blocks from `start` on and marks the first. @returns whether there were any */
@@ -175,7 +174,7 @@ export class BlockReader {
     if (end <= start) return false;
     this.queue(start, end);
     const slot = cache.find(start);
-    if (slot >= 0) cache.setWord(slot, MARK, 1);
+    if (slot >= 0) cache.setStartsReadAhead(slot, true);
     return true;
   }
 

@@ -5,8 +5,9 @@ import { type HostOffset, isSafeOffset } from '../../bytes/offsets.ts';
 import { closeAll } from '../../errors/close.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { FileIdentity } from '../file-identity.ts';
-import type { HostFile, SharedFile } from '../host-file.ts';
-import { BlockCache, type BlockCacheState, type HttpTraffic } from './block-cache.ts';
+import type { HostFile, RemoteFile, Traffic } from '../host-file.ts';
+import type { BlockCacheState, SharedFile } from '../shared-file.ts';
+import { BlockCache } from './block-cache.ts';
 import { BlockReader } from './block-reader.ts';
 import { HTTP_LIMITS, type HttpLimits } from './limits.ts';
 import { openUrl } from './network.ts';
@@ -16,11 +17,12 @@ const NO_DEVICE = 'http';
 /** URLs in the order in which they were first opened: what tells one remote file from another. */
 const known: string[] = [];
 
-export class HttpHostFile implements HostFile {
+export class HttpHostFile implements HostFile, RemoteFile {
   readonly path: string;
   readonly readOnly = true;
   readonly descriptor = null;
   readonly isDevice = false;
+  readonly remote = this;
   private readonly cache: BlockCache;
   private readonly reader: BlockReader;
   private readonly onClose: (() => void) | null;
@@ -30,6 +32,10 @@ export class HttpHostFile implements HostFile {
     this.cache = new BlockCache(state, path);
     this.reader = new BlockReader(this.cache, path);
     this.onClose = onClose;
+  }
+
+  get url(): string {
+    return this.path;
   }
 
   /**
@@ -46,7 +52,6 @@ export class HttpHostFile implements HostFile {
     return new HttpHostFile(path, state, null);
   }
 
-  /** Reads of this object serve a new request of the kernel from now on. */
   requestBegins(): void {
     this.reader.requestBegins();
   }
@@ -124,18 +129,15 @@ export class HttpHostFile implements HostFile {
     closeAll([this.cache, { close: this.onClose }]);
   }
 
-  /** Nobody wants to wait for the server any more, in whatever thread: what is not cached is an error from now on. */
   giveUp(): void {
     this.cache.close();
   }
 
-  /** Another thread has died: whoever waits for what it held gets an error. @param thread its `threadId` */
   abandon(thread: number): void {
     this.cache.lock.abandon(thread);
   }
 
-  /** What went over the network so far, for all threads. */
-  traffic(): HttpTraffic {
+  traffic(): Traffic {
     return this.cache.traffic();
   }
 

@@ -2,8 +2,8 @@
 
 import { MessageChannel, receiveMessageOnPort, Worker } from 'node:worker_threads';
 import { ImgfuseError } from '../../errors/index.ts';
+import type { BlockCacheState } from '../shared-file.ts';
 import { isAlive } from '../thread-life.ts';
-import type { BlockCacheState } from './block-cache.ts';
 import type { HttpLimits } from './limits.ts';
 import type { NetworkData, NetworkRequest, OpenAnswer } from './network-thread.ts';
 
