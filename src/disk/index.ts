@@ -4,9 +4,10 @@ export { type CheckReport, checkExitCode, type RepairMode } from '../format/chec
 export type { OpenStep } from '../format/image-format.ts';
 export { parseSize } from '../format/size.ts';
 export type { LockMode } from '../host/image-locks.ts';
+export type { ChainExtent } from './chain.ts';
 export { type CheckDiskOptions, checkDisk } from './check.ts';
 export { type CreateDiskOptions, createDisk } from './create.ts';
 export { type DiskInfo, inspectDisk } from './info.ts';
 export { attachDisk, closeAndReopenDisk, type OpenDiskOptions, openDisk, reopenDisk } from './open.ts';
 export { formatByName, formats } from './registry.ts';
-export { type ChainExtent, type DiskStatus, type NetworkStatus, type SharedDisk, VirtualDisk } from './virtual-disk.ts';
+export { type DiskStatus, type NetworkStatus, type SharedDisk, VirtualDisk } from './virtual-disk.ts';

@@ -7,21 +7,27 @@ import { Mutex } from '../concurrency/mutex.ts';
 import { type Closeable, closeAll, closeQuietly } from '../errors/close.ts';
 import { describeError, ERRNO, ImgfuseError } from '../errors/index.ts';
 import {
-  type Extent,
   type Image,
   imageChain,
   type ReadableImage,
   type SharedImage,
   type WritableImage,
 } from '../format/image-format.ts';
-import { possibleDataBytes, type RemoteFile, type Traffic } from '../host/host-file.ts';
+import type { RemoteFile, Traffic } from '../host/host-file.ts';
+import {
+  type ChainExtent,
+  chainDataRun,
+  chainExtents,
+  chainOccupiedBytes,
+  type DataRun,
+  type DiskShare,
+  shareOf,
+} from './chain.ts';
 import type { CopyOnRead, CopyOnReadState } from './copy-on-read.ts';
 import { formatByName } from './registry.ts';
 
 /** The range that a search for data looks at first; it doubles, so that data that is near costs little. */
 const FIRST_SEEK_BYTES = 64 * 1024 * 1024;
-/** How long the tables are walked for a status. */
-const SHARE_MS = 100;
 
 /** Structured-clonable: what a worker thread needs to attach. */
 export interface SharedDisk {
@@ -54,27 +60,8 @@ export interface DiskStatus {
   readonly network: readonly NetworkStatus[];
 }
 
-/** Bytes of the virtual disk. */
-export interface DiskShare {
-  readonly local: number;
-  readonly below: number;
-}
-
 export interface NetworkStatus extends Traffic {
   readonly url: string;
-}
-
-/** An extent through the whole chain; `depth` 0 is the image itself. */
-export interface ChainExtent extends Omit<Extent, 'holder'> {
-  readonly depth: number;
-  /** the image file that holds the data, or that says zero */
-  readonly path: string;
-}
-
-/** The bytes from some offset on, as far as they are known to be data or to read as zeros without being stored. */
-export interface DataRun {
-  readonly isData: boolean;
-  readonly length: number;
 }
 
 export class VirtualDisk {
@@ -145,11 +132,7 @@ export class VirtualDisk {
    * whole disk reads as zeros: tar stores nothing of a file without blocks.
    */
   occupiedBytes(): number {
-    let bytes = this.image.allocatedBytes();
-    for (let below = this.image.backing; below !== null; below = below.backing) {
-      bytes += Math.max(below.allocatedBytes(), dataBytesOf(below));
-    }
-    return Math.min(bytes, this.size());
+    return chainOccupiedBytes(this.image);
   }
 
   /** @returns bytes read: fewer than `length` only at the end of the disk */
@@ -224,7 +207,7 @@ export class VirtualDisk {
 
   /** The extents of [offset, offset + length), which lies inside the disk, through the chain; neighbours may say the same. */
   *extents(offset = 0, length: number = this.size() - offset): Generator<ChainExtent, void> {
-    const extents = chainExtents(this.image, offset, offset + length, 0);
+    const extents = chainExtents(this.image, offset, offset + length);
     for (;;) {
       this.requestBegins();
       const { done, value } = extents.next();
@@ -321,26 +304,9 @@ export class VirtualDisk {
         .slice(1)
         .map((image) => image.file.path),
       copyOnRead: this.copyOnRead === null ? null : this.copyOnRead.isStopped ? 'stopped' : 'on',
-      share: this.countShare(),
+      share: shareOf(this.image),
       network: this.remote.map((file) => ({ url: file.url, ...file.traffic() })),
     };
-  }
-
-  /** Looks at this image's tables only; a disk with more of them than can be walked in a moment is not counted. */
-  private countShare(): DiskShare | null {
-    const { backing } = this.image;
-    if (backing === null) return null;
-    const until = performance.now() + SHARE_MS;
-    const end = this.size();
-    const covered = Math.min(end, backing.virtualSize());
-    let below = 0;
-    for (let at = 0; at < covered; ) {
-      if (performance.now() > until) return null;
-      const { length, status } = this.image.mapStatus(guestOffset(at), covered - at);
-      if (status === 'unallocated') below += length;
-      at += length;
-    }
-    return { local: end - below, below };
   }
 
   /** Nobody waits for a server any more, in whatever thread: reads of what has not come from it are errors from now on. */
@@ -376,43 +342,5 @@ export class VirtualDisk {
 
   share(): SharedDisk {
     return { image: this.image.share(), copyOnRead: this.copyOnRead?.state ?? null, resizeLock: this.lockWord };
-  }
-}
-
-/** An upper bound of the bytes of data in the files of an image; in its own file only if there is no other. */
-function dataBytesOf({ files }: ReadableImage): number {
-  const holders = files.length === 1 ? files : files.filter(({ role }) => role !== 'image');
-  return holders.reduce((bytes, { file }) => bytes + possibleDataBytes(file), 0);
-}
-
-function chainDataRun(image: ReadableImage, offset: number, length: number): DataRun {
-  const { status, length: part } = image.mapContent(guestOffset(offset), length);
-  const { backing } = image;
-  if (status !== 'unallocated' || backing === null) return { isData: status === 'data', length: part };
-  const inside = Math.min(part, backing.virtualSize() - offset);
-  // the images below are asked on and on, so that this one is not asked again for each run of theirs
-  for (let done = 0; done < inside; ) {
-    const below = chainDataRun(backing, offset + done, inside - done);
-    if (below.isData) return done === 0 ? below : { isData: false, length: done };
-    done += below.length;
-  }
-  return { isData: false, length: part };
-}
-
-/** Each image is asked about a range once, however many extents the images below it have there. */
-function* chainExtents(image: ReadableImage, offset: number, end: number, depth: number): Generator<ChainExtent, void> {
-  const { backing } = image;
-  for (let at = offset; at < end; ) {
-    const { holder = image.file, ...extent } = image.map(guestOffset(at), end - at);
-    const next = at + extent.length;
-    if (extent.status !== 'unallocated' || backing === null) {
-      yield { ...extent, depth, path: holder.path };
-    } else {
-      const covered = Math.max(at, Math.min(next, backing.virtualSize()));
-      yield* chainExtents(backing, at, covered, depth + 1);
-      if (covered < next)
-        yield { start: covered, length: next - covered, status: 'unallocated', depth, path: image.file.path };
-    }
-    at = next;
   }
 }

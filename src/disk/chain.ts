@@ -1,0 +1,98 @@
+// A backing chain as one disk: what its images say together of a range. The image nearest to the guest decides; what it
+// leaves unallocated is asked of the image below, as far as that one reaches, and reads as zeros beyond.
+
+import { guestOffset } from '../bytes/offsets.ts';
+import type { Extent, ReadableImage } from '../format/image-format.ts';
+import { possibleDataBytes } from '../host/host-file.ts';
+
+/** How long the tables are walked for a status. */
+const SHARE_MS = 100;
+
+/** An extent through the whole chain; `depth` 0 is the image itself. */
+export interface ChainExtent extends Omit<Extent, 'holder'> {
+  readonly depth: number;
+  /** the image file that holds the data, or that says zero */
+  readonly path: string;
+}
+
+/** The bytes from some offset on, as far as they are known to be data or to read as zeros without being stored. */
+export interface DataRun {
+  readonly isData: boolean;
+  readonly length: number;
+}
+
+/** Bytes of the virtual disk. */
+export interface DiskShare {
+  readonly local: number;
+  readonly below: number;
+}
+
+/** An upper bound of the bytes of the disk that may be data; walks no table. */
+export function chainOccupiedBytes(image: ReadableImage): number {
+  let bytes = image.allocatedBytes();
+  for (let below = image.backing; below !== null; below = below.backing) {
+    bytes += Math.max(below.allocatedBytes(), dataBytesOf(below));
+  }
+  return Math.min(bytes, image.virtualSize());
+}
+
+/** Looks at this image's tables only; a disk with more of them than can be walked in a moment is not counted. */
+export function shareOf(image: ReadableImage): DiskShare | null {
+  const { backing } = image;
+  if (backing === null) return null;
+  const until = performance.now() + SHARE_MS;
+  const end = image.virtualSize();
+  const covered = Math.min(end, backing.virtualSize());
+  let below = 0;
+  for (let at = 0; at < covered; ) {
+    if (performance.now() > until) return null;
+    const { length, status } = image.mapStatus(guestOffset(at), covered - at);
+    if (status === 'unallocated') below += length;
+    at += length;
+  }
+  return { local: end - below, below };
+}
+
+/** An upper bound of the bytes of data in the files of an image; in its own file only if there is no other. */
+function dataBytesOf({ files }: ReadableImage): number {
+  const holders = files.length === 1 ? files : files.filter(({ role }) => role !== 'image');
+  return holders.reduce((bytes, { file }) => bytes + possibleDataBytes(file), 0);
+}
+
+/** As VirtualDisk.dataRun(). */
+export function chainDataRun(image: ReadableImage, offset: number, length: number): DataRun {
+  const { status, length: part } = image.mapContent(guestOffset(offset), length);
+  const { backing } = image;
+  if (status !== 'unallocated' || backing === null) return { isData: status === 'data', length: part };
+  const inside = Math.min(part, backing.virtualSize() - offset);
+  // the images below are asked on and on, so that this one is not asked again for each run of theirs
+  for (let done = 0; done < inside; ) {
+    const below = chainDataRun(backing, offset + done, inside - done);
+    if (below.isData) return done === 0 ? below : { isData: false, length: done };
+    done += below.length;
+  }
+  return { isData: false, length: part };
+}
+
+/** Each image is asked about a range once, however many extents the images below it have there. */
+export function* chainExtents(
+  image: ReadableImage,
+  offset: number,
+  end: number,
+  depth = 0,
+): Generator<ChainExtent, void> {
+  const { backing } = image;
+  for (let at = offset; at < end; ) {
+    const { holder = image.file, ...extent } = image.map(guestOffset(at), end - at);
+    const next = at + extent.length;
+    if (extent.status !== 'unallocated' || backing === null) {
+      yield { ...extent, depth, path: holder.path };
+    } else {
+      const covered = Math.max(at, Math.min(next, backing.virtualSize()));
+      yield* chainExtents(backing, at, covered, depth + 1);
+      if (covered < next)
+        yield { start: covered, length: next - covered, status: 'unallocated', depth, path: image.file.path };
+    }
+    at = next;
+  }
+}
