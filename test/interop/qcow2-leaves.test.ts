@@ -5,16 +5,16 @@ import { closeSync, openSync, readFileSync, writeFileSync, writeSync } from 'nod
 import { join } from 'node:path';
 import { deflateRawSync } from 'node:zlib';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { legacyAesKey } from '../../src/codec/aes-legacy.ts';
+import type { VolumeKey } from '../../src/codec/encryption.ts';
+import { createLuksHeader, type LuksOptions, unlockLuks } from '../../src/codec/luks.ts';
+import type { LuksArea } from '../../src/codec/luks-header.ts';
+import { describeLuks, readLuksFields } from '../../src/codec/luks-header.ts';
+import { createSectorCipher } from '../../src/codec/sector-cipher.ts';
+import { decodeHere, nativeDecoder } from '../../src/codec/zstd/index.ts';
 import type { ImgfuseError } from '../../src/errors/index.ts';
-import { legacyAesKey } from '../../src/format/qcow2/aes-legacy.ts';
 import { decompress, parseCompressedDescriptor } from '../../src/format/qcow2/compressed.ts';
-import type { VolumeKey } from '../../src/format/qcow2/encryption.ts';
-import type { CryptoHeaderPointer } from '../../src/format/qcow2/header-extension.ts';
-import { createLuksHeader, type LuksOptions, unlockLuks } from '../../src/format/qcow2/luks.ts';
-import { describeLuks, readLuksFields } from '../../src/format/qcow2/luks-header.ts';
-import { createSectorCipher } from '../../src/format/qcow2/sector-cipher.ts';
 import { subclusterFault, subclusterRuns } from '../../src/format/qcow2/subcluster.ts';
-import { decodeHere, nativeDecoder } from '../../src/format/qcow2/zstd/index.ts';
 import { PosixHostFile } from '../../src/host/posix-file.ts';
 import { hasQemu, qemuImg, qemuImgEncrypted, tryQemu } from '../support/qemu.ts';
 import { seededRandom } from '../support/random.ts';
@@ -86,7 +86,7 @@ function walk(path: string): NaiveImage {
 }
 
 /** Where the header extension 0x0537be77 says that the LUKS header is. */
-function cryptoHeader(bytes: Buffer): CryptoHeaderPointer {
+function cryptoHeader(bytes: Buffer): LuksArea {
   for (
     let at = bytes.readUInt32BE(100);
     bytes.readUInt32BE(at) !== 0;

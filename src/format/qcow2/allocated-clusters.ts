@@ -5,8 +5,8 @@ import { hostOffset, roundUp } from '../../bytes/offsets.ts';
 import { type HostFile, readPadded } from '../../host/host-file.ts';
 import type { Geometry } from './geometry.ts';
 import type { Qcow2Header } from './header.ts';
-import { Holes } from './holes.ts';
 import { isCompressed, isCopied, offsetOf, readTable } from './table.ts';
+import { Holes } from './table-holes.ts';
 import { TableUses } from './table-uses.ts';
 
 /** Data clusters of the active layer, compressed ones included. A table that is none, which no read follows, counts nothing. */

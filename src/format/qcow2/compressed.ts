@@ -9,12 +9,12 @@
 import { inflateRawSync } from 'node:zlib';
 import { combine, hexWords } from '../../bytes/endian.ts';
 import { type HostOffset, hostOffset } from '../../bytes/offsets.ts';
+import { DamagedData } from '../../codec/damaged-data.ts';
+import { inflateFirst } from '../../codec/inflate.ts';
+import { type Decoder, decompressZstd, nativeDecoder } from '../../codec/zstd/index.ts';
 import { assert, type ErrorContext, ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { CompressionType } from './header.ts';
-import { inflateFirst } from './inflate.ts';
-import { DamagedData } from './zstd/damaged-data.ts';
-import { type Decoder, decompressZstd, nativeDecoder } from './zstd/index.ts';
 
 const SECTOR_BYTES = 512;
 const DESCRIPTOR_MASK_HIGH = 0x3fffffff;

@@ -4,8 +4,8 @@
 import { hostOffset } from '../../bytes/offsets.ts';
 import { type HostFile, readPadded } from '../../host/host-file.ts';
 import type { Geometry } from './geometry.ts';
-import type { Holes } from './holes.ts';
 import { readCounter } from './refcount.ts';
+import type { Holes } from './table-holes.ts';
 
 const MEMORY_BYTES = 16 * 1024 * 1024;
 

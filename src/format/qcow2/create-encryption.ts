@@ -1,10 +1,10 @@
 // The encrypt.* options of qemu-img create: which LUKS header a new image gets. Values that QEMU does not know are refused by
 // name, and so is what would make an image that nobody can or should open.
 
+import { HASHES, type HashName } from '../../codec/encryption.ts';
+import type { LuksOptions } from '../../codec/luks.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { CreateOption } from '../create-option.ts';
-import { HASHES, type HashName } from './encryption.ts';
-import type { LuksOptions } from './luks.ts';
 
 const CIPHERS = ['aes-128', 'aes-192', 'aes-256'] as const;
 const MODES = ['xts', 'cbc'] as const;

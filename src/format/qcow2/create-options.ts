@@ -2,6 +2,7 @@
 
 import { bytesOfName } from '../../bytes/names.ts';
 import { isPowerOfTwo, roundUp } from '../../bytes/offsets.ts';
+import type { LuksOptions } from '../../codec/luks.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import { type CreateHelp, refuseUnknownKeys } from '../create-option.ts';
 import type { BackingReference, CreateOptions } from '../image-format.ts';
@@ -9,7 +10,6 @@ import { parseSize } from '../size.ts';
 import { ENCRYPTION_OPTIONS, parseEncryption } from './create-encryption.ts';
 import { COMPRESSION_TYPES, type CompressionType, MAX_BACKING_NAME } from './header.ts';
 import { MAX_BACKING_FORMAT_BYTES } from './header-extension.ts';
-import type { LuksOptions } from './luks.ts';
 
 const MIN_CLUSTER_SIZE = 512;
 const MAX_CLUSTER_SIZE = 2 * 1024 * 1024;

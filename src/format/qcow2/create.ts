@@ -8,11 +8,13 @@
 import { writeU64BE } from '../../bytes/endian.ts';
 import { bytesOfName } from '../../bytes/names.ts';
 import { divideUp, guestOffset, hostOffset } from '../../bytes/offsets.ts';
+import { wipe } from '../../codec/encryption.ts';
+import { createLuksHeader, unlockLuks } from '../../codec/luks.ts';
+import type { LuksArea } from '../../codec/luks-header.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { CreateOptions } from '../image-format.ts';
 import { planImage, type Qcow2Plan } from './create-options.ts';
-import { wipe } from './encryption.ts';
 import { serializeFeatureNames } from './feature-name.ts';
 import { GuestData } from './guest-data.ts';
 import {
@@ -31,7 +33,6 @@ import {
   serializeHeader,
 } from './header.ts';
 import {
-  type CryptoHeaderPointer,
   type HeaderExtension,
   QCOW2_EXT_MAGIC_BACKING_FORMAT,
   QCOW2_EXT_MAGIC_CRYPTO_HEADER,
@@ -39,7 +40,6 @@ import {
   QCOW2_EXT_MAGIC_FEATURE_TABLE,
   serializeCryptoHeaderPointer,
 } from './header-extension.ts';
-import { createLuksHeader, unlockLuks } from './luks.ts';
 
 const ENTRY_BYTES = 8;
 const EXTENDED_L2_ENTRY_BYTES = 16;
@@ -107,7 +107,7 @@ function withPassword<T>(password: CreateOptions['password'], use: (secret: Uint
   }
 }
 
-function cryptoPointer({ clusterSize }: Qcow2Plan, layout: Layout, length: number): CryptoHeaderPointer | null {
+function cryptoPointer({ clusterSize }: Qcow2Plan, layout: Layout, length: number): LuksArea | null {
   return length === 0 ? null : { offset: layout.luksHeader * clusterSize, length };
 }
 
@@ -196,7 +196,7 @@ function headerOf(plan: Qcow2Plan, layout: Layout, luksBytes: number): Qcow2Head
 
 function extensionsOf(
   { version, clusterSize, backing, dataFileName }: Qcow2Plan,
-  cryptoHeader: CryptoHeaderPointer | null,
+  cryptoHeader: LuksArea | null,
 ): HeaderExtension[] {
   const extensions: HeaderExtension[] = [];
   const add = (type: number, data: Uint8Array): void => {
@@ -276,7 +276,7 @@ function fillData(
   dataFile: HostFile | null,
   plan: Qcow2Plan,
   layout: Layout,
-  cryptoHeader: CryptoHeaderPointer | null,
+  cryptoHeader: LuksArea | null,
   { password }: CreateOptions,
 ): void {
   const target = dataFile ?? file;

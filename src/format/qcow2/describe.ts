@@ -1,11 +1,11 @@
 // The facts of a qcow2 header for info and status, with the keys and the spelling of qemu-img's format-specific data.
 
+import { describeLuks, readLuksFields } from '../../codec/luks-header.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { ImageDetails } from '../image-format.ts';
 import { readBitmapDirectory } from './bitmap-directory.ts';
 import { QCOW_CRYPT_AES, QCOW_CRYPT_LUKS, type Qcow2Header } from './header.ts';
-import { describeLuks, readLuksFields } from './luks-header.ts';
 import { readSnapshotTable } from './snapshot-table.ts';
 import type { FixedHeader } from './state.ts';
 

@@ -6,6 +6,7 @@
 import { hexWords, readU64BE, writeU64BE } from '../../bytes/endian.ts';
 import { nameOfBytes } from '../../bytes/names.ts';
 import { divideUp, hex, roundUp } from '../../bytes/offsets.ts';
+import type { LuksArea } from '../../codec/luks-header.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 
@@ -40,12 +41,6 @@ export interface HeaderExtension {
   readonly data: Uint8Array;
   /** of the data in the file, for messages; not kept by a rewrite */
   readonly offset: number;
-}
-
-/** Where the encryption header (LUKS) lies: host bytes, the offset a multiple of the cluster size. */
-export interface CryptoHeaderPointer {
-  readonly offset: number;
-  readonly length: number;
 }
 
 /** Where the bitmap directory lies: host bytes, the offset a multiple of the cluster size. */
@@ -149,7 +144,7 @@ export function parseCryptoHeaderPointer(
   file: HostFile,
   extensions: readonly HeaderExtension[],
   clusterSize: number,
-): CryptoHeaderPointer | null {
+): LuksArea | null {
   const extension = findExtension(extensions, QCOW2_EXT_MAGIC_CRYPTO_HEADER);
   if (extension === null) return null;
   const view = viewOf(file, extension, CRYPTO_HEADER_BYTES);
@@ -210,7 +205,7 @@ export function parseBitmapsExtension(
   return { count, directoryOffset, directorySize };
 }
 
-export function serializeCryptoHeaderPointer({ offset, length }: CryptoHeaderPointer): Uint8Array {
+export function serializeCryptoHeaderPointer({ offset, length }: LuksArea): Uint8Array {
   const bytes = new Uint8Array(CRYPTO_HEADER_BYTES);
   const view = new DataView(bytes.buffer);
   writeU64BE(view, 0, offset);

@@ -13,11 +13,11 @@
 import { writeU64BE } from '../../bytes/endian.ts';
 import { bytesOfName } from '../../bytes/names.ts';
 import { divideUp, hostOffset } from '../../bytes/offsets.ts';
+import type { LuksArea } from '../../codec/luks-header.ts';
 import { assert, ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import {
   type BitmapsExtension,
-  type CryptoHeaderPointer,
   extensionBytes,
   type HeaderExtension,
   serializeExtensions,
@@ -116,7 +116,7 @@ export interface Qcow2Header {
   /** null as well when the image has no external data file */
   readonly dataFileName: string | null;
   /** present exactly when cryptMethod is QCOW_CRYPT_LUKS */
-  readonly cryptoHeader: CryptoHeaderPointer | null;
+  readonly cryptoHeader: LuksArea | null;
   /** null when there are none or when the autoclear bit says that they are inconsistent */
   readonly bitmaps: BitmapsExtension | null;
   /** all of them in their order, the known ones included; a rewrite writes these */

@@ -2,7 +2,7 @@
 // and kept current under the metadata lock. It answers before every write of guest data whether the write would hit
 // metadata, in the time of a look at a byte.
 
-import { withRoom } from './number-index.ts';
+import { withRoom } from '../../bytes/number-index.ts';
 
 /** The value of a byte is the index. */
 const KINDS = [

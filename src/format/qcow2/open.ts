@@ -2,14 +2,16 @@
 // filled from the header, the tables and, for writing, from the reference counts, which say what is free.
 
 import { roundUp } from '../../bytes/offsets.ts';
+import { legacyAesKey } from '../../codec/aes-legacy.ts';
+import { type VolumeKey, wipe } from '../../codec/encryption.ts';
+import { unlockLuks } from '../../codec/luks.ts';
+import { readLuksHeader } from '../../codec/luks-header.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import { FreeClusters } from '../free-clusters.ts';
 import { clustersOnHost } from '../host-clusters.ts';
 import type { OpenOptions } from '../image-format.ts';
-import { legacyAesKey } from './aes-legacy.ts';
 import { countAllocated } from './allocated-clusters.ts';
-import { type VolumeKey, wipe } from './encryption.ts';
 import { Geometry, REFCOUNT_TABLE_ENTRY_BYTES } from './geometry.ts';
 import {
   autoclearWhenWritten,
@@ -23,8 +25,6 @@ import {
   writeAutoclearFeatures,
 } from './header.ts';
 import { Qcow2Image } from './image.ts';
-import { unlockLuks } from './luks.ts';
-import { readLuksHeader } from './luks-header.ts';
 import { createMetadataClustersState } from './metadata-clusters.ts';
 import { createQcow2State, type Qcow2State, type TablePlace } from './state.ts';
 import { type Verified, verifyBeforeWriting } from './verify.ts';

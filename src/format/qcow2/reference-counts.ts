@@ -2,7 +2,7 @@
 // because a hostile image can have each entry of 8 bytes refer to another one. What does not fit a page's 16 bits is kept
 // beside it.
 
-import { countBelow, NumberIndex } from './number-index.ts';
+import { countBelow, NumberIndex } from '../../bytes/number-index.ts';
 
 /** clusters that one page counts */
 const PAGE = 16;

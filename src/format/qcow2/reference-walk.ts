@@ -12,9 +12,9 @@ import { CounterBlocks } from './counter-blocks.ts';
 import { Findings } from './findings.ts';
 import { Geometry } from './geometry.ts';
 import type { Qcow2Header } from './header.ts';
-import { Holes } from './holes.ts';
 import { walkRefcountTable } from './refcount-walk.ts';
 import { checkSnapshotL1, readSnapshotTable } from './snapshot-table.ts';
+import { Holes } from './table-holes.ts';
 import { TableWalk } from './table-walk.ts';
 
 export interface WalkOptions {

@@ -2,12 +2,12 @@
 // the image is open; what does change is in `words` and `numbers`, guarded by the metadata lock.
 
 import { type HostOffset, hostOffset } from '../../bytes/offsets.ts';
+import type { VolumeKey } from '../../codec/encryption.ts';
 import { assert } from '../../errors/index.ts';
 import { LockedNumbers, type LockedNumbersParts } from '../locked-numbers.ts';
 import { createMappedState, type MappedState, type MappedStateOptions } from '../mapped-state.ts';
 import { createPendingLinksState, type PendingLinksState } from '../pending-links.ts';
 import { createDeferredDecrementsState, type DeferredDecrementsState } from './deferred-decrements.ts';
-import type { VolumeKey } from './encryption.ts';
 import { L1_ENTRY_BYTES, REFCOUNT_TABLE_ENTRY_BYTES } from './geometry.ts';
 import type { CompressionType, FeatureWords } from './header.ts';
 

@@ -1,7 +1,7 @@
 // The L2 tables that L1 tables refer to: each once, with how many entries refer to it. In arrays, because a hostile L1 table
 // has 2^22 entries and each may lead to a table of its own.
 
-import { NumberIndex, withRoom } from './number-index.ts';
+import { NumberIndex, withRoom } from '../../bytes/number-index.ts';
 
 export class TableUses {
   private readonly index = new NumberIndex();

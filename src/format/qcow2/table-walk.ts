@@ -10,9 +10,9 @@ import type { CounterBlocks } from './counter-blocks.ts';
 import { type Findings, flagSentence, showOffset } from './findings.ts';
 import type { Geometry } from './geometry.ts';
 import type { Qcow2Header } from './header.ts';
-import type { Holes } from './holes.ts';
 import { subclusterFault } from './subcluster.ts';
 import { hasReservedBits, isCompressed, isCopied, offsetOf, QCOW_OFLAG_ZERO, readTable } from './table.ts';
+import type { Holes } from './table-holes.ts';
 import { TableUses } from './table-uses.ts';
 
 /** Bits of an L1 entry that must be 0, beside those of every entry: 62 in the high word, 0 in the low word. */

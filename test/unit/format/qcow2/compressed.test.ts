@@ -4,6 +4,7 @@ import { constants, deflateRawSync } from 'node:zlib';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { type HostOffset, hostOffset } from '../../../../src/bytes/offsets.ts';
+import { type Decoder, decodeHere, nativeDecoder } from '../../../../src/codec/zstd/index.ts';
 import { ImgfuseError } from '../../../../src/errors/index.ts';
 import {
   DecompressedClusters,
@@ -11,9 +12,8 @@ import {
   maxCompressedBytes,
   parseCompressedDescriptor,
 } from '../../../../src/format/qcow2/compressed.ts';
-import { type Decoder, decodeHere, nativeDecoder } from '../../../../src/format/qcow2/zstd/index.ts';
 import { seededRandom } from '../../../support/random.ts';
-import { type Block, raw, rle, SKIPPABLE, zstdFrame } from './zstd-frames.ts';
+import { type Block, raw, rle, SKIPPABLE, zstdFrame } from '../../codec/zstd-frames.ts';
 
 const COMPRESSED = 1n << 62n;
 

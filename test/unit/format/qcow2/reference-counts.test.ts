@@ -3,7 +3,7 @@
 
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { NumberIndex } from '../../../../src/format/qcow2/number-index.ts';
+import { NumberIndex } from '../../../../src/bytes/number-index.ts';
 import { ReferenceCounts } from '../../../../src/format/qcow2/reference-counts.ts';
 
 const MIB = 2 ** 20;

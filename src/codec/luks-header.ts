@@ -1,16 +1,15 @@
-// The LUKS1 header inside a qcow2 image: bytes <-> fields, every limit checked (LUKS1 On-Disk Format Specification 1.2.3).
-// Big-endian, 592 bytes at the offset that the header extension names; all offsets in it count from there.
+// The LUKS1 header inside an image: bytes <-> fields, every limit checked (LUKS1 On-Disk Format Specification 1.2.3).
+// Big-endian, 592 bytes; all offsets in it count from its own first byte.
 //
 //     0 magic "LUKS\xba\xbe"   6 version u16        8 cipher-name[32]     40 cipher-mode[32]   72 hash-spec[32]
 //   104 payload-offset u32 (sectors)              108 key-bytes u32      112 mk-digest[20]    132 mk-digest-salt[32]
 //   164 mk-digest-iterations u32                  168 uuid[40]           208 eight key slots of 48 bytes:
 //     0 active u32   4 iterations u32   8 salt[32]   40 key-material-offset u32 (sectors)   44 stripes u32
 
-import { divideUp, type HostOffset, hostOffset } from '../../bytes/offsets.ts';
-import { ImgfuseError } from '../../errors/index.ts';
-import type { HostFile } from '../../host/host-file.ts';
+import { divideUp, type HostOffset, hostOffset } from '../bytes/offsets.ts';
+import { ImgfuseError } from '../errors/index.ts';
+import type { HostFile } from '../host/host-file.ts';
 import { CRYPTO_SECTOR_BYTES, HASHES, type HashName, type VolumeKey } from './encryption.ts';
-import type { CryptoHeaderPointer } from './header-extension.ts';
 
 export const LUKS_PHDR_BYTES = 592;
 export const LUKS_MAGIC: readonly number[] = [0x4c, 0x55, 0x4b, 0x53, 0xba, 0xbe];
@@ -31,6 +30,12 @@ const MAX_STRIPES = 16384;
 /** One key slot takes a minute or less; QEMU and cryptsetup aim at 2 seconds, which is some millions. */
 export const MAX_ITERATIONS = 100_000_000;
 
+/** Where an image keeps its LUKS header with the key material: host bytes. */
+export interface LuksArea {
+  readonly offset: number;
+  readonly length: number;
+}
+
 export interface LuksKeySlot {
   readonly active: boolean;
   readonly iterations: number;
@@ -48,7 +53,7 @@ export interface LuksFields {
   readonly hashSpec: string;
   /** length of the volume key: both halves for xts */
   readonly keyBytes: number;
-  /** bytes; qcow2 does not use it */
+  /** bytes; an image format that says itself where its data lies does not use it */
   readonly payloadOffset: number;
   readonly digest: Uint8Array;
   readonly digestSalt: Uint8Array;
@@ -70,19 +75,19 @@ export function keyMaterialBytes(keyBytes: number, stripes: number): number {
 }
 
 /** Reads the LUKS header. @throws corrupt for what is none, unsupported for another version */
-export function readLuksFields(file: HostFile, pointer: CryptoHeaderPointer): LuksFields {
+export function readLuksFields(file: HostFile, area: LuksArea): LuksFields {
   const bytes = new Uint8Array(LUKS_PHDR_BYTES);
-  const got = file.read(bytes, 0, LUKS_PHDR_BYTES, hostOffset(pointer.offset));
-  if (got < LUKS_PHDR_BYTES || pointer.length < LUKS_PHDR_BYTES) {
-    throw invalid(file, pointer.offset, `it has ${Math.min(got, pointer.length)} of ${LUKS_PHDR_BYTES} bytes`);
+  const got = file.read(bytes, 0, LUKS_PHDR_BYTES, hostOffset(area.offset));
+  if (got < LUKS_PHDR_BYTES || area.length < LUKS_PHDR_BYTES) {
+    throw invalid(file, area.offset, `it has ${Math.min(got, area.length)} of ${LUKS_PHDR_BYTES} bytes`);
   }
   const view = new DataView(bytes.buffer);
-  if (!LUKS_MAGIC.every((byte, i) => bytes[i] === byte)) throw invalid(file, pointer.offset, 'its magic is missing');
+  if (!LUKS_MAGIC.every((byte, i) => bytes[i] === byte)) throw invalid(file, area.offset, 'its magic is missing');
   const version = view.getUint16(6, false);
   if (version !== LUKS_VERSION) {
-    throw unsupported(file, pointer.offset + 6, `version ${version}; qcow2 images have version 1`);
+    throw unsupported(file, area.offset + 6, `version ${version}; imgfuse reads version 1`);
   }
-  const text = (at: number, length: number, name: string): string => textField(file, pointer, bytes, at, length, name);
+  const text = (at: number, length: number, name: string): string => textField(file, area, bytes, at, length, name);
   return {
     cipherName: text(8, 32, 'cipher-name'),
     cipherMode: text(40, 32, 'cipher-mode'),
@@ -93,30 +98,30 @@ export function readLuksFields(file: HostFile, pointer: CryptoHeaderPointer): Lu
     digestSalt: bytes.slice(132, 132 + LUKS_SALTSIZE),
     digestIterations: view.getUint32(164, false),
     uuid: text(168, 40, 'uuid'),
-    slots: Array.from({ length: LUKS_NUMKEYS }, (_, i) => parseSlot(file, pointer, view, i)),
+    slots: Array.from({ length: LUKS_NUMKEYS }, (_, i) => parseSlot(file, area, view, i)),
   };
 }
 
 /** Reads and checks a LUKS header of an image that is to be unlocked. @throws corrupt, unsupported */
-export function readLuksHeader(file: HostFile, pointer: CryptoHeaderPointer): LuksHeader {
-  const { cipherName, cipherMode, hashSpec, ...fields } = readLuksFields(file, pointer);
-  const refuse = (at: number, what: string): ImgfuseError => unsupported(file, pointer.offset + at, what);
+export function readLuksHeader(file: HostFile, area: LuksArea): LuksHeader {
+  const { cipherName, cipherMode, hashSpec, ...fields } = readLuksFields(file, area);
+  const refuse = (at: number, what: string): ImgfuseError => unsupported(file, area.offset + at, what);
   const cipher = parseCipher(cipherName, cipherMode, refuse);
   const { keyBytes } = fields;
   const halves = cipher.mode === 'xts' ? 2 : 1;
   if (keyBytes !== 16 * halves && keyBytes !== 24 * halves && keyBytes !== 32 * halves) {
-    throw invalid(file, pointer.offset + 108, `key-bytes is ${keyBytes}, which no AES-${cipher.mode} key has`);
+    throw invalid(file, area.offset + 108, `key-bytes is ${keyBytes}, which no AES-${cipher.mode} key has`);
   }
   if (!isHashName(hashSpec)) throw refuse(72, `the hash ${hashSpec}; known are ${Object.keys(HASHES).join(', ')}`);
-  checkIterations(file, pointer.offset + 164, 'mk-digest-iterations', fields.digestIterations);
-  for (const [index, slot] of fields.slots.entries()) checkSlot(file, pointer, index, slot, keyBytes);
+  checkIterations(file, area.offset + 164, 'mk-digest-iterations', fields.digestIterations);
+  for (const [index, slot] of fields.slots.entries()) checkSlot(file, area, index, slot, keyBytes);
   return { ...fields, cipher, hash: hashSpec };
 }
 
 /** A NUL-terminated text field of the header. */
 function textField(
   file: HostFile,
-  pointer: CryptoHeaderPointer,
+  area: LuksArea,
   bytes: Uint8Array,
   offset: number,
   length: number,
@@ -125,7 +130,7 @@ function textField(
   const field = bytes.subarray(offset, offset + length);
   const end = field.indexOf(0);
   if (end < 0 || !field.subarray(0, end).every((byte) => byte > 0x20 && byte < 0x7f)) {
-    throw invalid(file, pointer.offset + offset, `${name} is no text that ends with a NUL byte`);
+    throw invalid(file, area.offset + offset, `${name} is no text that ends with a NUL byte`);
   }
   return String.fromCharCode(...field.subarray(0, end));
 }
@@ -155,11 +160,11 @@ function parseCipher(
   return { mode, ivgen, ivHash, sectorOf: 'host' };
 }
 
-function parseSlot(file: HostFile, pointer: CryptoHeaderPointer, view: DataView, index: number): LuksKeySlot {
+function parseSlot(file: HostFile, area: LuksArea, view: DataView, index: number): LuksKeySlot {
   const at = KEY_SLOTS_OFFSET + index * KEY_SLOT_BYTES;
   const state = view.getUint32(at, false);
   if (state !== LUKS_KEY_ENABLED && state !== LUKS_KEY_DISABLED) {
-    throw invalid(file, pointer.offset + at, `key slot ${index} is neither enabled nor disabled`);
+    throw invalid(file, area.offset + at, `key slot ${index} is neither enabled nor disabled`);
   }
   return {
     active: state === LUKS_KEY_ENABLED,
@@ -171,29 +176,23 @@ function parseSlot(file: HostFile, pointer: CryptoHeaderPointer, view: DataView,
 }
 
 /** Limits of the work and memory that an active slot takes. */
-function checkSlot(
-  file: HostFile,
-  pointer: CryptoHeaderPointer,
-  index: number,
-  slot: LuksKeySlot,
-  keyBytes: number,
-): void {
+function checkSlot(file: HostFile, area: LuksArea, index: number, slot: LuksKeySlot, keyBytes: number): void {
   if (!slot.active) return;
   const at = KEY_SLOTS_OFFSET + index * KEY_SLOT_BYTES;
-  checkIterations(file, pointer.offset + at + 4, `the iterations of key slot ${index}`, slot.iterations);
+  checkIterations(file, area.offset + at + 4, `the iterations of key slot ${index}`, slot.iterations);
   if (slot.stripes < 1 || slot.stripes > MAX_STRIPES) {
     throw invalid(
       file,
-      pointer.offset + at + 44,
+      area.offset + at + 44,
       `key slot ${index} has ${slot.stripes} stripes; it must be from 1 to ${MAX_STRIPES}`,
     );
   }
   const end = slot.materialOffset + keyMaterialBytes(keyBytes, slot.stripes);
-  if (slot.materialOffset < LUKS_PHDR_BYTES || end > pointer.length) {
+  if (slot.materialOffset < LUKS_PHDR_BYTES || end > area.length) {
     throw invalid(
       file,
-      pointer.offset + at + 40,
-      `the key material of slot ${index} lies at ${slot.materialOffset} to ${end}, outside the ${pointer.length} bytes of the header`,
+      area.offset + at + 40,
+      `the key material of slot ${index} lies at ${slot.materialOffset} to ${end}, outside the ${area.length} bytes of the header`,
     );
   }
 }
@@ -256,8 +255,8 @@ export function describeLuks(fields: LuksFields): Readonly<Record<string, unknow
 }
 
 /** Host offset of the key material of a slot. */
-export function keyMaterialOffset(pointer: CryptoHeaderPointer, slot: LuksKeySlot): HostOffset {
-  return hostOffset(pointer.offset + slot.materialOffset);
+export function keyMaterialOffset(area: LuksArea, slot: LuksKeySlot): HostOffset {
+  return hostOffset(area.offset + slot.materialOffset);
 }
 
 function invalid(file: HostFile, offset: number, what: string): ImgfuseError {

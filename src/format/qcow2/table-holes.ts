@@ -2,9 +2,9 @@
 // has on its host, and a good many more, are read like those of any image, without a question: only a file that claims more is
 // asked where its data is, once for all of it. Devices and HTTP servers, which know no holes, claim no more than they have.
 
+import { countBelow, withRoom } from '../../bytes/number-index.ts';
 import { hostOffset } from '../../bytes/offsets.ts';
 import type { HostFile } from '../../host/host-file.ts';
-import { countBelow, withRoom } from './number-index.ts';
 
 /**
  * Read in any case: a host that compresses, or that says late what it has allocated, is not asked for the holes of an ordinary

@@ -3,10 +3,10 @@
 import { createCipheriv, createHash } from 'node:crypto';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { legacyAesKey } from '../../../../src/format/qcow2/aes-legacy.ts';
-import { type VolumeKey, wipe } from '../../../../src/format/qcow2/encryption.ts';
-import { createSectorCipher } from '../../../../src/format/qcow2/sector-cipher.ts';
-import { seededRandom } from '../../../support/random.ts';
+import { legacyAesKey } from '../../../src/codec/aes-legacy.ts';
+import { type VolumeKey, wipe } from '../../../src/codec/encryption.ts';
+import { createSectorCipher } from '../../../src/codec/sector-cipher.ts';
+import { seededRandom } from '../../support/random.ts';
 
 function randomBytes(length: number, seed: number): Uint8Array {
   const random = seededRandom(seed);

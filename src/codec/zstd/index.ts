@@ -2,7 +2,7 @@
 // decoder of this folder elsewhere. Both are kept to one cluster of output.
 
 import * as zlib from 'node:zlib';
-import { DamagedData } from './damaged-data.ts';
+import { DamagedData } from '../damaged-data.ts';
 import { type Frame, FrameDecoder, findFrame } from './frame.ts';
 
 /** QEMU reads a cluster that is split into several frames and writes one. */

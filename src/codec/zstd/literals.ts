@@ -1,7 +1,7 @@
 // The literals section of a compressed block (RFC 8878, 3.1.1.3.1): raw, one repeated byte, or Huffman-coded with a tree of
 // its own or the one of the block before.
 
-import { DamagedData } from './damaged-data.ts';
+import { DamagedData } from '../damaged-data.ts';
 import { decodeLiterals, type HuffmanTable, readHuffmanTable } from './huffman.ts';
 
 const RAW = 0;

@@ -1,13 +1,12 @@
-// crypt_method 2: a password opens a key slot of the LUKS header and gives the volume key; and new LUKS headers.
+// LUKS: a password opens a key slot of the LUKS header and gives the volume key; and new LUKS headers.
 // A key slot holds the volume key split into stripes (so that erasing a part destroys it), encrypted with the PBKDF2 of the
 // password. Invariant: keys are overwritten as soon as they are not needed, on errors too, and never part of a message.
 
 import { createHash, pbkdf2Sync, randomBytes, randomUUID, timingSafeEqual } from 'node:crypto';
-import { roundUp } from '../../bytes/offsets.ts';
-import { ImgfuseError } from '../../errors/index.ts';
-import type { HostFile } from '../../host/host-file.ts';
+import { roundUp } from '../bytes/offsets.ts';
+import { ImgfuseError } from '../errors/index.ts';
+import type { HostFile } from '../host/host-file.ts';
 import { HASHES, type HashName, type VolumeKey, wipe, wrongPassword } from './encryption.ts';
-import type { CryptoHeaderPointer } from './header-extension.ts';
 import {
   keyMaterialBytes,
   keyMaterialOffset,
@@ -16,6 +15,7 @@ import {
   LUKS_NUMKEYS,
   LUKS_SALTSIZE,
   LUKS_STRIPES,
+  type LuksArea,
   type LuksHeader,
   type LuksKeySlot,
   MAX_ITERATIONS,
@@ -30,18 +30,18 @@ import { createSectorCipher } from './sector-cipher.ts';
  * @param password its bytes, which stay as they are
  * @throws permission for a wrong password; corrupt, unsupported
  */
-export function unlockLuks(file: HostFile, pointer: CryptoHeaderPointer, password: Uint8Array): VolumeKey {
-  const header = readLuksHeader(file, pointer);
+export function unlockLuks(file: HostFile, area: LuksArea, password: Uint8Array): VolumeKey {
+  const header = readLuksHeader(file, area);
   const active = header.slots.filter((slot) => slot.active);
   if (active.length === 0) {
     throw new ImgfuseError(
       'corrupt',
-      `${file.path}: the LUKS header at offset ${pointer.offset} has no active key slot, so no password can open the image`,
-      { path: file.path, offset: pointer.offset },
+      `${file.path}: the LUKS header at offset ${area.offset} has no active key slot, so no password can open the image`,
+      { path: file.path, offset: area.offset },
     );
   }
   for (const slot of active) {
-    const key = openSlot(file, pointer, header, slot, password);
+    const key = openSlot(file, area, header, slot, password);
     if (key !== null) return { ...header.cipher, key };
   }
   throw wrongPassword(file.path, `it opens none of the ${active.length} active key slots`);
@@ -49,18 +49,18 @@ export function unlockLuks(file: HostFile, pointer: CryptoHeaderPointer, passwor
 
 function openSlot(
   file: HostFile,
-  pointer: CryptoHeaderPointer,
+  area: LuksArea,
   header: LuksHeader,
   slot: LuksKeySlot,
   password: Uint8Array,
 ): Uint8Array | null {
   const { cipher, keyBytes, hash } = header;
   const material = new Uint8Array(keyMaterialBytes(keyBytes, slot.stripes));
-  const got = file.read(material, 0, material.length, keyMaterialOffset(pointer, slot));
+  const got = file.read(material, 0, material.length, keyMaterialOffset(area, slot));
   if (got < material.length) {
     throw new ImgfuseError('corrupt', `${file.path}: the LUKS key material ends beyond the file; it is truncated`, {
       path: file.path,
-      offset: pointer.offset,
+      offset: area.offset,
     });
   }
   const slotKey = pbkdf2Sync(password, slot.salt, slot.iterations, keyBytes, hash);

@@ -2,7 +2,7 @@
 // For streams that hold more than a cluster or do not end, which QEMU reads as long as they fill the cluster.
 // Invariant: no more than the output that was asked for is taken as memory, and every step consumes input or gives output.
 
-import { DamagedData } from './zstd/damaged-data.ts';
+import { DamagedData } from './damaged-data.ts';
 
 const MAX_BITS = 15;
 const END_OF_BLOCK = 256;

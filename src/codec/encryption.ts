@@ -1,9 +1,7 @@
-// Encryption of guest data: what every method gives (a volume key) and what reads and writes use (a sector cipher).
-// Invariants: only standard data clusters are encrypted, never metadata and never compressed clusters, which stand in the clear
-// in an encrypted image too; key bytes never appear in a message. crypt_method 1 is aes-legacy.ts, 2 is luks.ts; the ciphers
-// themselves are in sector-cipher.ts.
+// Encryption of guest data: a password gives a volume key (luks.ts, aes-legacy.ts), and a volume key gives the sector cipher
+// that reads and writes use (sector-cipher.ts). Invariant: key bytes never appear in a message.
 
-import { ImgfuseError } from '../../errors/index.ts';
+import { ImgfuseError } from '../errors/index.ts';
 
 /** Unit of encryption in bytes, whatever the cluster size. */
 export const CRYPTO_SECTOR_BYTES = 512;

@@ -2,7 +2,7 @@
 // lengths, match lengths and offsets; literals and matches are copied as they are decoded.
 // Invariant: nothing is written at or behind the end of the block's share of the output, nothing read before the frame.
 
-import { DamagedData } from './damaged-data.ts';
+import { DamagedData } from '../damaged-data.ts';
 import {
   CELL_BITS_MASK,
   CELL_STATE_MASK,

@@ -3,7 +3,7 @@
 //
 //   cell: symbol << 8 | code length in bits
 
-import { DamagedData } from './damaged-data.ts';
+import { DamagedData } from '../damaged-data.ts';
 import {
   CELL_BITS_MASK,
   CELL_STATE_MASK,

@@ -6,12 +6,12 @@ import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { DamagedData } from '../../../../src/format/qcow2/zstd/damaged-data.ts';
-import { decodeHere, decompressZstd, nativeDecoder } from '../../../../src/format/qcow2/zstd/index.ts';
-import { xxh64Low } from '../../../../src/format/qcow2/zstd/xxh64.ts';
-import { seededRandom } from '../../../support/random.ts';
-import { hasCommand, requireOrSkip } from '../../../support/requirements.ts';
-import { makeTemporaryDirectory, removeTemporaryDirectory } from '../../../support/temporary.ts';
+import { DamagedData } from '../../../src/codec/damaged-data.ts';
+import { decodeHere, decompressZstd, nativeDecoder } from '../../../src/codec/zstd/index.ts';
+import { xxh64Low } from '../../../src/codec/zstd/xxh64.ts';
+import { seededRandom } from '../../support/random.ts';
+import { hasCommand, requireOrSkip } from '../../support/requirements.ts';
+import { makeTemporaryDirectory, removeTemporaryDirectory } from '../../support/temporary.ts';
 import {
   type Bits,
   type Block,

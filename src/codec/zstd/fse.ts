@@ -3,7 +3,7 @@
 //
 //   cell: symbol << 16 | first next state << 4 | bits to add to it
 
-import { DamagedData } from './damaged-data.ts';
+import { DamagedData } from '../damaged-data.ts';
 
 export const CELL_SYMBOL_SHIFT = 16;
 export const CELL_STATE_SHIFT = 4;

@@ -3,7 +3,7 @@
 // them; work is done in aligned scratch memory, so buffers may have any alignment and may be shared.
 
 import { type Cipher, createCipheriv, createDecipheriv, createHash, type Decipher } from 'node:crypto';
-import { assert, ImgfuseError } from '../../errors/index.ts';
+import { assert, ImgfuseError } from '../errors/index.ts';
 import { CRYPTO_SECTOR_BYTES, HASHES, type SectorCipher, type VolumeKey, wipe } from './encryption.ts';
 
 /** Sectors of one round; larger rounds are slower (the CPU's cache). */

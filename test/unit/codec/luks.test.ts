@@ -2,10 +2,10 @@
 // That QEMU agrees is the business of test/interop/qcow2-leaves.test.ts.
 
 import { beforeAll, describe, expect, test } from 'vitest';
-import { type ErrorKind, ImgfuseError } from '../../../../src/errors/index.ts';
-import { createLuksHeader, type LuksOptions, unlockLuks } from '../../../../src/format/qcow2/luks.ts';
-import { describeLuks, readLuksFields, readLuksHeader } from '../../../../src/format/qcow2/luks-header.ts';
-import { MemoryHostFile } from '../../../../src/host/memory-file.ts';
+import { createLuksHeader, type LuksOptions, unlockLuks } from '../../../src/codec/luks.ts';
+import { describeLuks, readLuksFields, readLuksHeader } from '../../../src/codec/luks-header.ts';
+import { type ErrorKind, ImgfuseError } from '../../../src/errors/index.ts';
+import { MemoryHostFile } from '../../../src/host/memory-file.ts';
 
 const PASSWORD = Buffer.from('correct horse');
 /** Offset of the header in the image; a cluster boundary. */

@@ -1,4 +1,4 @@
-// crypt_method 1, the encryption of old qcow and qcow2 images: AES-128-CBC with the password itself as the key and the guest
+// The encryption of old QEMU images (crypt_method 1): AES-128-CBC with the password itself as the key and the guest
 // sector as the IV. It is weak, and nothing in the image says whether a password is right: a wrong one reads as noise.
 
 import type { VolumeKey } from './encryption.ts';

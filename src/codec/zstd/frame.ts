@@ -2,7 +2,7 @@
 // Invariant: memory is one cluster of output plus tables of fixed size, taken once a thread; time is bounded by the cluster,
 // because every block has to give some of it.
 
-import { DamagedData } from './damaged-data.ts';
+import { DamagedData } from '../damaged-data.ts';
 import { makeHuffmanTable } from './huffman.ts';
 import { type Literals, readLiterals } from './literals.ts';
 import { Sequences } from './sequences.ts';
@@ -63,7 +63,7 @@ export function findFrame(source: Uint8Array, start: number): Frame {
   const blocks = fields + dictionaryBytes + sizeBytes;
   if (blocks > source.length) throw new DamagedData('ends inside a zstd frame header');
   for (let i = 0; i < dictionaryBytes; i++) {
-    if (source[fields + i] !== 0) throw new DamagedData('asks for a zstd dictionary, which qcow2 does not have');
+    if (source[fields + i] !== 0) throw new DamagedData('asks for a zstd dictionary, which the image does not have');
   }
   const contentSize = sizeBytes === 0 ? null : readContentSize(source, fields + dictionaryBytes, sizeBytes);
   const window = singleSegment ? contentSize! : readWindow(source[start + 5]!);
