@@ -135,7 +135,7 @@ const RULES = [
   {
     rule: 'R5',
     hazard: 'qcow2: what a killed process removed counts as free before that is durable',
-    file: 'src/format/qcow2/check.ts',
+    file: 'src/format/qcow2/check/check.ts',
     from: 'this.file.sync();\n    this.storeCounters((_cluster',
     to: 'this.storeCounters((_cluster',
     test: 'test/unit/format/qcow2/killed-leaks.test.ts',

@@ -5,8 +5,8 @@ import { closeSync, ftruncateSync, openSync, readFileSync, rmSync, statSync } fr
 import { join, resolve } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import type { CreateOptions } from '../../src/format/image-format.ts';
-import { createQcow2 } from '../../src/format/qcow2/create.ts';
-import { readHeader } from '../../src/format/qcow2/read-header.ts';
+import { createQcow2 } from '../../src/format/qcow2/create/create.ts';
+import { readHeader } from '../../src/format/qcow2/header/read-header.ts';
 import { PosixHostFile } from '../../src/host/posix-file.ts';
 import { hasQemu, qemuCheck, qemuImg, qemuIo } from '../support/qemu.ts';
 import { requireOrSkip } from '../support/requirements.ts';

@@ -6,9 +6,9 @@
 
 import { guestOffset, hostOffset } from '../../src/bytes/offsets.ts';
 import type { WritableFormat, WritableImage } from '../../src/format/image-format.ts';
-import { FIELD } from '../../src/format/qcow2/header.ts';
-import { readHeader } from '../../src/format/qcow2/read-header.ts';
-import { readSnapshotTable } from '../../src/format/qcow2/snapshot-table.ts';
+import { FIELD } from '../../src/format/qcow2/header/header.ts';
+import { readHeader } from '../../src/format/qcow2/header/read-header.ts';
+import { readSnapshotTable } from '../../src/format/qcow2/header/snapshot-table.ts';
 import type { HostFile } from '../../src/host/host-file.ts';
 import type { MemoryHostFile } from '../../src/host/memory-file.ts';
 import { type RecordedOperation, RecordingHostFile } from '../../src/host/wrapping-files.ts';

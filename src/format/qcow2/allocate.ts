@@ -11,7 +11,7 @@ import type { FreeClusters } from '../free-clusters.ts';
 import type { WriteTracker } from '../write-tracker.ts';
 import type { DeferredDecrements } from './deferred-decrements.ts';
 import { type Geometry, REFCOUNT_TABLE_ENTRY_BYTES } from './geometry.ts';
-import { QCOW_MAX_REFTABLE_SIZE, writeRefcountTableFields } from './header.ts';
+import { QCOW_MAX_REFTABLE_SIZE, writeRefcountTableFields } from './header/header.ts';
 import type { HeaderBits } from './header-bits.ts';
 import type { MetadataClusters } from './metadata-clusters.ts';
 import type { OverlapCheck } from './overlap.ts';

@@ -14,7 +14,7 @@ import { inflateFirst } from '../../codec/inflate.ts';
 import { type Decoder, decompressZstd, nativeDecoder } from '../../codec/zstd/index.ts';
 import { assert, type ErrorContext, ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
-import type { CompressionType } from './header.ts';
+import type { CompressionType } from './header/header.ts';
 
 const SECTOR_BYTES = 512;
 const DESCRIPTOR_MASK_HIGH = 0x3fffffff;

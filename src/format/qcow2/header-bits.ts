@@ -14,7 +14,7 @@ import {
   withBits,
   withoutBits,
   writeIncompatibleFeatures,
-} from './header.ts';
+} from './header/header.ts';
 import { DIRTY_MARK, HEADER_BITS } from './state.ts';
 
 export interface HeaderBitsParts {

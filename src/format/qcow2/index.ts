@@ -2,14 +2,14 @@
 
 import type { HostFile } from '../../host/host-file.ts';
 import type { AttachOptions, CheckedFormat, SharedImage } from '../image-format.ts';
-import { createQcow2 } from './create.ts';
-import { QCOW2_CREATE_HELP } from './create-options.ts';
-import { describeHeader, inspectHeader } from './describe.ts';
+import { checkQcow2 } from './check/verify.ts';
+import { createQcow2 } from './create/create.ts';
+import { QCOW2_CREATE_HELP } from './create/create-options.ts';
+import { describeHeader, inspectHeader } from './header/describe.ts';
+import { readHeader } from './header/read-header.ts';
 import { type Qcow2Files, Qcow2Image } from './image.ts';
 import { openQcow2 } from './open.ts';
-import { readHeader } from './read-header.ts';
 import type { Qcow2State } from './state.ts';
-import { checkQcow2 } from './verify.ts';
 
 export const qcow2: CheckedFormat = {
   name: 'qcow2',

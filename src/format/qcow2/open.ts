@@ -11,7 +11,8 @@ import type { HostFile } from '../../host/host-file.ts';
 import { FreeClusters } from '../free-clusters.ts';
 import { clustersOnHost } from '../host-clusters.ts';
 import type { OpenOptions } from '../image-format.ts';
-import { countAllocated } from './allocated-clusters.ts';
+import { countAllocated } from './check/count-allocated.ts';
+import { type Verified, verifyBeforeWriting } from './check/verify.ts';
 import { Geometry, REFCOUNT_TABLE_ENTRY_BYTES } from './geometry.ts';
 import {
   autoclearWhenWritten,
@@ -23,11 +24,10 @@ import {
   QCOW2_INCOMPAT_DIRTY,
   type Qcow2Header,
   writeAutoclearFeatures,
-} from './header.ts';
+} from './header/header.ts';
 import { Qcow2Image } from './image.ts';
 import { createMetadataClustersState } from './metadata-clusters.ts';
 import { createQcow2State, type Qcow2State, type TablePlace } from './state.ts';
-import { type Verified, verifyBeforeWriting } from './verify.ts';
 
 /** @param specific facts for info and status, with qemu-img's keys */
 export function openQcow2(

@@ -14,7 +14,7 @@ import type { Deallocator } from './deallocate.ts';
 import type { DeferredDecrements } from './deferred-decrements.ts';
 import type { Flush } from './flush.ts';
 import { type Geometry, L1_ENTRY_BYTES } from './geometry.ts';
-import { QCOW_MAX_L1_SIZE, writeSizeAndL1Fields } from './header.ts';
+import { QCOW_MAX_L1_SIZE, writeSizeAndL1Fields } from './header/header.ts';
 import type { HeaderBits } from './header-bits.ts';
 import type { MetadataClusters } from './metadata-clusters.ts';
 import type { Qcow2Numbers } from './state.ts';

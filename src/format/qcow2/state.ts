@@ -9,7 +9,7 @@ import { createMappedState, type MappedState, type MappedStateOptions } from '..
 import { createPendingLinksState, type PendingLinksState } from '../pending-links.ts';
 import { createDeferredDecrementsState, type DeferredDecrementsState } from './deferred-decrements.ts';
 import { L1_ENTRY_BYTES, REFCOUNT_TABLE_ENTRY_BYTES } from './geometry.ts';
-import type { CompressionType, FeatureWords } from './header.ts';
+import type { CompressionType, FeatureWords } from './header/header.ts';
 
 /** The Int32 word behind the metadata lock: QCOW2_INCOMPAT_DIRTY and _CORRUPT as they are in the header now */
 export const HEADER_BITS = 1;

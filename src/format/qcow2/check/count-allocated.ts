@@ -1,0 +1,50 @@
+// How many clusters of the disk have data in the image: what a read-only open, which checks nothing, shows as the size on
+// disk. Each L2 table is read once however many L1 entries lead to it, and none that lies in a hole of the file.
+
+import { hostOffset, roundUp } from '../../../bytes/offsets.ts';
+import { type HostFile, readPadded } from '../../../host/host-file.ts';
+import type { Geometry } from '../geometry.ts';
+import type { Qcow2Header } from '../header/header.ts';
+import { isCompressed, isCopied, offsetOf, readTable } from '../table.ts';
+import { Holes } from './table-holes.ts';
+import { TableUses } from './table-uses.ts';
+
+/** Data clusters of the active layer, compressed ones included. A table that is none, which no read follows, counts nothing. */
+export function countAllocated(file: HostFile, header: Qcow2Header, geometry: Geometry): number {
+  const { clusterSize } = geometry;
+  const tables = activeTables(file, header, clusterSize);
+  const holes = new Holes(file);
+  const l2 = new Uint8Array(clusterSize);
+  const view = new DataView(l2.buffer);
+  let count = 0;
+  for (let place = 0; place < tables.size; place++) {
+    const table = tables.tableAt(place);
+    if (holes.isHole(table, clusterSize)) continue;
+    readPadded(file, l2, 0, clusterSize, hostOffset(table));
+    count += countInTable(view, header, geometry) * tables.referencesAt(place);
+  }
+  return count;
+}
+
+function activeTables(file: HostFile, { l1Size, l1TableOffset }: Qcow2Header, clusterSize: number): TableUses {
+  const tables = new TableUses();
+  // the last cluster of the file need not be whole
+  const lastTable = roundUp(file.size(), clusterSize) - clusterSize;
+  const l1 = readTable(file, l1TableOffset, l1Size * 8);
+  for (let at = 0; at < l1.byteLength; at += 8) {
+    const table = offsetOf(l1.getUint32(at), l1.getUint32(at + 4));
+    if (table > 0 && table % clusterSize === 0 && table <= lastTable) tables.add(table, 1, 0);
+  }
+  return tables;
+}
+
+function countInTable(l2: DataView, { extendedL2, hasExternalData }: Qcow2Header, { l2EntryBytes }: Geometry): number {
+  let count = 0;
+  for (let entry = 0; entry < l2.byteLength; entry += l2EntryBytes) {
+    const high = l2.getUint32(entry);
+    const low = l2.getUint32(entry + 4);
+    const hasHost = offsetOf(high, low) !== 0 || (hasExternalData && isCopied(high));
+    if (isCompressed(high) || (hasHost && (extendedL2 || (low & 1) === 0))) count++;
+  }
+  return count;
+}

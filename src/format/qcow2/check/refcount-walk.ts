@@ -1,0 +1,46 @@
+// The walk of the refcount table: which clusters it and its blocks take, and which blocks can be used for reading counters.
+
+import { combine } from '../../../bytes/endian.ts';
+import { hex } from '../../../bytes/offsets.ts';
+import type { HostFile } from '../../../host/host-file.ts';
+import { QCOW_MAX_REFTABLE_SIZE, type Qcow2Header } from '../header/header.ts';
+import { readTable } from '../table.ts';
+import type { ClusterUses } from './cluster-uses.ts';
+import { type Findings, showOffset } from './findings.ts';
+import type { CounterBlocks } from './on-disk-refcounts.ts';
+
+export interface RefcountWalkParts {
+  readonly file: HostFile;
+  readonly header: Qcow2Header;
+  readonly uses: ClusterUses;
+  readonly findings: Findings;
+  /** is given the blocks that can be used */
+  readonly counters: CounterBlocks;
+}
+
+export function walkRefcountTable({ file, header, uses, findings, counters }: RefcountWalkParts): void {
+  const { clusterSize, refcountTableClusters, refcountTableOffset: offset } = header;
+  const length = refcountTableClusters * clusterSize;
+  const placed = offset > 0 && offset % clusterSize === 0 && offset + length <= uses.fileEnd;
+  if (length === 0 || length > QCOW_MAX_REFTABLE_SIZE || !placed) {
+    findings.structureFault(`the refcount table of ${length} bytes at ${showOffset(offset)} is no table in this file`);
+    return;
+  }
+  uses.addRefcounts(offset, length, 'the refcount table', 'refcount table');
+  const table = readTable(file, offset, length);
+  for (let at = 0; at < length; at += 8) {
+    const high = table.getUint32(at);
+    const low = table.getUint32(at + 4);
+    if (high === 0 && low === 0) continue;
+    const block = combine(high, low);
+    const what = `refcount table entry ${at / 8} at offset ${hex(offset + at)}`;
+    if (!(block % clusterSize === 0 && block + clusterSize <= uses.fileEnd)) {
+      findings.structureFault(`${what} refers to ${showOffset(block)}, which is no cluster of this file`);
+      continue;
+    }
+    const seen = uses.counts.get(block / clusterSize);
+    uses.addRefcounts(block, clusterSize, what, 'refcount block');
+    // a block shown twice counts two ranges with one set of counters: the walk names it at its end, and it is read once
+    if (seen === 0) counters.add(at / 8, block);
+  }
+}
