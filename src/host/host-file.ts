@@ -1,6 +1,6 @@
-// HostFile: the only way to touch an image file. Implementations: PosixHostFile (production), and for tests memory,
-// counting, recording and faulty ones. Every call checks its offset in production too: Node writes at the file's CURRENT
-// position when it is handed a bigint, NaN, a fraction or a negative number, and on a fresh descriptor that is the header.
+// HostFile: the only way to touch an image file, which PosixHostFile and HttpHostFile implement. Every call checks its offset
+// in production, too: Node writes at the file's CURRENT position if it is handed a bigint, NaN, a fraction or a negative
+// number, and on a fresh descriptor that is the header.
 
 import { type HostOffset, hostOffset } from '../bytes/offsets.ts';
 import type { FileIdentity } from './file-identity.ts';

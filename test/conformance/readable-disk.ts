@@ -7,10 +7,10 @@ import { VirtualDisk } from '../../src/disk/virtual-disk.ts';
 import { ERRNO, errnoOf } from '../../src/errors/index.ts';
 import type { ImageFormat } from '../../src/format/image-format.ts';
 import type { HostFile } from '../../src/host/host-file.ts';
-import { MemoryHostFile } from '../../src/host/memory-file.ts';
-import { RecordingHostFile } from '../../src/host/wrapping-files.ts';
+import { MemoryHostFile } from '../support/memory-file.ts';
 import { openImage } from '../support/memory-images.ts';
 import { seededRandom } from '../support/random.ts';
+import { RecordingHostFile } from '../support/wrapping-files.ts';
 
 /** An image of a format that is only read. */
 export interface ReadVariant {

@@ -9,8 +9,8 @@ import type { WritableFormat, WritableImage } from '../../src/format/image-forma
 import { qcow2 } from '../../src/format/qcow2/index.ts';
 import { qed } from '../../src/format/qed/index.ts';
 import { raw } from '../../src/format/raw/index.ts';
-import { MemoryHostFile } from '../../src/host/memory-file.ts';
 import { bochsImage, MIXED_SECTORS } from '../support/bochs-bytes.ts';
+import { MemoryHostFile } from '../support/memory-file.ts';
 import { createMemoryImage, openImage } from '../support/memory-images.ts';
 import { describeReadableDisk, type ReadVariant } from './readable-disk.ts';
 import { type DiskVariant, describeVirtualDisk } from './virtual-disk.ts';

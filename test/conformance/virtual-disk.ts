@@ -8,15 +8,15 @@ import { VirtualDisk } from '../../src/disk/virtual-disk.ts';
 import { ERRNO, errnoOf } from '../../src/errors/index.ts';
 import type { WritableFormat, WritableImage } from '../../src/format/image-format.ts';
 import type { HostFile } from '../../src/host/host-file.ts';
-import type { MemoryHostFile } from '../../src/host/memory-file.ts';
+import type { MemoryHostFile } from '../support/memory-file.ts';
+import { checkImage, openImage } from '../support/memory-images.ts';
 import {
   CountingHostFile,
   type FaultPlan,
   FaultyHostFile,
   type HostOperation,
   RecordingHostFile,
-} from '../../src/host/wrapping-files.ts';
-import { checkImage, openImage } from '../support/memory-images.ts';
+} from '../support/wrapping-files.ts';
 import { describeReading, type ReadSubject } from './readable-disk.ts';
 
 export interface DiskVariant {

@@ -7,7 +7,7 @@ import { guestOffset, hostOffset } from '../../src/bytes/offsets.ts';
 import { ERRNO, errnoOf } from '../../src/errors/index.ts';
 import type { WritableImage } from '../../src/format/image-format.ts';
 import { qcow2 } from '../../src/format/qcow2/index.ts';
-import type { MemoryHostFile } from '../../src/host/memory-file.ts';
+import type { MemoryHostFile } from '../support/memory-file.ts';
 import { createMemoryImage, openImage } from '../support/memory-images.ts';
 import {
   COMPRESSED,

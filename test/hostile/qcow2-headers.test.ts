@@ -5,7 +5,7 @@
 import { describe, expect, test } from 'vitest';
 import { guestOffset, hostOffset } from '../../src/bytes/offsets.ts';
 import { qcow2 } from '../../src/format/qcow2/index.ts';
-import type { MemoryHostFile } from '../../src/host/memory-file.ts';
+import type { MemoryHostFile } from '../support/memory-file.ts';
 import { createMemoryImage, openImage } from '../support/memory-images.ts';
 import { put32, put64 } from '../support/qcow2-bytes.ts';
 

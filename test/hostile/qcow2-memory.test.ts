@@ -4,7 +4,7 @@
 import { expect, test } from 'vitest';
 import { hostOffset, roundUp } from '../../src/bytes/offsets.ts';
 import { qcow2 } from '../../src/format/qcow2/index.ts';
-import type { MemoryHostFile } from '../../src/host/memory-file.ts';
+import type { MemoryHostFile } from '../support/memory-file.ts';
 import { createMemoryImage, openImage } from '../support/memory-images.ts';
 import { get64, put32, put64 } from '../support/qcow2-bytes.ts';
 

@@ -5,10 +5,10 @@ import { expect, test } from 'vitest';
 import { guestOffset, hostOffset, roundUp } from '../../src/bytes/offsets.ts';
 import { ImgfuseError } from '../../src/errors/index.ts';
 import { qcow2 } from '../../src/format/qcow2/index.ts';
-import type { MemoryHostFile } from '../../src/host/memory-file.ts';
-import { CountingHostFile } from '../../src/host/wrapping-files.ts';
+import type { MemoryHostFile } from '../support/memory-file.ts';
 import { createMemoryImage, openImage } from '../support/memory-images.ts';
 import { COPIED, get64, placesOf, put32, put64, putCounter16 } from '../support/qcow2-bytes.ts';
+import { CountingHostFile } from '../support/wrapping-files.ts';
 
 const CLUSTER = 65536;
 

@@ -7,9 +7,9 @@ import { ERRNO } from '../../src/errors/index.ts';
 import type { WritableImage } from '../../src/format/image-format.ts';
 import { qed } from '../../src/format/qed/index.ts';
 import { raw } from '../../src/format/raw/index.ts';
-import { MemoryHostFile } from '../../src/host/memory-file.ts';
-import { FaultyHostFile } from '../../src/host/wrapping-files.ts';
+import { MemoryHostFile } from '../support/memory-file.ts';
 import { createMemoryImage, openImage } from '../support/memory-images.ts';
+import { FaultyHostFile } from '../support/wrapping-files.ts';
 
 const CLUSTER = 65536;
 const SIZE = 16 * CLUSTER;

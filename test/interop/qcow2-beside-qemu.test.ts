@@ -9,7 +9,7 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { guestOffset } from '../../src/bytes/offsets.ts';
 import { qcow2 } from '../../src/format/qcow2/index.ts';
 import { raw } from '../../src/format/raw/index.ts';
-import { MemoryHostFile } from '../../src/host/memory-file.ts';
+import { MemoryHostFile } from '../support/memory-file.ts';
 import { openImage } from '../support/memory-images.ts';
 import { hasQemu, qemuCheck, qemuImg } from '../support/qemu.ts';
 import { requireOrSkip } from '../support/requirements.ts';

@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { guestOffset, hostOffset } from '../../src/bytes/offsets.ts';
 import { qcow2 } from '../../src/format/qcow2/index.ts';
-import { MemoryHostFile } from '../../src/host/memory-file.ts';
+import { MemoryHostFile } from '../support/memory-file.ts';
 import { createMemoryImage, openImage } from '../support/memory-images.ts';
 import { COMPRESSED, COPIED, get64, placesOf, put64, putCounter16 } from '../support/qcow2-bytes.ts';
 import { hasQemu, qemuCheck, qemuImg, qemuIo, tryQemu } from '../support/qemu.ts';

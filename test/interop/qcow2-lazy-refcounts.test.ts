@@ -9,13 +9,13 @@ import { guestOffset } from '../../src/bytes/offsets.ts';
 import { openDisk } from '../../src/disk/open.ts';
 import type { WritableImage } from '../../src/format/image-format.ts';
 import { qcow2 } from '../../src/format/qcow2/index.ts';
-import { MemoryHostFile } from '../../src/host/memory-file.ts';
-import { FaultyHostFile, RecordingHostFile } from '../../src/host/wrapping-files.ts';
+import { MemoryHostFile } from '../support/memory-file.ts';
 import { openImage } from '../support/memory-images.ts';
 import { get64, put32 } from '../support/qcow2-bytes.ts';
 import { hasQemu, qemuCheck, qemuImg, qemuIo, tryQemu } from '../support/qemu.ts';
 import { requireOrSkip } from '../support/requirements.ts';
 import { makeTemporaryDirectory, removeTemporaryDirectory } from '../support/temporary.ts';
+import { FaultyHostFile, RecordingHostFile } from '../support/wrapping-files.ts';
 
 const SIZE = 1024 * 1024;
 let folder: string;

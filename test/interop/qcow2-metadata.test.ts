@@ -9,14 +9,14 @@ import { guestOffset } from '../../src/bytes/offsets.ts';
 import { openDisk } from '../../src/disk/index.ts';
 import { ERRNO, ImgfuseError } from '../../src/errors/index.ts';
 import { qcow2 } from '../../src/format/qcow2/index.ts';
-import { MemoryHostFile } from '../../src/host/memory-file.ts';
-import { FaultyHostFile } from '../../src/host/wrapping-files.ts';
 import { firstDifference, withDisk } from '../support/image-files.ts';
+import { MemoryHostFile } from '../support/memory-file.ts';
 import { openImage } from '../support/memory-images.ts';
 import { Qcow2Session } from '../support/qcow2-session.ts';
 import { hasQemu, qemuCheck, qemuImg, tryQemu } from '../support/qemu.ts';
 import { requireOrSkip } from '../support/requirements.ts';
 import { makeTemporaryDirectory, removeTemporaryDirectory } from '../support/temporary.ts';
+import { FaultyHostFile } from '../support/wrapping-files.ts';
 
 const KIB = 1024;
 const MIB = 1024 * KIB;

@@ -12,7 +12,7 @@ import type { WritableImage } from '../../src/format/image-format.ts';
 import { readHeader } from '../../src/format/qcow2/header/read-header.ts';
 import { openQcow2 } from '../../src/format/qcow2/open.ts';
 import { raw } from '../../src/format/raw/index.ts';
-import { MemoryHostFile } from '../../src/host/memory-file.ts';
+import { MemoryHostFile } from '../support/memory-file.ts';
 import { openImage } from '../support/memory-images.ts';
 import { qemuImgEncrypted } from '../support/qemu.ts';
 import { seededRandom } from '../support/random.ts';

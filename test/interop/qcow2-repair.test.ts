@@ -8,8 +8,7 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { guestOffset, hostOffset } from '../../src/bytes/offsets.ts';
 import type { CheckReport, RepairMode } from '../../src/format/check-report.ts';
 import { qcow2 } from '../../src/format/qcow2/index.ts';
-import { MemoryHostFile } from '../../src/host/memory-file.ts';
-import { RecordingHostFile } from '../../src/host/wrapping-files.ts';
+import { MemoryHostFile } from '../support/memory-file.ts';
 import { createMemoryImage, openImage } from '../support/memory-images.ts';
 import { crashStates } from '../support/power-cut.ts';
 import { COPIED, get64, type Places, placesOf, put32, put64, putCounter16 } from '../support/qcow2-bytes.ts';
@@ -17,6 +16,7 @@ import { hasQemu, qemuCheck, qemuImg, tryQemu } from '../support/qemu.ts';
 import { seededRandom } from '../support/random.ts';
 import { requireOrSkip } from '../support/requirements.ts';
 import { makeTemporaryDirectory, removeTemporaryDirectory } from '../support/temporary.ts';
+import { RecordingHostFile } from '../support/wrapping-files.ts';
 
 let folder: string;
 let path: string;

@@ -3,7 +3,7 @@
 import { type HostOffset, hostOffset, roundUp } from '../../src/bytes/offsets.ts';
 import { qcow2 } from '../../src/format/qcow2/index.ts';
 import { qed } from '../../src/format/qed/index.ts';
-import { MemoryHostFile } from '../../src/host/memory-file.ts';
+import { MemoryHostFile } from './memory-file.ts';
 import { createMemoryImage } from './memory-images.ts';
 import { COPIED, put32, put64 } from './qcow2-bytes.ts';
 

@@ -5,10 +5,10 @@
 import { guestOffset } from '../../src/bytes/offsets.ts';
 import { ERRNO, ImgfuseError } from '../../src/errors/index.ts';
 import type { WritableFormat, WritableImage } from '../../src/format/image-format.ts';
-import type { MemoryHostFile } from '../../src/host/memory-file.ts';
-import { type FaultPlan, FaultyHostFile, type HostOperation } from '../../src/host/wrapping-files.ts';
+import type { MemoryHostFile } from './memory-file.ts';
 import { checkImage, type OpenMemoryOptions, openImage } from './memory-images.ts';
 import { type GuestStep, type Prepared, runStep, SECTOR, SECTORS, SIZE } from './workloads.ts';
+import { type FaultPlan, FaultyHostFile, type HostOperation } from './wrapping-files.ts';
 
 export interface FaultKind {
   readonly name: string;

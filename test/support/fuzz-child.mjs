@@ -7,8 +7,9 @@ import { mutate, PLACES } from './fuzz-mutants.mjs';
 
 const dist = new URL('../../dist/', import.meta.url);
 const { ImgfuseError } = await import(new URL('errors/index.js', dist));
-const { MemoryHostFile } = await import(new URL('host/memory-file.js', dist));
-const { RecordingHostFile } = await import(new URL('host/wrapping-files.js', dist));
+const [memoryFile, wrappingFiles] = process.argv.slice(2);
+const { MemoryHostFile } = await import(memoryFile);
+const { RecordingHostFile } = await import(wrappingFiles);
 const { endsOf } = await import(new URL('format/file-ends.js', dist));
 const { formatByName, rawFormat } = await import(new URL('disk/registry.js', dist));
 const { recognizedName } = await import(new URL('disk/probe.js', dist));

@@ -6,6 +6,7 @@ import { closeSync, openSync, readFileSync, readSync, writeFileSync, writeSync }
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { bochsImage, MIXED_SECTORS } from './bochs-bytes.ts';
+import { compileDouble } from './compiled-double.ts';
 import { qemuImg, qemuImgEncrypted, qemuIo, tryQemu } from './qemu.ts';
 
 const CHILD = fileURLToPath(new URL('./fuzz-child.mjs', import.meta.url));
@@ -254,12 +255,13 @@ export async function fuzz(
       findings: [],
     },
   };
+  const doubles = ['memory-file', 'wrapping-files'].map((name) => compileDouble(name, folder));
   const end = first + mutants;
   const progress = openSync(join(folder, 'progress'), 'w+');
   try {
     for (let from = first; from < end; ) {
       const job = { subjects, seed, from, to: Math.min(end, from + BATCH), maxRssBytes: MAX_RSS_BYTES };
-      const stoppedAt = await runChild(job, figures, progress);
+      const stoppedAt = await runChild(job, doubles, figures, progress);
       figures.mutants += stoppedAt - from;
       from = stoppedAt;
     }
@@ -287,10 +289,13 @@ type Message =
       readonly peakBytes: number;
     };
 
-/** @param progress file that is told the number of each mutant. @returns the number of the mutant to go on with */
-async function runChild(job: Job, figures: FuzzFigures, progress: number): Promise<number> {
+/**
+ * @param doubles URLs of modules that the child needs @param progress file that is told the number of each mutant
+ * @returns the number of the mutant to go on with
+ */
+async function runChild(job: Job, doubles: readonly string[], figures: FuzzFigures, progress: number): Promise<number> {
   writeSync(progress, Float64Array.of(job.from), 0, 8, 0);
-  const child = fork(CHILD, [], {
+  const child = fork(CHILD, doubles, {
     stdio: ['ignore', 'ignore', 'pipe', 'ipc', progress],
     // one thread: what helps a collection along takes the processor from the other formats
     execArgv: ['--max-old-space-size=128', '--expose-gc', '--single-threaded'],

@@ -3,7 +3,7 @@
 import { Mutex } from '../../src/concurrency/mutex.ts';
 import { METADATA_LOCK } from '../../src/format/mapped-state.ts';
 import type { HostFile } from '../../src/host/host-file.ts';
-import { FaultyHostFile, type HostOperation } from '../../src/host/wrapping-files.ts';
+import { FaultyHostFile, type HostOperation } from './wrapping-files.ts';
 
 export interface LockHolds {
   /** to be opened instead */

@@ -3,7 +3,7 @@
 import type { CheckReport } from '../../src/format/check-report.ts';
 import type { CheckOptions, Image, ImageFormat, ReadableImage, WritableFormat } from '../../src/format/image-format.ts';
 import type { HostFile } from '../../src/host/host-file.ts';
-import { MemoryHostFile } from '../../src/host/memory-file.ts';
+import { MemoryHostFile } from './memory-file.ts';
 
 export interface OpenMemoryOptions {
   readonly readOnly?: boolean;

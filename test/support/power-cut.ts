@@ -10,12 +10,12 @@ import { FIELD } from '../../src/format/qcow2/header/header.ts';
 import { readHeader } from '../../src/format/qcow2/header/read-header.ts';
 import { readSnapshotTable } from '../../src/format/qcow2/header/snapshot-table.ts';
 import type { HostFile } from '../../src/host/host-file.ts';
-import type { MemoryHostFile } from '../../src/host/memory-file.ts';
-import { type RecordedOperation, RecordingHostFile } from '../../src/host/wrapping-files.ts';
 import { findIllegal, LegalValues } from './legal-values.ts';
+import type { MemoryHostFile } from './memory-file.ts';
 import { checkImage, openImage } from './memory-images.ts';
 import { put32, put64 } from './qcow2-bytes.ts';
 import { AREAS, type GuestStep, type Prepared, runStep, SECTOR, SECTORS } from './workloads.ts';
+import { type RecordedOperation, RecordingHostFile } from './wrapping-files.ts';
 
 const ALL_SUBSETS_UP_TO = 10;
 const RANDOM_SUBSETS = 64;

@@ -9,8 +9,8 @@ import type { WritableImage } from '../../src/format/image-format.ts';
 import { qcow2 } from '../../src/format/qcow2/index.ts';
 import { raw } from '../../src/format/raw/index.ts';
 import type { HostFile } from '../../src/host/host-file.ts';
-import { MemoryHostFile } from '../../src/host/memory-file.ts';
 import { firstDifference } from './image-files.ts';
+import { MemoryHostFile } from './memory-file.ts';
 import { openImage } from './memory-images.ts';
 import { qemuCheck, qemuImg } from './qemu.ts';
 

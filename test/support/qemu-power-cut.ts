@@ -8,9 +8,8 @@ import type { WritableFormat, WritableImage } from '../../src/format/image-forma
 import { qcow2 } from '../../src/format/qcow2/index.ts';
 import { qed } from '../../src/format/qed/index.ts';
 import { raw } from '../../src/format/raw/index.ts';
-import { MemoryHostFile } from '../../src/host/memory-file.ts';
-import type { RecordedOperation } from '../../src/host/wrapping-files.ts';
 import { findIllegal, LegalValues } from './legal-values.ts';
+import { MemoryHostFile } from './memory-file.ts';
 import { checkImage, openImage } from './memory-images.ts';
 import {
   type CrashMoment,
@@ -28,6 +27,7 @@ import {
 import { QemuHolder, qemuImg, qemuIo, tryQemu } from './qemu.ts';
 import { parseWriteLog } from './qemu-write-log.ts';
 import { AREAS, type GuestStep, randomSteps, SECTOR, SECTORS, SIZE } from './workloads.ts';
+import type { RecordedOperation } from './wrapping-files.ts';
 
 const CLUSTER = 4096;
 const STEPS = 9;

@@ -4,7 +4,7 @@
 //   superblock: magic u64, version u64, number of entries u64, sector size u32; little-endian
 //   entry:      sector u64, number of sectors u64, flags u64, length of other data u64
 
-import type { RecordedOperation } from '../../src/host/wrapping-files.ts';
+import type { RecordedOperation } from './wrapping-files.ts';
 
 const WRITE_LOG_MAGIC = 0x6a736677736872n;
 const WRITE_LOG_VERSION = 1n;

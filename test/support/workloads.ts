@@ -8,7 +8,7 @@ import type { WritableFormat, WritableImage } from '../../src/format/image-forma
 import { qcow2 } from '../../src/format/qcow2/index.ts';
 import { qed } from '../../src/format/qed/index.ts';
 import { raw } from '../../src/format/raw/index.ts';
-import { MemoryHostFile } from '../../src/host/memory-file.ts';
+import { MemoryHostFile } from './memory-file.ts';
 import { createMemoryImage, openImage } from './memory-images.ts';
 import { qemuImg } from './qemu.ts';
 import { makeTemporaryDirectory, removeTemporaryDirectory } from './temporary.ts';

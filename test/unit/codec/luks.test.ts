@@ -5,7 +5,7 @@ import { beforeAll, describe, expect, test } from 'vitest';
 import { createLuksHeader, type LuksOptions, unlockLuks } from '../../../src/codec/luks.ts';
 import { describeLuks, readLuksFields, readLuksHeader } from '../../../src/codec/luks-header.ts';
 import { type ErrorKind, ImgfuseError } from '../../../src/errors/index.ts';
-import { MemoryHostFile } from '../../../src/host/memory-file.ts';
+import { MemoryHostFile } from '../../support/memory-file.ts';
 
 const PASSWORD = Buffer.from('correct horse');
 /** Offset of the header in the image; a cluster boundary. */

@@ -15,12 +15,12 @@ import { qcow2 } from '../../../src/format/qcow2/index.ts';
 import { qed } from '../../../src/format/qed/index.ts';
 import { raw } from '../../../src/format/raw/index.ts';
 import type { HostFile } from '../../../src/host/host-file.ts';
-import { MemoryHostFile } from '../../../src/host/memory-file.ts';
-import { CountingHostFile, FaultyHostFile } from '../../../src/host/wrapping-files.ts';
 import { firstDifference, readAll, withDisk } from '../../support/image-files.ts';
+import { MemoryHostFile } from '../../support/memory-file.ts';
 import { checkImage, createMemoryImage, openImage } from '../../support/memory-images.ts';
 import { canMountAsRoot, requireOrSkip } from '../../support/requirements.ts';
 import { makeTemporaryDirectory, removeTemporaryDirectory } from '../../support/temporary.ts';
+import { CountingHostFile, FaultyHostFile } from '../../support/wrapping-files.ts';
 
 interface Subject {
   readonly name: string;

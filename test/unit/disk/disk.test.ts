@@ -26,7 +26,7 @@ import {
 } from '../../../src/disk/index.ts';
 import { formatOf } from '../../../src/disk/probe.ts';
 import { ImgfuseError } from '../../../src/errors/index.ts';
-import { MemoryHostFile } from '../../../src/host/memory-file.ts';
+import { MemoryHostFile } from '../../support/memory-file.ts';
 import { writeQed } from '../../support/qed-bytes.ts';
 import { makeTemporaryDirectory, removeTemporaryDirectory } from '../../support/temporary.ts';
 

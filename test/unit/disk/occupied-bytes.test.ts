@@ -7,9 +7,9 @@ import type { WritableFormat, WritableImage } from '../../../src/format/image-fo
 import { qcow2 } from '../../../src/format/qcow2/index.ts';
 import { qed } from '../../../src/format/qed/index.ts';
 import { raw } from '../../../src/format/raw/index.ts';
-import { MemoryHostFile } from '../../../src/host/memory-file.ts';
-import { CountingHostFile } from '../../../src/host/wrapping-files.ts';
+import { MemoryHostFile } from '../../support/memory-file.ts';
 import { createMemoryImage, openImage } from '../../support/memory-images.ts';
+import { CountingHostFile } from '../../support/wrapping-files.ts';
 
 const MIB = 1024 * 1024;
 const DATA = new Uint8Array(MIB).fill(7);

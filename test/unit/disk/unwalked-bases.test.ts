@@ -7,13 +7,13 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { guestOffset, hostOffset } from '../../../src/bytes/offsets.ts';
 import { createDisk, openDisk } from '../../../src/disk/index.ts';
 import { formatByName } from '../../../src/disk/registry.ts';
-import type { MemoryHostFile } from '../../../src/host/memory-file.ts';
-import { CountingHostFile } from '../../../src/host/wrapping-files.ts';
+import type { MemoryHostFile } from '../../support/memory-file.ts';
 import { openImage } from '../../support/memory-images.ts';
 import { put64 } from '../../support/qcow2-bytes.ts';
 import { RangeServer } from '../../support/range-server.ts';
 import { CLUSTER, COVERED, contentOf, DATA_BYTE, tableHeavy } from '../../support/table-heavy.ts';
 import { makeTemporaryDirectory, removeTemporaryDirectory } from '../../support/temporary.ts';
+import { CountingHostFile } from '../../support/wrapping-files.ts';
 
 let folder: string;
 let server: RangeServer | null;

@@ -10,9 +10,9 @@ import type { WritableImage } from '../../../src/format/image-format.ts';
 import { qcow2 } from '../../../src/format/qcow2/index.ts';
 import { qed } from '../../../src/format/qed/index.ts';
 import { raw } from '../../../src/format/raw/index.ts';
-import { MemoryHostFile } from '../../../src/host/memory-file.ts';
-import { CountingHostFile } from '../../../src/host/wrapping-files.ts';
+import { MemoryHostFile } from '../../support/memory-file.ts';
 import { createMemoryImage, openImage } from '../../support/memory-images.ts';
+import { CountingHostFile } from '../../support/wrapping-files.ts';
 
 const SIZE = 1024 * 1024;
 const ROOT = 1;

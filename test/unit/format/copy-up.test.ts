@@ -4,9 +4,9 @@ import { expect, test } from 'vitest';
 import { qcow2 } from '../../../src/format/qcow2/index.ts';
 import { qed } from '../../../src/format/qed/index.ts';
 import { raw } from '../../../src/format/raw/index.ts';
-import { MemoryHostFile } from '../../../src/host/memory-file.ts';
-import { RecordingHostFile } from '../../../src/host/wrapping-files.ts';
+import { MemoryHostFile } from '../../support/memory-file.ts';
 import { createMemoryImage, openImage } from '../../support/memory-images.ts';
+import { RecordingHostFile } from '../../support/wrapping-files.ts';
 
 const MIB = 1024 * 1024;
 

@@ -8,10 +8,10 @@ import { ERRNO } from '../../../src/errors/index.ts';
 import type { WritableFormat, WritableImage } from '../../../src/format/image-format.ts';
 import { qcow2 } from '../../../src/format/qcow2/index.ts';
 import { qed } from '../../../src/format/qed/index.ts';
-import type { MemoryHostFile } from '../../../src/host/memory-file.ts';
-import { FaultyHostFile } from '../../../src/host/wrapping-files.ts';
 import { watchLockHolds } from '../../support/lock-holds.ts';
+import type { MemoryHostFile } from '../../support/memory-file.ts';
 import { checkImage, createMemoryImage, openImage } from '../../support/memory-images.ts';
+import { FaultyHostFile } from '../../support/wrapping-files.ts';
 
 const CLUSTER = 65536;
 

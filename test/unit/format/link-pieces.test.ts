@@ -9,8 +9,8 @@ import { LINKS_PER_HOLD } from '../../../src/format/link-pieces.ts';
 import { qcow2 } from '../../../src/format/qcow2/index.ts';
 import { qed } from '../../../src/format/qed/index.ts';
 import { raw } from '../../../src/format/raw/index.ts';
-import { MemoryHostFile } from '../../../src/host/memory-file.ts';
 import { watchLockHolds } from '../../support/lock-holds.ts';
+import { MemoryHostFile } from '../../support/memory-file.ts';
 import { createMemoryImage, openImage } from '../../support/memory-images.ts';
 
 const CLUSTER = 4096;

@@ -5,7 +5,7 @@ import { describe, expect, test } from 'vitest';
 import { hostOffset } from '../../../src/bytes/offsets.ts';
 import { formatByName } from '../../../src/disk/registry.ts';
 import { MAX_FINDINGS } from '../../../src/format/check-report.ts';
-import type { MemoryHostFile } from '../../../src/host/memory-file.ts';
+import type { MemoryHostFile } from '../../support/memory-file.ts';
 import { checkImage, openImage } from '../../support/memory-images.ts';
 import { CLUSTER, tableHeavy } from '../../support/table-heavy.ts';
 

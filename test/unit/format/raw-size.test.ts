@@ -3,7 +3,7 @@
 import { describe, expect, test } from 'vitest';
 import { guestOffset } from '../../../src/bytes/offsets.ts';
 import { raw } from '../../../src/format/raw/index.ts';
-import { MemoryHostFile } from '../../../src/host/memory-file.ts';
+import { MemoryHostFile } from '../../support/memory-file.ts';
 import { openImage } from '../../support/memory-images.ts';
 
 const LENGTH = 10_000;

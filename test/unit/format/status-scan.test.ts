@@ -11,7 +11,7 @@ import { createPendingLinksState, PendingLinks } from '../../../src/format/pendi
 import { qcow2 } from '../../../src/format/qcow2/index.ts';
 import { qed } from '../../../src/format/qed/index.ts';
 import { type ScannedTables, StatusScan } from '../../../src/format/status-scan.ts';
-import { MemoryHostFile } from '../../../src/host/memory-file.ts';
+import { MemoryHostFile } from '../../support/memory-file.ts';
 import { createMemoryImage, openImage } from '../../support/memory-images.ts';
 import { placesOf } from '../../support/qcow2-bytes.ts';
 

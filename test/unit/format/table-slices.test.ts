@@ -4,7 +4,7 @@ import { beforeEach, describe, expect, test } from 'vitest';
 import { hostOffset } from '../../../src/bytes/offsets.ts';
 import { createTableCacheState, TableCache } from '../../../src/concurrency/table-cache.ts';
 import { TableSlices } from '../../../src/format/table-slices.ts';
-import { MemoryHostFile } from '../../../src/host/memory-file.ts';
+import { MemoryHostFile } from '../../support/memory-file.ts';
 
 const SLICE = 512;
 let file: MemoryHostFile;

@@ -9,7 +9,7 @@ import { checkExitCode } from '../../../src/format/check-report.ts';
 import type { WritableFormat, WritableImage } from '../../../src/format/image-format.ts';
 import { qcow2 } from '../../../src/format/qcow2/index.ts';
 import { qed } from '../../../src/format/qed/index.ts';
-import { MemoryHostFile } from '../../../src/host/memory-file.ts';
+import { MemoryHostFile } from '../../support/memory-file.ts';
 import { checkImage, createMemoryImage, openImage } from '../../support/memory-images.ts';
 
 const CLUSTER = 4096;

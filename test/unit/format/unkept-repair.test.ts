@@ -7,7 +7,7 @@ import type { CheckReport } from '../../../src/format/check-report.ts';
 import type { WritableFormat } from '../../../src/format/image-format.ts';
 import { qcow2 } from '../../../src/format/qcow2/index.ts';
 import { qed } from '../../../src/format/qed/index.ts';
-import { MemoryHostFile } from '../../../src/host/memory-file.ts';
+import { MemoryHostFile } from '../../support/memory-file.ts';
 import { checkImage, createMemoryImage, openImage } from '../../support/memory-images.ts';
 
 /** Does not do the write that covers `victim`, and answers as if it had. */

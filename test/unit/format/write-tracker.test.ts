@@ -7,10 +7,10 @@ import { describe, expect, test } from 'vitest';
 import { ERRNO, errnoOf, ImgfuseError } from '../../../src/errors/index.ts';
 import { createWriteTrackerState, WriteTracker } from '../../../src/format/write-tracker.ts';
 import type { HostFile } from '../../../src/host/host-file.ts';
-import { MemoryHostFile } from '../../../src/host/memory-file.ts';
-import { CountingHostFile, FaultyHostFile } from '../../../src/host/wrapping-files.ts';
 import { isBuilt } from '../../support/image-files.ts';
+import { MemoryHostFile } from '../../support/memory-file.ts';
 import { requireOrSkip } from '../../support/requirements.ts';
+import { CountingHostFile, FaultyHostFile } from '../../support/wrapping-files.ts';
 
 const nothing = () => undefined;
 

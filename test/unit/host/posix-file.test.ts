@@ -9,9 +9,9 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { hostOffset } from '../../../src/bytes/offsets.ts';
 import { ImgfuseError } from '../../../src/errors/index.ts';
 import { type HostFile, readPadded } from '../../../src/host/host-file.ts';
-import { MemoryHostFile } from '../../../src/host/memory-file.ts';
 import { PosixHostFile } from '../../../src/host/posix-file.ts';
 import { nativeAvailable } from '../../../src/native/index.ts';
+import { MemoryHostFile } from '../../support/memory-file.ts';
 import { hasCommand, requireOrSkip } from '../../support/requirements.ts';
 import { makeTemporaryDirectory, removeTemporaryDirectory } from '../../support/temporary.ts';
 

@@ -4,8 +4,8 @@ import { describe, expect, test } from 'vitest';
 import { ImgfuseError } from '../../../../src/errors/index.ts';
 import { readHeader } from '../../../../src/format/bochs/header.ts';
 import { bochs } from '../../../../src/format/bochs/index.ts';
-import { MemoryHostFile } from '../../../../src/host/memory-file.ts';
 import { type BochsSpec, bochsImage } from '../../../support/bochs-bytes.ts';
+import { MemoryHostFile } from '../../../support/memory-file.ts';
 
 const SECTORS = [1, 0, 2, 3];
 const GOOD: BochsSpec = { sectors: SECTORS };

@@ -4,10 +4,10 @@ import { describe, expect, test } from 'vitest';
 import { guestOffset } from '../../../../src/bytes/offsets.ts';
 import { bochs } from '../../../../src/format/bochs/index.ts';
 import type { ReadableImage } from '../../../../src/format/image-format.ts';
-import { MemoryHostFile } from '../../../../src/host/memory-file.ts';
-import { CountingHostFile } from '../../../../src/host/wrapping-files.ts';
 import { type BochsSpec, bochsImage, NO_EXTENT } from '../../../support/bochs-bytes.ts';
+import { MemoryHostFile } from '../../../support/memory-file.ts';
 import { openImage } from '../../../support/memory-images.ts';
+import { CountingHostFile } from '../../../support/wrapping-files.ts';
 
 function open(spec: BochsSpec): ReadableImage {
   return openImage(bochs, new MemoryHostFile(bochsImage(spec).image, '/disk'), { readOnly: true });

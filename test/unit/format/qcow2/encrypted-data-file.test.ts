@@ -5,7 +5,7 @@ import { guestOffset } from '../../../../src/bytes/offsets.ts';
 import { listenToBreakpoints } from '../../../../src/concurrency/breakpoints.ts';
 import type { WritableImage } from '../../../../src/format/image-format.ts';
 import { qcow2 } from '../../../../src/format/qcow2/index.ts';
-import { MemoryHostFile } from '../../../../src/host/memory-file.ts';
+import { MemoryHostFile } from '../../../support/memory-file.ts';
 import { createMemoryImage, openImage } from '../../../support/memory-images.ts';
 
 const CLUSTER = 65536;

@@ -4,8 +4,8 @@ import { expect, test } from 'vitest';
 import { guestOffset } from '../../../../src/bytes/offsets.ts';
 import { ERRNO } from '../../../../src/errors/index.ts';
 import { qcow2 } from '../../../../src/format/qcow2/index.ts';
-import { FaultyHostFile, type HostOperation } from '../../../../src/host/wrapping-files.ts';
 import { createMemoryImage, openImage } from '../../../support/memory-images.ts';
+import { FaultyHostFile, type HostOperation } from '../../../support/wrapping-files.ts';
 
 const CLUSTER = 4096;
 /** guest bytes of one L2 table */

@@ -5,9 +5,9 @@ import { describe, expect, test } from 'vitest';
 import { guestOffset } from '../../../../src/bytes/offsets.ts';
 import type { WritableImage } from '../../../../src/format/image-format.ts';
 import { qcow2 } from '../../../../src/format/qcow2/index.ts';
-import type { MemoryHostFile } from '../../../../src/host/memory-file.ts';
-import { RecordingHostFile } from '../../../../src/host/wrapping-files.ts';
+import type { MemoryHostFile } from '../../../support/memory-file.ts';
 import { createMemoryImage, openImage } from '../../../support/memory-images.ts';
+import { RecordingHostFile } from '../../../support/wrapping-files.ts';
 
 const CLUSTER = 4096;
 

@@ -4,8 +4,8 @@
 import { describe, expect, test } from 'vitest';
 import { guestOffset } from '../../../../src/bytes/offsets.ts';
 import { qcow2 } from '../../../../src/format/qcow2/index.ts';
-import { RecordingHostFile } from '../../../../src/host/wrapping-files.ts';
 import { createMemoryImage, openImage } from '../../../support/memory-images.ts';
+import { RecordingHostFile } from '../../../support/wrapping-files.ts';
 
 const SECTOR = 512;
 const FIRST_DATA = 0x4000;

@@ -8,7 +8,7 @@ import { Reservations } from '../../../../src/concurrency/reservations.ts';
 import type { WritableImage } from '../../../../src/format/image-format.ts';
 import { qed } from '../../../../src/format/qed/index.ts';
 import { Mapper } from '../../../../src/format/qed/mapping.ts';
-import type { MemoryHostFile } from '../../../../src/host/memory-file.ts';
+import type { MemoryHostFile } from '../../../support/memory-file.ts';
 import { createMemoryImage, openImage } from '../../../support/memory-images.ts';
 
 const CLUSTER = 4096;

@@ -7,9 +7,9 @@ import { steadyMs } from '../../../../src/concurrency/clock.ts';
 import type { WritableImage } from '../../../../src/format/image-format.ts';
 import { qed } from '../../../../src/format/qed/index.ts';
 import { raw } from '../../../../src/format/raw/index.ts';
-import { MemoryHostFile } from '../../../../src/host/memory-file.ts';
-import { type RecordedOperation, RecordingHostFile } from '../../../../src/host/wrapping-files.ts';
+import { MemoryHostFile } from '../../../support/memory-file.ts';
 import { createMemoryImage, openImage } from '../../../support/memory-images.ts';
+import { type RecordedOperation, RecordingHostFile } from '../../../support/wrapping-files.ts';
 
 const CLUSTER = 4096;
 const SIZE = 8 * 1024 * 1024;

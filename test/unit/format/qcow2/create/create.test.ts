@@ -7,8 +7,8 @@ import { ImgfuseError } from '../../../../../src/errors/index.ts';
 import type { CreateOptions } from '../../../../../src/format/image-format.ts';
 import { createQcow2 } from '../../../../../src/format/qcow2/create/create.ts';
 import { readHeader } from '../../../../../src/format/qcow2/header/read-header.ts';
-import { MemoryHostFile } from '../../../../../src/host/memory-file.ts';
-import { FaultyHostFile, RecordingHostFile } from '../../../../../src/host/wrapping-files.ts';
+import { MemoryHostFile } from '../../../../support/memory-file.ts';
+import { FaultyHostFile, RecordingHostFile } from '../../../../support/wrapping-files.ts';
 
 const MIB = 1024 * 1024;
 

@@ -7,7 +7,7 @@ import {
   MAX_BITMAP_TABLES_BYTES,
   readBitmapDirectory,
 } from '../../../../../src/format/qcow2/header/bitmap-directory.ts';
-import { MemoryHostFile } from '../../../../../src/host/memory-file.ts';
+import { MemoryHostFile } from '../../../../support/memory-file.ts';
 import { CLUSTER, pack, text } from './qcow2-header-bytes.ts';
 
 interface Spec {

@@ -24,7 +24,7 @@ import {
 import type { ReadHeaderOptions } from '../../../../../src/format/qcow2/header/header-tables.ts';
 import { readHeader } from '../../../../../src/format/qcow2/header/read-header.ts';
 import type { HostFile } from '../../../../../src/host/host-file.ts';
-import { CountingHostFile } from '../../../../../src/host/wrapping-files.ts';
+import { CountingHostFile } from '../../../../support/wrapping-files.ts';
 import { CLUSTER, FILE_BYTES, type HeaderSpec, pack, text, writeQcow2 } from './qcow2-header-bytes.ts';
 
 function refusal(spec: HeaderSpec, options: ReadHeaderOptions = { readOnly: false }): ImgfuseError {

@@ -1,7 +1,7 @@
 // A naive writer of qcow2 headers for tests, independent of src/format/qcow2: every field as a BigInt at the place where the
 // specification has it, so that each can be set to something that cannot be true.
 
-import { MemoryHostFile } from '../../../../../src/host/memory-file.ts';
+import { MemoryHostFile } from '../../../../support/memory-file.ts';
 
 const FIELDS = {
   magic: [0, 4],

@@ -8,8 +8,8 @@ import {
   readSnapshotTable,
   type SnapshotTable,
 } from '../../../../../src/format/qcow2/header/snapshot-table.ts';
-import { MemoryHostFile } from '../../../../../src/host/memory-file.ts';
-import { CountingHostFile } from '../../../../../src/host/wrapping-files.ts';
+import { MemoryHostFile } from '../../../../support/memory-file.ts';
+import { CountingHostFile } from '../../../../support/wrapping-files.ts';
 import { CLUSTER, pack, text } from './qcow2-header-bytes.ts';
 
 interface Entry {

@@ -1,11 +1,11 @@
-// HostFiles around another HostFile, for tests: one that counts calls, one that records every change in order (the input
+// HostFiles around another HostFile: one that counts calls, one that records every change in order (the input
 // of a crash model), one that fails on demand. Each forwards everything else unchanged.
 
-import { type HostOffset, hostOffset } from '../bytes/offsets.ts';
-import { ERRNO, ImgfuseError } from '../errors/index.ts';
-import type { FileIdentity } from './file-identity.ts';
-import type { HostFile } from './host-file.ts';
-import type { SharedFile } from './shared-file.ts';
+import { type HostOffset, hostOffset } from '../../src/bytes/offsets.ts';
+import { ERRNO, ImgfuseError } from '../../src/errors/index.ts';
+import type { FileIdentity } from '../../src/host/file-identity.ts';
+import type { HostFile } from '../../src/host/host-file.ts';
+import type { SharedFile } from '../../src/host/shared-file.ts';
 
 export type HostOperation = 'read' | 'write' | 'sync' | 'truncate' | 'punch-hole' | 'zero-range' | 'allocate';
 

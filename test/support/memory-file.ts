@@ -2,11 +2,11 @@
 // was written, so a file may be long and cheap; a page that is missing is a hole. A clone shares its pages until one of the
 // two files writes to them.
 
-import type { HostOffset } from '../bytes/offsets.ts';
-import { ImgfuseError } from '../errors/index.ts';
-import type { FileIdentity } from './file-identity.ts';
-import type { HostFile } from './host-file.ts';
-import type { SharedFile } from './shared-file.ts';
+import type { HostOffset } from '../../src/bytes/offsets.ts';
+import { ImgfuseError } from '../../src/errors/index.ts';
+import type { FileIdentity } from '../../src/host/file-identity.ts';
+import type { HostFile } from '../../src/host/host-file.ts';
+import type { SharedFile } from '../../src/host/shared-file.ts';
 
 const PAGE = 4096;
 let nextInode = 1;
