@@ -4,7 +4,7 @@
 import { hex, roundUp } from '../../../bytes/offsets.ts';
 import type { Geometry } from '../geometry.ts';
 import type { MetadataKind } from '../metadata-clusters.ts';
-import { ReferenceCounts } from './counted-references.ts';
+import { CountedReferences } from './counted-references.ts';
 import { type Findings, showOffset } from './findings.ts';
 
 /** Told where metadata is. */
@@ -17,9 +17,9 @@ export interface ClusterSpan {
 }
 
 export class ClusterUses {
-  readonly counts = new ReferenceCounts();
+  readonly counts = new CountedReferences();
   /** of the counts, the references of refcount table and header to refcount structures: what a rebuild takes away */
-  readonly refcountUses = new ReferenceCounts();
+  readonly refcountUses = new CountedReferences();
   readonly refcountSpans: ClusterSpan[] = [];
   /** first byte behind the last cluster of the file, which need not be whole */
   readonly fileEnd: number;

@@ -11,7 +11,7 @@ const CHUNK = 256;
 /** In a page: the count is in `large`. */
 const LARGE = 65535;
 
-export class ReferenceCounts {
+export class CountedReferences {
   /** places of the pages by their numbers */
   private readonly index = new NumberIndex();
   private readonly chunks: Uint16Array[] = [];

@@ -9,7 +9,7 @@ import type { Holes } from './table-holes.ts';
 
 const MEMORY_BYTES = 16 * 1024 * 1024;
 
-export class CounterBlocks {
+export class OnDiskRefcounts {
   private readonly file: HostFile;
   private readonly geometry: Geometry;
   private readonly holes: Holes;

@@ -7,7 +7,7 @@ import { QCOW_MAX_REFTABLE_SIZE, type Qcow2Header } from '../header/header.ts';
 import { readTable } from '../table.ts';
 import type { ClusterUses } from './cluster-uses.ts';
 import { type Findings, showOffset } from './findings.ts';
-import type { CounterBlocks } from './on-disk-refcounts.ts';
+import type { OnDiskRefcounts } from './on-disk-refcounts.ts';
 
 export interface RefcountWalkParts {
   readonly file: HostFile;
@@ -15,7 +15,7 @@ export interface RefcountWalkParts {
   readonly uses: ClusterUses;
   readonly findings: Findings;
   /** is given the blocks that can be used */
-  readonly counters: CounterBlocks;
+  readonly counters: OnDiskRefcounts;
 }
 
 export function walkRefcountTable({ file, header, uses, findings, counters }: RefcountWalkParts): void {

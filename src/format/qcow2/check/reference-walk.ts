@@ -12,7 +12,7 @@ import type { Qcow2Header } from '../header/header.ts';
 import { checkSnapshotL1, readSnapshotTable } from '../header/snapshot-table.ts';
 import { type ClusterSpan, ClusterUses, type MarkMetadata } from './cluster-uses.ts';
 import { Findings } from './findings.ts';
-import { CounterBlocks } from './on-disk-refcounts.ts';
+import { OnDiskRefcounts } from './on-disk-refcounts.ts';
 import { walkRefcountTable } from './refcount-walk.ts';
 import { Holes } from './table-holes.ts';
 import { TableWalk } from './table-walk.ts';
@@ -29,7 +29,7 @@ export interface WalkOptions {
 /** What it found out is read from it, and a check that goes on adds what it finds itself. */
 export class ReferenceWalk extends Findings {
   readonly geometry: Geometry;
-  readonly counters: CounterBlocks;
+  readonly counters: OnDiskRefcounts;
   readonly uses: ClusterUses;
   readonly tables: TableWalk;
   readonly holes: Holes;
@@ -48,7 +48,7 @@ export class ReferenceWalk extends Findings {
     this.geometry = geometry;
     const holes = new Holes(file);
     this.holes = holes;
-    const counters = new CounterBlocks(file, geometry, holes);
+    const counters = new OnDiskRefcounts(file, geometry, holes);
     this.counters = counters;
     const uses = new ClusterUses(file.size(), geometry, this, options.mark);
     this.uses = uses;

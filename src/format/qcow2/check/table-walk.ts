@@ -11,7 +11,7 @@ import { subclusterFault } from '../subcluster.ts';
 import { hasReservedBits, isCompressed, isCopied, offsetOf, QCOW_OFLAG_ZERO, readTable } from '../table.ts';
 import type { ClusterUses } from './cluster-uses.ts';
 import { type Findings, flagSentence, showOffset } from './findings.ts';
-import type { CounterBlocks } from './on-disk-refcounts.ts';
+import type { OnDiskRefcounts } from './on-disk-refcounts.ts';
 import type { Holes } from './table-holes.ts';
 import { TableUses } from './table-uses.ts';
 
@@ -34,7 +34,7 @@ export interface TableWalkParts {
   readonly uses: ClusterUses;
   readonly findings: Findings;
   /** what the COPIED flags are compared with */
-  readonly counters: CounterBlocks;
+  readonly counters: OnDiskRefcounts;
   readonly holes: Holes;
 }
 

@@ -4,7 +4,7 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { NumberIndex } from '../../../../../src/bytes/number-index.ts';
-import { ReferenceCounts } from '../../../../../src/format/qcow2/check/counted-references.ts';
+import { CountedReferences } from '../../../../../src/format/qcow2/check/counted-references.ts';
 
 const MIB = 2 ** 20;
 /** Near each other, and up to the last cluster of the longest file. */
@@ -45,7 +45,7 @@ test('references are counted as in a map, whatever their number', () => {
   const times = fc.oneof(fc.constantFrom(1, 2), fc.integer({ min: 65530, max: 65540 }), fc.nat(2 ** 40));
   fc.assert(
     fc.property(fc.array(fc.tuple(cluster, times, fc.boolean())), cluster, cluster, (steps, one, other) => {
-      const counts = new ReferenceCounts();
+      const counts = new CountedReferences();
       const naive = new Map<number, number>();
       for (const [at, count, adds] of steps) {
         naive.set(at, adds ? (naive.get(at) ?? 0) + count : count);
@@ -67,7 +67,7 @@ test('references are counted as in a map, whatever their number', () => {
 });
 
 test('a cluster that is far from all others costs about a hundred bytes', () => {
-  const counts = new ReferenceCounts();
+  const counts = new CountedReferences();
   const before = process.memoryUsage().arrayBuffers;
   const count = 2 ** 16;
   for (let i = 0; i < count; i++) counts.add(i * 4096);
