@@ -1,11 +1,12 @@
 // `imgfuse create`: a new image, spelled as qemu-img create spells it.
 
+import { printable } from '../bytes/printable.ts';
 import { createDisk, formatByName, formats, inspectDisk } from '../disk/index.ts';
 import { ImgfuseError } from '../errors/index.ts';
 import { type Command, QUIET } from './command.ts';
 import { FORMAT } from './image-arguments.ts';
 import { splitOptions } from './mount-options.ts';
-import { complain, type OutputMode, print, printable, printJson } from './output.ts';
+import { complain, type OutputMode, print, printJson } from './output.ts';
 import { KEY_EXCLUDES, KEY_OPTIONS, newPasswordOf, type PasswordArguments } from './passwords.ts';
 import { parseSize } from './size.ts';
 import { helpWidth, layOut } from './text-layout.ts';

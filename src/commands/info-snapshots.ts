@@ -1,8 +1,9 @@
 // The internal snapshots of an image as `qemu-img info` shows them, in JSON and in columns.
 
+import { formatSize } from '../bytes/format-size.ts';
+import { printable } from '../bytes/printable.ts';
 import type { DiskInfo } from '../disk/index.ts';
-import { formatSize } from './format-size.ts';
-import { type ExactNumber, exactNumber, printable } from './output.ts';
+import { type ExactNumber, exactNumber } from './output.ts';
 
 type Snapshot = DiskInfo['snapshots'][number];
 

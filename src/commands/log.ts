@@ -1,9 +1,9 @@
 // The log of a mount: one line a sentence, to stderr (foreground), to a file (daemon) or with the priority prefixes that
 // the systemd journal reads. Invariant: logging never throws and never blocks the mount.
 
+import { printableSentence } from '../bytes/printable.ts';
 import { describeError, ImgfuseError } from '../errors/index.ts';
 import { appendLine, readText, removeFile, writeLine } from './host-paths.ts';
-import { printableSentence } from './output.ts';
 
 /** the same trouble is told again after this time */
 const REPEAT_MS = 60_000;

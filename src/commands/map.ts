@@ -1,5 +1,6 @@
 // `imgfuse map`: what every range of the disk is and where it lies, over the whole backing chain, as qemu-img map.
 
+import { printable } from '../bytes/printable.ts';
 import { type ChainExtent, openDisk, type VirtualDisk } from '../disk/index.ts';
 import { closingAfter } from '../errors/close.ts';
 import type { Command } from './command.ts';
@@ -14,7 +15,7 @@ import {
   lockMode,
   lookAt,
 } from './image-arguments.ts';
-import { answered, complain, type OutputMode, printable, printLines, printPieces } from './output.ts';
+import { answered, complain, type OutputMode, printLines, printPieces } from './output.ts';
 import { KEY_EXCLUDES, KEY_OPTIONS, type PasswordArguments, passwordOf } from './passwords.ts';
 
 interface MapArguments extends PasswordArguments {

@@ -1,11 +1,11 @@
 // Mounts that are seen in the mount namespaces of other processes (containers, unshare), and how to get there.
 // A namespace is seen as far as this user may look at a process in it; one that no process is in is not seen at all.
 
+import { shellQuote } from '../bytes/printable.ts';
 import { mountsSeenBy } from '../fuse/mount-table.ts';
 import { linkTarget, processIds, processName } from './host-paths.ts';
 import type { Target } from './mount-target.ts';
 import { deviceOf } from './mountpoint.ts';
-import { shellQuote } from './output.ts';
 
 /** A place in another mount namespace where a mount is seen. */
 export interface PlaceElsewhere {

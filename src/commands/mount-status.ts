@@ -1,7 +1,7 @@
 // The status of one mount: what its process answers on the control socket, and `status` prints.
 
+import { formatSize } from '../bytes/format-size.ts';
 import type { NetworkStatus, OpenStep, VirtualDisk } from '../disk/index.ts';
-import { formatSize } from './format-size.ts';
 import type { MountRequest } from './mount-arguments.ts';
 import type { Phase } from './mount-state.ts';
 import type { Serving } from './serving.ts';

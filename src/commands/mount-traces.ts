@@ -1,6 +1,7 @@
 // What others see of a mount from outside, and what it leaves behind: its record, its log, its pid file, the note for
 // umount(8), the state that systemd is told. Invariant: a mount that has ended clean leaves nothing.
 
+import { printable } from '../bytes/printable.ts';
 import { describeError } from '../errors/index.ts';
 import { describeLoss } from './connection-loss.ts';
 import { removeFile } from './host-paths.ts';
@@ -9,7 +10,6 @@ import { type Log, removeQuietLog } from './log.ts';
 import type { MountRequest } from './mount-arguments.ts';
 import type { MountEnding, MountState } from './mount-state.ts';
 import { notifyServiceManager } from './notify.ts';
-import { printable } from './output.ts';
 import { removePidFile } from './pid-file.ts';
 import { leaveRuntimeFiles, type MountRecord, writeRecord } from './runtime-directory.ts';
 import { forgetForUmount } from './umount-note.ts';

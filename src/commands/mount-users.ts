@@ -4,13 +4,14 @@
 
 import { spawn } from 'node:child_process';
 import { join } from 'node:path';
-import { exactCommand } from '../fuse/exact-command.ts';
+import { exactCommand } from '../bytes/exact-command.ts';
+import { shellQuote } from '../bytes/printable.ts';
 import type { MountEntry } from '../fuse/index.ts';
 import { readMountTable } from '../fuse/mount-table.ts';
 import { linkTarget, namesIn, readText } from './host-paths.ts';
 import type { Log } from './log.ts';
 import { USERS_COMMAND } from './mount-arguments.ts';
-import { print, shellQuote } from './output.ts';
+import { print } from './output.ts';
 
 const PROCESSES_MAX = 5;
 /** how long the look at other processes may take */

@@ -1,12 +1,12 @@
 // Whether a mountpoint can be mounted on: looked at before the image is opened, so that a refusal changes nothing.
 
+import { shellQuote } from '../bytes/printable.ts';
 import { ImgfuseError } from '../errors/index.ts';
 import { findAnyMount, findMount, isImgfuse, type MountEntry } from '../fuse/mount-table.ts';
 import type { KeptDisk } from './disk-keeper.ts';
 import { canonicalPath, pathKind } from './host-paths.ts';
 import type { Log } from './log.ts';
 import type { MountRequest } from './mount-arguments.ts';
-import { shellQuote } from './output.ts';
 
 /** Mounted already by whoever started us: the mountpoint is the name of a descriptor, and no path. */
 export function isInherited(mountpoint: string): boolean {

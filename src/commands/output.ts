@@ -2,7 +2,7 @@
 // Invariants: writing never throws, because a closed pipe must not end a process that serves a mount; what is printed is out
 // when the call returns, because the end of a process does not wait for Node's streams.
 
-import { bytesOfName } from '../bytes/names.ts';
+import { printable, printableSentence } from '../bytes/printable.ts';
 import { describeError, ImgfuseError } from '../errors/index.ts';
 import { EXIT_OK, EXIT_USAGE } from './exit-codes.ts';
 import { writeText } from './host-paths.ts';
@@ -136,29 +136,6 @@ export function complainAbout(error: unknown): void {
   else if (shortage !== null) complain(shortage);
   else if ((error as NodeJS.ErrnoException | null)?.syscall === 'uv_cwd') complain(NO_DIRECTORY);
   else complain(`internal error: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`);
-}
-
-/** Control characters, ends of lines, what turns the direction of a line around, and bytes that are not UTF-8 (bytes/names.ts). */
-const UNPRINTABLE = /[\p{Cc}\p{Cs}\p{Zl}\p{Zp}\p{Bidi_Control}]/gu;
-const STACK_LINE = '\n    at ';
-
-/** A name as one reads it, on one line and without effect on a terminal: the octal of the mount table. JSON has names as they are. */
-export function printable(name: string): string {
-  return name.replace(UNPRINTABLE, (character) =>
-    Array.from(bytesOfName(character), (byte) => `\\${byte.toString(8).padStart(3, '0')}`).join(''),
-  );
-}
-
-/** A sentence with names in it; only the stack of a bug has several lines. */
-export function printableSentence(sentence: string): string {
-  return sentence.split(STACK_LINE).map(printable).join(STACK_LINE);
-}
-
-/** A word for a POSIX shell; what no screen shows as it is, is written in octal. */
-export function shellQuote(word: string): string {
-  const escaped = word.replace(/[\\']/g, '\\$&');
-  if (printable(word) !== word) return `$'${printable(escaped)}'`;
-  return /^[A-Za-z0-9_@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
 }
 
 /** Rows under a heading, each column as wide as its widest cell. */

@@ -2,18 +2,19 @@
 // Invariant: a mount whose process is gone is named with its cure, never asked and never changed; only records that belong to
 // nothing any more are cleaned up.
 
+import { formatSize } from '../bytes/format-size.ts';
+import { shellQuote } from '../bytes/printable.ts';
 import type { NetworkStatus } from '../disk/index.ts';
 import type { MountEntry } from '../fuse/mount-table.ts';
 import type { Command } from './command.ts';
 import { ControlClient } from './control-socket.ts';
 import { EXIT_OK, EXIT_USAGE } from './exit-codes.ts';
-import { formatSize } from './format-size.ts';
 import { canonicalEntry, canonicalPath } from './host-paths.ts';
 import { removeLeftovers } from './leftovers.ts';
 import { commandThere, describePlace, placeElsewhere } from './mount-namespaces.ts';
 import { type MountStatus, POSSIBLY_INCONSISTENT } from './mount-status.ts';
 import { listTargets, type Target } from './mount-target.ts';
-import { answered, complain, formatTable, type OutputMode, print, printJson, shellQuote } from './output.ts';
+import { answered, complain, formatTable, type OutputMode, print, printJson } from './output.ts';
 import { ownUid } from './runtime-directory.ts';
 
 /**

@@ -2,6 +2,7 @@
 // Invariant: it registers with the mount process before it unmounts, so the result of the close cannot be missed.
 
 import { setTimeout as delay } from 'node:timers/promises';
+import { printable, shellQuote } from '../bytes/printable.ts';
 import { describeError, ERRNO, errnoOf, ImgfuseError } from '../errors/index.ts';
 import { assertNotCovered, listMounts, type MountEntry, mountsOfConnection, unmountPath } from '../fuse/index.ts';
 import type { Command } from './command.ts';
@@ -11,7 +12,7 @@ import { pathKind, processStartTime } from './host-paths.ts';
 import { commandThere, describePlace, type PlaceElsewhere, placeElsewhere } from './mount-namespaces.ts';
 import { findTarget, TARGET_NAME, type Target } from './mount-target.ts';
 import { cureForUsers, describeUsers, findMountUsers, isLettingGo } from './mount-users.ts';
-import { complain, type OutputMode, print, printable, printJson, shellQuote } from './output.ts';
+import { complain, type OutputMode, print, printJson } from './output.ts';
 import { forgetRecord, ownUid, type StoredRecord } from './runtime-directory.ts';
 import { forgetForUmount } from './umount-note.ts';
 

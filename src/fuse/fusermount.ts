@@ -3,9 +3,9 @@
 
 import { type SpawnSyncReturns, type StdioOptions, spawnSync } from 'node:child_process';
 import * as fs from 'node:fs';
+import { exactCommand, PROGRAM_MISSING } from '../bytes/exact-command.ts';
 import { ImgfuseError } from '../errors/index.ts';
 import { receiveDescriptor, socketPair } from '../native/index.ts';
-import { exactCommand, PROGRAM_MISSING } from './exact-command.ts';
 
 const HELPERS = ['fusermount3', 'fusermount'] as const;
 /** the helper's number of the socket that it sends the descriptor through */

@@ -2,22 +2,16 @@
 
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
+import { formatSize } from '../../../src/bytes/format-size.ts';
+import { printable, printableSentence, shellQuote } from '../../../src/bytes/printable.ts';
 import { checkJson, checkText } from '../../../src/commands/check.ts';
 import { parseFormatOptions } from '../../../src/commands/create.ts';
 import { mountExitCode } from '../../../src/commands/exit-codes.ts';
-import { formatSize } from '../../../src/commands/format-size.ts';
 import { infoJson, infoLines } from '../../../src/commands/info.ts';
 import { snapshotJson, snapshotLines } from '../../../src/commands/info-snapshots.ts';
 import { mapDisk, mapLines } from '../../../src/commands/map.ts';
 import { cureForUsers, describeUsers } from '../../../src/commands/mount-users.ts';
-import {
-  exactNumber,
-  formatTable,
-  jsonPieces,
-  printable,
-  printableSentence,
-  shellQuote,
-} from '../../../src/commands/output.ts';
+import { exactNumber, formatTable, jsonPieces } from '../../../src/commands/output.ts';
 import { formatProgress } from '../../../src/commands/progress.ts';
 import { parseResize, parseSize } from '../../../src/commands/size.ts';
 import { statusTable } from '../../../src/commands/status.ts';

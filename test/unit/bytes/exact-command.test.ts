@@ -3,8 +3,8 @@
 import { spawnSync } from 'node:child_process';
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
+import { exactCommand, PROGRAM_MISSING } from '../../../src/bytes/exact-command.ts';
 import { bytesOfName, nameOfBytes } from '../../../src/bytes/names.ts';
-import { exactCommand, PROGRAM_MISSING } from '../../../src/fuse/exact-command.ts';
 
 const PRINT = ['-e', 'process.stdout.write(require("fs").readFileSync("/proc/self/cmdline"))', '--'];
 

@@ -2,7 +2,7 @@
 // not UTF-8 goes through a shell, which puts its bytes together again. The shell runs a fixed script, and what it is given is
 // data to it.
 
-import { bytesOfName, escapedByte } from '../bytes/names.ts';
+import { bytesOfName, escapedByte } from './names.ts';
 
 /** Turns each argument from the escapes of printf(1) into bytes; the x keeps line ends that $() would drop. */
 const SCRIPT =
