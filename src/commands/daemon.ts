@@ -5,8 +5,8 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { constants } from 'node:os';
 import type { OpenStep } from '../disk/index.ts';
+import { EXIT_SYSTEM } from '../errors/exit-codes.ts';
 import { environmentWithoutInspector, nodeOptions } from './environment.ts';
-import { EXIT_SYSTEM } from './exit-codes.ts';
 import { closeDescriptor, inheritableDescriptors, openNothing } from './host-paths.ts';
 import { DAEMON_COMMAND, type MountRequest } from './mount-arguments.ts';
 import { OpeningProgress } from './opening-progress.ts';

@@ -3,8 +3,8 @@
 import { formatSize } from '../bytes/format-size.ts';
 import { printable } from '../bytes/printable.ts';
 import { type DiskInfo, inspectDisk } from '../disk/index.ts';
+import { EXIT_OK } from '../errors/exit-codes.ts';
 import type { Command } from './command.ts';
-import { EXIT_OK } from './exit-codes.ts';
 import { FORCE_SHARE, FORMAT, IMAGE_NAME, lockMode, lookAt } from './image-arguments.ts';
 import { snapshotJson, snapshotLines } from './info-snapshots.ts';
 import { answered, complain, type OutputMode, printJson, printLines } from './output.ts';

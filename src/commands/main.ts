@@ -1,9 +1,9 @@
 // From the arguments to a command. A mount goes the fast way, without yargs and without the other commands; everything else,
 // help and complaints about arguments included, is in program.ts.
 
+import { EXIT_USAGE } from '../errors/exit-codes.ts';
 import { chooseCommand } from './choose-command.ts';
 import { exactArguments } from './exact-arguments.ts';
-import { EXIT_USAGE } from './exit-codes.ts';
 import {
   COMPLETION_OPTION,
   DAEMON_COMMAND,

@@ -3,8 +3,8 @@
 import { printable } from '../bytes/printable.ts';
 import { type ChainExtent, openDisk, type VirtualDisk } from '../disk/index.ts';
 import { closingAfter } from '../errors/close.ts';
+import { EXIT_OK } from '../errors/exit-codes.ts';
 import type { Command } from './command.ts';
-import { EXIT_OK } from './exit-codes.ts';
 import {
   ALLOW_BACKING,
   ANY_PARENT,

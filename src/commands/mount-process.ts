@@ -1,12 +1,12 @@
 // The process that serves a mount, in the foreground or started by daemon.ts: where its log goes, how it reports that the
 // mount answers or why it does not, and its exit code. What it does between is the supervisor's.
 
+import { mountExitCode } from '../errors/exit-codes.ts';
 import { describeError, ImgfuseError } from '../errors/index.ts';
 import { exitAtOnce } from '../native/index.ts';
 import type { DaemonReport, PasswordMessage } from './daemon.ts';
 import { DiskKeeper } from './disk-keeper.ts';
 import { guardProcess } from './environment.ts';
-import { mountExitCode } from './exit-codes.ts';
 import { nameProcess, removeFile } from './host-paths.ts';
 import { removeLeftovers } from './leftovers.ts';
 import { fileLog, type Log, stderrLog } from './log.ts';

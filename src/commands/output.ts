@@ -3,8 +3,8 @@
 // when the call returns, because the end of a process does not wait for Node's streams.
 
 import { printable, printableSentence } from '../bytes/printable.ts';
+import { EXIT_OK, EXIT_USAGE } from '../errors/exit-codes.ts';
 import { describeError, ImgfuseError } from '../errors/index.ts';
-import { EXIT_OK, EXIT_USAGE } from './exit-codes.ts';
 import { writeText } from './host-paths.ts';
 import { describeShortage } from './process-limits.ts';
 

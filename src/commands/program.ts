@@ -2,12 +2,12 @@
 
 import { createRequire } from 'node:module';
 import { Parser } from 'yargs/helpers';
+import { EXIT_MOUNT, EXIT_OK, EXIT_USAGE } from '../errors/exit-codes.ts';
 import { ArgumentError, asksFor, checkArguments, UnknownOptionError } from './arguments.ts';
 import { checkCommand } from './check.ts';
 import { type Choice, chooseCommand, isCommand, MissingImageError, unknownCommand } from './choose-command.ts';
 import { type Command, type CommandName, GLOBAL_OPTIONS, type Options } from './command.ts';
 import { createCommand } from './create.ts';
-import { EXIT_MOUNT, EXIT_OK, EXIT_USAGE } from './exit-codes.ts';
 import { infoCommand } from './info.ts';
 import { mapCommand } from './map.ts';
 import { mountCommand } from './mount.ts';

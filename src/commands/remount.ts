@@ -2,10 +2,10 @@
 // Invariant: exit code 0 means that the mount is what was asked for, and that nothing went wrong on the way.
 
 import { printable, shellQuote } from '../bytes/printable.ts';
+import { EXIT_MOUNT, EXIT_OK } from '../errors/exit-codes.ts';
 import { ImgfuseError } from '../errors/index.ts';
 import { type Command, QUIET } from './command.ts';
 import { ControlClient } from './control-socket.ts';
-import { EXIT_MOUNT, EXIT_OK } from './exit-codes.ts';
 import { processStartTime } from './host-paths.ts';
 import { findTarget, TARGET_NAME } from './mount-target.ts';
 import { complain, type OutputMode, print, printJson } from './output.ts';

@@ -1,6 +1,6 @@
 // A mount from its parsed arguments: in this process, or in one of its own that outlives the terminal.
 
-import { mountExitCode } from './exit-codes.ts';
+import { mountExitCode } from '../errors/exit-codes.ts';
 import { mountRequest, type ParsedMountArguments } from './mount-arguments.ts';
 import { complainAbout } from './output.ts';
 import { assertLimits } from './process-limits.ts';

@@ -5,10 +5,10 @@
 import { formatSize } from '../bytes/format-size.ts';
 import { shellQuote } from '../bytes/printable.ts';
 import type { NetworkStatus } from '../disk/index.ts';
+import { EXIT_OK, EXIT_USAGE } from '../errors/exit-codes.ts';
 import type { MountEntry } from '../fuse/mount-table.ts';
 import type { Command } from './command.ts';
 import { ControlClient } from './control-socket.ts';
-import { EXIT_OK, EXIT_USAGE } from './exit-codes.ts';
 import { canonicalEntry, canonicalPath } from './host-paths.ts';
 import { removeLeftovers } from './leftovers.ts';
 import { commandThere, describePlace, placeElsewhere } from './mount-namespaces.ts';

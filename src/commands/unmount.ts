@@ -3,11 +3,11 @@
 
 import { setTimeout as delay } from 'node:timers/promises';
 import { printable, shellQuote } from '../bytes/printable.ts';
+import { EXIT_MOUNT, EXIT_OK, mountExitCode } from '../errors/exit-codes.ts';
 import { describeError, ERRNO, errnoOf, ImgfuseError } from '../errors/index.ts';
 import { assertNotCovered, listMounts, type MountEntry, mountsOfConnection, unmountPath } from '../fuse/index.ts';
 import type { Command } from './command.ts';
 import { type CloseResult, ControlClient } from './control-socket.ts';
-import { EXIT_MOUNT, EXIT_OK, mountExitCode } from './exit-codes.ts';
 import { pathKind, processStartTime } from './host-paths.ts';
 import { commandThere, describePlace, type PlaceElsewhere, placeElsewhere } from './mount-namespaces.ts';
 import { findTarget, TARGET_NAME, type Target } from './mount-target.ts';

@@ -1,4 +1,4 @@
-// What commands print and exit with, against the words and numbers of qemu-img and mount(8).
+// What commands print, against the words and numbers of qemu-img.
 
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
@@ -6,7 +6,6 @@ import { formatSize } from '../../../src/bytes/format-size.ts';
 import { printable, printableSentence, shellQuote } from '../../../src/bytes/printable.ts';
 import { checkJson, checkText } from '../../../src/commands/check.ts';
 import { parseFormatOptions } from '../../../src/commands/create.ts';
-import { mountExitCode } from '../../../src/commands/exit-codes.ts';
 import { infoJson, infoLines } from '../../../src/commands/info.ts';
 import { snapshotJson, snapshotLines } from '../../../src/commands/info-snapshots.ts';
 import { mapDisk, mapLines } from '../../../src/commands/map.ts';
@@ -16,7 +15,6 @@ import { formatProgress } from '../../../src/commands/progress.ts';
 import { parseResize, parseSize } from '../../../src/commands/size.ts';
 import { statusTable } from '../../../src/commands/status.ts';
 import { layOut } from '../../../src/commands/text-layout.ts';
-import { ImgfuseError } from '../../../src/errors/index.ts';
 import { emptyCheckReport } from '../../../src/format/check-report.ts';
 
 describe('JSON', () => {
@@ -87,20 +85,6 @@ describe('sizes', () => {
         (size, delta) => parseResize(`-${delta}`, parseResize(`+${delta}`, size)) === size,
       ),
     );
-  });
-});
-
-describe('exit codes of mount', () => {
-  it('follow mount(8)', () => {
-    const of = (kind: ConstructorParameters<typeof ImgfuseError>[0]): number =>
-      mountExitCode(new ImgfuseError(kind, ''));
-    expect(of('usage')).toBe(1);
-    expect(of('permission')).toBe(1);
-    expect(of('no-space')).toBe(2);
-    expect(of('missing')).toBe(32);
-    expect(of('busy')).toBe(32);
-    expect(of('corrupt')).toBe(32);
-    expect(mountExitCode(new TypeError('a bug'))).toBe(2);
   });
 });
 

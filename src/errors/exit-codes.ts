@@ -1,7 +1,7 @@
 // Exit codes: those of mount(8) for mount and unmount, those of qemu-img for the rest.
 // Invariant: a mount exits with 0 only when the mount answers, an unmount only when the image is closed and clean.
 
-import { ImgfuseError } from '../errors/index.ts';
+import { ImgfuseError } from './index.ts';
 
 export const EXIT_OK = 0;
 /** mount(8): incorrect invocation or permissions; everything else: it did not work */
