@@ -2,10 +2,9 @@
 // Invariant: without -r not a byte of the image changes, and interrupting it at any time harms nothing.
 
 import { printable } from '../bytes/printable.ts';
-import { checkDisk } from '../disk/index.ts';
+import { type CheckReport, checkDisk, checkExitCode, limitedLog, type RepairMode } from '../disk/index.ts';
 import { EXIT_NO_CHECK, EXIT_USAGE } from '../errors/exit-codes.ts';
 import { ImgfuseError } from '../errors/index.ts';
-import { type CheckReport, checkExitCode, limitedLog, type RepairMode } from '../format/check-report.ts';
 import { type Command, QUIET } from './command.ts';
 import { FORCE_SHARE, FORMAT, IMAGE_NAME, lockMode, lookAt, NO_LOCK } from './image-arguments.ts';
 import { answered, complainAbout, type OutputMode, plural, print, printJson } from './output.ts';

@@ -1,6 +1,6 @@
 // The disk layer as commands and filesystem see it.
 
-export { type CheckReport, checkExitCode, type RepairMode } from '../format/check-report.ts';
+export { type CheckReport, checkExitCode, limitedLog, type RepairMode } from '../format/check-report.ts';
 export type { OpenStep } from '../format/image-format.ts';
 export { parseSize } from '../format/size.ts';
 export type { LockMode } from '../host/image-locks.ts';

@@ -67,8 +67,6 @@ const EXTRA_IMPORTS: Readonly<Record<string, readonly string[]>> = {
   'commands/keeper-thread.ts': ['native'],
   // the end of a process that has threads in the middle of something
   'commands/mount-process.ts': ['native'],
-  // the counters that it prints are those of the check
-  'commands/check.ts': ['format'],
 };
 
 /** Files that may import node:fs, beside all of host/. */
