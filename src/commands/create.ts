@@ -3,11 +3,11 @@
 import { printable } from '../bytes/printable.ts';
 import { createDisk, formatByName, formats, inspectDisk } from '../disk/index.ts';
 import { ImgfuseError } from '../errors/index.ts';
+import { newPasswordOf, type PasswordArguments } from '../host/passwords.ts';
 import { type Command, QUIET } from './command.ts';
-import { FORMAT } from './image-arguments.ts';
+import { FORMAT, KEY_EXCLUDES, KEY_OPTIONS } from './image-arguments.ts';
 import { splitOptions } from './mount-options.ts';
 import { complain, type OutputMode, print, printJson } from './output.ts';
-import { KEY_EXCLUDES, KEY_OPTIONS, newPasswordOf, type PasswordArguments } from './passwords.ts';
 import { parseSize } from './size.ts';
 import { helpWidth, layOut } from './text-layout.ts';
 

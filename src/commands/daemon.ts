@@ -6,13 +6,13 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { constants } from 'node:os';
 import type { OpenStep } from '../disk/index.ts';
 import { EXIT_SYSTEM } from '../errors/exit-codes.ts';
+import { closeDescriptor, inheritableDescriptors, openNothing } from '../host/descriptors.ts';
+import { ask, givenPassword } from '../host/passwords.ts';
+import { closeBeyondLimit } from '../host/process-limits.ts';
 import { environmentWithoutInspector, nodeOptions } from './environment.ts';
-import { closeDescriptor, inheritableDescriptors, openNothing } from './host-paths.ts';
 import { DAEMON_COMMAND, type MountRequest } from './mount-arguments.ts';
 import { OpeningProgress } from './opening-progress.ts';
 import { complain, printJson } from './output.ts';
-import { ask, givenPassword } from './passwords.ts';
-import { closeBeyondLimit } from './process-limits.ts';
 import { type MountRecord, recordJson, withRuntimeDirectory } from './runtime-directory.ts';
 
 /** What the mount process reports to the one that started it. */

@@ -4,8 +4,8 @@
 
 import { Worker } from 'node:worker_threads';
 import type { OpenDiskOptions, OpenStep, SharedDisk } from '../disk/index.ts';
+import type { PasswordSource } from '../host/passwords.ts';
 import type { Log, LogLevel } from './log.ts';
-import type { PasswordSource } from './passwords.ts';
 import { receiveError, type SentError } from './sent-error.ts';
 import { THREAD_LIMITS } from './threads.ts';
 

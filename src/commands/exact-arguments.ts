@@ -3,7 +3,7 @@
 
 import { nameOfBytes } from '../bytes/names.ts';
 import { ImgfuseError } from '../errors/index.ts';
-import { readCommandLine } from './host-paths.ts';
+import { readCommandLine } from '../host/processes.ts';
 
 const REPLACEMENT = '\ufffd';
 

@@ -2,8 +2,8 @@
 
 import { formats, type LockMode } from '../disk/index.ts';
 import { ImgfuseError } from '../errors/index.ts';
-import type { Name, Option } from './command.ts';
-import { canonicalPath } from './host-paths.ts';
+import { canonicalPath } from '../host/canonical-path.ts';
+import type { Name, Option, Options } from './command.ts';
 
 export const IMAGE_NAME: Name = { name: 'image', description: 'the disk image' };
 
@@ -38,6 +38,22 @@ export const NO_LOCK = {
   type: 'boolean',
   description: 'take no image locks (file systems without them); nobody is kept out',
 } as const satisfies Option;
+
+export const KEY_OPTIONS = {
+  'key-file': {
+    type: 'string',
+    placeholder: 'FILE',
+    description: 'file with the password of an encrypted image, byte for byte ("-": standard input)',
+  },
+  'key-env': {
+    type: 'string',
+    placeholder: 'VARIABLE',
+    description: 'environment variable with the password; without both the terminal asks',
+  },
+} as const satisfies Options;
+
+/** One password serves every image of a chain. */
+export const KEY_EXCLUDES = [['key-file', 'key-env']] as const;
 
 /** Which locks the options of a command ask for. */
 export function lockMode(args: { readonly 'force-share'?: boolean; readonly 'no-lock'?: boolean }): LockMode {

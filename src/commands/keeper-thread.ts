@@ -13,10 +13,10 @@ import {
   type VirtualDisk,
 } from '../disk/index.ts';
 import { describeError } from '../errors/index.ts';
+import { passwordFrom } from '../host/passwords.ts';
 import { setIoFlusher } from '../native/index.ts';
 import type { KeeperAnswer, KeeperCall, KeeperMessage, KeptDisk, OpenRequest, Reopening } from './disk-keeper.ts';
 import { type LogLevel, requestErrorLog } from './log.ts';
-import { passwordFrom } from './passwords.ts';
 import { sendError } from './sent-error.ts';
 import { ServingWords } from './serving-words.ts';
 

@@ -4,9 +4,9 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { OpenDiskOptions } from '../disk/index.ts';
 import { unmountPath } from '../fuse/index.ts';
+import { processStartTime } from '../host/processes.ts';
 import { answerTimeOf } from './connection-loss.ts';
 import type { KeptDisk } from './disk-keeper.ts';
-import { processStartTime } from './host-paths.ts';
 import type { Log } from './log.ts';
 import type { MountRequest } from './mount-arguments.ts';
 import { abort } from './mount-end.ts';

@@ -3,7 +3,8 @@
 
 import { printableSentence } from '../bytes/printable.ts';
 import { describeError, ImgfuseError } from '../errors/index.ts';
-import { appendLine, readText, removeFile, writeLine } from './host-paths.ts';
+import { writeLine } from '../host/descriptors.ts';
+import { appendLine, readText, removeFile } from '../host/small-files.ts';
 
 /** the same trouble is told again after this time */
 const REPEAT_MS = 60_000;

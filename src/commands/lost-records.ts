@@ -2,7 +2,8 @@
 // in the runtime directory were removed, or lie where this process does not look (another IMGFUSE_RUNTIME_DIR, another mount
 // namespace). Invariant: a record is believed in what it says of the process that holds it and of that user's mounts.
 
-import { linkTarget, namesIn, processIds, processName, processOwner, processStartTime } from './host-paths.ts';
+import { processIds, processName, processOwner, processStartTime } from '../host/processes.ts';
+import { linkTarget, namesIn } from '../host/small-files.ts';
 import { ownUid, parseRecord, type StoredRecord } from './runtime-directory.ts';
 
 /** The names of runtime-directory.ts, as /proc shows them. */

@@ -4,6 +4,7 @@ import { printable } from '../bytes/printable.ts';
 import { type ChainExtent, openDisk, type VirtualDisk } from '../disk/index.ts';
 import { closingAfter } from '../errors/close.ts';
 import { EXIT_OK } from '../errors/exit-codes.ts';
+import { type PasswordArguments, passwordOf } from '../host/passwords.ts';
 import type { Command } from './command.ts';
 import {
   ALLOW_BACKING,
@@ -12,11 +13,12 @@ import {
   FORCE_SHARE,
   FORMAT,
   IMAGE_NAME,
+  KEY_EXCLUDES,
+  KEY_OPTIONS,
   lockMode,
   lookAt,
 } from './image-arguments.ts';
 import { answered, complain, type OutputMode, printLines, printPieces } from './output.ts';
-import { KEY_EXCLUDES, KEY_OPTIONS, type PasswordArguments, passwordOf } from './passwords.ts';
 
 interface MapArguments extends PasswordArguments {
   readonly image: string;

@@ -5,10 +5,9 @@ import { availableParallelism } from 'node:os';
 import { parseArgs } from 'node:util';
 import type { LockMode } from '../disk/index.ts';
 import { ImgfuseError } from '../errors/index.ts';
-import { absolutePath } from '../fuse/mount-table.ts';
+import { absolutePath, canonicalEntry, canonicalPath } from '../host/canonical-path.ts';
 import { checkArguments } from './arguments.ts';
 import { type CommandShape, GLOBAL_OPTIONS, type Options } from './command.ts';
-import { canonicalEntry, canonicalPath } from './host-paths.ts';
 import {
   type MountOptions,
   parseMountOptions,

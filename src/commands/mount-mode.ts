@@ -2,9 +2,9 @@
 // not done with a sentence. Invariant: whoever closes the disk has waited for `settled`.
 
 import { describeError } from '../errors/index.ts';
+import { fileIdentity } from '../host/small-files.ts';
 import type { RemountResult } from './control-socket.ts';
 import { DiskLostError, giveAway, type HandoverParts, TakeoverBrokenOff, takeOver } from './handover.ts';
-import { fileIdentity } from './host-paths.ts';
 import { ImageClaim } from './image-claim.ts';
 import type { Log } from './log.ts';
 import type { MountRequest } from './mount-arguments.ts';

@@ -3,7 +3,8 @@
 
 import { shellQuote } from '../bytes/printable.ts';
 import { mountsSeenBy } from '../fuse/mount-table.ts';
-import { linkTarget, processIds, processName } from './host-paths.ts';
+import { processIds, processName } from '../host/processes.ts';
+import { linkTarget } from '../host/small-files.ts';
 import type { Target } from './mount-target.ts';
 import { deviceOf } from './mountpoint.ts';
 

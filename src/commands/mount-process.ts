@@ -3,18 +3,19 @@
 
 import { mountExitCode } from '../errors/exit-codes.ts';
 import { describeError, ImgfuseError } from '../errors/index.ts';
+import { givenPassword, PASSWORD_NEEDED, type PasswordSource } from '../host/passwords.ts';
+import { describeShortage } from '../host/process-limits.ts';
+import { nameProcess } from '../host/processes.ts';
+import { removeFile } from '../host/small-files.ts';
 import { exitAtOnce } from '../native/index.ts';
 import type { DaemonReport, PasswordMessage } from './daemon.ts';
 import { DiskKeeper } from './disk-keeper.ts';
 import { guardProcess } from './environment.ts';
-import { nameProcess, removeFile } from './host-paths.ts';
 import { removeLeftovers } from './leftovers.ts';
 import { fileLog, type Log, stderrLog } from './log.ts';
 import type { MountRequest } from './mount-arguments.ts';
 import { OpeningProgress } from './opening-progress.ts';
 import { printJson } from './output.ts';
-import { givenPassword, PASSWORD_NEEDED, type PasswordSource } from './passwords.ts';
-import { describeShortage } from './process-limits.ts';
 import { type MountRecord, prepareRuntimeFiles, type RuntimeFiles, recordJson } from './runtime-directory.ts';
 import { StartBrokenOff } from './start-broken-off.ts';
 import type { Supervisor } from './supervisor.ts';

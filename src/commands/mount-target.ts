@@ -3,8 +3,8 @@
 
 import { ImgfuseError } from '../errors/index.ts';
 import { listMounts, type MountEntry } from '../fuse/mount-table.ts';
+import { canonicalEntry, canonicalPath } from '../host/canonical-path.ts';
 import type { Name } from './command.ts';
-import { canonicalEntry, canonicalPath } from './host-paths.ts';
 import { removeLeftovers } from './leftovers.ts';
 import { isHeld, recordsOfProcesses } from './lost-records.ts';
 import { deviceOf, isInherited } from './mountpoint.ts';

@@ -3,8 +3,8 @@
 
 import { printable } from '../bytes/printable.ts';
 import { describeError } from '../errors/index.ts';
+import { removeFile } from '../host/small-files.ts';
 import { describeLoss } from './connection-loss.ts';
-import { removeFile } from './host-paths.ts';
 import { type LiveMount, type MountParts, recordOfOpening, unmountNow } from './live-mount.ts';
 import { type Log, removeQuietLog } from './log.ts';
 import type { MountRequest } from './mount-arguments.ts';

@@ -8,7 +8,7 @@ import { exactCommand } from '../bytes/exact-command.ts';
 import { shellQuote } from '../bytes/printable.ts';
 import type { MountEntry } from '../fuse/index.ts';
 import { readMountTable } from '../fuse/mount-table.ts';
-import { linkTarget, namesIn, readText } from './host-paths.ts';
+import { linkTarget, namesIn, readText } from '../host/small-files.ts';
 import type { Log } from './log.ts';
 import { USERS_COMMAND } from './mount-arguments.ts';
 import { print } from './output.ts';

@@ -3,8 +3,8 @@
 import { shellQuote } from '../bytes/printable.ts';
 import { ImgfuseError } from '../errors/index.ts';
 import { findAnyMount, findMount, isImgfuse, type MountEntry } from '../fuse/mount-table.ts';
+import { canonicalPath, pathKind } from '../host/canonical-path.ts';
 import type { KeptDisk } from './disk-keeper.ts';
-import { canonicalPath, pathKind } from './host-paths.ts';
 import type { Log } from './log.ts';
 import type { MountRequest } from './mount-arguments.ts';
 

@@ -5,8 +5,8 @@
 import { printable, printableSentence } from '../bytes/printable.ts';
 import { EXIT_OK, EXIT_USAGE } from '../errors/exit-codes.ts';
 import { describeError, ImgfuseError } from '../errors/index.ts';
-import { writeText } from './host-paths.ts';
-import { describeShortage } from './process-limits.ts';
+import { writeText } from '../host/descriptors.ts';
+import { describeShortage } from '../host/process-limits.ts';
 
 export type OutputMode = 'human' | 'json';
 

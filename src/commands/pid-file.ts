@@ -1,7 +1,8 @@
 // The pid file of a mount, where the user wants one. It is taken over from a mount before, and taken away by its own mount only.
 
 import { ImgfuseError } from '../errors/index.ts';
-import { pathKind, readText, removeFile, writeWhole } from './host-paths.ts';
+import { pathKind } from '../host/canonical-path.ts';
+import { readText, removeFile, writeWhole } from '../host/small-files.ts';
 
 /** @throws ImgfuseError usage, io */
 export function writePidFile(path: string): void {

@@ -4,9 +4,9 @@
 import { printable, shellQuote } from '../bytes/printable.ts';
 import { EXIT_MOUNT, EXIT_OK } from '../errors/exit-codes.ts';
 import { ImgfuseError } from '../errors/index.ts';
+import { processStartTime } from '../host/processes.ts';
 import { type Command, QUIET } from './command.ts';
 import { ControlClient } from './control-socket.ts';
-import { processStartTime } from './host-paths.ts';
 import { findTarget, TARGET_NAME } from './mount-target.ts';
 import { complain, type OutputMode, print, printJson } from './output.ts';
 

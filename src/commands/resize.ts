@@ -4,10 +4,20 @@ import { roundUp } from '../bytes/offsets.ts';
 import { openDisk } from '../disk/index.ts';
 import { closingAfter } from '../errors/close.ts';
 import { ImgfuseError } from '../errors/index.ts';
+import { type PasswordArguments, passwordOf } from '../host/passwords.ts';
 import { type Command, QUIET } from './command.ts';
-import { ALLOW_BACKING, ANY_PARENT, directories, FORMAT, IMAGE_NAME, lockMode, NO_LOCK } from './image-arguments.ts';
+import {
+  ALLOW_BACKING,
+  ANY_PARENT,
+  directories,
+  FORMAT,
+  IMAGE_NAME,
+  KEY_EXCLUDES,
+  KEY_OPTIONS,
+  lockMode,
+  NO_LOCK,
+} from './image-arguments.ts';
 import { complain, type OutputMode, print, printJson } from './output.ts';
-import { KEY_EXCLUDES, KEY_OPTIONS, type PasswordArguments, passwordOf } from './passwords.ts';
 import { parseResize } from './size.ts';
 
 /** A disk has whole sectors, whatever its format. */

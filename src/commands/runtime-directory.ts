@@ -8,21 +8,19 @@ import { randomBytes } from 'node:crypto';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { ImgfuseError } from '../errors/index.ts';
-import { absolutePath } from '../fuse/mount-table.ts';
+import { absolutePath } from '../host/canonical-path.ts';
+import { closeDescriptor, holdFile } from '../host/descriptors.ts';
+import { processOwner, processStartTime } from '../host/processes.ts';
 import {
-  closeDescriptor,
-  holdFile,
   makePrivateDirectory,
   makeUniqueDirectory,
   namesIn,
   ownerOf,
-  processOwner,
-  processStartTime,
   readText,
   readTextOf,
   removeFile,
   writeWhole,
-} from './host-paths.ts';
+} from '../host/small-files.ts';
 
 const RECORD_MAX_BYTES = 65536;
 /** sizeof(sun_path) - 1 */

@@ -1,9 +1,9 @@
 // A mount from its parsed arguments: in this process, or in one of its own that outlives the terminal.
 
 import { mountExitCode } from '../errors/exit-codes.ts';
+import { assertLimits } from '../host/process-limits.ts';
 import { mountRequest, type ParsedMountArguments } from './mount-arguments.ts';
 import { complainAbout } from './output.ts';
-import { assertLimits } from './process-limits.ts';
 
 /** Says what went wrong, if something did. @returns the exit code of mount(8) */
 export async function startMount(parsed: ParsedMountArguments): Promise<number> {

@@ -7,8 +7,9 @@ import * as path from 'node:path';
 import { bytesOfName } from '../bytes/names.ts';
 import { ImgfuseError } from '../errors/index.ts';
 import type { ExtentRole } from '../format/image-format.ts';
+import { workingDirectory } from '../host/canonical-path.ts';
 import { folderOfUrl, isBelowUrl, isUrl, parseUrl } from '../host/http/url.ts';
-import { blockDeviceNumber, isRegularFile, realPath, workingDirectory } from '../host/paths.ts';
+import { blockDeviceNumber, isRegularFile, realPath } from '../host/paths.ts';
 import { hasProtocol, meaningOfName } from './backing-name.ts';
 
 /** Images in a chain at most. */

@@ -5,9 +5,9 @@
 //   id parent dev root mountpoint options tags...   - type         source  super options
 
 import * as fs from 'node:fs';
-import { basename, dirname, isAbsolute, join, resolve } from 'node:path';
-import { hostPath, nameOfBytes } from '../bytes/names.ts';
+import { nameOfBytes } from '../bytes/names.ts';
 import { ImgfuseError } from '../errors/index.ts';
+import { absolutePath, entryPath } from '../host/canonical-path.ts';
 
 export const FUSE_TYPE = 'fuse.imgfuse';
 
@@ -111,26 +111,10 @@ export function findAnyMount(path: string): MountEntry | undefined {
  * @throws ImgfuseError missing when the parent does not exist
  */
 export function canonicalMountpoint(path: string): string {
-  const name = basename(path);
   try {
-    // native: ".." behind a symbolic link is what it is to the kernel
-    if (name === '' || name === '.' || name === '..') return withoutLinks(path);
-    return join(withoutLinks(dirname(path)), name);
+    return entryPath(path);
   } catch (cause) {
     const absolute = absolutePath(path);
     throw new ImgfuseError('missing', `${absolute} does not exist`, { path: absolute }, cause);
   }
-}
-
-/** Absolute path with every symbolic link resolved by the kernel. @throws what the host says */
-export function withoutLinks(path: string): string {
-  return nameOfBytes(fs.realpathSync.native(hostPath(path), 'buffer'));
-}
-
-/** Absolute path, nothing looked up. Node replaces what is not UTF-8 in the working directory; the kernel's link has the bytes. */
-export function absolutePath(path: string): string {
-  if (isAbsolute(path)) return resolve(path);
-  const directory = process.cwd();
-  const exact = directory.includes('\ufffd') ? nameOfBytes(fs.readlinkSync('/proc/self/cwd', 'buffer')) : directory;
-  return resolve(exact, path);
 }

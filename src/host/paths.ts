@@ -1,22 +1,17 @@
 // Paths of image files: node:fs is imported by host/ only.
 
 import * as fs from 'node:fs';
-import { hostPath, nameOfBytes } from '../bytes/names.ts';
+import { hostPath } from '../bytes/names.ts';
+import { withoutLinks } from './canonical-path.ts';
 import { hostError } from './posix-file.ts';
 
 /** Absolute path without symbolic links; ".." is what it is to the kernel. Throws missing, permission. */
 export function realPath(path: string): string {
   try {
-    return nameOfBytes(fs.realpathSync.native(hostPath(path), 'buffer'));
+    return withoutLinks(path);
   } catch (error) {
     throw hostError(error, path, 'realpath');
   }
-}
-
-/** The working directory. Node replaces what is not UTF-8 in it; the kernel's link has the bytes. */
-export function workingDirectory(): string {
-  const path = process.cwd();
-  return path.includes('\ufffd') ? nameOfBytes(fs.readlinkSync('/proc/self/cwd', 'buffer')) : path;
 }
 
 /** Whether the path leads to a regular file; it is not opened, because opening alone does something to some devices. */

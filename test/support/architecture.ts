@@ -36,7 +36,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   disk: ['bytes', 'errors', 'concurrency', 'host', 'format'],
   fuse: ['bytes', 'errors'],
   filesystem: ['bytes', 'errors', 'concurrency', 'disk'],
-  commands: ['bytes', 'errors', 'disk', 'filesystem', 'fuse'],
+  commands: ['bytes', 'errors', 'host', 'disk', 'filesystem', 'fuse'],
   cli: ['commands'],
 };
 
@@ -56,11 +56,12 @@ const EXTRA_IMPORTS: Readonly<Record<string, readonly string[]>> = {
   'fuse/mount-options.ts': ['native'],
   'fuse/unmount.ts': ['native'],
   'fuse/fusermount.ts': ['native'],
+  // a mountpoint is a path like any other
+  'fuse/mount-table.ts': ['host'],
   // the daemon: thread flags, the note to systemd, and whether system calls are there at all
   'commands/environment.ts': ['native'],
   'commands/connection-loss.ts': ['native'],
   'commands/notify.ts': ['native'],
-  'commands/process-limits.ts': ['native'],
   'commands/serving.ts': ['native'],
   'commands/umount-note.ts': ['native'],
   'commands/worker.ts': ['native'],
@@ -81,8 +82,6 @@ const FILESYSTEM_USERS: readonly string[] = [
   'fuse/fuse-native.ts',
   'fuse/mount-table.ts',
   'fuse/request-timeout.ts',
-  // paths of mountpoints, /proc and the runtime directory
-  'commands/host-paths.ts',
 ];
 
 /** The list of formats; outside format/ it alone names one. */

@@ -1,9 +1,9 @@
-// Small files of the commands: whole or not there, whatever lies in the way.
+// Small files: whole or not there, whatever lies in the way.
 
 import { lstatSync, mkdirSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { writeWhole } from '../../../src/commands/host-paths.ts';
+import { writeWhole } from '../../../src/host/small-files.ts';
 import { makeTemporaryDirectory, removeTemporaryDirectory } from '../../support/temporary.ts';
 
 let folder: string;

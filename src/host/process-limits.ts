@@ -2,7 +2,8 @@
 // without a word when it gets no address space, and a thread that cannot load its modules ends the mount.
 
 import { ERRNO, ImgfuseError } from '../errors/index.ts';
-import { inheritableDescriptors, readText } from './host-paths.ts';
+import { inheritableDescriptors } from './descriptors.ts';
+import { readText } from './small-files.ts';
 
 const MIB = 2 ** 20;
 /** Address space of Node with one thread and of the shared state of an image, and of each further thread; measured, and rounded up. */

@@ -4,27 +4,11 @@
 
 import { spawnSync } from 'node:child_process';
 import { ImgfuseError } from '../errors/index.ts';
-import type { Options } from './command.ts';
-import { closeDescriptor, openTerminal, readBytes } from './host-paths.ts';
+import { closeDescriptor, openTerminal } from './descriptors.ts';
+import { readBytes } from './small-files.ts';
 
 /** cryptsetup takes key files of 8 MiB at most. */
 const MAX_KEY_BYTES = 8 * 1024 * 1024;
-
-export const KEY_OPTIONS = {
-  'key-file': {
-    type: 'string',
-    placeholder: 'FILE',
-    description: 'file with the password of an encrypted image, byte for byte ("-": standard input)',
-  },
-  'key-env': {
-    type: 'string',
-    placeholder: 'VARIABLE',
-    description: 'environment variable with the password; without both the terminal asks',
-  },
-} as const satisfies Options;
-
-/** One password serves every image of a chain. */
-export const KEY_EXCLUDES = [['key-file', 'key-env']] as const;
 
 export interface PasswordArguments {
   readonly 'key-file'?: string | undefined;
