@@ -65,28 +65,28 @@ const SCENARIOS: readonly Scenario[] = [
     damage: (file, { l1 }) => put64(file, l1, COPIED | BigInt(l1)),
     atOpen: /something else refers to the clusters of the active L1 table/,
     step: writeAt(0),
-    later: /L1 entry 0 at offset 0x[0-9a-f]+ is 0x[0-9a-f]+, which is no cluster of this file/,
+    later: /L1 entry 0 at offset 0x[0-9a-f]+ is 0x[0-9a-f]+, which is not a cluster of this file/,
   },
   {
     name: 'an L1 entry refers to a data cluster',
     damage: (file, { l1, data }) => put64(file, l1, COPIED | BigInt(data)),
-    atOpen: /the zero entry at offset 0x[0-9a-f]+ keeps 0x1010101010000, which is no cluster/,
+    atOpen: /the zero entry at offset 0x[0-9a-f]+ keeps 0x1010101010000, which is not a cluster/,
     step: writeAt(0),
     later: /an active L2 table is looked for at 0x[0-9a-f]+, where none is/,
   },
   {
     name: 'an L1 entry is not aligned',
     damage: (file, { l1, l2 }) => put64(file, l1, COPIED | BigInt(l2 + 512)),
-    atOpen: /L1 entry 0 at offset 0x3000 refers to 0x[0-9a-f]+200, which is no cluster of this file/,
+    atOpen: /L1 entry 0 at offset 0x3000 refers to 0x[0-9a-f]+200, which is not a cluster of this file/,
     step: readAt(0),
-    later: /L1 entry 0 at offset 0x3000 is .* which is no cluster of this file/,
+    later: /L1 entry 0 at offset 0x3000 is .* which is not a cluster of this file/,
   },
   {
     name: 'an L1 entry lies behind the end of the file',
     damage: (file, { l1 }) => put64(file, l1, COPIED | BigInt(2 ** 40)),
-    atOpen: /refers to 0x10000000000, which is no cluster/,
+    atOpen: /refers to 0x10000000000, which is not a cluster/,
     step: discardAt(0),
-    later: /L1 entry 0 .* is no cluster of this file/,
+    later: /L1 entry 0 .* is not a cluster of this file/,
   },
   {
     name: 'an L1 entry has reserved bits',
@@ -108,7 +108,7 @@ const SCENARIOS: readonly Scenario[] = [
     damage: (file, { l2, refcountTable }) => put64(file, l2, COPIED | BigInt(refcountTable)),
     atOpen: /something else refers to the refcount structures|has refcount 1 and 2 references/,
     step: writeAt(0),
-    later: /L2 entry 0 at offset 0x[0-9a-f]+ is 0x[0-9a-f]+, which is no cluster of this file/,
+    later: /L2 entry 0 at offset 0x[0-9a-f]+ is 0x[0-9a-f]+, which is not a cluster of this file/,
   },
   {
     name: 'an L2 entry refers to a refcount block',
@@ -122,14 +122,14 @@ const SCENARIOS: readonly Scenario[] = [
     damage: (file, { l2, l1 }) => put64(file, l2, COPIED | BigInt(l1)),
     atOpen: /something else refers to the clusters of the active L1 table/,
     step: flushed(discardAt(0)),
-    later: /L2 entry 0 at offset 0x[0-9a-f]+ is 0x[0-9a-f]+, which is no cluster of this file/,
+    later: /L2 entry 0 at offset 0x[0-9a-f]+ is 0x[0-9a-f]+, which is not a cluster of this file/,
   },
   {
     name: 'an L2 entry refers to its own table, and a part of its cluster is zeroed',
     damage: (file, { l2 }) => put64(file, l2, COPIED | BigInt(l2)),
     atOpen: /has refcount 1 and 2 references/,
     step: (image) => image.writeZeroes(guestOffset(512), 512),
-    later: /L2 entry 0 at offset 0x[0-9a-f]+ is 0x[0-9a-f]+, which is no cluster of this file/,
+    later: /L2 entry 0 at offset 0x[0-9a-f]+ is 0x[0-9a-f]+, which is not a cluster of this file/,
   },
   {
     name: 'a shared L2 entry refers to a refcount block, and is replaced',
@@ -153,30 +153,30 @@ const SCENARIOS: readonly Scenario[] = [
   {
     name: 'an L2 entry is not aligned, and is read',
     damage: (file, { l2, data }) => put64(file, l2, COPIED | BigInt(data + 512)),
-    atOpen: /refers to 0x[0-9a-f]+200, which is no cluster of this file/,
+    atOpen: /refers to 0x[0-9a-f]+200, which is not a cluster of this file/,
     step: readAt(0),
-    later: /L2 entry 0 at offset .* which is no cluster of this file/,
+    later: /L2 entry 0 at offset .* which is not a cluster of this file/,
   },
   {
     name: 'an L2 entry is not aligned, and is written',
     damage: (file, { l2, data }) => put64(file, l2, COPIED | BigInt(data + 512)),
-    atOpen: /which is no cluster of this file/,
+    atOpen: /which is not a cluster of this file/,
     step: writeAt(0),
-    later: /L2 entry 0 at offset .* which is no cluster of this file/,
+    later: /L2 entry 0 at offset .* which is not a cluster of this file/,
   },
   {
     name: 'an L2 entry is not aligned, and is discarded',
     damage: (file, { l2, data }) => put64(file, l2, COPIED | BigInt(data + 512)),
-    atOpen: /which is no cluster of this file/,
+    atOpen: /which is not a cluster of this file/,
     step: discardAt(0),
-    later: /L2 entry 0 at offset .* which is no cluster of this file/,
+    later: /L2 entry 0 at offset .* which is not a cluster of this file/,
   },
   {
     name: 'an L2 entry lies behind the end of the file',
     damage: (file, { l2 }) => put64(file, l2, COPIED | BigInt(2 ** 45)),
-    atOpen: /refers to 0x200000000000, which is no cluster/,
+    atOpen: /refers to 0x200000000000, which is not a cluster/,
     step: writeAt(0),
-    later: /which is no cluster of this file/,
+    later: /which is not a cluster of this file/,
   },
   {
     name: 'an L2 entry has reserved bits',
@@ -186,7 +186,7 @@ const SCENARIOS: readonly Scenario[] = [
   {
     name: 'a zero entry keeps a place that is not aligned',
     damage: (file, { l2 }) => put64(file, l2, 512n | 1n),
-    atOpen: /the zero entry at offset 0x[0-9a-f]+ keeps 0x200, which is no cluster/,
+    atOpen: /the zero entry at offset 0x[0-9a-f]+ keeps 0x200, which is not a cluster/,
   },
   {
     name: 'the header counts as free',
@@ -222,7 +222,7 @@ const SCENARIOS: readonly Scenario[] = [
   {
     name: 'a refcount table entry is not aligned',
     damage: (file, { refcountTable, refcountBlock }) => put64(file, refcountTable, refcountBlock + 512),
-    atOpen: /refcount table entry 0 at offset 0x1000 refers to 0x2200, which is no cluster/,
+    atOpen: /refcount table entry 0 at offset 0x1000 refers to 0x2200, which is not a cluster/,
     step: writeAt(1),
     later: /refcount table entry 0 is 0x2200, which is no cluster/,
   },
@@ -344,7 +344,7 @@ describe('an image that is damaged while it is open', () => {
     put64(file, l2, COPIED | BigInt(2 ** 45));
     const before = file.bytes();
     const image = openImage(qcow2, file.clone(true), { readOnly: true });
-    expect(() => readAt(0)(image)).toThrow(/which is no cluster of this file/);
+    expect(() => readAt(0)(image)).toThrow(/which is not a cluster of this file/);
     expect(image.failure()).toBeNull();
     expect(Buffer.compare(file.bytes(), before)).toBe(0);
   });

@@ -113,7 +113,7 @@ test.each([
   expect(caught).toBeInstanceOf(ImgfuseError);
   expect(caught).toMatchObject({ kind: 'corrupt', context: { offset: l2 + damaged * 8 } });
   expect((caught as Error).message).toMatch(
-    /L2 entry 2 at offset .* is no cluster of this file \(guest offset 0x20000\)/,
+    /L2 entry 2 at offset .* is not a cluster of this file \(guest offset 0x20000\)/,
   );
   expect(bytes.every((byte) => byte === 0xee)).toBe(true);
   for (const cluster of [before, after]) {

@@ -294,7 +294,7 @@ export class Mapper {
   private badEntry(name: string, table: number, index: number, guest: number): ImgfuseError {
     const value = this.tables.describe(table, index);
     return this.headerBits.damaged(
-      `${name} entry ${index} at offset ${hex(table + index * 8)} is ${value}, which is no cluster of this file ` +
+      `${name} entry ${index} at offset ${hex(table + index * 8)} is ${value}, which is not a cluster of this file ` +
         `(guest offset ${hex(guest)}); run imgfuse check`,
       table + index * 8,
     );

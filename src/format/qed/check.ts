@@ -166,7 +166,7 @@ class TableWalk {
         this.dropEntry(
           table,
           index,
-          this.aboutL2(l1Index, table, index, `${hexWords(high, low)} is no cluster of this file`),
+          this.aboutL2(l1Index, table, index, `${hexWords(high, low)} is not a cluster of this file`),
         );
         return;
       }

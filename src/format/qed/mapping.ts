@@ -120,7 +120,7 @@ export class Mapper {
     const value = this.tables.describe(offset, index);
     return new ImgfuseError(
       'corrupt',
-      `${this.path}: ${table} entry ${index} at offset ${hex(offset + index * 8)} is ${value}, which is no cluster of this file ` +
+      `${this.path}: ${table} entry ${index} at offset ${hex(offset + index * 8)} is ${value}, which is not a cluster of this file ` +
         `(${guest}); run imgfuse check -r all`,
       { path: this.path, offset: offset + index * 8 },
     );

@@ -1,14 +1,22 @@
-// Check and repair of a qcow2 image: what the walk counted is compared with the counters.
+// Check and repair of a qcow2 image: compares the references that a walk counted with the counters (refcounts) on disk.
+// Invariant: without a repair nothing is written. A repair raises counters, syncs, lowers counters, syncs, and sets the flags
+// last, so a crash at any point leaves only faults that the next check repairs. No counter goes down while some table cannot
+// be read, because that table may refer to the cluster.
 //
-//   counter below the references   corruption; repaired by raising it
-//   counter above the references   leak; repaired by lowering it, unless something could not be followed
-//   refcount structures unusable   corruption; repaired by new ones at the end of the file (rebuild-refcounts.ts)
-//   COPIED flag wrong              corruption; repaired by setting it as the counter says
-//   zero entry with a bad place    corruption; repaired by dropping the place, which holds no data
-//   other entry that is no cluster corruption; not repaired: nothing safe can be put in its place
+//   1 walk      header, refcount table and blocks, L1 tables (active first), L2 tables, bitmaps, LUKS header; then: is
+//               anything shared that is written in place?        reference-walk.ts, refcount-walk.ts, table-walk.ts
+//   2 compare   counters with references: low, leaked or uncounted clusters                          Check.compare
+//   3 flags     COPIED flags that disagree with the counters become corruptions                      Check.reportFlags
+//   4 repair    raise and lower counters, or rebuild the refcount structures (rebuild-refcounts.ts);
+//               then zero entries, then COPIED flags                                                 Check.repairAll
+//   5 verify    walk and compare again; only a clean result clears the dirty and the corrupt bit     verify.ts
 //
-// Invariant: without repair nothing is written. Counters are raised, durable, lowered, durable, and flags follow, so that a
-// crash in between leaves what the next check repairs. Nothing is freed that an unreadable table may refer to.
+//   counter below the references         corruption; repair raises it
+//   counter above the references         leak; repair lowers it, unless something could not be followed
+//   refcount structures unusable         corruption; repair writes new ones at the end of the file
+//   COPIED flag wrong                    corruption; repair sets it as the counter says
+//   zero entry with a bad host offset    corruption; repair drops the offset, which holds no data
+//   other entry with a bad host offset   corruption without a repair: nothing safe can replace it
 
 import { hex, hostOffset } from '../../../bytes/offsets.ts';
 import { describeError, ImgfuseError } from '../../../errors/index.ts';
@@ -21,22 +29,22 @@ import { flagSentence } from './findings.ts';
 import { rebuildRefcounts } from './rebuild-refcounts.ts';
 import { ReferenceWalk, type WalkOptions } from './reference-walk.ts';
 
-/** Walks everything and compares; nothing is written until a repair is asked for. */
+/** Walks the image and compares. Only the repair methods of the result write. */
 export function examine(file: HostFile, header: Qcow2Header, options: WalkOptions): Check {
   const log = limitedLog(options.log);
   return new Check(file, header, new ReferenceWalk(file, header, { ...options, log }).run(), log);
 }
 
 export class Check {
-  /** behind the last cluster whose counter is not 0 */
+  /** end (exclusive) of the clusters whose counter is not 0 */
   usedEnd = 0;
   private readonly file: HostFile;
   private readonly header: Qcow2Header;
   private readonly walk: ReferenceWalk;
   private readonly log: (sentence: string) => void;
-  /** how many counters can be raised where they are; which ones is found again by who raises them, as with leaks */
+  /** counters that are too low and can be raised in their block; raise() finds them again, as lower() finds the leaks */
   private lowCount = 0;
-  /** clusters with references that nothing counts */
+  /** clusters with references, but without a refcount block */
   private uncounted = 0;
 
   constructor(file: HostFile, header: Qcow2Header, walk: ReferenceWalk, log: (sentence: string) => void) {
@@ -47,30 +55,30 @@ export class Check {
     this.compare();
   }
 
-  /** The L1 table was cut off and made whole, as far as zeros can: clusters that it may have referred to are kept as leaks. */
-  wasCut(): void {
+  /** Call it when the file ended inside its L1 table and zeros have replaced the rest: the clusters it mapped stay as leaks. */
+  noteTruncatedL1(): void {
     this.walk.report.corruptions++;
     this.walk.report.corruptionsFixed++;
     this.walk.unfollowed++;
   }
 
-  /** What a write would make worse: everything but leaks and flags that are clear for nothing. */
+  /** Corruptions that a write would make worse: all but leaks and COPIED flags that are needlessly clear. */
   get dangers(): number {
     return this.walk.report.corruptions - this.walk.harmlessFlags;
   }
 
-  /** The flags count once `reportFlags` or a repair was called. */
+  /** Includes the COPIED flags only after reportFlags() or a repair. */
   get report(): CheckReport {
     return this.walk.report;
   }
 
-  /** Whether repairAll leaves nothing wrong, as far as can be said before it is tried. */
+  /** Whether repairAll() is expected to leave nothing wrong. */
   get isRepairable(): boolean {
-    // where a table is data as well, its flags stay as they are
+    // the flags of a table that is also data cannot be set
     return this.walk.unrepairableCount === 0 && this.walk.tables.areTablesAlone;
   }
 
-  /** Only where there are counters or references: a sparse file of any length costs what is in it. */
+  /** Looks only at clusters with a refcount block or a reference, so the cost of a sparse file does not grow with its length. */
   private compare(): void {
     const { counters, geometry } = this.walk;
     const { counts } = this.walk.uses;
@@ -81,7 +89,7 @@ export class Check {
     for (const { start, end } of counts.ranges()) this.findUncounted(start, end);
   }
 
-  /** References to clusters from `start` to `end` that have no refcount block. */
+  /** Finds clusters from `start` to `end` with references, but without a refcount block. */
   private findUncounted(start: number, end: number): void {
     const { counters, geometry, uses } = this.walk;
     const { refcountsPerBlock } = geometry;
@@ -112,33 +120,33 @@ export class Check {
   }
 
   /**
-   * Behind the last cluster of a block, `start` to `end`, that has references or a counter. Counters of clusters behind the
-   * end of the file say nothing: whoever makes the file longer sets them.
+   * End of the clusters with a reference or a counter in the block that counts `start` to `end`. A counter beyond the end of
+   * the file means nothing: it is set when the file grows.
    */
   private comparedEnd(start: number, end: number): number {
     const { counters, geometry, uses } = this.walk;
     const blockEnd = Math.min(end, uses.fileEnd / geometry.clusterSize);
-    // a table can show millions of blocks that are holes of the file
+    // a refcount table can point to millions of blocks that are holes, so do not loop over all counters
     const countedEnd = blockEnd > start ? counters.usedEnd(start / geometry.refcountsPerBlock) : start;
     return Math.max(uses.counts.usedEnd(start, end), Math.min(countedEnd, blockEnd));
   }
 
-  /** Clusters below `usedEnd` that a counter says are free. */
+  /** Visits the runs of clusters below `usedEnd` whose counter is 0. */
   forEachFreeRun(visit: (start: number, count: number) => void): void {
     this.walk.counters.forEachFreeRun(this.usedEnd, visit);
   }
 
-  /** Notes a counter that is too low. @returns whether a repair can say how many references there are */
+  /** Reports a counter that is too low. @returns whether a repair can store the number of references */
   private canCount(cluster: number, sentence: string): boolean {
     if (!this.fits(cluster)) {
-      this.walk.unrepairable(`${sentence}, more than counters of ${this.walk.geometry.refcountBits} bits can say`);
+      this.walk.unrepairable(`${sentence}, more than counters of ${this.walk.geometry.refcountBits} bits can hold`);
       return false;
     }
     this.walk.repairable(sentence);
     return true;
   }
 
-  /** A counter can say how many references there are. */
+  /** Whether a counter can hold the number of references to the cluster. */
   private fits(cluster: number): boolean {
     return this.walk.uses.referencesToKeep(cluster) <= this.walk.geometry.refcountMax;
   }
@@ -148,12 +156,14 @@ export class Check {
     return `cluster ${cluster} at ${at} has refcount ${counter} and ${references} references`;
   }
 
+  /** Logs wrong COPIED flags and counts them as corruptions. */
   reportFlags(): void {
     const { flagFaults, flagSentences, report } = this.walk;
     for (const sentence of flagSentences) this.log(`ERROR ${sentence}`);
     report.corruptions += flagFaults;
   }
 
+  /** Repairs all findings that have a repair. Order: counters, zero entries, COPIED flags, which follow the counters. */
   repairAll(): void {
     const { report, structureFaults } = this.walk;
     if (structureFaults > 0 || this.uncounted > 0) {
@@ -165,16 +175,16 @@ export class Check {
       this.raise();
       this.lower();
     }
-    for (const at of this.walk.tables.badZeroes) {
-      // what is data as well is left as it is
+    for (const at of this.walk.tables.badZeroEntries) {
+      // a table that is also data must not change
       if (!this.walk.tables.isOnlyTable(at - (at % this.walk.geometry.clusterSize))) continue;
       this.storeEntry(at, 0, 1);
       report.corruptionsFixed++;
     }
-    this.mendFlags();
+    this.repairFlags();
   }
 
-  /** @returns whether the counters are true now */
+  /** @returns whether it worked: the counters on disk are the references now */
   private rebuild(): boolean {
     const { report, structureFaults } = this.walk;
     try {
@@ -189,14 +199,14 @@ export class Check {
     return true;
   }
 
-  /** Leaks alone, where the counters can be trusted otherwise. A counter that goes down to 1 may ask for a COPIED flag. */
+  /** Lowers the counters of leaked clusters and nothing else. A counter that falls to 1 may need its COPIED flag set. */
   repairLeaks(): void {
     const { report, structureFaults } = this.walk;
     if (structureFaults > 0 && report.leaks > 0) {
       this.log('Leaks are kept: the refcount structures are damaged; check -r all rebuilds them');
       return;
     }
-    if (this.lower() && report.corruptions === 0) this.mendFlags();
+    if (this.lower() && report.corruptions === 0) this.repairFlags();
   }
 
   private raise(): void {
@@ -211,18 +221,18 @@ export class Check {
     if (report.leaks === 0) return false;
     if (unfollowed > 0) {
       this.log(
-        `${report.leaks} leaked clusters are kept: ${unfollowed} entries or tables lead nowhere, and what they meant may be among them`,
+        `${report.leaks} leaked clusters are kept: ${unfollowed} entries or tables lead nowhere, and they may have meant these clusters`,
       );
       return false;
     }
-    // that nothing refers to them may not be durable yet: who removed the references may have ended before a fdatasync (R5)
+    // the process that removed the last references may have died before its fdatasync: make the removal durable first (R5)
     this.file.sync();
     this.storeCounters((_cluster, counter, references) => counter > references);
     report.leaksFixed += report.leaks;
     return true;
   }
 
-  /** Sets the counters that are wrong in this way to the number of references, a block at a time, and makes them durable. */
+  /** Sets the counters for which `isWrong` holds to the number of references, one block at a time, and syncs. */
   private storeCounters(isWrong: (cluster: number, counter: number, references: number) => boolean): void {
     const { counters, geometry } = this.walk;
     const { counts } = this.walk.uses;
@@ -247,46 +257,46 @@ export class Check {
     counters.forget();
   }
 
-  /** Goes through the active layer again, with the counters as they are now. */
-  private mendFlags(): void {
+  /** Reads the tables of the active layer again and sets their COPIED flags from the counters as they are now. */
+  private repairFlags(): void {
     const { geometry, report } = this.walk;
     const { l1Size, l1TableOffset, hasExternalData } = this.header;
-    let mended = 0;
+    let repaired = 0;
     const seen = new Uint8Array(this.walk.tables.tableCount);
-    // where a table is data as well, nothing of it is changed
+    // false for a table that is also data: it must not change
     let canStore = true;
     const isSingle = (host: number): boolean => this.walk.counters.get(geometry.clusterOf(host)) === 1;
-    const mend = (at: number, high: number, low: number, single: boolean): void => {
+    const setCopied = (at: number, high: number, low: number, single: boolean): void => {
       const copied = isCopied(high);
       if (single === copied) return;
       this.walk.repairable(flagSentence(at, copied));
       if (!canStore) return;
       this.storeEntry(at, single ? (high | QCOW_OFLAG_COPIED) >>> 0 : (high & ~QCOW_OFLAG_COPIED) >>> 0, low);
-      mended++;
+      repaired++;
     };
     this.forEachEntry(l1TableOffset, l1Size * 8, 8, (at, high, low) => {
       const table = offsetOf(high, low);
       if (!this.walk.uses.isCluster(table)) return;
       canStore = this.walk.isL1Alone;
-      mend(at, high, low, isSingle(table));
+      setCopied(at, high, low, isSingle(table));
       const place = this.walk.tables.placeOf(table);
       if (seen[place] !== 0 || this.walk.holes.isHole(table, geometry.clusterSize)) return;
       seen[place] = 1;
       canStore = this.walk.tables.isOnlyTable(table);
       this.forEachEntry(table, geometry.clusterSize, geometry.l2EntryBytes, (entry, entryHigh, entryLow) => {
         const host = offsetOf(entryHigh, entryLow);
-        if (isCompressed(entryHigh)) mend(entry, entryHigh, entryLow, false);
+        if (isCompressed(entryHigh)) setCopied(entry, entryHigh, entryLow, false);
         else if (hasExternalData)
-          mend(entry, entryHigh, entryLow, isCopied(entryHigh) || this.isPlaced(host, entryLow));
-        else if (this.walk.uses.isCluster(host)) mend(entry, entryHigh, entryLow, isSingle(host));
+          setCopied(entry, entryHigh, entryLow, isCopied(entryHigh) || this.hasDataFileCluster(host, entryLow));
+        else if (this.walk.uses.isCluster(host)) setCopied(entry, entryHigh, entryLow, isSingle(host));
       });
     });
     this.file.sync();
-    report.corruptionsFixed += mended;
+    report.corruptionsFixed += repaired;
   }
 
-  /** The entry of a data file has a place there with data in it. */
-  private isPlaced(host: number, low: number): boolean {
+  /** Whether the entry of an image with an external data file refers to a cluster with data there. */
+  private hasDataFileCluster(host: number, low: number): boolean {
     return host !== 0 && (this.header.extendedL2 || (low & QCOW_OFLAG_ZERO) === 0);
   }
 

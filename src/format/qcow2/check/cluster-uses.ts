@@ -1,5 +1,5 @@
-// Which clusters of the file are used, and how often: what a walk counts. A use beyond the file is a finding, and is not
-// counted.
+// The references that a walk counts, for every cluster of the file. A reference beyond the end of the file becomes a finding
+// and is not counted.
 
 import { hex, roundUp } from '../../../bytes/offsets.ts';
 import type { Geometry } from '../geometry.ts';
@@ -7,7 +7,7 @@ import type { MetadataKind } from '../metadata-clusters.ts';
 import { CountedReferences } from './counted-references.ts';
 import { type Findings, showOffset } from './findings.ts';
 
-/** Told where metadata is. */
+/** Called with each run of clusters that holds metadata. */
 export type MarkMetadata = (kind: MetadataKind, firstCluster: number, count: number) => void;
 
 /** Clusters [start, start + count). */
@@ -18,12 +18,12 @@ export interface ClusterSpan {
 
 export class ClusterUses {
   readonly counts = new CountedReferences();
-  /** of the counts, the references of refcount table and header to refcount structures: what a rebuild takes away */
+  /** the part of the counts that refers to the refcount table and its blocks: a rebuild subtracts it */
   readonly refcountUses = new CountedReferences();
   readonly refcountSpans: ClusterSpan[] = [];
-  /** first byte behind the last cluster of the file, which need not be whole */
+  /** the file's size, rounded up to whole clusters */
   readonly fileEnd: number;
-  /** the lowest offset behind the end of the file that something refers to */
+  /** the lowest offset beyond the end of the file that an entry refers to */
   lowestBeyond = Number.POSITIVE_INFINITY;
   private readonly fileSize: number;
   private readonly geometry: Geometry;
@@ -38,21 +38,21 @@ export class ClusterUses {
     this.mark = mark;
   }
 
-  /** A whole, aligned cluster of the file, and not the header's. */
+  /** Whether `offset` is that of a cluster of the file, other than the header's. */
   isCluster(offset: number): boolean {
     const { clusterSize } = this.geometry;
     return offset > 0 && offset % clusterSize === 0 && offset + clusterSize <= this.fileEnd;
   }
 
-  /** References to a whole, aligned cluster. @returns whether it is one */
+  /** Counts references to one cluster. @param what names the entry in a finding @returns whether `offset` is a cluster */
   addCluster(offset: number, what: string, kind: MetadataKind | null, references = 1): boolean {
     if (this.isCluster(offset)) return this.add(offset, this.geometry.clusterSize, what, kind, references);
-    this.findings.unrepairable(`${what} refers to ${showOffset(offset)}, which is no cluster of this file`);
+    this.findings.unrepairable(`${what} refers to ${showOffset(offset)}, which is not a cluster of this file`);
     if (offset >= this.fileEnd) this.lowestBeyond = Math.min(this.lowestBeyond, offset);
     return false;
   }
 
-  /** References to every cluster in which the bytes lie. @returns whether they lie in the file */
+  /** Counts references to every cluster that holds some of the bytes. @returns whether the bytes lie in the file */
   add(offset: number, length: number, what: string, kind: MetadataKind | null, references = 1): boolean {
     const { clusterSize } = this.geometry;
     const { report } = this.findings;
@@ -70,7 +70,7 @@ export class ClusterUses {
     return true;
   }
 
-  /** Whole clusters of the refcount table, or a refcount block. */
+  /** Counts a reference to the refcount table or to a refcount block, which are whole clusters. */
   addRefcounts(offset: number, length: number, what: string, kind: MetadataKind): void {
     const { clusterSize } = this.geometry;
     this.add(offset, length, what, kind);
@@ -79,7 +79,7 @@ export class ClusterUses {
     for (let cluster = span.start; cluster < span.start + span.count; cluster++) this.refcountUses.add(cluster);
   }
 
-  /** References to a cluster that are left when the refcount structures are made anew. */
+  /** References to a cluster, without those that a rebuild of the refcount structures removes. */
   referencesToKeep(cluster: number): number {
     return this.counts.get(cluster) - this.refcountUses.get(cluster);
   }

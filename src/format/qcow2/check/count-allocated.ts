@@ -1,5 +1,5 @@
-// How many clusters of the disk have data in the image: what a read-only open, which checks nothing, shows as the size on
-// disk. Each L2 table is read once however many L1 entries lead to it, and none that lies in a hole of the file.
+// Counts the clusters of the disk that have data in the image. A read-only open shows the result as the size on disk; it runs
+// no check. Each L2 table is read at most once, whatever the number of L1 entries that lead to it; a table in a hole never.
 
 import { hostOffset, roundUp } from '../../../bytes/offsets.ts';
 import { type HostFile, readPadded } from '../../../host/host-file.ts';
@@ -9,7 +9,10 @@ import { isCompressed, isCopied, offsetOf, readTable } from '../table.ts';
 import { Holes } from './table-holes.ts';
 import { TableUses } from './table-uses.ts';
 
-/** Data clusters of the active layer, compressed ones included. A table that is none, which no read follows, counts nothing. */
+/**
+ * Data clusters of the active layer, compressed ones included. An L1 entry that does not lead to a valid table is skipped, as
+ * reads skip it.
+ */
 export function countAllocated(file: HostFile, header: Qcow2Header, geometry: Geometry): number {
   const { clusterSize } = geometry;
   const tables = activeTables(file, header, clusterSize);
@@ -28,7 +31,7 @@ export function countAllocated(file: HostFile, header: Qcow2Header, geometry: Ge
 
 function activeTables(file: HostFile, { l1Size, l1TableOffset }: Qcow2Header, clusterSize: number): TableUses {
   const tables = new TableUses();
-  // the last cluster of the file need not be whole
+  // the last cluster of the file may be incomplete
   const lastTable = roundUp(file.size(), clusterSize) - clusterSize;
   const l1 = readTable(file, l1TableOffset, l1Size * 8);
   for (let at = 0; at < l1.byteLength; at += 8) {

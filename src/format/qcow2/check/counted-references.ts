@@ -1,26 +1,26 @@
-// How often each host cluster is referred to, counted in pages that exist only where something was counted. A page is small,
-// because a hostile image can have each entry of 8 bytes refer to another one. What does not fit a page's 16 bits is kept
-// beside it.
+// The number of references to each host cluster. Counts live in pages, and a page exists only if one of its clusters has been
+// counted. Pages are small, because a hostile image can make each of its 8-byte entries touch a new page. A count that does
+// not fit into 16 bits lives in a map.
 
 import { countBelow, NumberIndex } from '../../../bytes/number-index.ts';
 
-/** clusters that one page counts */
+/** clusters of one page */
 const PAGE = 16;
-/** pages that are made at a time */
+/** pages in one allocation */
 const CHUNK = 256;
-/** In a page: the count is in `large`. */
+/** This value in a page means that `large` has the count. */
 const LARGE = 65535;
 
 export class CountedReferences {
-  /** places of the pages by their numbers */
+  /** page number -> place: the order in which the pages were made */
   private readonly index = new NumberIndex();
   private readonly chunks: Uint16Array[] = [];
   private readonly large = new Map<number, number>();
-  /** page numbers, ascending; null once there is another page */
+  /** page numbers, ascending; null after a page was added */
   private sorted: Float64Array | null = null;
   private lastNumber = -1;
   private lastChunk: Uint16Array | undefined;
-  /** where the page begins in its chunk */
+  /** index of the page's first count in its chunk */
   private lastStart = 0;
 
   get(cluster: number): number {
@@ -31,12 +31,12 @@ export class CountedReferences {
     return count === LARGE ? this.large.get(cluster)! : count;
   }
 
-  /** First clusters of the pages that exist, ascending, and the cluster behind each page. */
+  /** The clusters [start, end) of each page that exists, ascending. */
   *ranges(): Generator<{ start: number; end: number }> {
     for (const number of this.numbers()) yield { start: number * PAGE, end: (number + 1) * PAGE };
   }
 
-  /** Behind the last cluster from `start` to `end` that has references; `start` when none has. */
+  /** End of the clusters with references between `start` and `end`; `start` if no cluster there has any. */
   usedEnd(start: number, end: number): number {
     const numbers = this.numbers();
     for (let place = countBelow(numbers, end / PAGE) - 1; place >= 0; place--) {
@@ -48,7 +48,7 @@ export class CountedReferences {
     return start;
   }
 
-  /** More references, or fewer. @returns the count */
+  /** @param times may be negative @returns the new count */
   add(cluster: number, times = 1): number {
     const count = this.get(cluster) + times;
     this.set(cluster, count);

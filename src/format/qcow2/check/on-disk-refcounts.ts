@@ -1,5 +1,5 @@
-// The counters of an image that may be damaged, for reading only: the refcount table as it is, without the blocks that cannot
-// be used. Whole blocks are kept, because a walk looks at every counter of them; one that is a hole of the file is not read.
+// The counters of an image that may be damaged, for reading only. The refcount walk adds the blocks that can be used. Whole
+// blocks are cached, because a check looks at all of their counters. A block in a hole of the file is never read.
 
 import { hostOffset } from '../../../bytes/offsets.ts';
 import { type HostFile, readPadded } from '../../../host/host-file.ts';
@@ -25,12 +25,12 @@ export class OnDiskRefcounts {
     this.holes = holes;
   }
 
-  /** The block of refcount table entry `index` is at `offset` and can be used. */
+  /** Adds the block of refcount table entry `index`, which is at host offset `offset`. */
   add(index: number, offset: number): void {
     this.offsets.set(index, offset);
   }
 
-  /** Other blocks count from now on. */
+  /** Drops all blocks and uses these. */
   replace(blocks: readonly (readonly [index: number, offset: number])[]): void {
     this.offsets.clear();
     for (const [index, offset] of blocks) this.offsets.set(index, offset);
@@ -51,7 +51,7 @@ export class OnDiskRefcounts {
     return this.offsets.has(Math.floor(cluster / this.geometry.refcountsPerBlock));
   }
 
-  /** 0 as well where nothing counts the cluster. */
+  /** The counter of a cluster; 0 if it has no block. */
   get(cluster: number): number {
     const { refcountBits, refcountsPerBlock } = this.geometry;
     const index = Math.floor(cluster / refcountsPerBlock);
@@ -62,12 +62,12 @@ export class OnDiskRefcounts {
     if (this.lastBlock === undefined) return 0;
     const inBlock = cluster - index * refcountsPerBlock;
     const bit = inBlock * refcountBits;
-    // by far the most counters that a small file can have
+    // 1-bit counters are by far the most numerous in a file of a given size
     if (refcountBits === 1) return (this.lastBlock[bit >>> 3]! >>> (bit & 7)) & 1;
     return readCounter(this.lastBlock, bit >>> 3, inBlock, refcountBits);
   }
 
-  /** Behind the last cluster that block `index` counts as used; the block's first cluster when it counts none. */
+  /** End of the clusters that block `index` counts as used; the block's first cluster if all of its counters are 0. */
   usedEnd(index: number): number {
     const { clusterSize, refcountBits, refcountsPerBlock } = this.geometry;
     const first = index * refcountsPerBlock;
@@ -79,7 +79,7 @@ export class OnDiskRefcounts {
     return first + Math.floor((last * 8 + 7) / refcountBits) + 1;
   }
 
-  /** Runs of clusters below `end` whose counter is 0, ascending; a cluster that nothing counts is not among them. */
+  /** Visits the runs of clusters below `end` whose counter is 0, ascending. Clusters without a block are not visited. */
   forEachFreeRun(end: number, visit: (start: number, count: number) => void): void {
     const { refcountsPerBlock } = this.geometry;
     /** the first cluster of the run, or -1, and the end of the last block */
@@ -104,14 +104,14 @@ export class OnDiskRefcounts {
     runEnds(seen);
   }
 
-  /** What was read is read again: counters were changed. */
+  /** Drops the cached blocks. Call it after the file was written. */
   forget(): void {
     this.loaded.clear();
     this.holes.forget();
     this.lastIndex = -1;
   }
 
-  /** None where there is none, and where all of its counters are 0 because it is a hole. */
+  /** `undefined` if no block covers the index, or if the block is a hole (all counters are 0). */
   private block(index: number): Uint8Array | undefined {
     const offset = this.offsets.get(index);
     if (offset === undefined) return undefined;

@@ -1,6 +1,7 @@
-// New refcount structures for an image whose own cannot be used: blocks and a table that count what the walk found, written
-// where nothing is referred to, behind the end of the file. All of it is durable before one write of the header shows it, so
-// a crash leaves the old structures with leaks behind them, or the new ones. What the old ones took is free afterwards.
+// Writes new refcount structures for an image whose own are unusable: blocks and a table with the counts of the walk, after
+// the end of the file, where no entry refers to. They are durable before one write to the header switches to them. A crash
+// before that write leaves the old structures and a longer file; a crash after it leaves the new ones. The clusters of the
+// old structures are free afterwards.
 
 import { writeU64BE } from '../../../bytes/endian.ts';
 import { hex, hostOffset, roundUp } from '../../../bytes/offsets.ts';
@@ -11,7 +12,7 @@ import { QCOW_MAX_REFTABLE_SIZE, type Qcow2Header, writeRefcountTableFields } fr
 import { writeCounter } from '../refcount.ts';
 import type { ReferenceWalk } from './reference-walk.ts';
 
-/** Where the new structures go: the blocks first, then the table. */
+/** Where the new structures lie: the blocks first, then the table. */
 interface Layout {
   /** first cluster */
   readonly start: number;
@@ -20,7 +21,10 @@ interface Layout {
   readonly tableClusters: number;
 }
 
-/** Writes them and turns the walk's counts and counters to them. @throws ImgfuseError limit, corrupt, or what the host throws */
+/**
+ * Writes the new structures, and updates the counts and counters of `walk` to match.
+ * @throws ImgfuseError limit, corrupt, or the error of the host
+ */
 export function rebuildRefcounts(
   file: HostFile,
   header: Qcow2Header,
@@ -30,7 +34,7 @@ export function rebuildRefcounts(
   const { counters, geometry } = walk;
   const { counts, refcountUses } = walk.uses;
   const { clusterSize, refcountBits, refcountMax, refcountsPerBlock } = geometry;
-  keepWhatIsNotFollowed(walk);
+  keepCountersOfUnfollowed(walk);
   for (const { start, end } of refcountUses.ranges()) {
     for (let cluster = start; cluster < end; cluster++) {
       const uses = refcountUses.get(cluster);
@@ -62,13 +66,13 @@ export function rebuildRefcounts(
   file.sync();
   counters.replace(blocks.map((index, position) => [index, (start + position) * clusterSize]));
   log(
-    `The refcount structures are rebuilt: a table at ${hex(tableOffset)} and ${blocks.length} blocks instead of the table at ` +
+    `The refcount structures are rebuilt: a table at ${hex(tableOffset)} with ${blocks.length} blocks replaces the table at ` +
       `${hex(header.refcountTableOffset)}`,
   );
 }
 
-/** Where something could not be followed, a counter that can be read speaks for it: nothing that it may use becomes free. */
-function keepWhatIsNotFollowed({ counters, geometry, unfollowed, uses }: ReferenceWalk): void {
+/** If an entry could not be followed, readable counters keep their values, so no cluster that the entry may use becomes free. */
+function keepCountersOfUnfollowed({ counters, geometry, unfollowed, uses }: ReferenceWalk): void {
   const { counts } = uses;
   if (unfollowed === 0) return;
   const { refcountsPerBlock } = geometry;
@@ -80,7 +84,7 @@ function keepWhatIsNotFollowed({ counters, geometry, unfollowed, uses }: Referen
   }
 }
 
-/** The blocks count the table and themselves as well, so their number is found by trying. */
+/** The new blocks also count the table and themselves, so the loop runs until their number no longer changes. */
 function plan(file: HostFile, { geometry, report, uses }: ReferenceWalk): Layout {
   const { counts, fileEnd, lowestBeyond } = uses;
   const { clusterSize, refcountsPerBlock } = geometry;
@@ -101,8 +105,8 @@ function plan(file: HostFile, { geometry, report, uses }: ReferenceWalk): Layout
     if (tableClusters * clusterSize > QCOW_MAX_REFTABLE_SIZE) {
       throw new ImgfuseError(
         'limit',
-        `a table that counts up to ${hex((start + needed) * clusterSize)} would have ${tableClusters * clusterSize} bytes and ` +
-          `${QCOW_MAX_REFTABLE_SIZE} are the limit`,
+        `a refcount table up to ${hex((start + needed) * clusterSize)} would take ${tableClusters * clusterSize} bytes; ` +
+          `at most ${QCOW_MAX_REFTABLE_SIZE} are allowed`,
         context,
       );
     }
@@ -110,8 +114,8 @@ function plan(file: HostFile, { geometry, report, uses }: ReferenceWalk): Layout
       if (lowestBeyond < (start + needed) * clusterSize) {
         throw new ImgfuseError(
           'corrupt',
-          `an entry refers to ${hex(lowestBeyond)} behind the end of the file, where they would lie; get the rest of the file back, ` +
-            'or copy what can be read with imgfuse mount -o ro',
+          `an entry refers to ${hex(lowestBeyond)}, beyond the end of the file, and the new structures would overwrite that; ` +
+            'restore the missing end of the file, or copy the readable part with imgfuse mount -o ro',
           context,
         );
       }

@@ -1,4 +1,4 @@
-// The walk of the refcount table: which clusters it and its blocks take, and which blocks can be used for reading counters.
+// The walk of the refcount table: counts the clusters of the table and its blocks, and finds the blocks that can be used.
 
 import { combine } from '../../../bytes/endian.ts';
 import { hex } from '../../../bytes/offsets.ts';
@@ -9,21 +9,23 @@ import type { ClusterUses } from './cluster-uses.ts';
 import { type Findings, showOffset } from './findings.ts';
 import type { OnDiskRefcounts } from './on-disk-refcounts.ts';
 
-export interface RefcountWalkParts {
+interface RefcountWalkParts {
   readonly file: HostFile;
   readonly header: Qcow2Header;
   readonly uses: ClusterUses;
   readonly findings: Findings;
-  /** is given the blocks that can be used */
+  /** receives the blocks that can be used */
   readonly counters: OnDiskRefcounts;
 }
 
 export function walkRefcountTable({ file, header, uses, findings, counters }: RefcountWalkParts): void {
   const { clusterSize, refcountTableClusters, refcountTableOffset: offset } = header;
   const length = refcountTableClusters * clusterSize;
-  const placed = offset > 0 && offset % clusterSize === 0 && offset + length <= uses.fileEnd;
-  if (length === 0 || length > QCOW_MAX_REFTABLE_SIZE || !placed) {
-    findings.structureFault(`the refcount table of ${length} bytes at ${showOffset(offset)} is no table in this file`);
+  const isInside = offset > 0 && offset % clusterSize === 0 && offset + length <= uses.fileEnd;
+  if (length === 0 || length > QCOW_MAX_REFTABLE_SIZE || !isInside) {
+    findings.structureFault(
+      `the refcount table of ${length} bytes at ${showOffset(offset)} is not a table of this file`,
+    );
     return;
   }
   uses.addRefcounts(offset, length, 'the refcount table', 'refcount table');
@@ -35,12 +37,12 @@ export function walkRefcountTable({ file, header, uses, findings, counters }: Re
     const block = combine(high, low);
     const what = `refcount table entry ${at / 8} at offset ${hex(offset + at)}`;
     if (!(block % clusterSize === 0 && block + clusterSize <= uses.fileEnd)) {
-      findings.structureFault(`${what} refers to ${showOffset(block)}, which is no cluster of this file`);
+      findings.structureFault(`${what} refers to ${showOffset(block)}, which is not a cluster of this file`);
       continue;
     }
     const seen = uses.counts.get(block / clusterSize);
     uses.addRefcounts(block, clusterSize, what, 'refcount block');
-    // a block shown twice counts two ranges with one set of counters: the walk names it at its end, and it is read once
+    // a cluster that is already in use, such as another entry's block, is no block: checkExclusive() reports it
     if (seen === 0) counters.add(at / 8, block);
   }
 }

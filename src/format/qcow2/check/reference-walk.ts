@@ -1,7 +1,7 @@
-// The walk that finds every reference of an image: header, refcount structures (refcount-walk.ts), L1 and L2 tables of the
-// active layer and of all snapshots (table-walk.ts), snapshot table, bitmaps, encryption header. It counts them and says what
-// cannot be true; it changes nothing. A table is read once however many entries refer to it, and not where it lies in a hole,
-// so no image can make the walk longer than what its file has on the host.
+// Finds every reference of an image: header, refcount structures (refcount-walk.ts), L1 and L2 tables of the active layer and
+// of all snapshots (table-walk.ts), snapshot table, bitmaps, encryption header. It counts the references, reports impossible
+// ones, and changes nothing. A table is read once, whatever the number of entries that refer to it, and not at all if it lies
+// in a hole, so the walk takes no longer than reading the data that the file has on its host.
 
 import { hex } from '../../../bytes/offsets.ts';
 import { describeError, isCorrupt } from '../../../errors/index.ts';
@@ -18,22 +18,22 @@ import { Holes } from './table-holes.ts';
 import { TableWalk } from './table-walk.ts';
 
 export interface WalkOptions {
-  /** one sentence per finding, corruptions with "ERROR " before them */
+  /** called once per finding; the sentence of a corruption starts with "ERROR " */
   readonly log: (sentence: string) => void;
   /** fraction of the work done, 0 to 1 */
   readonly progress?: ((fraction: number) => void) | undefined;
-  /** told where metadata is */
+  /** called with each run of metadata clusters */
   readonly mark?: MarkMetadata | undefined;
 }
 
-/** What it found out is read from it, and a check that goes on adds what it finds itself. */
+/** Its fields are the result of run(); a check adds its own findings to them. */
 export class ReferenceWalk extends Findings {
   readonly geometry: Geometry;
   readonly counters: OnDiskRefcounts;
   readonly uses: ClusterUses;
   readonly tables: TableWalk;
   readonly holes: Holes;
-  /** nothing else refers to the clusters of the active L1 table */
+  /** whether the header alone refers to the clusters of the active L1 table */
   isL1Alone = true;
   private readonly file: HostFile;
   private readonly header: Qcow2Header;
@@ -91,7 +91,7 @@ export class ReferenceWalk extends Findings {
       }
       let end = 0;
       for (const { offset, entries, references } of [...tables.values()].sort((a, b) => a.offset - b.offset)) {
-        // no program makes such tables; walked one by one they could take any time
+        // no program makes overlapping tables, and walking each of them could take any time
         if (offset < end) this.cannotFollow(`an L1 table at ${hex(offset)} lies in that of another snapshot`);
         else this.tables.walkL1(offset, entries, false, references);
         end = Math.max(end, offset + entries * 8);
@@ -101,7 +101,7 @@ export class ReferenceWalk extends Findings {
     }
   }
 
-  /** A damaged table is a finding. A host that cannot read, or a bug, ends the walk: neither says anything of the image. */
+  /** Reports a damaged table and rethrows any other error: a read error of the host or a bug is not a fault of the image. */
   private cannotFollowFor(error: unknown): void {
     if (!isCorrupt(error)) throw error;
     this.cannotFollow(describeError(error));
@@ -116,7 +116,7 @@ export class ReferenceWalk extends Findings {
     }
   }
 
-  /** What is written in place whoever else refers to it: the header, the active L1 table and the refcount structures. */
+  /** Reports second references to the clusters that are written in place: header, active L1 table, refcount structures. */
   private checkExclusive(): void {
     const { header, geometry, uses } = this;
     const { clusterSize } = geometry;
@@ -125,13 +125,14 @@ export class ReferenceWalk extends Findings {
       for (let cluster = start; cluster < start + count; cluster++) if (references(cluster) !== 1) return true;
       return false;
     };
-    const rest = (cluster: number): number => uses.referencesToKeep(cluster);
-    if (isShared({ start: 0, count: 1 }, rest)) this.unrepairable('something refers to the cluster of the header');
-    this.isL1Alone = header.l1Size === 0 || !isShared(l1, rest);
+    const referencesToKeep = (cluster: number): number => uses.referencesToKeep(cluster);
+    if (isShared({ start: 0, count: 1 }, referencesToKeep))
+      this.unrepairable('something refers to the cluster of the header');
+    this.isL1Alone = header.l1Size === 0 || !isShared(l1, referencesToKeep);
     if (!this.isL1Alone) this.unrepairable('something else refers to the clusters of the active L1 table');
-    const inBadTables = new Set(this.tables.badZeroes.map((at) => at - (at % clusterSize)));
-    for (const table of inBadTables) {
-      // copied before it is changed, once the counters are true; until then it is data as well, and stays as it is
+    const tablesToRepair = new Set(this.tables.badZeroEntries.map((at) => at - (at % clusterSize)));
+    for (const table of tablesToRepair) {
+      // a repair must not change a table that is also data; a write copies it first, but only after the counters are right
       if (!this.tables.isOnlyTable(table))
         this.unrepairable(`something else refers to the L2 table at ${hex(table)}, which has impossible entries`);
     }

@@ -1,22 +1,22 @@
-// Where tables lie in holes of the file, so that a sparse file of any length costs what is in it. As many bytes as the file
-// has on its host, and a good many more, are read like those of any image, without a question: only a file that claims more is
-// asked where its data is, once for all of it. Devices and HTTP servers, which know no holes, claim no more than they have.
+// Says which tables lie in holes of the file, so that the cost of a sparse file does not grow with its length. The first
+// bytes of tables (READ_BYTES, or what the host has allocated if that is more) are read without asking. Only a file with more
+// tables is asked for its holes, once. Devices and HTTP servers know no holes, and cannot claim more bytes than they have.
 
 import { countBelow, withRoom } from '../../../bytes/number-index.ts';
 import { hostOffset } from '../../../bytes/offsets.ts';
 import type { HostFile } from '../../../host/host-file.ts';
 
 /**
- * Read in any case: a host that compresses, or that says late what it has allocated, is not asked for the holes of an ordinary
- * image. 512 GiB of data in 64 KiB clusters have as many bytes of L2 tables.
+ * Enough for ordinary images on a host that compresses or that reports allocated bytes late: 512 GiB of data in 64 KiB
+ * clusters have this many bytes of L2 tables.
  */
 const READ_BYTES = 64 * 1024 * 1024;
 
 export class Holes {
   private readonly file: HostFile;
-  /** bytes that are read before the file is asked */
+  /** bytes that may still be read before the file is asked for its holes */
   private unasked: number;
-  /** where each stretch of data begins, and where the holes between them begin; null until the file is asked */
+  /** start and end of each run of data; null until the file is asked */
   private data: { readonly starts: Float64Array; readonly ends: Float64Array } | null = null;
 
   constructor(file: HostFile) {
@@ -24,7 +24,7 @@ export class Holes {
     this.unasked = file.isDevice ? Number.POSITIVE_INFINITY : Math.max(file.allocatedBytes(), READ_BYTES);
   }
 
-  /** `length` bytes at `offset` read as zeros, as a hole of the file shows; false says nothing. */
+  /** True if `length` bytes at `offset` lie in a hole and so read as zeros. False means nothing. */
   isHole(offset: number, length: number): boolean {
     this.unasked -= length;
     if (this.unasked >= 0) return false;
@@ -34,13 +34,13 @@ export class Holes {
     return next === starts.length || starts[next]! >= offset + length;
   }
 
-  /** The file was written to. */
+  /** Call it after the file was written. */
   forget(): void {
     this.data = null;
   }
 }
 
-/** As many questions as the file has stretches of data, whatever its length. */
+/** Asks twice per run of data, whatever the length of the file. */
 function findData(file: HostFile): { readonly starts: Float64Array; readonly ends: Float64Array } {
   const size = file.size();
   let starts = new Float64Array(0);

@@ -1,20 +1,20 @@
-// The L2 tables that L1 tables refer to: each once, with how many entries refer to it. In arrays, because a hostile L1 table
-// has 2^22 entries and each may lead to a table of its own.
+// The L2 tables that L1 entries refer to, each with its number of references. Typed arrays hold them, because a hostile L1
+// table can have 2^22 entries that each lead to another table.
 
 import { NumberIndex, withRoom } from '../../../bytes/number-index.ts';
 
 export class TableUses {
   private readonly index = new NumberIndex();
   private references = new Float64Array(0);
-  /** first byte of the disk that the table maps */
+  /** guest offset of the first byte that the table maps */
   private guests = new Float64Array(0);
 
-  /** How many tables there are. Each has a place, 0 for the first that was added. */
+  /** Number of tables. The place of a table is its index in the order of adding. */
   get size(): number {
     return this.index.size;
   }
 
-  /** @param guest counts for a table that is new */
+  /** @param guest is kept from the first call for a table */
   add(table: number, references: number, guest: number): void {
     const known = this.index.size;
     const place = this.index.add(table);

@@ -1,5 +1,5 @@
-// The walk of the L1 and L2 tables of the active layer and of all snapshots: what their entries refer to, and which entries
-// cannot be true. An L2 table is read once however many L1 entries refer to it, and not at all where it is a hole.
+// The walk of the L1 and L2 tables of the active layer and of all snapshots: counts the references of their entries and
+// reports impossible entries. An L2 table is read at most once, whatever the number of L1 entries, and never if it is a hole.
 
 import { hex, hostOffset } from '../../../bytes/offsets.ts';
 import { isCorrupt } from '../../../errors/index.ts';
@@ -15,44 +15,46 @@ import type { OnDiskRefcounts } from './on-disk-refcounts.ts';
 import type { Holes } from './table-holes.ts';
 import { TableUses } from './table-uses.ts';
 
-/** Bits of an L1 entry that must be 0, beside those of every entry: 62 in the high word, 0 in the low word. */
+/** Bits that must be 0 in an L1 entry, in addition to those of every entry: bits 62 and 0. */
 const L1_RESERVED_HIGH = 0x40000000;
 const L1_RESERVED_LOW = 1;
 
-/** An L2 table: by how many entries of L1 tables it is used. */
+/** How an L2 table is used. */
 interface TableUse {
+  /** L1 entries that refer to it, snapshots included */
   readonly references: number;
+  /** whether the active layer uses it */
   readonly isActive: boolean;
-  /** first byte of the disk that the table maps */
+  /** guest offset of the first byte that the table maps */
   readonly guest: number;
 }
 
-export interface TableWalkParts {
+interface TableWalkParts {
   readonly file: HostFile;
   readonly header: Qcow2Header;
   readonly geometry: Geometry;
   readonly uses: ClusterUses;
   readonly findings: Findings;
-  /** what the COPIED flags are compared with */
+  /** a COPIED flag must agree with these */
   readonly counters: OnDiskRefcounts;
   readonly holes: Holes;
 }
 
 export class TableWalk {
-  /** offsets of zero entries that keep an impossible place */
-  readonly badZeroes: number[] = [];
+  /** host offsets of zero entries whose preallocated cluster is impossible */
+  readonly badZeroEntries: number[] = [];
   private readonly parts: TableWalkParts;
   private readonly tables = new TableUses();
-  /** tables of the active layer are the first so many: its L1 table is walked before all others */
+  /** number of tables of the active layer: the first places, because its L1 table is walked first */
   private activeTables = 0;
-  /** where the data of the next cluster lies in a file that is not fragmented; 0 before the first */
+  /** host offset that the next data cluster has if the file is not fragmented; 0 before the first */
   private nextData = 0;
 
   constructor(parts: TableWalkParts) {
     this.parts = parts;
   }
 
-  /** The active one goes first. @param references snapshots that have this L1 table */
+  /** Walks one L1 table. Call it for the active one first. @param references number of snapshots with this L1 table */
   walkL1(offset: number, entries: number, isActive: boolean, references = 1): void {
     if (entries === 0) return;
     const { file, findings, geometry, uses } = this.parts;
@@ -60,7 +62,7 @@ export class TableWalk {
     const end = offset + entries * 8;
     if (isActive && end > size)
       findings.cannotFollow(`the file of ${size} bytes ends before its L1 table does, at ${end}: it is truncated`);
-    // entries that are missing may have referred to anything
+    // the missing entries may have referred to any cluster
     if (!uses.add(offset, entries * 8, 'an L1 table', isActive ? 'active L1 table' : 'inactive L1 table', references))
       findings.unfollowed++;
     const l1 = readTable(file, offset, entries * 8);
@@ -84,7 +86,7 @@ export class TableWalk {
     if (isActive) this.activeTables = this.tables.size;
   }
 
-  /** All tables that the L1 tables referred to. @param progress takes the fraction of them that is done */
+  /** Walks all L2 tables that the L1 tables refer to. @param progress called with the fraction done, 0 to 1 */
   walkL2Tables(progress?: (fraction: number) => void): void {
     const { file, geometry, holes } = this.parts;
     const { clusterSize } = geometry;
@@ -115,18 +117,18 @@ export class TableWalk {
     }
   }
 
-  /** As many L1 entries as refer to the table refer to what it refers to. @param guest first byte that the entry maps */
+  /** Each L1 entry that refers to the table adds one reference. @param guest offset of the first byte that the entry maps */
   private walkEntry(high: number, low: number, at: number, guest: number, { references, isActive }: TableUse): void {
     const { findings, header, uses } = this.parts;
     const isZero = header.version === 3 && !header.extendedL2 && (low & QCOW_OFLAG_ZERO) !== 0;
     const host = offsetOf(high, low);
     if (isZero && host !== 0 && !header.hasExternalData && !uses.isCluster(host)) {
-      this.badZero(at, host);
+      this.reportBadZero(at, host);
       return;
     }
     if (this.hasReserved(high, low)) findings.unrepairable(`the L2 entry at offset ${hex(at)} has reserved bits set`);
     if (header.hasExternalData) {
-      if (isActive && (host !== 0 || isCopied(high))) this.lookAtPlace(at, host, guest, isCopied(high), isZero);
+      if (isActive && (host !== 0 || isCopied(high))) this.checkDataFileEntry(at, host, guest, isCopied(high), isZero);
       return;
     }
     if (host === 0) return;
@@ -142,7 +144,9 @@ export class TableWalk {
   private walkCompressed(high: number, low: number, at: number, { references, isActive }: TableUse): void {
     const { findings, header } = this.parts;
     if (header.hasExternalData) {
-      findings.unrepairable(`the L2 entry at offset ${hex(at)} is compressed, which data files do not have`);
+      findings.unrepairable(
+        `the L2 entry at offset ${hex(at)} is compressed, which an image with a data file does not allow`,
+      );
       return;
     }
     this.useCompressed(high, low, at, references);
@@ -166,10 +170,10 @@ export class TableWalk {
     }
   }
 
-  private badZero(at: number, host: number): void {
-    const where = `${showOffset(host)}, which is no cluster of this file`;
+  private reportBadZero(at: number, host: number): void {
+    const where = `${showOffset(host)}, which is not a cluster of this file`;
     this.parts.findings.repairable(`the zero entry at offset ${hex(at)} keeps ${where}`);
-    this.badZeroes.push(at);
+    this.badZeroEntries.push(at);
   }
 
   private countData(host: number): void {
@@ -179,11 +183,11 @@ export class TableWalk {
     this.nextData = host + geometry.clusterSize;
   }
 
-  /** A data file has one place for each guest cluster, which nobody shares. @param at of the L2 entry */
-  private lookAtPlace(at: number, host: number, place: number, copied: boolean, isZero: boolean): void {
+  /** In a data file each guest cluster lies at its guest offset and is never shared. @param at host offset of the L2 entry */
+  private checkDataFileEntry(at: number, host: number, guest: number, copied: boolean, isZero: boolean): void {
     const { findings } = this.parts;
-    if (host !== place && !isZero) {
-      const where = `${showOffset(host)} of the data file instead of ${hex(place)}`;
+    if (host !== guest && !isZero) {
+      const where = `${showOffset(host)} of the data file instead of ${hex(guest)}`;
       findings.unrepairable(`the L2 entry at offset ${hex(at)} refers to ${where}`);
       return;
     }
@@ -191,7 +195,7 @@ export class TableWalk {
     if (!isZero) this.countData(host);
   }
 
-  /** Neither version 2 nor extended entries have the zero flag, and QEMU answers EIO for it there. */
+  /** Version 2 and extended entries have no zero flag: QEMU answers EIO if that bit is set. */
   private hasReserved(high: number, low: number): boolean {
     const { extendedL2, version } = this.parts.header;
     return hasReservedBits(high, low) || ((extendedL2 || version === 2) && (low & QCOW_OFLAG_ZERO) !== 0);
@@ -204,7 +208,7 @@ export class TableWalk {
     return subclusterFault(bitmap, hasHost);
   }
 
-  /** COPIED says that the counter is exactly 1: a wrong one makes a write hit a snapshot, or copies for nothing. */
+  /** COPIED means that the counter is exactly 1. Wrongly set, a write changes a snapshot; wrongly clear, it copies in vain. */
   private compareFlag(at: number, host: number, copied: boolean): void {
     const { counters, findings, geometry } = this.parts;
     const isSingle = counters.get(geometry.clusterOf(host)) === 1;
@@ -213,17 +217,17 @@ export class TableWalk {
     findings.flagFault(flagSentence(at, copied));
   }
 
-  /** How many L2 tables there are. */
+  /** Number of L2 tables. */
   get tableCount(): number {
     return this.tables.size;
   }
 
-  /** The place of the table at this offset among them, or -1. */
+  /** Index of the table at this host offset, or -1. */
   placeOf(table: number): number {
     return this.tables.find(table);
   }
 
-  /** Nothing but L1 entries refers to an L2 table, so that changing an entry of it changes nothing else. */
+  /** Whether only L1 entries refer to the table, so that a change to one of its entries changes nothing else. */
   isOnlyTable(table: number): boolean {
     const { geometry, uses } = this.parts;
     const place = this.tables.find(table);
@@ -231,7 +235,7 @@ export class TableWalk {
     return uses.referencesToKeep(geometry.clusterOf(table)) === references;
   }
 
-  /** No L2 table is something else as well. */
+  /** Whether this holds for all L2 tables. */
   get areTablesAlone(): boolean {
     for (let place = 0; place < this.tables.size; place++) {
       if (!this.isOnlyTable(this.tables.tableAt(place))) return false;

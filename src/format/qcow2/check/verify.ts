@@ -1,6 +1,6 @@
-// What has to be true of an image before it is written, and what an image is told that was repaired. Every read-write open
-// walks all tables once: an image that was not closed clean is repaired, another one in which something is wrong is refused
-// before a byte of it changes. The dirty and the corrupt bit go only after a second look has found nothing.
+// Decides whether an image may be written. Every read-write open checks all tables: it repairs an image that was not closed
+// clean, and refuses any other image with corruptions before a byte of it changes. The dirty and the corrupt bit are cleared
+// only after a second check has found nothing.
 
 import { ImgfuseError, isHostFull } from '../../../errors/index.ts';
 import type { HostFile } from '../../../host/host-file.ts';
@@ -21,21 +21,21 @@ import { createMetadataClustersState, MetadataClusters, MetadataRuns } from '../
 import { type Check, examine } from './check.ts';
 import type { WalkOptions } from './reference-walk.ts';
 
-/** An image that may be written, with what the walk found out. */
+/** An image that may be written, with the result of its check. */
 export interface Verified {
-  /** as it is after a repair */
+  /** read again after a repair */
   readonly header: Qcow2Header;
   readonly check: Check;
   /** which clusters hold metadata */
   readonly metadata: SharedArrayBuffer;
 }
 
-/** `check`, with the repair that was asked for. */
+/** The command `check`, with the repair that `options` asks for. */
 export function checkQcow2(file: HostFile, options: CheckOptions): CheckReport {
   const header = readHeader(file, { readOnly: options.repair === 'none', check: true });
   const isCut = options.repair === 'all' && completeL1(file, header, options.log);
   const check = examine(file, header, options);
-  if (isCut) check.wasCut();
+  if (isCut) check.noteTruncatedL1();
   if (options.repair === 'all') check.repairAll();
   else {
     check.reportFlags();
@@ -44,9 +44,9 @@ export function checkQcow2(file: HostFile, options: CheckOptions): CheckReport {
   const { report } = check;
   const isMarked = header.isDirty || header.isCorrupt;
   if (options.repair === 'all' && isSound(report) && (isMarked || report.corruptionsFixed > 0)) {
-    // read back: a host that answers a write and does not do it must not make a damaged image look clean (R7)
+    // check again from the file: a host that drops writes must not make a damaged image look clean (R7)
     const again = readHeader(file, { readOnly: false, check: true });
-    const left = look(file, again, { log: () => undefined }).report.corruptions;
+    const left = examineWithFlags(file, again, { log: () => undefined }).report.corruptions;
     if (left === 0) clearMarks(file, again);
     else {
       report.checkErrors++;
@@ -57,7 +57,7 @@ export function checkQcow2(file: HostFile, options: CheckOptions): CheckReport {
 }
 
 /**
- * Makes a file that ends before its L1 table does long enough for it; what was missing reads as zeros, in the file as before.
+ * Lengthens a file that ends before its L1 table does. The missing entries read as zeros, as they did before.
  * @returns whether the file was too short
  */
 function completeL1(file: HostFile, { l1Size, l1TableOffset }: Qcow2Header, log: (sentence: string) => void): boolean {
@@ -66,13 +66,16 @@ function completeL1(file: HostFile, { l1Size, l1TableOffset }: Qcow2Header, log:
   if (l1Size === 0 || size >= end) return false;
   completeFile(file, l1TableOffset, end);
   log(
-    `Repaired the length of the file: its ${size} bytes ended before its L1 table; it has ${end} now, and what the missing part ` +
-      'mapped reads as zeros',
+    `Repaired the length of the file: its ${size} bytes ended before its L1 table, now it has ${end} bytes; the part of the disk ` +
+      'that the missing entries mapped reads as zeros',
   );
   return true;
 }
 
-/** @throws ImgfuseError corrupt, and then nothing was changed unless the image was dirty and its repair went wrong */
+/**
+ * Checks an image before its first write, and repairs it if it is dirty.
+ * @throws ImgfuseError corrupt; the image is unchanged then, unless it was dirty and its repair failed
+ */
 export function verifyBeforeWriting(
   file: HostFile,
   header: Qcow2Header,
@@ -82,7 +85,7 @@ export function verifyBeforeWriting(
   const note = (sentence: string): void => {
     if (findings.length < 1000) findings.push(sentence);
   };
-  const first = lookForMetadata(file, header, { log: note, ...progressOf(`checking ${file.path}`, progress) });
+  const first = examineWithMetadata(file, header, { log: note, ...progressOf(`checking ${file.path}`, progress) });
   const { corruptions, leaks } = first.check.report;
   if (!header.isDirty) {
     if (first.check.dangers > 0) throw refusal(file, corruptions, findings);
@@ -96,50 +99,47 @@ export function verifyBeforeWriting(
   first.check.repairAll();
   const repaired = readHeader(file, { readOnly: false });
   const again = progressOf(`checking ${file.path} after its repair`, progress);
-  const second = lookForMetadata(file, repaired, { log: note, ...again });
+  const second = examineWithMetadata(file, repaired, { log: note, ...again });
   if (second.check.dangers > 0) throw refusal(file, second.check.report.corruptions, findings);
   clearMarks(file, repaired);
   return verified(file, repaired, second);
 }
 
 /**
- * Gives back what a process that was killed had allocated and not linked, or removed and not lowered yet. As `check -r leaks`
- * does it: whatever made the clusters unreferenced is durable before a counter goes down (R5), and a crash in between leaves
- * fewer leaks. A leak that stays harms nobody, so the image is opened in any case.
+ * Frees clusters that a killed process had allocated but not linked, or unlinked but not freed, as `check -r leaks` does: the
+ * unlinking is durable before a counter goes down (R5), and a crash in between leaves fewer leaks. A leak does no harm, so
+ * the image is opened even if leaks are left.
  */
 function reclaimLeaks(file: HostFile, header: Qcow2Header, check: Check, log: (sentence: string) => void): void {
   const { leaks } = check.report;
   const [low, high] = autoclearWhenWritten(header.autoclear);
-  // a feature that is not known here may have clusters of its own, until its bit is durably gone
+  // an unknown feature may own clusters that this check cannot see, until its autoclear bit is durably cleared
   const isAllKnown = low === header.autoclear[0] && high === header.autoclear[1];
   try {
     if (isAllKnown) check.repairLeaks();
   } catch (error) {
-    // on a host that copies what is written over
+    // a full copy-on-write host has no room even for overwriting a counter
     if (!isHostFull(error)) throw error;
   }
   const { leaksFixed } = check.report;
-  if (leaksFixed > 0)
-    log(
-      `${file.path}: ${leaksFixed} clusters that nothing referred to, left by a process that was killed, are free again`,
-    );
+  if (leaksFixed > 0) log(`${file.path}: freed ${leaksFixed} leaked clusters, which a killed process had left`);
   if (leaksFixed < leaks)
-    log(`${file.path} has ${leaks - leaksFixed} leaked clusters; imgfuse check -r leaks gives them back`);
+    log(`${file.path} has ${leaks - leaksFixed} leaked clusters; imgfuse check -r leaks frees them`);
 }
 
-/** What a look found, and where metadata is. */
-interface Found {
+/** A check, and the clusters that hold metadata. */
+interface Examined {
   readonly check: Check;
   readonly runs: MetadataRuns;
 }
 
-function lookForMetadata(file: HostFile, header: Qcow2Header, options: WalkOptions): Found {
+function examineWithMetadata(file: HostFile, header: Qcow2Header, options: WalkOptions): Examined {
   const runs = new MetadataRuns();
-  return { check: look(file, header, options, runs), runs };
+  return { check: examineWithFlags(file, header, options, runs), runs };
 }
 
-/** An image that is refused has no map: its metadata may seem to be anywhere in a sparse file of any length. */
-function verified(file: HostFile, header: Qcow2Header, { check, runs }: Found): Verified {
+/** Makes the metadata map last, for accepted images only: in a hostile sparse file it could be of any size. */
+function verified(file: HostFile, header: Qcow2Header, { check, runs }: Examined): Verified {
   const { clusterSize, size } = header;
   const capacity = trackedClusters(clusterSize, file.size(), size);
   const metadata = createMetadataClustersState(Math.ceil(file.size() / clusterSize), capacity);
@@ -147,7 +147,7 @@ function verified(file: HostFile, header: Qcow2Header, { check, runs }: Found): 
   return { header, check, metadata };
 }
 
-function look(file: HostFile, header: Qcow2Header, options: WalkOptions, runs?: MetadataRuns): Check {
+function examineWithFlags(file: HostFile, header: Qcow2Header, options: WalkOptions, runs?: MetadataRuns): Check {
   const check = examine(file, header, {
     ...options,
     mark: runs === undefined ? undefined : (kind, first, count) => runs.add(kind, first, count),
@@ -166,12 +166,12 @@ function refusal(file: HostFile, corruptions: number, findings: readonly string[
   );
 }
 
-/** Every corruption that was found is repaired; leaks may be left. */
+/** Whether every corruption is repaired; leaks may be left. */
 function isSound(report: CheckReport): boolean {
   return report.corruptions === report.corruptionsFixed && report.checkErrors === 0;
 }
 
-/** Clears the dirty and the corrupt bit, after everything that was repaired is durable. */
+/** Clears the dirty and the corrupt bit. The repair is made durable first, so a crash leaves the bits set. */
 function clearMarks(file: HostFile, header: Qcow2Header): void {
   if (header.version !== 3 || !(header.isDirty || header.isCorrupt)) return;
   file.sync();
