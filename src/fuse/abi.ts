@@ -1,5 +1,6 @@
 // The FUSE kernel ABI: constants and structure layouts with the names of <linux/fuse.h> (protocol 7.45), little-endian.
-// A structure is an object of field offsets from its own start, plus `size`. Every offset here is checked in the tests.
+// A structure is an object of field offsets from its own start, and `$bytes` is its own size, so that no field of the kernel
+// needs another name. Every offset here is checked in the tests.
 
 export const FUSE_KERNEL_VERSION = 7;
 /** The minor version that the structures below are written for; the kernel keeps to the smaller of the two. */
@@ -108,12 +109,12 @@ export const fuse_in_header = {
   gid: 28,
   pid: 32,
   total_extlen: 36,
-  size: 40,
+  $bytes: 40,
 } as const;
 
-export const fuse_out_header = { len: 0, error: 4, unique: 8, size: 16 } as const;
+export const fuse_out_header = { len: 0, error: 4, unique: 8, $bytes: 16 } as const;
 
-export const fuse_init_in = { major: 0, minor: 4, max_readahead: 8, flags: 12, flags2: 16, size: 64 } as const;
+export const fuse_init_in = { major: 0, minor: 4, max_readahead: 8, flags: 12, flags2: 16, $bytes: 64 } as const;
 /** fuse_init_in of kernels without FUSE_INIT_EXT. */
 export const FUSE_COMPAT_INIT_IN_SIZE = 16;
 
@@ -130,12 +131,12 @@ export const fuse_init_out = {
   map_alignment: 30,
   flags2: 32,
   request_timeout: 40,
-  size: 64,
+  $bytes: 64,
 } as const;
 
 export const fuse_attr = {
   ino: 0,
-  size_: 8,
+  size: 8,
   blocks: 16,
   atime: 24,
   mtime: 32,
@@ -150,7 +151,7 @@ export const fuse_attr = {
   rdev: 76,
   blksize: 80,
   flags: 84,
-  size: 88,
+  $bytes: 88,
 } as const;
 
 export const fuse_entry_out = {
@@ -161,20 +162,20 @@ export const fuse_entry_out = {
   entry_valid_nsec: 32,
   attr_valid_nsec: 36,
   attr: 40,
-  size: 128,
+  $bytes: 128,
 } as const;
 
-export const fuse_attr_out = { attr_valid: 0, attr_valid_nsec: 8, attr: 16, size: 104 } as const;
+export const fuse_attr_out = { attr_valid: 0, attr_valid_nsec: 8, attr: 16, $bytes: 104 } as const;
 
-export const fuse_forget_in = { nlookup: 0, size: 8 } as const;
-export const fuse_batch_forget_in = { count: 0, size: 8 } as const;
-export const fuse_forget_one = { nodeid: 0, nlookup: 8, size: 16 } as const;
-export const fuse_getattr_in = { getattr_flags: 0, fh: 8, size: 16 } as const;
+export const fuse_forget_in = { nlookup: 0, $bytes: 8 } as const;
+export const fuse_batch_forget_in = { count: 0, $bytes: 8 } as const;
+export const fuse_forget_one = { nodeid: 0, nlookup: 8, $bytes: 16 } as const;
+export const fuse_getattr_in = { getattr_flags: 0, fh: 8, $bytes: 16 } as const;
 
 export const fuse_setattr_in = {
   valid: 0,
   fh: 8,
-  size_: 16,
+  size: 16,
   lock_owner: 24,
   atime: 32,
   mtime: 40,
@@ -185,36 +186,36 @@ export const fuse_setattr_in = {
   mode: 68,
   uid: 76,
   gid: 80,
-  size: 88,
+  $bytes: 88,
 } as const;
 
-export const fuse_open_in = { flags: 0, open_flags: 4, size: 8 } as const;
-export const fuse_open_out = { fh: 0, open_flags: 8, size: 16 } as const;
-export const fuse_release_in = { fh: 0, flags: 8, release_flags: 12, lock_owner: 16, size: 24 } as const;
-export const fuse_flush_in = { fh: 0, lock_owner: 16, size: 24 } as const;
+export const fuse_open_in = { flags: 0, open_flags: 4, $bytes: 8 } as const;
+export const fuse_open_out = { fh: 0, open_flags: 8, $bytes: 16 } as const;
+export const fuse_release_in = { fh: 0, flags: 8, release_flags: 12, lock_owner: 16, $bytes: 24 } as const;
+export const fuse_flush_in = { fh: 0, lock_owner: 16, $bytes: 24 } as const;
 
 /** Also fuse_readdir's and fuse_readdirplus' arguments. */
 export const fuse_read_in = {
   fh: 0,
   offset: 8,
-  size_: 16,
+  size: 16,
   read_flags: 20,
   lock_owner: 24,
   flags: 32,
-  size: 40,
+  $bytes: 40,
 } as const;
 
 export const fuse_write_in = {
   fh: 0,
   offset: 8,
-  size_: 16,
+  size: 16,
   write_flags: 20,
   lock_owner: 24,
   flags: 32,
-  size: 40,
+  $bytes: 40,
 } as const;
 
-export const fuse_write_out = { size_: 0, size: 8 } as const;
+export const fuse_write_out = { size: 0, $bytes: 8 } as const;
 
 export const fuse_statfs_out = {
   blocks: 0,
@@ -225,21 +226,21 @@ export const fuse_statfs_out = {
   bsize: 40,
   namelen: 44,
   frsize: 48,
-  size: 80,
+  $bytes: 80,
 } as const;
 
-export const fuse_notify_inval_inode_out = { ino: 0, off: 8, len: 16, size: 24 } as const;
-export const fuse_fsync_in = { fh: 0, fsync_flags: 8, size: 16 } as const;
-export const fuse_getxattr_in = { size_: 0, size: 8 } as const;
-export const fuse_getxattr_out = { size_: 0, size: 8 } as const;
-export const fuse_access_in = { mask: 0, size: 8 } as const;
-export const fuse_interrupt_in = { unique: 0, size: 8 } as const;
-export const fuse_fallocate_in = { fh: 0, offset: 8, length: 16, mode: 24, size: 32 } as const;
-export const fuse_lseek_in = { fh: 0, offset: 8, whence: 16, size: 24 } as const;
-export const fuse_lseek_out = { offset: 0, size: 8 } as const;
+export const fuse_notify_inval_inode_out = { ino: 0, off: 8, len: 16, $bytes: 24 } as const;
+export const fuse_fsync_in = { fh: 0, fsync_flags: 8, $bytes: 16 } as const;
+export const fuse_getxattr_in = { size: 0, $bytes: 8 } as const;
+export const fuse_getxattr_out = { size: 0, $bytes: 8 } as const;
+export const fuse_access_in = { mask: 0, $bytes: 8 } as const;
+export const fuse_interrupt_in = { unique: 0, $bytes: 8 } as const;
+export const fuse_fallocate_in = { fh: 0, offset: 8, length: 16, mode: 24, $bytes: 32 } as const;
+export const fuse_lseek_in = { fh: 0, offset: 8, whence: 16, $bytes: 24 } as const;
+export const fuse_lseek_out = { offset: 0, $bytes: 8 } as const;
 
-/** `size` is FUSE_NAME_OFFSET: the name follows, padded to 8 bytes. */
-export const fuse_dirent = { ino: 0, off: 8, namelen: 16, type: 20, size: 24 } as const;
+/** `$bytes` is FUSE_NAME_OFFSET: the name follows, padded to 8 bytes. */
+export const fuse_dirent = { ino: 0, off: 8, namelen: 16, type: 20, $bytes: 24 } as const;
 
 /** Records of variable length are aligned to 64 bits. */
 export function FUSE_REC_ALIGN(length: number): number {

@@ -104,7 +104,7 @@ export function serveInit(channel: Channel, pageSize: number, timeout = 0): Prot
     channel.send(answer, answer.length);
     return protocol;
   } catch (error) {
-    const refusal = encodeHeader(new Uint8Array(abi.fuse_out_header.size), -ERRNO.EPROTO, unique);
+    const refusal = encodeHeader(new Uint8Array(abi.fuse_out_header.$bytes), -ERRNO.EPROTO, unique);
     channel.send(refusal, refusal.length);
     throw error;
   }
@@ -113,7 +113,7 @@ export function serveInit(channel: Channel, pageSize: number, timeout = 0): Prot
 /** @throws ImgfuseError io when the message is no INIT request */
 export function decodeInit(message: Uint8Array, length: number): KernelOffer {
   const view = new DataView(message.buffer, message.byteOffset, message.byteLength);
-  const body = abi.fuse_in_header.size;
+  const body = abi.fuse_in_header.$bytes;
   const isInit =
     length >= body + abi.FUSE_COMPAT_INIT_IN_SIZE &&
     view.getUint32(abi.fuse_in_header.len, true) === length &&
@@ -132,8 +132,8 @@ export function decodeInit(message: Uint8Array, length: number): KernelOffer {
 
 /** The whole reply, out header included. */
 export function encodeInit(protocol: Protocol, unique: Uint8Array): Uint8Array {
-  const reply = new Uint8Array(abi.fuse_out_header.size + abi.fuse_init_out.size);
-  const view = new DataView(reply.buffer, abi.fuse_out_header.size);
+  const reply = new Uint8Array(abi.fuse_out_header.$bytes + abi.fuse_init_out.$bytes);
+  const view = new DataView(reply.buffer, abi.fuse_out_header.$bytes);
   view.setUint32(abi.fuse_init_out.major, protocol.major, true);
   view.setUint32(abi.fuse_init_out.minor, protocol.minor, true);
   view.setUint32(abi.fuse_init_out.max_readahead, protocol.maxReadahead, true);

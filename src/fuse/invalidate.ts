@@ -11,11 +11,11 @@ import { FUSE_DEVICE } from './device.ts';
 export type Invalidation = 'attributes' | 'data';
 
 export function encodeInvalidation(node: number, what: Invalidation): Uint8Array {
-  const message = new Uint8Array(fuse_out_header.size + fuse_notify_inval_inode_out.size);
+  const message = new Uint8Array(fuse_out_header.$bytes + fuse_notify_inval_inode_out.$bytes);
   const view = new DataView(message.buffer);
   view.setUint32(fuse_out_header.len, message.length, true);
   view.setInt32(fuse_out_header.error, FUSE_NOTIFY_INVAL_INODE, true);
-  const body = fuse_out_header.size;
+  const body = fuse_out_header.$bytes;
   writeU64LE(view, body + fuse_notify_inval_inode_out.ino, node);
   // a negative offset: attributes only; length 0: to the end of the file
   writeU64LE(view, body + fuse_notify_inval_inode_out.off, what === 'data' ? 0 : -1);

@@ -42,7 +42,7 @@ function setattr(filesystem: Filesystem, request: Request, reply: Reply): void {
   const layout = abi.fuse_setattr_in;
   const valid = request.u32(layout.valid);
   const change: { -readonly [K in keyof AttributeChange]: AttributeChange[K] } = {};
-  if (valid & abi.FATTR_SIZE) change.size = sizeOrTooBig(request.u64(layout.size_));
+  if (valid & abi.FATTR_SIZE) change.size = sizeOrTooBig(request.u64(layout.size));
   // set-user-id and set-group-id bits are never kept: that is what FUSE_HANDLE_KILLPRIV_V2 promises to the kernel
   if (valid & abi.FATTR_MODE) change.mode = request.u32(layout.mode) & ~S_ISUID_S_ISGID;
   if (valid & abi.FATTR_UID) change.uid = request.u32(layout.uid);
@@ -74,7 +74,7 @@ function openFlags(filesystem: Filesystem, node: number, flags: number, minor: n
 
 function read(filesystem: Filesystem, request: Request, reply: Reply): void {
   const layout = abi.fuse_read_in;
-  const length = request.u32(layout.size_);
+  const length = request.u32(layout.size);
   const offset = request.u64(layout.offset);
   if (length > reply.capacity) {
     throw new ImgfuseError('io', `the kernel asked for ${length} bytes at once; ${reply.capacity} were agreed`);
@@ -87,15 +87,15 @@ function read(filesystem: Filesystem, request: Request, reply: Reply): void {
 
 function write(filesystem: Filesystem, request: Request, reply: Reply): void {
   const layout = abi.fuse_write_in;
-  const length = request.u32(layout.size_);
-  if (length !== request.bodyLength - layout.size) {
-    throw new ImgfuseError('io', `a WRITE of ${length} bytes came with ${request.bodyLength - layout.size}`);
+  const length = request.u32(layout.size);
+  if (length !== request.bodyLength - layout.$bytes) {
+    throw new ImgfuseError('io', `a WRITE of ${length} bytes came with ${request.bodyLength - layout.$bytes}`);
   }
   const offset = sizeOrTooBig(request.u64(layout.offset));
   sizeOrTooBig(offset + length);
   const isGuessed = (request.u32(layout.write_flags) & abi.FUSE_WRITE_CACHE) !== 0;
   const handle = isGuessed ? NO_HANDLE : request.handle(layout.fh);
-  const dataOffset = request.dataOffset(layout.size);
+  const dataOffset = request.dataOffset(layout.$bytes);
   const written = filesystem.write(request.nodeid, handle, request.bytes, dataOffset, length, offset);
   // behind a direct write the kernel sends no FSYNC: it leaves the sync of a synchronous one (O_DSYNC, RWF_DSYNC) to the server
   if (request.u32(layout.flags) & O_DSYNC) filesystem.fsync(request.nodeid, handle);
@@ -105,7 +105,7 @@ function write(filesystem: Filesystem, request: Request, reply: Reply): void {
 /** Both kinds of READDIR. The offset is the index of the next record in ".", "..", then the entries: no state is kept. */
 function readdir(filesystem: Filesystem, request: Request, reply: Reply, isPlus: boolean): void {
   const node = request.nodeid;
-  const limit = Math.min(request.u32(abi.fuse_read_in.size_), reply.capacity);
+  const limit = Math.min(request.u32(abi.fuse_read_in.size), reply.capacity);
   const entries: readonly DirectoryEntry[] = filesystem.readdir(node);
   const first = request.u64(abi.fuse_read_in.offset);
   let used = 0;
@@ -146,7 +146,7 @@ function lseek(filesystem: Filesystem, request: Request, reply: Reply): void {
 }
 
 function getxattr(filesystem: Filesystem, request: Request, reply: Reply): void {
-  const name = request.name(abi.fuse_getxattr_in.size);
+  const name = request.name(abi.fuse_getxattr_in.$bytes);
   answerXattr(request, reply, filesystem.getxattr(request.nodeid, name));
 }
 
@@ -157,7 +157,7 @@ function listxattr(filesystem: Filesystem, request: Request, reply: Reply): void
 
 /** A size of 0 asks for the size; a size that is too small is ERANGE. */
 function answerXattr(request: Request, reply: Reply, value: Uint8Array): void {
-  const limit = request.u32(abi.fuse_getxattr_in.size_);
+  const limit = request.u32(abi.fuse_getxattr_in.size);
   if (limit === 0) return reply.xattrSize(value.length);
   if (value.length > limit || value.length > reply.capacity) {
     throw new ImgfuseError('limit', 'the attribute does not fit', { errno: ERRNO.ERANGE });
@@ -191,16 +191,16 @@ const TAIL = { tail: true } as const;
 /** By opcode. */
 export const OPERATIONS: readonly (Operation | undefined)[] = table({
   [abi.FUSE_LOOKUP]: entry('LOOKUP', 0, lookup, TAIL),
-  [abi.FUSE_FORGET]: entry('FORGET', abi.fuse_forget_in.size, nothing, { replies: false }),
-  [abi.FUSE_BATCH_FORGET]: entry('BATCH_FORGET', abi.fuse_batch_forget_in.size, nothing, {
+  [abi.FUSE_FORGET]: entry('FORGET', abi.fuse_forget_in.$bytes, nothing, { replies: false }),
+  [abi.FUSE_BATCH_FORGET]: entry('BATCH_FORGET', abi.fuse_batch_forget_in.$bytes, nothing, {
     tail: true,
     replies: false,
   }),
-  [abi.FUSE_INTERRUPT]: entry('INTERRUPT', abi.fuse_interrupt_in.size, nothing, { replies: false }),
-  [abi.FUSE_GETATTR]: entry('GETATTR', abi.fuse_getattr_in.size, (filesystem, request, reply) =>
+  [abi.FUSE_INTERRUPT]: entry('INTERRUPT', abi.fuse_interrupt_in.$bytes, nothing, { replies: false }),
+  [abi.FUSE_GETATTR]: entry('GETATTR', abi.fuse_getattr_in.$bytes, (filesystem, request, reply) =>
     reply.attributes(filesystem.getattr(request.nodeid)),
   ),
-  [abi.FUSE_SETATTR]: entry('SETATTR', abi.fuse_setattr_in.size, setattr),
+  [abi.FUSE_SETATTR]: entry('SETATTR', abi.fuse_setattr_in.$bytes, setattr),
   // the names are fixed; ENOSYS would be "Function not implemented"
   [abi.FUSE_SYMLINK]: entry('SYMLINK', 0, changeNames, TAIL),
   [abi.FUSE_MKNOD]: entry('MKNOD', 0, changeNames, TAIL),
@@ -211,45 +211,45 @@ export const OPERATIONS: readonly (Operation | undefined)[] = table({
   [abi.FUSE_RENAME2]: entry('RENAME2', 0, changeNames, TAIL),
   [abi.FUSE_LINK]: entry('LINK', 0, changeNames, TAIL),
   [abi.FUSE_CREATE]: entry('CREATE', 0, changeNames, TAIL),
-  [abi.FUSE_OPEN]: entry('OPEN', abi.fuse_open_in.size, open),
-  [abi.FUSE_READ]: entry('READ', abi.fuse_read_in.size, read),
-  [abi.FUSE_WRITE]: entry('WRITE', abi.fuse_write_in.size, write, TAIL),
+  [abi.FUSE_OPEN]: entry('OPEN', abi.fuse_open_in.$bytes, open),
+  [abi.FUSE_READ]: entry('READ', abi.fuse_read_in.$bytes, read),
+  [abi.FUSE_WRITE]: entry('WRITE', abi.fuse_write_in.$bytes, write, TAIL),
   [abi.FUSE_STATFS]: entry('STATFS', 0, (filesystem, request, reply) =>
     reply.statfs(filesystem.statfs(request.nodeid)),
   ),
-  [abi.FUSE_RELEASE]: entry('RELEASE', abi.fuse_release_in.size, (filesystem, request, reply) => {
+  [abi.FUSE_RELEASE]: entry('RELEASE', abi.fuse_release_in.$bytes, (filesystem, request, reply) => {
     filesystem.release(request.nodeid, request.handle(abi.fuse_release_in.fh));
     reply.empty();
   }),
-  [abi.FUSE_FLUSH]: entry('FLUSH', abi.fuse_flush_in.size, (filesystem, request, reply) => {
+  [abi.FUSE_FLUSH]: entry('FLUSH', abi.fuse_flush_in.$bytes, (filesystem, request, reply) => {
     filesystem.flush(request.nodeid, request.handle(abi.fuse_flush_in.fh));
     reply.empty();
   }),
-  [abi.FUSE_FSYNC]: entry('FSYNC', abi.fuse_fsync_in.size, (filesystem, request, reply) => {
+  [abi.FUSE_FSYNC]: entry('FSYNC', abi.fuse_fsync_in.$bytes, (filesystem, request, reply) => {
     filesystem.fsync(request.nodeid, request.handle(abi.fuse_fsync_in.fh));
     reply.empty();
   }),
-  [abi.FUSE_OPENDIR]: entry('OPENDIR', abi.fuse_open_in.size, (filesystem, request, reply) => {
+  [abi.FUSE_OPENDIR]: entry('OPENDIR', abi.fuse_open_in.$bytes, (filesystem, request, reply) => {
     filesystem.readdir(request.nodeid);
     reply.open(0, 0);
   }),
-  [abi.FUSE_READDIR]: entry('READDIR', abi.fuse_read_in.size, (filesystem, request, reply) =>
+  [abi.FUSE_READDIR]: entry('READDIR', abi.fuse_read_in.$bytes, (filesystem, request, reply) =>
     readdir(filesystem, request, reply, false),
   ),
-  [abi.FUSE_READDIRPLUS]: entry('READDIRPLUS', abi.fuse_read_in.size, (filesystem, request, reply) =>
+  [abi.FUSE_READDIRPLUS]: entry('READDIRPLUS', abi.fuse_read_in.$bytes, (filesystem, request, reply) =>
     readdir(filesystem, request, reply, true),
   ),
-  [abi.FUSE_RELEASEDIR]: entry('RELEASEDIR', abi.fuse_release_in.size, succeed),
+  [abi.FUSE_RELEASEDIR]: entry('RELEASEDIR', abi.fuse_release_in.$bytes, succeed),
   // the names in our directories are permanent: there is nothing to make durable
-  [abi.FUSE_FSYNCDIR]: entry('FSYNCDIR', abi.fuse_fsync_in.size, succeed),
-  [abi.FUSE_ACCESS]: entry('ACCESS', abi.fuse_access_in.size, (filesystem, request, reply) => {
+  [abi.FUSE_FSYNCDIR]: entry('FSYNCDIR', abi.fuse_fsync_in.$bytes, succeed),
+  [abi.FUSE_ACCESS]: entry('ACCESS', abi.fuse_access_in.$bytes, (filesystem, request, reply) => {
     filesystem.access(request.nodeid, request.u32(abi.fuse_access_in.mask), request.uid, request.gid);
     reply.empty();
   }),
-  [abi.FUSE_FALLOCATE]: entry('FALLOCATE', abi.fuse_fallocate_in.size, fallocate),
-  [abi.FUSE_LSEEK]: entry('LSEEK', abi.fuse_lseek_in.size, lseek),
-  [abi.FUSE_GETXATTR]: entry('GETXATTR', abi.fuse_getxattr_in.size, getxattr, TAIL),
-  [abi.FUSE_LISTXATTR]: entry('LISTXATTR', abi.fuse_getxattr_in.size, listxattr),
+  [abi.FUSE_FALLOCATE]: entry('FALLOCATE', abi.fuse_fallocate_in.$bytes, fallocate),
+  [abi.FUSE_LSEEK]: entry('LSEEK', abi.fuse_lseek_in.$bytes, lseek),
+  [abi.FUSE_GETXATTR]: entry('GETXATTR', abi.fuse_getxattr_in.$bytes, getxattr, TAIL),
+  [abi.FUSE_LISTXATTR]: entry('LISTXATTR', abi.fuse_getxattr_in.$bytes, listxattr),
   [abi.FUSE_DESTROY]: entry('DESTROY', 0, succeed),
 });
 

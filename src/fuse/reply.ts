@@ -20,7 +20,7 @@ import {
 import type { Attributes, Statfs } from './filesystem.ts';
 
 /** Where the answer starts in the buffer. */
-export const DATA_OFFSET = fuse_out_header.size;
+export const DATA_OFFSET = fuse_out_header.$bytes;
 
 /** How long the kernel may keep an entry: nodes are permanent. */
 export const ENTRY_TIMEOUT_SECONDS = 60;
@@ -71,40 +71,40 @@ export class Reply {
   }
 
   attributes(attributes: Attributes): void {
-    this.clear(fuse_attr_out.size);
+    this.clear(fuse_attr_out.$bytes);
     writeU64LE(this.view, DATA_OFFSET + fuse_attr_out.attr_valid, ATTRIBUTE_TIMEOUT_SECONDS);
     this.writeAttributes(DATA_OFFSET + fuse_attr_out.attr, attributes);
-    this.finish(fuse_attr_out.size, 0);
+    this.finish(fuse_attr_out.$bytes, 0);
   }
 
   entry(attributes: Attributes): void {
     this.writeEntry(DATA_OFFSET, attributes);
-    this.finish(fuse_entry_out.size, 0);
+    this.finish(fuse_entry_out.$bytes, 0);
   }
 
   open(handle: number, openFlags: number): void {
-    this.clear(fuse_open_out.size);
+    this.clear(fuse_open_out.$bytes);
     writeU64LE(this.view, DATA_OFFSET + fuse_open_out.fh, handle);
     this.view.setUint32(DATA_OFFSET + fuse_open_out.open_flags, openFlags, true);
-    this.finish(fuse_open_out.size, 0);
+    this.finish(fuse_open_out.$bytes, 0);
   }
 
   written(count: number): void {
-    this.view.setUint32(DATA_OFFSET + fuse_write_out.size_, count, true);
-    this.view.setUint32(DATA_OFFSET + fuse_write_out.size_ + 4, 0, true);
-    this.finish(fuse_write_out.size, 0);
+    this.view.setUint32(DATA_OFFSET + fuse_write_out.size, count, true);
+    this.view.setUint32(DATA_OFFSET + fuse_write_out.size + 4, 0, true);
+    this.finish(fuse_write_out.$bytes, 0);
   }
 
   seeked(offset: number): void {
     writeU64LE(this.view, DATA_OFFSET + fuse_lseek_out.offset, offset);
-    this.finish(fuse_lseek_out.size, 0);
+    this.finish(fuse_lseek_out.$bytes, 0);
   }
 
   /** The size of an extended attribute, or of the list of their names. */
   xattrSize(size: number): void {
-    this.clear(fuse_getxattr_out.size);
-    this.view.setUint32(DATA_OFFSET + fuse_getxattr_out.size_, size, true);
-    this.finish(fuse_getxattr_out.size, 0);
+    this.clear(fuse_getxattr_out.$bytes);
+    this.view.setUint32(DATA_OFFSET + fuse_getxattr_out.size, size, true);
+    this.finish(fuse_getxattr_out.$bytes, 0);
   }
 
   /** Copies a small answer. */
@@ -114,7 +114,7 @@ export class Reply {
   }
 
   statfs(statfs: Statfs): void {
-    this.clear(fuse_statfs_out.size);
+    this.clear(fuse_statfs_out.$bytes);
     writeU64LE(this.view, DATA_OFFSET + fuse_statfs_out.blocks, statfs.blocks);
     writeU64LE(this.view, DATA_OFFSET + fuse_statfs_out.bfree, statfs.blocksFree);
     writeU64LE(this.view, DATA_OFFSET + fuse_statfs_out.bavail, statfs.blocksAvailable);
@@ -123,7 +123,7 @@ export class Reply {
     this.view.setUint32(DATA_OFFSET + fuse_statfs_out.bsize, statfs.blockSize, true);
     this.view.setUint32(DATA_OFFSET + fuse_statfs_out.namelen, statfs.nameMax, true);
     this.view.setUint32(DATA_OFFSET + fuse_statfs_out.frsize, statfs.blockSize, true);
-    this.finish(fuse_statfs_out.size, 0);
+    this.finish(fuse_statfs_out.$bytes, 0);
   }
 
   /**
@@ -141,8 +141,8 @@ export class Reply {
     nextOffset: number,
     entry: Attributes | null | undefined,
   ): number {
-    const entrySize = entry === undefined ? 0 : fuse_entry_out.size;
-    const recordSize = FUSE_REC_ALIGN(entrySize + fuse_dirent.size + name.length);
+    const entrySize = entry === undefined ? 0 : fuse_entry_out.$bytes;
+    const recordSize = FUSE_REC_ALIGN(entrySize + fuse_dirent.$bytes + name.length);
     if (used + recordSize > limit) return -1;
     const start = DATA_OFFSET + used;
     this.bytes.fill(0, start, start + recordSize);
@@ -152,12 +152,12 @@ export class Reply {
     writeU64LE(this.view, dirent + fuse_dirent.off, nextOffset);
     this.view.setUint32(dirent + fuse_dirent.namelen, name.length, true);
     this.view.setUint32(dirent + fuse_dirent.type, (mode & S_IFMT) >> 12, true);
-    this.bytes.set(name, dirent + fuse_dirent.size);
+    this.bytes.set(name, dirent + fuse_dirent.$bytes);
     return used + recordSize;
   }
 
   private writeEntry(start: number, attributes: Attributes): void {
-    this.bytes.fill(0, start, start + fuse_entry_out.size);
+    this.bytes.fill(0, start, start + fuse_entry_out.$bytes);
     writeU64LE(this.view, start + fuse_entry_out.nodeid, attributes.ino);
     writeU64LE(this.view, start + fuse_entry_out.generation, attributes.generation);
     writeU64LE(this.view, start + fuse_entry_out.entry_valid, ENTRY_TIMEOUT_SECONDS);
@@ -168,7 +168,7 @@ export class Reply {
   private writeAttributes(start: number, attributes: Attributes): void {
     const view = this.view;
     writeU64LE(view, start + fuse_attr.ino, attributes.ino);
-    writeU64LE(view, start + fuse_attr.size_, attributes.size);
+    writeU64LE(view, start + fuse_attr.size, attributes.size);
     writeU64LE(view, start + fuse_attr.blocks, Math.ceil(attributes.allocatedBytes / 512));
     this.writeTime(start + fuse_attr.atime, start + fuse_attr.atimensec, attributes.atimeMs);
     this.writeTime(start + fuse_attr.mtime, start + fuse_attr.mtimensec, attributes.mtimeMs);

@@ -6,7 +6,7 @@ import { combine } from '../bytes/endian.ts';
 import { ERRNO, ImgfuseError } from '../errors/index.ts';
 import { FUSE_NAME_MAX, fuse_in_header } from './abi.ts';
 
-const BODY = fuse_in_header.size;
+const BODY = fuse_in_header.$bytes;
 const HIGH = 2 ** 32;
 
 export class Request {
