@@ -8,10 +8,10 @@ export {
   fuseNativeAvailable,
   mountFuseNative,
 } from './fuse-native.ts';
-export type { Protocol } from './handshake.ts';
 export { type KernelMountOptions, mountKernel } from './mount.ts';
 export { flagsLeftOut, type MountOptions } from './mount-options.ts';
 export { FUSE_TYPE, findMount, isImgfuse, listMounts, type MountEntry, mountsOfConnection } from './mount-table.ts';
+export type { Protocol } from './protocol.ts';
 export { answerTimeMs, connectionLimit, requestTimeouts } from './request-timeout.ts';
 export { FuseServer, type ServeEnd, type ServerHooks } from './server.ts';
 export type { KernelSession } from './session.ts';

@@ -15,7 +15,7 @@ import {
   MS_STRICTATIME,
   MS_SYNCHRONOUS,
 } from '../native/index.ts';
-import { MAX_WRITE } from './handshake.ts';
+import { MAX_WRITE } from './protocol.ts';
 
 /** What a mount is asked for; both transports take it. */
 export interface MountOptions {

@@ -5,7 +5,7 @@
 import { ERRNO, ImgfuseError } from '../errors/index.ts';
 import * as abi from './abi.ts';
 import { type AttributeChange, type DirectoryEntry, type Filesystem, NO_HANDLE } from './filesystem.ts';
-import type { Protocol } from './handshake.ts';
+import type { Protocol } from './protocol.ts';
 import { DATA_OFFSET, type Reply } from './reply.ts';
 import type { Request } from './request.ts';
 
@@ -115,7 +115,7 @@ function readdir(filesystem: Filesystem, request: Request, reply: Reply, isPlus:
     const ino = entry?.attributes.ino ?? (index === 0 ? node : abi.FUSE_ROOT_ID);
     const mode = entry?.attributes.mode ?? 0o040000;
     const plus = isPlus ? (entry?.attributes ?? null) : undefined;
-    const next = reply.appendDirent(used, limit, name, ino, mode, index + 1, plus);
+    const next = reply.appendDirent(used, limit, { name, ino, mode, nextOffset: index + 1, entry: plus });
     if (next < 0) break;
     used = next;
   }

@@ -11,6 +11,7 @@ import {
   fuse_dirent,
   fuse_entry_out,
   fuse_getxattr_out,
+  fuse_init_out,
   fuse_lseek_out,
   fuse_open_out,
   fuse_out_header,
@@ -18,12 +19,13 @@ import {
   fuse_write_out,
 } from './abi.ts';
 import type { Attributes, Statfs } from './filesystem.ts';
+import type { Protocol } from './protocol.ts';
 
 /** Where the answer starts in the buffer. */
 export const DATA_OFFSET = fuse_out_header.$bytes;
 
 /** How long the kernel may keep an entry: nodes are permanent. */
-export const ENTRY_TIMEOUT_SECONDS = 60;
+const ENTRY_TIMEOUT_SECONDS = 60;
 /**
  * How long the kernel may keep attributes. An opening with O_TRUNC makes its size of the disk 0, and once more without marking
  * it as stale: until the attributes expire, every buffered read finds the end of the file, and a loop device gets EIO.
@@ -31,6 +33,17 @@ export const ENTRY_TIMEOUT_SECONDS = 60;
 export const ATTRIBUTE_TIMEOUT_SECONDS = 0;
 
 const S_IFMT = 0o170000;
+
+/** A record of READDIR or READDIRPLUS. */
+export interface Dirent {
+  readonly name: Uint8Array;
+  readonly ino: number;
+  readonly mode: number;
+  /** what READDIR gives back to go on after this record */
+  readonly nextOffset: number;
+  /** attributes for READDIRPLUS: undefined for READDIR, null for a name without an entry (".", "..") */
+  readonly entry: Attributes | null | undefined;
+}
 
 export class Reply {
   readonly bytes: Uint8Array;
@@ -68,6 +81,23 @@ export class Reply {
   data(count: number): void {
     assert(count >= 0 && count <= this.capacity, `an answer of ${count} bytes`);
     this.finish(count, 0);
+  }
+
+  init(protocol: Protocol): void {
+    const { view } = this;
+    this.clear(fuse_init_out.$bytes);
+    view.setUint32(DATA_OFFSET + fuse_init_out.major, protocol.major, true);
+    view.setUint32(DATA_OFFSET + fuse_init_out.minor, protocol.minor, true);
+    view.setUint32(DATA_OFFSET + fuse_init_out.max_readahead, protocol.maxReadahead, true);
+    view.setUint32(DATA_OFFSET + fuse_init_out.flags, protocol.flags, true);
+    view.setUint16(DATA_OFFSET + fuse_init_out.max_background, protocol.maxBackground, true);
+    view.setUint16(DATA_OFFSET + fuse_init_out.congestion_threshold, protocol.congestionThreshold, true);
+    view.setUint32(DATA_OFFSET + fuse_init_out.max_write, protocol.maxWrite, true);
+    view.setUint32(DATA_OFFSET + fuse_init_out.time_gran, 1, true);
+    view.setUint16(DATA_OFFSET + fuse_init_out.max_pages, protocol.maxPages, true);
+    view.setUint32(DATA_OFFSET + fuse_init_out.flags2, protocol.flags2, true);
+    view.setUint16(DATA_OFFSET + fuse_init_out.request_timeout, protocol.requestTimeout, true);
+    this.finish(fuse_init_out.$bytes, 0);
   }
 
   attributes(attributes: Attributes): void {
@@ -126,21 +156,8 @@ export class Reply {
     this.finish(fuse_statfs_out.$bytes, 0);
   }
 
-  /**
-   * Appends a directory record to an answer of `used` bytes that may not grow above `limit`.
-   * @param nextOffset what READDIR gives back to go on behind this record
-   * @param entry attributes for READDIRPLUS: undefined for READDIR, null for a name without an entry (".", "..")
-   * @returns bytes used then, or -1 when the record does not fit
-   */
-  appendDirent(
-    used: number,
-    limit: number,
-    name: Uint8Array,
-    ino: number,
-    mode: number,
-    nextOffset: number,
-    entry: Attributes | null | undefined,
-  ): number {
+  /** Appends a record to an answer of `used` bytes. @returns the bytes used then, or -1 if `limit` has no room for it */
+  appendDirent(used: number, limit: number, { name, ino, mode, nextOffset, entry }: Dirent): number {
     const entrySize = entry === undefined ? 0 : fuse_entry_out.$bytes;
     const recordSize = FUSE_REC_ALIGN(entrySize + fuse_dirent.$bytes + name.length);
     if (used + recordSize > limit) return -1;

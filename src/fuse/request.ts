@@ -8,6 +8,8 @@ import { FUSE_NAME_MAX, fuse_in_header } from './abi.ts';
 
 const BODY = fuse_in_header.$bytes;
 const HIGH = 2 ** 32;
+/** Room for the header and the structure before the data of a WRITE, and for the longest name. */
+export const RECEIVE_HEADROOM = 4096;
 
 export class Request {
   /** the receive buffer: the message, then room */
@@ -17,7 +19,7 @@ export class Request {
   length = 0;
   opcode = 0;
 
-  /** @param capacity bytes of the receive buffer: max_write + 4096 */
+  /** @param capacity bytes of the receive buffer: max_write + RECEIVE_HEADROOM */
   constructor(capacity: number) {
     this.bytes = new Uint8Array(capacity);
     this.view = new DataView(this.bytes.buffer);

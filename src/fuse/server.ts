@@ -6,13 +6,10 @@ import { ERRNO, errnoOf, ImgfuseError } from '../errors/index.ts';
 import { countRequest } from './counters.ts';
 import { type Channel, type ConnectionEnd, Device } from './device.ts';
 import type { Filesystem } from './filesystem.ts';
-import type { Protocol } from './handshake.ts';
 import { OPERATIONS } from './operations.ts';
+import type { Protocol } from './protocol.ts';
 import { Reply } from './reply.ts';
-import { Request } from './request.ts';
-
-/** Room for the header and the structure in front of the data of a WRITE, and for the longest name. */
-export const RECEIVE_HEADROOM = 4096;
+import { RECEIVE_HEADROOM, Request } from './request.ts';
 
 export interface ServerHooks {
   /** Looked at after each request; true ends `serve`. */

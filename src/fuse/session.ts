@@ -3,9 +3,9 @@
 import * as fs from 'node:fs';
 import { ImgfuseError } from '../errors/index.ts';
 import { cloneDevice } from './device.ts';
-import type { Protocol } from './handshake.ts';
 import { type Invalidation, invalidateNode } from './invalidate.ts';
 import { mountsOfConnection } from './mount-table.ts';
+import type { Protocol } from './protocol.ts';
 import { abortMount, type UnmountOptions, unmountPath } from './unmount.ts';
 
 export interface SessionParts {

@@ -5,12 +5,13 @@ import { describe, expect, test, vi } from 'vitest';
 import { ImgfuseError } from '../../../src/errors/index.ts';
 import { createCounters, readCounters } from '../../../src/fuse/counters.ts';
 import type { AttributeChange, Attributes, Filesystem } from '../../../src/fuse/filesystem.ts';
-import { negotiate } from '../../../src/fuse/handshake.ts';
+import { negotiate } from '../../../src/fuse/protocol.ts';
 import { FuseServer, type ServerHooks } from '../../../src/fuse/server.ts';
 import {
   type Envelope,
   encode,
   i64,
+  OPCODES,
   parseReply,
   type ReplyMessage,
   requestMessage,
@@ -112,21 +113,21 @@ function answerTo(
 
 describe('attributes', () => {
   test('GETATTR answers fuse_attr_out with the unique of the request, bit for bit', () => {
-    const reply = answerTo(3, [u32(0), u32(0), u64(0)], { getattr: () => FILE });
+    const reply = answerTo(OPCODES.FUSE_GETATTR, [u32(0), u32(0), u64(0)], { getattr: () => FILE });
     expect(reply).toEqual({ unique: UNIQUE, errno: 0, body: encode(u64(0), u32(0), u32(0), encodedAttributes(FILE)) });
   });
 
   test('LOOKUP answers fuse_entry_out', () => {
     const lookup = vi.fn(() => FILE);
-    const reply = answerTo(1, [text('disk.räw')], { lookup }, { nodeid: 1 });
+    const reply = answerTo(OPCODES.FUSE_LOOKUP, [text('disk.räw')], { lookup }, { nodeid: 1 });
     expect(lookup).toHaveBeenCalledWith(1, 'disk.räw');
     expect(reply.body).toEqual(encodedEntry(FILE));
   });
 
   test('LOOKUP of "." is the node itself and of ".." in the root is the root, as exporting over NFS needs', () => {
     const getattr = vi.fn((node: number) => ({ ...FILE, ino: node }));
-    expect(answerTo(1, [text('.')], { getattr }, { nodeid: 2 }).body).toEqual(encodedEntry(FILE));
-    expect(answerTo(1, [text('..')], { getattr }, { nodeid: 1 }).errno).toBe(0);
+    expect(answerTo(OPCODES.FUSE_LOOKUP, [text('.')], { getattr }, { nodeid: 2 }).body).toEqual(encodedEntry(FILE));
+    expect(answerTo(OPCODES.FUSE_LOOKUP, [text('..')], { getattr }, { nodeid: 1 }).errno).toBe(0);
     expect(getattr.mock.calls).toEqual([[2], [1]]);
   });
 
@@ -196,8 +197,8 @@ describe('data', () => {
     const fields = (flags: number) => [
       ...[u64(5), u64(0), u32(3), u32(flags), u64(0), u32(0), u32(0), Uint8Array.of(1, 2, 3)],
     ];
-    answerTo(16, fields(1), { write });
-    answerTo(16, fields(0), { write });
+    answerTo(OPCODES.FUSE_WRITE, fields(1), { write });
+    answerTo(OPCODES.FUSE_WRITE, fields(0), { write });
     expect(write.mock.calls.map((call: unknown[]) => call[1])).toEqual([0, 5]);
   });
 
@@ -207,20 +208,23 @@ describe('data', () => {
       target.fill(0x5a, targetOffset, targetOffset + 100);
       return 100;
     };
-    expect(answerTo(15, readFields(FAR, 4096), { read }).body).toEqual(Buffer.alloc(100, 0x5a));
+    expect(answerTo(OPCODES.FUSE_READ, readFields(FAR, 4096), { read }).body).toEqual(Buffer.alloc(100, 0x5a));
   });
 
   test('READ at the largest size is answered whole', () => {
-    const reply = answerTo(15, readFields(0, 1 << 20), { read: (_n, _h, _t, _o, length) => length });
+    const reply = answerTo(OPCODES.FUSE_READ, readFields(0, 1 << 20), { read: (_n, _h, _t, _o, length) => length });
     expect(reply.body.length).toBe(1 << 20);
   });
 
   test('READ of more than was agreed is EIO', () => {
-    expect(answerTo(15, readFields(0, (1 << 20) + 8192), {}).errno).toBe(EIO);
+    expect(answerTo(OPCODES.FUSE_READ, readFields(0, (1 << 20) + 8192), {}).errno).toBe(EIO);
   });
 
   test('READ beyond every possible file is the end of the file', () => {
-    expect(answerTo(15, readFields(2n ** 62n, 4096), {})).toMatchObject({ errno: 0, body: Buffer.alloc(0) });
+    expect(answerTo(OPCODES.FUSE_READ, readFields(2n ** 62n, 4096), {})).toMatchObject({
+      errno: 0,
+      body: Buffer.alloc(0),
+    });
   });
 
   test('WRITE hands over the bytes in the receive buffer', () => {
@@ -230,7 +234,7 @@ describe('data', () => {
       expect(Buffer.from(source.slice(sourceOffset, sourceOffset + length))).toEqual(data);
       return 7;
     };
-    expect(answerTo(16, writeFields(FAR, data), { write }).body).toEqual(encode(u32(7), u32(0)));
+    expect(answerTo(OPCODES.FUSE_WRITE, writeFields(FAR, data), { write }).body).toEqual(encode(u32(7), u32(0)));
   });
 
   test.each([
@@ -245,45 +249,49 @@ describe('data', () => {
     };
     const fsync: Filesystem['fsync'] = (node, handle) => calls.push(`fsync ${node} ${handle}`);
     const fields = writeFields(0, Buffer.alloc(4096), 4096, constants.O_RDWR | flags);
-    expect(answerTo(16, fields, { write, fsync }).errno).toBe(0);
+    expect(answerTo(OPCODES.FUSE_WRITE, fields, { write, fsync }).errno).toBe(0);
     expect(calls).toEqual(['write', 'fsync 2 5'].slice(0, 1 + syncs));
     const failing = () => {
       throw new ImgfuseError('io', 'no sync');
     };
-    expect(answerTo(16, fields, { write, fsync: failing }).errno).toBe(syncs === 0 ? 0 : EIO);
+    expect(answerTo(OPCODES.FUSE_WRITE, fields, { write, fsync: failing }).errno).toBe(syncs === 0 ? 0 : EIO);
   });
 
   test('WRITE of the largest size fits the receive buffer', () => {
-    const reply = answerTo(16, writeFields(0, Buffer.alloc(1 << 20)), { write: (_n, _h, _s, _o, length) => length });
+    const reply = answerTo(OPCODES.FUSE_WRITE, writeFields(0, Buffer.alloc(1 << 20)), {
+      write: (_n, _h, _s, _o, length) => length,
+    });
     expect(reply.body.readUInt32LE(0)).toBe(1 << 20);
   });
 
   test('WRITE with fewer or more bytes than its size is EIO', () => {
-    expect(answerTo(16, writeFields(0, Buffer.alloc(10), 11), {}).errno).toBe(EIO);
-    expect(answerTo(16, writeFields(0, Buffer.alloc(10), 9), {}).errno).toBe(EIO);
+    expect(answerTo(OPCODES.FUSE_WRITE, writeFields(0, Buffer.alloc(10), 11), {}).errno).toBe(EIO);
+    expect(answerTo(OPCODES.FUSE_WRITE, writeFields(0, Buffer.alloc(10), 9), {}).errno).toBe(EIO);
   });
 
   test('WRITE above 2^53 is EFBIG', () => {
-    expect(answerTo(16, writeFields(2n ** 53n - 4n, Buffer.alloc(10)), {}).errno).toBe(27);
+    expect(answerTo(OPCODES.FUSE_WRITE, writeFields(2n ** 53n - 4n, Buffer.alloc(10)), {}).errno).toBe(27);
   });
 
   test('FALLOCATE passes mode, offset and length; sums above 2^53 are EFBIG', () => {
     const fallocate = vi.fn();
-    expect(answerTo(43, [u64(5), u64(FAR), u64(2 ** 33), u32(3), u32(0)], { fallocate }).errno).toBe(0);
+    expect(
+      answerTo(OPCODES.FUSE_FALLOCATE, [u64(5), u64(FAR), u64(2 ** 33), u32(3), u32(0)], { fallocate }).errno,
+    ).toBe(0);
     expect(fallocate).toHaveBeenCalledWith(2, 5, 3, FAR, 2 ** 33);
-    expect(answerTo(43, [u64(5), u64(2n ** 53n - 1n), u64(1), u32(3), u32(0)], {}).errno).toBe(27);
+    expect(answerTo(OPCODES.FUSE_FALLOCATE, [u64(5), u64(2n ** 53n - 1n), u64(1), u32(3), u32(0)], {}).errno).toBe(27);
   });
 
   test('LSEEK answers the offset; SEEK_SET never reaches the filesystem', () => {
     const lseek = () => FAR;
-    expect(answerTo(46, [u64(5), u64(3), u32(4), u32(0)], { lseek }).body).toEqual(encode(u64(FAR)));
-    expect(answerTo(46, [u64(5), u64(3), u32(0), u32(0)], {}).errno).toBe(22);
-    expect(answerTo(46, [u64(5), u64(2n ** 63n), u32(3), u32(0)], {}).errno).toBe(6);
+    expect(answerTo(OPCODES.FUSE_LSEEK, [u64(5), u64(3), u32(4), u32(0)], { lseek }).body).toEqual(encode(u64(FAR)));
+    expect(answerTo(OPCODES.FUSE_LSEEK, [u64(5), u64(3), u32(0), u32(0)], {}).errno).toBe(22);
+    expect(answerTo(OPCODES.FUSE_LSEEK, [u64(5), u64(2n ** 63n), u32(3), u32(0)], {}).errno).toBe(6);
   });
 
   test('a handle that we cannot have given out is EBADF', () => {
     const fsync = vi.fn();
-    expect(answerTo(20, [u64(2n ** 60n), u32(0), u32(0)], { fsync }).errno).toBe(9);
+    expect(answerTo(OPCODES.FUSE_FSYNC, [u64(2n ** 60n), u32(0), u32(0)], { fsync }).errno).toBe(9);
     expect(fsync).not.toHaveBeenCalled();
   });
 });
@@ -295,7 +303,7 @@ describe('files and directories', () => {
   /** The flags of the answer to an OPEN with `flags`. */
   function opened(flags: number, mayKeepPages: boolean, minor = 39): number {
     const methods = filesystemWith({ open: () => 11, mayKeepPages: () => mayKeepPages });
-    const channel = new ScriptedChannel([requestMessage(14, [u32(flags), u32(0)])]);
+    const channel = new ScriptedChannel([requestMessage(OPCODES.FUSE_OPEN, [u32(flags), u32(0)])]);
     new FuseServer(channel, { ...PROTOCOL, minor }, methods).serve();
     const [reply] = channel.replies;
     expect([reply!.errno, reply!.body.readBigUInt64LE(0)]).toEqual([0, 11n]);
@@ -324,8 +332,8 @@ describe('files and directories', () => {
   });
 
   test.each([
-    ['RELEASE', 18, 'release'],
-    ['FLUSH', 25, 'flush'],
+    ['RELEASE', OPCODES.FUSE_RELEASE, 'release'],
+    ['FLUSH', OPCODES.FUSE_FLUSH, 'flush'],
   ] as const)('%s names node and handle', (_name, opcode, method) => {
     const called = vi.fn();
     expect(answerTo(opcode, [u64(5), u32(0), u32(0), u64(0)], { [method]: called }).errno).toBe(0);
@@ -334,7 +342,7 @@ describe('files and directories', () => {
 
   test('FSYNC names node and handle', () => {
     const fsync = vi.fn();
-    expect(answerTo(20, [u64(5), u32(1), u32(0)], { fsync }).errno).toBe(0);
+    expect(answerTo(OPCODES.FUSE_FSYNC, [u64(5), u32(1), u32(0)], { fsync }).errno).toBe(0);
     expect(fsync).toHaveBeenCalledWith(2, 5);
   });
 
@@ -346,7 +354,7 @@ describe('files and directories', () => {
   test('READDIR lists ".", ".." and the entries, and goes on behind the offset', () => {
     const all = [encodedDirent('.', 1, 1, 4), encodedDirent('..', 1, 2, 4), encodedDirent('disk.raw', 2, 3, 8)];
     const from = (offset: number, size = 4096) =>
-      answerTo(28, readFields(offset, size), { readdir }, { nodeid: 1 }).body;
+      answerTo(OPCODES.FUSE_READDIR, readFields(offset, size), { readdir }, { nodeid: 1 }).body;
     expect(from(0)).toEqual(Buffer.concat(all));
     expect(from(2)).toEqual(all[2]);
     expect(from(3).length).toBe(0);
@@ -355,7 +363,7 @@ describe('files and directories', () => {
   });
 
   test('READDIRPLUS puts an entry before each record, empty for "." and ".."', () => {
-    const { body } = answerTo(44, readFields(1, 4096), { readdir }, { nodeid: 1 });
+    const { body } = answerTo(OPCODES.FUSE_READDIRPLUS, readFields(1, 4096), { readdir }, { nodeid: 1 });
     const dots = Buffer.concat([Buffer.alloc(128), encodedDirent('..', 1, 2, 4)]);
     expect(body).toEqual(Buffer.concat([dots, encodedEntry(FILE), encodedDirent('disk.raw', 2, 3, 8)]));
   });
@@ -365,7 +373,7 @@ describe('files and directories', () => {
       ...{ blockSize: 65536, blocks: 2 ** 40, blocksFree: 3, blocksAvailable: 2 },
       ...{ files: 9, filesFree: 1, nameMax: 255 },
     });
-    const { body } = answerTo(17, [], { statfs }, { nodeid: 1 });
+    const { body } = answerTo(OPCODES.FUSE_STATFS, [], { statfs }, { nodeid: 1 });
     expect(body).toEqual(
       encode(
         ...[u64(2 ** 40), u64(3), u64(2), u64(9), u64(1), u32(65536), u32(255), u32(65536), u32(0)],
@@ -376,15 +384,15 @@ describe('files and directories', () => {
 
   test('ACCESS passes the mask and who asks', () => {
     const access = vi.fn();
-    answerTo(34, [u32(4), u32(0)], { access }, { uid: 5, gid: 6 });
+    answerTo(OPCODES.FUSE_ACCESS, [u32(4), u32(0)], { access }, { uid: 5, gid: 6 });
     expect(access).toHaveBeenCalledWith(2, 4, 5, 6);
   });
 
   test('extended attributes: size 0 asks for the size, too small is ERANGE', () => {
     const getxattr = () => Buffer.from('value');
     const listxattr = () => ['user.a', 'user.b'];
-    const get = (size: number) => answerTo(22, [u32(size), u32(0), text('user.a')], { getxattr });
-    const list = (size: number) => answerTo(23, [u32(size), u32(0)], { listxattr });
+    const get = (size: number) => answerTo(OPCODES.FUSE_GETXATTR, [u32(size), u32(0), text('user.a')], { getxattr });
+    const list = (size: number) => answerTo(OPCODES.FUSE_LISTXATTR, [u32(size), u32(0)], { listxattr });
     expect(get(0).body).toEqual(encode(u32(5), u32(0)));
     expect(get(5).body.toString()).toBe('value');
     expect(get(4).errno).toBe(34);
@@ -397,112 +405,123 @@ describe('files and directories', () => {
 describe('what is not answered by the filesystem', () => {
   test('FORGET, BATCH_FORGET and INTERRUPT have no reply, malformed or not', () => {
     const messages = [
-      requestMessage(2, [u64(1)]),
-      requestMessage(42, [u32(1), u32(0), u64(2), u64(1)]),
-      requestMessage(36, [u64(UNIQUE)]),
-      requestMessage(2, []),
-      requestMessage(36, [u64(1), u64(1)]),
+      requestMessage(OPCODES.FUSE_FORGET, [u64(1)]),
+      requestMessage(OPCODES.FUSE_BATCH_FORGET, [u32(1), u32(0), u64(2), u64(1)]),
+      requestMessage(OPCODES.FUSE_INTERRUPT, [u64(UNIQUE)]),
+      requestMessage(OPCODES.FUSE_FORGET, []),
+      requestMessage(OPCODES.FUSE_INTERRUPT, [u64(1), u64(1)]),
     ];
     expect(serve(messages).replies).toEqual([]);
   });
 
   test('FSYNCDIR, RELEASEDIR and DESTROY succeed', () => {
-    expect(answerTo(30, [u64(0), u32(0), u32(0)], {}).errno).toBe(0);
-    expect(answerTo(29, [u64(0), u32(0), u32(0), u64(0)], {}).errno).toBe(0);
-    expect(answerTo(38, [], {}).errno).toBe(0);
+    expect(answerTo(OPCODES.FUSE_FSYNCDIR, [u64(0), u32(0), u32(0)], {}).errno).toBe(0);
+    expect(answerTo(OPCODES.FUSE_RELEASEDIR, [u64(0), u32(0), u32(0), u64(0)], {}).errno).toBe(0);
+    expect(answerTo(OPCODES.FUSE_DESTROY, [], {}).errno).toBe(0);
   });
 
   test.each([
-    6, 8, 9, 10, 11, 12, 13, 35, 45,
-  ])('opcode %d, which changes names, names the directory and is refused', (opcode) => {
+    'FUSE_SYMLINK',
+    'FUSE_MKNOD',
+    'FUSE_MKDIR',
+    'FUSE_UNLINK',
+    'FUSE_RMDIR',
+    'FUSE_RENAME',
+    'FUSE_LINK',
+    'FUSE_CREATE',
+    'FUSE_RENAME2',
+  ] as const)('%s, which changes names, names the directory and is refused', (name) => {
     const changeNames = vi.fn((): never => {
       throw new ImgfuseError('usage', 'the names are fixed', { errno: 1 });
     });
     const message = [u64(0), u64(0), text('one'), text('two')];
-    expect(answerTo(opcode, message, { changeNames }, { nodeid: 1 }).errno).toBe(1);
+    expect(answerTo(OPCODES[name], message, { changeNames }, { nodeid: 1 }).errno).toBe(1);
     expect(changeNames).toHaveBeenCalledWith(1);
   });
 
   test.each([
-    5,
-    21,
-    24,
-    31,
-    32,
-    33,
-    37,
-    39,
-    40,
-    47,
-    50,
-    51,
-    52,
-    63,
-    64,
-    4096,
-    2 ** 31,
-  ])('opcode %d is ENOSYS', (opcode) => {
+    'FUSE_READLINK',
+    'FUSE_SETXATTR',
+    'FUSE_REMOVEXATTR',
+    'FUSE_GETLK',
+    'FUSE_SETLK',
+    'FUSE_SETLKW',
+    'FUSE_BMAP',
+    'FUSE_IOCTL',
+    'FUSE_POLL',
+    'FUSE_COPY_FILE_RANGE',
+    'FUSE_SYNCFS',
+    'FUSE_TMPFILE',
+    'FUSE_STATX',
+  ] as const)('%s is ENOSYS', (name) => {
+    expect(answerTo(OPCODES[name], [u64(0), u64(0)], {}).errno).toBe(38);
+  });
+
+  test.each([63, 64, 4096, 2 ** 31])('opcode %d, which has no name, is ENOSYS', (opcode) => {
     expect(answerTo(opcode, [u64(0), u64(0)], {}).errno).toBe(38);
   });
 });
 
 describe('malformed messages', () => {
-  const bodySizes: ReadonlyMap<number, number> = new Map([
-    ...([
-      [3, 16],
-      [4, 88],
-      [14, 8],
-      [15, 40],
-      [16, 40],
-      [18, 24],
-      [20, 16],
-      [22, 8],
-      [23, 8],
-    ] as const),
-    ...([
-      [25, 24],
-      [27, 8],
-      [28, 40],
-      [29, 24],
-      [30, 16],
-      [34, 8],
-      [43, 32],
-      [44, 40],
-      [46, 24],
-    ] as const),
+  const bodySizes: ReadonlyMap<keyof typeof OPCODES, number> = new Map([
+    ['FUSE_GETATTR', 16],
+    ['FUSE_SETATTR', 88],
+    ['FUSE_OPEN', 8],
+    ['FUSE_READ', 40],
+    ['FUSE_WRITE', 40],
+    ['FUSE_RELEASE', 24],
+    ['FUSE_FSYNC', 16],
+    ['FUSE_GETXATTR', 8],
+    ['FUSE_LISTXATTR', 8],
+    ['FUSE_FLUSH', 24],
+    ['FUSE_OPENDIR', 8],
+    ['FUSE_READDIR', 40],
+    ['FUSE_RELEASEDIR', 24],
+    ['FUSE_FSYNCDIR', 16],
+    ['FUSE_ACCESS', 8],
+    ['FUSE_FALLOCATE', 32],
+    ['FUSE_READDIRPLUS', 40],
+    ['FUSE_LSEEK', 24],
   ]);
 
-  test.each([...bodySizes])('opcode %d with a body below %d bytes is EIO and reaches nobody', (opcode, size) => {
+  test.each([...bodySizes])('%s with a body below %d bytes is EIO and reaches nobody', (name, size) => {
     for (const short of [0, 1, size - 1]) {
       const onError = vi.fn();
-      const { replies } = serve([requestMessage(opcode, [Buffer.alloc(short)])], {}, { onError });
+      const { replies } = serve([requestMessage(OPCODES[name], [Buffer.alloc(short)])], {}, { onError });
       expect(replies).toMatchObject([{ errno: EIO, unique: UNIQUE }]);
       expect(onError).toHaveBeenCalledOnce();
     }
   });
 
   test.each(
-    [...bodySizes].filter(([opcode]) => ![16, 22].includes(opcode)),
-  )('opcode %d with one byte more than its %d is EIO', (opcode, size) => {
-    expect(answerTo(opcode, [Buffer.alloc(size + 1)], {}).errno).toBe(EIO);
+    [...bodySizes].filter(([name]) => name !== 'FUSE_WRITE' && name !== 'FUSE_GETXATTR'),
+  )('%s with one byte more than its %d is EIO', (name, size) => {
+    expect(answerTo(OPCODES[name], [Buffer.alloc(size + 1)], {}).errno).toBe(EIO);
   });
 
   test('a header that claims another length than was received is EIO', () => {
     const fields = [u32(0), u32(0), u64(0)];
-    expect(answerTo(3, fields, {}, { claimedLength: 55 }).errno).toBe(EIO);
-    expect(answerTo(3, fields, {}, { claimedLength: 57 }).errno).toBe(EIO);
-    expect(answerTo(3, fields, {}, { claimedLength: 2 ** 32 - 1 }).errno).toBe(EIO);
+    expect(answerTo(OPCODES.FUSE_GETATTR, fields, {}, { claimedLength: 55 }).errno).toBe(EIO);
+    expect(answerTo(OPCODES.FUSE_GETATTR, fields, {}, { claimedLength: 57 }).errno).toBe(EIO);
+    expect(answerTo(OPCODES.FUSE_GETATTR, fields, {}, { claimedLength: 2 ** 32 - 1 }).errno).toBe(EIO);
   });
 
   test.each([1, 4, 8, 15])('a message of %d bytes is reported; it does not even say what to answer', (length) => {
     const onError = vi.fn();
-    const { replies } = serve([requestMessage(3).subarray(0, length), requestMessage(38)], {}, { onError });
+    const { replies } = serve(
+      [requestMessage(OPCODES.FUSE_GETATTR).subarray(0, length), requestMessage(OPCODES.FUSE_DESTROY)],
+      {},
+      { onError },
+    );
     expect(replies).toMatchObject([{ errno: 0, unique: UNIQUE }]);
     expect(onError).toHaveBeenCalledOnce();
   });
 
   test.each([16, 39])('a message of %d bytes is EIO', (length) => {
-    const { replies } = serve([requestMessage(3).subarray(0, length), requestMessage(38)]);
+    const { replies } = serve([
+      requestMessage(OPCODES.FUSE_GETATTR).subarray(0, length),
+      requestMessage(OPCODES.FUSE_DESTROY),
+    ]);
     expect(replies).toMatchObject([{ errno: EIO, unique: UNIQUE }, { errno: 0 }]);
   });
 
@@ -512,13 +531,13 @@ describe('malformed messages', () => {
     ['without NUL', Buffer.from('name')],
     ['with bytes behind the NUL', Buffer.from('na\0me\0')],
   ])('a name that is %s is EIO', (_what, name) => {
-    expect(answerTo(1, [name], {}).errno).toBe(EIO);
+    expect(answerTo(OPCODES.FUSE_LOOKUP, [name], {}).errno).toBe(EIO);
   });
 
   test('a name of 1024 bytes is looked up and one of 1025 is ENAMETOOLONG', () => {
     const lookup = () => FILE;
-    expect(answerTo(1, [text('a'.repeat(1024))], { lookup }).errno).toBe(0);
-    expect(answerTo(1, [text('a'.repeat(1025))], { lookup }).errno).toBe(36);
+    expect(answerTo(OPCODES.FUSE_LOOKUP, [text('a'.repeat(1024))], { lookup }).errno).toBe(0);
+    expect(answerTo(OPCODES.FUSE_LOOKUP, [text('a'.repeat(1025))], { lookup }).errno).toBe(36);
   });
 
   test('random bytes never throw out of serve', () => {
@@ -546,7 +565,7 @@ describe('malformed messages', () => {
     };
     const { replies, end } = serve(messages, methods);
     expect(end).toBe('unmounted');
-    const silent = new Set([2, 36, 42]);
+    const silent = new Set<number>([OPCODES.FUSE_FORGET, OPCODES.FUSE_INTERRUPT, OPCODES.FUSE_BATCH_FORGET]);
     expect(replies.length).toBe(messages.filter((message) => !silent.has(message.readUInt32LE(4))).length);
   });
 });
@@ -570,7 +589,11 @@ describe('errors', () => {
     ['not even an error', 5, 1],
   ])('%s is answered with errno %d and reported %d times', (error, errno, reports) => {
     const onError = vi.fn();
-    const { replies } = serve([requestMessage(3, getattr), requestMessage(38)], throwing(error), { onError });
+    const { replies } = serve(
+      [requestMessage(OPCODES.FUSE_GETATTR, getattr), requestMessage(OPCODES.FUSE_DESTROY)],
+      throwing(error),
+      { onError },
+    );
     expect(replies.map((reply) => reply.errno)).toEqual([errno, 0]);
     expect(replies[0]!.body.length).toBe(0);
     expect(onError).toHaveBeenCalledTimes(reports);
@@ -579,7 +602,7 @@ describe('errors', () => {
 
   test('a filesystem that says it read more than the buffer holds is answered EIO', () => {
     const fields = [u64(5), u64(0), u32(4096), u32(0), u64(0), u32(0), u32(0)];
-    expect(answerTo(15, fields, { read: () => 2 ** 22 }).errno).toBe(EIO);
+    expect(answerTo(OPCODES.FUSE_READ, fields, { read: () => 2 ** 22 }).errno).toBe(EIO);
   });
 
   test('a reply that the kernel refuses is replaced by EIO', () => {
@@ -589,7 +612,7 @@ describe('errors', () => {
         return super.send(source, length);
       }
     }
-    const channel = new Refusing([requestMessage(3, getattr)]);
+    const channel = new Refusing([requestMessage(OPCODES.FUSE_GETATTR, getattr)]);
     const onError = vi.fn();
     new FuseServer(channel, PROTOCOL, filesystemWith({ getattr: () => DIRECTORY }), { onError }).serve();
     expect(channel.replies).toMatchObject([{ errno: EIO, unique: UNIQUE }]);
@@ -611,7 +634,7 @@ describe('the loop', () => {
       return asked === 2;
     };
     const { replies, end } = serve(
-      [38, 38, 38].map((opcode) => requestMessage(opcode)),
+      Array.from({ length: 3 }, () => requestMessage(OPCODES.FUSE_DESTROY)),
       {},
       { shouldStop },
     );
@@ -621,14 +644,23 @@ describe('the loop', () => {
 
   test('counts requests by name, unknown ones by number', () => {
     const counters = createCounters();
-    serve([requestMessage(38), requestMessage(38), requestMessage(52), requestMessage(5000)], {}, { counters });
+    serve(
+      [
+        requestMessage(OPCODES.FUSE_DESTROY),
+        requestMessage(OPCODES.FUSE_DESTROY),
+        requestMessage(OPCODES.FUSE_STATX),
+        requestMessage(5000),
+      ],
+      {},
+      { counters },
+    );
     expect(readCounters(counters)).toEqual({ DESTROY: 2, 'opcode 52': 1 });
   });
 
   test('a count goes on above 2^32', () => {
     const counters = createCounters();
     new Int32Array(counters)[38] = -1;
-    serve([requestMessage(38), requestMessage(38)], {}, { counters });
+    serve([requestMessage(OPCODES.FUSE_DESTROY), requestMessage(OPCODES.FUSE_DESTROY)], {}, { counters });
     expect(readCounters(counters)).toEqual({ DESTROY: 2 ** 32 + 1 });
   });
 });
