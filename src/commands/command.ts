@@ -72,6 +72,21 @@ export interface Command extends CommandShape {
   readonly run: (args: never) => number | Promise<number>;
 }
 
+/**
+ * Runs a command with what the check of its arguments has let through.
+ * @param names in their order
+ * @param options as the command takes them
+ * @returns the exit code
+ */
+export function runChecked(
+  command: Command,
+  names: readonly string[],
+  options: Readonly<Record<string, unknown>>,
+): number | Promise<number> {
+  const named = Object.fromEntries(names.map((value, index) => [command.names[index]!.name, value]));
+  return command.run({ output: 'human', ...options, ...named } as never);
+}
+
 export const OUTPUT_MODES = ['human', 'json'] as const;
 
 /** Options of every command, which may also stand before its name. */
@@ -95,3 +110,6 @@ export function usageOf({ name, names }: Pick<CommandShape, 'name' | 'names'>): 
 }
 
 export const QUIET: Option = { type: 'boolean', short: 'q', description: 'print nothing' };
+
+/** How a command takes a mount. */
+export const TARGET_NAME: Name = { name: 'target', description: 'the mountpoint, or the mounted image' };

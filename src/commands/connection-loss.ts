@@ -3,7 +3,7 @@
 
 import { answerTimeMs, connectionLimit, listMounts, requestTimeouts } from '../fuse/index.ts';
 import { nativeAvailable } from '../native/index.ts';
-import type { MountRequest } from './mount-arguments.ts';
+import type { MountRequest } from './mount-request.ts';
 import { deviceOf } from './mountpoint.ts';
 import type { MountRecord } from './runtime-directory.ts';
 

@@ -2,7 +2,7 @@
 // Invariant: a record stays while its process lives or its mount is seen: by it `unmount` and `status` know what that was.
 
 import { listMounts } from '../fuse/mount-table.ts';
-import { removeQuietLog } from './log.ts';
+import { readText, removeFile } from '../host/small-files.ts';
 import { deviceOf } from './mountpoint.ts';
 import { listRecords, ownUid, removeRuntimeFiles } from './runtime-directory.ts';
 
@@ -22,4 +22,9 @@ export function removeLeftovers(): void {
     removeRuntimeFiles(record);
     removeQuietLog(record.logPath);
   }
+}
+
+/** Removes the log of a mount whose end was seen, unless it tells of an error that somebody may want to look into. */
+export function removeQuietLog(path: string): void {
+  if (!/^\S+Z error: /m.test(readText(path) ?? '')) removeFile(path);
 }

@@ -3,13 +3,15 @@
 
 import { setTimeout as delay } from 'node:timers/promises';
 import type { OpenDiskOptions } from '../disk/index.ts';
+import { ImgfuseError } from '../errors/index.ts';
 import { unmountPath } from '../fuse/index.ts';
+import { canonicalPath } from '../host/canonical-path.ts';
 import { processStartTime } from '../host/processes.ts';
 import { answerTimeOf } from './connection-loss.ts';
 import type { KeptDisk } from './disk-keeper.ts';
 import type { Log } from './log.ts';
-import type { MountRequest } from './mount-arguments.ts';
 import { abort } from './mount-end.ts';
+import type { MountRequest } from './mount-request.ts';
 import { deviceAt } from './mountpoint.ts';
 import { writePidFile } from './pid-file.ts';
 import { type MountRecord, type RuntimeFiles, writeRecord } from './runtime-directory.ts';
@@ -89,6 +91,22 @@ export function openOptions(request: MountRequest): Omit<OpenDiskOptions, 'passw
     // the workers, the keeper, and the main thread
     slots: workers + 2,
   };
+}
+
+/**
+ * A mount hides what its mountpoint holds. The image may be there, and may be the mountpoint itself: it is open by then. A
+ * backing file that became the disk of its own overlay would be read by every other program as something it is not.
+ * @throws ImgfuseError usage
+ */
+export function warnAboutHiddenFiles({ path, backing }: KeptDisk, { mountpoint }: MountRequest, log: Log): void {
+  const hides = (file: string): boolean => canonicalPath(file).startsWith(`${mountpoint}/`);
+  if (backing.some((file) => canonicalPath(file) === mountpoint)) {
+    throw new ImgfuseError('usage', `the mountpoint ${mountpoint} is a backing file of ${path}; choose another one`, {
+      path: mountpoint,
+    });
+  }
+  const hidden = [path, ...backing].filter(hides);
+  if (hidden.length > 0) log('notice', `${hidden.join(', ')} cannot be seen while ${mountpoint} is mounted over it`);
 }
 
 /** Takes back a mount whose start has failed, in use or not. */

@@ -4,7 +4,7 @@
 import { printableSentence } from '../bytes/printable.ts';
 import { describeError, ImgfuseError } from '../errors/index.ts';
 import { writeLine } from '../host/descriptors.ts';
-import { appendLine, readText, removeFile } from '../host/small-files.ts';
+import { appendLine } from '../host/small-files.ts';
 
 /** the same trouble is told again after this time */
 const REPEAT_MS = 60_000;
@@ -26,17 +26,12 @@ export function stderrLog(debug: boolean, journal: boolean = process.env['JOURNA
   };
 }
 
-/** Lines with date and level in a file. */
+/** Lines with date and level in a file; removeQuietLog() of leftovers.ts knows the level by its place. */
 export function fileLog(path: string, debug: boolean): Log {
   return (level, sentence) => {
     if (level === 'debug' && !debug) return;
     appendLine(path, `${new Date().toISOString()} ${level}: ${printableSentence(sentence)}`);
   };
-}
-
-/** Removes the log of a mount whose end was seen, unless it tells of an error that somebody may want to look into. */
-export function removeQuietLog(path: string): void {
-  if (!/^\S+Z error: /m.test(readText(path) ?? '')) removeFile(path);
 }
 
 /** Logs failed requests. A disk in trouble fails every one of them, so the same sentence is told once in a while. */

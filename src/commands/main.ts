@@ -1,18 +1,18 @@
 // From the arguments to a command. A mount goes the fast way, without yargs and without the other commands; everything else,
 // help and complaints about arguments included, is in program.ts.
 
-import { EXIT_USAGE } from '../errors/exit-codes.ts';
+import { EXIT_OK, EXIT_USAGE } from '../errors/exit-codes.ts';
 import { chooseCommand } from './choose-command.ts';
 import { exactArguments } from './exact-arguments.ts';
 import {
   COMPLETION_OPTION,
   DAEMON_COMMAND,
-  type MountRequest,
   type ParsedMountArguments,
   parseMountArguments,
-  USERS_COMMAND,
 } from './mount-arguments.ts';
-import { complainAbout } from './output.ts';
+import type { MountRequest } from './mount-request.ts';
+import { complainAbout, print } from './output.ts';
+import { processesInside, USERS_COMMAND } from './processes-inside.ts';
 
 /** The name that umount(8) looks for in /sbin; a link of that name to the program is the helper. */
 const UMOUNT_HELPER_NAME = /(^|\/)umount\.(fuse\.)?imgfuse$/;
@@ -26,11 +26,11 @@ export async function main(nodeArguments: readonly string[], programPath: string
     const argv = exactArguments(nodeArguments);
     if (argv[0] === DAEMON_COMMAND) {
       const { runMountProcess } = await import('./mount-process.ts');
-      return await runMountProcess(JSON.parse(argv[1] ?? '') as MountRequest);
+      return await runMountProcess(JSON.parse(argv[1] ?? '') as MountRequest, null);
     }
     if (argv[0] === USERS_COMMAND) {
-      const { printProcesses } = await import('./mount-users.ts');
-      return printProcesses(JSON.parse(argv[1] ?? '') as string);
+      print(JSON.stringify(processesInside(JSON.parse(argv[1] ?? '') as string)));
+      return EXIT_OK;
     }
     if (argv[0] === UMOUNT_HELPER_COMMAND || UMOUNT_HELPER_NAME.test(programPath)) {
       const { umountHelper } = await import('./umount-helper.ts');

@@ -8,65 +8,17 @@ import { ImgfuseError } from '../errors/index.ts';
 import { absolutePath, canonicalEntry, canonicalPath } from '../host/canonical-path.ts';
 import { checkArguments } from './arguments.ts';
 import { type CommandShape, GLOBAL_OPTIONS, type Options } from './command.ts';
-import {
-  type MountOptions,
-  parseMountOptions,
-  parseTransport,
-  parseWorkers,
-  TRANSPORTS,
-  type TransportChoice,
-} from './mount-options.ts';
+import { type MountOptions, parseMountOptions, parseTransport, parseWorkers } from './mount-options.ts';
+import { type MountRequest, TRANSPORTS } from './mount-request.ts';
 
 /** How the program starts itself as the process of a mount, with the request as JSON; not for people. */
 export const DAEMON_COMMAND = 'mount-process';
-
-/** How it looks for the users of a mount in a process of its own; not for people. */
-export const USERS_COMMAND = 'mount-users';
 
 /** What the completion script of a shell asks; its words are those of a line that is not complete yet. */
 export const COMPLETION_OPTION = '--get-yargs-completions';
 
 const WORKERS_MIN = 2;
 const WORKERS_DEFAULT_MAX = 16;
-
-/** Everything a mount process needs to know; plain data, with absolute paths. */
-export interface MountRequest {
-  /** without symbolic links: by this it is recorded and found again */
-  readonly image: string;
-  /** as the user named it, its directory resolved: relative names in the image count from there */
-  readonly imageName: string;
-  readonly mountpoint: string;
-  readonly readOnly: boolean;
-  readonly foreground: boolean;
-  readonly debug: boolean;
-  readonly locks: LockMode;
-  /** read-only beside a writer; the mount can take the image over later */
-  readonly share: boolean;
-  readonly allowOther: boolean;
-  readonly defaultPermissions: boolean;
-  readonly lazyRefcounts: boolean;
-  readonly anyParent: boolean;
-  readonly flags: readonly string[];
-  readonly allowBacking: readonly string[];
-  /** absent: as it is stored with the image */
-  readonly copyOnRead?: boolean;
-  readonly workers: number;
-  readonly transport: TransportChoice;
-  readonly source: string;
-  readonly format?: string;
-  /** where the password comes from; the mount process is handed the password itself in another way */
-  readonly keyFile?: string;
-  readonly keyEnv?: string;
-  /** passwords follow on the report channel of the mount process */
-  readonly passwordsFollow?: boolean;
-  readonly maxRead?: number;
-  readonly uid?: number;
-  readonly gid?: number;
-  readonly umask?: number;
-  readonly pidFile?: string;
-  /** print what was mounted, as JSON */
-  readonly json: boolean;
-}
 
 export const MOUNT_ARGUMENTS = {
   options: {

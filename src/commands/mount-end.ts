@@ -5,10 +5,11 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { describeError, ERRNO, errnoOf } from '../errors/index.ts';
 import type { Log } from './log.ts';
 import { describePlace, findElsewhere } from './mount-namespaces.ts';
-import { describeUsers, findMountUsers, isLettingGo, syncGuests, syncMapped } from './mount-users.ts';
+import { describeUsers, findMountUsers, isLettingGo } from './mount-users.ts';
 import { deviceAt } from './mountpoint.ts';
 import type { Serving } from './serving.ts';
 import type { ServingWords } from './serving-words.ts';
+import { syncGuests, syncMapped } from './write-back.ts';
 
 /** a mount that is busy for no visible reason is tried again, because a probe of udev ends soon */
 const BUSY_ATTEMPTS = 5;

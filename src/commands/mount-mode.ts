@@ -7,7 +7,7 @@ import type { RemountResult } from './control-socket.ts';
 import { DiskLostError, giveAway, type HandoverParts, TakeoverBrokenOff, takeOver } from './handover.ts';
 import { ImageClaim } from './image-claim.ts';
 import type { Log } from './log.ts';
-import type { MountRequest } from './mount-arguments.ts';
+import type { MountRequest } from './mount-request.ts';
 
 /** What a change needs from the mount and tells it. */
 export interface ModeHooks {

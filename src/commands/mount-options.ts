@@ -2,9 +2,7 @@
 // Invariant: an option is honoured, or it is known to be without meaning here, or it is refused by name.
 
 import { didYouMean, ImgfuseError } from '../errors/index.ts';
-
-export const TRANSPORTS = ['auto', 'kernel', 'fuse-native'] as const;
-export type TransportChoice = (typeof TRANSPORTS)[number];
+import { TRANSPORTS, type TransportChoice } from './mount-request.ts';
 
 /** What the -o options say; absent members were not named. */
 export interface MountOptions {

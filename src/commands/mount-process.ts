@@ -1,6 +1,7 @@
-// The process that serves a mount, in the foreground or started by daemon.ts: where its log goes, how it reports that the
+// The process that serves a mount, in the foreground or started in the background by start-mount.ts: where its log goes, how it reports that the
 // mount answers or why it does not, and its exit code. What it does between is the supervisor's.
 
+import type { OpenStep } from '../disk/index.ts';
 import { mountExitCode } from '../errors/exit-codes.ts';
 import { describeError, ImgfuseError } from '../errors/index.ts';
 import { givenPassword, PASSWORD_NEEDED, type PasswordSource } from '../host/passwords.ts';
@@ -8,52 +9,60 @@ import { describeShortage } from '../host/process-limits.ts';
 import { nameProcess } from '../host/processes.ts';
 import { removeFile } from '../host/small-files.ts';
 import { exitAtOnce } from '../native/index.ts';
-import type { DaemonReport, PasswordMessage } from './daemon.ts';
 import { DiskKeeper } from './disk-keeper.ts';
 import { guardProcess } from './environment.ts';
 import { removeLeftovers } from './leftovers.ts';
 import { fileLog, type Log, stderrLog } from './log.ts';
-import type { MountRequest } from './mount-arguments.ts';
-import { OpeningProgress } from './opening-progress.ts';
-import { printJson } from './output.ts';
-import { type MountRecord, prepareRuntimeFiles, type RuntimeFiles, recordJson } from './runtime-directory.ts';
-import { StartBrokenOff } from './start-broken-off.ts';
+import type { MountRequest } from './mount-request.ts';
+import { StartBrokenOff } from './mount-state.ts';
+import { type MountRecord, prepareRuntimeFiles, type RuntimeFiles } from './runtime-directory.ts';
+import { ORPHANED, passwordsFromStarter, report } from './starter.ts';
 import type { Supervisor } from './supervisor.ts';
 import { warmThread } from './threads.ts';
 
-const ORPHANED = 'the command that started the mount is gone';
 const EXIT_ORPHANED = 1;
 
-/** @returns the exit code, when the mount has ended */
-export async function runMountProcess(request: MountRequest): Promise<number> {
-  const isDaemon = !request.foreground;
+/** Who is told of the start of a mount in the foreground. */
+export interface Foreground {
+  /** what the open of the image is doing */
+  step(step: OpenStep): void;
+  /** the log is about to be written to */
+  clear(): void;
+  /** the image is open, or will not be */
+  end(): void;
+  /** the mount answers */
+  ready(record: MountRecord): void;
+}
+
+/** @param foreground null: the command that started this process is told, over their channel @returns the exit code, at the end */
+export async function runMountProcess(request: MountRequest, foreground: Foreground | null): Promise<number> {
+  const isDaemon = foreground === null;
   let supervisor: Supervisor;
   let files: RuntimeFiles | null = null;
   // started first: they load their modules while this thread loads its own
   const keeper = new DiskKeeper();
   const first = warmThread();
-  const progress = isDaemon ? null : new OpeningProgress();
   let isReady = false;
   let record: MountRecord;
   try {
     files = prepareRuntimeFiles();
     removeLeftovers();
-    const log = isDaemon ? daemonLog(files.logPath, request, () => !isReady) : foregroundLog(request.debug, progress);
+    const log = isDaemon ? daemonLog(files.logPath, request, () => !isReady) : foregroundLog(request.debug, foreground);
     await guardProcess(request.debug, log);
     nameProcess(`imgfuse mount ${request.image} ${request.mountpoint}`);
-    const passwords = isDaemon ? await passwordsFromParent(request) : ownPasswords(request);
+    const passwords = isDaemon ? await passwordsFromStarter(request) : ownPasswords(request);
     const { Supervisor } = await import('./supervisor.ts');
     supervisor = new Supervisor(request, keeper, { files, log, isDaemon, first });
     const current = supervisor;
     process.on('uncaughtException', (error) => current.crash(error));
     if (isDaemon) process.on('disconnect', () => isReady || current.stop(ORPHANED, EXIT_ORPHANED));
-    keeper.onStep = (step) => (isDaemon ? void report({ type: 'step', step }) : progress?.update(step));
+    keeper.onStep = (step) => (isDaemon ? void report({ type: 'step', step }) : foreground.step(step));
     const started = supervisor.start(passwords);
     // gone before anybody listened
     if (isDaemon && !process.connected) supervisor.stop(ORPHANED, EXIT_ORPHANED);
     record = await started;
   } catch (error) {
-    progress?.end();
+    foreground?.end();
     if (error instanceof StartBrokenOff) {
       const sentence = `${error.message}: nothing is mounted, ${request.image} was still being opened`;
       if (isDaemon) await report({ type: 'failed', sentence, exitCode: error.exitCode });
@@ -62,10 +71,10 @@ export async function runMountProcess(request: MountRequest): Promise<number> {
     await Promise.all([first.discard(), keeper.discard()]);
     return reportFailure(error, isDaemon, files);
   }
-  progress?.end();
+  foreground?.end();
   isReady = true;
   if (!isDaemon) {
-    if (request.json) printJson(recordJson(record));
+    foreground.ready(record);
   } else if (!(await report({ type: 'ready', record }))) {
     supervisor.stop(ORPHANED, EXIT_ORPHANED);
   }
@@ -84,31 +93,16 @@ function endNow(exitCode: number): number {
 }
 
 /** What is logged stands on lines of its own. */
-function foregroundLog(debug: boolean, progress: OpeningProgress | null): Log {
+function foregroundLog(debug: boolean, foreground: Foreground): Log {
   const log = stderrLog(debug);
   return (level, sentence) => {
-    progress?.clear();
+    foreground.clear();
     log(level, sentence);
   };
 }
 
 function ownPasswords({ keyFile, keyEnv }: MountRequest): PasswordSource {
   return { given: givenPassword({ 'key-file': keyFile, 'key-env': keyEnv }), byImage: new Map(), mayAsk: true };
-}
-
-/** What the command that started this process sends when it says so; it has the terminal and the environment. */
-async function passwordsFromParent({ passwordsFollow }: MountRequest): Promise<PasswordSource> {
-  if (passwordsFollow !== true) return { given: null, byImage: new Map(), mayAsk: false };
-  const message = await new Promise<PasswordMessage>((resolve, reject) => {
-    process.once('message', (received) => resolve(received as PasswordMessage));
-    process.once('disconnect', () => reject(new Error(ORPHANED)));
-  });
-  const bytes = (text: string): Uint8Array => new Uint8Array(Buffer.from(text, 'base64'));
-  return {
-    given: message.given === null ? null : bytes(message.given),
-    byImage: new Map(message.byImage.map(([path, password]) => [path, bytes(password)])),
-    mayAsk: false,
-  };
 }
 
 /** Until the mount answers, what concerns the user is shown by the command that started it, too. */
@@ -118,14 +112,6 @@ function daemonLog(path: string, request: MountRequest, isStarting: () => boolea
     log(level, sentence);
     if (isStarting() && level !== 'debug' && level !== 'info') void report({ type: 'note', sentence });
   };
-}
-
-/** @returns whether the command that started this process was there to hear it */
-function report(message: DaemonReport): Promise<boolean> {
-  return new Promise((resolve) => {
-    if (!process.connected || process.send === undefined) resolve(false);
-    else process.send(message, undefined, {}, (error) => resolve(error === null));
-  });
 }
 
 /** What was logged until now has been shown as well (daemonLog), so the log goes when the failure is heard, too. */

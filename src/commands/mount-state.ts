@@ -212,3 +212,14 @@ export function next<Mount>(state: MountState<Mount>, event: MountEvent<Mount>):
   const table = EDGES[state.phase] as Partial<Record<EventType, (from: unknown, by: unknown) => MountState<Mount>>>;
   return table[event.type]?.(state, event) ?? state;
 }
+
+/** Thrown by the start of a mount that was told to end before it answered; its process ends differently than after a failure. */
+export class StartBrokenOff extends Error {
+  /** of this process */
+  readonly exitCode: number;
+
+  constructor(message: string, exitCode: number) {
+    super(message);
+    this.exitCode = exitCode;
+  }
+}

@@ -2,7 +2,7 @@
 
 import { formatSize } from '../bytes/format-size.ts';
 import type { NetworkStatus, OpenStep, VirtualDisk } from '../disk/index.ts';
-import type { MountRequest } from './mount-arguments.ts';
+import type { MountRequest } from './mount-request.ts';
 import type { Phase } from './mount-state.ts';
 import type { Serving } from './serving.ts';
 

@@ -4,14 +4,10 @@
 import { ImgfuseError } from '../errors/index.ts';
 import { listMounts, type MountEntry } from '../fuse/mount-table.ts';
 import { canonicalEntry, canonicalPath } from '../host/canonical-path.ts';
-import type { Name } from './command.ts';
 import { removeLeftovers } from './leftovers.ts';
 import { isHeld, recordsOfProcesses } from './lost-records.ts';
 import { deviceOf, isInherited } from './mountpoint.ts';
 import { listRecords, ownUid, type StoredRecord } from './runtime-directory.ts';
-
-/** How a command takes a mount. */
-export const TARGET_NAME: Name = { name: 'target', description: 'the mountpoint, or the mounted image' };
 
 /** A mount, the process that serves it, or both. */
 export interface Target {

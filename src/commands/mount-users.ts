@@ -3,21 +3,14 @@
 // by a process of its own, because a process in an odd state can block whoever looks at it, for ever.
 
 import { spawn } from 'node:child_process';
-import { join } from 'node:path';
-import { exactCommand } from '../bytes/exact-command.ts';
 import { shellQuote } from '../bytes/printable.ts';
 import type { MountEntry } from '../fuse/index.ts';
 import { readMountTable } from '../fuse/mount-table.ts';
-import { linkTarget, namesIn, readText } from '../host/small-files.ts';
-import type { Log } from './log.ts';
-import { USERS_COMMAND } from './mount-arguments.ts';
-import { print } from './output.ts';
+import { namesIn, readText } from '../host/small-files.ts';
+import { liesIn, type ProcessUser, USERS_COMMAND } from './processes-inside.ts';
 
-const PROCESSES_MAX = 5;
 /** how long the look at other processes may take */
 const LOOK_MS = 3000;
-/** how long the end of a mount waits for the guests' file systems to write back, and for mapped pages */
-const SYNC_MS = 10_000;
 
 /** A loop device whose backing file lies in the mount. */
 export interface LoopUser {
@@ -28,18 +21,9 @@ export interface LoopUser {
   readonly autoclear: boolean;
 }
 
-export interface ProcessUser {
-  readonly pid: number;
-  readonly name: string;
-}
-
 export interface MountUsers {
   readonly loops: readonly LoopUser[];
   readonly processes: readonly ProcessUser[];
-}
-
-function liesIn(path: string, mountpoint: string): boolean {
-  return path === mountpoint || path.startsWith(mountpoint === '/' ? '/' : `${mountpoint}/`);
 }
 
 /** Processes are missing from the answer when looking at them takes too long. */
@@ -87,12 +71,6 @@ function parseProcesses(text: string): ProcessUser[] {
   }
 }
 
-/** The other end: prints the processes that use the mount. @returns the exit code */
-export function printProcesses(mountpoint: string): number {
-  print(JSON.stringify(findProcesses(mountpoint, [process.pid, process.ppid])));
-  return 0;
-}
-
 function findLoops(mountpoint: string, mounts: readonly MountEntry[]): LoopUser[] {
   const loops: LoopUser[] = [];
   for (const name of namesIn('/sys/block')) {
@@ -112,25 +90,6 @@ function findLoops(mountpoint: string, mounts: readonly MountEntry[]): LoopUser[
     });
   }
   return loops;
-}
-
-function findProcesses(mountpoint: string, except: readonly number[]): ProcessUser[] {
-  const users: ProcessUser[] = [];
-  for (const entry of namesIn('/proc')) {
-    if (!/^\d+$/.test(entry) || except.includes(Number(entry))) continue;
-    const uses =
-      isLinkInto(`/proc/${entry}/cwd`, mountpoint) ||
-      namesIn(`/proc/${entry}/fd`).some((fd) => isLinkInto(join('/proc', entry, 'fd', fd), mountpoint));
-    if (!uses) continue;
-    users.push({ pid: Number(entry), name: readText(`/proc/${entry}/comm`)?.trim() ?? '?' });
-    if (users.length === PROCESSES_MAX) break;
-  }
-  return users;
-}
-
-function isLinkInto(link: string, mountpoint: string): boolean {
-  const target = linkTarget(link);
-  return target !== null && liesIn(target, mountpoint);
 }
 
 /** What uses the mount, in one phrase; null when nothing was found. */
@@ -157,33 +116,4 @@ export function cureForUsers(users: MountUsers): string | null {
     if (!loop.autoclear) commands.push(`losetup -d ${loop.device}`);
   }
   return commands.length === 0 ? null : commands.join('; ');
-}
-
-/** Writes back what the file systems on the mount's loop devices still hold in memory, before their disk is taken away. */
-export async function syncGuests({ loops }: MountUsers, log: Log): Promise<void> {
-  const mountpoints = loops.flatMap((loop) => loop.mountpoints);
-  const targets = mountpoints.length > 0 ? ['-f', ...mountpoints] : loops.map((loop) => loop.device);
-  if (targets.length === 0 || (await sync(targets))) return;
-  log('warning', `not everything in ${mountpoints.join(', ')} could be written back`);
-}
-
-/**
- * Writes back what programs have stored in the disk through shared mappings. By fsync(2): syncfs(2) of a FUSE file system does not
- * wait for its pages. @param diskFile the disk, in the mount
- */
-export async function syncMapped(diskFile: string, log: Log): Promise<void> {
-  if (await sync([diskFile])) return;
-  log('warning', `what programs have stored in ${diskFile} through shared mappings could not be written back`);
-}
-
-/** Runs sync(1): a process of its own, because it waits for requests that this process serves. @returns whether it did in time */
-function sync(parameters: readonly string[]): Promise<boolean> {
-  return new Promise((resolve) => {
-    const options = { stdio: 'ignore', timeout: SYNC_MS, killSignal: 'SIGKILL' } as const;
-    const child = spawn(...exactCommand('sync', parameters), options);
-    child.on('error', () => resolve(false));
-    child.on('exit', (code) => resolve(code === 0));
-    // a sync in the middle of a request cannot be killed; the end of the mount ends it
-    setTimeout(resolve, SYNC_MS + 1000, false).unref();
-  });
 }

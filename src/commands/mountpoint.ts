@@ -4,9 +4,6 @@ import { shellQuote } from '../bytes/printable.ts';
 import { ImgfuseError } from '../errors/index.ts';
 import { findAnyMount, findMount, isImgfuse, type MountEntry } from '../fuse/mount-table.ts';
 import { canonicalPath, pathKind } from '../host/canonical-path.ts';
-import type { KeptDisk } from './disk-keeper.ts';
-import type { Log } from './log.ts';
-import type { MountRequest } from './mount-arguments.ts';
 
 /** Mounted already by whoever started us: the mountpoint is the name of a descriptor, and no path. */
 export function isInherited(mountpoint: string): boolean {
@@ -22,22 +19,6 @@ export function deviceOf(mount: MountEntry): string {
 export function deviceAt(path: string): string | undefined {
   const mount = isInherited(path) ? undefined : findMount(path);
   return mount === undefined ? undefined : deviceOf(mount);
-}
-
-/**
- * A mount hides what its mountpoint holds. The image may be there, and may be the mountpoint itself: it is open by then. A
- * backing file that became the disk of its own overlay would be read by every other program as something it is not.
- * @throws ImgfuseError usage
- */
-export function sayWhatIsHidden({ path, backing }: KeptDisk, { mountpoint }: MountRequest, log: Log): void {
-  const hides = (file: string): boolean => canonicalPath(file).startsWith(`${mountpoint}/`);
-  if (backing.some((file) => canonicalPath(file) === mountpoint)) {
-    throw new ImgfuseError('usage', `the mountpoint ${mountpoint} is a backing file of ${path}; choose another one`, {
-      path: mountpoint,
-    });
-  }
-  const hidden = [path, ...backing].filter(hides);
-  if (hidden.length > 0) log('notice', `${hidden.join(', ')} cannot be seen while ${mountpoint} is mounted over it`);
 }
 
 /** @throws ImgfuseError missing, usage, busy, permission */

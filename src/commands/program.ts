@@ -6,7 +6,7 @@ import { EXIT_MOUNT, EXIT_OK, EXIT_USAGE } from '../errors/exit-codes.ts';
 import { ArgumentError, asksFor, checkArguments, UnknownOptionError } from './arguments.ts';
 import { checkCommand } from './check.ts';
 import { type Choice, chooseCommand, isCommand, MissingImageError, unknownCommand } from './choose-command.ts';
-import { type Command, type CommandName, GLOBAL_OPTIONS, type Options } from './command.ts';
+import { type Command, type CommandName, GLOBAL_OPTIONS, type Options, runChecked } from './command.ts';
 import { createCommand } from './create.ts';
 import { infoCommand } from './info.ts';
 import { mapCommand } from './map.ts';
@@ -15,7 +15,6 @@ import { COMPLETION_OPTION } from './mount-arguments.ts';
 import { answered, complainAbout, print } from './output.ts';
 import { remountCommand } from './remount.ts';
 import { resizeCommand } from './resize.ts';
-import { runChecked } from './run-command.ts';
 import { statusCommand } from './status.ts';
 import { unmountCommand } from './unmount.ts';
 

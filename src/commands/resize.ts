@@ -1,7 +1,7 @@
 // `imgfuse resize`: changes the virtual size, as qemu-img resize does; shrinking has to be asked for by name.
 
-import { roundUp } from '../bytes/offsets.ts';
-import { openDisk } from '../disk/index.ts';
+import { MAX_VIRTUAL_SIZE, roundUp } from '../bytes/offsets.ts';
+import { openDisk, parseSize } from '../disk/index.ts';
 import { closingAfter } from '../errors/close.ts';
 import { ImgfuseError } from '../errors/index.ts';
 import { type PasswordArguments, passwordOf } from '../host/passwords.ts';
@@ -18,7 +18,6 @@ import {
   NO_LOCK,
 } from './image-arguments.ts';
 import { complain, type OutputMode, print, printJson } from './output.ts';
-import { parseResize } from './size.ts';
 
 /** A disk has whole sectors, whatever its format. */
 const SECTOR = 512;
@@ -90,4 +89,25 @@ function resize(args: ResizeArguments): number {
   else if (args.quiet !== true)
     print(isRounded ? `Image resized to ${after} bytes, which are whole sectors.` : 'Image resized.');
   return 0;
+}
+
+/** A size relative to the present one: "+1G" and "-1G" change it, "1G" sets it. */
+export function parseResize(text: string, current: number): number {
+  const sign = text[0];
+  if (sign !== '+' && sign !== '-') return parseSize(text);
+  if (!/^.\d/.test(text)) {
+    throw new ImgfuseError('usage', `"${text}" is not a change of size; give a sign and a size, such as +10G`);
+  }
+  const delta = parseSize(text.slice(1));
+  const size = sign === '+' ? current + delta : current - delta;
+  if (size < 0) {
+    throw new ImgfuseError(
+      'usage',
+      `the disk has ${current} bytes and cannot shrink by ${delta}; give a smaller number`,
+    );
+  }
+  if (size > MAX_VIRTUAL_SIZE) {
+    throw new ImgfuseError('limit', `the size ${size} is too large: imgfuse handles disks up to 8 PiB - 512 bytes`);
+  }
+  return size;
 }

@@ -3,7 +3,7 @@
 
 import { type CheckedArguments, checkArguments } from './arguments.ts';
 import { chooseCommand } from './choose-command.ts';
-import { type Command, type CommandName, GLOBAL_OPTIONS, type Options } from './command.ts';
+import { type Command, type CommandName, GLOBAL_OPTIONS, type Options, runChecked } from './command.ts';
 
 const unmountCommand = async (): Promise<Command> => (await import('./unmount.ts')).unmountCommand;
 const QUICK: Partial<Record<CommandName, () => Promise<Command>>> = {
@@ -29,16 +29,6 @@ export async function quickCommand(argv: readonly string[]): Promise<(() => numb
   const found = command;
   if (checked.wantsHelp || checked.wantsVersion) return null;
   return () => runChecked(found, checked.names, readOptions(found.options, checked.options));
-}
-
-/** @param names, in their order @param options as the command takes them @returns the exit code */
-export function runChecked(
-  command: Command,
-  names: readonly string[],
-  options: Readonly<Record<string, unknown>>,
-): number | Promise<number> {
-  const named = Object.fromEntries(names.map((value, index) => [command.names[index]!.name, value]));
-  return command.run({ output: 'human', ...options, ...named } as never);
 }
 
 /** What parseOptions() of program.ts makes of checked options, without yargs, which takes too long to load. */

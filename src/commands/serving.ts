@@ -30,7 +30,7 @@ import {
 import { nativeAvailable } from '../native/index.ts';
 import type { KeptDisk } from './disk-keeper.ts';
 import { type Log, requestErrorLog } from './log.ts';
-import type { MountRequest } from './mount-arguments.ts';
+import type { MountRequest } from './mount-request.ts';
 import { isInherited } from './mountpoint.ts';
 import type { ServingWords } from './serving-words.ts';
 import { type ServeData, startThread, type Thread, type WarmThread } from './threads.ts';

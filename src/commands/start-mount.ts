@@ -1,9 +1,23 @@
-// A mount from its parsed arguments: in this process, or in one of its own that outlives the terminal.
+// A mount from its parsed arguments: in this process, or in one of its own that outlives the terminal and reports when the mount
+// answers. Nothing is forked: the process starts itself anew, so no thread, lock or descriptor is inherited by accident, not even
+// one of whoever started this one. Invariant: the caller gets exit code 0 only after the mount has answered.
 
-import { mountExitCode } from '../errors/exit-codes.ts';
-import { assertLimits } from '../host/process-limits.ts';
-import { mountRequest, type ParsedMountArguments } from './mount-arguments.ts';
-import { complainAbout } from './output.ts';
+import { type ChildProcess, spawn } from 'node:child_process';
+import { constants } from 'node:os';
+import { EXIT_SYSTEM, mountExitCode } from '../errors/exit-codes.ts';
+import { closeDescriptor, inheritableDescriptors, openNothing } from '../host/descriptors.ts';
+import { ask, givenPassword } from '../host/passwords.ts';
+import { assertLimits, closeBeyondLimit } from '../host/process-limits.ts';
+import { environmentWithoutInspector, nodeOptions } from './environment.ts';
+import { DAEMON_COMMAND, mountRequest, type ParsedMountArguments } from './mount-arguments.ts';
+import type { Foreground } from './mount-process.ts';
+import type { MountRequest } from './mount-request.ts';
+import { OpeningProgress } from './opening-progress.ts';
+import { complain, complainAbout, printJson } from './output.ts';
+import { recordJson, withRuntimeDirectory } from './runtime-directory.ts';
+import type { PasswordMessage, StartReport } from './starter.ts';
+
+const FIRST_FREE_DESCRIPTOR = 3;
 
 /** Says what went wrong, if something did. @returns the exit code of mount(8) */
 export async function startMount(parsed: ParsedMountArguments): Promise<number> {
@@ -12,12 +26,145 @@ export async function startMount(parsed: ParsedMountArguments): Promise<number> 
     assertLimits(request.workers);
     if (request.foreground) {
       const { runMountProcess } = await import('./mount-process.ts');
-      return await runMountProcess(request);
+      return await runMountProcess(request, inForeground(request.json));
     }
-    const { spawnMountProcess } = await import('./daemon.ts');
     return await spawnMountProcess(request);
   } catch (error) {
     complainAbout(error);
     return mountExitCode(error);
   }
+}
+
+function inForeground(json: boolean): Foreground {
+  const progress = new OpeningProgress();
+  return {
+    step: (step) => progress.update(step),
+    clear: () => progress.clear(),
+    end: () => progress.end(),
+    ready: (record) => {
+      if (json) printJson(recordJson(record));
+    },
+  };
+}
+
+/**
+ * stdin, stdout, stderr closed; the report channel; and the descriptor of a mount made by mount.fuse3, under its number. What
+ * else was open when this program started, such as the file of a lock, is covered: the mount would hold it for all its life.
+ */
+function descriptorsFor(mountpoint: string, nothing: number): ('ignore' | 'ipc' | number)[] {
+  const descriptors: ('ignore' | 'ipc' | number)[] = ['ignore', 'ignore', 'ignore'];
+  const put = (descriptor: number, file: number): void => {
+    while (descriptors.length < descriptor) descriptors.push('ignore');
+    descriptors[descriptor] = file;
+  };
+  for (const inherited of inheritableDescriptors()) put(inherited, nothing);
+  const given = Number(/^\/dev\/fd\/(\d+)$/.exec(mountpoint)?.[1] ?? 0);
+  if (given >= FIRST_FREE_DESCRIPTOR) put(given, given);
+  const report = descriptors.indexOf('ignore', FIRST_FREE_DESCRIPTOR);
+  if (report < 0) descriptors.push('ipc');
+  else descriptors[report] = 'ipc';
+  return descriptors;
+}
+
+/**
+ * A process that finds an image encrypted and has no password for it ends; this one, which has the terminal, asks and
+ * starts another. @returns the exit code that the mount process reported
+ */
+async function spawnMountProcess(request: MountRequest): Promise<number> {
+  await closeBeyondLimit();
+  const given = givenPassword({ 'key-file': request.keyFile, 'key-env': request.keyEnv });
+  const base64 = (password: Uint8Array): string => Buffer.from(password).toString('base64');
+  const byImage: [string, string][] = [];
+  for (;;) {
+    const follow = given !== null || byImage.length > 0;
+    const passwords = follow ? { given: given === null ? null : base64(given), byImage } : null;
+    const outcome = await spawnOnce(request, passwords);
+    if (typeof outcome === 'number') return outcome;
+    byImage.push([outcome.passwordNeeded, base64(ask(outcome.passwordNeeded))]);
+  }
+}
+
+function spawnOnce(
+  request: MountRequest,
+  passwords: PasswordMessage | null,
+): Promise<number | { readonly passwordNeeded: string }> {
+  return new Promise((resolve) => {
+    const nothing = openNothing();
+    const child = spawn(
+      process.execPath,
+      [
+        ...nodeOptions(process.execArgv),
+        process.argv[1] ?? '',
+        DAEMON_COMMAND,
+        JSON.stringify({ ...request, passwordsFollow: passwords !== null }),
+      ],
+      {
+        detached: true,
+        cwd: '/',
+        env: withRuntimeDirectory(environmentWithoutInspector(process.env)),
+        stdio: descriptorsFor(request.mountpoint, nothing),
+      },
+    );
+    closeDescriptor(nothing);
+    if (passwords !== null) child.send(passwords, () => undefined);
+    const signals = forwardSignals(child);
+    const progress = new OpeningProgress();
+    let outcome: number | { readonly passwordNeeded: string } | null = null;
+    child.on('error', (error) => {
+      complain(`the mount process cannot be started: ${error.message}`);
+      resolve(EXIT_SYSTEM);
+    });
+    child.on('message', (message) => {
+      const report = message as StartReport;
+      if (report.type === 'step') return progress.update(report.step);
+      progress.clear();
+      if (report.type === 'note') {
+        complain(report.sentence);
+      } else if (report.type === 'failed') {
+        const { exitCode, passwordNeeded, sentence } = report;
+        // whoever has told this process to end knows why
+        if (passwordNeeded === undefined && signals.exitCode() === null) complain(sentence);
+        outcome = passwordNeeded === undefined ? exitCode : { passwordNeeded };
+      } else if (signals.exitCode() === null) {
+        progress.end();
+        if (request.json) printJson(recordJson(report.record));
+        child.disconnect();
+        child.unref();
+        resolve(0);
+      }
+    });
+    child.on('exit', (code, signal) => {
+      progress.end();
+      signals.release();
+      const interrupted = signals.exitCode();
+      if (outcome === null && interrupted === null) {
+        complain(`the mount process ended before the mount answered (${signal ?? `code ${code}`})`);
+      }
+      resolve(outcome ?? interrupted ?? EXIT_SYSTEM);
+    });
+  });
+}
+
+/**
+ * The mount process has a session of its own: what ends this one must end it as well, or a mount appears that nobody
+ * expects. It ends at once while it opens the image, and unmounts when it is further.
+ */
+function forwardSignals(child: ChildProcess): {
+  /** that of this process once it was told to end, else null */
+  readonly exitCode: () => number | null;
+  readonly release: () => void;
+} {
+  let exitCode: number | null = null;
+  const forward = (signal: NodeJS.Signals): void => {
+    exitCode = 128 + constants.signals[signal];
+    child.kill(signal);
+  };
+  const signals = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
+  for (const signal of signals) process.on(signal, forward);
+  return {
+    exitCode: () => exitCode,
+    release: () => {
+      for (const signal of signals) process.off(signal, forward);
+    },
+  };
 }

@@ -6,7 +6,6 @@ import { formatSize } from '../bytes/format-size.ts';
 import { shellQuote } from '../bytes/printable.ts';
 import type { NetworkStatus } from '../disk/index.ts';
 import { EXIT_OK, EXIT_USAGE } from '../errors/exit-codes.ts';
-import type { MountEntry } from '../fuse/mount-table.ts';
 import { canonicalEntry, canonicalPath } from '../host/canonical-path.ts';
 import type { Command } from './command.ts';
 import { ControlClient } from './control-socket.ts';
@@ -105,7 +104,7 @@ async function report({ mountpoint, mount, record }: Target): Promise<Report> {
 }
 
 /** Why this user may not look into a mount of another one, not even to make a loop device of it as root; null when they may. */
-function accessOf({ options }: MountEntry): string | null {
+function accessOf({ options }: NonNullable<Target['mount']>): string | null {
   const user = options.find((option) => option.startsWith('user_id='))?.slice('user_id='.length);
   if (user === undefined || user === String(ownUid()) || options.includes('allow_other')) return null;
   return `by user ${user} alone: losetup and mount as another user, root included, need a mount with -o allow_other`;

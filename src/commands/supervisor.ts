@@ -21,12 +21,12 @@ import type { PasswordSource } from '../host/passwords.ts';
 import { type CloseResult, ControlServer, type RemountResult } from './control-socket.ts';
 import type { DiskKeeper } from './disk-keeper.ts';
 import type { HandoverParts } from './handover.ts';
-import { type LiveMount, type MountParts, mountDisk, openOptions } from './live-mount.ts';
+import { type LiveMount, type MountParts, mountDisk, openOptions, warnAboutHiddenFiles } from './live-mount.ts';
 import type { Log } from './log.ts';
-import type { MountRequest } from './mount-arguments.ts';
 import { abort, requestsDone, takeDown } from './mount-end.ts';
 import { MountMode } from './mount-mode.ts';
-import { type MountEnding, type MountEvent, type MountState, next, type Phase } from './mount-state.ts';
+import type { MountRequest } from './mount-request.ts';
+import { type MountEnding, type MountEvent, type MountState, next, type Phase, StartBrokenOff } from './mount-state.ts';
 import {
   describePhase,
   type MountStatus,
@@ -36,12 +36,11 @@ import {
   unservedStatus,
 } from './mount-status.ts';
 import { MountTraces } from './mount-traces.ts';
-import { assertMountpoint, sayWhatIsHidden } from './mountpoint.ts';
+import { assertMountpoint } from './mountpoint.ts';
 import type { MountRecord } from './runtime-directory.ts';
 import { KEEPER_SLOT, ServedDisk } from './served-disk.ts';
 import type { Serving } from './serving.ts';
 import { ServingWords } from './serving-words.ts';
-import { StartBrokenOff } from './start-broken-off.ts';
 
 /** How long a state may last; no entry: as long as it takes. */
 const DEADLINES_MS: { readonly [P in Phase]?: number } = {
@@ -224,7 +223,7 @@ export class Supervisor {
     if (!this.#request.readOnly) await this.#mode.claimImage();
     const options = openOptions(this.#request);
     const disk = await this.#disk.open({ path, options, passwords, words: this.#words.shared });
-    sayWhatIsHidden(disk, this.#request, this.#log);
+    warnAboutHiddenFiles(disk, this.#request, this.#log);
     this.#dispatch({ type: 'opened' });
     const mount = await mountDisk(disk, this.#request, this.#words, this.#parts, {
       attach: () => this.#disk.attached(),

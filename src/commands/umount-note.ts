@@ -5,10 +5,12 @@
 import { describeError } from '../errors/index.ts';
 import { FUSE_TYPE } from '../fuse/index.ts';
 import { addToMountTable, removeFromMountTable } from '../native/index.ts';
-import type { Log } from './log.ts';
 import { isInherited } from './mountpoint.ts';
 
 const OPTION = 'x-imgfuse';
+
+/** What becomes of the note is for whoever looks into a trouble. */
+type Log = (level: 'debug', sentence: string) => void;
 
 /** utab belongs to root; what other users mount, umount(8) looks at closely by itself. */
 function isNoted(mountpoint: string): boolean {

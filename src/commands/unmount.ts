@@ -4,18 +4,18 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { printable, shellQuote } from '../bytes/printable.ts';
 import { EXIT_MOUNT, EXIT_OK, mountExitCode } from '../errors/exit-codes.ts';
-import { describeError, ERRNO, errnoOf, ImgfuseError } from '../errors/index.ts';
-import { assertNotCovered, listMounts, type MountEntry, mountsOfConnection, unmountPath } from '../fuse/index.ts';
+import { describeError, ImgfuseError } from '../errors/index.ts';
 import { pathKind } from '../host/canonical-path.ts';
 import { processStartTime } from '../host/processes.ts';
-import type { Command } from './command.ts';
+import { type Command, TARGET_NAME } from './command.ts';
 import { type CloseResult, ControlClient } from './control-socket.ts';
 import { commandThere, describePlace, type PlaceElsewhere, placeElsewhere } from './mount-namespaces.ts';
-import { findTarget, TARGET_NAME, type Target } from './mount-target.ts';
-import { cureForUsers, describeUsers, findMountUsers, isLettingGo } from './mount-users.ts';
+import { findTarget, type Target } from './mount-target.ts';
+import { describeUsers, findMountUsers } from './mount-users.ts';
 import { complain, type OutputMode, print, printJson } from './output.ts';
 import { forgetRecord, ownUid, type StoredRecord } from './runtime-directory.ts';
 import { forgetForUmount } from './umount-note.ts';
+import { otherPlacesOf, unmountOrExplain } from './unmount-place.ts';
 
 /** after this time a waiting unmount says what it is waiting for */
 const PATIENCE_MS = 2000;
@@ -23,8 +23,6 @@ const PATIENCE_MS = 2000;
 const NAMESPACE_PATIENCE_MS = 8000;
 /** how long a process that serves a mount may take to say so */
 const ANSWER_MS = 1000;
-const BUSY_ATTEMPTS = 10;
-const BUSY_DELAY_MS = 100;
 
 export interface UnmountOptions {
   readonly lazy: boolean;
@@ -81,7 +79,7 @@ async function unmountTarget(target: Target, options: UnmountOptions): Promise<O
     const users = options.lazy ? describeUsers(await findMountUsers(target.mountpoint)) : null;
     if (mount !== null) {
       await unmountOrExplain(mount, options.lazy);
-      const elsewhere = mountsOfConnection(mount.minor).filter(({ source }) => source === mount.source);
+      const elsewhere = otherPlacesOf(mount);
       if (elsewhere.length > 0) return elsewhereOutcome(target, image, elsewhere);
     }
     const ended = mount === null && placeElsewhere(target) !== null ? null : await endedSoon(result);
@@ -112,7 +110,11 @@ async function endOpening(record: StoredRecord, result: Promise<CloseResult | nu
 }
 
 /** A mount that was bound to other places, too, has left one of them. */
-function elsewhereOutcome(target: Target, image: string | undefined, places: readonly MountEntry[]): Outcome {
+function elsewhereOutcome(
+  target: Target,
+  image: string | undefined,
+  places: readonly { readonly mountpoint: string }[],
+): Outcome {
   const error =
     `${target.mountpoint} is unmounted, but ${image} stays open: it is still mounted at ` +
     `${places.map(({ mountpoint }) => mountpoint).join(' and ')}; unmount that as well`;
@@ -202,39 +204,6 @@ function recoverySteps(image: string | undefined, log: string | null): string[] 
       `"imgfuse check ${name}" looks without changing anything, "imgfuse check -r all ${name}" repairs`,
     ...(log === null ? [] : [`the log of that mount is ${log}`]),
   ];
-}
-
-/**
- * A mount that is busy although nobody is seen to keep it is tried again for a moment: a loop device that was detached
- * just now lets go of its file a little later.
- * @throws ImgfuseError that names who uses the mount, or what covers it, and what to do
- */
-async function unmountOrExplain({ id, mountpoint }: MountEntry, lazy: boolean): Promise<void> {
-  assertNotCovered(mountpoint);
-  for (let attempt = 1; ; attempt++) {
-    try {
-      unmountPath(mountpoint, { lazy });
-      return;
-    } catch (error) {
-      // gone meanwhile: that is what was asked for
-      if (!listMounts().some((entry) => entry.id === id && entry.mountpoint === mountpoint)) return;
-      if (errnoOf(error) !== ERRNO.EBUSY) throw error;
-      const users = await findMountUsers(mountpoint);
-      if (!isLettingGo(users) || attempt === BUSY_ATTEMPTS) {
-        throw busyError(mountpoint, describeUsers(users), cureForUsers(users));
-      }
-    }
-    await delay(BUSY_DELAY_MS);
-  }
-}
-
-function busyError(mountpoint: string, who: string | null, cure: string | null): ImgfuseError {
-  const users = who === null ? '' : ` by ${who}`;
-  const advice = cure === null ? 'end what uses it' : `run "${cure}"`;
-  return new ImgfuseError('busy', `${mountpoint} is in use${users}; ${advice} and unmount again`, {
-    path: mountpoint,
-    errno: ERRNO.EBUSY,
-  });
 }
 
 export const unmountCommand: Command = {

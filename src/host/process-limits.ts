@@ -60,8 +60,8 @@ export function describeShortage(error: unknown): string | null {
 }
 
 /**
- * Descriptors beyond a limit that was lowered since they were opened cannot be covered in a program that is started
- * (daemon.ts): they are marked to be closed in it.
+ * Descriptors beyond a limit that was lowered since they were opened cannot be covered in a program that is started: they are
+ * marked to be closed in it.
  */
 export async function closeBeyondLimit(): Promise<void> {
   const limit = limitOf('Max open files');

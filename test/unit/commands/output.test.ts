@@ -12,9 +12,10 @@ import { mapDisk, mapLines } from '../../../src/commands/map.ts';
 import { cureForUsers, describeUsers } from '../../../src/commands/mount-users.ts';
 import { exactNumber, formatTable, jsonPieces } from '../../../src/commands/output.ts';
 import { formatProgress } from '../../../src/commands/progress.ts';
-import { parseResize, parseSize } from '../../../src/commands/size.ts';
+import { parseResize } from '../../../src/commands/resize.ts';
 import { statusTable } from '../../../src/commands/status.ts';
 import { layOut } from '../../../src/commands/text-layout.ts';
+import { parseSize } from '../../../src/disk/index.ts';
 import { emptyCheckReport } from '../../../src/format/check-report.ts';
 
 describe('JSON', () => {
