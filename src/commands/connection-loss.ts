@@ -2,10 +2,10 @@
 // and answers ENOTCONN, so that nobody writes into the directory below; its record stays as well and tells why.
 
 import { answerTimeMs, connectionLimit, listMounts, requestTimeouts } from '../fuse/index.ts';
+import { deviceOf } from '../mounts/mountpoint.ts';
+import type { MountRecord } from '../mounts/runtime-directory.ts';
 import { nativeAvailable } from '../native/index.ts';
 import type { MountRequest } from './mount-request.ts';
-import { deviceOf } from './mountpoint.ts';
-import type { MountRecord } from './runtime-directory.ts';
 
 /**
  * Of a request that fuse-native serves: its one thread answers the next request, and SIGTERM, only when this one is done. With a

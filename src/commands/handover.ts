@@ -6,10 +6,10 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { SharedDisk, VirtualDisk } from '../disk/index.ts';
 import { describeError, ImgfuseError } from '../errors/index.ts';
+import { describeUsers, findMountUsers } from '../mounts/users.ts';
 import type { DiskKeeper } from './disk-keeper.ts';
 import type { Log } from './log.ts';
 import type { MountRequest } from './mount-request.ts';
-import { describeUsers, findMountUsers } from './mount-users.ts';
 import type { Serving } from './serving.ts';
 import type { ServingWords } from './serving-words.ts';
 

@@ -7,18 +7,18 @@ import { ImgfuseError } from '../errors/index.ts';
 import { unmountPath } from '../fuse/index.ts';
 import { canonicalPath } from '../host/canonical-path.ts';
 import { processStartTime } from '../host/processes.ts';
+import { deviceAt } from '../mounts/mountpoint.ts';
+import { type MountRecord, type RuntimeFiles, writeRecord } from '../mounts/runtime-directory.ts';
+import { forgetForUmount, noteForUmount } from '../mounts/umount-note.ts';
 import { answerTimeOf } from './connection-loss.ts';
 import type { KeptDisk } from './disk-keeper.ts';
 import type { Log } from './log.ts';
 import { abort } from './mount-end.ts';
 import type { MountRequest } from './mount-request.ts';
-import { deviceAt } from './mountpoint.ts';
 import { writePidFile } from './pid-file.ts';
-import { type MountRecord, type RuntimeFiles, writeRecord } from './runtime-directory.ts';
 import { type Serving, type ServingEvents, startServing } from './serving.ts';
 import type { ServingWords } from './serving-words.ts';
 import type { WarmThread } from './threads.ts';
-import { forgetForUmount, noteForUmount } from './umount-note.ts';
 
 /** How long the threads of a mount that is taken back may take to end. */
 const UNDO_MS = 5000;

@@ -2,6 +2,7 @@
 // help and complaints about arguments included, is in program.ts.
 
 import { EXIT_OK, EXIT_USAGE } from '../errors/exit-codes.ts';
+import { processesInside, USERS_COMMAND } from '../mounts/processes-inside.ts';
 import { chooseCommand } from './choose-command.ts';
 import { exactArguments } from './exact-arguments.ts';
 import {
@@ -12,7 +13,6 @@ import {
 } from './mount-arguments.ts';
 import type { MountRequest } from './mount-request.ts';
 import { complainAbout, print } from './output.ts';
-import { processesInside, USERS_COMMAND } from './processes-inside.ts';
 
 /** The name that umount(8) looks for in /sbin; a link of that name to the program is the helper. */
 const UMOUNT_HELPER_NAME = /(^|\/)umount\.(fuse\.)?imgfuse$/;

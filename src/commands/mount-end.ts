@@ -3,10 +3,10 @@
 
 import { setTimeout as delay } from 'node:timers/promises';
 import { describeError, ERRNO, errnoOf } from '../errors/index.ts';
+import { deviceAt } from '../mounts/mountpoint.ts';
+import { describePlace, findElsewhere } from '../mounts/namespaces.ts';
+import { describeUsers, findMountUsers, isLettingGo } from '../mounts/users.ts';
 import type { Log } from './log.ts';
-import { describePlace, findElsewhere } from './mount-namespaces.ts';
-import { describeUsers, findMountUsers, isLettingGo } from './mount-users.ts';
-import { deviceAt } from './mountpoint.ts';
 import type { Serving } from './serving.ts';
 import type { ServingWords } from './serving-words.ts';
 import { syncGuests, syncMapped } from './write-back.ts';

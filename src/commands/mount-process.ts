@@ -8,14 +8,14 @@ import { givenPassword, PASSWORD_NEEDED, type PasswordSource } from '../host/pas
 import { describeShortage } from '../host/process-limits.ts';
 import { nameProcess } from '../host/processes.ts';
 import { removeFile } from '../host/small-files.ts';
+import { removeLeftovers } from '../mounts/leftovers.ts';
+import { type MountRecord, prepareRuntimeFiles, type RuntimeFiles } from '../mounts/runtime-directory.ts';
 import { exitAtOnce } from '../native/index.ts';
 import { DiskKeeper } from './disk-keeper.ts';
 import { guardProcess } from './environment.ts';
-import { removeLeftovers } from './leftovers.ts';
 import { fileLog, type Log, stderrLog } from './log.ts';
 import type { MountRequest } from './mount-request.ts';
 import { StartBrokenOff } from './mount-state.ts';
-import { type MountRecord, prepareRuntimeFiles, type RuntimeFiles } from './runtime-directory.ts';
 import { ORPHANED, passwordsFromStarter, report } from './starter.ts';
 import type { Supervisor } from './supervisor.ts';
 import { warmThread } from './threads.ts';

@@ -4,16 +4,16 @@
 import { printable } from '../bytes/printable.ts';
 import { describeError } from '../errors/index.ts';
 import { removeFile } from '../host/small-files.ts';
+import { removeQuietLog } from '../mounts/leftovers.ts';
+import { leaveRuntimeFiles, type MountRecord, writeRecord } from '../mounts/runtime-directory.ts';
+import { forgetForUmount } from '../mounts/umount-note.ts';
 import { describeLoss } from './connection-loss.ts';
-import { removeQuietLog } from './leftovers.ts';
 import { type LiveMount, type MountParts, recordOfOpening, unmountNow } from './live-mount.ts';
 import type { Log } from './log.ts';
 import type { MountRequest } from './mount-request.ts';
 import type { MountEnding, MountState } from './mount-state.ts';
 import { notifyServiceManager } from './notify.ts';
 import { removePidFile } from './pid-file.ts';
-import { leaveRuntimeFiles, type MountRecord, writeRecord } from './runtime-directory.ts';
-import { forgetForUmount } from './umount-note.ts';
 
 export class MountTraces {
   readonly #request: MountRequest;

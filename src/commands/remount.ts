@@ -5,9 +5,9 @@ import { printable, shellQuote } from '../bytes/printable.ts';
 import { EXIT_MOUNT, EXIT_OK } from '../errors/exit-codes.ts';
 import { ImgfuseError } from '../errors/index.ts';
 import { processStartTime } from '../host/processes.ts';
+import { findTarget } from '../mounts/target.ts';
 import { type Command, QUIET, TARGET_NAME } from './command.ts';
 import { ControlClient } from './control-socket.ts';
-import { findTarget } from './mount-target.ts';
 import { complain, type OutputMode, print, printJson } from './output.ts';
 
 interface RemountArguments {

@@ -27,11 +27,11 @@ import {
   readCounters,
   type Transport,
 } from '../fuse/index.ts';
+import { isInherited } from '../mounts/mountpoint.ts';
 import { nativeAvailable } from '../native/index.ts';
 import type { KeptDisk } from './disk-keeper.ts';
 import { type Log, requestErrorLog } from './log.ts';
 import type { MountRequest } from './mount-request.ts';
-import { isInherited } from './mountpoint.ts';
 import type { ServingWords } from './serving-words.ts';
 import { type ServeData, startThread, type Thread, type WarmThread } from './threads.ts';
 

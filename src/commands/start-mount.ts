@@ -8,13 +8,13 @@ import { EXIT_SYSTEM, mountExitCode } from '../errors/exit-codes.ts';
 import { closeDescriptor, inheritableDescriptors, openNothing } from '../host/descriptors.ts';
 import { ask, givenPassword } from '../host/passwords.ts';
 import { assertLimits, closeBeyondLimit } from '../host/process-limits.ts';
+import { recordJson, withRuntimeDirectory } from '../mounts/runtime-directory.ts';
 import { environmentWithoutInspector, nodeOptions } from './environment.ts';
 import { DAEMON_COMMAND, mountRequest, type ParsedMountArguments } from './mount-arguments.ts';
 import type { Foreground } from './mount-process.ts';
 import type { MountRequest } from './mount-request.ts';
 import { OpeningProgress } from './opening-progress.ts';
 import { complain, complainAbout, printJson } from './output.ts';
-import { recordJson, withRuntimeDirectory } from './runtime-directory.ts';
 import type { PasswordMessage, StartReport } from './starter.ts';
 
 const FIRST_FREE_DESCRIPTOR = 3;

@@ -3,8 +3,8 @@
 
 import type { OpenStep } from '../disk/index.ts';
 import type { PasswordSource } from '../host/passwords.ts';
+import type { MountRecord } from '../mounts/runtime-directory.ts';
 import type { MountRequest } from './mount-request.ts';
-import type { MountRecord } from './runtime-directory.ts';
 
 export const ORPHANED = 'the command that started the mount is gone';
 

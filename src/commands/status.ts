@@ -7,14 +7,14 @@ import { shellQuote } from '../bytes/printable.ts';
 import type { NetworkStatus } from '../disk/index.ts';
 import { EXIT_OK, EXIT_USAGE } from '../errors/exit-codes.ts';
 import { canonicalEntry, canonicalPath } from '../host/canonical-path.ts';
+import { removeLeftovers } from '../mounts/leftovers.ts';
+import { commandThere, describePlace, placeElsewhere } from '../mounts/namespaces.ts';
+import { ownUid } from '../mounts/runtime-directory.ts';
+import { listTargets, type Target } from '../mounts/target.ts';
 import type { Command } from './command.ts';
 import { ControlClient } from './control-socket.ts';
-import { removeLeftovers } from './leftovers.ts';
-import { commandThere, describePlace, placeElsewhere } from './mount-namespaces.ts';
 import { type MountStatus, POSSIBLY_INCONSISTENT } from './mount-status.ts';
-import { listTargets, type Target } from './mount-target.ts';
 import { answered, complain, formatTable, type OutputMode, print, printJson } from './output.ts';
-import { ownUid } from './runtime-directory.ts';
 
 /**
  * opening: nothing is mounted yet; mounted: serving; elsewhere: serving in another mount namespace; closing: unmounted, the image

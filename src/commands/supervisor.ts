@@ -18,6 +18,8 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { VirtualDisk } from '../disk/index.ts';
 import { describeError } from '../errors/index.ts';
 import type { PasswordSource } from '../host/passwords.ts';
+import { assertMountpoint } from '../mounts/mountpoint.ts';
+import type { MountRecord } from '../mounts/runtime-directory.ts';
 import { type CloseResult, ControlServer, type RemountResult } from './control-socket.ts';
 import type { DiskKeeper } from './disk-keeper.ts';
 import type { HandoverParts } from './handover.ts';
@@ -36,8 +38,6 @@ import {
   unservedStatus,
 } from './mount-status.ts';
 import { MountTraces } from './mount-traces.ts';
-import { assertMountpoint } from './mountpoint.ts';
-import type { MountRecord } from './runtime-directory.ts';
 import { KEEPER_SLOT, ServedDisk } from './served-disk.ts';
 import type { Serving } from './serving.ts';
 import { ServingWords } from './serving-words.ts';

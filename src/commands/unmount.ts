@@ -7,15 +7,15 @@ import { EXIT_MOUNT, EXIT_OK, mountExitCode } from '../errors/exit-codes.ts';
 import { describeError, ImgfuseError } from '../errors/index.ts';
 import { pathKind } from '../host/canonical-path.ts';
 import { processStartTime } from '../host/processes.ts';
+import { commandThere, describePlace, type PlaceElsewhere, placeElsewhere } from '../mounts/namespaces.ts';
+import { forgetRecord, ownUid, type StoredRecord } from '../mounts/runtime-directory.ts';
+import { findTarget, type Target } from '../mounts/target.ts';
+import { forgetForUmount } from '../mounts/umount-note.ts';
+import { otherPlacesOf, unmountOrExplain } from '../mounts/unmount-or-explain.ts';
+import { describeUsers, findMountUsers } from '../mounts/users.ts';
 import { type Command, TARGET_NAME } from './command.ts';
 import { type CloseResult, ControlClient } from './control-socket.ts';
-import { commandThere, describePlace, type PlaceElsewhere, placeElsewhere } from './mount-namespaces.ts';
-import { findTarget, type Target } from './mount-target.ts';
-import { describeUsers, findMountUsers } from './mount-users.ts';
 import { complain, type OutputMode, print, printJson } from './output.ts';
-import { forgetRecord, ownUid, type StoredRecord } from './runtime-directory.ts';
-import { forgetForUmount } from './umount-note.ts';
-import { otherPlacesOf, unmountOrExplain } from './unmount-place.ts';
 
 /** after this time a waiting unmount says what it is waiting for */
 const PATIENCE_MS = 2000;

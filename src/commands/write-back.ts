@@ -3,8 +3,8 @@
 
 import { spawn } from 'node:child_process';
 import { exactCommand } from '../bytes/exact-command.ts';
+import type { MountUsers } from '../mounts/users.ts';
 import type { Log } from './log.ts';
-import type { MountUsers } from './mount-users.ts';
 
 /** how long the end of a mount waits for the guests' file systems to write back, and for mapped pages */
 const SYNC_MS = 10_000;

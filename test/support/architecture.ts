@@ -36,7 +36,8 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   disk: ['bytes', 'errors', 'concurrency', 'host', 'format'],
   fuse: ['bytes', 'errors'],
   filesystem: ['bytes', 'errors', 'concurrency', 'disk'],
-  commands: ['bytes', 'errors', 'host', 'disk', 'filesystem', 'fuse'],
+  mounts: ['bytes', 'errors', 'native', 'host', 'fuse'],
+  commands: ['bytes', 'errors', 'host', 'disk', 'filesystem', 'fuse', 'mounts'],
   cli: ['commands'],
 };
 
@@ -63,7 +64,6 @@ const EXTRA_IMPORTS: Readonly<Record<string, readonly string[]>> = {
   'commands/connection-loss.ts': ['native'],
   'commands/notify.ts': ['native'],
   'commands/serving.ts': ['native'],
-  'commands/umount-note.ts': ['native'],
   'commands/worker.ts': ['native'],
   'commands/keeper-thread.ts': ['native'],
   // the end of a process that has threads in the middle of something

@@ -9,7 +9,6 @@ import { parseFormatOptions } from '../../../src/commands/create.ts';
 import { infoJson, infoLines } from '../../../src/commands/info.ts';
 import { snapshotJson, snapshotLines } from '../../../src/commands/info-snapshots.ts';
 import { mapDisk, mapLines } from '../../../src/commands/map.ts';
-import { cureForUsers, describeUsers } from '../../../src/commands/mount-users.ts';
 import { exactNumber, formatTable, jsonPieces } from '../../../src/commands/output.ts';
 import { formatProgress } from '../../../src/commands/progress.ts';
 import { parseResize } from '../../../src/commands/resize.ts';
@@ -17,6 +16,7 @@ import { statusTable } from '../../../src/commands/status.ts';
 import { layOut } from '../../../src/commands/text-layout.ts';
 import { parseSize } from '../../../src/disk/index.ts';
 import { emptyCheckReport } from '../../../src/format/check-report.ts';
+import { cureForUsers, describeUsers } from '../../../src/mounts/users.ts';
 
 describe('JSON', () => {
   it('in pieces is that of JSON.stringify', () => {

@@ -1,5 +1,5 @@
 // The processes that have an open file or their working directory in a mount, by their links in /proc. Looked for by a process of
-// its own (mount-users.ts), because a process in an odd state can block whoever looks at it, for ever.
+// its own (users.ts), because a process in an odd state can block whoever looks at it, for ever.
 
 import { processIds, processName } from '../host/processes.ts';
 import { linkTarget, namesIn } from '../host/small-files.ts';

@@ -5,8 +5,8 @@ import { shellQuote } from '../bytes/printable.ts';
 import { mountsSeenBy } from '../fuse/mount-table.ts';
 import { processIds, processName } from '../host/processes.ts';
 import { linkTarget } from '../host/small-files.ts';
-import type { Target } from './mount-target.ts';
 import { deviceOf } from './mountpoint.ts';
+import type { Target } from './target.ts';
 
 /** A place in another mount namespace where a mount is seen. */
 export interface PlaceElsewhere {

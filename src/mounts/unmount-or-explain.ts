@@ -4,7 +4,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { ERRNO, errnoOf, ImgfuseError } from '../errors/index.ts';
 import { assertNotCovered, listMounts, type MountEntry, mountsOfConnection, unmountPath } from '../fuse/index.ts';
-import { cureForUsers, describeUsers, findMountUsers, isLettingGo } from './mount-users.ts';
+import { cureForUsers, describeUsers, findMountUsers, isLettingGo } from './users.ts';
 
 const BUSY_ATTEMPTS = 10;
 const BUSY_DELAY_MS = 100;
