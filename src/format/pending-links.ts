@@ -8,6 +8,8 @@ import { assert } from '../errors/index.ts';
 const COUNT = 0;
 const LIVE = 1;
 const DEAD = -1;
+/** Links are held back for at most this long (plus one turn of the maintenance thread): the window of R9. */
+const HOLD_BACK_MS = 500;
 /** The host offset of what does not wait; 0 is a place in an external data file. */
 export const NOT_PENDING = -1;
 /** Numbers of an entry. */
@@ -45,6 +47,20 @@ export interface PendingLink {
   readonly zero: number;
 }
 
+/** How many links from `first` on, at most `limit`, lead successive guest clusters to adjoining host clusters; at least one. */
+export function consecutive(links: readonly PendingLink[], first: number, limit: number, clusterSize: number): number {
+  const { guestCluster, hostOffset } = links[first]!;
+  let run = 1;
+  while (
+    run < limit &&
+    links[first + run]?.guestCluster === guestCluster + run &&
+    links[first + run]?.hostOffset === hostOffset + run * clusterSize
+  ) {
+    run++;
+  }
+  return run;
+}
+
 export class PendingLinks {
   /** subcluster words of what the last successful find() found */
   allocated = ALL_SUBCLUSTERS;
@@ -79,6 +95,11 @@ export class PendingLinks {
   /** When the oldest entry came, in steadyMs(); Infinity when there is none. */
   oldestMs(): number {
     return this.isEmpty ? Number.POSITIVE_INFINITY : this.entries[ADDED]!;
+  }
+
+  /** The oldest entry has waited for as long as any may. @param nowMs of steadyMs() */
+  isOverdue(nowMs: number): boolean {
+    return this.oldestMs() <= nowMs - HOLD_BACK_MS;
   }
 
   /** Host offset of a guest cluster that waits for its link, or NOT_PENDING. */

@@ -6,7 +6,7 @@ import { hostOffset } from '../../bytes/offsets.ts';
 import { reach } from '../../concurrency/breakpoints.ts';
 import { assert } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
-import { NOT_PENDING, type PendingLink, type PendingLinks } from '../pending-links.ts';
+import { consecutive, NOT_PENDING, type PendingLink, type PendingLinks } from '../pending-links.ts';
 import type { Allocator } from './allocate.ts';
 import { parseCompressedDescriptor } from './compressed.ts';
 import type { DeferredDecrements } from './deferred-decrements.ts';
@@ -200,14 +200,7 @@ export class Linker {
     for (let i = 0; i < links.length; ) {
       const { guestCluster, hostOffset: host } = links[i]!;
       const limit = this.span(guestCluster);
-      let run = 1;
-      while (
-        run < limit &&
-        links[i + run]?.guestCluster === guestCluster + run &&
-        links[i + run]?.hostOffset === host + run * geometry.clusterSize
-      ) {
-        run++;
-      }
+      const run = consecutive(links, i, limit, geometry.clusterSize);
       const table = mapper.l2Table(geometry.l1IndexOf(guestCluster));
       const index = geometry.l2IndexOf(guestCluster);
       assert(table !== 0, 'a cluster that waits for its link has an L2 table');

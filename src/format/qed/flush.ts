@@ -8,7 +8,7 @@ import { isHostFull } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { FreeClusters, SettlingPhase } from '../free-clusters.ts';
 import { linkInPieces } from '../link-pieces.ts';
-import type { PendingLinks } from '../pending-links.ts';
+import { consecutive, type PendingLinks } from '../pending-links.ts';
 import type { WriteTracker } from '../write-tracker.ts';
 import type { Geometry } from './geometry.ts';
 import type { Linker } from './link.ts';
@@ -135,14 +135,7 @@ export class Flush {
     const { clusterSize } = this.geometry;
     for (let i = 0; i < links.length; ) {
       const { guestCluster, hostOffset: host } = links[i]!;
-      let run = 1;
-      while (
-        links[i + run]?.guestCluster === guestCluster + run &&
-        links[i + run]?.hostOffset === host + run * clusterSize
-      ) {
-        run++;
-      }
-      i += this.linker.link(guestCluster, host, run);
+      i += this.linker.link(guestCluster, host, consecutive(links, i, links.length, clusterSize));
     }
     this.pending.removeFirst(count);
   }
