@@ -145,7 +145,7 @@ const RULES = [
     rule: 'R6',
     hazard: 'QED: a link is durable before the data that it exposes',
     file: 'src/format/qed/allocating-write.ts',
-    from: 'if (overBacking || this.isBeyondDurable(host + count * clusterSize)) {',
+    from: 'if (overBacking || this.isBeyondDurable(after(host, count * clusterSize))) {',
     to: 'if (this.parts.backing === undefined) {',
     test: POWER_CUT,
     only: 'power cuts on qed',

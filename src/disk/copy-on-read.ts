@@ -2,6 +2,7 @@
 // read then finds them in the image. Invariant: no read fails because of it. A copy that fails stops it for the life of the
 // disk, with one warning; a backing file that cannot be read is the affair of the read itself.
 
+import { guestOffset } from '../bytes/offsets.ts';
 import { describeError, ImgfuseError } from '../errors/index.ts';
 import { imageChain, type WritableImage } from '../format/image-format.ts';
 
@@ -38,7 +39,7 @@ export class CopyOnRead {
   copy(offset: number, length: number): void {
     if (this.isStopped) return;
     try {
-      this.image.copyUp(offset, length);
+      this.image.copyUp(guestOffset(offset), length);
     } catch (error) {
       const { path } = error instanceof ImgfuseError ? error.context : { path: undefined };
       if (path === undefined || !this.below.includes(path)) this.stop(error);

@@ -4,6 +4,9 @@ import { type GuestOffset, guestOffset } from '../bytes/offsets.ts';
 import { reach } from '../concurrency/breakpoints.ts';
 import type { ReadableImage } from './image-format.ts';
 
+/** What says which ranges of an image read as zeros, and what lies below it. */
+type Mapped = Pick<ReadableImage, 'backing' | 'mapStatus'>;
+
 /** Reads `length` bytes of `backing` at `offset`; zeros behind its end. */
 export function readBackingData(
   backing: ReadableImage,
@@ -29,7 +32,7 @@ export function readsAsZeros(backing: ReadableImage | null, offset: number, leng
 }
 
 /** The same for an image and the chain below it, in a range that the image maps: up to the end of its last cluster. */
-export function mapsAsZeros(image: ReadableImage, offset: number, length: number): boolean {
+export function mapsAsZeros(image: Mapped, offset: number, length: number): boolean {
   const end = offset + length;
   for (let at = offset; at < end; ) {
     const { status, length: part } = image.mapStatus(guestOffset(at), end - at);

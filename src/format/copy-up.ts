@@ -5,53 +5,55 @@
 //   look up (lock) -> reserve exclusively -> look up (lock) -> read below (reservation) -> write and link as any allocating
 //   write does (reservation; lock for the metadata)
 
-import { guestOffset, roundDown, roundUp } from '../bytes/offsets.ts';
+import { after, type GuestCluster, type GuestOffset, guestCluster, roundDown, roundUp } from '../bytes/offsets.ts';
 import { reach } from '../concurrency/breakpoints.ts';
 import type { Mutex } from '../concurrency/mutex.ts';
 import { EXCLUSIVE, type Reservations } from '../concurrency/reservations.ts';
 import { readBackingData, readsAsZeros } from './backing.ts';
 import type { GuestAccess } from './guest-access.ts';
 import type { ReadableImage } from './image-format.ts';
-import type { RunMapper } from './run-mapper.ts';
+import type { AnyRun, RunMapper } from './run-mapper.ts';
 import type { WriteTracker } from './write-tracker.ts';
 
 /** Read from the backing file at once; of a larger cluster the allocating write itself copies the rest. */
 const PIECE_BYTES = 1024 * 1024;
 const ZEROS = new Uint8Array(64 * 1024);
 
-/** What the formats have or do in their own way; `offset` and `length` are bytes of the disk. */
-export interface CopyUpParts {
+/** What the formats have or do in their own way. */
+export interface CopyUpParts<Run extends AnyRun> {
   readonly backing: ReadableImage;
   readonly access: GuestAccess;
   readonly lock: Mutex;
   readonly reservations: Reservations;
   readonly clusterSize: number;
   readonly tracker: WriteTracker;
-  readonly mapper: RunMapper<{ readonly status: string; readonly length: number }>;
+  readonly mapper: RunMapper<Run>;
   /** makes reserved clusters zero clusters, under the lock. @returns how many; 0 where the format has none */
-  readonly deallocator: { zeroReserved(firstCluster: number, count: number): number };
-  /** an allocating write into clusters that are reserved; the lock is held, then and now. @returns bytes written */
-  readonly write: (source: Uint8Array, sourceOffset: number, length: number, offset: number) => number;
+  readonly deallocator: { zeroReserved(first: GuestCluster, count: number): number };
+  readonly allocating: {
+    /** Writes into the clusters of a run, which are reserved; the lock is held, then and now. @returns bytes written */
+    writeNewClusters(source: Uint8Array, sourceOffset: number, run: Run, offset: GuestOffset): number;
+  };
 }
 
-export class CopyUp {
-  private readonly parts: CopyUpParts;
+export class CopyUp<Run extends AnyRun> {
+  private readonly parts: CopyUpParts<Run>;
   private buffer: Uint8Array | null = null;
 
-  constructor(parts: CopyUpParts) {
+  constructor(parts: CopyUpParts<Run>) {
     this.parts = parts;
   }
 
   /** Clusters in which [offset, offset + length) lies and which only the backing file has are this image's afterwards. */
-  run(offset: number, length: number): void {
+  run(offset: GuestOffset, length: number): void {
     const { backing, clusterSize } = this.parts;
     // behind the end of the backing file there is nothing to copy
     const end = roundUp(Math.min(offset + length, backing.virtualSize()), clusterSize);
-    for (let at = roundDown(offset, clusterSize); at < end; ) at += this.copyFirst(at, end - at);
+    for (let at = roundDown(offset, clusterSize); at < end; ) at = after(at, this.copyFirst(at, end - at));
   }
 
   /** @returns bytes that are done: copied, or not in need of it */
-  private copyFirst(offset: number, length: number): number {
+  private copyFirst(offset: GuestOffset, length: number): number {
     const { access, clusterSize, lock, mapper, reservations } = this.parts;
     lock.lock();
     try {
@@ -78,7 +80,7 @@ export class CopyUp {
   }
 
   /** The range is unallocated and reserved; the lock is held. */
-  private copyReserved(offset: number, length: number): void {
+  private copyReserved(offset: GuestOffset, length: number): void {
     const { access, backing, lock, tracker } = this.parts;
     const inside = Math.min(length, access.virtualSize - offset);
     lock.unlock();
@@ -96,38 +98,43 @@ export class CopyUp {
   }
 
   /** Under the lock, which is released while data moves: what the guest finds here from now on. */
-  private link(buffer: Uint8Array, offset: number, length: number): void {
+  private link(buffer: Uint8Array, offset: GuestOffset, length: number): void {
     for (let done = 0; done < Math.min(length, buffer.length); ) {
       const zeros = this.zerosFrom(buffer, done, length);
-      const zeroed = zeros === 0 ? 0 : this.zeroClusters(offset + done, zeros);
+      const zeroed = zeros === 0 ? 0 : this.zeroClusters(after(offset, done), zeros);
       done += zeroed;
       // without zero clusters zeros are data
-      if (zeroed === 0) done += this.parts.write(buffer, done, this.dataFrom(buffer, done, length), offset + done);
+      if (zeroed === 0) done += this.writeData(buffer, done, this.dataFrom(buffer, done, length), after(offset, done));
     }
   }
 
+  private writeData(buffer: Uint8Array, done: number, length: number, offset: GuestOffset): number {
+    const { allocating, mapper } = this.parts;
+    return allocating.writeNewClusters(buffer, done, mapper.map(offset, length), offset);
+  }
+
   /** At most a piece of the range; what lies behind the end of the disk is zeros. */
-  private readBelow(offset: number, length: number, inside: number): Uint8Array {
+  private readBelow(offset: GuestOffset, length: number, inside: number): Uint8Array {
     this.buffer ??= new Uint8Array(PIECE_BYTES);
     const piece = this.buffer.subarray(0, length);
     const read = Math.min(inside, piece.length);
     reach('cow-read');
-    readBackingData(this.parts.backing, piece, 0, read, guestOffset(offset));
+    readBackingData(this.parts.backing, piece, 0, read, offset);
     piece.fill(0, read);
     return piece;
   }
 
   /** @returns bytes that zero clusters were made for */
-  private zeroClusters(offset: number, length: number): number {
+  private zeroClusters(offset: GuestOffset, length: number): number {
     const { clusterSize, deallocator } = this.parts;
     // parts of clusters (subclusters) stay what they are, or become data
     if (offset % clusterSize !== 0) return 0;
     const end = Math.floor((offset + length) / clusterSize);
-    let cluster = offset / clusterSize;
+    let cluster = guestCluster(offset / clusterSize);
     while (cluster < end) {
       const done = deallocator.zeroReserved(cluster, end - cluster);
       if (done === 0) break;
-      cluster += done;
+      cluster = after(cluster, done);
     }
     return cluster * clusterSize - offset;
   }

@@ -245,7 +245,7 @@ export interface WritableImage extends ReadableImage {
   /** Takes host space for the range where it has none and reads as zeros; its content does not change. */
   preallocate(offset: GuestOffset, length: number): void;
   /** Whole clusters in which the range lies and which only the backing file has become this image's own (copy-on-read). */
-  copyUp(offset: number, length: number): void;
+  copyUp(offset: GuestOffset, length: number): void;
   /** Changes the virtual size; a grown part reads as zeros whatever the backing file holds. */
   resize(size: number): void;
   /** Returns when everything that was written before is on stable storage, metadata included. */

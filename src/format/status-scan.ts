@@ -2,11 +2,12 @@
 // object for each, so that terabytes of zero clusters take moments. Under the metadata lock; a run is cut after MAX_LOOKS
 // entries, and its caller goes on from there in another hold of the lock.
 
+import { type GuestOffset, guestOffset } from '../bytes/offsets.ts';
 import { isCorrupt } from '../errors/index.ts';
 import type { HostHoles } from './host-holes.ts';
 import type { Extent, ExtentStatus, StatusRun } from './image-format.ts';
 import type { PendingLinks } from './pending-links.ts';
-import { MAX_LOOKS, type RunMapper } from './run-mapper.ts';
+import { type DataRun, MAX_LOOKS, type RunMapper } from './run-mapper.ts';
 import type { TableSlices } from './table-slices.ts';
 
 /** What one L2 entry says; 'other' is for what the mapper must decide: subclusters that differ, and damage. */
@@ -29,11 +30,7 @@ export interface ScannedTables {
   hostOf(at: number): number;
 }
 
-interface MappedRun {
-  readonly status: string;
-  readonly hostOffset: number;
-  readonly length: number;
-}
+type MappedRun = DataRun | { readonly status: Exclude<EntryKind, 'data' | 'other'>; readonly length: number };
 
 /**
  * What belongs to one run. status: clusters of one status, wherever their data lies. content: the same, but data in a hole of
@@ -78,7 +75,7 @@ export class StatusScan {
   }
 
   /** The run that begins at `offset`, at most `length` bytes long. It ends before a damaged entry, unless that is the first. */
-  scan(offset: number, length: number, mode: ScanMode): ScannedRun {
+  scan(offset: GuestOffset, length: number, mode: ScanMode): ScannedRun {
     const { run } = this;
     const { clusterSize } = this.tables;
     this.mode = mode;
@@ -150,22 +147,24 @@ export class StatusScan {
     const { clusterSize } = this.tables;
     this.looks--;
     const wanted = Math.min(clusterSize, length);
-    const bytes = this.addMapped(cluster * clusterSize, wanted);
+    const bytes = this.addMapped(guestOffset(cluster * clusterSize), wanted);
     this.run.length += bytes;
     return bytes === wanted;
   }
 
   /** @returns how many of these bytes, which lie in one cluster, belong to the run; they begin it when it is empty */
-  private addMapped(offset: number, length: number): number {
+  private addMapped(offset: GuestOffset, length: number): number {
     const { run, mode } = this;
-    const { status: mapped, hostOffset, length: part } = this.tables.mapper.map(offset, length);
-    const status = mapped === 'unallocated' && this.nothingIsZero ? 'zero' : mapped;
+    const mapped = this.tables.mapper.map(offset, length);
+    const { length: part } = mapped;
+    const status = mapped.status === 'unallocated' && this.nothingIsZero ? 'zero' : mapped.status;
     const isFirst = run.length === 0;
-    if (status !== 'data' || mode === 'status') {
+    if (mapped.status !== 'data' || mode === 'status') {
       if (isFirst) this.begin(status === 'zero' || status === 'unallocated' ? status : 'data', NO_PLACE);
       else if (status === 'compressed' ? mode === 'extent' || run.status !== 'data' : status !== run.status) return 0;
       return part;
     }
+    const { hostOffset } = mapped;
     if (!isFirst) return this.bytesOfData(hostOffset, part);
     const bytes = this.holes === null ? part : this.holes.look(hostOffset, part);
     const isHole = this.holes?.isHole ?? false;

@@ -1,28 +1,27 @@
 // Zeros inside clusters that stay, run by run: data is punched where it lies, what reads as zeros already is left alone, and
 // where neither is possible zeros are written as a guest would.
 
-import { guestOffset } from '../bytes/offsets.ts';
+import { after, type GuestOffset } from '../bytes/offsets.ts';
 import type { Mutex } from '../concurrency/mutex.ts';
 import { type Reservations, SHARED } from '../concurrency/reservations.ts';
 import { readsAsZeros } from './backing.ts';
-import type { ReadableImage, WritableImage } from './image-format.ts';
-import type { RunMapper } from './run-mapper.ts';
+import type { ReadableImage } from './image-format.ts';
+import type { ReservedRuns, RunWriter } from './reserved-runs.ts';
+import type { AnyRun, RunMapper } from './run-mapper.ts';
 
 const ZEROS = new Uint8Array(64 * 1024);
 
-export interface ZeroInPlaceParts<Run> {
+export interface ZeroInPlaceParts<Run extends AnyRun> {
   readonly backing: ReadableImage | null;
   readonly clusterSize: number;
   readonly lock: Mutex;
   readonly reservations: Reservations;
   readonly mapper: RunMapper<Run>;
-  /** the lock is held, and is released where the data of the run becomes zeros. @returns whether it did */
-  readonly punch: (run: Run) => boolean;
-  /** the image's own write */
-  readonly write: WritableImage['write'];
+  readonly runs: Pick<ReservedRuns<Run>, 'writeReserving'>;
+  readonly writer: Pick<RunWriter<Run>, 'punchRun'>;
 }
 
-export class ZeroInPlace<Run extends { readonly status: string; readonly length: number }> {
+export class ZeroInPlace<Run extends AnyRun> {
   private readonly parts: ZeroInPlaceParts<Run>;
 
   constructor(parts: ZeroInPlaceParts<Run>) {
@@ -30,13 +29,13 @@ export class ZeroInPlace<Run extends { readonly status: string; readonly length:
   }
 
   /** Bytes [start, end) of the disk. */
-  zero(start: number, end: number): void {
-    for (let at = start; at < end; ) at += this.zeroFirst(at, end - at);
+  zero(start: GuestOffset, end: number): void {
+    for (let at = start; at < end; ) at = after(at, this.zeroFirst(at, end - at));
   }
 
   /** The first run of one status. @returns bytes done */
-  private zeroFirst(offset: number, length: number): number {
-    const { backing, clusterSize, lock, mapper, reservations, write } = this.parts;
+  private zeroFirst(offset: GuestOffset, length: number): number {
+    const { backing, clusterSize, lock, mapper, reservations, runs, writer } = this.parts;
     lock.lock();
     let status: string;
     let part: number;
@@ -45,7 +44,7 @@ export class ZeroInPlace<Run extends { readonly status: string; readonly length:
       const run = mapper.map(offset, length);
       status = run.status;
       part = run.length;
-      if (this.parts.punch(run)) return part;
+      if (writer.punchRun(run)) return part;
     } finally {
       reservations.release();
       if (lock.held) lock.unlock();
@@ -53,7 +52,7 @@ export class ZeroInPlace<Run extends { readonly status: string; readonly length:
     if (status === 'zero') return part;
     if (status === 'unallocated' && readsAsZeros(backing, offset, part)) return part;
     const zeros = Math.min(part, ZEROS.length);
-    write(ZEROS, 0, zeros, guestOffset(offset));
+    runs.writeReserving(ZEROS, 0, zeros, offset);
     return zeros;
   }
 }

@@ -204,7 +204,7 @@ export function runStep(image: WritableImage, step: GuestStep): void {
       image.writeZeroes(guestOffset(step.at), step.length);
       break;
     case 'copyUp':
-      image.copyUp(step.at, step.length);
+      image.copyUp(guestOffset(step.at), step.length);
       break;
     case 'preallocate':
       image.preallocate(guestOffset(step.at), step.length);

@@ -9,6 +9,7 @@ import { steadyMs } from '../../concurrency/clock.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
 import { type FullHostParts, reclaimingWhenFull } from '../full-host.ts';
 import { MAX_RUN_CLUSTERS } from '../mapped-state.ts';
+import type { RangeReader } from '../run-reader.ts';
 import type { ClusterSource } from './cluster-source.ts';
 import type { Flush } from './flush.ts';
 import type { Geometry } from './geometry.ts';
@@ -30,8 +31,7 @@ export interface AllocatingWriteParts {
   readonly flush: Flush;
   readonly headerBits: HeaderBits;
   readonly overlap: OverlapCheck;
-  /** Reads what the disk holds, for the range that this thread has reserved, without the lock. */
-  readonly readReserved: (target: Uint8Array, targetOffset: number, length: number, offset: number) => void;
+  readonly ranges: RangeReader<Run>;
   /** The range is known to read as zeros, here and below; without the lock. */
   readonly readsAsZeros: (offset: number, length: number) => boolean;
   readonly reusable: FullHostParts['reusable'];
@@ -49,7 +49,7 @@ export class AllocatingWrite {
    * Writes into the clusters of a run, which are reserved exclusively. The lock is held, is released meanwhile and is held
    * again on return. May do only the first clusters. @returns bytes written
    */
-  write(source: Uint8Array, sourceOffset: number, run: Run, offset: GuestOffset): number {
+  writeNewClusters(source: Uint8Array, sourceOffset: number, run: Run, offset: GuestOffset): number {
     const { clusterSize } = this.parts.geometry;
     const wanted = Math.ceil((offset + run.length) / clusterSize) - Math.floor(offset / clusterSize);
     // the mapper fills the run it was given anew whenever somebody looks something up
@@ -125,7 +125,7 @@ export class AllocatingWrite {
     for (let done = 0; done < length; ) {
       const part = Math.min(BOUNCE_BYTES, length - done);
       reach('cow-read');
-      this.parts.readReserved(this.bounceBuffer, 0, part, offset + done);
+      this.parts.ranges.readReserved(this.bounceBuffer, 0, part, after(offset, done));
       reach('cow-write');
       data.write(this.bounceBuffer, 0, part, after(host, done), after(offset, done));
       done += part;

@@ -3,15 +3,16 @@
 // zeros are written. Parts of clusters are zeroed in place, or written where the cluster is shared, compressed or encrypted;
 // with extended L2 entries whole subclusters are marked instead.
 
-import { hostOffset, roundUp } from '../../bytes/offsets.ts';
+import { type GuestOffset, guestOffset, hostOffset, roundUp } from '../../bytes/offsets.ts';
 import { reach } from '../../concurrency/breakpoints.ts';
 import { steadyMs } from '../../concurrency/clock.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
 import type { Reservations } from '../../concurrency/reservations.ts';
 import { readsAsZeros } from '../backing.ts';
 import { type FullHostParts, reclaimingWhenFull } from '../full-host.ts';
-import type { ReadableImage, WritableImage } from '../image-format.ts';
+import type { ReadableImage } from '../image-format.ts';
 import type { PendingLinks } from '../pending-links.ts';
+import type { ReservedRuns } from '../reserved-runs.ts';
 import { ZeroInPlace } from '../zero-in-place.ts';
 import { zeroRange } from '../zero-range.ts';
 import type { Flush } from './flush.ts';
@@ -40,8 +41,8 @@ export interface DeallocatorParts {
   readonly headerBits: HeaderBits;
   readonly overlap: OverlapCheck;
   readonly reusable: FullHostParts['reusable'];
-  /** the image's own write, for zeros that no metadata can express */
-  readonly write: WritableImage['write'];
+  /** for zeros that no metadata can express */
+  readonly runs: ReservedRuns<Run>;
 }
 
 export class Deallocator {
@@ -50,15 +51,15 @@ export class Deallocator {
 
   constructor(parts: DeallocatorParts) {
     this.parts = parts;
-    const { backing, geometry, lock, reservations, mapper, write } = parts;
+    const { backing, geometry, lock, reservations, mapper, runs } = parts;
     this.inPlace = new ZeroInPlace({
-      ...{ backing, clusterSize: geometry.clusterSize, lock, reservations, mapper, write },
-      punch: this.punch.bind(this),
+      ...{ backing, clusterSize: geometry.clusterSize, lock, reservations, mapper, runs },
+      writer: { punchRun: this.punch.bind(this) },
     });
   }
 
   /** [offset, offset + length) reads as zeros afterwards. @param diskEnd virtual size: its last cluster counts as whole */
-  zero(offset: number, length: number, diskEnd: number): void {
+  zero(offset: GuestOffset, length: number, diskEnd: number): void {
     zeroRange(offset, length, this.parts.geometry.clusterSize, diskEnd, {
       part: (start, end) => this.zeroPart(start, end),
       clusters: (first, count) => this.zeroClusters(first, count, diskEnd),
@@ -80,7 +81,7 @@ export class Deallocator {
   /** The rest of the cluster that a disk of `size` bytes ends in reads as zeros when the disk grows again. */
   zeroBehindEnd(size: number): void {
     const end = roundUp(size, this.parts.geometry.clusterSize);
-    if (end > size) this.zeroPart(size, end);
+    if (end > size) this.zeroPart(guestOffset(size), end);
   }
 
   private zeroClusters(first: number, count: number, diskEnd: number): number {
@@ -88,11 +89,11 @@ export class Deallocator {
     const { clusterSize } = geometry;
     if (isRaw) {
       // an entry that changed beside it could be durable without it, and disk and file would differ after a crash
-      this.inPlace.zero(first * clusterSize, Math.min((first + count) * clusterSize, diskEnd));
+      this.inPlace.zero(guestOffset(first * clusterSize), Math.min((first + count) * clusterSize, diskEnd));
       return count;
     }
     if (backing !== null && version === 2) {
-      const start = first * clusterSize;
+      const start = guestOffset(first * clusterSize);
       const part = Math.min(count, Math.max(1, Math.floor((16 * 1024 * 1024) / clusterSize)));
       this.zeroPart(start, Math.min(start + part * clusterSize, diskEnd));
       return part;
@@ -181,7 +182,7 @@ export class Deallocator {
     }
   }
 
-  private zeroPart(start: number, end: number): void {
+  private zeroPart(start: GuestOffset, end: number): void {
     const { extendedL2, subclusterSize } = this.parts.geometry;
     if (!extendedL2 || this.parts.isRaw) {
       this.inPlace.zero(start, end);
@@ -199,7 +200,7 @@ export class Deallocator {
     const cluster = Math.floor(first / SUBCLUSTERS_PER_CLUSTER);
     const index = first % SUBCLUSTERS_PER_CLUSTER;
     const part = Math.min(count, SUBCLUSTERS_PER_CLUSTER - index);
-    const bytes = { offset: first * geometry.subclusterSize, length: part * geometry.subclusterSize };
+    const bytes = { offset: guestOffset(first * geometry.subclusterSize), length: part * geometry.subclusterSize };
     const replace = (table: number): number => {
       if (mapper.lookup(cluster, table).status === 'compressed') return 0;
       linker.replaceSubclusters(cluster, index, part, backing !== null, steadyMs());

@@ -24,6 +24,7 @@ import {
   type WritableImage,
 } from '../image-format.ts';
 import { ReservedRuns } from '../reserved-runs.ts';
+import { RangeReader } from '../run-reader.ts';
 import { extentOf, StatusScan, statusOf } from '../status-scan.ts';
 import { AllocatingWrite } from './allocating-write.ts';
 import { dataFileClusters, imageClusters } from './cluster-source.ts';
@@ -37,8 +38,6 @@ import { resize } from './resize.ts';
 import { Qcow2ScannedTables } from './scanned-tables.ts';
 import type { Qcow2State } from './state.ts';
 
-/** Links are held back for at most this long (plus one turn of the maintenance thread): the window of R9. */
-const HOLD_BACK_MS = 500;
 const ZERO_SECTOR = new Uint8Array(SECTOR_BYTES); // a crash keeps or loses it as a whole
 
 /** What an image has beside its own file. */
@@ -63,7 +62,7 @@ export class Qcow2Image implements WritableImage {
   private readonly allocating: AllocatingWrite;
   private readonly deallocator: Deallocator;
   private readonly scan: StatusScan;
-  private readonly copier: CopyUp | null;
+  private readonly copier: CopyUp<Run> | null;
 
   /** @param slot this thread's reservation slot @param log takes one sentence a call */
   constructor(
@@ -88,16 +87,18 @@ export class Qcow2Image implements WritableImage {
     this.clusterSize = clusterSize;
     this.state = state;
     this.compressed = new CompressedReader(file, header.compressionType, header.clusterBits);
+    const ranges = new RangeReader(lock, mapper, { readRun: this.readRun.bind(this) });
     this.runs = new ReservedRuns({
-      ...{ readOnly, access, clusterSize, lock, reservations, mapper },
-      mayShare: (run, offset) => isInPlace(run) && data.isWhole(offset, run.length),
-      readRun: this.readRun.bind(this),
-      writeRun: this.writeRun.bind(this),
+      ...{ readOnly, access, clusterSize, lock, reservations, mapper, ranges },
+      writer: {
+        isInPlace: (run, offset) => isInPlace(run) && data.isWhole(offset, run.length),
+        writeRun: this.writeRun.bind(this),
+      },
     });
     this.allocating = new AllocatingWrite({
       ...{ data, geometry, lock, linker, flush, headerBits, overlap, reusable },
       clusters: dataFile === null ? imageClusters(allocator) : dataFileClusters(clusterSize),
-      readReserved: this.runs.readReserved.bind(this.runs),
+      ranges,
       readsAsZeros: this.readsAsZeros.bind(this),
     });
     const { slices } = this.parts.tables;
@@ -124,15 +125,14 @@ export class Qcow2Image implements WritableImage {
         reusable,
       },
       isRaw: dataFileRaw && !data.isEncrypted,
-      write: this.write.bind(this),
+      runs: this.runs,
     });
     this.deallocator = deallocator;
     this.copier =
       backing &&
       new CopyUp({
         ...{ backing, access, clusterSize, deallocator, lock, reservations, mapper, tracker },
-        write: (source, at, length, offset) =>
-          this.allocating.write(source, at, mapper.map(offset, length), guestOffset(offset)),
+        allocating: this.allocating,
       });
   }
 
@@ -149,7 +149,7 @@ export class Qcow2Image implements WritableImage {
   }
 
   read(target: Uint8Array, targetOffset: number, length: number, offset: GuestOffset): void {
-    this.runs.read(target, targetOffset, length, offset);
+    this.runs.readReserving(target, targetOffset, length, offset);
   }
 
   private readRun(run: Run, target: Uint8Array, targetOffset: number, offset: number): void {
@@ -175,12 +175,12 @@ export class Qcow2Image implements WritableImage {
 
   write(source: Uint8Array, sourceOffset: number, length: number, offset: GuestOffset): void {
     this.parts.access.assertWritable();
-    this.parts.tracker.noting(() => this.runs.write(source, sourceOffset, length, offset));
+    this.parts.tracker.noting(() => this.runs.writeReserving(source, sourceOffset, length, offset));
   }
 
   /** Under the lock, which is released while data moves. @returns bytes written */
   private writeRun(run: Run, source: Uint8Array, sourceOffset: number, offset: number): number {
-    if (!isInPlace(run)) return this.allocating.write(source, sourceOffset, run, guestOffset(offset));
+    if (!isInPlace(run)) return this.allocating.writeNewClusters(source, sourceOffset, run, guestOffset(offset));
     const { hostOffset: host, length: part } = run;
     this.parts.overlap.assertData(host, part);
     this.parts.lock.unlock();
@@ -239,12 +239,12 @@ export class Qcow2Image implements WritableImage {
       const sector = offset - (offset % ZERO_SECTOR.length);
       const bytes = Math.min(ZERO_SECTOR.length, first + inside - sector);
       access.assertInside(sector, bytes);
-      this.allocating.write(ZERO_SECTOR, 0, mapper.map(sector, bytes), guestOffset(sector));
+      this.allocating.writeNewClusters(ZERO_SECTOR, 0, mapper.map(sector, bytes), guestOffset(sector));
       return end;
     });
   }
 
-  copyUp(offset: number, length: number): void {
+  copyUp(offset: GuestOffset, length: number): void {
     this.parts.access.assertWritable();
     this.copier?.run(offset, length);
   }
@@ -278,7 +278,7 @@ export class Qcow2Image implements WritableImage {
   maintain(nowMs: number): void {
     if (this.readOnly || this.failure() !== null) return;
     const overdue = this.parts.lock.run(
-      () => Math.min(this.parts.pending.oldestMs(), this.parts.pendingTables.oldestMs()) <= nowMs - HOLD_BACK_MS,
+      () => this.parts.pending.isOverdue(nowMs) || this.parts.pendingTables.isOverdue(nowMs),
     );
     if (overdue) this.parts.flush.linkEarly();
   }

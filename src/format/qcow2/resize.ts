@@ -2,7 +2,7 @@
 // smaller size is durable before anything behind it is given up, so a crash leaves leaks and never a cut-off cluster. The
 // L1 table grows by a copy, which is durable before the header shows it, and never shrinks.
 
-import { MAX_VIRTUAL_SIZE, roundUp } from '../../bytes/offsets.ts';
+import { guestOffset, MAX_VIRTUAL_SIZE, roundUp } from '../../bytes/offsets.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
 import type { Reservations } from '../../concurrency/reservations.ts';
 import { ImgfuseError } from '../../errors/index.ts';
@@ -83,9 +83,9 @@ function grow(parts: ResizeParts, old: number, size: number): void {
   setMemory(size);
   try {
     const oldEnd = Math.min(roundUp(old, geometry.clusterSize), size);
-    if (oldEnd > old) deallocator.zero(old, oldEnd - old, size);
+    if (oldEnd > old) deallocator.zero(guestOffset(old), oldEnd - old, size);
     const exposed = backing === null ? 0 : Math.min(size, roundUp(backing.virtualSize(), geometry.clusterSize));
-    if (exposed > oldEnd) deallocator.zero(oldEnd, exposed - oldEnd, size);
+    if (exposed > oldEnd) deallocator.zero(guestOffset(oldEnd), exposed - oldEnd, size);
     tracker.noteWrite();
     flush.run();
     setSize(parts, size);

@@ -2,19 +2,21 @@
 // the lock, and the link follows. Over backing data the whole cluster is copied up, and its link is held back until a
 // fdatasync has made it durable: a crash must not show zeros where the backing file had older data (R6).
 
-import { guestOffset, hostOffset } from '../../bytes/offsets.ts';
+import { after, type GuestOffset, type HostOffset, hostOffset, roundDown } from '../../bytes/offsets.ts';
 import { reach } from '../../concurrency/breakpoints.ts';
 import { steadyMs } from '../../concurrency/clock.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
 import type { Reservations } from '../../concurrency/reservations.ts';
 import type { HostFile } from '../../host/host-file.ts';
-import { readBackingData, readsAsZeros } from '../backing.ts';
+import { readsAsZeros } from '../backing.ts';
+import type { CowBuffer } from '../cow-buffer.ts';
 import type { FreeClusters } from '../free-clusters.ts';
 import { type FullHostParts, reclaimingWhenFull } from '../full-host.ts';
 import type { GuestAccess } from '../guest-access.ts';
 import type { ReadableImage } from '../image-format.ts';
 import { MAX_RUN_CLUSTERS } from '../mapped-state.ts';
 import type { PendingLinks } from '../pending-links.ts';
+import type { UnallocatedRun, ZeroRun } from '../run-mapper.ts';
 import type { Allocator } from './allocate.ts';
 import type { DirtyBit } from './dirty-bit.ts';
 import type { Flush } from './flush.ts';
@@ -22,9 +24,6 @@ import type { Geometry } from './geometry.ts';
 import type { Linker } from './link.ts';
 import type { Mapper } from './mapping.ts';
 import type { QedNumbers } from './state.ts';
-
-/** Copied at once from the backing file. */
-const BOUNCE_BYTES = 1024 * 1024;
 
 export interface AllocatingWriteParts {
   readonly file: HostFile;
@@ -42,22 +41,29 @@ export interface AllocatingWriteParts {
   readonly free: FreeClusters;
   readonly numbers: Pick<QedNumbers, 'addAllocated' | 'durableLength'>;
   readonly reusable: FullHostParts['reusable'];
+  readonly cow: CowBuffer;
 }
 
 export class AllocatingWrite {
   private readonly parts: AllocatingWriteParts;
-  private bounceBuffer: Uint8Array | null = null;
 
   constructor(parts: AllocatingWriteParts) {
     this.parts = parts;
   }
 
   /**
-   * Writes into clusters that have no data yet; they are reserved exclusively and the lock is held. May do only the first
+   * Writes into the clusters of a run, which have no data yet; they are reserved exclusively and the lock is held. May do only the first
    * clusters of the range. @returns bytes written
    */
-  write(source: Uint8Array, sourceOffset: number, length: number, offset: number, overZeros: boolean): number {
+  writeNewClusters(
+    source: Uint8Array,
+    sourceOffset: number,
+    run: ZeroRun | UnallocatedRun,
+    offset: GuestOffset,
+  ): number {
     const { clusterSize } = this.parts.geometry;
+    const { length } = run;
+    const overZeros = run.status === 'zero';
     const wanted = Math.ceil((offset + length) / clusterSize) - Math.floor(offset / clusterSize);
     return reclaimingWhenFull(this.parts, Math.min(wanted, MAX_RUN_CLUSTERS), (most) =>
       this.attempt(source, sourceOffset, length, offset, overZeros, most),
@@ -69,39 +75,39 @@ export class AllocatingWrite {
     source: Uint8Array,
     sourceOffset: number,
     length: number,
-    offset: number,
+    offset: GuestOffset,
     overZeros: boolean,
     most: number,
   ): number {
-    const { allocator, dirtyBit, file, flush, geometry, linker, lock, pending } = this.parts;
+    const { allocator, cow, dirtyBit, file, flush, geometry, linker, lock, pending } = this.parts;
     const { clusterSize } = geometry;
-    const firstCluster = Math.floor(offset / clusterSize);
     dirtyBit.set();
     const { offset: host, count } = allocator.allocate(most);
-    const start = firstCluster * clusterSize;
+    const start = roundDown(offset, clusterSize);
+    const firstCluster = start / clusterSize;
     const part = Math.min(offset + length, start + count * clusterSize) - offset;
     let linked = 0;
     try {
       lock.unlock();
       const overBacking = !overZeros && !readsAsZeros(this.parts.backing, start, count * clusterSize);
       if (overBacking) {
-        this.writeOverBacking(source, sourceOffset, part, offset, start, count * clusterSize, host);
+        cow.writeAround(source, sourceOffset, part, offset, start, count * clusterSize, host);
         if (!pending.hasRoom(count)) flush.linkEarly();
       } else {
         reach('data-write');
-        file.write(source, sourceOffset, part, hostOffset(host + (offset - start)));
+        file.write(source, sourceOffset, part, after(host, offset - start));
       }
       lock.lock();
-      if (overBacking || this.isBeyondDurable(host + count * clusterSize)) {
+      if (overBacking || this.isBeyondDurable(after(host, count * clusterSize))) {
         this.hold(firstCluster, host, count);
         linked = count;
       }
       while (linked < count) {
-        linked += linker.link(firstCluster + linked, host + linked * clusterSize, count - linked);
+        linked += linker.link(firstCluster + linked, after(host, linked * clusterSize), count - linked);
       }
     } catch (error) {
       if (!lock.held) lock.lock();
-      allocator.release(host + linked * clusterSize, count - linked);
+      allocator.release(after(host, linked * clusterSize), count - linked);
       this.parts.numbers.addAllocated(linked);
       throw error;
     }
@@ -110,12 +116,12 @@ export class AllocatingWrite {
   }
 
   /** An entry beyond the end of a file that lost its growth would be repaired to 0, which shows the backing file. */
-  private isBeyondDurable(end: number): boolean {
+  private isBeyondDurable(end: HostOffset): boolean {
     return this.parts.backing !== null && end > this.parts.numbers.durableLength;
   }
 
   /** Adds to the pending links; the list may have filled up again since room was made, so it is asked once more. */
-  private hold(firstCluster: number, host: number, count: number): void {
+  private hold(firstCluster: number, host: HostOffset, count: number): void {
     const { flush, geometry, lock, pending } = this.parts;
     while (!pending.hasRoom(count)) {
       lock.unlock();
@@ -123,63 +129,21 @@ export class AllocatingWrite {
       lock.lock();
     }
     const now = steadyMs();
-    for (let i = 0; i < count; i++) pending.add(firstCluster + i, host + i * geometry.clusterSize, now);
-  }
-
-  /** Whole clusters [start, start + bytes): what the guest does not write comes from the backing file (copy-on-write). */
-  private writeOverBacking(
-    source: Uint8Array,
-    sourceOffset: number,
-    length: number,
-    offset: number,
-    start: number,
-    bytes: number,
-    host: number,
-  ): void {
-    const head = offset - start;
-    const tail = start + bytes - (offset + length);
-    if (bytes <= BOUNCE_BYTES) {
-      const bounce = this.bounce();
-      if (head > 0) this.readBelow(bounce, 0, head, start);
-      bounce.set(source.subarray(sourceOffset, sourceOffset + length), head);
-      if (tail > 0) this.readBelow(bounce, head + length, tail, offset + length);
-      reach('data-write');
-      this.parts.file.write(bounce, 0, bytes, hostOffset(host));
-      return;
-    }
-    this.copyUp(start, head, host);
-    reach('data-write');
-    this.parts.file.write(source, sourceOffset, length, hostOffset(host + head));
-    this.copyUp(offset + length, tail, host + head + length);
-  }
-
-  private copyUp(from: number, length: number, host: number): void {
-    const bounce = this.bounce();
-    for (let done = 0; done < length; ) {
-      const part = Math.min(BOUNCE_BYTES, length - done);
-      this.readBelow(bounce, 0, part, from + done);
-      reach('cow-write');
-      this.parts.file.write(bounce, 0, part, hostOffset(host + done));
-      done += part;
-    }
-  }
-
-  private readBelow(target: Uint8Array, targetOffset: number, length: number, offset: number): void {
-    reach('cow-read');
-    readBackingData(this.parts.backing!, target, targetOffset, length, guestOffset(offset));
+    for (let i = 0; i < count; i++) pending.add(firstCluster + i, after(host, i * geometry.clusterSize), now);
   }
 
   /** Links clusters that read as zeros to a run that reads as zeros; leaves data, here or below, as it is. */
-  preallocate(offset: number, length: number): number {
+  preallocateFirst(offset: GuestOffset, length: number): number {
     const { access, backing, geometry, lock, mapper, reservations } = this.parts;
     const { clusterSize } = geometry;
     const first = Math.floor(offset / clusterSize);
     return reservations.exclusively(first, Math.ceil((offset + length) / clusterSize), () => {
       // the disk may have become smaller while this waited
       access.assertInside(offset, length);
-      const { status, hostOffset: host, length: part } = mapper.map(offset, length);
-      if (status === 'data') {
-        this.keepGiven(host, part);
+      const run = mapper.map(offset, length);
+      const { status, length: part } = run;
+      if (run.status === 'data') {
+        this.keepGiven(run.hostOffset, part);
         return part;
       }
       const count = Math.ceil((offset + part) / clusterSize) - first;
@@ -193,7 +157,7 @@ export class AllocatingWrite {
   }
 
   /** Data clusters that an idle image gave away hold nothing: they get their space, and are not taken back any more. */
-  private keepGiven(host: number, length: number): void {
+  private keepGiven(host: HostOffset, length: number): void {
     const { file, free, geometry } = this.parts;
     const { clusterSize } = geometry;
     if (free.givenCount === 0) return;
@@ -218,22 +182,17 @@ export class AllocatingWrite {
     let linked = 0;
     try {
       file.allocateRange(hostOffset(host), got * clusterSize);
-      if (this.isBeyondDurable(host + got * clusterSize)) {
+      if (this.isBeyondDurable(after(host, got * clusterSize))) {
         this.hold(first, host, got);
         linked = got;
       }
-      while (linked < got) linked += linker.link(first + linked, host + linked * clusterSize, got - linked);
+      while (linked < got) linked += linker.link(first + linked, after(host, linked * clusterSize), got - linked);
     } finally {
       // making room for links gives the lock back while it flushes, and that may fail
       if (!lock.held) lock.lock();
       this.parts.numbers.addAllocated(linked);
-      allocator.release(host + linked * clusterSize, got - linked);
+      allocator.release(after(host, linked * clusterSize), got - linked);
     }
     return got;
-  }
-
-  private bounce(): Uint8Array {
-    this.bounceBuffer ??= new Uint8Array(BOUNCE_BYTES);
-    return this.bounceBuffer;
   }
 }

@@ -5,19 +5,30 @@ import { Mutex } from '../../concurrency/mutex.ts';
 import { Reservations } from '../../concurrency/reservations.ts';
 import { TableCache } from '../../concurrency/table-cache.ts';
 import type { HostFile } from '../../host/host-file.ts';
+import { CopyUp } from '../copy-up.ts';
+import { CowBuffer } from '../cow-buffer.ts';
 import { FreeClusters } from '../free-clusters.ts';
-import type { FullHostParts } from '../full-host.ts';
 import { GuestAccess } from '../guest-access.ts';
+import { HostHoles } from '../host-holes.ts';
 import type { ReadableImage } from '../image-format.ts';
+import { ImageMap } from '../image-map.ts';
 import { METADATA_LOCK } from '../mapped-state.ts';
 import { PendingLinks } from '../pending-links.ts';
+import { ReservedRuns } from '../reserved-runs.ts';
+import { RangeReader } from '../run-reader.ts';
+import { StatusScan } from '../status-scan.ts';
 import { WriteTracker } from '../write-tracker.ts';
 import { Allocator } from './allocate.ts';
+import { AllocatingWrite } from './allocating-write.ts';
+import { Deallocator } from './deallocate.ts';
 import { DirtyBit } from './dirty-bit.ts';
 import { Flush } from './flush.ts';
 import { Geometry } from './geometry.ts';
 import { Linker } from './link.ts';
-import { Mapper } from './mapping.ts';
+import { Mapper, type Run } from './mapping.ts';
+import { QedRunReader } from './run-reader.ts';
+import { QedRunWriter } from './run-writer.ts';
+import { QedScannedTables } from './scanned-tables.ts';
 import { QedNumbers, type QedState } from './state.ts';
 import { Tables } from './table.ts';
 
@@ -25,19 +36,22 @@ export interface Collaborators {
   readonly file: HostFile;
   readonly backing: ReadableImage | null;
   readonly access: GuestAccess;
+  readonly allocating: AllocatingWrite;
   readonly allocator: Allocator;
+  readonly copier: CopyUp<Run> | null;
+  readonly deallocator: Deallocator;
   readonly dirtyBit: DirtyBit;
   readonly flush: Flush;
   readonly free: FreeClusters;
   readonly geometry: Geometry;
+  readonly imageMap: ImageMap;
   readonly linker: Linker;
   readonly lock: Mutex;
   readonly mapper: Mapper;
   readonly numbers: QedNumbers;
   readonly pending: PendingLinks;
   readonly reservations: Reservations;
-  readonly reusable: FullHostParts['reusable'];
-  readonly tables: Tables;
+  readonly runs: ReservedRuns<Run>;
   readonly tracker: WriteTracker;
 }
 
@@ -65,8 +79,20 @@ export function connect(
   const allocator = new Allocator(file, geometry, numbers, free);
   const linker = new Linker(header.l1TableOffset, geometry, tables, mapper, allocator, tracker);
   const flush = new Flush(file, geometry, lock, tracker, pending, linker, free, numbers, log);
-  return {
-    ...{ file, backing, access, allocator, dirtyBit, flush, free, geometry, linker, lock, mapper, numbers, pending },
-    ...{ reservations, tables, reusable: () => ({ waiting: free.unsettledCount, free: free.freeCount }), tracker },
-  };
+  const reusable = () => ({ waiting: free.unsettledCount, free: free.freeCount });
+  const shared = { file, backing, access, allocator, dirtyBit, flush, free, geometry, linker, lock, mapper, numbers };
+  const both = { ...shared, pending, reservations, reusable, tracker };
+
+  const { clusterSize } = header;
+  const reader = new QedRunReader(file, backing);
+  const ranges = new RangeReader(lock, mapper, reader);
+  const allocating = new AllocatingWrite({ ...both, cow: new CowBuffer(reader, file) });
+  const writer = new QedRunWriter(file, lock, allocating);
+  const runs = new ReservedRuns({ ...both, clusterSize, readOnly: file.readOnly, ranges, writer });
+  const deallocator = new Deallocator({ ...both, runs, writer });
+  const copier = backing && new CopyUp({ ...both, backing, clusterSize, allocating, deallocator });
+  const scanned = new QedScannedTables(geometry, tables.slices, pending, mapper);
+  const scan = new StatusScan(scanned, new HostHoles(file), backing !== null);
+  const imageMap = new ImageMap({ lock, scan, backing, showsPlaces: true, dataFile: null });
+  return { ...both, allocating, copier, deallocator, imageMap, runs };
 }

@@ -2,7 +2,7 @@
 // disk. Whole clusters lose their link (entry 0, or 1 where a backing file would show through) and are freed; parts of
 // clusters are zeroed in place. Large ranges go slice by slice, so that other requests are served in between.
 
-import { hostOffset, roundUp } from '../../bytes/offsets.ts';
+import { type GuestOffset, guestOffset, hostOffset, roundUp } from '../../bytes/offsets.ts';
 import { reach } from '../../concurrency/breakpoints.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
 import type { Reservations } from '../../concurrency/reservations.ts';
@@ -10,8 +10,9 @@ import type { HostFile } from '../../host/host-file.ts';
 import { readsAsZeros } from '../backing.ts';
 import type { FreeClusters } from '../free-clusters.ts';
 import { type FullHostParts, reclaimingWhenFull } from '../full-host.ts';
-import type { ReadableImage, WritableImage } from '../image-format.ts';
+import type { ReadableImage } from '../image-format.ts';
 import { NOT_PENDING, type PendingLinks } from '../pending-links.ts';
+import type { ReservedRuns, RunWriter } from '../reserved-runs.ts';
 import { ZeroInPlace } from '../zero-in-place.ts';
 import { zeroRange } from '../zero-range.ts';
 import type { Allocator } from './allocate.ts';
@@ -38,8 +39,9 @@ export interface DeallocatorParts {
   readonly flush: FullHostParts['flush'];
   readonly reusable: FullHostParts['reusable'];
   readonly numbers: Pick<QedNumbers, 'noteZeroEntries' | 'removeAllocated' | 'virtualSizeOutsideLock'>;
-  /** the image's own write, for zeros over backing data */
-  readonly write: WritableImage['write'];
+  /** for zeros over backing data */
+  readonly runs: ReservedRuns<Run>;
+  readonly writer: RunWriter<Run>;
 }
 
 export class Deallocator {
@@ -48,15 +50,11 @@ export class Deallocator {
 
   constructor(parts: DeallocatorParts) {
     this.parts = parts;
-    const { backing, geometry, lock, reservations, mapper, write } = parts;
-    this.inPlace = new ZeroInPlace({
-      ...{ backing, clusterSize: geometry.clusterSize, lock, reservations, mapper, write },
-      punch: this.punch.bind(this),
-    });
+    this.inPlace = new ZeroInPlace({ ...parts, clusterSize: parts.geometry.clusterSize });
   }
 
   /** [offset, offset + length) reads as zeros afterwards. @param diskEnd virtual size: its last cluster counts as whole */
-  zero(offset: number, length: number, diskEnd: number): void {
+  zero(offset: GuestOffset, length: number, diskEnd: number): void {
     zeroRange(offset, length, this.parts.geometry.clusterSize, diskEnd, {
       part: (start, end) => this.inPlace.zero(start, end),
       clusters: (first, count) => this.zeroClusters(first, count),
@@ -123,8 +121,8 @@ export class Deallocator {
     const end = roundUp(size, geometry.clusterSize);
     if (end === size) return;
     lock.run(() => {
-      const run = mapper.map(size, end - size);
-      if (run.status === 'data') file.punchHole(hostOffset(run.hostOffset), run.length);
+      const run = mapper.map(guestOffset(size), end - size);
+      if (run.status === 'data') file.punchHole(run.hostOffset, run.length);
     });
   }
 
@@ -186,14 +184,5 @@ export class Deallocator {
     for (const host of hosts) allocator.release(host, 1);
     numbers.removeAllocated(hosts.length);
     numbers.noteZeroEntries();
-  }
-
-  /** Data of a part of a cluster; the lock is released for it. @returns whether there is any */
-  private punch({ status, hostOffset: host, length }: Run): boolean {
-    if (status !== 'data') return false;
-    this.parts.lock.unlock();
-    reach('discard');
-    this.parts.file.punchHole(hostOffset(host), length);
-    return true;
   }
 }

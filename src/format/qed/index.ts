@@ -15,6 +15,7 @@ import {
   type OpenOptions,
   progressOf,
   type SharedImage,
+  type WritableImage,
 } from '../image-format.ts';
 import { UnopenedBacking } from '../unopened-backing.ts';
 import { countAllocated } from './allocated-clusters.ts';
@@ -31,7 +32,7 @@ import {
   readHeader,
   writeHeaderField,
 } from './header.ts';
-import { QedImage } from './image.ts';
+import { qedImage } from './image.ts';
 import { createQedState, type QedState } from './state.ts';
 
 /** Leaks between clusters in use that one open takes back; a hostile file may claim any number. 1 TiB of 64 KiB clusters. */
@@ -55,7 +56,7 @@ export const qed: CheckedFormat = {
 };
 
 /** @param reclaim clusters without a reference are freed even if the image is clean */
-function openQed(file: HostFile, options: OpenOptions, reclaim: boolean): QedImage {
+function openQed(file: HostFile, options: OpenOptions, reclaim: boolean): WritableImage {
   const header = readHeader(file, { mayBeCut: options.readOnly });
   if (options.readOnly) return openReadOnly(file, header, options);
   if (file.isDevice) {
@@ -90,11 +91,11 @@ function openQed(file: HostFile, options: OpenOptions, reclaim: boolean): QedIma
     writeHeaderField(file, AUTOCLEAR_OFFSET, 0);
     file.sync();
   }
-  return new QedImage(file, state, 0, backing, options.log);
+  return qedImage(file, state, 0, backing, options.log);
 }
 
 /** Checks nothing but the header: each entry is checked by the read that meets it. */
-function openReadOnly(file: HostFile, header: QedHeader, options: OpenOptions): QedImage {
+function openReadOnly(file: HostFile, header: QedHeader, options: OpenOptions): WritableImage {
   const dirty = isMarkedDirty(header);
   const backing = header.backingName === null ? null : options.openBacking(backingReference(header));
   if (dirty) options.log(`${file.path} was not closed clean; it is read as it is, because it is opened read-only`);
@@ -105,7 +106,7 @@ function openReadOnly(file: HostFile, header: QedHeader, options: OpenOptions): 
   const state = createQedState(header, {
     ...{ ...options, fileLength, virtualSize: header.imageSize, allocatedClusters, isDirty: dirty },
   });
-  return new QedImage(file, state, 0, backing, options.log);
+  return qedImage(file, state, 0, backing, options.log);
 }
 
 /** The end of a table that is missing reads as zeros, which is not what the guest wrote: whoever reads it has to know. */
@@ -209,8 +210,8 @@ function cutLeakedTail(file: HostFile, header: QedHeader, end: number): void {
   file.sync();
 }
 
-function attachQed(file: HostFile, shared: SharedImage, options: AttachOptions): QedImage {
-  return new QedImage(file, shared.state as QedState, options.slot, options.backing, options.log);
+function attachQed(file: HostFile, shared: SharedImage, options: AttachOptions): WritableImage {
+  return qedImage(file, shared.state as QedState, options.slot, options.backing, options.log);
 }
 
 /** Leaks are reclaimed by an open and a clean close, which is what makes them vanish in normal use as well. */

@@ -1,28 +1,25 @@
 // Guest range -> where its bytes are: no data I/O, no change. Used under the metadata lock; the answer is values only, so
 // it may be used after the lock is released as long as the range stays reserved (R2, R3).
 
-import { hex } from '../../bytes/offsets.ts';
+import { type GuestOffset, hex, hostOffset } from '../../bytes/offsets.ts';
 import { reach } from '../../concurrency/breakpoints.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
-import type { ExtentStatus } from '../image-format.ts';
 import { NOT_PENDING, type PendingLinks } from '../pending-links.ts';
-import { MAX_LOOKS } from '../run-mapper.ts';
+import { type DataRun, MAX_LOOKS, type UnallocatedRun, type ZeroRun } from '../run-mapper.ts';
 import type { Geometry } from './geometry.ts';
 import type { QedHeader } from './header.ts';
 import type { QedNumbers } from './state.ts';
 import { type Tables, UNALLOCATED_ENTRY, ZERO_ENTRY } from './table.ts';
 
-/** One run of a guest range with one status; the mapper reuses a single object. */
-export interface Run {
-  status: ExtentStatus;
-  /** host offset of the first byte; 0 unless status is 'data' */
-  hostOffset: number;
-  length: number;
-}
+export type Run = DataRun | ZeroRun | UnallocatedRun;
+type Filled<R> = { -readonly [Field in keyof R]: R[Field] };
 
 export class Mapper {
-  readonly run: Run = { status: 'unallocated', hostOffset: 0, length: 0 };
+  /** the answers of map() */
+  private readonly data: Filled<DataRun> = { status: 'data', hostOffset: hostOffset(0), length: 0 };
+  private readonly zero: Filled<ZeroRun> = { status: 'zero', length: 0 };
+  private readonly unallocated: Filled<UnallocatedRun> = { status: 'unallocated', length: 0 };
   private readonly path: string;
   private readonly geometry: Geometry;
   private readonly tables: Tables;
@@ -51,17 +48,16 @@ export class Mapper {
     this.leastTableBytes = readOnly ? header.clusterSize : geometry.tableBytes;
   }
 
-  /** Fills `run` with the longest run of one status (and, for data, of adjoining host clusters) from `offset` on. */
-  map(offset: number, maxLength: number): Run {
-    const { geometry, run } = this;
+  /** The longest run of one status (and, for data, of adjoining host clusters) from `offset` on. */
+  map(offset: GuestOffset, maxLength: number): Run {
+    const { geometry } = this;
     const end = offset + maxLength;
     let cluster = geometry.clusterOf(offset);
     let l1Index = geometry.l1IndexOf(cluster);
     let l2Table = this.l2Table(l1Index);
     let entry = this.lookup(cluster, l2Table);
-    const inCluster = offset - cluster * geometry.clusterSize;
-    run.status = statusOf(entry);
-    run.hostOffset = run.status === 'data' ? entry + inCluster : 0;
+    const run = this.runOf(entry);
+    if (run.status === 'data') run.hostOffset = hostOffset(entry + (offset - cluster * geometry.clusterSize));
     let covered = (cluster + 1) * geometry.clusterSize;
     for (let looks = 0; covered < end && looks < MAX_LOOKS; looks++) {
       cluster++;
@@ -75,12 +71,17 @@ export class Mapper {
         continue;
       }
       const next = this.lookup(cluster, l2Table);
-      if (run.status === 'data' ? next !== entry + geometry.clusterSize : statusOf(next) !== run.status) break;
+      if (run.status === 'data' ? next !== entry + geometry.clusterSize : next !== entry) break;
       entry = next;
       covered += geometry.clusterSize;
     }
     run.length = Math.min(covered, end) - offset;
     return run;
+  }
+
+  private runOf(entry: number): Filled<Run> {
+    if (entry === UNALLOCATED_ENTRY) return this.unallocated;
+    return entry === ZERO_ENTRY ? this.zero : this.data;
   }
 
   /** L2 entry of a guest cluster as it will be once every pending link is made: 0, 1 or a checked host offset. */
@@ -125,9 +126,4 @@ export class Mapper {
       { path: this.path, offset: offset + index * 8 },
     );
   }
-}
-
-function statusOf(entry: number): ExtentStatus {
-  if (entry === UNALLOCATED_ENTRY) return 'unallocated';
-  return entry === ZERO_ENTRY ? 'zero' : 'data';
 }

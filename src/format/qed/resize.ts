@@ -1,10 +1,11 @@
 // Changing the virtual size. A grown part reads as zeros, whatever the last cluster or the backing file hold there; a
 // smaller size is durable before anything behind it is given up, so a crash leaves leaks and never a cut-off cluster.
 
-import { MAX_VIRTUAL_SIZE, roundUp } from '../../bytes/offsets.ts';
+import { guestOffset, MAX_VIRTUAL_SIZE, roundUp } from '../../bytes/offsets.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
 import type { Reservations } from '../../concurrency/reservations.ts';
 import { ImgfuseError } from '../../errors/index.ts';
+import type { HostFile } from '../../host/host-file.ts';
 import type { ReadableImage } from '../image-format.ts';
 import type { WriteTracker } from '../write-tracker.ts';
 import type { Deallocator } from './deallocate.ts';
@@ -15,7 +16,7 @@ import { IMAGE_SIZE_OFFSET } from './header.ts';
 import type { QedNumbers } from './state.ts';
 
 export interface ResizeParts {
-  readonly path: string;
+  readonly file: HostFile;
   readonly backing: ReadableImage | null;
   readonly geometry: Geometry;
   readonly lock: Mutex;
@@ -36,7 +37,7 @@ export function resize(parts: ResizeParts, size: number): void {
   else if (padded < old) shrink(parts, old, padded);
 }
 
-function checkLimit({ path, geometry }: ResizeParts, size: number): void {
+function checkLimit({ file: { path }, geometry }: ResizeParts, size: number): void {
   const limit = maxImageSize(geometry.clusterSize, geometry.tableSizeClusters);
   if (size <= limit) return;
   const cure = limit < MAX_VIRTUAL_SIZE ? '; create one with larger clusters or tables and convert' : '';
@@ -58,7 +59,7 @@ function grow(parts: ResizeParts, old: number, size: number): void {
       // the range is zeroed before the header shows it; until then only memory knows the new size
       lock.run(() => numbers.setVirtualSize(size));
       const exposed = Math.min(size, roundUp(backing.virtualSize(), geometry.clusterSize));
-      deallocator.zero(old, exposed - old, size);
+      deallocator.zero(guestOffset(old), exposed - old, size);
     }
     tracker.noteWrite();
     flush.run();

@@ -367,8 +367,8 @@ test('two threads that read one cluster copy it once', () => {
   const first = openImage(qed, file, { backing, slots: 2 });
   const second = qed.attach(file, first.share(), { slot: 1, backing, extents: [], log: () => undefined });
   below.reset();
-  first.copyUp(0, 10);
-  second.copyUp(100, 10);
+  first.copyUp(guestOffset(0), 10);
+  second.copyUp(guestOffset(100), 10);
   const byte = new Uint8Array(1);
   second.read(byte, 0, 1, guestOffset(7));
   expect(byte[0]).toBe(pattern(8)[7]);

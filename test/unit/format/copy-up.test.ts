@@ -1,6 +1,7 @@
 // A copy from the backing file that comes after a shrink, as the disk's size may change between two pieces of it.
 
 import { expect, test } from 'vitest';
+import { guestOffset } from '../../../src/bytes/offsets.ts';
 import { qcow2 } from '../../../src/format/qcow2/index.ts';
 import { qed } from '../../../src/format/qed/index.ts';
 import { raw } from '../../../src/format/raw/index.ts';
@@ -17,9 +18,9 @@ test.each([qed, qcow2])('of $name copies nothing that lies behind the end of the
   const image = openImage(format, recording, { backing });
   image.resize(MIB);
   const before = recording.log.length;
-  image.copyUp(MIB, 3 * MIB);
+  image.copyUp(guestOffset(MIB), 3 * MIB);
   expect(recording.log.slice(before)).toEqual([]);
-  image.copyUp(0, 4 * MIB);
+  image.copyUp(guestOffset(0), 4 * MIB);
   expect(image.allocatedBytes()).toBe(MIB);
   image.close();
 });

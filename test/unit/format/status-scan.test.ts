@@ -213,7 +213,7 @@ describe('the status of a range with something wrong in its third cluster', () =
 
   test('ends before a damaged entry', () => {
     const scan = scanThrowing(new ImgfuseError('corrupt', 'an entry leads out of the file'));
-    expect(scan.scan(0, 8 * CLUSTER, 'status')).toMatchObject({ status: 'zero', length: 2 * CLUSTER });
+    expect(scan.scan(guestOffset(0), 8 * CLUSTER, 'status')).toMatchObject({ status: 'zero', length: 2 * CLUSTER });
   });
 
   test.each([
@@ -221,6 +221,6 @@ describe('the status of a range with something wrong in its third cluster', () =
     ['a failed assertion', new Error('assertion failed')],
     ['a bug', new TypeError('undefined is not a function')],
   ])('is not known with %s', (_name, error) => {
-    expect(() => scanThrowing(error).scan(0, 8 * CLUSTER, 'status')).toThrow(error);
+    expect(() => scanThrowing(error).scan(guestOffset(0), 8 * CLUSTER, 'status')).toThrow(error);
   });
 });

@@ -1,0 +1,51 @@
+// Reads of one run of the guest's, and of what new clusters show before the guest writes to them. Without the metadata lock;
+// the clusters are reserved.
+
+import { type GuestOffset, type HostOffset, hex } from '../../bytes/offsets.ts';
+import { reach } from '../../concurrency/breakpoints.ts';
+import { ImgfuseError } from '../../errors/index.ts';
+import type { HostFile } from '../../host/host-file.ts';
+import { readBackingData } from '../backing.ts';
+import type { OldContent } from '../cow-buffer.ts';
+import type { ReadableImage } from '../image-format.ts';
+import type { RunReader } from '../run-reader.ts';
+import type { Run } from './mapping.ts';
+
+export class QedRunReader implements RunReader<Run>, OldContent {
+  private readonly file: HostFile;
+  private readonly backing: ReadableImage | null;
+
+  constructor(file: HostFile, backing: ReadableImage | null) {
+    this.file = file;
+    this.backing = backing;
+  }
+
+  readRun(run: Run, target: Uint8Array, targetOffset: number, offset: GuestOffset): void {
+    const { length } = run;
+    if (run.status === 'data') this.readData(target, targetOffset, length, run.hostOffset);
+    else if (run.status === 'unallocated') this.readReserved(target, targetOffset, length, offset);
+    else target.fill(0, targetOffset, targetOffset + length);
+  }
+
+  /** Clusters that have no data. */
+  readReserved(target: Uint8Array, targetOffset: number, length: number, offset: GuestOffset): void {
+    if (this.backing === null) target.fill(0, targetOffset, targetOffset + length);
+    else readBackingData(this.backing, target, targetOffset, length, offset);
+  }
+
+  private readData(target: Uint8Array, targetOffset: number, length: number, host: HostOffset): void {
+    reach('data-read');
+    const got = this.file.read(target, targetOffset, length, host);
+    if (got === length) return;
+    // the last cluster of a truncated copy; an image that is written to always has whole clusters
+    if (!this.file.readOnly) throw this.beyondFile(host);
+    target.fill(0, targetOffset + got, targetOffset + length);
+  }
+
+  private beyondFile(host: HostOffset): ImgfuseError {
+    const { path } = this.file;
+    return new ImgfuseError('corrupt', `${path}: the cluster at offset ${hex(host)} ends beyond the file`, {
+      ...{ path, offset: host },
+    });
+  }
+}
