@@ -33,7 +33,7 @@ export class CowBuffer {
 
   /**
    * Writes `bytes` bytes of the disk from `start` on to `host`: `length` bytes of the guest at `offset`, and around them what
-   * was there before. @param start to be lower than `offset` only where the old content must be copied
+   * was there before. A caller that needs no old content on one side begins or ends with the guest's bytes there.
    */
   writeAround(
     source: Uint8Array,
