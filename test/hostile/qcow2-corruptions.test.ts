@@ -317,7 +317,7 @@ describe('an image that is damaged while it is open', () => {
     expect(image.details().specific['corrupt']).toBe(true);
     expect(() => writeAt(ELSEWHERE)(image)).toThrow(/was turned read-only/);
     expect(readCluster(image, ELSEWHERE)).toBe(1 + (ELSEWHERE % 200));
-    expect(() => openImage(qcow2, file)).toThrow(/the corrupt bit is set, so it is not opened for writing/);
+    expect(() => openImage(qcow2, file)).toThrow(/the corrupt bit is set, so the image is not opened for writing/);
     const after = openImage(qcow2, file.clone(true), { readOnly: true });
     const was = openImage(qcow2, harmed.clone(true), { readOnly: true });
     for (let cluster = 512; cluster < CLUSTERS; cluster++)

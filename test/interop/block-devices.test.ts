@@ -148,7 +148,7 @@ describe('a loop device and the file behind it', () => {
       expect(() => openDisk(file, raw(false))).toThrow(/volume is in use by/);
     });
     expect(open()).toEqual([]);
-    expect(() => openDisk(device, { readOnly: true, format: 'qcow2' })).toThrow(/no qcow2 image/);
+    expect(() => openDisk(device, { readOnly: true, format: 'qcow2' })).toThrow(/not a qcow2 image/);
     expect(open()).toEqual([]);
   });
 });

@@ -1,6 +1,6 @@
-// Persistent bitmaps, as far as it takes to know which clusters belong to them: the directory, the bitmap tables, the data
-// clusters these point to. Bits are neither read nor changed. Limits are QEMU's, and tables that overlap are refused, so
-// that a hostile image cannot make a small file cost a long walk.
+// Persistent bitmaps: the directory, the bitmap tables, and the data clusters that the tables point to. A check counts these
+// clusters; the bits themselves are neither read nor changed. The limits are QEMU's. In addition all tables together may not
+// be larger than the file, so that overlapping tables in a small hostile file cannot make the walk long.
 //
 //    0 bitmap_table_offset u64   12 flags u32   17 granularity_bits u8   20 extra_data_size u32
 //    8 bitmap_table_size u32     16 type u8     18 name_size u16         24 extra data, name, padding to 8
@@ -12,41 +12,41 @@ import { type ErrorContext, ImgfuseError } from '../../../errors/index.ts';
 import type { HostFile } from '../../../host/host-file.ts';
 import type { Qcow2Header } from './header.ts';
 
-export const BME_MAX_TABLE_SIZE = 0x8000000;
-export const BME_MAX_PHYS_SIZE = 0x20000000;
-export const BME_MIN_GRANULARITY_BITS = 9;
-export const BME_MAX_GRANULARITY_BITS = 31;
-export const BME_MAX_NAME_SIZE = 1023;
-export const BME_FLAG_IN_USE = 1;
-export const BME_FLAG_AUTO = 2;
+const BME_MAX_TABLE_SIZE = 0x8000000;
+const BME_MAX_PHYS_SIZE = 0x20000000;
+const BME_MIN_GRANULARITY_BITS = 9;
+const BME_MAX_GRANULARITY_BITS = 31;
+const BME_MAX_NAME_SIZE = 1023;
+const BME_FLAG_IN_USE = 1;
+const BME_FLAG_AUTO = 2;
 const BME_RESERVED_FLAGS = 0xfffffffc;
 const BT_DIRTY_TRACKING_BITMAP = 1;
-/** Bits 1 to 8 and 56 to 63 of an entry of a bitmap table. */
+/** Reserved bits of a bitmap table entry: 1 to 8 and 56 to 63. */
 const BME_TABLE_ENTRY_RESERVED_HIGH = 0xff000000;
 const BME_TABLE_ENTRY_RESERVED_LOW = 0x1fe;
 const BME_TABLE_ENTRY_FLAG_ALL_ONES = 1;
 
-/** All bitmap tables of an image together, in bytes: what a check may have to walk. */
+/** Limit for all bitmap tables of an image together, in bytes. */
 export const MAX_BITMAP_TABLES_BYTES = 256 * 1024 * 1024;
 
 const FIXED_BYTES = 24;
 const TABLE_ENTRY_BYTES = 8;
 const CHUNK_BYTES = 65536;
 
-export interface BitmapEntry {
+interface BitmapEntry {
   readonly name: string;
   /** guest bytes per bit */
   readonly granularity: number;
-  /** it was not saved when the image was last closed, so its bits are not to be trusted */
+  /** the bitmap was not saved when the image was last closed, so its bits are stale */
   readonly inUse: boolean;
-  /** writes are to be recorded in it */
+  /** QEMU records writes in it while the image is open */
   readonly auto: boolean;
   readonly tableOffset: number;
   readonly tableEntries: number;
 }
 
-/** Host bytes that belong to the bitmaps: whole clusters but for the ends of directory and tables. */
-export interface BitmapRange {
+/** Host bytes that belong to the bitmaps. They start at a cluster; the directory and the tables may end inside one. */
+interface BitmapRange {
   readonly what: 'bitmap directory' | 'bitmap table' | 'bitmap data';
   readonly offset: number;
   readonly length: number;
@@ -55,7 +55,7 @@ export interface BitmapRange {
 type BitmapFields = Pick<Qcow2Header, 'bitmaps' | 'clusterSize' | 'size'>;
 
 /**
- * The entries of the directory; none when the image has no consistent bitmaps.
+ * The entries of the directory; an empty array if the image has no consistent bitmaps.
  * @throws ImgfuseError corrupt
  */
 export function readBitmapDirectory(file: HostFile, header: BitmapFields): BitmapEntry[] {
@@ -87,8 +87,8 @@ export function readBitmapDirectory(file: HostFile, header: BitmapFields): Bitma
 }
 
 /**
- * Every range of the file that belongs to the bitmaps; the caller counts references to clusters.
- * @throws ImgfuseError corrupt, also in the middle of the walk
+ * Every range of the file that belongs to the bitmaps.
+ * @throws ImgfuseError corrupt, possibly after some ranges
  */
 export function* bitmapRanges(file: HostFile, header: BitmapFields): Generator<BitmapRange> {
   if (header.bitmaps === null) return;
@@ -145,7 +145,7 @@ function checkEntry(file: HostFile, { clusterSize, size }: BitmapFields, at: num
   const fail = (field: number, what: string, context: ErrorContext = {}): never => {
     throw invalid(file, at + field, what, context);
   };
-  if (extraBytes !== 0) fail(20, `extra_data_size is ${extraBytes}; bitmaps with extra data are unknown here`);
+  if (extraBytes !== 0) fail(20, `extra_data_size is ${extraBytes}; imgfuse does not know bitmaps with extra data`);
   if (Number.isNaN(tableOffset) || tableOffset === 0 || tableOffset % clusterSize !== 0) {
     const shown = hexWords(view.getUint32(0, false), view.getUint32(4, false));
     fail(0, `bitmap_table_offset is ${shown}; it must be a positive multiple of the cluster size ${clusterSize}`);
@@ -167,7 +167,7 @@ function checkEntry(file: HostFile, { clusterSize, size }: BitmapFields, at: num
   if (nameBytes === 0 || nameBytes > BME_MAX_NAME_SIZE) {
     fail(18, `name_size is ${nameBytes}; it must be from 1 to ${BME_MAX_NAME_SIZE}`);
   }
-  // a bitmap in use may not have seen the last resize
+  // a stale bitmap may have missed the last resize, so its size is not checked
   if ((flags & BME_FLAG_IN_USE) === 0 && size > physical * 8 * 2 ** granularityBits) {
     fail(8, `bitmap_table_size is ${tableEntries} clusters, too few bits for a disk of ${size} bytes`);
   }

@@ -1,4 +1,4 @@
-// The facts of a qcow2 header for info and status, with the keys and the spelling of qemu-img's format-specific data.
+// What `info` and `status` say about a qcow2 image, with the keys and the spelling of qemu-img's format-specific data.
 
 import { describeLuks, readLuksFields } from '../../../codec/luks-header.ts';
 import { ImgfuseError } from '../../../errors/index.ts';
@@ -9,8 +9,8 @@ import { readBitmapDirectory } from './bitmap-directory.ts';
 import { QCOW_CRYPT_AES, QCOW_CRYPT_LUKS, type Qcow2Header } from './header.ts';
 import { readSnapshotTable } from './snapshot-table.ts';
 
-/** What of an open image may differ from the header that was read when it was opened. */
-export interface CurrentState {
+/** The facts that can change while the image is open. */
+interface CurrentState {
   readonly virtualSize: number;
   readonly clusterSize: number;
   readonly isDirty: boolean;
@@ -18,31 +18,31 @@ export interface CurrentState {
 }
 
 /**
- * @param file of the image, for its bitmap directory and its LUKS header
- * @param log told what a truncated copy has lost
- * @throws ImgfuseError corrupt when one of them is damaged
+ * @param file the image file: its bitmap directory and its LUKS header are read
+ * @param log called with what a truncated copy has lost
+ * @throws ImgfuseError corrupt if the directory or the LUKS header is damaged
  */
 export function describeHeader(file: HostFile, header: Qcow2Header, log: Log = () => undefined): ImageDetails {
   const { size, clusterSize, isDirty, isCorrupt } = header;
   const current = { virtualSize: size, clusterSize, isDirty, isCorrupt };
-  sayWhatIsCut(file, header, log);
+  warnAboutTruncatedL1(file, header, log);
   return detailsOf(header, current, specificOf(file, header, log));
 }
 
-/** One sentence a call. */
+/** Called once per sentence. */
 type Log = (sentence: string) => void;
 
-/** The end of a table that is missing reads as zeros, which is not what the guest wrote: whoever reads it has to know. */
-function sayWhatIsCut(file: HostFile, { l1Size, l1TableOffset }: Qcow2Header, log: Log): void {
+/** Missing L1 entries read as zeros, which is not what the guest wrote, so the user must know. */
+function warnAboutTruncatedL1(file: HostFile, { l1Size, l1TableOffset }: Qcow2Header, log: Log): void {
   const end = l1TableOffset + l1Size * 8;
   const size = file.size();
   if (l1Size === 0 || size >= end) return;
   log(
-    `${file.path} is truncated: its ${size} bytes end before its L1 table does, at ${end}; what that mapped reads as zeros`,
+    `${file.path} is truncated: its ${size} bytes end before its L1 table does, at ${end}; the part of the disk that the missing entries mapped reads as zeros`,
   );
 }
 
-/** What a truncated copy has lost is said and left out; the rest of it can be shown. */
+/** Reads a list. If a truncated file has lost it, logs that and returns an empty list, so that the rest can be shown. */
 function unlessTruncated<T>(read: () => readonly T[], log: Log): readonly T[] {
   try {
     return read();
@@ -53,10 +53,10 @@ function unlessTruncated<T>(read: () => readonly T[], log: Log): readonly T[] {
   }
 }
 
-/** Reads nothing: what it needs of the file was read when the image was opened. */
+/** Like describeHeader() for an open image. Reads nothing from the file. */
 export function describeOpenImage(header: FixedHeader, current: CurrentState): ImageDetails {
   const { lazyRefcounts, specific } = header;
-  // version 2 has neither
+  // version 2 has neither lazy refcounts nor a corrupt bit
   if (!('corrupt' in specific)) return detailsOf(header, current, specific);
   const changed = { 'lazy-refcounts': lazyRefcounts, corrupt: current.isCorrupt };
   return { ...detailsOf(header, current, { ...specific, ...changed }), lazyRefcounts };
@@ -76,7 +76,10 @@ function detailsOf(
   };
 }
 
-/** What `info` shows of an image that is not open: the snapshots as well. Throws corrupt when their table is damaged. */
+/**
+ * What `info` shows for an image that is not open: describeHeader() and the snapshots.
+ * @throws ImgfuseError corrupt if the snapshot table is damaged, or as describeHeader()
+ */
 export function inspectHeader(file: HostFile, header: Qcow2Header, log: Log = () => undefined): ImageDetails {
   const snapshots = unlessTruncated(() => readSnapshotTable(file, header).snapshots, log);
   return { ...describeHeader(file, header, log), ...(snapshots.length === 0 ? {} : { snapshots }) };

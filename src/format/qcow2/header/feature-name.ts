@@ -1,5 +1,5 @@
-// The feature name table: what the program that wrote an image calls its feature bits, so that a refusal can name a feature
-// which did not exist when this program was written.
+// The feature name table: the names of feature bits, stored in the image by the program that wrote it, so that a refusal can
+// name a feature that is newer than imgfuse.
 //
 //    0 kind u8 (0 incompatible, 1 compatible, 2 autoclear)    1 bit u8    2 name, 46 bytes padded with zeros
 
@@ -8,11 +8,11 @@ import type { FeatureWords } from './header.ts';
 
 export const FEATURE_NAME_BYTES = 48;
 
-export const QCOW2_FEAT_TYPE_INCOMPATIBLE = 0;
-export const QCOW2_FEAT_TYPE_COMPATIBLE = 1;
-export const QCOW2_FEAT_TYPE_AUTOCLEAR = 2;
+const QCOW2_FEAT_TYPE_INCOMPATIBLE = 0;
+const QCOW2_FEAT_TYPE_COMPATIBLE = 1;
+const QCOW2_FEAT_TYPE_AUTOCLEAR = 2;
 
-/** The names that QEMU writes into every image whose clusters have room for them. */
+/** The names that QEMU writes into every image with large enough clusters. */
 const NAMES: readonly (readonly [kind: number, bit: number, name: string])[] = [
   [QCOW2_FEAT_TYPE_INCOMPATIBLE, 0, 'dirty bit'],
   [QCOW2_FEAT_TYPE_INCOMPATIBLE, 1, 'corrupt bit'],
@@ -34,8 +34,8 @@ export function serializeFeatureNames(): Uint8Array {
 }
 
 /**
- * The incompatible bits of `words` as words for a message: the name from `table` (the extension's data) where it has one.
- * @param table may hold anything; what is no entry is not used
+ * The incompatible bits of `words` for a message, with their names from `table` if it has them.
+ * @param table data of the extension, in any condition; null without one
  */
 export function nameIncompatibleBits(words: FeatureWords, table: Uint8Array | null): string[] {
   const named: string[] = [];
@@ -53,7 +53,7 @@ function nameOf(table: Uint8Array, kind: number, bit: number): string {
     if (table[at] !== kind || table[at + 1] !== bit) continue;
     const field = table.subarray(at + 2, at + FEATURE_NAME_BYTES);
     const end = field.indexOf(0);
-    // the name goes to a terminal: no control characters from an image that nobody trusts
+    // the name goes to a terminal, and the image may be hostile: replace control characters
     return nameOfBytes(end < 0 ? field : field.subarray(0, end)).replace(/\p{C}/gu, '?');
   }
   return '';

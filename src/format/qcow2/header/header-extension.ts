@@ -1,5 +1,6 @@
-// Header extensions: the list between the header and the backing name. Known ones are decoded here, all are kept byte for
-// byte, so that a rewritten header loses nothing. Invariant: no extension reaches beyond cluster 0 or into the backing name.
+// Header extensions: the list between the header and the backing name. Known extensions are decoded here; all of them are kept
+// byte for byte, so that a rewritten header loses nothing. Invariant: no extension reaches into the backing name or beyond
+// cluster 0.
 //
 //    0 type u32    4 length u32    8 data, padded with zeros to a multiple of 8          type 0 ends the list
 
@@ -10,18 +11,18 @@ import type { LuksArea } from '../../../codec/luks-header.ts';
 import { ImgfuseError } from '../../../errors/index.ts';
 import type { HostFile } from '../../../host/host-file.ts';
 
-export const QCOW2_EXT_MAGIC_END = 0;
+const QCOW2_EXT_MAGIC_END = 0;
 export const QCOW2_EXT_MAGIC_BACKING_FORMAT = 0xe2792aca;
 export const QCOW2_EXT_MAGIC_FEATURE_TABLE = 0x6803f857;
 export const QCOW2_EXT_MAGIC_CRYPTO_HEADER = 0x0537be77;
 export const QCOW2_EXT_MAGIC_BITMAPS = 0x23852875;
 export const QCOW2_EXT_MAGIC_DATA_FILE = 0x44415441;
 
-export const QCOW2_MAX_BITMAPS = 65535;
+const QCOW2_MAX_BITMAPS = 65535;
 export const QCOW2_MAX_BITMAP_DIRECTORY_SIZE = 1024 * QCOW2_MAX_BITMAPS;
-/** QEMU keeps the format's name in 16 bytes, its terminator included. */
+/** QEMU keeps the format name in 16 bytes, including a NUL. */
 export const MAX_BACKING_FORMAT_BYTES = 15;
-/** Bound of the memory that a header full of empty extensions takes; no program writes more than a handful. */
+/** Bounds the memory for a header full of empty extensions; programs write a handful. */
 export const MAX_EXTENSIONS = 4096;
 
 const PREFIX_BYTES = 8;
@@ -39,11 +40,11 @@ export interface HeaderExtension {
   readonly type: number;
   /** without padding */
   readonly data: Uint8Array;
-  /** of the data in the file, for messages; not kept by a rewrite */
+  /** host offset of the data, for messages; 0 for an extension that is not in the file yet */
   readonly offset: number;
 }
 
-/** Where the bitmap directory lies: host bytes, the offset a multiple of the cluster size. */
+/** Where the bitmap directory lies in the image file, in bytes; the offset is a multiple of the cluster size. */
 export interface BitmapsExtension {
   readonly count: number;
   readonly directoryOffset: number;
@@ -51,7 +52,7 @@ export interface BitmapsExtension {
 }
 
 /**
- * The extensions in `cluster` (the first cluster of `file`) from `start` on; the list ends with type 0 or at `end`.
+ * Parses the extensions in `cluster`, the first cluster of `file`, from `start` to an end mark (type 0) or to `end`.
  * @throws ImgfuseError corrupt
  */
 export function parseExtensions(file: HostFile, cluster: Uint8Array, start: number, end: number): HeaderExtension[] {
@@ -100,24 +101,12 @@ export function extensionBytes(extensions: readonly HeaderExtension[]): number {
   return extensions.reduce((sum, { data }) => sum + PREFIX_BYTES + roundUp(data.length, 8), PREFIX_BYTES);
 }
 
-/** The list with the extension of this type replaced in its place, added at the end, or (null) taken out. */
-export function withExtension(
-  extensions: readonly HeaderExtension[],
-  type: number,
-  data: Uint8Array | null,
-): HeaderExtension[] {
-  if (data === null) return extensions.filter((extension) => extension.type !== type);
-  const replaced = { type, data, offset: 0 };
-  if (!extensions.some((extension) => extension.type === type)) return [...extensions, replaced];
-  return extensions.map((extension) => (extension.type === type ? replaced : extension));
-}
-
-/** Of several of one type the last counts, as for QEMU. */
+/** The extension of this type; the last one if there are several, as in QEMU. */
 export function findExtension(extensions: readonly HeaderExtension[], type: number): HeaderExtension | null {
   return extensions.findLast((extension) => extension.type === type) ?? null;
 }
 
-/** Name of the backing file's format; null when the image does not say. */
+/** Format name of the backing file; null if the image has none. */
 export function parseBackingFormat(file: HostFile, extensions: readonly HeaderExtension[]): string | null {
   const extension = findExtension(extensions, QCOW2_EXT_MAGIC_BACKING_FORMAT);
   if (extension === null || extension.data.length === 0) return null;
@@ -132,14 +121,14 @@ export function parseBackingFormat(file: HostFile, extensions: readonly HeaderEx
   return decodeName(file, offset, data, 'backing format name');
 }
 
-/** Name of the external data file as stored; null when the image does not say. */
+/** Name of the external data file, as stored; null if the image has none. */
 export function parseDataFileName(file: HostFile, extensions: readonly HeaderExtension[]): string | null {
   const extension = findExtension(extensions, QCOW2_EXT_MAGIC_DATA_FILE);
   if (extension === null || extension.data.length === 0) return null;
   return decodeName(file, extension.offset, extension.data, 'data file name');
 }
 
-/** @returns null when there is no such extension */
+/** @returns null if there is no such extension */
 export function parseCryptoHeaderPointer(
   file: HostFile,
   extensions: readonly HeaderExtension[],
@@ -150,7 +139,7 @@ export function parseCryptoHeaderPointer(
   const view = viewOf(file, extension, CRYPTO_HEADER_BYTES);
   const offset = readU64BE(view, 0);
   const length = readU64BE(view, 8);
-  const shown = `${show(view, 0)} with ${show(view, 8)} bytes`;
+  const shown = `${showU64(view, 0)} with ${showU64(view, 8)} bytes`;
   if (Number.isNaN(offset) || offset % clusterSize !== 0 || offset === 0) {
     throw invalid(
       file,
@@ -169,7 +158,7 @@ export function parseCryptoHeaderPointer(
   return { offset, length };
 }
 
-/** @returns null when there is no such extension. The caller asks only when the autoclear bit says that it is consistent. */
+/** Call it only if the autoclear bit says that the extension is valid. @returns null if there is no such extension */
 export function parseBitmapsExtension(
   file: HostFile,
   extensions: readonly HeaderExtension[],
@@ -191,7 +180,7 @@ export function parseBitmapsExtension(
     throw invalid(
       file,
       at + 16,
-      `bitmap_directory_offset is ${show(view, 16)}; it must be a positive multiple of the cluster size ${clusterSize}`,
+      `bitmap_directory_offset is ${showU64(view, 16)}; it must be a positive multiple of the cluster size ${clusterSize}`,
     );
   }
   const directorySize = readU64BE(view, 8);
@@ -199,7 +188,7 @@ export function parseBitmapsExtension(
     throw invalid(
       file,
       at + 8,
-      `bitmap_directory_size is ${show(view, 8)}; it must be at most ${QCOW2_MAX_BITMAP_DIRECTORY_SIZE} bytes`,
+      `bitmap_directory_size is ${showU64(view, 8)}; it must be at most ${QCOW2_MAX_BITMAP_DIRECTORY_SIZE} bytes`,
     );
   }
   return { count, directoryOffset, directorySize };
@@ -213,7 +202,7 @@ export function serializeCryptoHeaderPointer({ offset, length }: LuksArea): Uint
   return bytes;
 }
 
-/** A name without NUL, or a refusal that says which name it is. */
+/** Decodes a name. @param what names it in the error @throws ImgfuseError corrupt if it contains NUL */
 export function decodeName(file: HostFile, offset: number, bytes: Uint8Array, what: string): string {
   if (bytes.includes(0)) throw invalid(file, offset, `the ${what} contains a NUL byte`);
   return nameOfBytes(bytes);
@@ -233,7 +222,7 @@ function viewOf(file: HostFile, { type, data, offset }: HeaderExtension, length:
   return new DataView(data.buffer, data.byteOffset, data.byteLength);
 }
 
-/** A u64 as hexadecimal, whatever its size. */
-function show(view: DataView, at: number): string {
+/** The big-endian u64 at `at` as hexadecimal, also if it is too large for a number. */
+export function showU64(view: DataView, at: number): string {
   return hexWords(view.getUint32(at, false), view.getUint32(at + 4, false));
 }

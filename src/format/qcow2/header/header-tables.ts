@@ -1,23 +1,23 @@
-// The fields of the header that say where the tables are and how large the disk is, with their limits: a table is aligned, it
-// is inside the file, and the memory it asks for is bounded before it is taken. Nothing here writes.
+// The header fields with the offsets and sizes of the tables, and the size of the disk. Each table must be aligned, lie inside
+// the file, and be small enough to hold in memory. Nothing here writes.
 
-import { hexWords, readU64BE } from '../../../bytes/endian.ts';
+import { readU64BE } from '../../../bytes/endian.ts';
 import { MAX_VIRTUAL_SIZE } from '../../../bytes/offsets.ts';
 import { ImgfuseError } from '../../../errors/index.ts';
 import type { HostFile } from '../../../host/host-file.ts';
 import { L1_ENTRY_BYTES } from '../geometry.ts';
 import { FIELD, l1EntriesFor, QCOW_MAX_L1_SIZE, QCOW_MAX_REFTABLE_SIZE, QCOW_MAX_SNAPSHOTS } from './header.ts';
-import { invalid } from './header-extension.ts';
+import { invalid, showU64 } from './header-extension.ts';
 
 const SNAPSHOT_ENTRY_BYTES = 40;
 
 export interface ReadHeaderOptions {
   readonly readOnly: boolean;
-  /** for check and repair: the corrupt bit is let through, and as for reading, any refcount table and snapshot table */
+  /** for check and repair: accepts the corrupt bit and, as `readOnly` does, any refcount table and snapshot table */
   readonly check?: boolean;
 }
 
-/** Cluster 0 of an image as bytes and as a view, the file's own bytes only; what is behind its end is zero. */
+/** Cluster 0 of an image as bytes and as a view. Bytes beyond the end of the file are zero. */
 export interface HeaderCluster {
   readonly file: HostFile;
   readonly bytes: Uint8Array;
@@ -25,10 +25,10 @@ export interface HeaderCluster {
   readonly options: ReadHeaderOptions;
 }
 
-/** Where the tables are, each with its limits. */
+/** Parses and checks the fields of all tables, and the size of the disk. */
 export function parseTables(cluster: HeaderCluster, extendedL2: boolean) {
   const { file, bytes, view, options } = cluster;
-  // reading needs neither counters nor snapshots, and a repair makes new counters
+  // reading needs neither counters nor snapshots, and a repair can write new counters
   const lenient = options.readOnly || options.check === true;
   const refcountTableClusters = view.getUint32(FIELD.refcountTableClusters, false);
   if (refcountTableClusters === 0 && !lenient) {
@@ -58,20 +58,22 @@ export function parseTables(cluster: HeaderCluster, extendedL2: boolean) {
     count: l1Size,
     unit: L1_ENTRY_BYTES,
     limit: QCOW_MAX_L1_SIZE,
-    // what is missing of it reads as zeros
-    mayBeCut: lenient,
+    // missing entries read as zeros
+    mayBeTruncated: lenient,
   });
   const size = parseSize(cluster, l1Size, extendedL2);
   return { size, l1Size, l1TableOffset, refcountTableOffset, refcountTableClusters, snapshotCount, snapshotsOffset };
 }
 
 interface TableBounds {
-  /** number of units of `unit` bytes, at most `limit` bytes together */
+  /** number of entries */
   readonly count: number;
+  /** bytes of an entry */
   readonly unit: number;
+  /** largest table, in bytes */
   readonly limit: number;
-  /** the file may end before or inside it */
-  readonly mayBeCut?: boolean;
+  /** the file may end before or inside the table */
+  readonly mayBeTruncated?: boolean;
 }
 
 function parseTableOffset({ file, bytes, view }: HeaderCluster, name: string, at: number, bounds: TableBounds): number {
@@ -89,15 +91,15 @@ function parseTableOffset({ file, bytes, view }: HeaderCluster, name: string, at
     throw invalid(
       file,
       at,
-      `${name}_offset is ${show(view, at)}; it must be a multiple of the cluster size ${bytes.length} behind the header`,
+      `${name}_offset is ${showU64(view, at)}; it must be a positive multiple of the cluster size ${bytes.length}`,
     );
   }
-  if (count > 0 && bounds.mayBeCut !== true && offset + length > file.size()) {
+  if (count > 0 && bounds.mayBeTruncated !== true && offset + length > file.size()) {
     throw invalid(
       file,
       at,
-      `${name}_offset is ${show(view, at)}; ${length} bytes there end beyond the file of ${file.size()} bytes, which is truncated: ` +
-        'copy it again, mount what is left with -o ro, or make it whole with imgfuse check -r all',
+      `${name}_offset is ${showU64(view, at)}; ${length} bytes there end beyond the file of ${file.size()} bytes, which is truncated: ` +
+        'copy it again, mount the rest of it with -o ro, or lengthen it with imgfuse check -r all',
     );
   }
   return offset;
@@ -109,7 +111,7 @@ function parseSize({ file, bytes, view }: HeaderCluster, l1Size: number, extende
     throw unsupported(
       file,
       FIELD.size,
-      `size is ${show(view, FIELD.size)}; disks above ${MAX_VIRTUAL_SIZE} bytes (8 PiB - 512) cannot be handled here`,
+      `size is ${showU64(view, FIELD.size)}; imgfuse opens disks of up to ${MAX_VIRTUAL_SIZE} bytes (8 PiB - 512)`,
     );
   }
   const needed = l1EntriesFor(size, bytes.length, extendedL2);
@@ -128,9 +130,4 @@ export function unsupported(file: HostFile, offset: number, what: string): Imgfu
     path: file.path,
     offset,
   });
-}
-
-/** A u64 as hexadecimal, whatever its size. */
-export function show(view: DataView, at: number): string {
-  return hexWords(view.getUint32(at, false), view.getUint32(at + 4, false));
 }

@@ -1,4 +1,5 @@
-// The qcow2 header: its fields as they lie in the file (QEMU docs/interop/qcow2), and every way to write them. Big-endian:
+// The qcow2 header: its fields and all functions that write it. Source: QEMU docs/interop/qcow2. read-header.ts reads it.
+// Invariant: every Qcow2Header that was read has passed the checks of read-header.ts. All numbers are big-endian.
 //
 //    0 magic "QFI\xfb"         32 crypt_method u32             72 incompatible_features u64 \
 //    4 version u32             36 l1_size u32 (entries)        80 compatible_features u64    | version 3;
@@ -8,7 +9,7 @@
 //   24 size u64                60 nb_snapshots u32            104 compression_type u8       /
 //                              64 snapshots_offset u64        105 to header_length: kept as it is
 //
-// Then the extensions, then the backing name, all in cluster 0. read-header.ts checks; a Qcow2Header that exists was checked.
+// The extensions follow, then the backing name, all in cluster 0.
 
 import { writeU64BE } from '../../../bytes/endian.ts';
 import { bytesOfName } from '../../../bytes/names.ts';
@@ -36,7 +37,6 @@ export const QCOW2_INCOMPAT_MASK = 31;
 export const QCOW2_COMPAT_LAZY_REFCOUNTS = 1;
 export const QCOW2_AUTOCLEAR_BITMAPS = 1;
 export const QCOW2_AUTOCLEAR_DATA_FILE_RAW = 2;
-export const QCOW2_AUTOCLEAR_MASK = 3;
 
 export const QCOW_CRYPT_NONE = 0;
 export const QCOW_CRYPT_AES = 1;
@@ -52,7 +52,7 @@ export const QCOW_EXTL2_SUBCLUSTERS_PER_CLUSTER = 32;
 export const MAX_BACKING_NAME = 1023;
 export const MAX_REFCOUNT_ORDER = 6;
 
-/** Where fields stand, for writes of single fields. */
+/** Host offset of each field. */
 export const FIELD = {
   version: 4,
   backingOffset: 8,
@@ -78,7 +78,7 @@ export const FIELD = {
 export type FeatureWords = readonly [low: number, high: number];
 
 export type CompressionType = 'zlib' | 'zstd';
-/** by the value of the field */
+/** Indexed by the value of the header field. */
 export const COMPRESSION_TYPES: readonly CompressionType[] = ['zlib', 'zstd'];
 
 export interface Qcow2Header {
@@ -109,21 +109,21 @@ export interface Qcow2Header {
   readonly refcountOrder: number;
   readonly headerLength: number;
   readonly compressionType: CompressionType;
-  /** header bytes from offset 105 to headerLength, unknown and kept */
+  /** header bytes from offset 105 to headerLength: unknown here, kept as they are */
   readonly trailingFields: Uint8Array;
   readonly backingName: string | null;
   readonly backingFormat: string | null;
-  /** null as well when the image has no external data file */
+  /** null if the image has no external data file, or does not name it */
   readonly dataFileName: string | null;
   /** present exactly when cryptMethod is QCOW_CRYPT_LUKS */
   readonly cryptoHeader: LuksArea | null;
-  /** null when there are none or when the autoclear bit says that they are inconsistent */
+  /** null if there are no bitmaps, or if the autoclear bit says that they are inconsistent */
   readonly bitmaps: BitmapsExtension | null;
-  /** all of them in their order, the known ones included; a rewrite writes these */
+  /** all extensions in their order, known and unknown; serializeHeader() writes these */
   readonly extensions: readonly HeaderExtension[];
 }
 
-/** Cluster 0 of an image: fixed fields, extensions, backing name. Throws limit when they do not fit into a cluster. */
+/** Cluster 0 of an image: fixed fields, extensions, backing name. @throws ImgfuseError limit if they do not fit */
 export function serializeHeader(header: Qcow2Header): Uint8Array {
   const name = bytesOfName(header.backingName ?? '');
   const nameOffset = header.headerLength + extensionBytes(header.extensions);
@@ -143,7 +143,8 @@ export function serializeHeader(header: Qcow2Header): Uint8Array {
   view.setUint32(FIELD.clusterBits, header.clusterBits, false);
   bytes.set(sizeAndL1Bytes(header), FIELD.size);
   bytes.set(refcountTableBytes(header), FIELD.refcountTableOffset);
-  bytes.set(snapshotTableBytes(header), FIELD.snapshotCount);
+  view.setUint32(FIELD.snapshotCount, header.snapshotCount, false);
+  writeU64BE(view, FIELD.snapshotsOffset, header.snapshotsOffset);
   if (header.version === 3) {
     bytes.set(wordsBytes(header.incompatible, header.compatible, header.autoclear), FIELD.incompatibleFeatures);
     view.setUint32(FIELD.refcountOrder, header.refcountOrder, false);
@@ -158,10 +159,10 @@ export function serializeHeader(header: Qcow2Header): Uint8Array {
   return bytes;
 }
 
-// The writers below change some fields with one host write inside the first sector, which a crash leaves old or new but not
-// torn. They do not make it durable, and the image that shares a header with other threads keeps the new value itself.
+// The functions below each change a few fields with one host write inside the first sector: a crash leaves the old fields or
+// the new ones, never a mix. They do not sync, and they do not change the state that the threads of an open image share.
 
-/** Writes all 64 incompatible feature bits. Version 3 only: version 2 has other things there. */
+/** Writes all 64 incompatible feature bits. Version 3 only: a version 2 header ends before them. */
 export function writeIncompatibleFeatures(
   file: HostFile,
   header: Pick<Qcow2Header, 'version'>,
@@ -177,22 +178,10 @@ export function writeAutoclearFeatures(file: HostFile, header: Qcow2Header, word
   writeBytes(file, FIELD.autoclearFeatures, wordsBytes(words));
 }
 
-/** Writes all three feature fields at once. Version 3 only. */
-export function writeFeatures(
-  file: HostFile,
-  header: Qcow2Header,
-  features: Pick<Qcow2Header, 'incompatible' | 'compatible' | 'autoclear'>,
-): void {
-  assert(header.version === 3, 'a version 2 header has no feature bits');
-  const { incompatible, compatible, autoclear } = features;
-  writeBytes(file, FIELD.incompatibleFeatures, wordsBytes(incompatible, compatible, autoclear));
-}
+type SizeAndL1Fields = Pick<Qcow2Header, 'size' | 'cryptMethod' | 'l1Size' | 'l1TableOffset'>;
+type RefcountTableFields = Pick<Qcow2Header, 'refcountTableOffset' | 'refcountTableClusters'>;
 
-export type SizeAndL1Fields = Pick<Qcow2Header, 'size' | 'cryptMethod' | 'l1Size' | 'l1TableOffset'>;
-export type RefcountTableFields = Pick<Qcow2Header, 'refcountTableOffset' | 'refcountTableClusters'>;
-export type SnapshotTableFields = Pick<Qcow2Header, 'snapshotCount' | 'snapshotsOffset'>;
-
-/** Writes virtual size, L1 size and L1 offset; crypt_method lies between them and is written as it is. */
+/** Writes virtual size, L1 size and L1 offset, and crypt_method, which lies between them. */
 export function writeSizeAndL1Fields(file: HostFile, fields: SizeAndL1Fields): void {
   writeBytes(file, FIELD.size, sizeAndL1Bytes(fields));
 }
@@ -201,11 +190,7 @@ export function writeRefcountTableFields(file: HostFile, fields: RefcountTableFi
   writeBytes(file, FIELD.refcountTableOffset, refcountTableBytes(fields));
 }
 
-export function writeSnapshotTableFields(file: HostFile, fields: SnapshotTableFields): void {
-  writeBytes(file, FIELD.snapshotCount, snapshotTableBytes(fields));
-}
-
-/** @param bits of the low word, where all known bits are */
+/** @param bits in the low word, which has all known bits */
 export function withBits(words: FeatureWords, bits: number): FeatureWords {
   return [(words[0] | bits) >>> 0, words[1]];
 }
@@ -214,12 +199,12 @@ export function withoutBits(words: FeatureWords, bits: number): FeatureWords {
   return [(words[0] & ~bits) >>> 0, words[1]];
 }
 
-/** The autoclear bits that may stay when this program writes to the disk: it keeps no bitmaps up to date. */
+/** The autoclear bits to keep when imgfuse writes to the disk. It does not update bitmaps, so their bit is cleared. */
 export function autoclearWhenWritten(words: FeatureWords): FeatureWords {
   return [words[0] & QCOW2_AUTOCLEAR_DATA_FILE_RAW, 0];
 }
 
-/** Entries of an L1 table that maps `size` bytes. */
+/** Number of L1 entries that map a disk of `size` bytes. */
 export function l1EntriesFor(size: number, clusterSize: number, extendedL2: boolean): number {
   return divideUp(size, (clusterSize / (extendedL2 ? 16 : 8)) * clusterSize);
 }
@@ -239,14 +224,6 @@ function refcountTableBytes({ refcountTableOffset, refcountTableClusters }: Refc
   const view = new DataView(bytes.buffer);
   writeU64BE(view, 0, refcountTableOffset);
   view.setUint32(8, refcountTableClusters, false);
-  return bytes;
-}
-
-function snapshotTableBytes({ snapshotCount, snapshotsOffset }: SnapshotTableFields): Uint8Array {
-  const bytes = new Uint8Array(12);
-  const view = new DataView(bytes.buffer);
-  view.setUint32(0, snapshotCount, false);
-  writeU64BE(view, 4, snapshotsOffset);
   return bytes;
 }
 

@@ -1,5 +1,5 @@
-// Reading the header: every limit checked in QEMU's order, so that the first thing wrong is the one that is named. All memory
-// that a field asks for is bounded before it is taken; nothing here writes.
+// Reads the header and checks every limit, in QEMU's order, so that both programs name the same fault first. The size of an
+// allocation is checked before the allocation. Nothing here writes.
 
 import { readU64BE } from '../../../bytes/endian.ts';
 import { hex, hostOffset } from '../../../bytes/offsets.ts';
@@ -42,8 +42,9 @@ import {
   parseDataFileName,
   parseExtensions,
   QCOW2_EXT_MAGIC_FEATURE_TABLE,
+  showU64,
 } from './header-extension.ts';
-import { type HeaderCluster, parseTables, type ReadHeaderOptions, show, unsupported } from './header-tables.ts';
+import { type HeaderCluster, parseTables, type ReadHeaderOptions, unsupported } from './header-tables.ts';
 
 type FixedFields = Omit<
   Qcow2Header,
@@ -52,7 +53,7 @@ type FixedFields = Omit<
 
 /**
  * Reads and checks the header of `file`, its extensions and its backing name.
- * @throws ImgfuseError corrupt, unsupported: one sentence with offset, value and cure
+ * @throws ImgfuseError corrupt, unsupported: one sentence with offset, value and what to do
  */
 export function readHeader(file: HostFile, options: ReadHeaderOptions): Qcow2Header {
   const { version, clusterBits } = readStart(file);
@@ -76,17 +77,21 @@ export function readHeader(file: HostFile, options: ReadHeaderOptions): Qcow2Hea
   return { ...fixed, ...parseVariablePart(cluster, fixed, extensions), extensions };
 }
 
-/** Magic, version and cluster size, which say how much there is to read. */
+/** Magic, version and cluster size. The cluster size says how much to read. */
 function readStart(file: HostFile): { version: 2 | 3; clusterBits: number } {
   const bytes = new Uint8Array(QCOW2_V2_HEADER_BYTES);
   const got = file.read(bytes, 0, bytes.length, hostOffset(0));
   const view = new DataView(bytes.buffer);
   const magic = view.getUint32(0, false);
   if (got >= 4 && magic !== QCOW_MAGIC) {
-    throw invalid(file, 0, `magic is ${hex(magic)} instead of ${hex(QCOW_MAGIC)}; this is no qcow2 image`);
+    throw invalid(file, 0, `magic is ${hex(magic)} instead of ${hex(QCOW_MAGIC)}; this is not a qcow2 image`);
   }
   if (got < bytes.length) {
-    throw invalid(file, 0, `the file has ${got} bytes, a qcow2 header at least ${bytes.length}; the file is truncated`);
+    throw invalid(
+      file,
+      0,
+      `the file has ${got} bytes, but a qcow2 header has at least ${bytes.length}; the file is truncated`,
+    );
   }
   const version = view.getUint32(FIELD.version, false);
   if (version !== 2 && version !== 3) {
@@ -110,7 +115,7 @@ function readStart(file: HostFile): { version: 2 | 3; clusterBits: number } {
 function parseHeaderLength({ file, bytes, view }: HeaderCluster, version: 2 | 3): number {
   if (version === 2) return QCOW2_V2_HEADER_BYTES;
   const length = view.getUint32(FIELD.headerLength, false);
-  // the specification wants a multiple of 8; QEMU opens every length, and the list of extensions begins there
+  // the specification asks for a multiple of 8, but QEMU opens an image with any length
   if (length < QCOW2_V3_HEADER_BYTES || length > bytes.length) {
     throw invalid(
       file,
@@ -119,14 +124,15 @@ function parseHeaderLength({ file, bytes, view }: HeaderCluster, version: 2 | 3)
     );
   }
   if (file.size() < length) {
-    throw invalid(file, 0, `the file has ${file.size()} bytes, its header ${length}; the file is truncated`);
+    throw invalid(file, 0, `the file has ${file.size()} bytes, but its header has ${length}; the file is truncated`);
   }
   return length;
 }
 
 /**
- * A name inside the header length is read, as QEMU reads it, but not one in the fields, which change while the disk is used.
- * @returns 0 when there is no backing file
+ * The name may start before the end of the header (header_length), as in QEMU, but not inside the known fields: they change
+ * while the image is open.
+ * @returns 0 if there is no backing file
  */
 function parseBackingOffset({ file, bytes, view }: HeaderCluster, version: 2 | 3): number {
   const offset = readU64BE(view, FIELD.backingOffset);
@@ -135,7 +141,7 @@ function parseBackingOffset({ file, bytes, view }: HeaderCluster, version: 2 | 3
   throw invalid(
     file,
     FIELD.backingOffset,
-    `backing_file_offset is ${show(view, FIELD.backingOffset)}; the name must lie between the fields of ${fieldsEnd} bytes and the end of ` +
+    `backing_file_offset is ${showU64(view, FIELD.backingOffset)}; the name must lie between the fields of ${fieldsEnd} bytes and the end of ` +
       `the first cluster at ${bytes.length}`,
   );
 }
@@ -200,21 +206,21 @@ function checkIncompatible(
       const extensions = parseExtensions(file, bytes, headerLength, extensionsEnd);
       table = findExtension(extensions, QCOW2_EXT_MAGIC_FEATURE_TABLE)?.data ?? null;
     } catch (error) {
-      // the unknown bit is the finding, with or without a name
+      // report the unknown bit, even without its name
       if (!isCorrupt(error)) throw error;
     }
     throw unsupported(
       file,
       FIELD.incompatibleFeatures,
-      `the image uses features that are unknown here: ${nameIncompatibleBits(unknown, table).join(', ')}; ` +
-        'a newer program wrote it, open it with that one',
+      `the image uses features that imgfuse does not know: ${nameIncompatibleBits(unknown, table).join(', ')}; ` +
+        'open it with the newer program that wrote it',
     );
   }
   if ((incompatible[0] & QCOW2_INCOMPAT_CORRUPT) === 0 || options.readOnly || options.check === true) return;
   throw invalid(
     file,
     FIELD.incompatibleFeatures,
-    `the corrupt bit is set, so it is not opened for writing; repair a copy with imgfuse check -r all ${file.path}, or mount ` +
+    `the corrupt bit is set, so the image is not opened for writing; repair a copy with imgfuse check -r all ${file.path}, or mount ` +
       'with -o ro',
   );
 }
@@ -225,7 +231,7 @@ function parseEntryWidths({ file, bytes, view }: HeaderCluster, version: 2 | 3, 
       file,
       FIELD.clusterBits,
       `clusters of ${bytes.length} bytes have subclusters of ${bytes.length / QCOW_EXTL2_SUBCLUSTERS_PER_CLUSTER}; ` +
-        'extended L2 entries need cluster_bits from 14 on',
+        'extended L2 entries need cluster_bits of at least 14',
     );
   }
   const refcountOrder = version === 2 ? 4 : view.getUint32(FIELD.refcountOrder, false);
@@ -247,7 +253,7 @@ function parseEntryWidths({ file, bytes, view }: HeaderCluster, version: 2 | 3, 
   return { refcountOrder, cryptMethod };
 }
 
-/** Everything behind the fixed fields: what the extensions say, and the backing name. */
+/** Parses everything after the fixed fields: the extensions and the backing name. */
 function parseVariablePart(cluster: HeaderCluster, fixed: FixedFields, extensions: readonly HeaderExtension[]) {
   const { file, options } = cluster;
   const { clusterSize, cryptMethod } = fixed;
@@ -257,7 +263,7 @@ function parseVariablePart(cluster: HeaderCluster, fixed: FixedFields, extension
     throw invalid(
       file,
       FIELD.cryptMethod,
-      `there is an encryption header, which only LUKS (2) has, but crypt_method is ${cryptMethod}`,
+      `there is an encryption header, which only LUKS images (2) have, but crypt_method is ${cryptMethod}`,
     );
   }
   const consistent = (fixed.autoclear[0] & QCOW2_AUTOCLEAR_BITMAPS) !== 0;

@@ -1,37 +1,37 @@
-// The snapshot table: entries of variable length, each aligned to 8 bytes. It is read piece by piece, so that a table which
-// claims 2^32 things costs no memory; nothing here touches the L1 tables that the entries point to.
+// The snapshot table: entries of variable length, each aligned to 8 bytes. It is read entry by entry, so that a table with a
+// false length costs no memory. The L1 tables of the snapshots are not read here.
 //
 //    0 l1_table_offset u64   12 id_str_size u16   16 date_sec u32    24 vm_clock_nsec u64   36 extra_data_size u32
 //    8 l1_size u32           14 name_size u16     20 date_nsec u32   32 vm_state_size u32   40 extra data, id, name
 //
-// Extra data: 40 vm_state_size u64 (instead of the one at 32), 48 disk_size u64, 56 icount u64.
+// Extra data: 40 vm_state_size u64 (replaces the one at 32), 48 disk_size u64, 56 icount u64.
 
 import { decimalWords, divideWords, readU64BE } from '../../../bytes/endian.ts';
 import { nameOfBytes } from '../../../bytes/names.ts';
-import { divideUp, hostOffset, roundUp } from '../../../bytes/offsets.ts';
+import { hostOffset, roundUp } from '../../../bytes/offsets.ts';
 import { type ErrorContext, ImgfuseError } from '../../../errors/index.ts';
 import type { HostFile } from '../../../host/host-file.ts';
 import type { SnapshotDetails } from '../../image-format.ts';
 import { QCOW_MAX_L1_SIZE, QCOW_MAX_SNAPSHOTS, type Qcow2Header } from './header.ts';
 
-/** An average of 1 KiB per entry. */
-export const QCOW_MAX_SNAPSHOTS_SIZE = 1024 * QCOW_MAX_SNAPSHOTS;
-export const QCOW_MAX_SNAPSHOT_EXTRA_DATA = 1024;
+/** 1 KiB per entry on average. */
+const QCOW_MAX_SNAPSHOTS_SIZE = 1024 * QCOW_MAX_SNAPSHOTS;
+const QCOW_MAX_SNAPSHOT_EXTRA_DATA = 1024;
 
 const FIXED_BYTES = 40;
 const KNOWN_EXTRA_BYTES = 24;
-/** all 64 bits set */
+/** the value of icount for "none": all 64 bits set */
 const NO_ICOUNT = '18446744073709551615';
 const SECOND_NS = 1e9;
 
 export interface Snapshot extends SnapshotDetails {
-  /** as stored: NaN when it does not fit a number; checkSnapshotL1 says whether it can be used */
+  /** as stored, NaN if it is not a safe integer; checkSnapshotL1() checks it */
   readonly l1TableOffset: number;
   /** entries */
   readonly l1Size: number;
-  /** virtual size when it was taken, in bytes; NaN when it does not fit a number */
+  /** virtual size of the disk when the snapshot was taken, in bytes; NaN if it is not a safe integer */
   readonly diskSize: number;
-  /** of the entry in the file, for messages */
+  /** host offset of the entry, for messages */
   readonly entryOffset: number;
 }
 
@@ -43,7 +43,7 @@ export interface SnapshotTable {
 
 type SnapshotFields = Pick<Qcow2Header, 'snapshotCount' | 'snapshotsOffset' | 'clusterSize' | 'size'>;
 
-/** @throws ImgfuseError corrupt when the table breaks a limit or leaves the file */
+/** @throws ImgfuseError corrupt if the table exceeds a limit or the end of the file */
 export function readSnapshotTable(file: HostFile, header: SnapshotFields): SnapshotTable {
   const { snapshotCount, snapshotsOffset, clusterSize } = header;
   if (snapshotCount === 0) return { snapshots: [], length: 0 };
@@ -68,7 +68,7 @@ export function readSnapshotTable(file: HostFile, header: SnapshotFields): Snaps
 }
 
 /**
- * Says whether the L1 table of a snapshot can be read: size, alignment, inside the file.
+ * Checks that the L1 table of a snapshot can be read: its size, its alignment, and that it lies inside the file.
  * @throws ImgfuseError corrupt
  */
 export function checkSnapshotL1(file: HostFile, clusterSize: number, snapshot: Snapshot): void {
@@ -80,21 +80,16 @@ export function checkSnapshotL1(file: HostFile, clusterSize: number, snapshot: S
       `l1_size of snapshot "${printable(name)}" is ${l1Size} entries; at most ${QCOW_MAX_L1_SIZE / 8} are allowed`,
     );
   }
-  const placed = Number.isSafeInteger(l1TableOffset) && l1TableOffset % clusterSize === 0;
-  // the last cluster of a file need not be whole: what is missing of it reads as zeros
+  const isAligned = Number.isSafeInteger(l1TableOffset) && l1TableOffset % clusterSize === 0;
+  // the last cluster of the file may be incomplete: the rest reads as zeros
   const fileEnd = roundUp(file.size(), clusterSize);
-  if (placed && (l1Size === 0 || (l1TableOffset > 0 && l1TableOffset + l1Size * 8 <= fileEnd))) return;
+  if (isAligned && (l1Size === 0 || (l1TableOffset > 0 && l1TableOffset + l1Size * 8 <= fileEnd))) return;
   throw invalid(
     file,
     entryOffset,
     `l1_table_offset of snapshot "${printable(name)}" is ${l1TableOffset}; ${l1Size} entries there must be aligned to ` +
       `${clusterSize} bytes and inside the file of ${file.size()} bytes`,
   );
-}
-
-/** Clusters of the table, to mark them as used. */
-export function snapshotTableClusters(table: SnapshotTable, clusterSize: number): number {
-  return divideUp(table.length, clusterSize);
 }
 
 function readEntry(file: HostFile, at: number, index: number, size: number): { snapshot: Snapshot; length: number } {
