@@ -1,22 +1,52 @@
-// Tests that mount share kernel objects (loop devices, the mount table), so their files run one after another, and after all
-// others, which run side by side.
-import { defineConfig } from 'vitest/config';
+// Three groups, one after another: what needs the processors, what mounts and often waits, and what measures time.
 
-/** Whatever mounts, or measures time. */
+import { availableParallelism } from 'node:os';
+import { defineConfig } from 'vitest/config';
+import { BaseSequencer, type TestSpecification } from 'vitest/node';
+import { namespacePool } from './support/namespace-pool.ts';
+
+/** Measures time, or keeps every processor busy. */
+const ALONE = ['test/mount/bench.test.ts', 'test/mount/soak.test.ts'];
+
+/** Whatever else mounts. request-timeout changes a sysctl that every new mount reads: it runs where no other file mounts. */
 const MOUNTING = [
-  'test/mount/**/*.test.ts',
+  'test/mount/!(request-timeout).test.ts',
   'test/conformance/filesystem*.test.ts',
   'test/interop/mounted-images.test.ts',
   'test/interop/lock*.test.ts',
-  'test/unit/commands/**/*.test.ts',
-  'test/unit/fuse/**/*.test.ts',
 ];
+
+/** They start first in their group, or a long one is left over for one processor while the others have nothing to do. */
+const LONGEST = [
+  'test/mount/request-timeout.test.ts',
+  'test/interleave/every-point.test.ts',
+  'test/conformance/virtual-disk.test.ts',
+  'test/interop/qcow2-random.test.ts',
+  'test/model/power-cut-qcow2-features.test.ts',
+  'test/model/faults.test.ts',
+  'test/interop/qcow2-leaves.test.ts',
+  'test/mount/qcow2-matrix.test.ts',
+  'test/mount/cycles.test.ts',
+  'test/conformance/filesystem.test.ts',
+  'test/mount/stress.test.ts',
+];
+
+class LongestFirst extends BaseSequencer {
+  override async sort(files: TestSpecification[]): Promise<TestSpecification[]> {
+    const rank = ({ moduleId }: TestSpecification): number => {
+      const place = LONGEST.findIndex((path) => moduleId.endsWith(`/${path}`));
+      return place < 0 ? LONGEST.length : place;
+    };
+    return (await super.sort(files)).sort((a, b) => rank(a) - rank(b));
+  }
+}
 
 export default defineConfig({
   test: {
     root: new URL('..', import.meta.url).pathname,
     testTimeout: 120_000,
     hookTimeout: 120_000,
+    sequence: { sequencer: LongestFirst },
     projects: [
       {
         extends: true,
@@ -31,7 +61,25 @@ export default defineConfig({
       },
       {
         extends: true,
-        test: { name: 'mounting', include: MOUNTING, fileParallelism: false, sequence: { groupOrder: 1 } },
+        test: {
+          name: 'mounting',
+          include: MOUNTING,
+          exclude: ALONE,
+          pool: namespacePool,
+          // they wait for each other's programs more than they compute
+          maxWorkers: Math.ceil(availableParallelism() * 1.5),
+          sequence: { groupOrder: 1 },
+        },
+      },
+      {
+        extends: true,
+        test: {
+          name: 'alone',
+          include: ALONE,
+          pool: namespacePool,
+          fileParallelism: false,
+          sequence: { groupOrder: 2 },
+        },
       },
     ],
   },
