@@ -4,9 +4,9 @@
 # that is not clean ends it with exit code 1.
 set -eu
 usage='usage: cycles.sh [--runs N] [--seed S]
-  --runs N   cycles, QED and qcow2 in turn (default 1000)
+  --runs N   cycles, QED and qcow2 in turn (default: see test/support/slices.ts)
   --seed S   the same writes again (default: others each time, printed)'
-runs=1000 seed=$(($(date +%s) % 30000))
+runs= seed=$(($(date +%s) % 30000))
 cd "$(dirname "$0")/.."
 . scripts/options.sh
-exec scripts/run-figures.sh '^cycles of' CYCLES="$runs" SEED="$seed" -- test/mount/cycles.test.ts
+exec scripts/run-figures.sh '^cycles of' SLICE=long SLICE_CYCLES="$runs" SEED="$seed" -- test/mount/cycles.test.ts

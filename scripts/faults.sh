@@ -3,9 +3,9 @@
 # once or from then on, with EIO, ENOSPC or half-way (test/support/faults.ts). Prints how many faults found nothing wrong.
 set -eu
 usage='usage: faults.sh [--workloads N] [--seed S]
-  --workloads N  for each kind of image and of fault (default 20)
+  --workloads N  for each kind of image and of fault (default: see test/support/slices.ts)
   --seed S       the same workloads again (default: another one each time, printed)'
-workloads=20 seed=$(date +%s)
+workloads= seed=$(date +%s)
 cd "$(dirname "$0")/.."
 . scripts/options.sh
-exec scripts/run-figures.sh ': [0-9][0-9]* faults,' FAULT_WORKLOADS="$workloads" SEED="$seed" -- test/model/faults.test.ts
+exec scripts/run-figures.sh ': [0-9][0-9]* faults,' SLICE=long SLICE_FAULTS="$workloads" SEED="$seed" -- test/model/faults.test.ts

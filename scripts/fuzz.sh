@@ -5,12 +5,12 @@
 set -eu
 usage='usage: fuzz.sh [--format F] [--mutants N] [--seed S] [--first N]
   --format F   qcow2, qed or raw (default: all)
-  --mutants N  for each format (default 10000)
+  --mutants N  for each format (default: see test/support/slices.ts)
   --seed S     the same mutants again (default: others each time, printed)
   --first N    begin with mutant N of the seed'
-mutants=10000 format= seed=$(date +%s) first=0
+mutants= format= seed=$(date +%s) first=0
 cd "$(dirname "$0")/.."
 . scripts/options.sh
 [ -z "$format" ] || [ -f "src/format/$format/index.ts" ] || refuse "there is no format '$format' here"
 exec scripts/run-figures.sh ': [0-9][0-9]* mutants,' \
-  FUZZ_MUTANTS="$mutants" FUZZ_FORMAT="$format" FUZZ_FIRST="$first" SEED="$seed" -- test/hostile/fuzz.test.ts
+  SLICE=long SLICE_FUZZ="$mutants" FUZZ_FORMAT="$format" FUZZ_FIRST="$first" SEED="$seed" -- test/hostile/fuzz.test.ts

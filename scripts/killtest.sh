@@ -5,11 +5,11 @@
 # scripts/test.sh. Prints how many runs, blocks and files there were; a loss fails the run and ends with exit code 1.
 set -eu
 usage='usage: killtest.sh [--runs N] [--seed S] [--memory]
-  --runs N   runs, over qed, qcow2, raw, and overlays of the first two (default 50)
+  --runs N   runs, over qed, qcow2, raw, and overlays of the first two (default: see test/support/slices.ts)
   --seed S   the same moments again (default: others each time, printed)
   --memory   also a daemon with 256 MiB of memory under a guest that writes more than that'
-runs=50 seed=$(date +%s) memory=
+runs= seed=$(date +%s) memory=
 cd "$(dirname "$0")/.."
 . scripts/options.sh
-exec scripts/run-figures.sh '^killed by\|^blocks checked\|^memory limit' KILL_RUNS="$runs" SEED="$seed" -- \
+exec scripts/run-figures.sh '^killed by\|^blocks checked\|^memory limit' SLICE=long SLICE_KILLS="$runs" SEED="$seed" -- \
   test/mount/killed-daemon.test.ts ${memory:+test/mount/memory-limit.test.ts}

@@ -4,12 +4,12 @@
 # Prints for each format: operations, images, images on which qemu-img agrees; a difference ends it with exit code 1.
 set -eu
 usage='usage: model.sh [--images N] [--judged N] [--format F] [--seed S]
-  --images N   for each of 25 kinds of image, with 20 operations each on average (default 1000)
-  --judged N   of these, how many qemu-img sees (default 100)
+  --images N   for each of 25 kinds of image, with 20 operations each on average (default: see test/support/slices.ts)
+  --judged N   of these, how many qemu-img sees (default: see there)
   --format F   only raw, qed or qcow2
   --seed S     the same operations again (default: others each time, printed)'
-images=1000 judged=100 format= seed=$(date +%s)
+images= judged= format= seed=$(date +%s)
 cd "$(dirname "$0")/.."
 . scripts/options.sh
-exec scripts/run-figures.sh ': [0-9][0-9]* operations on ' MODEL_RUNS="$images" MODEL_JUDGED="$judged" \
-  MODEL_FORMAT="$format" SEED="$seed" -- --passWithNoTests test/model/random-operations-
+exec scripts/run-figures.sh ': [0-9][0-9]* operations on ' SLICE=long SLICE_MODEL="$images" \
+  SLICE_JUDGED="$judged" MODEL_FORMAT="$format" SEED="$seed" -- --passWithNoTests test/model/random-operations-

@@ -7,7 +7,7 @@
 set -eu
 usage='usage: powercut.sh [--qemu] [--states N] [--format TEXT] [--seed S]
   --qemu         the engines of QEMU: qed, qcow2, each with and without a backing file
-  --states N     states for each kind of image (default 10000, with --qemu 300)
+  --states N     states for each kind of image (default: see test/support/slices.ts)
   --format TEXT  only the kinds of raw, qed or qcow2, or those with TEXT in their name: snapshot, "qcow2 with lazy", ...
   --seed S       the same workloads again (default: another one each time, printed)'
 states= qemu= format= seed=$(date +%s)
@@ -15,7 +15,7 @@ cd "$(dirname "$0")/.."
 . scripts/options.sh
 if [ "$qemu" = yes ]; then
   exec scripts/run-figures.sh '^QEMU .*: [0-9]\|^  QEMU: \|^  imgfuse: ' \
-    QEMU_POWERCUT_STATES="${states:-300}" POWERCUT_FORMAT="$format" SEED="$seed" -- test/interop/qemu-power-cut.test.ts
+    SLICE=long SLICE_QEMUCUTS="$states" POWERCUT_FORMAT="$format" SEED="$seed" -- test/interop/qemu-power-cut.test.ts
 fi
 exec scripts/run-figures.sh ': [0-9][0-9]* states,' \
-  POWERCUT_STATES="${states:-10000}" POWERCUT_FORMAT="$format" SEED="$seed" -- --passWithNoTests test/model/power-cut-
+  SLICE=long SLICE_CUTS="$states" POWERCUT_FORMAT="$format" SEED="$seed" -- --passWithNoTests test/model/power-cut-

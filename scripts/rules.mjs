@@ -260,7 +260,7 @@ async function succeeds(copy, program, args) {
   running = spawn(process.execPath, [join('node_modules', program), ...args], {
     cwd: copy,
     stdio: 'ignore',
-    env: { ...process.env, SEED: '1', POWERCUT_STATES: '3000' },
+    env: { ...process.env, SEED: '1', SLICE_CUTS: '3000' },
   });
   const [status] = await once(running, 'close');
   if (interrupted > 0) process.exit(interrupted);

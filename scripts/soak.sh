@@ -4,8 +4,8 @@
 # (test/mount/soak.test.ts). Needs root and Debian's packages of scripts/test.sh. Prints its figures as the last lines.
 set -eu
 usage='usage: soak.sh [--minutes N]
-  --minutes N   how long the guests are under load (default 60)'
-minutes=60
+  --minutes N   how long the guests are under load (default: see test/support/slices.ts)'
+minutes=
 cd "$(dirname "$0")/.."
 . scripts/options.sh
-exec scripts/run-figures.sh '^soak' SOAK_MINUTES="$minutes" -- test/mount/soak.test.ts
+exec scripts/run-figures.sh '^soak' SLICE=long SLICE_SOAK="${minutes:+$((minutes * 60))}" -- test/mount/soak.test.ts

@@ -1,5 +1,5 @@
-// A slice of scripts/fuzz.sh: damaged images of every format through everything that reads or repairs them. FUZZ_MUTANTS,
-// FUZZ_FORMAT and SEED choose more, FUZZ_FIRST the number of a single mutant to run again.
+// A slice of scripts/fuzz.sh: damaged images of every format through everything that reads or repairs them.
+// FUZZ_FORMAT and SEED choose others, FUZZ_FIRST the number of a single mutant to run again.
 
 import { beforeEach, expect, test } from 'vitest';
 import { formatByName, formats } from '../../src/disk/registry.ts';
@@ -7,9 +7,9 @@ import { FUZZED_FORMATS, type FuzzFigures, fuzz } from '../support/fuzz.ts';
 import { isBuilt } from '../support/image-files.ts';
 import { hasQemu } from '../support/qemu.ts';
 import { requireOrSkip } from '../support/requirements.ts';
+import { sliceOf } from '../support/slices.ts';
 import { makeTemporaryDirectory, removeTemporaryDirectory } from '../support/temporary.ts';
 
-const MUTANTS = Number(process.env['FUZZ_MUTANTS'] ?? 4000);
 const FIRST = Number(process.env['FUZZ_FIRST'] ?? 0);
 const SEED = Number(process.env['SEED'] ?? Date.now() % 1_000_000);
 const FORMAT = process.env['FUZZ_FORMAT'] ?? '';
@@ -32,7 +32,7 @@ test.concurrent.each(
   const folder = makeTemporaryDirectory();
   let figures: FuzzFigures;
   try {
-    figures = await fuzz(format, MUTANTS, SEED, folder, FIRST);
+    figures = await fuzz(format, sliceOf('fuzz', format), SEED, folder, FIRST);
   } finally {
     removeTemporaryDirectory(folder);
   }

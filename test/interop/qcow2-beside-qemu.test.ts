@@ -13,9 +13,10 @@ import { MemoryHostFile } from '../support/memory-file.ts';
 import { openImage } from '../support/memory-images.ts';
 import { hasQemu, qemuCheck, qemuImg } from '../support/qemu.ts';
 import { requireOrSkip } from '../support/requirements.ts';
+import { sliceOf } from '../support/slices.ts';
 import { makeTemporaryDirectory, removeTemporaryDirectory } from '../support/temporary.ts';
 
-const RUNS = Number(process.env['INTEROP_RUNS'] ?? 4);
+const RUNS = sliceOf('besideQemu', 'qcow2');
 const SECTOR = 512;
 /** with clusters of 512 bytes: 160 L2 tables in three clusters of L1 */
 const SECTORS = 10_240;

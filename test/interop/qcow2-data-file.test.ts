@@ -13,10 +13,11 @@ import { fingerprints, firstDifference, readAll, withDisk } from '../support/ima
 import { hasQemu, QemuHolder, qemuCheck, qemuImg, qemuImgEncrypted, qemuIo, tryQemu } from '../support/qemu.ts';
 import { seededRandom } from '../support/random.ts';
 import { requireOrSkip } from '../support/requirements.ts';
+import { sliceOf } from '../support/slices.ts';
 import { makeTemporaryDirectory, removeTemporaryDirectory } from '../support/temporary.ts';
 
 const SIZE = 1024 * 1024 + 3 * 512;
-const RUNS = Number(process.env['MODEL_RUNS'] ?? 2);
+const RUNS = sliceOf('interop', 'qcow2');
 const STEPS = 60;
 const PASSWORD = 'geheim';
 const SECRET = ['--object', `secret,id=s,data=${PASSWORD}`];

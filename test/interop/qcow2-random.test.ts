@@ -17,10 +17,11 @@ import { openImage } from '../support/memory-images.ts';
 import { qemuImgEncrypted } from '../support/qemu.ts';
 import { seededRandom } from '../support/random.ts';
 import { hasCommand, requireOrSkip } from '../support/requirements.ts';
+import { sliceOf } from '../support/slices.ts';
 import { makeTemporaryDirectory, removeTemporaryDirectory } from '../support/temporary.ts';
 
 const SIZE = 1024 * 1024 + 3 * 512;
-const RUNS = Number(process.env['MODEL_RUNS'] ?? 2);
+const RUNS = sliceOf('interop', 'qcow2');
 const STEPS = 60;
 
 const VARIANTS = [

@@ -10,9 +10,10 @@ import { firstDifference, readAll, withDisk } from '../support/image-files.ts';
 import { NEED_CHECK, u64At } from '../support/qed-bytes.ts';
 import { hasQemu, QemuHolder, qemuCheck, qemuImg, qemuIo } from '../support/qemu.ts';
 import { requireOrSkip } from '../support/requirements.ts';
+import { sliceOf } from '../support/slices.ts';
 import { makeTemporaryDirectory, removeTemporaryDirectory } from '../support/temporary.ts';
 
-const RUNS = Number(process.env['INTEROP_RUNS'] ?? 12);
+const RUNS = sliceOf('besideQemu', 'qed');
 const SIZE = 6 * 1024 * 1024 + 512;
 
 let folder: string;

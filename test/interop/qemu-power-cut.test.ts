@@ -1,6 +1,6 @@
 // QEMU's own engines under our crash model (test/support/qemu-power-cut.ts): prints what QEMU and what imgfuse make of the
 // crash states that QEMU's engines leave. QEMU's figures are QEMU's; what is asserted is that the machinery finds what is
-// wrong and only that. QEMU_POWERCUT_STATES is the number of states of each subject, POWERCUT_FORMAT a part of their names.
+// wrong and only that. POWERCUT_FORMAT is a part of the names of subjects.
 
 import { appendFileSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -13,10 +13,11 @@ import { cutQemuPower, judgeByQemu, noVerdicts, QEMU_SUBJECTS, recordQemu } from
 import { parseWriteLog } from '../support/qemu-write-log.ts';
 import { seededRandom } from '../support/random.ts';
 import { requireOrSkip } from '../support/requirements.ts';
+import { sliceOf } from '../support/slices.ts';
 import { makeTemporaryDirectory, removeTemporaryDirectory } from '../support/temporary.ts';
 import { SECTOR, SECTORS } from '../support/workloads.ts';
 
-const STATES = Number(process.env['QEMU_POWERCUT_STATES'] ?? 30);
+const STATES = sliceOf('qemuCuts');
 const FORMAT = process.env['POWERCUT_FORMAT'] ?? '';
 const SEED = Number(process.env['SEED'] ?? Date.now() % 1_000_000);
 

@@ -1,20 +1,21 @@
-// A slice of the failing host operations (test/support/faults.ts); FAULT_WORKLOADS raises the number of workloads.
+// A slice of the failing host operations (test/support/faults.ts).
 
 import { describe, expect, test } from 'vitest';
 import { FAULT_KINDS, failEverywhere } from '../support/faults.ts';
 import { seededRandom } from '../support/random.ts';
+import { sliceOf } from '../support/slices.ts';
 import { prepare, randomSteps, SUBJECTS } from '../support/workloads.ts';
 
-const WORKLOADS = Number(process.env['FAULT_WORKLOADS'] ?? 1);
 const SEED = Number(process.env['SEED'] ?? Date.now() % 1_000_000);
 
 for (const [index, subject] of SUBJECTS.entries()) {
+  const workloads = sliceOf('faults', subject.format.name);
   describe(`failing host operations under ${subject.name}`, () => {
     for (const kind of FAULT_KINDS) {
       test(`${kind.name}: memory and file stay true (seed ${SEED})`, { timeout: 3_600_000 }, () => {
         const random = seededRandom(SEED + index);
         let faults = 0;
-        for (let workload = 0; workload < WORKLOADS; workload++) {
+        for (let workload = 0; workload < workloads; workload++) {
           const prepared = prepare(subject, random);
           faults += failEverywhere(subject.format, prepared, randomSteps(random, 12), kind);
         }

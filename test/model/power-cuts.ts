@@ -1,5 +1,5 @@
 // A slice of the simulated power cuts (test/support/power-cut.ts), for the files power-cut-*.test.ts, which run side by side.
-// POWERCUT_STATES is the number of states of each subject, POWERCUT_FORMAT a format or a part of their names, SEED the beginning.
+// POWERCUT_FORMAT is a format or a part of the names of subjects, SEED the beginning.
 
 import { describe, expect, test } from 'vitest';
 import { roundDown, roundUp } from '../../src/bytes/offsets.ts';
@@ -9,13 +9,13 @@ import { cutPower, type Verdict } from '../support/power-cut.ts';
 import { hasQemu } from '../support/qemu.ts';
 import { seededRandom } from '../support/random.ts';
 import { requireOrSkip } from '../support/requirements.ts';
+import { sliceOf } from '../support/slices.ts';
 import { type GuestStep, prepare, randomSteps, SUBJECTS, type Subject } from '../support/workloads.ts';
 
-const STATES = Number(process.env['POWERCUT_STATES'] ?? 1500);
 const FORMAT = process.env['POWERCUT_FORMAT'] ?? '';
 const SEED = Number(process.env['SEED'] ?? Date.now() % 1_000_000);
-/** They come from many workloads rather than all of one. */
-const MOST_OF_ONE = Math.ceil(STATES / 12);
+/** States come from so many workloads at least. */
+const WORKLOADS = 12;
 const STEPS = 9;
 /** of the kinds of image */
 const LARGEST_CLUSTER = 16 * 1024;
@@ -35,6 +35,7 @@ function isChosen({ name, format }: Subject): boolean {
 }
 
 function describeSubject(index: number, subject: Subject): void {
+  const wanted = sliceOf('cuts', subject.format.name);
   describe(`power cuts on ${subject.name}`, () => {
     test(`lose nothing that was flushed and leave nothing wrong (seed ${SEED})`, { timeout: 36_000_000 }, (context) => {
       if (subject.withSnapshot === true) requireOrSkip(context, hasQemu, 'qemu-img');
@@ -42,12 +43,12 @@ function describeSubject(index: number, subject: Subject): void {
       const verdict: Verdict = { states: 0, lost: 0, unrepaired: 0, corrupt: 0, failures: [] };
       const { format, marksDirty = false } = subject;
       const begin = performance.now();
-      while (verdict.states < STATES && verdict.failures.length < 10) {
+      while (verdict.states < wanted && verdict.failures.length < 10) {
         const steps = randomSteps(random, STEPS);
         const kill = random() < KILLED ? addKill(steps, random) : {};
         const repairAfterKill = format.check !== undefined && random() < 0.3;
         const workload = { format, ...prepare(subject, random), steps, marksDirty, ...kill, repairAfterKill };
-        cutPower({ ...workload, onlyLeaks: format === qcow2 }, random, verdict, MOST_OF_ONE);
+        cutPower({ ...workload, onlyLeaks: format === qcow2 }, random, verdict, Math.ceil(wanted / WORKLOADS));
       }
       const rate = Math.round((verdict.states * 1000) / (performance.now() - begin));
       const { states, lost, unrepaired, corrupt } = verdict;

@@ -1,7 +1,7 @@
 // Random operations on tiny clusters against a plain byte array, so that every table boundary is crossed; after each run
 // the image is closed, checked and read once more. Some of the images that are left behind are judged by qemu-img check and
-// compare as well. For the files random-operations-*.test.ts, which run side by side. MODEL_RUNS is the number of images of
-// each kind, MODEL_JUDGED how many of these qemu-img sees, MODEL_FORMAT the format, SEED the beginning of it all.
+// compare as well. For the files random-operations-*.test.ts, which run side by side. MODEL_FORMAT is
+// the format, SEED the beginning of it all.
 
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -17,6 +17,7 @@ import { MemoryHostFile } from '../support/memory-file.ts';
 import { checkImage, createMemoryImage, openImage } from '../support/memory-images.ts';
 import { hasQemu, qemuCheck, qemuImg } from '../support/qemu.ts';
 import { requireOrSkip } from '../support/requirements.ts';
+import { sliceOf } from '../support/slices.ts';
 import { makeTemporaryDirectory, removeTemporaryDirectory } from '../support/temporary.ts';
 
 type Operation =
@@ -33,8 +34,6 @@ type Operation =
 const BEYOND_BACKING = 1280 * 1024;
 const BEYOND_A_TABLE = 2560 * 1024;
 const SMALL = 192 * 1024;
-const RUNS = Number(process.env['MODEL_RUNS'] ?? 60);
-const JUDGED = Number(process.env['MODEL_JUDGED'] ?? 3);
 const FORMAT = process.env['MODEL_FORMAT'] ?? '';
 const SEED = Number(process.env['SEED'] ?? Date.now() % 1_000_000);
 
@@ -160,11 +159,13 @@ export function describeRandomOperations(wanted: (name: string) => boolean): voi
 }
 
 function describeSubject(subject: Subject, figures: Figures): void {
+  const { name } = subject.format;
+  const [images, judged] = [sliceOf('model', name), sliceOf('judged', name)];
   describe(`random operations on ${subject.name}`, () => {
     test(`read back as a byte array does, and leave a clean image (seed ${SEED})`, {
       timeout: 36_000_000,
     }, (context) => {
-      if (JUDGED > 0) requireOrSkip(context, hasQemu, 'qemu-img and qemu-io');
+      if (judged > 0) requireOrSkip(context, hasQemu, 'qemu-img and qemu-io');
       let run = 0;
       const maxSize = maxSizeOf(subject);
       fc.assert(
@@ -172,14 +173,14 @@ function describeSubject(subject: Subject, figures: Figures): void {
           sectorsUpTo(maxSize),
           fc.array(operationOn(maxSize), { maxLength: 60, size: 'max' }),
           (sectors, operations) => {
-            const isJudged = run++ < JUDGED && isOpenedByQemu(subject);
+            const isJudged = run++ < judged && isOpenedByQemu(subject);
             runOperations(subject, sectors * 512, operations, isJudged);
             figures.operations += operations.length;
             figures.images++;
             if (isJudged) figures.judged++;
           },
         ),
-        { numRuns: RUNS, seed: SEED + subjects.indexOf(subject) },
+        { numRuns: images, seed: SEED + subjects.indexOf(subject) },
       );
     });
   });

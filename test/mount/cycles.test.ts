@@ -3,10 +3,11 @@
 import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { canMountAsRoot, hasCommand, requireOrSkip } from '../support/requirements.ts';
+import { sliceOf } from '../support/slices.ts';
 import { Bench, CLI } from './cli-harness.ts';
 
 const SCRIPT = fileURLToPath(new URL('./cycles.sh', import.meta.url));
-const CYCLES = Number(process.env['CYCLES'] ?? 200);
+const CYCLES = sliceOf('cycles');
 const SEED = Number(process.env['SEED'] ?? Date.now() % 30_000);
 
 let bench: Bench;

@@ -6,9 +6,10 @@ import { afterEach, beforeEach, expect, test } from 'vitest';
 import { KINDS, type KillFigures, KillRun } from '../support/kill-run.ts';
 import { seededRandom } from '../support/random.ts';
 import { canMountAsRoot, hasCommand, requireOrSkip } from '../support/requirements.ts';
+import { sliceOf } from '../support/slices.ts';
 import { Bench } from './cli-harness.ts';
 
-const RUNS = Number(process.env['KILL_RUNS'] ?? 7);
+const RUNS = sliceOf('kills');
 const SEED = Number(process.env['SEED'] ?? Date.now() % 1_000_000);
 /** Of so many runs one ends by SIGTERM. */
 const TERMINATED_EVERY = 3;

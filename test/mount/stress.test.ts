@@ -1,14 +1,14 @@
 // A slice of npm run stress: random requests of many threads on one mounted disk, every format and both transports. SEED
-// and STRESS_ROUNDS choose the slice.
+// chooses them.
 
 import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { canMountAsRoot, hasCommand, requireOrSkip } from '../support/requirements.ts';
+import { sliceOf } from '../support/slices.ts';
 import { Bench } from './cli-harness.ts';
 
 const SCRIPT = fileURLToPath(new URL('../../scripts/stress.mjs', import.meta.url));
 const SEED = process.env['SEED'] ?? String(Date.now() % 1_000_000);
-const ROUNDS = process.env['STRESS_ROUNDS'] ?? '6';
 
 let bench: Bench;
 beforeEach(() => {
@@ -30,7 +30,16 @@ for (const transport of ['kernel', 'fuse-native']) {
     const name = `${format} ${options}${backing ? ' with a backing file' : ''}, ${transport}`;
     test(`many threads on one disk read only what some order of their requests explains: ${name}`, (context) => {
       requireOrSkip(context, canMountAsRoot() && hasCommand('qemu-img'), 'root and qemu-img');
-      const parameters = ['--rounds', ROUNDS, '--seed', SEED, '--format', format, '--transport', transport];
+      const parameters = [
+        '--rounds',
+        String(sliceOf('stress', format)),
+        '--seed',
+        SEED,
+        '--format',
+        format,
+        '--transport',
+        transport,
+      ];
       if (options !== '') parameters.push('--options', options);
       if (backing) parameters.push('--backing');
       const { code, stdout, stderr } = bench.run(process.execPath, [SCRIPT, ...parameters], { timeout: 110_000 });

@@ -16,9 +16,10 @@ import {
 import { createTableCacheState, TableCache } from '../../../src/concurrency/table-cache.ts';
 import { isBuilt } from '../../support/image-files.ts';
 import { requireOrSkip } from '../../support/requirements.ts';
+import { sliceOf } from '../../support/slices.ts';
 
 const THREADS = 4;
-const ROUNDS = Number(process.env['CONCURRENCY_ROUNDS'] ?? 20_000);
+const ROUNDS = sliceOf('lockRounds');
 
 async function fight(data: Record<string, unknown>): Promise<string[]> {
   const workers = Array.from(

@@ -60,7 +60,7 @@ test('figures come last, after the seed, and the exit code is that of the tests'
     run(
       'run-figures.sh',
       pattern,
-      'POWERCUT_STATES=3',
+      'SLICE_CUTS=3',
       `POWERCUT_FORMAT=${format}`,
       'SEED=7',
       '--',

@@ -1,0 +1,53 @@
+// The size of every random or repeated proof, in one table: what `ci` takes, for each format where it differs, and what the
+// script for the long run takes unless its option says otherwise. The rules are the same in both; a long run sees more of what
+// may break them. A new format adds its numbers here.
+
+type ByFormat = Readonly<Record<'raw' | 'qed' | 'qcow2' | 'bochs', number>>;
+interface Slice {
+  readonly ci: number | Partial<ByFormat>;
+  readonly long: number;
+}
+
+const SLICES = {
+  /** powercut.sh: states of the disk for each kind of image; qcow2 has 16 kinds */
+  cuts: { ci: { raw: 1500, qed: 1500, qcow2: 800 }, long: 10_000 },
+  /** powercut.sh --qemu: states for each kind of image */
+  qemuCuts: { ci: 30, long: 300 },
+  /** faults.sh: workloads for each kind of image and of fault */
+  faults: { ci: { raw: 1, qed: 1, qcow2: 1 }, long: 20 },
+  /** model.sh: images of each kind, with 20 operations each on average */
+  model: { ci: { raw: 60, qed: 60, qcow2: 60 }, long: 1000 },
+  /** model.sh: how many of them qemu-img sees */
+  judged: { ci: { raw: 3, qed: 3, qcow2: 3 }, long: 100 },
+  /** images of qemu-img under random operations, for each kind */
+  interop: { ci: { qcow2: 2 }, long: 20 },
+  /** random operations in imgfuse and in QEMU: images for each kind */
+  besideQemu: { ci: { qed: 12, qcow2: 4 }, long: 40 },
+  /** fuzz.sh: damaged images */
+  fuzz: { ci: { raw: 1000, qed: 4000, qcow2: 4000, bochs: 2000 }, long: 10_000 },
+  /** npm run stress: rounds of 250 requests a thread */
+  stress: { ci: { raw: 6, qed: 6, qcow2: 6 }, long: 60 },
+  /** killtest.sh: daemons that are killed under load */
+  kills: { ci: 7, long: 50 },
+  /** cycles.sh: mount, write, umount, qemu-img check */
+  cycles: { ci: 80, long: 1000 },
+  /** soak.sh: seconds under load */
+  soak: { ci: 20, long: 3600 },
+  /** threads that fight for one lock: rounds of each */
+  lockRounds: { ci: 20_000, long: 1_000_000 },
+} as const satisfies Readonly<Record<string, Slice>>;
+
+/**
+ * How much of a proof to run: SLICE_NAME in the environment, the long run with SLICE=long, or what CI takes.
+ * @param format needed where the table has a number for each
+ */
+export function sliceOf(name: keyof typeof SLICES, format?: string): number {
+  const slice: Slice = SLICES[name];
+  const asked = process.env[`SLICE_${name.toUpperCase()}`];
+  if (asked !== undefined && asked !== '') return Number(asked);
+  if (process.env['SLICE'] === 'long') return slice.long;
+  if (typeof slice.ci === 'number') return slice.ci;
+  const size = slice.ci[format as keyof ByFormat];
+  if (size === undefined) throw new Error(`test/support/slices.ts has no number for ${name} of ${format}`);
+  return size;
+}
