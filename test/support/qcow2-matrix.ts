@@ -72,15 +72,25 @@ function isLegal(row: Row): boolean {
   return !hasSnapshots(row) || refcountBits >= 2;
 }
 
-export function allRows(): Row[] {
+const REFCOUNT_BITS = [1, 2, 8, 16, 64] as const;
+
+/**
+ * Every legal version with every cluster size and every feature, and `widths` of the widths of reference counts that are legal
+ * there, other ones for each size and feature. With two, every width meets every cluster size and every feature.
+ * @param turn which widths come first: five turns take all of them everywhere
+ */
+export function rowsWith(widths: number, turn: number): Row[] {
   const rows: Row[] = [];
   for (const version of [2, 3] as const) {
-    for (const clusterSize of Object.keys(DISK_BYTES) as (keyof typeof DISK_BYTES)[]) {
-      for (const refcountBits of [1, 2, 8, 16, 64]) {
-        for (const feature of FEATURES) {
-          const row = { version, clusterSize, refcountBits, feature };
-          if (isLegal(row)) rows.push(row);
-        }
+    for (const [sizeIndex, clusterSize] of (Object.keys(DISK_BYTES) as (keyof typeof DISK_BYTES)[]).entries()) {
+      for (const [featureIndex, feature] of FEATURES.entries()) {
+        const legal = REFCOUNT_BITS.map((refcountBits) => ({ version, clusterSize, refcountBits, feature })).filter(
+          isLegal,
+        );
+        const first = 2 * sizeIndex + featureIndex + turn;
+        // clusters of 16 KiB have one feature with a choice
+        const count = clusterSize === '16k' ? legal.length : Math.min(widths, legal.length);
+        for (let n = 0; n < count; n++) rows.push(legal[(first + n) % legal.length]!);
       }
     }
   }

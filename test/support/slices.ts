@@ -23,6 +23,8 @@ const SLICES = {
   interop: { ci: { qcow2: 2 }, long: 20 },
   /** random operations in imgfuse and in QEMU: images for each kind */
   besideQemu: { ci: { qed: 12, qcow2: 4 }, long: 40 },
+  /** images of QEMU through a mount: widths of reference counts for each cluster size and feature */
+  matrixWidths: { ci: 2, long: 5 },
   /** fuzz.sh: damaged images */
   fuzz: { ci: { raw: 1000, qed: 4000, qcow2: 4000, bochs: 2000 }, long: 10_000 },
   /** npm run stress: rounds of 250 requests a thread */
