@@ -360,17 +360,20 @@ export class Interleaving {
     for (const { at, length } of whole ? [{ at: 0, length: SIZE }] : rangesAround(touched)) {
       const bytes = SCRATCH.subarray(0, length);
       disk.read(bytes, 0, length, at);
-      const expected = Buffer.from(this.bytes.subarray(at, at + length));
       for (const sector of touched) {
         const inRange = sector * SECTOR - at;
         if (inRange < 0 || inRange >= length) continue;
         const legal = legalValues(this.content[sector]!, first, others, ended, isCrash, sector);
-        const value = bytes[inRange]!;
+        const own = bytes.subarray(inRange, inRange + SECTOR);
+        const value = own[0]!;
         if (!legal.has(value)) {
           throw new Error(`sector ${sector} is ${value} and may be ${[...legal].join(' or ')} ${when}`);
         }
-        expected.fill(value, inRange, inRange + SECTOR);
+        if (own.some((byte) => byte !== value)) throw new Error(`sector ${sector} is not all ${value} ${when}`);
+        // all others must be as they were
+        this.bytes.copy(own, 0, sector * SECTOR, (sector + 1) * SECTOR);
       }
+      const expected = this.bytes.subarray(at, at + length);
       if (bytes.equals(expected)) continue;
       const wrong = bytes.findIndex((byte, i) => byte !== expected[i]);
       throw new Error(`the byte at ${at + wrong} is ${bytes[wrong]} and must be ${expected[wrong]} ${when}`);
