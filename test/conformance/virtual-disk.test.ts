@@ -24,44 +24,51 @@ function backingBytes(length: number): Uint8Array {
   return bytes;
 }
 
+/** The files of backing images are made once; each test has a clone, which shares their pages until one of the two is written to. */
+const rawBase = (bytes: Uint8Array): (() => WritableImage) => {
+  const file = new MemoryHostFile(bytes, '/base');
+  return () => openImage(raw, file.clone());
+};
+
+function qedBase(bytes: Uint8Array): () => WritableImage {
+  const file = createMemoryImage(qed, bytes.length, { cluster_size: '4k', table_size: '1' });
+  const image = openImage(qed, file);
+  for (const [start, end] of [
+    [0, 300_000],
+    [400_000, 2_000_000],
+    [2_090_000, bytes.length],
+  ] as const) {
+    image.write(bytes, start, end - start, guestOffset(start));
+  }
+  image.close();
+  return () => openImage(qed, file.clone());
+}
+
 const BACKINGS: Readonly<Record<string, (() => WritableImage) | null>> = {
   'no backing file': null,
-  'a shorter raw backing file': () => openImage(raw, new MemoryHostFile(backingBytes(1_000_960), '/base')),
-  'a longer raw backing file': () => openImage(raw, new MemoryHostFile(backingBytes(3_000_832), '/base')),
-  'a QED backing file': () => {
-    const bytes = backingBytes(2_400_256);
-    const file = createMemoryImage(qed, bytes.length, { cluster_size: '4k', table_size: '1' });
-    const image = openImage(qed, file);
-    for (const [start, end] of [
-      [0, 300_000],
-      [400_000, 2_000_000],
-      [2_090_000, bytes.length],
-    ] as const) {
-      image.write(bytes, start, end - start, guestOffset(start));
-    }
-    image.close();
-    return openImage(qed, file);
-  },
+  'a shorter raw backing file': rawBase(backingBytes(1_000_960)),
+  'a longer raw backing file': rawBase(backingBytes(3_000_832)),
+  'a QED backing file': qedBase(backingBytes(2_400_256)),
 };
 
 function variant(format: WritableFormat, options: Readonly<Record<string, string>>, backingName: string): DiskVariant {
   const makeBacking = BACKINGS[backingName] ?? null;
   const shown = Object.values(options).join('/');
+  const templates = new Map<number, { file: MemoryHostFile; initial: Uint8Array }>();
   return {
     name: `${format.name}${shown === '' ? '' : ` ${shown}`} with ${backingName}`,
     format,
     create: (size) => {
       const backing = makeBacking?.() ?? null;
-      const initial = new Uint8Array(size);
-      if (backing !== null) {
-        const length = Math.min(size, backing.virtualSize());
-        backing.read(initial, 0, length, guestOffset(0));
+      let template = templates.get(size);
+      if (template === undefined) {
+        const initial = new Uint8Array(size);
+        backing?.read(initial, 0, Math.min(size, backing.virtualSize()), guestOffset(0));
+        const file = createMemoryImage(format, size, options, backing === null ? undefined : '/base');
+        template = { file, initial };
+        templates.set(size, template);
       }
-      return {
-        file: createMemoryImage(format, size, options, backing === null ? undefined : '/base'),
-        backing,
-        initial,
-      };
+      return { file: template.file.clone(), backing, initial: template.initial.slice() };
     },
     ...(format === qcow2 ? { holdsLinksBack: true } : {}),
     ...(format.name === 'qed'
