@@ -27,31 +27,58 @@ export const FAULT_KINDS: readonly FaultKind[] = [
   { name: 'a short write and ENOSPC', errno: ERRNO.ENOSPC, short: true, always: false },
 ];
 
+/** The values that each sector may have; a sector that was never written has one. */
+class SectorValues {
+  private readonly content: Uint8Array;
+  private readonly written = new Map<number, Set<number>>();
+
+  constructor(content: Uint8Array) {
+    this.content = content;
+  }
+
+  allows(sector: number, value: number): boolean {
+    return this.written.get(sector)?.has(value) ?? this.content[sector] === value;
+  }
+
+  /** To be changed. */
+  of(sector: number): Set<number> {
+    let values = this.written.get(sector);
+    if (values === undefined) {
+      values = new Set([this.content[sector]!]);
+      this.written.set(sector, values);
+    }
+    return values;
+  }
+
+  /** Takes over the sectors that were written in `other`. */
+  assign(other: SectorValues): void {
+    for (const [sector, values] of other.written) this.written.set(sector, new Set(values));
+  }
+}
+
 /** Values that a sector may have: what the guest was told, and what it may not rely on. */
 class Model {
   /** in memory */
-  readonly now: Set<number>[];
+  readonly now: SectorValues;
   /** in the file: what the last flush covered and all that came later */
-  readonly kept: Set<number>[];
+  readonly kept: SectorValues;
 
   constructor(content: Uint8Array) {
-    this.now = Array.from(content, (value) => new Set([value]));
-    this.kept = Array.from(content, (value) => new Set([value]));
+    this.now = new SectorValues(content);
+    this.kept = new SectorValues(content);
   }
 
   done(step: GuestStep, succeeded: boolean): void {
     if ('at' in step) {
       if (step.kind === 'preallocate' || step.kind === 'copyUp') return;
       for (let sector = step.at / SECTOR; sector < (step.at + step.length) / SECTOR; sector++) {
-        this.kept[sector]!.add(step.value);
-        if (succeeded) this.now[sector]!.clear();
-        this.now[sector]!.add(step.value);
+        this.kept.of(sector).add(step.value);
+        const now = this.now.of(sector);
+        if (succeeded) now.clear();
+        now.add(step.value);
       }
     } else if (succeeded && step.kind !== 'maintain' && step.kind !== 'resize') {
-      for (const [sector, values] of this.now.entries()) {
-        this.kept[sector]!.clear();
-        for (const value of values) this.kept[sector]!.add(value);
-      }
+      this.kept.assign(this.now);
     }
   }
 }
@@ -153,7 +180,7 @@ function judgeFile(
   format: WritableFormat,
   file: MemoryHostFile,
   options: OpenMemoryOptions,
-  legal: readonly Set<number>[],
+  legal: SectorValues,
   where: (text: string) => Error,
 ): void {
   if (format.check === undefined) return;
@@ -168,12 +195,13 @@ function judgeFile(
   if (second.corruptions + second.leaks > 0) throw where('the repaired image is not clean');
 }
 
-function compare(image: WritableImage, legal: readonly Set<number>[], where: (text: string) => Error): void {
-  const bytes = Buffer.alloc(SIZE);
-  image.read(bytes, 0, SIZE, guestOffset(0));
+const SCRATCH = Buffer.alloc(SIZE);
+
+function compare(image: WritableImage, legal: SectorValues, where: (text: string) => Error): void {
+  image.read(SCRATCH.fill(0xee), 0, SIZE, guestOffset(0));
   for (let sector = 0; sector < SECTORS; sector++) {
-    const value = bytes[sector * SECTOR]!;
-    if (legal[sector]!.has(value)) continue;
-    throw where(`sector ${sector} is ${value} and may be ${[...legal[sector]!].join(' or ')}`);
+    const value = SCRATCH[sector * SECTOR]!;
+    if (legal.allows(sector, value)) continue;
+    throw where(`sector ${sector} is ${value} and may be ${[...legal.of(sector)].join(' or ')}`);
   }
 }
