@@ -75,7 +75,11 @@ describe.each(Object.entries(VARIANTS))('%s', (_, { format, options }) => {
           const wanted = shown(sector);
           expect(wanted.split(' ')[0]).toBe(run.status);
           const end = sector + Math.ceil(run.length / 512);
-          for (let at = sector; at < end; at++) expect([at, shown(at)]).toEqual([at, wanted]);
+          for (let at = sector; at < end; at++) {
+            const alone = shown(at);
+            // an expectation for each of a million sectors takes longer than the scan
+            if (alone !== wanted) expect([at, alone]).toEqual([at, wanted]);
+          }
           sector = end;
         }
         image.close();
