@@ -5,6 +5,9 @@ import { defineConfig } from 'vitest/config';
 import { BaseSequencer, type TestSpecification } from 'vitest/node';
 import { namespacePool } from './support/namespace-pool.ts';
 
+/** More than processors: every file waits for programs, disks or timeouts, and the one that waits for the files needs no core. */
+const WORKERS = Math.ceil(availableParallelism() * 1.5);
+
 /** Measures time, or keeps every processor busy. */
 const ALONE = ['test/mount/bench.test.ts', 'test/mount/soak.test.ts'];
 
@@ -54,8 +57,7 @@ export default defineConfig({
           name: 'engine',
           include: ['test/**/*.test.ts'],
           exclude: MOUNTING,
-          // these need no core of their own for the one that waits for them
-          maxWorkers: '100%',
+          maxWorkers: WORKERS,
           sequence: { groupOrder: 0 },
         },
       },
@@ -66,8 +68,7 @@ export default defineConfig({
           include: MOUNTING,
           exclude: ALONE,
           pool: namespacePool,
-          // they wait for each other's programs more than they compute
-          maxWorkers: Math.ceil(availableParallelism() * 1.5),
+          maxWorkers: WORKERS,
           sequence: { groupOrder: 1 },
         },
       },
