@@ -25,15 +25,26 @@ if ! npm ls --silent > /dev/null 2>&1; then
   echo '+ npm ci'
   npm ci --no-audit --no-fund
 fi
-echo '+ npm run build'
-npm run --silent build
-echo '+ npm run lint'
-npm run --silent lint
-echo '+ npm run typecheck'
-npm run --silent typecheck
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+# each of them keeps one processor busy for most of its time
+steps=(build lint typecheck)
+echo "+ npm run ${steps[*]}"
+for step in "${steps[@]}"; do
+  npm run --silent "$step" > "$scratch/$step" 2>&1 &
+  echo $! > "$scratch/$step.pid"
+done
+failed=()
+for step in "${steps[@]}"; do
+  wait "$(cat "$scratch/$step.pid")" || failed+=("$step")
+  cat "$scratch/$step"
+done
+if [ ${#failed[@]} -gt 0 ]; then
+  echo "npm run ${failed[*]} failed"
+  exit 1
+fi
 
-report=$(mktemp)
-trap 'rm -f "$report"' EXIT
+report=$scratch/report.json
 echo '+ vitest'
 status=0
 REQUIRE_ALL=1 NO_COLOR=1 npx vitest run --config test/vitest.config.ts \
