@@ -27,7 +27,7 @@ describe('the source tree', () => {
   test('has only folders that the table knows', () => {
     const folders = new Set(modules.map(({ path }) => folderOf(path)));
     const known =
-      /^(bytes|errors|native|host|concurrency|codec|format|format\/[a-z0-9]+|disk|filesystem|fuse|mounts|commands|cli)$/;
+      /^(bytes|errors|native|host|concurrency|codec|format|format\/[a-z0-9]+|disk|filesystem|fuse|mounts|daemon|commands|cli)$/;
     expect([...folders].filter((folder) => !known.test(folder))).toEqual([]);
   });
 

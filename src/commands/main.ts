@@ -1,6 +1,7 @@
 // From the arguments to a command. A mount goes the fast way, without yargs and without the other commands; everything else,
 // help and complaints about arguments included, is in program.ts.
 
+import type { MountRequest } from '../daemon/mount-request.ts';
 import { EXIT_OK, EXIT_USAGE } from '../errors/exit-codes.ts';
 import { processesInside, USERS_COMMAND } from '../mounts/processes-inside.ts';
 import { chooseCommand } from './choose-command.ts';
@@ -11,7 +12,6 @@ import {
   type ParsedMountArguments,
   parseMountArguments,
 } from './mount-arguments.ts';
-import type { MountRequest } from './mount-request.ts';
 import { complainAbout, print } from './output.ts';
 
 /** The name that umount(8) looks for in /sbin; a link of that name to the program is the helper. */
@@ -25,7 +25,7 @@ export async function main(nodeArguments: readonly string[], programPath: string
   try {
     const argv = exactArguments(nodeArguments);
     if (argv[0] === DAEMON_COMMAND) {
-      const { runMountProcess } = await import('./mount-process.ts');
+      const { runMountProcess } = await import('../daemon/mount-process.ts');
       return await runMountProcess(JSON.parse(argv[1] ?? '') as MountRequest, null);
     }
     if (argv[0] === USERS_COMMAND) {

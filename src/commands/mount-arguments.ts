@@ -3,13 +3,13 @@
 
 import { availableParallelism } from 'node:os';
 import { parseArgs } from 'node:util';
+import { type MountRequest, TRANSPORTS } from '../daemon/mount-request.ts';
 import type { LockMode } from '../disk/index.ts';
 import { ImgfuseError } from '../errors/index.ts';
 import { absolutePath, canonicalEntry, canonicalPath } from '../host/canonical-path.ts';
 import { checkArguments } from './arguments.ts';
 import { type CommandShape, GLOBAL_OPTIONS, type Options } from './command.ts';
 import { type MountOptions, parseMountOptions, parseTransport, parseWorkers } from './mount-options.ts';
-import { type MountRequest, TRANSPORTS } from './mount-request.ts';
 
 /** How the program starts itself as the process of a mount, with the request as JSON; not for people. */
 export const DAEMON_COMMAND = 'mount-process';

@@ -1,8 +1,8 @@
 // The -o list of a mount: what mount(8), mount.fuse3 and fstab pass, what people know from libfuse, and our own.
 // Invariant: an option is honoured, or it is known to be without meaning here, or it is refused by name.
 
+import { TRANSPORTS, type TransportChoice } from '../daemon/mount-request.ts';
 import { didYouMean, ImgfuseError } from '../errors/index.ts';
-import { TRANSPORTS, type TransportChoice } from './mount-request.ts';
 
 /** What the -o options say; absent members were not named. */
 export interface MountOptions {

@@ -4,18 +4,18 @@
 
 import { type ChildProcess, spawn } from 'node:child_process';
 import { constants } from 'node:os';
+import { environmentWithoutInspector, nodeOptions } from '../daemon/environment.ts';
+import type { Foreground } from '../daemon/mount-process.ts';
+import type { MountRequest } from '../daemon/mount-request.ts';
+import type { PasswordMessage, StartReport } from '../daemon/starter.ts';
 import { EXIT_SYSTEM, mountExitCode } from '../errors/exit-codes.ts';
 import { closeDescriptor, inheritableDescriptors, openNothing } from '../host/descriptors.ts';
 import { ask, givenPassword } from '../host/passwords.ts';
 import { assertLimits, closeBeyondLimit } from '../host/process-limits.ts';
 import { recordJson, withRuntimeDirectory } from '../mounts/runtime-directory.ts';
-import { environmentWithoutInspector, nodeOptions } from './environment.ts';
 import { DAEMON_COMMAND, mountRequest, type ParsedMountArguments } from './mount-arguments.ts';
-import type { Foreground } from './mount-process.ts';
-import type { MountRequest } from './mount-request.ts';
 import { OpeningProgress } from './opening-progress.ts';
 import { complain, complainAbout, printJson } from './output.ts';
-import type { PasswordMessage, StartReport } from './starter.ts';
 
 const FIRST_FREE_DESCRIPTOR = 3;
 
@@ -25,7 +25,7 @@ export async function startMount(parsed: ParsedMountArguments): Promise<number> 
     const request = mountRequest(parsed);
     assertLimits(request.workers);
     if (request.foreground) {
-      const { runMountProcess } = await import('./mount-process.ts');
+      const { runMountProcess } = await import('../daemon/mount-process.ts');
       return await runMountProcess(request, inForeground(request.json));
     }
     return await spawnMountProcess(request);

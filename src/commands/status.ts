@@ -4,6 +4,8 @@
 
 import { formatSize } from '../bytes/format-size.ts';
 import { shellQuote } from '../bytes/printable.ts';
+import { ControlClient } from '../daemon/control-socket.ts';
+import { type MountStatus, POSSIBLY_INCONSISTENT } from '../daemon/mount-status.ts';
 import type { NetworkStatus } from '../disk/index.ts';
 import { EXIT_OK, EXIT_USAGE } from '../errors/exit-codes.ts';
 import { canonicalEntry, canonicalPath } from '../host/canonical-path.ts';
@@ -12,8 +14,6 @@ import { commandThere, describePlace, placeElsewhere } from '../mounts/namespace
 import { ownUid } from '../mounts/runtime-directory.ts';
 import { listTargets, type Target } from '../mounts/target.ts';
 import type { Command } from './command.ts';
-import { ControlClient } from './control-socket.ts';
-import { type MountStatus, POSSIBLY_INCONSISTENT } from './mount-status.ts';
 import { answered, complain, formatTable, type OutputMode, print, printJson } from './output.ts';
 
 /**

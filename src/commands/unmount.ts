@@ -3,6 +3,7 @@
 
 import { setTimeout as delay } from 'node:timers/promises';
 import { printable, shellQuote } from '../bytes/printable.ts';
+import { type CloseResult, ControlClient } from '../daemon/control-socket.ts';
 import { EXIT_MOUNT, EXIT_OK, mountExitCode } from '../errors/exit-codes.ts';
 import { describeError, ImgfuseError } from '../errors/index.ts';
 import { pathKind } from '../host/canonical-path.ts';
@@ -14,7 +15,6 @@ import { forgetForUmount } from '../mounts/umount-note.ts';
 import { otherPlacesOf, unmountOrExplain } from '../mounts/unmount-or-explain.ts';
 import { describeUsers, findMountUsers } from '../mounts/users.ts';
 import { type Command, TARGET_NAME } from './command.ts';
-import { type CloseResult, ControlClient } from './control-socket.ts';
 import { complain, type OutputMode, print, printJson } from './output.ts';
 
 /** after this time a waiting unmount says what it is waiting for */

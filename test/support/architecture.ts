@@ -37,7 +37,9 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   fuse: ['bytes', 'errors'],
   filesystem: ['bytes', 'errors', 'concurrency', 'disk'],
   mounts: ['bytes', 'errors', 'native', 'host', 'fuse'],
-  commands: ['bytes', 'errors', 'host', 'disk', 'filesystem', 'fuse', 'mounts'],
+  // beside fuse for thread flags, the note to systemd and the end of a process with busy threads
+  daemon: ['bytes', 'errors', 'native', 'host', 'disk', 'filesystem', 'fuse', 'mounts'],
+  commands: ['bytes', 'errors', 'host', 'disk', 'mounts', 'daemon'],
   cli: ['commands'],
 };
 
@@ -59,15 +61,6 @@ const EXTRA_IMPORTS: Readonly<Record<string, readonly string[]>> = {
   'fuse/fusermount.ts': ['native'],
   // a mountpoint is a path like any other
   'fuse/mount-table.ts': ['host'],
-  // the daemon: thread flags, the note to systemd, and whether system calls are there at all
-  'commands/environment.ts': ['native'],
-  'commands/connection-loss.ts': ['native'],
-  'commands/notify.ts': ['native'],
-  'commands/serving.ts': ['native'],
-  'commands/worker.ts': ['native'],
-  'commands/keeper-thread.ts': ['native'],
-  // the end of a process that has threads in the middle of something
-  'commands/mount-process.ts': ['native'],
 };
 
 /** Files that may import node:fs, beside all of host/. */

@@ -1,7 +1,7 @@
 // An error on its way from one thread to another: what a message can carry of it. The class of an error does not survive a
 // message, so an ImgfuseError is made anew from its parts, its causes included.
 
-import { type ErrorContext, type ErrorKind, ImgfuseError } from '../errors/index.ts';
+import { type ErrorContext, type ErrorKind, ImgfuseError } from '../../errors/index.ts';
 
 /** Structured-clonable. */
 export interface SentError {

@@ -3,10 +3,10 @@
 // may hold the metadata lock. One that ends without having said so has died.
 
 import { Worker } from 'node:worker_threads';
-import type { SharedDisk } from '../disk/index.ts';
-import type { SharedTree } from '../filesystem/index.ts';
-import type { KernelSession } from '../fuse/index.ts';
-import type { Log, LogLevel } from './log.ts';
+import type { SharedDisk } from '../../disk/index.ts';
+import type { SharedTree } from '../../filesystem/index.ts';
+import type { KernelSession } from '../../fuse/index.ts';
+import type { Log, LogLevel } from '../log.ts';
 
 /** What a thread is given when it starts. */
 export interface ServeData {

@@ -3,11 +3,11 @@
 // Invariant: descriptors outlive the thread that opened them, because other threads still write to them when it dies.
 
 import { Worker } from 'node:worker_threads';
-import type { OpenDiskOptions, OpenStep, SharedDisk } from '../disk/index.ts';
-import type { PasswordSource } from '../host/passwords.ts';
-import type { Log, LogLevel } from './log.ts';
+import type { OpenDiskOptions, OpenStep, SharedDisk } from '../../disk/index.ts';
+import type { PasswordSource } from '../../host/passwords.ts';
+import type { Log, LogLevel } from '../log.ts';
+import { THREAD_LIMITS } from '../workers/threads.ts';
 import { receiveError, type SentError } from './sent-error.ts';
-import { THREAD_LIMITS } from './threads.ts';
 
 /** What an open needs, as plain data. */
 export interface OpenRequest {

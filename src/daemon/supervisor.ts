@@ -21,8 +21,8 @@ import type { PasswordSource } from '../host/passwords.ts';
 import { assertMountpoint } from '../mounts/mountpoint.ts';
 import type { MountRecord } from '../mounts/runtime-directory.ts';
 import { type CloseResult, ControlServer, type RemountResult } from './control-socket.ts';
-import type { DiskKeeper } from './disk-keeper.ts';
 import type { HandoverParts } from './handover.ts';
+import type { DiskKeeper } from './keeper/disk-keeper.ts';
 import { type LiveMount, type MountParts, mountDisk, openOptions, warnAboutHiddenFiles } from './live-mount.ts';
 import type { Log } from './log.ts';
 import { abort, requestsDone, takeDown } from './mount-end.ts';
@@ -40,7 +40,7 @@ import {
 import { MountTraces } from './mount-traces.ts';
 import { KEEPER_SLOT, ServedDisk } from './served-disk.ts';
 import type { Serving } from './serving.ts';
-import { ServingWords } from './serving-words.ts';
+import { ServingWords } from './workers/serving-words.ts';
 
 /** How long a state may last; no entry: as long as it takes. */
 const DEADLINES_MS: { readonly [P in Phase]?: number } = {

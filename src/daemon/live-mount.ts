@@ -11,14 +11,14 @@ import { deviceAt } from '../mounts/mountpoint.ts';
 import { type MountRecord, type RuntimeFiles, writeRecord } from '../mounts/runtime-directory.ts';
 import { forgetForUmount, noteForUmount } from '../mounts/umount-note.ts';
 import { answerTimeOf } from './connection-loss.ts';
-import type { KeptDisk } from './disk-keeper.ts';
+import type { KeptDisk } from './keeper/disk-keeper.ts';
 import type { Log } from './log.ts';
 import { abort } from './mount-end.ts';
 import type { MountRequest } from './mount-request.ts';
 import { writePidFile } from './pid-file.ts';
 import { type Serving, type ServingEvents, startServing } from './serving.ts';
-import type { ServingWords } from './serving-words.ts';
-import type { WarmThread } from './threads.ts';
+import type { ServingWords } from './workers/serving-words.ts';
+import type { WarmThread } from './workers/threads.ts';
 
 /** How long the threads of a mount that is taken back may take to end. */
 const UNDO_MS = 5000;

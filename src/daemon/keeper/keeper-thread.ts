@@ -11,14 +11,14 @@ import {
   openDisk,
   reopenDisk,
   type VirtualDisk,
-} from '../disk/index.ts';
-import { describeError } from '../errors/index.ts';
-import { passwordFrom } from '../host/passwords.ts';
-import { setIoFlusher } from '../native/index.ts';
+} from '../../disk/index.ts';
+import { describeError } from '../../errors/index.ts';
+import { passwordFrom } from '../../host/passwords.ts';
+import { setIoFlusher } from '../../native/index.ts';
+import { type LogLevel, requestErrorLog } from '../log.ts';
+import { ServingWords } from '../workers/serving-words.ts';
 import type { KeeperAnswer, KeeperCall, KeeperMessage, KeptDisk, OpenRequest, Reopening } from './disk-keeper.ts';
-import { type LogLevel, requestErrorLog } from './log.ts';
 import { sendError } from './sent-error.ts';
-import { ServingWords } from './serving-words.ts';
 
 const MAINTAIN_INTERVAL_MS = 250;
 /** A step is told when it begins, and how far it is at most this often. */

@@ -8,7 +8,7 @@ import {
   type MountState,
   next,
   type Stop,
-} from '../../../src/commands/mount-state.ts';
+} from '../../../src/daemon/mount-state.ts';
 
 type State = MountState<string>;
 type Event = MountEvent<string>;

@@ -29,11 +29,11 @@ import {
 } from '../fuse/index.ts';
 import { isInherited } from '../mounts/mountpoint.ts';
 import { nativeAvailable } from '../native/index.ts';
-import type { KeptDisk } from './disk-keeper.ts';
+import type { KeptDisk } from './keeper/disk-keeper.ts';
 import { type Log, requestErrorLog } from './log.ts';
 import type { MountRequest } from './mount-request.ts';
-import type { ServingWords } from './serving-words.ts';
-import { type ServeData, startThread, type Thread, type WarmThread } from './threads.ts';
+import type { ServingWords } from './workers/serving-words.ts';
+import { type ServeData, startThread, type Thread, type WarmThread } from './workers/threads.ts';
 
 /** A mount that answers. */
 export interface Serving {

@@ -7,11 +7,11 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { SharedDisk, VirtualDisk } from '../disk/index.ts';
 import { describeError, ImgfuseError } from '../errors/index.ts';
 import { describeUsers, findMountUsers } from '../mounts/users.ts';
-import type { DiskKeeper } from './disk-keeper.ts';
+import type { DiskKeeper } from './keeper/disk-keeper.ts';
 import type { Log } from './log.ts';
 import type { MountRequest } from './mount-request.ts';
 import type { Serving } from './serving.ts';
-import type { ServingWords } from './serving-words.ts';
+import type { ServingWords } from './workers/serving-words.ts';
 
 /** how long the requests in hand may take, and how often they are looked at */
 const IN_HAND_MS = 10_000;

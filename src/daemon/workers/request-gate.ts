@@ -3,7 +3,7 @@
 // Invariant: a thread touches the disk only between enter and leave. Once the mount is stopped, or the gates are closed, and
 // the thread has nothing in hand, it does not touch the disk again before the gates open, and then takes the disk of that time.
 
-import type { Channel, ConnectionEnd } from '../fuse/device.ts';
+import type { Channel, ConnectionEnd } from '../../fuse/device.ts';
 import type { ServingWords } from './serving-words.ts';
 
 export class Gate {

@@ -11,14 +11,14 @@ import { removeFile } from '../host/small-files.ts';
 import { removeLeftovers } from '../mounts/leftovers.ts';
 import { type MountRecord, prepareRuntimeFiles, type RuntimeFiles } from '../mounts/runtime-directory.ts';
 import { exitAtOnce } from '../native/index.ts';
-import { DiskKeeper } from './disk-keeper.ts';
 import { guardProcess } from './environment.ts';
+import { DiskKeeper } from './keeper/disk-keeper.ts';
 import { fileLog, type Log, stderrLog } from './log.ts';
 import type { MountRequest } from './mount-request.ts';
 import { StartBrokenOff } from './mount-state.ts';
 import { ORPHANED, passwordsFromStarter, report } from './starter.ts';
 import type { Supervisor } from './supervisor.ts';
-import { warmThread } from './threads.ts';
+import { warmThread } from './workers/threads.ts';
 
 const EXIT_ORPHANED = 1;
 

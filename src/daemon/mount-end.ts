@@ -8,7 +8,7 @@ import { describePlace, findElsewhere } from '../mounts/namespaces.ts';
 import { describeUsers, findMountUsers, isLettingGo } from '../mounts/users.ts';
 import type { Log } from './log.ts';
 import type { Serving } from './serving.ts';
-import type { ServingWords } from './serving-words.ts';
+import type { ServingWords } from './workers/serving-words.ts';
 import { syncGuests, syncMapped } from './write-back.ts';
 
 /** a mount that is busy for no visible reason is tried again, because a probe of udev ends soon */

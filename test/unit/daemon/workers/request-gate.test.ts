@@ -2,9 +2,9 @@
 
 import { Worker } from 'node:worker_threads';
 import { expect, test, vi } from 'vitest';
-import { Gate, RequestGate } from '../../../src/commands/request-gate.ts';
-import { ServingWords } from '../../../src/commands/serving-words.ts';
-import type { Channel, ConnectionEnd } from '../../../src/fuse/device.ts';
+import { Gate, RequestGate } from '../../../../src/daemon/workers/request-gate.ts';
+import { ServingWords } from '../../../../src/daemon/workers/serving-words.ts';
+import type { Channel, ConnectionEnd } from '../../../../src/fuse/device.ts';
 
 /** A channel whose reads give `answers`, and see whether a request is in hand while they are parked. */
 function channelOf(words: ServingWords, answers: readonly (number | ConnectionEnd)[]): Channel & { parked: boolean[] } {
@@ -99,7 +99,7 @@ test.each([
 ] as const)('a thread at a closed gate has nothing in hand, and goes on when it is %s', async (_, act, outcome) => {
   const words = ServingWords.create(1);
   words.closeGates();
-  const built = (name: string): string => new URL(`../../../dist/commands/${name}.js`, import.meta.url).href;
+  const built = (name: string): string => new URL(`../../../../dist/daemon/workers/${name}.js`, import.meta.url).href;
   const workerData = { shared: words.shared, gate: built('request-gate'), words: built('serving-words') };
   const worker = new Worker(ENTER, { eval: true, workerData });
   const messages: string[] = [];

@@ -3,7 +3,7 @@
 // Invariant: what this thread attaches to is what the keeper has open, or had open when it died.
 
 import type { SharedDisk, VirtualDisk } from '../disk/index.ts';
-import { DiskKeeper, type KeptDisk, type OpenRequest } from './disk-keeper.ts';
+import { DiskKeeper, type KeptDisk, type OpenRequest } from './keeper/disk-keeper.ts';
 import type { Log } from './log.ts';
 
 /** The reservation slot of the keeper; those of the workers follow, and the main thread has the last one. */

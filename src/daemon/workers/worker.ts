@@ -2,13 +2,13 @@
 // an attached disk of its own.
 
 import { parentPort, receiveMessageOnPort } from 'node:worker_threads';
-import { attachDisk, type SharedDisk, type VirtualDisk } from '../disk/index.ts';
-import { describeError } from '../errors/index.ts';
-import { DiskFilesystem } from '../filesystem/index.ts';
-import { Device } from '../fuse/device.ts';
-import { FuseServer } from '../fuse/index.ts';
-import { setIoFlusher } from '../native/index.ts';
-import { type LogLevel, requestErrorLog } from './log.ts';
+import { attachDisk, type SharedDisk, type VirtualDisk } from '../../disk/index.ts';
+import { describeError } from '../../errors/index.ts';
+import { DiskFilesystem } from '../../filesystem/index.ts';
+import { Device } from '../../fuse/device.ts';
+import { FuseServer } from '../../fuse/index.ts';
+import { setIoFlusher } from '../../native/index.ts';
+import { type LogLevel, requestErrorLog } from '../log.ts';
 import { Gate, RequestGate } from './request-gate.ts';
 import { ServingWords } from './serving-words.ts';
 import type { DiskMessage, ServeData, ThreadMessage } from './threads.ts';
