@@ -2,6 +2,7 @@
 //   {"request":"status"} -> the status object    {"request":"wait"} -> {"closed":true,"clean":bool,"error"?} when closed
 //   {"request":"remount","readOnly":bool} -> {"remounted":bool,"error"?} when it is done
 // Lines of one connection are served in order, so a status answer proves that a wait sent before it is registered.
+// ControlServer runs in the main thread of the mount process, ControlClient in a command that asks it.
 
 import { connect, createServer, type Server, type Socket } from 'node:net';
 import { ImgfuseError } from '../errors/index.ts';

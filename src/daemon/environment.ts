@@ -1,6 +1,7 @@
 // What a mount process does about its surroundings before it opens anything: guest data stays in it, nobody debugs it from
 // outside, what it creates is its owner's alone, and memory reclaim does not wait for itself through it.
 // Invariant: what the host does not allow is logged, and the mount goes on without.
+// guardProcess runs in the mount process, the other two in the command that starts it.
 
 import { describeError } from '../errors/index.ts';
 import { forbidCoreDumps, setIoFlusher } from '../native/index.ts';

@@ -1,5 +1,6 @@
 // The log of a mount: one line a sentence, to stderr (foreground), to a file (daemon) or with the priority prefixes that
-// the systemd journal reads. Invariant: logging never throws and never blocks the mount.
+// the systemd journal reads. The main thread writes it; the other threads send it their lines.
+// Invariant: logging never throws and never blocks the mount.
 
 import { printableSentence } from '../bytes/printable.ts';
 import { describeError, ImgfuseError } from '../errors/index.ts';

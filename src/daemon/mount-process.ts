@@ -1,5 +1,6 @@
-// The process that serves a mount, in the foreground or started in the background by start-mount.ts: where its log goes, how it reports that the
-// mount answers or why it does not, and its exit code. What it does between is the supervisor's.
+// The process that serves a mount, in the foreground or started in the background by start-mount.ts: where its log goes, how it
+// reports that the mount answers or why it does not, and its exit code. What it does between is the supervisor's. Its main
+// thread runs everything in this folder; the threads that it starts are in keeper/ and workers/.
 
 import type { OpenStep } from '../disk/index.ts';
 import { mountExitCode } from '../errors/exit-codes.ts';

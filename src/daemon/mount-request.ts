@@ -1,5 +1,5 @@
 // What a mount process is told: the whole of a mount as plain data, which is its argument as JSON. The command line makes it
-// (mount-arguments.ts), and everything that serves the mount reads it.
+// (mount-arguments.ts) in the command's process; everything that serves the mount reads it in the mount process.
 
 import type { LockMode } from '../disk/index.ts';
 

@@ -1,5 +1,6 @@
 // The channel between a mount process in the background and the command that started it: passwords go down, and until the mount
-// answers, reports go up. Invariant: a command that is gone is noticed, so that no mount appears that nobody waits for.
+// answers, reports go up. The functions run in the mount process; the command (start-mount.ts) has the other end.
+// Invariant: a command that is gone is noticed, so that no mount appears that nobody waits for.
 
 import type { OpenStep } from '../disk/index.ts';
 import type { PasswordSource } from '../host/passwords.ts';

@@ -1,5 +1,5 @@
-// The thread that keeps the disk (keeper-thread.ts) as the main thread sees it: every call is a promise, so that signals, the
-// control socket and timers are served while an image is opened, repaired, handed over or closed.
+// The thread that keeps the disk (keeper-thread.ts) as the main thread, which runs this file, sees it: every call is a promise,
+// so that signals, the control socket and timers are served while an image is opened, repaired, handed over or closed.
 // Invariant: descriptors outlive the thread that opened them, because other threads still write to them when it dies.
 
 import { Worker } from 'node:worker_threads';

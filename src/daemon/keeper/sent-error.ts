@@ -1,5 +1,5 @@
-// An error on its way from one thread to another: what a message can carry of it. The class of an error does not survive a
-// message, so an ImgfuseError is made anew from its parts, its causes included.
+// An error on its way from the keeper thread to the main thread: what a message can carry of it. The class of an error does not
+// survive a message, so an ImgfuseError is made anew from its parts, its causes included.
 
 import { type ErrorContext, type ErrorKind, ImgfuseError } from '../../errors/index.ts';
 

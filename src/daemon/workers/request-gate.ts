@@ -1,9 +1,10 @@
-// The gate between the kernel and a thread. A thread parked in read(/dev/fuse) cannot be woken where its connection cannot be
-// aborted, so everything that ends or exchanges the disk is decided here, when its next request arrives.
-// Invariant: a thread touches the disk only between enter and leave. Once the mount is stopped, or the gates are closed, and
-// the thread has nothing in hand, it does not touch the disk again before the gates open, and then takes the disk of that time.
+// The gate between the kernel and a worker thread, which runs this file. A thread parked in read(/dev/fuse) cannot be woken
+// where its connection cannot be aborted, so everything that ends or exchanges the disk is decided here, when its next request
+// arrives.
+// Invariant: a thread touches the disk only between enter and leave. Once the mount is stopped, or the gates are closed, and the
+// thread has nothing in hand, it does not touch the disk again before the gates open, and then takes the disk of that time.
 
-import type { Channel, ConnectionEnd } from '../../fuse/device.ts';
+import type { Channel, ConnectionEnd } from '../../fuse/index.ts';
 import type { ServingWords } from './serving-words.ts';
 
 export class Gate {

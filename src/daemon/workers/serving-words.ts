@@ -1,6 +1,6 @@
-// The words that the threads of a mount share with its main thread: whether to stop, who has a request in hand, whether the
-// gates are closed, and which disk is served. Invariant: whoever changes a word that others sleep on changes it before it
-// wakes them, so that one who is about to sleep sees the change or the wake-up.
+// The words that all threads of a mount share, the main thread and the keeper included: whether to stop, who has a request in
+// hand, whether the gates are closed, and which disk is served. Invariant: whoever changes a word that others sleep on changes
+// it before it wakes them, so that one who is about to sleep sees the change or the wake-up.
 //
 //   0                 the stop word, a value of STOP
 //   1 .. threads      1 while the thread of that slot has a request in hand

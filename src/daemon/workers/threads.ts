@@ -1,6 +1,6 @@
-// The threads of a mount process that serve requests, and what passes between them and the main thread.
-// Invariant: a thread ends by itself when its stop word or the end of the mount says so; it is never terminated while it
-// may hold the metadata lock. One that ends without having said so has died.
+// The threads of a mount process that serve requests, as the main thread, which runs this file, starts them and hears of them.
+// Invariant: a thread ends by itself when its stop word or the end of the mount says so; it is never terminated while it may
+// hold the metadata lock. One that ends without having said so has died.
 
 import { Worker } from 'node:worker_threads';
 import type { SharedDisk } from '../../disk/index.ts';
