@@ -5,7 +5,7 @@
 process.on('SIGUSR1', () => {});
 
 try {
-  const { main } = await import('./commands/main.ts');
+  const { main } = await import('./cli/main.ts');
   process.exit(await main(process.argv.slice(2), process.argv[1] ?? 'imgfuse'));
 } catch (error) {
   const { code, message } = error as NodeJS.ErrnoException;

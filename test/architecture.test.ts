@@ -27,7 +27,7 @@ describe('the source tree', () => {
   test('has only folders that the table knows', () => {
     const folders = new Set(modules.map(({ path }) => folderOf(path)));
     const known =
-      /^(bytes|errors|native|host|concurrency|codec|format|format\/[a-z0-9]+|disk|filesystem|fuse|mounts|daemon|commands|cli)$/;
+      /^(bytes|errors|native|host|concurrency|codec|format|format\/[a-z0-9]+|disk|filesystem|fuse|mounts|daemon|cli)$/;
     expect([...folders].filter((folder) => !known.test(folder))).toEqual([]);
   });
 
@@ -107,23 +107,19 @@ describe('a rule bites where a module breaks it', () => {
     ],
     [
       'the raw format is asked for by its name',
-      made('commands/x.ts', `const a = format === 'raw';`),
+      made('cli/x.ts', `const a = format === 'raw';`),
       /names a format: "raw"/,
     ],
     ['a sentence names a format', made('disk/x.ts', 'const a = "a QED image";'), /names a format: "a QED image"/],
-    [
-      'advice names a format',
-      made('commands/x.ts', `const a = 'add -F raw if it is one';`),
-      /names a format: "add -F raw/,
-    ],
+    ['advice names a format', made('cli/x.ts', `const a = 'add -F raw if it is one';`), /names a format: "add -F raw/],
     ['node:fs in a format', made('format/raw/x.ts', `import * as fs from 'node:fs';`), /node:fs/],
     ['fs without its prefix', made('disk/x.ts', `import { readFileSync } from 'fs';`), /imports fs;/],
     [
       'node:fs/promises in a command',
-      made('commands/x.ts', `const fs = await import('node:fs/promises');`),
+      made('cli/x.ts', `const fs = await import('node:fs/promises');`),
       /node:fs\/promises/,
     ],
-    ['the process ends outside cli.ts', made('commands/x.ts', 'process.exit(1);'), /only cli\.ts does/],
+    ['the process ends outside cli.ts', made('cli/x.ts', 'process.exit(1);'), /only cli\.ts does/],
     ['no opening comment', { path: 'bytes/x.ts', text: 'export const a = 1;\n' }, /opens with 0 comment lines/],
     ['a long opening comment', { path: 'bytes/x.ts', text: `${'// a\n'.repeat(9)}\n` }, /opens with 9 comment lines/],
     ['a long file', made('bytes/x.ts', 'const a = 1;\n'.repeat(450)), /has 4\d\d lines/],
@@ -141,9 +137,9 @@ describe('a rule bites where a module breaks it', () => {
       made('filesystem/x.ts', `import { type A, type B } from '../fuse/filesystem.ts';`),
       made('disk/registry.ts', `import { qed } from '../format/qed/index.ts';`),
       made('host/x.ts', `import * as fs from 'node:fs';`),
-      made('commands/x.ts', `const a = ['disk.qed', 'qemu-img info a.qcow2', 'a raw file', '/mnt/img/disk.raw'];`),
+      made('cli/x.ts', `const a = ['disk.qed', 'qemu-img info a.qcow2', 'a raw file', '/mnt/img/disk.raw'];`),
       made('disk/registry.ts', `const a = formatByName('qcow2');`),
-      made('cli.ts', `import { main } from './commands/main.ts';\nprocess.exit(await main());`),
+      made('cli.ts', `import { main } from './cli/main.ts';\nprocess.exit(await main());`),
     ];
     expect(good.flatMap(violationsOf)).toEqual([]);
   });

@@ -3,7 +3,7 @@
 
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { type MapEntry, mapDisk } from '../../src/commands/map.ts';
+import { type MapEntry, mapDisk } from '../../src/cli/commands/map.ts';
 import { type OpenDiskOptions, openDisk } from '../../src/disk/index.ts';
 import { readAll, withDisk } from '../support/image-files.ts';
 import { hasQemu, qemuImg, qemuIo } from '../support/qemu.ts';

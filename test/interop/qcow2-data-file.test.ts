@@ -6,7 +6,7 @@ import { execFileSync } from 'node:child_process';
 import { readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { mapDisk } from '../../src/commands/map.ts';
+import { mapDisk } from '../../src/cli/commands/map.ts';
 import { steadyMs } from '../../src/concurrency/clock.ts';
 import { checkDisk, createDisk, inspectDisk, openDisk, type VirtualDisk } from '../../src/disk/index.ts';
 import { fingerprints, firstDifference, readAll, withDisk } from '../support/image-files.ts';

@@ -4,7 +4,7 @@
 import { closeSync, openSync, readFileSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
-import { infoJson, infoLines } from '../../src/commands/info.ts';
+import { infoJson, infoLines } from '../../src/cli/commands/info.ts';
 import { inspectDisk } from '../../src/disk/info.ts';
 import { openDisk } from '../../src/disk/open.ts';
 import { bitmapRanges, readBitmapDirectory } from '../../src/format/qcow2/header/bitmap-directory.ts';

@@ -3,8 +3,8 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { infoJson } from '../../src/commands/info.ts';
-import { mapDisk } from '../../src/commands/map.ts';
+import { infoJson } from '../../src/cli/commands/info.ts';
+import { mapDisk } from '../../src/cli/commands/map.ts';
 import { inspectDisk } from '../../src/disk/index.ts';
 import { firstDifference, readAll, withDisk } from '../support/image-files.ts';
 import { hasQemu, qemuImg, qemuIo } from '../support/qemu.ts';

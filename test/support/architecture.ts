@@ -39,8 +39,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   mounts: ['bytes', 'errors', 'native', 'host', 'fuse'],
   // beside fuse for thread flags, the note to systemd and the end of a process with busy threads
   daemon: ['bytes', 'errors', 'native', 'host', 'disk', 'filesystem', 'fuse', 'mounts'],
-  commands: ['bytes', 'errors', 'host', 'disk', 'mounts', 'daemon'],
-  cli: ['commands'],
+  cli: ['bytes', 'errors', 'host', 'disk', 'mounts', 'daemon'],
 };
 
 /** Single files that may import one more folder. */

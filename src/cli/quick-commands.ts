@@ -1,19 +1,19 @@
-// One command with its checked arguments. Commands that ask a running mount are run from here without the list of all: loading the
-// engines takes several times as long as the answer, and beside a busy mount there is little time to be had.
+// One command with its checked arguments. Commands that ask a running mount are run from here without the list of all: loading
+// the engines takes several times as long as the answer, and beside a busy mount there is little time to be had.
 
-import { type CheckedArguments, checkArguments } from './arguments.ts';
+import { type CheckedArguments, checkArguments } from './check-arguments.ts';
 import { chooseCommand } from './choose-command.ts';
 import { type Command, type CommandName, GLOBAL_OPTIONS, type Options, runChecked } from './command.ts';
 
-const unmountCommand = async (): Promise<Command> => (await import('./unmount.ts')).unmountCommand;
+const unmountCommand = async (): Promise<Command> => (await import('./commands/unmount.ts')).unmountCommand;
 const QUICK: Partial<Record<CommandName, () => Promise<Command>>> = {
-  status: async () => (await import('./status.ts')).statusCommand,
+  status: async () => (await import('./commands/status.ts')).statusCommand,
   unmount: unmountCommand,
   umount: unmountCommand,
-  remount: async () => (await import('./remount.ts')).remountCommand,
+  remount: async () => (await import('./commands/remount.ts')).remountCommand,
 };
 
-/** How to run a command that needs none of the engines; null for every other one, for faults and for help: see program.ts. */
+/** How to run a command that needs no engine; null for every other one, for faults and for help: see all-commands.ts. */
 export async function quickCommand(argv: readonly string[]): Promise<(() => number | Promise<number>) | null> {
   let command: Command | undefined;
   let checked: CheckedArguments;
@@ -23,7 +23,7 @@ export async function quickCommand(argv: readonly string[]): Promise<(() => numb
     if (command === undefined) return null;
     checked = checkArguments(command, choice.rest);
   } catch {
-    // program.ts meets the same error, and knows all commands when it explains it
+    // all-commands.ts meets the same error, and knows all commands when it explains it
     return null;
   }
   const found = command;
@@ -31,7 +31,7 @@ export async function quickCommand(argv: readonly string[]): Promise<(() => numb
   return () => runChecked(found, checked.names, readOptions(found.options, checked.options));
 }
 
-/** What parseOptions() of program.ts makes of checked options, without yargs, which takes too long to load. */
+/** What parseOptions() of all-commands.ts makes of checked options, without yargs, which takes too long to load. */
 export function readOptions(table: Options, checked: readonly string[]): Record<string, unknown> {
   const all: Options = { ...GLOBAL_OPTIONS, ...table };
   const parsed: Record<string, unknown> = {};

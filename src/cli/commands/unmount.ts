@@ -2,20 +2,20 @@
 // Invariant: it registers with the mount process before it unmounts, so the result of the close cannot be missed.
 
 import { setTimeout as delay } from 'node:timers/promises';
-import { printable, shellQuote } from '../bytes/printable.ts';
-import { type CloseResult, ControlClient } from '../daemon/control-socket.ts';
-import { EXIT_MOUNT, EXIT_OK, mountExitCode } from '../errors/exit-codes.ts';
-import { describeError, ImgfuseError } from '../errors/index.ts';
-import { pathKind } from '../host/canonical-path.ts';
-import { processStartTime } from '../host/processes.ts';
-import { commandThere, describePlace, type PlaceElsewhere, placeElsewhere } from '../mounts/namespaces.ts';
-import { forgetRecord, ownUid, type StoredRecord } from '../mounts/runtime-directory.ts';
-import { findTarget, type Target } from '../mounts/target.ts';
-import { forgetForUmount } from '../mounts/umount-note.ts';
-import { otherPlacesOf, unmountOrExplain } from '../mounts/unmount-or-explain.ts';
-import { describeUsers, findMountUsers } from '../mounts/users.ts';
-import { type Command, TARGET_NAME } from './command.ts';
-import { complain, type OutputMode, print, printJson } from './output.ts';
+import { printable, shellQuote } from '../../bytes/printable.ts';
+import { type CloseResult, ControlClient } from '../../daemon/control-socket.ts';
+import { EXIT_MOUNT, EXIT_OK, mountExitCode } from '../../errors/exit-codes.ts';
+import { describeError, ImgfuseError } from '../../errors/index.ts';
+import { pathKind } from '../../host/canonical-path.ts';
+import { processStartTime } from '../../host/processes.ts';
+import { commandThere, describePlace, type PlaceElsewhere, placeElsewhere } from '../../mounts/namespaces.ts';
+import { forgetRecord, ownUid, type StoredRecord } from '../../mounts/runtime-directory.ts';
+import { findTarget, type Target } from '../../mounts/target.ts';
+import { forgetForUmount } from '../../mounts/umount-note.ts';
+import { otherPlacesOf, unmountOrExplain } from '../../mounts/unmount-or-explain.ts';
+import { describeUsers, findMountUsers } from '../../mounts/users.ts';
+import { type Command, TARGET_NAME } from '../command.ts';
+import { complain, type OutputMode, print, printJson } from '../output.ts';
 
 /** after this time a waiting unmount says what it is waiting for */
 const PATIENCE_MS = 2000;

@@ -1,7 +1,7 @@
 // The -o list: every spelling that mount(8), libfuse and fstab use.
 
 import { describe, expect, it } from 'vitest';
-import { parseMountOptions, splitOptions } from '../../../src/commands/mount-options.ts';
+import { parseMountOptions, splitOptions } from '../../../src/cli/mount-options.ts';
 import { ImgfuseError } from '../../../src/errors/index.ts';
 
 function refusal(...lists: readonly string[]): string {

@@ -2,19 +2,19 @@
 // Invariant: a mount whose process is gone is named with its cure, never asked and never changed; only records that belong to
 // nothing any more are cleaned up.
 
-import { formatSize } from '../bytes/format-size.ts';
-import { shellQuote } from '../bytes/printable.ts';
-import { ControlClient } from '../daemon/control-socket.ts';
-import { type MountStatus, POSSIBLY_INCONSISTENT } from '../daemon/mount-status.ts';
-import type { NetworkStatus } from '../disk/index.ts';
-import { EXIT_OK, EXIT_USAGE } from '../errors/exit-codes.ts';
-import { canonicalEntry, canonicalPath } from '../host/canonical-path.ts';
-import { removeLeftovers } from '../mounts/leftovers.ts';
-import { commandThere, describePlace, placeElsewhere } from '../mounts/namespaces.ts';
-import { ownUid } from '../mounts/runtime-directory.ts';
-import { listTargets, type Target } from '../mounts/target.ts';
-import type { Command } from './command.ts';
-import { answered, complain, formatTable, type OutputMode, print, printJson } from './output.ts';
+import { formatSize } from '../../bytes/format-size.ts';
+import { shellQuote } from '../../bytes/printable.ts';
+import { ControlClient } from '../../daemon/control-socket.ts';
+import { type MountStatus, POSSIBLY_INCONSISTENT } from '../../daemon/mount-status.ts';
+import type { NetworkStatus } from '../../disk/index.ts';
+import { EXIT_OK, EXIT_USAGE } from '../../errors/exit-codes.ts';
+import { canonicalEntry, canonicalPath } from '../../host/canonical-path.ts';
+import { removeLeftovers } from '../../mounts/leftovers.ts';
+import { commandThere, describePlace, placeElsewhere } from '../../mounts/namespaces.ts';
+import { ownUid } from '../../mounts/runtime-directory.ts';
+import { listTargets, type Target } from '../../mounts/target.ts';
+import type { Command } from '../command.ts';
+import { answered, complain, formatTable, type OutputMode, print, printJson } from '../output.ts';
 
 /**
  * opening: nothing is mounted yet; mounted: serving; elsewhere: serving in another mount namespace; closing: unmounted, the image

@@ -1,11 +1,11 @@
 // `imgfuse mount` with its help. The parsing and the work are in mount-arguments.ts and start-mount.ts: this file is only
 // loaded for help, completion, and arguments with a fault.
 
-import { formats } from '../disk/index.ts';
-import type { Command } from './command.ts';
-import { MOUNT_SHAPE } from './mount-arguments.ts';
-import { startMount } from './start-mount.ts';
-import { layOut, wrapText } from './text-layout.ts';
+import { formats } from '../../disk/index.ts';
+import type { Command } from '../command.ts';
+import { MOUNT_SHAPE } from '../mount-arguments.ts';
+import { startMount } from '../start-mount.ts';
+import { layOut, wrapText } from '../text-layout.ts';
 
 const LAZY = formats
   .filter(({ can }) => can.lazyRefcounts)

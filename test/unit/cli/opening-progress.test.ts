@@ -1,11 +1,11 @@
 // What a mount says of an open that takes long: nothing for two seconds, then what it waits for, and on a terminal how far it is.
 
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
-import { OpeningProgress } from '../../../src/commands/opening-progress.ts';
+import { OpeningProgress } from '../../../src/cli/opening-progress.ts';
 
 const written: string[] = [];
 
-vi.mock('../../../src/commands/output.ts', () => ({
+vi.mock('../../../src/cli/output.ts', () => ({
   complain: (sentence: string) => written.push(sentence),
   printError: (text: string) => written.push(text),
 }));

@@ -1,13 +1,13 @@
 // `imgfuse info`: what an image says of itself, in the words and JSON keys of qemu-img info.
 
-import { formatSize } from '../bytes/format-size.ts';
-import { printable } from '../bytes/printable.ts';
-import { type DiskInfo, inspectDisk } from '../disk/index.ts';
-import { EXIT_OK } from '../errors/exit-codes.ts';
-import type { Command } from './command.ts';
-import { FORCE_SHARE, FORMAT, IMAGE_NAME, lockMode, lookAt } from './image-arguments.ts';
+import { formatSize } from '../../bytes/format-size.ts';
+import { printable } from '../../bytes/printable.ts';
+import { type DiskInfo, inspectDisk } from '../../disk/index.ts';
+import { EXIT_OK } from '../../errors/exit-codes.ts';
+import type { Command } from '../command.ts';
+import { FORCE_SHARE, FORMAT, IMAGE_NAME, lockMode, lookAt } from '../image-arguments.ts';
+import { answered, complain, type OutputMode, printJson, printLines } from '../output.ts';
 import { snapshotJson, snapshotLines } from './info-snapshots.ts';
-import { answered, complain, type OutputMode, printJson, printLines } from './output.ts';
 
 interface InfoArguments {
   readonly image: string;

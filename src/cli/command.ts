@@ -1,5 +1,5 @@
-// What a command is: its names and options as a table, from which the check of the arguments (arguments.ts), the parser, the
-// help and the completion (help.ts) are made. Nothing of yargs is loaded here: a mount by mount(8) must start fast.
+// What a command is: its names and options as a table, from which the check of the arguments (check-arguments.ts), the parser,
+// the help and the completion (help.ts) are made. Nothing of yargs is loaded here: a mount by mount(8) must start fast.
 
 /** First arguments that are commands; what else has two names in it is a mount. */
 export const COMMANDS = [

@@ -1,11 +1,11 @@
 // `imgfuse resize`: changes the virtual size, as qemu-img resize does; shrinking has to be asked for by name.
 
-import { MAX_VIRTUAL_SIZE, roundUp } from '../bytes/offsets.ts';
-import { openDisk, parseSize } from '../disk/index.ts';
-import { closingAfter } from '../errors/close.ts';
-import { ImgfuseError } from '../errors/index.ts';
-import { type PasswordArguments, passwordOf } from '../host/passwords.ts';
-import { type Command, QUIET } from './command.ts';
+import { MAX_VIRTUAL_SIZE, roundUp } from '../../bytes/offsets.ts';
+import { openDisk, parseSize } from '../../disk/index.ts';
+import { closingAfter } from '../../errors/close.ts';
+import { ImgfuseError } from '../../errors/index.ts';
+import { type PasswordArguments, passwordOf } from '../../host/passwords.ts';
+import { type Command, QUIET } from '../command.ts';
 import {
   ALLOW_BACKING,
   ANY_PARENT,
@@ -16,8 +16,8 @@ import {
   KEY_OPTIONS,
   lockMode,
   NO_LOCK,
-} from './image-arguments.ts';
-import { complain, type OutputMode, print, printJson } from './output.ts';
+} from '../image-arguments.ts';
+import { complain, type OutputMode, print, printJson } from '../output.ts';
 
 /** A disk has whole sectors, whatever its format. */
 const SECTOR = 512;

@@ -1,9 +1,9 @@
 // The internal snapshots of an image as `qemu-img info` shows them, in JSON and in columns.
 
-import { formatSize } from '../bytes/format-size.ts';
-import { printable } from '../bytes/printable.ts';
-import type { DiskInfo } from '../disk/index.ts';
-import { type ExactNumber, exactNumber } from './output.ts';
+import { formatSize } from '../../bytes/format-size.ts';
+import { printable } from '../../bytes/printable.ts';
+import type { DiskInfo } from '../../disk/index.ts';
+import { type ExactNumber, exactNumber } from '../output.ts';
 
 type Snapshot = DiskInfo['snapshots'][number];
 

@@ -5,7 +5,7 @@ import { parseArgs } from 'node:util';
 import { shellQuote } from '../bytes/printable.ts';
 import { ImgfuseError, nearestWord } from '../errors/index.ts';
 import { pathKind } from '../host/canonical-path.ts';
-import { ArgumentError, asksFor, UnknownOptionError } from './arguments.ts';
+import { ArgumentError, asksFor, UnknownOptionError } from './check-arguments.ts';
 import { COMMANDS, type CommandName, type CommandShape, GLOBAL_OPTIONS, PROGRAM_NAME } from './command.ts';
 import { MOUNT_ARGUMENTS } from './mount-arguments.ts';
 

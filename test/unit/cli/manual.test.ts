@@ -3,10 +3,10 @@
 
 import { readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
-import { GLOBAL_OPTIONS, type Option } from '../../../src/commands/command.ts';
-import { MOUNT_OPTIONS_HELP } from '../../../src/commands/mount.ts';
-import { MOUNT_OPTION_NAMES } from '../../../src/commands/mount-options.ts';
-import { PROGRAM } from '../../../src/commands/program.ts';
+import { PROGRAM } from '../../../src/cli/all-commands.ts';
+import { GLOBAL_OPTIONS, type Option } from '../../../src/cli/command.ts';
+import { MOUNT_OPTIONS_HELP } from '../../../src/cli/commands/mount.ts';
+import { MOUNT_OPTION_NAMES } from '../../../src/cli/mount-options.ts';
 import { formats } from '../../../src/disk/registry.ts';
 
 const page = readFileSync(new URL('../../../scripts/man/imgfuse.1', import.meta.url), 'utf8')

@@ -1,14 +1,14 @@
 // `imgfuse create`: a new image, spelled as qemu-img create spells it.
 
-import { printable } from '../bytes/printable.ts';
-import { createDisk, formatByName, formats, inspectDisk, parseSize } from '../disk/index.ts';
-import { ImgfuseError } from '../errors/index.ts';
-import { newPasswordOf, type PasswordArguments } from '../host/passwords.ts';
-import { type Command, QUIET } from './command.ts';
-import { FORMAT, KEY_EXCLUDES, KEY_OPTIONS } from './image-arguments.ts';
-import { splitOptions } from './mount-options.ts';
-import { complain, type OutputMode, print, printJson } from './output.ts';
-import { helpWidth, layOut } from './text-layout.ts';
+import { printable } from '../../bytes/printable.ts';
+import { createDisk, formatByName, formats, inspectDisk, parseSize } from '../../disk/index.ts';
+import { ImgfuseError } from '../../errors/index.ts';
+import { newPasswordOf, type PasswordArguments } from '../../host/passwords.ts';
+import { type Command, QUIET } from '../command.ts';
+import { FORMAT, KEY_EXCLUDES, KEY_OPTIONS } from '../image-arguments.ts';
+import { splitOptions } from '../mount-options.ts';
+import { complain, type OutputMode, print, printJson } from '../output.ts';
+import { helpWidth, layOut } from '../text-layout.ts';
 
 interface CreateArguments extends PasswordArguments {
   readonly image: string;

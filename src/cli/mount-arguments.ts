@@ -7,7 +7,7 @@ import { type MountRequest, TRANSPORTS } from '../daemon/mount-request.ts';
 import type { LockMode } from '../disk/index.ts';
 import { ImgfuseError } from '../errors/index.ts';
 import { absolutePath, canonicalEntry, canonicalPath } from '../host/canonical-path.ts';
-import { checkArguments } from './arguments.ts';
+import { checkArguments } from './check-arguments.ts';
 import { type CommandShape, GLOBAL_OPTIONS, type Options } from './command.ts';
 import { type MountOptions, parseMountOptions, parseTransport, parseWorkers } from './mount-options.ts';
 

@@ -1,14 +1,14 @@
 // `imgfuse remount`: hands an image over from or to another program (live migration) without unmounting it.
 // Invariant: exit code 0 means that the mount is what was asked for, and that nothing went wrong on the way.
 
-import { printable, shellQuote } from '../bytes/printable.ts';
-import { ControlClient } from '../daemon/control-socket.ts';
-import { EXIT_MOUNT, EXIT_OK } from '../errors/exit-codes.ts';
-import { ImgfuseError } from '../errors/index.ts';
-import { processStartTime } from '../host/processes.ts';
-import { findTarget } from '../mounts/target.ts';
-import { type Command, QUIET, TARGET_NAME } from './command.ts';
-import { complain, type OutputMode, print, printJson } from './output.ts';
+import { printable, shellQuote } from '../../bytes/printable.ts';
+import { ControlClient } from '../../daemon/control-socket.ts';
+import { EXIT_MOUNT, EXIT_OK } from '../../errors/exit-codes.ts';
+import { ImgfuseError } from '../../errors/index.ts';
+import { processStartTime } from '../../host/processes.ts';
+import { findTarget } from '../../mounts/target.ts';
+import { type Command, QUIET, TARGET_NAME } from '../command.ts';
+import { complain, type OutputMode, print, printJson } from '../output.ts';
 
 interface RemountArguments {
   readonly target: string;

@@ -1,5 +1,5 @@
 // From the arguments to a command. A mount goes the fast way, without yargs and without the other commands; everything else,
-// help and complaints about arguments included, is in program.ts.
+// help and complaints about arguments included, is in all-commands.ts.
 
 import type { MountRequest } from '../daemon/mount-request.ts';
 import { EXIT_OK, EXIT_USAGE } from '../errors/exit-codes.ts';
@@ -33,7 +33,7 @@ export async function main(nodeArguments: readonly string[], programPath: string
       return EXIT_OK;
     }
     if (argv[0] === UMOUNT_HELPER_COMMAND || UMOUNT_HELPER_NAME.test(programPath)) {
-      const { umountHelper } = await import('./umount-helper.ts');
+      const { umountHelper } = await import('./commands/umount-helper.ts');
       return await umountHelper(argv[0] === UMOUNT_HELPER_COMMAND ? argv.slice(1) : argv);
     }
     const mount = plainMount(argv);
@@ -41,10 +41,10 @@ export async function main(nodeArguments: readonly string[], programPath: string
       const { startMount } = await import('./start-mount.ts');
       return await startMount(mount);
     }
-    const { quickCommand } = await import('./run-command.ts');
+    const { quickCommand } = await import('./quick-commands.ts');
     const quick = await quickCommand(argv);
     if (quick !== null) return await quick();
-    const { runProgram } = await import('./program.ts');
+    const { runProgram } = await import('./all-commands.ts');
     return await runProgram(argv);
   } catch (error) {
     complainAbout(error);
@@ -52,14 +52,14 @@ export async function main(nodeArguments: readonly string[], programPath: string
   }
 }
 
-/** The arguments of a mount without a fault; null for all else, which program.ts runs or explains. */
+/** The arguments of a mount without a fault; null for all else, which all-commands.ts runs or explains. */
 function plainMount(argv: readonly string[]): ParsedMountArguments | null {
   if (argv[0] === COMPLETION_OPTION) return null;
   try {
     const { command, rest } = chooseCommand(argv);
     return command === 'mount' ? parseMountArguments(rest) : null;
   } catch {
-    // program.ts meets the same error, and knows all commands when it explains it
+    // all-commands.ts meets the same error, and knows all commands when it explains it
     return null;
   }
 }

@@ -1,11 +1,11 @@
 // `imgfuse map`: what every range of the disk is and where it lies, over the whole backing chain, as qemu-img map.
 
-import { printable } from '../bytes/printable.ts';
-import { type ChainExtent, openDisk, type VirtualDisk } from '../disk/index.ts';
-import { closingAfter } from '../errors/close.ts';
-import { EXIT_OK } from '../errors/exit-codes.ts';
-import { type PasswordArguments, passwordOf } from '../host/passwords.ts';
-import type { Command } from './command.ts';
+import { printable } from '../../bytes/printable.ts';
+import { type ChainExtent, openDisk, type VirtualDisk } from '../../disk/index.ts';
+import { closingAfter } from '../../errors/close.ts';
+import { EXIT_OK } from '../../errors/exit-codes.ts';
+import { type PasswordArguments, passwordOf } from '../../host/passwords.ts';
+import type { Command } from '../command.ts';
 import {
   ALLOW_BACKING,
   ANY_PARENT,
@@ -17,8 +17,8 @@ import {
   KEY_OPTIONS,
   lockMode,
   lookAt,
-} from './image-arguments.ts';
-import { answered, complain, type OutputMode, printLines, printPieces } from './output.ts';
+} from '../image-arguments.ts';
+import { answered, complain, type OutputMode, printLines, printPieces } from '../output.ts';
 
 interface MapArguments extends PasswordArguments {
   readonly image: string;

@@ -1,14 +1,14 @@
 // `imgfuse check`: checks the metadata of an image and repairs it on request; prints and exits as qemu-img check does.
 // Invariant: without -r not a byte of the image changes, and interrupting it at any time harms nothing.
 
-import { printable } from '../bytes/printable.ts';
-import { type CheckReport, checkDisk, checkExitCode, limitedLog, type RepairMode } from '../disk/index.ts';
-import { EXIT_NO_CHECK, EXIT_USAGE } from '../errors/exit-codes.ts';
-import { ImgfuseError } from '../errors/index.ts';
-import { type Command, QUIET } from './command.ts';
-import { FORCE_SHARE, FORMAT, IMAGE_NAME, lockMode, lookAt, NO_LOCK } from './image-arguments.ts';
-import { answered, complainAbout, type OutputMode, plural, print, printJson } from './output.ts';
-import { Progress } from './progress.ts';
+import { printable } from '../../bytes/printable.ts';
+import { type CheckReport, checkDisk, checkExitCode, limitedLog, type RepairMode } from '../../disk/index.ts';
+import { EXIT_NO_CHECK, EXIT_USAGE } from '../../errors/exit-codes.ts';
+import { ImgfuseError } from '../../errors/index.ts';
+import { type Command, QUIET } from '../command.ts';
+import { FORCE_SHARE, FORMAT, IMAGE_NAME, lockMode, lookAt, NO_LOCK } from '../image-arguments.ts';
+import { answered, complainAbout, type OutputMode, plural, print, printJson } from '../output.ts';
+import { Progress } from '../progress.ts';
 
 interface CheckArguments {
   readonly image: string;

@@ -3,20 +3,20 @@
 import { createRequire } from 'node:module';
 import { Parser } from 'yargs/helpers';
 import { EXIT_MOUNT, EXIT_OK, EXIT_USAGE } from '../errors/exit-codes.ts';
-import { ArgumentError, asksFor, checkArguments, UnknownOptionError } from './arguments.ts';
-import { checkCommand } from './check.ts';
+import { ArgumentError, asksFor, checkArguments, UnknownOptionError } from './check-arguments.ts';
 import { type Choice, chooseCommand, isCommand, MissingImageError, unknownCommand } from './choose-command.ts';
 import { type Command, type CommandName, GLOBAL_OPTIONS, type Options, runChecked } from './command.ts';
-import { createCommand } from './create.ts';
-import { infoCommand } from './info.ts';
-import { mapCommand } from './map.ts';
-import { mountCommand } from './mount.ts';
+import { checkCommand } from './commands/check.ts';
+import { createCommand } from './commands/create.ts';
+import { infoCommand } from './commands/info.ts';
+import { mapCommand } from './commands/map.ts';
+import { mountCommand } from './commands/mount.ts';
+import { remountCommand } from './commands/remount.ts';
+import { resizeCommand } from './commands/resize.ts';
+import { statusCommand } from './commands/status.ts';
+import { unmountCommand } from './commands/unmount.ts';
 import { COMPLETION_OPTION } from './mount-arguments.ts';
 import { answered, complainAbout, print } from './output.ts';
-import { remountCommand } from './remount.ts';
-import { resizeCommand } from './resize.ts';
-import { statusCommand } from './status.ts';
-import { unmountCommand } from './unmount.ts';
 
 const completionCommand: Command = {
   name: 'completion',

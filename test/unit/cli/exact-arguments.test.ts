@@ -1,7 +1,7 @@
 // Arguments with their bytes: from Node where it has them, from the command line of the process where not, or not at all.
 
 import { expect, test } from 'vitest';
-import { exactArguments } from '../../../src/commands/exact-arguments.ts';
+import { exactArguments } from '../../../src/cli/exact-arguments.ts';
 
 const commandLine = (text: string): Uint8Array => Buffer.from(text, 'latin1');
 const unread = (): null => {

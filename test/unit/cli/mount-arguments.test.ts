@@ -4,7 +4,7 @@ import { mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { mountRequest, parseMountArguments } from '../../../src/commands/mount-arguments.ts';
+import { mountRequest, parseMountArguments } from '../../../src/cli/mount-arguments.ts';
 import { makeTemporaryDirectory, removeTemporaryDirectory } from '../../support/temporary.ts';
 
 function request(...argv: readonly string[]): ReturnType<typeof mountRequest> {

@@ -27,11 +27,11 @@ function loadedWith(...modules: readonly string[]): Set<string> {
 }
 
 test('what runs them loads no engine, no package, and not the list of all commands', () => {
-  const loaded = [...loadedWith('commands/run-command.ts')];
-  for (const command of ['status', 'unmount', 'remount']) expect(loaded).toContain(`commands/${command}.ts`);
+  const loaded = [...loadedWith('cli/quick-commands.ts')];
+  for (const command of ['status', 'unmount', 'remount']) expect(loaded).toContain(`cli/commands/${command}.ts`);
   expect(
     loaded.filter((module) =>
-      /^(format|disk|filesystem)\/|^host\/(http\/|posix-file\.ts)|^commands\/program\.ts$/.test(module),
+      /^(format|disk|filesystem)\/|^host\/(http\/|posix-file\.ts)|^cli\/all-commands\.ts$/.test(module),
     ),
   ).toEqual([]);
   // koffi is loaded by the first system call that needs it

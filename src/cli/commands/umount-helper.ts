@@ -1,8 +1,8 @@
 // What umount(8) runs as /sbin/umount.fuse.imgfuse: umount.fuse.imgfuse {directory|device} [-flnrv] [-N ns] [-t type].
 // It unmounts by system call, never through umount(8), which would call it again.
 
-import { EXIT_USAGE } from '../errors/exit-codes.ts';
-import { complain } from './output.ts';
+import { EXIT_USAGE } from '../../errors/exit-codes.ts';
+import { complain } from '../output.ts';
 import { unmount } from './unmount.ts';
 
 export async function umountHelper(argv: readonly string[]): Promise<number> {

@@ -1,8 +1,8 @@
 // map joins what the disk layer tells in pieces, and keeps apart what is not the same.
 
 import { describe, expect, test } from 'vitest';
-import { mapDisk, mapJson, mapLines } from '../../../src/commands/map.ts';
-import type { ChainExtent } from '../../../src/disk/index.ts';
+import { mapDisk, mapJson, mapLines } from '../../../../src/cli/commands/map.ts';
+import type { ChainExtent } from '../../../../src/disk/index.ts';
 
 const CLUSTER = 65536;
 

@@ -5,11 +5,11 @@ import { readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { checkArguments } from '../../../src/commands/arguments.ts';
-import { chooseCommand } from '../../../src/commands/choose-command.ts';
-import { COMMANDS, type Command, GLOBAL_OPTIONS, type Option } from '../../../src/commands/command.ts';
-import { PROGRAM, parseOptions } from '../../../src/commands/program.ts';
-import { readOptions } from '../../../src/commands/run-command.ts';
+import { PROGRAM, parseOptions } from '../../../src/cli/all-commands.ts';
+import { checkArguments } from '../../../src/cli/check-arguments.ts';
+import { chooseCommand } from '../../../src/cli/choose-command.ts';
+import { COMMANDS, type Command, GLOBAL_OPTIONS, type Option } from '../../../src/cli/command.ts';
+import { readOptions } from '../../../src/cli/quick-commands.ts';
 import { ImgfuseError } from '../../../src/errors/index.ts';
 import { makeTemporaryDirectory, removeTemporaryDirectory } from '../../support/temporary.ts';
 
@@ -207,19 +207,19 @@ describe('a mount', () => {
   }
 
   it('loads neither yargs nor the other commands, because it must start fast', () => {
-    const commands = fileURLToPath(new URL('../../../src/commands/', import.meta.url));
-    const loaded = new Set([...loadedBy(`${commands}main.ts`), ...loadedBy(`${commands}start-mount.ts`)]);
-    expect(loaded).toContain(`${commands}arguments.ts`);
+    const cli = fileURLToPath(new URL('../../../src/cli/', import.meta.url));
+    const loaded = new Set([...loadedBy(`${cli}main.ts`), ...loadedBy(`${cli}start-mount.ts`)]);
+    expect(loaded).toContain(`${cli}check-arguments.ts`);
     const heavy = [
       'yargs',
       'yargs/helpers',
-      ...['program', 'help', 'check', 'create'].map((name) => `${commands}${name}.ts`),
+      ...['all-commands', 'help', 'commands/check', 'commands/create'].map((name) => `${cli}${name}.ts`),
     ];
     expect(heavy.filter((name) => loaded.has(name))).toEqual([]);
-    expect([...loadedBy(`${commands}program.ts`)]).toEqual(
-      expect.arrayContaining(['yargs/helpers', `${commands}check.ts`]),
+    expect([...loadedBy(`${cli}all-commands.ts`)]).toEqual(
+      expect.arrayContaining(['yargs/helpers', `${cli}commands/check.ts`]),
     );
-    expect([...loadedBy(`${commands}program.ts`)]).not.toContain('yargs');
+    expect([...loadedBy(`${cli}all-commands.ts`)]).not.toContain('yargs');
   });
 });
 
