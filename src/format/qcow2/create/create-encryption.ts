@@ -1,5 +1,5 @@
-// The encrypt.* options of qemu-img create: which LUKS header a new image gets. Values that QEMU does not know are refused by
-// name, and so is what would make an image that nobody can or should open.
+// The encrypt.* options of qemu-img create, which say what LUKS header a new image gets. Values that QEMU does not know are
+// refused by name, and so are options that would make an image that QEMU cannot open or that is not safe.
 
 import { HASHES, type HashName } from '../../../codec/encryption.ts';
 import type { LuksOptions } from '../../../codec/luks.ts';
@@ -18,10 +18,10 @@ export const ENCRYPTION_OPTIONS: readonly CreateOption[] = [
   { key: 'encrypt.ivgen-alg', value: IV_GENERATORS.join('|'), text: 'default plain64' },
   { key: 'encrypt.ivgen-hash-alg', value: HASH_NAMES.join('|'), text: 'only with essiv' },
   { key: 'encrypt.hash-alg', value: HASH_NAMES.join('|'), text: 'default sha256' },
-  { key: 'encrypt.iter-time', value: 'MS', text: 'how long one try of a password takes; default 2000' },
+  { key: 'encrypt.iter-time', value: 'MS', text: 'how long one password attempt takes; default 2000' },
 ];
 
-/** @returns null for an image that is not encrypted @throws ImgfuseError usage, unsupported */
+/** @returns null for an image without encryption @throws ImgfuseError usage, unsupported */
 export function parseEncryption(options: ReadonlyMap<string, string>): LuksOptions | null {
   const given = ENCRYPTION_OPTIONS.map(({ key }) => key).filter((key) => options.has(key));
   refuseSecrets(options);
@@ -56,7 +56,8 @@ function refuseSecrets(options: ReadonlyMap<string, string>): void {
   const secret = options.get('encrypt.key-secret');
   if (secret !== undefined) {
     throw usage(
-      `encrypt.key-secret=${secret} names an object of QEMU; give the password with --key-file, --key-env or at the prompt`,
+      `encrypt.key-secret=${secret} names an object of QEMU, which imgfuse does not have; give the password with --key-file, ` +
+        '--key-env or at the prompt',
     );
   }
   const old = options.get('encryption');
@@ -66,8 +67,8 @@ function refuseSecrets(options: ReadonlyMap<string, string>): void {
 function legacy(option: string): ImgfuseError {
   return new ImgfuseError(
     'unsupported',
-    `${option} would make an image with the legacy AES encryption, which is weak and which virtual machines do not open any ` +
-      'more; use encrypt.format=luks',
+    `${option} would make an image with the legacy AES encryption, which is weak and which QEMU no longer opens for virtual ` +
+      'machines; use encrypt.format=luks',
   );
 }
 
@@ -78,7 +79,7 @@ function choice<T extends string>(
 ): T | undefined {
   const text = options.get(key);
   if (text === undefined) return undefined;
-  const value = values.find((one) => one === text);
+  const value = values.find((known) => known === text);
   if (value === undefined) throw usage(`${key}=${text} is not valid; use ${values.join(', ')}`);
   return value;
 }

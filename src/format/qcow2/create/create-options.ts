@@ -1,4 +1,5 @@
-// The options of qemu-img create -f qcow2, checked against each other before a byte is written: what QEMU refuses is refused.
+// The options of qemu-img create -f qcow2. They are checked, also against each other, before a byte is written. Invariant:
+// QEMU opens an image with any plan that passes.
 
 import { bytesOfName } from '../../../bytes/names.ts';
 import { isPowerOfTwo, roundUp } from '../../../bytes/offsets.ts';
@@ -18,9 +19,9 @@ const MIN_EXTENDED_CLUSTER_SIZE = 16384;
 const SECTOR_BYTES = 512;
 
 const PREALLOCATIONS = ['off', 'metadata', 'falloc', 'full'] as const;
-export type Preallocation = (typeof PREALLOCATIONS)[number];
+type Preallocation = (typeof PREALLOCATIONS)[number];
 
-/** A new image as it shall be: every combination here is one that QEMU opens. */
+/** The properties of a new image. */
 export interface Qcow2Plan {
   readonly version: 2 | 3;
   /** virtual size in bytes, a multiple of 512 */
@@ -44,7 +45,7 @@ export const QCOW2_CREATE_HELP: CreateHelp = {
     { key: 'cluster_size', value: 'SIZE', text: 'a power of two from 512 to 2M; default 64k' },
     { key: 'compat', value: '0.10|1.1', text: 'version 2 or 3, also written v2 and v3; default 1.1' },
     { key: 'compression_type', value: 'zlib|zstd', text: 'of compressed clusters; default zlib' },
-    { key: 'data_file', value: 'NAME', text: "makes a file for the disk's data too, and never over one that exists" },
+    { key: 'data_file', value: 'NAME', text: "puts the disk's data into a second, new file; never overwrites one" },
     { key: 'data_file_raw', value: 'on|off', text: 'the data file is a raw image of the disk; default off' },
     ...ENCRYPTION_OPTIONS,
     { key: 'extended_l2', value: 'on|off', text: 'clusters have 32 subclusters; default off' },
@@ -59,10 +60,10 @@ export const QCOW2_CREATE_HELP: CreateHelp = {
   ],
 };
 
-/** Known, and refused with a sentence of its own. */
+/** Options that exist in QEMU and are refused with a message of their own. */
 const REFUSED_KEYS: readonly string[] = ['encryption', 'encrypt.key-secret'];
 
-/** @throws ImgfuseError usage, unsupported: one sentence that names the option and what it takes */
+/** @throws ImgfuseError usage, unsupported: one sentence that names the option and its valid values */
 export function planImage(create: CreateOptions): Qcow2Plan {
   const { options } = create;
   const asked = new Map([...options].filter(([key]) => !REFUSED_KEYS.includes(key)));
@@ -78,7 +79,7 @@ export function planImage(create: CreateOptions): Qcow2Plan {
     lazyRefcounts: flag(options, 'lazy_refcounts'),
     extendedL2: flag(options, 'extended_l2'),
     compressionType: choice(options, 'compression_type', COMPRESSION_TYPES, 'zlib'),
-    // a raw data file is the disk itself, so the tables must show all of it from the start
+    // a raw data file is the disk itself, so the tables must map all of it from the start
     preallocation: dataFileRaw && preallocation === 'off' ? 'metadata' : preallocation,
     dataFileName: options.get('data_file') ?? null,
     dataFileRaw,
@@ -132,7 +133,7 @@ function checkVersion(plan: Qcow2Plan): void {
     [`compression_type=${plan.compressionType}`, plan.compressionType !== 'zlib'],
   ];
   const first = newer.find(([, used]) => used);
-  if (first !== undefined) throw usage(`${first[0]} needs compat=1.1 (v3); compat=0.10 images cannot say it`);
+  if (first !== undefined) throw usage(`${first[0]} needs compat=1.1 (v3); compat=0.10 images do not have it`);
 }
 
 function checkFiles({ backing, dataFileName, dataFileRaw, extendedL2, preallocation }: Qcow2Plan): void {
@@ -143,14 +144,14 @@ function checkFiles({ backing, dataFileName, dataFileRaw, extendedL2, preallocat
   if (backing.format !== undefined) checkName('backing format', backing.format, MAX_BACKING_FORMAT_BYTES);
   if (dataFileRaw) throw usage('data_file_raw=on and a backing file exclude each other');
   if (preallocation !== 'off' && !extendedL2) {
-    throw usage(`preallocation=${preallocation} would hide the backing file; it needs extended_l2=on beside one`);
+    throw usage(`preallocation=${preallocation} would hide the backing file; add extended_l2=on`);
   }
 }
 
-/** Clusters that are preallocated and not written would read as noise. */
+/** Refuses preallocation without data: clusters that were never encrypted read as noise. */
 function checkEncryption({ dataFileRaw, encryption, preallocation }: Qcow2Plan): void {
   if (encryption === null) return;
-  if (dataFileRaw) throw usage('data_file_raw=on and encryption exclude each other: a raw disk is in the clear');
+  if (dataFileRaw) throw usage('data_file_raw=on and encryption exclude each other: a raw data file is not encrypted');
   if (preallocation === 'off' || preallocation === 'full') return;
   throw usage(`preallocation=${preallocation} of an encrypted image would read as noise; use off or full`);
 }
@@ -176,7 +177,7 @@ function choice<T extends string>(
   byDefault: T,
 ): T {
   const text = options.get(key) ?? byDefault;
-  const value = values.find((one) => one === text);
+  const value = values.find((known) => known === text);
   if (value === undefined) throw usage(`${key}=${text} is not valid; use ${values.join(', ')}`);
   return value;
 }

@@ -1,9 +1,9 @@
-// A new qcow2 image. All of it but the header is written and made durable first, so that a file cut short by a crash is no
-// image at all; the layout follows from the fields alone:
+// Makes a new qcow2 image. The header is written last, after everything else is durable: a crash before that leaves a file
+// without a magic, which no program takes for an image. L2 tables and data exist only with preallocation:
 //
-//   header | refcount table | refcount blocks | LUKS header | L1 table | L2 tables (preallocation) | data (preallocation)
+//   header | refcount table | refcount blocks | LUKS header | L1 table | L2 tables | data
 //
-// Every cluster of the file is in use once, so the refcount blocks are an array of ones.
+// Every cluster of the file has exactly one reference, so the refcount blocks are an array of ones.
 
 import { writeU64BE } from '../../../bytes/endian.ts';
 import { bytesOfName } from '../../../bytes/names.ts';
@@ -43,15 +43,15 @@ import { planImage, type Qcow2Plan } from './create-options.ts';
 
 const ENTRY_BYTES = 8;
 const EXTENDED_L2_ENTRY_BYTES = 16;
-/** compression_type and its padding included */
+/** with compression_type and its padding */
 const NEW_V3_HEADER_BYTES = 112;
-/** Smaller clusters keep their room for the backing name, as QEMU does. */
+/** In smaller clusters the backing name needs the room; QEMU leaves the names out, too. */
 const MIN_CLUSTER_FOR_FEATURE_NAMES = 4096;
 const CHUNK_BYTES = 1024 * 1024;
 /** Host offsets have 56 bits in the format, 53 in a JavaScript number. */
 const MAX_FILE_BYTES = 2 ** 53 - 2 ** 21;
 
-/** Where everything lies, in clusters from the start of the file. */
+/** The first cluster of each part of the file. */
 interface Layout {
   readonly refcountTable: number;
   readonly refcountBlocks: number;
@@ -62,14 +62,14 @@ interface Layout {
   /** clusters of the whole file */
   readonly end: number;
   readonly l1Entries: number;
-  /** guest clusters with an L2 entry: all, or none without preallocation */
+  /** guest clusters with an L2 entry: all with preallocation, otherwise 0 */
   readonly mappedClusters: number;
 }
 
 /**
  * Writes a new image into an empty file. The options are those of qemu-img, see create-options.ts; the size is rounded up
  * to a multiple of 512 bytes.
- * @throws ImgfuseError usage, limit, unsupported before anything is written
+ * @throws ImgfuseError usage, limit, unsupported: nothing has been written then
  */
 export function createQcow2(file: HostFile, options: CreateOptions): void {
   const plan = planImage(options);
@@ -89,7 +89,7 @@ export function createQcow2(file: HostFile, options: CreateOptions): void {
   file.sync();
 }
 
-/** No bytes for an image that is not encrypted. */
+/** @returns an empty array for an image without encryption */
 function makeLuksHeader({ encryption }: Qcow2Plan, { password }: CreateOptions): Uint8Array {
   if (encryption === null) return new Uint8Array(0);
   return withPassword(password, (secret) => createLuksHeader(secret, encryption));
@@ -97,7 +97,10 @@ function makeLuksHeader({ encryption }: Qcow2Plan, { password }: CreateOptions):
 
 function withPassword<T>(password: CreateOptions['password'], use: (secret: Uint8Array) => T): T {
   if (password === undefined) {
-    throw new ImgfuseError('permission', 'an encrypted image needs a password, and none is given');
+    throw new ImgfuseError(
+      'permission',
+      'an encrypted image needs a password; give it with --key-file, --key-env or at the prompt',
+    );
   }
   const secret = password();
   try {
@@ -124,7 +127,7 @@ function layOut(plan: Qcow2Plan, luksBytes: number): Layout {
   const data = dataFileName === null ? mappedClusters : 0;
   const luks = divideUp(luksBytes, clusterSize);
   const perBlock = (clusterSize * 8) / refcountBits;
-  // the refcount structures count themselves: grow them until they are large enough
+  // the refcount structures also count themselves: grow them until they are large enough
   let blocks = 1;
   let table = 1;
   for (;;) {
@@ -238,7 +241,7 @@ function writeRefcounts(file: HostFile, plan: Qcow2Plan, layout: Layout): void {
     writeEntries(file, { offset, count: end, entryBytes }, (view, at) => view.setUint8(at + entryBytes - 1, 1));
     return;
   }
-  // several counters in a byte, the first in its low bits
+  // a byte has several counters, the first one in its low bits
   const perByte = 8 / refcountBits;
   writeEntries(file, { offset, count: divideUp(end, perByte), entryBytes: 1 }, (view, at, index) => {
     const counters = Math.min(perByte, end - index * perByte);
@@ -248,7 +251,7 @@ function writeRefcounts(file: HostFile, plan: Qcow2Plan, layout: Layout): void {
   });
 }
 
-/** L1 and L2 tables for preallocation: the tables follow each other, so all L2 entries are one array. */
+/** Writes the L1 and L2 tables for preallocation. The L2 tables are adjacent, so their entries form one array. */
 function writeMapping(file: HostFile, plan: Qcow2Plan, layout: Layout): void {
   const { clusterSize, dataFileName } = plan;
   const { l1Table, l2Tables, l1Entries, mappedClusters, data } = layout;
@@ -257,15 +260,15 @@ function writeMapping(file: HostFile, plan: Qcow2Plan, layout: Layout): void {
   writeEntries(file, l1, (view, at, index) => writeCopied(view, at, (l2Tables + index) * clusterSize));
   const entryBytes = l2EntryBytes(plan);
   const firstCluster = dataFileName === null ? data : 0;
-  // subclusters of the image's own clusters stay unallocated, so that a backing file shows through; a raw data file is all data
-  const allocated = plan.extendedL2 && plan.dataFileRaw;
+  // subclusters stay unallocated, so that reads get the backing file's data; those of a raw data file are all allocated
+  const isAllocated = plan.extendedL2 && plan.dataFileRaw;
   writeEntries(file, { offset: l2Tables * clusterSize, count: mappedClusters, entryBytes }, (view, at, index) => {
     writeCopied(view, at, (firstCluster + index) * clusterSize);
-    if (allocated) view.setUint32(at + 12, 0xffffffff, false);
+    if (isAllocated) view.setUint32(at + 12, 0xffffffff, false);
   });
 }
 
-/** QCOW_OFLAG_COPIED is bit 63, above what a number can hold exactly beside an offset. */
+/** Sets QCOW_OFLAG_COPIED (bit 63) in the byte: a number cannot hold it together with the offset. */
 function writeCopied(view: DataView, at: number, offset: number): void {
   writeU64BE(view, at, offset);
   view.setUint8(at, view.getUint8(at) | 0x80);
@@ -300,7 +303,7 @@ interface EntryArray {
   readonly entryBytes: number;
 }
 
-/** Writes an array of entries in large pieces; `set` puts one entry into bytes that are zero. */
+/** Writes an array of entries in large pieces. `set` writes one entry; its bytes are zero before. */
 function writeEntries(
   file: HostFile,
   { offset, count, entryBytes }: EntryArray,
