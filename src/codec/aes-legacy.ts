@@ -6,8 +6,8 @@ import type { VolumeKey } from './encryption.ts';
 const KEY_BYTES = 16;
 
 /**
- * The key of a password: its first 16 bytes, followed by zeros where it has fewer; QEMU does the same.
- * @param password its bytes, which stay as they are
+ * The key for a password: its first 16 bytes, padded with zeros, as in QEMU.
+ * @param password its bytes; not modified
  */
 export function legacyAesKey(password: Uint8Array): VolumeKey {
   const key = new Uint8Array(KEY_BYTES);

@@ -1,4 +1,4 @@
-// The one error of the decoders; the format makes a sentence with file and offset of it.
+// The error of the decoders. The format that calls a decoder adds the file and the offset.
 
-/** What is wrong with compressed data, in words that follow "the compressed cluster ... ". */
+/** Compressed data is damaged. The message continues a sentence that starts with "the compressed cluster ... ". */
 export class DamagedData extends Error {}

@@ -1,20 +1,20 @@
-// Encryption of guest data: a password gives a volume key (luks.ts, aes-legacy.ts), and a volume key gives the sector cipher
-// that reads and writes use (sector-cipher.ts). Invariant: key bytes never appear in a message.
+// Types for the encryption of guest data: a password opens a volume key (luks.ts, aes-legacy.ts), and a volume key makes the
+// sector cipher for reads and writes (sector-cipher.ts). Invariant: key bytes never appear in a message.
 
 import { ImgfuseError } from '../errors/index.ts';
 
 /** Unit of encryption in bytes, whatever the cluster size. */
 export const CRYPTO_SECTOR_BYTES = 512;
 
-/** What a password opens: structured-clonable, so that every thread makes a cipher of its own from it. */
+/** The key that a password opens. It can be structured-cloned, so that each thread makes its own cipher from it. */
 export interface VolumeKey {
   readonly mode: 'xts' | 'cbc';
   readonly ivgen: 'plain' | 'plain64' | 'essiv';
-  /** hash of essiv */
+  /** present exactly if ivgen is essiv */
   readonly ivHash?: HashName;
   /**
-   * Which offset, divided by 512, is the sector number: that of the data in the image file (in the external data file where
-   * there is one), or that on the virtual disk.
+   * The offset that gives the sector number (divided by 512): 'host' is that of the data in the image file, or in the external
+   * data file; 'guest' is that on the virtual disk.
    */
   readonly sectorOf: 'host' | 'guest';
   /** AES key: 16, 24 or 32 bytes for cbc, twice that for xts */
@@ -29,16 +29,16 @@ export type HashName = keyof typeof HASHES;
 export interface SectorCipher {
   /**
    * @param buffer may lie over shared memory
-   * @param offset of the first byte in `buffer`, of any alignment
+   * @param offset index of the first byte in `buffer`, of any alignment
    * @param length bytes, a multiple of 512
-   * @param sector number of the first sector: `sectorOf` of the volume key says of which offset
+   * @param sector number of the first sector, see VolumeKey.sectorOf
    */
   decrypt(buffer: Uint8Array, offset: number, length: number, sector: number): void;
-  /** Like decrypt. It changes the buffer: hand it a copy where the plain data is still needed. */
+  /** Like decrypt(). It overwrites the plain data in `buffer`: pass a copy if you still need it. */
   encrypt(buffer: Uint8Array, offset: number, length: number, sector: number): void;
 }
 
-/** Overwrites key bytes. What node:crypto and the garbage collector have copied is out of reach. */
+/** Overwrites key bytes. It cannot reach the copies that node:crypto and the garbage collector make. */
 export function wipe(...secrets: readonly Uint8Array[]): void {
   for (const secret of secrets) secret.fill(0);
 }

@@ -1,6 +1,6 @@
-// The first bytes of a raw deflate stream (RFC 1951), whatever follows them: node:zlib gives all of a stream or nothing.
-// For streams that hold more than a cluster or do not end, which QEMU reads as long as they fill the cluster.
-// Invariant: no more than the output that was asked for is taken as memory, and every step consumes input or gives output.
+// Decodes the first bytes of a raw deflate stream (RFC 1951) and ignores the rest. node:zlib decodes a whole stream or fails;
+// this decoder serves streams that are longer than a cluster or have no end, which QEMU accepts if they fill the cluster.
+// Invariant: memory is bounded by the requested output, and every step consumes input or produces output.
 
 import { DamagedData } from './damaged-data.ts';
 
@@ -9,12 +9,12 @@ const END_OF_BLOCK = 256;
 const LENGTH_CODES = 29;
 const DISTANCE_CODES = 30;
 
-/** Lengths 3 to 258 and distances from 1 on: where each code begins, and how many bits follow it. */
+/** The first value of each length code (3 to 258) and distance code (from 1), and the number of extra bits. */
 const LENGTH_BITS = [0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5, 0] as const;
 const LENGTH_BASES = [...bases(3, LENGTH_BITS.slice(0, -1)).slice(0, -1), 258];
 const DISTANCE_BITS = Array.from({ length: DISTANCE_CODES }, (_, code) => Math.max(0, (code >> 1) - 1));
 const DISTANCE_BASES = bases(1, DISTANCE_BITS);
-/** The order in which the lengths of the codes for code lengths are stored. */
+/** The order in which a dynamic block stores the lengths of its code length codes. */
 const ORDER = [16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15] as const;
 
 function bases(first: number, bits: readonly number[]): number[] {
@@ -23,7 +23,7 @@ function bases(first: number, bits: readonly number[]): number[] {
   return found;
 }
 
-/** A canonical Huffman code: how many codes have each length, and the symbols in the order of their codes. */
+/** A canonical Huffman code: the number of codes of each length, and the symbols in the order of their codes. */
 interface Code {
   readonly counts: Uint16Array;
   readonly symbols: Uint16Array;
@@ -40,7 +40,7 @@ function makeCode(lengths: readonly number[]): Code {
   let unused = 1;
   for (let length = 1; length <= MAX_BITS; length++) {
     unused = unused * 2 - counts[length]!;
-    if (unused < 0) throw new DamagedData('has more deflate codes than there can be');
+    if (unused < 0) throw new DamagedData('has more deflate codes than are possible');
   }
   return { counts, symbols };
 }
@@ -50,7 +50,7 @@ const FIXED_LITERALS = makeCode(
 );
 const FIXED_DISTANCES = makeCode(new Array(DISTANCE_CODES).fill(5));
 
-/** @returns the first `length` bytes of the stream at the start of `source` @throws DamagedData when it does not give them */
+/** @returns the first `length` bytes of the stream at the start of `source` @throws DamagedData if it has fewer or is damaged */
 export function inflateFirst(source: Uint8Array, length: number): Uint8Array {
   return new FirstBytes(source, length).run();
 }
@@ -86,7 +86,8 @@ class FirstBytes {
   private copyStored(): void {
     this.bit = Math.ceil(this.bit / 8) * 8;
     const length = this.bits(16);
-    if (this.bits(16) !== (length ^ 0xffff)) throw new DamagedData('has a stored deflate block of two lengths');
+    if (this.bits(16) !== (length ^ 0xffff))
+      throw new DamagedData('has a stored deflate block with contradictory lengths');
     const start = this.bit / 8;
     const part = Math.min(length, this.output.length - this.written);
     if (start + part > this.source.length) throw this.cutOff();
@@ -124,7 +125,7 @@ class FirstBytes {
     return lengths;
   }
 
-  /** Up to the end of the block, or until the output is full. */
+  /** Decodes to the end of the block, or until the output is full. */
   private decode(literals: Code, distances: Code): void {
     const { output } = this;
     while (!this.isFull) {
@@ -158,7 +159,7 @@ class FirstBytes {
     throw new DamagedData('has a deflate code that does not exist');
   }
 
-  /** The next bits, the first one lowest. */
+  /** The next `count` bits; the first one is bit 0 of the result. */
   private bits(count: number): number {
     const { source } = this;
     if (this.bit + count > source.length * 8) throw this.cutOff();

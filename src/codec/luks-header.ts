@@ -1,5 +1,5 @@
-// The LUKS1 header inside an image: bytes <-> fields, every limit checked (LUKS1 On-Disk Format Specification 1.2.3).
-// Big-endian, 592 bytes; all offsets in it count from its own first byte.
+// The LUKS1 header inside an image: bytes <-> fields (source: LUKS1 On-Disk Format Specification 1.2.3). Invariant: a LuksHeader
+// has passed all limits. 592 bytes, big-endian; its offsets count from its first byte.
 //
 //     0 magic "LUKS\xba\xbe"   6 version u16        8 cipher-name[32]     40 cipher-mode[32]   72 hash-spec[32]
 //   104 payload-offset u32 (sectors)              108 key-bytes u32      112 mk-digest[20]    132 mk-digest-salt[32]
@@ -18,19 +18,19 @@ export const LUKS_NUMKEYS = 8;
 export const LUKS_DIGESTSIZE = 20;
 export const LUKS_SALTSIZE = 32;
 export const LUKS_STRIPES = 4000;
-/** key material starts at multiples of this */
+/** Key material starts at multiples of this. */
 export const LUKS_ALIGN_KEYSLOTS = 4096;
 export const LUKS_KEY_ENABLED = 0x00ac71f3;
 export const LUKS_KEY_DISABLED = 0x0000dead;
 
 const KEY_SLOTS_OFFSET = 208;
 const KEY_SLOT_BYTES = 48;
-/** Every known writer makes 4000; this bounds the memory for key material. */
+/** Bounds the memory for key material; every known program writes 4000. */
 const MAX_STRIPES = 16384;
-/** One key slot takes a minute or less; QEMU and cryptsetup aim at 2 seconds, which is some millions. */
+/** Bounds the time for one key slot to about a minute; QEMU and cryptsetup aim at 2 seconds, which is a few million. */
 export const MAX_ITERATIONS = 100_000_000;
 
-/** Where an image keeps its LUKS header with the key material: host bytes. */
+/** The bytes of the image file that hold the LUKS header and its key material. */
 export interface LuksArea {
   readonly offset: number;
   readonly length: number;
@@ -45,15 +45,15 @@ export interface LuksKeySlot {
   readonly stripes: number;
 }
 
-/** The fields as they stand there: any cipher, any limits. What info shows needs no more. */
+/** The fields as stored, with any cipher and any limits: enough for `info`. */
 export interface LuksFields {
   readonly cipherName: string;
   /** such as "xts-plain64" or "cbc-essiv:sha256" */
   readonly cipherMode: string;
   readonly hashSpec: string;
-  /** length of the volume key: both halves for xts */
+  /** length of the volume key in bytes; for xts, of both halves */
   readonly keyBytes: number;
-  /** bytes; an image format that says itself where its data lies does not use it */
+  /** in bytes; not used by an image format that has its own way to place data, such as qcow2 */
   readonly payloadOffset: number;
   readonly digest: Uint8Array;
   readonly digestSalt: Uint8Array;
@@ -62,19 +62,19 @@ export interface LuksFields {
   readonly slots: readonly LuksKeySlot[];
 }
 
-/** A header whose cipher is known here and whose limits have been checked: a password can be tried. */
+/** A header with a supported cipher and checked limits: a password can be tried. */
 export interface LuksHeader extends Omit<LuksFields, 'cipherName' | 'cipherMode' | 'hashSpec'> {
   /** mode, IVs and sector numbers of the volume key; the key itself is in the key slots */
   readonly cipher: Omit<VolumeKey, 'key'>;
   readonly hash: HashName;
 }
 
-/** Bytes of the key material of a slot in the image: whole sectors. */
+/** Length of the key material of a slot, in bytes: whole sectors. */
 export function keyMaterialBytes(keyBytes: number, stripes: number): number {
   return divideUp(keyBytes * stripes, CRYPTO_SECTOR_BYTES) * CRYPTO_SECTOR_BYTES;
 }
 
-/** Reads the LUKS header. @throws corrupt for what is none, unsupported for another version */
+/** Reads the LUKS header. @throws ImgfuseError corrupt if it is not one, unsupported for another version */
 export function readLuksFields(file: HostFile, area: LuksArea): LuksFields {
   const bytes = new Uint8Array(LUKS_PHDR_BYTES);
   const got = file.read(bytes, 0, LUKS_PHDR_BYTES, hostOffset(area.offset));
@@ -102,7 +102,7 @@ export function readLuksFields(file: HostFile, area: LuksArea): LuksFields {
   };
 }
 
-/** Reads and checks a LUKS header of an image that is to be unlocked. @throws corrupt, unsupported */
+/** Reads and checks the LUKS header, to try a password. @throws ImgfuseError corrupt, unsupported */
 export function readLuksHeader(file: HostFile, area: LuksArea): LuksHeader {
   const { cipherName, cipherMode, hashSpec, ...fields } = readLuksFields(file, area);
   const refuse = (at: number, what: string): ImgfuseError => unsupported(file, area.offset + at, what);
@@ -110,7 +110,11 @@ export function readLuksHeader(file: HostFile, area: LuksArea): LuksHeader {
   const { keyBytes } = fields;
   const halves = cipher.mode === 'xts' ? 2 : 1;
   if (keyBytes !== 16 * halves && keyBytes !== 24 * halves && keyBytes !== 32 * halves) {
-    throw invalid(file, area.offset + 108, `key-bytes is ${keyBytes}, which no AES-${cipher.mode} key has`);
+    throw invalid(
+      file,
+      area.offset + 108,
+      `key-bytes is ${keyBytes}, which is not the length of an AES-${cipher.mode} key`,
+    );
   }
   if (!isHashName(hashSpec)) throw refuse(72, `the hash ${hashSpec}; known are ${Object.keys(HASHES).join(', ')}`);
   checkIterations(file, area.offset + 164, 'mk-digest-iterations', fields.digestIterations);
@@ -130,7 +134,7 @@ function textField(
   const field = bytes.subarray(offset, offset + length);
   const end = field.indexOf(0);
   if (end < 0 || !field.subarray(0, end).every((byte) => byte > 0x20 && byte < 0x7f)) {
-    throw invalid(file, area.offset + offset, `${name} is no text that ends with a NUL byte`);
+    throw invalid(file, area.offset + offset, `${name} is not a text that ends with a NUL byte`);
   }
   return String.fromCharCode(...field.subarray(0, end));
 }
@@ -175,7 +179,7 @@ function parseSlot(file: HostFile, area: LuksArea, view: DataView, index: number
   };
 }
 
-/** Limits of the work and memory that an active slot takes. */
+/** Checks the time and memory that an active slot takes. */
 function checkSlot(file: HostFile, area: LuksArea, index: number, slot: LuksKeySlot, keyBytes: number): void {
   if (!slot.active) return;
   const at = KEY_SLOTS_OFFSET + index * KEY_SLOT_BYTES;
@@ -230,7 +234,7 @@ export function serializeLuksHeader(header: LuksHeader): Uint8Array {
   return bytes;
 }
 
-/** The facts of a LUKS header, of any cipher, with the keys that `qemu-img info --output=json` has below "encrypt". */
+/** What `info` shows of a LUKS header: the keys that `qemu-img info --output=json` has below "encrypt". */
 export function describeLuks(fields: LuksFields): Readonly<Record<string, unknown>> {
   const { cipherName, cipherMode, hashSpec, keyBytes, uuid, slots, payloadOffset, digestIterations } = fields;
   const dash = cipherMode.indexOf('-');

@@ -1,6 +1,6 @@
-// LUKS: a password opens a key slot of the LUKS header and gives the volume key; and new LUKS headers.
-// A key slot holds the volume key split into stripes (so that erasing a part destroys it), encrypted with the PBKDF2 of the
-// password. Invariant: keys are overwritten as soon as they are not needed, on errors too, and never part of a message.
+// LUKS: opens a key slot with a password to get the volume key, and makes new LUKS headers. A key slot holds the volume key,
+// split into stripes (so that erasing any part destroys it) and encrypted with the PBKDF2 of the password.
+// Invariant: keys are overwritten as soon as they are not needed, also after errors, and never appear in a message.
 
 import { createHash, pbkdf2Sync, randomBytes, randomUUID, timingSafeEqual } from 'node:crypto';
 import { roundUp } from '../bytes/offsets.ts';
@@ -25,10 +25,10 @@ import {
 import { createSectorCipher } from './sector-cipher.ts';
 
 /**
- * The volume key that `password` opens. It takes as long as the iterations of the key slots say, some seconds at most for
- * what QEMU makes; other threads are handed the result.
- * @param password its bytes, which stay as they are
- * @throws permission for a wrong password; corrupt, unsupported
+ * The volume key that `password` opens. The iterations of the key slots decide how long it takes: up to a few seconds for an
+ * image that QEMU made.
+ * @param password its bytes; not modified
+ * @throws ImgfuseError permission for a wrong password; corrupt, unsupported
  */
 export function unlockLuks(file: HostFile, area: LuksArea, password: Uint8Array): VolumeKey {
   const header = readLuksHeader(file, area);
@@ -65,7 +65,7 @@ function openSlot(
   }
   const slotKey = pbkdf2Sync(password, slot.salt, slot.iterations, keyBytes, hash);
   try {
-    // sectors are counted from the start of the key material here
+    // sector 0 is the start of the key material, whatever its offset
     createSectorCipher({ ...cipher, key: slotKey }).decrypt(material, 0, material.length, 0);
     const key = mergeStripes(material, keyBytes, slot.stripes, hash);
     if (timingSafeEqual(digestOf(key, header), header.digest)) return key;
@@ -83,7 +83,7 @@ function digestOf(
   return pbkdf2Sync(key, digestSalt, digestIterations, LUKS_DIGESTSIZE, hash);
 }
 
-/** The anti-forensic splitter backwards: every stripe is needed to get `keyBytes` bytes back. */
+/** Reverses the anti-forensic splitter: every stripe is needed to get the `keyBytes` bytes of the key. */
 function mergeStripes(material: Uint8Array, keyBytes: number, stripes: number, hash: HashName): Uint8Array {
   const key = new Uint8Array(keyBytes);
   for (let stripe = 0; stripe < stripes; stripe++) {
@@ -94,7 +94,7 @@ function mergeStripes(material: Uint8Array, keyBytes: number, stripes: number, h
   return key;
 }
 
-/** Random stripes, and a last one that makes mergeStripes give `key`. Whole sectors; the rest is zeros. */
+/** Random stripes and a last one for which mergeStripes() returns `key`; padded with zeros to whole sectors. */
 function splitKey(key: Uint8Array, stripes: number, hash: HashName): Uint8Array {
   const material = new Uint8Array(keyMaterialBytes(key.length, stripes));
   const last = (stripes - 1) * key.length;
@@ -105,7 +105,7 @@ function splitKey(key: Uint8Array, stripes: number, hash: HashName): Uint8Array 
   return material;
 }
 
-/** Replaces each piece of a digest's length by the hash of its big-endian number and itself, the last one cut. */
+/** Replaces each piece of digest length by the hash of its index (big-endian) and itself; the last hash is cut to fit. */
 function diffuse(block: Uint8Array, hash: HashName): void {
   const digestBytes = HASHES[hash];
   const number = new Uint8Array(4);
@@ -118,15 +118,15 @@ function diffuse(block: Uint8Array, hash: HashName): void {
   }
 }
 
-/** How to encrypt a new image; the names and values are those of qemu-img's encrypt.* options, and so are the defaults. */
+/** How to encrypt a new image. Names, values and defaults are those of qemu-img's encrypt.* options. */
 export interface LuksOptions {
   readonly cipherAlg?: 'aes-128' | 'aes-192' | 'aes-256';
   readonly cipherMode?: 'xts' | 'cbc';
   readonly ivgenAlg?: 'plain' | 'plain64' | 'essiv';
-  /** of essiv only */
+  /** only with essiv */
   readonly ivgenHashAlg?: HashName;
   readonly hashAlg?: HashName;
-  /** time that opening the image takes on this machine, in milliseconds */
+  /** time that one password attempt shall take on this machine, 1 to 60000 ms */
   readonly iterTimeMs?: number;
 }
 
@@ -134,10 +134,10 @@ const MIN_ITERATIONS = 1000;
 const MAX_ITER_TIME_MS = 60_000;
 
 /**
- * A whole LUKS header with a new random volume key in slot 0: what stands at the offset that the header extension names, its
- * length being the length to write there. The layout is that of qemu-img: room for eight slots, each at a multiple of 4096.
- * @param password its bytes, which stay as they are
- * @throws usage, unsupported
+ * A LUKS header and its key material, with a new random volume key in slot 0. The layout is that of qemu-img: room for eight
+ * slots, each at a multiple of 4096.
+ * @param password its bytes; not modified
+ * @throws ImgfuseError usage, unsupported
  */
 export function createLuksHeader(password: Uint8Array, options: LuksOptions = {}): Uint8Array {
   const { cipher, keyBytes, hash, iterTimeMs } = resolveOptions(options);
@@ -180,7 +180,7 @@ function resolveOptions(options: LuksOptions) {
     throw new ImgfuseError('usage', `encrypt.iter-time=${iterTimeMs}: it must be from 1 to ${MAX_ITER_TIME_MS}`);
   }
   if (cipherAlg === 'aes-192' && mode === 'cbc') {
-    // 4000 stripes of 24 bytes are no whole sectors, and QEMU ends with a failed assertion
+    // 4000 stripes of 24 bytes do not fill whole sectors, so an assertion in QEMU fails
     throw new ImgfuseError('unsupported', 'encrypt.cipher-alg=aes-192 with mode cbc: QEMU cannot open such an image');
   }
   const aesBytes = { 'aes-128': 16, 'aes-192': 24, 'aes-256': 32 }[cipherAlg];
@@ -190,7 +190,7 @@ function resolveOptions(options: LuksOptions) {
   return { cipher, keyBytes: mode === 'xts' ? aesBytes * 2 : aesBytes, hash: hashAlg, iterTimeMs };
 }
 
-/** Iterations of PBKDF2 that take `timeMs` here for a key of `keyBytes`. */
+/** The number of PBKDF2 iterations that take `timeMs` on this machine for a key of `keyBytes`. */
 function iterationsFor(timeMs: number, keyBytes: number, hash: HashName): number {
   let sample = 2000;
   for (;;) {

@@ -1,12 +1,12 @@
-// AES-XTS and AES-CBC over 512-byte sectors, made of long-lived ECB and CBC streams: a cipher object a sector, as node:crypto
-// has it for these modes, costs ten times as much. Invariants: streams only ever get whole blocks, so nothing stays behind in
-// them; work is done in aligned scratch memory, so buffers may have any alignment and may be shared.
+// AES-XTS and AES-CBC over 512-byte sectors, made from long-lived ECB and CBC streams: a node:crypto cipher object per sector
+// costs ten times as much. Invariants: a stream gets only whole blocks, so it never holds data back; the work is done in aligned
+// scratch memory, so buffers may have any alignment and may be shared.
 
 import { type Cipher, createCipheriv, createDecipheriv, createHash, type Decipher } from 'node:crypto';
 import { assert, ImgfuseError } from '../errors/index.ts';
 import { CRYPTO_SECTOR_BYTES, HASHES, type SectorCipher, type VolumeKey, wipe } from './encryption.ts';
 
-/** Sectors of one round; larger rounds are slower (the CPU's cache). */
+/** Sectors per round. Larger rounds are slower, because they do not fit into the CPU's cache. */
 const ROUND_SECTORS = 128;
 const BLOCK_BYTES = 16;
 const WORDS_PER_BLOCK = 4;
@@ -17,7 +17,7 @@ const LITTLE_ENDIAN_HOST = new Uint8Array(Uint32Array.of(1).buffer)[0] === 1;
 
 type Transform = (scratch: Scratch, sectors: number, sector: number) => void;
 
-/** Makes the cipher of a volume key; the key may be wiped afterwards. @throws unsupported, usage */
+/** Makes the cipher of a volume key, which may be wiped afterwards. @throws ImgfuseError unsupported */
 export function createSectorCipher(volume: VolumeKey): SectorCipher {
   assert(LITTLE_ENDIAN_HOST, 'the host is little-endian');
   const halves = volume.mode === 'xts' ? 2 : 1;
@@ -30,16 +30,16 @@ export function createSectorCipher(volume: VolumeKey): SectorCipher {
   return volume.mode === 'xts' ? new XtsCipher(volume.key, ivs) : new CbcCipher(volume.key, ivs);
 }
 
-/** Two rounds' worth of aligned memory: one holds the data, one the tweaks (xts) or the other side of the data (cbc). */
+/** Aligned memory for one round: the data, and the tweaks (xts) or the decrypted blocks (cbc). */
 class Scratch {
   readonly bytes = new Uint8Array(ROUND_SECTORS * CRYPTO_SECTOR_BYTES);
   readonly words = new Int32Array(this.bytes.buffer);
   readonly otherBytes = new Uint8Array(ROUND_SECTORS * CRYPTO_SECTOR_BYTES);
   readonly otherWords = new Int32Array(this.otherBytes.buffer);
 
-  /** Hands the sectors of the buffer to `transform` round by round; it leaves its result in `bytes`. */
+  /** Calls `transform` once per round; it transforms `bytes` in place. */
   forEachRound(buffer: Uint8Array, offset: number, length: number, sector: number, transform: Transform): void {
-    assert(length % CRYPTO_SECTOR_BYTES === 0, `encryption of ${length} bytes, no whole sectors`);
+    assert(length % CRYPTO_SECTOR_BYTES === 0, `encryption of ${length} bytes, which are not whole sectors`);
     assert(offset >= 0 && offset + length <= buffer.length, `encryption at ${offset} of ${buffer.length} bytes`);
     assert(Number.isSafeInteger(sector) && sector >= 0, `encryption of sector ${sector}`);
     for (let done = 0; done < length; ) {
@@ -74,7 +74,7 @@ class InitializationVectors {
     if (ivgen !== 'essiv') return;
     const digestBytes: number = ivHash === undefined ? 0 : HASHES[ivHash];
     if (digestBytes !== 16 && digestBytes !== 32) {
-      throw new ImgfuseError('unsupported', `essiv needs a hash as long as an AES key (sha256); ${ivHash} is none`);
+      throw new ImgfuseError('unsupported', `essiv needs a hash as long as an AES key, such as sha256, not ${ivHash}`);
     }
     const salt = createHash(ivHash!).update(key).digest();
     this.essiv = ecb('encrypt', salt);
@@ -157,12 +157,12 @@ class XtsCipher implements SectorCipher {
   }
 }
 
-/** C = E(P ^ previous C), the IV standing for what precedes a sector. */
+/** C = E(P ^ previous C); the IV is the previous C of a sector's first block. */
 class CbcCipher implements SectorCipher {
   private readonly scratch = new Scratch();
   private readonly ivs: InitializationVectors;
   private readonly decryption: Decipher;
-  /** one chain through all sectors ever encrypted; `last` is the block that it will mix into the next one */
+  /** one CBC stream through all sectors; `last` is its latest output, which it mixes into the next block */
   private readonly chain: Cipher;
   private readonly last = new Uint8Array(BLOCK_BYTES);
 
@@ -185,7 +185,7 @@ class CbcCipher implements SectorCipher {
     const size = sectors * CRYPTO_SECTOR_BYTES;
     otherBytes.set(this.decryption.update(bytes.subarray(0, size)));
     const ivs = this.ivs.of(sector, sectors);
-    // from the end, since each block still needs the cipher text before it
+    // backwards, because each block still needs the ciphertext before it
     for (let s = sectors - 1; s >= 0; s--) {
       const start = s * WORDS_PER_SECTOR;
       for (let i = start + WORDS_PER_SECTOR - 1; i >= start + WORDS_PER_BLOCK; i--) {
@@ -200,7 +200,7 @@ class CbcCipher implements SectorCipher {
     const ivs = this.ivs.of(sector, sectors);
     for (let s = 0; s < sectors; s++) {
       const start = s * CRYPTO_SECTOR_BYTES;
-      // the chain mixes in `last`, so that is taken out again here
+      // the stream mixes in `last`: cancel that with a second XOR
       for (let i = 0; i < BLOCK_BYTES; i++) bytes[start + i]! ^= ivs[s * BLOCK_BYTES + i]! ^ this.last[i]!;
       const output = this.chain.update(bytes.subarray(start, start + CRYPTO_SECTOR_BYTES));
       bytes.set(output, start);

@@ -1,6 +1,6 @@
-// zstd frames (RFC 8878, 3.1.1): the header, where the blocks are, and the decoder of one frame.
-// Invariant: memory is one cluster of output plus tables of fixed size, taken once a thread; time is bounded by the cluster,
-// because every block has to give some of it.
+// zstd frames (RFC 8878, 3.1.1): parses the header, finds the blocks, and decodes a frame.
+// Invariant: memory is one cluster of output, plus tables of fixed size that each thread allocates once. Time is bounded by
+// the size of the cluster, because a limit on blocks makes every block produce output.
 
 import { DamagedData } from '../damaged-data.ts';
 import { makeHuffmanTable } from './huffman.ts';
@@ -8,7 +8,7 @@ import { type Literals, readLiterals } from './literals.ts';
 import { Sequences } from './sequences.ts';
 import { xxh64Low } from './xxh64.ts';
 
-/** As libzstd where it is not told otherwise, and so QEMU. No memory is taken for it: the output is the window. */
+/** The default of libzstd, and so of QEMU. A window needs no memory here, because the output is the window. */
 const MAX_WINDOW_BYTES = 2 ** 27;
 const MAX_BLOCK_BYTES = 128 * 1024;
 
@@ -20,29 +20,29 @@ const RAW_BLOCK = 0;
 const RLE_BLOCK = 1;
 const RESERVED_BLOCK = 3;
 
-/** Tables cost time even where they decode nothing: a frame may have this many blocks that have them, and one for so many bytes. */
+/** A block with tables costs time even without output, so a frame may have this many, plus one per MIN_BYTES_PER_BLOCK. */
 const FREE_BLOCKS = 64;
 const MIN_BYTES_PER_BLOCK = 128;
 
-/** A frame in a source, checked up to the headers of its blocks. */
+/** A frame in a source. Its header and the headers of its blocks have been checked. */
 export interface Frame {
   readonly start: number;
-  /** of the first block; equal to `end` in a frame that is to be skipped */
+  /** offset of the first block; equal to `end` in a skippable frame */
   readonly blocks: number;
-  /** behind the last byte of the frame */
+  /** end of the frame, exclusive */
   readonly end: number;
-  /** how far back the frame says that it refers, in bytes */
+  /** window size in bytes: how far back a match may refer */
   readonly window: number;
-  /** most bytes that one block may give */
+  /** most bytes that one block may decompress to */
   readonly blockLimit: number;
-  /** bytes of data, null where the frame does not say */
+  /** bytes of data; null if the frame does not say */
   readonly contentSize: number | null;
   readonly hasChecksum: boolean;
-  /** false: a frame of something else */
+  /** false for a skippable frame */
   readonly hasData: boolean;
 }
 
-/** The frame that starts at `start`. @throws DamagedData where it is none or does not end inside the source */
+/** Parses the frame at `start`. @throws DamagedData if there is no frame or it does not end inside the source */
 export function findFrame(source: Uint8Array, start: number): Frame {
   const view = new DataView(source.buffer, source.byteOffset, source.byteLength);
   if (start + 8 > source.length) throw new DamagedData('ends before a zstd frame begins');
@@ -86,12 +86,12 @@ function readContentSize(source: Uint8Array, at: number, bytes: number): number 
   return bytes === 2 ? size + 256 : size;
 }
 
-/** The three bytes before a block: bit 0 is set on the last one, two bits of type, 21 bits of size. */
+/** The three bytes before a block: bit 0 marks the last block, bits 1 and 2 are the type, bits 3 to 23 the size. */
 function readBlockHeader(source: Uint8Array, at: number): number {
   return source[at]! | (source[at + 1]! << 8) | (source[at + 2]! << 16);
 }
 
-/** @returns the end of the last of the blocks that start at `at` */
+/** @param at offset of the first block @returns end of the last block */
 function skipBlocks(source: Uint8Array, at: number, limit: number): number {
   for (let last = false; !last; ) {
     if (at + 3 > source.length) throw new DamagedData('ends inside a zstd frame');
@@ -107,10 +107,10 @@ function skipBlocks(source: Uint8Array, at: number, limit: number): number {
   return at;
 }
 
-/** Bytes that may be read, and do not count, around the frame: bit streams are read in words of 32 bits, backwards. */
+/** Padding before and after the frame: bit streams are read backwards in 32-bit words, which may reach beyond their ends. */
 const MARGIN_BYTES = 16;
 
-/** Decodes frames, one after the other; its tables and buffers are used again. */
+/** Decodes frames one after the other and reuses its tables and buffers. */
 export class FrameDecoder {
   private source = new Uint8Array(0);
   private view = new DataView(this.source.buffer);
@@ -119,12 +119,12 @@ export class FrameDecoder {
   private readonly literalsBuffer = new Uint8Array(MAX_BLOCK_BYTES);
   private readonly sequences = new Sequences();
 
-  /** @param source with the frame that findFrame has found in it @returns its data, in memory of its own, at most `limit` bytes */
+  /** @param frame what findFrame() found in `source` @returns the data in new memory, at most `limit` bytes */
   decode(source: Uint8Array, frame: Frame, limit: number): Uint8Array {
     if (frame.contentSize !== null && frame.contentSize > limit) {
       throw new DamagedData('decompresses to more than a cluster');
     }
-    this.take(source.subarray(frame.blocks, frame.end));
+    this.copyWithMargins(source.subarray(frame.blocks, frame.end));
     const output = new Uint8Array(frame.contentSize ?? limit);
     const length = this.decodeBlocks(frame, output);
     if (frame.contentSize !== null && frame.contentSize !== length) {
@@ -138,8 +138,8 @@ export class FrameDecoder {
     return data;
   }
 
-  /** Copies the blocks to where there is space around them. */
-  private take(blocks: Uint8Array): void {
+  /** Copies the blocks into a buffer with margins around them. */
+  private copyWithMargins(blocks: Uint8Array): void {
     const needed = blocks.length + 2 * MARGIN_BYTES;
     if (this.source.length < needed) {
       this.source = new Uint8Array(needed);
@@ -148,7 +148,7 @@ export class FrameDecoder {
     this.source.set(blocks, MARGIN_BYTES);
   }
 
-  /** @returns bytes of output */
+  /** @returns length of the output */
   private decodeBlocks(frame: Frame, output: Uint8Array): number {
     const { source } = this;
     this.huffman.codeBits = 0;
@@ -170,7 +170,7 @@ export class FrameDecoder {
         continue;
       }
       if (++tables > FREE_BLOCKS + length / MIN_BYTES_PER_BLOCK) {
-        throw new DamagedData(`is split into more than ${tables} zstd blocks of next to nothing`);
+        throw new DamagedData(`is split into more than ${tables} zstd blocks with almost no data`);
       }
       length = this.decodeBlock(at, at + size, frame.blockLimit, output, length);
       at += size;

@@ -1,4 +1,4 @@
-// FSE tables (RFC 8878, 4.1): the description of a distribution as normalized counts, and the decoding table made of it.
+// FSE tables (RFC 8878, 4.1): reads a distribution as normalized counts and makes the decoding table from it.
 // Invariant: every cell leads to a state inside the table, whatever bits follow.
 //
 //   cell: symbol << 16 | first next state << 4 | bits to add to it
@@ -11,11 +11,11 @@ export const CELL_STATE_MASK = 0xfff;
 export const CELL_BITS_MASK = 15;
 
 const MIN_ACCURACY_LOG = 5;
-/** the largest table of the format; also the largest number of symbols of one */
+/** the largest table of the format */
 const MAX_STATES = 512;
 const MAX_SYMBOLS = 256;
 
-/** A decoding table of 2^accuracyLog cells; its memory is taken once. */
+/** A decoding table of 2^accuracyLog cells. The memory is reused for every table. */
 export interface FseTable {
   readonly cells: Uint32Array;
   accuracyLog: number;
@@ -26,14 +26,14 @@ export function makeFseTable(): FseTable {
   return { cells: new Uint32Array(MAX_STATES), accuracyLog: 0 };
 }
 
-/** Counts of symbols as the description has them: -1 is a probability below one. */
+/** Counts of symbols as in the description: -1 means a probability below one. */
 const counts = new Int16Array(MAX_SYMBOLS);
 const nextStates = new Uint16Array(MAX_SYMBOLS);
 
 /**
  * Reads a distribution and fills `table` with it.
- * @param view over all of the source @param start of the description @param end of what may belong to it
- * @returns where the description ends
+ * @param view covers the whole source @param start offset of the description @param end limit of the description
+ * @returns end of the description
  */
 export function readFseTable(
   table: FseTable,
@@ -44,7 +44,7 @@ export function readFseTable(
   maxSymbol: number,
 ): number {
   let bit = start * 8;
-  // four bytes at any bit position: the source is followed by spare bytes
+  // this may read a few bytes beyond `end`, which the margin after the frame allows
   const peek = (bits: number): number => (view.getUint32(bit >> 3, true) >>> (bit & 7)) & ((1 << bits) - 1);
   const accuracyLog = MIN_ACCURACY_LOG + peek(4);
   bit += 4;
@@ -86,7 +86,7 @@ export function readFseTable(
   return next;
 }
 
-/** Fills `table` from counts that add up to 2^accuracyLog, where -1 stands for 1. */
+/** Fills `table` from counts that add up to 2^accuracyLog; -1 counts as 1. */
 export function fillFseTable(table: FseTable, accuracyLog: number, symbolCounts: ArrayLike<number>): void {
   const { cells } = table;
   const states = 1 << accuracyLog;
@@ -114,15 +114,15 @@ export function fillFseTable(table: FseTable, accuracyLog: number, symbolCounts:
   table.accuracyLog = accuracyLog;
 }
 
-/** A table of one state that always gives `symbol` and takes no bits. */
+/** Makes a table with one state, which always gives `symbol` and takes no bits. */
 export function fillConstantTable(table: FseTable, symbol: number): void {
   table.cells[0] = symbol << CELL_SYMBOL_SHIFT;
   table.accuracyLog = 0;
 }
 
 /**
- * Where the bits of a stream that is read backwards begin: below the highest set bit of its last byte.
- * @returns a bit position in the source
+ * The start of a bit stream that is read backwards: below the highest set bit of its last byte.
+ * @returns bit position in the source
  */
 export function lastBit(source: Uint8Array, start: number, end: number): number {
   const last = end > start ? source[end - 1]! : 0;

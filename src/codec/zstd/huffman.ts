@@ -1,5 +1,5 @@
-// Huffman-coded literals (RFC 8878, 4.2): the tree description as weights, the decoding table, one or four bit streams.
-// Invariant: a table covers every bit pattern; a stream that is valid ends at its first bit exactly.
+// Huffman-coded literals (RFC 8878, 4.2): reads a tree as weights, makes the decoding table, decodes one or four bit streams.
+// Invariant: a table covers every bit pattern, and a valid stream ends exactly at its first bit.
 //
 //   cell: symbol << 8 | code length in bits
 
@@ -21,7 +21,7 @@ const JUMP_TABLE_BYTES = 6;
 /** fewer literals cannot be split into four streams */
 const MIN_FOUR_STREAMS = 6;
 
-/** Lookup of the next `codeBits` bits; 0 codeBits: no tree was read yet. */
+/** Indexed by the next `codeBits` bits. codeBits is 0 until a tree was read. */
 export interface HuffmanTable {
   readonly cells: Uint16Array;
   codeBits: number;
@@ -33,12 +33,12 @@ export function makeHuffmanTable(): HuffmanTable {
 
 const weights = new Uint8Array(MAX_WEIGHTS + 1);
 const weightTable = makeFseTable();
-/** codes of each length, then the first cell of the next code of that length */
+/** number of codes of each weight; later the first cell of the next code of that weight */
 const ranks = new Uint32Array(MAX_CODE_BITS + 2);
 
 /**
  * Reads a tree description and fills `table` with it.
- * @returns where the description ends, at most `end`
+ * @returns end of the description, at most `end`
  */
 export function readHuffmanTable(
   table: HuffmanTable,
@@ -66,7 +66,7 @@ function readPlainWeights(source: Uint8Array, start: number, count: number): num
   return count;
 }
 
-/** Two states take turns; the stream ends where a state wants more bits than there are, and the other gives the last weight. */
+/** Two states take turns. The stream ends when a state needs more bits than are left; the other state has the last weight. */
 function readCodedWeights(source: Uint8Array, view: DataView, start: number, end: number): number {
   const stream = readFseTable(weightTable, view, start, end, MAX_WEIGHTS_ACCURACY_LOG, MAX_CODE_BITS);
   const { cells, accuracyLog } = weightTable;
@@ -93,7 +93,7 @@ function readCodedWeights(source: Uint8Array, view: DataView, start: number, end
   throw new DamagedData('has a zstd Huffman tree of more than 256 symbols');
 }
 
-/** The weight of the last symbol is not written: it is what makes the codes complete. */
+/** The weight of the last symbol is not stored: it is the one that makes the codes complete. */
 function fillTable(table: HuffmanTable, count: number): void {
   ranks.fill(0);
   let total = 0;
@@ -111,7 +111,7 @@ function fillTable(table: HuffmanTable, count: number): void {
   }
   weights[count] = last;
   ranks[last]!++;
-  // as libzstd: the longest codes come in pairs
+  // as in libzstd: the longest codes come in pairs
   if (ranks[1]! < 2) throw new DamagedData('has a zstd Huffman tree that is not complete');
   let cell = 0;
   for (let weight = 1; weight <= codeBits; weight++) {
@@ -132,7 +132,7 @@ function fillTable(table: HuffmanTable, count: number): void {
 
 /**
  * Decodes `size` literals from one stream or four.
- * @param start,end bytes of the streams in `source`, which has at least 4 bytes more on either side
+ * @param start,end range of the streams in `source`, which needs margins of at least 4 bytes
  */
 export function decodeLiterals(
   table: HuffmanTable,
@@ -165,9 +165,9 @@ export function decodeLiterals(
 }
 
 /**
- * The same number of literals from each of the four streams, for as long as none of them comes near its end: four chains of
- * lookups that do not wait for each other.
- * @param bits where each stream is, moved on @returns literals decoded from each
+ * Decodes the same number of literals from each of the four streams and stops before one of them ends. The four chains of
+ * lookups do not depend on each other, so the CPU runs them in parallel.
+ * @param bits bit position of each stream, updated @returns number of literals decoded from each stream
  */
 function decodeFourStreams(
   table: HuffmanTable,
@@ -180,12 +180,12 @@ function decodeFourStreams(
 ): number {
   const { cells } = table;
   const down = 32 - table.codeBits;
-  // two codes a step, and a load of 32 bits below each position
+  // each step takes two codes, and loads the 32 bits below each position
   const [low0, low1, low2, low3] = bounds.map((bound) => bound * 8 + 32) as [number, number, number, number];
   let [bit0, bit1, bit2, bit3] = bits as [number, number, number, number];
   let i = 0;
   for (; i + 2 <= count && bit0 >= low0 && bit1 >= low1 && bit2 >= low2 && bit3 >= low3; i += 2) {
-    // 25 bits or more of each stream, the next one on top
+    // at least 25 bits of each stream, the next one in the highest bit
     let word0 = view.getInt32((bit0 - 25) >> 3, true) << (7 - ((bit0 - 25) & 7));
     let word1 = view.getInt32((bit1 - 25) >> 3, true) << (7 - ((bit1 - 25) & 7));
     let word2 = view.getInt32((bit2 - 25) >> 3, true) << (7 - ((bit2 - 25) & 7));
@@ -222,7 +222,7 @@ function decodeFourStreams(
   return i;
 }
 
-/** @param bit the bits of the stream from `start` up to here are left: `count` literals exactly */
+/** @param bit the bits from `start` to this position are left; they must hold exactly `count` literals */
 function decodeStream(
   table: HuffmanTable,
   view: DataView,
@@ -237,7 +237,7 @@ function decodeStream(
   const first = start * 8;
   const end = at + count;
   while (at < end && bit > first) {
-    // bits below the start of the stream may be in the lookup, but in no code that counts
+    // the lookup may include bits below the start of the stream; the last check finds a code that needed them
     const cell = cells[(view.getInt32((bit - 25) >> 3, true) << (7 - ((bit - 25) & 7))) >>> down]!;
     target[at++] = cell >> 8;
     bit -= cell & 15;

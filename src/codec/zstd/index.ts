@@ -1,30 +1,30 @@
-// The data of a compressed cluster of type zstd: frames that node:zlib decodes where it can (Node 22.15 and later), and the
-// decoder of this folder elsewhere. Both are kept to one cluster of output.
+// Decompresses a cluster of zstd frames: with node:zlib if it can (Node 22.15 and later), else with the decoder of this
+// folder. Invariant: neither produces more than one cluster of output.
 
 import * as zlib from 'node:zlib';
 import { DamagedData } from '../damaged-data.ts';
 import { type Frame, FrameDecoder, findFrame } from './frame.ts';
 
-/** QEMU reads a cluster that is split into several frames and writes one. */
+/** QEMU writes one frame per cluster, but also reads several. */
 const MAX_FRAMES = 16;
 
-/** node:zlib takes memory for a window, where the decoder here does not; RFC 8878 asks decoders to support 8 MiB. */
+/** node:zlib allocates the window, unlike the decoder of this folder; RFC 8878 asks decoders to support 8 MiB. */
 const MAX_NODE_WINDOW_LOG = 23;
 
-/** Decodes a frame that was found in `source` into at most `limit` bytes; throws DamagedData, or what its library throws. */
+/** Decodes `frame` of `source` into at most `limit` bytes. @throws DamagedData, or the error of node:zlib */
 export type Decoder = (source: Uint8Array, frame: Frame, limit: number) => Uint8Array;
 
 type ZstdDecompressSync = (
   source: Uint8Array,
   options: { chunkSize: number; maxOutputLength: number; params: Record<number, number> },
 ) => Uint8Array;
-// neither is in Node 20 nor in its types
+// Node 20 and its types have neither
 const { zstdDecompressSync } = zlib as unknown as { zstdDecompressSync?: ZstdDecompressSync };
 const { ZSTD_d_windowLogMax } = zlib.constants as unknown as { ZSTD_d_windowLogMax?: number };
 
 function decodeWithNode(source: Uint8Array, frame: Frame, limit: number): Uint8Array {
   if (frame.window > 2 ** MAX_NODE_WINDOW_LOG) return decodeHere(source, frame, limit);
-  // a chunk that is larger than the output saves a second one
+  // a chunk larger than the output saves a second chunk
   const chunkSize = limit + 64;
   return zstdDecompressSync!(source.subarray(frame.start, frame.end), {
     chunkSize,
@@ -45,7 +45,7 @@ export function decodeHere(source: Uint8Array, frame: Frame, limit: number): Uin
 export const nativeDecoder: Decoder = zstdDecompressSync === undefined ? decodeHere : decodeWithNode;
 
 /**
- * The cluster in the zstd frames at the start of `source`; what stands behind the frame that fills the cluster is ignored.
+ * Decodes the zstd frames at the start of `source` until they fill the cluster, and ignores the rest of `source`.
  * @throws DamagedData, or the error of the decoder
  */
 export function decompressZstd(source: Uint8Array, clusterSize: number, decode: Decoder): Uint8Array {

@@ -1,6 +1,6 @@
-// The sequences section of a compressed block (RFC 8878, 3.1.1.3.2 and 3.1.1.4): three interleaved FSE streams give literals
-// lengths, match lengths and offsets; literals and matches are copied as they are decoded.
-// Invariant: nothing is written at or behind the end of the block's share of the output, nothing read before the frame.
+// The sequences section of a compressed block (RFC 8878, 3.1.1.3.2 and 3.1.1.4): three interleaved FSE streams hold literals
+// lengths, match lengths and offsets; literals and matches are copied as soon as they are decoded.
+// Invariant: nothing is written beyond the block's part of the output, and nothing is read before the frame.
 
 import { DamagedData } from '../damaged-data.ts';
 import {
@@ -20,7 +20,7 @@ import type { Literals } from './literals.ts';
 const LENGTH_SHIFT = 5;
 const LENGTH_BITS_MASK = 31;
 
-/** Length codes from `first` on, without gaps: [bits to add, number of codes]. */
+/** Length codes for all lengths from `first` on. @param codes pairs of extra bits and number of codes */
 function lengthCodes(first: number, codes: readonly (readonly [bits: number, count: number])[]): Uint32Array {
   const values: number[] = [];
   let length = first;
@@ -41,7 +41,7 @@ function oneEach(from: number, to: number): (readonly [bits: number, count: numb
 const LITERALS_LENGTHS = lengthCodes(0, [[0, 16], [1, 4], [2, 2], [3, 2], [4, 1], ...oneEach(6, 16)]);
 const MATCH_LENGTHS = lengthCodes(3, [[0, 32], [1, 4], [2, 2], [3, 2], [4, 2], [5, 1], ...oneEach(7, 16)]);
 
-/** An offset of more than 24 bits would lie before the start of any cluster; a load at any bit gives 25. */
+/** A longer offset lies before the start of any cluster. A 32-bit load at any bit position yields 25 bits. */
 const MAX_OFFSET_CODE = 24;
 
 interface Kind {
@@ -82,7 +82,7 @@ const MATCH_LENGTH = makeKind(
   ],
 );
 
-/** The table that one of the three streams uses, which the next block of the frame may repeat. */
+/** The current table of one of the three streams; the next block of the frame may repeat it. */
 class StreamTable {
   private readonly kind: Kind;
   private readonly own = makeFseTable();
@@ -100,7 +100,7 @@ class StreamTable {
     return this.current!;
   }
 
-  /** Takes what the compression mode says. @returns where the description ends */
+  /** Sets the table by the compression mode. @returns end of the description */
   read(mode: number, source: Uint8Array, view: DataView, start: number, end: number): number {
     const { name, maxAccuracyLog, maxSymbol, predefined } = this.kind;
     if (mode === 0) {
@@ -122,17 +122,17 @@ class StreamTable {
 
 const TOO_LONG = 'has a zstd block that decompresses to more than the block, its frame or the cluster may hold';
 
-/** Below this many bytes a loop is faster than a call. */
+/** For fewer bytes a loop is faster than a call. */
 const LONG_COPY = 48;
 
-/** Decodes the sequences of the blocks of one frame after the other; holds what blocks hand on. */
+/** Decodes the sequences of a frame, block by block; keeps the tables and offsets that the next block may repeat. */
 export class Sequences {
   private readonly literalsLengths = new StreamTable(LITERALS_LENGTH);
   private readonly offsets = new StreamTable(OFFSET);
   private readonly matchLengths = new StreamTable(MATCH_LENGTH);
   private readonly repeated = new Int32Array(3);
 
-  /** Before the first block of a frame. */
+  /** Call it before the first block of a frame. */
   reset(): void {
     this.literalsLengths.reset();
     this.offsets.reset();
@@ -141,9 +141,9 @@ export class Sequences {
   }
 
   /**
-   * Reads the section from `start` to the end of its block, `end`, and executes it.
-   * @param output the block's bytes go to `at`, at most up to `limit`; what the frame gave before begins at `from`
-   * @returns where the output of the block ends
+   * Reads the section from `start` to `end`, the end of its block, and executes it.
+   * @param output receives the block's bytes from `at` to at most `limit`; the frame's output begins at `from`
+   * @returns end of the block's output
    */
   run(
     source: Uint8Array,
@@ -174,7 +174,7 @@ export class Sequences {
       at = this.execute(view, next, lastBit(source, next, end), count, literals, output, from, at, limit);
       done = this.literalsDone;
     } else if (next !== end) {
-      throw new DamagedData('has bytes behind a zstd block without sequences');
+      throw new DamagedData('has bytes after a zstd block without sequences');
     }
     const left = literals.start + literals.length - done;
     if (at + left > limit) throw new DamagedData(TOO_LONG);
@@ -236,7 +236,7 @@ export class Sequences {
         repeated2 = repeated1;
         repeated1 = offset;
       } else {
-        // without literals the last offset makes no sense, so the numbers mean the next ones
+        // without literals, repeating the last offset is useless, so each number means the next older offset
         if (literalsLength === 0) offset++;
         if (offset === 1) {
           offset = repeated1;

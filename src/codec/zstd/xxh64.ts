@@ -1,4 +1,4 @@
-// XXH64, the hash whose low half is the checksum of a zstd frame; 64-bit numbers are pairs of 32-bit words here.
+// XXH64. The low half of this hash is the checksum of a zstd frame. 64-bit numbers are pairs of 32-bit words here.
 
 /** high and low word of each 64-bit number, side by side */
 type Words = Int32Array;
@@ -53,9 +53,8 @@ function shiftXor(words: Words, at: number, bits: number): void {
   else xor(words, at, 0, bits === 32 ? high : high >>> (bits - 32));
 }
 
-/** One lane takes eight bytes of input. */
+/** Mixes eight bytes of input into a lane. */
 function round(words: Words, at: number, high: number, low: number): void {
-  // prime 2 times the input, added
   scratch[0] = high;
   scratch[1] = low;
   multiply(scratch, 0, PRIME_2);
@@ -108,7 +107,7 @@ export function xxh64Low(source: Uint8Array): number {
   return hash[1]! >>> 0;
 }
 
-/** Whole stripes of 32 bytes through four lanes, merged into `hash`. @returns bytes taken */
+/** Hashes all whole stripes of 32 bytes with four lanes and merges the lanes into `hash`. @returns bytes hashed */
 function hashStripes(view: DataView, hash: Words): number {
   const lanes = new Int32Array(8);
   add(lanes, 0, ...PRIME_1);
@@ -136,7 +135,7 @@ function hashStripes(view: DataView, hash: Words): number {
   return end;
 }
 
-/** The lane starts at 0 - prime 1, which is its two's complement. */
+/** Subtracts prime 1 from a lane that is 0: the result is the two's complement of the prime. */
 function subtractPrime1(words: Words, at: number): void {
   const [high, low] = PRIME_1;
   words[at] = ~high;

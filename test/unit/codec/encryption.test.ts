@@ -144,7 +144,7 @@ describe('a sector cipher', () => {
 
   test('refuses essiv with a hash that is no AES key', () => {
     const key = { ...volume('cbc', 'essiv', 32), ivHash: 'sha1' } as const;
-    expect(() => createSectorCipher(key)).toThrow(/essiv needs a hash as long as an AES key \(sha256\); sha1 is none/);
+    expect(() => createSectorCipher(key)).toThrow(/essiv needs a hash as long as an AES key, such as sha256, not sha1/);
   });
 });
 

@@ -239,7 +239,7 @@ describe('damaged frames', () => {
     const block = compressed(codedLiterals(0, [...HUFFMAN_OF_TWO, 1]), NO_SEQUENCES);
     const source = zstdFrame(Array.from({ length: 100_000 }, (_, i) => (i < 99_999 ? { ...block } : rle(1, 1))));
     const started = performance.now();
-    expect(damageOf(source, 2 ** 21)).toMatch(/split into more than \d+ zstd blocks of next to nothing/);
+    expect(damageOf(source, 2 ** 21)).toMatch(/split into more than \d+ zstd blocks with almost no data/);
     expect(performance.now() - started).toBeLessThan(2000);
   });
 });
@@ -361,7 +361,7 @@ describe('blocks made by hand', () => {
     ['ends inside a zstd block', compressed(rawLiterals(1))],
     ['ends inside a zstd block', compressed(rawLiterals(1), [128])],
     ['ends inside a zstd block', compressed(rawLiterals(1), [255, 1])],
-    ['has bytes behind a zstd block without sequences', compressed(rawLiterals(1), NO_SEQUENCES, [0])],
+    ['has bytes after a zstd block without sequences', compressed(rawLiterals(1), NO_SEQUENCES, [0])],
     ['has a reserved bit set in a zstd block', compressed(rawLiterals(1), [1])],
     ['has a reserved bit set in a zstd block', compressed(rawLiterals(1), [1, 2, 1])],
     [
