@@ -1,17 +1,17 @@
-// The image formats that are known and not opened here. A file of one of them is no raw disk: a partition table written to it
-// destroys it. Each has a row, and an engine that arrives for a format takes the row's magics into its plug and deletes it.
+// The image formats that imgfuse recognizes and does not open. Such a file must not be shown as a raw disk: a partition table
+// written to it would destroy the image. A new engine moves the magics of its row into its plug and deletes the row.
 
 import type { FileEnds, Signature } from './file-ends.ts';
 
 export interface ForeignFormat extends Signature {
-  /** with its article, as a sentence says it */
+  /** name with an article, for the middle of a sentence */
   readonly title: string;
-  /** how to get at the disk in it, as an imperative */
+  /** how to get at the disk inside, as an imperative */
   readonly cure: string;
 }
 
 const SESPARSE_START = '\xbe\xba\xfe\xca\0\0\0\0\x01\0\0\0\x02\0\0\0';
-/** A fixed VHD is the disk and this footer; the footer of old ones is a byte shorter. */
+/** Starts the footer of a fixed VHD, which is the disk followed by a footer. The footer of old programs is one byte shorter. */
 const VHD_COOKIE = 'conectix';
 const VHD_FOOTER_BYTES = [512, 511] as const;
 
@@ -63,8 +63,8 @@ function convertFrom(driver: string): string {
 }
 
 /**
- * Whether the whole footer of a fixed VHD is there: its type, its checksum, and a size that is the rest of the file. A guest
- * that writes the header of another format into the first sector of its disk changes nothing about that.
+ * Whether the file ends with a valid footer of a fixed VHD: the type, the checksum, and a size that is the rest of the file.
+ * Then the file is a VHD even if its first sector, which the guest can write, has the magic of another format.
  */
 function endsLikeFixedVhd(ends: FileEnds): boolean {
   const length = VHD_FOOTER_BYTES.find((bytes) => ends.has({ at: -bytes, text: VHD_COOKIE }));

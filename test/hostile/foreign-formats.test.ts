@@ -150,7 +150,7 @@ describe('a raw disk that was guessed', () => {
       const other = attachDisk(structuredClone(disk.share()), 1);
       for (const writer of [disk, other]) {
         const message = refusalOf(() => writer.write(Buffer.from(bytes, 'latin1'), 0, bytes.length, place));
-        expect(message).toMatch(/^permission: .*taken for a raw image by guessing/);
+        expect(message).toMatch(/^permission: .*guessed to be a raw image/);
         expect(message).toContain(name);
         // the rest alone would make it
         writer.write(Buffer.from(bytes, 'latin1'), 0, 2, place);

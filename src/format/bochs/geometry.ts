@@ -1,9 +1,9 @@
-// Where things lie in a growing Bochs image, from its header:
+// The layout of a growing Bochs image, computed once from its header:
 //
-//   header | catalog: u32 each, little-endian | extent 0: bitmap, sectors | extent 1 | ...
+//   header | catalog: little-endian u32 entries | extent 0: bitmap, sectors | extent 1 | ...
 //
-// A catalog entry is the number of the extent that has a piece of the disk. Bit n of an extent's bitmap, the lowest of a byte
-// first, says that its sector n has data. Bitmaps take whole sectors.
+// Catalog entry n is the number of the extent with piece n of the disk. Bit n of an extent's bitmap, lowest bit of a byte first,
+// says that sector n of the extent has data. A bitmap takes whole sectors.
 
 import { type HostOffset, hostOffset, roundUp } from '../../bytes/offsets.ts';
 import type { BochsHeader } from './header.ts';
@@ -16,12 +16,13 @@ export const NO_EXTENT = 0xffffffff;
 export class Geometry {
   readonly extentBytes: number;
   readonly diskBytes: number;
-  /** catalog entries that map the disk; the rest of the catalog is not used */
+  /** number of catalog entries that map the disk; the rest of the catalog is not used */
   readonly usedEntries: number;
-  /** bytes of a bitmap that have a bit for a sector of the extent */
+  /** bytes of a bitmap with bits for sectors; the header may give it more */
   readonly bitmapBytes: number;
+  /** host offset */
   private readonly firstExtent: number;
-  /** whole sectors */
+  /** bytes of a bitmap in the file: whole sectors */
   private readonly bitmapRoom: number;
 
   constructor({ headerBytes, catalogEntries, bitmapBytes, extentBytes, diskBytes }: BochsHeader) {

@@ -5,7 +5,7 @@
 //   48 subtype[16] "Growing"                 80 extent u32, bytes
 //   64 version u32   68 header u32, bytes
 //
-// Invariant: a BochsHeader that exists has been checked against its file, so that its catalog can be read whole.
+// Invariant: a BochsHeader has been checked against its file, so its whole catalog can be read.
 
 import { hexWords, readU64LE } from '../../bytes/endian.ts';
 import { hex, hostOffset, isPowerOfTwo } from '../../bytes/offsets.ts';
@@ -18,7 +18,7 @@ const GROWING_TYPE = 'Growing';
 const HEADER_VERSION = 0x00020000;
 const HEADER_V1 = 0x00010000;
 
-/** Up to the last field of version 2. */
+/** End of the last field of version 2. */
 const HEADER_BYTES = 96;
 const MAGIC_BYTES = 32;
 const TYPE_BYTES = 16;
@@ -35,15 +35,15 @@ export const CATALOG_ENTRY_BYTES = 4;
 const MAX_CATALOG_ENTRIES = 0x100000;
 const MIN_EXTENT_BYTES = 512;
 const MAX_EXTENT_BYTES = 8 * 1024 * 1024;
-/** Far above what Bochs writes, which is one bit a sector; it keeps every offset in the file a safe integer. */
+/** Keeps every host offset a safe integer. It is far above what Bochs writes: one bit per sector. */
 const MAX_BITMAP_BYTES = 1024 * 1024;
 const SECTOR_BYTES = 512;
 
 export interface BochsHeader {
   readonly version: 1 | 2;
-  /** where the catalog begins */
+  /** length of the header: the host offset of the catalog */
   readonly headerBytes: number;
-  /** entries of the whole catalog: the extents lie behind it */
+  /** entries of the whole catalog; the extents follow it */
   readonly catalogEntries: number;
   /** bytes of the bitmap before the sectors of an extent */
   readonly bitmapBytes: number;
@@ -52,12 +52,12 @@ export interface BochsHeader {
   readonly diskBytes: number;
 }
 
-/** Reads and checks the header of `file`. Throws corrupt or unsupported with field, value and cure. */
+/** Reads and checks the header of `file`. @throws ImgfuseError corrupt, unsupported: with field, value and what to do */
 export function readHeader(file: HostFile): BochsHeader {
   const bytes = new Uint8Array(HEADER_BYTES);
   const got = file.read(bytes, 0, HEADER_BYTES, hostOffset(0));
   if (got < HEADER_BYTES) {
-    throw invalid(file, 0, `the file has ${got} bytes, a Bochs header takes ${HEADER_BYTES}; the file is truncated`);
+    throw invalid(file, 0, `the file has ${got} bytes, but a Bochs header has ${HEADER_BYTES}; the file is truncated`);
   }
   const view = new DataView(bytes.buffer);
   checkKind(file, bytes);
@@ -70,7 +70,7 @@ export function readHeader(file: HostFile): BochsHeader {
   const headerBytes = view.getUint32(HEADER_AT, true);
   const catalogEnd = headerBytes + catalogEntries * CATALOG_ENTRY_BYTES;
   if (headerBytes < HEADER_BYTES || catalogEnd > file.size()) {
-    const sentence = `header has ${headerBytes} bytes, and the catalog behind it would end at ${hex(catalogEnd)}`;
+    const sentence = `header has ${headerBytes} bytes, and the catalog after it would end at ${hex(catalogEnd)}`;
     throw invalid(file, HEADER_AT, `${sentence}; the file has ${file.size()} bytes`);
   }
   const extentBytes = extentBytesOf(file, view);
@@ -90,14 +90,14 @@ function checkKind(file: HostFile, bytes: Uint8Array): void {
       .toString('latin1')
       .replace(/\0.*$/s, '');
   const magic = text(0, MAGIC_BYTES);
-  if (magic !== HEADER_MAGIC) throw invalid(file, 0, `magic is ${JSON.stringify(magic)}; this is no Bochs image`);
+  if (magic !== HEADER_MAGIC) throw invalid(file, 0, `magic is ${JSON.stringify(magic)}; this is not a Bochs image`);
   const type = text(MAGIC_BYTES, TYPE_BYTES);
   const subtype = text(MAGIC_BYTES + TYPE_BYTES, TYPE_BYTES);
   if (type === REDOLOG_TYPE && subtype === GROWING_TYPE) return;
   const kind = JSON.stringify(`${type} ${subtype}`);
   throw new ImgfuseError(
     'unsupported',
-    `${file.path} is a Bochs image of the kind ${kind}, and only growing images are whole disks; commit it to its base with bximage`,
+    `${file.path} is a Bochs image of the kind ${kind}, but only growing images are whole disks; commit it to its base with bximage`,
     { path: file.path, offset: MAGIC_BYTES },
   );
 }
@@ -108,8 +108,8 @@ function versionOf(file: HostFile, view: DataView): 1 | 2 {
   if (version === HEADER_V1) return 1;
   throw new ImgfuseError(
     'unsupported',
-    `${file.path}: the Bochs header at offset ${VERSION_AT} has version ${hex(version)}; known are ${hex(HEADER_V1)} and ` +
-      `${hex(HEADER_VERSION)}, and a newer program wrote this image`,
+    `${file.path}: the Bochs header at offset ${VERSION_AT} has version ${hex(version)}, and imgfuse knows ` +
+      `${hex(HEADER_V1)} and ${hex(HEADER_VERSION)}; open the image with the newer program that wrote it`,
     { path: file.path, offset: VERSION_AT },
   );
 }

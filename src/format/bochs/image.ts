@@ -1,4 +1,4 @@
-// An open Bochs image, which is only read. What has no data reads as zeros, for a growing image has nothing below it.
+// An open Bochs image, read-only. Sectors without data read as zeros, because a growing image has no backing file.
 
 import { type GuestOffset, hostOffset } from '../../bytes/offsets.ts';
 import { isCorrupt } from '../../errors/index.ts';
@@ -18,15 +18,15 @@ import { Geometry, NO_EXTENT } from './geometry.ts';
 import { type BochsHeader, readHeader } from './header.ts';
 import { Mapper, readCatalog } from './mapping.ts';
 
-/** What all threads share. Never written after the open. */
+/** The state that all threads share. It does not change after the open. */
 export interface BochsState {
   readonly header: BochsHeader;
   readonly catalog: SharedArrayBuffer;
-  /** bytes of the disk that have extents */
+  /** bytes of the disk with an extent */
   readonly allocatedBytes: number;
 }
 
-/** Throws corrupt, unsupported. */
+/** @throws ImgfuseError corrupt, unsupported */
 export function openBochs(file: HostFile): BochsImage {
   const header = readHeader(file);
   const catalog = readCatalog(file, header, new Geometry(header));
@@ -35,7 +35,7 @@ export function openBochs(file: HostFile): BochsImage {
   return new BochsImage(file, { header, catalog, allocatedBytes });
 }
 
-/** Runs that one answer about the status of a range puts together. */
+/** Limit for the runs that one answer of mapStatus() merges. */
 const MAX_RUNS = 4096;
 
 export class BochsImage implements ReadOnlyImage {
@@ -89,20 +89,20 @@ export class BochsImage implements ReadOnlyImage {
         total += next.length;
       }
     } catch (error) {
-      // it ends before what is damaged
+      // end the answer before the damaged part
       if (!isCorrupt(error)) throw error;
     }
     return { status, length: total };
   }
 
-  /** Sectors with data are written one by one, so that the file has no holes among them worth a search. */
+  /** Does not search for holes of the file: Bochs writes data sector by sector, so there are none worth the search. */
   mapContent(offset: GuestOffset, length: number): StatusRun {
     return this.mapStatus(offset, length);
   }
 
   close(): void {}
 
-  /** No thread holds anything of it. */
+  /** A dead thread leaves nothing behind: threads hold no locks here. */
   abandon(): void {}
 
   details(): ImageDetails {

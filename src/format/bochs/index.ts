@@ -1,5 +1,4 @@
-// Bochs, the plug: growing images, which are only read. Bochs and bximage write them; nothing in them says whether they were
-// closed clean, and they have no backing file.
+// The plug of Bochs: growing images, read-only. Bochs and bximage write them. The format has no dirty bit and no backing file.
 
 import type { HostFile } from '../../host/host-file.ts';
 import type { ImageFormat, SharedImage } from '../image-format.ts';

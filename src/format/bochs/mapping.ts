@@ -1,6 +1,6 @@
-// Guest range -> runs: sectors of one extent that all have data or all have none, and pieces of the disk without an extent.
-// The catalog is read once and shared by all threads; each keeps the bitmap that it used last. Nothing changes the image, so
-// there is no lock.
+// Guest range -> runs. A run is a range of sectors of one extent that all have data or all lack it, or a range of pieces without
+// an extent. All threads share the catalog, which is read once; each thread keeps the bitmap that it used last. There is no lock,
+// because nothing changes the image.
 
 import { hex, hostOffset } from '../../bytes/offsets.ts';
 import { ImgfuseError } from '../../errors/index.ts';
@@ -8,15 +8,16 @@ import type { HostFile } from '../../host/host-file.ts';
 import { type Geometry, NO_EXTENT, SECTOR_BYTES } from './geometry.ts';
 import { type BochsHeader, CATALOG_ENTRY_BYTES } from './header.ts';
 
-/** Reused for every answer. */
+/** One object per mapper: the next call of map() overwrites it. */
 export interface Run {
   status: 'data' | 'unallocated';
+  /** in bytes */
   length: number;
-  /** of a run of data */
+  /** valid only if the status is 'data' */
   hostOffset: number;
 }
 
-/** The entries of the catalog that map the disk: at most 4 MiB, which the header has checked. */
+/** Reads the catalog entries that map the disk: at most 4 MiB, a limit of the header. @throws ImgfuseError corrupt */
 export function readCatalog(
   file: HostFile,
   { headerBytes }: BochsHeader,
@@ -40,7 +41,7 @@ export class Mapper {
   private readonly catalog: Uint32Array;
   private readonly run: Run = { status: 'unallocated', length: 0, hostOffset: 0 };
   private readonly bitmap: Uint8Array;
-  /** the one whose bitmap is at hand */
+  /** the extent whose bitmap is loaded, or NO_EXTENT */
   private bitmapExtent = NO_EXTENT;
 
   constructor(file: HostFile, geometry: Geometry, catalog: SharedArrayBuffer) {
@@ -50,7 +51,7 @@ export class Mapper {
     this.bitmap = new Uint8Array(geometry.bitmapBytes);
   }
 
-  /** The run at `offset`, at most `length` bytes long; the range lies inside the disk. Throws corrupt. */
+  /** The run at `offset`, at most `length` bytes long. The range must lie inside the disk. @throws ImgfuseError corrupt */
   map(offset: number, length: number): Run {
     const { geometry, run } = this;
     const { extentBytes } = geometry;
@@ -70,7 +71,7 @@ export class Mapper {
     return run;
   }
 
-  /** Pieces without an extent, from `index` on. */
+  /** The run of pieces without an extent, from catalog entry `index` on. */
   private unmapped(index: number, inExtent: number, length: number): Run {
     const { catalog, run } = this;
     const { extentBytes } = this.geometry;
@@ -88,7 +89,7 @@ export class Mapper {
 
   private loadBitmap(extent: number): void {
     if (extent === this.bitmapExtent) return;
-    // nothing is at hand while it is read, and after a read that failed
+    // if the read fails, no bitmap is loaded
     this.bitmapExtent = NO_EXTENT;
     const { bitmap, file, geometry } = this;
     const offset = geometry.bitmapOffset(extent);

@@ -1,5 +1,5 @@
-// An open raw image: guest offset = host offset. There is no metadata, hence no lock and no reservation: overlapping
-// requests race exactly as they do on a plain file.
+// An open raw image: the guest offset is the host offset. There is no metadata, so there are no locks and no reservations:
+// overlapping requests race as they do on a plain file.
 
 import { type GuestOffset, hostOffset, roundUp } from '../../bytes/offsets.ts';
 import { assert } from '../../errors/index.ts';
@@ -20,14 +20,14 @@ import { WriteTracker } from '../write-tracker.ts';
 import { ProbeGuard } from './probe-guard.ts';
 import { RawSize, type RawState } from './state.ts';
 
-/** Granularity of discards that is worth announcing: a page of the host. */
-export const RAW_CLUSTER_SIZE = 4096;
+/** Granularity of discards that the guest is told: a page of the host. */
+const RAW_CLUSTER_SIZE = 4096;
 
 const SECTOR = 512;
 
 /**
- * The virtual size of a raw image with a file of `fileSize` bytes: whole sectors, as in QEMU. What the file lacks of the last
- * sector reads as zeros, and the file gets it when the guest writes there.
+ * The virtual size of a raw image with a file of `fileSize` bytes, in bytes: whole sectors, as in QEMU. If the file ends inside
+ * its last sector, the rest reads as zeros until the guest writes there and so lengthens the file.
  */
 export function rawSize(fileSize: number): number {
   return roundUp(fileSize, SECTOR);
@@ -35,7 +35,7 @@ export function rawSize(fileSize: number): number {
 
 interface RawImageOptions {
   readonly log: (sentence: string) => void;
-  /** needed when the format was guessed */
+  /** required if the format was guessed */
   readonly recognizedName?: (ends: FileEnds) => string | null;
 }
 
@@ -50,7 +50,7 @@ export class RawImage implements WritableImage {
   private readonly size: RawSize;
   private readonly tracker: WriteTracker;
   private readonly access: GuestAccess;
-  /** null: the format was named, and what the guest writes is not looked at */
+  /** null if the user named the format: then the guest may write anything */
   private readonly guard: ProbeGuard | null;
 
   constructor(file: HostFile, state: RawState, { log, recognizedName }: RawImageOptions) {
@@ -141,7 +141,7 @@ export class RawImage implements WritableImage {
     const end = offset + length;
     const data = Math.min(this.file.seekData(hostOffset(offset)), end);
     if (data > offset) return { start: offset, length: data - offset, status: 'zero', hostOffset: offset };
-    // the rest of the last sector, of which the file has only a part
+    // the end of the last sector, which the file has only in part
     if (offset >= this.file.size()) return { start: offset, length, status: 'zero' };
     const hole = Math.min(this.file.seekHole(hostOffset(offset)), end);
     return { start: offset, length: Math.max(hole - offset, 1), status: 'data', hostOffset: offset };

@@ -1,6 +1,6 @@
-// Raw, the plug: the file is the disk. Any file is a raw image, so a guess is dangerous: a guest that writes the magic of
-// another format to one end of its disk would make the next open take its data for metadata. A raw image that was guessed
-// refuses that (probe-guard.ts); one that was named raw does not.
+// The plug of raw: the file is the disk. Any file can be a raw image, so a guess is dangerous: if the guest wrote the magic of
+// another format to one end of its disk, the next open would take its data for metadata. An image that was guessed to be raw
+// refuses such writes (probe-guard.ts); an image that the user named raw does not.
 
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
@@ -39,8 +39,8 @@ function openRaw(file: HostFile, options: OpenOptions): RawImage {
   if (options.probed && (size === 0 || size !== rawSize(size))) {
     throw new ImgfuseError(
       'usage',
-      `${file.path} is no image of a known format, and its ${size} bytes are no disk of whole sectors of 512 bytes; ` +
-        'if it is a raw image all the same, add --format raw',
+      `${file.path} is not an image of a known format, and its ${size} bytes are not whole sectors of 512 bytes; ` +
+        'if it is a raw image nevertheless, add --format raw',
       { path: file.path },
     );
   }

@@ -1,5 +1,5 @@
-// Keeps a raw image that was guessed a raw image: a change after which the next opening would take it for another format is
-// refused, because that opening would follow what the guest wrote there. Invariant: both ends are looked at as they would be
+// Guards an image that was guessed to be raw: refuses a change after which the next open would recognize another format,
+// because that open would trust metadata that the guest wrote. Invariant: both ends of the file are examined as they would be
 // after the change, before the file is touched.
 
 import { hostOffset } from '../../bytes/offsets.ts';
@@ -7,10 +7,11 @@ import { ImgfuseError } from '../../errors/index.ts';
 import { type HostFile, readPadded } from '../../host/host-file.ts';
 import { END_BYTES, FileEnds } from '../file-ends.ts';
 
-/** A change of the range [offset, offset + length): the bytes of `source` from `sourceOffset` on, or zeros. */
+/** A change of the range [offset, offset + length). */
 interface Change {
   readonly offset: number;
   readonly length: number;
+  /** the new bytes, from `sourceOffset` on; null for zeros */
   readonly source: Uint8Array | null;
   readonly sourceOffset: number;
 }
@@ -24,13 +25,17 @@ export class ProbeGuard {
     this.recognizedName = recognizedName;
   }
 
-  /** @param size of the disk @throws ImgfuseError permission */
+  /**
+   * Checks a change of the range [offset, offset + length).
+   * @param size virtual size in bytes @param source the new bytes, or null for zeros
+   * @throws ImgfuseError permission if the file would look like another format
+   */
   assertStaysRaw(size: number, offset: number, length: number, source: Uint8Array | null, sourceOffset = 0): void {
     if (offset >= END_BYTES && offset + length <= size - END_BYTES) return;
     this.assertRaw(size, { offset, length, source, sourceOffset });
   }
 
-  /** The same for a change of the size: other bytes become the last ones. */
+  /** Checks a change of the virtual size, which moves the end. @throws ImgfuseError permission */
   assertStaysRawAt(size: number): void {
     this.assertRaw(size, null);
   }
@@ -43,13 +48,13 @@ export class ProbeGuard {
     const { path } = this.file;
     throw new ImgfuseError(
       'permission',
-      `${path} was taken for a raw image by guessing, and what the guest does now would make it ${name} at the next ` +
-        'opening; mount it with --format raw if that is intended',
+      `${path} was guessed to be a raw image, and this change by the guest would make it look like ${name} at the next open; ` +
+        'mount the image with --format raw if the guest may do that',
       { path, offset: change?.offset ?? size },
     );
   }
 
-  /** One end of the file from `start` on, as it is after the change. */
+  /** The bytes of one end of the file, from `start` on, as they would be after the change. */
   private bytesAfter(start: number, size: number, change: Change | null): Uint8Array {
     const bytes = new Uint8Array(Math.min(size, END_BYTES));
     readPadded(this.file, bytes, 0, bytes.length, hostOffset(start));

@@ -1,4 +1,4 @@
-// What all threads of an open raw image share. There is no metadata, hence no lock.
+// The state that all threads of an open raw image share. There is no metadata, so there is no lock.
 
 import { createWriteTrackerState } from '../write-tracker.ts';
 
@@ -6,7 +6,7 @@ export interface RawState {
   /** Float64: RawSize */
   readonly numbers: SharedArrayBuffer;
   readonly tracker: SharedArrayBuffer;
-  /** the format was guessed, so the guest must not write what would be taken for another */
+  /** the format was guessed, so the guest must not make the file look like another format (probe-guard.ts) */
   readonly probed: boolean;
 }
 
@@ -16,7 +16,7 @@ export function createRawState(virtualSize: number, probed: boolean): RawState {
   return state;
 }
 
-/** The virtual size of an open raw image. Read and set without a lock: it is one aligned 64-bit word, never half of two. */
+/** The virtual size of an open raw image. It needs no lock: it is one aligned 64-bit word, so a read is never torn. */
 export class RawSize {
   private readonly values: Float64Array;
 
@@ -24,7 +24,7 @@ export class RawSize {
     this.values = new Float64Array(numbers);
   }
 
-  /** Bytes of the disk. */
+  /** In bytes. */
   get virtualSize(): number {
     return this.values[0]!;
   }

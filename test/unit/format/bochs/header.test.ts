@@ -65,7 +65,7 @@ describe('is refused', () => {
     ['a header behind the end', { headerBytes: 0xffffffff }, 'offset 68: header has 4294967295 bytes'],
     ['no catalog', { catalogEntries: 0 }, 'offset 72: catalog has 0 entries; it must have from 1 to 1048576'],
     ['a catalog too large', { catalogEntries: 0x100001 }, 'offset 72: catalog has 1048577 entries'],
-    ['a catalog larger than the file', { catalogEntries: 0x100000 }, 'the catalog behind it would end at 0x400200'],
+    ['a catalog larger than the file', { catalogEntries: 0x100000 }, 'the catalog after it would end at 0x400200'],
     ['a bitmap too small', { extentBytes: 8192, bitmapBytes: 1 }, 'offset 76: bitmap has 1 bytes; it must have from 2'],
     ['a bitmap too large', { bitmapBytes: 0x100001 }, 'offset 76: bitmap has 1048577 bytes'],
     [
@@ -92,7 +92,7 @@ describe('is refused', () => {
   });
 
   test('in a file that ends within it', () => {
-    expect(refusalOf(fileOf({}, { cut: 95 }))).toContain('the file has 95 bytes, a Bochs header takes 96');
+    expect(refusalOf(fileOf({}, { cut: 95 }))).toContain('the file has 95 bytes, but a Bochs header has 96');
   });
   test('in a file that ends within the catalog', () => {
     expect(refusalOf(fileOf({}, { cut: 519 }))).toContain('would end at 0x208; the file has 519 bytes');
