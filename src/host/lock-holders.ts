@@ -4,11 +4,11 @@
 //
 //   1: OFDLCK ADVISORY  READ -1 fe:00:2146504 100 101     kind, -, READ or WRITE, pid, device:inode, first and last byte
 
-import * as fs from 'node:fs';
 import { basename } from 'node:path';
-import { nameOfBytes } from '../bytes/names.ts';
 import type { HostFile } from './host-file.ts';
 import { realPath } from './paths.ts';
+import { processIds } from './processes.ts';
+import { linkTarget, namesIn, readText } from './small-files.ts';
 
 const HOLDERS_MAX = 4;
 
@@ -27,15 +27,13 @@ export function describeHolders(file: HostFile, byte: number): string {
   const { inode } = file.identity();
   const covers = (line: LockLine): boolean => line.inode === inode && line.first <= byte && line.last >= byte;
   const pids = new Set<number>();
-  for (const line of lockLines(readText('/proc/locks'))) if (line.pid > 0 && covers(line)) pids.add(line.pid);
+  for (const line of locksIn('/proc/locks')) if (line.pid > 0 && covers(line)) pids.add(line.pid);
   const path = realPath(file.path);
   const users: number[] = [];
-  for (const entry of namesIn('/proc')) {
-    if (!/^\d+$/.test(entry)) continue;
-    const pid = Number(entry);
+  for (const pid of processIds()) {
     const descriptors = descriptorsOf(pid, path).filter((fd) => pid !== process.pid || fd !== file.descriptor);
     if (descriptors.length > 0) users.push(pid);
-    if (descriptors.some((fd) => lockLines(readText(`/proc/${pid}/fdinfo/${fd}`)).some(covers))) pids.add(pid);
+    if (descriptors.some((fd) => locksIn(`/proc/${pid}/fdinfo/${fd}`).some(covers))) pids.add(pid);
   }
   // a process that only has the file open is named where nobody is seen to hold the lock
   const named = pids.size > 0 ? [...pids] : users;
@@ -44,10 +42,10 @@ export function describeHolders(file: HostFile, byte: number): string {
   return [...phrases, ...(named.length > HOLDERS_MAX ? ['others'] : [])].join(' and ');
 }
 
-/** Locks in the text of /proc/locks or of a file of fdinfo; what is no lock is passed over. */
-function lockLines(text: string): LockLine[] {
+/** The locks that /proc/locks or a file of fdinfo lists; other lines are passed over. */
+function locksIn(path: string): LockLine[] {
   const found: LockLine[] = [];
-  for (const line of text.split('\n')) {
+  for (const line of readText(path)?.split('\n') ?? []) {
     const match =
       /^(?:lock:\s*)?\d+: (?:OFDLCK|POSIX)\s+\S+\s+(?:READ|WRITE)\s+(-?\d+) \S+:(\d+) (\d+) (\d+|EOF)$/.exec(line);
     if (match === null) continue;
@@ -66,34 +64,10 @@ function lockLines(text: string): LockLine[] {
 function descriptorsOf(pid: number, path: string): number[] {
   const name = `/${basename(path)}`;
   return namesIn(`/proc/${pid}/fd`)
-    .filter((fd) => linkOf(`/proc/${pid}/fd/${fd}`)?.endsWith(name) === true)
+    .filter((fd) => linkTarget(`/proc/${pid}/fd/${fd}`)?.endsWith(name) === true)
     .map(Number);
 }
 
-function namesIn(directory: string): string[] {
-  try {
-    return fs.readdirSync(directory);
-  } catch {
-    return [];
-  }
-}
-
-function readText(path: string): string {
-  try {
-    return fs.readFileSync(path, 'utf8');
-  } catch {
-    return '';
-  }
-}
-
-function linkOf(path: string): string | null {
-  try {
-    return nameOfBytes(fs.readlinkSync(path, 'buffer'));
-  } catch {
-    return null;
-  }
-}
-
 function commandOf(pid: number): string {
-  return readText(`/proc/${pid}/comm`).trim() || 'a program';
+  return readText(`/proc/${pid}/comm`)?.trim() || 'a program';
 }
