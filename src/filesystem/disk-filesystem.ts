@@ -1,6 +1,14 @@
 // The tree that a mount shows: disk.raw in a directory, or the disk as the mountpoint itself. Every request for the disk
 // becomes a request to the VirtualDisk; nothing here is held across requests but what tree-state.ts shares.
 
+import {
+  FALLOC_FL_KEEP_SIZE,
+  FALLOC_FL_PUNCH_HOLE,
+  FALLOC_FL_ZERO_RANGE,
+  O_TRUNC,
+  SEEK_DATA,
+  SEEK_HOLE,
+} from '../bytes/linux.ts';
 import type { VirtualDisk } from '../disk/index.ts';
 import { ERRNO, ImgfuseError } from '../errors/index.ts';
 import type { AttributeChange, Attributes, DirectoryEntry, Filesystem, Statfs } from '../fuse/filesystem.ts';
@@ -9,17 +17,11 @@ import { Truncation } from './truncation.ts';
 
 const O_ACCMODE = 3;
 const O_RDONLY = 0;
-const O_TRUNC = 0o1000;
 const READ_HANDLE = 1;
 const WRITE_HANDLE = 2;
 /** opened with O_TRUNC */
 const TRUNCATING_HANDLE = 3;
 
-const FALLOC_FL_KEEP_SIZE = 1;
-const FALLOC_FL_PUNCH_HOLE = 2;
-const FALLOC_FL_ZERO_RANGE = 16;
-const SEEK_DATA = 3;
-const SEEK_HOLE = 4;
 const PERMISSION_BITS = 0o7777;
 /** st_blksize: a file-system page at least, because stdio reads that much at a time, and no more than one request. */
 const [SMALLEST_BUFFER, LARGEST_BUFFER] = [4096, 1024 * 1024];

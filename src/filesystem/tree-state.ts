@@ -2,11 +2,9 @@
 // stable: they change when the guest writes or somebody sets them, never by being looked at.
 
 import { randomInt } from 'node:crypto';
+import { S_IFDIR, S_IFREG } from '../bytes/linux.ts';
 import type { VirtualDisk } from '../disk/index.ts';
 import { createTruncationState, Truncation } from './truncation.ts';
-
-const S_IFDIR = 0o040000;
-const S_IFREG = 0o100000;
 
 /** Float64 numbers of a node, then of the next one: SharedNode says what they are. */
 const MODE = 0;

@@ -2,6 +2,7 @@
 // Invariant: FSYNC, FLUSH, STATFS and FALLOCATE have an entry; an opcode without one is answered ENOSYS, and the kernel
 // remembers that for the life of the mount.
 
+import { O_TRUNC, S_IFDIR, SEEK_DATA, SEEK_HOLE } from '../bytes/linux.ts';
 import { ERRNO, ImgfuseError } from '../errors/index.ts';
 import * as abi from './abi.ts';
 import { type AttributeChange, type DirectoryEntry, type Filesystem, NO_HANDLE } from './filesystem.ts';
@@ -9,14 +10,11 @@ import type { Protocol } from './protocol.ts';
 import { DATA_OFFSET, type Reply } from './reply.ts';
 import type { Request } from './request.ts';
 
-const O_TRUNC = 0o1000;
 /** The open(2) flag; its value depends on the architecture. */
 const O_DIRECT = { arm: 0o200000, arm64: 0o200000, ppc64: 0o400000 }[process.arch as string] ?? 0o40000;
 /** The same; O_SYNC has this bit, too. */
 const O_DSYNC = { mips: 0o20, mipsel: 0o20 }[process.arch as string] ?? 0o10000;
 const S_ISUID_S_ISGID = 0o6000;
-const SEEK_DATA = 3;
-const SEEK_HOLE = 4;
 
 /** Either fills the reply or throws; the server turns what is thrown into an error reply. */
 export type Act = (filesystem: Filesystem, request: Request, reply: Reply, protocol: Protocol) => void;
@@ -113,7 +111,7 @@ function readdir(filesystem: Filesystem, request: Request, reply: Reply, isPlus:
     const entry = index < 2 ? undefined : entries[index - 2]!;
     const name = Buffer.from(entry?.name ?? (index === 0 ? '.' : '..'));
     const ino = entry?.attributes.ino ?? (index === 0 ? node : abi.FUSE_ROOT_ID);
-    const mode = entry?.attributes.mode ?? 0o040000;
+    const mode = entry?.attributes.mode ?? S_IFDIR;
     const plus = isPlus ? (entry?.attributes ?? null) : undefined;
     const next = reply.appendDirent(used, limit, { name, ino, mode, nextOffset: index + 1, entry: plus });
     if (next < 0) break;

@@ -3,6 +3,7 @@
 // Invariant: `length` is 0 (no reply) or the exact length of what `bytes` starts with, and equals fuse_out_header.len.
 
 import { writeU64LE } from '../bytes/endian.ts';
+import { S_IFMT } from '../bytes/linux.ts';
 import { assert } from '../errors/index.ts';
 import {
   FUSE_REC_ALIGN,
@@ -31,8 +32,6 @@ const ENTRY_TIMEOUT_SECONDS = 60;
  * it as stale: until the attributes expire, every buffered read finds the end of the file, and a loop device gets EIO.
  */
 export const ATTRIBUTE_TIMEOUT_SECONDS = 0;
-
-const S_IFMT = 0o170000;
 
 /** A record of READDIR or READDIRPLUS. */
 export interface Dirent {

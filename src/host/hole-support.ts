@@ -2,8 +2,9 @@
 // that anybody writes, or what the kernel says of a device's queue.
 
 import * as fs from 'node:fs';
+import { FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE } from '../bytes/linux.ts';
 import { ERRNO, ImgfuseError } from '../errors/index.ts';
-import { FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, fallocate } from '../native/index.ts';
+import { fallocate } from '../native/index.ts';
 
 /** File systems end their files at different sizes: 2^52 is beyond the largest disk, 2^43 within the 16 TiB of ext4. */
 const FAR_OFFSETS = [2 ** 52, 2 ** 43, 2 ** 40];

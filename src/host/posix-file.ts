@@ -3,20 +3,17 @@
 
 import * as fs from 'node:fs';
 import { dirname } from 'node:path';
-import { hostPath } from '../bytes/names.ts';
-import { type HostOffset, hex, hostOffset, isSafeOffset, roundUp } from '../bytes/offsets.ts';
-import { ERRNO, type ErrorKind, ImgfuseError } from '../errors/index.ts';
 import {
-  errnoName,
   FALLOC_FL_KEEP_SIZE,
   FALLOC_FL_PUNCH_HOLE,
   FALLOC_FL_ZERO_RANGE,
-  fallocate,
-  lseek,
-  lseekOrNone,
   SEEK_DATA,
   SEEK_HOLE,
-} from '../native/index.ts';
+} from '../bytes/linux.ts';
+import { hostPath } from '../bytes/names.ts';
+import { type HostOffset, hex, hostOffset, isSafeOffset, roundUp } from '../bytes/offsets.ts';
+import { ERRNO, type ErrorKind, ImgfuseError } from '../errors/index.ts';
+import { errnoName, fallocate, lseek, lseekOrNone } from '../native/index.ts';
 import { type FileIdentity, identityOf } from './file-identity.ts';
 import { canPunchHoles } from './hole-support.ts';
 import type { HostFile } from './host-file.ts';

@@ -4,9 +4,15 @@
 import * as fs from 'node:fs';
 import { join } from 'node:path';
 import { expect } from 'vitest';
+import {
+  FALLOC_FL_KEEP_SIZE,
+  FALLOC_FL_PUNCH_HOLE,
+  FALLOC_FL_ZERO_RANGE,
+  SEEK_DATA,
+  SEEK_HOLE,
+} from '../../src/bytes/linux.ts';
 import { findMount } from '../../src/fuse/mount-table.ts';
-import { FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE } from '../../src/native/file-range.ts';
-import { fallocate, lseek, SEEK_DATA, SEEK_HOLE, umount2 } from '../../src/native/index.ts';
+import { fallocate, lseek, umount2 } from '../../src/native/index.ts';
 import { type MountServer, type ServerSpec, type StartServer, sleep } from '../support/mount-server.ts';
 import { getxattr, getxattrSize, listxattr } from '../support/xattr.ts';
 

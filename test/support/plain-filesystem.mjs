@@ -3,8 +3,9 @@
 // The disk does not grow by writing; it is resized by truncate and by fallocate without KEEP_SIZE.
 
 import * as fs from 'node:fs';
+import { FALLOC_FL_KEEP_SIZE } from '../../dist/bytes/linux.js';
 import { ImgfuseError } from '../../dist/errors/index.js';
-import { FALLOC_FL_KEEP_SIZE, fallocate, lseek } from '../../dist/native/index.js';
+import { fallocate, lseek } from '../../dist/native/index.js';
 
 const NO_HANDLE = 0;
 const ROOT = 1;

@@ -1,6 +1,7 @@
 // The tree that a mount shows: every method and every errno, over a small QED image in memory.
 
 import { describe, expect, test, vi } from 'vitest';
+import { SEEK_DATA, SEEK_HOLE } from '../../../src/bytes/linux.ts';
 import { guestOffset } from '../../../src/bytes/offsets.ts';
 import { Mutex } from '../../../src/concurrency/mutex.ts';
 import { VirtualDisk } from '../../../src/disk/virtual-disk.ts';
@@ -23,8 +24,6 @@ const KEEP_SIZE = 1;
 const PUNCH_HOLE = 2;
 const ZERO_RANGE = 16;
 const COLLAPSE_RANGE = 8;
-const SEEK_DATA = 3;
-const SEEK_HOLE = 4;
 
 interface Subject {
   readonly filesystem: DiskFilesystem;
