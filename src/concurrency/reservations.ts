@@ -11,17 +11,22 @@ export const EXCLUSIVE = 2;
 export type ReservationMode = typeof SHARED | typeof EXCLUSIVE;
 
 const IDLE = 0;
-/** Words before the slots: generation (the futex word), count of waiters, 1 once a thread has died with a reservation. */
+/** Words before the slots. */
 const GENERATION = 0;
 const WAITERS = 1;
 const ABANDONED = 2;
 const FIRST_SLOT_WORD = 3;
-/** Words of a slot: mode, 1 while it waits. */
+/** Words of a slot. */
+const MODE = 0;
+const WAITS = 1;
 const SLOT_WORDS = 2;
-/** Numbers before the slots: the last ticket. */
+/** Numbers before the slots. */
 const LAST_TICKET = 0;
 const FIRST_SLOT_NUMBER = 1;
-/** Numbers of a slot: start, end (exclusive), ticket. */
+/** Numbers of a slot. */
+const START = 0;
+const END = 1;
+const TICKET = 2;
 const SLOT_NUMBERS = 3;
 
 export interface ReservationState {
@@ -38,19 +43,102 @@ export function createReservationState(slots: number): ReservationState {
   };
 }
 
-export class Reservations {
+/** What the threads share. The mode and the words before the slots are atomic; the metadata lock guards the rest. */
+class Slots {
+  readonly count: number;
   private readonly words: Int32Array;
   private readonly numbers: Float64Array;
-  private readonly slots: number;
+
+  constructor(state: ReservationState) {
+    this.count = state.slots;
+    this.words = new Int32Array(state.words);
+    this.numbers = new Float64Array(state.numbers);
+  }
+
+  modeOf(slot: number): number {
+    return Atomics.load(this.words, this.word(slot, MODE));
+  }
+
+  setMode(slot: number, mode: number): void {
+    Atomics.store(this.words, this.word(slot, MODE), mode);
+  }
+
+  waits(slot: number): boolean {
+    return this.words[this.word(slot, WAITS)] === 1;
+  }
+
+  setWaits(slot: number, waits: boolean): void {
+    this.words[this.word(slot, WAITS)] = waits ? 1 : 0;
+  }
+
+  ticketOf(slot: number): number {
+    return this.numbers[this.number(slot, TICKET)]!;
+  }
+
+  overlaps(slot: number, start: number, end: number): boolean {
+    return this.numbers[this.number(slot, START)]! < end && this.numbers[this.number(slot, END)]! > start;
+  }
+
+  /** Writes down what the thread of the slot wants. @returns its ticket, higher than all before */
+  want(slot: number, start: number, end: number): number {
+    const { numbers } = this;
+    const ticket = numbers[LAST_TICKET]! + 1;
+    numbers[LAST_TICKET] = ticket;
+    numbers[this.number(slot, START)] = start;
+    numbers[this.number(slot, END)] = end;
+    numbers[this.number(slot, TICKET)] = ticket;
+    return ticket;
+  }
+
+  get hasWaiters(): boolean {
+    return Atomics.load(this.words, WAITERS) > 0;
+  }
+
+  changeWaiters(by: 1 | -1): void {
+    Atomics.add(this.words, WAITERS, by);
+  }
+
+  /** Changes whenever a reservation is given back while others wait. */
+  get generation(): number {
+    return Atomics.load(this.words, GENERATION);
+  }
+
+  sleep(generation: number): void {
+    Atomics.wait(this.words, GENERATION, generation);
+  }
+
+  wakeAll(): void {
+    Atomics.add(this.words, GENERATION, 1);
+    Atomics.notify(this.words, GENERATION);
+  }
+
+  /** A thread has died with a reservation. */
+  get isAbandoned(): boolean {
+    return Atomics.load(this.words, ABANDONED) !== 0;
+  }
+
+  setAbandoned(): void {
+    Atomics.store(this.words, ABANDONED, 1);
+  }
+
+  private word(slot: number, word: number): number {
+    return FIRST_SLOT_WORD + slot * SLOT_WORDS + word;
+  }
+
+  private number(slot: number, number: number): number {
+    return FIRST_SLOT_NUMBER + slot * SLOT_NUMBERS + number;
+  }
+}
+
+export class Reservations {
+  private readonly slots: Slots;
   private readonly slot: number;
   private readonly mutex: Mutex;
 
   /** @param mutex the metadata lock of the image @param slot this thread's slot, from 0 */
   constructor(state: ReservationState, mutex: Mutex, slot: number) {
     assert(slot >= 0 && slot < state.slots, `reservation slot ${slot} of ${state.slots}`);
-    this.words = new Int32Array(state.words);
-    this.numbers = new Float64Array(state.numbers);
-    this.slots = state.slots;
+    this.slots = new Slots(state);
     this.slot = slot;
     this.mutex = mutex;
   }
@@ -62,34 +150,28 @@ export class Reservations {
    * @throws ImgfuseError io when it would have to wait and a thread has died with a reservation
    */
   acquire(start: number, end: number, mode: ReservationMode): boolean {
-    const { words, numbers, slot, mutex } = this;
+    const { slots, slot, mutex } = this;
     assert(mutex.held, 'a reservation is taken under the metadata lock');
-    const word = FIRST_SLOT_WORD + slot * SLOT_WORDS;
-    assert(words[word] === IDLE, 'a thread has at most one reservation');
-    const number = FIRST_SLOT_NUMBER + slot * SLOT_NUMBERS;
-    const ticket = numbers[LAST_TICKET]! + 1;
-    numbers[LAST_TICKET] = ticket;
-    numbers[number] = start;
-    numbers[number + 1] = end;
-    numbers[number + 2] = ticket;
-    words[word + 1] = 0;
-    Atomics.store(words, word, mode);
+    assert(slots.modeOf(slot) === IDLE, 'a thread has at most one reservation');
+    const ticket = slots.want(slot, start, end);
+    slots.setWaits(slot, false);
+    slots.setMode(slot, mode);
     if (!this.mustWait(start, end, mode, ticket)) return true;
 
-    words[word + 1] = 1;
+    slots.setWaits(slot, true);
     // counted before the conflict is looked at again: a release that comes in between sees the waiter and wakes it
-    Atomics.add(words, WAITERS, 1);
+    slots.changeWaiters(1);
     for (;;) {
-      const generation = Atomics.load(words, GENERATION);
+      const { generation } = slots;
       if (!this.mustWait(start, end, mode, ticket)) break;
-      if (Atomics.load(words, ABANDONED) !== 0) this.giveUp();
+      if (slots.isAbandoned) this.giveUp();
       mutex.unlock();
       reach('reservation-wait');
-      Atomics.wait(words, GENERATION, generation);
+      slots.sleep(generation);
       mutex.lock();
     }
-    Atomics.sub(words, WAITERS, 1);
-    words[word + 1] = 0;
+    slots.changeWaiters(-1);
+    slots.setWaits(slot, false);
     return false;
   }
 
@@ -116,51 +198,44 @@ export class Reservations {
 
   /** Gives the reservation back. Needs no lock. */
   release(): void {
-    const { words, slot } = this;
-    Atomics.store(words, FIRST_SLOT_WORD + slot * SLOT_WORDS, IDLE);
-    if (Atomics.load(words, WAITERS) > 0) {
-      Atomics.add(words, GENERATION, 1);
-      Atomics.notify(words, GENERATION);
-    }
+    const { slots, slot } = this;
+    slots.setMode(slot, IDLE);
+    if (slots.hasWaiters) slots.wakeAll();
   }
 
   /**
-   * The thread of that slot has died; told after its mutexes were. If it held or wanted a reservation, whoever waits for
-   * one, now or later, gets an error. Needs no lock.
+   * The thread of that slot has died; told after its mutexes were. If it held or wanted a reservation, every thread that waits
+   * for one, now or later, gets an error. Needs no lock.
    */
   abandon(slot: number): void {
-    const { words } = this;
-    if (Atomics.load(words, FIRST_SLOT_WORD + slot * SLOT_WORDS) !== IDLE) Atomics.store(words, ABANDONED, 1);
-    // who sleeps looks again, and finds the metadata lock abandoned if that is what the thread died with
-    Atomics.add(words, GENERATION, 1);
-    Atomics.notify(words, GENERATION);
+    const { slots } = this;
+    if (slots.modeOf(slot) !== IDLE) slots.setAbandoned();
+    // a sleeper looks again, and finds the metadata lock abandoned if that is what the thread died with
+    slots.wakeAll();
   }
 
   private giveUp(): never {
-    Atomics.sub(this.words, WAITERS, 1);
+    this.slots.changeWaiters(-1);
     throw new ImgfuseError('io', 'a thread died in the middle of a request that this one has to wait for');
   }
 
   /** Some other thread holds or waits for an exclusive reservation. The metadata lock must be held. */
   othersExclusive(): boolean {
-    for (let other = 0; other < this.slots; other++) {
-      if (other !== this.slot && Atomics.load(this.words, FIRST_SLOT_WORD + other * SLOT_WORDS) === EXCLUSIVE)
-        return true;
+    const { slots } = this;
+    for (let other = 0; other < slots.count; other++) {
+      if (other !== this.slot && slots.modeOf(other) === EXCLUSIVE) return true;
     }
     return false;
   }
 
   private mustWait(start: number, end: number, mode: number, ticket: number): boolean {
-    const { words, numbers } = this;
-    for (let other = 0; other < this.slots; other++) {
+    const { slots } = this;
+    for (let other = 0; other < slots.count; other++) {
       if (other === this.slot) continue;
-      const word = FIRST_SLOT_WORD + other * SLOT_WORDS;
-      const otherMode = Atomics.load(words, word);
+      const otherMode = slots.modeOf(other);
       if (otherMode === IDLE || (mode === SHARED && otherMode === SHARED)) continue;
-      const number = FIRST_SLOT_NUMBER + other * SLOT_NUMBERS;
-      if (numbers[number]! >= end || numbers[number + 1]! <= start) continue;
-      const otherWaits = words[word + 1] === 1;
-      if (!otherWaits || numbers[number + 2]! < ticket) return true;
+      if (!slots.overlaps(other, start, end)) continue;
+      if (!slots.waits(other) || slots.ticketOf(other) < ticket) return true;
     }
     return false;
   }

@@ -8,6 +8,10 @@ import { assert } from '../errors/index.ts';
 export const MAX_SLICE_BYTES = 4096;
 const NO_SLOT = -1;
 const EMPTY_KEY = -1;
+/** Words of control: where the clock stands, and how many slots were ever filled. */
+const HAND = 0;
+const FILLED = 1;
+const CONTROL_WORDS = 2;
 
 export interface TableCacheState {
   readonly sliceBytes: number;
@@ -15,7 +19,7 @@ export interface TableCacheState {
   readonly data: SharedArrayBuffer;
   /** host offset of the slice in each slot, or -1 */
   readonly keys: SharedArrayBuffer;
-  /** hash chains: bucket heads, then the successor of each slot; slot + 1, 0 ends a chain; then hand and fill count */
+  /** hash chains: bucket heads, then the successor of each slot; slot + 1, 0 ends a chain; then the words of control */
   readonly links: SharedArrayBuffer;
   /** 1 when the slot was used since the hand passed it */
   readonly used: SharedArrayBuffer;
@@ -32,7 +36,7 @@ export function createTableCacheState(budgetBytes: number, sliceBytes: number): 
     capacity,
     data: new SharedArrayBuffer(capacity * sliceBytes),
     keys,
-    links: new SharedArrayBuffer((capacity * 2 + 2) * 4),
+    links: new SharedArrayBuffer((capacity * 2 + CONTROL_WORDS) * 4),
     used: new SharedArrayBuffer(capacity),
   };
 }
@@ -59,7 +63,7 @@ export class TableCache {
     this.keys = new Float64Array(state.keys);
     this.heads = new Int32Array(state.links, 0, state.capacity);
     this.next = new Int32Array(state.links, state.capacity * 4, state.capacity);
-    this.control = new Int32Array(state.links, state.capacity * 8, 2);
+    this.control = new Int32Array(state.links, state.capacity * 8, CONTROL_WORDS);
     this.used = new Uint8Array(state.used);
   }
 
@@ -97,14 +101,6 @@ export class TableCache {
     if (slot !== NO_SLOT) this.unlink(slot);
   }
 
-  /** Forgets everything. */
-  clear(): void {
-    this.keys.fill(EMPTY_KEY);
-    this.heads.fill(0);
-    this.used.fill(0);
-    this.control.fill(0);
-  }
-
   private bucket(key: number): number {
     const number = key / this.sliceBytes;
     const mixed = Math.imul((number % 0x100000000) | 0, 0x9e3779b1) ^ (number / 0x100000000);
@@ -113,17 +109,18 @@ export class TableCache {
 
   /** A slot without a slice: one never filled, or the victim of the clock (first slot not used since the last turn). */
   private vacantSlot(): number {
-    const filled = this.control[1]!;
+    const { control } = this;
+    const filled = control[FILLED]!;
     if (filled < this.capacity) {
-      this.control[1] = filled + 1;
+      control[FILLED] = filled + 1;
       return filled;
     }
-    let hand = this.control[0]!;
+    let hand = control[HAND]!;
     while (this.keys[hand] !== EMPTY_KEY && this.used[hand] === 1) {
       this.used[hand] = 0;
       hand = (hand + 1) % this.capacity;
     }
-    this.control[0] = (hand + 1) % this.capacity;
+    control[HAND] = (hand + 1) % this.capacity;
     if (this.keys[hand] !== EMPTY_KEY) this.unlink(hand);
     return hand;
   }

@@ -59,7 +59,7 @@ function dataBytesOf({ files }: ReadableImage): number {
   return holders.reduce((bytes, { file }) => bytes + possibleDataBytes(file), 0);
 }
 
-/** As VirtualDisk.dataRun(). */
+/** Whether there is data at `offset`, and for how many bytes from there that is sure: at most `length`. */
 export function chainDataRun(image: ReadableImage, offset: number, length: number): DataRun {
   const { status, length: part } = image.mapContent(guestOffset(offset), length);
   const { backing } = image;

@@ -28,7 +28,7 @@ import { formatOf, probeFormat, recognizedName } from './probe.ts';
 import { formatByName, formatNames, overlayFormat, rawFormat } from './registry.ts';
 import { type SharedDisk, VirtualDisk } from './virtual-disk.ts';
 
-export const DEFAULT_TABLE_CACHE_BYTES = 64 * 1024 * 1024;
+const DEFAULT_TABLE_CACHE_BYTES = 64 * 1024 * 1024;
 
 export interface OpenDiskOptions {
   readonly readOnly: boolean;

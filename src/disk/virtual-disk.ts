@@ -14,15 +14,7 @@ import {
   type WritableImage,
 } from '../format/image-format.ts';
 import type { RemoteFile, Traffic } from '../host/host-file.ts';
-import {
-  type ChainExtent,
-  chainDataRun,
-  chainExtents,
-  chainOccupiedBytes,
-  type DataRun,
-  type DiskShare,
-  shareOf,
-} from './chain.ts';
+import { type ChainExtent, chainDataRun, chainExtents, chainOccupiedBytes, type DiskShare, shareOf } from './chain.ts';
 import type { CopyOnRead, CopyOnReadState } from './copy-on-read.ts';
 import { formatByName } from './registry.ts';
 
@@ -232,12 +224,6 @@ export class VirtualDisk {
       at += length;
     }
     return size;
-  }
-
-  /** Whether there is data at `offset`, through the chain, and for how many bytes from there that is sure: at most `length`. */
-  dataRun(offset: number, length: number): DataRun {
-    this.requestBegins();
-    return chainDataRun(this.image, offset, length);
   }
 
   /** Background work; called a few times a second by one thread. @param nowMs of steadyMs() */

@@ -12,7 +12,7 @@ const MUTEX = 0;
 const HANDLES = 1;
 const WORDS = 2;
 
-/** Numbers: the mark, how many extents there are, then start and end of each, in order, none touching another. */
+/** Numbers: the mark, how many extents there are, then start and end of each, in order; none touches another. */
 const MARK = 0;
 const COUNT = 1;
 const EXTENTS = 2;
@@ -69,16 +69,15 @@ export class Truncation {
    */
   extend(start: number, end: number, zero: Zero): boolean {
     return this.mutex.run(() => {
-      const { numbers } = this;
-      const from = numbers[MARK]!;
-      for (let index = 0; index < numbers[COUNT]! && this.startOf(index) < start; index++) {
+      const from = this.mark;
+      for (let index = 0; index < this.count && this.startOf(index) < start; index++) {
         this.zeroUpTo(this.startOf(index), zero);
-        numbers[MARK] = Math.max(numbers[MARK]!, Math.min(this.endOf(index), start));
+        this.mark = Math.max(this.mark, Math.min(this.endOf(index), start));
       }
       const zeroed = from < start;
       this.zeroUpTo(start, zero);
-      numbers[MARK] = Math.max(numbers[MARK]!, end);
-      this.dropBelow(numbers[MARK]!);
+      this.mark = Math.max(this.mark, end);
+      this.dropBelow(this.mark);
       return zeroed;
     });
   }
@@ -86,7 +85,7 @@ export class Truncation {
   /** The file of the handles that were opened with O_TRUNC ends at `end` from now on: they cut it there. */
   cut(end: number): void {
     this.mutex.run(() => {
-      this.numbers[MARK] = Math.min(this.numbers[MARK]!, end);
+      this.mark = Math.min(this.mark, end);
     });
   }
 
@@ -94,24 +93,22 @@ export class Truncation {
   note(start: number, end: number): void {
     if (!this.isActive) return;
     this.mutex.run(() => {
-      const from = Math.max(start, this.numbers[MARK]!);
+      const from = Math.max(start, this.mark);
       if (from < end) this.insert(from, end);
     });
   }
 
   private zeroUpTo(end: number, zero: Zero): void {
-    const { numbers } = this;
-    while (numbers[MARK]! < end) {
-      const length = Math.min(STEP, end - numbers[MARK]!);
-      zero(numbers[MARK]!, length);
-      numbers[MARK] = numbers[MARK]! + length;
+    while (this.mark < end) {
+      const length = Math.min(STEP, end - this.mark);
+      zero(this.mark, length);
+      this.mark = this.mark + length;
     }
   }
 
   /** Adds an extent, together with those that it touches. */
   private insert(start: number, end: number): void {
-    const { numbers } = this;
-    const count = numbers[COUNT]!;
+    const count = this.count;
     let first = 0;
     while (first < count && this.endOf(first) < start) first++;
     let next = first;
@@ -122,32 +119,59 @@ export class Truncation {
       this.mergeNearest();
       return this.insert(start, end);
     }
-    numbers.copyWithin(EXTENTS + 2 * (first + 1), EXTENTS + 2 * next, EXTENTS + 2 * count);
-    numbers[EXTENTS + 2 * first] = low;
-    numbers[EXTENTS + 2 * first + 1] = high;
-    numbers[COUNT] = count + 1 - (next - first);
+    this.moveExtents(next, first + 1);
+    this.setStart(first, low);
+    this.setEnd(first, high);
+    this.count = count + 1 - (next - first);
   }
 
   /** There is no room: the two extents with the least between them become one. That keeps old bytes; it loses none. */
   private mergeNearest(): void {
-    const { numbers } = this;
-    const count = numbers[COUNT]!;
+    const count = this.count;
     let nearest = 0;
     const distance = (index: number) => this.startOf(index + 1) - this.endOf(index);
     for (let index = 1; index < count - 1; index++) if (distance(index) < distance(nearest)) nearest = index;
-    numbers[EXTENTS + 2 * nearest + 1] = this.endOf(nearest + 1);
-    numbers.copyWithin(EXTENTS + 2 * (nearest + 1), EXTENTS + 2 * (nearest + 2), EXTENTS + 2 * count);
-    numbers[COUNT] = count - 1;
+    this.setEnd(nearest, this.endOf(nearest + 1));
+    this.moveExtents(nearest + 2, nearest + 1);
+    this.count = count - 1;
   }
 
   private dropBelow(mark: number): void {
-    const { numbers } = this;
-    const count = numbers[COUNT]!;
+    const count = this.count;
     let gone = 0;
     while (gone < count && this.endOf(gone) <= mark) gone++;
-    numbers.copyWithin(EXTENTS, EXTENTS + 2 * gone, EXTENTS + 2 * count);
-    numbers[COUNT] = count - gone;
-    if (count > gone) numbers[EXTENTS] = Math.max(mark, this.startOf(0));
+    this.moveExtents(gone, 0);
+    this.count = count - gone;
+    if (count > gone) this.setStart(0, Math.max(mark, this.startOf(0)));
+  }
+
+  private get mark(): number {
+    return this.numbers[MARK]!;
+  }
+
+  private set mark(mark: number) {
+    this.numbers[MARK] = mark;
+  }
+
+  private get count(): number {
+    return this.numbers[COUNT]!;
+  }
+
+  private set count(count: number) {
+    this.numbers[COUNT] = count;
+  }
+
+  private setStart(index: number, start: number): void {
+    this.numbers[EXTENTS + 2 * index] = start;
+  }
+
+  private setEnd(index: number, end: number): void {
+    this.numbers[EXTENTS + 2 * index + 1] = end;
+  }
+
+  /** The extents from number `from` on get the numbers from `to` on; `count` is still the old one. */
+  private moveExtents(from: number, to: number): void {
+    this.numbers.copyWithin(EXTENTS + 2 * to, EXTENTS + 2 * from, EXTENTS + 2 * this.count);
   }
 
   private startOf(index: number): number {
@@ -159,7 +183,7 @@ export class Truncation {
   }
 
   private forget(): void {
-    this.numbers[MARK] = 0;
-    this.numbers[COUNT] = 0;
+    this.mark = 0;
+    this.count = 0;
   }
 }

@@ -10,7 +10,7 @@ import { FUSE_DEVICE } from './device.ts';
 /** What the kernel drops: the attributes, or all pages of the data as well. */
 export type Invalidation = 'attributes' | 'data';
 
-export function encodeInvalidation(node: number, what: Invalidation): Uint8Array {
+function encodeInvalidation(node: number, what: Invalidation): Uint8Array {
   const message = new Uint8Array(fuse_out_header.$bytes + fuse_notify_inval_inode_out.$bytes);
   const view = new DataView(message.buffer);
   view.setUint32(fuse_out_header.len, message.length, true);

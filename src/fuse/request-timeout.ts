@@ -11,7 +11,7 @@ export interface RequestTimeouts {
 }
 
 /** The longest time that INIT can ask for. */
-export const LONGEST_REQUEST_SECONDS = 0xffff;
+const LONGEST_REQUEST_SECONDS = 0xffff;
 /** What is shorter, the kernel makes as long as this. */
 const SHORTEST_SECONDS = 15;
 /** Part of the time in which a request must be answered: it began when the kernel queued it, not when it was received. */

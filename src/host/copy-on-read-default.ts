@@ -5,7 +5,7 @@ import { ImgfuseError } from '../errors/index.ts';
 import { getAttribute, setAttribute } from '../native/index.ts';
 import type { HostFile } from './host-file.ts';
 
-export const COPY_ON_READ_ATTRIBUTE = 'user.imgfuse.copy_on_read';
+const COPY_ON_READ_ATTRIBUTE = 'user.imgfuse.copy_on_read';
 
 /** Says no where the file system has no such attributes. */
 export function isCopyOnReadStored({ descriptor }: HostFile): boolean {

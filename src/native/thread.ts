@@ -3,7 +3,6 @@
 import { checked, lazyFunction } from './library.ts';
 
 const PR_SET_IO_FLUSHER = 57;
-const PR_GET_IO_FLUSHER = 58;
 
 const prctlCall = lazyFunction('prctl', (_koffi, library) => {
   const prctl = library.func('int prctl(int option, ...)');
@@ -16,9 +15,4 @@ const prctlCall = lazyFunction('prctl', (_koffi, library) => {
  */
 export function setIoFlusher(): void {
   checked(prctlCall(PR_SET_IO_FLUSHER, 1), 'prctl(PR_SET_IO_FLUSHER)');
-}
-
-/** Whether the calling thread is marked. */
-export function isIoFlusher(): boolean {
-  return checked(prctlCall(PR_GET_IO_FLUSHER, 0), 'prctl(PR_GET_IO_FLUSHER)') === 1;
 }

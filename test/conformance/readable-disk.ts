@@ -119,15 +119,16 @@ export function describeReading(make: () => ReadSubject): void {
 
   test('the runs of data are those of the extents, whatever lies where', () => {
     const { disk, content } = make();
-    for (let at = 0; at < content.length; ) {
-      const { isData, length } = disk.dataRun(at, content.length - at);
-      expect(length).toBeGreaterThan(0);
-      const end = at + length;
-      while (at < end) {
-        const extent = disk.extent(at, end - at);
-        expect([at, extent.status === 'data' && extent.isHole !== true]).toEqual([at, isData]);
-        at += extent.length;
-      }
+    const runs: { isData: boolean; start: number; end: number }[] = [];
+    for (const { status, isHole, start, length } of disk.extents()) {
+      const isData = status === 'data' && isHole !== true;
+      const last = runs.at(-1);
+      if (last?.isData === isData) last.end = start + length;
+      else runs.push({ isData, start, end: start + length });
+    }
+    expect(runs.at(-1)?.end).toBe(content.length);
+    for (const { isData, start, end } of runs) {
+      expect([disk.seek(start, isData), disk.seek(start, !isData)]).toEqual([start, end]);
     }
   });
 }

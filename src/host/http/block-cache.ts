@@ -10,7 +10,7 @@ import type { BlockCacheState } from '../shared-file.ts';
 import { isAlive, type ThreadName } from '../thread-life.ts';
 import { Signal } from './signal.ts';
 
-export const EMPTY = 0;
+const EMPTY = 0;
 export const QUEUED = 1;
 export const LOADING = 2;
 export const READY = 3;
