@@ -84,7 +84,7 @@ export function openDevice(): number {
 
 /**
  * A descriptor of the same connection with its own queue of requests in progress, so that workers do not share a lock
- * in the kernel. Where the kernel or the permissions of /dev/fuse do not allow that: `fd` itself, which works as well.
+ * in the kernel. If the kernel or the permissions of /dev/fuse do not allow that: `fd` itself, which works as well.
  */
 export function cloneDevice(fd: number): number {
   let clone: number | undefined;

@@ -5,7 +5,7 @@
 /** Attributes of a node; times are milliseconds since the epoch (fractions allowed), sizes are bytes. */
 export interface Attributes {
   readonly ino: number;
-  /** tells the node from the one with the same number in another mount, 32 bits; the kernel has 0 for the root of every mount */
+  /** 32 bits, different in each mount, for file handles of NFS; the kernel has 0 for the root of every mount */
   readonly generation: number;
   readonly size: number;
   /** allocated bytes (st_blocks * 512) */
@@ -48,7 +48,7 @@ export interface Statfs {
   readonly nameMax: number;
 }
 
-/** The handle of a change that the kernel cannot tell: a page of a shared mapping goes by any handle that can write. */
+/** Stands for an unknown handle: the kernel writes a page of a shared mapping through any handle that can write. */
 export const NO_HANDLE = 0;
 
 export interface Filesystem {
@@ -59,11 +59,11 @@ export interface Filesystem {
   setattr(node: number, change: AttributeChange, handle?: number): Attributes;
   /** Every entry of a directory but "." and "..". */
   readdir(node: number): readonly DirectoryEntry[];
-  /** A name in directory `node` is to be made, moved or removed. Throws EPERM, or EROFS where nothing can be changed. */
+  /** A name in directory `node` is to be made, moved or removed. Throws EPERM, or EROFS if nothing can be changed. */
   changeNames(node: number): never;
   /** @param flags open(2) flags @returns a file handle */
   open(node: number, flags: number): number;
-  /** Asked when `node` is opened: whether the pages that the kernel may hold of it are still true. */
+  /** Called when `node` is opened. @returns whether the pages that the kernel may hold of it are still true */
   mayKeepPages(node: number): boolean;
   /** Called once per open, also without a preceding flush. */
   release(node: number, handle: number): void;
@@ -80,9 +80,9 @@ export interface Filesystem {
   /** SEEK_DATA (3) and SEEK_HOLE (4) only; throws ENXIO beyond the end. */
   lseek(node: number, handle: number, offset: number, whence: number): number;
   statfs(node: number): Statfs;
-  /** access(2); called only where the kernel does not check permissions itself. */
+  /** access(2); called only if the kernel does not check permissions itself. */
   access(node: number, mask: number, uid: number, gid: number): void;
-  /** Value of an extended attribute. Throws ENODATA when there is none of that name. */
+  /** Value of an extended attribute. Throws ENODATA if there is none of that name. */
   getxattr(node: number, name: string): Uint8Array;
   listxattr(node: number): readonly string[];
 }

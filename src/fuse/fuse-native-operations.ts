@@ -100,7 +100,7 @@ export function nativeOperations(filesystem: Filesystem, hooks: Hooks): NativeOp
     chmod: (path, mode, answer) => change(path, { mode: mode & ~S_ISUID_S_ISGID }, answer),
     chown: (path, uid, gid, answer) =>
       change(path, { ...(isId(uid) ? { uid } : {}), ...(isId(gid) ? { gid } : {}) }, answer),
-    // the compiled part passes atime twice; mtime cannot be told apart
+    // the compiled part passes atime twice, so mtime is not known
     utimens: (path, atimeMs, mtimeMs, answer) => change(path, { atimeMs, mtimeMs }, answer),
     ...handleOperations(filesystem, runner, paths),
     statfs: (path, answer) =>

@@ -76,7 +76,7 @@ export interface NativeOptions {
 
 export interface NativeMount {
   mount(done: (error: Error | null) => void): void;
-  /** Gives the event loop free; unmounts through FuseNative.unmount first. */
+  /** Lets the event loop end; unmounts through FuseNative.unmount first. */
   close(done: (error: Error | null) => void): void;
 }
 

@@ -26,7 +26,7 @@ export interface FuseNativeOptions extends MountOptions, Pick<ServerHooks, 'coun
 export interface FuseNativeSession {
   /** canonical path */
   readonly mountpoint: string;
-  /** settles when the mount is gone, whoever unmounted it */
+  /** settles when the mount is gone, however it was unmounted */
   readonly ended: Promise<void>;
   /** Resolves when the mount is gone from the mount table. Rejects busy, missing, permission. */
   unmount(options?: UnmountOptions): Promise<void>;
@@ -37,7 +37,7 @@ export interface FuseNativeSession {
   abort(): void;
 }
 
-/** How often the end of the mount is looked for; there is no event for it. */
+/** How often we look whether the mount has ended; there is no event for it. */
 const WATCH_INTERVAL_MS = 250;
 /** the compiled part cuts the option string and the mountpoint at 1024 bytes */
 const NATIVE_STRING_MAX = 1000;
@@ -77,10 +77,9 @@ export async function mountFuseNative(options: FuseNativeOptions, filesystem: Fi
 function libfuseOptions(options: FuseNativeOptions): NativeOptions {
   const flags = options.flags.filter((flag) => LIBFUSE_FLAGS.includes(flag));
   if (options.readOnly) flags.push('ro');
-  // the package has no option for these; what follows a comma in the subtype reaches libfuse as options of their own.
-  // big_writes: without it every WRITE has 4 KiB. auto_cache: an opening keeps
-  // the pages unless size or time have changed since the last one, as zeros change it that nobody has written.
-  // attr_timeout: ATTRIBUTE_TIMEOUT_SECONDS in reply.ts says why.
+  // The package has no option for these. Whatever follows a comma in the subtype reaches libfuse as further options.
+  // big_writes: without it every WRITE has 4 KiB. auto_cache: an opening drops the pages if size or time have changed since
+  // the last one, and zeros in place of skipped bytes change the time. attr_timeout: see ATTRIBUTE_TIMEOUT_SECONDS in reply.ts.
   const timeout = `attr_timeout=${ATTRIBUTE_TIMEOUT_SECONDS}`;
   const extra = ['big_writes', 'max_write=131072', 'auto_cache', 'use_ino', 'atomic_o_trunc', timeout, ...flags];
   const native: NativeOptions = {

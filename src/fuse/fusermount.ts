@@ -1,5 +1,5 @@
 // fusermount3, the set-user-id helper that mounts and unmounts for users who are not root; fusermount of FUSE 2 speaks
-// the same protocol and is taken where the newer one is missing. No argument is code to a shell.
+// the same protocol and is used if the newer one is missing. No argument is code to a shell.
 
 import { type SpawnSyncReturns, type StdioOptions, spawnSync } from 'node:child_process';
 import * as fs from 'node:fs';
@@ -10,7 +10,7 @@ import { receiveDescriptor, socketPair } from '../native/index.ts';
 const HELPERS = ['fusermount3', 'fusermount'] as const;
 /** the helper's number of the socket that it sends the descriptor through */
 const COMMUNICATION_FD = 3;
-/** spawnSync takes it as spawn does; its types do not say so */
+/** spawnSync takes `detached` as spawn does; its types do not say so */
 const DETACHED: object = { detached: true };
 
 /** Mounts and returns the descriptor of /dev/fuse. @throws ImgfuseError permission, missing (no helper), io */
@@ -31,7 +31,7 @@ export function fusermountUnmount(mountpoint: string, lazy: boolean): void {
   if (child.status !== 0) throw helperError('unmount', mountpoint, child);
 }
 
-/** Our copy of the helper's socket is closed before anybody reads from ours: a helper that sent nothing is then an end. */
+/** Our copy of the helper's socket is closed before we read from ours, so that a helper that sent nothing is the end of the data. */
 function runAndClose(parameters: readonly string[], socket: number): SpawnSyncReturns<string> {
   try {
     return run(parameters, ['ignore', 'ignore', 'pipe', socket]);
@@ -44,7 +44,7 @@ function run(parameters: readonly string[], stdio: StdioOptions): SpawnSyncRetur
   // LC_ALL: its messages are looked at
   const env = { ...process.env, LC_ALL: 'C', _FUSE_COMMFD: String(COMMUNICATION_FD) };
   for (const helper of HELPERS) {
-    // detached: a signal to our whole process group, as of a terminal or timeout(1), must not end it half-way
+    // detached: a signal to our whole process group, from a terminal or timeout(1), must not end it half-way
     const [program, exact] = exactCommand(helper, parameters);
     const child = spawnSync(program, exact, { ...DETACHED, stdio, env, cwd: '/', encoding: 'utf8' });
     const isMissing = (child.error as NodeJS.ErrnoException | undefined)?.code === 'ENOENT';

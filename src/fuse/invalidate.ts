@@ -22,7 +22,7 @@ function encodeInvalidation(node: number, what: Invalidation): Uint8Array {
   return message;
 }
 
-/** Resolves when it is dropped; a node that the kernel has not cached, or an ended connection, is fine as well. */
+/** Resolves when it is dropped, also if the kernel has not cached the node or the connection has ended. */
 export function invalidateNode(fd: number, node: number, what: Invalidation): Promise<void> {
   const message = encodeInvalidation(node, what);
   return new Promise((resolve, reject) => {

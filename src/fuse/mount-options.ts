@@ -23,9 +23,9 @@ export interface MountOptions {
   readonly source: string;
   readonly readOnly: boolean;
   readonly allowOther: boolean;
-  /** the kernel checks owner and mode; of a mount that is inherited: whether it was made so */
+  /** the kernel checks owner and mode; for an inherited mount: whether it was made with this option */
   readonly defaultPermissions: boolean;
-  /** largest READ in bytes; the protocol's limit when it is absent or larger */
+  /** largest READ in bytes; the protocol's limit if it is absent or larger */
   readonly maxRead?: number;
   /** generic flags of mount(8): nodev, nosuid, noexec, noatime, sync, dirsync, ... */
   readonly flags: readonly string[];
@@ -34,7 +34,7 @@ export interface MountOptions {
 interface GenericFlag {
   /** bit of mount(2); 0 = what the kernel does anyway */
   readonly bit: number;
-  /** whether every fusermount3 takes it: older ones refuse what has come since, and all what only root may ask for */
+  /** whether every fusermount3 takes it: older ones refuse newer flags, and all refuse those that only root may use */
   readonly unprivileged: boolean;
 }
 
@@ -65,7 +65,7 @@ const GENERIC_FLAGS: Readonly<Record<string, GenericFlag>> = {
   nosymfollow: { bit: MS_NOSYMFOLLOW, unprivileged: false },
 };
 
-/** What an ordinary user asked for and does not get, because fusermount3 may not take it. */
+/** The flags that an ordinary user asked for and does not get, because fusermount3 may refuse them. */
 export function flagsLeftOut(flags: readonly string[]): string[] {
   return flags.filter((flag) => genericFlag(flag).bit !== 0 && !genericFlag(flag).unprivileged);
 }
@@ -94,7 +94,7 @@ export function mountData(options: MountOptions, fd: number, rootMode: number, u
 export function fusermountOptions(options: MountOptions): string {
   const flags = options.flags.filter((flag) => genericFlag(flag).unprivileged);
   if (options.readOnly && !flags.includes('ro')) flags.push('ro');
-  // fusermount3 takes a comma inside a value when a backslash stands before it
+  // fusermount3 takes a comma inside a value if a backslash stands before it
   const source = options.source.replace(/[\\,]/g, '\\$&');
   return [...flags, `fsname=${source}`, 'subtype=imgfuse', ...commonOptions(options)].join(',');
 }

@@ -65,7 +65,7 @@ export function readMountTable(): MountEntry[] {
   return parseMountInfo(fs.readFileSync('/proc/self/mountinfo'));
 }
 
-/** Every mount in the mount namespace of a process; none when it has ended or this user may not look. */
+/** Every mount in the mount namespace of a process; none if it has ended or this user may not look. */
 export function mountsSeenBy(pid: number): MountEntry[] {
   try {
     return parseMountInfo(fs.readFileSync(`/proc/${pid}/mountinfo`));
@@ -84,14 +84,14 @@ export function listMounts(): MountEntry[] {
   return readMountTable().filter(isImgfuse);
 }
 
-/** The imgfuse mount that is seen at `path`, or undefined when there is none or something else covers it. */
+/** The imgfuse mount that is seen at `path`, or undefined if there is none or another mount covers it. */
 export function findMount(path: string): MountEntry | undefined {
   const entry = findAnyMount(path);
   return entry !== undefined && isImgfuse(entry) ? entry : undefined;
 }
 
 /**
- * Where the file system of a FUSE connection is mounted, latest first: nowhere, at its mountpoint, where that was moved to,
+ * The places where the file system of a FUSE connection is mounted, latest first: none, its mountpoint, where that was moved to,
  * and wherever else it was bound. Other mount namespaces are not seen.
  */
 export function mountsOfConnection(connection: number): MountEntry[] {
@@ -108,7 +108,7 @@ export function findAnyMount(path: string): MountEntry | undefined {
 
 /**
  * The path as the mount table has it: symbolic links of the parent resolved, the last component left alone.
- * @throws ImgfuseError missing when the parent does not exist
+ * @throws ImgfuseError missing if the parent does not exist
  */
 export function canonicalMountpoint(path: string): string {
   try {

@@ -18,7 +18,7 @@ import { KernelSession } from './session.ts';
 import { unmountPath } from './unmount.ts';
 
 export interface KernelMountOptions extends MountOptions {
-  /** absolute path of a directory or a regular file, or /dev/fd/N: mounted already by whoever started us */
+  /** absolute path of a directory or a regular file, or /dev/fd/N if the program that started us has mounted it */
   readonly mountpoint: string;
 }
 
@@ -108,8 +108,8 @@ function adoptDescriptor(fd: number, options: KernelMountOptions): KernelSession
 }
 
 /**
- * No request is asked for its user here: that is the kernel's part, which whoever made the mount has to have asked for.
- * @param entry the mount itself, where the kernel tells which it is; the options that came with it say the same otherwise
+ * We never check which user a request comes from: the kernel does, if the program that mounted asked it to.
+ * @param entry the mount itself, if the kernel tells which it is; else the options that came with it count
  */
 function assertPermissionsAreChecked(options: KernelMountOptions, entry: MountEntry | undefined): void {
   const isOpen = entry?.options.includes('allow_other') ?? options.allowOther;
@@ -163,7 +163,7 @@ function finish(fd: number, mounted: Mounted): KernelSession {
   }
 }
 
-/** Bytes of a page of this kernel, from the auxiliary vector; 4096 when that cannot be read. */
+/** Bytes of a page of this kernel, from the auxiliary vector; 4096 if that cannot be read. */
 function pageSize(): number {
   try {
     const vector = fs.readFileSync('/proc/self/auxv');

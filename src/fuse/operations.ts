@@ -60,8 +60,8 @@ function open(filesystem: Filesystem, request: Request, reply: Reply, protocol: 
 }
 
 /**
- * How the kernel caches for a handle. O_DIRECT and O_TRUNC go past its pages: a handle opened with O_TRUNC changes bytes that it
- * does not write. Only Linux 6.6 and later drop the pages of others at such a write; before, O_DIRECT alone does it as well.
+ * How the kernel caches for a handle. Handles opened with O_DIRECT or O_TRUNC go past its pages: one opened with O_TRUNC changes
+ * bytes that it does not write. Only Linux 6.6 and later drop the pages of others at such a write; before, only O_DIRECT does.
  */
 function openFlags(filesystem: Filesystem, node: number, flags: number, minor: number): number {
   const isDirect = minor >= abi.FUSE_DIRECT_WRITES_DROP_PAGES_MINOR_VERSION;
@@ -77,7 +77,7 @@ function read(filesystem: Filesystem, request: Request, reply: Reply): void {
   if (length > reply.capacity) {
     throw new ImgfuseError('io', `the kernel asked for ${length} bytes at once; ${reply.capacity} were agreed`);
   }
-  // beyond every possible end of file
+  // beyond every possible end of a file
   if (!Number.isSafeInteger(offset + length)) return reply.data(0);
   const handle = request.handle(layout.fh);
   reply.data(filesystem.read(request.nodeid, handle, reply.bytes, DATA_OFFSET, length, offset));
@@ -95,7 +95,7 @@ function write(filesystem: Filesystem, request: Request, reply: Reply): void {
   const handle = isGuessed ? NO_HANDLE : request.handle(layout.fh);
   const dataOffset = request.dataOffset(layout.$bytes);
   const written = filesystem.write(request.nodeid, handle, request.bytes, dataOffset, length, offset);
-  // behind a direct write the kernel sends no FSYNC: it leaves the sync of a synchronous one (O_DSYNC, RWF_DSYNC) to the server
+  // after a direct write the kernel sends no FSYNC: the server syncs if the write is synchronous (O_DSYNC, RWF_DSYNC)
   if (request.u32(layout.flags) & O_DSYNC) filesystem.fsync(request.nodeid, handle);
   reply.written(written);
 }
@@ -120,7 +120,7 @@ function readdir(filesystem: Filesystem, request: Request, reply: Reply, isPlus:
   reply.data(used);
 }
 
-/** Whatever the body says. */
+/** Refused whatever the body says. */
 function changeNames(filesystem: Filesystem, request: Request): void {
   filesystem.changeNames(request.nodeid);
 }
@@ -153,7 +153,7 @@ function listxattr(filesystem: Filesystem, request: Request, reply: Reply): void
   answerXattr(request, reply, Buffer.from(names.map((name) => `${name}\0`).join('')));
 }
 
-/** A size of 0 asks for the size; a size that is too small is ERANGE. */
+/** A size of 0 asks how large the value is; a size that is too small is ERANGE. */
 function answerXattr(request: Request, reply: Reply, value: Uint8Array): void {
   const limit = request.u32(abi.fuse_getxattr_in.size);
   if (limit === 0) return reply.xattrSize(value.length);

@@ -56,7 +56,7 @@ export interface KernelOffer {
 /**
  * @param pageSize of the kernel, in bytes
  * @param timeout seconds that a request may take, to be asked for; 0: whatever the kernel has
- * @throws ImgfuseError unsupported when the kernel speaks another major version or is older than Linux 3.15
+ * @throws ImgfuseError unsupported if the kernel speaks another major version or is older than Linux 3.15
  */
 export function negotiate(offer: KernelOffer, pageSize: number, timeout = 0): Protocol {
   if (offer.major !== abi.FUSE_KERNEL_VERSION || offer.minor < abi.FUSE_OLDEST_MINOR_VERSION) {

@@ -1,5 +1,5 @@
-// The reply buffer and its encoder. One buffer serves every request: out header first, the answer behind it, and one
-// write sends both. READ data is read straight into the buffer at DATA_OFFSET.
+// The reply buffer and its encoder. One buffer serves every request: the out header, then the answer, and one write sends
+// both. READ data is read straight into the buffer at DATA_OFFSET.
 // Invariant: `length` is 0 (no reply) or the exact length of what `bytes` starts with, and equals fuse_out_header.len.
 
 import { writeU64LE } from '../bytes/endian.ts';
@@ -28,8 +28,8 @@ export const DATA_OFFSET = fuse_out_header.$bytes;
 /** How long the kernel may keep an entry: nodes are permanent. */
 const ENTRY_TIMEOUT_SECONDS = 60;
 /**
- * How long the kernel may keep attributes. An opening with O_TRUNC makes its size of the disk 0, and once more without marking
- * it as stale: until the attributes expire, every buffered read finds the end of the file, and a loop device gets EIO.
+ * How long the kernel may keep attributes. At an opening with O_TRUNC the kernel sets its copy of the size to 0 twice, the second
+ * time without marking it as stale: until it expires, every buffered read finds the end of the file, and a loop device gets EIO.
  */
 export const ATTRIBUTE_TIMEOUT_SECONDS = 0;
 
@@ -49,7 +49,7 @@ export class Reply {
   private readonly view: DataView;
   length = 0;
 
-  /** @param capacity bytes that an answer may have behind the out header */
+  /** @param capacity bytes that an answer may have, without the out header */
   constructor(capacity: number) {
     this.bytes = new Uint8Array(DATA_OFFSET + capacity);
     this.view = new DataView(this.bytes.buffer);

@@ -4,7 +4,7 @@
 import * as fs from 'node:fs';
 
 export interface RequestTimeouts {
-  /** for file systems that ask for no time of their own */
+  /** for file systems that ask for no limit of their own */
   readonly defaultSeconds: number;
   /** for all */
   readonly maxSeconds: number;
@@ -12,12 +12,12 @@ export interface RequestTimeouts {
 
 /** The longest time that INIT can ask for. */
 const LONGEST_REQUEST_SECONDS = 0xffff;
-/** What is shorter, the kernel makes as long as this. */
+/** The kernel raises shorter limits to this. */
 const SHORTEST_SECONDS = 15;
-/** Part of the time in which a request must be answered: it began when the kernel queued it, not when it was received. */
+/** The part of the limit that we use: the kernel's clock starts when it queues a request, ours when it is received. */
 const ANSWERED_PART = 0.6;
 
-/** Of this machine; none on older kernels. */
+/** The limits of this machine; none on older kernels. */
 export function requestTimeouts(folder = '/proc/sys/fs/fuse'): RequestTimeouts {
   const read = (name: string): number => {
     try {
@@ -29,7 +29,7 @@ export function requestTimeouts(folder = '/proc/sys/fs/fuse'): RequestTimeouts {
   return { defaultSeconds: read('default_request_timeout'), maxSeconds: read('max_request_timeout') };
 }
 
-/** What INIT asks for: without a default nothing, because a time that is asked for is kept. */
+/** What INIT asks for: nothing if there is no default limit, because a limit that is asked for counts. */
 export function wantedTimeout({ defaultSeconds }: RequestTimeouts): number {
   return defaultSeconds === 0 ? 0 : LONGEST_REQUEST_SECONDS;
 }
@@ -43,7 +43,7 @@ export function connectionLimit({ defaultSeconds, maxSeconds }: RequestTimeouts,
   return limits.length === 0 ? null : Math.max(SHORTEST_SECONDS, Math.min(...limits));
 }
 
-/** Within what time a request has to be answered under a limit of connectionLimit(); undefined: without one. */
+/** The time in which a request must be answered under a limit of connectionLimit(); undefined without one. */
 export function answerTimeMs(limitSeconds: number | null): number | undefined {
   return limitSeconds === null ? undefined : limitSeconds * 1000 * ANSWERED_PART;
 }

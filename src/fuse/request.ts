@@ -25,14 +25,14 @@ export class Request {
     this.view = new DataView(this.bytes.buffer);
   }
 
-  /** Takes in a message of `received` bytes. @returns false when it is no whole request */
+  /** Takes in a message of `received` bytes. @returns false if it is not a whole request */
   accept(received: number): boolean {
     this.length = received;
     this.opcode = received >= fuse_in_header.opcode + 4 ? this.view.getUint32(fuse_in_header.opcode, true) : 0;
     return received >= BODY && this.view.getUint32(fuse_in_header.len, true) === received;
   }
 
-  /** Whether the message is long enough to say which request it is, so that it can be answered at all. */
+  /** Whether the message is long enough to have `unique`, without which it cannot be answered. */
   get hasUnique(): boolean {
     return this.length >= fuse_in_header.nodeid;
   }
@@ -45,7 +45,7 @@ export class Request {
     return this.view.getUint32(fuse_in_header.unique + 4, true);
   }
 
-  /** The node; NaN, which no filesystem has, where the kernel names one that is no safe integer. */
+  /** The node; NaN, which no filesystem has, if the number is not a safe integer. */
   get nodeid(): number {
     return combine(
       this.view.getUint32(fuse_in_header.nodeid + 4, true),
@@ -61,7 +61,7 @@ export class Request {
     return this.view.getUint32(fuse_in_header.gid, true);
   }
 
-  /** Bytes behind the header. */
+  /** Bytes after the header. */
   get bodyLength(): number {
     return this.length - BODY;
   }
@@ -71,12 +71,12 @@ export class Request {
     return this.view.getUint32(BODY + offset, true);
   }
 
-  /** 64-bit field at `offset` of the body; NaN when it is no safe integer. */
+  /** 64-bit field at `offset` of the body; NaN if it is not a safe integer. */
   u64(offset: number): number {
     return combine(this.view.getUint32(BODY + offset + 4, true), this.view.getUint32(BODY + offset, true));
   }
 
-  /** A file handle. We gave it out, so one that is no safe integer is not ours. */
+  /** A file handle. All of ours are safe integers. @throws ImgfuseError usage (EBADF) */
   handle(offset: number): number {
     const value = this.u64(offset);
     if (Number.isNaN(value)) throw new ImgfuseError('usage', 'the file handle is not ours', { errno: ERRNO.EBADF });
@@ -92,7 +92,7 @@ export class Request {
 
   /**
    * The name that fills the body from `offset` on and ends with its only NUL.
-   * @throws ImgfuseError io when it does not, usage (ENAMETOOLONG) above FUSE_NAME_MAX
+   * @throws ImgfuseError io if it does not, usage (ENAMETOOLONG) above FUSE_NAME_MAX
    */
   name(offset: number): string {
     const start = BODY + offset;
@@ -104,7 +104,7 @@ export class Request {
     return Buffer.from(this.bytes.buffer, start, end - start).toString('utf8');
   }
 
-  /** Where the bytes behind a structure of `size` bytes start in `bytes`. */
+  /** Where the bytes after a structure of `size` bytes start in `bytes`. */
   dataOffset(size: number): number {
     return BODY + size;
   }

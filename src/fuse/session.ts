@@ -16,7 +16,7 @@ export interface SessionParts {
   readonly rootIsFile: boolean;
   /** number of the FUSE connection, where it is known */
   readonly connection: number | undefined;
-  /** mounted by somebody else, who also has the right to unmount it */
+  /** mounted by another program, which also has the right to unmount it */
   readonly inherited: boolean;
 }
 
@@ -44,7 +44,7 @@ export class KernelSession {
     return cloneDevice(this.fd);
   }
 
-  /** Makes the kernel ask again for what it has cached of a node; while its requests are served by other threads. */
+  /** Makes the kernel drop what it has cached of a node, while other threads serve its requests. */
   invalidate(node: number, what: Invalidation): Promise<void> {
     return invalidateNode(this.fd, node, what);
   }

@@ -10,7 +10,7 @@ import { fusermountUnmount } from './fusermount.ts';
 import { canonicalMountpoint, findAnyMount, findMount, isImgfuse, listMounts, readMountTable } from './mount-table.ts';
 
 export interface UnmountOptions {
-  /** detach now, end when the last user is gone; hides that something is still in use */
+  /** detach now, end when the last user is gone; hides that the mount is still in use */
   readonly lazy?: boolean;
 }
 
@@ -35,7 +35,7 @@ export function unmountPath(path: string, options: UnmountOptions = {}): void {
   }
 }
 
-/** @throws ImgfuseError busy when an imgfuse mount lies below something else that was mounted at the same place later */
+/** @throws ImgfuseError busy if another mount covers the imgfuse mount at the same place */
 export function assertNotCovered(mountpoint: string): void {
   const top = findAnyMount(mountpoint);
   if (top === undefined || isImgfuse(top) || !listMounts().some((entry) => entry.mountpoint === mountpoint)) return;
@@ -59,7 +59,7 @@ function unmountError(mountpoint: string, cause: unknown): unknown {
 /**
  * Ends the connection of a mount of ours: see abortConnection.
  * @param connection its number, where it is known
- * @throws ImgfuseError unsupported also where it is not known: whoever asks must not believe that its users get errors now
+ * @throws ImgfuseError unsupported also if the number is not known: the caller must not believe that its users get errors now
  */
 export function abortMount(mountpoint: string, connection: number | undefined): void {
   if (connection !== undefined) return abortConnection(connection);
