@@ -1,5 +1,5 @@
 // Paths as the kernel and its mount table have them. A path that may be a dead or our own mountpoint is never resolved itself: only
-// its directory is, because looking at the mountpoint would ask its server. The kernel resolves (native): what Node does itself
+// its directory is, because looking at the mountpoint would ask its server. The kernel resolves (native): Node's own function
 // drops ".." together with the name before it, which may be a symbolic link.
 
 import * as fs from 'node:fs';
@@ -25,7 +25,7 @@ export function pathKind(path: string): PathKind {
   return stats.isSymbolicLink() ? 'symlink' : 'other';
 }
 
-/** Absolute path as the mount table would have it; the absolute path as it is when its directory is missing. */
+/** Absolute path as the mount table would have it; the unresolved absolute path if its directory is missing. */
 export function canonicalEntry(path: string): string {
   try {
     return entryPath(path);
@@ -35,8 +35,8 @@ export function canonicalEntry(path: string): string {
 }
 
 /**
- * Absolute path with every symbolic link resolved; the absolute path as it is when something on the way is missing. A URL
- * stays what it is.
+ * Absolute path with every symbolic link resolved; the unresolved absolute path if a part of it is missing. A URL stays as it
+ * is.
  */
 export function canonicalPath(path: string): string {
   if (/^https?:\/\//i.test(path)) return path;

@@ -7,7 +7,7 @@ import type { HostFile } from './host-file.ts';
 
 const COPY_ON_READ_ATTRIBUTE = 'user.imgfuse.copy_on_read';
 
-/** Says no where the file system has no such attributes. */
+/** No if the file system has no such attributes. */
 export function isCopyOnReadStored({ descriptor }: HostFile): boolean {
   if (descriptor === null) return false;
   try {
@@ -18,7 +18,7 @@ export function isCopyOnReadStored({ descriptor }: HostFile): boolean {
   }
 }
 
-/** Throws unsupported where the file system has no such attributes. */
+/** Throws unsupported if the file system has no such attributes. */
 export function storeCopyOnRead(file: HostFile, isOn: boolean): void {
   const { descriptor, path } = file;
   try {

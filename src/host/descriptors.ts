@@ -6,7 +6,7 @@ import { hostPath } from '../bytes/names.ts';
 import { ERRNO } from '../errors/index.ts';
 import { namesIn, readText } from './small-files.ts';
 
-/** how long a full pipe is left to its reader before it is tried again */
+/** pause after a full pipe before the next try */
 const FULL_PIPE_MS = 5;
 
 /** Of open(2), as /proc shows it; Node has no name for them. */
@@ -14,7 +14,7 @@ const O_CLOEXEC = 0o2000000;
 
 const O_PATH = 0o10000000;
 
-/** The terminal of the user, also where standard input and output lead elsewhere; null when there is none. */
+/** The terminal of the user, even if standard input and output lead elsewhere; null if there is none. */
 export function openTerminal(): number | null {
   try {
     return openSync('/dev/tty', 'r+');
@@ -23,7 +23,7 @@ export function openTerminal(): number | null {
   }
 }
 
-/** Descriptors from 3 on that a program started by this one would have open, too: whoever started this one left them open. */
+/** Descriptors from 3 on that a program started by this one would inherit; this one inherited them, too. */
 export function inheritableDescriptors(): number[] {
   // Node opens its own with O_CLOEXEC, and sets it for those that it was started with up to 15
   const isKept = (descriptor: number): boolean => {
@@ -63,7 +63,7 @@ export function writeText(descriptor: number, text: string): void {
     try {
       written += writeSync(descriptor, bytes, written);
     } catch (error) {
-      // whoever shares the pipe or terminal may have made it one that does not wait
+      // another program that shares the pipe or terminal may have made it non-blocking
       if (-((error as NodeJS.ErrnoException).errno ?? 0) !== ERRNO.EAGAIN) throw error;
       Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, FULL_PIPE_MS);
     }

@@ -1,5 +1,5 @@
-// Whether a file can give space back at all, found out without a change to its bytes: a hole punched far beyond every byte
-// that anybody writes, or what the kernel says of a device's queue.
+// Finds out whether a file can give space back, without a change to its bytes: by a hole far beyond every byte that is ever
+// written, or from what the kernel says about a device's queue.
 
 import * as fs from 'node:fs';
 import { FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE } from '../bytes/linux.ts';
@@ -10,7 +10,7 @@ import { fallocate } from '../native/index.ts';
 const FAR_OFFSETS = [2 ** 52, 2 ** 43, 2 ** 40];
 const PROBE_BYTES = 4096;
 
-/** @param descriptor open for writing @returns true where it is not certain that no hole can be punched */
+/** @param descriptor open for writing @returns false only if it is certain that no hole can be punched */
 export function canPunchHoles(descriptor: number): boolean {
   const stat = fs.fstatSync(descriptor);
   return stat.isBlockDevice() ? deviceZeroes(stat.rdev) : fileTakesHoles(descriptor, stat.size);
@@ -39,7 +39,7 @@ function deviceZeroes(rdev: number): boolean {
     try {
       return Number(fs.readFileSync(`${queue}/write_zeroes_max_bytes`, 'utf8')) > 0;
     } catch {
-      // the next place, or not known
+      // look in the next place
     }
   }
   return true;

@@ -29,9 +29,9 @@ export interface RemoteFile {
 export interface HostFile {
   /** absolute path, for messages */
   readonly path: string;
-  /** true when the descriptor cannot write */
+  /** true if the descriptor cannot write */
   readonly readOnly: boolean;
-  /** descriptor number, which is valid in every thread of the process; null where there is none (memory) */
+  /** descriptor number, which is valid in every thread of the process; null if there is none (remote files) */
   readonly descriptor: number | null;
   /** a block device: its length never changes, and nothing can be cut from it */
   readonly isDevice: boolean;
@@ -44,14 +44,14 @@ export interface HostFile {
   /** Bytes the host has allocated for the file (st_blocks * 512). */
   allocatedBytes(): number;
 
-  /** When its bytes last changed, in ms since the epoch; null where nobody knows (devices, remote files). */
+  /** When its bytes last changed, in ms since the epoch; null if that is not known (devices, remote files). */
   modifiedMs(): number | null;
 
   identity(): FileIdentity;
 
   /**
    * Reads `length` bytes at `offset` into `target` from `targetOffset` on. Short transfers are continued.
-   * @returns bytes read: less than `length` only where the file ends
+   * @returns bytes read: fewer than `length` only at the end of the file
    * @throws ImgfuseError io
    */
   read(target: Uint8Array, targetOffset: number, length: number, offset: HostOffset): number;
@@ -69,21 +69,21 @@ export interface HostFile {
   truncate(length: number): void;
 
   /**
-   * Makes the range read as zeros and gives its space back to the host where the host can; writes zeros where it cannot.
+   * Makes the range read as zeros and gives its space back to the host; writes zeros if the host cannot do that.
    * Never changes the length of the file.
    */
   punchHole(offset: HostOffset, length: number): void;
 
-  /** False where punchHole() gives nothing back and writes zeros instead. Asks the host once, and changes no byte. */
+  /** False if punchHole() gives nothing back and writes zeros instead. Asks the host once, and changes no byte. */
   punchesHoles(): boolean;
 
-  /** Makes the range read as zeros and keeps or takes its space (FALLOC_FL_ZERO_RANGE), writing zeros where the host cannot. */
+  /** Makes the range read as zeros and keeps or takes its space (FALLOC_FL_ZERO_RANGE); writes zeros if the host cannot. */
   zeroRange(offset: HostOffset, length: number): void;
 
-  /** Reserves space for the range without changing what it reads; grows the file when the range ends beyond it. */
+  /** Reserves space for the range without changing what it reads; grows the file if the range ends beyond it. */
   allocateRange(offset: HostOffset, length: number): void;
 
-  /** First offset >= `offset` that holds data, or the length of the file when none follows. */
+  /** First offset >= `offset` that holds data, or the length of the file if none follows. */
   seekData(offset: HostOffset): number;
 
   /** First offset >= `offset` that is a hole (the end of the file counts as one). */

@@ -1,6 +1,6 @@
 // The image locks of QEMU: OFD read locks on single bytes of the image file. Byte 100 + i says "I use permission i", byte
 // 200 + i "I do not share permission i". Own locks are set first and then the others' are tested, so of two programs that
-// start at once at least one sees the other. They belong to the open file description and end with its last descriptor. Of a
+// start at once at least one sees the other. They belong to the open file description and end with its last descriptor. For a
 // loop device the file behind it is locked as well.
 
 import { ImgfuseError } from '../errors/index.ts';
@@ -21,7 +21,7 @@ const PERMISSION_NAMES: Readonly<Record<number, string>> = {
   [RESIZE]: 'resize',
 };
 
-/** How an image is opened as to its locks: those that QEMU would take, those of a reader beside a writer, or none. */
+/** Which locks an opening takes: those that QEMU would take, those of a reader beside a writer, or none. */
 export type LockMode = 'take' | 'share' | 'none';
 
 /** What an opener does with an image: 'share' reads beside a writer and tests nothing. */
@@ -58,8 +58,8 @@ export function lockImage(file: HostFile, mode: LockMode = 'take'): void {
 }
 
 /**
- * The same for the file behind a loop device: whoever uses that file by its own name holds the locks there, and not on the
- * device. It stays open as long as the device does. A file that is not found, or cannot be locked, keeps nobody out.
+ * Takes the locks on the file behind a loop device as well: programs that use that file by its own name hold their locks there,
+ * not on the device. It stays open as long as the device does. If it is not found or cannot be locked, that is no error.
  */
 function lockFileBehind(file: HostFile, role: LockRole): void {
   if (!(file instanceof PosixHostFile)) return;
@@ -95,7 +95,7 @@ function takeLocks(file: HostFile, descriptor: number, role: LockRole): void {
   );
 }
 
-/** A reader that asked to look in spite of a writer is kept out by nothing, not even by a file system without locks. */
+/** A reader beside a writer is never refused, not even on a file system without locks. */
 function lockBesideWriter(descriptor: number): void {
   try {
     for (const permission of ROLES.share.uses) setOfdLock(descriptor, F_RDLCK, USED_BASE + permission, 1);
@@ -104,7 +104,7 @@ function lockBesideWriter(descriptor: number): void {
   }
 }
 
-/** Who has an image open for writing now, as a phrase; null when nobody has, or it cannot be told. */
+/** The program that has an image open for writing now, as a phrase; null if there is none, or if that is not known. */
 export function writerOf(file: HostFile): string | null {
   const byte = USED_BASE + WRITE;
   const { descriptor } = file;

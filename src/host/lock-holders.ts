@@ -1,5 +1,5 @@
-// Who holds a lock on an image file. /proc/locks names the process of a POSIX lock, but not that of an OFD lock: which
-// descriptor that belongs to stands in the fdinfo of the process that has it. Links are read and never followed: what another
+// The processes that hold a lock on an image file. /proc/locks names the process of a POSIX lock, but not that of an OFD lock:
+// the fdinfo of each process lists the locks of its descriptors. Links are read and never followed: what another
 // descriptor leads to may be a mount that answers late, or our own that never does.
 //
 //   1: OFDLCK ADVISORY  READ -1 fe:00:2146504 100 101     kind, -, READ or WRITE, pid, device:inode, first and last byte
@@ -35,7 +35,7 @@ export function describeHolders(file: HostFile, byte: number): string {
     if (descriptors.length > 0) users.push(pid);
     if (descriptors.some((fd) => locksIn(`/proc/${pid}/fdinfo/${fd}`).some(covers))) pids.add(pid);
   }
-  // a process that only has the file open is named where nobody is seen to hold the lock
+  // if no process is seen to hold the lock, those that have the file open are named
   const named = pids.size > 0 ? [...pids] : users;
   if (named.length === 0) return 'another program';
   const phrases = named.slice(0, HOLDERS_MAX).map((pid) => `${commandOf(pid)} (process ${pid})`);

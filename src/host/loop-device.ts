@@ -1,6 +1,6 @@
 // What a loop device shows of its file, from sysfs. mount(8) puts a loop device over an image when it is given offset=,
-// sizelimit= or loop; the device then hides where the image begins or ends. A device of whose file nothing can be learned
-// (in another mount namespace, or not readable for this user) shows nothing.
+// sizelimit= or loop; the device then hides where the image begins or ends. If the file of a device cannot be found (in another
+// mount namespace, or not readable for this user), nothing is said of it.
 
 import * as fs from 'node:fs';
 import { basename, dirname, join } from 'node:path';
@@ -21,7 +21,7 @@ export interface LoopWindow {
   readonly end: number;
 }
 
-/** The window that `file` is; null when it is no loop device, or its file cannot be named. */
+/** The window that `file` is; null if it is no loop device, or its file cannot be named. */
 export function loopWindow(file: HostFile): LoopWindow | null {
   if (!file.isDevice || file.descriptor === null) return null;
   const { rdev } = fs.fstatSync(file.descriptor);
@@ -40,7 +40,7 @@ export function loopWindow(file: HostFile): LoopWindow | null {
   }
 }
 
-/** Opens the file behind a loop device to look at it; null when this user cannot. */
+/** Opens the file behind a loop device to look at it; null if this user may not. */
 export function openLoopFile(window: LoopWindow): HostFile | null {
   try {
     return PosixHostFile.open(window.path, true);

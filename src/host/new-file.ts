@@ -1,5 +1,5 @@
-// A file that is being made. It has no name until it is complete (O_TMPFILE), so whatever ends the process before, be it SIGKILL,
-// nothing is left of it. Where the host cannot do that, it has its name from the start, and only discard() takes it away.
+// A file that is being made. It has no name until it is complete (O_TMPFILE), so nothing is left of it if the process ends
+// before, even by SIGKILL. If the host cannot do that, it has its name from the start, and discard() removes it.
 
 import * as fs from 'node:fs';
 import { dirname } from 'node:path';
@@ -49,12 +49,12 @@ export class NewFile {
   }
 }
 
-/** A descriptor of a file without a name in the directory of `path`; null where an ordinary creation works, or says why not. */
+/** A descriptor of a file without a name in the directory of `path`; null if the host has none, for an ordinary creation. */
 function openUnnamed(path: string): number | null {
   if (!nativeAvailable() || path.endsWith('/')) return null;
   let descriptor: number;
   try {
-    // a name that is taken is told before the work is done
+    // refuse a name that is taken before the work is done
     if (fs.lstatSync(hostPath(path), { throwIfNoEntry: false }) !== undefined) return null;
     descriptor = fs.openSync(hostPath(dirname(path)), O_TMPFILE | fs.constants.O_RDWR, MODE);
   } catch {

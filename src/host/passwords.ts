@@ -15,13 +15,13 @@ export interface PasswordArguments {
   readonly 'key-env'?: string | undefined;
 }
 
-/** The password of an image by its path. Throws permission, with the path, when there is none. */
+/** The password of an image by its path. Throws permission, with the path, if there is none. */
 export type PasswordOf = (imagePath: string) => Uint8Array;
 
 /** `operation` of the error for a password that is missing. */
 export const PASSWORD_NEEDED = 'password';
 
-/** The password that the options name, for every image of a chain; null when they name none. @throws usage, missing, permission */
+/** The password that the options name, for every image of a chain; null if they name none. @throws usage, missing, permission */
 export function givenPassword({ 'key-file': file, 'key-env': variable }: PasswordArguments): Uint8Array | null {
   if (file !== undefined && variable !== undefined) {
     throw new ImgfuseError('usage', '--key-file and --key-env exclude each other');
@@ -54,10 +54,10 @@ function checked(password: Uint8Array, what: string): Uint8Array {
 
 /** Where the passwords of a mount come from, as plain data: it is passed to the thread that opens the image. */
 export interface PasswordSource {
-  /** for every image; null: none */
+  /** for every image; null if none was given */
   readonly given: Uint8Array | null;
   readonly byImage: ReadonlyMap<string, Uint8Array>;
-  /** a person at the terminal may be asked for what is missing */
+  /** a person at the terminal may be asked for a password that is missing */
   readonly mayAsk: boolean;
 }
 
@@ -97,7 +97,7 @@ function askTwice(imagePath: string): Uint8Array {
   throw new ImgfuseError('usage', 'the two passwords differ; nothing was created');
 }
 
-/** Asks at the terminal. @throws permission when there is none */
+/** Asks at the terminal. @throws permission if there is none */
 export function ask(imagePath: string): Uint8Array {
   const password = prompt(`Password of ${imagePath}: `);
   if (password === null) throw missingPassword(imagePath);
@@ -113,7 +113,7 @@ function missingPassword(imagePath: string): ImgfuseError {
   );
 }
 
-/** A shell asks, because it puts the echo back also when it is interrupted; the question goes to the terminal alone. */
+/** A shell asks, because it restores the echo even if it is interrupted. The question goes to the terminal alone. */
 const ASK_SCRIPT =
   'trap "stty echo" EXIT; trap "exit 130" HUP INT TERM; stty -echo || exit 1; printf %s "$1" >&2; ' +
   'IFS= read -r password; printf "\\n" >&2; printf %s "$password"';

@@ -5,7 +5,7 @@ import { hostPath } from '../bytes/names.ts';
 import { withoutLinks } from './canonical-path.ts';
 import { hostError } from './posix-file.ts';
 
-/** Absolute path without symbolic links; ".." is what it is to the kernel. Throws missing, permission. */
+/** Absolute path without symbolic links, resolved as the kernel does. Throws missing, permission. */
 export function realPath(path: string): string {
   try {
     return withoutLinks(path);
@@ -14,7 +14,7 @@ export function realPath(path: string): string {
   }
 }
 
-/** Whether the path leads to a regular file; it is not opened, because opening alone does something to some devices. */
+/** Whether the path leads to a regular file; it is not opened, because opening alone has effects on some devices. */
 export function isRegularFile(path: string): boolean {
   try {
     return fs.statSync(hostPath(path)).isFile();
@@ -23,7 +23,7 @@ export function isRegularFile(path: string): boolean {
   }
 }
 
-/** The device number of the block device that the path leads to, which is not opened; null when it leads to anything else. */
+/** The number of the block device that the path leads to, which is not opened; null if it leads to anything else. */
 export function blockDeviceNumber(path: string): number | null {
   try {
     const stat = fs.statSync(hostPath(path));
@@ -33,7 +33,7 @@ export function blockDeviceNumber(path: string): number | null {
   }
 }
 
-/** Removes a file that was created here and turned out to be of no use. */
+/** Removes a file that was created here and is not needed. */
 export function removeFile(path: string): void {
   fs.rmSync(hostPath(path), { force: true });
 }

@@ -20,7 +20,7 @@ import type { HostFile } from './host-file.ts';
 import type { SharedFile } from './shared-file.ts';
 
 const ZEROS = new Uint8Array(1024 * 1024);
-/** What the logical blocks of every block device divide. */
+/** A multiple of the logical blocks of every block device. */
 const LARGEST_BLOCK = 4096;
 
 export class PosixHostFile implements HostFile {
@@ -43,7 +43,7 @@ export class PosixHostFile implements HostFile {
     return PosixHostFile.openName(path, path, readOnly);
   }
 
-  /** The same, where the name was not the user's: no block device. */
+  /** Like open(), for a name that did not come from the user: no block device. */
   static openRegular(path: string, readOnly: boolean): PosixHostFile {
     return PosixHostFile.openName(path, path, readOnly, false);
   }
@@ -59,7 +59,7 @@ export class PosixHostFile implements HostFile {
     });
   }
 
-  /** Opens the file behind a descriptor of this process once more, with an open file description of its own. */
+  /** Opens the file of a descriptor of this process once more, with an open file description of its own. */
   static reopen(path: string, descriptor: number, readOnly: boolean): PosixHostFile {
     return PosixHostFile.openName(`/proc/self/fd/${descriptor}`, path, readOnly);
   }
@@ -160,7 +160,7 @@ export class PosixHostFile implements HostFile {
     try {
       fs.fdatasyncSync(this.descriptor);
     } catch (error) {
-      // whatever the host says, ENOSPC too: what it took before is lost, and no space that comes later brings it back
+      // io even for ENOSPC: bytes that the host had accepted are lost, and free space does not bring them back
       const code = (error as NodeJS.ErrnoException).code ?? String(error);
       const context = { path: this.path, operation: 'fdatasync', errno: ERRNO.EIO };
       throw new ImgfuseError('io', `${this.path} fdatasync failed (${code})`, context);
@@ -232,7 +232,7 @@ export class PosixHostFile implements HostFile {
       return lseekOrNone(this.descriptor, offset, whence) ?? this.size();
     } catch (error) {
       const kind = error instanceof ImgfuseError ? error.context.errno : undefined;
-      // a file system (or an installation) without SEEK_DATA: all of it is data
+      // no SEEK_DATA in the file system or no koffi: all of it is data
       if (kind === ERRNO.EINVAL || (error as ImgfuseError).kind === 'unsupported') {
         return whence === SEEK_DATA ? offset : this.size();
       }
@@ -240,7 +240,7 @@ export class PosixHostFile implements HostFile {
     }
   }
 
-  /** One range operation of fallocate(2), or zeros where the host has none; never beyond the end of the file. */
+  /** One range operation of fallocate(2), or written zeros if the host has none; never beyond the end of the file. */
   private deallocate(operation: string, mode: number, offset: HostOffset, length: number): void {
     this.checkRange(operation, offset, length);
     const end = Math.min(offset + length, this.size());

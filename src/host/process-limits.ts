@@ -1,25 +1,25 @@
-// Limits of this process (ulimit) that a mount can be short of: said before anything is opened, because V8 ends the process
-// without a word when it gets no address space, and a thread that cannot load its modules ends the mount.
+// Limits of this process (ulimit) that may be too low for a mount. They are checked before anything is opened: V8 ends the
+// process without a word if it gets no address space, and a thread that cannot load its modules ends the mount.
 
 import { ERRNO, ImgfuseError } from '../errors/index.ts';
 import { inheritableDescriptors } from './descriptors.ts';
 import { readText } from './small-files.ts';
 
 const MIB = 2 ** 20;
-/** Address space of Node with one thread and of the shared state of an image, and of each further thread; measured, and rounded up. */
+/** Address space of Node with one thread and the shared state of an image, and of each further thread; measured and rounded up. */
 const BASE_BYTES = 1024 * MIB;
 const THREAD_BYTES = 256 * MIB;
 /** Files that are open while the program is loaded, and while a thread loads its modules. */
 const BASE_FILES = 64;
 const THREAD_FILES = 32;
 
-/** The soft limit of a resource by its name in /proc/self/limits; infinity where there is none. Node raises that of open files. */
+/** The soft limit of a resource by its name in /proc/self/limits; infinity if there is none. Node raises that of open files. */
 function limitOf(resource: 'Max address space' | 'Max open files'): number {
   const value = new RegExp(`^${resource} +(\\d+)`, 'm').exec(readText('/proc/self/limits') ?? '')?.[1];
   return value === undefined ? Number.POSITIVE_INFINITY : Number(value);
 }
 
-/** @throws ImgfuseError no-space when a mount with so many workers would not get what it needs */
+/** @throws ImgfuseError no-space if the limits are too low for a mount with so many workers */
 export function assertLimits(workers: number): void {
   // the workers, and the keeper of the disk
   const threads = workers + 1;

@@ -15,7 +15,7 @@ export function processName(pid: number): string {
   return readText(`/proc/${pid}/comm`)?.trim() || '?';
 }
 
-/** The bytes of this process's command line; null when they cannot be read. */
+/** The bytes of this process's command line; null if they cannot be read. */
 export function readCommandLine(): Uint8Array | null {
   try {
     return readFileSync('/proc/self/cmdline');
@@ -25,7 +25,7 @@ export function readCommandLine(): Uint8Array | null {
 }
 
 /**
- * When a process started, in clock ticks since the machine did; null when there is no such process, or only its zombie.
+ * When a process started, in clock ticks since the machine did; null if there is no such process, or only its zombie.
  * Process id and start time together name one process for good.
  */
 export function processStartTime(pid: number): number | null {
@@ -38,13 +38,13 @@ export function processStartTime(pid: number): number | null {
   return Number.isSafeInteger(start) ? start : null;
 }
 
-/** The user that a process runs as; null when there is no such process. Its directory in /proc may be root's all the same. */
+/** The user that a process runs as; null if there is no such process. Its directory in /proc may belong to root all the same. */
 export function processOwner(pid: number): number | null {
   const uid = /^Uid:\t\d+\t(\d+)/m.exec(readText(`/proc/${pid}/status`) ?? '')?.[1];
   return uid === undefined ? null : Number(uid);
 }
 
-/** Names this process: the whole line for ps(1), the short name for what lists processes by theirs. */
+/** Names this process: the whole line for ps(1), the short name for programs that list short names. */
 export function nameProcess(line: string): void {
   process.title = line;
   try {

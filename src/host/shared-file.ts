@@ -1,4 +1,4 @@
-// What threads share of an open host file, as structured-clonable values: what another thread needs to use it, too.
+// What another thread needs to use an open host file, as structured-clonable values.
 
 import type { ThreadName } from './thread-life.ts';
 

@@ -1,5 +1,5 @@
-// Small files and directories that are no images: records, logs, key files, /proc and /sys. What is asked of a path that is missing
-// or cannot be read has an answer of its own; only what makes or replaces something throws.
+// Small files and directories that are not images: records, logs, key files, /proc and /sys. Functions that read answer null or
+// nothing for a path that is missing or cannot be read; functions that make or replace a file throw.
 
 import { randomBytes } from 'node:crypto';
 import {
@@ -31,7 +31,7 @@ export function linkTarget(path: string): string | null {
   }
 }
 
-/** Names in a directory; none when it cannot be read. */
+/** Names in a directory; none if it cannot be read. */
 export function namesIn(directory: string): string[] {
   try {
     return readdirSync(hostPath(directory));
@@ -40,7 +40,7 @@ export function namesIn(directory: string): string[] {
   }
 }
 
-/** Content of a small text file; null when it cannot be read. */
+/** Content of a small text file; null if it cannot be read. */
 export function readText(path: string): string | null {
   try {
     return nameOfBytes(readFileSync(hostPath(path)));
@@ -50,8 +50,8 @@ export function readText(path: string): string | null {
 }
 
 /**
- * Content of a small text file that somebody else may have put there to be read: a regular file of that user, at most
- * `limit` bytes long and no symbolic link, unless it is one of /proc/PID/fd; null when it is anything else or cannot be read.
+ * Content of a small text file in a place where other users can put files: it must be a regular file of that user, at most
+ * `limit` bytes long, and not a symbolic link unless it is one of /proc/PID/fd. Null if it is anything else or cannot be read.
  */
 export function readTextOf(uid: number, path: string, limit: number): string | null {
   const noFollow = /^\/proc\/\d+\/fd\/\d+$/.test(path) ? 0 : constants.O_NOFOLLOW;
@@ -86,7 +86,7 @@ export function readBytes(path: string, limit: number): Uint8Array {
   }
 }
 
-/** Owner and type of a path, following no link; null when it is missing. */
+/** Owner and type of a path, following no link; null if it is missing. */
 export function ownerOf(path: string): { uid: number; mode: number; isDirectory: boolean } | null {
   try {
     const stats = lstatSync(hostPath(path));
@@ -96,7 +96,7 @@ export function ownerOf(path: string): { uid: number; mode: number; isDirectory:
   }
 }
 
-/** What tells a file from every other one of this machine; null when it is missing. */
+/** Device and inode, which tell a file from every other one of this machine; null if it is missing. */
 export function fileIdentity(path: string): string | null {
   try {
     // exact: inode numbers have 64 bits
@@ -107,12 +107,12 @@ export function fileIdentity(path: string): string | null {
   }
 }
 
-/** Makes a directory only its owner can enter. @throws what the host says */
+/** Makes a directory that only its owner can enter. @throws what the host says */
 export function makePrivateDirectory(path: string): void {
   mkdirSync(hostPath(path), { recursive: true, mode: 0o700 });
 }
 
-/** Makes a directory only its owner can enter, under a name that nobody can have taken. @returns null where that fails */
+/** Makes a directory that only its owner can enter, under a new name. @returns null if that fails */
 export function makeUniqueDirectory(prefix: string): string | null {
   try {
     return mkdtempSync(prefix);

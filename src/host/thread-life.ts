@@ -1,5 +1,5 @@
-// Whether a thread of this process still runs, as the kernel knows it. Node tells the death of a thread to the event loop of
-// the thread that started it, and to nobody else: whoever sleeps on a futex has to look for himself.
+// Whether a thread of this process still runs, as the kernel knows it. Node reports the death of a thread only to the event
+// loop of the thread that started it: a thread that sleeps on a futex has to look by itself.
 
 import { existsSync, readlinkSync } from 'node:fs';
 import { threadId } from 'node:worker_threads';
@@ -8,7 +8,7 @@ import { threadId } from 'node:worker_threads';
 export interface ThreadName {
   /** its `threadId`, as locks know it */
   readonly thread: number;
-  /** of the kernel; null where /proc does not tell it */
+  /** number of the kernel; null if /proc does not tell it */
   readonly task: number | null;
 }
 
@@ -22,7 +22,7 @@ export function ownThread(): ThreadName {
   }
 }
 
-/** Of a thread of this process. @returns true if that is not known */
+/** Asks about a thread of this process. @returns true also if that is not known */
 export function isAlive({ task }: ThreadName): boolean {
   return task === null || existsSync(`/proc/self/task/${task}`);
 }

@@ -1,4 +1,4 @@
-// Blocks of one remote file in memory that all threads share: what is there, what is wanted, what is on its way. Readers
+// The blocks of one remote file in memory that all threads share: present, wanted, or on their way. Readers
 // put blocks into the queue (block-reader.ts), the network thread takes them out and fills them (block-loader.ts).
 // Everything but the bytes of a block that is LOADING is guarded by the lock. A block with pins, QUEUED or LOADING is never
 // evicted.
@@ -157,7 +157,7 @@ export class BlockCache {
     this.setWord(slot, MARK, starts ? 1 : 0);
   }
 
-  /** Takes a slot for a block that has none. @returns -1 when every slot is in use or on its way */
+  /** Takes a slot for a block that has none. @returns -1 if every slot is in use or on its way */
   insert(block: number, state: SlotState): number {
     const slot = this.vacantSlot();
     if (slot < 0) return -1;
@@ -172,7 +172,7 @@ export class BlockCache {
     for (let word = 0; word < SLOT_WORDS; word++) this.setWord(slot, word, 0);
   }
 
-  /** A block that did not come: its readers get the sentence; without readers it is as if nobody had wanted it. */
+  /** A block did not arrive: its readers get the sentence; without readers the slot becomes empty. */
   fail(slot: number, error: number): void {
     if (this.pinsOf(slot) === 0) return this.clear(slot);
     this.setState(slot, FAILED);
@@ -206,8 +206,8 @@ export class BlockCache {
   }
 
   /**
-   * A reader waits. Requests that queue behind each other while nothing comes have waited all together, not one by one.
-   * @returns when the silence began that it waits in
+   * A reader waits. Requests that are served one after the other while nothing arrives have all waited from the beginning.
+   * @returns when the present silence began
    */
   waitsAt(nowMs: number): number {
     const { silence } = this;
@@ -221,7 +221,7 @@ export class BlockCache {
     this.silence[BEGAN_MS] = 0;
   }
 
-  /** Nothing comes any more: whoever waits, or asks later, gets an error. */
+  /** No block arrives any more: readers that wait, and later ones, get an error. */
   close(): void {
     Atomics.store(this.words, CLOSED, 1);
     this.requests.wake();
@@ -236,14 +236,14 @@ export class BlockCache {
     return isAlive(this.state.loader);
   }
 
-  /** If the network thread has died: nothing comes any more, and what it held is held for ever. */
+  /** If the network thread has died: no block arrives any more, and what it held is abandoned. */
   lookAfterLoader(): void {
     if (this.isLoaderAlive) return;
     this.close();
     this.lock.abandon(this.state.loader.thread);
   }
 
-  /** The victim of the clock among the slots that nobody waits for. */
+  /** The victim of the clock among the slots without readers. */
   private vacantSlot(): number {
     const { capacity } = this.state;
     for (let step = 0; step < 2 * capacity; step++) {

@@ -1,6 +1,6 @@
 // The network thread's side of the block cache: takes what is queued, in requests of adjoining blocks, and fills it in as
-// it arrives, so that a reader waits for its block and not for the request. Some request is always left for blocks that
-// somebody waits for; reading ahead takes the others.
+// it arrives, so that a reader waits for its block and not for the request. One request is always left for blocks that a
+// reader waits for; reading ahead uses the others.
 
 import { closeAll } from '../../errors/close.ts';
 import type { BlockCacheState } from '../shared-file.ts';
@@ -49,7 +49,7 @@ export class BlockLoader {
     }
   }
 
-  /** What waits gets an error. */
+  /** Readers that wait get an error. */
   close(): void {
     // readers sleep until the cache says that it is closed
     closeAll([this.cache, this.client]);
@@ -68,7 +68,7 @@ export class BlockLoader {
     }
   }
 
-  /** The queued blocks from the lowest one on that somebody waits for, else from the lowest one on. */
+  /** The queued blocks from the lowest one on that a reader waits for, else from the lowest one on. */
   private take(onlyAwaited: boolean): Run | null {
     const { cache } = this;
     let first = Number.POSITIVE_INFINITY;

@@ -16,7 +16,7 @@ export class BlockReader {
   private readonly cache: BlockCache;
   private readonly path: string;
 
-  /** of the kernel's request that is being served; null outside of any */
+  /** when the kernel's request in hand began; null if there is none */
   private beganMs: number | null = null;
 
   constructor(cache: BlockCache, path: string) {
@@ -65,7 +65,7 @@ export class BlockReader {
     const { cache } = this;
     for (;;) {
       const found = cache.find(block);
-      // a failure that others have yet to hear of is theirs
+      // a failed slot stays until its last reader has seen the error
       if (found >= 0) return found;
       const slot = cache.insert(block, QUEUED);
       if (slot >= 0) {
@@ -130,7 +130,7 @@ export class BlockReader {
     throw this.error(block, reason);
   }
 
-  /** @returns false when this request must be answered first; true when it is over, or nothing is going to come any more */
+  /** @returns false if this request must be answered before; true if the wait is over, or if nothing will come any more */
   private sleepUntil(isOver: () => boolean): boolean {
     const { cache } = this;
     const { silenceMs } = cache.state;
@@ -149,7 +149,7 @@ export class BlockReader {
   private sleep(milliseconds: number): 'ok' | 'not-equal' | 'timed-out' {
     const { lock, arrivals } = this.cache;
     const seen = arrivals.count;
-    // not before: who closes says so first, and wakes then
+    // after the count was read: close() sets the word first and wakes then
     if (this.cache.isClosed) return 'not-equal';
     lock.unlock();
     try {
@@ -184,7 +184,7 @@ export class BlockReader {
     }
   }
 
-  /** Blocks right before this one that are here or on their way: how far a reader has come. */
+  /** Number of blocks right before this one that are here or on their way: how far a sequential reader has come. */
   private runBefore(block: number): number {
     const { cache } = this;
     let run = 0;

@@ -18,7 +18,7 @@ export class FetchError extends Error {
   }
 }
 
-/** A base that is not what it was; nothing of the new one is ever mixed with the old one. */
+/** The base has changed; bytes of the new version are never mixed with those of the old one. */
 export function changed(what: string): FetchError {
   return new FetchError(
     'io',
@@ -41,7 +41,7 @@ const NETWORK_REASONS: Readonly<Record<string, string>> = {
   UND_ERR_HEADERS_OVERFLOW: 'the head of the answer is too long',
 };
 
-/** What undici, TLS or a socket threw. */
+/** For an error that undici, TLS or a socket threw. */
 export function fetchErrorOf(error: unknown): FetchError {
   if (error instanceof FetchError) return error;
   const { code, message } = error as { code?: unknown; message?: unknown };

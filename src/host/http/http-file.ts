@@ -1,5 +1,5 @@
-// HttpHostFile: a remote file as a read-only host file. Reads come from the block cache and wait for the network thread;
-// what cannot be had is an io error of that read alone.
+// HttpHostFile: a remote file as a read-only host file. Reads come from the block cache and wait for the network thread. A
+// range that cannot be fetched is an io error of that read alone.
 
 import { type HostOffset, isSafeOffset } from '../../bytes/offsets.ts';
 import { closeAll } from '../../errors/close.ts';
@@ -14,7 +14,7 @@ import { openUrl } from './network.ts';
 
 /** Stands where other files have the number of their device. */
 const NO_DEVICE = 'http';
-/** URLs in the order in which they were first opened: what tells one remote file from another. */
+/** URLs in the order in which they were first opened; the index identifies a remote file. */
 const known: string[] = [];
 
 export class HttpHostFile implements HostFile, RemoteFile {

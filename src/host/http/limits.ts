@@ -1,7 +1,7 @@
 // The figures of reading over HTTP. Tests pass smaller ones; native-notes/http.md says why they are what they are.
 
 export interface HttpLimits {
-  /** unit of the cache and of what is asked for */
+  /** unit of the cache and of requests */
   readonly blockBytes: number;
   /** upper bound of the cached blocks of one file */
   readonly cacheBytes: number;

@@ -1,5 +1,5 @@
-// Entry of the network thread: one in a process, for all remote files. It never touches an image; it opens URLs, fills
-// block caches, and answers the opener through a port, because whoever opens sleeps on a futex meanwhile.
+// Entry of the network thread, of which a process has one for all remote files. It never touches an image; it opens URLs, fills
+// block caches, and answers the opener through a port, because the opener sleeps on a futex meanwhile.
 
 import { type MessagePort, parentPort, workerData } from 'node:worker_threads';
 import type { Dispatcher } from 'undici';
@@ -13,7 +13,7 @@ import { fetchErrorOf } from './fetch-error.ts';
 import type { HttpLimits } from './limits.ts';
 import { createDispatcher, RangeClient } from './range-client.ts';
 
-/** What the network thread is told. */
+/** Messages to the network thread. */
 export type NetworkRequest =
   | {
       readonly type: 'open';
@@ -29,7 +29,7 @@ export type NetworkRequest =
 
 export type OpenAnswer = { readonly state: BlockCacheState } | { readonly kind: ErrorKind; readonly reason: string };
 
-/** What the network thread is given when it starts: a place for the number of its task, 0 until it runs. */
+/** Start data of the network thread: a place for the number of its task, 0 until it runs. */
 export interface NetworkData {
   readonly task: Int32Array;
 }
@@ -73,7 +73,7 @@ parentPort?.on('message', (request: NetworkRequest) => {
   });
 });
 
-// so that readers need not find out by themselves; a thread that runs out of memory does not come here
+// so that readers learn it at once; a thread that runs out of memory does not get here
 process.on('exit', () => {
   closeAll(loaders.values());
 });

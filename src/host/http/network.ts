@@ -15,7 +15,7 @@ const THREAD_URL = new URL(
 );
 /** Loading the modules of the thread comes on top of what the limits allow. */
 const START_MS = 30_000;
-/** How often whoever waits for an answer looks whether the thread still lives. */
+/** How often a thread that waits for an answer looks whether the network thread still lives. */
 const LOOK_MS = 1000;
 
 class NetworkThread {
@@ -30,13 +30,13 @@ class NetworkThread {
     this.worker.on('error', () => {});
   }
 
-  /** It has run, and does not any more. */
+  /** It has run and runs no more. */
   get isDead(): boolean {
     const task = Atomics.load(this.#task, 0);
     return task !== 0 && !isAlive({ thread: this.worker.threadId, task });
   }
 
-  /** @returns whether the word has become another than 0 in time, and before this thread died */
+  /** @returns whether the word has changed from 0 in time and before the thread died */
   answers(word: Int32Array, mostMs: number): boolean {
     for (let waitedMs = 0; waitedMs < mostMs && !this.isDead; waitedMs += LOOK_MS) {
       if (Atomics.wait(word, 0, 0, LOOK_MS) !== 'timed-out') return true;
@@ -51,7 +51,7 @@ let lastId = 0;
 
 export interface OpenedUrl {
   readonly state: BlockCacheState;
-  /** tells the network thread that nobody reads the file any more */
+  /** tells the network thread that the file is not read any more */
   readonly close: () => void;
 }
 

@@ -1,5 +1,5 @@
-// Is an answer really the range that was asked for, of the version that was opened? Status, Content-Range, encoding and
-// validators are judged here and nowhere else; not a byte of a body is used before.
+// Checks that an answer is the range that was asked for, of the version that was opened. Status, Content-Range, encoding and
+// validators are judged here and nowhere else, before a byte of the body is used.
 
 import { changed, FetchError } from './fetch-error.ts';
 
@@ -51,7 +51,7 @@ export function versionOf(status: number, headers: Headers, wanted: number, oldD
   return { ...version, ifRange: lastModified };
 }
 
-/** Of an answer that holds the whole file, whatever was asked for: right where the file ends before the range does. */
+/** The length of a file that came as a whole, which is right only if the file ends before the range that was asked for. */
 function wholeLength(headers: Headers, wanted: number): number {
   assertIdentity(headers);
   const length = Number(single(headers, 'content-length') ?? Number.NaN);
@@ -76,7 +76,7 @@ function isOldDate(lastModified: string, date: string | null): boolean {
   return answeredMs - Date.parse(lastModified) >= STRONG_DATE_MS;
 }
 
-/** How long a date has to stay what it is before it tells versions apart, where the clocks do not say that it is old. */
+/** A date that stays the same for so long tells versions apart, even if the clocks do not say that it is old. */
 export const OLD_DATE_MS = STRONG_DATE_MS;
 
 /** The whole file, of the version that is open, in answer to a request with If-Range: its server takes this for another version. */
@@ -172,7 +172,7 @@ function wrongRange(headers: Headers, start: number, end: number): FetchError {
   );
 }
 
-/** @throws FetchError for a header that is there twice: which of them counts is anybody's guess */
+/** @throws FetchError for a header that is sent twice: nobody knows which of them counts */
 export function single(headers: Headers, name: string): string | null {
   const value = headers[name];
   if (value === undefined) return null;

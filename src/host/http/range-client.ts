@@ -38,7 +38,7 @@ export class RangeClient {
   private readonly limits: HttpLimits;
   private readonly dispatcher: Dispatcher;
   private readonly closing = new AbortController();
-  /** where the last redirect led */
+  /** target of the last redirect */
   private target: URL;
   private version: Version | null = null;
   /** false once the server has answered the whole file although nothing has changed: its validators are compared instead */
@@ -73,7 +73,7 @@ export class RangeClient {
   }
 
   /**
-   * Reads [start, end), which begins at a block; a connection that is cut goes on behind the last whole block.
+   * Reads [start, end), which begins at a block; after a cut connection it goes on after the last whole block.
    * @param sink gets each byte at least once; `offset` counts from `start`
    * @throws FetchError after the last attempt; what the sink got by then is true
    */
@@ -100,7 +100,7 @@ export class RangeClient {
     this.closing.abort();
   }
 
-  /** Repeats `action` while what it throws may pass; progress gives it all its attempts again. */
+  /** Repeats `action` while its errors are temporary; progress resets the number of attempts. */
   private async persist(attempts: number, progressed: () => boolean, action: () => Promise<void>): Promise<void> {
     const { backoffMs, giveUpMs } = this.limits;
     let failures = 0;
@@ -156,7 +156,7 @@ export class RangeClient {
           throw new FetchError('io', 'cannot be read: its server sends more than it announced');
         this.traffic.bytes += chunk.length;
         sink(chunk, at - start);
-        // a server that sends byte after byte is as good as none: only a whole block counts
+        // a server that sends single bytes is as good as silent: only a whole block counts
         if (Math.floor((at + chunk.length) / blockBytes) > Math.floor(at / blockBytes)) timer.refresh();
         at += chunk.length;
       }

@@ -1,5 +1,5 @@
-// A futex word that is counted up to wake the threads that sleep on it. Invariant: whoever looked at the count before it
-// looked at anything else, and sleeps on that count, misses no wake-up.
+// A futex word that is counted up to wake the threads that sleep on it. Invariant: a thread that reads the count before it
+// reads anything else, and then sleeps on that count, misses no wake-up.
 
 export class Signal {
   private readonly words: Int32Array;
@@ -11,7 +11,7 @@ export class Signal {
     this.index = index;
   }
 
-  /** How often it was woken. */
+  /** The number of calls of wake(). */
   get count(): number {
     return Atomics.load(this.words, this.index);
   }
@@ -21,12 +21,12 @@ export class Signal {
     Atomics.notify(this.words, this.index);
   }
 
-  /** Sleeps unless the count is another than `seen` by now. */
+  /** Sleeps unless the count has changed from `seen`. */
   wait(seen: number, milliseconds: number): 'ok' | 'not-equal' | 'timed-out' {
     return Atomics.wait(this.words, this.index, seen, milliseconds);
   }
 
-  /** The same for a thread that has an event loop to run meanwhile. */
+  /** Like wait(), for a thread that runs its event loop meanwhile. */
   async waitAsync(seen: number): Promise<void> {
     const wait = Atomics.waitAsync(this.words, this.index, seen);
     if (wait.async) await wait.value;

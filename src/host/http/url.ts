@@ -5,14 +5,14 @@ import { ImgfuseError } from '../../errors/index.ts';
 
 const MAX_URL_BYTES = 4095;
 
-/** What is meant as an http or https URL. Every other `scheme:` is no image here. */
+/** Whether a name is meant as an http or https URL. No other `scheme:` is an image here. */
 export function isUrl(name: string): boolean {
   return /^https?:/i.test(name);
 }
 
-/** @throws ImgfuseError usage for what is no URL of an image, or says a password */
+/** @throws ImgfuseError usage for a text that is no URL of an image, or has a password in it */
 export function parseUrl(text: string): URL {
-  // the parser drops line breaks and tabs without a word, and what it drops a policy has not seen; bytes that are not UTF-8 it would replace
+  // the parser drops line breaks and tabs, which the policy would then not see, and replaces bytes that are not UTF-8
   const hasControl = [...text].some((character) => character <= ' ' || character === '\x7f');
   const url =
     hasControl || !text.isWellFormed() || Buffer.byteLength(text) > MAX_URL_BYTES || !URL.canParse(text)
