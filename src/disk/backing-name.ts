@@ -1,15 +1,15 @@
 // What the name of a backing file or data file stands for. QEMU's rule: a colon before the first slash ends the name of a
-// protocol, so a file whose name has one there is written "./a:b". Names of the form json:{...} are QEMU's options of a block
-// device; the ones that say no more than a driver and a local file, as libvirt and QEMU write them, are that file.
+// protocol, so a file with such a name is written "./a:b". Names of the form json:{...} are QEMU's options of a block device;
+// if they say only a driver and a local file, as libvirt and QEMU write them, that file is meant.
 
 import { isUrl } from '../host/http/url.ts';
 import { rawFormat } from './registry.ts';
 
 export type NameMeaning =
-  /** format: the one that a json: name has; what the image says elsewhere outranks it */
+  /** format: of a json: name; the format that the image stores outranks it */
   | { readonly kind: 'file'; readonly path: string; readonly format?: string }
   | { readonly kind: 'url'; readonly url: string }
-  /** why: what is wrong with it, behind "the backing file 'NAME'" */
+  /** why: what is wrong with it, as the rest of a sentence after "the backing file 'NAME'" */
   | { readonly kind: 'other'; readonly why: string };
 
 const JSON_PREFIX = 'json:';
@@ -48,7 +48,7 @@ function meaningOfJson(text: string): NameMeaning {
   return fileOf(fileName, driver);
 }
 
-/** QEMU's drivers for what has a path on this machine: a regular file, and a block device. */
+/** QEMU's drivers for a regular file and for a block device of this machine. */
 function isHostDriver(driver: string | undefined): boolean {
   return driver === 'file' || driver === 'host_device';
 }
@@ -65,7 +65,7 @@ function other(what: string): NameMeaning {
   };
 }
 
-/** The options with their nesting taken out; a sentence about the first that is not taken. */
+/** The options without their nesting, or a sentence about the first one that is not taken. */
 function readOptions(text: string): Partial<Record<Option, string>> | string {
   // a byte that is not UTF-8 is an error to QEMU here
   const value = text.isWellFormed() ? parseJson(text) : undefined;

@@ -1,7 +1,7 @@
-// Which backing files and other files of an image may be opened. Their names come from the image, so from whoever made it: a name may point at
-// /etc/passwd, at a pipe, at the image itself, or be a URL. Only regular files in the image's own directory (or in one the
-// user allowed) are opened, and only block devices and URLs that the user allowed, a backing file read-only and in a format
-// that nobody has to guess.
+// Which backing files and other files of an image may be opened. An image comes from anybody, and so do the names in it: a name
+// may lead to /etc/passwd, to a pipe, to the image itself, or be a URL. Regular files are opened only in the image's own
+// directory or in one that the user allowed; block devices and URLs only if the user allowed them. A backing file is opened
+// read-only, and its format is never guessed to be raw.
 
 import * as path from 'node:path';
 import { bytesOfName } from '../bytes/names.ts';
@@ -27,7 +27,7 @@ export interface BackingPolicy {
 
 /** An image that names other files. */
 export interface NamingImage {
-  /** by which it was found, symbolic links and all: relative names count from the directory of this */
+  /** as it was found, symbolic links and all: relative names count from the directory of this name */
   readonly name: string;
   /** of the file that was opened: it lies in the image's own directory */
   readonly path: string;
@@ -35,19 +35,19 @@ export interface NamingImage {
 
 /** A backing file that an image names, and that may be opened. */
 export interface NamedFile {
-  /** where the image says it is: an absolute path with its symbolic links, or a URL */
+  /** as the image names it: an absolute path with its symbolic links, or a URL */
   readonly name: string;
-  /** without symbolic links, for opening: nobody can turn it into something else meanwhile */
+  /** without symbolic links, for opening: nobody can make it another file meanwhile */
   readonly path: string;
-  /** the one that a json: name says */
+  /** the format that a json: name says */
   readonly format?: string | undefined;
-  /** number of the block device that it is; absent for a file and a URL */
+  /** number of the block device; absent for a file and a URL */
   readonly device?: number;
 }
 
 /**
  * What an image that was found by `imageName` means by the backing file name `name`: an absolute path, a URL, or the name
- * itself where it stands for something else (nbd:, json:). A name below a URL is a URL. Nothing is checked.
+ * itself if it is neither (nbd:, json:). A name below a URL is a URL. Nothing is checked.
  */
 export function locateBacking(imageName: string, name: string): string {
   if (hasProtocol(name)) return name;
@@ -56,8 +56,8 @@ export function locateBacking(imageName: string, name: string): string {
 }
 
 /**
- * As QEMU has it: the name behind the directory of the image's name. ".." stays in it, because what stands before may be a
- * symbolic link, and then only the kernel knows where it leads.
+ * As in QEMU: the directory of the image's name, then the name. ".." stays in it, because the component before it may be a
+ * symbolic link, and only the kernel knows where that leads.
  */
 export function locateFile(imageName: string, name: string): string {
   const joined = path.isAbsolute(name) ? name : `${path.dirname(imageName)}/${name}`;
@@ -106,10 +106,10 @@ export function resolveExtent(image: NamingImage, name: string, role: ExtentRole
   return checkFile(what, image, realPathOf(what, image, wanted), policy);
 }
 
-/** What else to do when a file that an image refers to is gone. */
+/** The advice if a file that an image refers to is gone. */
 const CURES = {
   'backing file': 'put it back, or mount without it after qemu-img rebase',
-  // QEMU looks in the working directory of its own process instead
+  // QEMU looks in the working directory of its process instead
   'data file': "put it back; a relative name counts from the image's own directory",
   extent: "put it back; a relative name counts from the image's own directory",
 } as const;
@@ -141,7 +141,7 @@ export function allowedUrls(allowed: readonly string[]): string[] {
   return allowed.filter(isUrl).map((place) => parseUrl(place).href);
 }
 
-/** The file of this machine that a backing file name stands for, and the number of its device if it is one. */
+/** The file of this machine that a backing file name stands for, and its device number if it is a device. */
 function resolvePath(
   image: NamingImage,
   located: string,

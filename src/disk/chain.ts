@@ -36,7 +36,7 @@ export function chainOccupiedBytes(image: ReadableImage): number {
   return Math.min(bytes, image.virtualSize());
 }
 
-/** Looks at this image's tables only; a disk with more of them than can be walked in a moment is not counted. */
+/** Walks the tables of this image only. @returns null if there is no backing file, or if the tables take too long */
 export function shareOf(image: ReadableImage): DiskShare | null {
   const { backing } = image;
   if (backing === null) return null;
@@ -53,7 +53,7 @@ export function shareOf(image: ReadableImage): DiskShare | null {
   return { local: end - below, below };
 }
 
-/** An upper bound of the bytes of data in the files of an image; in its own file only if there is no other. */
+/** An upper bound of the bytes of data in the files of an image; its own file counts only if there is no other. */
 function dataBytesOf({ files }: ReadableImage): number {
   const holders = files.length === 1 ? files : files.filter(({ role }) => role !== 'image');
   return holders.reduce((bytes, { file }) => bytes + possibleDataBytes(file), 0);
@@ -65,7 +65,7 @@ export function chainDataRun(image: ReadableImage, offset: number, length: numbe
   const { backing } = image;
   if (status !== 'unallocated' || backing === null) return { isData: status === 'data', length: part };
   const inside = Math.min(part, backing.virtualSize() - offset);
-  // the images below are asked on and on, so that this one is not asked again for each run of theirs
+  // the images below are asked until the end of the run, so that this image is not asked again for each of their runs
   for (let done = 0; done < inside; ) {
     const below = chainDataRun(backing, offset + done, inside - done);
     if (below.isData) return done === 0 ? below : { isData: false, length: done };

@@ -12,7 +12,7 @@ export interface CheckDiskOptions {
   readonly repair: RepairMode;
   /** default: take */
   readonly locks?: LockMode | undefined;
-  /** one finding or warning a call */
+  /** called once for each finding or warning */
   readonly log: (sentence: string) => void;
   /** fraction of the work, 0 to 1 */
   readonly progress?: ((fraction: number) => void) | undefined;

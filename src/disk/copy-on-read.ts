@@ -1,6 +1,6 @@
 // Copy-on-read for all threads of a disk: clusters that a guest reads from the backing file are copied up first, and the
 // read then finds them in the image. Invariant: no read fails because of it. A copy that fails stops it for the life of the
-// disk, with one warning; a backing file that cannot be read is the affair of the read itself.
+// disk, with one warning. If the backing file cannot be read, the read itself says so.
 
 import { guestOffset } from '../bytes/offsets.ts';
 import { describeError, ImgfuseError } from '../errors/index.ts';

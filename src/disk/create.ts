@@ -23,9 +23,9 @@ export interface CreateDiskOptions {
   readonly backingFormat?: string | undefined;
   /** bytes of the password of an encrypted image; they are overwritten after use */
   readonly password?: (() => Uint8Array) | undefined;
-  /** stored with the file: mount with copy-on-read, or without it, where nothing else is said */
+  /** stored with the file: whether mounts copy on read if no option says otherwise */
   readonly copyOnRead?: boolean | undefined;
-  /** one warning a call */
+  /** called once for each warning */
   readonly log?: ((sentence: string) => void) | undefined;
 }
 
@@ -53,7 +53,7 @@ export function createDisk(imagePath: string, format: string, options: CreateDis
   const image = NewFile.create(imagePath);
   const { file } = image;
   const extents: NewFile[] = [];
-  // an image is never there before its other files
+  // the image comes last: it never exists without its other files
   const created = (): NewFile[] => [...extents, image];
   const make = (): { virtualSize: number } => {
     plug.create(file, {
@@ -88,7 +88,7 @@ export function createDisk(imagePath: string, format: string, options: CreateDis
   );
 }
 
-/** @throws ImgfuseError usage for a format of which no image, or none with a backing file, can be made */
+/** @throws ImgfuseError usage if images of the format cannot be made, or not with a backing file */
 function creatableFormat(
   name: string,
   backing: string | undefined,

@@ -8,14 +8,14 @@ import { isUrl, parseUrl } from '../host/http/url.ts';
 import { PosixHostFile } from '../host/posix-file.ts';
 
 /**
- * Who gave the name of a file: the user; an image, which may come from anybody; or an image, and the user has allowed the block
- * device with this number.
+ * Where the name of a file comes from: the user; an image, which may come from anybody; or an image, and the user has allowed the
+ * block device with this number.
  */
 export type NamedBy = 'user' | 'image' | { readonly device: number };
 
 /**
- * @param namedBy the user's may be a block device
- * @param allowedUrls where a redirect of a URL may lead to, beside its own origin
+ * @param namedBy only a name from the user may be a block device
+ * @param allowedUrls URLs that a redirect may lead to or below, beside its own origin
  * @param answerMs of HttpLimits
  * @throws ImgfuseError missing, permission, read-only, usage, io
  */

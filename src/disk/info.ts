@@ -11,7 +11,7 @@ export interface DiskInfo {
   readonly filename: string;
   readonly format: string;
   readonly virtualSize: number;
-  /** null: the format has no clusters */
+  /** null if the format has no clusters */
   readonly clusterSize: number | null;
   /** bytes the host has allocated for the file */
   readonly actualSize: number;
@@ -33,7 +33,7 @@ export interface InspectOptions {
   readonly locks?: LockMode | undefined;
   /** how the user of the command says raw; default: --format */
   readonly rawOption?: RawOption | undefined;
-  /** warnings, and what a truncated image has lost, one sentence a call */
+  /** called once for each warning, and for what a truncated image has lost */
   readonly log?: ((sentence: string) => void) | undefined;
 }
 

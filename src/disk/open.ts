@@ -34,11 +34,11 @@ export interface OpenDiskOptions {
   readonly readOnly: boolean;
   /** absent: probed */
   readonly format?: string | undefined;
-  /** directories whose files, and URLs at or below which files may be backing files, beside the image's own directory */
+  /** directories and URLs in or below which backing files may lie, beside the image's own directory */
   readonly allowBacking?: readonly string[] | undefined;
   /** which of QEMU's image locks are taken, on every file of the chain; default: those of the opening */
   readonly locks?: LockMode | undefined;
-  /** bytes of the password of an encrypted image; they are overwritten after use. Throws when there is none */
+  /** bytes of the password of an encrypted image; they are overwritten after use. Throws if there is none */
   readonly password?: ((imagePath: string) => Uint8Array) | undefined;
   /** memory for cached tables of each image in bytes; default 64 MiB */
   readonly tableCacheBytes?: number | undefined;
@@ -49,15 +49,15 @@ export interface OpenDiskOptions {
   readonly copyOnRead?: boolean | 'stored' | undefined;
   /** threads that use the disk at the same time, this one included; default 1 */
   readonly slots?: number | undefined;
-  /** a backing file is taken although it is not the image that its overlay was made on; default: it is refused */
+  /** whether to use a backing file that is not the image its overlay was made on; default: it is refused */
   readonly anyParent?: boolean | undefined;
   /** qcow2: the counters may be late, and the image is marked dirty while it changes */
   readonly lazyRefcounts?: boolean | undefined;
-  /** within which every read has to be answered, with an error if need be; default: no limit */
+  /** time in which every read must be answered, with an error if need be; default: no limit */
   readonly answerMs?: number | undefined;
-  /** repairs and warnings, one sentence a call */
+  /** called once for each repair and warning */
   readonly log?: ((sentence: string) => void) | undefined;
-  /** what the open is doing, where that may take long */
+  /** told what the open is doing, for steps that may take long */
   readonly progress?: ((step: OpenStep) => void) | undefined;
 }
 
@@ -66,14 +66,14 @@ export function openDisk(path: string, options: OpenDiskOptions): VirtualDisk {
   return diskOf(new ChainOpener(options).openTop(path), options);
 }
 
-/** What is opened a second time. */
+/** A file that is opened a second time. */
 interface Before {
-  /** null for what is no file of this machine: that is found by its name again */
+  /** null for a URL, which is found by its name again */
   readonly descriptor: number | null;
   readonly format: string;
 }
 
-/** Opens the file of an open disk a second time, also where its path leads to something else by now. */
+/** Opens the file of an open disk a second time, even if its path leads to another file by now. */
 export function reopenDisk(disk: VirtualDisk, options: OpenDiskOptions): VirtualDisk {
   const before = { descriptor: disk.descriptor, format: disk.format };
   return diskOf(new ChainOpener(options).openTop(disk.path, before), options);
@@ -81,14 +81,14 @@ export function reopenDisk(disk: VirtualDisk, options: OpenDiskOptions): Virtual
 
 /**
  * Closes a disk and opens its file again.
- * @returns the disk, and why the first one is not clean, if so
- * @throws ImgfuseError when it cannot be opened again; it is closed then
+ * @returns the new disk, and the reason if the first one could not be closed clean
+ * @throws ImgfuseError if it cannot be opened again; it is closed then
  */
 export function closeAndReopenDisk(
   disk: VirtualDisk,
   options: OpenDiskOptions,
 ): { readonly disk: VirtualDisk; readonly failure: unknown } {
-  // a descriptor that outlives the close: the path may lead to something else by now
+  // a descriptor that outlives the close: the path may lead to another file by now
   const file = PosixHostFile.reopen(disk.path, disk.descriptor!, true);
   let failure: unknown;
   try {
@@ -100,7 +100,7 @@ export function closeAndReopenDisk(
     const before = { descriptor: file.descriptor, format: disk.format };
     return { disk: diskOf(new ChainOpener(options).openTop(disk.path, before), options), failure };
   } finally {
-    // it was only there to be opened again: what its close says must not take away the disk that is open now
+    // its only purpose was the second opening: an error of its close must not take away the disk that is open now
     closeQuietly([file]);
   }
 }
@@ -130,7 +130,7 @@ function attachImage(shared: SharedImage, slot: number, log: (sentence: string) 
   return formatByName(shared.format).attach(file, shared, { slot, backing, extents, recognizedName, log });
 }
 
-/** The same way out as for an image on a server. */
+/** The advice is that for an image on a server. */
 function neverWritten(path: string, { name, title }: ImageFormat): ImgfuseError {
   const overlay = `make an overlay with imgfuse create -f ${overlayFormat.name} -b ${path} -F ${name} OVERLAY`;
   return new ImgfuseError(
@@ -215,7 +215,7 @@ class ChainOpener {
     return image;
   }
 
-  /** The disk of an overlay over another image than its own is a mixture of two, which nothing else would tell. */
+  /** An overlay on the wrong image shows a mixture of two disks, and nothing else would notice. */
   private assertRightParent(overlay: NamingImage, { identity }: BackingReference, image: ReadableImage): void {
     if (identity === undefined || (image.identity !== undefined && identity.values.includes(image.identity))) return;
     const { path } = image.file;

@@ -1,6 +1,6 @@
-// What a new image is to stand on. What no later open would take is refused when the image is made: names that stand for
-// something else than a file, a format that is not that of the backing file, the image itself, a chain that is too long.
-// Only headers are read, so no password is asked for, and a deeper image that is locked or missing is in nobody's way.
+// The backing file of a new image. A backing file that no later open would take is refused when the image is made: a name that
+// is not that of a file, a wrong format, the image itself, a chain that is too long. Only headers are read, so no password is
+// asked for, and a deeper image that is locked or missing does not matter.
 
 import { ImgfuseError } from '../errors/index.ts';
 import type { ExtentRole } from '../format/image-format.ts';
@@ -46,7 +46,7 @@ export function assertExtentName(imagePath: string, name: string, role: ExtentRo
 /**
  * The virtual size of the backing file, which has to be an image of the format that was named.
  * @param log gets a sentence when the format is raw and the content says otherwise
- * @param isNeeded without: null for a file that is not there yet, that this user may not read, or that is on a server
+ * @param isNeeded if false: null for a file that does not exist yet, that this user may not read, or that is on a server
  */
 export function sizeOfBase(
   location: string,
@@ -55,7 +55,7 @@ export function sizeOfBase(
   log?: (sentence: string) => void,
 ): number | null {
   if (!isNeeded && (isUrl(location) || isMissing(location))) return null;
-  // a size that a writer is just changing is none; a format does not change
+  // a writer may be changing the size, but not the format
   const locks = isNeeded ? 'take' : 'share';
   try {
     // raw is what the user says; every other format tells itself
@@ -81,7 +81,7 @@ function assertLooksLike(location: string, wanted: string, found: string): void 
 }
 
 /**
- * Refuses a chain that leads back to the new image, or that it makes too long; what cannot be read ends the walk.
+ * Refuses a chain that leads back to the new image, or that becomes too long; an image that cannot be read ends the walk.
  * @param image the new file, which is there already and has no content
  */
 export function assertChainFits(image: HostFile, location: string, base: OverlayBase): void {
@@ -114,7 +114,7 @@ interface ChainLink {
   readonly next: { readonly path: string; readonly format?: string | undefined } | null;
 }
 
-/** Identity of one image and what lies below it, from its header; null when it cannot be read. */
+/** Identity of one image and its backing file, from its header; null if it cannot be read. */
 function readLink(path: string, format: string | undefined): ChainLink | null {
   let file: HostFile;
   try {

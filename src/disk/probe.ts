@@ -1,5 +1,5 @@
 // Which format a file is in, by its content. A file of a format that is not opened here is refused by its name and never
-// taken for a raw disk; only a format that somebody has named is not questioned.
+// taken for a raw disk. A format that the user has named is not questioned.
 
 import { ImgfuseError } from '../errors/index.ts';
 import { endsOf, type FileEnds, isSigned } from '../format/file-ends.ts';
@@ -12,14 +12,14 @@ import { formatByName, formats, rawFormat } from './registry.ts';
 /** The option of the command by which a user says that a file is raw. */
 export type RawOption = '--format' | '-F';
 
-/** Whatever can be recognized: formats with an engine first. */
+/** All formats that can be recognized, those with an engine first. */
 const KINDS: readonly (ImageFormat | ForeignFormat)[] = [...formats, ...FOREIGN_FORMATS];
 
 /** What the content of a file says it is. */
 interface Recognized {
   /** with its article, as a sentence says it */
   readonly name: string;
-  /** undefined: it cannot be opened here */
+  /** undefined if it cannot be opened here */
   readonly format?: ImageFormat;
   readonly cure?: string;
 }
@@ -86,7 +86,7 @@ function recognize(ends: FileEnds): Recognized | null {
   return 'open' in found ? { name, format: found } : { name, cure: found.cure };
 }
 
-/** The image of which a loop device shows a part; null when there is none, or when the device shows all of it. */
+/** The image of which a loop device shows a part; null if there is none, or if the device shows all of it. */
 function containerBehind(file: HostFile): { readonly name: string; readonly path: string } | null {
   const window = loopWindow(file);
   const behind = window === null ? null : openLoopFile(window);

@@ -10,7 +10,7 @@ import { raw } from '../format/raw/index.ts';
 
 export const formats: readonly ImageFormat[] = [qed, qcow2, bochs, raw];
 
-/** What every file is that no format recognizes: its own bytes are the disk. */
+/** The format of a file that no other format recognizes: its own bytes are the disk. */
 export const rawFormat: ImageFormat = raw;
 
 /** The format of an overlay in advice to the user. */

@@ -35,18 +35,18 @@ export interface DiskStatus {
   readonly clusterSize: number;
   readonly readOnly: boolean;
   readonly dirty: boolean;
-  /** whether the dirty flag is set while the image changes; null where the format has no such choice */
+  /** whether the dirty flag is set while the image changes; null if the format has no such choice */
   readonly lazyRefcounts: boolean | null;
   /** why the image turned read-only, or null */
   readonly failure: string | null;
   readonly allocatedBytes: number;
-  /** the file that holds the data where the image file does not, or null */
+  /** the file that holds the data if the image file does not, else null */
   readonly dataFile: string | null;
   /** absolute paths or URLs of the backing chain, the nearest first */
   readonly backing: readonly string[];
   /** null: off */
   readonly copyOnRead: 'on' | 'stopped' | null;
-  /** what the guest finds in the image itself and what only the chain below has; null: no chain, or not counted in time */
+  /** bytes that the image itself has and bytes that only the chain below has; null: no chain, or not counted in time */
   readonly share: DiskShare | null;
   /** what went over the network for each image of the chain that is read over HTTP */
   readonly network: readonly NetworkStatus[];
@@ -81,7 +81,7 @@ export class VirtualDisk {
     return this.image.file.path;
   }
 
-  /** of the image file; null where it has none */
+  /** of the image file; null if it has none */
   get descriptor(): number | null {
     return this.image.file.descriptor;
   }
@@ -98,7 +98,7 @@ export class VirtualDisk {
     return this.image.clusterSize;
   }
 
-  /** Every method that may read a remote file for the kernel says so first. */
+  /** Called first by every method that may read a remote file for the kernel. */
   private requestBegins(): void {
     for (const file of this.remote) file.requestBegins();
   }
@@ -108,7 +108,7 @@ export class VirtualDisk {
     return this.image.virtualSize();
   }
 
-  /** When the image, or the file that holds its data, last changed, in ms since the epoch; null where nobody knows. */
+  /** When the image, or the file that holds its data, last changed, in ms since the epoch; null if that is not known. */
   modifiedMs(): number | null {
     const times = this.image.files.flatMap(({ file }) => file.modifiedMs() ?? []);
     return times.length === 0 ? null : Math.max(...times);
@@ -152,7 +152,7 @@ export class VirtualDisk {
     return count;
   }
 
-  /** Whether a discard gives any space back; where it does not, it writes zeros like writeZeroes(). */
+  /** Whether a discard gives any space back. If not, it writes zeros like writeZeroes(). */
   canDiscard(): boolean {
     return this.writable?.canDiscard() ?? false;
   }
@@ -171,7 +171,7 @@ export class VirtualDisk {
     if (count > 0) this.changeable().writeZeroes(guestOffset(offset), count);
   }
 
-  /** Takes host space for the range, so that writes into it do not fail for want of space. */
+  /** Takes host space for the range, so that writes into it cannot fail with ENOSPC. */
   preallocate(offset: number, length: number): void {
     const count = Math.min(length, this.size() - offset);
     this.requestBegins();
@@ -213,7 +213,7 @@ export class VirtualDisk {
     return this.extents(offset, length).next().value!;
   }
 
-  /** The first offset from `offset` on where there is data, or where there is none; the size of the disk if there is no such. */
+  /** The first offset from `offset` on that has data, or has none; the size of the disk if there is no such offset. */
   seek(offset: number, wantsData: boolean): number {
     const size = this.size();
     this.requestBegins();
@@ -237,7 +237,7 @@ export class VirtualDisk {
   }
 
   /**
-   * Flushes, marks clean, closes all files and with them the locks, whatever one of these steps says.
+   * Flushes, marks clean, closes all files and with them the locks; every step is tried even if another fails.
    * @throws the first error: that the image could not be closed clean, or that a file could not be closed
    */
   close(): void {
@@ -295,13 +295,13 @@ export class VirtualDisk {
     };
   }
 
-  /** Nobody waits for a server any more, in whatever thread: reads of what has not come from it are errors from now on. */
+  /** Ends all waiting for servers, in every thread: a read of bytes that have not arrived is an error from now on. */
   giveUpServers(): void {
     for (const file of this.remote) file.giveUp();
   }
 
   /**
-   * A thread that used the disk has died: whoever waits for what it held gets an error instead of waiting for ever.
+   * A thread that used the disk has died: threads that wait for what it held get an error instead of waiting for ever.
    * @param thread its `threadId` @param slot the one it was attached with
    */
   abandon(thread: number, slot: number): void {
@@ -313,9 +313,9 @@ export class VirtualDisk {
   }
 
   /**
-   * Makes durable what can be after a thread has died: everything, or at least the bytes that are in the files already
-   * where the tables cannot be trusted any more. The image stays marked as not clean.
-   * @throws ImgfuseError what kept back the rest
+   * Called after a thread has died. Makes everything durable, or, if the tables cannot be trusted any more, at least the bytes
+   * that are in the files already. The image stays marked as not clean.
+   * @throws ImgfuseError the reason why the rest could not be made durable
    */
   rescue(): void {
     try {
