@@ -2,7 +2,7 @@
 
 const HIGH = 2 ** 32;
 
-/** Little-endian u64 at `offset`; NaN when it is not a safe integer. */
+/** Little-endian u64 at `offset`; NaN if it is not a safe integer. */
 export function readU64LE(view: DataView, offset: number): number {
   return combine(view.getUint32(offset + 4, true), view.getUint32(offset, true));
 }
@@ -22,7 +22,7 @@ export function writeU64BE(view: DataView, offset: number, value: number): void 
   view.setUint32(offset + 4, value % HIGH, false);
 }
 
-/** high * 2^32 + low, or NaN when that is no safe integer. */
+/** high * 2^32 + low, or NaN if that is not a safe integer. */
 export function combine(high: number, low: number): number {
   const value = high * HIGH + low;
   return value <= Number.MAX_SAFE_INTEGER ? value : Number.NaN;

@@ -1,6 +1,6 @@
 // Programs that are started with the name of a file among their arguments. Node turns every argument into UTF-8; a name that is
-// not UTF-8 goes through a shell, which puts its bytes together again. The shell runs a fixed script, and what it is given is
-// data to it.
+// not UTF-8 goes through a shell, which puts its bytes together again. The shell runs a fixed script, and its arguments are
+// data to it, never code.
 
 import { bytesOfName, escapedByte } from './names.ts';
 
@@ -9,7 +9,7 @@ const SCRIPT =
   'export LC_ALL=C; n=$#; while [ "$n" -gt 0 ]; do word=$(printf "%bx" "$1"); shift; ' +
   `set -- "$@" "\${word%x}"; n=$((n - 1)); done; exec "$@"`;
 
-/** Exit code of the shell when there is no such program. */
+/** Exit code of the shell if there is no such program. */
 export const PROGRAM_MISSING = 127;
 
 /** What to start so that `program` gets the bytes of every argument. */

@@ -47,7 +47,7 @@ function sequenceLength(bytes: Uint8Array, at: number): number {
   if (first < 0xc2 || first > 0xf4) return 0;
   const length = first < 0xe0 ? 2 : first < 0xf0 ? 3 : 4;
   if (at + length > bytes.length) return 0;
-  // the second byte excludes overlong forms, surrogates, and what lies above U+10FFFF
+  // the second byte excludes overlong forms, surrogates, and characters above U+10FFFF
   const low = first === 0xe0 ? 0xa0 : first === 0xf0 ? 0x90 : 0x80;
   const high = first === 0xed ? 0x9f : first === 0xf4 ? 0x8f : 0xbf;
   if (bytes[at + 1]! < low || bytes[at + 1]! > high) return 0;
@@ -81,7 +81,7 @@ export function escapedByte(character: string): number | null {
   return character.length === 1 && byte >= 0x80 && byte <= 0xff ? byte : null;
 }
 
-/** A name as node:fs takes it: text, or the bytes where text would become others. */
+/** A name as node:fs takes it: text, or the bytes if text would not give the same bytes. */
 export function hostPath(name: string): string | Buffer {
   return name.isWellFormed() ? name : Buffer.from(bytesOfName(name).buffer);
 }

@@ -1,6 +1,6 @@
-// A set of safe integers that gives each its place, 0 for the first that was added. Maps of this many numbers are what a
-// hostile image asks for: a Map of them ends at 2^24 and takes three times the memory. Open addressing; the hash is seeded,
-// so that no file can be made whose numbers all meet in one bucket.
+// A set of safe integers that gives each its place, 0 for the first that was added. A hostile image can ask for very many
+// numbers: a Map ends at 2^24 of them and takes three times the memory. Open addressing with a seeded hash, so that no file
+// can be made whose numbers all fall into one bucket.
 
 const SMALLEST = 16;
 /** of the buckets, how many may be taken */

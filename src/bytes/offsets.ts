@@ -1,5 +1,5 @@
 // Guest and host offsets as distinct types, and the arithmetic on 64-bit numbers that JavaScript numbers allow.
-// Invariant: every offset, size and count is a safe integer >= 0; what is larger is refused where it is decoded.
+// Invariant: every offset, size and count is a safe integer >= 0; larger values are refused where they are decoded.
 
 declare const guestBrand: unique symbol;
 declare const hostBrand: unique symbol;
@@ -34,7 +34,7 @@ export function hostCluster(value: number): HostCluster {
   return value as HostCluster;
 }
 
-/** The place so many bytes, or clusters, further on, on the same disk or in the same file. */
+/** The place `distance` bytes (or clusters) further on, on the same disk or in the same file. */
 export function after<Place extends GuestOffset | HostOffset | GuestCluster | HostCluster>(
   place: Place,
   distance: number,

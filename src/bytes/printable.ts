@@ -3,23 +3,23 @@
 
 import { bytesOfName } from './names.ts';
 
-/** Control characters, ends of lines, what turns the direction of a line around, and bytes that are not UTF-8 (bytes/names.ts). */
+/** Control characters, ends of lines, marks that turn the direction of text, and bytes that are not UTF-8 (bytes/names.ts). */
 const UNPRINTABLE = /[\p{Cc}\p{Cs}\p{Zl}\p{Zp}\p{Bidi_Control}]/gu;
 const STACK_LINE = '\n    at ';
 
-/** A name as one reads it, on one line and without effect on a terminal: the octal of the mount table. JSON has names as they are. */
+/** A name on one line and without effect on a terminal, in the octal of the mount table. JSON has names as they are. */
 export function printable(name: string): string {
   return name.replace(UNPRINTABLE, (character) =>
     Array.from(bytesOfName(character), (byte) => `\\${byte.toString(8).padStart(3, '0')}`).join(''),
   );
 }
 
-/** A sentence with names in it; only the stack of a bug has several lines. */
+/** A sentence with names in it. Only the stack of a bug has several lines. */
 export function printableSentence(sentence: string): string {
   return sentence.split(STACK_LINE).map(printable).join(STACK_LINE);
 }
 
-/** A word for a POSIX shell; what no screen shows as it is, is written in octal. */
+/** A word for a POSIX shell, with unprintable characters in octal. */
 export function shellQuote(word: string): string {
   const escaped = word.replace(/[\\']/g, '\\$&');
   if (printable(word) !== word) return `$'${printable(escaped)}'`;

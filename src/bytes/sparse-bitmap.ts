@@ -7,7 +7,7 @@ export class SparseBitmap {
   private readonly pages = new Map<number, Uint8Array>();
   private bits = 0;
 
-  /** How many bits are set. */
+  /** Number of bits that are set. */
   get count(): number {
     return this.bits;
   }
@@ -19,7 +19,7 @@ export class SparseBitmap {
     return (page[inPage >> 3]! & (1 << (inPage & 7))) !== 0;
   }
 
-  /** Sets a bit. @returns false when it was set already */
+  /** Sets a bit. @returns false if it was set already */
   add(bit: number): boolean {
     const number = Math.floor(bit / PAGE_BITS);
     let page = this.pages.get(number);

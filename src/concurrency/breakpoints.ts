@@ -1,5 +1,5 @@
 // Breakpoints: the named steps of a request at which a test may stop, fail, count or record this thread. Nothing listens in
-// production, where a step costs one comparison. One listener a thread, because a thread is one request in flight.
+// production, where a step costs one comparison. Each thread has one listener, because a thread has one request in flight.
 
 /** What a thread is about to do when it reaches a breakpoint of that name. */
 export const BREAKPOINTS = [
@@ -21,17 +21,17 @@ export const BREAKPOINTS = [
   'backing-read',
   /** take away the data of clusters, or of a part of one */
   'discard',
-  /** give a place to what reads as zeros */
+  /** give clusters that read as zeros a place in the file */
   'preallocate',
-  /** punch the hole of a cluster that nothing refers to any more */
+  /** punch a hole where a cluster was that nothing refers to any more */
   'punch-hole',
   /** fdatasync */
   'flush',
-  /** write the links that a fdatasync has made safe */
+  /** write links whose data is durable */
   'link',
-  /** let other requests in between two pieces of those links */
+  /** release the lock between two pieces of those links */
   'link-pause',
-  /** sleep until other requests give their clusters back */
+  /** sleep until other requests release their clusters */
   'reservation-wait',
 ] as const;
 export type Breakpoint = (typeof BREAKPOINTS)[number];

@@ -1,10 +1,10 @@
-// Mutex over one 32-bit word of shared memory. The word names the thread that holds it, so that the holder's death can be
-// told to those that wait: nobody knows what it left half changed, so from then on every lock() fails instead of waiting for
-// ever. Not reentrant; each thread has its own object over the same word, so `held` speaks of this thread.
+// Mutex over one 32-bit word of shared memory. The word names the thread that holds it. If that thread dies, what the mutex
+// guards may be half changed, so every later lock() fails instead of waiting for ever. Not reentrant. Each thread has its own
+// object over the same word, so `held` speaks of this thread.
 //
 //   0                          free
 //   2 * (thread id + 1)        held by that thread
-//   2 * (thread id + 1) + 1    held, and somebody sleeps
+//   2 * (thread id + 1) + 1    held, and another thread sleeps
 //   -1                         abandoned: the thread that held it has died
 
 import { threadId } from 'node:worker_threads';
@@ -12,7 +12,7 @@ import { assert, ImgfuseError } from '../errors/index.ts';
 
 const FREE = 0;
 const ABANDONED = -1;
-/** The bit that says that somebody sleeps. */
+/** Set while a thread sleeps. */
 const SLEEPERS = 1;
 const HELD = heldBy(threadId);
 /** Tries before a thread goes to sleep: a hold lasts about a microsecond, a sleep and wake-up about ten. */
@@ -20,7 +20,7 @@ const SPINS = 200;
 /** How long a thread sleeps before it looks whether the holder has died. */
 const LOOK_MS = 1000;
 
-/** The word while that thread holds the mutex and nobody sleeps. @param thread as `threadId` of node:worker_threads */
+/** The word while that thread holds the mutex and no thread sleeps. @param thread as `threadId` of node:worker_threads */
 function heldBy(thread: number): number {
   return 2 * (thread + 1);
 }
@@ -36,7 +36,7 @@ export class Mutex {
   /**
    * @param words over a SharedArrayBuffer @param index of the word, which is 0 at the start
    * @param guarded what the mutex guards, for the sentence of an error
-   * @param look called every second by a thread that waits: calls abandon() if a holder has died whose death nobody tells
+   * @param look called every second by a thread that waits: if the holder has died, it calls abandon()
    */
   constructor(words: Int32Array, index: number, guarded = 'what several threads share', look?: () => void) {
     this.words = words;
@@ -50,7 +50,7 @@ export class Mutex {
     return this.holding;
   }
 
-  /** @throws ImgfuseError io when the thread that held it has died */
+  /** @throws ImgfuseError io if the thread that held it has died */
   lock(): void {
     assert(!this.holding, 'a thread takes a mutex that it holds');
     const { words, index } = this;
@@ -58,7 +58,7 @@ export class Mutex {
     this.holding = true;
   }
 
-  /** Does nothing after a lock() that has failed, so that the error of that lock() is the one that is seen. */
+  /** Does nothing after a lock() that failed, so that the caller sees the error of lock(). */
   unlock(): void {
     if (!this.holding && this.isAbandoned) return;
     assert(this.holding, 'a thread releases a mutex that it does not hold');
@@ -77,7 +77,7 @@ export class Mutex {
   }
 
   /**
-   * That thread has died. If it held the mutex, everybody who waits for it, or ever will, gets an error.
+   * That thread has died. If it held the mutex, each lock() that waits, and each later one, fails.
    * @param thread its `threadId`
    */
   abandon(thread: number): void {
@@ -85,7 +85,7 @@ export class Mutex {
     for (;;) {
       const found = Atomics.load(words, index);
       if ((found & ~SLEEPERS) !== heldBy(thread)) return;
-      // somebody may have gone to sleep since
+      // a thread may have gone to sleep since
       if (Atomics.compareExchange(words, index, found, ABANDONED) === found) break;
     }
     Atomics.notify(words, index);
@@ -100,7 +100,7 @@ export class Mutex {
       const found = Atomics.load(words, index);
       if (found === ABANDONED) throw this.abandoned();
       if (found === FREE) {
-        // marked as if somebody slept: there may be others who were asleep before
+        // marked as if a thread slept: others may have been asleep before
         if (Atomics.compareExchange(words, index, FREE, HELD | SLEEPERS) === FREE) return;
         continue;
       }

@@ -1,5 +1,5 @@
 // Reservations of guest clusters (rule R3): one slot per thread, shared or exclusive. Taken and looked at under the metadata
-// lock, given back without it. Invariant: no two slots hold overlapping ranges unless both are shared; among waiters the
+// lock, released without it. Invariant: no two slots hold overlapping ranges unless both are shared; among waiters the
 // lower ticket goes first, so that a stream of readers cannot starve a writer.
 
 import { assert, ImgfuseError } from '../errors/index.ts';
@@ -98,7 +98,7 @@ class Slots {
     Atomics.add(this.words, WAITERS, by);
   }
 
-  /** Changes whenever a reservation is given back while others wait. */
+  /** Changes whenever a reservation is released while others wait. */
   get generation(): number {
     return Atomics.load(this.words, GENERATION);
   }
@@ -145,9 +145,8 @@ export class Reservations {
 
   /**
    * Reserves guest clusters [start, end) for this thread. The metadata lock must be held and is held again on return.
-   * @returns true when it was granted at once; false when the lock was released meanwhile, so that every lookup made
-   * before the call is void (R2)
-   * @throws ImgfuseError io when it would have to wait and a thread has died with a reservation
+   * @returns true if it was granted at once; false if the lock was released meanwhile, so that every earlier lookup is void (R2)
+   * @throws ImgfuseError io if it would have to wait and a thread has died with a reservation
    */
   acquire(start: number, end: number, mode: ReservationMode): boolean {
     const { slots, slot, mutex } = this;
@@ -175,14 +174,14 @@ export class Reservations {
     return false;
   }
 
-  /** The same for the guest clusters in which the bytes [offset, offset + length) of the disk lie. */
+  /** Like acquire(), for the guest clusters that hold the bytes [offset, offset + length) of the disk. */
   acquireBytes(offset: number, length: number, clusterSize: number, mode: ReservationMode): boolean {
     return this.acquire(Math.floor(offset / clusterSize), Math.ceil((offset + length) / clusterSize), mode);
   }
 
   /**
-   * Takes the metadata lock, reserves guest clusters [start, end) exclusively and runs `action`, which may release the lock
-   * meanwhile and whose lookups come after the wait. Gives both back.
+   * Takes the metadata lock, reserves guest clusters [start, end) exclusively, runs `action` and releases both. `action` starts
+   * with the lock held, looks everything up by itself, and may release the lock.
    */
   exclusively<T>(start: number, end: number, action: () => T): T {
     const { mutex } = this;
@@ -196,7 +195,7 @@ export class Reservations {
     }
   }
 
-  /** Gives the reservation back. Needs no lock. */
+  /** Releases the reservation. Needs no lock. */
   release(): void {
     const { slots, slot } = this;
     slots.setMode(slot, IDLE);

@@ -1,6 +1,6 @@
 // TableCache: slices of metadata tables in shared memory, under one byte budget, found by their host offset. It is a clean
-// cache: whoever changes a table writes the image file first and the slice afterwards (R8), so any slice may be evicted at
-// any time. All of it is used under the metadata lock, and no slot number outlives a release of that lock (R2).
+// cache: a change of a table is written to the image file first and to the slice afterwards (R8), so any slice may be evicted
+// at any time. All of it is used under the metadata lock, and no slot number outlives a release of that lock (R2).
 
 import { assert } from '../errors/index.ts';
 
@@ -21,7 +21,7 @@ export interface TableCacheState {
   readonly keys: SharedArrayBuffer;
   /** hash chains: bucket heads, then the successor of each slot; slot + 1, 0 ends a chain; then the words of control */
   readonly links: SharedArrayBuffer;
-  /** 1 when the slot was used since the hand passed it */
+  /** 1 if the slot was used since the hand passed it */
   readonly used: SharedArrayBuffer;
 }
 
@@ -83,7 +83,7 @@ export class TableCache {
     return NO_SLOT;
   }
 
-  /** Takes a slot for `key`, evicting another slice when the cache is full. The caller fills it, or removes it again. */
+  /** Takes a slot for `key`, evicting another slice if the cache is full. The caller fills it, or removes it again. */
   insert(key: number): number {
     assert(this.find(key) === NO_SLOT, 'a slice is inserted once');
     const slot = this.vacantSlot();

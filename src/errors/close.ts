@@ -1,11 +1,11 @@
-// Closing several things: every one is closed whatever another says, and the error that is thrown is the first one. A close
-// that fails is no reason to keep the locks of the others, nor to forget why they are closed.
+// Closing several things: each is closed even if another close fails, and the first error is thrown. A close that fails must
+// neither keep the locks of the others nor hide the error that led to the closing.
 
 export interface Closeable {
   close(): void;
 }
 
-/** Closes all, in order. @throws what the first failing close threw, when all have been closed */
+/** Closes all, in order. @throws the error of the first close that failed, after all have been closed */
 export function closeAll(closeables: Iterable<Closeable>): void {
   let first: { readonly error: unknown } | null = null;
   for (const closeable of closeables) {
@@ -18,14 +18,14 @@ export function closeAll(closeables: Iterable<Closeable>): void {
   if (first !== null) throw first.error;
 }
 
-/** Runs `action`, then closes what `opened` names by then. @throws the error of `action`, else that of the first failing close */
+/** Runs `action`, then closes all in `opened`. @throws the error of `action`, else that of the first failing close */
 export function closingAfter<T>(opened: () => Iterable<Closeable>, action: () => T): T {
   const result = closingOnFailure(opened, action);
   closeAll(opened());
   return result;
 }
 
-/** Runs `action`; when it throws, closes what `opened` names by then. @throws the error of `action` */
+/** Runs `action`; if it throws, closes all in `opened`. @throws the error of `action` */
 export function closingOnFailure<T>(opened: () => Iterable<Closeable>, action: () => T): T {
   try {
     return action();
@@ -35,11 +35,11 @@ export function closingOnFailure<T>(opened: () => Iterable<Closeable>, action: (
   }
 }
 
-/** For a caller that has an error to throw, next to which a failing close says nothing of interest. */
+/** For a caller that has a more important error to throw than that of a failing close. */
 export function closeQuietly(closeables: Iterable<Closeable>): void {
   try {
     closeAll(closeables);
   } catch {
-    // all of them are closed, as far as they can be; the caller throws what went wrong first
+    // all are closed as far as possible; the caller throws the error that came first
   }
 }

@@ -34,13 +34,13 @@ export const ERRNO = {
 } as const;
 
 const KIND_TO_ERRNO = {
-  /** the caller passed something that makes no sense */
+  /** the caller passed an argument that makes no sense */
   usage: ERRNO.EINVAL,
   /** a file, entry or mount that does not exist */
   missing: ERRNO.ENOENT,
-  /** somebody else uses it: image locks, busy mountpoints */
+  /** another program uses it: image locks, busy mountpoints */
   busy: ERRNO.EBUSY,
-  /** the image says something that cannot be true */
+  /** the metadata of the image contradicts itself or the file */
   corrupt: ERRNO.EIO,
   /** a feature or operation that is not available here */
   unsupported: ERRNO.EOPNOTSUPP,
@@ -69,7 +69,7 @@ export interface ErrorContext {
   readonly errno?: number;
   /** bytes that were transferred before the failure */
   readonly transferred?: number;
-  /** what is missing lies beyond the end of the file: a truncated copy, of which the rest can be read */
+  /** the missing part lies beyond the end of the file: a truncated copy, the rest of which can be read */
   readonly isTruncated?: boolean;
 }
 
@@ -86,18 +86,18 @@ export class ImgfuseError extends Error {
   }
 }
 
-/** The errno (positive) that answers a request which failed with `error`; EIO for what we did not throw ourselves. */
+/** The errno (positive) that answers a request which failed with `error`; EIO unless it is an ImgfuseError. */
 export function errnoOf(error: unknown): number {
   if (!(error instanceof ImgfuseError)) return ERRNO.EIO;
   return error.context.errno ?? KIND_TO_ERRNO[error.kind];
 }
 
-/** The image says something that cannot be true: not a failing host, and not a bug. */
+/** The image is damaged: not a failing host, and not a bug. */
 export function isCorrupt(error: unknown): boolean {
   return error instanceof ImgfuseError && error.kind === 'corrupt';
 }
 
-/** The host has no space left, or lets the file grow no further: ENOSPC, EDQUOT, EFBIG. It may do later. */
+/** The host has no space left, or lets the file grow no further: ENOSPC, EDQUOT, EFBIG. A later try may succeed. */
 export function isHostFull(error: unknown): boolean {
   if (!(error instanceof ImgfuseError)) return false;
   return error.kind === 'no-space' || (error.kind === 'limit' && error.context.errno === ERRNO.EFBIG);
@@ -110,7 +110,7 @@ export function describeError(error: unknown): string {
   return `${error.message}${cause}`;
 }
 
-/** Throws when a thing that only a bug can make false is false. */
+/** Throws if `condition` is false, which only a bug can make it. */
 export function assert(condition: boolean, message: string): asserts condition {
   if (!condition) throw new Error(`assertion failed: ${message}`);
 }

@@ -1,6 +1,6 @@
-// Which known word somebody meant who typed an unknown one.
+// Finds the known word that the user meant when he typed an unknown one.
 
-/** Shorter words are too near to everything. */
+/** Shorter words are near to too many others. */
 const MIN_PREFIX = 3;
 
 /** The known word that is nearest to `word`, or undefined if none is near enough to be what was meant. */

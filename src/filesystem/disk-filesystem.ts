@@ -1,5 +1,5 @@
 // The tree that a mount shows: disk.raw in a directory, or the disk as the mountpoint itself. Every request for the disk
-// becomes a request to the VirtualDisk; nothing here is held across requests but what tree-state.ts shares.
+// becomes a request to the VirtualDisk. Between two requests only what tree-state.ts shares is kept.
 
 import {
   FALLOC_FL_KEEP_SIZE,
@@ -23,9 +23,9 @@ const WRITE_HANDLE = 2;
 const TRUNCATING_HANDLE = 3;
 
 const PERMISSION_BITS = 0o7777;
-/** st_blksize: a file-system page at least, because stdio reads that much at a time, and no more than one request. */
+/** Limits of st_blksize: stdio reads that much at once, so at least a page, and no more than one request holds. */
 const [SMALLEST_BUFFER, LARGEST_BUFFER] = [4096, 1024 * 1024];
-/** Largest request the disk is asked for at once when a range operation covers gigabytes. */
+/** A range operation that covers gigabytes is passed to the disk in steps of this size. */
 const RANGE_STEP = 1024 * 1024 * 1024;
 
 export class DiskFilesystem implements Filesystem {
@@ -117,7 +117,7 @@ export class DiskFilesystem implements Filesystem {
     this.assertDisk(node);
     if ((flags & O_ACCMODE) === O_RDONLY) return READ_HANDLE;
     this.assertWritable();
-    // the size stays, as that of a block device: cp and a shell's > write over a disk and must not cut it to nothing
+    // the size stays, like that of a block device: cp and a shell's > write over a disk and must not cut it to nothing
     const truncates = (flags & O_TRUNC) !== 0;
     if (truncates) this.truncation.open();
     this.words.addWritableHandle();
@@ -178,12 +178,12 @@ export class DiskFilesystem implements Filesystem {
     const end = offset + length;
     const action = mode & ~FALLOC_FL_KEEP_SIZE;
     const keepSize = (mode & FALLOC_FL_KEEP_SIZE) !== 0;
-    // a hole always keeps the size; the kernel has checked that, other callers may not have
+    // a hole never changes the size; the kernel has checked that, other callers may not have
     if (action === FALLOC_FL_PUNCH_HOLE && !keepSize) throw failure(ERRNO.EOPNOTSUPP, 'PUNCH_HOLE needs KEEP_SIZE');
     if (action !== 0 && action !== FALLOC_FL_PUNCH_HOLE && action !== FALLOC_FL_ZERO_RANGE) {
       throw failure(ERRNO.EOPNOTSUPP, `fallocate mode ${mode} is not served: only plain, PUNCH_HOLE and ZERO_RANGE`);
     }
-    // zeros written for a hole take what they should give back; whoever wants zeros asks for ZERO_RANGE, or writes them
+    // writing zeros for a hole would take the space that a hole gives back; callers that want zeros use ZERO_RANGE
     if (action === FALLOC_FL_PUNCH_HOLE && !this.disk.readOnly && !this.disk.canDiscard()) {
       throw failure(ERRNO.EOPNOTSUPP, `${this.disk.path} can give no space back`);
     }
@@ -203,7 +203,7 @@ export class DiskFilesystem implements Filesystem {
     if (offset >= size) throw failure(ERRNO.ENXIO, `offset ${offset} lies beyond the end of the disk`);
     const found = this.disk.seek(offset, whence === SEEK_DATA);
     if (found < size || whence === SEEK_HOLE) return Math.min(found, size);
-    throw failure(ERRNO.ENXIO, `there is no data behind offset ${offset}`);
+    throw failure(ERRNO.ENXIO, `there is no data after offset ${offset}`);
   }
 
   statfs(_node: number): Statfs {
@@ -258,8 +258,8 @@ export class DiskFilesystem implements Filesystem {
   }
 
   /**
-   * ftruncate through a handle that was opened with O_TRUNC, by which cp and tar end a file with a hole: it says where the file
-   * ends that was written over the disk. The disk grows where it is too small, and is never cut.
+   * ftruncate through a handle that was opened with O_TRUNC: cp and tar end a file with a hole in this way, so `size` is the end
+   * of the file that was written over the disk. The disk grows if it is too small, and is never cut.
    */
   private endFileAt(size: number): void {
     this.truncation.cut(size);

@@ -1,5 +1,5 @@
-// What all threads share of the tree: owner, mode and times of its nodes, and how many writable handles are open. Times are
-// stable: they change when the guest writes or somebody sets them, never by being looked at.
+// What all threads share of the tree: owner, mode and times of its nodes, and how many writable handles are open. Times
+// change when the guest writes or a user sets them, never when they are looked at.
 
 import { randomInt } from 'node:crypto';
 import { S_IFDIR, S_IFREG } from '../bytes/linux.ts';
@@ -96,8 +96,8 @@ export function writableHandles(tree: SharedTree): number {
 }
 
 /**
- * Tells of zeros beneath pages that the kernel may hold, as long as the mount lasts: `drop` makes the kernel drop them, and may
- * fail, which leaves every later opening to do so. By one thread, which serves no requests.
+ * As long as the mount lasts: calls `drop`, which makes the kernel drop its pages, whenever bytes beneath them became zeros. If
+ * `drop` fails, later openings drop them. Called by one thread, which serves no requests.
  */
 export async function dropStalePages(tree: SharedTree, drop: () => Promise<void>): Promise<void> {
   const words = new TreeWords(tree);
@@ -108,7 +108,7 @@ export async function dropStalePages(tree: SharedTree, drop: () => Promise<void>
   }
 }
 
-/** A thread that served the tree has ended, perhaps in the middle of something. @param thread its `threadId` */
+/** A thread that served the tree has died, perhaps in the middle of a request. @param thread its `threadId` */
 export function abandonTree(tree: SharedTree, thread: number): void {
   new Truncation(tree.truncation).abandon(thread);
 }
@@ -119,8 +119,8 @@ export function nodesOf(tree: { readonly rootIsFile: boolean }): readonly number
 }
 
 /**
- * Owner, mode and times of one node. No lock: each is one aligned 64-bit number, and of two requests that change it at the same
- * time either may win.
+ * Owner, mode and times of one node. There is no lock: each is one aligned 64-bit number, and if two requests change it at the
+ * same time either may win.
  */
 export class SharedNode {
   private readonly values: Float64Array;
@@ -180,7 +180,7 @@ export class SharedNode {
   }
 }
 
-/** The words of the tree. No lock: each is looked at and changed by itself, and each change is one atomic step. */
+/** The words of the tree. There is no lock: each is read and changed by itself, in one atomic step. */
 export class TreeWords {
   private readonly words: Int32Array;
 
@@ -202,7 +202,7 @@ export class TreeWords {
     return Atomics.sub(this.words, WRITABLE_HANDLES, 1) === 1;
   }
 
-  /** Nobody may open the disk for writing or change its attributes. */
+  /** The disk may not be opened for writing, and its attributes may not change. */
   get isReadOnly(): boolean {
     return Atomics.load(this.words, READ_ONLY) === 1;
   }
@@ -211,7 +211,7 @@ export class TreeWords {
     Atomics.store(this.words, READ_ONLY, readOnly ? 1 : 0);
   }
 
-  /** Skipped bytes of an O_TRUNC handle became zeros beneath pages that the kernel may hold, and has not dropped yet. */
+  /** Bytes that an O_TRUNC handle skipped became zeros, and the kernel may still hold older pages of them. */
   get hasStalePages(): boolean {
     return Atomics.load(this.words, GAPS_ZEROED) !== Atomics.load(this.words, GAPS_DROPPED);
   }
@@ -221,7 +221,7 @@ export class TreeWords {
     Atomics.notify(this.words, GAPS_ZEROED);
   }
 
-  /** Waits until there are such pages. @returns what noteDropped() wants once the kernel has dropped them */
+  /** Waits until there are stale pages. @returns the value for noteDropped() after the kernel has dropped them */
   async stalePages(): Promise<number> {
     const wait = Atomics.waitAsync(this.words, GAPS_ZEROED, Atomics.load(this.words, GAPS_DROPPED));
     if (wait.async) await wait.value;

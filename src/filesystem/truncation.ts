@@ -1,8 +1,8 @@
 // What an opening with O_TRUNC promises although the disk keeps its size: the bytes that the opener skips read as zeros, as
-// in a file that was cut to nothing. A mark stands at the end of that file; a change through such a handle beyond the mark
-// zeroes the gap up to it. What other handles have written beyond the mark since the opening is left out.
-// Invariant: whoever changes bytes while such a handle is open has said which ones, under the mutex, before it changes them;
-// a gap is zeroed under the mutex. So zeros never come after bytes that were written later, in whatever order threads work.
+// in a file that was cut to nothing. A mark stands where that file would end. A change through such a handle beyond the mark
+// zeroes the gap before it, except for bytes that other handles have written beyond the mark since the opening.
+// Invariant: while such a handle is open, each change of bytes is announced under the mutex before it happens, and gaps are
+// zeroed under the mutex. So zeros never overwrite bytes that were written later, in whatever order threads work.
 
 import { Mutex } from '../concurrency/mutex.ts';
 
@@ -38,7 +38,7 @@ export class Truncation {
     this.mutex = new Mutex(this.words, MUTEX, 'what handles opened with O_TRUNC have skipped');
   }
 
-  /** That thread has died: who waits for what it held gets an error. @param thread its `threadId` */
+  /** That thread has died: threads that wait for what it held get an error. @param thread its `threadId` */
   abandon(thread: number): void {
     this.mutex.abandon(thread);
   }
@@ -48,7 +48,7 @@ export class Truncation {
     return Atomics.load(this.words, HANDLES) > 0;
   }
 
-  /** Somebody opens with O_TRUNC: the file that others may be writing through such handles starts anew, too. */
+  /** The disk is opened with O_TRUNC: the file that other such handles may be writing starts anew, too. */
   open(): void {
     this.mutex.run(() => {
       this.forget();
@@ -56,7 +56,7 @@ export class Truncation {
     });
   }
 
-  /** The last release ends it: what lies beyond the mark stays as it is. */
+  /** After the last one the mark is gone: bytes beyond it stay as they are. */
   release(): void {
     this.mutex.run(() => {
       if (Atomics.sub(this.words, HANDLES, 1) === 1) this.forget();
@@ -65,7 +65,7 @@ export class Truncation {
 
   /**
    * A handle that was opened with O_TRUNC is about to change [start, end): what it has skipped before `start` becomes zeros.
-   * @returns whether anything did. When `zero` throws, the mark stands where it got to.
+   * @returns whether there was anything to zero. If `zero` throws, the mark stands at the last byte that was zeroed.
    */
   extend(start: number, end: number, zero: Zero): boolean {
     return this.mutex.run(() => {
@@ -125,7 +125,7 @@ export class Truncation {
     this.count = count + 1 - (next - first);
   }
 
-  /** There is no room: the two extents with the least between them become one. That keeps old bytes; it loses none. */
+  /** There is no room: the two nearest extents become one. The gap between them keeps its old bytes; no byte is lost. */
   private mergeNearest(): void {
     const count = this.count;
     let nearest = 0;

@@ -29,7 +29,7 @@ export function errnoName(errno: number): string {
 
 /**
  * @param subject what the call was about (a path, a range), for the sentence
- * @param kind instead of the one that the errno says
+ * @param kind replaces the kind of the errno
  */
 export function systemCallError(operation: string, errno: number, subject?: string, kind?: ErrorKind): ImgfuseError {
   const about = subject === undefined ? '' : ` ${subject}`;

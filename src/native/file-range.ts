@@ -28,7 +28,7 @@ export function lseek(fd: number, offset: number, whence: number): number {
   return checked(lseekCall(fd, offset, whence), 'lseek', `to ${offset}`);
 }
 
-/** The same, or null if errno is ENXIO: there is no data after `offset`. That is no failure, and an error costs microseconds. */
+/** Like lseek(), but null for ENXIO: there is no data after `offset`. That is an ordinary answer, and an error costs microseconds. */
 export function lseekOrNone(fd: number, offset: number, whence: number): number | null {
   assert(isSafeOffset(offset), `lseek to ${offset}`);
   const result = lseekCall(fd, offset, whence);

@@ -1,4 +1,4 @@
-// The C library through koffi, loaded at the first call. koffi is an optional dependency: when it is missing, every
+// The C library through koffi, loaded at the first call. koffi is an optional dependency: if it is missing, every
 // system call of this folder throws `unsupported` and says so by name; nothing fails at import time.
 // Invariant: 64-bit Linux only (off_t, size_t and long are 8 bytes); other machines count as "not available".
 

@@ -18,7 +18,7 @@ const FLOCK_SIZE = 32;
 
 export type LockType = typeof F_RDLCK | typeof F_WRLCK | typeof F_UNLCK;
 
-/** A lock of another open file description that stands in the way. */
+/** A lock of another open file description that conflicts with ours. */
 export interface ConflictingLock {
   readonly type: LockType;
   readonly start: number;
@@ -34,7 +34,7 @@ const fcntlCall = lazyFunction('fcntl', (koffi, library) => {
 
 /**
  * Takes (F_RDLCK, F_WRLCK) or drops (F_UNLCK) a lock without waiting.
- * @throws ImgfuseError busy when somebody else holds a conflicting lock; unsupported where the filesystem has no OFD locks
+ * @throws ImgfuseError busy if another program holds a conflicting lock; unsupported if the filesystem has no OFD locks
  */
 export function setOfdLock(fd: number, type: LockType, start: number, length: number): void {
   const flock = encodeFlock(type, start, length);

@@ -32,7 +32,7 @@ export function mount(source: string, target: string, type: string, flags: numbe
   checked(mountCall(nulTerminated(source), nulTerminated(target), type, flags, data), 'mount', target);
 }
 
-/** @throws ImgfuseError busy (in use), permission, missing; io with EINVAL where nothing is mounted */
+/** @throws ImgfuseError busy (in use), permission, missing; io with EINVAL if nothing is mounted */
 export function umount2(target: string, flags: number): void {
   checked(umount2Call(nulTerminated(target), flags), 'umount', target);
 }

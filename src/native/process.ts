@@ -22,7 +22,7 @@ export function closeOnExec(descriptor: number): void {
  * No core of this process is ever written, neither to a file nor to a program that collects them: the kernel takes a limit
  * of 1 byte as the wish for none at all, whereas 0 still feeds a pipe of core_pattern.
  * @throws ImgfuseError permission where the hard limit is 0 already and the user is an ordinary one: then there is no file, but
- * a program may get a core
+ * a program may still get a core
  */
 export function forbidCoreDumps(): void {
   const limit = new Uint8Array(16);
@@ -33,8 +33,8 @@ export function forbidCoreDumps(): void {
 }
 
 /**
- * Ends this process and every thread of it where it is. The exit of Node waits for threads, and one that sits in a system call
- * keeps it waiting. Does not return.
+ * Ends this process with all its threads, wherever they are. Node's exit would wait for a thread that is inside a system call.
+ * Does not return.
  * @throws ImgfuseError unsupported without koffi
  */
 export function exitAtOnce(code: number): void {

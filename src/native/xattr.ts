@@ -12,7 +12,7 @@ const fsetxattrCall = lazyFunction(
 );
 const MAX_BYTES = 256;
 
-/** Throws io (ENODATA where there is none, ERANGE above 256 bytes), unsupported. */
+/** Throws io (ENODATA if there is no such attribute, ERANGE above 256 bytes), unsupported. */
 export function getAttribute(fd: number, name: string): Uint8Array {
   const value = new Uint8Array(MAX_BYTES);
   return value.subarray(0, checked(fgetxattrCall(fd, name, value, value.length), 'fgetxattr', name));

@@ -229,7 +229,7 @@ describe('holes', () => {
     });
   });
 
-  test('are found to the end: no data behind is the length of the file', (context) => {
+  test('are found to the end: no data after it is the length of the file', (context) => {
     requireOrSkip(context, nativeAvailable(), 'the package koffi');
     withFile(new Uint8Array(0), (file) => {
       file.truncate(MIB);
