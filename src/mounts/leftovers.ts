@@ -1,12 +1,12 @@
-// What a killed mount process leaves in the runtime directory once its mount is gone, too, so that nothing there is for ever.
-// Invariant: a record stays while its process lives or its mount is seen: by it `unmount` and `status` know what that was.
+// Removes what a killed mount process left in the runtime directory, once its mount is gone, too.
+// Invariant: a record stays while its process lives or its mount exists: `unmount` and `status` need it to describe the mount.
 
 import { listMounts } from '../fuse/mount-table.ts';
 import { readText, removeFile } from '../host/small-files.ts';
 import { deviceOf } from './mountpoint.ts';
 import { listRecords, ownUid, removeRuntimeFiles } from './runtime-directory.ts';
 
-/** Only this user's: root does not clean up in directories that others can change meanwhile. */
+/** Cleans up for this user only: another user could change their directory while root removes files in it. */
 export function removeLeftovers(): void {
   const dead = listRecords().filter((record) => !record.alive && record.owner === ownUid());
   if (dead.length === 0) return;
@@ -24,7 +24,7 @@ export function removeLeftovers(): void {
   }
 }
 
-/** Removes the log of a mount whose end was seen, unless it tells of an error that somebody may want to look into. */
+/** Removes the log of a mount that has ended, unless it has an error that the user may want to read. */
 export function removeQuietLog(path: string): void {
   if (!/^\S+Z error: /m.test(readText(path) ?? '')) removeFile(path);
 }

@@ -1,15 +1,15 @@
-// Records found through the mount processes themselves, which hold their record and their socket open: for mounts whose files
-// in the runtime directory were removed, or lie where this process does not look (another IMGFUSE_RUNTIME_DIR, another mount
-// namespace). Invariant: a record is believed in what it says of the process that holds it and of that user's mounts.
+// Finds records through the mount processes, which hold their record and their socket open. It serves mounts whose files in the
+// runtime directory were removed, or lie where this process does not look (another IMGFUSE_RUNTIME_DIR, another mount
+// namespace). Invariant: a record is trusted only about the process that holds it and about that user's mounts.
 
 import { processIds, processName, processOwner, processStartTime } from '../host/processes.ts';
 import { linkTarget, namesIn } from '../host/small-files.ts';
 import { ownUid, parseRecord, type StoredRecord } from './runtime-directory.ts';
 
-/** The names of runtime-directory.ts, as /proc shows them. */
+/** Matches the file names of runtime-directory.ts as /proc shows them. */
 const HELD_NAME = /^(.*\/\d+-[0-9a-f]{4})\.(json|sock)(?: \(deleted\))?$/;
 
-/** The records that running mount processes hold: for root those of every user, for others their own. */
+/** The records that running mount processes hold. Root sees those of every user, others see their own. */
 export function recordsOfProcesses(): StoredRecord[] {
   const uid = ownUid();
   const records: StoredRecord[] = [];
@@ -22,7 +22,7 @@ export function recordsOfProcesses(): StoredRecord[] {
   return records;
 }
 
-/** Whether a record was found through its process, and not in a runtime directory. */
+/** Whether a record was found through its process instead of in a runtime directory. */
 export function isHeld({ recordPath }: StoredRecord): boolean {
   return recordPath.startsWith('/proc/');
 }
@@ -38,7 +38,7 @@ function recordsOf(pid: number, owner: number): StoredRecord[] {
     const recordPath = descriptors[index]!;
     const record = socket < 0 ? null : parseRecord(recordPath, owner);
     if (record === null) return;
-    // in a process namespace of its own the process knows itself by another number
+    // a process in its own PID namespace records the PID that it has there
     const itself = { pid, processStart, owner, alive: true };
     const files = { recordPath, socketPath: descriptors[socket]!, logPath: `${name[1]}.log` };
     records.push({ ...record, ...itself, ...files });

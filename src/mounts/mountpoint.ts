@@ -1,11 +1,11 @@
-// Whether a mountpoint can be mounted on: looked at before the image is opened, so that a refusal changes nothing.
+// Checks whether a mountpoint can be mounted on. It runs before the image is opened, so that a refusal changes nothing.
 
 import { shellQuote } from '../bytes/printable.ts';
 import { ImgfuseError } from '../errors/index.ts';
 import { findAnyMount, findMount, isImgfuse, type MountEntry } from '../fuse/mount-table.ts';
 import { canonicalPath, pathKind } from '../host/canonical-path.ts';
 
-/** Mounted already by whoever started us: the mountpoint is the name of a descriptor, and no path. */
+/** The mountpoint is the name of a descriptor instead of a path: the program that started us has already mounted it. */
 export function isInherited(mountpoint: string): boolean {
   return mountpoint.startsWith('/dev/fd/');
 }
@@ -15,7 +15,7 @@ export function deviceOf(mount: MountEntry): string {
   return `${mount.major}:${mount.minor}`;
 }
 
-/** Device of the imgfuse mount at `path`; absent when there is none, or the path is no name of it. */
+/** Device of the imgfuse mount at `path`; absent if no mount is there, or if `path` names something else. */
 export function deviceAt(path: string): string | undefined {
   const mount = isInherited(path) ? undefined : findMount(path);
   return mount === undefined ? undefined : deviceOf(mount);

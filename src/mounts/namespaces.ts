@@ -1,5 +1,5 @@
-// Mounts that are seen in the mount namespaces of other processes (containers, unshare), and how to get there.
-// A namespace is seen as far as this user may look at a process in it; one that no process is in is not seen at all.
+// Finds mounts in the mount namespaces of other processes (containers, unshare), and makes the commands to enter them.
+// It finds a namespace only through a process in it that this user may inspect, so it never finds one without processes.
 
 import { shellQuote } from '../bytes/printable.ts';
 import { mountsSeenBy } from '../fuse/mount-table.ts';
@@ -8,20 +8,20 @@ import { linkTarget } from '../host/small-files.ts';
 import { deviceOf } from './mountpoint.ts';
 import type { Target } from './target.ts';
 
-/** A place in another mount namespace where a mount is seen. */
+/** A place in another mount namespace where a mount exists. */
 export interface PlaceElsewhere {
   readonly mountpoint: string;
   /** a process in that namespace */
   readonly pid: number;
   readonly name: string;
-  /** the process is in another user namespace as well, which has to be entered first */
+  /** the process is in another user namespace as well, and nsenter must enter that first */
   readonly isOtherUserNamespace: boolean;
 }
 
 /**
- * Where the file system of a device is mounted besides this mount namespace; null when no such place is seen.
+ * Where the file system of a device is mounted outside this mount namespace; null if no such place is found.
  * @param device "major:minor"
- * @param preferred a process to name rather than others
+ * @param preferred pid of the process to name if there are several
  */
 export function findElsewhere(device: string, preferred: number): PlaceElsewhere | null {
   const looked = new Set([linkTarget('/proc/self/ns/mnt')]);
@@ -37,7 +37,7 @@ export function findElsewhere(device: string, preferred: number): PlaceElsewhere
   return null;
 }
 
-/** Where another mount namespace has the mount of a command. */
+/** Where the mount is in another mount namespace, for a message. */
 export function placeElsewhere({ mount, record }: Target): PlaceElsewhere | null {
   const device = mount === null ? record?.device : deviceOf(mount);
   return device === undefined ? null : findElsewhere(device, record?.pid ?? process.pid);

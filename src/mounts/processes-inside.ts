@@ -1,10 +1,10 @@
-// The processes that have an open file or their working directory in a mount, by their links in /proc. Looked for by a process of
-// its own (users.ts), because a process in an odd state can block whoever looks at it, for ever.
+// Finds the processes that have an open file or their working directory in a mount, by their links in /proc. users.ts runs this
+// in a separate process, because reading the links of a process in a bad state can block forever.
 
 import { processIds, processName } from '../host/processes.ts';
 import { linkTarget, namesIn } from '../host/small-files.ts';
 
-/** How the program looks for the users of a mount in a process of its own; not for people. */
+/** The hidden command that finds the users of a mount in a separate process. */
 export const USERS_COMMAND = 'mount-users';
 
 const PROCESSES_MAX = 5;
@@ -19,7 +19,7 @@ export function liesIn(path: string, mountpoint: string): boolean {
   return path === mountpoint || path.startsWith(mountpoint === '/' ? '/' : `${mountpoint}/`);
 }
 
-/** For the process that is asked: those that use the mount, itself and the one that asks left out. */
+/** Runs in the separate process: the processes that use the mount, without this one and the one that started it. */
 export function processesInside(mountpoint: string): ProcessUser[] {
   const users: ProcessUser[] = [];
   for (const pid of processIds()) {

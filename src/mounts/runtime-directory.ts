@@ -1,8 +1,8 @@
-// The runtime directory: one record (.json), one control socket (.sock) and one log (.log) for each mount, named after
-// the process. Invariants: only the owner can enter the directory, and a record counts as alive only while the process
-// with its pid AND its start time runs as that user. Root reads the records of every user: they are believed in what they
-// say of that user's own processes and mounts, and nothing of theirs is ever changed or waited for on the way. A mount process
-// holds its record and its socket open, so that lost-records.ts finds them when the directory is gone.
+// The runtime directory: one record (.json), one control socket (.sock) and one log (.log) for each mount, named after the
+// process. Invariants: only the owner can enter the directory. A record is alive only while a process with its pid AND its start
+// time runs as that user. Root reads the records of every user, trusts them only about that user's own processes and mounts, and
+// never changes or waits for the files of another user. A mount process holds its record and its socket open, so that
+// lost-records.ts finds them even if the directory is gone.
 
 import { randomBytes } from 'node:crypto';
 import { tmpdir } from 'node:os';
@@ -28,11 +28,11 @@ const SOCKET_PATH_MAX = 107;
 /** as makeUniqueDirectory makes them */
 const SPARE_NAME = /^imgfuse-(\d+)-[A-Za-z0-9]{6}$/;
 
-/** What is known of a mount without asking its process. */
+/** The facts about a mount that are known without asking its process. */
 export interface MountRecord {
   readonly image: string;
   readonly mountpoint: string;
-  /** "major:minor" of the mounted file system; absent when it was mounted by somebody else before we started */
+  /** "major:minor" of the mounted file system; absent if another program had mounted it before we started */
   readonly device?: string;
   readonly pid: number;
   /** clock ticks since boot, from /proc/PID/stat */
@@ -42,20 +42,20 @@ export interface MountRecord {
   readonly readOnly: boolean;
   readonly workers: number;
   readonly log: string | null;
-  /** of a mount that its process has left behind: why, and whether the image was closed clean */
+  /** present if the process ended and the mount stayed: why, and whether the image was closed clean */
   readonly left?: { readonly reason: string; readonly clean: boolean };
-  /** its image is being opened; nothing is mounted yet */
+  /** the image is being opened; nothing is mounted yet */
   readonly opening: boolean;
 }
 
-/** A record and where it lies. */
+/** A record and its file. */
 export interface StoredRecord extends MountRecord, RuntimeFiles {
   readonly alive: boolean;
   /** the user whose record it is */
   readonly owner: number;
 }
 
-/** Paths that a new mount uses; the record is written last, when the mount answers. */
+/** The paths of a new mount. The record is written last, when the mount answers. */
 export interface RuntimeFiles {
   readonly recordPath: string;
   readonly socketPath: string;
@@ -66,17 +66,17 @@ export function ownUid(): number {
   return process.getuid?.() ?? 0;
 }
 
-/** The runtime directory that the user has chosen, absolute. */
+/** The absolute path of the runtime directory that the user has chosen. */
 function chosenDirectory(environment: NodeJS.ProcessEnv): string | undefined {
   const chosen = environment['IMGFUSE_RUNTIME_DIR'];
   if (chosen === undefined || chosen === '') return undefined;
   const directory = absolutePath(chosen);
-  // Node has replaced what is not UTF-8 already, and takes names of sockets as UTF-8 only
+  // Node has already replaced bytes that are not UTF-8, and it takes only UTF-8 for the name of a socket
   if (directory.isWellFormed() && !directory.includes('\ufffd')) return directory;
   throw new ImgfuseError('usage', `IMGFUSE_RUNTIME_DIR=${chosen} is not UTF-8; choose another directory`);
 }
 
-/** The environment for a process with another working directory: the runtime directory stays the one that it is here. */
+/** The environment for a process with another working directory: it keeps the same runtime directory. */
 export function withRuntimeDirectory(environment: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
   const chosen = chosenDirectory(environment);
   return chosen === undefined ? environment : { ...environment, IMGFUSE_RUNTIME_DIR: chosen };
@@ -100,12 +100,12 @@ function directoriesOfUser(uid: number): string[] {
   return [`/run/user/${uid}/imgfuse`, `/tmp/imgfuse-${uid}`];
 }
 
-/** The user that root of a user namespace (unshare -Ur, a rootless container) is outside of it; 0 where it is root there, too. */
+/** The outside uid of root in a user namespace (unshare -Ur, a rootless container); 0 if that is also root. */
 function outerUid(): number {
   return Number(/^\s*0\s+(\d+)/m.exec(readText('/proc/self/uid_map') ?? '')?.[1] ?? 0);
 }
 
-/** Whether a path of the environment leads from everywhere to the same place; Node cannot tell the bytes of one that is not UTF-8. */
+/** Whether a path from the environment is absolute and intact; Node loses bytes that are not UTF-8. */
 function isUsable(path: string): boolean {
   return path.startsWith('/') && !path.includes('\ufffd');
 }
@@ -114,7 +114,7 @@ function temporaryDirectories(): string[] {
   return [...new Set([tmpdir(), '/tmp'])].filter(isUsable);
 }
 
-/** Directories that were made because the names above were taken or out of reach. */
+/** Directories with a unique name, made because the names above were taken or not accessible. */
 function spareDirectories(uid: number): string[] {
   return temporaryDirectories().flatMap((parent) =>
     namesIn(parent)
@@ -132,7 +132,7 @@ function makeSpareDirectory(): string | null {
   return null;
 }
 
-/** Every directory whose mounts this user may ask about: their own, and for root everybody's. */
+/** Every directory whose mounts this user may ask about: their own; for root, those of all users. */
 function readableDirectories(): string[] {
   const own = ownDirectories();
   if (ownUid() !== 0 || chosenDirectory(process.env) !== undefined) return own;
@@ -141,7 +141,7 @@ function readableDirectories(): string[] {
   return [...new Set([...own, ...sessions, ...temporary.map((name) => `/tmp/${name}`)])];
 }
 
-/** The sentence that says why a directory cannot be trusted with control sockets of a user; null when it can. */
+/** Why a directory is not safe for the control sockets of a user, as a sentence; null if it is safe. */
 function distrust(directory: string, uid: number): string | null {
   const owner = ownerOf(directory);
   if (owner === null) return 'it does not exist';
@@ -150,7 +150,7 @@ function distrust(directory: string, uid: number): string | null {
   return (owner.mode & 0o077) === 0 ? null : `others can enter it (mode ${owner.mode.toString(8)}, and 700 is needed)`;
 }
 
-/** Makes the runtime directory when it is missing and names the files of a new mount in it. */
+/** Makes the runtime directory if it is missing, and names the files of a new mount in it. */
 export function prepareRuntimeFiles(): RuntimeFiles {
   const reasons: string[] = [];
   for (const directory of ownDirectories()) {
@@ -164,7 +164,7 @@ export function prepareRuntimeFiles(): RuntimeFiles {
   throw new ImgfuseError('permission', message);
 }
 
-/** @param reasons takes the sentence that says why a directory cannot be used @returns null then */
+/** @param reasons receives a sentence if the directory cannot be used @returns null then */
 function runtimeFilesIn(directory: string, reasons: string[]): RuntimeFiles | null {
   try {
     makePrivateDirectory(directory);
@@ -190,10 +190,10 @@ export function recordJson(record: MountRecord): Record<string, unknown> {
   return { image, mountpoint, format, transport, pid, workers, 'read-only': readOnly, log };
 }
 
-/** What this process holds of the files of its mounts, by record. */
+/** The descriptors of the files of this process's mounts, by record. */
 const held = new Map<string, readonly number[]>();
 
-/** Writes a record of this process, and holds it and its socket. @throws ImgfuseError io; then the file is what it was */
+/** Writes a record of this process, and keeps it and its socket open. @throws ImgfuseError io; the file is unchanged then */
 export function writeRecord(path: string, record: MountRecord): void {
   try {
     writeText(path, record);
@@ -221,7 +221,7 @@ function socketOf(recordPath: string): string {
 export function listRecords(): StoredRecord[] {
   const records: StoredRecord[] = [];
   for (const directory of readableDirectories()) {
-    // root may look into the directories of others, nobody looks into one that others could have prepared for them
+    // skip a directory that another user could have prepared; root may read the directories of other users
     const owner = ownUid() === 0 ? (ownerOf(directory)?.uid ?? 0) : ownUid();
     if (distrust(directory, owner) !== null) continue;
     for (const name of namesIn(directory)) {
@@ -246,7 +246,7 @@ function readRecord(recordPath: string, owner: number): StoredRecord | null {
   };
 }
 
-/** What a file of user `owner` says of a mount; null when it is no record. */
+/** Parses a record that user `owner` wrote; null if it is not a record. */
 export function parseRecord(path: string, owner: number): MountRecord | null {
   const text = readTextOf(owner, path, RECORD_MAX_BYTES);
   if (text === null) return null;
@@ -261,12 +261,12 @@ export function parseRecord(path: string, owner: number): MountRecord | null {
   return value as MountRecord;
 }
 
-/** Removes what is left of a mount whose process is gone; other users' files are theirs to remove. */
+/** Removes the files of a mount whose process is gone, if they belong to this user. */
 export function forgetRecord(record: StoredRecord): void {
   if (record.owner === ownUid()) removeRuntimeFiles(record);
 }
 
-/** At the end of a mount: removes its files; where the mount stays behind for a reason, the record stays and tells it. */
+/** Removes the files of a mount that ends. If the mount itself has to stay, the record stays, too, and tells why. */
 export function leaveRuntimeFiles(
   files: RuntimeFiles,
   record: MountRecord | null,
@@ -280,7 +280,7 @@ export function leaveRuntimeFiles(
   } catch {}
 }
 
-/** Removes the record and the socket of a mount; its log is for removeQuietLog, or stays. */
+/** Removes the record and the socket of a mount, but not its log: see removeQuietLog(). */
 export function removeRuntimeFiles(files: { recordPath: string; socketPath: string }): void {
   release(files.recordPath);
   removeFile(files.recordPath);

@@ -1,5 +1,5 @@
-// Which mount a command means: named by its mountpoint or by its image, found in the mount table, in the records of the runtime
-// directory, and in those that the mount processes hold.
+// Finds the mount that a command means. The user names it by its mountpoint or its image; the mount table, the records of the
+// runtime directory, and the records that mount processes hold are searched.
 
 import { ImgfuseError } from '../errors/index.ts';
 import { listMounts, type MountEntry } from '../fuse/mount-table.ts';
@@ -16,7 +16,7 @@ export interface Target {
   readonly record: StoredRecord | null;
 }
 
-/** @throws ImgfuseError missing, usage when an image is mounted at several places */
+/** @throws ImgfuseError missing; usage if an image is mounted at several places */
 export function findTarget(path: string): Target {
   const found = targetNamed(path, listTargets()) ?? targetNamed(path, hiddenTargets());
   if (found !== null) return found;
@@ -25,7 +25,7 @@ export function findTarget(path: string): Target {
 }
 
 function targetNamed(path: string, targets: readonly Target[]): Target | null {
-  // what is mounted comes before what a record alone says
+  // a mount in the mount table takes precedence over a record without a mount
   const sorted = targets.toSorted((a, b) => Number(a.mount !== null) - Number(b.mount !== null));
   const candidates = new Set([canonicalEntry(path), canonicalPath(path)]);
   for (const candidate of candidates) {
@@ -44,8 +44,8 @@ function targetNamed(path: string, targets: readonly Target[]): Target | null {
 }
 
 /**
- * Every mount with its process, at each place where it is seen, then processes that have not ended although their mount is not
- * seen here. The order is that of the mount table: of two at one place the later covers the earlier.
+ * Every mount with its process, once for each place, then the processes that still run although their mount is not visible
+ * here. The order is that of the mount table: of two mounts at one place, the later one covers the earlier one.
  */
 export function listTargets(): Target[] {
   const records = listRecords();
@@ -64,7 +64,7 @@ function targetOf(record: StoredRecord): Target {
   return { mountpoint: record.mountpoint, mount: null, record };
 }
 
-/** Processes of which neither a record nor a mount is seen here. */
+/** Processes whose record and mount are both not visible here. */
 function hiddenTargets(): Target[] {
   const seen = listMounts().map(deviceOf);
   return recordsOfProcesses()
@@ -72,14 +72,14 @@ function hiddenTargets(): Target[] {
     .map(targetOf);
 }
 
-/** Records that only the processes hold. */
+/** Records that are only held by their processes. */
 function lostRecords(known: readonly StoredRecord[]): StoredRecord[] {
   return recordsOfProcesses().filter(({ pid }) => !known.some((record) => record.alive && record.pid === pid));
 }
 
 /**
- * The record of a mount, which may have been moved from where it says; of a dead process the place has to be right as well,
- * because numbers of devices are used again. Other users' records speak of mounts that they have made, and of no others.
+ * The record of a mount. The device identifies it, because the mount may have been moved. If the process is dead, the place must
+ * match as well, because the kernel reuses device numbers. A record counts only for mounts that its own user has made.
  */
 function recordOf(mount: MountEntry, records: readonly StoredRecord[]): StoredRecord | null {
   const believed = records.filter(({ owner }) => owner === ownUid() || mount.options.includes(`user_id=${owner}`));

@@ -1,6 +1,6 @@
-// A note for umount(8): of a mount with an absolute path it asks the kernel for no more than "fuse", and then never finds
-// /sbin/umount.fuse.imgfuse, which waits for the clean close; for a mount that is in /run/mount/utab it looks closer.
-// Invariant: a note that cannot be made costs no mount; one that is left over does no harm.
+// A note in /run/mount/utab for umount(8). Given an absolute path, umount(8) asks the kernel only for the type "fuse" and never
+// finds /sbin/umount.fuse.imgfuse, which waits for the clean close. For a mount in utab it reads the full type.
+// Invariant: the mount goes on if the note cannot be made, and a note that is left over does no harm.
 
 import { describeError } from '../errors/index.ts';
 import { FUSE_TYPE } from '../fuse/index.ts';
@@ -9,10 +9,10 @@ import { isInherited } from './mountpoint.ts';
 
 const OPTION = 'x-imgfuse';
 
-/** What becomes of the note is for whoever looks into a trouble. */
+/** Failures are only logged for debugging. */
 type Log = (level: 'debug', sentence: string) => void;
 
-/** utab belongs to root; what other users mount, umount(8) looks at closely by itself. */
+/** Only root can write utab. For mounts of other users umount(8) reads the full type anyway. */
 function isNoted(mountpoint: string): boolean {
   return process.geteuid?.() === 0 && !isInherited(mountpoint);
 }

@@ -1,5 +1,5 @@
-// Takes a mount out of the mount table, or says why it stays: who uses it, what covers it, and what to do. Whether the image is
-// closed then is not asked here.
+// Takes a mount out of the mount table, or says why it stays: who uses it, what covers it, and what to do. It does not wait for
+// the image to be closed.
 
 import { setTimeout as delay } from 'node:timers/promises';
 import { ERRNO, errnoOf, ImgfuseError } from '../errors/index.ts';
@@ -10,9 +10,9 @@ const BUSY_ATTEMPTS = 10;
 const BUSY_DELAY_MS = 100;
 
 /**
- * A mount that is busy although nobody is seen to keep it is tried again for a moment: a loop device that was detached
- * just now lets go of its file a little later.
- * @throws ImgfuseError that names who uses the mount, or what covers it, and what to do
+ * Unmounts. If the mount is busy, but no user of it is found, it tries again for a moment: a loop device that was just detached
+ * releases its file a little later.
+ * @throws ImgfuseError that names the users of the mount, or what covers it, and says what to do
  */
 export async function unmountOrExplain({ id, mountpoint }: MountEntry, lazy: boolean): Promise<void> {
   assertNotCovered(mountpoint);
@@ -21,7 +21,7 @@ export async function unmountOrExplain({ id, mountpoint }: MountEntry, lazy: boo
       unmountPath(mountpoint, { lazy });
       return;
     } catch (error) {
-      // gone meanwhile: that is what was asked for
+      // the mount is gone already
       if (!listMounts().some((entry) => entry.id === id && entry.mountpoint === mountpoint)) return;
       if (errnoOf(error) !== ERRNO.EBUSY) throw error;
       const users = await findMountUsers(mountpoint);
@@ -42,7 +42,7 @@ function busyError(mountpoint: string, who: string | null, cure: string | null):
   });
 }
 
-/** Where a mount that was unmounted here is still mounted, because it was bound to other places, too. */
+/** The other places where an unmounted file system is still mounted, through bind mounts. */
 export function otherPlacesOf({ minor, source }: MountEntry): MountEntry[] {
   return mountsOfConnection(minor).filter((entry) => entry.source === source);
 }

@@ -1,6 +1,6 @@
-// Who keeps a mount busy: loop devices over a file in it, the file systems mounted from those, and processes with an open
-// file or their working directory there. Reads /proc and /sys only, never the mount itself. What other processes do is read
-// by a process of its own, because a process in an odd state can block whoever looks at it, for ever.
+// Finds the users that keep a mount busy: loop devices over a file in it, the file systems mounted from these, and processes
+// with an open file or their working directory there. It reads only /proc and /sys, never the mount itself. A separate process
+// looks at other processes, because reading about a process in a bad state can block forever.
 
 import { spawn } from 'node:child_process';
 import { shellQuote } from '../bytes/printable.ts';
@@ -9,15 +9,15 @@ import { readMountTable } from '../fuse/mount-table.ts';
 import { namesIn, readText } from '../host/small-files.ts';
 import { liesIn, type ProcessUser, USERS_COMMAND } from './processes-inside.ts';
 
-/** how long the look at other processes may take */
+/** limit for the search of other processes */
 const LOOK_MS = 3000;
 
 /** A loop device whose backing file lies in the mount. */
 export interface LoopUser {
   readonly device: string;
-  /** where file systems of the device or its partitions are mounted */
+  /** mountpoints of the file systems on the device or its partitions */
   readonly mountpoints: readonly string[];
-  /** the device goes away with its last user (mount -o loop) */
+  /** the device detaches itself after its last user (mount -o loop) */
   readonly autoclear: boolean;
 }
 
@@ -26,7 +26,7 @@ export interface MountUsers {
   readonly processes: readonly ProcessUser[];
 }
 
-/** Processes are missing from the answer when looking at them takes too long. */
+/** The answer lacks the processes if the search for them takes too long. */
 export async function findMountUsers(mountpoint: string): Promise<MountUsers> {
   const command = [process.argv[1] ?? '', USERS_COMMAND, JSON.stringify(mountpoint)];
   return {
@@ -35,7 +35,7 @@ export async function findMountUsers(mountpoint: string): Promise<MountUsers> {
   };
 }
 
-/** What a program prints as JSON, or nothing when it does not end in time or does not answer. */
+/** Runs a program and parses the processes that it prints as JSON; an empty list if it fails or does not end in time. */
 export function askForProcesses(
   program: string,
   parameters: readonly string[],
@@ -49,7 +49,7 @@ export function askForProcesses(
       resolve(parseProcesses(text));
     };
     const timer = setTimeout(() => {
-      // one that is stuck in the kernel does not even die: nobody waits for it
+      // do not wait for it to die: a process that is stuck in the kernel does not
       child.kill('SIGKILL');
       child.stdout.destroy();
       child.unref();
@@ -92,7 +92,7 @@ function findLoops(mountpoint: string, mounts: readonly MountEntry[]): LoopUser[
   return loops;
 }
 
-/** What uses the mount, in one phrase; null when nothing was found. */
+/** The users of the mount in one phrase; null if none was found. */
 export function describeUsers(users: MountUsers): string | null {
   const loops = users.loops.map((loop) =>
     loop.mountpoints.length === 0 ? loop.device : `${loop.device} (mounted at ${loop.mountpoints.join(', ')})`,
@@ -102,15 +102,15 @@ export function describeUsers(users: MountUsers): string | null {
   return all.length === 0 ? null : all.join(', ');
 }
 
-/** Whether nothing uses the mount but loop devices that end by themselves, which they do a moment after their last user. */
+/** Whether only loop devices use the mount that detach themselves a moment after their last user. */
 export function isLettingGo({ loops, processes }: MountUsers): boolean {
   return processes.length === 0 && loops.every((loop) => loop.autoclear && loop.mountpoints.length === 0);
 }
 
-/** The commands that free the mount of its loop devices, as one line; null when there are none. */
+/** The commands that remove the loop devices from the mount, as one line; null if there are none. */
 export function cureForUsers(users: MountUsers): string | null {
   const commands: string[] = [];
-  // what was mounted last may lie on what was mounted first
+  // unmount in reverse order: a later mount may lie inside an earlier one
   for (const loop of users.loops) {
     for (const mountpoint of [...loop.mountpoints].reverse()) commands.push(`umount ${shellQuote(mountpoint)}`);
     if (!loop.autoclear) commands.push(`losetup -d ${loop.device}`);
