@@ -5,6 +5,7 @@ import { after, type GuestOffset } from '../bytes/offsets.ts';
 import type { Mutex } from '../concurrency/mutex.ts';
 import type { Reservations } from '../concurrency/reservations.ts';
 import type { HostFile } from '../host/host-file.ts';
+import type { DiskNumbers } from './disk-numbers.ts';
 import type { GuestAccess } from './guest-access.ts';
 import {
   type Extent,
@@ -43,9 +44,9 @@ export interface MappedImageParts {
   readonly clusterSize: number;
   readonly access: GuestAccess;
   readonly copier: { run(offset: GuestOffset, length: number): void } | null;
+  readonly disk: Pick<DiskNumbers, 'allocatedClustersOutsideLock' | 'virtualSizeOutsideLock'>;
   readonly deallocator: { zero(offset: GuestOffset, length: number, diskEnd: number): void };
   readonly imageMap: ImageMap;
-  readonly numbers: { virtualSizeOutsideLock(): number; allocatedClustersOutsideLock(): number };
   readonly runs: Pick<ReservedRuns<never>, 'readReserving' | 'writeReserving'>;
   readonly tracker: WriteTracker;
   /** what a thread may hold when it dies */
@@ -79,11 +80,11 @@ export class MappedImage implements WritableImage {
   }
 
   virtualSize(): number {
-    return this.parts.numbers.virtualSizeOutsideLock();
+    return this.parts.disk.virtualSizeOutsideLock();
   }
 
   allocatedBytes(): number {
-    return this.parts.numbers.allocatedClustersOutsideLock() * this.clusterSize;
+    return this.parts.disk.allocatedClustersOutsideLock() * this.clusterSize;
   }
 
   failure(): string | null {

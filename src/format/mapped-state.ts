@@ -4,6 +4,7 @@
 import { createReservationState, type ReservationState } from '../concurrency/reservations.ts';
 import { createTableCacheState, MAX_SLICE_BYTES, type TableCacheState } from '../concurrency/table-cache.ts';
 import { assert } from '../errors/index.ts';
+import { initializeDiskNumbers } from './disk-numbers.ts';
 import { createFreeClustersState, type FreeClustersState, trackedClusters } from './free-clusters.ts';
 import { createPendingLinksState, type PendingLinksState } from './pending-links.ts';
 import { createWriteTrackerState } from './write-tracker.ts';
@@ -24,7 +25,7 @@ const ROOM_CACHE_BYTES = 2 ** 23;
 export interface MappedState {
   /** Int32: METADATA_LOCK, then the format's */
   readonly words: SharedArrayBuffer;
-  /** Float64: the format's */
+  /** Float64: DiskNumbers, then the format's */
   readonly numbers: SharedArrayBuffer;
   readonly tracker: SharedArrayBuffer;
   readonly cache: TableCacheState;
@@ -36,6 +37,8 @@ export interface MappedState {
 export interface MappedStateOptions {
   readonly fileLength: number;
   readonly virtualSize: number;
+  /** data clusters of the disk */
+  readonly allocatedClusters: number;
   readonly tableCacheBytes: number;
   readonly slots: number;
   readonly readOnly: boolean;
@@ -45,11 +48,13 @@ export function createMappedState(
   options: MappedStateOptions,
   format: { readonly clusterSize: number; readonly wordCount: number; readonly numberCount: number },
 ): MappedState {
-  const { fileLength, readOnly, slots, virtualSize } = options;
+  const { allocatedClusters, fileLength, readOnly, slots, virtualSize } = options;
   const { clusterSize, numberCount, wordCount } = format;
+  const numbers = new SharedArrayBuffer(numberCount * 8);
+  initializeDiskNumbers(numbers, virtualSize, allocatedClusters);
   return {
     words: new SharedArrayBuffer(wordCount * 4),
-    numbers: new SharedArrayBuffer(numberCount * 8),
+    numbers,
     tracker: createWriteTrackerState(),
     cache: createTableCacheState(cacheBytes(options, clusterSize), Math.min(MAX_SLICE_BYTES, clusterSize)),
     reservations: createReservationState(slots),

@@ -79,8 +79,6 @@ export interface Qcow2StateOptions extends MappedStateOptions {
   readonly refcountTable: TablePlace;
   /** first byte behind the last cluster in use */
   readonly usedEnd: number;
-  /** data clusters of the disk */
-  readonly allocatedClusters: number;
 }
 
 export function createQcow2State(header: FixedHeader, options: Qcow2StateOptions): Qcow2State {

@@ -10,6 +10,7 @@ import type { Reservations } from '../../concurrency/reservations.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import { readsAsZeros } from '../backing.ts';
 import type { CowBuffer } from '../cow-buffer.ts';
+import type { DiskNumbers } from '../disk-numbers.ts';
 import type { FreeClusters } from '../free-clusters.ts';
 import { type FullHostParts, reclaimingWhenFull } from '../full-host.ts';
 import type { GuestAccess } from '../guest-access.ts';
@@ -39,7 +40,8 @@ export interface AllocatingWriteParts {
   readonly dirtyBit: DirtyBit;
   readonly flush: Flush;
   readonly free: FreeClusters;
-  readonly numbers: Pick<QedNumbers, 'addAllocated' | 'durableLength'>;
+  readonly disk: Pick<DiskNumbers, 'addAllocated'>;
+  readonly numbers: Pick<QedNumbers, 'durableLength'>;
   readonly reusable: FullHostParts['reusable'];
   readonly cow: CowBuffer;
 }
@@ -108,10 +110,10 @@ export class AllocatingWrite {
     } catch (error) {
       if (!lock.held) lock.lock();
       allocator.release(after(host, linked * clusterSize), count - linked);
-      this.parts.numbers.addAllocated(linked);
+      this.parts.disk.addAllocated(linked);
       throw error;
     }
-    this.parts.numbers.addAllocated(count);
+    this.parts.disk.addAllocated(count);
     return part;
   }
 
@@ -190,7 +192,7 @@ export class AllocatingWrite {
     } finally {
       // making room for links gives the lock back while it flushes, and that may fail
       if (!lock.held) lock.lock();
-      this.parts.numbers.addAllocated(linked);
+      this.parts.disk.addAllocated(linked);
       allocator.release(after(host, linked * clusterSize), got - linked);
     }
     return got;

@@ -7,6 +7,7 @@ import { TableCache } from '../../concurrency/table-cache.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import { CopyUp } from '../copy-up.ts';
 import { CowBuffer } from '../cow-buffer.ts';
+import { DiskNumbers } from '../disk-numbers.ts';
 import { FreeClusters } from '../free-clusters.ts';
 import { GuestAccess } from '../guest-access.ts';
 import { HostHoles } from '../host-holes.ts';
@@ -41,6 +42,7 @@ export interface Collaborators {
   readonly copier: CopyUp<Run> | null;
   readonly deallocator: Deallocator;
   readonly dirtyBit: DirtyBit;
+  readonly disk: DiskNumbers;
   readonly flush: Flush;
   readonly free: FreeClusters;
   readonly geometry: Geometry;
@@ -67,12 +69,14 @@ export function connect(
   const geometry = new Geometry(header.clusterSize, header.tableSizeClusters);
   const words = new Int32Array(state.words);
   const lock = new Mutex(words, METADATA_LOCK, `the tables of ${file.path}`);
-  const numbers = new QedNumbers({ numbers: state.numbers, lock, readOnly: file.readOnly });
+  const shared = { numbers: state.numbers, lock, readOnly: file.readOnly };
+  const disk = new DiskNumbers(shared);
+  const numbers = new QedNumbers(shared);
   const reservations = new Reservations(state.reservations, lock, slot);
   const pending = new PendingLinks(state.pending);
   const free = new FreeClusters(state.free);
   const tracker = new WriteTracker(state.tracker, file, log);
-  const access = new GuestAccess(file, tracker, numbers);
+  const access = new GuestAccess(file, tracker, disk);
   const dirtyBit = new DirtyBit(file, header, lock, words, numbers, tracker);
   const tables = new Tables(file, new TableCache(state.cache), geometry);
   const mapper = new Mapper(file, header, geometry, tables, pending, numbers);
@@ -80,19 +84,21 @@ export function connect(
   const linker = new Linker(header.l1TableOffset, geometry, tables, mapper, allocator, tracker);
   const flush = new Flush(file, geometry, lock, tracker, pending, linker, free, numbers, log);
   const reusable = () => ({ waiting: free.unsettledCount, free: free.freeCount });
-  const shared = { file, backing, access, allocator, dirtyBit, flush, free, geometry, linker, lock, mapper, numbers };
-  const both = { ...shared, pending, reservations, reusable, tracker };
+  const parts = {
+    ...{ file, backing, access, allocator, dirtyBit, disk, flush, free, geometry, linker, lock, mapper, numbers },
+    ...{ pending, reservations, reusable, tracker },
+  };
 
   const { clusterSize } = header;
   const reader = new QedRunReader(file, backing);
   const ranges = new RangeReader(lock, mapper, reader);
-  const allocating = new AllocatingWrite({ ...both, cow: new CowBuffer(reader, file) });
+  const allocating = new AllocatingWrite({ ...parts, cow: new CowBuffer(reader, file) });
   const writer = new QedRunWriter(file, lock, allocating);
-  const runs = new ReservedRuns({ ...both, clusterSize, readOnly: file.readOnly, ranges, writer });
-  const deallocator = new Deallocator({ ...both, runs, writer });
-  const copier = backing && new CopyUp({ ...both, backing, clusterSize, allocating, deallocator });
+  const runs = new ReservedRuns({ ...parts, clusterSize, readOnly: file.readOnly, ranges, writer });
+  const deallocator = new Deallocator({ ...parts, runs, writer });
+  const copier = backing && new CopyUp({ ...parts, backing, clusterSize, allocating, deallocator });
   const scanned = new QedScannedTables(geometry, tables.slices, pending, mapper);
   const scan = new StatusScan(scanned, new HostHoles(file), backing !== null);
   const imageMap = new ImageMap({ lock, scan, backing, showsPlaces: true, dataFile: null });
-  return { ...both, allocating, copier, deallocator, imageMap, runs };
+  return { ...parts, allocating, copier, deallocator, imageMap, runs };
 }

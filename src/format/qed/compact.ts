@@ -8,6 +8,7 @@ import { hostOffset } from '../../bytes/offsets.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
 import type { Reservations } from '../../concurrency/reservations.ts';
 import type { HostFile } from '../../host/host-file.ts';
+import type { DiskNumbers } from '../disk-numbers.ts';
 import type { FreeClusters } from '../free-clusters.ts';
 import type { ReadableImage } from '../image-format.ts';
 import type { WriteTracker } from '../write-tracker.ts';
@@ -31,6 +32,7 @@ export interface CompactParts {
   readonly allocator: Allocator;
   readonly free: FreeClusters;
   readonly tracker: WriteTracker;
+  readonly disk: Pick<DiskNumbers, 'addAllocated' | 'virtualSize'>;
   readonly numbers: QedNumbers;
 }
 
@@ -83,7 +85,7 @@ export function giveAwayRest(parts: CompactParts): number {
  * guest clusters of one table that lie before `endCluster`; under the lock, with them reserved exclusively.
  */
 function giveToZeroClusters(parts: CompactParts, l1Index: number, endCluster: number): void {
-  const { allocator, backing, dirtyBit, geometry, linker, free, mapper, numbers, tracker } = parts;
+  const { allocator, backing, dirtyBit, disk, geometry, linker, free, mapper, tracker } = parts;
   const table = mapper.l2Table(l1Index);
   if (table === 0) return;
   const end = diskEnd(parts);
@@ -113,15 +115,15 @@ function giveToZeroClusters(parts: CompactParts, l1Index: number, endCluster: nu
       allocator.release(taken.start * geometry.clusterSize, count);
       throw error;
     }
-    numbers.addAllocated(count);
+    disk.addAllocated(count);
     cluster += count;
     tracker.noteWrite();
   }
 }
 
 /** Guest clusters of the disk, the last one perhaps a part. */
-function diskEnd({ geometry, numbers }: CompactParts): number {
-  return Math.ceil(numbers.virtualSize / geometry.clusterSize);
+function diskEnd({ disk, geometry }: CompactParts): number {
+  return Math.ceil(disk.virtualSize / geometry.clusterSize);
 }
 
 /** The second half: data clusters, then tables, that lie where the file could end move into FREE clusters before that, and
@@ -171,7 +173,7 @@ function copy({ file }: CompactParts, from: number, to: number, length: number):
 }
 
 function forEachTable(parts: CompactParts, visit: (l1Index: number, table: number) => void): void {
-  const tables = Math.ceil(parts.numbers.virtualSize / parts.geometry.l2Coverage);
+  const tables = Math.ceil(parts.disk.virtualSize / parts.geometry.l2Coverage);
   for (let l1Index = 0; l1Index < tables; l1Index++) {
     const table = parts.mapper.l2Table(l1Index);
     if (table !== 0) visit(l1Index, table);

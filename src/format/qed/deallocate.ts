@@ -8,6 +8,7 @@ import type { Mutex } from '../../concurrency/mutex.ts';
 import type { Reservations } from '../../concurrency/reservations.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import { readsAsZeros } from '../backing.ts';
+import type { DiskNumbers } from '../disk-numbers.ts';
 import type { FreeClusters } from '../free-clusters.ts';
 import { type FullHostParts, reclaimingWhenFull } from '../full-host.ts';
 import type { ReadableImage } from '../image-format.ts';
@@ -38,7 +39,8 @@ export interface DeallocatorParts {
   readonly free: FreeClusters;
   readonly flush: FullHostParts['flush'];
   readonly reusable: FullHostParts['reusable'];
-  readonly numbers: Pick<QedNumbers, 'noteZeroEntries' | 'removeAllocated' | 'virtualSizeOutsideLock'>;
+  readonly disk: Pick<DiskNumbers, 'removeAllocated' | 'virtualSizeOutsideLock'>;
+  readonly numbers: Pick<QedNumbers, 'noteZeroEntries'>;
   /** for zeros over backing data */
   readonly runs: ReservedRuns<Run>;
   readonly writer: RunWriter<Run>;
@@ -91,8 +93,8 @@ export class Deallocator {
    * can be used after two flushes like all others (R5). For a host that lets the file grow no further.
    */
   takeBackGiven(): void {
-    const { free, geometry, numbers } = this.parts;
-    const end = Math.ceil(numbers.virtualSizeOutsideLock() / geometry.clusterSize);
+    const { disk, free, geometry } = this.parts;
+    const end = Math.ceil(disk.virtualSizeOutsideLock() / geometry.clusterSize);
     for (let cluster = 0; cluster < end; ) {
       const start = cluster;
       cluster += this.exclusively(start, end - start, (table, count) => {
@@ -167,7 +169,7 @@ export class Deallocator {
 
   /** Sets entries to `entry` and frees the clusters they referred to; writes nothing where nothing changes. */
   private unlink(first: number, count: number, table: number, entry: number): void {
-    const { allocator, dirtyBit, geometry, linker, mapper, numbers, pending } = this.parts;
+    const { allocator, dirtyBit, disk, geometry, linker, mapper, numbers, pending } = this.parts;
     const hosts: number[] = [];
     let changes = false;
     for (let i = 0; i < count; i++) {
@@ -182,7 +184,7 @@ export class Deallocator {
     if (table !== 0 || entry !== UNALLOCATED_ENTRY) linker.replace(first, count, entry);
     for (let i = 0; i < count; i++) pending.drop(first + i);
     for (const host of hosts) allocator.release(host, 1);
-    numbers.removeAllocated(hosts.length);
+    disk.removeAllocated(hosts.length);
     numbers.noteZeroEntries();
   }
 }

@@ -6,6 +6,7 @@ import type { Mutex } from '../../concurrency/mutex.ts';
 import type { Reservations } from '../../concurrency/reservations.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
+import type { DiskNumbers } from '../disk-numbers.ts';
 import type { ReadableImage } from '../image-format.ts';
 import type { WriteTracker } from '../write-tracker.ts';
 import type { Deallocator } from './deallocate.ts';
@@ -25,14 +26,15 @@ export interface ResizeParts {
   readonly dirtyBit: DirtyBit;
   readonly tracker: WriteTracker;
   readonly flush: Flush;
-  readonly numbers: Pick<QedNumbers, 'noteZeroEntries' | 'setVirtualSize' | 'virtualSizeOutsideLock'>;
+  readonly disk: Pick<DiskNumbers, 'setVirtualSize' | 'virtualSizeOutsideLock'>;
+  readonly numbers: Pick<QedNumbers, 'noteZeroEntries'>;
 }
 
 /** Sets the virtual size to `size` bytes, rounded up to 512. Throws limit when the tables cannot map it. */
 export function resize(parts: ResizeParts, size: number): void {
   const padded = roundUp(size, 512);
   checkLimit(parts, padded);
-  const old = parts.numbers.virtualSizeOutsideLock();
+  const old = parts.disk.virtualSizeOutsideLock();
   if (padded > old) grow(parts, old, padded);
   else if (padded < old) shrink(parts, old, padded);
 }
@@ -50,14 +52,14 @@ function checkLimit({ file: { path }, geometry }: ResizeParts, size: number): vo
 }
 
 function grow(parts: ResizeParts, old: number, size: number): void {
-  const { backing, deallocator, geometry, numbers, flush, lock, tracker } = parts;
+  const { backing, deallocator, disk, geometry, flush, lock, tracker } = parts;
   deallocator.zeroBehindEnd(old);
   // a shrink that was cut short, by a crash or a full host, has left clusters behind the end
   deallocator.cutOff(...clustersBetween(old, size, geometry.clusterSize));
   try {
     if (backing !== null && backing.virtualSize() > old) {
       // the range is zeroed before the header shows it; until then only memory knows the new size
-      lock.run(() => numbers.setVirtualSize(size));
+      lock.run(() => disk.setVirtualSize(size));
       const exposed = Math.min(size, roundUp(backing.virtualSize(), geometry.clusterSize));
       deallocator.zero(guestOffset(old), exposed - old, size);
     }
@@ -65,7 +67,7 @@ function grow(parts: ResizeParts, old: number, size: number): void {
     flush.run();
     setSize(parts, size);
   } catch (error) {
-    lock.run(() => numbers.setVirtualSize(old));
+    lock.run(() => disk.setVirtualSize(old));
     throw error;
   }
   flush.run();
@@ -86,11 +88,11 @@ function clustersBetween(smaller: number, larger: number, clusterSize: number): 
   return [roundUp(smaller, clusterSize) / clusterSize, roundUp(larger, clusterSize) / clusterSize];
 }
 
-function setSize({ dirtyBit, numbers, reservations, tracker }: ResizeParts, size: number): void {
+function setSize({ dirtyBit, disk, numbers, reservations, tracker }: ResizeParts, size: number): void {
   reservations.exclusively(0, Number.POSITIVE_INFINITY, () => {
     dirtyBit.set();
     dirtyBit.writeField(IMAGE_SIZE_OFFSET, size);
-    numbers.setVirtualSize(size);
+    disk.setVirtualSize(size);
     numbers.noteZeroEntries();
   });
   tracker.noteWrite();

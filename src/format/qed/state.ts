@@ -3,6 +3,7 @@
 
 import { type HostOffset, hostOffset } from '../../bytes/offsets.ts';
 import { assert } from '../../errors/index.ts';
+import { FIRST_OWN_NUMBER } from '../disk-numbers.ts';
 import { LockedNumbers, type LockedNumbersParts } from '../locked-numbers.ts';
 import { createMappedState, type MappedState, type MappedStateOptions } from '../mapped-state.ts';
 import type { QedHeader } from './header.ts';
@@ -14,30 +15,26 @@ export const DIRTY_MARK = 2;
 const WORD_COUNT = 4;
 
 /** Float64 numbers: QedNumbers says what they are. */
-const VIRTUAL_SIZE = 0;
-const FILE_END = 1;
-const FILE_LENGTH = 2;
-const ALLOCATED_CLUSTERS = 3;
-const LAST_CHANGE_MS = 4;
-const DURABLE_LENGTH = 5;
-const CUTS = 6;
-const ZERO_ENTRY_EPOCH = 7;
-const SEARCHED_EPOCH = 8;
-const NUMBER_COUNT = 9;
+const FILE_END = FIRST_OWN_NUMBER;
+const FILE_LENGTH = FIRST_OWN_NUMBER + 1;
+const LAST_CHANGE_MS = FIRST_OWN_NUMBER + 2;
+const DURABLE_LENGTH = FIRST_OWN_NUMBER + 3;
+const CUTS = FIRST_OWN_NUMBER + 4;
+const ZERO_ENTRY_EPOCH = FIRST_OWN_NUMBER + 5;
+const SEARCHED_EPOCH = FIRST_OWN_NUMBER + 6;
+const NUMBER_COUNT = FIRST_OWN_NUMBER + 7;
 
 export interface QedState extends MappedState {
   readonly header: QedHeader;
 }
 
 export interface QedStateOptions extends MappedStateOptions {
-  /** data clusters of the disk */
-  readonly allocatedClusters: number;
   /** NEED_CHECK is set in the file */
   readonly isDirty: boolean;
 }
 
 export function createQedState(header: QedHeader, options: QedStateOptions): QedState {
-  const { allocatedClusters, fileLength, isDirty, virtualSize } = options;
+  const { fileLength, isDirty } = options;
   const { clusterSize } = header;
   const state = {
     ...createMappedState(options, { clusterSize, wordCount: WORD_COUNT, numberCount: NUMBER_COUNT }),
@@ -45,11 +42,9 @@ export function createQedState(header: QedHeader, options: QedStateOptions): Qed
   };
   new Int32Array(state.words)[DIRTY] = isDirty ? 1 : 0;
   const numbers = new Float64Array(state.numbers);
-  numbers[VIRTUAL_SIZE] = virtualSize;
   numbers[FILE_END] = fileLength;
   numbers[FILE_LENGTH] = fileLength;
   numbers[DURABLE_LENGTH] = fileLength;
-  numbers[ALLOCATED_CLUSTERS] = allocatedClusters;
   numbers[ZERO_ENTRY_EPOCH] = 1;
   return state;
 }
@@ -60,38 +55,12 @@ export interface ReachedLength {
   readonly cuts: number;
 }
 
-/** The numbers of an open QED image. Each needs the metadata lock, but for those that say `OutsideLock`. */
+/** The numbers of an open QED image beside DiskNumbers. Each needs the metadata lock. */
 export class QedNumbers {
   private readonly numbers: LockedNumbers;
 
   constructor(parts: LockedNumbersParts) {
     this.numbers = new LockedNumbers(parts);
-  }
-
-  /** Bytes of the disk. */
-  get virtualSize(): number {
-    return this.numbers.get(VIRTUAL_SIZE);
-  }
-
-  setVirtualSize(size: number): void {
-    this.numbers.set(VIRTUAL_SIZE, size);
-  }
-
-  virtualSizeOutsideLock(): number {
-    return this.numbers.getOutsideLock(VIRTUAL_SIZE);
-  }
-
-  /** Data clusters that are linked or wait for their link. */
-  addAllocated(clusters: number): void {
-    this.numbers.add(ALLOCATED_CLUSTERS, clusters);
-  }
-
-  removeAllocated(clusters: number): void {
-    this.numbers.add(ALLOCATED_CLUSTERS, -clusters);
-  }
-
-  allocatedClustersOutsideLock(): number {
-    return this.numbers.getOutsideLock(ALLOCATED_CLUSTERS);
   }
 
   /** First byte behind the last cluster in use, where the next one is appended. */

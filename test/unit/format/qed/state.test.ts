@@ -3,6 +3,7 @@
 import { expect, test } from 'vitest';
 import { hostOffset } from '../../../../src/bytes/offsets.ts';
 import { Mutex } from '../../../../src/concurrency/mutex.ts';
+import { DiskNumbers } from '../../../../src/format/disk-numbers.ts';
 import { METADATA_LOCK } from '../../../../src/format/mapped-state.ts';
 import { readHeader } from '../../../../src/format/qed/header.ts';
 import { qed } from '../../../../src/format/qed/index.ts';
@@ -19,15 +20,17 @@ function opened(isDirty = false) {
     ...{ tableCacheBytes: 2 ** 20, slots: 1, readOnly: false },
   });
   const lock = new Mutex(new Int32Array(state.words), METADATA_LOCK);
-  return { state, lock, numbers: new QedNumbers({ numbers: state.numbers, lock, readOnly: false }) };
+  const shared = { numbers: state.numbers, lock, readOnly: false };
+  return { state, lock, disk: new DiskNumbers(shared), numbers: new QedNumbers(shared) };
 }
 
 test('an open image has the size of its header, and all of its file is in use and durable', () => {
-  const { lock, numbers, state } = opened();
-  expect(numbers.virtualSizeOutsideLock()).toBe(2 ** 30);
-  expect(numbers.allocatedClustersOutsideLock()).toBe(5);
+  const { disk, lock, numbers, state } = opened();
+  expect(disk.virtualSizeOutsideLock()).toBe(2 ** 30);
+  expect(disk.allocatedClustersOutsideLock()).toBe(5);
   lock.run(() => {
-    const { durableLength, fileEnd, fileLength, virtualSize } = numbers;
+    const { durableLength, fileEnd, fileLength } = numbers;
+    const { virtualSize } = disk;
     expect({ durableLength, fileEnd, fileLength, virtualSize }).toEqual({
       ...{ durableLength: END, fileEnd: END, fileLength: END, virtualSize: 2 ** 30 },
     });
@@ -38,9 +41,9 @@ test('an open image has the size of its header, and all of its file is in use an
 });
 
 test('no number of a QED image is looked at or changed without the lock', () => {
-  const { numbers } = opened();
+  const { disk, numbers } = opened();
   for (const access of [
-    () => numbers.virtualSize,
+    () => disk.virtualSize,
     () => numbers.fileEnd,
     () => numbers.fileLength,
     () => numbers.durableLength,
@@ -48,9 +51,9 @@ test('no number of a QED image is looked at or changed without the lock', () => 
     () => numbers.zeroEntryEpoch,
     () => numbers.isSearchedForZeroEntries,
     () => numbers.reachedLength(),
-    () => numbers.setVirtualSize(512),
-    () => numbers.addAllocated(1),
-    () => numbers.removeAllocated(1),
+    () => disk.setVirtualSize(512),
+    () => disk.addAllocated(1),
+    () => disk.removeAllocated(1),
     () => numbers.advanceFileEnd(hostOffset(END)),
     () => numbers.lowerFileEnd(hostOffset(END)),
     () => numbers.noteExtended(END),
@@ -109,10 +112,10 @@ test('a search for entries that read as zeros counts for those that were there w
 });
 
 test('clusters are counted up and down', () => {
-  const { lock, numbers } = opened();
+  const { disk, lock } = opened();
   lock.run(() => {
-    numbers.addAllocated(3);
-    numbers.removeAllocated(7);
+    disk.addAllocated(3);
+    disk.removeAllocated(7);
   });
-  expect(numbers.allocatedClustersOutsideLock()).toBe(1);
+  expect(disk.allocatedClustersOutsideLock()).toBe(1);
 });
