@@ -2,7 +2,7 @@
 // the file is extended ahead in large steps, or a freed one whose hole is durable (free-clusters.ts). So an allocating
 // write transfers the guest's bytes only. Used under the metadata lock.
 
-import { type HostOffset, hostOffset, roundUp } from '../../bytes/offsets.ts';
+import { after, type HostOffset, hostCluster, roundUp } from '../../bytes/offsets.ts';
 import { reach } from '../../concurrency/breakpoints.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
@@ -48,15 +48,15 @@ export class Allocator {
   }
 
   /** Clusters whose last reference is gone, or which were never linked. They wait for two flushes (R5). */
-  release(offset: number, count: number): void {
-    this.free.markFreed(offset / this.geometry.clusterSize, count);
+  release(offset: HostOffset, count: number): void {
+    this.free.markFreed(this.geometry.clusterOf(offset), count);
   }
 
   /** Gives FREE clusters at the end back and sets the length of the file to what is in use. */
   trim(): void {
     const { numbers } = this;
-    const { clusterSize } = this.geometry;
-    const end = hostOffset(this.free.cutTail(numbers.fileEnd / clusterSize) * clusterSize);
+    const { geometry } = this;
+    const end = geometry.startOf(hostCluster(this.free.cutTail(geometry.clusterOf(numbers.fileEnd))));
     numbers.lowerFileEnd(end);
     if (numbers.fileLength === end) return;
     this.file.truncate(end);
@@ -66,7 +66,7 @@ export class Allocator {
   private fromFree(count: number, exactly: boolean): Allocation | null {
     const run = this.free.take(count, exactly);
     if (run === null) return null;
-    return { offset: hostOffset(run.start * this.geometry.clusterSize), count: run.end - run.start };
+    return { offset: this.geometry.startOf(hostCluster(run.start)), count: run.end - run.start };
   }
 
   /** `count` clusters behind the last one in use, or as many as the host lets the file grow by, but not fewer than `least`. */
@@ -74,7 +74,7 @@ export class Allocator {
     const { numbers, geometry } = this;
     const offset = numbers.fileEnd;
     const got = Math.min(count, this.extend(count, least));
-    numbers.advanceFileEnd(hostOffset(offset + got * geometry.clusterSize));
+    numbers.advanceFileEnd(after(offset, got * geometry.clusterSize));
     return { offset, count: got };
   }
 

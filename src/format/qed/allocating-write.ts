@@ -2,7 +2,7 @@
 // the lock, and the link follows. Over backing data the whole cluster is copied up, and its link is held back until a
 // fdatasync has made it durable: a crash must not show zeros where the backing file had older data (R6).
 
-import { after, type GuestOffset, type HostOffset, hostOffset, roundDown } from '../../bytes/offsets.ts';
+import { after, type GuestCluster, type GuestOffset, type HostOffset } from '../../bytes/offsets.ts';
 import { reach } from '../../concurrency/breakpoints.ts';
 import { steadyMs } from '../../concurrency/clock.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
@@ -54,8 +54,8 @@ export class AllocatingWrite {
   }
 
   /**
-   * Writes into the clusters of a run, which have no data yet; they are reserved exclusively and the lock is held. May do only the first
-   * clusters of the range. @returns bytes written
+   * Writes into the clusters of a run, which have no data yet; they are reserved exclusively and the lock is held. May do only
+   * the first clusters of the run. @returns bytes written
    */
   writeNewClusters(
     source: Uint8Array,
@@ -63,10 +63,10 @@ export class AllocatingWrite {
     run: ZeroRun | UnallocatedRun,
     offset: GuestOffset,
   ): number {
-    const { clusterSize } = this.parts.geometry;
+    const { geometry } = this.parts;
     const { length } = run;
     const overZeros = run.status === 'zero';
-    const wanted = Math.ceil((offset + length) / clusterSize) - Math.floor(offset / clusterSize);
+    const wanted = geometry.clustersFor(offset + length) - geometry.clusterOf(offset);
     return reclaimingWhenFull(this.parts, Math.min(wanted, MAX_RUN_CLUSTERS), (most) =>
       this.attempt(source, sourceOffset, length, offset, overZeros, most),
     );
@@ -85,8 +85,8 @@ export class AllocatingWrite {
     const { clusterSize } = geometry;
     dirtyBit.set();
     const { offset: host, count } = allocator.allocate(most);
-    const start = roundDown(offset, clusterSize);
-    const firstCluster = start / clusterSize;
+    const first = geometry.clusterOf(offset);
+    const start = geometry.startOf(first);
     const part = Math.min(offset + length, start + count * clusterSize) - offset;
     let linked = 0;
     try {
@@ -101,11 +101,11 @@ export class AllocatingWrite {
       }
       lock.lock();
       if (overBacking || this.isBeyondDurable(after(host, count * clusterSize))) {
-        this.hold(firstCluster, host, count);
+        this.hold(first, host, count);
         linked = count;
       }
       while (linked < count) {
-        linked += linker.link(firstCluster + linked, after(host, linked * clusterSize), count - linked);
+        linked += linker.link(after(first, linked), after(host, linked * clusterSize), count - linked);
       }
     } catch (error) {
       if (!lock.held) lock.lock();
@@ -123,7 +123,7 @@ export class AllocatingWrite {
   }
 
   /** Adds to the pending links; the list may have filled up again since room was made, so it is asked once more. */
-  private hold(firstCluster: number, host: HostOffset, count: number): void {
+  private hold(first: GuestCluster, host: HostOffset, count: number): void {
     const { flush, geometry, lock, pending } = this.parts;
     while (!pending.hasRoom(count)) {
       lock.unlock();
@@ -131,15 +131,14 @@ export class AllocatingWrite {
       lock.lock();
     }
     const now = steadyMs();
-    for (let i = 0; i < count; i++) pending.add(firstCluster + i, after(host, i * geometry.clusterSize), now);
+    for (let i = 0; i < count; i++) pending.add(after(first, i), after(host, i * geometry.clusterSize), now);
   }
 
   /** Links clusters that read as zeros to a run that reads as zeros; leaves data, here or below, as it is. */
   preallocateFirst(offset: GuestOffset, length: number): number {
     const { access, backing, geometry, lock, mapper, reservations } = this.parts;
-    const { clusterSize } = geometry;
-    const first = Math.floor(offset / clusterSize);
-    return reservations.exclusively(first, Math.ceil((offset + length) / clusterSize), () => {
+    const first = geometry.clusterOf(offset);
+    return reservations.exclusively(first, geometry.clustersFor(offset + length), () => {
       // the disk may have become smaller while this waited
       access.assertInside(offset, length);
       const run = mapper.map(offset, length);
@@ -148,47 +147,46 @@ export class AllocatingWrite {
         this.keepGiven(run.hostOffset, part);
         return part;
       }
-      const count = Math.ceil((offset + part) / clusterSize) - first;
+      const count = geometry.clustersFor(offset + part) - first;
       // the clusters stay reserved, so they stay what they are (R3)
       lock.unlock();
-      const isZero = status === 'zero' || readsAsZeros(backing, first * clusterSize, count * clusterSize);
+      const isZero = status === 'zero' || readsAsZeros(backing, geometry.startOf(first), count * geometry.clusterSize);
       lock.lock();
       if (!isZero) return part;
-      return Math.min(part, (first + this.linkZeros(first, count)) * clusterSize - offset);
+      return Math.min(part, geometry.startOf(after(first, this.linkZeros(first, count))) - offset);
     });
   }
 
   /** Data clusters that an idle image gave away hold nothing: they get their space, and are not taken back any more. */
   private keepGiven(host: HostOffset, length: number): void {
     const { file, free, geometry } = this.parts;
-    const { clusterSize } = geometry;
     if (free.givenCount === 0) return;
-    const end = Math.ceil((host + length) / clusterSize);
-    for (let cluster = Math.floor(host / clusterSize); cluster < end; cluster++) {
+    const end = geometry.clustersFor(host + length);
+    for (let cluster = geometry.clusterOf(host); cluster < end; cluster++) {
       if (!free.isGiven(cluster)) continue;
-      file.allocateRange(hostOffset(cluster * clusterSize), clusterSize);
+      file.allocateRange(geometry.startOf(cluster), geometry.clusterSize);
       free.keepGiven(cluster);
     }
   }
 
   /** Clusters that are reserved exclusively; the lock is held, and may be released meanwhile. @returns how many; at least one */
-  private linkZeros(first: number, count: number): number {
+  private linkZeros(first: GuestCluster, count: number): number {
     return reclaimingWhenFull(this.parts, Math.min(count, MAX_RUN_CLUSTERS), (most) => this.attemptZeros(first, most));
   }
 
-  private attemptZeros(first: number, most: number): number {
+  private attemptZeros(first: GuestCluster, most: number): number {
     const { allocator, dirtyBit, file, geometry, linker, lock } = this.parts;
     const { clusterSize } = geometry;
     dirtyBit.set();
     const { offset: host, count: got } = allocator.allocate(most);
     let linked = 0;
     try {
-      file.allocateRange(hostOffset(host), got * clusterSize);
+      file.allocateRange(host, got * clusterSize);
       if (this.isBeyondDurable(after(host, got * clusterSize))) {
         this.hold(first, host, got);
         linked = got;
       }
-      while (linked < got) linked += linker.link(first + linked, after(host, linked * clusterSize), got - linked);
+      while (linked < got) linked += linker.link(after(first, linked), after(host, linked * clusterSize), got - linked);
     } finally {
       // making room for links gives the lock back while it flushes, and that may fail
       if (!lock.held) lock.lock();

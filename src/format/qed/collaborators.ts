@@ -1,6 +1,7 @@
 // What an open image is made of, besides its own reads and writes: the objects of one thread over the state that all threads
 // share, each given by name what it works with. Their order is the order in which they need each other.
 
+import { hostOffset } from '../../bytes/offsets.ts';
 import { Mutex } from '../../concurrency/mutex.ts';
 import { Reservations } from '../../concurrency/reservations.ts';
 import { TableCache } from '../../concurrency/table-cache.ts';
@@ -81,7 +82,7 @@ export function connect(
   const tables = new Tables(file, new TableCache(state.cache), geometry);
   const mapper = new Mapper(file, header, geometry, tables, pending, numbers);
   const allocator = new Allocator(file, geometry, numbers, free);
-  const linker = new Linker(header.l1TableOffset, geometry, tables, mapper, allocator, tracker);
+  const linker = new Linker(hostOffset(header.l1TableOffset), geometry, tables, mapper, allocator, tracker);
   const flush = new Flush(file, geometry, lock, tracker, pending, linker, free, numbers, log);
   const reusable = () => ({ waiting: free.unsettledCount, free: free.freeCount });
   const parts = {

@@ -4,7 +4,7 @@
 // clusters of the file move into the gaps. An idle image does its part table by table, beside its requests; the rest runs under
 // the metadata lock with the dirty bit set and all clusters reserved.
 
-import { hostOffset } from '../../bytes/offsets.ts';
+import { after, type GuestCluster, type HostOffset, hostCluster, hostOffset } from '../../bytes/offsets.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
 import type { Reservations } from '../../concurrency/reservations.ts';
 import type { HostFile } from '../../host/host-file.ts';
@@ -40,9 +40,9 @@ export interface CompactParts {
 export function removeEmptyTables(parts: CompactParts): void {
   const { geometry, linker, mapper } = parts;
   forEachTable(parts, (l1Index, table) => {
-    const first = l1Index * geometry.tableEntries;
+    const first = geometry.firstClusterOf(l1Index);
     for (let index = 0; index < geometry.tableEntries; index++) {
-      if (mapper.lookup(first + index, table) !== UNALLOCATED_ENTRY) return;
+      if (mapper.lookup(after(first, index), table) !== UNALLOCATED_ENTRY) return;
     }
     linker.removeTable(l1Index);
   });
@@ -61,7 +61,7 @@ export function giveFreeClustersAway(parts: CompactParts): void {
   });
   if (epoch === null) return;
   for (let goesOn = true, l1Index = 0; goesOn; l1Index++) {
-    const first = l1Index * tableEntries;
+    const first = geometry.firstClusterOf(l1Index);
     goesOn = reservations.exclusively(first, first + tableEntries, () => {
       const end = diskEnd(parts);
       if (free.freeCount === 0) return false;
@@ -89,14 +89,14 @@ function giveToZeroClusters(parts: CompactParts, l1Index: number, endCluster: nu
   const table = mapper.l2Table(l1Index);
   if (table === 0) return;
   const end = diskEnd(parts);
-  const readsZero = (cluster: number, entry: number) =>
+  const readsZero = (cluster: GuestCluster, entry: number) =>
     entry === ZERO_ENTRY || (entry === UNALLOCATED_ENTRY && (backing === null || cluster >= end));
-  const first = l1Index * geometry.tableEntries;
+  const first = geometry.firstClusterOf(l1Index);
   const last = Math.min(first + geometry.tableEntries, endCluster);
   for (let cluster = first; cluster < last && free.freeCount > 0; ) {
     const limit = Math.min(linker.span(cluster), last - cluster);
     let run = 0;
-    while (run < limit && readsZero(cluster + run, mapper.lookup(cluster + run, table))) run++;
+    while (run < limit && readsZero(after(cluster, run), mapper.lookup(after(cluster, run), table))) run++;
     if (run === 0) {
       cluster++;
       continue;
@@ -108,22 +108,23 @@ function giveToZeroClusters(parts: CompactParts, l1Index: number, endCluster: nu
     }
     const taken = free.take(run, false)!;
     const count = taken.end - taken.start;
+    const host = geometry.startOf(hostCluster(taken.start));
     try {
-      linker.link(cluster, taken.start * geometry.clusterSize, count);
+      linker.link(cluster, host, count);
       free.markGiven(taken.start, count);
     } catch (error) {
-      allocator.release(taken.start * geometry.clusterSize, count);
+      allocator.release(host, count);
       throw error;
     }
     disk.addAllocated(count);
-    cluster += count;
+    cluster = after(cluster, count);
     tracker.noteWrite();
   }
 }
 
 /** Guest clusters of the disk, the last one perhaps a part. */
 function diskEnd({ disk, geometry }: CompactParts): number {
-  return Math.ceil(disk.virtualSize / geometry.clusterSize);
+  return geometry.clustersFor(disk.virtualSize);
 }
 
 /** The second half: data clusters, then tables, that lie where the file could end move into FREE clusters before that, and
@@ -133,29 +134,31 @@ export function moveIntoGaps(parts: CompactParts): void {
   if (free.freeCount === 0) return;
   const { clusterSize } = geometry;
   const newEnd = numbers.fileEnd - free.freeCount * clusterSize;
-  const data: { guestCluster: number; host: number }[] = [];
-  const tables: { l1Index: number; table: number }[] = [];
+  const data: { guestCluster: GuestCluster; host: HostOffset }[] = [];
+  const tables: { l1Index: number; table: HostOffset }[] = [];
   forEachTable(parts, (l1Index, table) => {
     if (table >= newEnd) tables.push({ l1Index, table });
     for (let index = 0; index < geometry.tableEntries; index++) {
-      const guestCluster = l1Index * geometry.tableEntries + index;
-      const host = mapper.lookup(guestCluster, table);
-      if (host > ZERO_ENTRY && host >= newEnd) data.push({ guestCluster, host });
+      const guestCluster = after(geometry.firstClusterOf(l1Index), index);
+      const entry = mapper.lookup(guestCluster, table);
+      if (entry > ZERO_ENTRY && entry >= newEnd) data.push({ guestCluster, host: hostOffset(entry) });
     }
   });
   const moves: (() => void)[] = [];
   for (const { l1Index, table } of tables) {
     const run = free.take(geometry.tableSizeClusters, true);
     if (run === null) break;
-    copy(parts, table, run.start * clusterSize, geometry.tableBytes);
-    moves.push(() => linker.moveTable(l1Index, run.start * clusterSize));
+    const place = geometry.startOf(hostCluster(run.start));
+    copy(parts, table, place, geometry.tableBytes);
+    moves.push(() => linker.moveTable(l1Index, place));
   }
   for (const { guestCluster, host } of data) {
     const run = free.take(1, true);
     if (run === null) break;
-    copy(parts, host, run.start * clusterSize, clusterSize);
+    const place = geometry.startOf(hostCluster(run.start));
+    copy(parts, host, place, clusterSize);
     moves.push(() => {
-      linker.link(guestCluster, run.start * clusterSize, 1);
+      linker.link(guestCluster, place, 1);
       parts.allocator.release(host, 1);
     });
   }
@@ -164,15 +167,15 @@ export function moveIntoGaps(parts: CompactParts): void {
   for (const move of moves) move();
 }
 
-function copy({ file }: CompactParts, from: number, to: number, length: number): void {
+function copy({ file }: CompactParts, from: HostOffset, to: HostOffset, length: number): void {
   const buffer = new Uint8Array(Math.min(length, 1024 * 1024));
   for (let done = 0; done < length; done += buffer.length) {
-    file.read(buffer, 0, buffer.length, hostOffset(from + done));
-    file.write(buffer, 0, buffer.length, hostOffset(to + done));
+    file.read(buffer, 0, buffer.length, after(from, done));
+    file.write(buffer, 0, buffer.length, after(to, done));
   }
 }
 
-function forEachTable(parts: CompactParts, visit: (l1Index: number, table: number) => void): void {
+function forEachTable(parts: CompactParts, visit: (l1Index: number, table: HostOffset) => void): void {
   const tables = Math.ceil(parts.disk.virtualSize / parts.geometry.l2Coverage);
   for (let l1Index = 0; l1Index < tables; l1Index++) {
     const table = parts.mapper.l2Table(l1Index);

@@ -2,7 +2,16 @@
 // disk. Whole clusters lose their link (entry 0, or 1 where a backing file would show through) and are freed; parts of
 // clusters are zeroed in place. Large ranges go slice by slice, so that other requests are served in between.
 
-import { type GuestOffset, guestOffset, hostOffset, roundUp } from '../../bytes/offsets.ts';
+import {
+  after,
+  type GuestCluster,
+  type GuestOffset,
+  guestCluster,
+  guestOffset,
+  type HostOffset,
+  hostOffset,
+  roundUp,
+} from '../../bytes/offsets.ts';
 import { reach } from '../../concurrency/breakpoints.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
 import type { Reservations } from '../../concurrency/reservations.ts';
@@ -67,17 +76,18 @@ export class Deallocator {
    * Guest clusters from `first` on, up to `end` and to the end of the table that maps it, are behind the end of the disk:
    * their entries become "unallocated", and tables that map nothing else are given up.
    */
-  cutOff(first: number, end: number): void {
+  cutOff(first: GuestCluster, end: GuestCluster): void {
     const { geometry, lock, mapper, linker, dirtyBit, pending } = this.parts;
     const { tableEntries } = geometry;
     const last = roundUp(end, tableEntries);
     for (let cluster = first; cluster < last; ) {
       const start = cluster;
-      cluster += this.exclusively(start, last - start, (table, count) => {
+      const done = this.exclusively(start, last - start, (table, count) => {
         if (table === 0 && pending.isEmpty) return tableEntries - geometry.l2IndexOf(start);
         this.unlink(start, count, table, UNALLOCATED_ENTRY);
         return count;
       });
+      cluster = after(start, done);
     }
     for (let l1Index = Math.ceil(first / tableEntries); l1Index < last / tableEntries; l1Index++) {
       lock.run(() => {
@@ -94,26 +104,29 @@ export class Deallocator {
    */
   takeBackGiven(): void {
     const { disk, free, geometry } = this.parts;
-    const end = Math.ceil(disk.virtualSizeOutsideLock() / geometry.clusterSize);
-    for (let cluster = 0; cluster < end; ) {
+    const end = geometry.clustersFor(disk.virtualSizeOutsideLock());
+    for (let cluster = guestCluster(0); cluster < end; ) {
       const start = cluster;
-      cluster += this.exclusively(start, end - start, (table, count) => {
+      const done = this.exclusively(start, end - start, (table, count) => {
         if (free.givenCount === 0) return end - start;
         if (table === 0) return geometry.tableEntries - geometry.l2IndexOf(start);
-        for (let i = 0; i < count; i++) this.takeBack(start + i);
+        for (let i = 0; i < count; i++) this.takeBack(after(start, i));
         return count;
       });
+      cluster = after(start, done);
     }
   }
 
   /** A guest cluster that is reserved exclusively, so that nobody is about to write into it. */
-  private takeBack(cluster: number): void {
+  private takeBack(cluster: GuestCluster): void {
     const { backing, file, free, geometry, mapper, pending } = this.parts;
-    const { clusterSize } = geometry;
     const table = mapper.l2Table(geometry.l1IndexOf(cluster));
-    const host = mapper.lookup(cluster, table);
-    if (host <= ZERO_ENTRY || pending.find(cluster) !== NOT_PENDING || !free.isGiven(host / clusterSize)) return;
-    if (file.seekData(hostOffset(host)) < host + clusterSize) free.keepGiven(host / clusterSize);
+    const entry = mapper.lookup(cluster, table);
+    if (entry <= ZERO_ENTRY || pending.find(cluster) !== NOT_PENDING) return;
+    const host = hostOffset(entry);
+    const given = geometry.clusterOf(host);
+    if (!free.isGiven(given)) return;
+    if (file.seekData(host) < host + geometry.clusterSize) free.keepGiven(given);
     else this.unlink(cluster, 1, table, backing === null ? UNALLOCATED_ENTRY : ZERO_ENTRY);
   }
 
@@ -129,13 +142,13 @@ export class Deallocator {
   }
 
   /** Whole clusters within one slice of one L2 table, or all up to the next table. @returns clusters done */
-  private zeroClusters(first: number, count: number): number {
+  private zeroClusters(first: GuestCluster, count: number): number {
     const { backing, geometry, lock, mapper, pending } = this.parts;
     const { clusterSize, tableEntries } = geometry;
     const toNextTable = Math.min(count, tableEntries - geometry.l2IndexOf(first));
     // the backing file may have to wait for its own tables, and it never changes: it is asked without the lock
     const isBare = lock.run(() => mapper.l2Table(geometry.l1IndexOf(first)) === 0 && pending.isEmpty);
-    if (isBare && readsAsZeros(backing, first * clusterSize, toNextTable * clusterSize)) return toNextTable;
+    if (isBare && readsAsZeros(backing, geometry.startOf(first), toNextTable * clusterSize)) return toNextTable;
     return this.exclusively(first, count, (table, part) => {
       this.unlink(first, part, table, backing === null ? UNALLOCATED_ENTRY : ZERO_ENTRY);
       return part;
@@ -146,7 +159,7 @@ export class Deallocator {
    * Whole clusters that are reserved exclusively read as zeros from now on; the lock is held, and may be released meanwhile.
    * @returns clusters done
    */
-  zeroReserved(first: number, count: number): number {
+  zeroReserved(first: GuestCluster, count: number): number {
     const part = Math.min(count, this.parts.linker.span(first));
     return this.withTable(first, (table) => {
       this.unlink(first, part, table, ZERO_ENTRY);
@@ -155,34 +168,38 @@ export class Deallocator {
   }
 
   /** Runs `action` with the clusters of one slice from `first` on reserved exclusively, under the lock. */
-  private exclusively(first: number, count: number, action: (l2Table: number, count: number) => number): number {
+  private exclusively(
+    first: GuestCluster,
+    count: number,
+    action: (l2Table: HostOffset, count: number) => number,
+  ): number {
     const { linker, reservations } = this.parts;
     const part = Math.min(count, linker.span(first));
     return reservations.exclusively(first, first + part, () => this.withTable(first, (table) => action(table, part)));
   }
 
   /** The L2 table of a cluster, looked up again where a new one did not fit and clusters were reclaimed for it. */
-  private withTable(first: number, action: (l2Table: number) => number): number {
+  private withTable(first: GuestCluster, action: (l2Table: HostOffset) => number): number {
     const { geometry, mapper } = this.parts;
     return reclaimingWhenFull(this.parts, 1, () => action(mapper.l2Table(geometry.l1IndexOf(first))));
   }
 
   /** Sets entries to `entry` and frees the clusters they referred to; writes nothing where nothing changes. */
-  private unlink(first: number, count: number, table: number, entry: number): void {
+  private unlink(first: GuestCluster, count: number, table: HostOffset, entry: number): void {
     const { allocator, dirtyBit, disk, geometry, linker, mapper, numbers, pending } = this.parts;
-    const hosts: number[] = [];
+    const hosts: HostOffset[] = [];
     let changes = false;
     for (let i = 0; i < count; i++) {
-      const present = mapper.lookup(first + i, table);
+      const present = mapper.lookup(after(first, i), table);
       if (present !== entry) changes = true;
-      if (present > ZERO_ENTRY) hosts.push(present);
+      if (present > ZERO_ENTRY) hosts.push(hostOffset(present));
     }
     if (!changes) return;
     reach('discard');
     // the clusters are reserved, and stay what they are; their table may come into being while the lock is released
     if (dirtyBit.set()) table = mapper.l2Table(geometry.l1IndexOf(first));
     if (table !== 0 || entry !== UNALLOCATED_ENTRY) linker.replace(first, count, entry);
-    for (let i = 0; i < count; i++) pending.drop(first + i);
+    for (let i = 0; i < count; i++) pending.drop(after(first, i));
     for (const host of hosts) allocator.release(host, 1);
     disk.removeAllocated(hosts.length);
     numbers.noteZeroEntries();

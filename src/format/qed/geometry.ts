@@ -4,7 +4,14 @@
 //
 // Everything is plain multiplication and division: offsets exceed 32 bits, so no shifts.
 
-import { MAX_VIRTUAL_SIZE } from '../../bytes/offsets.ts';
+import {
+  type GuestCluster,
+  type GuestOffset,
+  guestCluster,
+  type HostCluster,
+  type HostOffset,
+  MAX_VIRTUAL_SIZE,
+} from '../../bytes/offsets.ts';
 
 export const ENTRY_BYTES = 8;
 
@@ -26,16 +33,36 @@ export class Geometry {
     this.l2Coverage = this.tableEntries * clusterSize;
   }
 
+  /** The cluster that holds the byte at `offset`, of the same disk or file. */
+  clusterOf(offset: GuestOffset): GuestCluster;
+  clusterOf(offset: HostOffset): HostCluster;
   clusterOf(offset: number): number {
     return Math.floor(offset / this.clusterSize);
   }
 
-  l1IndexOf(guestCluster: number): number {
-    return Math.floor(guestCluster / this.tableEntries);
+  /** The first byte of a cluster. */
+  startOf(cluster: GuestCluster): GuestOffset;
+  startOf(cluster: HostCluster): HostOffset;
+  startOf(cluster: number): number {
+    return cluster * this.clusterSize;
   }
 
-  l2IndexOf(guestCluster: number): number {
-    return guestCluster % this.tableEntries;
+  /** Clusters that `bytes` bytes take, the last one maybe in part. */
+  clustersFor(bytes: number): number {
+    return Math.ceil(bytes / this.clusterSize);
+  }
+
+  l1IndexOf(cluster: GuestCluster): number {
+    return Math.floor(cluster / this.tableEntries);
+  }
+
+  l2IndexOf(cluster: GuestCluster): number {
+    return cluster % this.tableEntries;
+  }
+
+  /** The first guest cluster that the L2 table of an L1 entry maps. */
+  firstClusterOf(l1Index: number): GuestCluster {
+    return guestCluster(l1Index * this.tableEntries);
   }
 }
 

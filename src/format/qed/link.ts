@@ -2,6 +2,7 @@
 // allocated and filled before the L1 entry that shows it, so a crash in between leaves a leak and never a wrong entry: the
 // new table reads as zeros until its entries arrive. Used under the metadata lock, with the dirty bit already set.
 
+import type { GuestCluster, HostOffset } from '../../bytes/offsets.ts';
 import { assert } from '../../errors/index.ts';
 import type { WriteTracker } from '../write-tracker.ts';
 import type { Allocator } from './allocate.ts';
@@ -15,10 +16,10 @@ export class Linker {
   private readonly mapper: Mapper;
   private readonly allocator: Allocator;
   private readonly tracker: WriteTracker;
-  private readonly l1Table: number;
+  private readonly l1Table: HostOffset;
 
   constructor(
-    l1Table: number,
+    l1Table: HostOffset,
     geometry: Geometry,
     tables: Tables,
     mapper: Mapper,
@@ -34,19 +35,19 @@ export class Linker {
   }
 
   /** Clusters from `guestCluster` on that one store can change: they share a slice of one L2 table. */
-  span(guestCluster: number): number {
+  span(guestCluster: GuestCluster): number {
     return this.tables.entriesInSlice(this.geometry.l2IndexOf(guestCluster));
   }
 
   /** Links adjoining guest clusters to adjoining host clusters. @returns how many; less than `count` at the end of a slice */
-  link(guestCluster: number, hostOffset: number, count: number): number {
+  link(guestCluster: GuestCluster, host: HostOffset, count: number): number {
     const part = Math.min(count, this.span(guestCluster));
-    this.storeEntries(guestCluster, part, hostOffset, this.geometry.clusterSize);
+    this.storeEntries(guestCluster, part, host, this.geometry.clusterSize);
     return part;
   }
 
   /** Sets `count` entries, which lie in one slice, to the same value (0 or 1). */
-  replace(guestCluster: number, count: number, entry: number): void {
+  replace(guestCluster: GuestCluster, count: number, entry: number): void {
     this.storeEntries(guestCluster, count, entry, 0);
   }
 
@@ -60,14 +61,14 @@ export class Linker {
   }
 
   /** Makes an L1 entry refer to a copy of its table, which is durable, and frees the old one. */
-  moveTable(l1Index: number, copy: number): void {
+  moveTable(l1Index: number, copy: HostOffset): void {
     const table = this.mapper.l2Table(l1Index);
     this.tracker.writeMetadata('l1-update', () => this.tables.store(this.l1Table, l1Index, 1, copy, 0));
     this.tables.forget(table);
     this.allocator.release(table, this.geometry.tableSizeClusters);
   }
 
-  private storeEntries(guestCluster: number, count: number, first: number, step: number): void {
+  private storeEntries(guestCluster: GuestCluster, count: number, first: number, step: number): void {
     const l1Index = this.geometry.l1IndexOf(guestCluster);
     const index = this.geometry.l2IndexOf(guestCluster);
     const table = this.mapper.l2Table(l1Index);

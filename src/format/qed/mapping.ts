@@ -1,7 +1,7 @@
 // Guest range -> where its bytes are: no data I/O, no change. Used under the metadata lock; the answer is values only, so
 // it may be used after the lock is released as long as the range stays reserved (R2, R3).
 
-import { type GuestOffset, hex, hostOffset } from '../../bytes/offsets.ts';
+import { after, type GuestCluster, type GuestOffset, type HostOffset, hex, hostOffset } from '../../bytes/offsets.ts';
 import { reach } from '../../concurrency/breakpoints.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
@@ -25,7 +25,7 @@ export class Mapper {
   private readonly tables: Tables;
   private readonly pending: PendingLinks;
   private readonly numbers: Pick<QedNumbers, 'fileEnd'>;
-  private readonly l1Table: number;
+  private readonly l1Table: HostOffset;
   private readonly headerBytes: number;
   /** of a table, that must be in the file: in a truncated copy, which is only read, the rest of it reads as zeros */
   private readonly leastTableBytes: number;
@@ -43,7 +43,7 @@ export class Mapper {
     this.tables = tables;
     this.pending = pending;
     this.numbers = numbers;
-    this.l1Table = header.l1TableOffset;
+    this.l1Table = hostOffset(header.l1TableOffset);
     this.headerBytes = header.headerSizeClusters * header.clusterSize;
     this.leastTableBytes = readOnly ? header.clusterSize : geometry.tableBytes;
   }
@@ -57,17 +57,17 @@ export class Mapper {
     let l2Table = this.l2Table(l1Index);
     let entry = this.lookup(cluster, l2Table);
     const run = this.runOf(entry);
-    if (run.status === 'data') run.hostOffset = hostOffset(entry + (offset - cluster * geometry.clusterSize));
-    let covered = (cluster + 1) * geometry.clusterSize;
+    if (run.status === 'data') run.hostOffset = hostOffset(entry + (offset - geometry.startOf(cluster)));
+    let covered = geometry.startOf(cluster) + geometry.clusterSize;
     for (let looks = 0; covered < end && looks < MAX_LOOKS; looks++) {
       cluster++;
-      if (cluster % geometry.tableEntries === 0) {
+      if (geometry.l2IndexOf(cluster) === 0) {
         l1Index++;
         l2Table = this.l2Table(l1Index);
       }
       if (l2Table === 0 && run.status === 'unallocated' && this.pending.isEmpty) {
-        cluster = (l1Index + 1) * geometry.tableEntries - 1;
-        covered = (cluster + 1) * geometry.clusterSize;
+        cluster = after(geometry.firstClusterOf(l1Index), geometry.tableEntries - 1);
+        covered = geometry.startOf(cluster) + geometry.clusterSize;
         continue;
       }
       const next = this.lookup(cluster, l2Table);
@@ -85,7 +85,7 @@ export class Mapper {
   }
 
   /** L2 entry of a guest cluster as it will be once every pending link is made: 0, 1 or a checked host offset. */
-  lookup(guestCluster: number, l2Table: number): number {
+  lookup(guestCluster: GuestCluster, l2Table: HostOffset): number {
     const waiting = this.pending.find(guestCluster);
     if (waiting !== NOT_PENDING) return waiting;
     if (l2Table === 0) return UNALLOCATED_ENTRY;
@@ -94,14 +94,14 @@ export class Mapper {
     const entry = this.tables.load(l2Table, index);
     if (entry === UNALLOCATED_ENTRY || entry === ZERO_ENTRY) return entry;
     if (this.isData(entry, l2Table)) return entry;
-    throw this.badEntry('L2', l2Table, index, `guest offset ${hex(guestCluster * this.geometry.clusterSize)}`);
+    throw this.badEntry('L2', l2Table, index, `guest offset ${hex(this.geometry.startOf(guestCluster))}`);
   }
 
   /** Host offset of the L2 table behind L1 entry `l1Index`, or 0. */
-  l2Table(l1Index: number): number {
+  l2Table(l1Index: number): HostOffset {
     reach('l1-load');
     const entry = this.tables.load(this.l1Table, l1Index);
-    if (entry === UNALLOCATED_ENTRY || this.isInside(entry, this.leastTableBytes)) return entry;
+    if (entry === UNALLOCATED_ENTRY || this.isInside(entry, this.leastTableBytes)) return hostOffset(entry);
     throw this.badEntry('L1', this.l1Table, l1Index, `guest offset ${hex(l1Index * this.geometry.l2Coverage)}`);
   }
 
@@ -112,12 +112,12 @@ export class Mapper {
   }
 
   /** An entry of `l2Table` leads to a cluster of the file that is neither in the header, nor in the L1 table, nor in `l2Table`. */
-  isData(entry: number, l2Table: number): boolean {
+  isData(entry: number, l2Table: HostOffset): boolean {
     if (!this.isInside(entry, this.geometry.clusterSize)) return false;
     return entry < l2Table || entry >= l2Table + this.geometry.tableBytes;
   }
 
-  private badEntry(table: string, offset: number, index: number, guest: string): ImgfuseError {
+  private badEntry(table: string, offset: HostOffset, index: number, guest: string): ImgfuseError {
     const value = this.tables.describe(offset, index);
     return new ImgfuseError(
       'corrupt',

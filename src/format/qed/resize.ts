@@ -1,7 +1,7 @@
 // Changing the virtual size. A grown part reads as zeros, whatever the last cluster or the backing file hold there; a
 // smaller size is durable before anything behind it is given up, so a crash leaves leaks and never a cut-off cluster.
 
-import { guestOffset, MAX_VIRTUAL_SIZE, roundUp } from '../../bytes/offsets.ts';
+import { type GuestCluster, guestCluster, guestOffset, MAX_VIRTUAL_SIZE, roundUp } from '../../bytes/offsets.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
 import type { Reservations } from '../../concurrency/reservations.ts';
 import { ImgfuseError } from '../../errors/index.ts';
@@ -55,7 +55,7 @@ function grow(parts: ResizeParts, old: number, size: number): void {
   const { backing, deallocator, disk, geometry, flush, lock, tracker } = parts;
   deallocator.zeroBehindEnd(old);
   // a shrink that was cut short, by a crash or a full host, has left clusters behind the end
-  deallocator.cutOff(...clustersBetween(old, size, geometry.clusterSize));
+  deallocator.cutOff(...clustersBetween(old, size, geometry));
   try {
     if (backing !== null && backing.virtualSize() > old) {
       // the range is zeroed before the header shows it; until then only memory knows the new size
@@ -74,18 +74,17 @@ function grow(parts: ResizeParts, old: number, size: number): void {
 }
 
 function shrink(parts: ResizeParts, old: number, size: number): void {
-  const { clusterSize } = parts.geometry;
   setSize(parts, size);
   parts.flush.run();
   parts.deallocator.zeroBehindEnd(size);
-  parts.deallocator.cutOff(...clustersBetween(size, old, clusterSize));
+  parts.deallocator.cutOff(...clustersBetween(size, old, parts.geometry));
   parts.tracker.noteWrite();
   parts.flush.run();
 }
 
 /** Whole clusters [first, end) behind a smaller size, up to the last one of a larger. */
-function clustersBetween(smaller: number, larger: number, clusterSize: number): [first: number, end: number] {
-  return [roundUp(smaller, clusterSize) / clusterSize, roundUp(larger, clusterSize) / clusterSize];
+function clustersBetween(smaller: number, larger: number, geometry: Geometry): [GuestCluster, GuestCluster] {
+  return [guestCluster(geometry.clustersFor(smaller)), guestCluster(geometry.clustersFor(larger))];
 }
 
 function setSize({ dirtyBit, disk, numbers, reservations, tracker }: ResizeParts, size: number): void {

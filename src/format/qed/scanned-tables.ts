@@ -1,6 +1,7 @@
 // The tables of a QED image as a scan for one status sees them: entries are judged where they lie in the cached slices.
 
 import { combine } from '../../bytes/endian.ts';
+import { type HostOffset, hostOffset } from '../../bytes/offsets.ts';
 import type { PendingLinks } from '../pending-links.ts';
 import type { EntryKind, ScannedTables } from '../status-scan.ts';
 import type { TableSlices } from '../table-slices.ts';
@@ -24,11 +25,11 @@ export class QedScannedTables implements ScannedTables {
     this.mapper = mapper;
   }
 
-  l2Table(l1Index: number): number {
+  l2Table(l1Index: number): HostOffset {
     return this.mapper.l2Table(l1Index);
   }
 
-  kindOf(at: number, table: number): EntryKind {
+  kindOf(at: number, table: HostOffset): EntryKind {
     const { view } = this.slices;
     const low = view.getUint32(at, true);
     const high = view.getUint32(at + 4, true);
@@ -36,8 +37,8 @@ export class QedScannedTables implements ScannedTables {
     return this.mapper.isData(combine(high, low), table) ? 'data' : 'other';
   }
 
-  hostOf(at: number): number {
+  hostOf(at: number): HostOffset {
     const { view } = this.slices;
-    return combine(view.getUint32(at + 4, true), view.getUint32(at, true));
+    return hostOffset(combine(view.getUint32(at + 4, true), view.getUint32(at, true)));
   }
 }

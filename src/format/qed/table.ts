@@ -3,7 +3,7 @@
 // of a data cluster (L2). Used under the metadata lock; nothing here keeps a slice across calls (R2).
 
 import { combine, hexWords, writeU64LE } from '../../bytes/endian.ts';
-import { hostOffset } from '../../bytes/offsets.ts';
+import { after, type HostOffset } from '../../bytes/offsets.ts';
 import type { TableCache } from '../../concurrency/table-cache.ts';
 import { assert } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
@@ -30,13 +30,13 @@ export class Tables {
   }
 
   /** Entry `index` of the table at `table`; NaN when it is no safe integer. */
-  load(table: number, index: number): number {
+  load(table: HostOffset, index: number): number {
     const at = this.slices.load(table + index * ENTRY_BYTES);
     return combine(this.slices.view.getUint32(at + 4, true), this.slices.view.getUint32(at, true));
   }
 
   /** The entry as hexadecimal text, for messages about values that load() could not represent. */
-  describe(table: number, index: number): string {
+  describe(table: HostOffset, index: number): string {
     const at = this.slices.load(table + index * ENTRY_BYTES);
     return hexWords(this.slices.view.getUint32(at + 4, true), this.slices.view.getUint32(at, true));
   }
@@ -50,17 +50,17 @@ export class Tables {
    * Writes `count` entries `first`, `first + step`, ... that lie in one slice: one host write inside one 4 KiB page, so it
    * either happens or not; only then the cached slice.
    */
-  store(table: number, index: number, count: number, first: number, step: number): void {
+  store(table: HostOffset, index: number, count: number, first: number, step: number): void {
     assert(count > 0 && count <= this.entriesInSlice(index), `store of ${count} entries at index ${index}`);
     assert(index + count <= this.geometry.tableEntries, 'store beyond the end of a table');
     for (let i = 0; i < count; i++) writeU64LE(this.scratchView, i * ENTRY_BYTES, first + i * step);
-    const start = table + index * ENTRY_BYTES;
-    this.file.write(this.scratch, 0, count * ENTRY_BYTES, hostOffset(start));
+    const start = after(table, index * ENTRY_BYTES);
+    this.file.write(this.scratch, 0, count * ENTRY_BYTES, start);
     this.slices.written(start, this.scratch.subarray(0, count * ENTRY_BYTES));
   }
 
   /** Forgets the cached slices of a table whose clusters are given up. */
-  forget(table: number): void {
+  forget(table: HostOffset): void {
     this.slices.forget(table, this.geometry.tableBytes);
   }
 }
