@@ -1,6 +1,6 @@
 // An open Bochs image, read-only. Sectors without data read as zeros, because a growing image has no backing file.
 
-import { type GuestOffset, hostOffset } from '../../bytes/offsets.ts';
+import { after, type GuestOffset } from '../../bytes/offsets.ts';
 import { isCorrupt } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import { readPadded } from '../../host/host-file.ts';
@@ -66,17 +66,16 @@ export class BochsImage implements ReadOnlyImage {
 
   read(target: Uint8Array, targetOffset: number, length: number, offset: GuestOffset): void {
     for (let done = 0; done < length; ) {
-      const run = this.mapper.map(offset + done, length - done);
+      const run = this.mapper.map(after(offset, done), length - done);
       const at = targetOffset + done;
-      if (run.status === 'data') readPadded(this.file, target, at, run.length, hostOffset(run.hostOffset));
+      if (run.status === 'data') readPadded(this.file, target, at, run.length, run.hostOffset);
       else target.fill(0, at, at + run.length);
       done += run.length;
     }
   }
 
   map(offset: GuestOffset, length: number): Extent {
-    const { status, length: part, hostOffset: host } = this.mapper.map(offset, length);
-    return { start: offset, length: part, status, ...(status === 'data' ? { hostOffset: host } : {}) };
+    return { start: offset, ...this.mapper.map(offset, length) };
   }
 
   mapStatus(offset: GuestOffset, length: number): StatusRun {
@@ -84,7 +83,7 @@ export class BochsImage implements ReadOnlyImage {
     let total = part;
     try {
       for (let runs = 1; total < length && runs < MAX_RUNS; runs++) {
-        const next = this.mapper.map(offset + total, length - total);
+        const next = this.mapper.map(after(offset, total), length - total);
         if (next.status !== status) break;
         total += next.length;
       }

@@ -2,20 +2,14 @@
 // an extent. All threads share the catalog, which is read once; each thread keeps the bitmap that it used last. There is no lock,
 // because nothing changes the image.
 
-import { hex, hostOffset } from '../../bytes/offsets.ts';
+import { type GuestOffset, type HostOffset, hex, hostOffset } from '../../bytes/offsets.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
+import type { DataRun, UnallocatedRun } from '../run-mapper.ts';
 import { type Geometry, NO_EXTENT, SECTOR_BYTES } from './geometry.ts';
 import { type BochsHeader, CATALOG_ENTRY_BYTES } from './header.ts';
 
-/** One object per mapper: the next call of map() overwrites it. */
-export interface Run {
-  status: 'data' | 'unallocated';
-  /** in bytes */
-  length: number;
-  /** valid only if the status is 'data' */
-  hostOffset: number;
-}
+export type Run = DataRun | UnallocatedRun;
 
 /** Reads the catalog entries that map the disk: at most 4 MiB, a limit of the header. @throws ImgfuseError corrupt */
 export function readCatalog(
@@ -39,7 +33,6 @@ export class Mapper {
   private readonly file: HostFile;
   private readonly geometry: Geometry;
   private readonly catalog: Uint32Array;
-  private readonly run: Run = { status: 'unallocated', length: 0, hostOffset: 0 };
   private readonly bitmap: Uint8Array;
   /** the extent whose bitmap is loaded, or NO_EXTENT */
   private bitmapExtent = NO_EXTENT;
@@ -51,9 +44,9 @@ export class Mapper {
     this.bitmap = new Uint8Array(geometry.bitmapBytes);
   }
 
-  /** The run at `offset`, at most `length` bytes long. The range must lie inside the disk. @throws ImgfuseError corrupt */
-  map(offset: number, length: number): Run {
-    const { geometry, run } = this;
+  /** The run at `offset`, at most `length` bytes long; the range lies inside the disk. Throws corrupt. */
+  map(offset: GuestOffset, length: number): Run {
+    const { geometry } = this;
     const { extentBytes } = geometry;
     const inExtent = offset % extentBytes;
     const index = (offset - inExtent) / extentBytes;
@@ -65,22 +58,19 @@ export class Mapper {
     const hasData = this.hasData(first);
     let sector = first + 1;
     while (sector < end && this.hasData(sector) === hasData) sector++;
-    run.status = hasData ? 'data' : 'unallocated';
-    run.length = Math.min(length, sector * SECTOR_BYTES - inExtent);
-    if (hasData) run.hostOffset = this.dataOffset(extent, inExtent, run.length);
-    return run;
+    const part = Math.min(length, sector * SECTOR_BYTES - inExtent);
+    if (!hasData) return { status: 'unallocated', length: part };
+    return { status: 'data', length: part, hostOffset: this.dataOffset(extent, inExtent, part) };
   }
 
   /** The run of pieces without an extent, from catalog entry `index` on. */
   private unmapped(index: number, inExtent: number, length: number): Run {
-    const { catalog, run } = this;
+    const { catalog } = this;
     const { extentBytes } = this.geometry;
     let next = index + 1;
     while (next < catalog.length && (next - index) * extentBytes - inExtent < length && catalog[next] === NO_EXTENT)
       next++;
-    run.status = 'unallocated';
-    run.length = Math.min(length, (next - index) * extentBytes - inExtent);
-    return run;
+    return { status: 'unallocated', length: Math.min(length, (next - index) * extentBytes - inExtent) };
   }
 
   private hasData(sector: number): boolean {
@@ -100,7 +90,7 @@ export class Mapper {
     this.bitmapExtent = extent;
   }
 
-  private dataOffset(extent: number, inExtent: number, length: number): number {
+  private dataOffset(extent: number, inExtent: number, length: number): HostOffset {
     const offset = this.geometry.dataOffset(extent, inExtent);
     if (offset + length > this.file.size()) throw beyond(this.file, 'data', extent, offset + length);
     return offset;
