@@ -1,5 +1,5 @@
-// A mount that is served no more although nobody unmounted it: the kernel has ended its connection. It stays in the mount table
-// and answers ENOTCONN, so that nobody writes into the directory below; its record stays as well and tells why.
+// Explains why a mount is no longer served although nobody unmounted it: the kernel has ended its connection. The mount stays in
+// the mount table and answers ENOTCONN, so that nobody writes into the directory below; its record also stays and tells why.
 
 import { answerTimeMs, connectionLimit, listMounts, requestTimeouts } from '../fuse/index.ts';
 import { deviceOf } from '../mounts/mountpoint.ts';
@@ -8,15 +8,15 @@ import { nativeAvailable } from '../native/index.ts';
 import type { MountRequest } from './mount-request.ts';
 
 /**
- * Of a request that fuse-native serves: its one thread answers the next request, and SIGTERM, only when this one is done. With a
- * limit, requests that queue up behind a silent server wait that long all together, without one each.
+ * Limit for a request that fuse-native serves. Its one thread answers the next request, and SIGTERM, only after this one. The
+ * limit is shared by all requests that wait for a silent server, so it does not add up.
  */
 const NATIVE_ANSWER_MS = 60_000;
 
-/** Of the mount of this process: a connection keeps the limit that it began with. */
+/** For the mount of this process: a connection keeps the limit that it started with. */
 let known: { readonly seconds: number | null } | null = null;
 
-/** After how many seconds of one request the kernel ends the connection; null: never. */
+/** Seconds that one request may take before the kernel ends the connection; null for no limit. */
 function limitOf(request: Pick<MountRequest, 'transport'>): number | null {
   known ??= { seconds: connectionLimit(requestTimeouts(), isKernelTransport(request)) };
   return known.seconds;
@@ -26,13 +26,13 @@ function isKernelTransport({ transport }: Pick<MountRequest, 'transport'>): bool
   return transport === 'kernel' || (transport === 'auto' && nativeAvailable());
 }
 
-/** Within what time every request of a mount has to be answered, if there is a limit. */
+/** The time within which every request of a mount must be answered, if there is a limit. */
 export function answerTimeOf(request: Pick<MountRequest, 'transport'>): number | undefined {
   const allowedMs = answerTimeMs(limitOf(request));
   return isKernelTransport(request) ? allowedMs : Math.min(allowedMs ?? Number.POSITIVE_INFINITY, NATIVE_ANSWER_MS);
 }
 
-/** Why a mount is served no more; null when it was unmounted. */
+/** Why a mount is no longer served; null if it was unmounted. */
 export function describeLoss(record: MountRecord, request: Pick<MountRequest, 'transport'>): string | null {
   const { device, mountpoint } = record;
   if (device === undefined || !listMounts().some((mount) => deviceOf(mount) === device)) return null;

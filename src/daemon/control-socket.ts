@@ -8,26 +8,26 @@ import { connect, createServer, type Server, type Socket } from 'node:net';
 import { ImgfuseError } from '../errors/index.ts';
 
 const LINE_MAX = 65536;
-/** how long the end of a mount waits for its waiters to take the answer */
+/** how long the end of a mount waits for its waiters to read the answer */
 const FAREWELL_MS = 1000;
 
 /** How a mount ended. */
 export interface CloseResult {
   readonly closed: true;
   readonly clean: boolean;
-  /** false: it never answered */
+  /** false if the mount never answered */
   readonly started?: false;
   readonly error?: string;
 }
 
-/** How a change of a mount ended. */
+/** The result of a remount. */
 export interface RemountResult {
   readonly remounted: boolean;
-  /** why it was not done, or what went wrong all the same */
+  /** why it was not done, or what went wrong although it was done */
   readonly error?: string;
 }
 
-/** What the requests of the socket are answered by. */
+/** Answers the requests of the socket. */
 export interface ControlHandlers {
   readonly status: () => Promise<unknown>;
   readonly remount: (readOnly: boolean) => Promise<RemountResult>;
@@ -59,11 +59,11 @@ export class ControlServer {
     });
   }
 
-  /** Tells every waiter, present ones and those whose request is on its way, and stops listening. */
+  /** Tells all waiters the result, also those whose request has not been read yet, and stops listening. */
   async finish(result: CloseResult): Promise<void> {
     this.#result = result;
     for (const socket of this.#waiting) answer(socket, result);
-    // what arrived while the image was being closed is read in the next turns of the event loop
+    // requests that arrived while the image was being closed are read in the next turns of the event loop
     await new Promise((resolve) => setTimeout(resolve, 5));
     this.#server.close();
     const farewells = [...this.#sockets].map(
@@ -115,7 +115,7 @@ export class ControlServer {
   }
 }
 
-/** @returns null for what is no JSON object */
+/** @returns null if the line is not a JSON object */
 function answerOf(line: string): Record<string, unknown> | null {
   try {
     const value: unknown = JSON.parse(line);
@@ -166,7 +166,7 @@ export class ControlClient {
     readLines(socket, (line) => this.#receive(line));
   }
 
-  /** @returns null when nobody listens there */
+  /** @returns null if no process listens there */
   static connect(path: string): Promise<ControlClient | null> {
     return new Promise((resolve) => {
       const socket = connect(path);
@@ -178,19 +178,19 @@ export class ControlClient {
     });
   }
 
-  /** The status of the mount; null when the process ends, or does not answer in time. */
+  /** The status of the mount; null if the process ends or does not answer in time. */
   status(timeoutMs = 5000): Promise<Record<string, unknown> | null> {
     this.#send({ request: 'status' });
     return this.#next((value) => !('closed' in value || 'remounted' in value), timeoutMs);
   }
 
-  /** Registers for the end of the mount. @returns a promise of the result; null when the process ends without one */
+  /** Registers for the end of the mount. @returns a promise of the result; null if the process ends without one */
   wait(): Promise<CloseResult | null> {
     this.#send({ request: 'wait' });
     return this.#next((value) => value['closed'] === true, 0) as Promise<CloseResult | null>;
   }
 
-  /** @returns when it is done, however long that takes; null when the process ends without an answer */
+  /** Waits without a limit until the remount is done. @returns null if the process ends without an answer */
   remount(readOnly: boolean): Promise<RemountResult | null> {
     this.#send({ request: 'remount', readOnly });
     return this.#next((value) => 'remounted' in value, 0) as Promise<RemountResult | null>;

@@ -1,21 +1,21 @@
-// What a mount process does about its surroundings before it opens anything: guest data stays in it, nobody debugs it from
-// outside, what it creates is its owner's alone, and memory reclaim does not wait for itself through it.
-// Invariant: what the host does not allow is logged, and the mount goes on without.
+// Protects a mount process before it opens anything: no core dump with guest data, no debugger, files that only the owner can
+// read, and no memory reclaim that waits for this process itself.
+// Invariant: if the host refuses one of these, that is logged and the mount goes on.
 // guardProcess runs in the mount process, the other two in the command that starts it.
 
 import { describeError } from '../errors/index.ts';
 import { forbidCoreDumps, setIoFlusher } from '../native/index.ts';
 import type { Log } from './log.ts';
 
-/** Bits taken from every file, socket and log that the process makes. */
+/** umask for every file, socket and log of the process. */
 const UMASK = 0o077;
 const INSPECTOR_OPTION = /^--(inspect|debug)(-[a-z-]+)?(=|$)/;
 
-/** @param debug the inspector stays as the user opened it */
+/** @param debug leaves the inspector open if the user opened it */
 export async function guardProcess(debug: boolean, log: Log): Promise<void> {
   process.umask(UMASK);
   attempt('a program that collects cores may get one of this process', forbidCoreDumps, log);
-  // threads that are started from now on inherit it; workers ask for it themselves as well
+  // threads that start later inherit this; workers also ask for it themselves
   attempt('this thread is not marked as an I/O flusher', setIoFlusher, log);
   if (!debug) await closeInspector(log);
 }
@@ -28,16 +28,16 @@ function attempt(consequence: string, action: () => void, log: Log): void {
   }
 }
 
-/** Whoever reaches the port reads and changes guest data, as this process's user. */
+/** Closes the inspector: a program that reaches its port can read and change guest data as the user of this process. */
 async function closeInspector(log: Log): Promise<void> {
-  // loaded by name only when the command line, NODE_OPTIONS or an early SIGUSR1 may have opened it
+  // load the module only if the command line, NODE_OPTIONS or an early SIGUSR1 may have opened the inspector
   const inspector = await import('node:inspector');
   if (inspector.url() === undefined) return;
   inspector.close();
   log('warning', 'the inspector of Node is closed: a mount is only debugged in the foreground, with -d');
 }
 
-/** Options of Node for a mount process: those of this process without the inspector, and deaf to SIGUSR1 where Node can be. */
+/** Node options for a mount process: those of this process without the inspector; SIGUSR1 is disabled if Node can do that. */
 export function nodeOptions(options: readonly string[]): string[] {
   const kept = options.filter((option) => !INSPECTOR_OPTION.test(option));
   const deaf = '--disable-sigusr1';

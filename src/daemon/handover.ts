@@ -1,7 +1,7 @@
-// A mount changes hands (live migration): from reading an image beside its writer to being the writer, and back. The mount and
-// the open files stay; what is exchanged behind them is the disk, opened anew with every table read again.
-// Invariants: an image is repaired and marked only after its locks are ours; no request is in hand while disks are exchanged;
-// nobody can write before the kernel has dropped what it had cached; a takeover that fails leaves the mount as it was.
+// Handover of an image (live migration): a mount that reads beside a writer becomes the writer, or the other way round. The mount
+// and the open files stay; the disk below them is closed and opened again, so that all tables are read again.
+// Invariants: the image is repaired and marked dirty only after we hold its locks; no request runs while the disks are exchanged;
+// nobody can write before the kernel has dropped its cache; a takeover that fails leaves the mount as it was.
 
 import { setTimeout as delay } from 'node:timers/promises';
 import type { SharedDisk, VirtualDisk } from '../disk/index.ts';
@@ -13,14 +13,14 @@ import type { MountRequest } from './mount-request.ts';
 import type { Serving } from './serving.ts';
 import type { ServingWords } from './workers/serving-words.ts';
 
-/** how long the requests in hand may take, and how often they are looked at */
+/** limit for running requests, and the interval between looks at them */
 const IN_HAND_MS = 10_000;
 const IN_HAND_INTERVAL_MS = 1;
-/** a file that was closed just now is released a little later */
+/** the kernel releases a file a little after it was closed */
 const RELEASE_MS = 2000;
 const RELEASE_INTERVAL_MS = 20;
 
-/** The mount, as far as an exchange of its disk goes. */
+/** The parts of a mount that an exchange of its disk needs. */
 export interface HandoverParts {
   readonly request: MountRequest;
   readonly serving: Serving;
@@ -29,21 +29,21 @@ export interface HandoverParts {
   /** opens and closes the image; this thread only waits for it */
   readonly keeper: DiskKeeper;
   readonly disk: VirtualDisk;
-  /** every thread takes this disk before its next request */
+  /** makes every thread attach to this disk before its next request */
   readonly exchange: (disk: SharedDisk) => void;
   /** resolves when the mount is told to end */
   readonly stopped: Promise<void>;
 }
 
-/** The disk is closed and could not be opened again: nothing can be served any more. */
+/** The disk is closed and could not be opened again, so no request can be served. */
 export class DiskLostError extends ImgfuseError {}
 
-/** The mount was told to end while the image was being opened for a takeover, which a thread may still be at. */
+/** The mount was told to end while a takeover opened the image; a thread may still be opening it. */
 export class TakeoverBrokenOff extends ImgfuseError {}
 
 /**
- * Takes the locks of a writer, opens the image again, checks it if it must, and goes on read-write.
- * @throws ImgfuseError busy, corrupt, ...: why the mount stays as it was
+ * Takes the locks of a writer, opens the image again, checks it if needed, and continues read-write.
+ * @throws ImgfuseError busy, corrupt, ...: the mount is unchanged then
  */
 export async function takeOver(parts: HandoverParts): Promise<void> {
   const { request, keeper, log, words } = parts;
@@ -82,9 +82,9 @@ export async function takeOver(parts: HandoverParts): Promise<void> {
 }
 
 /**
- * Flushes, marks clean, gives up the locks of a writer and goes on reading beside whoever comes next.
- * @throws ImgfuseError busy while somebody can write; io when the image is not clean (the mount is read-only then all the
- * same); DiskLostError
+ * Flushes, marks the image clean, gives up the locks of a writer, and continues read-only beside the next writer.
+ * @throws ImgfuseError busy if a file is open for writing; io if the image is not clean (the mount is read-only nevertheless);
+ * DiskLostError
  */
 export async function giveAway(parts: HandoverParts): Promise<void> {
   const { request, keeper, words } = parts;
@@ -110,7 +110,7 @@ export async function giveAway(parts: HandoverParts): Promise<void> {
   if (failure !== undefined) throw failure;
 }
 
-/** @throws ImgfuseError busy when a request does not come to its end; then the gates are open again */
+/** Closes the gates and waits until no request runs. @throws ImgfuseError busy if one does not end; the gates are open again then */
 async function closeAllGates(words: ServingWords): Promise<void> {
   words.closeGates();
   const end = performance.now() + IN_HAND_MS;
@@ -123,12 +123,12 @@ async function closeAllGates(words: ServingWords): Promise<void> {
   }
 }
 
-/** Nobody can open for writing any more; whoever did before must have let go. @throws ImgfuseError busy */
+/** Closes the gates once no file is open for writing; new ones cannot be opened by now. @throws ImgfuseError busy */
 async function closeGatesWithoutWriters(parts: HandoverParts, writableHandles: () => number): Promise<void> {
   const end = performance.now() + RELEASE_MS;
   for (;;) {
     await closeAllGates(parts.words);
-    // looked at only now: an open that was in hand when writing was forbidden may have been let through
+    // count only now: an open that was running when writing was forbidden may have succeeded
     if (writableHandles() === 0) return;
     parts.words.openGates(false);
     if (performance.now() > end) break;

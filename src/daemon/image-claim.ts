@@ -1,5 +1,5 @@
-// Keeps a second imgfuse of this machine from writing an image that is mounted without locks: an abstract socket named after
-// the file. It needs no file system, ends with the process however that ends, and other users can do no more than be in the way.
+// Prevents a second imgfuse on this machine from writing an image that is mounted without locks, by an abstract socket with a name
+// made from the file. It needs no file system and disappears with the process. Other users can only block it, not break it.
 
 import { createServer, type Server } from 'node:net';
 import { ImgfuseError } from '../errors/index.ts';
@@ -11,7 +11,7 @@ export class ImageClaim {
     this.#server = server;
   }
 
-  /** @param identity device and inode of the file @throws ImgfuseError busy when another process has claimed it */
+  /** @param identity device and inode of the file @throws ImgfuseError busy if another process has claimed it */
   static take(path: string, identity: string): Promise<ImageClaim> {
     return new Promise((resolve, reject) => {
       const server = createServer((socket) => socket.destroy());
@@ -25,7 +25,7 @@ export class ImageClaim {
   }
 }
 
-/** Node's own message has the name of the socket in it, with its NUL, and says nothing to a user. */
+/** Replaces Node's message, which has the name of the socket with its NUL and does not help a user. */
 function claimError(path: string, { code, message }: NodeJS.ErrnoException): ImgfuseError {
   if (code === 'EADDRINUSE') {
     const sentence = `${path} is open for writing by another imgfuse already, also without locks; "imgfuse status" names it`;

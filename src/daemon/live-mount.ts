@@ -1,5 +1,5 @@
-// A mount that answers, and how an open disk becomes one: mounted, served, recorded. Invariant: mountDisk returns a mount that
-// answers and is found by `status` and `unmount`, or throws and leaves nothing mounted and no thread at work.
+// Turns an open disk into a mount that answers: mounts it, serves it, records it. Invariant: mountDisk() returns a mount that
+// answers and that `status` and `unmount` find, or it throws and leaves no mount and no running thread.
 
 import { setTimeout as delay } from 'node:timers/promises';
 import type { OpenDiskOptions } from '../disk/index.ts';
@@ -20,21 +20,21 @@ import { type Serving, type ServingEvents, startServing } from './serving.ts';
 import type { ServingWords } from './workers/serving-words.ts';
 import type { WarmThread } from './workers/threads.ts';
 
-/** How long the threads of a mount that is taken back may take to end. */
+/** Limit for the threads to end after a start that failed. */
 const UNDO_MS = 5000;
 
 export interface LiveMount {
   readonly serving: Serving;
-  /** replaced when the mount changes between read-only and read-write */
+  /** replaced if the mount changes between read-only and read-write */
   record: MountRecord;
 }
 
-/** What a mount process has before its image is open. */
+/** The parts of a mount process that exist before its image is open. */
 export interface MountParts {
   readonly files: RuntimeFiles;
   readonly log: Log;
   readonly isDaemon: boolean;
-  /** becomes the first worker; it is used, or left to its owner when start fails */
+  /** becomes the first worker; the caller still owns it if the start fails */
   readonly first: WarmThread;
 }
 
@@ -69,7 +69,7 @@ export async function mountDisk(
   }
 }
 
-/** What is known of a mount while its image is being opened. */
+/** The record of a mount while its image is being opened. */
 export function recordOfOpening(request: MountRequest, { files, isDaemon }: MountParts): MountRecord {
   const { image, mountpoint, format, transport, readOnly, workers } = request;
   return {
@@ -81,7 +81,7 @@ export function recordOfOpening(request: MountRequest, { files, isDaemon }: Moun
   };
 }
 
-/** How the image of a mount is opened; passwords and what is told about it come on top. */
+/** The options to open the image of a mount; the caller adds passwords and progress. */
 export function openOptions(request: MountRequest): Omit<OpenDiskOptions, 'password' | 'log' | 'progress'> {
   const { readOnly, format, allowBacking, copyOnRead, locks, lazyRefcounts, anyParent, workers } = request;
   return {
@@ -94,8 +94,8 @@ export function openOptions(request: MountRequest): Omit<OpenDiskOptions, 'passw
 }
 
 /**
- * A mount hides what its mountpoint holds. The image may be there, and may be the mountpoint itself: it is open by then. A
- * backing file that became the disk of its own overlay would be read by every other program as something it is not.
+ * Logs which files of the image the mount hides. The image itself may be the mountpoint, or lie below it, because it is open
+ * already. A backing file may not be the mountpoint: other programs would read the disk of the overlay instead of it.
  * @throws ImgfuseError usage
  */
 export function warnAboutHiddenFiles({ path, backing }: KeptDisk, { mountpoint }: MountRequest, log: Log): void {
@@ -109,7 +109,7 @@ export function warnAboutHiddenFiles({ path, backing }: KeptDisk, { mountpoint }
   if (hidden.length > 0) log('notice', `${hidden.join(', ')} cannot be seen while ${mountpoint} is mounted over it`);
 }
 
-/** Takes back a mount whose start has failed, in use or not. */
+/** Removes a mount whose start has failed, even if it is in use. */
 async function undo(serving: Serving, words: ServingWords, log: Log): Promise<void> {
   forgetForUmount(serving.mountpoint, log);
   words.stop();
@@ -118,7 +118,7 @@ async function undo(serving: Serving, words: ServingWords, log: Log): Promise<vo
   await Promise.race([serving.ended, delay(UNDO_MS)]);
 }
 
-/** Takes a mount of ours out of the mount table, whatever it is doing; what is not there need not be. */
+/** Takes our mount out of the mount table, even if it is in use. Does nothing if it is gone already. */
 export function unmountNow(mountpoint: string): void {
   try {
     unmountPath(mountpoint, { lazy: true });

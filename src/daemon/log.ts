@@ -1,5 +1,5 @@
-// The log of a mount: one line a sentence, to stderr (foreground), to a file (daemon) or with the priority prefixes that
-// the systemd journal reads. The main thread writes it; the other threads send it their lines.
+// The log of a mount: one line per sentence, to stderr (foreground), to a file (daemon), or with the priority prefixes that the
+// systemd journal reads. The main thread writes it; the other threads send their lines to the main thread.
 // Invariant: logging never throws and never blocks the mount.
 
 import { printableSentence } from '../bytes/printable.ts';
@@ -7,7 +7,7 @@ import { describeError, ImgfuseError } from '../errors/index.ts';
 import { writeLine } from '../host/descriptors.ts';
 import { appendLine } from '../host/small-files.ts';
 
-/** the same trouble is told again after this time */
+/** a repeated error is logged again after this time */
 const REPEAT_MS = 60_000;
 const TOLD_MAX = 100;
 
@@ -18,7 +18,7 @@ export type LogLevel = keyof typeof PRIORITY;
 
 export type Log = (level: LogLevel, sentence: string) => void;
 
-/** Lines on stderr; with `<3>`..`<7>` in front when stderr is the journal. */
+/** Lines on stderr, with a prefix `<3>` to `<7>` if stderr is the journal. */
 export function stderrLog(debug: boolean, journal: boolean = process.env['JOURNAL_STREAM'] !== undefined): Log {
   return (level, sentence) => {
     if (level === 'debug' && !debug) return;
@@ -35,7 +35,7 @@ export function fileLog(path: string, debug: boolean): Log {
   };
 }
 
-/** Logs failed requests. A disk in trouble fails every one of them, so the same sentence is told once in a while. */
+/** Logs failed requests. A failing disk fails every request, so a repeated sentence is logged only now and then. */
 export function requestErrorLog(log: Log): (error: unknown, operation: string) => void {
   const toldAt = new Map<string, number>();
   return (error, operation) => {

@@ -1,5 +1,5 @@
-// How a mount is taken down: it is unmounted, or detached and its connection ended when it stays busy, so that the image is
-// closed all the same. What follows from the outcome is in mount-state.ts.
+// Takes a mount down: unmounts it, or, if it stays busy, detaches it and ends its connection, so that the image can be closed in
+// any case. mount-state.ts decides what follows.
 
 import { setTimeout as delay } from 'node:timers/promises';
 import { describeError, ERRNO, errnoOf } from '../errors/index.ts';
@@ -11,19 +11,19 @@ import type { Serving } from './serving.ts';
 import type { ServingWords } from './workers/serving-words.ts';
 import { syncGuests, syncMapped } from './write-back.ts';
 
-/** a mount that is busy for no visible reason is tried again, because a probe of udev ends soon */
+/** retries for a mount that is busy for no visible reason, such as a probe of udev, which ends soon */
 const BUSY_ATTEMPTS = 5;
 const BUSY_DELAY_MS = 100;
-/** how long idle threads may take to see that their mount is gone, and how often they are looked at */
+/** limit for idle threads to notice that their mount is gone, and the interval between looks at them */
 const HIDDEN_MS = 2000;
 const HIDDEN_INTERVAL_MS = 100;
-/** how often requests in hand are looked at */
+/** interval between looks at running requests */
 const IN_HAND_INTERVAL_MS = 5;
 
 /**
- * Unmounts; a mount that stays busy is detached and its connection ended.
+ * Unmounts. If the mount stays busy, detaches it and ends its connection.
  * @param reason for the log
- * @returns gone: no thread gets another request; stuck: the connection cannot be ended, its users keep the mount alive
+ * @returns gone: no thread gets another request; stuck: the connection cannot be ended, so its users keep the mount alive
  */
 export async function takeDown(
   serving: Serving,
@@ -49,7 +49,7 @@ export async function takeDown(
       state = `${serving.mountpoint} was in use${usedBy(describeUsers(users))} and has been detached`;
     }
   } catch (error) {
-    // detached by umount -l before, and still in use: nothing is in the mount table that could be unmounted
+    // umount -l has detached the mount, and it is still in use: the mount table has nothing left to unmount
     log('warning', `${serving.mountpoint} cannot be unmounted: ${describeError(error)}`);
   }
   const refusal = abort(serving);
@@ -62,7 +62,7 @@ export async function takeDown(
   return 'gone';
 }
 
-/** Ends the connection. @returns null, or the phrase that says why it goes on */
+/** Ends the connection. @returns null, or a phrase that says why it cannot be ended */
 export function abort(serving: Serving): string | null {
   try {
     serving.abort();
@@ -72,12 +72,12 @@ export function abort(serving: Serving): string | null {
   }
 }
 
-/** Resolves when no thread has a request in hand; they must have been told to stop, so that none begins another. */
+/** Resolves when no thread runs a request. Tell the threads to stop before, so that none begins another one. */
 export async function requestsDone(words: ServingWords): Promise<void> {
   while (words.hasRequestsInHand) await delay(IN_HAND_INTERVAL_MS);
 }
 
-/** Whether the threads see the end of the connection once they have nothing in hand: they do not while it is mounted elsewhere. */
+/** Whether idle threads notice the end of the connection. They do not while the file system is mounted elsewhere. */
 async function endsSoon(serving: Serving, words: ServingWords): Promise<boolean> {
   const ended = serving.ended.then(() => true);
   for (let idleMs = 0; idleMs < HIDDEN_MS; idleMs += HIDDEN_INTERVAL_MS) {
@@ -87,7 +87,7 @@ async function endsSoon(serving: Serving, words: ServingWords): Promise<boolean>
   return false;
 }
 
-/** @returns whether nobody uses the mount, which is unmounted then */
+/** Unmounts if nobody uses the mount. @returns whether it did */
 async function unmountIdle(serving: Serving): Promise<boolean> {
   for (let attempt = 1; ; attempt++) {
     try {

@@ -1,5 +1,5 @@
-// Whether a mount is read-write, read-only, or read-only beside a writer, and its changes: one after the other, each done or
-// not done with a sentence. Invariant: whoever closes the disk has waited for `settled`.
+// The mode of a mount (read-write, read-only, or read-only beside a writer) and its changes. Changes run one after the other; each
+// one succeeds, or fails with a sentence. Invariant: the code that closes the disk has waited for settled().
 
 import { describeError } from '../errors/index.ts';
 import { fileIdentity } from '../host/small-files.ts';
@@ -9,12 +9,12 @@ import { ImageClaim } from './image-claim.ts';
 import type { Log } from './log.ts';
 import type { MountRequest } from './mount-request.ts';
 
-/** What a change needs from the mount and tells it. */
+/** What a change of the mode needs from the mount, and what it reports. */
 export interface ModeHooks {
   /** null while the mount starts or ends */
   readonly parts: () => HandoverParts | null;
   readonly changed: (readOnly: boolean) => void;
-  /** there is no disk behind the mount any more */
+  /** called if the mount has lost its disk */
   readonly lost: (sentence: string) => void;
 }
 
@@ -35,25 +35,25 @@ export class MountMode {
     this.#isShared = request.share;
   }
 
-  /** Somebody else may write to the image. */
+  /** Whether another program may write to the image. */
   get isShared(): boolean {
     return this.#isShared;
   }
 
-  /** Resolves when no change is under way. @returns false when one was broken off, and the image may still be being opened */
+  /** Resolves when no change is running. @returns false if one was broken off, so that a thread may still be opening the image */
   async settled(): Promise<boolean> {
     await this.#last;
     return !this.#isBrokenOff;
   }
 
-  /** Where locks keep nobody out, at least no other mount of this machine may write. @throws ImgfuseError busy */
+  /** Without locks, at least prevents other mounts of this machine from writing. @throws ImgfuseError busy */
   async claimImage(): Promise<void> {
     const { image, locks } = this.#request;
     const identity = locks === 'none' ? fileIdentity(image) : null;
     if (identity !== null && this.#claim === null) this.#claim = await ImageClaim.take(image, identity);
   }
 
-  /** What is asked for is done already where the mount is so. */
+  /** Changes the mode after all earlier changes. Does nothing if the mount has the mode already. */
   change(readOnly: boolean): Promise<RemountResult> {
     const result = this.#last.then(() => this.#changeNow(readOnly));
     this.#last = result;

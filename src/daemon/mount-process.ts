@@ -1,6 +1,6 @@
-// The process that serves a mount, in the foreground or started in the background by start-mount.ts: where its log goes, how it
-// reports that the mount answers or why it does not, and its exit code. What it does between is the supervisor's. Its main
-// thread runs everything in this folder; the threads that it starts are in keeper/ and workers/.
+// The process that serves a mount, in the foreground or in the background (start-mount.ts): sets up its log, reports that the
+// mount answers or why it does not, and returns the exit code. supervisor.ts does the work between. The main thread runs everything
+// in this folder; the threads that it starts are in keeper/ and workers/.
 
 import type { OpenStep } from '../disk/index.ts';
 import { mountExitCode } from '../errors/exit-codes.ts';
@@ -23,11 +23,11 @@ import { warmThread } from './workers/threads.ts';
 
 const EXIT_ORPHANED = 1;
 
-/** Who is told of the start of a mount in the foreground. */
+/** Called during the start of a mount in the foreground. */
 export interface Foreground {
-  /** what the open of the image is doing */
+  /** the open of the image has made progress */
   step(step: OpenStep): void;
-  /** the log is about to be written to */
+  /** a line of the log follows */
   clear(): void;
   /** the image is open, or will not be */
   end(): void;
@@ -83,7 +83,7 @@ export async function runMountProcess(request: MountRequest, foreground: Foregro
   return supervisor.isStuck ? endNow(exitCode) : exitCode;
 }
 
-/** Ends this process although some of its threads are in the middle of something; where that cannot be, it is killed. */
+/** Ends this process although some threads are still busy. If Node cannot do that, the process kills itself. */
 function endNow(exitCode: number): number {
   try {
     exitAtOnce(exitCode);
@@ -93,7 +93,7 @@ function endNow(exitCode: number): number {
   return exitCode;
 }
 
-/** What is logged stands on lines of its own. */
+/** Clears the progress line before each log line, so that they do not share one. */
 function foregroundLog(debug: boolean, foreground: Foreground): Log {
   const log = stderrLog(debug);
   return (level, sentence) => {
@@ -106,7 +106,7 @@ function ownPasswords({ keyFile, keyEnv }: MountRequest): PasswordSource {
   return { given: givenPassword({ 'key-file': keyFile, 'key-env': keyEnv }), byImage: new Map(), mayAsk: true };
 }
 
-/** Until the mount answers, what concerns the user is shown by the command that started it, too. */
+/** Until the mount answers, the command that started it also shows warnings and errors to the user. */
 function daemonLog(path: string, request: MountRequest, isStarting: () => boolean): Log {
   const log = fileLog(path, request.debug);
   return (level, sentence) => {
@@ -115,7 +115,7 @@ function daemonLog(path: string, request: MountRequest, isStarting: () => boolea
   };
 }
 
-/** What was logged until now has been shown as well (daemonLog), so the log goes when the failure is heard, too. */
+/** Reports a failed start. If the command receives it, it has shown the warnings, too (daemonLog), so the log file is removed. */
 async function reportFailure(error: unknown, isDaemon: boolean, files: RuntimeFiles | null): Promise<number> {
   if (!isDaemon) throw error;
   const exitCode = mountExitCode(error);

@@ -1,16 +1,16 @@
-// What a mount process is told: the whole of a mount as plain data, which is its argument as JSON. The command line makes it
-// (mount-arguments.ts) in the command's process; everything that serves the mount reads it in the mount process.
+// The request for a mount: plain data, passed to the mount process as JSON in its argument. The command makes it in its own
+// process (mount-arguments.ts); the mount process reads it.
 
 import type { LockMode } from '../disk/index.ts';
 
 export const TRANSPORTS = ['auto', 'kernel', 'fuse-native'] as const;
 export type TransportChoice = (typeof TRANSPORTS)[number];
 
-/** Everything a mount process needs to know; plain data, with absolute paths. */
+/** Everything that a mount process needs; all paths are absolute. */
 export interface MountRequest {
-  /** without symbolic links: by this it is recorded and found again */
+  /** without symbolic links, for the record and for finding the mount */
   readonly image: string;
-  /** as the user named it, its directory resolved: relative names in the image count from there */
+  /** as the user named it, with a resolved directory: names in the image are relative to that */
   readonly imageName: string;
   readonly mountpoint: string;
   readonly readOnly: boolean;
@@ -25,13 +25,13 @@ export interface MountRequest {
   readonly anyParent: boolean;
   readonly flags: readonly string[];
   readonly allowBacking: readonly string[];
-  /** absent: as it is stored with the image */
+  /** absent: as stored in the image */
   readonly copyOnRead?: boolean;
   readonly workers: number;
   readonly transport: TransportChoice;
   readonly source: string;
   readonly format?: string;
-  /** where the password comes from; the mount process is handed the password itself in another way */
+  /** the source of the password; the password itself comes another way */
   readonly keyFile?: string;
   readonly keyEnv?: string;
   /** passwords follow on the report channel of the mount process */

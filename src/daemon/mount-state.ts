@@ -1,12 +1,12 @@
-// The states of a mount process and the edges between them, as a table without effects: what happens to a state is here, what
-// is done about it is the supervisor's, who has the picture. Invariants: stop, crash and late have an entry in every state,
-// which the types demand; every state but `closing` ends by an event that comes by itself or by its deadline.
+// The states of a mount process and the edges between them, as a table without effects: this file says which state follows an
+// event, supervisor.ts acts on it and has the picture. Invariants: every state has entries for stop, crash and late, which the
+// types demand; every state except `closing` ends by an event that comes by itself or by its deadline.
 
-/** Somebody wants the mount to end: a signal, or the command that started it is gone before it was told that it answers. */
+/** The mount shall end: a signal came, or the command that started it was gone before the mount answered. */
 export interface Stop {
   readonly type: 'stop';
   readonly reason: string;
-  /** of this process, when nothing was mounted yet */
+  /** exit code of this process if nothing was mounted yet */
   readonly exitCode: number;
 }
 
@@ -23,25 +23,25 @@ export type MountEvent<Mount> =
   | { readonly type: 'late' }
   /** the image is open */
   | { readonly type: 'opened' }
-  /** it cannot be opened or mounted; nothing is left of it */
+  /** the image cannot be opened or mounted; nothing is left */
   | { readonly type: 'failed' }
   | { readonly type: 'answers'; readonly mount: Mount }
-  /** the connection has ended: threads end when they have done what they have in hand */
+  /** the connection has ended: each thread ends after its running request */
   | { readonly type: 'gone' }
   /** the mount is in use and its connection cannot be ended */
   | { readonly type: 'stuck' }
   /** the image was closed in a handover and cannot be opened again */
   | { readonly type: 'lost'; readonly sentence: string }
-  /** no thread has a request in hand, and none will */
+  /** no thread runs a request, and none will */
   | { readonly type: 'quiet' }
-  /** nobody serves any more */
+  /** no thread serves the mount any more */
   | { readonly type: 'ended' }
   /** the disk is closed or rescued. @param error why it is not clean, or null */
   | { readonly type: 'done'; readonly error: string | null };
 
-/** How it ended. */
+/** How the mount ended. */
 export type MountEnding =
-  /** nothing was mounted, and `start` tells why */
+  /** nothing was mounted; start() tells why */
   | { readonly how: 'not-started' }
   | { readonly how: 'interrupted'; readonly reason: string; readonly exitCode: number }
   | { readonly how: 'crashed'; readonly error: Error }
@@ -91,7 +91,7 @@ function interrupted<Mount>({ reason, exitCode }: Stop): MountState<Mount> {
   return closed({ how: 'interrupted', reason, exitCode });
 }
 
-/** The end of a mount that was told to end, or crashed, before it answered; null if neither. */
+/** The end of a mount that was told to end, or crashed, before it answered; otherwise null. */
 function brokenOff<Mount>(deferred: Stop | Crash | null): MountState<Mount> | null {
   if (deferred === null) return null;
   return deferred.type === 'stop' ? interrupted(deferred) : closed({ how: 'crashed', error: deferred.error });
@@ -113,7 +113,7 @@ function leave<Mount>({ mount }: { readonly mount: Mount }, { reason }: Stop): M
   return { phase: 'leaving', mount, reason, lost: null };
 }
 
-/** Nobody is waited for: no request can be served without a disk. */
+/** Does not wait for running requests: without a disk none can be served. */
 function lose<Mount>(
   { mount }: { readonly mount: Mount },
   { sentence }: { readonly sentence: string },
@@ -126,7 +126,7 @@ function edges<Mount>(): Edges<Mount> {
     opening: {
       stop: (_, stop) => interrupted(stop),
       crash: (_, { error }) => closed({ how: 'crashed', error }),
-      // no deadline: a check takes as long as the image is large, and a server as long as it is slow
+      // no deadline: the time depends on the size of the image and on the speed of the server
       late: stay,
       opened: () => ({ phase: 'mounting', deferred: null }),
       failed: () => closed({ how: 'not-started' }),
@@ -134,7 +134,7 @@ function edges<Mount>(): Edges<Mount> {
     mounting: {
       stop: (state, stop) => (state.deferred === null ? { ...state, deferred: stop } : state),
       crash: (state, crash) => (state.deferred?.type === 'crash' ? state : { ...state, deferred: crash }),
-      // only once something was deferred
+      // comes only after something was deferred
       late: ({ deferred }) =>
         brokenOff(deferred) ?? closed({ how: 'crashed', error: new Error('the mount does not answer') }),
       answers: ({ deferred }, { mount }) =>
@@ -150,7 +150,7 @@ function edges<Mount>(): Edges<Mount> {
       ended: close,
     },
     unmounting: {
-      // it is tried already, and bounded
+      // already unmounting, and the time for that is bounded
       stop: stay,
       crash: rescue,
       late: stay,
@@ -162,7 +162,7 @@ function edges<Mount>(): Edges<Mount> {
     waiting: {
       stop: leave,
       crash: rescue,
-      // for as long as the mount is in use
+      // waits as long as the mount is in use
       late: stay,
       gone: drain,
       lost: lose,
@@ -188,7 +188,7 @@ function edges<Mount>(): Edges<Mount> {
       ended: ({ mount, lost }) => ({ phase: 'closing', mount, lost }),
     },
     closing: {
-      // what is being written would be lost, and it is bounded by the speed of the device
+      // goes on: data that is being written would be lost, and the speed of the device bounds the time
       stop: stay,
       crash: rescue,
       late: stay,
@@ -207,15 +207,15 @@ function edges<Mount>(): Edges<Mount> {
 
 const EDGES = edges<never>();
 
-/** @returns the state after the event; the same object when it changes nothing */
+/** @returns the state after the event; the same object if the event changes nothing */
 export function next<Mount>(state: MountState<Mount>, event: MountEvent<Mount>): MountState<Mount> {
   const table = EDGES[state.phase] as Partial<Record<EventType, (from: unknown, by: unknown) => MountState<Mount>>>;
   return table[event.type]?.(state, event) ?? state;
 }
 
-/** Thrown by the start of a mount that was told to end before it answered; its process ends differently than after a failure. */
+/** Thrown by start() if the mount was told to end before it answered, which is not a failure. */
 export class StartBrokenOff extends Error {
-  /** of this process */
+  /** exit code of this process */
   readonly exitCode: number;
 
   constructor(message: string, exitCode: number) {

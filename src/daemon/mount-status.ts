@@ -1,4 +1,4 @@
-// The status of one mount: what its process answers on the control socket, and `status` prints.
+// The status of one mount: the mount process sends it over the control socket, and `status` prints it.
 
 import { formatSize } from '../bytes/format-size.ts';
 import type { NetworkStatus, OpenStep, VirtualDisk } from '../disk/index.ts';
@@ -6,7 +6,7 @@ import type { MountRequest } from './mount-request.ts';
 import type { Phase } from './mount-state.ts';
 import type { Serving } from './serving.ts';
 
-/** Keys as qemu-img spells them where it has them. */
+/** Keys are spelled as in qemu-img, if it has them. */
 export interface MountStatus {
   readonly image: string;
   readonly mountpoint: string;
@@ -15,7 +15,7 @@ export interface MountStatus {
   readonly pid: number;
   readonly workers: number;
   readonly 'read-only': boolean;
-  /** somebody else may write to the image at the same time, so that what is shown may be inconsistent */
+  /** another program may write to the image at the same time, so the data may be inconsistent */
   readonly shared: boolean;
   readonly 'dirty-flag': boolean;
   /** qcow2 version 3: the dirty flag is set while the image changes */
@@ -23,11 +23,11 @@ export interface MountStatus {
   readonly 'virtual-size': number;
   readonly 'allocated-size': number;
   readonly 'cluster-size': number;
-  /** where the data lies when that is not the image file */
+  /** path of the external data file, if there is one */
   readonly 'data-file'?: string;
   /** the images below, nearest first */
   readonly 'backing-chain'?: readonly string[];
-  /** whether clusters that are read are copied up; stopped: a copy failed, the log says why */
+  /** copy-on-read; stopped: a copy failed, and the log says why */
   readonly 'copy-on-read': 'on' | 'off' | 'stopped';
   /** bytes of the disk that need no backing file, and those that do; absent: no backing file, or too many tables to count */
   readonly 'local-size'?: number;
@@ -36,7 +36,7 @@ export interface MountStatus {
   readonly network?: readonly NetworkStatus[];
   /** requests served, by operation of the FUSE protocol */
   readonly requests: Readonly<Record<string, number>>;
-  /** why the image was turned read-only; null when it was not */
+  /** why the image became read-only; null if it did not */
   readonly failure: string | null;
   readonly log: string | null;
 }
@@ -74,13 +74,13 @@ export function mountStatus(
   };
 }
 
-/** While the image is being opened or closed: nothing is asked of a disk that may not be open. */
+/** The status while the image is being opened or closed. It does not use the disk, which may not be open. */
 export interface UnservedStatus {
   readonly image: string;
   readonly mountpoint: string;
   readonly pid: number;
   readonly state: 'opening' | 'closing';
-  /** what is being done, and may take long */
+  /** the current step, which may take long */
   readonly doing?: string;
   readonly log: string | null;
 }
@@ -100,7 +100,7 @@ export function describeStep({ doing, fraction }: OpenStep): string {
   return fraction === undefined ? doing : `${doing}, ${Math.floor(fraction * 100)}%`;
 }
 
-/** What the process of a mount is at, in one line, while it does not simply serve. */
+/** What the process of a mount is doing, in one line, unless it simply serves. */
 export function describePhase({ image, mountpoint }: MountRequest, phase: Phase, step: OpenStep | null): string {
   const doing = step === null ? '' : ` (${describeStep(step)})`;
   return {
@@ -117,7 +117,7 @@ export function describePhase({ image, mountpoint }: MountRequest, phase: Phase,
   }[phase];
 }
 
-/** What share means to who reads from the mount. */
+/** What `share` means for programs that read from the mount. */
 export const POSSIBLY_INCONSISTENT = 'shared with a writer, possibly inconsistent';
 
 /** One line, for SIGUSR1 and the log. */

@@ -1,5 +1,5 @@
-// What others see of a mount from outside, and what it leaves behind: its record, its log, its pid file, the note for
-// umount(8), the state that systemd is told. Invariant: a mount that has ended clean leaves nothing.
+// The traces of a mount that other programs see: its record, its log, its pid file, the note for umount(8), the state reported to
+// systemd. Invariant: a mount that has ended clean leaves none of them.
 
 import { printable } from '../bytes/printable.ts';
 import { describeError } from '../errors/index.ts';
@@ -19,7 +19,7 @@ export class MountTraces {
   readonly #request: MountRequest;
   readonly #parts: MountParts;
   readonly #log: Log;
-  /** why nobody serves the mount any more although it is still mounted */
+  /** why the mount is no longer served although it is still mounted */
   #loss: string | null = null;
 
   constructor(request: MountRequest, parts: MountParts) {
@@ -44,7 +44,7 @@ export class MountTraces {
     notifyServiceManager(`READY=1\nMAINPID=${process.pid}\n${status}`, this.#log);
   }
 
-  /** For who reads the record. */
+  /** For programs that read the record. */
   noteMode(mount: LiveMount, readOnly: boolean): void {
     if (mount.record.readOnly === readOnly) return;
     mount.record = { ...mount.record, readOnly };
@@ -55,7 +55,7 @@ export class MountTraces {
     }
   }
 
-  /** Nobody serves the mount any more. @param isWanted somebody told it to end, or it was a failure of its own */
+  /** The mount is no longer served. @param isWanted true if it was told to end, false if it failed */
   noteEnding({ serving, record }: LiveMount, isWanted: boolean): void {
     notifyServiceManager('STOPPING=1', this.#log);
     this.#loss = isWanted ? null : describeLoss(record, this.#request);
@@ -63,7 +63,7 @@ export class MountTraces {
     forgetForUmount(serving.mountpoint, this.#log);
   }
 
-  /** It has ended. @param before the state that it ended from */
+  /** The mount has ended. @param before the state before the end */
   leave(ending: MountEnding, before: MountState<LiveMount>): void {
     const { files } = this.#parts;
     const { image, mountpoint, pidFile } = this.#request;

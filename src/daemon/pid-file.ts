@@ -1,4 +1,4 @@
-// The pid file of a mount, where the user wants one. It is taken over from a mount before, and taken away by its own mount only.
+// The pid file of a mount, if the user wants one. A mount overwrites the pid file of an earlier mount, and removes only its own.
 
 import { ImgfuseError } from '../errors/index.ts';
 import { pathKind } from '../host/canonical-path.ts';
@@ -10,14 +10,14 @@ export function writePidFile(path: string): void {
     throw new ImgfuseError('usage', `the pid file ${path} cannot be written: it is no regular file`, { path });
   }
   try {
-    // others may read it, whatever the umask
+    // all users may read it, whatever the umask
     writeWhole(path, `${process.pid}\n`, 0o644);
   } catch (cause) {
     throw new ImgfuseError('io', `the pid file ${path} cannot be written`, { path }, cause);
   }
 }
 
-/** Leaves what another mount has written there since. */
+/** Removes the pid file, unless another mount has written it since. */
 export function removePidFile(path: string): void {
   if (pathKind(path) === 'file' && readText(path) === `${process.pid}\n`) removeFile(path);
 }

@@ -1,12 +1,12 @@
-// The disk of a mount as its main thread has it: the keeper opens, closes and rescues it, and this thread attaches to it when
-// somebody asks for more than the keeper tells, because the engines take long to load.
-// Invariant: what this thread attaches to is what the keeper has open, or had open when it died.
+// The main thread's view of the disk of a mount. The keeper opens, closes and rescues the disk. This thread attaches to it only if
+// it needs more than the keeper tells, because loading the engines takes long.
+// Invariant: this thread attaches to the disk that the keeper has open, or had open when it died.
 
 import type { SharedDisk, VirtualDisk } from '../disk/index.ts';
 import { DiskKeeper, type KeptDisk, type OpenRequest } from './keeper/disk-keeper.ts';
 import type { Log } from './log.ts';
 
-/** The reservation slot of the keeper; those of the workers follow, and the main thread has the last one. */
+/** Reservation slot of the keeper. The slots of the workers follow, and the main thread has the last one. */
 export const KEEPER_SLOT = 0;
 
 export class ServedDisk {
@@ -14,9 +14,9 @@ export class ServedDisk {
   /** of this thread */
   readonly #slot: number;
   #keeper: DiskKeeper;
-  /** what the keeper has open; null while it opens it */
+  /** the disk that the keeper has open; null until it is open */
   #shared: SharedDisk | null = null;
-  /** the same for this thread */
+  /** the disk that this thread is attached to */
   #disk: VirtualDisk | null = null;
   #attachDisk: ((shared: SharedDisk, slot: number, log: (sentence: string) => void) => VirtualDisk) | null = null;
 
@@ -32,30 +32,30 @@ export class ServedDisk {
     return this.#keeper;
   }
 
-  /** Null until this thread has attached to it. */
+  /** The attached disk; null if this thread is not attached. */
   get attachedDisk(): VirtualDisk | null {
     return this.#disk;
   }
 
-  /** @throws ImgfuseError why it cannot be opened; nothing is open then */
+  /** @throws ImgfuseError why the disk cannot be opened; nothing is open then */
   async open(request: OpenRequest): Promise<KeptDisk> {
     const disk = await this.#keeper.open(request);
     this.#shared = disk.shared;
     return disk;
   }
 
-  /** The disk for this thread; it has been opened. */
+  /** Attaches this thread to the disk, which must be open. */
   async attached(): Promise<VirtualDisk> {
     this.#attachDisk ??= (await import('../disk/index.ts')).attachDisk;
     return this.#disk ?? this.#attach(this.#shared!);
   }
 
-  /** The keeper has opened another one in its place; this thread was attached to the one before. */
+  /** The keeper has opened a new disk: attaches this thread to it instead of the old one. It must have been attached before. */
   exchange(shared: SharedDisk): void {
     this.#attach(shared);
   }
 
-  /** The connection of the mount has ended: no request in hand need wait for a slow server of a backing file any more. */
+  /** The connection of the mount has ended, so running requests need not wait for a slow server of a backing file. */
   giveUpServers(): void {
     void this.attached().then(
       (disk) => disk.giveUpServers(),
@@ -63,7 +63,7 @@ export class ServedDisk {
     );
   }
 
-  /** A thread has died: whoever waits for what it held gets an error. */
+  /** A thread has died: requests that wait for its reservations or locks fail. */
   abandon(thread: number, slot: number): void {
     if (this.#shared === null) return;
     void this.attached().then(
@@ -72,12 +72,12 @@ export class ServedDisk {
     );
   }
 
-  /** Flushes, marks clean, closes. @throws ImgfuseError when the image is not clean */
+  /** Flushes, marks clean, closes. @throws ImgfuseError if the image is not clean */
   async close(): Promise<void> {
     await this.#keeper.close();
   }
 
-  /** Makes durable what can be, and calls nothing clean. @throws ImgfuseError what could not be made durable */
+  /** Makes durable what it can, without marking the image clean. @throws ImgfuseError what could not be made durable */
   async rescue(): Promise<void> {
     if (this.#keeper.isDead) {
       this.#keeper = new DiskKeeper();

@@ -1,5 +1,5 @@
 // How a mount is served: by worker threads on the kernel transport, or by fuse-native on the main thread.
-// Invariant: `ended` settles when nothing serves requests any more, whatever ended it, and only then may the disk close.
+// Invariant: `ended` settles when no thread serves requests any more, for whatever reason; the disk may close only after that.
 
 import { join } from 'node:path';
 import type { SharedDisk, VirtualDisk } from '../disk/index.ts';
@@ -38,54 +38,54 @@ import { type ServeData, startThread, type Thread, type WarmThread } from './wor
 /** A mount that answers. */
 export interface Serving {
   readonly transport: Transport;
-  /** as the mount table has it; /dev/fd/N where the kernel does not tell which mount that is */
+  /** as in the mount table; /dev/fd/N if the kernel does not tell which mount that is */
   readonly mountpoint: string;
-  /** the path of the disk there */
+  /** path of the disk file in the mount */
   readonly diskFile: string;
   readonly workers: number;
-  /** resolves when nobody serves any more */
+  /** resolves when no thread serves the mount any more */
   readonly ended: Promise<void>;
   /** not yet */
   readonly isServing: boolean;
-  /** @throws ImgfuseError busy while somebody uses it, unless lazy; missing when it is detached already */
+  /** @throws ImgfuseError busy if the mount is in use and `lazy` is not set; missing if it is detached already */
   unmount(options: { lazy: boolean }): Promise<void>;
   /**
-   * Ends the connection, in use or not: requests that are not answered yet fail.
-   * @throws ImgfuseError where that is not possible: an ordinary user without fusectl, a connection that is not known
+   * Ends the connection, even if it is in use: unanswered requests fail.
+   * @throws ImgfuseError if that is impossible: no fusectl for an ordinary user, or an unknown connection
    */
   abort(): void;
   /** requests served, by operation */
   requests(): Readonly<Record<string, number>>;
-  /** null where the disk cannot be exchanged under the mount */
+  /** null if the disk cannot be exchanged under the mount */
   readonly handover: Handover | null;
 }
 
-/** What is told about the threads of a mount. */
+/** Called with events of the threads of a mount. */
 export interface ServingEvents {
-  /** a thread has died: what it was doing will never be answered, and what it held has to be given up */
+  /** a thread has died: its request is never answered, and its locks and reservations must be released */
   readonly died: (error: Error, threadId: number, slot: number) => void;
   /** the disk for this thread, whose engines fuse-native alone needs before the mount answers */
   readonly attach: () => Promise<VirtualDisk>;
-  /** a thread has seen the end of the connection, or the stop word, and ended */
+  /** a thread has ended after the end of the connection or the stop word */
   readonly gone: () => void;
 }
 
-/** What goes with an exchange of the disk under a mount. */
+/** The operations for an exchange of the disk under a mount. */
 export interface Handover {
-  /** gives every thread the disk that it takes when its gate says so */
+  /** passes every thread the disk that it attaches to when its gate tells it */
   handOver(disk: SharedDisk): void;
-  /** lets the disk be opened for writing from now on, or no longer */
+  /** allows or forbids to open the disk for writing */
   setReadOnly(readOnly: boolean): void;
-  /** open files that can write */
+  /** number of files open for writing */
   writableHandles(): number;
-  /** makes the kernel ask again for what it has cached of the disk, while requests are served */
+  /** makes the kernel drop its cache of the disk; requests must be served meanwhile */
   invalidate(what: 'attributes' | 'data'): Promise<void>;
 }
 
 /**
  * Mounts and starts to serve.
  * @param words shared by every thread of the mount
- * @param first becomes the first worker thread, or is ended where there are none
+ * @param first becomes the first worker thread; it is ended if the transport has no workers
  */
 export async function startServing(
   disk: KeptDisk,
@@ -107,21 +107,21 @@ function chooseTransport(request: MountRequest, log: Log): Transport {
   return 'fuse-native';
 }
 
-/** nosuid and nodev always: the mount holds regular files, and an image must not bring rights along. */
+/** Always nosuid and nodev: the mount has only regular files, and an image must not grant rights. */
 function mountOptions(request: MountRequest, transport: Transport): MountOptions {
   return {
     source: request.source,
-    // what may become read-write later must not be read-only for the kernel: only root could change that
+    // a mount that may become read-write must not be read-only for the kernel, because only root could change that
     readOnly: request.readOnly && !(request.share && transport === 'kernel'),
     allowOther: request.allowOther,
-    // a mount that is inherited has what it was made with
+    // an inherited mount keeps the flags that it was made with
     defaultPermissions: !isInherited(request.mountpoint) || request.defaultPermissions,
     flags: ['nosuid', 'nodev', ...request.flags],
     ...(request.maxRead === undefined ? {} : { maxRead: request.maxRead }),
   };
 }
 
-/** Who is not root mounts through fusermount3; what is mounted already has the flags of whoever did it. */
+/** Users other than root mount through fusermount3. An inherited mount keeps its flags. */
 function sayWhatIsLeftOut({ flags, mountpoint }: MountRequest, log: Log): void {
   if (process.geteuid?.() === 0 || isInherited(mountpoint)) return;
   const missing = flagsLeftOut(flags).join(', ');
@@ -162,7 +162,7 @@ async function serveKernel(
     closeQuietly([{ close: () => session.unmount({ lazy: true }) }, session]);
     throw error;
   }
-  // the kernel queues requests from INIT on: with one worker ready the mount answers, and the others do not delay it
+  // one ready worker is enough for the mount to answer: the kernel queues requests after INIT until the others are ready
   if (!(await first.started)) {
     session.unmount({ lazy: true });
     throw (await first.ended) ?? new Error('a worker thread ended before it served anything');
@@ -208,7 +208,7 @@ function withEnd(ended: Promise<void>, serving: Omit<Serving, 'ended' | 'isServi
   };
 }
 
-/** What each worker is given; each has a descriptor of its own, so that the kernel can hand out requests in parallel. */
+/** The data of each worker. Each has its own descriptor, so that the kernel can hand out requests in parallel. */
 function workerData(
   session: KernelSession,
   disk: KeptDisk,

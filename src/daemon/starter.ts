@@ -1,6 +1,6 @@
 // The channel between a mount process in the background and the command that started it: passwords go down, and until the mount
 // answers, reports go up. The functions run in the mount process; the command (start-mount.ts) has the other end.
-// Invariant: a command that is gone is noticed, so that no mount appears that nobody waits for.
+// Invariant: the mount process notices if the command is gone, so that no mount appears that nobody waits for.
 
 import type { OpenStep } from '../disk/index.ts';
 import type { PasswordSource } from '../host/passwords.ts';
@@ -9,27 +9,27 @@ import type { MountRequest } from './mount-request.ts';
 
 export const ORPHANED = 'the command that started the mount is gone';
 
-/** What the mount process reports to the one that started it. */
+/** A report of the mount process to the command that started it. */
 export type StartReport =
   | { readonly type: 'ready'; readonly record: MountRecord }
   | {
       readonly type: 'failed';
       readonly sentence: string;
       readonly exitCode: number;
-      /** the encrypted image that there was no password for */
+      /** the encrypted image that needs a password */
       readonly passwordNeeded?: string;
     }
   | { readonly type: 'note'; readonly sentence: string }
   /** what the open of the image is doing */
   | { readonly type: 'step'; readonly step: OpenStep };
 
-/** What the mount process is handed: for every image, or image by image; base64. */
+/** The passwords for the mount process, in base64: one for every image, or one per image. */
 export interface PasswordMessage {
   readonly given: string | null;
   readonly byImage: readonly (readonly [path: string, password: string])[];
 }
 
-/** @returns whether the command that started this process was there to hear it */
+/** @returns whether the command that started this process has received it */
 export function report(message: StartReport): Promise<boolean> {
   return new Promise((resolve) => {
     if (!process.connected || process.send === undefined) resolve(false);
@@ -37,7 +37,7 @@ export function report(message: StartReport): Promise<boolean> {
   });
 }
 
-/** What the command that started this process sends when it says so; it has the terminal and the environment. */
+/** The passwords that the starting command sends if it has announced them; it has the terminal and the environment. */
 export async function passwordsFromStarter({ passwordsFollow }: MountRequest): Promise<PasswordSource> {
   if (passwordsFollow !== true) return { given: null, byImage: new Map(), mayAsk: false };
   const message = await new Promise<PasswordMessage>((resolve, reject) => {

@@ -1,6 +1,6 @@
 // The main thread of a mount: it mounts, starts the threads, and then only controls: signals, the control socket, deadlines,
-// the end. Invariants: its event loop is always free (a thread of its own opens and closes the image); the disk is closed when
-// nobody serves any more and not before; it never looks at its own mountpoint. The edges of this picture are in mount-state.ts.
+// the end. Invariants: its event loop is always free (the keeper thread opens and closes the image); the disk is closed only
+// after all threads have stopped serving; it never accesses its own mountpoint. mount-state.ts has the edges of this picture.
 //
 //            opened            answers            stop                stuck
 //   opening -------> mounting --------> serving -------> unmounting -------> waiting (for its users)
@@ -42,15 +42,15 @@ import { KEEPER_SLOT, ServedDisk } from './served-disk.ts';
 import type { Serving } from './serving.ts';
 import { ServingWords } from './workers/serving-words.ts';
 
-/** How long a state may last; no entry: as long as it takes. */
+/** How long a state may last; a state without an entry has no limit. */
 const DEADLINES_MS: { readonly [P in Phase]?: number } = {
-  // from when it is told to end
+  // counts from the moment the mount is told to end
   mounting: 10_000,
   draining: 120_000,
   leaving: 10_000,
   rescuing: 10_000,
 };
-/** How long after a crash the other threads may take to end what they have in hand. */
+/** Limit for the other threads to end their running requests after a crash. */
 const RESCUE_MS = 2000;
 
 export class Supervisor {
@@ -65,9 +65,9 @@ export class Supervisor {
     status: () => this.#status(),
     remount: (readOnly) => this.#remount(readOnly),
   });
-  /** resolves when the mount is told to end: what need not be waited for is not */
+  /** resolves when the mount is told to end, so that optional waits stop */
   readonly #stopped: Promise<void>;
-  /** resolves when the state is `closed` and what follows from it is done */
+  /** resolves after the state has become `closed` and its actions are done */
   readonly #ended: Promise<MountEnding>;
   #state: MountState<LiveMount> = { phase: 'opening' };
   /** null until the mount answers */
@@ -77,7 +77,7 @@ export class Supervisor {
   #noteStop: () => void = () => undefined;
   #noteEnd: (ending: MountEnding) => void = () => undefined;
 
-  /** @param keeper loads its modules already; it is closed, or left to its owner when start fails */
+  /** @param keeper is loading its modules already; the caller still owns it if the start fails */
   constructor(request: MountRequest, keeper: DiskKeeper, parts: MountParts) {
     this.#request = request;
     this.#parts = parts;
@@ -101,7 +101,7 @@ export class Supervisor {
 
   /**
    * Resolves when the mount answers.
-   * @throws StartBrokenOff when it was told to end first; other errors say why it does not answer. Nothing is left then
+   * @throws StartBrokenOff if it was told to end first; other errors say why it does not answer. Nothing is left mounted then
    */
   async start(passwords: PasswordSource): Promise<MountRecord> {
     this.#handleSignals();
@@ -111,7 +111,7 @@ export class Supervisor {
       const mount = await this.#unlessEnded(this.#openAndMount(passwords));
       this.#serving = mount.serving;
       this.#dispatch({ type: 'answers', mount });
-      // not before: it may have been unmounted already
+      // not earlier: the mount may have been unmounted already
       void mount.serving.ended.then(() => this.#dispatch({ type: 'ended' }));
       this.#disk.attached().catch((error) => this.crash(error));
       return mount.record;
@@ -124,23 +124,23 @@ export class Supervisor {
     }
   }
 
-  /** Resolves when the mount has ended, however that came, and the image is closed. @returns the exit code */
+  /** Resolves when the mount has ended, for whatever reason, and the image is closed. @returns the exit code */
   async ended(): Promise<number> {
     const { how } = await this.#ended;
     return how === 'clean' ? 0 : 1;
   }
 
-  /** A thread is in the middle of something that the end of this process must not wait for. */
+  /** Whether a thread is still busy, so that the process must end without waiting for it. */
   get isStuck(): boolean {
     return this.#disk.keeper.isBusy || this.#serving?.isServing === true;
   }
 
-  /** Ends the mount. @param exitCode of this process, if nothing is mounted yet */
+  /** Ends the mount. @param exitCode for this process if nothing is mounted yet */
   stop(reason: string, exitCode: number): void {
     this.#dispatch({ type: 'stop', reason, exitCode });
   }
 
-  /** A bug has struck this thread: nothing is served any more. */
+  /** An unexpected error in this thread: the mount is no longer served. */
   crash(error: Error): void {
     this.#dispatch({ type: 'crash', error });
   }
@@ -162,7 +162,7 @@ export class Supervisor {
     if (after.phase !== before.phase) this.#enter(after, before);
   }
 
-  /** What is done about a state that has just begun. */
+  /** The actions of a state that has just begun. */
   #enter(state: MountState<LiveMount>, before: MountState<LiveMount>): void {
     switch (state.phase) {
       case 'unmounting':
@@ -202,7 +202,7 @@ export class Supervisor {
     );
   }
 
-  /** Reports what `work` says unless the state has changed meanwhile. @param work resolves with why the image is not clean */
+  /** Reports the result of `work`, unless the state has changed meanwhile. @param work resolves with why the image is not clean */
   #whileIn(state: MountState<LiveMount>, work: () => Promise<string | null>): void {
     work()
       .catch(describeError)
@@ -211,7 +211,7 @@ export class Supervisor {
       });
   }
 
-  /** There is nothing any more that could serve: the users get errors. */
+  /** Ends the connection, because nothing can serve it: programs that use the mount get errors. */
   #breakOff({ serving }: LiveMount): void {
     const refusal = serving.isServing ? abort(serving) : null;
     if (refusal !== null) this.#log('warning', `${refusal}; its users get errors once this process has ended`);
@@ -248,7 +248,7 @@ export class Supervisor {
     return Promise.race([work, ended]);
   }
 
-  /** The image is open, and could not be mounted. */
+  /** Called if the image is open and could not be mounted. */
   async #closeUnmounted(): Promise<void> {
     this.#words.stop();
     await this.#disk.close().catch((error) => this.#log('error', describeError(error)));
@@ -284,7 +284,7 @@ export class Supervisor {
     process.on('SIGTERM', () => this.stop('SIGTERM', 143));
     process.on('SIGINT', () => this.stop('SIGINT', 130));
     process.on('SIGHUP', () => {
-      // a daemon outlives the terminal, but not before its starter has been told that it answers
+      // a daemon outlives the terminal, but only after the command was told that the mount answers
       const isStarting = this.#state.phase === 'opening' || this.#state.phase === 'mounting';
       if (isStarting || !this.#parts.isDaemon) this.stop('SIGHUP', 129);
     });
@@ -299,7 +299,7 @@ export class Supervisor {
     return null;
   }
 
-  /** After a crash: what was acknowledged is made durable as far as it can be; nothing is called clean. */
+  /** After a crash: makes acknowledged writes durable as far as possible, without marking the image clean. */
   async #rescue(mount: LiveMount): Promise<string | null> {
     await Promise.race([requestsDone(this.#words), delay(RESCUE_MS)]);
     this.#traces.noteEnding(mount, this.#isEndWanted);
