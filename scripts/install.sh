@@ -40,7 +40,8 @@ if [ ! -f dist/cli.js ] || [ -n "$(find src -newer dist/cli.js -name '*.ts' -pri
 
 run mkdir -p "$DESTDIR$lib" "$DESTDIR$PREFIX/bin" "$DESTDIR$PREFIX/share/man/man1" "$DESTDIR$PREFIX/lib/systemd/system"
 run rm -rf "$DESTDIR$lib/dist" "$DESTDIR$lib/node_modules"
-run cp -R dist "$DESTDIR$lib/dist"
+run mkdir "$DESTDIR$lib/dist"
+run cp -R dist/cli.js dist/program "$DESTDIR$lib/dist/"
 run cp package.json LICENSE "$DESTDIR$lib/"
 # The production dependencies as npm ci put them here: installing needs no network and runs no script of a package.
 npm ls --omit=dev --all --parseable 2>/dev/null | while read -r package; do

@@ -255,9 +255,9 @@ function selected({ rule, hazard }) {
   return new RegExp(options.only).test(`${rule} ${hazard}`);
 }
 
-/** Runs a program of node_modules in the copy. @returns whether it ended well */
+/** Runs a program of the copy. @returns whether it ended well */
 async function succeeds(copy, program, args) {
-  running = spawn(process.execPath, [join('node_modules', program), ...args], {
+  running = spawn(process.execPath, [program, ...args], {
     cwd: copy,
     stdio: 'ignore',
     env: { ...process.env, SEED: '1', SLICE_CUTS: '3000' },
@@ -270,9 +270,10 @@ async function succeeds(copy, program, args) {
 /** Runs one test file of the copy. @returns whether it passed */
 async function passes(copy, test, only) {
   // a rule that is switched off may leave the compiler something to complain about
-  await succeeds(copy, 'typescript/bin/tsc', ['-p', 'tsconfig.json']);
+  await succeeds(copy, 'node_modules/typescript/bin/tsc', ['-p', 'tsconfig.json']);
+  await succeeds(copy, 'scripts/bundle.mjs', []);
   const vitest = ['run', '--config', 'test/vitest.config.ts', '--bail', '1', test];
-  return succeeds(copy, 'vitest/vitest.mjs', only === '' ? vitest : [...vitest, '-t', only]);
+  return succeeds(copy, 'node_modules/vitest/vitest.mjs', only === '' ? vitest : [...vitest, '-t', only]);
 }
 
 function switchOff(copy, { file, from, to, also }) {

@@ -2,7 +2,16 @@
 // its mounts, its loop devices and the processes of its mounts, and nothing else.
 
 import { type ChildProcess, type SpawnSyncOptions, spawn, spawnSync } from 'node:child_process';
-import { chmodSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, realpathSync, rmSync } from 'node:fs';
+import {
+  chmodSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  realpathSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -73,6 +82,15 @@ export class Bench {
   /** The same with more in its environment. */
   runCli(parameters: readonly string[], environment: NodeJS.ProcessEnv): Result {
     return this.run(process.execPath, [CLI, ...parameters], { env: { ...this.environment(), ...environment } });
+  }
+
+  /** The program made of its single modules, of which a Node option can change one; the built program has none. */
+  modulesCli(): string {
+    const path = this.path('imgfuse.mjs');
+    const module = new URL('cli/main.js', `file://${CLI}`).href;
+    const source = `import { main } from '${module}';\nprocess.exit(await main(process.argv.slice(2), process.argv[1]));\n`;
+    writeFileSync(path, source);
+    return path;
   }
 
   run(command: string, parameters: readonly string[], options: SpawnSyncOptions = {}): Result {

@@ -44,7 +44,8 @@ function dieIn(method: 'take' | 'seed', count: number): string {
 }
 
 function imgfuse(nodeOption: string, ...parameters: readonly string[]): Result {
-  return bench.runCli(parameters, { NODE_OPTIONS: nodeOption });
+  const environment = { ...bench.environment(), NODE_OPTIONS: nodeOption };
+  return bench.run(process.execPath, [bench.modulesCli(), ...parameters], { env: environment });
 }
 
 /** Reads of the disk. @returns the code of the error, or null */

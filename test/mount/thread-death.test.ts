@@ -56,7 +56,7 @@ function dieAt(breakpoint: string, how: string): string {
 /** A mount in the foreground that answers; what it logs is in the file `log`. */
 async function mount(image: string, ...nodeOptions: readonly string[]): Promise<ChildProcess> {
   const log = openSync(bench.path('log'), 'w');
-  const child = spawn(process.execPath, [...nodeOptions, CLI, 'mount', '-f', image, 'mnt'], {
+  const child = spawn(process.execPath, [...nodeOptions, bench.modulesCli(), 'mount', '-f', image, 'mnt'], {
     cwd: bench.directory,
     env: bench.environment(),
     stdio: ['ignore', log, log],
