@@ -2,7 +2,7 @@
 // read then finds them in the image. Invariant: no read fails because of it. A copy that fails stops it for the life of the
 // disk, with one warning. If the backing file cannot be read, the read itself says so.
 
-import { guestOffset } from '../bytes/offsets.ts';
+import type { GuestOffset } from '../bytes/offsets.ts';
 import { describeError, ImgfuseError } from '../errors/index.ts';
 import { imageChain, type WritableImage } from '../format/image-format.ts';
 
@@ -36,10 +36,10 @@ export class CopyOnRead {
   }
 
   /** Called before a range is read. */
-  copy(offset: number, length: number): void {
+  copy(offset: GuestOffset, length: number): void {
     if (this.isStopped) return;
     try {
-      this.image.copyUp(guestOffset(offset), length);
+      this.image.copyUp(offset, length);
     } catch (error) {
       const { path } = error instanceof ImgfuseError ? error.context : { path: undefined };
       if (path === undefined || !this.below.includes(path)) this.stop(error);

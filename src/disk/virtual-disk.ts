@@ -1,7 +1,7 @@
 // VirtualDisk: an open image with its backing chain and its locks, as a plain array of bytes. It clips requests at the end
 // of the disk, walks the chain for extents, and owns the files: close() always releases them, whatever the flush said.
 
-import { guestOffset } from '../bytes/offsets.ts';
+import { type GuestOffset, guestOffset } from '../bytes/offsets.ts';
 import { steadyMs } from '../concurrency/clock.ts';
 import { Mutex } from '../concurrency/mutex.ts';
 import { type Closeable, closeAll, closeQuietly } from '../errors/close.ts';
@@ -128,17 +128,17 @@ export class VirtualDisk {
   }
 
   /** @returns bytes read: fewer than `length` only at the end of the disk */
-  read(target: Uint8Array, targetOffset: number, length: number, offset: number): number {
+  read(target: Uint8Array, targetOffset: number, length: number, offset: GuestOffset): number {
     const count = Math.max(0, Math.min(length, this.size() - offset));
     if (count === 0) return 0;
     this.requestBegins();
     this.copyOnRead?.copy(offset, count);
-    this.image.read(target, targetOffset, count, guestOffset(offset));
+    this.image.read(target, targetOffset, count, offset);
     return count;
   }
 
   /** @returns bytes written: fewer than `length` only at the end of the disk. Throws EFBIG beyond it. */
-  write(source: Uint8Array, sourceOffset: number, length: number, offset: number): number {
+  write(source: Uint8Array, sourceOffset: number, length: number, offset: GuestOffset): number {
     if (length === 0) return 0;
     const count = Math.min(length, this.size() - offset);
     if (count <= 0) {
@@ -148,7 +148,7 @@ export class VirtualDisk {
       });
     }
     this.requestBegins();
-    this.changeable().write(source, sourceOffset, count, guestOffset(offset));
+    this.changeable().write(source, sourceOffset, count, offset);
     return count;
   }
 

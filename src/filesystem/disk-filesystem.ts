@@ -9,6 +9,7 @@ import {
   SEEK_DATA,
   SEEK_HOLE,
 } from '../bytes/linux.ts';
+import { guestOffset } from '../bytes/offsets.ts';
 import type { VirtualDisk } from '../disk/index.ts';
 import { ERRNO, ImgfuseError } from '../errors/index.ts';
 import type { AttributeChange, Attributes, DirectoryEntry, Filesystem, Statfs } from '../fuse/filesystem.ts';
@@ -144,7 +145,7 @@ export class DiskFilesystem implements Filesystem {
     offset: number,
   ): number {
     this.assertDisk(node);
-    return this.disk.read(target, targetOffset, length, offset);
+    return this.disk.read(target, targetOffset, length, guestOffset(offset));
   }
 
   write(
@@ -160,7 +161,7 @@ export class DiskFilesystem implements Filesystem {
       const end = Math.min(offset + length, this.disk.size());
       if (offset < end) this.beforeChange(handle, offset, end);
     }
-    const count = this.disk.write(source, sourceOffset, length, offset);
+    const count = this.disk.write(source, sourceOffset, length, guestOffset(offset));
     this.touch();
     return count;
   }

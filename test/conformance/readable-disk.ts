@@ -2,6 +2,7 @@
 // that looking changes nothing. describeVirtualDisk runs it for formats that can be written.
 
 import { describe, expect, test } from 'vitest';
+import { guestOffset } from '../../src/bytes/offsets.ts';
 import { steadyMs } from '../../src/concurrency/clock.ts';
 import { VirtualDisk } from '../../src/disk/virtual-disk.ts';
 import { ERRNO, errnoOf } from '../../src/errors/index.ts';
@@ -52,7 +53,7 @@ export function describeReadableDisk(variant: ReadVariant): void {
       const disk = new VirtualDisk(openImage(format, recording, { readOnly: true }));
       expectContent(disk, content);
       const changes = [
-        () => disk.write(new Uint8Array(9), 0, 9, 5),
+        () => disk.write(new Uint8Array(9), 0, 9, guestOffset(5)),
         () => disk.discard(0, 100_000),
         () => disk.writeZeroes(0, 100_000),
         () => disk.preallocate(0, 100_000),
@@ -74,12 +75,12 @@ export function describeReading(make: () => ReadSubject): void {
   test('a read that crosses the end is short, one behind it is empty, and no byte beyond the count is touched', () => {
     const { disk, content } = make();
     const target = new Uint8Array(1000).fill(0xee);
-    expect(disk.read(target, 10, 900, content.length - 100)).toBe(100);
+    expect(disk.read(target, 10, 900, guestOffset(content.length - 100))).toBe(100);
     expect(target.subarray(0, 10).every((byte) => byte === 0xee)).toBe(true);
     expect(target.subarray(110).every((byte) => byte === 0xee)).toBe(true);
-    expect(disk.read(target, 0, 1000, content.length)).toBe(0);
-    expect(disk.read(target, 0, 1000, content.length + 4096)).toBe(0);
-    expect(disk.read(target, 0, 0, 17)).toBe(0);
+    expect(disk.read(target, 0, 1000, guestOffset(content.length))).toBe(0);
+    expect(disk.read(target, 0, 1000, guestOffset(content.length + 4096))).toBe(0);
+    expect(disk.read(target, 0, 0, guestOffset(17))).toBe(0);
   });
 
   test('a read anywhere gets its bytes', () => {
@@ -90,7 +91,7 @@ export function describeReading(make: () => ReadSubject): void {
       const at = Math.floor(random() * content.length);
       const length = Math.min(content.length - at, 1 + Math.floor(random() * (n % 2 === 0 ? 1500 : 70_000)));
       const target = new Uint8Array(length).fill(0xee);
-      expect(disk.read(target, 0, length, at)).toBe(length);
+      expect(disk.read(target, 0, length, guestOffset(at))).toBe(length);
       expect(Buffer.compare(target, content.subarray(at, at + length)), `${length} bytes at ${at}`).toBe(0);
     }
   });
@@ -136,7 +137,7 @@ export function describeReading(make: () => ReadSubject): void {
 function expectContent(disk: VirtualDisk, content: Uint8Array): void {
   expect(disk.size()).toBe(content.length);
   const bytes = new Uint8Array(content.length).fill(0xee);
-  expect(disk.read(bytes, 0, bytes.length, 0)).toBe(bytes.length);
+  expect(disk.read(bytes, 0, bytes.length, guestOffset(0))).toBe(bytes.length);
   const at = Buffer.compare(bytes, content) === 0 ? -1 : bytes.findIndex((byte, i) => byte !== content[i]);
   expect(at < 0 ? 'none' : `${at}: ${bytes[at]} instead of ${content[at]}`, 'first byte that differs').toBe('none');
 }

@@ -2,6 +2,7 @@
 // it runs in memory, so that faults can be put at every single host operation.
 
 import { describe, expect, test } from 'vitest';
+import { guestOffset } from '../../src/bytes/offsets.ts';
 import { steadyMs } from '../../src/concurrency/clock.ts';
 import { CopyOnRead, createCopyOnReadState } from '../../src/disk/copy-on-read.ts';
 import { VirtualDisk } from '../../src/disk/virtual-disk.ts';
@@ -95,7 +96,7 @@ class Subject {
 
 function contentOf(disk: VirtualDisk): Uint8Array {
   const bytes = new Uint8Array(disk.size()).fill(0xee);
-  expect(disk.read(bytes, 0, bytes.length, 0)).toBe(bytes.length);
+  expect(disk.read(bytes, 0, bytes.length, guestOffset(0))).toBe(bytes.length);
   return bytes;
 }
 
@@ -149,7 +150,7 @@ function writeStep(offset: number, length: number, seed: number): Step {
   return {
     name: `write ${length} at ${offset}`,
     run: (disk) => {
-      expect(disk.write(data, 0, length, offset)).toBe(length);
+      expect(disk.write(data, 0, length, guestOffset(offset))).toBe(length);
     },
     apply: (model) => {
       const next = model.slice();
@@ -234,7 +235,7 @@ function writtenDisk(variant: DiskVariant): ReadSubject {
   const subject = new Subject(variant);
   const disk = subject.open();
   const write = (source: Uint8Array, at: number): void => {
-    const count = disk.write(source, 0, source.length, at);
+    const count = disk.write(source, 0, source.length, guestOffset(at));
     subject.model.set(source.subarray(0, count), at);
   };
   // backwards, so that no two neighbours adjoin; with gaps, and with zeros in between
@@ -273,8 +274,8 @@ function describeRanges(variant: DiskVariant): void {
     const recording = new RecordingHostFile(subject.file);
     const disk = subject.open(recording);
     for (const at of [0, 17, SIZE, SIZE + 1]) {
-      expect(disk.read(new Uint8Array(0), 0, 0, at)).toBe(0);
-      expect(disk.write(new Uint8Array(0), 0, 0, at)).toBe(0);
+      expect(disk.read(new Uint8Array(0), 0, 0, guestOffset(at))).toBe(0);
+      expect(disk.write(new Uint8Array(0), 0, 0, guestOffset(at))).toBe(0);
       disk.discard(at, 0);
       disk.writeZeroes(at, 0);
       disk.preallocate(at, 0);
@@ -286,10 +287,10 @@ function describeRanges(variant: DiskVariant): void {
   test('a write that crosses the end is short, and one behind it is EFBIG', () => {
     const subject = new Subject(variant);
     const disk = subject.open();
-    expect(disk.write(pattern(1000, 1), 0, 1000, SIZE - 300)).toBe(300);
+    expect(disk.write(pattern(1000, 1), 0, 1000, guestOffset(SIZE - 300))).toBe(300);
     subject.model.set(pattern(1000, 1).subarray(0, 300), SIZE - 300);
-    expect(errnoFrom(() => disk.write(pattern(10, 1), 0, 10, SIZE))).toBe(ERRNO.EFBIG);
-    expect(errnoFrom(() => disk.write(pattern(10, 1), 0, 10, SIZE + 9999))).toBe(ERRNO.EFBIG);
+    expect(errnoFrom(() => disk.write(pattern(10, 1), 0, 10, guestOffset(SIZE)))).toBe(ERRNO.EFBIG);
+    expect(errnoFrom(() => disk.write(pattern(10, 1), 0, 10, guestOffset(SIZE + 9999)))).toBe(ERRNO.EFBIG);
     expect(disk.size()).toBe(SIZE);
     expectBytes(contentOf(disk), subject.model);
     disk.close();
@@ -299,7 +300,7 @@ function describeRanges(variant: DiskVariant): void {
   test('discard and write-zeroes beyond the end are cut at the end', () => {
     const subject = new Subject(variant);
     const disk = subject.open();
-    disk.write(pattern(9000, 1), 0, 9000, SIZE - 9000);
+    disk.write(pattern(9000, 1), 0, 9000, guestOffset(SIZE - 9000));
     disk.discard(SIZE - 100, 5000);
     disk.writeZeroes(SIZE - 9000, 1e9);
     disk.discard(SIZE + 100, 5000);
@@ -326,12 +327,12 @@ function describeRanges(variant: DiskVariant): void {
       ] as const) {
         const offset = boundary - back;
         const data = pattern(Math.min(length, SIZE - offset), ++seed);
-        disk.write(data, 0, data.length, offset);
+        disk.write(data, 0, data.length, guestOffset(offset));
         subject.model.set(data, offset);
         const from = Math.max(0, offset - 10);
         const count = Math.min(data.length + 20, SIZE - from);
         const target = new Uint8Array(count + 5);
-        expect(disk.read(target, 3, count, from)).toBe(count);
+        expect(disk.read(target, 3, count, guestOffset(from))).toBe(count);
         expectBytes(target.slice(3, 3 + count), subject.model.slice(from, from + count));
       }
     }
@@ -351,7 +352,7 @@ function describeRanges(variant: DiskVariant): void {
       const { clusterSize } = disk;
       if (written) {
         const data = pattern(Math.min(6 * clusterSize, SIZE - 100), 9);
-        disk.write(data, 0, data.length, 100);
+        disk.write(data, 0, data.length, guestOffset(100));
         subject.model.set(data, 100);
       }
       for (const [offset, length] of [
@@ -377,7 +378,7 @@ function describeRanges(variant: DiskVariant): void {
     disk.discard(0, SIZE);
     subject.model.fill(0);
     const offset = disk.clusterSize + 700;
-    disk.write(pattern(9, 3), 0, 9, offset);
+    disk.write(pattern(9, 3), 0, 9, guestOffset(offset));
     subject.model.set(pattern(9, 3), offset);
     expectBytes(contentOf(disk), subject.model);
     disk.close();
@@ -388,7 +389,7 @@ function describeRanges(variant: DiskVariant): void {
   test('preallocating changes no byte', () => {
     const subject = new Subject(variant);
     const disk = subject.open();
-    disk.write(pattern(5000, 3), 0, 5000, 20_000);
+    disk.write(pattern(5000, 3), 0, 5000, guestOffset(20_000));
     subject.model.set(pattern(5000, 3), 20_000);
     disk.preallocate(3000, 200_000);
     disk.preallocate(SIZE - 5000, 5000);
@@ -406,7 +407,7 @@ function describeSizes(variant: DiskVariant): void {
     const subject = new Subject(variant);
     let disk = subject.open();
     const full = pattern(SIZE, 5);
-    disk.write(full, 0, SIZE, 0);
+    disk.write(full, 0, SIZE, guestOffset(0));
     disk.resize(size);
     expect(disk.size()).toBe(size);
     expectBytes(contentOf(disk), full.slice(0, size));
@@ -424,7 +425,7 @@ function describeSizes(variant: DiskVariant): void {
   test.each(sizes)('the same with a reopening between: %i', (size) => {
     const subject = new Subject(variant);
     let disk = subject.open();
-    disk.write(pattern(3000, 5), 0, 3000, size - 500);
+    disk.write(pattern(3000, 5), 0, 3000, guestOffset(size - 500));
     disk.resize(size);
     disk.close();
     subject.expectClean();
@@ -444,9 +445,9 @@ function describeSizes(variant: DiskVariant): void {
     const subject = new Subject(variant);
     const disk = subject.open();
     disk.resize(SIZE + 1_000_448);
-    disk.write(pattern(4000, 1), 0, 4000, SIZE + 1_000_448 - 4000);
+    disk.write(pattern(4000, 1), 0, 4000, guestOffset(SIZE + 1_000_448 - 4000));
     const target = new Uint8Array(4000);
-    disk.read(target, 0, 4000, SIZE + 1_000_448 - 4000);
+    disk.read(target, 0, 4000, guestOffset(SIZE + 1_000_448 - 4000));
     expectBytes(target, pattern(4000, 1));
     disk.close();
     subject.expectClean();
@@ -485,13 +486,13 @@ function describeDurability(variant: DiskVariant): void {
     const subject = new Subject(variant);
     const counting = new CountingHostFile(subject.file);
     const disk = subject.open(counting);
-    disk.write(pattern(70_000, 1), 0, 70_000, 100);
+    disk.write(pattern(70_000, 1), 0, 70_000, guestOffset(100));
     disk.flush();
     counting.reset();
     disk.flush();
     disk.flush();
     expect(counting.calls.sync).toBe(0);
-    disk.write(pattern(500, 2), 0, 500, 4000);
+    disk.write(pattern(500, 2), 0, 500, guestOffset(4000));
     expect(counting.calls.sync).toBe(0);
     disk.flush();
     expect(counting.calls.sync).toBe(1);
@@ -503,7 +504,7 @@ function describeDurability(variant: DiskVariant): void {
     const subject = new Subject(variant);
     const counting = new CountingHostFile(subject.file);
     const disk = subject.open(counting);
-    disk.write(pattern(300_000, 1), 0, 300_000, 100);
+    disk.write(pattern(300_000, 1), 0, 300_000, guestOffset(100));
     disk.discard(0, 300_000);
     for (let i = 0; i < 4; i++) disk.flush();
     counting.reset();
@@ -520,7 +521,7 @@ function describeDurability(variant: DiskVariant): void {
     const recording = new RecordingHostFile(new ReadOnlyView(image).file);
     const disk = subject.open(recording, { readOnly: true });
     contentOf(disk);
-    expect(errnoFrom(() => disk.write(new Uint8Array(9), 0, 9, 5))).toBe(ERRNO.EROFS);
+    expect(errnoFrom(() => disk.write(new Uint8Array(9), 0, 9, guestOffset(5)))).toBe(ERRNO.EROFS);
     expect(errnoFrom(() => disk.discard(0, 100_000))).toBe(ERRNO.EROFS);
     expect(errnoFrom(() => disk.writeZeroes(0, 100_000))).toBe(ERRNO.EROFS);
     expect(errnoFrom(() => disk.preallocate(0, 100_000))).toBe(ERRNO.EROFS);
@@ -551,7 +552,7 @@ function describeDurability(variant: DiskVariant): void {
   )('the dirty bit is set and durable before anything else is changed by $name (R7)', (step) => {
     const subject = new Subject(variant);
     const preparation = subject.open();
-    preparation.write(pattern(200_000, 1), 0, 200_000, 200_000);
+    preparation.write(pattern(200_000, 1), 0, 200_000, guestOffset(200_000));
     preparation.close();
     const recording = new RecordingHostFile(subject.file);
     const disk = subject.open(recording);
@@ -575,18 +576,18 @@ function describeDurability(variant: DiskVariant): void {
     const isDirty = (subject: Subject) => variant.format.inspect(subject.file).dirty;
     const subject = new Subject(variant);
     const disk = subject.open();
-    disk.write(pattern(10, 1), 0, 10, 100);
+    disk.write(pattern(10, 1), 0, 10, guestOffset(100));
     expect(isDirty(subject)).toBe(true);
     disk.flush();
     expect(isDirty(subject)).toBe(true);
     disk.makeClean();
     expect(isDirty(subject)).toBe(false);
-    disk.write(pattern(10, 1), 0, 10, 1_300_000);
+    disk.write(pattern(10, 1), 0, 10, guestOffset(1_300_000));
     disk.maintain(steadyMs() + 4900);
     expect(isDirty(subject)).toBe(true);
     disk.maintain(steadyMs() + 5100);
     expect(isDirty(subject)).toBe(false);
-    disk.write(pattern(10, 1), 0, 10, 2_098_000);
+    disk.write(pattern(10, 1), 0, 10, guestOffset(2_098_000));
     expect(isDirty(subject)).toBe(true);
     disk.close();
     expect(isDirty(subject)).toBe(false);
@@ -669,7 +670,7 @@ function describeFaults(variant: DiskVariant): void {
         continue;
       }
       expect(
-        errnoFrom(() => disk.write(new Uint8Array(5), 0, 5, 0)),
+        errnoFrom(() => disk.write(new Uint8Array(5), 0, 5, guestOffset(0))),
         where(),
       ).toBe(ERRNO.EROFS);
       expect(
@@ -717,7 +718,7 @@ function describeFaults(variant: DiskVariant): void {
       expect(errno, `position ${position}`).toBe(ERRNO.EIO);
       expect(disk.status().failure).toContain('sync');
       expect(logged.join()).toContain('read-only from now on');
-      expect(errnoFrom(() => disk.write(new Uint8Array(5), 0, 5, 0))).toBe(ERRNO.EROFS);
+      expect(errnoFrom(() => disk.write(new Uint8Array(5), 0, 5, guestOffset(0)))).toBe(ERRNO.EROFS);
       expect(errnoFrom(() => disk.flush())).toBe(ERRNO.EIO);
       if (!closed) expect(errnoFrom(() => disk.close())).toBe(ERRNO.EIO);
       contentOf(disk);

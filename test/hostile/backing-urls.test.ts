@@ -4,6 +4,7 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { guestOffset } from '../../src/bytes/offsets.ts';
 import { createDisk, inspectDisk, openDisk } from '../../src/disk/index.ts';
 import { ImgfuseError } from '../../src/errors/index.ts';
 import { fingerprints, readAll, withDisk } from '../support/image-files.ts';
@@ -178,7 +179,7 @@ describe('an overlay', () => {
     createDisk(base, 'qcow2', { size: 3_000_320, options: new Map([['cluster_size', '4k']]) });
     withDisk(base, { readOnly: false }, (disk) => {
       for (let at = 0; at + 5000 < disk.size(); at += 90_000)
-        disk.write(Buffer.alloc(5000, 1 + (at % 250)), 0, 5000, at);
+        disk.write(Buffer.alloc(5000, 1 + (at % 250)), 0, 5000, guestOffset(at));
     });
     const wanted = withDisk(base, { readOnly: true }, readAll);
     server.replace(readFileSync(base));
@@ -187,7 +188,7 @@ describe('an overlay', () => {
     createDisk(path, 'qcow2', { options: new Map(), backing, backingFormat: 'qcow2' });
     withDisk(path, { readOnly: false, allowBacking: [backing] }, (disk) => {
       expect(readAll(disk).equals(wanted)).toBe(true);
-      disk.write(Buffer.alloc(700, 9), 0, 700, 90_100);
+      disk.write(Buffer.alloc(700, 9), 0, 700, guestOffset(90_100));
       wanted.fill(9, 90_100, 90_800);
       expect(readAll(disk).equals(wanted)).toBe(true);
     });

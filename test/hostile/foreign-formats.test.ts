@@ -4,6 +4,7 @@
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { guestOffset } from '../../src/bytes/offsets.ts';
 import { attachDisk, checkDisk, createDisk, inspectDisk, openDisk, reopenDisk } from '../../src/disk/index.ts';
 import { ImgfuseError } from '../../src/errors/index.ts';
 import { FOREIGN_FORMATS } from '../../src/format/foreign.ts';
@@ -149,25 +150,27 @@ describe('a raw disk that was guessed', () => {
     withDisk(image, { readOnly: false, slots: 2 }, (disk) => {
       const other = attachDisk(structuredClone(disk.share()), 1);
       for (const writer of [disk, other]) {
-        const message = refusalOf(() => writer.write(Buffer.from(bytes, 'latin1'), 0, bytes.length, place));
+        const message = refusalOf(() =>
+          writer.write(Buffer.from(bytes, 'latin1'), 0, bytes.length, guestOffset(place)),
+        );
         expect(message).toMatch(/^permission: .*guessed to be a raw image/);
         expect(message).toContain(name);
         // the rest alone would make it
-        writer.write(Buffer.from(bytes, 'latin1'), 0, 2, place);
-        const rest = () => writer.write(Buffer.from(bytes, 'latin1'), 2, bytes.length - 2, place + 2);
+        writer.write(Buffer.from(bytes, 'latin1'), 0, 2, guestOffset(place));
+        const rest = () => writer.write(Buffer.from(bytes, 'latin1'), 2, bytes.length - 2, guestOffset(place + 2));
         expect(refusalOf(rest)).toMatch(/^permission: /);
         writer.writeZeroes(place, 2);
       }
     });
     withDisk(image, { readOnly: false, format: 'raw' }, (disk) => {
-      disk.write(Buffer.from(bytes, 'latin1'), 0, bytes.length, place);
+      disk.write(Buffer.from(bytes, 'latin1'), 0, bytes.length, guestOffset(place));
     });
     expect(refusalOf(() => openDisk(image, { readOnly: true }))).toContain(name);
   });
 
   test('does not become QED or qcow by zeros', () => {
     withDisk(image, { readOnly: false }, (disk) => {
-      disk.write(Buffer.from('QEDx'), 0, 4, 0);
+      disk.write(Buffer.from('QEDx'), 0, 4, guestOffset(0));
       expect(refusalOf(() => disk.writeZeroes(3, 1))).toMatch(/^permission: .* a QED image/);
       expect(refusalOf(() => disk.discard(3, 1))).toMatch(/^permission: .* a QED image/);
       disk.writeZeroes(2, 2);
@@ -177,7 +180,7 @@ describe('a raw disk that was guessed', () => {
 
   test('does not become VHD by a change of its size that makes its footer the end', () => {
     withDisk(image, { readOnly: false }, (disk) => {
-      disk.write(Buffer.from('conectix'), 0, 8, 1024);
+      disk.write(Buffer.from('conectix'), 0, 8, guestOffset(1024));
       expect(refusalOf(() => disk.resize(1536))).toMatch(/^permission: .* a VHD image/);
       disk.resize(1024);
     });

@@ -4,6 +4,7 @@
 import { statSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { guestOffset } from '../../src/bytes/offsets.ts';
 import { ImgfuseError } from '../../src/errors/index.ts';
 import { fingerprints, withDisk } from '../support/image-files.ts';
 import { BACKING_FILE, CLUSTER, FILE_BYTES, L1, NEED_CHECK, type QedSpec, writeQed } from '../support/qed-bytes.ts';
@@ -131,7 +132,7 @@ test.each(inside)('%s opens, and closing it changes no byte', (_name, spec) => {
     withDisk(image, { readOnly, format: 'qed' }, (disk) => {
       expect(disk.size()).toBe(Number(spec.fields?.imageSize ?? 1024n * 1024n));
       const target = new Uint8Array(4096);
-      const got = disk.read(target, 0, 4096, 0);
+      const got = disk.read(target, 0, 4096, guestOffset(0));
       if (got > 0) expect(target[0]).toBe(spec.empty === true ? 0 : 0xaa);
     });
     expect(fingerprints(folder)).toEqual(before);
@@ -143,7 +144,7 @@ describe('unknown bits', () => {
 
   test('of compat_features are kept through writes and a clean close', () => {
     writeQed(image, { fields: { compatFeatures: bits } });
-    withDisk(image, { readOnly: false }, (disk) => disk.write(new Uint8Array(9), 0, 9, 500_000));
+    withDisk(image, { readOnly: false }, (disk) => disk.write(new Uint8Array(9), 0, 9, guestOffset(500_000)));
     expect(headerU64(24)).toBe(bits);
   });
 
@@ -164,7 +165,7 @@ describe('unknown bits', () => {
   function headerU64(offset: number): bigint {
     return withDisk(image, { readOnly: true, format: 'raw' }, (disk) => {
       const bytes = Buffer.alloc(8);
-      disk.read(bytes, 0, 8, offset);
+      disk.read(bytes, 0, 8, guestOffset(offset));
       return bytes.readBigUInt64LE();
     });
   }
@@ -199,7 +200,7 @@ describe('a file that was cut', () => {
     const said: string[] = [];
     withDisk(image, { readOnly: true, log: (sentence) => said.push(sentence) }, (disk) => {
       const target = Buffer.alloc(65536, 0xee);
-      disk.read(target, 0, target.length, 0);
+      disk.read(target, 0, target.length, guestOffset(0));
       expect(target.equals(Buffer.alloc(65536))).toBe(true);
     });
     expect(said.join('\n')).toContain('is truncated');
@@ -213,7 +214,7 @@ describe('a file that was cut', () => {
     expect(refusal(false).message).toContain('truncated');
     withDisk(image, { readOnly: true }, (disk) => {
       // the first entry is there, and its table is not
-      expect(() => disk.read(Buffer.alloc(10), 0, 10, 0)).toThrow(/L1 entry 0/);
+      expect(() => disk.read(Buffer.alloc(10), 0, 10, guestOffset(0))).toThrow(/L1 entry 0/);
     });
   });
 
@@ -231,9 +232,9 @@ describe('a file that was cut', () => {
     const before = fingerprints(folder);
     withDisk(image, { readOnly: true }, (disk) => {
       const target = Buffer.alloc(4096, 0xee);
-      disk.read(target, 0, 4096, 0);
+      disk.read(target, 0, 4096, guestOffset(0));
       expect(target.equals(Buffer.alloc(4096, 0xaa))).toBe(true);
-      disk.read(target, 0, 4096, 4096);
+      disk.read(target, 0, 4096, guestOffset(4096));
       expect(target.equals(Buffer.concat([Buffer.alloc(100, 0xbb), Buffer.alloc(3996)]))).toBe(true);
     });
     expect(fingerprints(folder)).toEqual(before);
@@ -255,7 +256,7 @@ describe('a claim that no machine could hold', () => {
       withDisk(image, { readOnly }, (disk) => {
         expect(disk.size()).toBe(2 ** 53 - 512);
         expect(disk.extent(0).length).toBe(2 ** 53 - 512);
-        expect(disk.read(new Uint8Array(100), 0, 100, 2 ** 53 - 612)).toBe(100);
+        expect(disk.read(new Uint8Array(100), 0, 100, guestOffset(2 ** 53 - 612))).toBe(100);
       });
       expect(performance.now() - start).toBeLessThan(MAX_MS);
     }
@@ -282,7 +283,7 @@ describe('a claim that no machine could hold', () => {
     for (const readOnly of [true, false]) {
       const start = performance.now();
       withDisk(image, { readOnly }, (disk) => {
-        expect(disk.read(new Uint8Array(100), 0, 100, 2 ** 51)).toBe(100);
+        expect(disk.read(new Uint8Array(100), 0, 100, guestOffset(2 ** 51))).toBe(100);
       });
       expect(performance.now() - start).toBeLessThan(MAX_MS);
     }

@@ -4,6 +4,7 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { guestOffset } from '../../src/bytes/offsets.ts';
 import { checkDisk } from '../../src/disk/index.ts';
 import { checkExitCode } from '../../src/format/check-report.ts';
 import { fingerprints, readAll, withDisk } from '../support/image-files.ts';
@@ -207,7 +208,7 @@ describe.each([...dropped, ...shared])('$name', ({ spec, at, value, readFails })
       if (readFails !== undefined) {
         let caught: Error | undefined;
         try {
-          disk.read(target, 0, CLUSTER, readFails);
+          disk.read(target, 0, CLUSTER, guestOffset(readFails));
         } catch (error) {
           caught = error as Error;
         }
@@ -215,7 +216,7 @@ describe.each([...dropped, ...shared])('$name', ({ spec, at, value, readFails })
         expect(caught?.message).toContain(`offset ${hexOf(at)}`);
         expect(caught?.message).toContain(value);
       }
-      expect(disk.read(target, 0, CLUSTER, 3 << 20)).toBe(CLUSTER);
+      expect(disk.read(target, 0, CLUSTER, guestOffset(3 << 20))).toBe(CLUSTER);
     });
     expect(fingerprints(folder)).toEqual(before);
   });
@@ -314,10 +315,10 @@ describe('a repair', () => {
     checkDisk(image, { repair: 'all', log: () => undefined });
     withDisk(image, { readOnly: false }, (disk) => {
       const target = Buffer.alloc(2 * CLUSTER);
-      disk.read(target, 0, target.length, 0);
+      disk.read(target, 0, target.length, guestOffset(0));
       expect(target.equals(Buffer.alloc(2 * CLUSTER, 0xaa))).toBe(true);
-      disk.write(Buffer.alloc(CLUSTER, 0xcc), 0, CLUSTER, 0);
-      disk.read(target, 0, CLUSTER, CLUSTER);
+      disk.write(Buffer.alloc(CLUSTER, 0xcc), 0, CLUSTER, guestOffset(0));
+      disk.read(target, 0, CLUSTER, guestOffset(CLUSTER));
       expect(target.subarray(0, CLUSTER).equals(Buffer.alloc(CLUSTER, 0xaa))).toBe(true);
     });
   });
@@ -328,7 +329,7 @@ describe('a repair', () => {
     withDisk(image, { readOnly: true }, (disk) => {
       for (const table of [0, 512 * CLUSTER]) {
         const target = Buffer.alloc(2 * CLUSTER);
-        disk.read(target, 0, target.length, table);
+        disk.read(target, 0, target.length, guestOffset(table));
         expect(target[0]).toBe(0xaa);
         expect(target[CLUSTER]).toBe(0xbb);
       }
@@ -344,7 +345,7 @@ describe('a repair', () => {
     expect(checkDisk(image, { repair: 'none', log: () => undefined })).toMatchObject({ corruptions: 0, leaks: 0 });
     withDisk(image, { readOnly: true }, (disk) => {
       const target = Buffer.alloc(2 * CLUSTER);
-      disk.read(target, 0, target.length, 512 * CLUSTER);
+      disk.read(target, 0, target.length, guestOffset(512 * CLUSTER));
       expect(target.subarray(0, CLUSTER).equals(Buffer.alloc(CLUSTER, 0xaa))).toBe(true);
       expect(target.subarray(CLUSTER).equals(Buffer.alloc(CLUSTER, 0xbb))).toBe(true);
     });
@@ -364,7 +365,7 @@ describe('a repair', () => {
     expect(checkDisk(image, { repair: 'none', log: () => undefined })).toMatchObject({ corruptions: 0, leaks: 0 });
     withDisk(image, { readOnly: true }, (disk) => {
       const target = Buffer.alloc(CLUSTER);
-      disk.read(target, 0, CLUSTER, 1024 * CLUSTER);
+      disk.read(target, 0, CLUSTER, guestOffset(1024 * CLUSTER));
       expect(target.equals(Buffer.alloc(CLUSTER, 0xaa))).toBe(true);
     });
   });

@@ -5,6 +5,7 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
 import { expect, test } from 'vitest';
+import { guestOffset } from '../../src/bytes/offsets.ts';
 import { checkDisk, createDisk, openDisk } from '../../src/disk/index.ts';
 import { useTwoThreads } from './situations.ts';
 
@@ -24,7 +25,7 @@ function fragmentedImage(): string {
   const disk = openDisk(path, { readOnly: false });
   for (const odd of [0, 1])
     for (let cluster = odd; cluster < CLUSTERS; cluster += 2)
-      disk.write(new Uint8Array(CLUSTER).fill(5), 0, CLUSTER, cluster * CLUSTER);
+      disk.write(new Uint8Array(CLUSTER).fill(5), 0, CLUSTER, guestOffset(cluster * CLUSTER));
   disk.close();
   const bytes = readFileSync(path);
   const l1 = Number(bytes.readBigUInt64BE(40));

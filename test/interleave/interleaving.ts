@@ -6,6 +6,7 @@ import { execFileSync } from 'node:child_process';
 import { copyFileSync, linkSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect } from 'vitest';
+import { guestOffset } from '../../src/bytes/offsets.ts';
 import { checkDisk, createDisk, openDisk, type VirtualDisk } from '../../src/disk/index.ts';
 import type { Operation, Script } from '../support/script.ts';
 
@@ -98,7 +99,7 @@ export const ENCRYPTED: Subject = {
 /** Data in the first clusters of each L2 table, and a discarded cluster: what the image holds before every run. */
 function prepare(disk: VirtualDisk, content: Uint8Array): void {
   const put = (cluster: number, count: number, value: number) => {
-    disk.write(new Uint8Array(count * CLUSTER).fill(value), 0, count * CLUSTER, cluster * CLUSTER);
+    disk.write(new Uint8Array(count * CLUSTER).fill(value), 0, count * CLUSTER, guestOffset(cluster * CLUSTER));
     content.fill(value, cluster * 8, (cluster + count) * 8);
   };
   put(0, 4, 100);
@@ -217,7 +218,7 @@ export class Interleaving {
     mkdirSync(this.crashed);
     if (subject.backing) linkSync(join(folder, 'base.raw'), join(this.crashed, 'base.raw'));
     const disk = openDisk(this.template, { readOnly: true, ...passwordOf(subject) });
-    disk.read(this.bytes, 0, SIZE, 0);
+    disk.read(this.bytes, 0, SIZE, guestOffset(0));
     disk.close();
   }
 
@@ -359,7 +360,7 @@ export class Interleaving {
     const touched = touchedSectors([first, ...others]);
     for (const { at, length } of whole ? [{ at: 0, length: SIZE }] : rangesAround(touched)) {
       const bytes = SCRATCH.subarray(0, length);
-      disk.read(bytes, 0, length, at);
+      disk.read(bytes, 0, length, guestOffset(at));
       for (const sector of touched) {
         const inRange = sector * SECTOR - at;
         if (inRange < 0 || inRange >= length) continue;

@@ -4,6 +4,7 @@
 import { copyFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeEach, describe, expect, test } from 'vitest';
+import { guestOffset } from '../../src/bytes/offsets.ts';
 import { checkDisk, openDisk, type VirtualDisk } from '../../src/disk/index.ts';
 import type { Operation } from '../support/script.ts';
 import { CLUSTER, isLocked, makeTemplate, SIZE, SUBJECTS } from './interleaving.ts';
@@ -22,7 +23,7 @@ const grow: Operation = { kind: 'resize', length: 2 * SIZE };
 
 function byteAt(disk: VirtualDisk, offset: number): number {
   const bytes = new Uint8Array(1);
-  disk.read(bytes, 0, 1, offset);
+  disk.read(bytes, 0, 1, guestOffset(offset));
   return bytes[0]!;
 }
 

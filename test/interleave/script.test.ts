@@ -2,6 +2,7 @@
 
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { guestOffset } from '../../src/bytes/offsets.ts';
 import { createDisk, openDisk, type VirtualDisk } from '../../src/disk/index.ts';
 import { Script } from '../support/script.ts';
 import { makeTemporaryDirectory, removeTemporaryDirectory } from '../support/temporary.ts';
@@ -68,7 +69,7 @@ describe.each(['qed', 'qcow2'])('a script on a %s image', (format) => {
       expect((await script.run(1, write)).error).toBeNull();
       expect(script.count(1, 'data-write')).toBe(5);
       const bytes = new Uint8Array(1);
-      disk.read(bytes, 0, 1, 0);
+      disk.read(bytes, 0, 1, guestOffset(0));
       expect(bytes[0]).toBe(7);
     });
   });

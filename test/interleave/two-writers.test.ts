@@ -3,6 +3,7 @@
 import { join } from 'node:path';
 import { Worker } from 'node:worker_threads';
 import { afterEach, beforeEach, expect, test } from 'vitest';
+import { guestOffset } from '../../src/bytes/offsets.ts';
 import { Mutex } from '../../src/concurrency/mutex.ts';
 import { type ReservationState, Reservations, SHARED } from '../../src/concurrency/reservations.ts';
 import { createDisk, openDisk } from '../../src/disk/index.ts';
@@ -44,7 +45,7 @@ test.each([
     const late = new Promise((resolve) => setTimeout(resolve, WAIT_MS, 'late'));
     expect(await Promise.race([done, late])).toEqual([1, 2]);
     const bytes = new Uint8Array(1536);
-    disk.read(bytes, 0, bytes.length, 0);
+    disk.read(bytes, 0, bytes.length, guestOffset(0));
     expect([bytes[0], bytes[512], bytes[1024]]).toEqual([0, 1, 2]);
   } finally {
     await Promise.all(threads.map((thread) => thread.terminate()));

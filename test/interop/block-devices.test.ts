@@ -5,6 +5,7 @@ import { execFileSync } from 'node:child_process';
 import { readdirSync, readFileSync, readlinkSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { guestOffset } from '../../src/bytes/offsets.ts';
 import { attachDisk, createDisk, openDisk } from '../../src/disk/index.ts';
 import { PosixHostFile } from '../../src/host/posix-file.ts';
 import { readAll, withDisk } from '../support/image-files.ts';
@@ -36,15 +37,15 @@ test.each([
 ])('qcow2 with %s is written, discarded and closed clean', (options) => {
   qemuImg('create', '-q', '-f', 'qcow2', '-o', options, device, '32M');
   const disk = openDisk(device, { readOnly: false });
-  disk.write(new Uint8Array(3 * MIB).fill(7), 0, 3 * MIB, 5 * MIB + 1000);
+  disk.write(new Uint8Array(3 * MIB).fill(7), 0, 3 * MIB, guestOffset(5 * MIB + 1000));
   disk.discard(6 * MIB, MIB);
   disk.flush();
-  disk.write(new Uint8Array(1000).fill(8), 0, 1000, 6 * MIB + 500);
+  disk.write(new Uint8Array(1000).fill(8), 0, 1000, guestOffset(6 * MIB + 500));
   disk.close();
   expect(tryQemu('qemu-img', 'check', '-f', 'qcow2', device)).toMatchObject({ code: 0 });
   const again = openDisk(device, { readOnly: true });
   const bytes = new Uint8Array(4 * MIB);
-  again.read(bytes, 0, bytes.length, 5 * MIB);
+  again.read(bytes, 0, bytes.length, guestOffset(5 * MIB));
   const expected = new Uint8Array(4 * MIB).fill(7, 1000, 3 * MIB + 1000).fill(0, MIB, 2 * MIB);
   expect(Buffer.compare(bytes, expected.fill(8, MIB + 500, MIB + 1500))).toBe(0);
   again.close();
@@ -53,13 +54,13 @@ test.each([
 test('qcow2 that fills the device gets no space, and goes on', () => {
   qemuImg('create', '-q', '-f', 'qcow2', '-o', 'cluster_size=64k', device, '64M');
   const disk = openDisk(device, { readOnly: false });
-  expect(() => disk.write(new Uint8Array(20 * MIB).fill(1), 0, 20 * MIB, 0)).toThrow(
+  expect(() => disk.write(new Uint8Array(20 * MIB).fill(1), 0, 20 * MIB, guestOffset(0))).toThrow(
     /cannot grow: the host file system is full/,
   );
   disk.discard(0, 20 * MIB);
   disk.flush();
   disk.flush();
-  disk.write(new Uint8Array(MIB).fill(2), 0, MIB, 40 * MIB);
+  disk.write(new Uint8Array(MIB).fill(2), 0, MIB, guestOffset(40 * MIB));
   disk.close();
   expect(tryQemu('qemu-img', 'check', '-f', 'qcow2', device)).toMatchObject({ code: 0 });
 });
@@ -92,7 +93,7 @@ describe.each(['qcow2', 'qed'])('a %s overlay of a block device', (format) => {
       expect(disk.status().backing).toEqual([device]);
       expect(readAll(disk).equals(before)).toBe(true);
       const other = attachDisk(structuredClone(disk.share()), 1);
-      other.write(Buffer.alloc(1000, 7), 0, 1000, 5 * MIB + 100);
+      other.write(Buffer.alloc(1000, 7), 0, 1000, guestOffset(5 * MIB + 100));
       disk.discard(8 * MIB, MIB);
     });
     execFileSync('sync', [device]);

@@ -4,6 +4,7 @@ import { execFileSync } from 'node:child_process';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
+import { guestOffset } from '../../src/bytes/offsets.ts';
 import { createDisk, inspectDisk } from '../../src/disk/index.ts';
 import { firstDifference, readAll, withDisk } from '../support/image-files.ts';
 import { hasQemu, qemuImg, qemuIo } from '../support/qemu.ts';
@@ -80,7 +81,7 @@ test('QEMU and this program read the same through an overlay', () => {
   wanted.fill(7, 1000 * 1024, 1003 * 1024);
   withDisk(overlay, { readOnly: false }, (disk) => {
     expect(firstDifference(readAll(disk), wanted)).toBe('none');
-    disk.write(Buffer.alloc(5000, 8), 0, 5000, 2_000_000);
+    disk.write(Buffer.alloc(5000, 8), 0, 5000, guestOffset(2_000_000));
   });
   wanted.fill(8, 2_000_000, 2_005_000);
   qemuImg('convert', '-f', 'qcow2', '-O', 'raw', overlay, join(folder, 'theirs.raw'));

@@ -6,6 +6,7 @@ import { appendFileSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { guestOffset } from '../../src/bytes/offsets.ts';
 import { createDisk, openDisk } from '../../src/disk/index.ts';
 import { nativeAvailable } from '../../src/native/index.ts';
 import { fingerprints, isBuilt } from '../support/image-files.ts';
@@ -46,7 +47,7 @@ function makeImage(format: string): string {
   const image = join(folder, `disk.${format}`);
   createDisk(image, format, { size: SIZE, options: new Map() });
   const disk = openDisk(image, { readOnly: false, format });
-  disk.write(new Uint8Array(SIZE).fill(0x5a), 0, SIZE, 0);
+  disk.write(new Uint8Array(SIZE).fill(0x5a), 0, SIZE, guestOffset(0));
   disk.close();
   writeFileSync(`${image}.source`, new Uint8Array(SIZE).fill(0xa5));
   return image;

@@ -3,6 +3,7 @@
 
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { guestOffset } from '../../src/bytes/offsets.ts';
 import { type MapEntry, mapDisk } from '../../src/cli/commands/map.ts';
 import { type OpenDiskOptions, openDisk } from '../../src/disk/index.ts';
 import { readAll, withDisk } from '../support/image-files.ts';
@@ -119,7 +120,7 @@ describe('a preallocated disk of 20 GiB', () => {
     const disk = open();
     try {
       expect(disk.seek(0, true)).toBe(disk.size());
-      disk.write(new Uint8Array(MIB).fill(1), 0, MIB, 10_000 * MIB);
+      disk.write(new Uint8Array(MIB).fill(1), 0, MIB, guestOffset(10_000 * MIB));
       expect(disk.seek(0, true)).toBe(10_000 * MIB);
       expect(disk.seek(10_000 * MIB, false)).toBe(10_001 * MIB);
       expect(disk.seek(10_001 * MIB, true)).toBe(disk.size());

@@ -6,6 +6,7 @@ import { execFileSync } from 'node:child_process';
 import { readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { guestOffset } from '../../src/bytes/offsets.ts';
 import { mapDisk } from '../../src/cli/commands/map.ts';
 import { steadyMs } from '../../src/concurrency/clock.ts';
 import { checkDisk, createDisk, inspectDisk, openDisk, type VirtualDisk } from '../../src/disk/index.ts';
@@ -92,7 +93,7 @@ function step(disk: VirtualDisk, model: Uint8Array, random: () => number): Uint8
   if (pick < 0.5) {
     const byte = 1 + Math.floor(random() * 255);
     model.fill(byte, at, at + length);
-    disk.write(new Uint8Array(length).fill(byte), 0, length, at);
+    disk.write(new Uint8Array(length).fill(byte), 0, length, guestOffset(at));
   } else if (pick < 0.8) {
     model.fill(0, at, at + length);
     if (random() < 0.5) disk.discard(at, length);
@@ -222,7 +223,7 @@ describe('made here', () => {
     withDisk(image, { readOnly: false }, (disk) => {
       const wanted = new Uint8Array(MIB).fill(7, 1000, 71_000);
       expectEqual(disk, wanted);
-      disk.write(new Uint8Array(500).fill(9), 0, 500, 500_000);
+      disk.write(new Uint8Array(500).fill(9), 0, 500, guestOffset(500_000));
     });
     qemuCheck(image, 'qcow2');
     qemuIo(image, 'qcow2', 'read -P 9 500000 500', 'read -P 7 1000 70000', 'read -P 0 71000 400000');
@@ -243,7 +244,7 @@ describe('made here', () => {
 
   test('a relative name counts from the directory of the image', () => {
     create({ data_file: 'disk.data' });
-    withDisk(image, { readOnly: false }, (disk) => disk.write(new Uint8Array(512).fill(1), 0, 512, 0));
+    withDisk(image, { readOnly: false }, (disk) => disk.write(new Uint8Array(512).fill(1), 0, 512, guestOffset(0)));
     expect(readFileSync(data)[0]).toBe(1);
     expect(inspectDisk(image).specific['data-file']).toBe('disk.data');
   });
@@ -339,9 +340,9 @@ describe('what is refused', () => {
     expect(findings.join()).toContain('refers to 0x5000 of the data file instead of 0x2000');
     expect(refusal()).toContain('1 corruptions');
     withDisk(image, { readOnly: true }, (disk) => {
-      expect(() => disk.read(new Uint8Array(512), 0, 512, 8192)).toThrow(/not a cluster of this file/);
+      expect(() => disk.read(new Uint8Array(512), 0, 512, guestOffset(8192))).toThrow(/not a cluster of this file/);
       const target = new Uint8Array(512);
-      disk.read(target, 0, 512, 16_384);
+      disk.read(target, 0, 512, guestOffset(16_384));
       expect(target[0]).toBe(2);
     });
   });
@@ -371,6 +372,6 @@ describe('the locks', () => {
     } finally {
       await holder.close();
     }
-    withDisk(image, { readOnly: false }, (disk) => disk.write(new Uint8Array(512), 0, 512, 0));
+    withDisk(image, { readOnly: false }, (disk) => disk.write(new Uint8Array(512), 0, 512, guestOffset(0)));
   });
 });

@@ -181,7 +181,7 @@ test('the names of backing file and format stay as they are, whatever path the i
   const before = header();
   // the dirty bit comes and goes, the bitmap's bit goes: the header is written
   withDisk(image, { readOnly: false, lazyRefcounts: true }, (disk) =>
-    disk.write(Buffer.alloc(5000, 1), 0, 5000, 70_000),
+    disk.write(Buffer.alloc(5000, 1), 0, 5000, guestOffset(70_000)),
   );
   expect(firstDifference(header(), before)).toBe('none');
   const info = JSON.parse(qemuImg('info', '--output=json', image)) as Record<string, string>;
@@ -228,7 +228,9 @@ describe('an external data file (244)', () => {
     'data_file_raw=on',
   ])('holds the guest data and the image none of it: %s', (options) => {
     const image = make(options);
-    withDisk(image, { readOnly: false }, (disk) => disk.write(Buffer.alloc(300_000, 0xda), 0, 300_000, 100_000));
+    withDisk(image, { readOnly: false }, (disk) =>
+      disk.write(Buffer.alloc(300_000, 0xda), 0, 300_000, guestOffset(100_000)),
+    );
     qemuCheck(image, 'qcow2');
     expect(readFileSync(image).includes(Buffer.alloc(512, 0xda))).toBe(false);
     expect(readFileSync(join(folder, 'disk.data')).includes(Buffer.alloc(300_000, 0xda))).toBe(true);
@@ -238,7 +240,7 @@ describe('an external data file (244)', () => {
   test('raw: what was discarded or zeroed is zeros in the file itself', () => {
     const image = make('data_file_raw=on');
     withDisk(image, { readOnly: false }, (disk) => {
-      disk.write(Buffer.alloc(MIB, 1), 0, MIB, 0);
+      disk.write(Buffer.alloc(MIB, 1), 0, MIB, guestOffset(0));
       disk.discard(128 * KIB, 128 * KIB);
       disk.writeZeroes(512 * KIB + 100, 200 * KIB);
       disk.flush();
@@ -253,12 +255,12 @@ describe('an external data file (244)', () => {
 
   test('that another image is written from is not: a copy of the header alone reads the same file', () => {
     const image = make('data_file_raw=off');
-    withDisk(image, { readOnly: false }, (disk) => disk.write(Buffer.alloc(70_000, 4), 0, 70_000, 0));
+    withDisk(image, { readOnly: false }, (disk) => disk.write(Buffer.alloc(70_000, 4), 0, 70_000, guestOffset(0)));
     const copy = join(folder, 'copy.qcow2');
     copyFileSync(image, copy);
     withDisk(copy, { readOnly: true }, (disk) => {
       const bytes = Buffer.alloc(70_000);
-      disk.read(bytes, 0, bytes.length, 0);
+      disk.read(bytes, 0, bytes.length, guestOffset(0));
       expect(bytes.every((byte) => byte === 4)).toBe(true);
     });
   });

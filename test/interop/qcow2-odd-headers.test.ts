@@ -3,6 +3,7 @@
 import { closeSync, openSync, readFileSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
+import { guestOffset } from '../../src/bytes/offsets.ts';
 import { inspectDisk } from '../../src/disk/index.ts';
 import { firstDifference, readAll, withDisk } from '../support/image-files.ts';
 import { hasQemu, qemuCheck, qemuImg, qemuIo } from '../support/qemu.ts';
@@ -62,7 +63,7 @@ function expectSameAsQemu(): void {
   };
   same();
   expect(withDisk(image, { readOnly: true }, readAll)[0]).toBe(0x44);
-  withDisk(image, { readOnly: false }, (disk) => disk.write(Buffer.alloc(512, 0x77), 0, 512, 4096));
+  withDisk(image, { readOnly: false }, (disk) => disk.write(Buffer.alloc(512, 0x77), 0, 512, guestOffset(4096)));
   same();
   qemuCheck(image, 'qcow2');
 }

@@ -3,6 +3,7 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { guestOffset } from '../../src/bytes/offsets.ts';
 import { infoJson } from '../../src/cli/commands/info.ts';
 import { mapDisk } from '../../src/cli/commands/map.ts';
 import { inspectDisk } from '../../src/disk/index.ts';
@@ -146,7 +147,7 @@ describe('a backing chain of QEMU', () => {
         [1_999_999, 140_000],
       ] as const) {
         const count = Math.min(length, size - at);
-        disk.write(Buffer.alloc(count, 0x77), 0, count, at);
+        disk.write(Buffer.alloc(count, 0x77), 0, count, guestOffset(at));
       }
       disk.discard(400_000, 300_000);
       disk.writeZeroes(1_500_001, 100);

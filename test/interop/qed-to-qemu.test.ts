@@ -5,6 +5,7 @@ import { copyFileSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { guestOffset } from '../../src/bytes/offsets.ts';
 import { checkDisk, createDisk, openDisk, type VirtualDisk } from '../../src/disk/index.ts';
 import { firstDifference, readAll, withDisk } from '../support/image-files.ts';
 import { NEED_CHECK, u64At } from '../support/qed-bytes.ts';
@@ -52,7 +53,7 @@ function needCheck(path: string): boolean {
 }
 
 function fill(disk: VirtualDisk, byte: number, at: number, length: number): void {
-  disk.write(Buffer.alloc(length, byte), 0, length, at);
+  disk.write(Buffer.alloc(length, byte), 0, length, guestOffset(at));
 }
 
 const geometries = [

@@ -5,6 +5,7 @@ import { createHash } from 'node:crypto';
 import { closeSync, existsSync, fstatSync, openSync, readdirSync, readSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { guestOffset } from '../../src/bytes/offsets.ts';
 import { type OpenDiskOptions, openDisk, type VirtualDisk } from '../../src/disk/index.ts';
 
 const CLI = fileURLToPath(new URL('../../dist/cli.js', import.meta.url));
@@ -58,7 +59,8 @@ export function withDisk<T>(path: string, options: OpenDiskOptions, action: (dis
 export function readAll(disk: VirtualDisk): Buffer {
   const bytes = Buffer.alloc(disk.size(), 0xee);
   const step = 1024 * 1024;
-  for (let at = 0; at < bytes.length; at += step) disk.read(bytes, at, Math.min(step, bytes.length - at), at);
+  for (let at = 0; at < bytes.length; at += step)
+    disk.read(bytes, at, Math.min(step, bytes.length - at), guestOffset(at));
   return bytes;
 }
 

@@ -91,7 +91,7 @@ function openAlone({ format }: Subject, file: HostFile): VirtualDisk {
 
 function read(disk: VirtualDisk, offset: number, length: number): Uint8Array {
   const bytes = new Uint8Array(length).fill(0xee);
-  expect(disk.read(bytes, 0, length, offset)).toBe(length);
+  expect(disk.read(bytes, 0, length, guestOffset(offset))).toBe(length);
   return bytes;
 }
 
@@ -143,7 +143,7 @@ describe.each(SUBJECTS)('$name', (subject) => {
       [BASE - 3, 200],
     ] as const) {
       wanted.fill(0, offset, offset + length);
-      disk.write(new Uint8Array(length), 0, length, offset);
+      disk.write(new Uint8Array(length), 0, length, guestOffset(offset));
     }
     disk.discard(2_000_000, 400_000);
     wanted.fill(0, 2_000_000, 2_400_000);
@@ -151,7 +151,7 @@ describe.each(SUBJECTS)('$name', (subject) => {
     below.reset();
     expect(firstDifference(readAll(disk), wanted)).toBe('none');
     expect(below.calls.read).toBe(0);
-    disk.write(pattern(5000), 0, 5000, 123_456);
+    disk.write(pattern(5000), 0, 5000, guestOffset(123_456));
     wanted.set(pattern(5000), 123_456);
     expect(firstDifference(readAll(disk), wanted)).toBe('none');
     disk.close();
@@ -207,7 +207,7 @@ describe.each(SUBJECTS)('$name', (subject) => {
     expect(logged.join()).toContain('copy_on_read stops until the next mount');
     expect(disk.status()).toMatchObject({ copyOnRead: 'stopped', failure: null });
     room = Number.POSITIVE_INFINITY;
-    disk.write(Uint8Array.of(9), 0, 1, 12_345);
+    disk.write(Uint8Array.of(9), 0, 1, guestOffset(12_345));
     expect(read(disk, 12_345, 1)[0]).toBe(9);
     disk.close();
   });

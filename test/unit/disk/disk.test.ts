@@ -14,6 +14,7 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { guestOffset } from '../../../src/bytes/offsets.ts';
 import {
   attachDisk,
   type CreateDiskOptions,
@@ -197,13 +198,13 @@ describe('opening', () => {
   test('a guessed raw image refuses a foreign magic in its first sector, a named one does not', () => {
     writeFileSync(image, Buffer.alloc(8192));
     const guessed = openDisk(image, { readOnly: false });
-    expect(kindOf(() => guessed.write(Buffer.from('QED\0'), 0, 4, 0))).toBe('permission');
-    guessed.write(Buffer.from('QE'), 0, 2, 0);
-    expect(kindOf(() => guessed.write(Buffer.from('D\0'), 0, 2, 2))).toBe('permission');
-    guessed.write(Buffer.from('QED\0'), 0, 4, 4);
+    expect(kindOf(() => guessed.write(Buffer.from('QED\0'), 0, 4, guestOffset(0)))).toBe('permission');
+    guessed.write(Buffer.from('QE'), 0, 2, guestOffset(0));
+    expect(kindOf(() => guessed.write(Buffer.from('D\0'), 0, 2, guestOffset(2)))).toBe('permission');
+    guessed.write(Buffer.from('QED\0'), 0, 4, guestOffset(4));
     guessed.close();
     const named = openDisk(image, { readOnly: false, format: 'raw' });
-    named.write(Buffer.from('QED\0'), 0, 4, 0);
+    named.write(Buffer.from('QED\0'), 0, 4, guestOffset(0));
     named.close();
   });
 
@@ -219,7 +220,7 @@ describe('opening', () => {
     writeFileSync(join(folder, 'base.raw'), Buffer.alloc(65_536, 7));
     create('qed', { backing: 'base.raw', backingFormat: 'raw' });
     const disk = openDisk(image, { readOnly: false });
-    disk.write(Buffer.of(1), 0, 1, 500_000);
+    disk.write(Buffer.of(1), 0, 1, guestOffset(500_000));
     expect(disk.status()).toEqual({
       path: image,
       format: 'qed',
@@ -248,11 +249,11 @@ test('an attached disk sees and makes the same changes', () => {
   const disk = openDisk(image, { readOnly: false, slots: 2 });
   const other = attachDisk(structuredClone(disk.share()), 1);
   const target = Buffer.alloc(4);
-  disk.write(Buffer.from('abcd'), 0, 4, 300_000);
-  other.read(target, 0, 4, 300_000);
+  disk.write(Buffer.from('abcd'), 0, 4, guestOffset(300_000));
+  other.read(target, 0, 4, guestOffset(300_000));
   expect(target.toString()).toBe('abcd');
-  other.write(Buffer.from('efgh'), 0, 4, 300_002);
-  disk.read(target, 0, 4, 300_002);
+  other.write(Buffer.from('efgh'), 0, 4, guestOffset(300_002));
+  disk.read(target, 0, 4, guestOffset(300_002));
   expect(target.toString()).toBe('efgh');
   other.resize(2 * 1024 * 1024);
   expect(disk.size()).toBe(2 * 1024 * 1024);

@@ -4,6 +4,7 @@
 import { readdirSync, readlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import { guestOffset } from '../../../src/bytes/offsets.ts';
 import { checkDisk, createDisk, inspectDisk, openDisk } from '../../../src/disk/index.ts';
 import { closeAndReopenDisk } from '../../../src/disk/open.ts';
 import { VirtualDisk } from '../../../src/disk/virtual-disk.ts';
@@ -118,7 +119,7 @@ describe('closing files that answer EIO', () => {
     const { disk: next, failure } = closeAndReopenDisk(disk, { readOnly: true });
     expect((failure as Error).message).toContain('close failed (EIO)');
     const byte = new Uint8Array(1);
-    expect(next.read(byte, 0, 1, 0)).toBe(1);
+    expect(next.read(byte, 0, 1, guestOffset(0))).toBe(1);
     expect(byte[0]).toBe(7);
     vi.restoreAllMocks();
     next.close();

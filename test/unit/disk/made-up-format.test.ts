@@ -4,6 +4,7 @@
 import { readdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
+import { guestOffset } from '../../../src/bytes/offsets.ts';
 import { attachDisk, checkDisk, createDisk, inspectDisk, openDisk } from '../../../src/disk/index.ts';
 import type * as registry from '../../../src/disk/registry.ts';
 import { VirtualDisk } from '../../../src/disk/virtual-disk.ts';
@@ -114,7 +115,7 @@ test('an image of a format that is only read is refused read-write by name, with
   withDisk(image, { readOnly: true }, (disk) => {
     expect(disk.status()).toMatchObject({ format: 'madeup', readOnly: true, dirty: false, failure: null });
     const changes = [
-      () => disk.write(new Uint8Array(1), 0, 1, 0),
+      () => disk.write(new Uint8Array(1), 0, 1, guestOffset(0)),
       () => disk.discard(0, 1),
       () => disk.writeZeroes(0, 1),
       () => disk.preallocate(0, 1),
@@ -134,7 +135,7 @@ test('it can be the backing file of an overlay that is written', () => {
   const overlay = join(folder, 'overlay.qcow2');
   createDisk(overlay, 'qcow2', { options: new Map(), backing: 'disk.made', backingFormat: 'madeup' });
   withDisk(overlay, { readOnly: false }, (disk) => {
-    disk.write(Buffer.from('new'), 0, 3, 100);
+    disk.write(Buffer.from('new'), 0, 3, guestOffset(100));
     const content = Buffer.alloc(EXTENT_BYTES, 1);
     content.write('new', 100);
     expect(readAll(disk)).toEqual(content);

@@ -55,7 +55,7 @@ for (const top of [qed, qcow2]) {
     const middle = openImage(top, createMemoryImage(top, 8 * MIB, {}, '/base'), { backing: imageWithData(raw) });
     middle.write(DATA, 0, DATA.length, guestOffset(0));
     const disk = overlay(top, middle, 8 * MIB);
-    disk.write(DATA, 0, DATA.length, 6 * MIB);
+    disk.write(DATA, 0, DATA.length, guestOffset(6 * MIB));
     expect(disk.occupiedBytes()).toBeGreaterThanOrEqual(3 * MIB);
     expect(overlay(top, middle, MIB).occupiedBytes()).toBe(MIB);
   });

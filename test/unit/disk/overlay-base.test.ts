@@ -4,6 +4,7 @@ import { execFileSync } from 'node:child_process';
 import { readdirSync, renameSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { guestOffset } from '../../../src/bytes/offsets.ts';
 import { type CreateDiskOptions, createDisk, inspectDisk, openDisk } from '../../../src/disk/index.ts';
 import { lockImage } from '../../../src/host/image-locks.ts';
 import { PosixHostFile } from '../../../src/host/posix-file.ts';
@@ -82,7 +83,7 @@ test('a json: name of a local file is stored as it is, and opened', () => {
   expect(inspectDisk(image)).toMatchObject({ backingFilename: name, fullBackingFilename: name, virtualSize: 4096 });
   const disk = openDisk(image, { readOnly: true });
   const byte = new Uint8Array(1);
-  disk.read(byte, 0, 1, 0);
+  disk.read(byte, 0, 1, guestOffset(0));
   disk.close();
   expect(byte[0]).toBe(7);
 });

@@ -4,6 +4,7 @@
 import { threadId } from 'node:worker_threads';
 import fc from 'fast-check';
 import { describe, expect, test, vi } from 'vitest';
+import { guestOffset } from '../../../src/bytes/offsets.ts';
 import { VirtualDisk } from '../../../src/disk/virtual-disk.ts';
 import { ERRNO, ImgfuseError } from '../../../src/errors/index.ts';
 import { abandonTree, createTree, DiskFilesystem, dropStalePages } from '../../../src/filesystem/index.ts';
@@ -35,7 +36,7 @@ class Subject {
     this.disk = new VirtualDisk(openImage(format, createMemoryImage(format, SIZE, options)));
     this.tree = createTree(this.disk, { rootIsFile: false, uid: 0, gid: 0 });
     this.filesystem = new DiskFilesystem(this.disk, this.tree);
-    this.disk.write(new Uint8Array(SIZE).fill(255), 0, SIZE, 0);
+    this.disk.write(new Uint8Array(SIZE).fill(255), 0, SIZE, guestOffset(0));
   }
 
   open(flags = 0): number {
@@ -48,7 +49,7 @@ class Subject {
 
   bytes(): Uint8Array {
     const bytes = new Uint8Array(this.disk.size());
-    this.disk.read(bytes, 0, bytes.length, 0);
+    this.disk.read(bytes, 0, bytes.length, guestOffset(0));
     return bytes;
   }
 
