@@ -2,9 +2,10 @@
 
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { canMountAsRoot, hasCommand, requireOrSkip } from '../support/requirements.ts';
+import { sliceOf } from '../support/slices.ts';
 import { Bench } from './cli-harness.ts';
 
-const SIZE = '192m';
+const SIZE = `${sliceOf('fio')}m`;
 const JOBS = [
   { name: 'random 4k, depth 16', options: ['--rw=randwrite', '--bs=4k', '--iodepth=16', '--direct=1'] },
   {

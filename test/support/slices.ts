@@ -12,7 +12,7 @@ const SLICES = {
   /** powercut.sh: states of the disk for each kind of image; qcow2 has 16 kinds */
   cuts: { ci: { raw: 1500, qed: 1500, qcow2: 800 }, long: 10_000 },
   /** powercut.sh --qemu: states for each kind of image */
-  qemuCuts: { ci: 30, long: 300 },
+  qemuCuts: { ci: 15, long: 300 },
   /** faults.sh: workloads for each kind of image and of fault */
   faults: { ci: { raw: 1, qed: 1, qcow2: 1 }, long: 20 },
   /** model.sh: images of each kind, with 20 operations each on average */
@@ -29,6 +29,8 @@ const SLICES = {
   fuzz: { ci: { raw: 1000, qed: 4000, qcow2: 4000, bochs: 2000 }, long: 10_000 },
   /** npm run stress: rounds of 250 requests a thread */
   stress: { ci: { raw: 6, qed: 6, qcow2: 6 }, long: 60 },
+  /** fio with checksums: MiB of the disk; one L2 table of its image maps 64 */
+  fio: { ci: 96, long: 1024 },
   /** killtest.sh: daemons that are killed under load */
   kills: { ci: 7, long: 50 },
   /** cycles.sh: mount, write, umount, qemu-img check */
