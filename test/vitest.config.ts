@@ -11,7 +11,7 @@ const WORKERS = Math.ceil(availableParallelism() * 1.5);
 /** Measures time, or keeps every processor busy. */
 const ALONE = ['test/mount/bench.test.ts', 'test/mount/soak.test.ts'];
 
-/** Whatever else mounts. request-timeout changes a sysctl that every new mount reads: it runs where no other file mounts. */
+/** Whatever else mounts. request-timeout changes a sysctl that every new mount reads, so it runs where no other file mounts. */
 const MOUNTING = [
   'test/mount/!(request-timeout).test.ts',
   'test/conformance/filesystem*.test.ts',
@@ -49,6 +49,7 @@ export default defineConfig({
     root: new URL('..', import.meta.url).pathname,
     testTimeout: 120_000,
     hookTimeout: 120_000,
+    pool: namespacePool,
     sequence: { sequencer: LongestFirst },
     projects: [
       {
@@ -67,7 +68,6 @@ export default defineConfig({
           name: 'mounting',
           include: MOUNTING,
           exclude: ALONE,
-          pool: namespacePool,
           maxWorkers: WORKERS,
           sequence: { groupOrder: 1 },
         },
@@ -77,7 +77,6 @@ export default defineConfig({
         test: {
           name: 'alone',
           include: ALONE,
-          pool: namespacePool,
           fileParallelism: false,
           sequence: { groupOrder: 2 },
         },
