@@ -1,4 +1,4 @@
-// From the name of a command to its run: the list of all commands, and how their arguments become what they take.
+// The list of all commands; parses the arguments of one and runs it.
 
 import { createRequire } from 'node:module';
 import { Parser } from 'yargs/helpers';
@@ -93,7 +93,7 @@ async function runCommand(name: CommandName, argv: readonly string[]): Promise<n
   return runChecked(command, checked.names, parseOptions(command.options, checked.options));
 }
 
-/** An option that another command has is not only unknown. */
+/** Improves the message for an unknown option: it names the commands that have it. */
 function check(command: Command, argv: readonly string[]): ReturnType<typeof checkArguments> {
   try {
     return checkArguments(command, argv);
@@ -106,14 +106,14 @@ function check(command: Command, argv: readonly string[]): ReturnType<typeof che
   }
 }
 
-/** Checked options ("--name=value", "--name") as a command takes them: lists are whole, of every other option the last counts. */
+/** Checked options ("--name=value", "--name") as a command takes them: lists add up; of any other option the last one counts. */
 export function parseOptions(table: Options, checked: readonly string[]): Record<string, unknown> {
   const all: [string, Options[string]][] = Object.entries({ ...GLOBAL_OPTIONS, ...table });
   const names = (type: string): string[] => all.filter(([, option]) => option.type === type).map(([name]) => name);
   const parsed = Parser([...checked], {
     boolean: names('boolean'),
     string: names('string'),
-    // with a number of values yargs takes a value as it is; without one it guesses, and strips quotes
+    // with `narg` yargs takes a value as it is; without it yargs guesses, and strips quotes
     narg: Object.fromEntries(all.map(([name, { type }]) => [name, type === 'string' ? 1 : 0])),
     configuration: { 'boolean-negation': false, 'camel-case-expansion': false, 'dot-notation': false },
   });

@@ -1,5 +1,5 @@
-// The check of a command's arguments against its table: every complaint about an unknown option, a missing value or a wrong
-// number of names comes from here. What passes is handed on in one spelling, so that no parser has to guess.
+// Checks a command's arguments against its table. Every error about an unknown option, a missing value or a wrong number of names
+// comes from here. Arguments that pass get one spelling, so that no parser has to guess.
 
 import { didYouMean, ImgfuseError, nearestWord } from '../errors/index.ts';
 import { type CommandShape, GLOBAL_OPTIONS, type Name, type Option, PROGRAM_NAME, usageOf } from './command.ts';
@@ -13,7 +13,7 @@ export interface CheckedArguments {
   readonly wantsVersion: boolean;
 }
 
-/** An argument, as it was typed and as the table knows it. */
+/** An option, as typed and as in the table. */
 interface FoundOption {
   /** as typed, without its value: "-f", "--format" */
   readonly typed: string;
@@ -22,7 +22,7 @@ interface FoundOption {
   readonly value?: string | undefined;
 }
 
-/** A problem with the arguments, with where to read on. */
+/** A usage error that names the help to read. */
 export class ArgumentError extends ImgfuseError {
   constructor(sentence: string, command?: string) {
     const help = command === undefined || command === PROGRAM_NAME ? 'imgfuse --help' : `imgfuse ${command} --help`;
@@ -57,7 +57,7 @@ export function checkArguments(shape: CommandShape, argv: readonly string[]): Ch
       names.push(...argv.slice(index + 1));
       break;
     }
-    // resize IMAGE -1G: that argument is a size; no option is a digit
+    // resize IMAGE -1G: this argument is a size, because no option is a digit
     if (argument === '-' || !argument.startsWith('-') || /^-\d/.test(argument)) {
       names.push(argument);
       continue;
@@ -79,7 +79,7 @@ export function checkArguments(shape: CommandShape, argv: readonly string[]): Ch
   return { options: found.map(canonicalOption), names, wantsHelp, wantsVersion };
 }
 
-/** Whether --help or --version stands among the options, however wrong the rest is. */
+/** Whether --help or --version is among the options, even if the other arguments are wrong. */
 export function asksFor(name: 'help' | 'version', argv: readonly string[]): boolean {
   const end = argv.indexOf('--');
   const options = end < 0 ? argv : argv.slice(0, end);
@@ -126,7 +126,7 @@ function shortOptions(argument: string, shape: CommandShape): FoundOption[] {
     const rest = argument.slice(index + 1);
     if (option.type === 'string') {
       const value = rest === '' ? undefined : rest.replace(/^=/, '');
-      // -repiar=all is a mistyped --repair, and no -r with a value
+      // -repiar=all is a mistyped --repair rather than -r with a value
       const isWrong = value !== undefined && word.length > 2 && option.choices?.includes(value) === false;
       if (isWrong && suggestOption(word, shape) !== '') throw new UnknownOptionError(`-${word}`, shape);
       found.push({ typed: `-${letter}`, name, option, value });

@@ -1,5 +1,5 @@
-// Which command the arguments mean. Only the first name decides: a command, or the image of a mount whose command is left
-// out, as mount(8) and fstab call it.
+// Finds the command that the arguments mean. Only the first name decides: it is a command, or the image of a mount without the
+// word `mount`, as mount(8) and fstab call the program.
 
 import { parseArgs } from 'node:util';
 import { shellQuote } from '../bytes/printable.ts';
@@ -11,13 +11,13 @@ import { MOUNT_ARGUMENTS } from './mount-arguments.ts';
 
 const PROGRAM_SHAPE: CommandShape = { name: PROGRAM_NAME, names: [], options: {} };
 
-/** null: no command, but help or the version of the program. */
+/** null for the help or the version of the program. */
 export interface Choice {
   readonly command: CommandName | null;
   readonly rest: readonly string[];
 }
 
-/** @throws ImgfuseError usage, missing: what the first name is not, and what it may have been meant to be */
+/** @throws ImgfuseError usage, missing: says what the first name is not, and suggests what it may mean */
 export function chooseCommand(argv: readonly string[]): Choice {
   const index = globalOptionsBefore(argv);
   const word = argv[index];
@@ -54,7 +54,7 @@ export function isCommand(word: string | undefined): word is CommandName {
   return (COMMANDS as readonly (string | undefined)[]).includes(word);
 }
 
-/** How many arguments at the start are options of every command. */
+/** The number of arguments at the start that are options of every command. */
 function globalOptionsBefore(argv: readonly string[]): number {
   let index = 0;
   while (index < argv.length) {
@@ -66,21 +66,21 @@ function globalOptionsBefore(argv: readonly string[]): number {
   return index;
 }
 
-/** What is no option of a mount, nor the value of one. */
+/** The arguments that are neither an option of a mount nor the value of one. */
 function namesOf(argv: readonly string[]): string[] {
   const options = { ...MOUNT_ARGUMENTS, ...GLOBAL_OPTIONS };
   const { positionals } = parseArgs({ args: [...argv], options, strict: false, allowPositionals: true });
   return positionals;
 }
 
-/** A command is never guessed from its arguments: -f is one thing to `mount` and another to `create`. */
+/** Never guesses a command from its arguments: -f means one thing to `mount` and another to `create`. */
 function assertNothingBeforeCommand(argv: readonly string[], names: readonly string[]): void {
   const [option] = argv;
   const at = argv.findIndex((argument) => isCommand(argument));
   const isEnded = argv.indexOf('--') >= 0 && argv.indexOf('--') < at;
   if (option === undefined || !option.startsWith('-') || at < 0 || isEnded) return;
   if (!isCommand(names[0]) && looksLikeImage(names[0]!)) return;
-  // --outptu may be meant for the program
+  // a mistyped option such as --outptu may be an option of every command
   if (nearestWord(typedName(option), Object.keys(GLOBAL_OPTIONS)) !== undefined) {
     throw new UnknownOptionError(typedName(option), PROGRAM_SHAPE);
   }
@@ -92,7 +92,7 @@ function looksLikeImage(name: string): boolean {
   return name.includes('/') || pathKind(name) !== 'missing';
 }
 
-/** A name after "--" is no command; -o means that mount(8) calls, which names a missing image better than we can. */
+/** A name after "--" is not a command. With -o the caller is mount(8), and the mount reports a missing image better. */
 function isBareMount(argv: readonly string[], names: readonly string[]): boolean {
   const hasOptions = argv.some((argument) => /^(-o|--options$|--options=)/.test(argument));
   const end = argv.indexOf('--');

@@ -1,7 +1,7 @@
-// What a command is: its names and options as a table, from which the check of the arguments (check-arguments.ts), the parser,
-// the help and the completion (help.ts) are made. Nothing of yargs is loaded here: a mount by mount(8) must start fast.
+// The type of a command: a table of its names and options. The check of the arguments (check-arguments.ts), the parser, the help
+// and the completion (help.ts) use it. This file does not load yargs, because a mount by mount(8) must start fast.
 
-/** First arguments that are commands; what else has two names in it is a mount. */
+/** First arguments that are commands. Any other two names are a mount. */
 export const COMMANDS = [
   'mount',
   'unmount',
@@ -18,7 +18,7 @@ export const COMMANDS = [
 ] as const;
 export type CommandName = (typeof COMMANDS)[number];
 
-/** In the place of a command, where there is none. */
+/** Stands for the program itself if the arguments have no command. */
 export const PROGRAM_NAME = 'imgfuse';
 
 /** One option of a command. */
@@ -26,13 +26,13 @@ export interface Option {
   readonly type: 'boolean' | 'string';
   readonly description: string;
   readonly short?: string;
-  /** other long names, as other tools spell it */
+  /** other long names, for the spelling of other tools */
   readonly aliases?: readonly string[];
-  /** what the value is, as in "--workers N" */
+  /** placeholder for the value, as in "--workers N" */
   readonly placeholder?: string;
-  /** given several times it adds up; of every other option the last counts, as for qemu-img */
+  /** repeated values add up; of any other option the last one counts, as in qemu-img */
   readonly multiple?: boolean;
-  /** a list that is empty is no mistake */
+  /** an empty list is allowed */
   readonly mayBeEmpty?: boolean;
   readonly choices?: readonly string[];
   readonly required?: boolean;
@@ -52,7 +52,7 @@ export interface Name {
   readonly choices?: readonly string[];
 }
 
-/** What the check of the arguments has to know of a command. */
+/** The part of a command that the check of the arguments needs. */
 export interface CommandShape {
   readonly name: CommandName | typeof PROGRAM_NAME;
   readonly names: readonly Name[];
@@ -73,7 +73,7 @@ export interface Command extends CommandShape {
 }
 
 /**
- * Runs a command with what the check of its arguments has let through.
+ * Runs a command with its checked arguments.
  * @param names in their order
  * @param options as the command takes them
  * @returns the exit code
@@ -89,7 +89,7 @@ export function runChecked(
 
 export const OUTPUT_MODES = ['human', 'json'] as const;
 
-/** Options of every command, which may also stand before its name. */
+/** Options of every command. They may also precede its name. */
 export const GLOBAL_OPTIONS = {
   output: {
     type: 'string',

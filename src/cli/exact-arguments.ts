@@ -1,5 +1,5 @@
-// The arguments as they were typed. Node replaces bytes that are not UTF-8 by U+FFFD, which would be the name of another file;
-// the kernel still has them.
+// Restores the arguments as they were typed. Node replaces bytes that are not UTF-8 by U+FFFD, which would name another file; the
+// kernel still has the original bytes.
 
 import { nameOfBytes } from '../bytes/names.ts';
 import { ImgfuseError } from '../errors/index.ts';
@@ -9,8 +9,8 @@ const REPLACEMENT = '\ufffd';
 
 /**
  * @param argv the arguments as Node has them
- * @param commandLine the bytes of the whole command line, each argument with a NUL behind it
- * @throws ImgfuseError usage when bytes were lost and cannot be found
+ * @param commandLine the bytes of the whole command line: each argument ends with NUL
+ * @throws ImgfuseError usage if bytes were lost and cannot be restored
  */
 export function exactArguments(
   argv: readonly string[],

@@ -1,13 +1,13 @@
-// Help and completion, drawn by yargs from the tables of the commands. Loaded only when it is needed, because loading yargs
-// takes longer than mounting. Invariant: yargs prints nothing itself; its text goes out through print(), which knows a full
-// disk from a reader that has seen enough.
+// Help and completion: yargs makes their text from the tables of the commands. The file is loaded only if needed, because loading
+// yargs takes longer than mounting. Invariant: yargs prints nothing itself; print() does, because it tells a full disk from a
+// reader that has closed its pipe.
 
 import yargs, { type Argv, type Options as YargsOptions } from 'yargs';
 import { type Command, GLOBAL_OPTIONS, type Name, type Option, PROGRAM_NAME } from './command.ts';
 import { print } from './output.ts';
 import { helpWidth } from './text-layout.ts';
 
-/** What makes yargs print its script; the command of that purpose is one of ours, with a help. */
+/** The hidden yargs command that prints the completion script; our own command for that has a help. */
 const SCRIPT_COMMAND = 'print-completion-script';
 
 /** Prints the help of a command, or of the program. */
@@ -17,21 +17,21 @@ export async function printHelp(commands: readonly Command[], name: string | nul
 
 /** Prints a script for the shell that completes the commands and their options. */
 export async function printCompletion(commands: readonly Command[], shell: string | undefined): Promise<void> {
-  // yargs takes the shell from here, and has no other way
+  // yargs takes the name of the shell only from here
   if (shell !== undefined) process.env['SHELL'] = shell;
   delete process.env['ZSH_NAME'];
   const script = await textOf(commands, [SCRIPT_COMMAND]);
-  // -f would keep fish from completing names of files, and images are files
+  // without -f fish also completes names of files, and images are files
   print(script.replaceAll(SCRIPT_COMMAND, 'completion').replace('complete -f -c', 'complete -c'));
 }
 
-/** Prints the words that may stand at the end of a line; the shell asks with COMPLETION_OPTION. */
+/** Prints the words that can complete a command line; the shell asks for them with COMPLETION_OPTION. */
 export async function printWords(commands: readonly Command[], argv: readonly string[]): Promise<void> {
   const words = await textOf(commands, argv);
   if (words !== '') print(words);
 }
 
-/** What yargs would print. It answers a question for words twice, the first time with nothing. */
+/** The text that yargs would print. It calls back twice for a completion, the first time without text. */
 async function textOf(commands: readonly Command[], argv: readonly string[]): Promise<string> {
   const texts: string[] = [];
   await describeProgram(commands).parse(

@@ -1,4 +1,4 @@
-// Names and options that several commands on image files share.
+// Names and options shared by several commands on image files.
 
 import { formats, type LockMode } from '../disk/index.ts';
 import { ImgfuseError } from '../errors/index.ts';
@@ -55,13 +55,13 @@ export const KEY_OPTIONS = {
 /** One password serves every image of a chain. */
 export const KEY_EXCLUDES = [['key-file', 'key-env']] as const;
 
-/** Which locks the options of a command ask for. */
+/** The kind of locks that the options of a command ask for. */
 export function lockMode(args: { readonly 'force-share'?: boolean; readonly 'no-lock'?: boolean }): LockMode {
   if (args['no-lock'] === true) return 'none';
   return args['force-share'] === true ? 'share' : 'take';
 }
 
-/** Does what only reads an image; where its locks are in the way, the error names the option that goes on all the same. */
+/** Runs an action that only reads an image. If a lock refuses it, the error names the option that reads in spite of the lock. */
 export function lookAt<T>(look: () => T): T {
   try {
     return look();
@@ -71,7 +71,7 @@ export function lookAt<T>(look: () => T): T {
   }
 }
 
-/** Absolute paths of directories as they were typed; URLs stay what they are. */
+/** Absolute paths with the directories as typed. URLs stay as they are. */
 export function directories(typed: readonly string[] | undefined): string[] {
   return (typed ?? []).map((directory) => canonicalPath(directory));
 }

@@ -1,5 +1,5 @@
-// From the arguments to a command. A mount goes the fast way, without yargs and without the other commands; everything else,
-// help and complaints about arguments included, is in all-commands.ts.
+// Runs the command that the arguments mean. A mount takes a fast path, without yargs and the other commands; all-commands.ts does
+// the rest, including the help and the errors about arguments.
 
 import type { MountRequest } from '../daemon/mount-request.ts';
 import { EXIT_OK, EXIT_USAGE } from '../errors/exit-codes.ts';
@@ -17,7 +17,7 @@ import { complainAbout, print } from './output.ts';
 /** The name that umount(8) looks for in /sbin; a link of that name to the program is the helper. */
 const UMOUNT_HELPER_NAME = /(^|\/)umount\.(fuse\.)?imgfuse$/;
 
-/** What scripts/install.sh puts into the helper; not for people. */
+/** The hidden command that scripts/install.sh writes into the helper. */
 const UMOUNT_HELPER_COMMAND = 'umount-helper';
 
 /** @returns the exit code */
@@ -52,14 +52,14 @@ export async function main(nodeArguments: readonly string[], programPath: string
   }
 }
 
-/** The arguments of a mount without a fault; null for all else, which all-commands.ts runs or explains. */
+/** The arguments of a mount, if they have no fault; otherwise null, and all-commands.ts runs or explains them. */
 function plainMount(argv: readonly string[]): ParsedMountArguments | null {
   if (argv[0] === COMPLETION_OPTION) return null;
   try {
     const { command, rest } = chooseCommand(argv);
     return command === 'mount' ? parseMountArguments(rest) : null;
   } catch {
-    // all-commands.ts meets the same error, and knows all commands when it explains it
+    // all-commands.ts runs into the same error and can name other commands in the message
     return null;
   }
 }

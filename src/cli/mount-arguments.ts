@@ -1,5 +1,5 @@
-// The arguments of `mount`: their table, and the request that comes out of them.
-// Invariant: nothing of yargs is loaded here; a mount by mount(8) or by its own daemon must start fast.
+// The arguments of `mount`: their table, and the mount request made from them.
+// Invariant: this file does not load yargs, because a mount by mount(8) or by its own daemon must start fast.
 
 import { availableParallelism } from 'node:os';
 import { parseArgs } from 'node:util';
@@ -11,10 +11,10 @@ import { checkArguments } from './check-arguments.ts';
 import { type CommandShape, GLOBAL_OPTIONS, type Options } from './command.ts';
 import { type MountOptions, parseMountOptions, parseTransport, parseWorkers } from './mount-options.ts';
 
-/** How the program starts itself as the process of a mount, with the request as JSON; not for people. */
+/** The hidden command with which the program starts itself as the process of a mount; its argument is the request as JSON. */
 export const DAEMON_COMMAND = 'mount-process';
 
-/** What the completion script of a shell asks; its words are those of a line that is not complete yet. */
+/** The hidden option of completion scripts; the arguments after it are an incomplete command line. */
 export const COMPLETION_OPTION = '--get-yargs-completions';
 
 const WORKERS_MIN = 2;
@@ -73,7 +73,7 @@ export const MOUNT_ARGUMENTS = {
   'pid-file': { type: 'string', placeholder: 'FILE', description: 'write the process id of the mount to this file' },
 } as const satisfies Options;
 
-/** The command without what only its help needs. */
+/** The command without the parts that only its help needs. */
 export const MOUNT_SHAPE: CommandShape = {
   name: 'mount',
   names: [
@@ -103,7 +103,7 @@ export interface ParsedMountArguments {
   readonly output?: string | undefined;
 }
 
-/** @returns null when help or the version is asked for @throws ImgfuseError usage */
+/** @returns null if the arguments ask for help or the version @throws ImgfuseError usage */
 export function parseMountArguments(argv: readonly string[]): ParsedMountArguments | null {
   const { options, names, wantsHelp, wantsVersion } = checkArguments(MOUNT_SHAPE, argv);
   if (wantsHelp || wantsVersion) return null;
@@ -154,7 +154,7 @@ export function mountRequest(parsed: ParsedMountArguments): MountRequest {
   };
 }
 
-/** share goes with ro only: two that write are kept apart by nothing but their locks. */
+/** share needs ro: nothing but the locks keeps two writers apart. */
 function mountLocks(options: MountOptions, parsed: ParsedMountArguments): LockMode {
   if (options.share && !options.readOnly) {
     throw new ImgfuseError('usage', 'share reads an image that somebody else may write, so it needs ro: -o ro,share');

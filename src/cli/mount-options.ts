@@ -1,26 +1,26 @@
-// The -o list of a mount: what mount(8), mount.fuse3 and fstab pass, what people know from libfuse, and our own.
-// Invariant: an option is honoured, or it is known to be without meaning here, or it is refused by name.
+// The -o list of a mount: options that mount(8), mount.fuse3 and fstab pass, options known from libfuse, and our own.
+// Invariant: an option takes effect, or it is known to have no meaning here, or it is refused by name.
 
 import { TRANSPORTS, type TransportChoice } from '../daemon/mount-request.ts';
 import { didYouMean, ImgfuseError } from '../errors/index.ts';
 
-/** What the -o options say; absent members were not named. */
+/** The -o options; a member is absent if the option was not given. */
 export interface MountOptions {
   readOnly: boolean;
   allowOther: boolean;
-  /** only an inherited mount can be without */
+  /** always on, except in an inherited mount */
   defaultPermissions: boolean;
   debug: boolean;
   /** qcow2: mark the image dirty while it changes */
   lazyRefcounts: boolean;
-  /** take a backing file that is not the one which its overlay was made on */
+  /** accept a backing file other than the one that the overlay was made on */
   anyParent: boolean;
   lock: boolean;
   share: boolean;
   /** flags of mount(2) by name: noexec, noatime, ... */
   flags: string[];
   allowBacking: string[];
-  /** absent: as it is stored with the image */
+  /** absent: as stored in the image */
   copyOnRead?: boolean;
   source?: string;
   maxRead?: number;
@@ -159,7 +159,7 @@ const VALUES: Readonly<Record<string, Apply>> = {
   },
 };
 
-/** Every option that means something here. */
+/** Every option with an effect. */
 export const MOUNT_OPTION_NAMES: readonly string[] = [...Object.keys(FLAGS), ...Object.keys(VALUES)];
 
 /** @param lists the values of every -o, in order; later options win */
@@ -180,7 +180,7 @@ export function parseMountOptions(lists: readonly string[]): MountOptions {
   return options;
 }
 
-/** A member of a table that its author put there, not one that every object has. */
+/** Looks up an own member of a table, not one that every object inherits. */
 function entryOf<T>(table: Readonly<Record<string, T>>, name: string): T | undefined {
   return Object.hasOwn(table, name) ? table[name] : undefined;
 }
@@ -210,7 +210,7 @@ function applyOption(options: MountOptions, item: string): void {
   throw new ImgfuseError('usage', `there is no mount option "${name}"${hint}`);
 }
 
-/** Splits at commas; a comma or backslash after a backslash, and what stands in double quotes, is literal. */
+/** Splits at commas. A comma or backslash after a backslash is literal, and so is text in double quotes. */
 export function splitOptions(list: string): string[] {
   const items: string[] = [];
   let item = '';

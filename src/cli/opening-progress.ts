@@ -1,12 +1,12 @@
-// What the command that mounts says while an image is being opened, once a step of that takes longer than a moment: what is
-// being waited for, and on a terminal how far it is. The open itself goes on in another thread or process.
+// Output of the mounting command while an image is being opened: if a step takes longer than a moment, it says what it waits for,
+// and on a terminal how far the step is. The open itself runs in another thread or process.
 
 import { isatty } from 'node:tty';
 import type { OpenStep } from '../disk/index.ts';
 import { complain } from './output.ts';
 import { Progress } from './progress.ts';
 
-/** From the first step that may take long; nothing is said before. */
+/** Starts with the first step that may take long; before that it prints nothing. */
 const PATIENCE_MS = 2000;
 
 export class OpeningProgress {
@@ -30,12 +30,12 @@ export class OpeningProgress {
     }, PATIENCE_MS);
   }
 
-  /** Wipes what is only drawn. Call it before any other output. */
+  /** Wipes the progress line. Call it before any other output. */
   clear(): void {
     this.#bar?.clear();
   }
 
-  /** The image is open, or will not be. */
+  /** Call it when the image is open, or the open has failed. */
   end(): void {
     clearTimeout(this.#timer ?? undefined);
     this.#step = null;

@@ -1,6 +1,6 @@
-// What commands print: answers on stdout (for people or as JSON), sentences about failures on stderr.
-// Invariants: writing never throws, because a closed pipe must not end a process that serves a mount; what is printed is out
-// when the call returns, because the end of a process does not wait for Node's streams.
+// The output of commands: answers on stdout (as text or JSON), errors as sentences on stderr.
+// Invariants: writing never throws, because a closed pipe must not end a process that serves a mount. Output is written when the
+// call returns, because the end of a process does not wait for Node's streams.
 
 import { printable, printableSentence } from '../bytes/printable.ts';
 import { EXIT_OK, EXIT_USAGE } from '../errors/exit-codes.ts';
@@ -10,24 +10,24 @@ import { describeShortage } from '../host/process-limits.ts';
 
 export type OutputMode = 'human' | 'json';
 
-/** Characters that are put together before they are written. */
+/** Size of the buffer for pieces of output, in characters. */
 const PIECE_LENGTH = 64 * 1024;
 
-/** said where Node cannot make a relative path absolute */
+/** the message if Node cannot make a relative path absolute */
 const NO_DIRECTORY =
   'the working directory does not exist any more, and relative paths lead nowhere; give absolute ones';
 
-/** an answer did not get out, and not because its reader has seen enough (EPIPE) */
+/** an answer could not be written, for another reason than a closed pipe (EPIPE) */
 let isLost = false;
 
-/** A line on stdout; that it got lost is told once. */
+/** Prints a line on stdout. If output is lost, it says so once. */
 export function print(line: string): void {
   write(`${line}\n`);
 }
 
 /**
- * Texts on stdout, one after the other, in memory that does not grow with them: what is written waits for its reader, and what
- * comes next is made afterwards. When nobody reads any more, or nothing can be written, the rest is not made.
+ * Prints texts on stdout, one after the other, in bounded memory: each is made after the one before was written. If the pipe is
+ * closed or a write fails, the rest is not made.
  */
 export function printPieces(texts: Iterable<string>): void {
   let piece = '';
@@ -40,12 +40,12 @@ export function printPieces(texts: Iterable<string>): void {
   if (piece !== '') write(piece);
 }
 
-/** Lines on stdout; see printPieces. */
+/** Prints lines on stdout; see printPieces(). */
 export function printLines(lines: Iterable<string>): void {
   printPieces(endLines(lines));
 }
 
-/** An integer beyond what a number says exactly, in digits; printJson prints them as a number of JSON. */
+/** An integer too large for a number, in digits. printJson() prints it as a JSON number. */
 export class ExactNumber {
   readonly digits: string;
 
@@ -54,17 +54,17 @@ export class ExactNumber {
   }
 }
 
-/** A number where it is exact. */
+/** @returns a number if it is exact */
 export function exactNumber(digits: string): number | ExactNumber {
   return Number.isSafeInteger(Number(digits)) ? Number(digits) : new ExactNumber(digits);
 }
 
-/** A value as indented JSON on stdout, members that are undefined left out. */
+/** Prints a value as indented JSON on stdout, without undefined members. */
 export function printJson(value: unknown): void {
   printPieces(withEndOfLine(jsonPieces(value, '')));
 }
 
-/** @returns whether the text is out */
+/** @returns whether the text was written */
 function write(text: string): boolean {
   try {
     writeText(1, text);
@@ -88,7 +88,7 @@ function* endLines(lines: Iterable<string>): Generator<string> {
   for (const line of lines) yield `${line}\n`;
 }
 
-/** The text of JSON.stringify(value, undefined, 4) in pieces. A list may be anything that can be iterated. */
+/** The text of JSON.stringify(value, undefined, 4) in pieces. A list may be any iterable. */
 export function* jsonPieces(value: unknown, indent: string): Generator<string> {
   if (value instanceof ExactNumber) {
     yield value.digits;
@@ -112,24 +112,24 @@ export function* jsonPieces(value: unknown, indent: string): Generator<string> {
   else yield `\n${indent}${isList ? ']' : '}'}`;
 }
 
-/** The exit code of a command that is run for what it prints; that of one which changes something says whether that is done. */
+/** Exit code of a command whose purpose is its output. Commands that change something return whether that worked. */
 export function answered(exitCode: number): number {
   return isLost && exitCode === EXIT_OK ? EXIT_USAGE : exitCode;
 }
 
-/** A text on stderr as it is; there is nowhere to tell that it cannot be written. */
+/** Prints a text on stderr. Errors are ignored, because there is no place to report them. */
 export function printError(text: string): void {
   try {
     writeText(2, text);
   } catch {}
 }
 
-/** A sentence on stderr, after the name of the program. */
+/** Prints a sentence on stderr, after the name of the program. */
 export function complain(sentence: string): void {
   printError(`imgfuse: ${printableSentence(sentence)}\n`);
 }
 
-/** The one sentence about an error that ends a command; a bug shows its stack, because only that helps to mend it. */
+/** The sentence for an error that ends a command. An internal error also shows its stack, which is needed to fix it. */
 export function complainAbout(error: unknown): void {
   const shortage = describeShortage(error);
   if (error instanceof ImgfuseError) complain(describeError(error));

@@ -1,11 +1,11 @@
-// A progress line on stderr, drawn only on a terminal and at most ten times a second. Invariant: it fits the terminal, because
-// a line that wraps is not wiped by the next one.
+// A progress line on stderr, drawn only on a terminal and at most ten times a second. Invariant: it fits the width of the terminal,
+// because the next line would not wipe a wrapped one.
 
 import { isatty } from 'node:tty';
 import { printError } from './output.ts';
 
 const BAR_WIDTH_MAX = 30;
-/** shorter bars say less than the number beside them */
+/** a shorter bar would say less than the percentage beside it */
 const BAR_WIDTH_MIN = 5;
 const COLUMNS_DEFAULT = 80;
 const INTERVAL_MS = 100;
@@ -39,7 +39,7 @@ export class Progress {
   }
 }
 
-/** The width of the terminal as it is now: its user may have changed it since the last line. */
+/** The current width of the terminal: the user may have changed it since the last line. */
 function terminalWidth(): number {
   const [columns] = process.stderr.isTTY ? process.stderr.getWindowSize() : [0];
   return columns > 0 ? columns : COLUMNS_DEFAULT;

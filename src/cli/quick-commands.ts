@@ -1,5 +1,5 @@
-// One command with its checked arguments. Commands that ask a running mount are run from here without the list of all: loading
-// the engines takes several times as long as the answer, and beside a busy mount there is little time to be had.
+// Runs commands that ask a running mount, without loading the list of all commands: loading the engines would take several times
+// as long as the answer, and a busy mount leaves little CPU time.
 
 import { type CheckedArguments, checkArguments } from './check-arguments.ts';
 import { chooseCommand } from './choose-command.ts';
@@ -13,7 +13,7 @@ const QUICK: Partial<Record<CommandName, () => Promise<Command>>> = {
   remount: async () => (await import('./commands/remount.ts')).remountCommand,
 };
 
-/** How to run a command that needs no engine; null for every other one, for faults and for help: see all-commands.ts. */
+/** A function that runs a command without engines; null for other commands, faults and help, which all-commands.ts handles. */
 export async function quickCommand(argv: readonly string[]): Promise<(() => number | Promise<number>) | null> {
   let command: Command | undefined;
   let checked: CheckedArguments;
@@ -23,7 +23,7 @@ export async function quickCommand(argv: readonly string[]): Promise<(() => numb
     if (command === undefined) return null;
     checked = checkArguments(command, choice.rest);
   } catch {
-    // all-commands.ts meets the same error, and knows all commands when it explains it
+    // all-commands.ts runs into the same error and can name other commands in the message
     return null;
   }
   const found = command;
@@ -31,7 +31,7 @@ export async function quickCommand(argv: readonly string[]): Promise<(() => numb
   return () => runChecked(found, checked.names, readOptions(found.options, checked.options));
 }
 
-/** What parseOptions() of all-commands.ts makes of checked options, without yargs, which takes too long to load. */
+/** Like parseOptions() of all-commands.ts, but without yargs, which takes too long to load. */
 export function readOptions(table: Options, checked: readonly string[]): Record<string, unknown> {
   const all: Options = { ...GLOBAL_OPTIONS, ...table };
   const parsed: Record<string, unknown> = {};

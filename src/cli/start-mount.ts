@@ -1,6 +1,6 @@
-// A mount from its parsed arguments: in this process, or in one of its own that outlives the terminal and reports when the mount
-// answers. Nothing is forked: the process starts itself anew, so no thread, lock or descriptor is inherited by accident, not even
-// one of whoever started this one. Invariant: the caller gets exit code 0 only after the mount has answered.
+// Starts a mount from its parsed arguments: in this process, or in a new one that outlives the terminal and reports when the mount
+// answers. The new process is not a fork: the program starts itself again, so it inherits no thread, lock or descriptor by
+// accident, not even one that this process has inherited. Invariant: exit code 0 means that the mount has answered.
 
 import { type ChildProcess, spawn } from 'node:child_process';
 import { constants } from 'node:os';
@@ -19,7 +19,7 @@ import { complain, complainAbout, printJson } from './output.ts';
 
 const FIRST_FREE_DESCRIPTOR = 3;
 
-/** Says what went wrong, if something did. @returns the exit code of mount(8) */
+/** Starts the mount and prints an error if that fails. @returns the exit code of mount(8) */
 export async function startMount(parsed: ParsedMountArguments): Promise<number> {
   try {
     const request = mountRequest(parsed);
@@ -48,8 +48,9 @@ function inForeground(json: boolean): Foreground {
 }
 
 /**
- * stdin, stdout, stderr closed; the report channel; and the descriptor of a mount made by mount.fuse3, under its number. What
- * else was open when this program started, such as the file of a lock, is covered: the mount would hold it for all its life.
+ * The descriptors of the mount process: closed stdin, stdout and stderr; the report channel; the descriptor of a mount made by
+ * mount.fuse3, under its number. Other inherited descriptors, such as that of a lock file, are covered, or the mount would hold
+ * them open.
  */
 function descriptorsFor(mountpoint: string, nothing: number): ('ignore' | 'ipc' | number)[] {
   const descriptors: ('ignore' | 'ipc' | number)[] = ['ignore', 'ignore', 'ignore'];
@@ -67,8 +68,8 @@ function descriptorsFor(mountpoint: string, nothing: number): ('ignore' | 'ipc' 
 }
 
 /**
- * A process that finds an image encrypted and has no password for it ends; this one, which has the terminal, asks and
- * starts another. @returns the exit code that the mount process reported
+ * A mount process without the password for an encrypted image ends. This process, which has the terminal, asks for the password
+ * and starts another one. @returns the exit code that the mount process reported
  */
 async function spawnMountProcess(request: MountRequest): Promise<number> {
   await closeBeyondLimit();
@@ -122,7 +123,7 @@ function spawnOnce(
         complain(report.sentence);
       } else if (report.type === 'failed') {
         const { exitCode, passwordNeeded, sentence } = report;
-        // whoever has told this process to end knows why
+        // no message: this process was told to end
         if (passwordNeeded === undefined && signals.exitCode() === null) complain(sentence);
         outcome = passwordNeeded === undefined ? exitCode : { passwordNeeded };
       } else if (signals.exitCode() === null) {
@@ -146,11 +147,11 @@ function spawnOnce(
 }
 
 /**
- * The mount process has a session of its own: what ends this one must end it as well, or a mount appears that nobody
- * expects. It ends at once while it opens the image, and unmounts when it is further.
+ * Passes signals on to the mount process, which has its own session: otherwise a mount would appear that nobody expects. The mount
+ * process ends at once if it is opening the image, and unmounts if it has mounted.
  */
 function forwardSignals(child: ChildProcess): {
-  /** that of this process once it was told to end, else null */
+  /** exit code of this process if it was told to end, else null */
   readonly exitCode: () => number | null;
   readonly release: () => void;
 } {

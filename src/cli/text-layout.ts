@@ -1,17 +1,17 @@
-// Text in the width of a terminal.
+// Wraps text to the width of a terminal.
 
 /** Longer lines are hard to read. */
 const COLUMNS_MAX = 120;
-/** Where there is no terminal, as for a manual page. */
+/** Without a terminal, as for a manual page. */
 const COLUMNS_DEFAULT = 80;
-/** What is narrower cannot show an option and its text side by side. */
+/** A narrower terminal cannot show an option and its text side by side. */
 const COLUMNS_MIN = 20;
 
-/** Longer terms have a line of their own. */
+/** A longer term gets its own line. */
 const TERM_WIDTH_MAX = 30;
 const INDENT = '  ';
 
-/** The width of the terminal, which may be that of standard error: "imgfuse --help | less". */
+/** The width of the terminal, by stdout or by stderr: "imgfuse --help | less". */
 export function helpWidth(): number {
   const columns = process.stdout.columns ?? process.stderr.columns ?? COLUMNS_DEFAULT;
   return Math.min(COLUMNS_MAX, Math.max(COLUMNS_MIN, columns || COLUMNS_DEFAULT));
@@ -32,7 +32,7 @@ export function layOut(rows: readonly (readonly [term: string, text: string])[],
     .join('\n');
 }
 
-/** A text in lines of at most `width` columns, but never broken within a word. */
+/** Breaks a text into lines of at most `width` columns, never inside a word. */
 export function wrapText(text: string, width: number): string[] {
   const lines: string[] = [];
   let line = '';

@@ -1,5 +1,5 @@
-// `imgfuse check`: checks the metadata of an image and repairs it on request; prints and exits as qemu-img check does.
-// Invariant: without -r not a byte of the image changes, and interrupting it at any time harms nothing.
+// `imgfuse check`: checks the metadata of an image and repairs it on request; output and exit code are those of qemu-img check.
+// Invariant: without -r no byte of the image changes, and an interruption at any time does no harm.
 
 import { printable } from '../../bytes/printable.ts';
 import { type CheckReport, checkDisk, checkExitCode, limitedLog, type RepairMode } from '../../disk/index.ts';
@@ -52,7 +52,7 @@ function check(args: CheckArguments): number {
   const findings: string[] = [];
   const note = limitedLog((finding) => findings.push(finding));
   const repair: RepairMode = args.repair ?? 'none';
-  // -U goes with a look, not with a repair
+  // -U is for checking only, not for repairing
   const run = repair === 'none' ? lookAt : <T>(work: () => T): T => work();
   try {
     const report = run(() =>
@@ -82,7 +82,7 @@ function check(args: CheckArguments): number {
   }
 }
 
-/** Whether the format has no check, as against an image of a format that has one but uses what we do not support. */
+/** Whether the error says that the format has no check, rather than that the image uses an unsupported feature. */
 function hasNoCheck(error: unknown): boolean {
   return error instanceof ImgfuseError && error.kind === 'unsupported' && error.context.operation === 'check';
 }

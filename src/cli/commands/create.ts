@@ -1,4 +1,4 @@
-// `imgfuse create`: a new image, spelled as qemu-img create spells it.
+// `imgfuse create`: makes a new image, with the arguments of qemu-img create.
 
 import { printable } from '../../bytes/printable.ts';
 import { createDisk, formatByName, formats, inspectDisk, parseSize } from '../../disk/index.ts';
@@ -23,7 +23,7 @@ interface CreateArguments extends PasswordArguments {
 
 const OPTIONS_HELP = 'help';
 
-/** Formats that images can be made in. */
+/** Formats with a create function. */
 const MADE = formats.flatMap(({ name, createHelp }) => (createHelp === undefined ? [] : [{ name, createHelp }]));
 
 export const createCommand: Command = {
@@ -151,7 +151,7 @@ function take(options: Map<string, string>, key: string): string | undefined {
   return value;
 }
 
-/** "-o a=1,b=2": a comma in a value is written twice, as qemu-img has it, or after a backslash. */
+/** "-o a=1,b=2". A comma in a value is doubled, as in qemu-img, or follows a backslash. */
 export function parseFormatOptions(lists: readonly string[]): Map<string, string> {
   const options = new Map<string, string>();
   for (const item of lists.flatMap((list) => splitOptions(list.replaceAll(',,', '\\,')))) {

@@ -1,4 +1,4 @@
-// `imgfuse info`: what an image says of itself, in the words and JSON keys of qemu-img info.
+// `imgfuse info`: shows the facts about an image, with the words and JSON keys of qemu-img info.
 
 import { formatSize } from '../../bytes/format-size.ts';
 import { printable } from '../../bytes/printable.ts';
@@ -81,7 +81,7 @@ export function infoLines(name: string, info: DiskInfo): string[] {
   return lines.map(printable);
 }
 
-/** Facts below each other, the parts of a fact further in, as qemu-img prints them. */
+/** One fact per line, with the parts of a fact indented, as in qemu-img. */
 function factLines(facts: object, depth: number): string[] {
   const indent = '    '.repeat(depth);
   return Object.entries(facts).flatMap(([key, value]) => {

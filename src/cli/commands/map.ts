@@ -1,4 +1,4 @@
-// `imgfuse map`: what every range of the disk is and where it lies, over the whole backing chain, as qemu-img map.
+// `imgfuse map`: prints the status and the place of every range of the disk, over the whole backing chain, as qemu-img map does.
 
 import { printable } from '../../bytes/printable.ts';
 import { type ChainExtent, openDisk, type VirtualDisk } from '../../disk/index.ts';
@@ -33,12 +33,12 @@ interface MapArguments extends PasswordArguments {
 export interface MapEntry {
   readonly start: number;
   readonly length: number;
-  /** which image of the chain says so: 0 is the image itself */
+  /** the image of the chain that has the range: 0 is the image itself */
   readonly depth: number;
   readonly present: boolean;
   readonly zero: boolean;
   readonly data: boolean;
-  /** where the data lies in that image's file */
+  /** host offset of the data in that image's file */
   readonly offset?: number;
   readonly filename: string;
 }
@@ -83,7 +83,7 @@ export const mapCommand: Command = {
   },
 };
 
-/** Every range of the disk in order; neighbours that say the same are one, because the disk caps the length of an extent. */
+/** Every range of the disk in order. It merges equal neighbours, because the disk limits the length of an extent. */
 export function* mapDisk(disk: Pick<VirtualDisk, 'extents'>): Generator<MapEntry, void> {
   let last: MapEntry | undefined;
   for (const extent of disk.extents()) {
@@ -104,7 +104,7 @@ function mapEntry(extent: ChainExtent): MapEntry {
   return {
     ...{ start, length, depth },
     present: status !== 'unallocated',
-    // a cluster that was preallocated and not written is data and zero, as for qemu-img
+    // a preallocated cluster that was never written is data and zero, as in qemu-img
     zero: !isData || isHole === true,
     data: isData,
     ...(hostOffset === undefined ? {} : { offset: hostOffset }),
@@ -118,7 +118,7 @@ function continues(last: MapEntry, next: MapEntry): boolean {
   return (last.offset === undefined ? undefined : last.offset + last.length) === next.offset;
 }
 
-/** A list in JSON with a line for each entry. */
+/** A JSON list with one line per entry. */
 export function* mapJson(entries: Iterable<MapEntry>): Generator<string, void> {
   let before = '[';
   for (const entry of entries) {
@@ -131,7 +131,8 @@ export function* mapJson(entries: Iterable<MapEntry>): Generator<string, void> {
 const COLUMN_WIDTH = 15;
 
 /**
- * The ranges with data that is not zero, in the columns of qemu-img map; compressed data has no place of its own length: "-".
+ * The ranges with nonzero data, in the columns of qemu-img map. Compressed data has "-" for its offset, because its length in the
+ * file is different.
  */
 export function* mapLines(entries: Iterable<MapEntry>): Generator<string, void> {
   yield columns('Offset', 'Length', 'Mapped to', 'File');

@@ -1,5 +1,5 @@
 // `imgfuse remount`: hands an image over from or to another program (live migration) without unmounting it.
-// Invariant: exit code 0 means that the mount is what was asked for, and that nothing went wrong on the way.
+// Invariant: exit code 0 means that the mount has the requested mode, and that nothing went wrong.
 
 import { printable, shellQuote } from '../../bytes/printable.ts';
 import { ControlClient } from '../../daemon/control-socket.ts';

@@ -1,4 +1,4 @@
-// `imgfuse resize`: changes the virtual size, as qemu-img resize does; shrinking has to be asked for by name.
+// `imgfuse resize`: changes the virtual size, as qemu-img resize does; shrinking needs --shrink.
 
 import { MAX_VIRTUAL_SIZE, roundUp } from '../../bytes/offsets.ts';
 import { openDisk, parseSize } from '../../disk/index.ts';

@@ -1,6 +1,6 @@
 // `imgfuse status`: every mount, from the records, the mount table and the mount processes themselves.
-// Invariant: a mount whose process is gone is named with its cure, never asked and never changed; only records that belong to
-// nothing any more are cleaned up.
+// Invariant: it shows a mount without a process together with what to do, and never asks or changes it. It only removes records
+// that have neither a process nor a mount.
 
 import { formatSize } from '../../bytes/format-size.ts';
 import { shellQuote } from '../../bytes/printable.ts';
@@ -18,19 +18,19 @@ import { answered, complain, formatTable, type OutputMode, print, printJson } fr
 
 /**
  * opening: nothing is mounted yet; mounted: serving; elsewhere: serving in another mount namespace; closing: unmounted, the image
- * is being closed; dead: its process is gone; unknown: not ours to ask.
+ * is being closed; dead: its process is gone; unknown: this user may not ask it.
  */
 type State = 'opening' | 'mounted' | 'elsewhere' | 'closing' | 'dead' | 'unknown';
 
 type Report = Partial<Omit<MountStatus, 'mountpoint'>> & {
   readonly mountpoint: string;
   readonly state: State;
-  /** what an open is doing */
+  /** the current step of an open */
   readonly doing?: string;
   readonly cure?: string;
-  /** of a mount of another user: who may use it */
+  /** for a mount of another user: who may use it */
   readonly access?: string;
-  /** of a mount that is seen in another mount namespace: where, and how to unmount it there */
+  /** for a mount in another mount namespace: where it is, and how to unmount it there */
   readonly namespace?: string;
 };
 
@@ -103,7 +103,7 @@ async function report({ mountpoint, mount, record }: Target): Promise<Report> {
   return { ...known, ...((answer ?? {}) as Partial<MountStatus>), mountpoint, state, ...namespace };
 }
 
-/** Why this user may not look into a mount of another one, not even to make a loop device of it as root; null when they may. */
+/** Why this user, even root for a loop device, may not read a mount of another user; null if reading is allowed. */
 function accessOf({ options }: NonNullable<Target['mount']>): string | null {
   const user = options.find((option) => option.startsWith('user_id='))?.slice('user_id='.length);
   if (user === undefined || user === String(ownUid()) || options.includes('allow_other')) return null;
@@ -131,7 +131,7 @@ function size(bytes: number | undefined): string {
   return bytes === undefined ? '?' : formatSize(bytes);
 }
 
-/** How much of the disk is here, and how much still comes from the backing file. */
+/** How much of the disk is in the image, and how much still comes from the backing file. */
 function localText(each: Report): string | undefined {
   const { 'local-size': local, 'backing-size': below, 'virtual-size': all } = each;
   if (local === undefined || below === undefined || all === undefined) return undefined;

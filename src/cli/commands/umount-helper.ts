@@ -1,5 +1,5 @@
-// What umount(8) runs as /sbin/umount.fuse.imgfuse: umount.fuse.imgfuse {directory|device} [-flnrv] [-N ns] [-t type].
-// It unmounts by system call, never through umount(8), which would call it again.
+// The helper that umount(8) runs as /sbin/umount.fuse.imgfuse {directory|device} [-flnrv] [-N ns] [-t type].
+// It unmounts with the system call, because umount(8) would run the helper again.
 
 import { EXIT_USAGE } from '../../errors/exit-codes.ts';
 import { complain } from '../output.ts';
@@ -19,7 +19,7 @@ export async function umountHelper(argv: readonly string[]): Promise<number> {
       );
       return EXIT_USAGE;
     } else if (/^-[flnrv]+$/.test(argument)) {
-      // -n and -r mean nothing for FUSE; -f would throw away requests of a server that is alive, a dead one needs none
+      // -n and -r mean nothing for FUSE; -f would drop requests of a live server, and a dead server does not need it
       lazy ||= argument.includes('l');
       verbose ||= argument.includes('v');
     } else if (argument.startsWith('-')) {
@@ -34,6 +34,6 @@ export async function umountHelper(argv: readonly string[]): Promise<number> {
     complain('usage: umount.fuse.imgfuse DIR [-flnrv] [-t type]');
     return EXIT_USAGE;
   }
-  // umount -l returns at once, whoever still uses the mount
+  // umount -l returns at once, even if the mount is in use
   return unmount(target, { lazy, patient: !lazy, output: 'human', quiet: !verbose });
 }

@@ -1,5 +1,5 @@
 // `imgfuse unmount`: unmounts and returns when the image is closed; exit code 0 means closed and clean.
-// Invariant: it registers with the mount process before it unmounts, so the result of the close cannot be missed.
+// Invariant: it registers with the mount process before it unmounts, so it cannot miss the result of the close.
 
 import { setTimeout as delay } from 'node:timers/promises';
 import { printable, shellQuote } from '../../bytes/printable.ts';
@@ -19,14 +19,14 @@ import { complain, type OutputMode, print, printJson } from '../output.ts';
 
 /** after this time a waiting unmount says what it is waiting for */
 const PATIENCE_MS = 2000;
-/** how long another mount namespace may keep what was unmounted here */
+/** how long a copy of the mount in another mount namespace may take to go away */
 const NAMESPACE_PATIENCE_MS = 8000;
 /** how long a process that serves a mount may take to say so */
 const ANSWER_MS = 1000;
 
 export interface UnmountOptions {
   readonly lazy: boolean;
-  /** waits for the close however long it takes; otherwise a lazy unmount answers after a short while */
+  /** waits for the close without a limit; otherwise a lazy unmount answers after a short while */
   readonly patient: boolean;
   readonly output: OutputMode;
   readonly quiet: boolean;
@@ -37,7 +37,7 @@ interface Outcome {
   readonly clean: boolean;
   readonly image?: string | undefined;
   readonly error?: string | undefined;
-  /** sentences for the user besides the result */
+  /** sentences for the user, in addition to the result */
   readonly notes: readonly string[];
   readonly exitCode: number;
 }
@@ -72,10 +72,10 @@ async function unmountTarget(target: Target, options: UnmountOptions): Promise<O
   if (client === null) return unmountWithoutProcess(target, image, options);
   try {
     const result = client.wait();
-    // lines are served in order: the answer to this one says that the wait is registered
+    // the server answers lines in order: this answer means that the wait is registered
     await Promise.race([client.status(), result]);
     if (mount === null && record!.opening) return await endOpening(record!, result);
-    // asked before: what uses a detached mount can no longer be told by its path
+    // ask before the unmount: the users of a detached mount cannot be found by its path
     const users = options.lazy ? describeUsers(await findMountUsers(target.mountpoint)) : null;
     if (mount !== null) {
       await unmountOrExplain(mount, options.lazy);
@@ -84,10 +84,10 @@ async function unmountTarget(target: Target, options: UnmountOptions): Promise<O
     }
     const ended = mount === null && placeElsewhere(target) !== null ? null : await endedSoon(result);
     if (ended !== null) return closeOutcome(image, ended.result, record!);
-    // what was unmounted here may have needed that moment to end
+    // look only now: the unmounted file system may have needed that moment to end
     const place = placeElsewhere(target);
     if (place !== null) {
-      // a namespace that was made a moment ago for something else, as a sandbox is, goes again by itself
+      // a short-lived namespace, such as that of a sandbox, goes away by itself
       const late = mount === null ? null : await endedSoon(result, NAMESPACE_PATIENCE_MS);
       return late === null ? namespaceOutcome(target, image, place) : closeOutcome(image, late.result, record!);
     }
@@ -99,7 +99,7 @@ async function unmountTarget(target: Target, options: UnmountOptions): Promise<O
   }
 }
 
-/** Nothing is mounted yet, and nothing will be. */
+/** Stops a mount process that is still opening its image, so that nothing gets mounted. */
 async function endOpening(record: StoredRecord, result: Promise<CloseResult | null>): Promise<Outcome> {
   const { image, pid } = record;
   process.kill(pid, 'SIGTERM');
@@ -109,7 +109,7 @@ async function endOpening(record: StoredRecord, result: Promise<CloseResult | nu
   return { closed: true, clean: false, image, notes, exitCode: EXIT_OK };
 }
 
-/** A mount that was bound to other places, too, has left one of them. */
+/** The result for a mount that was unmounted at one place and is still bind-mounted at others. */
 function elsewhereOutcome(
   target: Target,
   image: string | undefined,
@@ -121,7 +121,7 @@ function elsewhereOutcome(
   return { closed: false, clean: false, image, error, notes: [], exitCode: EXIT_MOUNT };
 }
 
-/** The result, if it comes before anybody becomes impatient. */
+/** The result, if it comes within a short time. */
 async function endedSoon(
   result: Promise<CloseResult | null>,
   patienceMs = PATIENCE_MS,
@@ -140,7 +140,7 @@ function namespaceOutcome(target: Target, image: string | undefined, place: Plac
   return { closed: false, clean: false, image, error, notes: [], exitCode: EXIT_MOUNT };
 }
 
-/** What a long wait is for, as far as that is known. */
+/** Says what a long wait is for, if that is known. */
 async function describeWait(
   client: ControlClient,
   { record, mountpoint }: Target,
@@ -163,7 +163,7 @@ function closeOutcome(image: string | undefined, result: CloseResult | null, rec
       ? `the process ${record.pid} that served ${record.image} ended without saying whether the image is clean`
       : `${record.image} was not closed clean: ${result.error ?? 'no reason was given'}`;
   const notes = recoverySteps(record.image, record.log);
-  // who ends without a word leaves its files
+  // a process that ended without an answer leaves its files
   if (result === null && processStartTime(record.pid) !== record.processStart) forgetRecord(record);
   return { closed: result !== null, clean: false, image, error, notes, exitCode: EXIT_MOUNT };
 }
@@ -177,7 +177,7 @@ async function unmountWithoutProcess(
   if (mount === null) {
     throw new ImgfuseError('missing', `${target.mountpoint} is not mounted`, { path: target.mountpoint });
   }
-  // a mount answers ENOTCONN only when no process holds its connection any more
+  // a mount answers ENOTCONN only if no process holds its connection
   const isDead = pathKind(target.mountpoint) === 'dead';
   await unmountOrExplain(mount, options.lazy);
   if (isDead) {
