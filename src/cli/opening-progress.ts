@@ -10,45 +10,45 @@ import { Progress } from './progress.ts';
 const PATIENCE_MS = 2000;
 
 export class OpeningProgress {
-  readonly #isTerminal: boolean;
-  #timer: NodeJS.Timeout | null = null;
-  #isPatient = true;
-  #step: OpenStep | null = null;
-  #told = '';
-  #bar: Progress | null = null;
+  private readonly isTerminal: boolean;
+  private timer: NodeJS.Timeout | null = null;
+  private isPatient = true;
+  private step: OpenStep | null = null;
+  private told = '';
+  private bar: Progress | null = null;
 
   constructor(isTerminal: boolean = isatty(2)) {
-    this.#isTerminal = isTerminal;
+    this.isTerminal = isTerminal;
   }
 
   update(step: OpenStep): void {
-    this.#step = step;
-    if (!this.#isPatient) return this.#tell(step);
-    this.#timer ??= setTimeout(() => {
-      this.#isPatient = false;
-      if (this.#step !== null) this.#tell(this.#step);
+    this.step = step;
+    if (!this.isPatient) return this.tell(step);
+    this.timer ??= setTimeout(() => {
+      this.isPatient = false;
+      if (this.step !== null) this.tell(this.step);
     }, PATIENCE_MS);
   }
 
   /** Wipes the progress line. Call it before any other output. */
   clear(): void {
-    this.#bar?.clear();
+    this.bar?.clear();
   }
 
   /** Call it when the image is open, or the open has failed. */
   end(): void {
-    clearTimeout(this.#timer ?? undefined);
-    this.#step = null;
+    clearTimeout(this.timer ?? undefined);
+    this.step = null;
     this.clear();
   }
 
-  #tell({ doing, fraction }: OpenStep): void {
-    if (this.#told !== doing) {
+  private tell({ doing, fraction }: OpenStep): void {
+    if (this.told !== doing) {
       this.clear();
-      this.#bar = new Progress(doing, this.#isTerminal);
+      this.bar = new Progress(doing, this.isTerminal);
     }
-    if (this.#isTerminal && fraction !== undefined) this.#bar?.update(fraction);
-    else if (this.#told !== doing) complain(`${doing} ...`);
-    this.#told = doing;
+    if (this.isTerminal && fraction !== undefined) this.bar?.update(fraction);
+    else if (this.told !== doing) complain(`${doing} ...`);
+    this.told = doing;
   }
 }

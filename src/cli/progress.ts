@@ -11,31 +11,31 @@ const COLUMNS_DEFAULT = 80;
 const INTERVAL_MS = 100;
 
 export class Progress {
-  readonly #title: string;
-  readonly #enabled: boolean;
-  #drawnAt = 0;
-  #drawn = false;
+  private readonly title: string;
+  private readonly enabled: boolean;
+  private drawnAt = 0;
+  private drawn = false;
 
   constructor(title: string, enabled: boolean = isatty(2)) {
-    this.#title = title;
-    this.#enabled = enabled;
+    this.title = title;
+    this.enabled = enabled;
   }
 
   /** @param fraction of the work that is done, 0 to 1 */
   update(fraction: number): void {
-    if (!this.#enabled) return;
+    if (!this.enabled) return;
     const now = performance.now();
-    if (this.#drawn && now - this.#drawnAt < INTERVAL_MS) return;
-    this.#drawnAt = now;
-    this.#drawn = true;
-    printError(`\r\x1b[K${formatProgress(this.#title, fraction, terminalWidth())}`);
+    if (this.drawn && now - this.drawnAt < INTERVAL_MS) return;
+    this.drawnAt = now;
+    this.drawn = true;
+    printError(`\r\x1b[K${formatProgress(this.title, fraction, terminalWidth())}`);
   }
 
   /** Wipes the line, so that what is printed next starts at the left edge. Call it before any other output. */
   clear(): void {
-    if (!this.#drawn) return;
+    if (!this.drawn) return;
     printError('\r\x1b[K');
-    this.#drawn = false;
+    this.drawn = false;
   }
 }
 

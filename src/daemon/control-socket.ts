@@ -34,26 +34,26 @@ export interface ControlHandlers {
 }
 
 export class ControlServer {
-  readonly #server: Server;
-  readonly #sockets = new Set<Socket>();
-  readonly #waiting = new Set<Socket>();
-  readonly #handlers: ControlHandlers;
-  #result: CloseResult | null = null;
+  private readonly server: Server;
+  private readonly sockets = new Set<Socket>();
+  private readonly waiting = new Set<Socket>();
+  private readonly handlers: ControlHandlers;
+  private result: CloseResult | null = null;
 
   constructor(handlers: ControlHandlers) {
-    this.#handlers = handlers;
-    this.#server = createServer((socket) => this.#serve(socket));
+    this.handlers = handlers;
+    this.server = createServer((socket) => this.serve(socket));
   }
 
   /** Starts listening at `path`, which must not exist. */
   listen(path: string): Promise<void> {
     return new Promise((resolve, reject) => {
-      this.#server.once('error', (cause) => {
+      this.server.once('error', (cause) => {
         reject(new ImgfuseError('io', `the control socket ${path} cannot be opened`, { path }, cause));
       });
-      this.#server.listen(path, () => {
-        this.#server.removeAllListeners('error');
-        this.#server.on('error', () => {});
+      this.server.listen(path, () => {
+        this.server.removeAllListeners('error');
+        this.server.on('error', () => {});
         resolve();
       });
     });
@@ -61,12 +61,12 @@ export class ControlServer {
 
   /** Tells all waiters the result, also those whose request has not been read yet, and stops listening. */
   async finish(result: CloseResult): Promise<void> {
-    this.#result = result;
-    for (const socket of this.#waiting) answer(socket, result);
+    this.result = result;
+    for (const socket of this.waiting) answer(socket, result);
     // requests that arrived while the image was being closed are read in the next turns of the event loop
     await new Promise((resolve) => setTimeout(resolve, 5));
-    this.#server.close();
-    const farewells = [...this.#sockets].map(
+    this.server.close();
+    const farewells = [...this.sockets].map(
       (socket) =>
         new Promise<void>((resolve) => {
           socket.once('close', () => resolve());
@@ -79,36 +79,36 @@ export class ControlServer {
         setTimeout(resolve, FAREWELL_MS).unref();
       }),
     ]);
-    for (const socket of this.#sockets) socket.destroy();
+    for (const socket of this.sockets) socket.destroy();
   }
 
-  #serve(socket: Socket): void {
-    this.#sockets.add(socket);
+  private serve(socket: Socket): void {
+    this.sockets.add(socket);
     socket.on('error', () => {});
     socket.on('close', () => {
-      this.#sockets.delete(socket);
-      this.#waiting.delete(socket);
+      this.sockets.delete(socket);
+      this.waiting.delete(socket);
     });
-    readLines(socket, (line) => this.#handle(socket, line));
+    readLines(socket, (line) => this.handle(socket, line));
   }
 
-  #handle(socket: Socket, line: string): void {
+  private handle(socket: Socket, line: string): void {
     const { request, readOnly } = requestOf(line);
     if (request === 'status') {
-      void this.#statusOrError().then((status) => answer(socket, status));
+      void this.statusOrError().then((status) => answer(socket, status));
     } else if (request === 'wait') {
-      if (this.#result === null) this.#waiting.add(socket);
-      else answer(socket, this.#result);
+      if (this.result === null) this.waiting.add(socket);
+      else answer(socket, this.result);
     } else if (request === 'remount' && typeof readOnly === 'boolean') {
-      void this.#handlers.remount(readOnly).then((result) => answer(socket, result));
+      void this.handlers.remount(readOnly).then((result) => answer(socket, result));
     } else {
       answer(socket, { error: 'unknown request; there are "status", "wait" and "remount"' });
     }
   }
 
-  async #statusOrError(): Promise<unknown> {
+  private async statusOrError(): Promise<unknown> {
     try {
-      return await this.#handlers.status();
+      return await this.handlers.status();
     } catch (error) {
       return { error: (error as Error).message };
     }
@@ -153,17 +153,17 @@ function readLines(socket: Socket, onLine: (line: string) => void): void {
 
 /** A connection to the control socket of a mount. */
 export class ControlClient {
-  readonly #socket: Socket;
-  #onLine: ((value: Record<string, unknown>) => void)[] = [];
-  #onEnd: (() => void)[] = [];
+  private readonly socket: Socket;
+  private onLine: ((value: Record<string, unknown>) => void)[] = [];
+  private onEnd: (() => void)[] = [];
 
   private constructor(socket: Socket) {
-    this.#socket = socket;
+    this.socket = socket;
     socket.on('error', () => {});
     socket.on('close', () => {
-      for (const call of this.#onEnd) call();
+      for (const call of this.onEnd) call();
     });
-    readLines(socket, (line) => this.#receive(line));
+    readLines(socket, (line) => this.receive(line));
   }
 
   /** @returns null if no process listens there */
@@ -180,37 +180,37 @@ export class ControlClient {
 
   /** The status of the mount; null if the process ends or does not answer in time. */
   status(timeoutMs = 5000): Promise<Record<string, unknown> | null> {
-    this.#send({ request: 'status' });
-    return this.#next((value) => !('closed' in value || 'remounted' in value), timeoutMs);
+    this.send({ request: 'status' });
+    return this.next((value) => !('closed' in value || 'remounted' in value), timeoutMs);
   }
 
   /** Registers for the end of the mount. @returns a promise of the result; null if the process ends without one */
   wait(): Promise<CloseResult | null> {
-    this.#send({ request: 'wait' });
-    return this.#next((value) => value['closed'] === true, 0) as Promise<CloseResult | null>;
+    this.send({ request: 'wait' });
+    return this.next((value) => value['closed'] === true, 0) as Promise<CloseResult | null>;
   }
 
   /** Waits without a limit until the remount is done. @returns null if the process ends without an answer */
   remount(readOnly: boolean): Promise<RemountResult | null> {
-    this.#send({ request: 'remount', readOnly });
-    return this.#next((value) => 'remounted' in value, 0) as Promise<RemountResult | null>;
+    this.send({ request: 'remount', readOnly });
+    return this.next((value) => 'remounted' in value, 0) as Promise<RemountResult | null>;
   }
 
   close(): void {
-    this.#socket.destroy();
+    this.socket.destroy();
   }
 
-  #send(request: Readonly<Record<string, unknown>>): void {
-    this.#socket.write(`${JSON.stringify(request)}\n`);
+  private send(request: Readonly<Record<string, unknown>>): void {
+    this.socket.write(`${JSON.stringify(request)}\n`);
   }
 
-  #receive(line: string): void {
+  private receive(line: string): void {
     const value = answerOf(line);
     if (value === null) return;
-    for (const call of this.#onLine) call(value);
+    for (const call of this.onLine) call(value);
   }
 
-  #next(
+  private next(
     matches: (value: Record<string, unknown>) => boolean,
     timeoutMs: number,
   ): Promise<Record<string, unknown> | null> {
@@ -220,11 +220,11 @@ export class ControlClient {
         clearTimeout(timer);
         resolve(value);
       };
-      if (this.#socket.destroyed) settle(null);
-      this.#onLine.push((value) => {
+      if (this.socket.destroyed) settle(null);
+      this.onLine.push((value) => {
         if (matches(value)) settle(value);
       });
-      this.#onEnd.push(() => settle(null));
+      this.onEnd.push(() => settle(null));
     });
   }
 }

@@ -5,10 +5,10 @@ import { createServer, type Server } from 'node:net';
 import { ImgfuseError } from '../errors/index.ts';
 
 export class ImageClaim {
-  readonly #server: Server;
+  private readonly server: Server;
 
   private constructor(server: Server) {
-    this.#server = server;
+    this.server = server;
   }
 
   /** @param identity device and inode of the file @throws ImgfuseError busy if another process has claimed it */
@@ -21,7 +21,7 @@ export class ImageClaim {
   }
 
   release(): void {
-    this.#server.close();
+    this.server.close();
   }
 }
 

@@ -19,51 +19,51 @@ export interface ModeHooks {
 }
 
 export class MountMode {
-  readonly #request: MountRequest;
-  readonly #log: Log;
-  readonly #hooks: ModeHooks;
+  private readonly request: MountRequest;
+  private readonly log: Log;
+  private readonly hooks: ModeHooks;
   /** the last change; never rejects */
-  #last: Promise<unknown> = Promise.resolve();
-  #claim: ImageClaim | null = null;
-  #isShared: boolean;
-  #isBrokenOff = false;
+  private last: Promise<unknown> = Promise.resolve();
+  private claim: ImageClaim | null = null;
+  private shared: boolean;
+  private isBrokenOff = false;
 
   constructor(request: MountRequest, log: Log, hooks: ModeHooks) {
-    this.#request = request;
-    this.#log = log;
-    this.#hooks = hooks;
-    this.#isShared = request.share;
+    this.request = request;
+    this.log = log;
+    this.hooks = hooks;
+    this.shared = request.share;
   }
 
   /** Whether another program may write to the image. */
   get isShared(): boolean {
-    return this.#isShared;
+    return this.shared;
   }
 
   /** Resolves when no change is running. @returns false if one was broken off, so that a thread may still be opening the image */
   async settled(): Promise<boolean> {
-    await this.#last;
-    return !this.#isBrokenOff;
+    await this.last;
+    return !this.isBrokenOff;
   }
 
   /** Without locks, at least prevents other mounts of this machine from writing. @throws ImgfuseError busy */
   async claimImage(): Promise<void> {
-    const { image, locks } = this.#request;
+    const { image, locks } = this.request;
     const identity = locks === 'none' ? fileIdentity(image) : null;
-    if (identity !== null && this.#claim === null) this.#claim = await ImageClaim.take(image, identity);
+    if (identity !== null && this.claim === null) this.claim = await ImageClaim.take(image, identity);
   }
 
   /** Changes the mode after all earlier changes. Does nothing if the mount has the mode already. */
   change(readOnly: boolean): Promise<RemountResult> {
-    const result = this.#last.then(() => this.#changeNow(readOnly));
-    this.#last = result;
+    const result = this.last.then(() => this.changeNow(readOnly));
+    this.last = result;
     return result;
   }
 
-  async #changeNow(readOnly: boolean): Promise<RemountResult> {
-    const { image } = this.#request;
+  private async changeNow(readOnly: boolean): Promise<RemountResult> {
+    const { image } = this.request;
     const mode = readOnly ? 'read-only' : 'read-write';
-    const parts = this.#hooks.parts();
+    const parts = this.hooks.parts();
     if (parts === null) return { remounted: false, error: `the mount of ${image} is starting or ending` };
     if (parts.disk.readOnly === readOnly) return { remounted: true };
     try {
@@ -73,30 +73,30 @@ export class MountMode {
         await this.claimImage();
         await takeOver(parts);
       }
-      this.#note(readOnly);
-      this.#log('notice', `${image} is ${mode} from now on${readOnly ? ', and its locks are free' : ''}`);
+      this.note(readOnly);
+      this.log('notice', `${image} is ${mode} from now on${readOnly ? ', and its locks are free' : ''}`);
       return { remounted: true };
     } catch (error) {
       const sentence = describeError(error);
-      if (error instanceof TakeoverBrokenOff) this.#isBrokenOff = true;
-      this.#log('error', `${image} could not be made ${mode}: ${sentence}`);
+      if (error instanceof TakeoverBrokenOff) this.isBrokenOff = true;
+      this.log('error', `${image} could not be made ${mode}: ${sentence}`);
       if (error instanceof DiskLostError) {
-        this.#hooks.lost(sentence);
+        this.hooks.lost(sentence);
         return { remounted: false, error: sentence };
       }
       // given away, but not clean
-      const remounted = this.#hooks.parts()?.disk.readOnly === readOnly;
-      this.#note(remounted ? readOnly : !readOnly);
+      const remounted = this.hooks.parts()?.disk.readOnly === readOnly;
+      this.note(remounted ? readOnly : !readOnly);
       return { remounted, error: sentence };
     }
   }
 
-  #note(readOnly: boolean): void {
+  private note(readOnly: boolean): void {
     if (readOnly) {
-      this.#claim?.release();
-      this.#claim = null;
+      this.claim?.release();
+      this.claim = null;
     }
-    this.#isShared = readOnly;
-    this.#hooks.changed(readOnly);
+    this.shared = readOnly;
+    this.hooks.changed(readOnly);
   }
 }

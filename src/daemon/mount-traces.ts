@@ -16,32 +16,32 @@ import { notifyServiceManager } from './notify.ts';
 import { removePidFile } from './pid-file.ts';
 
 export class MountTraces {
-  readonly #request: MountRequest;
-  readonly #parts: MountParts;
-  readonly #log: Log;
+  private readonly request: MountRequest;
+  private readonly parts: MountParts;
+  private readonly log: Log;
   /** why the mount is no longer served although it is still mounted */
-  #loss: string | null = null;
+  private loss: string | null = null;
 
   constructor(request: MountRequest, parts: MountParts) {
-    this.#request = request;
-    this.#parts = parts;
-    this.#log = parts.log;
+    this.request = request;
+    this.parts = parts;
+    this.log = parts.log;
   }
 
   /** The image is being opened. */
   noteOpening(): void {
-    writeRecord(this.#parts.files.recordPath, recordOfOpening(this.#request, this.#parts));
+    writeRecord(this.parts.files.recordPath, recordOfOpening(this.request, this.parts));
   }
 
   /** The mount answers; its record has been written with it. */
   noteServing({ image, mountpoint, format, readOnly, transport, workers }: MountRecord): void {
-    this.#log(
+    this.log(
       'info',
       `${image} (${format}, ${readOnly ? 'read-only' : 'read-write'}) is mounted at ${mountpoint}, transport ${transport}, ` +
         `${workers} workers, process ${process.pid}`,
     );
     const status = `STATUS=serving ${printable(image)} at ${printable(mountpoint)}`;
-    notifyServiceManager(`READY=1\nMAINPID=${process.pid}\n${status}`, this.#log);
+    notifyServiceManager(`READY=1\nMAINPID=${process.pid}\n${status}`, this.log);
   }
 
   /** For programs that read the record. */
@@ -49,31 +49,31 @@ export class MountTraces {
     if (mount.record.readOnly === readOnly) return;
     mount.record = { ...mount.record, readOnly };
     try {
-      writeRecord(this.#parts.files.recordPath, mount.record);
+      writeRecord(this.parts.files.recordPath, mount.record);
     } catch (error) {
-      this.#log('warning', describeError(error));
+      this.log('warning', describeError(error));
     }
   }
 
   /** The mount is no longer served. @param isWanted true if it was told to end, false if it failed */
   noteEnding({ serving, record }: LiveMount, isWanted: boolean): void {
-    notifyServiceManager('STOPPING=1', this.#log);
-    this.#loss = isWanted ? null : describeLoss(record, this.#request);
-    if (this.#loss !== null) this.#log('error', this.#loss);
-    forgetForUmount(serving.mountpoint, this.#log);
+    notifyServiceManager('STOPPING=1', this.log);
+    this.loss = isWanted ? null : describeLoss(record, this.request);
+    if (this.loss !== null) this.log('error', this.loss);
+    forgetForUmount(serving.mountpoint, this.log);
   }
 
   /** The mount has ended. @param before the state before the end */
   leave(ending: MountEnding, before: MountState<LiveMount>): void {
-    const { files } = this.#parts;
-    const { image, mountpoint, pidFile } = this.#request;
+    const { files } = this.parts;
+    const { image, mountpoint, pidFile } = this.request;
     const record = 'mount' in before ? before.mount.record : null;
-    leaveRuntimeFiles(files, record, this.#loss, ending.how === 'clean');
+    leaveRuntimeFiles(files, record, this.loss, ending.how === 'clean');
     if (ending.how === 'clean') {
-      this.#log('info', `${image} is closed and clean`);
+      this.log('info', `${image} is closed and clean`);
       removeQuietLog(files.logPath);
     } else if (ending.how === 'unclean') {
-      this.#log('error', `${image} was not closed clean: ${ending.error}`);
+      this.log('error', `${image} was not closed clean: ${ending.error}`);
     } else if (ending.how === 'interrupted') {
       if (before.phase === 'mounting') unmountNow(mountpoint);
       removeFile(files.logPath);

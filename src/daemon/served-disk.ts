@@ -10,49 +10,50 @@ import type { Log } from './log.ts';
 export const KEEPER_SLOT = 0;
 
 export class ServedDisk {
-  readonly #log: Log;
+  private readonly log: Log;
   /** of this thread */
-  readonly #slot: number;
-  #keeper: DiskKeeper;
+  private readonly slot: number;
+  private currentKeeper: DiskKeeper;
   /** the disk that the keeper has open; null until it is open */
-  #shared: SharedDisk | null = null;
+  private shared: SharedDisk | null = null;
   /** the disk that this thread is attached to */
-  #disk: VirtualDisk | null = null;
-  #attachDisk: ((shared: SharedDisk, slot: number, log: (sentence: string) => void) => VirtualDisk) | null = null;
+  private disk: VirtualDisk | null = null;
+  private attachDisk: ((shared: SharedDisk, slot: number, log: (sentence: string) => void) => VirtualDisk) | null =
+    null;
 
   /** @param workers how many threads serve the disk */
   constructor(keeper: DiskKeeper, workers: number, log: Log) {
-    this.#keeper = keeper;
-    this.#slot = workers + 1;
-    this.#log = log;
+    this.currentKeeper = keeper;
+    this.slot = workers + 1;
+    this.log = log;
     keeper.log = log;
   }
 
   get keeper(): DiskKeeper {
-    return this.#keeper;
+    return this.currentKeeper;
   }
 
   /** The attached disk; null if this thread is not attached. */
   get attachedDisk(): VirtualDisk | null {
-    return this.#disk;
+    return this.disk;
   }
 
   /** @throws ImgfuseError why the disk cannot be opened; nothing is open then */
   async open(request: OpenRequest): Promise<KeptDisk> {
-    const disk = await this.#keeper.open(request);
-    this.#shared = disk.shared;
+    const disk = await this.currentKeeper.open(request);
+    this.shared = disk.shared;
     return disk;
   }
 
   /** Attaches this thread to the disk, which must be open. */
   async attached(): Promise<VirtualDisk> {
-    this.#attachDisk ??= (await import('../disk/index.ts')).attachDisk;
-    return this.#disk ?? this.#attach(this.#shared!);
+    this.attachDisk ??= (await import('../disk/index.ts')).attachDisk;
+    return this.disk ?? this.attach(this.shared!);
   }
 
   /** The keeper has opened a new disk: attaches this thread to it instead of the old one. It must have been attached before. */
   exchange(shared: SharedDisk): void {
-    this.#attach(shared);
+    this.attach(shared);
   }
 
   /** The connection of the mount has ended, so running requests need not wait for a slow server of a backing file. */
@@ -65,7 +66,7 @@ export class ServedDisk {
 
   /** A thread has died: requests that wait for its reservations or locks fail. */
   abandon(thread: number, slot: number): void {
-    if (this.#shared === null) return;
+    if (this.shared === null) return;
     void this.attached().then(
       (disk) => disk.abandon(thread, slot),
       () => undefined,
@@ -74,22 +75,22 @@ export class ServedDisk {
 
   /** Flushes, marks clean, closes. @throws ImgfuseError if the image is not clean */
   async close(): Promise<void> {
-    await this.#keeper.close();
+    await this.currentKeeper.close();
   }
 
   /** Makes durable what it can, without marking the image clean. @throws ImgfuseError what could not be made durable */
   async rescue(): Promise<void> {
-    if (this.#keeper.isDead) {
-      this.#keeper = new DiskKeeper();
-      this.#keeper.log = this.#log;
-      await this.#keeper.adoptDead(this.#shared!, KEEPER_SLOT);
+    if (this.currentKeeper.isDead) {
+      this.currentKeeper = new DiskKeeper();
+      this.currentKeeper.log = this.log;
+      await this.currentKeeper.adoptDead(this.shared!, KEEPER_SLOT);
     }
-    await this.#keeper.rescue();
+    await this.currentKeeper.rescue();
   }
 
-  #attach(shared: SharedDisk): VirtualDisk {
-    this.#shared = shared;
-    this.#disk = this.#attachDisk!(shared, this.#slot, (sentence) => this.#log('notice', sentence));
-    return this.#disk;
+  private attach(shared: SharedDisk): VirtualDisk {
+    this.shared = shared;
+    this.disk = this.attachDisk!(shared, this.slot, (sentence) => this.log('notice', sentence));
+    return this.disk;
   }
 }

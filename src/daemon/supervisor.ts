@@ -54,49 +54,49 @@ const DEADLINES_MS: { readonly [P in Phase]?: number } = {
 const RESCUE_MS = 2000;
 
 export class Supervisor {
-  readonly #request: MountRequest;
-  readonly #parts: MountParts;
-  readonly #log: Log;
-  readonly #words: ServingWords;
-  readonly #mode: MountMode;
-  readonly #disk: ServedDisk;
-  readonly #traces: MountTraces;
-  readonly #control = new ControlServer({
-    status: () => this.#status(),
-    remount: (readOnly) => this.#remount(readOnly),
+  private readonly request: MountRequest;
+  private readonly parts: MountParts;
+  private readonly log: Log;
+  private readonly words: ServingWords;
+  private readonly mode: MountMode;
+  private readonly disk: ServedDisk;
+  private readonly traces: MountTraces;
+  private readonly control = new ControlServer({
+    status: () => this.status(),
+    remount: (readOnly) => this.remount(readOnly),
   });
   /** resolves when the mount is told to end, so that optional waits stop */
-  readonly #stopped: Promise<void>;
+  private readonly stopped: Promise<void>;
   /** resolves after the state has become `closed` and its actions are done */
-  readonly #ended: Promise<MountEnding>;
-  #state: MountState<LiveMount> = { phase: 'opening' };
+  private readonly ending: Promise<MountEnding>;
+  private state: MountState<LiveMount> = { phase: 'opening' };
   /** null until the mount answers */
-  #serving: Serving | null = null;
-  #isEndWanted = false;
-  #deadline: NodeJS.Timeout | undefined;
-  #noteStop: () => void = () => undefined;
-  #noteEnd: (ending: MountEnding) => void = () => undefined;
+  private serving: Serving | null = null;
+  private isEndWanted = false;
+  private deadline: NodeJS.Timeout | undefined;
+  private noteStop: () => void = () => undefined;
+  private noteEnd: (ending: MountEnding) => void = () => undefined;
 
   /** @param keeper is loading its modules already; the caller still owns it if the start fails */
   constructor(request: MountRequest, keeper: DiskKeeper, parts: MountParts) {
-    this.#request = request;
-    this.#parts = parts;
-    this.#log = parts.log;
-    this.#words = ServingWords.create(request.workers);
-    this.#disk = new ServedDisk(keeper, request.workers, parts.log);
-    this.#traces = new MountTraces(request, parts);
-    this.#mode = new MountMode(request, parts.log, {
-      parts: () => this.#handoverParts(),
-      changed: (readOnly) => 'mount' in this.#state && this.#traces.noteMode(this.#state.mount, readOnly),
-      lost: (sentence) => this.#dispatch({ type: 'lost', sentence }),
+    this.request = request;
+    this.parts = parts;
+    this.log = parts.log;
+    this.words = ServingWords.create(request.workers);
+    this.disk = new ServedDisk(keeper, request.workers, parts.log);
+    this.traces = new MountTraces(request, parts);
+    this.mode = new MountMode(request, parts.log, {
+      parts: () => this.handoverParts(),
+      changed: (readOnly) => 'mount' in this.state && this.traces.noteMode(this.state.mount, readOnly),
+      lost: (sentence) => this.dispatch({ type: 'lost', sentence }),
     });
-    this.#stopped = new Promise((resolve) => {
-      this.#noteStop = resolve;
+    this.stopped = new Promise((resolve) => {
+      this.noteStop = resolve;
     });
-    this.#ended = new Promise((resolve) => {
-      this.#noteEnd = resolve;
+    this.ending = new Promise((resolve) => {
+      this.noteEnd = resolve;
     });
-    void keeper.died.then((error) => this.#threadDied(error, keeper.threadId, KEEPER_SLOT));
+    void keeper.died.then((error) => this.threadDied(error, keeper.threadId, KEEPER_SLOT));
   }
 
   /**
@@ -104,21 +104,21 @@ export class Supervisor {
    * @throws StartBrokenOff if it was told to end first; other errors say why it does not answer. Nothing is left mounted then
    */
   async start(passwords: PasswordSource): Promise<MountRecord> {
-    this.#handleSignals();
-    assertMountpoint(this.#request.mountpoint);
-    await this.#control.listen(this.#parts.files.socketPath);
+    this.handleSignals();
+    assertMountpoint(this.request.mountpoint);
+    await this.control.listen(this.parts.files.socketPath);
     try {
-      const mount = await this.#unlessEnded(this.#openAndMount(passwords));
-      this.#serving = mount.serving;
-      this.#dispatch({ type: 'answers', mount });
+      const mount = await this.unlessEnded(this.openAndMount(passwords));
+      this.serving = mount.serving;
+      this.dispatch({ type: 'answers', mount });
       // not earlier: the mount may have been unmounted already
-      void mount.serving.ended.then(() => this.#dispatch({ type: 'ended' }));
-      this.#disk.attached().catch((error) => this.crash(error));
+      void mount.serving.ended.then(() => this.dispatch({ type: 'ended' }));
+      this.disk.attached().catch((error) => this.crash(error));
       return mount.record;
     } catch (error) {
-      if (this.#state.phase === 'mounting') await this.#closeUnmounted();
-      this.#dispatch({ type: 'failed' });
-      const ending = await this.#ended;
+      if (this.state.phase === 'mounting') await this.closeUnmounted();
+      this.dispatch({ type: 'failed' });
+      const ending = await this.ending;
       if (ending.how === 'interrupted') throw new StartBrokenOff(ending.reason, ending.exitCode);
       throw ending.how === 'crashed' ? ending.error : error;
     }
@@ -126,185 +126,185 @@ export class Supervisor {
 
   /** Resolves when the mount has ended, for whatever reason, and the image is closed. @returns the exit code */
   async ended(): Promise<number> {
-    const { how } = await this.#ended;
+    const { how } = await this.ending;
     return how === 'clean' ? 0 : 1;
   }
 
   /** Whether a thread is still busy, so that the process must end without waiting for it. */
   get isStuck(): boolean {
-    return this.#disk.keeper.isBusy || this.#serving?.isServing === true;
+    return this.disk.keeper.isBusy || this.serving?.isServing === true;
   }
 
   /** Ends the mount. @param exitCode for this process if nothing is mounted yet */
   stop(reason: string, exitCode: number): void {
-    this.#dispatch({ type: 'stop', reason, exitCode });
+    this.dispatch({ type: 'stop', reason, exitCode });
   }
 
   /** An unexpected error in this thread: the mount is no longer served. */
   crash(error: Error): void {
-    this.#dispatch({ type: 'crash', error });
+    this.dispatch({ type: 'crash', error });
   }
 
-  #dispatch(event: MountEvent<LiveMount>): void {
-    const before = this.#state;
+  private dispatch(event: MountEvent<LiveMount>): void {
+    const before = this.state;
     const after = next(before, event);
-    this.#state = after;
-    if (event.type === 'stop' || event.type === 'crash') this.#noteStop();
-    if (event.type === 'stop' || event.type === 'crash' || event.type === 'lost') this.#isEndWanted = true;
+    this.state = after;
+    if (event.type === 'stop' || event.type === 'crash') this.noteStop();
+    if (event.type === 'stop' || event.type === 'crash' || event.type === 'lost') this.isEndWanted = true;
     if (event.type === 'crash' && after !== before) {
-      this.#log('error', `the mount ends because of an internal error: ${event.error.stack ?? event.error.message}`);
+      this.log('error', `the mount ends because of an internal error: ${event.error.stack ?? event.error.message}`);
     }
-    if (event.type === 'stop' && after === before) this.#log('notice', `${event.reason}: ${this.#describe()}`);
+    if (event.type === 'stop' && after === before) this.log('notice', `${event.reason}: ${this.describe()}`);
     if (after === before) return;
-    clearTimeout(this.#deadline);
+    clearTimeout(this.deadline);
     const deadlineMs = after.phase === 'mounting' && after.deferred === null ? undefined : DEADLINES_MS[after.phase];
-    if (deadlineMs !== undefined) this.#deadline = setTimeout(() => this.#dispatch({ type: 'late' }), deadlineMs);
-    if (after.phase !== before.phase) this.#enter(after, before);
+    if (deadlineMs !== undefined) this.deadline = setTimeout(() => this.dispatch({ type: 'late' }), deadlineMs);
+    if (after.phase !== before.phase) this.enter(after, before);
   }
 
   /** The actions of a state that has just begun. */
-  #enter(state: MountState<LiveMount>, before: MountState<LiveMount>): void {
+  private enter(state: MountState<LiveMount>, before: MountState<LiveMount>): void {
     switch (state.phase) {
       case 'unmounting':
-        return this.#takeDown(state.mount, state.reason);
+        return this.takeDown(state.mount, state.reason);
       case 'waiting':
-        return this.#log(
+        return this.log(
           'warning',
-          `${this.#request.image} is closed when the last user ends: a second SIGTERM or SIGINT closes it at once, and ` +
+          `${this.request.image} is closed when the last user ends: a second SIGTERM or SIGINT closes it at once, and ` +
             'ends this process',
         );
       case 'draining':
-        this.#disk.giveUpServers();
-        return this.#words.stop();
+        this.disk.giveUpServers();
+        return this.words.stop();
       case 'leaving':
-        this.#disk.giveUpServers();
-        this.#log('warning', `${state.reason}: closing ${this.#request.image} under its users`);
-        this.#words.stop();
-        if (state.lost !== null) this.#breakOff(state.mount);
-        void requestsDone(this.#words).then(() => this.#dispatch({ type: 'quiet' }));
+        this.disk.giveUpServers();
+        this.log('warning', `${state.reason}: closing ${this.request.image} under its users`);
+        this.words.stop();
+        if (state.lost !== null) this.breakOff(state.mount);
+        void requestsDone(this.words).then(() => this.dispatch({ type: 'quiet' }));
         return;
       case 'closing':
-        return this.#whileIn(state, async () => state.lost ?? (await this.#closeDisk(state.mount)));
+        return this.whileIn(state, async () => state.lost ?? (await this.closeDisk(state.mount)));
       case 'rescuing':
-        this.#disk.giveUpServers();
-        this.#words.stop();
-        this.#breakOff(state.mount);
-        return this.#whileIn(state, () => this.#rescue(state.mount));
+        this.disk.giveUpServers();
+        this.words.stop();
+        this.breakOff(state.mount);
+        return this.whileIn(state, () => this.rescue(state.mount));
       case 'closed':
-        return void this.#finish(state.ending, before);
+        return void this.finish(state.ending, before);
     }
   }
 
-  #takeDown({ serving }: LiveMount, reason: string): void {
-    takeDown(serving, this.#words, reason, this.#log).then(
-      (type) => this.#dispatch({ type }),
+  private takeDown({ serving }: LiveMount, reason: string): void {
+    takeDown(serving, this.words, reason, this.log).then(
+      (type) => this.dispatch({ type }),
       (error) => this.crash(error),
     );
   }
 
   /** Reports the result of `work`, unless the state has changed meanwhile. @param work resolves with why the image is not clean */
-  #whileIn(state: MountState<LiveMount>, work: () => Promise<string | null>): void {
+  private whileIn(state: MountState<LiveMount>, work: () => Promise<string | null>): void {
     work()
       .catch(describeError)
       .then((error) => {
-        if (this.#state === state) this.#dispatch({ type: 'done', error });
+        if (this.state === state) this.dispatch({ type: 'done', error });
       });
   }
 
   /** Ends the connection, because nothing can serve it: programs that use the mount get errors. */
-  #breakOff({ serving }: LiveMount): void {
+  private breakOff({ serving }: LiveMount): void {
     const refusal = serving.isServing ? abort(serving) : null;
-    if (refusal !== null) this.#log('warning', `${refusal}; its users get errors once this process has ended`);
+    if (refusal !== null) this.log('warning', `${refusal}; its users get errors once this process has ended`);
   }
 
-  async #openAndMount(passwords: PasswordSource): Promise<LiveMount> {
-    const { imageName: path } = this.#request;
-    this.#traces.noteOpening();
-    if (!this.#request.readOnly) await this.#mode.claimImage();
-    const options = openOptions(this.#request);
-    const disk = await this.#disk.open({ path, options, passwords, words: this.#words.shared });
-    warnAboutHiddenFiles(disk, this.#request, this.#log);
-    this.#dispatch({ type: 'opened' });
-    const mount = await mountDisk(disk, this.#request, this.#words, this.#parts, {
-      attach: () => this.#disk.attached(),
-      died: (error, thread, slot) => this.#threadDied(error, thread, slot),
-      gone: () => this.#dispatch({ type: 'gone' }),
+  private async openAndMount(passwords: PasswordSource): Promise<LiveMount> {
+    const { imageName: path } = this.request;
+    this.traces.noteOpening();
+    if (!this.request.readOnly) await this.mode.claimImage();
+    const options = openOptions(this.request);
+    const disk = await this.disk.open({ path, options, passwords, words: this.words.shared });
+    warnAboutHiddenFiles(disk, this.request, this.log);
+    this.dispatch({ type: 'opened' });
+    const mount = await mountDisk(disk, this.request, this.words, this.parts, {
+      attach: () => this.disk.attached(),
+      died: (error, thread, slot) => this.threadDied(error, thread, slot),
+      gone: () => this.dispatch({ type: 'gone' }),
     });
-    this.#traces.noteServing(mount.record);
+    this.traces.noteServing(mount.record);
     return mount;
   }
 
-  async #remount(readOnly: boolean): Promise<RemountResult> {
-    if (this.#state.phase === 'serving') await this.#disk.attached();
-    return this.#mode.change(readOnly);
+  private async remount(readOnly: boolean): Promise<RemountResult> {
+    if (this.state.phase === 'serving') await this.disk.attached();
+    return this.mode.change(readOnly);
   }
 
   /** Rejects when the state is `closed` before `work` is done. */
-  #unlessEnded<T>(work: Promise<T>): Promise<T> {
+  private unlessEnded<T>(work: Promise<T>): Promise<T> {
     work.catch(() => undefined);
-    const ended = this.#ended.then(() => {
+    const ended = this.ending.then(() => {
       throw new StartBrokenOff('the mount has ended', 1);
     });
     return Promise.race([work, ended]);
   }
 
   /** Called if the image is open and could not be mounted. */
-  async #closeUnmounted(): Promise<void> {
-    this.#words.stop();
-    await this.#disk.close().catch((error) => this.#log('error', describeError(error)));
+  private async closeUnmounted(): Promise<void> {
+    this.words.stop();
+    await this.disk.close().catch((error) => this.log('error', describeError(error)));
   }
 
-  #threadDied(error: Error, thread: number, slot: number): void {
-    this.#disk.abandon(thread, slot);
-    if (slot !== KEEPER_SLOT) this.#words.putDown(slot);
-    this.#dispatch({ type: 'crash', error });
+  private threadDied(error: Error, thread: number, slot: number): void {
+    this.disk.abandon(thread, slot);
+    if (slot !== KEEPER_SLOT) this.words.putDown(slot);
+    this.dispatch({ type: 'crash', error });
   }
 
-  #handoverParts(): HandoverParts | null {
-    const { keeper, attachedDisk: disk } = this.#disk;
-    if (this.#state.phase !== 'serving' || disk === null) return null;
-    const { serving } = this.#state.mount;
+  private handoverParts(): HandoverParts | null {
+    const { keeper, attachedDisk: disk } = this.disk;
+    if (this.state.phase !== 'serving' || disk === null) return null;
+    const { serving } = this.state.mount;
     return {
-      ...{ request: this.#request, serving, words: this.#words, log: this.#log, keeper, disk },
-      stopped: this.#stopped,
+      ...{ request: this.request, serving, words: this.words, log: this.log, keeper, disk },
+      stopped: this.stopped,
       exchange: (shared) => {
-        this.#disk.exchange(shared);
+        this.disk.exchange(shared);
         serving.handover!.handOver(shared);
       },
     };
   }
 
-  #handleSignals(): void {
+  private handleSignals(): void {
     process.on('SIGUSR1', () => {
-      this.#describe().then(
-        (line) => this.#log('notice', line),
-        (error) => this.#log('error', describeError(error)),
+      this.describe().then(
+        (line) => this.log('notice', line),
+        (error) => this.log('error', describeError(error)),
       );
     });
     process.on('SIGTERM', () => this.stop('SIGTERM', 143));
     process.on('SIGINT', () => this.stop('SIGINT', 130));
     process.on('SIGHUP', () => {
       // a daemon outlives the terminal, but only after the command was told that the mount answers
-      const isStarting = this.#state.phase === 'opening' || this.#state.phase === 'mounting';
-      if (isStarting || !this.#parts.isDaemon) this.stop('SIGHUP', 129);
+      const isStarting = this.state.phase === 'opening' || this.state.phase === 'mounting';
+      if (isStarting || !this.parts.isDaemon) this.stop('SIGHUP', 129);
     });
   }
 
   /** @returns null, or the sentence that says why the image is not clean */
-  async #closeDisk(mount: LiveMount): Promise<string | null> {
-    const isSettled = await this.#mode.settled();
-    this.#traces.noteEnding(mount, this.#isEndWanted);
+  private async closeDisk(mount: LiveMount): Promise<string | null> {
+    const isSettled = await this.mode.settled();
+    this.traces.noteEnding(mount, this.isEndWanted);
     if (!isSettled) return `it was being taken over, and the next read-write mount checks and repairs it if it must`;
-    await this.#disk.close();
+    await this.disk.close();
     return null;
   }
 
   /** After a crash: makes acknowledged writes durable as far as possible, without marking the image clean. */
-  async #rescue(mount: LiveMount): Promise<string | null> {
-    await Promise.race([requestsDone(this.#words), delay(RESCUE_MS)]);
-    this.#traces.noteEnding(mount, this.#isEndWanted);
+  private async rescue(mount: LiveMount): Promise<string | null> {
+    await Promise.race([requestsDone(this.words), delay(RESCUE_MS)]);
+    this.traces.noteEnding(mount, this.isEndWanted);
     try {
-      await this.#disk.rescue();
+      await this.disk.rescue();
       return null;
     } catch (error) {
       return `not everything could be written: ${describeError(error)}`;
@@ -313,33 +313,33 @@ export class Supervisor {
     }
   }
 
-  async #finish(ending: MountEnding, before: MountState<LiveMount>): Promise<void> {
-    this.#traces.leave(ending, before);
-    await this.#control.finish(closeResult(ending));
-    this.#noteEnd(ending);
+  private async finish(ending: MountEnding, before: MountState<LiveMount>): Promise<void> {
+    this.traces.leave(ending, before);
+    await this.control.finish(closeResult(ending));
+    this.noteEnd(ending);
   }
 
-  async #status(): Promise<MountStatus | UnservedStatus> {
-    const attached = this.#state.phase === 'serving' ? await this.#disk.attached() : null;
-    return this.#statusOf(attached ?? this.#disk.attachedDisk);
+  private async status(): Promise<MountStatus | UnservedStatus> {
+    const attached = this.state.phase === 'serving' ? await this.disk.attached() : null;
+    return this.statusOf(attached ?? this.disk.attachedDisk);
   }
 
-  #statusOf(disk: VirtualDisk | null): MountStatus | UnservedStatus {
-    const state = this.#state;
-    const { files, isDaemon } = this.#parts;
+  private statusOf(disk: VirtualDisk | null): MountStatus | UnservedStatus {
+    const state = this.state;
+    const { files, isDaemon } = this.parts;
     const log = isDaemon ? files.logPath : null;
     const isServed = state.phase === 'serving' || state.phase === 'unmounting' || state.phase === 'waiting';
     if (!isServed || disk === null) {
-      return unservedStatus(this.#request, state.phase, this.#disk.keeper.step, log);
+      return unservedStatus(this.request, state.phase, this.disk.keeper.step, log);
     }
-    return mountStatus(this.#request, disk, state.mount.serving, this.#mode.isShared, log);
+    return mountStatus(this.request, disk, state.mount.serving, this.mode.isShared, log);
   }
 
-  async #describe(): Promise<string> {
-    const disk = this.#state.phase === 'serving' ? await this.#disk.attached() : null;
-    const { phase } = this.#state;
-    if (phase !== 'serving' || disk === null) return describePhase(this.#request, phase, this.#disk.keeper.step);
-    return statusLine(this.#statusOf(disk) as MountStatus);
+  private async describe(): Promise<string> {
+    const disk = this.state.phase === 'serving' ? await this.disk.attached() : null;
+    const { phase } = this.state;
+    if (phase !== 'serving' || disk === null) return describePhase(this.request, phase, this.disk.keeper.step);
+    return statusLine(this.statusOf(disk) as MountStatus);
   }
 }
 

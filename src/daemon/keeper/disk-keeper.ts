@@ -81,105 +81,105 @@ export class DiskKeeper {
   step: OpenStep | null = null;
   onStep: (step: OpenStep) => void = () => undefined;
   log: Log = () => undefined;
-  readonly #worker: Worker;
-  readonly #pending = new Map<number, Pending>();
-  #lastId = 0;
-  #isClosing = false;
-  #end: Error | null = null;
+  private readonly worker: Worker;
+  private readonly pending = new Map<number, Pending>();
+  private lastId = 0;
+  private isClosing = false;
+  private end: Error | null = null;
 
   /** Starts the thread, which loads its modules while the caller goes on. */
   constructor() {
-    this.#worker = new Worker(THREAD_URL, { ...THREAD_LIMITS, trackUnmanagedFds: false });
-    this.threadId = this.#worker.threadId;
-    this.#worker.on('message', (message: KeeperMessage) => this.#receive(message));
+    this.worker = new Worker(THREAD_URL, { ...THREAD_LIMITS, trackUnmanagedFds: false });
+    this.threadId = this.worker.threadId;
+    this.worker.on('message', (message: KeeperMessage) => this.receive(message));
     let failure: Error | null = null;
-    this.#worker.on('error', (error) => {
+    this.worker.on('error', (error) => {
       failure = error instanceof Error ? error : new Error(String(error));
     });
     this.died = new Promise((resolve) => {
-      this.#worker.on('exit', (code) => {
+      this.worker.on('exit', (code) => {
         const error = failure ?? new Error(`the thread that keeps the disk ended with code ${code}`);
-        this.#end = error;
+        this.end = error;
         // before the calls fail: their callers shall see a crash, and not an error of their own
-        if (!this.#isClosing || this.isBusy) resolve(error);
-        for (const { reject } of this.#pending.values()) reject(error);
-        this.#pending.clear();
+        if (!this.isClosing || this.isBusy) resolve(error);
+        for (const { reject } of this.pending.values()) reject(error);
+        this.pending.clear();
       });
     });
   }
 
   get isDead(): boolean {
-    return this.#end !== null;
+    return this.end !== null;
   }
 
   /** A call is under way. */
   get isBusy(): boolean {
-    return this.#pending.size > 0;
+    return this.pending.size > 0;
   }
 
   /** @throws ImgfuseError why it cannot be opened; nothing is open then */
   open(request: OpenRequest): Promise<KeptDisk> {
-    return this.#call({ type: 'open', request }) as Promise<KeptDisk>;
+    return this.call({ type: 'open', request }) as Promise<KeptDisk>;
   }
 
   async adoptDead(disk: SharedDisk, slot: number): Promise<void> {
-    await this.#call({ type: 'adopt-dead', disk, slot });
+    await this.call({ type: 'adopt-dead', disk, slot });
   }
 
   /** Opens the image a second time; `take` or `drop` follows. @throws ImgfuseError; the disk is what it was */
   reopen(how: Reopening): Promise<SharedDisk> {
-    return this.#call({ type: 'reopen', how }) as Promise<SharedDisk>;
+    return this.call({ type: 'reopen', how }) as Promise<SharedDisk>;
   }
 
   async take(): Promise<void> {
-    await this.#call({ type: 'take' });
+    await this.call({ type: 'take' });
   }
 
   async drop(): Promise<void> {
-    await this.#call({ type: 'drop' });
+    await this.call({ type: 'drop' });
   }
 
   /** @returns the disk, and why the one before is not clean, if so @throws ImgfuseError when there is no disk any more */
   async closeAndReopen(how: Reopening): Promise<{ readonly disk: SharedDisk; readonly failure: Error | null }> {
-    const answer = await this.#call({ type: 'close-and-reopen', how });
+    const answer = await this.call({ type: 'close-and-reopen', how });
     const { disk, failure } = answer as { disk: SharedDisk; failure: SentError | null };
     return { disk, failure: failure === null ? null : receiveError(failure) };
   }
 
   /** @throws ImgfuseError what could not be made durable */
   async rescue(): Promise<void> {
-    await this.#call({ type: 'rescue' });
+    await this.call({ type: 'rescue' });
   }
 
   /** Flushes, marks clean, closes; the thread ends. @throws ImgfuseError when the image is not clean */
   async close(): Promise<void> {
-    this.#isClosing = true;
-    await this.#call({ type: 'close' });
+    this.isClosing = true;
+    await this.call({ type: 'close' });
   }
 
   /** Ends a thread that has not been asked to open anything. */
   async discard(): Promise<void> {
-    this.#isClosing = true;
-    await this.#worker.terminate();
+    this.isClosing = true;
+    await this.worker.terminate();
   }
 
-  #call(call: KeeperCall): Promise<unknown> {
-    if (this.#end !== null) return Promise.reject(this.#end);
-    const id = ++this.#lastId;
+  private call(call: KeeperCall): Promise<unknown> {
+    if (this.end !== null) return Promise.reject(this.end);
+    const id = ++this.lastId;
     return new Promise((resolve, reject) => {
-      this.#pending.set(id, { resolve, reject });
-      this.#worker.postMessage({ id, call });
+      this.pending.set(id, { resolve, reject });
+      this.worker.postMessage({ id, call });
     });
   }
 
-  #receive(message: KeeperMessage): void {
+  private receive(message: KeeperMessage): void {
     if (message.type === 'log') return this.log(message.level, message.sentence);
     if (message.type === 'step') {
       this.step = message.step;
       return this.onStep(message.step);
     }
-    const pending = this.#pending.get(message.id);
-    this.#pending.delete(message.id);
+    const pending = this.pending.get(message.id);
+    this.pending.delete(message.id);
     this.step = null;
     if (message.error === null) pending?.resolve(message.value);
     else pending?.reject(receiveError(message.error));

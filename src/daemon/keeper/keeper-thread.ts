@@ -33,95 +33,95 @@ function log(level: LogLevel, sentence: string): void {
 }
 
 class Keeper {
-  #options: OpenDiskOptions | null = null;
-  #disk: VirtualDisk | null = null;
+  private options: OpenDiskOptions | null = null;
+  private disk: VirtualDisk | null = null;
   /** opened beside the disk in a takeover; nobody uses it yet */
-  #next: VirtualDisk | null = null;
-  #words: ServingWords | null = null;
-  #timer: NodeJS.Timeout | null = null;
-  readonly #logTrouble = requestErrorLog(log);
+  private next: VirtualDisk | null = null;
+  private words: ServingWords | null = null;
+  private timer: NodeJS.Timeout | null = null;
+  private readonly logTrouble = requestErrorLog(log);
 
   act(call: KeeperCall): unknown {
     switch (call.type) {
       case 'open':
-        return this.#open(call.request);
+        return this.open(call.request);
       case 'adopt-dead':
-        this.#disk = attachDisk(call.disk, call.slot, (sentence) => log('notice', sentence));
+        this.disk = attachDisk(call.disk, call.slot, (sentence) => log('notice', sentence));
         return null;
       case 'reopen':
-        this.#next = reopenDisk(this.#disk!, this.#reopening(call.how));
-        return this.#next.share();
+        this.next = reopenDisk(this.disk!, this.reopening(call.how));
+        return this.next.share();
       case 'take':
-        return this.#take();
+        return this.take();
       case 'drop':
-        this.#next?.close();
-        this.#next = null;
+        this.next?.close();
+        this.next = null;
         return null;
       case 'close-and-reopen': {
-        const before = this.#disk!;
+        const before = this.disk!;
         // should the image not open again there is none
-        this.#disk = null;
-        const { disk, failure } = closeAndReopenDisk(before, this.#reopening(call.how));
-        this.#disk = disk;
+        this.disk = null;
+        const { disk, failure } = closeAndReopenDisk(before, this.reopening(call.how));
+        this.disk = disk;
         return { disk: disk.share(), failure: failure === undefined ? null : sendError(failure) };
       }
       case 'rescue':
-        this.#disk?.rescue();
+        this.disk?.rescue();
         return null;
       case 'close':
-        return this.#close();
+        return this.close();
     }
   }
 
-  #open(request: OpenRequest): KeptDisk {
-    this.#words = new ServingWords(request.words);
-    this.#options = {
+  private open(request: OpenRequest): KeptDisk {
+    this.words = new ServingWords(request.words);
+    this.options = {
       ...request.options,
       password: passwordFrom(request.passwords),
       log: (sentence) => log('notice', sentence),
       progress: tellSteps(),
     };
-    this.#disk = openDisk(request.path, this.#options);
-    this.#maintainLater();
-    const { path, backing, format, readOnly } = this.#disk.status();
-    return { ...{ path, backing, format, readOnly }, modifiedMs: this.#disk.modifiedMs(), shared: this.#disk.share() };
+    this.disk = openDisk(request.path, this.options);
+    this.maintainLater();
+    const { path, backing, format, readOnly } = this.disk.status();
+    return { ...{ path, backing, format, readOnly }, modifiedMs: this.disk.modifiedMs(), shared: this.disk.share() };
   }
 
-  #reopening({ readOnly, locks }: Reopening): OpenDiskOptions {
-    const before = this.#options!;
+  private reopening({ readOnly, locks }: Reopening): OpenDiskOptions {
+    const before = this.options!;
     const options = { ...before, readOnly, locks: before.locks === 'none' ? before.locks : locks };
     return readOnly ? { ...options, copyOnRead: false } : options;
   }
 
   /** The disk of before was only read: nothing of it can fail but the close of a descriptor. */
-  #take(): null {
-    const before = this.#disk;
-    this.#disk = this.#next;
-    this.#next = null;
+  private take(): null {
+    const before = this.disk;
+    this.disk = this.next;
+    this.next = null;
     before?.close();
     return null;
   }
 
-  #close(): null {
-    clearTimeout(this.#timer ?? undefined);
+  private close(): null {
+    clearTimeout(this.timer ?? undefined);
     try {
-      this.#next?.close();
+      this.next?.close();
     } finally {
-      this.#disk?.close();
+      this.disk?.close();
     }
     return null;
   }
 
   /** Not once the mount ends: after a crash the tables in memory are not trusted enough to call the image clean. */
-  #maintainLater(): void {
-    this.#timer = setTimeout(() => {
-      if (this.#words?.isStopped !== false) return;
+  private maintainLater(): void {
+    this.timer = setTimeout(() => {
+      if (this.words?.isStopped !== false) return;
       try {
-        this.#disk?.maintain();
+        this.disk?.maintain();
       } catch (error) {
-        this.#logTrouble(error, 'background work');
+        this.logTrouble(error, 'background work');
       }
-      this.#maintainLater();
+      this.maintainLater();
     }, MAINTAIN_INTERVAL_MS);
   }
 }

@@ -8,10 +8,10 @@ import type { Channel, ConnectionEnd } from '../../fuse/index.ts';
 import type { ServingWords } from './serving-words.ts';
 
 export class Gate {
-  readonly #words: ServingWords;
-  readonly #slot: number;
-  readonly #renew: () => void;
-  #generation: number;
+  private readonly words: ServingWords;
+  private readonly slot: number;
+  private readonly renew: () => void;
+  private generation: number;
 
   /**
    * @param slot of this thread among the words
@@ -19,59 +19,59 @@ export class Gate {
    * @param renew takes the disk that is served from now on
    */
   constructor(words: ServingWords, slot: number, generation = 0, renew: () => void = () => undefined) {
-    this.#words = words;
-    this.#slot = slot;
-    this.#renew = renew;
-    this.#generation = generation;
+    this.words = words;
+    this.slot = slot;
+    this.renew = renew;
+    this.generation = generation;
   }
 
   /** Waits while the gates are closed. @returns false when the thread shall end */
   enter(): boolean {
-    const words = this.#words;
+    const words = this.words;
     for (;;) {
       // announced before the other words are looked at: whoever sets those looks at this one afterwards
-      words.take(this.#slot);
+      words.take(this.slot);
       if (words.isStopped) return false;
       if (!words.areGatesClosed) break;
       this.leave();
       words.waitAtGates();
     }
-    this.#takeDisk();
+    this.takeDisk();
     return true;
   }
 
   /** The request in hand is done. */
   leave(): void {
-    this.#words.putDown(this.#slot);
+    this.words.putDown(this.slot);
   }
 
-  #takeDisk(): void {
-    const { generation } = this.#words;
-    if (generation === this.#generation) return;
-    this.#generation = generation;
-    this.#renew();
+  private takeDisk(): void {
+    const { generation } = this.words;
+    if (generation === this.generation) return;
+    this.generation = generation;
+    this.renew();
   }
 }
 
 /** Requests of the kernel, let through one by one. */
 export class RequestGate implements Channel {
-  readonly #device: Channel;
-  readonly #gate: Gate;
+  private readonly device: Channel;
+  private readonly gate: Gate;
 
   constructor(device: Channel, gate: Gate) {
-    this.#device = device;
-    this.#gate = gate;
+    this.device = device;
+    this.gate = gate;
   }
 
   /** A request that arrives after the stop is not let through: it fails when the process and its connection end. */
   receive(target: Uint8Array): number | ConnectionEnd {
-    this.#gate.leave();
-    const received = this.#device.receive(target);
+    this.gate.leave();
+    const received = this.device.receive(target);
     if (typeof received === 'string' || received === 0) return received;
-    return this.#gate.enter() ? received : 'aborted';
+    return this.gate.enter() ? received : 'aborted';
   }
 
   send(source: Uint8Array, length: number): boolean {
-    return this.#device.send(source, length);
+    return this.device.send(source, length);
   }
 }

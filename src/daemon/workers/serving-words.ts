@@ -24,14 +24,14 @@ const GATES_ENDED = 2;
 export class ServingWords {
   /** what is passed to a thread */
   readonly shared: Int32Array;
-  readonly #gates: number;
-  readonly #generation: number;
+  private readonly gatesWord: number;
+  private readonly generationWord: number;
 
   /** @param shared of another ServingWords, in this thread or another */
   constructor(shared: Int32Array) {
     this.shared = shared;
-    this.#gates = shared.length - 2;
-    this.#generation = shared.length - 1;
+    this.gatesWord = shared.length - 2;
+    this.generationWord = shared.length - 1;
   }
 
   /** @param threads how many threads serve, in the slots from 1 on */
@@ -46,8 +46,8 @@ export class ServingWords {
   /** Tells every thread to end after the request in hand, those that wait at a closed gate included. */
   stop(): void {
     Atomics.store(this.shared, STOP_WORD, STOP.end);
-    Atomics.store(this.shared, this.#gates, GATES_ENDED);
-    Atomics.notify(this.shared, this.#gates);
+    Atomics.store(this.shared, this.gatesWord, GATES_ENDED);
+    Atomics.notify(this.shared, this.gatesWord);
   }
 
   /** The thread of that slot is about to touch the disk, if the other words, which are looked at after this, allow it. */
@@ -61,33 +61,33 @@ export class ServingWords {
   }
 
   get hasRequestsInHand(): boolean {
-    for (let slot = 1; slot < this.#gates; slot++) if (Atomics.load(this.shared, slot) !== IDLE) return true;
+    for (let slot = 1; slot < this.gatesWord; slot++) if (Atomics.load(this.shared, slot) !== IDLE) return true;
     return false;
   }
 
   get areGatesClosed(): boolean {
-    return Atomics.load(this.shared, this.#gates) === GATES_CLOSED;
+    return Atomics.load(this.shared, this.gatesWord) === GATES_CLOSED;
   }
 
   /** From now on nobody enters; who is inside is waited for by looking at hasRequestsInHand. */
   closeGates(): void {
-    Atomics.compareExchange(this.shared, this.#gates, GATES_OPEN, GATES_CLOSED);
+    Atomics.compareExchange(this.shared, this.gatesWord, GATES_OPEN, GATES_CLOSED);
   }
 
   /** @param renewed every thread takes another disk before its next request */
   openGates(renewed: boolean): void {
-    if (renewed) Atomics.add(this.shared, this.#generation, 1);
-    Atomics.compareExchange(this.shared, this.#gates, GATES_CLOSED, GATES_OPEN);
-    Atomics.notify(this.shared, this.#gates);
+    if (renewed) Atomics.add(this.shared, this.generationWord, 1);
+    Atomics.compareExchange(this.shared, this.gatesWord, GATES_CLOSED, GATES_OPEN);
+    Atomics.notify(this.shared, this.gatesWord);
   }
 
   /** Sleeps until the gates are opened or the mount ends. */
   waitAtGates(): void {
-    Atomics.wait(this.shared, this.#gates, GATES_CLOSED);
+    Atomics.wait(this.shared, this.gatesWord, GATES_CLOSED);
   }
 
   /** Counts the disks that were served before the present one. */
   get generation(): number {
-    return Atomics.load(this.shared, this.#generation);
+    return Atomics.load(this.shared, this.generationWord);
   }
 }

@@ -20,10 +20,10 @@ const LOOK_MS = 1000;
 
 class NetworkThread {
   readonly worker: Worker;
-  readonly #task = new Int32Array(new SharedArrayBuffer(4));
+  private readonly task = new Int32Array(new SharedArrayBuffer(4));
 
   constructor() {
-    const workerData: NetworkData = { task: this.#task };
+    const workerData: NetworkData = { task: this.task };
     this.worker = new Worker(THREAD_URL, { workerData, resourceLimits: { codeRangeSizeMb: 64 } });
     // it ends with the process, and its readers look whether it lives
     this.worker.unref();
@@ -32,7 +32,7 @@ class NetworkThread {
 
   /** It has run and runs no more. */
   get isDead(): boolean {
-    const task = Atomics.load(this.#task, 0);
+    const task = Atomics.load(this.task, 0);
     return task !== 0 && !isAlive({ thread: this.worker.threadId, task });
   }
 
