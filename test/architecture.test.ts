@@ -4,7 +4,16 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
-import { filesWithExceptions, folderOf, importsOf, type SourceModule, violationsOf } from './support/architecture.ts';
+import {
+  filesWithExceptions,
+  folderOf,
+  importsOf,
+  MAX_FILES,
+  MAX_LINES,
+  type SourceModule,
+  treeViolationsOf,
+  violationsOf,
+} from './support/architecture.ts';
 
 const SOURCE = fileURLToPath(new URL('../src', import.meta.url));
 
@@ -22,6 +31,10 @@ describe('the source tree', () => {
   test('follows the import table and the rules of shape in every file', () => {
     expect(modules.length).toBeGreaterThan(50);
     expect(modules.flatMap(violationsOf)).toEqual([]);
+  });
+
+  test('has no circle, no arrow upwards and no folder with too many files', () => {
+    expect(treeViolationsOf(modules)).toEqual([]);
   });
 
   test('has only folders that the table knows', () => {
@@ -66,9 +79,34 @@ describe('a rule bites where a module breaks it', () => {
     ['a format reaches for disk', made('format/qed/x.ts', `import '../../disk/index.ts';`), /may not import disk/],
     ['fuse knows disks', made('fuse/x.ts', `import type { V } from '../disk/index.ts';`), /fuse may not import disk/],
     [
-      'fuse makes system calls in other files',
-      made('fuse/x.ts', `import { mount } from '../native/index.ts';`),
-      /may not import native/,
+      'a command makes system calls',
+      made('cli/commands/x.ts', `import { mount } from '../../native/index.ts';`),
+      /cli may not import native/,
+    ],
+    [
+      'a command reaches for the kernel protocol',
+      made('cli/commands/x.ts', `import { mountKernel } from '../../fuse/index.ts';`),
+      /cli may not import fuse/,
+    ],
+    [
+      'what serves a mount prints',
+      made('daemon/keeper/x.ts', `import { print } from '../../cli/output.ts';`),
+      /daemon may not import cli/,
+    ],
+    [
+      'a look at the mounts asks a mount process',
+      made('mounts/x.ts', `import type { Log } from '../daemon/log.ts';`),
+      /mounts may not import daemon/,
+    ],
+    [
+      'a folder is entered past its doors',
+      made('daemon/x.ts', `import { Device } from '../fuse/device.ts';`),
+      /fuse is entered by index\.ts, mount-table\.ts, filesystem\.ts/,
+    ],
+    [
+      'a format is entered past its plug',
+      made('disk/registry.ts', `import { x } from '../format/qed/image.ts';`),
+      /format\/qed is entered by index\.ts/,
     ],
     [
       'disk names a format outside the registry',
@@ -122,7 +160,7 @@ describe('a rule bites where a module breaks it', () => {
     ['the process ends outside cli.ts', made('cli/x.ts', 'process.exit(1);'), /only cli\.ts does/],
     ['no opening comment', { path: 'bytes/x.ts', text: 'export const a = 1;\n' }, /opens with 0 comment lines/],
     ['a long opening comment', { path: 'bytes/x.ts', text: `${'// a\n'.repeat(9)}\n` }, /opens with 9 comment lines/],
-    ['a long file', made('bytes/x.ts', 'const a = 1;\n'.repeat(450)), /has 4\d\d lines/],
+    ['a long file', made('bytes/x.ts', 'const a = 1;\n'.repeat(MAX_LINES)), /has 40\d lines/],
   ];
 
   test.each(bad)('%s', (_rule, module, sentence) => {
@@ -142,5 +180,51 @@ describe('a rule bites where a module breaks it', () => {
       made('cli.ts', `import { main } from './cli/main.ts';\nprocess.exit(await main());`),
     ];
     expect(good.flatMap(violationsOf)).toEqual([]);
+  });
+
+  test.each([
+    [
+      'two files import each other',
+      [made('format/a.ts', `import { b } from './b.ts';`), made('format/b.ts', `import type { A } from './a.ts';`)],
+      'format/a.ts -> format/b.ts -> format/a.ts is a circle',
+    ],
+    [
+      'a circle closes through a dynamic import, far from where it began',
+      [
+        made('cli/a.ts', `import './b.ts';`),
+        made('cli/b.ts', `import './commands/c.ts';`),
+        made('cli/commands/c.ts', `await import('../b.ts');`),
+      ],
+      'cli/b.ts -> cli/commands/c.ts -> cli/b.ts is a circle',
+    ],
+    [
+      'an arrow leads upwards, whatever the table of single files allows',
+      [made('fuse/mount-table.ts', `import { log } from '../daemon/log.ts';`)],
+      'fuse/mount-table.ts imports daemon/log.ts, which is not below it',
+    ],
+    [
+      'an arrow leads to a folder beside',
+      [made('format/qed/x.ts', `import { x } from '../qcow2/index.ts';`)],
+      'format/qed/x.ts imports format/qcow2/index.ts, which is not below it',
+    ],
+    [
+      'a folder has a file too many',
+      Array.from({ length: MAX_FILES + 1 }, (_, index) => made(`host/http/${index}.ts`, '')),
+      `host/http has ${MAX_FILES + 1} files, more than ${MAX_FILES}`,
+    ],
+  ])('%s', (_rule, tree, sentence) => {
+    expect(treeViolationsOf(tree)).toEqual([sentence]);
+  });
+
+  test('and a tree that branches and meets again passes', () => {
+    const tree = [
+      made('cli.ts', `await import('./cli/main.ts');`),
+      made('cli/main.ts', `import './a.ts';\nimport './commands/b.ts';`),
+      made('cli/commands/b.ts', `import '../a.ts';`),
+      made('cli/a.ts', `import type { D } from '../daemon/d.ts';`),
+      made('daemon/d.ts', `import { listMounts } from '../fuse/mount-table.ts';`),
+      ...Array.from({ length: MAX_FILES }, (_, index) => made(`host/${index}.ts`, '')),
+    ];
+    expect(treeViolationsOf(tree)).toEqual([]);
   });
 });

@@ -16,29 +16,34 @@ export interface ImportEdge {
 }
 
 /** Longest source file, in lines. */
-export const MAX_LINES = 450;
+export const MAX_LINES = 400;
 /** Longest comment that opens a file, in lines. */
 const MAX_OPENING_LINES = 8;
+/** Most files of one folder, the folders in it aside. */
+export const MAX_FILES = 25;
+/** Folders that still have more, and how many. */
+const FULL_FOLDERS: Readonly<Record<string, number>> = { format: 32 };
 
 /**
- * Which folders a folder may import, itself aside. "format" are the files shared by all formats, "format/*" the folder of
- * one format.
+ * Which folders a folder may import, itself aside. A folder stands above all that it imports, so no arrow leads upwards. "format"
+ * are the files shared by all formats, "format/*" the folder of one format; src/cli.ts, the entry, belongs to "cli".
  */
 const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   bytes: [],
   errors: [],
   native: ['bytes', 'errors'],
-  host: ['bytes', 'errors', 'native'],
-  concurrency: ['bytes', 'errors'],
+  concurrency: ['errors'],
+  // remote blocks are shared by threads as metadata is, with the same lock
+  host: ['bytes', 'errors', 'native', 'concurrency'],
   codec: ['bytes', 'errors', 'host'],
   format: ['bytes', 'errors', 'concurrency', 'host'],
   'format/*': ['bytes', 'errors', 'concurrency', 'host', 'codec', 'format'],
   disk: ['bytes', 'errors', 'concurrency', 'host', 'format'],
-  fuse: ['bytes', 'errors'],
+  fuse: ['bytes', 'errors', 'native'],
   filesystem: ['bytes', 'errors', 'concurrency', 'disk'],
   mounts: ['bytes', 'errors', 'native', 'host', 'fuse'],
-  // beside fuse for thread flags, the note to systemd and the end of a process with busy threads
-  daemon: ['bytes', 'errors', 'native', 'host', 'disk', 'filesystem', 'fuse', 'mounts'],
+  // native: flags of threads, the note to systemd, the end of a process whose threads are busy
+  daemon: ['bytes', 'errors', 'native', 'host', 'disk', 'fuse', 'filesystem', 'mounts'],
   cli: ['bytes', 'errors', 'host', 'disk', 'mounts', 'daemon'],
 };
 
@@ -46,20 +51,18 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
 const EXTRA_IMPORTS: Readonly<Record<string, readonly string[]>> = {
   // the list of formats is the one place that knows them by name
   'disk/registry.ts': ['format/*'],
-  // remote blocks are shared by threads as metadata is, with the same lock
-  'host/http/block-cache.ts': ['concurrency'],
-  // the clock that all threads share
-  'host/http/block-reader.ts': ['concurrency'],
-  'host/http/range-client.ts': ['concurrency'],
-  'disk/virtual-disk.ts': ['concurrency'],
-  // mounting and the device need system calls
-  'fuse/device.ts': ['native'],
-  'fuse/mount.ts': ['native'],
-  'fuse/mount-options.ts': ['native'],
-  'fuse/unmount.ts': ['native'],
-  'fuse/fusermount.ts': ['native'],
   // a mountpoint is a path like any other
   'fuse/mount-table.ts': ['host'],
+};
+
+/** The files of a folder that other folders may import; of a folder that is not listed they may import every one. */
+const DOORS: Readonly<Record<string, readonly string[]>> = {
+  native: ['index.ts'],
+  'format/*': ['index.ts'],
+  disk: ['index.ts'],
+  filesystem: ['index.ts'],
+  // the mount table alone, for commands that must start fast; and what a filesystem is
+  fuse: ['index.ts', 'mount-table.ts', 'filesystem.ts'],
 };
 
 /** Files that may import node:fs, beside all of host/. */
@@ -164,8 +167,11 @@ function importViolations(module: SourceModule): string[] {
     }
     if (!specifier.startsWith('.')) continue;
     const target = resolve(module.path, specifier);
+    const to = folderOf(target);
     if (!isAllowed(module.path, from, target, typeOnly)) {
-      broken.push(`${module.path} imports ${target}; ${from} may not import ${folderOf(target)}`);
+      broken.push(`${module.path} imports ${target}; ${from} may not import ${to}`);
+    } else if (to !== from && DOORS[generalOf(to)]?.includes(target.slice(to.length + 1)) === false) {
+      broken.push(`${module.path} imports ${target}; ${to} is entered by ${DOORS[generalOf(to)]!.join(', ')}`);
     }
   }
   return broken;
@@ -178,6 +184,54 @@ function isAllowed(path: string, from: string, target: string, typeOnly: boolean
   if (from === 'filesystem' && target === 'fuse/filesystem.ts') return typeOnly;
   const allowed = [...(MAY_IMPORT[generalOf(from)] ?? []), ...(EXTRA_IMPORTS[path] ?? [])];
   return allowed.includes(generalOf(to));
+}
+
+/** Every rule that the modules break together, one sentence each. */
+export function treeViolationsOf(modules: readonly SourceModule[]): string[] {
+  return [...fullFolders(modules), ...circlesOf(modules), ...upwardArrows(modules)];
+}
+
+function fullFolders(modules: readonly SourceModule[]): string[] {
+  const counts = new Map<string, number>();
+  for (const { path } of modules) {
+    const folder = path.includes('/') ? path.slice(0, path.lastIndexOf('/')) : '.';
+    counts.set(folder, (counts.get(folder) ?? 0) + 1);
+  }
+  return [...counts]
+    .filter(([folder, count]) => count > (FULL_FOLDERS[folder] ?? MAX_FILES))
+    .map(([folder, count]) => `${folder} has ${count} files, more than ${FULL_FOLDERS[folder] ?? MAX_FILES}`);
+}
+
+/** Files that lead back to themselves through their imports, types and dynamic ones included; one sentence for each circle. */
+function circlesOf(modules: readonly SourceModule[]): string[] {
+  const targets = new Map(modules.map((module) => [module.path, targetsOf(module)]));
+  const done = new Set<string>();
+  const circles: string[] = [];
+  const visit = (path: string, way: readonly string[]): void => {
+    const start = way.indexOf(path);
+    if (start >= 0) circles.push(`${[...way.slice(start), path].join(' -> ')} is a circle`);
+    if (start >= 0 || done.has(path)) return;
+    for (const target of targets.get(path) ?? []) visit(target, [...way, path]);
+    done.add(path);
+  };
+  for (const path of targets.keys()) visit(path, []);
+  return circles;
+}
+
+/** Arrows between folders that do not lead to one of an earlier row of the table: by single files that may import more, too. */
+function upwardArrows(modules: readonly SourceModule[]): string[] {
+  const floors = Object.keys(MAY_IMPORT);
+  const floorOf = (path: string): number => floors.indexOf(generalOf(folderOf(path)));
+  return modules.flatMap((module) =>
+    targetsOf(module)
+      .filter((target) => folderOf(target) !== folderOf(module.path) && floorOf(target) >= floorOf(module.path))
+      .map((target) => `${module.path} imports ${target}, which is not below it`),
+  );
+}
+
+function targetsOf(module: SourceModule): string[] {
+  const relative = importsOf(module).filter(({ specifier }) => specifier.startsWith('.'));
+  return relative.map(({ specifier }) => resolve(module.path, specifier));
 }
 
 function shapeViolations({ path, text }: SourceModule): string[] {
