@@ -15,6 +15,8 @@ export type GuestCluster = number & { readonly [guestClusterBrand]: true };
 /** Number of a cluster of an image file: 0 begins at host offset 0. */
 export type HostCluster = number & { readonly [hostClusterBrand]: true };
 
+/** The unit of disks: a disk keeps or loses a sector as a whole. */
+export const SECTOR_BYTES = 512;
 /** Largest virtual size (8 PiB - 1 byte is the largest safe integer; sizes are multiples of 512, so 8 PiB - 512). */
 export const MAX_VIRTUAL_SIZE = 2 ** 53 - 512;
 

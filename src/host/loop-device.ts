@@ -5,10 +5,10 @@
 import * as fs from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { nameOfBytes } from '../bytes/names.ts';
+import { SECTOR_BYTES } from '../bytes/offsets.ts';
 import type { HostFile } from './host-file.ts';
 import { PosixHostFile } from './posix-file.ts';
 
-const SECTOR = 512;
 /** appended by the kernel to the path of a file that was removed */
 const DELETED = ' (deleted)';
 
@@ -32,7 +32,7 @@ export function loopWindow(file: HostFile): LoopWindow | null {
     if (!basename(disk).startsWith('loop')) return null;
     const path = readLine(disk, 'loop/backing_file');
     if (path.endsWith(DELETED)) return null;
-    const partitionStart = isPartition ? Number(readLine(device, 'start')) * SECTOR : 0;
+    const partitionStart = isPartition ? Number(readLine(device, 'start')) * SECTOR_BYTES : 0;
     const start = Number(readLine(disk, 'loop/offset')) + partitionStart;
     return { path, start, end: start + file.size() };
   } catch {

@@ -1,6 +1,6 @@
 // `imgfuse resize`: changes the virtual size, as qemu-img resize does; shrinking needs --shrink.
 
-import { MAX_VIRTUAL_SIZE, roundUp } from '../../bytes/offsets.ts';
+import { MAX_VIRTUAL_SIZE, roundUp, SECTOR_BYTES } from '../../bytes/offsets.ts';
 import { openDisk, parseSize } from '../../disk/index.ts';
 import { closingAfter } from '../../errors/close.ts';
 import { ImgfuseError } from '../../errors/index.ts';
@@ -18,9 +18,6 @@ import {
   NO_LOCK,
 } from '../image-arguments.ts';
 import { complain, type OutputMode, print, printJson } from '../output.ts';
-
-/** A disk has whole sectors, whatever its format. */
-const SECTOR = 512;
 
 interface ResizeArguments extends PasswordArguments {
   readonly image: string;
@@ -73,7 +70,7 @@ function resize(args: ResizeArguments): number {
     () => {
       const before = disk.size();
       const asked = parseResize(args.size, before);
-      const after = roundUp(asked, SECTOR);
+      const after = roundUp(asked, SECTOR_BYTES);
       if (after < before && args.shrink !== true) {
         throw new ImgfuseError(
           'usage',

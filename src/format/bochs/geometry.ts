@@ -5,11 +5,10 @@
 // Catalog entry n is the number of the extent with piece n of the disk. Bit n of an extent's bitmap, lowest bit of a byte first,
 // says that sector n of the extent has data. A bitmap takes whole sectors.
 
-import { type HostOffset, hostOffset, roundUp } from '../../bytes/offsets.ts';
+import { type HostOffset, hostOffset, roundUp, SECTOR_BYTES } from '../../bytes/offsets.ts';
 import type { BochsHeader } from './header.ts';
 import { CATALOG_ENTRY_BYTES } from './header.ts';
 
-export const SECTOR_BYTES = 512;
 /** A catalog entry of a piece of the disk that has no extent. */
 export const NO_EXTENT = 0xffffffff;
 

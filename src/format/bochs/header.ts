@@ -8,7 +8,7 @@
 // Invariant: a BochsHeader has been checked against its file, so its whole catalog can be read.
 
 import { hexWords, readU64LE } from '../../bytes/endian.ts';
-import { hex, hostOffset, isPowerOfTwo } from '../../bytes/offsets.ts';
+import { hex, hostOffset, isPowerOfTwo, SECTOR_BYTES } from '../../bytes/offsets.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 
@@ -37,7 +37,6 @@ const MIN_EXTENT_BYTES = 512;
 const MAX_EXTENT_BYTES = 8 * 1024 * 1024;
 /** Keeps every host offset a safe integer. It is far above what Bochs writes: one bit per sector. */
 const MAX_BITMAP_BYTES = 1024 * 1024;
-const SECTOR_BYTES = 512;
 
 export interface BochsHeader {
   readonly version: 1 | 2;

@@ -2,11 +2,11 @@
 // an extent. All threads share the catalog, which is read once; each thread keeps the bitmap that it used last. There is no lock,
 // because nothing changes the image.
 
-import { type GuestOffset, type HostOffset, hex, hostOffset } from '../../bytes/offsets.ts';
+import { type GuestOffset, type HostOffset, hex, hostOffset, SECTOR_BYTES } from '../../bytes/offsets.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { DataRun, UnallocatedRun } from '../run-mapper.ts';
-import { type Geometry, NO_EXTENT, SECTOR_BYTES } from './geometry.ts';
+import { type Geometry, NO_EXTENT } from './geometry.ts';
 import { type BochsHeader, CATALOG_ENTRY_BYTES } from './header.ts';
 
 export type Run = DataRun | UnallocatedRun;

@@ -8,7 +8,7 @@
 
 import { inflateRawSync } from 'node:zlib';
 import { combine, hexWords } from '../../bytes/endian.ts';
-import { type HostOffset, hostOffset } from '../../bytes/offsets.ts';
+import { type HostOffset, hostOffset, SECTOR_BYTES } from '../../bytes/offsets.ts';
 import { DamagedData } from '../../codec/damaged-data.ts';
 import { inflateFirst } from '../../codec/inflate.ts';
 import { type Decoder, decompressZstd, nativeDecoder } from '../../codec/zstd/index.ts';
@@ -16,7 +16,6 @@ import { assert, type ErrorContext, ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { CompressionType } from './header/header.ts';
 
-const SECTOR_BYTES = 512;
 const DESCRIPTOR_MASK_HIGH = 0x3fffffff;
 /** host offsets have 56 bits: 24 in the high word */
 const MAX_OFFSET_HIGH = 2 ** 24;

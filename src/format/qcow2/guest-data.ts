@@ -3,14 +3,12 @@
 // lie in the image file and in the clear. A plain image pays nothing: the request's own buffer goes to the host file.
 // Invariant: the buffer of a write is never changed; encryption works on a copy. One object serves one thread.
 
-import { after, type GuestOffset, type HostOffset, roundUp } from '../../bytes/offsets.ts';
+import { after, type GuestOffset, type HostOffset, roundUp, SECTOR_BYTES } from '../../bytes/offsets.ts';
 import { CRYPTO_SECTOR_BYTES, type SectorCipher, type VolumeKey } from '../../codec/encryption.ts';
 import { createSectorCipher } from '../../codec/sector-cipher.ts';
 import { type HostFile, readPadded } from '../../host/host-file.ts';
 
 const BOUNCE_BYTES = 256 * 1024;
-/** What a disk keeps or loses as a whole. */
-export const SECTOR_BYTES = 512;
 const ZEROS = new Uint8Array(64 * 1024);
 
 export class GuestData {

@@ -6,7 +6,7 @@
 // so that a crash leaves leaks and nothing else. The metadata lock is held while tables are looked at or changed and never
 // while guest data moves (R1); each piece of a request holds a reservation of its guest clusters (R3): reserved-runs.ts.
 
-import { type GuestOffset, guestOffset } from '../../bytes/offsets.ts';
+import { type GuestOffset, guestOffset, SECTOR_BYTES } from '../../bytes/offsets.ts';
 import { reach } from '../../concurrency/breakpoints.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import { mapsAsZeros, readBackingData } from '../backing.ts';
@@ -31,7 +31,6 @@ import { dataFileClusters, imageClusters } from './cluster-source.ts';
 import { type Collaborators, connect } from './collaborators.ts';
 import { CompressedReader } from './compressed.ts';
 import { Deallocator } from './deallocate.ts';
-import { SECTOR_BYTES } from './guest-data.ts';
 import { describeOpenImage } from './header/describe.ts';
 import type { Run } from './mapping.ts';
 import { resize } from './resize.ts';

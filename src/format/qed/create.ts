@@ -2,7 +2,7 @@
 // last, so that a file cut short by a crash is no image at all.
 
 import { bytesOfName } from '../../bytes/names.ts';
-import { hostOffset, isPowerOfTwo, roundUp } from '../../bytes/offsets.ts';
+import { hostOffset, isPowerOfTwo, roundUp, SECTOR_BYTES } from '../../bytes/offsets.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import { type CreateHelp, refuseUnknownKeys } from '../create-option.ts';
@@ -34,7 +34,6 @@ export const QED_CREATE_HELP: CreateHelp = {
 };
 const DEFAULT_CLUSTER_SIZE = 65536;
 const DEFAULT_TABLE_SIZE = 4;
-const SECTOR_BYTES = 512;
 
 /** The size is rounded up to a multiple of 512 bytes. */
 export function createQed(file: HostFile, { size: wanted, options, backing, log }: CreateOptions): void {

@@ -1,7 +1,7 @@
 // An open raw image: the guest offset is the host offset. There is no metadata, so there are no locks and no reservations:
 // overlapping requests race as they do on a plain file.
 
-import { type GuestOffset, hostOffset, roundUp } from '../../bytes/offsets.ts';
+import { type GuestOffset, hostOffset, roundUp, SECTOR_BYTES } from '../../bytes/offsets.ts';
 import { assert } from '../../errors/index.ts';
 import { type HostFile, possibleDataBytes, readPadded } from '../../host/host-file.ts';
 import type { FileEnds } from '../file-ends.ts';
@@ -23,14 +23,12 @@ import { RawSize, type RawState } from './state.ts';
 /** Granularity of discards that the guest is told: a page of the host. */
 const RAW_CLUSTER_SIZE = 4096;
 
-const SECTOR = 512;
-
 /**
  * The virtual size of a raw image with a file of `fileSize` bytes, in bytes: whole sectors, as in QEMU. If the file ends inside
  * its last sector, the rest reads as zeros until the guest writes there and so lengthens the file.
  */
 export function rawSize(fileSize: number): number {
-  return roundUp(fileSize, SECTOR);
+  return roundUp(fileSize, SECTOR_BYTES);
 }
 
 interface RawImageOptions {

@@ -2,7 +2,7 @@
 // QEMU opens an image with any plan that passes.
 
 import { bytesOfName } from '../../../bytes/names.ts';
-import { isPowerOfTwo, roundUp } from '../../../bytes/offsets.ts';
+import { isPowerOfTwo, roundUp, SECTOR_BYTES } from '../../../bytes/offsets.ts';
 import type { LuksOptions } from '../../../codec/luks.ts';
 import { ImgfuseError } from '../../../errors/index.ts';
 import { type CreateHelp, refuseUnknownKeys } from '../../create-option.ts';
@@ -16,7 +16,6 @@ const MIN_CLUSTER_SIZE = 512;
 const MAX_CLUSTER_SIZE = 2 * 1024 * 1024;
 /** 32 subclusters of at least 512 bytes */
 const MIN_EXTENDED_CLUSTER_SIZE = 16384;
-const SECTOR_BYTES = 512;
 
 const PREALLOCATIONS = ['off', 'metadata', 'falloc', 'full'] as const;
 type Preallocation = (typeof PREALLOCATIONS)[number];
