@@ -27,10 +27,12 @@ const OPTIONAL_ENDINGS = ['', '.test.ts', '.ts', '.md'];
 /** One sentence for each thing that `document` points to and that is not there. */
 export function missingIn(document: Document, repository: Repository): string[] {
   const text = document.path.endsWith('.1') ? withoutRoff(document.text) : document.text;
+  const folders = foldersOf(repository.files);
+  const names = [...repository.files, ...folders];
   return [
     ...missingLinks({ path: document.path, text }, repository),
-    ...pathsIn(text, repository.files)
-      .filter((path) => !exists(path, repository.files))
+    ...[...new Set(pathsIn(text, folders))]
+      .filter((path) => !exists(path, names))
       .map((path) => `${document.path} names ${path}`),
     ...[...text.matchAll(/npm run (?:--silent )?([\w-]+)/g)]
       .filter(([, name]) => !repository.commands.includes(name!))
@@ -71,18 +73,17 @@ function headingsOf(text: string): string[] {
  * The paths that stand in a text, in code or not: names of source files, and what starts with a folder of the repository.
  * Absolute paths and URLs are those of other places.
  */
-function pathsIn(text: string, files: readonly string[]): string[] {
-  const folders = new Set([...foldersOf(files)].map((folder) => posix.basename(folder)));
+function pathsIn(text: string, folders: ReadonlySet<string>): string[] {
+  const folderNames = new Set([...folders].map((folder) => posix.basename(folder)));
   const words = text.replaceAll(/\]\([^)]*\)/g, ']').match(/[^\s`"'()[\]|,;:]+/g) ?? [];
   return words
     .map((word) => word.replace(/^\.\//, '').replace(/[.?!]+$/, ''))
     .map((word) => word.replace(/^dist\/(.*)\.js$/, 'src/$1.ts'))
     .filter((word) => !word.startsWith('/') && !word.includes('='))
-    .filter((word) => FILE_NAME.test(word) || (word.includes('/') && folders.has(word.split('/')[0]!)));
+    .filter((word) => FILE_NAME.test(word) || (word.includes('/') && folderNames.has(word.split('/')[0]!)));
 }
 
-function exists(path: string, files: readonly string[]): boolean {
-  const names = [...files, ...foldersOf(files)];
+function exists(path: string, names: readonly string[]): boolean {
   const pattern = path
     .replace(/\/$/, '')
     .replaceAll(/FORMAT|<\w+>/g, '*')
