@@ -66,7 +66,13 @@ export function createBlockCacheState(options: BlockCacheOptions): BlockCacheSta
   const numbers = new SharedArrayBuffer((capacity + TRAFFIC_NUMBERS + SILENCE_NUMBERS) * 8);
   new Float64Array(numbers, 0, capacity).fill(NO_BLOCK);
   return {
-    ...{ length, blockBytes, capacity, silenceMs, answerMs, loader, numbers },
+    length,
+    blockBytes,
+    capacity,
+    silenceMs,
+    answerMs,
+    loader,
+    numbers,
     // a reader that reads ahead never throws out what another one has yet to read
     readAheadBlocks: Math.floor(Math.min(options.readAheadBytes / blockBytes, capacity / 4)),
     words: new SharedArrayBuffer((FIRST_SLOT + capacity * SLOT_WORDS) * 4),
