@@ -120,3 +120,24 @@ describe('a map of more extents than memory could hold', () => {
     expect([...mapJson(mapDisk(diskOf([])))].join('')).toBe('[]\n');
   });
 });
+
+test('entries join neighbours that continue each other, and only those', () => {
+  const extents = [
+    { start: 0, length: 10, status: 'data', depth: 0, hostOffset: 100, path: 'a' },
+    { start: 10, length: 10, status: 'data', depth: 0, hostOffset: 110, path: 'a' },
+    { start: 20, length: 10, status: 'data', depth: 0, hostOffset: 500, path: 'a' },
+    { start: 30, length: 10, status: 'zero', depth: 0, path: 'a' },
+    { start: 40, length: 10, status: 'unallocated', depth: 1, path: 'b' },
+  ] as const;
+  const disk = { extents: () => extents };
+  const entries = [...mapDisk(disk as unknown as Parameters<typeof mapDisk>[0])];
+  expect(
+    entries.map(({ start, length, present, zero, data, offset }) => [start, length, present, zero, data, offset]),
+  ).toEqual([
+    [0, 20, true, false, true, 100],
+    [20, 10, true, false, true, 500],
+    [30, 10, true, true, false, undefined],
+    [40, 10, false, true, false, undefined],
+  ]);
+  expect([...mapLines(entries)][1]).toMatch(/^0 +0x14 +0x64 +a$/);
+});
