@@ -24,7 +24,7 @@ const completionCommand: Command = {
   names: [
     {
       name: 'shell',
-      description: 'default: what SHELL says',
+      description: 'default: the shell in the variable SHELL',
       optional: true,
       choices: ['bash', 'zsh', 'fish'],
     },

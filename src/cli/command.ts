@@ -95,7 +95,7 @@ export const GLOBAL_OPTIONS = {
     type: 'string',
     choices: OUTPUT_MODES,
     placeholder: 'MODE',
-    description: 'form of what is printed; default: human',
+    description: 'form of the output; default: human',
   },
   help: { type: 'boolean', short: 'h', description: 'show this help' },
   version: { type: 'boolean', short: 'V', description: 'show the version' },

@@ -18,25 +18,25 @@ export const ALLOW_BACKING = {
 
 export const ANY_PARENT = {
   type: 'boolean',
-  description: 'take a backing file that is not the image which its overlay was made on',
+  description: 'use a backing file even if it is not the image that the overlay was made on',
 } as const satisfies Option;
 
 export const FORMAT = {
   type: 'string',
   short: 'f',
   choices: formats.map(({ name }) => name),
-  description: 'image format; without it the content tells',
+  description: 'image format; default: the content of the file decides',
 } as const satisfies Option;
 
 export const FORCE_SHARE = {
   type: 'boolean',
   short: 'U',
-  description: 'look even if somebody is writing to the image; what is shown may be out of date',
+  description: 'read the image even if another program is writing to it; the result may be out of date',
 } as const satisfies Option;
 
 export const NO_LOCK = {
   type: 'boolean',
-  description: 'take no image locks (file systems without them); nobody is kept out',
+  description: 'take no image locks, for file systems without them; other programs are not kept out',
 } as const satisfies Option;
 
 export const KEY_OPTIONS = {
@@ -48,7 +48,7 @@ export const KEY_OPTIONS = {
   'key-env': {
     type: 'string',
     placeholder: 'VARIABLE',
-    description: 'environment variable with the password; without both the terminal asks',
+    description: 'environment variable with the password; default: ask at the terminal',
   },
 } as const satisfies Options;
 

@@ -40,7 +40,7 @@ export const MOUNT_ARGUMENTS = {
   foreground: { type: 'boolean', short: 'f', description: 'stay in the foreground, log to stderr' },
   debug: { type: 'boolean', short: 'd', description: 'log more; implies -f' },
   single: { type: 'boolean', short: 's', description: 'one worker thread, the same as --workers 1' },
-  format: { type: 'string', placeholder: 'F', description: 'image format; without it the content tells' },
+  format: { type: 'string', placeholder: 'F', description: 'image format; default: the content of the file decides' },
   workers: {
     type: 'string',
     placeholder: 'N',
@@ -49,7 +49,7 @@ export const MOUNT_ARGUMENTS = {
   transport: {
     type: 'string',
     choices: TRANSPORTS,
-    description: 'how to speak FUSE; auto: kernel, fuse-native where that cannot work',
+    description: 'how to speak FUSE; auto: kernel, or fuse-native if that cannot work',
   },
   'allow-backing': {
     type: 'string',
@@ -67,9 +67,12 @@ export const MOUNT_ARGUMENTS = {
   'key-env': {
     type: 'string',
     placeholder: 'VARIABLE',
-    description: 'environment variable with the password; without both the terminal asks',
+    description: 'environment variable with the password; default: ask at the terminal',
   },
-  'no-lock': { type: 'boolean', description: 'take no image locks (file systems without them); nobody is kept out' },
+  'no-lock': {
+    type: 'boolean',
+    description: 'take no image locks, for file systems without them; other programs are not kept out',
+  },
   'pid-file': { type: 'string', placeholder: 'FILE', description: 'write the process id of the mount to this file' },
 } as const satisfies Options;
 

@@ -265,7 +265,7 @@ class ChainOpener {
     } else if (locks === 'share') {
       const writer = writerOf(file);
       const now = writer === null ? '' : `; ${writer} has it open for writing`;
-      log?.(`${file.path} is read beside whoever writes to it (share), so what it shows may be inconsistent${now}`);
+      log?.(`${file.path} is read beside its writer (share), so the disk may look inconsistent${now}`);
     }
   }
 

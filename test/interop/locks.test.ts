@@ -119,7 +119,7 @@ test('an image that somebody writes is read with share, with all of its chain, a
   disks.push(disk);
   expect(said).toEqual([
     expect.stringMatching(
-      /disk\.qcow2 is read beside whoever writes to it \(share\), .*may be inconsistent; qemu-io \(process/,
+      /disk\.qcow2 is read beside its writer \(share\), .*may look inconsistent; qemu-io \(process/,
     ),
   ]);
   expect(said[0]).toContain(`process ${holder.pid}`);

@@ -30,7 +30,7 @@ export const checkCommand: Command = {
       type: 'string',
       short: 'r',
       choices: ['leaks', 'all'],
-      description: 'leaks: give back lost space; all: mend corruptions too, which may lose data',
+      description: 'leaks: give back lost space; all: also repair corruptions, which may lose data',
     },
     'force-share': FORCE_SHARE,
     'no-lock': NO_LOCK,

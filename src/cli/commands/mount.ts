@@ -15,25 +15,25 @@ const LAZY = formats
 /** The mount options of -o, for the help. */
 export const MOUNT_OPTIONS_HELP: readonly (readonly [options: string, text: string])[] = [
   ['ro, rw', 'read-only: the image file is never written; default rw'],
-  ['share', 'with ro: read beside whoever writes the image; see "imgfuse remount --help"'],
+  ['share', 'with ro: read an image that another program writes; see "imgfuse remount --help"'],
   [
     'allow_other',
-    "let other users in (not root: needs user_allow_other in /etc/fuse.conf); without it, root cannot losetup another user's " +
-      'disk either',
+    'let other users in (an ordinary user needs user_allow_other in /etc/fuse.conf); without it even root cannot losetup ' +
+      "another user's disk",
   ],
   ['uid=N, gid=N, umask=OCTAL', 'owner and permissions shown; default: you, mode 0600 (ro: 0400)'],
   ['fsname=NAME, max_read=BYTES', 'as for every FUSE file system'],
   [
     'copy_on_read, nocopy_on_read',
     'clusters that are read from the backing file become the image\'s own; default: as stored by "create -o ' +
-      'copy_on_read=on", else not',
+      'copy_on_read=on", else no',
   ],
   ['noexec, noatime, sync, ...', 'as for mount(8); nosuid and nodev are always on'],
   [
     'format=, workers=, transport=, allow_backing=, key_file=, key_env=, pid_file=, nolock, debug',
     'the options above, for fstab',
   ],
-  ['any_parent', 'take a backing file that is not the image which its overlay was made on, where the format can tell'],
+  ['any_parent', 'use a backing file even if it is not the image that the overlay was made on'],
   ['lazy_refcounts', `${LAZY}: the image is marked dirty while it changes, and checked after a crash`],
 ];
 

@@ -43,7 +43,7 @@ export const resizeCommand: Command = {
     'allow-backing': ALLOW_BACKING,
     'any-parent': ANY_PARENT,
     ...KEY_OPTIONS,
-    shrink: { type: 'boolean', description: 'allow a smaller size: what lies beyond it is lost' },
+    shrink: { type: 'boolean', description: 'allow a smaller size: the data beyond it is lost' },
     'no-lock': NO_LOCK,
     quiet: QUIET,
   },
