@@ -6,7 +6,8 @@ import { hasCommand } from './requirements.ts';
 
 export const hasQemu = hasCommand('qemu-img') && hasCommand('qemu-io');
 
-const TIMEOUT_MS = 20_000;
+/** qemu-img takes seconds for a LUKS image, and many times as long on a machine full of other work. */
+const TIMEOUT_MS = 60_000;
 
 /** Runs qemu-img and returns what it prints. @throws with its output when it fails */
 export function qemuImg(...args: string[]): string {
