@@ -10,6 +10,7 @@
 //
 // Invariant: only a FREE cluster is ever handed out, and only SETTLING clusters are punched.
 
+import { type HostCluster, hostCluster } from '../bytes/offsets.ts';
 import { assert } from '../errors/index.ts';
 
 const USED = 0;
@@ -64,10 +65,10 @@ export function createFreeClustersState(
   };
 }
 
-/** Clusters [start, end) by number. */
+/** Clusters [start, end). */
 export interface ClusterRun {
-  readonly start: number;
-  readonly end: number;
+  readonly start: HostCluster;
+  readonly end: HostCluster;
 }
 
 export class FreeClusters {
@@ -159,7 +160,7 @@ export class FreeClusters {
       while (end < start + count && this.states[end] === FREE) end++;
       if (!exactly || end - start === count) {
         this.replace(start, end, FREE, USED);
-        return { start, end };
+        return { start: hostCluster(start), end: hostCluster(end) };
       }
       start = this.next(FREE, end);
     }
@@ -198,11 +199,11 @@ export class FreeClusters {
   }
 
   /** Forgets FREE clusters at the end of a file of `clusters` clusters. @returns the clusters that are left */
-  cutTail(clusters: number): number {
+  cutTail(clusters: number): HostCluster {
     let end = clusters;
     while (end > 0 && end <= this.buffer.byteLength && this.states[end - 1] === FREE) end--;
     if (end < clusters) this.replace(end, clusters, FREE, USED);
-    return end;
+    return hostCluster(end);
   }
 
   private runs(state: number): ClusterRun[] {
@@ -211,7 +212,7 @@ export class FreeClusters {
     for (let start = this.next(state, this.words[LOWEST]!); start >= 0; ) {
       let end = start + 1;
       while (end < highest && this.states[end] === state) end++;
-      found.push({ start, end });
+      found.push({ start: hostCluster(start), end: hostCluster(end) });
       start = this.next(state, end);
     }
     return found;

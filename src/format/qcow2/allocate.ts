@@ -3,7 +3,7 @@
 // leaves a leak. Refcount blocks and a larger refcount table are made on the way. Used under the metadata lock.
 
 import { writeU64BE } from '../../bytes/endian.ts';
-import { type HostOffset, hostOffset, roundUp } from '../../bytes/offsets.ts';
+import { after, type HostCluster, type HostOffset } from '../../bytes/offsets.ts';
 import { reach } from '../../concurrency/breakpoints.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
@@ -15,9 +15,11 @@ import { QCOW_MAX_REFTABLE_SIZE, writeRefcountTableFields } from './header/heade
 import type { HeaderBits } from './header-bits.ts';
 import type { MetadataClusters } from './metadata-clusters.ts';
 import type { OverlapCheck } from './overlap.ts';
-import { type Refcounts, writeCounter } from './refcount.ts';
+import { NO_BLOCK, type Refcounts, writeCounter } from './refcount.ts';
 import type { Qcow2Numbers } from './state.ts';
 import type { Tables } from './table.ts';
+
+const NO_FLAGS = { high: 0, low: 0 } as const;
 
 export interface Allocation {
   /** host offset of the first cluster */
@@ -62,15 +64,15 @@ export class Allocator {
   }
 
   private unused(allocation: Allocation): Allocation {
-    this.parts.overlap.assertUnused(allocation.offset, allocation.count);
+    this.parts.overlap.assertUnused(this.parts.geometry.clusterOf(allocation.offset), allocation.count);
     return allocation;
   }
 
   /** Clusters that were allocated and never linked: nothing refers to them, so they are free at once. */
-  giveBack(offset: number, count: number): void {
+  giveBack(offset: HostOffset, count: number): void {
     if (count === 0) return;
     const { geometry, metadata, refcounts, free } = this.parts;
-    const start = offset / geometry.clusterSize;
+    const start = geometry.clusterOf(offset);
     refcounts.setRun(start, count, 0);
     metadata.clear(start, count);
     free.markFree(start, count);
@@ -80,7 +82,7 @@ export class Allocator {
   trim(): boolean {
     const { file, free, geometry, numbers } = this.parts;
     if (file.isDevice) return false;
-    const end = hostOffset(free.cutTail(numbers.fileEnd / geometry.clusterSize) * geometry.clusterSize);
+    const end = geometry.startOf(free.cutTail(geometry.clusterOf(numbers.fileEnd)));
     numbers.lowerFileEnd(end);
     if (file.size() <= end) return false;
     file.truncate(end);
@@ -98,53 +100,53 @@ export class Allocator {
       free.markFree(run.start, run.end - run.start);
       throw error;
     }
-    const offset = hostOffset(run.start * geometry.clusterSize);
-    return { offset, count: run.end - run.start, readsAsZeros: false };
+    return { offset: geometry.startOf(run.start), count: run.end - run.start, readsAsZeros: false };
   }
 
   private append(count: number, exactly: boolean): Allocation {
     const { geometry, numbers, refcounts } = this.parts;
     for (;;) {
       const offset = numbers.fileEnd;
-      const first = offset / geometry.clusterSize;
+      const first = geometry.clusterOf(offset);
       const room = geometry.refcountsPerBlock - (first % geometry.refcountsPerBlock);
       if (exactly && count > room) {
         this.ensureBlocks(first, count);
         if (numbers.fileEnd !== offset) continue;
-      } else if (refcounts.blockOf(first) === 0) {
+      } else if (refcounts.blockOf(first) === NO_BLOCK) {
         this.addBlock();
         continue;
       }
       const part = exactly ? count : Math.min(count, room);
       refcounts.setRun(first, part, 1);
-      numbers.advanceFileEnd(hostOffset((first + part) * geometry.clusterSize));
+      numbers.advanceFileEnd(geometry.startOf(after(first, part)));
       return { offset, count: part, readsAsZeros: offset >= numbers.neverUsed };
     }
   }
 
   /** Blocks for a run longer than one block counts; each new block moves the end of the file. */
-  private ensureBlocks(first: number, count: number): void {
+  private ensureBlocks(first: HostCluster, count: number): void {
     const { geometry, refcounts } = this.parts;
-    for (let cluster = first; cluster < first + count; cluster += geometry.refcountsPerBlock) {
-      if (refcounts.blockOf(cluster) === 0 || refcounts.blockOf(first + count - 1) === 0) {
-        this.addBlockFor(refcounts.blockOf(cluster) === 0 ? cluster : first + count - 1);
-        return;
-      }
+    const last = after(first, count - 1);
+    for (let cluster = first; cluster <= last; cluster = after(cluster, geometry.refcountsPerBlock)) {
+      const missing = [cluster, last].find((counted) => refcounts.blockOf(counted) === NO_BLOCK);
+      if (missing === undefined) continue;
+      this.addBlockFor(missing);
+      return;
     }
   }
 
   /** Clusters below `end` are about to be written: where that fails, guest data may find anything there later. */
-  private noLongerFresh(end: number): void {
+  private noLongerFresh(end: HostCluster): void {
     const { geometry, numbers } = this.parts;
-    numbers.noteUsed(hostOffset(end * geometry.clusterSize));
+    numbers.noteUsed(geometry.startOf(end));
   }
 
   private addBlock(): void {
-    this.addBlockFor(this.parts.numbers.fileEnd / this.parts.geometry.clusterSize);
+    this.addBlockFor(this.parts.geometry.clusterOf(this.parts.numbers.fileEnd));
   }
 
   /** A new refcount block for `cluster`, placed at the end of the file. It is durable before the table shows it. */
-  private addBlockFor(cluster: number): void {
+  private addBlockFor(cluster: HostCluster): void {
     const { file, geometry, headerBits, metadata, numbers, refcounts, tables, tracker } = this.parts;
     headerBits.beforeCounters();
     const { clusterSize, refcountsPerBlock, refcountBits } = geometry;
@@ -154,22 +156,23 @@ export class Allocator {
       return;
     }
     const host = numbers.fileEnd;
-    const own = host / clusterSize;
+    const own = geometry.clusterOf(host);
     const content = new Uint8Array(clusterSize);
     const countsItself = Math.floor(own / refcountsPerBlock) === blockIndex;
     if (countsItself) setCounter(content, own % refcountsPerBlock, refcountBits, 1);
-    else if (refcounts.blockOf(own) === 0) {
+    else if (refcounts.blockOf(own) === NO_BLOCK) {
       this.addBlockFor(own);
       return;
     }
     tables.slices.forget(host, clusterSize);
-    this.noLongerFresh(own + 1);
+    this.noLongerFresh(after(own, 1));
     file.write(content, 0, clusterSize, host);
     if (!countsItself) refcounts.setRun(own, 1, 1);
-    numbers.advanceFileEnd(hostOffset(host + clusterSize));
+    numbers.advanceFileEnd(after(host, clusterSize));
     tracker.sync();
     try {
-      tables.store('refcount-update', numbers.refcountTableOffset, blockIndex, 1, { high: 0, low: 0 }, host, 0);
+      const table = numbers.refcountTableOffset;
+      tables.storeEntry('refcount-update', { table, index: blockIndex, flags: NO_FLAGS, host });
     } catch (error) {
       // nothing shows the block: its place is the end of the file again
       if (!countsItself) refcounts.setRun(own, 1, 0);
@@ -188,9 +191,9 @@ export class Allocator {
     const { clusterSize, refcountsPerBlock, refcountBits } = geometry;
     const oldEntries = numbers.refcountTableEntries;
     const oldOffset = numbers.refcountTableOffset;
-    const start = numbers.fileEnd / clusterSize;
+    const start = geometry.clusterOf(numbers.fileEnd);
     const firstBlock = Math.floor(start / refcountsPerBlock);
-    const firstNew = this.parts.refcounts.blockOf(start) === 0 ? firstBlock : firstBlock + 1;
+    const firstNew = this.parts.refcounts.blockOf(start) === NO_BLOCK ? firstBlock : firstBlock + 1;
     let blocks = 1;
     let tableClusters = 1;
     for (;;) {
@@ -213,8 +216,9 @@ export class Allocator {
     const table = new Uint8Array(tableBytes);
     file.read(table, 0, oldEntries * REFCOUNT_TABLE_ENTRY_BYTES, oldOffset);
     const view = new DataView(table.buffer);
-    const tableOffset = hostOffset((start + blocks) * clusterSize);
-    const end = start + blocks + tableClusters;
+    const tableStart = after(start, blocks);
+    const tableOffset = geometry.startOf(tableStart);
+    const end = after(tableStart, tableClusters);
     this.noLongerFresh(end);
     for (let block = 0; block < blocks; block++) {
       const content = new Uint8Array(clusterSize);
@@ -222,9 +226,9 @@ export class Allocator {
       for (let cluster = Math.max(start, counted); cluster < Math.min(end, counted + refcountsPerBlock); cluster++) {
         setCounter(content, cluster - counted, refcountBits, 1);
       }
-      const at = (start + block) * clusterSize;
+      const at = geometry.startOf(after(start, block));
       tables.slices.forget(at, clusterSize);
-      file.write(content, 0, clusterSize, hostOffset(at));
+      file.write(content, 0, clusterSize, at);
       writeU64BE(view, (firstNew + block) * REFCOUNT_TABLE_ENTRY_BYTES, at);
     }
     if (firstNew > firstBlock) {
@@ -233,18 +237,15 @@ export class Allocator {
     }
     tables.slices.forget(tableOffset, tableBytes);
     file.write(table, 0, tableBytes, tableOffset);
-    numbers.advanceFileEnd(hostOffset(end * clusterSize));
+    numbers.advanceFileEnd(geometry.startOf(end));
     tracker.sync();
     tracker.writeMetadata('header-update', () =>
       writeRefcountTableFields(file, { refcountTableOffset: tableOffset, refcountTableClusters: tableClusters }),
     );
     metadata.mark('refcount block', start, blocks);
-    metadata.mark('refcount table', start + blocks, tableClusters);
+    metadata.mark('refcount table', tableStart, tableClusters);
     numbers.setRefcountTable(tableOffset, tableBytes / REFCOUNT_TABLE_ENTRY_BYTES);
-    decrements.add(
-      oldOffset / clusterSize,
-      roundUp(oldEntries * REFCOUNT_TABLE_ENTRY_BYTES, clusterSize) / clusterSize,
-    );
+    decrements.add(geometry.clusterOf(oldOffset), geometry.clustersFor(oldEntries * REFCOUNT_TABLE_ENTRY_BYTES));
     tracker.noteWrite();
   }
 }

@@ -3,7 +3,14 @@
 // the fdatasync that makes counters and data durable (flush.ts), so a crash shows the old content or the new one. With
 // subclusters only those that are touched get content, and a cluster that is ours gets it where it is.
 
-import { after, type GuestOffset, guestOffset, type HostOffset, hostOffset, roundUp } from '../../bytes/offsets.ts';
+import {
+  after,
+  type GuestCluster,
+  type GuestOffset,
+  type HostOffset,
+  roundDown,
+  roundUp,
+} from '../../bytes/offsets.ts';
 import { reach } from '../../concurrency/breakpoints.ts';
 import { steadyMs } from '../../concurrency/clock.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
@@ -33,7 +40,7 @@ export interface AllocatingWriteParts {
   readonly overlap: OverlapCheck;
   readonly ranges: RangeReader<Run>;
   /** The range is known to read as zeros, here and below; without the lock. */
-  readonly readsAsZeros: (offset: number, length: number) => boolean;
+  readonly readsAsZeros: (offset: GuestOffset, length: number) => boolean;
   readonly reusable: FullHostParts['reusable'];
 }
 
@@ -50,9 +57,9 @@ export class AllocatingWrite {
    * again on return. May do only the first clusters. @returns bytes written
    */
   writeNewClusters(source: Uint8Array, sourceOffset: number, run: Run, offset: GuestOffset): number {
-    const { clusterSize } = this.parts.geometry;
-    const wanted = Math.ceil((offset + run.length) / clusterSize) - Math.floor(offset / clusterSize);
-    // the mapper fills the run it was given anew whenever somebody looks something up
+    const { geometry } = this.parts;
+    const wanted = geometry.clustersFor(offset + run.length) - geometry.clusterOf(offset);
+    // the mapper fills its runs anew whenever somebody looks something up
     const kept = { ...run };
     return reclaimingWhenFull(this.parts, Math.min(wanted, MAX_RUN_CLUSTERS), (most) =>
       this.attempt(source, sourceOffset, kept, offset, most),
@@ -64,51 +71,50 @@ export class AllocatingWrite {
     const { clusters, data, geometry, linker, lock, headerBits } = this.parts;
     const { clusterSize, subclusterSize } = geometry;
     headerBits.beforeChange();
-    const start = offset - (offset % clusterSize);
-    const isOurs = run.hostCluster !== NO_HOST && run.copied;
-    const isCopy = run.hostCluster !== NO_HOST || run.status === 'compressed';
-    const kept = geometry.extendedL2 && isCopy && !isOurs ? this.keptRuns(start, offset, run.length) : [];
-    const wanted = isCopy && geometry.extendedL2 ? 1 : most;
+    const first = geometry.clusterOf(offset);
+    const start = geometry.startOf(first);
+    const ours = ownCluster(run);
+    const isCopy = geometry.extendedL2 && hasOldContent(run);
+    const kept = isCopy && ours === null ? this.keptRuns(first, offset, run.length) : [];
     const {
       offset: host,
       count,
       readsAsZeros,
-    } = isOurs
-      ? { offset: hostOffset(run.hostCluster), count: 1, readsAsZeros: false }
-      : clusters.allocate(start / clusterSize, wanted);
-    if (isOurs) this.parts.overlap.assertData(host, clusterSize);
-    const end = Math.min(offset + run.length, start + count * clusterSize);
-    const [headStart, tailEnd] = [offset - (offset % subclusterSize), roundUp(end, subclusterSize)];
+    } = ours === null ? clusters.allocate(first, isCopy ? 1 : most) : { offset: ours, count: 1, readsAsZeros: false };
+    if (ours !== null) this.parts.overlap.assertData(host, clusterSize);
+    const end = after(offset, Math.min(run.length, start + count * clusterSize - offset));
+    const [headStart, tailEnd] = [roundDown(offset, subclusterSize), roundUp(end, subclusterSize)];
     try {
       lock.unlock();
-      for (const { first, count: subclusters } of kept) {
-        const inCluster = first * subclusterSize;
-        this.fill(guestOffset(start + inCluster), subclusters * subclusterSize, after(host, inCluster), readsAsZeros);
+      for (const { first: index, count: subclusters } of kept) {
+        const inCluster = index * subclusterSize;
+        this.fill(after(start, inCluster), subclusters * subclusterSize, after(host, inCluster), readsAsZeros);
       }
       // units that the guest writes a part of are filled whole first
       const head = roundUp(offset, data.unit);
-      const tail = Math.max(head, end - (end % data.unit));
-      this.fill(guestOffset(headStart), head - headStart, after(host, headStart - start), readsAsZeros);
-      this.fill(guestOffset(tail), tailEnd - tail, after(host, tail - start), readsAsZeros);
+      const tail = after(head, Math.max(0, roundDown(end, data.unit) - head));
+      this.fill(headStart, head - headStart, after(host, headStart - start), readsAsZeros);
+      this.fill(tail, tailEnd - tail, after(host, tail - start), readsAsZeros);
       reach('data-write');
       data.write(source, sourceOffset, end - offset, after(host, offset - start), offset);
       lock.lock();
-      this.makeRoom(start / clusterSize, count);
-      linker.hold(offset, end - offset, host, isOurs ? 0 : count, steadyMs());
+      this.makeRoom(first, count);
+      linker.hold(offset, end - offset, host, ours === null ? count : 0, steadyMs());
     } catch (error) {
       if (!lock.held) lock.lock();
-      if (!isOurs) clusters.giveBack(host, count);
+      if (ours === null) clusters.giveBack(host, count);
       throw error;
     }
     return end - offset;
   }
 
-  /** Subclusters of the cluster at `start` that have data and that a write of its bytes from `offset` on leaves alone. */
-  private keptRuns(start: number, offset: number, length: number): { first: number; count: number }[] {
+  /** Subclusters of a cluster that have data and that a write of its bytes from `offset` on leaves alone. */
+  private keptRuns(cluster: GuestCluster, offset: GuestOffset, length: number): { first: number; count: number }[] {
     const { geometry, linker } = this.parts;
-    const inside = Math.min(length, start + geometry.clusterSize - offset);
-    const touched = subclustersTouched(offset - start, inside, geometry.clusterSize);
-    const bitmap = linker.subclustersOf(start / geometry.clusterSize);
+    const inCluster = geometry.inCluster(offset);
+    const inside = Math.min(length, geometry.clusterSize - inCluster);
+    const touched = subclustersTouched(inCluster, inside, geometry.clusterSize);
+    const bitmap = linker.subclustersOf(cluster);
     const rest = withSubclusters(bitmap, touched.first, touched.count, 'unallocated');
     return subclusterRuns(rest, 0, SUBCLUSTERS_PER_CLUSTER).filter(({ status }) => status === 'data');
   }
@@ -132,7 +138,7 @@ export class AllocatingWrite {
     }
   }
 
-  private makeRoom(firstCluster: number, count: number): void {
+  private makeRoom(firstCluster: GuestCluster, count: number): void {
     const { flush, linker, lock } = this.parts;
     while (!linker.hasRoom(count, linker.tablesTouched(firstCluster, count), 0)) {
       lock.unlock();
@@ -140,4 +146,16 @@ export class AllocatingWrite {
       lock.lock();
     }
   }
+}
+
+/** The cluster of this layer alone that a run's subclusters without data get theirs in; null: a new one is needed. */
+function ownCluster(run: Run): HostOffset | null {
+  return (run.status === 'zero' || run.status === 'unallocated') && run.home !== NO_HOST && run.copied
+    ? run.home
+    : null;
+}
+
+/** The cluster of the run's first byte may have data in other subclusters, which a new cluster takes over. */
+function hasOldContent(run: Run): boolean {
+  return run.status === 'data' || run.status === 'compressed' || run.home !== NO_HOST;
 }

@@ -1,14 +1,15 @@
 // Where the clusters of new guest data come from: from the image file, where each is counted, or from the external data
 // file, where every guest cluster has one place of its own, at its guest offset, that nobody counts.
 
-import { hostOffset } from '../../bytes/offsets.ts';
+import type { GuestCluster, HostOffset } from '../../bytes/offsets.ts';
 import type { Allocation, Allocator } from './allocate.ts';
+import { type Geometry, placeInDataFile } from './geometry.ts';
 
 export interface ClusterSource {
   /** One to `count` adjoining clusters for guest clusters from `guestCluster` on. Under the metadata lock. */
-  allocate(guestCluster: number, count: number): Allocation;
+  allocate(guestCluster: GuestCluster, count: number): Allocation;
   /** Clusters that were allocated and never linked. */
-  giveBack(offset: number, count: number): void;
+  giveBack(offset: HostOffset, count: number): void;
 }
 
 export function imageClusters(allocator: Allocator): ClusterSource {
@@ -19,10 +20,10 @@ export function imageClusters(allocator: Allocator): ClusterSource {
 }
 
 /** The place may hold anything, such as what the guest discarded. */
-export function dataFileClusters(clusterSize: number): ClusterSource {
+export function dataFileClusters(geometry: Geometry): ClusterSource {
   return {
     allocate: (guestCluster, count) => ({
-      offset: hostOffset(guestCluster * clusterSize),
+      offset: placeInDataFile(geometry.startOf(guestCluster)),
       count,
       readsAsZeros: false,
     }),

@@ -3,7 +3,15 @@
 // zeros are written. Parts of clusters are zeroed in place, or written where the cluster is shared, compressed or encrypted;
 // with extended L2 entries whole subclusters are marked instead.
 
-import { type GuestOffset, guestOffset, hostOffset, roundUp } from '../../bytes/offsets.ts';
+import {
+  after,
+  type GuestCluster,
+  type GuestOffset,
+  guestCluster,
+  guestOffset,
+  type HostOffset,
+  roundUp,
+} from '../../bytes/offsets.ts';
 import { reach } from '../../concurrency/breakpoints.ts';
 import { steadyMs } from '../../concurrency/clock.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
@@ -16,7 +24,7 @@ import type { ReservedRuns } from '../reserved-runs.ts';
 import { ZeroInPlace } from '../zero-in-place.ts';
 import { zeroRange } from '../zero-range.ts';
 import type { Flush } from './flush.ts';
-import type { Geometry } from './geometry.ts';
+import { type Geometry, placeInDataFile } from './geometry.ts';
 import type { GuestData } from './guest-data.ts';
 import type { HeaderBits } from './header-bits.ts';
 import type { Linker } from './link.ts';
@@ -66,15 +74,16 @@ export class Deallocator {
     });
   }
 
-  /** Guest clusters [first, end) are behind the end of the disk: nothing reads them any more. */
-  cutOff(first: number, end: number): void {
+  /** Guest clusters [first, end) are beyond the end of the disk: nothing reads them any more. */
+  cutOff(first: GuestCluster, end: GuestCluster): void {
     for (let cluster = first; cluster < end; ) {
       const start = cluster;
-      cluster += this.exclusively(start, end - start, (table, count) => {
+      const done = this.exclusively(start, end - start, (table, count) => {
         if (table === 0 && this.parts.pending.isEmpty) return this.toNextTable(start, end - start);
         this.parts.linker.replace(start, count, false, steadyMs());
         return count;
       });
+      cluster = after(cluster, done);
     }
   }
 
@@ -84,16 +93,16 @@ export class Deallocator {
     if (end > size) this.zeroPart(guestOffset(size), end);
   }
 
-  private zeroClusters(first: number, count: number, diskEnd: number): number {
+  private zeroClusters(first: GuestCluster, count: number, diskEnd: number): number {
     const { backing, geometry, isRaw, lock, mapper, pending, version } = this.parts;
     const { clusterSize } = geometry;
+    const start = geometry.startOf(first);
     if (isRaw) {
       // an entry that changed beside it could be durable without it, and disk and file would differ after a crash
-      this.inPlace.zero(guestOffset(first * clusterSize), Math.min((first + count) * clusterSize, diskEnd));
+      this.inPlace.zero(start, Math.min(start + count * clusterSize, diskEnd));
       return count;
     }
     if (backing !== null && version === 2) {
-      const start = guestOffset(first * clusterSize);
       const part = Math.min(count, Math.max(1, Math.floor((16 * 1024 * 1024) / clusterSize)));
       this.zeroPart(start, Math.min(start + part * clusterSize, diskEnd));
       return part;
@@ -101,14 +110,14 @@ export class Deallocator {
     const toNextTable = this.toNextTable(first, count);
     // the backing file may have to wait for its own tables, and it never changes: it is asked without the lock
     const isBare = lock.run(() => mapper.l2Table(geometry.l1IndexOf(first)) === 0 && pending.isEmpty);
-    if (isBare && readsAsZeros(backing, first * clusterSize, toNextTable * clusterSize)) return toNextTable;
+    if (isBare && readsAsZeros(backing, start, toNextTable * clusterSize)) return toNextTable;
     return this.exclusively(first, count, (_table, part) => {
       this.parts.linker.replace(first, part, backing !== null, steadyMs());
       return part;
     });
   }
 
-  private toNextTable(first: number, count: number): number {
+  private toNextTable(first: GuestCluster, count: number): number {
     const { geometry } = this.parts;
     return Math.min(count, geometry.l2Entries - geometry.l2IndexOf(first));
   }
@@ -118,17 +127,17 @@ export class Deallocator {
    * @param zeroed what will read as zeros; absent: the clusters
    */
   private exclusively(
-    first: number,
+    first: GuestCluster,
     count: number,
-    action: (l2Table: number, count: number) => number,
-    zeroed?: { readonly offset: number; readonly length: number },
+    action: (l2Table: HostOffset, count: number) => number,
+    zeroed?: { readonly offset: GuestOffset; readonly length: number },
   ): number {
     const { geometry, linker, mapper, headerBits, reservations } = this.parts;
     const part = Math.min(count, linker.span(first));
     // first of all, because it may wait, and then what there was room for may be taken
     return reservations.exclusively(first, first + part, () => {
       const { clusterSize } = geometry;
-      if (zeroed === undefined) this.punchDataFile(first, first * clusterSize, part * clusterSize);
+      if (zeroed === undefined) this.punchDataFile(first, geometry.startOf(first), part * clusterSize);
       else this.punchDataFile(first, zeroed.offset, zeroed.length);
       return reclaimingWhenFull(this.parts, 1, () => {
         headerBits.beforeChange();
@@ -143,13 +152,12 @@ export class Deallocator {
    * the entries change: a crash in between leaves zeros where zeros were asked for. In an encrypted one a hole does not read
    * as zeros: there the old data stays, until it is written over.
    */
-  private punchDataFile(first: number, offset: number, length: number): void {
+  private punchDataFile(first: GuestCluster, offset: GuestOffset, length: number): void {
     const { data, geometry, hasDataFile, lock, mapper, pending } = this.parts;
     if (!hasDataFile || data.isEncrypted || (mapper.l2Table(geometry.l1IndexOf(first)) === 0 && pending.isEmpty))
       return;
     lock.unlock();
-    // a guest cluster lies at its guest offset there
-    data.punch(length, hostOffset(offset));
+    data.punch(length, placeInDataFile(offset));
     lock.lock();
   }
 
@@ -157,12 +165,11 @@ export class Deallocator {
    * Whole clusters that are reserved exclusively read as zeros from now on; the lock is held, and may be released meanwhile.
    * @returns clusters done; 0 in version 2, which has no zero clusters
    */
-  zeroReserved(first: number, count: number): number {
-    const { linker, version } = this.parts;
+  zeroReserved(first: GuestCluster, count: number): number {
+    const { geometry, linker, version } = this.parts;
     if (version === 2) return 0;
     const part = Math.min(count, linker.span(first));
-    const { clusterSize } = this.parts.geometry;
-    this.punchDataFile(first, first * clusterSize, part * clusterSize);
+    this.punchDataFile(first, geometry.startOf(first), part * geometry.clusterSize);
     return reclaimingWhenFull(this.parts, 1, () => {
       this.parts.headerBits.beforeChange();
       this.makeRoom(part);
@@ -197,11 +204,11 @@ export class Deallocator {
   /** Subclusters [first, first + count) of the disk, or those in the cluster of the first. @returns how many */
   private zeroSubclusters(first: number, count: number): number {
     const { backing, geometry, linker, mapper } = this.parts;
-    const cluster = Math.floor(first / SUBCLUSTERS_PER_CLUSTER);
+    const cluster = guestCluster(Math.floor(first / SUBCLUSTERS_PER_CLUSTER));
     const index = first % SUBCLUSTERS_PER_CLUSTER;
     const part = Math.min(count, SUBCLUSTERS_PER_CLUSTER - index);
     const bytes = { offset: guestOffset(first * geometry.subclusterSize), length: part * geometry.subclusterSize };
-    const replace = (table: number): number => {
+    const replace = (table: HostOffset): number => {
       if (mapper.lookup(cluster, table).status === 'compressed') return 0;
       linker.replaceSubclusters(cluster, index, part, backing !== null, steadyMs());
       return part;
@@ -213,13 +220,14 @@ export class Deallocator {
   }
 
   /** Data that nothing shares becomes zeros where it lies, unless it is encrypted; the lock is released for it. */
-  private punch({ status, copied, hostOffset: host, length }: Run): boolean {
+  private punch(run: Run): boolean {
     const { data, lock, overlap } = this.parts;
-    if (status !== 'data' || !copied || data.isEncrypted) return false;
-    overlap.assertData(host, length);
+    if (run.status !== 'data' || !run.copied || data.isEncrypted) return false;
+    const { hostOffset, length } = run;
+    overlap.assertData(hostOffset, length);
     lock.unlock();
     reach('discard');
-    data.punch(length, host);
+    data.punch(length, hostOffset);
     return true;
   }
 }

@@ -2,6 +2,7 @@
 // that a crash leaves a leak and never a cluster that is free and still referred to. A log of runs, used under the metadata
 // lock: a round of the flush takes all that is there, syncs, and removes what it has carried out.
 
+import { type HostCluster, hostCluster } from '../../bytes/offsets.ts';
 import { assert } from '../../errors/index.ts';
 
 const COUNT = 0;
@@ -28,7 +29,7 @@ export function createDeferredDecrementsState(capacity = DEFAULT_CAPACITY): Defe
 }
 
 export interface DeferredDecrement {
-  readonly start: number;
+  readonly start: HostCluster;
   readonly count: number;
 }
 
@@ -53,7 +54,7 @@ export class DeferredDecrements {
   }
 
   /** One reference to each of `count` clusters from `start` on is gone. */
-  add(start: number, count: number): void {
+  add(start: HostCluster, count: number): void {
     const last = this.count - 1;
     if (last >= this.words[TAKEN]! && this.runs[last * 2]! + this.runs[last * 2 + 1]! === start) {
       this.runs[last * 2 + 1] = this.runs[last * 2 + 1]! + count;
@@ -69,7 +70,7 @@ export class DeferredDecrements {
   take(): DeferredDecrement[] {
     this.words[TAKEN] = this.count;
     return Array.from({ length: this.count }, (_, i) => ({
-      start: this.runs[i * 2]!,
+      start: hostCluster(this.runs[i * 2]!),
       count: this.runs[i * 2 + 1]!,
     }));
   }

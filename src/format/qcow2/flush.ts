@@ -3,7 +3,7 @@
 // nothing refers to, with another sync in between if there is something for both, (3) write the L2 entries of new data. What
 // (1) and (3) replace waits for the next round. One flush at a time; the metadata lock is not held during a fdatasync.
 
-import { hostOffset } from '../../bytes/offsets.ts';
+import { after, type HostCluster } from '../../bytes/offsets.ts';
 import { reach } from '../../concurrency/breakpoints.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
 import type { HostFile } from '../../host/host-file.ts';
@@ -101,14 +101,14 @@ export class Flush {
       for (let done = 0; done < count; ) {
         const lowered = lock.run(() => {
           try {
-            return refcounts.decrement(start + done, count - done);
+            return refcounts.decrement(after(start, done), count - done);
           } catch (error) {
             decrements.remove(position, done);
             throw error;
           }
         });
         for (const [i, uses] of lowered.entries()) {
-          if (uses === 0) addToRuns(unused, start + done + i);
+          if (uses === 0) addToRuns(unused, after(start, done + i));
         }
         done += lowered.length;
       }
@@ -117,7 +117,7 @@ export class Flush {
     for (const { start, end } of unused) {
       try {
         reach('punch-hole');
-        file.punchHole(hostOffset(start * geometry.clusterSize), (end - start) * geometry.clusterSize);
+        file.punchHole(geometry.startOf(start), (end - start) * geometry.clusterSize);
       } catch (error) {
         this.parts.log(`${file.path}: the space of freed clusters is not given back: ${(error as Error).message}`);
       }
@@ -129,8 +129,9 @@ export class Flush {
   }
 }
 
-function addToRuns(runs: ClusterRun[], cluster: number): void {
+function addToRuns(runs: ClusterRun[], cluster: HostCluster): void {
   const last = runs.at(-1);
-  if (last?.end === cluster) runs[runs.length - 1] = { start: last.start, end: cluster + 1 };
-  else runs.push({ start: cluster, end: cluster + 1 });
+  const end = after(cluster, 1);
+  if (last?.end === cluster) runs[runs.length - 1] = { start: last.start, end };
+  else runs.push({ start: cluster, end });
 }

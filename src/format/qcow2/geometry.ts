@@ -4,10 +4,23 @@
 //
 // A host cluster number is cut in two: refcount block = cluster / refcountsPerBlock, entry = the rest.
 
+import {
+  type GuestCluster,
+  type GuestOffset,
+  guestCluster,
+  type HostCluster,
+  type HostOffset,
+  hostOffset,
+} from '../../bytes/offsets.ts';
 import { SUBCLUSTERS_PER_CLUSTER } from './subcluster.ts';
 
 export const L1_ENTRY_BYTES = 8;
 export const REFCOUNT_TABLE_ENTRY_BYTES = 8;
+
+/** Where guest bytes lie in an external data file: each at its guest offset. */
+export function placeInDataFile(guest: GuestOffset): HostOffset {
+  return hostOffset(guest);
+}
 
 export class Geometry {
   readonly clusterSize: number;
@@ -37,16 +50,42 @@ export class Geometry {
     this.refcountsPerBlock = (this.clusterSize * 8) / this.refcountBits;
   }
 
+  /** The cluster that holds the byte at `offset`, of the same disk or file. */
+  clusterOf(offset: GuestOffset): GuestCluster;
+  clusterOf(offset: HostOffset): HostCluster;
+  clusterOf(offset: number): number;
   clusterOf(offset: number): number {
     return Math.floor(offset / this.clusterSize);
   }
 
-  l1IndexOf(guestCluster: number): number {
+  /** The first byte of a cluster. */
+  startOf(cluster: GuestCluster): GuestOffset;
+  startOf(cluster: HostCluster): HostOffset;
+  startOf(cluster: number): number {
+    return cluster * this.clusterSize;
+  }
+
+  /** Bytes from the first byte of the cluster to `offset`. */
+  inCluster(offset: GuestOffset | HostOffset): number {
+    return offset % this.clusterSize;
+  }
+
+  /** Clusters that `bytes` bytes take, the last one maybe in part. */
+  clustersFor(bytes: number): number {
+    return Math.ceil(bytes / this.clusterSize);
+  }
+
+  l1IndexOf(guestCluster: GuestCluster): number {
     return Math.floor(guestCluster / this.l2Entries);
   }
 
-  l2IndexOf(guestCluster: number): number {
+  l2IndexOf(guestCluster: GuestCluster): number {
     return guestCluster % this.l2Entries;
+  }
+
+  /** The first guest cluster that the L2 table of an L1 entry maps. */
+  firstClusterOf(l1Index: number): GuestCluster {
+    return guestCluster(l1Index * this.l2Entries);
   }
 
   /** L1 entries that a disk of `size` bytes needs. */

@@ -2,6 +2,7 @@
 // counter changes and cleared only when everything is settled and durable; the corrupt bit is durable before the error that
 // says why is thrown, and the image takes no change after it. Used under the metadata lock.
 
+import type { HostOffset } from '../../bytes/offsets.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
@@ -85,7 +86,7 @@ export class HeaderBits {
    * The image says something that cannot be true any more, although all of it was true when it was opened. It is marked
    * corrupt where its version has the bit, and read-only from now on. @returns the error for the request that found it
    */
-  damaged(sentence: string, offset: number): ImgfuseError {
+  damaged(sentence: string, offset: HostOffset): ImgfuseError {
     const { file, header, tracker, log } = this.parts;
     const error = new ImgfuseError('corrupt', `${file.path}: ${sentence}`, { path: file.path, offset });
     if (file.readOnly || tracker.failure() !== null) return error;

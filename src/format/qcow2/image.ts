@@ -32,7 +32,7 @@ import { type Collaborators, connect } from './collaborators.ts';
 import { CompressedReader } from './compressed.ts';
 import { Deallocator } from './deallocate.ts';
 import { describeOpenImage } from './header/describe.ts';
-import type { Run } from './mapping.ts';
+import type { DataRun, Run } from './mapping.ts';
 import { resize } from './resize.ts';
 import { Qcow2ScannedTables } from './scanned-tables.ts';
 import type { Qcow2State } from './state.ts';
@@ -96,7 +96,7 @@ export class Qcow2Image implements WritableImage {
     });
     this.allocating = new AllocatingWrite({
       ...{ data, geometry, lock, linker, flush, headerBits, overlap, reusable },
-      clusters: dataFile === null ? imageClusters(allocator) : dataFileClusters(clusterSize),
+      clusters: dataFile === null ? imageClusters(allocator) : dataFileClusters(geometry),
       ranges,
       readsAsZeros: this.readsAsZeros.bind(this),
     });
@@ -152,15 +152,15 @@ export class Qcow2Image implements WritableImage {
   }
 
   private readRun(run: Run, target: Uint8Array, targetOffset: number, offset: number): void {
-    const { status, length } = run;
-    if (status === 'data') {
+    const { length } = run;
+    if (run.status === 'data') {
       reach('data-read');
       this.parts.data.read(target, targetOffset, length, run.hostOffset, guestOffset(offset));
-    } else if (status === 'compressed') {
+    } else if (run.status === 'compressed') {
       const cluster = this.compressed.read(run.high, run.low, offset);
       const inCluster = offset % this.clusterSize;
       target.set(cluster.subarray(inCluster, inCluster + length), targetOffset);
-    } else if (status === 'unallocated' && this.backing !== null) {
+    } else if (run.status === 'unallocated' && this.backing !== null) {
       readBackingData(this.backing, target, targetOffset, length, guestOffset(offset));
     } else {
       target.fill(0, targetOffset, targetOffset + length);
@@ -225,7 +225,7 @@ export class Qcow2Image implements WritableImage {
     const { access, lock, mapper, reservations } = this.parts;
     const first = offset - (offset % clusterSize);
     return reservations.exclusively(first / clusterSize, first / clusterSize + 1, () => {
-      const { status, length: part } = mapper.map(offset, length);
+      const { status, length: part } = mapper.map(guestOffset(offset), length);
       const end = first + clusterSize - offset;
       // a subcluster with data has a whole cluster behind it
       if (status === 'data' || status === 'compressed') return Math.max(part, end);
@@ -238,7 +238,7 @@ export class Qcow2Image implements WritableImage {
       const sector = offset - (offset % ZERO_SECTOR.length);
       const bytes = Math.min(ZERO_SECTOR.length, first + inside - sector);
       access.assertInside(sector, bytes);
-      this.allocating.writeNewClusters(ZERO_SECTOR, 0, mapper.map(sector, bytes), guestOffset(sector));
+      this.allocating.writeNewClusters(ZERO_SECTOR, 0, mapper.map(guestOffset(sector), bytes), guestOffset(sector));
       return end;
     });
   }
@@ -323,6 +323,6 @@ export class Qcow2Image implements WritableImage {
   }
 }
 
-function isInPlace(run: Run): boolean {
+function isInPlace(run: Run): run is DataRun {
   return run.status === 'data' && run.copied;
 }

@@ -2,7 +2,14 @@
 // copied first; its L1 entry waits in `pendingTables` until counter and content are durable, and until then only memory
 // knows the new table. Data links wait in `pending` for the same reason. Used under the metadata lock.
 
-import { hostOffset } from '../../bytes/offsets.ts';
+import {
+  after,
+  type GuestCluster,
+  type GuestOffset,
+  type HostCluster,
+  type HostOffset,
+  hostOffset,
+} from '../../bytes/offsets.ts';
 import { reach } from '../../concurrency/breakpoints.ts';
 import { assert } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
@@ -28,11 +35,13 @@ import { offsetOf, QCOW_OFLAG_COPIED, QCOW_OFLAG_ZERO, type Tables } from './tab
 
 const COPIED = { high: QCOW_OFLAG_COPIED, low: 0 } as const;
 const UNALLOCATED = { high: 0, low: 0 } as const;
+/** An extended entry that leads to no host cluster. */
+const NOWHERE = hostOffset(0);
 const ZERO = { high: 0, low: QCOW_OFLAG_ZERO } as const;
 
 /** Host clusters that an entry refers to. */
 interface Reference {
-  readonly first: number;
+  readonly first: HostCluster;
   /** of clusters that are counted: none in a data file */
   readonly count: number;
   readonly isData: boolean;
@@ -62,7 +71,7 @@ export class Linker {
   }
 
   /** Clusters from `guestCluster` on that one store can change: they share a slice of one L2 table. */
-  span(guestCluster: number): number {
+  span(guestCluster: GuestCluster): number {
     const { geometry, tables } = this.parts;
     const index = geometry.l2IndexOf(guestCluster);
     const inSlice = tables.slices.bytesInSlice(index * geometry.l2EntryBytes) / geometry.l2EntryBytes;
@@ -70,9 +79,9 @@ export class Linker {
   }
 
   /** L2 tables that a change of these clusters may have to make. */
-  tablesTouched(firstCluster: number, count: number): number {
+  tablesTouched(firstCluster: GuestCluster, count: number): number {
     const { geometry } = this.parts;
-    return geometry.l1IndexOf(firstCluster + count - 1) - geometry.l1IndexOf(firstCluster) + 1;
+    return geometry.l1IndexOf(after(firstCluster, count - 1)) - geometry.l1IndexOf(firstCluster) + 1;
   }
 
   /**
@@ -89,32 +98,34 @@ export class Linker {
    * The guest bytes [offset, offset + length) got their data in adjoining clusters from `host` on; the links wait for the
    * next sync. There is room in `pending` and `pendingTables`. @param created clusters that are new at `host`
    */
-  hold(offset: number, length: number, host: number, created: number, nowMs: number): void {
+  hold(offset: GuestOffset, length: number, host: HostOffset, created: number, nowMs: number): void {
     const { geometry, numbers, pending } = this.parts;
     const { clusterSize } = geometry;
     const first = geometry.clusterOf(offset);
-    const end = Math.ceil((offset + length) / clusterSize);
-    for (let cluster = first; cluster < end; cluster++) {
-      if (cluster === first || geometry.l2IndexOf(cluster) === 0)
-        this.writableTable(geometry.l1IndexOf(cluster), nowMs);
+    const count = geometry.clustersFor(offset + length) - first;
+    for (let i = 0; i < count; i++) {
+      const cluster = after(first, i);
+      if (i === 0 || geometry.l2IndexOf(cluster) === 0) this.writableTable(geometry.l1IndexOf(cluster), nowMs);
     }
     // all that may fail (an L2 entry that cannot be read) comes before the first link: the caller gives all clusters back then
     const bitmaps: SubclusterBitmap[] = [];
-    for (let cluster = first; geometry.extendedL2 && cluster < end; cluster++) {
-      const start = Math.max(offset, cluster * clusterSize);
-      const part = Math.min(offset + length, (cluster + 1) * clusterSize) - start;
-      const touched = subclustersTouched(start - cluster * clusterSize, part, clusterSize);
+    for (let i = 0; geometry.extendedL2 && i < count; i++) {
+      const cluster = after(first, i);
+      const clusterStart = geometry.startOf(cluster);
+      const start = Math.max(offset, clusterStart);
+      const part = Math.min(offset + length, clusterStart + clusterSize) - start;
+      const touched = subclustersTouched(start - clusterStart, part, clusterSize);
       bitmaps.push(withSubclusters(this.subclustersOf(cluster), touched.first, touched.count, 'data'));
     }
-    for (let cluster = first; cluster < end; cluster++) {
-      const { allocated, zero } = bitmaps[cluster - first] ?? DATA_BITMAP;
-      pending.add(cluster, host + (cluster - first) * clusterSize, nowMs, allocated, zero);
+    for (let i = 0; i < count; i++) {
+      const { allocated, zero } = bitmaps[i] ?? DATA_BITMAP;
+      pending.add(after(first, i), after(host, i * clusterSize), nowMs, allocated, zero);
     }
     numbers.addAllocated(created);
   }
 
   /** The subclusters of a guest cluster; those of a compressed cluster all have data. */
-  subclustersOf(guestCluster: number): SubclusterBitmap {
+  subclustersOf(guestCluster: GuestCluster): SubclusterBitmap {
     const { geometry, mapper } = this.parts;
     const { status, subclusters } = mapper.lookup(guestCluster, mapper.l2Table(geometry.l1IndexOf(guestCluster)));
     return status === 'compressed' ? DATA_BITMAP : subclusters;
@@ -124,7 +135,7 @@ export class Linker {
    * Subclusters of one cluster that is not compressed read as zeros, or as unallocated; what host cluster they have stays.
    * There is room in `pending` and `pendingTables`.
    */
-  replaceSubclusters(guestCluster: number, first: number, count: number, asZero: boolean, nowMs: number): void {
+  replaceSubclusters(guestCluster: GuestCluster, first: number, count: number, asZero: boolean, nowMs: number): void {
     const { geometry, mapper, pending, tables } = this.parts;
     const l1Index = geometry.l1IndexOf(guestCluster);
     const { host, copied, subclusters } = mapper.lookup(guestCluster, mapper.l2Table(l1Index));
@@ -137,21 +148,21 @@ export class Linker {
       pending.add(guestCluster, host, nowMs, changed.allocated, changed.zero);
       return;
     }
-    const entry = { host: host === NO_HOST ? 0 : host, copied, subclusters: changed };
+    const entry = { host: host === NO_HOST ? NOWHERE : host, copied, subclusters: changed };
     tables.storeExtended(table, geometry.l2IndexOf(guestCluster), [entry]);
   }
 
   /**
    * Clusters of one slice lose their data and read as zeros, or as unallocated. @returns whether anything changed
    */
-  replace(guestCluster: number, count: number, asZero: boolean, nowMs: number): boolean {
+  replace(guestCluster: GuestCluster, count: number, asZero: boolean, nowMs: number): boolean {
     const { geometry, mapper, numbers, pending, decrements, tables } = this.parts;
     const l1Index = geometry.l1IndexOf(guestCluster);
     const present = mapper.l2Table(l1Index);
     const wanted = asZero ? ZERO_BITMAP : UNALLOCATED_BITMAP;
     let changes = false;
     for (let i = 0; i < count && !changes; i++) {
-      const { status, host, subclusters } = mapper.lookup(guestCluster + i, present);
+      const { status, host, subclusters } = mapper.lookup(after(guestCluster, i), present);
       changes = host !== NO_HOST || status === 'compressed' || subclusters.zero !== wanted.zero;
     }
     if (!changes) return false;
@@ -160,17 +171,19 @@ export class Linker {
     const index = geometry.l2IndexOf(guestCluster);
     const replaced = this.referred(table, index, count);
     if (geometry.extendedL2) {
-      tables.storeExtended(table, index, new Array(count).fill({ host: 0, copied: false, subclusters: wanted }));
+      tables.storeExtended(table, index, new Array(count).fill({ host: NOWHERE, copied: false, subclusters: wanted }));
     } else {
-      tables.store('l2-update', table, index, count, asZero ? ZERO : UNALLOCATED, 0, 0);
+      tables.store('l2-update', { table, index, count, flags: asZero ? ZERO : UNALLOCATED, step: 0 });
     }
     // only now does memory change (R8)
     let lost = this.release(replaced);
     for (let i = 0; i < count; i++) {
-      const waiting = pending.drop(guestCluster + i);
-      if (waiting === NOT_PENDING || replaced.some(({ first }) => first === waiting / geometry.clusterSize)) continue;
-      // never linked, but readers before this request may have been told where it is: it goes the way of all clusters
-      if (!this.parts.hasDataFile) decrements.add(waiting / geometry.clusterSize, 1);
+      const waiting = pending.drop(after(guestCluster, i));
+      if (waiting === NOT_PENDING) continue;
+      const dropped = geometry.clusterOf(hostOffset(waiting));
+      if (replaced.some(({ first }) => first === dropped)) continue;
+      // never linked, but readers before this request may have been told where it is: log its release, like any replaced cluster's
+      if (!this.parts.hasDataFile) decrements.add(dropped, 1);
       lost++;
     }
     numbers.removeAllocated(lost);
@@ -181,14 +194,14 @@ export class Linker {
   linkTables(count: number): void {
     const { geometry, numbers, pendingTables, decrements, tables } = this.parts;
     const l1 = numbers.l1Offset;
-    for (const { guestCluster: l1Index, hostOffset: table } of pendingTables.first(count)) {
+    for (const { guestCluster: l1Index, hostOffset: host } of pendingTables.first(count)) {
       const { high, low } = tables.load(l1, l1Index);
       const old = offsetOf(high, low);
       if (old !== 0) this.parts.overlap.assertTable(old, 'active L2 table');
-      tables.store('l1-update', l1, l1Index, 1, COPIED, table, 0);
+      tables.storeEntry('l1-update', { table: l1, index: l1Index, flags: COPIED, host: hostOffset(host) });
       // a later entry that fails must not make this one be linked again: what it replaced then would be its own table
       pendingTables.drop(l1Index, count);
-      if (old !== 0) decrements.add(old / geometry.clusterSize, 1);
+      if (old !== 0) decrements.add(geometry.clusterOf(old), 1);
     }
     pendingTables.removeFirst(count);
   }
@@ -198,14 +211,15 @@ export class Linker {
     const { geometry, mapper, numbers, pending } = this.parts;
     const links = pending.first(count);
     for (let i = 0; i < links.length; ) {
-      const { guestCluster, hostOffset: host } = links[i]!;
+      const { hostOffset: host } = links[i]!;
+      const guestCluster = links[i]!.guestCluster as GuestCluster;
       const limit = this.span(guestCluster);
       const run = consecutive(links, i, limit, geometry.clusterSize);
       const table = mapper.l2Table(geometry.l1IndexOf(guestCluster));
       const index = geometry.l2IndexOf(guestCluster);
       assert(table !== 0, 'a cluster that waits for its link has an L2 table');
       this.parts.overlap.assertTable(table, 'active L2 table');
-      const replaced = this.referred(table, index, run, host);
+      const replaced = this.referred(table, index, run, hostOffset(host));
       this.storeLinks(table, index, links.slice(i, i + run));
       // only now does memory change (R8); a later run that fails must not make this one be linked, and released, again
       for (let n = 0; n < run; n++) pending.drop(guestCluster + n, count);
@@ -215,20 +229,22 @@ export class Linker {
     pending.removeFirst(count);
   }
 
-  private storeLinks(table: number, index: number, links: readonly PendingLink[]): void {
+  private storeLinks(table: HostOffset, index: number, links: readonly PendingLink[]): void {
     const { geometry, tables } = this.parts;
     if (!geometry.extendedL2) {
-      tables.store('l2-update', table, index, links.length, COPIED, links[0]!.hostOffset, geometry.clusterSize);
+      const host = hostOffset(links[0]!.hostOffset);
+      const { clusterSize: step } = geometry;
+      tables.store('l2-update', { table, index, count: links.length, flags: COPIED, host, step });
       return;
     }
-    const entries = links.map(({ hostOffset: host, allocated, zero }) => ({
-      ...{ host, copied: true, subclusters: { allocated, zero } },
-    }));
+    const entries = links.map(({ hostOffset: host, allocated, zero }) => {
+      return { host: hostOffset(host), copied: true, subclusters: { allocated, zero } };
+    });
     tables.storeExtended(table, index, entries);
   }
 
-  /** The L2 table of `l1Index`, ours alone: made or copied where it is missing or shared. */
-  writableTable(l1Index: number, nowMs: number): number {
+  /** The L2 table of `l1Index`, ours alone: made if there is none, copied if it is shared. */
+  writableTable(l1Index: number, nowMs: number): HostOffset {
     const { allocator, file, geometry, mapper, metadata, overlap, pendingTables, tables } = this.parts;
     const present = mapper.l2Table(l1Index);
     if (present !== 0) overlap.assertTable(present, 'active L2 table');
@@ -237,23 +253,23 @@ export class Linker {
     const { offset: created } = allocator.allocateExactly(1);
     try {
       const content = new Uint8Array(clusterSize);
-      if (present !== 0) file.read(content, 0, clusterSize, hostOffset(present));
+      if (present !== 0) file.read(content, 0, clusterSize, present);
       tables.slices.forget(created, clusterSize);
-      file.write(content, 0, clusterSize, hostOffset(created));
+      file.write(content, 0, clusterSize, created);
     } catch (error) {
       allocator.giveBack(created, 1);
       throw error;
     }
-    metadata.mark('active L2 table', created / clusterSize, 1);
+    metadata.mark('active L2 table', geometry.clusterOf(created), 1);
     pendingTables.add(l1Index, created, nowMs);
     return created;
   }
 
   /**
-   * What the entries [index, index + count) of an L2 table refer to. @param kept host offset of adjoining clusters that they
-   * will refer to, and may refer to already: those are left out
+   * What the entries [index, index + count) of an L2 table refer to. @param kept the first of adjoining clusters that they will
+   * refer to, and may refer to already: those are left out
    */
-  private referred(table: number, index: number, count: number, kept = Number.NaN): Reference[] {
+  private referred(table: HostOffset, index: number, count: number, kept: HostOffset | null = null): Reference[] {
     const { clusterBits, geometry, hasDataFile, mapper, overlap } = this.parts;
     const found: Reference[] = [];
     for (let i = 0; i < count; i++) {
@@ -262,10 +278,10 @@ export class Linker {
         const { hostOffset: start, length } = parseCompressedDescriptor(high, low, clusterBits);
         const first = geometry.clusterOf(start);
         overlap.assertData(start, length);
-        found.push({ first, count: geometry.clusterOf(start + length - 1) - first + 1, isData: true });
-      } else if (host !== NO_HOST && host !== kept + i * geometry.clusterSize) {
+        found.push({ first, count: geometry.clusterOf(after(start, length - 1)) - first + 1, isData: true });
+      } else if (host !== NO_HOST && !(kept !== null && host === after(kept, i * geometry.clusterSize))) {
         overlap.assertData(host, geometry.clusterSize);
-        found.push({ first: host / geometry.clusterSize, count: hasDataFile ? 0 : 1, isData: status === 'data' });
+        found.push({ first: geometry.clusterOf(host), count: hasDataFile ? 0 : 1, isData: status === 'data' });
       }
     }
     return found;

@@ -1,12 +1,12 @@
 // Guest range -> where its bytes are: no data I/O, no change. Used under the metadata lock; the answer is values only, so
 // it may be used after the lock is released as long as the range stays reserved (R2, R3).
 
-import { type HostOffset, hex, hostOffset } from '../../bytes/offsets.ts';
+import { after, type GuestCluster, type GuestOffset, type HostOffset, hex, hostOffset } from '../../bytes/offsets.ts';
 import { reach } from '../../concurrency/breakpoints.ts';
 import type { ImgfuseError } from '../../errors/index.ts';
 import { NOT_PENDING, type PendingLinks } from '../pending-links.ts';
 import { MAX_LOOKS } from '../run-mapper.ts';
-import type { Geometry } from './geometry.ts';
+import { type Geometry, placeInDataFile } from './geometry.ts';
 import type { HeaderBits } from './header-bits.ts';
 import type { Qcow2Numbers } from './state.ts';
 import {
@@ -19,33 +19,62 @@ import {
   UNALLOCATED_BITMAP,
   ZERO_BITMAP,
 } from './subcluster.ts';
-import { isCompressed, isCopied, offsetOf, QCOW_OFLAG_ZERO, type Tables } from './table.ts';
+import { entryAt, isCompressed, isCopied, offsetOf, QCOW_OFLAG_ZERO, type Tables } from './table.ts';
 
-export type ClusterStatus = 'data' | 'zero' | 'unallocated' | 'compressed';
+/** No host cluster. 0 cannot mean that: it is a valid cluster of a data file. */
+export const NO_HOST = hostOffset(-1);
+/** No L2 table. */
+const NO_TABLE = hostOffset(0);
 
-/** The host cluster of what has none; 0 is the first cluster of an external data file. */
-export const NO_HOST = -1;
+/** What one run of a guest range is. The mapper reuses one object for each status. */
+export type Run = DataRun | ZeroRun | UnallocatedRun | CompressedRun;
 
-/** One run of a guest range; the mapper reuses a single object. */
-export interface Run {
-  status: ClusterStatus;
-  /** host offset of the first byte of a data run; the words of the descriptor of a compressed cluster are in high and low */
-  hostOffset: HostOffset;
+export type ClusterStatus = Run['status'];
+
+export interface DataRun {
+  readonly status: 'data';
   length: number;
-  /** data that no snapshot shares: it may be written in place */
+  /** of the first byte; the others follow it */
+  hostOffset: HostOffset;
+  /** no snapshot shares the data: it may be written in place */
   copied: boolean;
-  /** with extended L2 entries: the host cluster behind the first byte, also where its subcluster has no data, or NO_HOST */
-  hostCluster: number;
+}
+
+interface RunWithoutData {
+  length: number;
+  /**
+   * With extended L2 entries the cluster in which the first byte would have its data, because other subclusters have theirs
+   * there; else NO_HOST.
+   */
+  home: HostOffset;
+  /** no snapshot shares `home` */
+  copied: boolean;
+}
+
+export interface ZeroRun extends RunWithoutData {
+  readonly status: 'zero';
+}
+
+/** Unallocated: the backing file shows through. */
+export interface UnallocatedRun extends RunWithoutData {
+  readonly status: 'unallocated';
+}
+
+/** Bytes of one compressed cluster. */
+export interface CompressedRun {
+  readonly status: 'compressed';
+  length: number;
+  /** the words of the L2 entry, which hold the descriptor */
   high: number;
   low: number;
 }
 
-/** What one L2 entry says; reused like Run. */
+/** What one L2 entry says; the mapper reuses a single object. */
 export interface Cluster {
   /** of the whole cluster; with extended L2 entries only "compressed" or not: `subclusters` says the rest */
   status: ClusterStatus;
-  /** offset of the host cluster, or NO_HOST */
-  host: number;
+  /** the host cluster, or NO_HOST */
+  host: HostOffset;
   copied: boolean;
   subclusters: SubclusterBitmap;
   high: number;
@@ -66,19 +95,17 @@ export interface MapperParts {
 }
 
 export class Mapper {
-  readonly run: Run = {
-    ...{
-      status: 'unallocated',
-      hostOffset: hostOffset(0),
-      length: 0,
-      copied: false,
-      hostCluster: NO_HOST,
-      high: 0,
-      low: 0,
-    },
-  };
+  private readonly dataRun: DataRun = { status: 'data', length: 0, hostOffset: hostOffset(0), copied: false };
+  private readonly zeroRun: ZeroRun = { status: 'zero', length: 0, home: NO_HOST, copied: false };
+  private readonly unallocatedRun: UnallocatedRun = { status: 'unallocated', length: 0, home: NO_HOST, copied: false };
+  private readonly compressedRun: CompressedRun = { status: 'compressed', length: 0, high: 0, low: 0 };
   private readonly cluster: Cluster = {
-    ...{ status: 'unallocated', host: NO_HOST, copied: false, subclusters: UNALLOCATED_BITMAP, high: 0, low: 0 },
+    status: 'unallocated',
+    host: NO_HOST,
+    copied: false,
+    subclusters: UNALLOCATED_BITMAP,
+    high: 0,
+    low: 0,
   };
   private readonly path: string;
   private readonly version: 2 | 3;
@@ -112,34 +139,30 @@ export class Mapper {
     this.numbers = numbers;
   }
 
-  /** Fills `run` with the longest run of one status (and, for data, of adjoining host clusters) from `offset` on. */
-  map(offset: number, maxLength: number): Run {
+  /** The longest run of one status (and, for data, of adjoining host clusters) from `offset` on. */
+  map(offset: GuestOffset, maxLength: number): Run {
     if (this.geometry.extendedL2) return this.mapSubclusters(offset, maxLength);
-    const { geometry, run, cluster } = this;
+    const { geometry, cluster } = this;
     const { clusterSize } = geometry;
     const end = offset + maxLength;
     let number = geometry.clusterOf(offset);
     let table = this.l2Table(geometry.l1IndexOf(number));
     this.lookup(number, table);
-    const inCluster = offset - number * clusterSize;
-    run.status = cluster.status;
-    run.copied = cluster.copied;
-    run.hostOffset = hostOffset(cluster.status === 'data' ? cluster.host + inCluster : 0);
-    run.high = cluster.high;
-    run.low = cluster.low;
-    let host = cluster.host;
+    const { status, copied } = cluster;
+    const run = this.begin(status, geometry.inCluster(offset));
+    let { host } = cluster;
     let covered = (number + 1) * clusterSize;
-    for (let looks = 0; covered < end && looks < MAX_LOOKS && run.status !== 'compressed'; looks++) {
-      number++;
-      if (number % geometry.l2Entries === 0) table = this.l2Table(geometry.l1IndexOf(number));
-      if (table === 0 && run.status === 'unallocated' && this.pending.isEmpty) {
-        number = (geometry.l1IndexOf(number) + 1) * geometry.l2Entries - 1;
+    for (let looks = 0; covered < end && looks < MAX_LOOKS && status !== 'compressed'; looks++) {
+      number = after(number, 1);
+      if (geometry.l2IndexOf(number) === 0) table = this.l2Table(geometry.l1IndexOf(number));
+      if (table === NO_TABLE && status === 'unallocated' && this.pending.isEmpty) {
+        number = after(geometry.firstClusterOf(geometry.l1IndexOf(number) + 1), -1);
         covered = (number + 1) * clusterSize;
         continue;
       }
       this.lookup(number, table);
-      if (cluster.status !== run.status || cluster.copied !== run.copied) break;
-      if (run.status === 'data' && cluster.host !== host + clusterSize) break;
+      if (cluster.status !== status || cluster.copied !== copied) break;
+      if (status === 'data' && cluster.host !== host + clusterSize) break;
       host = cluster.host;
       covered += clusterSize;
     }
@@ -148,57 +171,74 @@ export class Mapper {
   }
 
   /** The same with extended L2 entries: runs of subclusters. Where a host cluster has no data, the run ends with it. */
-  private mapSubclusters(offset: number, maxLength: number): Run {
-    const { geometry, run, cluster } = this;
+  private mapSubclusters(offset: GuestOffset, maxLength: number): Run {
+    const { geometry, cluster } = this;
     const { clusterSize, subclusterSize } = geometry;
     const end = offset + maxLength;
     let number = geometry.clusterOf(offset);
     let table = this.l2Table(geometry.l1IndexOf(number));
     this.lookup(number, table);
-    const inCluster = offset - number * clusterSize;
+    const inCluster = geometry.inCluster(offset);
     const first = Math.floor(inCluster / subclusterSize);
-    run.status = statusOf(cluster, first);
-    run.copied = cluster.copied;
-    run.hostCluster = cluster.host;
-    run.hostOffset = hostOffset(run.status === 'data' ? cluster.host + inCluster : 0);
-    run.high = cluster.high;
-    run.low = cluster.low;
-    let { host } = cluster;
+    const status = statusOf(cluster, first);
+    const run = this.begin(status, inCluster);
+    const { copied, host: home } = cluster;
+    let host = home;
     let next = first + lengthOf(cluster, first);
     for (let looks = 0; next * subclusterSize === clusterSize && looks < MAX_LOOKS; looks++) {
-      if ((number + 1) * clusterSize >= end || run.status === 'compressed') break;
-      if (run.status !== 'data' && run.hostCluster !== NO_HOST) break;
-      if (geometry.l2IndexOf(number + 1) === 0) table = this.l2Table(geometry.l1IndexOf(number + 1));
-      this.lookup(number + 1, table);
-      if (statusOf(cluster, 0) !== run.status || cluster.copied !== run.copied) break;
-      if (cluster.host !== (run.status === 'data' ? host + clusterSize : NO_HOST)) break;
+      if ((number + 1) * clusterSize >= end || status === 'compressed') break;
+      if (status !== 'data' && home !== NO_HOST) break;
+      const following = after(number, 1);
+      if (geometry.l2IndexOf(following) === 0) table = this.l2Table(geometry.l1IndexOf(following));
+      this.lookup(following, table);
+      if (statusOf(cluster, 0) !== status || cluster.copied !== copied) break;
+      if (cluster.host !== (status === 'data' ? host + clusterSize : NO_HOST)) break;
       host = cluster.host;
-      number++;
+      number = following;
       next = lengthOf(cluster, 0);
     }
     run.length = Math.min(number * clusterSize + next * subclusterSize, end) - offset;
     return run;
   }
 
+  /** The run of a status that begins in `cluster`, so many bytes from its start; its length is not known yet. */
+  private begin(status: ClusterStatus, inCluster: number): Run {
+    const { cluster } = this;
+    if (status === 'data') {
+      this.dataRun.hostOffset = after(cluster.host, inCluster);
+      this.dataRun.copied = cluster.copied;
+      return this.dataRun;
+    }
+    if (status === 'compressed') {
+      this.compressedRun.high = cluster.high;
+      this.compressedRun.low = cluster.low;
+      return this.compressedRun;
+    }
+    const run = status === 'zero' ? this.zeroRun : this.unallocatedRun;
+    run.home = this.geometry.extendedL2 ? cluster.host : NO_HOST;
+    run.copied = cluster.copied;
+    return run;
+  }
+
   /** Fills `cluster` with what a guest cluster will be once every pending link is made. */
-  lookup(guestCluster: number, l2Table: number): Readonly<Cluster> {
+  lookup(guestCluster: GuestCluster, l2Table: HostOffset): Readonly<Cluster> {
     const { cluster, geometry, pending } = this;
     const waiting = pending.find(guestCluster);
     if (waiting !== NOT_PENDING) {
       cluster.high = 0;
       cluster.low = 0;
       cluster.status = 'data';
-      cluster.host = waiting;
+      cluster.host = hostOffset(waiting);
       cluster.copied = true;
       cluster.subclusters = geometry.extendedL2 ? { allocated: pending.allocated, zero: pending.zero } : DATA_BITMAP;
       return cluster;
     }
-    if (l2Table === 0) return this.classify(0, 0, UNALLOCATED_BITMAP);
+    if (l2Table === NO_TABLE) return this.classify(0, 0, UNALLOCATED_BITMAP);
     const index = geometry.l2IndexOf(guestCluster);
     this.load(l2Table, index);
     // as QEMU has it: version 2 knows no zero flag
     if (this.version === 2 && cluster.status !== 'compressed' && (cluster.low & QCOW_OFLAG_ZERO) !== 0) {
-      throw this.badEntry('L2', l2Table, index, guestCluster * geometry.clusterSize);
+      throw this.badEntry('L2', l2Table, index, geometry.startOf(guestCluster));
     }
     // the place that a zero cluster keeps is not read
     this.assertPlace(cluster, l2Table, index, guestCluster);
@@ -210,7 +250,7 @@ export class Mapper {
   }
 
   /** Fills `cluster` with entry `index` of an L2 table as it stands; the offset is not checked. */
-  load(l2Table: number, index: number): Readonly<Cluster> {
+  load(l2Table: HostOffset, index: number): Readonly<Cluster> {
     const { geometry, tables } = this;
     reach('l2-load');
     if (!geometry.extendedL2) {
@@ -250,17 +290,21 @@ export class Mapper {
     return cluster;
   }
 
-  /** Host offset of the L2 table behind L1 entry `l1Index`, one that waits for its link included, or 0. */
-  l2Table(l1Index: number): number {
+  /** The L2 table that L1 entry `l1Index` leads to, or will lead to once its link is made; 0 if there is none. */
+  l2Table(l1Index: number): HostOffset {
     const waiting = this.pendingTables.find(l1Index);
-    if (waiting !== NOT_PENDING) return waiting;
-    if (l1Index >= this.numbers.l1Entries) return 0;
+    if (waiting !== NOT_PENDING) return hostOffset(waiting);
+    if (l1Index >= this.numbers.l1Entries) return NO_TABLE;
     reach('l1-load');
     const { high, low } = this.tables.load(this.numbers.l1Offset, l1Index);
     const table = offsetOf(high, low);
-    if (table === 0) return 0;
-    if (this.isPlace(table)) return table;
-    throw this.badEntry('L1', this.numbers.l1Offset, l1Index, l1Index * this.geometry.l2Coverage);
+    if (table === NO_TABLE || this.isPlace(table)) return table;
+    throw this.badEntry(
+      'L1',
+      this.numbers.l1Offset,
+      l1Index,
+      this.geometry.startOf(this.geometry.firstClusterOf(l1Index)),
+    );
   }
 
   /** The L2 table of `l1Index` belongs to the active layer alone and may be changed. */
@@ -270,15 +314,15 @@ export class Mapper {
     return isCopied(this.tables.load(this.numbers.l1Offset, l1Index).high);
   }
 
-  private assertPlace({ status, host }: Cluster, table: number, index: number, guestCluster: number): void {
-    if (status === 'data' ? this.isData(host, table, guestCluster) : status !== 'compressed' || !this.hasDataFile)
-      return;
-    throw this.badEntry('L2', table, index, guestCluster * this.geometry.clusterSize);
+  private assertPlace({ status, host }: Cluster, table: HostOffset, index: number, guestCluster: GuestCluster): void {
+    const isSound =
+      status === 'data' ? this.isData(host, table, guestCluster) : status !== 'compressed' || !this.hasDataFile;
+    if (!isSound) throw this.badEntry('L2', table, index, this.geometry.startOf(guestCluster));
   }
 
   /** Data lies in a cluster of this file; in a data file it is the one that belongs to the guest cluster. */
-  isData(host: number, table: number, guestCluster: number): boolean {
-    if (this.hasDataFile) return host === guestCluster * this.geometry.clusterSize;
+  isData(host: HostOffset, table: HostOffset, guestCluster: GuestCluster): boolean {
+    if (this.hasDataFile) return host === placeInDataFile(this.geometry.startOf(guestCluster));
     return host !== table && this.isPlace(host);
   }
 
@@ -286,17 +330,18 @@ export class Mapper {
    * A whole, aligned cluster of the file that is no part of the active L1 table or of the refcount table. What else there is of
    * metadata is known only where all tables were walked.
    */
-  private isPlace(offset: number): boolean {
+  private isPlace(offset: HostOffset): boolean {
     const { clusterSize } = this.geometry;
     return offset % clusterSize === 0 && this.numbers.isPlace(offset, clusterSize);
   }
 
-  private badEntry(name: string, table: number, index: number, guest: number): ImgfuseError {
+  private badEntry(name: string, table: HostOffset, index: number, guest: GuestOffset): ImgfuseError {
     const value = this.tables.describe(table, index);
+    const at = entryAt(table, index);
     return this.headerBits.damaged(
-      `${name} entry ${index} at offset ${hex(table + index * 8)} is ${value}, which is not a cluster of this file ` +
+      `${name} entry ${index} at offset ${hex(at)} is ${value}, which is not a cluster of this file ` +
         `(guest offset ${hex(guest)}); run imgfuse check`,
-      table + index * 8,
+      at,
     );
   }
 }

@@ -3,6 +3,7 @@
 // metadata, in the time of a look at a byte.
 
 import { withRoom } from '../../bytes/number-index.ts';
+import { after, type HostCluster, hostCluster } from '../../bytes/offsets.ts';
 
 /** The value of a byte is the index. */
 const KINDS = [
@@ -35,7 +36,7 @@ export class MetadataClusters {
   }
 
   /** Clusters from `first` on hold metadata; one that holds some already keeps its kind. */
-  mark(kind: MetadataKind, first: number, count: number): void {
+  mark(kind: MetadataKind, first: HostCluster, count: number): void {
     const end = Math.min(first + count, this.buffer.maxByteLength);
     if (this.buffer.byteLength < end) this.buffer.grow(end);
     const value = KINDS.indexOf(kind);
@@ -43,26 +44,26 @@ export class MetadataClusters {
   }
 
   /** Nothing refers to these clusters any more. */
-  clear(first: number, count: number): void {
+  clear(first: HostCluster, count: number): void {
     this.kinds.fill(0, first, first + count);
   }
 
   /** Clusters so far out that their number has no byte are not known. */
-  tracks(cluster: number): boolean {
+  tracks(cluster: HostCluster): boolean {
     return cluster < this.buffer.maxByteLength;
   }
 
-  kindOf(cluster: number): MetadataKind | null {
+  kindOf(cluster: HostCluster): MetadataKind | null {
     const kind = KINDS[this.kinds[cluster] ?? 0]!;
     return kind === 'none' ? null : kind;
   }
 
-  /** The first of these clusters that holds metadata, or -1. */
-  find(first: number, count: number): number {
-    for (let cluster = first; cluster < first + count; cluster++) {
-      if ((this.kinds[cluster] ?? 0) !== 0) return cluster;
+  /** The first of these clusters that holds metadata, or null. */
+  find(first: HostCluster, count: number): HostCluster | null {
+    for (let i = 0; i < count; i++) {
+      if ((this.kinds[first + i] ?? 0) !== 0) return after(first, i);
     }
-    return -1;
+    return null;
   }
 }
 
@@ -89,7 +90,7 @@ export class MetadataRuns {
   /** In the order in which they were added. */
   markAll(clusters: MetadataClusters): void {
     for (let at = 0; at < this.length; at += 3) {
-      const first = this.runs[at + 1]!;
+      const first = hostCluster(this.runs[at + 1]!);
       clusters.mark(KINDS[this.runs[at]!] as MetadataKind, first, this.runs[at + 2]! - first);
     }
   }

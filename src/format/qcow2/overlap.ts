@@ -2,7 +2,7 @@
 // of its kind is. The open has verified both for every entry of the image; what is asked here is whether that still holds, so a
 // hit means that somebody else wrote to the file, or a mistake, and the image takes no further change. Under the metadata lock.
 
-import { hex } from '../../bytes/offsets.ts';
+import { after, type HostCluster, type HostOffset, hex } from '../../bytes/offsets.ts';
 import type { Geometry } from './geometry.ts';
 import type { HeaderBits } from './header-bits.ts';
 import type { MetadataClusters, MetadataKind } from './metadata-clusters.ts';
@@ -33,24 +33,23 @@ export class OverlapCheck {
   }
 
   /** Bytes of the guest are about to change at `host`. @throws ImgfuseError corrupt */
-  assertData(host: number, length: number): void {
+  assertData(host: HostOffset, length: number): void {
     if (this.hasDataFile) return;
     const first = this.geometry.clusterOf(host);
-    const hit = this.metadata.find(first, this.geometry.clusterOf(host + length - 1) - first + 1);
-    if (hit < 0) return;
-    const at = hit * this.geometry.clusterSize;
+    const hit = this.metadata.find(first, this.geometry.clusterOf(after(host, length - 1)) - first + 1);
+    if (hit === null) return;
+    const at = this.geometry.startOf(hit);
     throw this.headerBits.damaged(
       `guest data would go to ${hex(at)}, where the ${this.metadata.kindOf(hit)} is; ${CURE}`,
       at,
     );
   }
 
-  /** Clusters from `host` on are about to be handed out. @throws ImgfuseError corrupt */
-  assertUnused(host: number, count: number): void {
-    const first = this.geometry.clusterOf(host);
+  /** These clusters are about to be handed out. @throws ImgfuseError corrupt */
+  assertUnused(first: HostCluster, count: number): void {
     const hit = this.metadata.find(first, count);
-    if (hit < 0) return;
-    const at = hit * this.geometry.clusterSize;
+    if (hit === null) return;
+    const at = this.geometry.startOf(hit);
     throw this.headerBits.damaged(
       `the cluster at ${hex(at)} counts as free, but the ${this.metadata.kindOf(hit)} is there; ${CURE}`,
       at,
@@ -58,10 +57,10 @@ export class OverlapCheck {
   }
 
   /** An entry or counter of a table at `host` is about to change. @throws ImgfuseError corrupt */
-  assertTable(host: number, kind: MetadataKind): void {
+  assertTable(host: HostOffset, kind: MetadataKind): void {
     const cluster = this.geometry.clusterOf(host);
     // of a cluster too far out for the map it is known that a table can be there if the file is
-    if (!this.metadata.tracks(cluster) && cluster * this.geometry.clusterSize < this.numbers.fileEnd) return;
+    if (!this.metadata.tracks(cluster) && this.geometry.startOf(cluster) < this.numbers.fileEnd) return;
     const found = this.metadata.kindOf(cluster);
     if (found === kind) return;
     throw this.headerBits.damaged(

@@ -2,13 +2,16 @@
 // than a byte fill it from its low bits up; wider ones are big-endian. Used under the metadata lock.
 
 import { combine } from '../../bytes/endian.ts';
-import { hex } from '../../bytes/offsets.ts';
+import { after, type HostCluster, type HostOffset, hex, hostOffset } from '../../bytes/offsets.ts';
 import { reach } from '../../concurrency/breakpoints.ts';
 import type { Geometry } from './geometry.ts';
 import type { HeaderBits } from './header-bits.ts';
 import type { OverlapCheck } from './overlap.ts';
 import type { Qcow2Numbers } from './state.ts';
-import { offsetOf, type Tables } from './table.ts';
+import { entryAt, offsetOf, type Tables } from './table.ts';
+
+/** Nothing counts these clusters yet. 0 is the header, so it is no place for a block. */
+export const NO_BLOCK = hostOffset(0);
 
 export interface RefcountsParts {
   readonly geometry: Geometry;
@@ -33,32 +36,34 @@ export class Refcounts {
     this.numbers = numbers;
   }
 
-  /** Host offset of the block that counts `cluster`, or 0 when there is none yet. */
-  blockOf(cluster: number): number {
+  /** The block that counts `cluster`, or NO_BLOCK. */
+  blockOf(cluster: HostCluster): HostOffset {
     const index = Math.floor(cluster / this.geometry.refcountsPerBlock);
-    if (index >= this.numbers.refcountTableEntries) return 0;
-    const { high, low } = this.tables.load(this.numbers.refcountTableOffset, index);
+    if (index >= this.numbers.refcountTableEntries) return NO_BLOCK;
+    const table = this.numbers.refcountTableOffset;
+    const { high, low } = this.tables.load(table, index);
     const block = offsetOf(high, low);
     if (block % this.geometry.clusterSize === 0) return block;
     throw this.headerBits.damaged(
-      `refcount table entry ${index} is ${this.tables.describe(this.numbers.refcountTableOffset, index)}, ` +
+      `refcount table entry ${index} is ${this.tables.describe(table, index)}, ` +
         'which is no cluster; run imgfuse check',
-      this.numbers.refcountTableOffset + index * 8,
+      entryAt(table, index),
     );
   }
 
-  get(cluster: number): number {
+  get(cluster: HostCluster): number {
     const block = this.blockOf(cluster);
-    return block === 0 ? 0 : this.read(block, cluster % this.geometry.refcountsPerBlock);
+    return block === NO_BLOCK ? 0 : this.read(block, cluster % this.geometry.refcountsPerBlock);
   }
 
   /** Sets the counters of clusters [start, start + count), which have their blocks. */
-  setRun(start: number, count: number, value: number): void {
+  setRun(start: HostCluster, count: number, value: number): void {
     this.headerBits.beforeCounters();
-    for (let cluster = start; cluster < start + count; ) {
+    for (let done = 0; done < count; ) {
+      const cluster = after(start, done);
       const block = this.blockOf(cluster);
-      if (block === 0) {
-        const at = cluster * this.geometry.clusterSize;
+      if (block === NO_BLOCK) {
+        const at = this.geometry.startOf(cluster);
         throw this.headerBits.damaged(
           `nothing counts the cluster at ${hex(at)}, which is in use; run imgfuse check`,
           at,
@@ -66,9 +71,9 @@ export class Refcounts {
       }
       this.overlap.assertTable(block, 'refcount block');
       const index = cluster % this.geometry.refcountsPerBlock;
-      const part = Math.min(start + count - cluster, this.countersInSlice(block, index));
+      const part = Math.min(count - done, this.countersInSlice(block, index));
       this.writeInSlice(block, index, part, () => value);
-      cluster += part;
+      done += part;
     }
   }
 
@@ -76,10 +81,10 @@ export class Refcounts {
    * One less for the first of `count` clusters from `start` on, as many as one store of counters takes, so that a long run
    * can be lowered piece by piece. @returns their new counts
    */
-  decrement(start: number, count: number): number[] {
+  decrement(start: HostCluster, count: number): number[] {
     const block = this.blockOf(start);
     const index = start % this.geometry.refcountsPerBlock;
-    const fits = block === 0 ? 0 : Math.min(count, this.countersInSlice(block, index));
+    const fits = block === NO_BLOCK ? 0 : Math.min(count, this.countersInSlice(block, index));
     const lowered: number[] = [];
     while (lowered.length < fits) {
       const old = this.read(block, index + lowered.length);
@@ -88,7 +93,7 @@ export class Refcounts {
       lowered.push(old - 1);
     }
     if (lowered.length === 0) {
-      const at = start * this.geometry.clusterSize;
+      const at = this.geometry.startOf(start);
       throw this.headerBits.damaged(
         `the cluster at ${hex(at)} is freed once more than it was used; run imgfuse check`,
         at,
@@ -101,35 +106,40 @@ export class Refcounts {
   }
 
   /** The counter at `index` of a block. */
-  read(block: number, index: number): number {
+  read(block: HostOffset, index: number): number {
     const { refcountBits } = this.geometry;
     reach('refcount-load');
-    const at = this.tables.slices.load(block + Math.floor((index * refcountBits) / 8));
+    const at = this.tables.slices.load(byteOf(block, index, refcountBits));
     return readCounter(this.tables.slices.bytes, at, index, refcountBits);
   }
 
   /** Counters of a block from `index` on up to the end of their slice. */
-  private countersInSlice(block: number, index: number): number {
+  private countersInSlice(block: HostOffset, index: number): number {
     const { refcountBits, refcountsPerBlock } = this.geometry;
-    const room = this.tables.slices.bytesInSlice(block + Math.floor((index * refcountBits) / 8));
+    const room = this.tables.slices.bytesInSlice(byteOf(block, index, refcountBits));
     const perByte = Math.max(1, 8 / refcountBits);
     const fits = refcountBits >= 8 ? (room * 8) / refcountBits : room * perByte - (index % perByte);
     return Math.min(fits, refcountsPerBlock - index);
   }
 
   /** Writes counters of one slice at once. */
-  private writeInSlice(block: number, index: number, count: number, counterOf: (i: number) => number): void {
+  private writeInSlice(block: HostOffset, index: number, count: number, counterOf: (i: number) => number): void {
     const { refcountBits } = this.geometry;
     const firstByte = Math.floor((index * refcountBits) / 8);
     const endByte = Math.ceil(((index + count) * refcountBits) / 8);
-    const at = this.tables.slices.load(block + firstByte);
+    const at = this.tables.slices.load(after(block, firstByte));
     const bytes = this.tables.slices.bytes.slice(at, at + endByte - firstByte);
     for (let i = 0; i < count; i++) {
       const offset = Math.floor(((index + i) * refcountBits) / 8) - firstByte;
       writeCounter(bytes, offset, index + i, refcountBits, counterOf(i));
     }
-    this.tables.storeBytes('refcount-update', block + firstByte, bytes);
+    this.tables.storeBytes('refcount-update', after(block, firstByte), bytes);
   }
+}
+
+/** Where the first byte of counter `index` of a block lies. */
+function byteOf(block: HostOffset, index: number, bits: number): HostOffset {
+  return after(block, Math.floor((index * bits) / 8));
 }
 
 /** @param at of the counter's first byte @param index in its block, for counters narrower than a byte */

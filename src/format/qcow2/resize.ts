@@ -2,7 +2,7 @@
 // smaller size is durable before anything behind it is given up, so a crash leaves leaks and never a cut-off cluster. The
 // L1 table grows by a copy, which is durable before the header shows it, and never shrinks.
 
-import { guestOffset, MAX_VIRTUAL_SIZE, roundUp } from '../../bytes/offsets.ts';
+import { type GuestCluster, guestCluster, guestOffset, MAX_VIRTUAL_SIZE, roundUp } from '../../bytes/offsets.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
 import type { Reservations } from '../../concurrency/reservations.ts';
 import { ImgfuseError } from '../../errors/index.ts';
@@ -71,8 +71,7 @@ export function resize(parts: ResizeParts, size: number): void {
 function grow(parts: ResizeParts, old: number, size: number): void {
   const { backing, dataFile, deallocator, flush, geometry, lock, numbers, tracker } = parts;
   // what a shrink left behind the end when it was cut short must not come back
-  const oldEndCluster = roundUp(old, geometry.clusterSize) / geometry.clusterSize;
-  deallocator.cutOff(oldEndCluster, lock.run(() => numbers.l1Entries) * geometry.l2Entries);
+  deallocator.cutOff(endCluster(geometry, old), geometry.firstClusterOf(lock.run(() => numbers.l1Entries)));
   growL1(parts, geometry.l1EntriesFor(size));
   if (dataFile !== null) {
     cutDataFile(dataFile, old);
@@ -97,16 +96,21 @@ function grow(parts: ResizeParts, old: number, size: number): void {
 }
 
 function shrink(parts: ResizeParts, old: number, size: number): void {
-  const { clusterSize } = parts.geometry;
+  const { geometry } = parts;
   setSize(parts, size);
   parts.flush.run();
-  parts.deallocator.cutOff(roundUp(size, clusterSize) / clusterSize, roundUp(old, clusterSize) / clusterSize);
+  parts.deallocator.cutOff(endCluster(geometry, size), endCluster(geometry, old));
   if (parts.dataFile !== null) cutDataFile(parts.dataFile, size);
   parts.tracker.noteWrite();
   parts.flush.run();
 }
 
-/** Gives back what lies behind the end of the disk; a whole sector stays, because it is encrypted as one. */
+/** The first cluster beyond the end of a disk of `size` bytes. */
+function endCluster(geometry: Geometry, size: number): GuestCluster {
+  return guestCluster(geometry.clustersFor(size));
+}
+
+/** Gives back what lies beyond the end of the disk; a whole sector stays, because it is encrypted as one. */
 function cutDataFile(dataFile: HostFile, size: number): void {
   const end = roundUp(size, 512);
   if (dataFile.size() > end) dataFile.truncate(end);
@@ -121,7 +125,7 @@ function growL1(parts: ResizeParts, entries: number): void {
   flush.runUntilSettled();
   lock.run(() => {
     const oldBytes = numbers.l1Entries * L1_ENTRY_BYTES;
-    const clusters = Math.ceil((entries * L1_ENTRY_BYTES) / geometry.clusterSize);
+    const clusters = geometry.clustersFor(entries * L1_ENTRY_BYTES);
     const { offset } = allocator.allocateExactly(clusters);
     const content = new Uint8Array(clusters * geometry.clusterSize);
     file.read(content, 0, oldBytes, numbers.l1Offset);
@@ -129,9 +133,9 @@ function growL1(parts: ResizeParts, entries: number): void {
     file.write(content, 0, content.length, offset);
     tracker.sync();
     writeHeader(parts, numbers.virtualSize, entries, offset);
-    metadata.mark('active L1 table', offset / geometry.clusterSize, clusters);
+    metadata.mark('active L1 table', geometry.clusterOf(offset), clusters);
     if (oldBytes > 0) {
-      decrements.add(numbers.l1Offset / geometry.clusterSize, Math.ceil(oldBytes / geometry.clusterSize));
+      decrements.add(geometry.clusterOf(numbers.l1Offset), geometry.clustersFor(oldBytes));
       tables.slices.forget(numbers.l1Offset, roundUp(oldBytes, geometry.clusterSize));
     }
     numbers.setL1Table(offset, entries);

@@ -1,6 +1,7 @@
 // The tables of a qcow2 image as a scan for one status sees them: entries are judged where they lie in the cached slices, and
 // what is not plain is left to the mapper.
 
+import type { GuestCluster, HostOffset } from '../../bytes/offsets.ts';
 import type { PendingLinks } from '../pending-links.ts';
 import type { EntryKind, ScannedTables } from '../status-scan.ts';
 import type { TableSlices } from '../table-slices.ts';
@@ -43,11 +44,11 @@ export class Qcow2ScannedTables implements ScannedTables {
     this.extendedL2 = geometry.extendedL2;
   }
 
-  l2Table(l1Index: number): number {
+  l2Table(l1Index: number): HostOffset {
     return this.mapper.l2Table(l1Index);
   }
 
-  kindOf(at: number, table: number, guestCluster: number): EntryKind {
+  kindOf(at: number, table: HostOffset, guestCluster: GuestCluster): EntryKind {
     const { view } = this.slices;
     const high = view.getUint32(at, false);
     const low = view.getUint32(at + 4, false);
@@ -60,7 +61,13 @@ export class Qcow2ScannedTables implements ScannedTables {
     return this.mapper.isData(host, table, guestCluster) ? 'data' : 'other';
   }
 
-  private kindOfExtended(at: number, high: number, low: number, table: number, guestCluster: number): EntryKind {
+  private kindOfExtended(
+    at: number,
+    high: number,
+    low: number,
+    table: HostOffset,
+    guestCluster: GuestCluster,
+  ): EntryKind {
     const { view } = this.slices;
     const zero = view.getUint32(at + 8, false);
     const allocated = view.getUint32(at + 12, false);
@@ -72,7 +79,7 @@ export class Qcow2ScannedTables implements ScannedTables {
     return isData && this.mapper.isData(host, table, guestCluster) ? 'data' : 'other';
   }
 
-  hostOf(at: number): number {
+  hostOf(at: number): HostOffset {
     const { view } = this.slices;
     return offsetOf(view.getUint32(at, false), view.getUint32(at + 4, false));
   }

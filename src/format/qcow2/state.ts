@@ -189,7 +189,7 @@ export class Qcow2Numbers {
    * [offset, offset + bytes) is inside the file, and neither in the active L1 table nor in the refcount table. Asked for every
    * entry that a read follows, so the lock is asserted once for all that is looked at.
    */
-  isPlace(offset: number, bytes: number): boolean {
+  isPlace(offset: HostOffset, bytes: number): boolean {
     const values = this.numbers.underLock();
     if (!(offset + bytes <= values[FILE_END]!)) return false;
     const behindL1 = offset - values[L1_OFFSET]!;

@@ -9,7 +9,7 @@
 // An entry is handled as its two words. Used under the metadata lock; nothing here keeps a slice across calls (R2).
 
 import { combine, hexWords } from '../../bytes/endian.ts';
-import { hostOffset } from '../../bytes/offsets.ts';
+import { after, type HostOffset, hostOffset } from '../../bytes/offsets.ts';
 import type { Breakpoint } from '../../concurrency/breakpoints.ts';
 import type { TableCache } from '../../concurrency/table-cache.ts';
 import { assert } from '../../errors/index.ts';
@@ -37,16 +37,29 @@ export interface Entry {
   low: number;
 }
 
+/** Adjoining standard entries of one slice. */
+export interface EntryRun {
+  readonly table: HostOffset;
+  readonly index: number;
+  readonly count: number;
+  readonly flags: Readonly<Entry>;
+  /** what the first entry leads to; absent: the entries lead nowhere */
+  readonly host?: HostOffset;
+  /** bytes from what one entry leads to, to what the next leads to */
+  readonly step: number;
+}
+
 /** An extended L2 entry of a cluster that is not compressed. */
 export interface ExtendedEntry {
-  readonly host: number;
+  /** 0 where there is no host cluster */
+  readonly host: HostOffset;
   readonly copied: boolean;
   readonly subclusters: SubclusterBitmap;
 }
 
 /** The offset in an L1 or standard L2 entry; NaN when it is no safe integer. */
-export function offsetOf(high: number, low: number): number {
-  return combine(high & OFFSET_HIGH_MASK, (low & OFFSET_LOW_MASK) >>> 0);
+export function offsetOf(high: number, low: number): HostOffset {
+  return hostOffset(combine(high & OFFSET_HIGH_MASK, (low & OFFSET_LOW_MASK) >>> 0));
 }
 
 export function isCopied(high: number): boolean {
@@ -60,6 +73,11 @@ export function isCompressed(high: number): boolean {
 /** Reserved bits are set: the entry was not written by anything that we know. */
 export function hasReservedBits(high: number, low: number): boolean {
   return (high & RESERVED_HIGH) !== 0 || (low & RESERVED_LOW) !== 0;
+}
+
+/** Where entry `index` of a table of u64 lies. */
+export function entryAt(table: HostOffset, index: number): HostOffset {
+  return after(table, index * ENTRY_BYTES);
 }
 
 /** A whole table as it stands in the file; what lies behind its end reads as zeros. */
@@ -87,38 +105,34 @@ export class Tables {
   }
 
   /** Fills `entry` with entry `index` of the table of u64 at `table`. */
-  load(table: number, index: number): Entry {
-    const at = this.slices.load(table + index * ENTRY_BYTES);
+  load(table: HostOffset, index: number): Entry {
+    const at = this.slices.load(entryAt(table, index));
     this.entry.high = this.slices.view.getUint32(at, false);
     this.entry.low = this.slices.view.getUint32(at + 4, false);
     return this.entry;
   }
 
-  describe(table: number, index: number): string {
+  describe(table: HostOffset, index: number): string {
     const { high, low } = this.load(table, index);
     return hexWords(high, low);
   }
 
-  /** Writes `count` entries with these flags and offsets `first`, `first + step`, ... that lie in one slice. */
-  store(
-    breakpoint: Breakpoint,
-    table: number,
-    index: number,
-    count: number,
-    flags: Entry,
-    first: number,
-    step: number,
-  ): void {
+  /** Writes one entry. */
+  storeEntry(breakpoint: Breakpoint, entry: Omit<EntryRun, 'count' | 'step'>): void {
+    this.store(breakpoint, { ...entry, count: 1, step: 0 });
+  }
+
+  store(breakpoint: Breakpoint, { table, index, count, flags, host, step }: EntryRun): void {
     for (let i = 0; i < count; i++) {
-      const offset = first + i * step;
+      const offset = host === undefined ? 0 : host + i * step;
       this.scratchView.setUint32(i * ENTRY_BYTES, (Math.floor(offset / 2 ** 32) | flags.high) >>> 0, false);
       this.scratchView.setUint32(i * ENTRY_BYTES + 4, ((offset % 2 ** 32) | flags.low) >>> 0, false);
     }
-    this.storeBytes(breakpoint, table + index * ENTRY_BYTES, this.scratch.subarray(0, count * ENTRY_BYTES));
+    this.storeBytes(breakpoint, entryAt(table, index), this.scratch.subarray(0, count * ENTRY_BYTES));
   }
 
   /** Writes adjoining extended L2 entries that lie in one slice. */
-  storeExtended(table: number, index: number, entries: readonly ExtendedEntry[]): void {
+  storeExtended(table: HostOffset, index: number, entries: readonly ExtendedEntry[]): void {
     const bytes = entries.length * 2 * ENTRY_BYTES;
     for (const [i, { host, copied, subclusters }] of entries.entries()) {
       const at = i * 2 * ENTRY_BYTES;
@@ -128,7 +142,7 @@ export class Tables {
       this.scratchView.setUint32(at + 8, subclusters.zero, false);
       this.scratchView.setUint32(at + 12, subclusters.allocated, false);
     }
-    this.storeBytes('l2-update', table + index * 2 * ENTRY_BYTES, this.scratch.subarray(0, bytes));
+    this.storeBytes('l2-update', entryAt(table, index * 2), this.scratch.subarray(0, bytes));
   }
 
   /**
@@ -136,12 +150,12 @@ export class Tables {
    * that fails leaves the disk unknown and turns the image read-only, except for a full host file system, where nothing of
    * it was written and it works again once there is space (R8).
    */
-  storeBytes(breakpoint: Breakpoint, offset: number, bytes: Uint8Array): void {
+  storeBytes(breakpoint: Breakpoint, offset: HostOffset, bytes: Uint8Array): void {
     assert(
       bytes.length > 0 && bytes.length <= this.slices.bytesInSlice(offset),
       `store of ${bytes.length} bytes at ${offset}`,
     );
-    this.tracker.writeMetadata(breakpoint, () => this.file.write(bytes, 0, bytes.length, hostOffset(offset)));
+    this.tracker.writeMetadata(breakpoint, () => this.file.write(bytes, 0, bytes.length, offset));
     this.slices.written(offset, bytes);
   }
 }
