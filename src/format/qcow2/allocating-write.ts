@@ -10,13 +10,15 @@ import {
   type HostOffset,
   roundDown,
   roundUp,
+  SECTOR_BYTES,
 } from '../../bytes/offsets.ts';
-import { reach } from '../../concurrency/breakpoints.ts';
 import { steadyMs } from '../../concurrency/clock.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
+import type { CowBuffer } from '../cow-buffer.ts';
 import { type FullHostParts, reclaimingWhenFull } from '../full-host.ts';
+import type { ImageMap } from '../image-map.ts';
 import { MAX_RUN_CLUSTERS } from '../mapped-state.ts';
-import type { RangeReader } from '../run-reader.ts';
+import type { Allocation } from './allocate.ts';
 import type { ClusterSource } from './cluster-source.ts';
 import type { Flush } from './flush.ts';
 import type { Geometry } from './geometry.ts';
@@ -25,28 +27,44 @@ import type { HeaderBits } from './header-bits.ts';
 import type { Linker } from './link.ts';
 import { NO_HOST, type Run } from './mapping.ts';
 import type { OverlapCheck } from './overlap.ts';
-import { SUBCLUSTERS_PER_CLUSTER, subclusterRuns, subclustersTouched, withSubclusters } from './subcluster.ts';
-
-const BOUNCE_BYTES = 1024 * 1024;
+import {
+  SUBCLUSTERS_PER_CLUSTER,
+  type SubclusterRun,
+  subclusterRuns,
+  subclustersTouched,
+  withSubclusters,
+} from './subcluster.ts';
 
 export interface AllocatingWriteParts {
-  readonly data: GuestData;
-  readonly geometry: Geometry;
-  readonly lock: Mutex;
-  readonly linker: Linker;
   readonly clusters: ClusterSource;
+  readonly cow: CowBuffer;
+  readonly data: GuestData;
   readonly flush: Flush;
+  readonly geometry: Geometry;
   readonly headerBits: HeaderBits;
+  readonly imageMap: ImageMap;
+  readonly linker: Linker;
+  readonly lock: Mutex;
   readonly overlap: OverlapCheck;
-  readonly ranges: RangeReader<Run>;
-  /** The range is known to read as zeros, here and below; without the lock. */
-  readonly readsAsZeros: (offset: GuestOffset, length: number) => boolean;
   readonly reusable: FullHostParts['reusable'];
+}
+
+/** Bytes of the guest. */
+interface GuestBytes {
+  readonly source: Uint8Array;
+  readonly sourceOffset: number;
+  readonly offset: GuestOffset;
+  readonly length: number;
+}
+
+/** Clusters that get data. */
+interface Place extends Allocation {
+  /** where the first of them begins on the disk */
+  readonly start: GuestOffset;
 }
 
 export class AllocatingWrite {
   private readonly parts: AllocatingWriteParts;
-  private bounceBuffer: Uint8Array | null = null;
 
   constructor(parts: AllocatingWriteParts) {
     this.parts = parts;
@@ -62,54 +80,41 @@ export class AllocatingWrite {
     // the mapper fills its runs anew whenever somebody looks something up
     const kept = { ...run };
     return reclaimingWhenFull(this.parts, Math.min(wanted, MAX_RUN_CLUSTERS), (most) =>
-      this.attempt(source, sourceOffset, kept, offset, most),
+      this.attempt({ source, sourceOffset, offset, length: run.length }, kept, most),
     );
   }
 
   /** The same in at most `most` new clusters; when it throws the lock is held and nothing has changed for the guest. */
-  private attempt(source: Uint8Array, sourceOffset: number, run: Run, offset: GuestOffset, most: number): number {
-    const { clusters, data, geometry, linker, lock, headerBits } = this.parts;
-    const { clusterSize, subclusterSize } = geometry;
+  private attempt(bytes: GuestBytes, run: Run, most: number): number {
+    const { clusters, geometry, headerBits, linker, lock } = this.parts;
+    const { clusterSize } = geometry;
+    const { offset } = bytes;
     headerBits.beforeChange();
     const first = geometry.clusterOf(offset);
     const start = geometry.startOf(first);
     const ours = ownCluster(run);
     const isCopy = geometry.extendedL2 && hasOldContent(run);
     const kept = isCopy && ours === null ? this.keptRuns(first, offset, run.length) : [];
-    const {
-      offset: host,
-      count,
-      readsAsZeros,
-    } = ours === null ? clusters.allocate(first, isCopy ? 1 : most) : { offset: ours, count: 1, readsAsZeros: false };
+    const place = { start, ...(ours === null ? clusters.allocate(first, isCopy ? 1 : most) : inPlace(ours)) };
+    const { offset: host, count } = place;
     if (ours !== null) this.parts.overlap.assertData(host, clusterSize);
-    const end = after(offset, Math.min(run.length, start + count * clusterSize - offset));
-    const [headStart, tailEnd] = [roundDown(offset, subclusterSize), roundUp(end, subclusterSize)];
+    const length = Math.min(run.length, start + count * clusterSize - offset);
     try {
       lock.unlock();
-      for (const { first: index, count: subclusters } of kept) {
-        const inCluster = index * subclusterSize;
-        this.fill(after(start, inCluster), subclusters * subclusterSize, after(host, inCluster), readsAsZeros);
-      }
-      // units that the guest writes a part of are filled whole first
-      const head = roundUp(offset, data.unit);
-      const tail = after(head, Math.max(0, roundDown(end, data.unit) - head));
-      this.fill(headStart, head - headStart, after(host, headStart - start), readsAsZeros);
-      this.fill(tail, tailEnd - tail, after(host, tail - start), readsAsZeros);
-      reach('data-write');
-      data.write(source, sourceOffset, end - offset, after(host, offset - start), offset);
+      this.writeData({ ...bytes, length }, place, kept);
       lock.lock();
       this.makeRoom(first, count);
-      linker.hold(offset, end - offset, host, ours === null ? count : 0, steadyMs());
+      linker.hold(offset, length, host, ours === null ? count : 0, steadyMs());
     } catch (error) {
       if (!lock.held) lock.lock();
       if (ours === null) clusters.giveBack(host, count);
       throw error;
     }
-    return end - offset;
+    return length;
   }
 
   /** Subclusters of a cluster that have data and that a write of its bytes from `offset` on leaves alone. */
-  private keptRuns(cluster: GuestCluster, offset: GuestOffset, length: number): { first: number; count: number }[] {
+  private keptRuns(cluster: GuestCluster, offset: GuestOffset, length: number): SubclusterRun[] {
     const { geometry, linker } = this.parts;
     const inCluster = geometry.inCluster(offset);
     const inside = Math.min(length, geometry.clusterSize - inCluster);
@@ -119,23 +124,40 @@ export class AllocatingWrite {
     return subclusterRuns(rest, 0, SUBCLUSTERS_PER_CLUSTER).filter(({ status }) => status === 'data');
   }
 
-  /** What the guest does not write in the new clusters: old content, or zeros where there may be something else. */
-  private fill(offset: GuestOffset, length: number, host: HostOffset, isFresh: boolean): void {
-    if (length === 0) return;
-    const { data } = this.parts;
-    if (this.parts.readsAsZeros(offset, length)) {
-      data.zero(length, host, offset, isFresh);
-      return;
+  /**
+   * Writes the guest's bytes, in one host write with the old content that adjoins them. @param kept subclusters of the cluster
+   * that are copied, too
+   */
+  private writeData({ source, sourceOffset, offset, length }: GuestBytes, place: Place, kept: SubclusterRun[]): void {
+    const { cow, geometry } = this.parts;
+    const { subclusterSize } = geometry;
+    const end = after(offset, length);
+    const headStart = roundDown(offset, subclusterSize);
+    let from = this.isCopied(headStart, offset - headStart, place) ? headStart : offset;
+    const tailEnd = roundUp(end, subclusterSize);
+    // a file that ends inside a sector tears it when it loses its next growth
+    const sectorEnd = place.readsAsZeros ? Math.min(roundUp(end, SECTOR_BYTES), tailEnd) : end;
+    let to = this.isCopied(end, tailEnd - end, place) ? tailEnd : sectorEnd;
+    for (const { first, count } of kept) {
+      const keptStart = after(place.start, first * subclusterSize);
+      const keptEnd = after(keptStart, count * subclusterSize);
+      if (keptEnd === from) from = keptStart;
+      else if (keptStart === to) to = keptEnd;
+      else cow.copyOld(keptEnd - keptStart, keptStart, hostOf(keptStart, place));
     }
-    this.bounceBuffer ??= new Uint8Array(BOUNCE_BYTES);
-    for (let done = 0; done < length; ) {
-      const part = Math.min(BOUNCE_BYTES, length - done);
-      reach('cow-read');
-      this.parts.ranges.readReserved(this.bounceBuffer, 0, part, after(offset, done));
-      reach('cow-write');
-      data.write(this.bounceBuffer, 0, part, after(host, done), after(offset, done));
-      done += part;
-    }
+    cow.writeAround(source, sourceOffset, length, offset, from, to - from, hostOf(from, place));
+  }
+
+  /**
+   * A part of a new cluster that the guest does not write must be written all the same: encrypted, a hole does not read as
+   * zeros. What does not need it reads as zeros afterwards.
+   */
+  private isCopied(offset: GuestOffset, length: number, place: Place): boolean {
+    const { data, imageMap } = this.parts;
+    if (length === 0) return false;
+    if (data.isEncrypted || !imageMap.readsAsZeros(offset, length)) return true;
+    if (!place.readsAsZeros) data.zero(length, hostOf(offset, place));
+    return false;
   }
 
   private makeRoom(firstCluster: GuestCluster, count: number): void {
@@ -146,6 +168,15 @@ export class AllocatingWrite {
       lock.lock();
     }
   }
+}
+
+function hostOf(offset: GuestOffset, { offset: host, start }: Place): HostOffset {
+  return after(host, offset - start);
+}
+
+/** A cluster that has data already. */
+function inPlace(offset: HostOffset): Allocation {
+  return { offset, count: 1, readsAsZeros: false };
 }
 
 /** The cluster of this layer alone that a run's subclusters without data get theirs in; null: a new one is needed. */

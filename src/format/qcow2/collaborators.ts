@@ -1,95 +1,125 @@
-// What an open image is made of, besides its own reads and writes: the objects of one thread over the state that all threads
-// share, each given by name what it works with. Their order is the order in which they need each other.
+// What an open image is made of: the objects of one thread over the state that all threads share, each given by name what it
+// works with. Their order is the order in which they need each other: no object calls one that is made after it.
 
 import { Mutex } from '../../concurrency/mutex.ts';
 import { Reservations } from '../../concurrency/reservations.ts';
 import { TableCache } from '../../concurrency/table-cache.ts';
 import type { HostFile } from '../../host/host-file.ts';
+import { CopyUp } from '../copy-up.ts';
+import { CowBuffer } from '../cow-buffer.ts';
+import { DiskNumbers } from '../disk-numbers.ts';
 import { FreeClusters } from '../free-clusters.ts';
-import type { FullHostParts } from '../full-host.ts';
 import { GuestAccess } from '../guest-access.ts';
+import { HostHoles } from '../host-holes.ts';
+import type { ReadableImage } from '../image-format.ts';
+import { ImageMap } from '../image-map.ts';
 import { METADATA_LOCK } from '../mapped-state.ts';
 import { PendingLinks } from '../pending-links.ts';
+import { ReservedRuns } from '../reserved-runs.ts';
+import { RangeReader } from '../run-reader.ts';
+import { StatusScan } from '../status-scan.ts';
 import { WriteTracker } from '../write-tracker.ts';
 import { Allocator } from './allocate.ts';
+import { AllocatingWrite } from './allocating-write.ts';
+import { dataFileClusters, imageClusters } from './cluster-source.ts';
+import { CompressedReader } from './compressed.ts';
+import { Deallocator } from './deallocate.ts';
 import { DeferredDecrements } from './deferred-decrements.ts';
 import { Flush } from './flush.ts';
 import { Geometry } from './geometry.ts';
 import { GuestData } from './guest-data.ts';
 import { HeaderBits } from './header-bits.ts';
 import { Linker } from './link.ts';
-import { Mapper } from './mapping.ts';
+import { Mapper, type Run } from './mapping.ts';
 import { MetadataClusters } from './metadata-clusters.ts';
 import { OverlapCheck } from './overlap.ts';
+import { Preallocator } from './preallocate.ts';
 import { Refcounts } from './refcount.ts';
+import { Qcow2RunReader } from './run-reader.ts';
+import { Qcow2RunWriter } from './run-writer.ts';
+import { Qcow2ScannedTables } from './scanned-tables.ts';
 import { Qcow2Numbers, type Qcow2State } from './state.ts';
 import { Tables } from './table.ts';
 
-export interface Collaborators {
-  readonly access: GuestAccess;
-  readonly allocator: Allocator;
-  readonly data: GuestData;
-  readonly flush: Flush;
-  readonly geometry: Geometry;
-  readonly linker: Linker;
-  readonly lock: Mutex;
-  readonly mapper: Mapper;
-  readonly headerBits: HeaderBits;
-  readonly metadata: MetadataClusters;
-  readonly numbers: Qcow2Numbers;
-  readonly overlap: OverlapCheck;
-  readonly pending: PendingLinks;
-  readonly pendingTables: PendingLinks;
-  readonly decrements: DeferredDecrements;
-  readonly reservations: Reservations;
-  readonly reusable: FullHostParts['reusable'];
-  readonly tables: Tables;
-  readonly tracker: WriteTracker;
+/** The files of an open image. */
+export interface Qcow2Files {
+  readonly file: HostFile;
+  readonly backing: ReadableImage | null;
+  /** the file that holds the guest's data; null: the image file does */
+  readonly dataFile: HostFile | null;
 }
 
-/** @param slot this thread's reservation slot @param log takes one sentence a call */
-export function connect(
-  file: HostFile,
-  dataFile: HostFile | null,
-  state: Qcow2State,
-  slot: number,
-  log: (sentence: string) => void,
-): Collaborators {
+export type Collaborators = ReturnType<typeof connect>;
+
+/** @param slot this thread's reservation slot @param log called once per sentence */
+export function connect(files: Qcow2Files, state: Qcow2State, slot: number, log: (sentence: string) => void) {
+  const tables = connectTables(files, state, slot, log);
+  return { ...tables, ...connectRuns(tables) };
+}
+
+/** The engine below the guest's reads and writes: tables, counters, links, and the flush. */
+function connectTables(files: Qcow2Files, state: Qcow2State, slot: number, log: (sentence: string) => void) {
+  const { file, dataFile } = files;
   const { header } = state;
   const { clusterBits, hasDataFile, version } = header;
   const geometry = new Geometry(clusterBits, header.refcountOrder, header.extendedL2);
   const words = new Int32Array(state.words);
   const lock = new Mutex(words, METADATA_LOCK, `the tables of ${file.path}`);
-  const numbers = new Qcow2Numbers({ numbers: state.numbers, lock, readOnly: file.readOnly });
+  const places = { numbers: state.numbers, lock, readOnly: file.readOnly };
+  const disk = new DiskNumbers(places);
+  const numbers = new Qcow2Numbers(places);
   const reservations = new Reservations(state.reservations, lock, slot);
-  const pending = new PendingLinks(state.pending);
-  const pendingTables = new PendingLinks(state.pendingTables);
-  const decrements = new DeferredDecrements(state.decrements);
-  const free = new FreeClusters(state.free);
-  const data = new GuestData(dataFile ?? file, state.volumeKey);
   const tracker = new WriteTracker(state.tracker, file, log, dataFile);
-  const access = new GuestAccess(file, tracker, numbers);
-  const tables = new Tables(file, new TableCache(state.cache), tracker, geometry.clusterSize);
+  const access = new GuestAccess(file, tracker, disk);
   const headerBits = new HeaderBits({ file, header, lock, words, tracker, log });
-  const metadata = new MetadataClusters(state.metadata);
-  const overlap = new OverlapCheck(geometry, metadata, headerBits, numbers, dataFile !== null);
-  const refcounts = new Refcounts({ geometry, tables, numbers, headerBits, overlap });
-  const mapper = new Mapper({
-    ...{ path: file.path, version, hasDataFile, geometry, tables, pending, pendingTables, numbers, headerBits },
-  });
-  const allocator = new Allocator({
-    ...{ file, geometry, tables, refcounts, free, decrements, tracker, numbers, metadata, headerBits, overlap },
-  });
-  const linker = new Linker({
-    ...{ file, clusterBits, geometry, tables, mapper, allocator, pending, pendingTables },
-    ...{ decrements, numbers, metadata, overlap, hasDataFile },
-  });
-  const flush = new Flush({
-    ...{ file, geometry, lock, tracker, pending, pendingTables, decrements, refcounts, linker, free, metadata, log },
-  });
+  const ground = { ...files, header, clusterBits, hasDataFile, version, geometry, lock, log, numbers, headerBits };
+  const shared = { ...ground, disk, reservations, tracker, access, ...connectLists(state) };
+
+  const { free, decrements, metadata, pending } = shared;
+  const tables = new Tables(file, new TableCache(state.cache), tracker, geometry.clusterSize);
+  const overlap = new OverlapCheck(geometry, metadata, headerBits, numbers, hasDataFile);
+  const refcounts = new Refcounts({ ...shared, tables, overlap });
+  const mapper = new Mapper({ ...shared, path: file.path, tables });
+  const allocator = new Allocator({ ...shared, tables, refcounts, overlap });
+  const linker = new Linker({ ...shared, tables, mapper, allocator, overlap });
+  const flush = new Flush({ ...shared, refcounts, linker });
+  const reusable = () => ({ waiting: decrements.count + pending.count, free: free.freeCount });
+  return { ...shared, tables, overlap, mapper, allocator, linker, flush, reusable };
+}
+
+/** What is known of clusters beside the tables. */
+function connectLists(state: Qcow2State) {
   return {
-    ...{ access, allocator, data, flush, geometry, linker, lock, mapper, headerBits, metadata, numbers, overlap },
-    ...{ pending, pendingTables, decrements, reservations, tables, tracker },
-    reusable: () => ({ waiting: decrements.count + pending.count, free: free.freeCount }),
+    pending: new PendingLinks(state.pending),
+    pendingTables: new PendingLinks(state.pendingTables),
+    decrements: new DeferredDecrements(state.decrements),
+    free: new FreeClusters(state.free),
+    metadata: new MetadataClusters(state.metadata),
+    key: state.volumeKey,
   };
+}
+
+/** The guest's reads and writes. */
+function connectRuns(shared: ReturnType<typeof connectTables>) {
+  const { allocator, backing, dataFile, file, geometry, header, key, lock, mapper, tables } = shared;
+  const { clusterSize } = geometry;
+  const data = new GuestData(dataFile ?? file, key);
+  const showsPlaces = !data.isEncrypted;
+  const compressed = new CompressedReader(file, header.compressionType, header.clusterBits);
+  const ranges = new RangeReader<Run>(lock, mapper, new Qcow2RunReader(data, compressed, backing));
+  const scanned = new Qcow2ScannedTables({ ...shared, slices: tables.slices });
+  const holes = showsPlaces ? new HostHoles(dataFile ?? file) : null;
+  const scan = new StatusScan(scanned, holes, backing !== null);
+  const imageMap = new ImageMap({ lock, scan, backing, showsPlaces, dataFile });
+
+  const clusters = dataFile === null ? imageClusters(allocator) : dataFileClusters(geometry);
+  const cow = new CowBuffer(ranges, data);
+  const allocating = new AllocatingWrite({ ...shared, data, clusters, cow, imageMap });
+  const writer = new Qcow2RunWriter({ ...shared, allocating, data });
+  const runs = new ReservedRuns<Run>({ ...shared, clusterSize, readOnly: file.readOnly, ranges, writer });
+  const isRaw = header.dataFileRaw && !data.isEncrypted;
+  const deallocator = new Deallocator({ ...shared, data, isRaw, runs, writer });
+  const copier = backing && new CopyUp<Run>({ ...shared, backing, clusterSize, allocating, deallocator });
+  const preallocator = new Preallocator({ ...shared, allocating, imageMap });
+  return { clusterSize, copier, deallocator, imageMap, preallocator, runs };
 }

@@ -8,13 +8,14 @@
 
 import { inflateRawSync } from 'node:zlib';
 import { combine, hexWords } from '../../bytes/endian.ts';
-import { type HostOffset, hostOffset, SECTOR_BYTES } from '../../bytes/offsets.ts';
+import { type GuestOffset, type HostOffset, hostOffset, SECTOR_BYTES } from '../../bytes/offsets.ts';
 import { DamagedData } from '../../codec/damaged-data.ts';
 import { inflateFirst } from '../../codec/inflate.ts';
 import { type Decoder, decompressZstd, nativeDecoder } from '../../codec/zstd/index.ts';
 import { assert, type ErrorContext, ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { CompressionType } from './header/header.ts';
+import type { CompressedRun } from './mapping.ts';
 
 const DESCRIPTOR_MASK_HIGH = 0x3fffffff;
 /** host offsets have 56 bits: 24 in the high word */
@@ -192,8 +193,15 @@ export class CompressedReader {
     this.clusterBits = clusterBits;
   }
 
-  /** The whole cluster behind an L2 entry, which belongs to the cache. @param guest for the sentence of an error */
-  read(high: number, low: number, guest: number): Uint8Array {
+  /** Reads a run, which lies in one cluster and begins at `offset`. */
+  readPart({ high, low, length }: CompressedRun, target: Uint8Array, targetOffset: number, offset: GuestOffset): void {
+    const cluster = this.read(high, low, offset);
+    const inCluster = offset % cluster.length;
+    target.set(cluster.subarray(inCluster, inCluster + length), targetOffset);
+  }
+
+  /** The whole cluster of an L2 entry, which belongs to the cache. @param guest for the sentence of an error */
+  private read(high: number, low: number, guest: GuestOffset): Uint8Array {
     const context = { path: this.file.path, offset: guest };
     const { hostOffset: start, length } = parseCompressedDescriptor(high, low, this.clusterBits, context);
     const known = this.kept.get(start);

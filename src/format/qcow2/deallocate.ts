@@ -12,7 +12,6 @@ import {
   type HostOffset,
   roundUp,
 } from '../../bytes/offsets.ts';
-import { reach } from '../../concurrency/breakpoints.ts';
 import { steadyMs } from '../../concurrency/clock.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
 import type { Reservations } from '../../concurrency/reservations.ts';
@@ -29,7 +28,7 @@ import type { GuestData } from './guest-data.ts';
 import type { HeaderBits } from './header-bits.ts';
 import type { Linker } from './link.ts';
 import type { Mapper, Run } from './mapping.ts';
-import type { OverlapCheck } from './overlap.ts';
+import type { Qcow2RunWriter } from './run-writer.ts';
 import { SUBCLUSTERS_PER_CLUSTER } from './subcluster.ts';
 
 export interface DeallocatorParts {
@@ -47,10 +46,10 @@ export interface DeallocatorParts {
   readonly linker: Linker;
   readonly flush: Flush;
   readonly headerBits: HeaderBits;
-  readonly overlap: OverlapCheck;
   readonly reusable: FullHostParts['reusable'];
   /** for zeros that no metadata can express */
   readonly runs: ReservedRuns<Run>;
+  readonly writer: Qcow2RunWriter;
 }
 
 export class Deallocator {
@@ -59,11 +58,7 @@ export class Deallocator {
 
   constructor(parts: DeallocatorParts) {
     this.parts = parts;
-    const { backing, geometry, lock, reservations, mapper, runs } = parts;
-    this.inPlace = new ZeroInPlace({
-      ...{ backing, clusterSize: geometry.clusterSize, lock, reservations, mapper, runs },
-      writer: { punchRun: this.punch.bind(this) },
-    });
+    this.inPlace = new ZeroInPlace({ ...parts, clusterSize: parts.geometry.clusterSize });
   }
 
   /** [offset, offset + length) reads as zeros afterwards. @param diskEnd virtual size: its last cluster counts as whole */
@@ -217,17 +212,5 @@ export class Deallocator {
     if (marked === part) return part;
     this.inPlace.zero(bytes.offset, bytes.offset + bytes.length);
     return part;
-  }
-
-  /** Data that nothing shares becomes zeros where it lies, unless it is encrypted; the lock is released for it. */
-  private punch(run: Run): boolean {
-    const { data, lock, overlap } = this.parts;
-    if (run.status !== 'data' || !run.copied || data.isEncrypted) return false;
-    const { hostOffset, length } = run;
-    overlap.assertData(hostOffset, length);
-    lock.unlock();
-    reach('discard');
-    data.punch(length, hostOffset);
-    return true;
   }
 }

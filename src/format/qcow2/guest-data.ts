@@ -3,13 +3,12 @@
 // lie in the image file and in the clear. A plain image pays nothing: the request's own buffer goes to the host file.
 // Invariant: the buffer of a write is never changed; encryption works on a copy. One object serves one thread.
 
-import { after, type GuestOffset, type HostOffset, roundUp, SECTOR_BYTES } from '../../bytes/offsets.ts';
+import { after, type GuestOffset, type HostOffset, roundUp } from '../../bytes/offsets.ts';
 import { CRYPTO_SECTOR_BYTES, type SectorCipher, type VolumeKey } from '../../codec/encryption.ts';
 import { createSectorCipher } from '../../codec/sector-cipher.ts';
 import { type HostFile, readPadded } from '../../host/host-file.ts';
 
 const BOUNCE_BYTES = 256 * 1024;
-const ZEROS = new Uint8Array(64 * 1024);
 
 export class GuestData {
   /** what only whole units of can be changed without reading what is around it; see isWhole */
@@ -52,21 +51,9 @@ export class GuestData {
     this.file.punchHole(host, length);
   }
 
-  /**
-   * Part of a new cluster reads as zeros to the guest. @param isFresh nothing was ever there, so that the host reads zeros;
-   * only the begun sector is written then, because a file that ends inside a sector tears it when it loses its next growth
-   */
-  zero(length: number, host: HostOffset, guest: GuestOffset, isFresh: boolean): void {
-    if (this.cipher === null) {
-      if (!isFresh) this.file.zeroRange(host, length);
-      else if (host % SECTOR_BYTES > 0) {
-        this.file.write(ZEROS, 0, Math.min(length, SECTOR_BYTES - (host % SECTOR_BYTES)), host);
-      }
-      return;
-    }
-    for (let done = 0; done < length; done += ZEROS.length) {
-      this.write(ZEROS, 0, Math.min(ZEROS.length, length - done), after(host, done), after(guest, done));
-    }
+  /** The file reads as zeros there and keeps the space where the host can; not for encrypted data, as punch(). */
+  zero(length: number, host: HostOffset): void {
+    this.file.zeroRange(host, length);
   }
 
   private readEncrypted(

@@ -3,11 +3,12 @@
 import type { HostFile } from '../../host/host-file.ts';
 import type { AttachOptions, CheckedFormat, SharedImage } from '../image-format.ts';
 import { checkQcow2 } from './check/verify.ts';
+import type { Qcow2Files } from './collaborators.ts';
 import { createQcow2 } from './create/create.ts';
 import { QCOW2_CREATE_HELP } from './create/create-options.ts';
 import { describeHeader, inspectHeader } from './header/describe.ts';
 import { readHeader } from './header/read-header.ts';
-import { type Qcow2Files, Qcow2Image } from './image.ts';
+import { qcow2Image } from './image.ts';
 import { openQcow2 } from './open.ts';
 import type { Qcow2State } from './state.ts';
 
@@ -24,12 +25,12 @@ export const qcow2: CheckedFormat = {
     return openQcow2(file, header, describeHeader(file, header, options.log).specific, options);
   },
   attach: (file: HostFile, shared: SharedImage, options: AttachOptions) =>
-    new Qcow2Image(file, shared.state as Qcow2State, options.slot, attached(options), options.log),
+    qcow2Image(filesOf(file, options), shared.state as Qcow2State, options.slot, options.log),
   create: createQcow2,
   check: checkQcow2,
   inspect: (file, log = () => undefined) => inspectHeader(file, readHeader(file, { readOnly: true }), log),
 };
 
-function attached({ backing, extents }: AttachOptions): Qcow2Files {
-  return { backing, dataFile: extents[0] ?? null };
+function filesOf(file: HostFile, { backing, extents }: AttachOptions): Qcow2Files {
+  return { file, backing, dataFile: extents[0] ?? null };
 }

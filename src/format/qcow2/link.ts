@@ -13,6 +13,7 @@ import {
 import { reach } from '../../concurrency/breakpoints.ts';
 import { assert } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
+import type { DiskNumbers } from '../disk-numbers.ts';
 import { consecutive, NOT_PENDING, type PendingLink, type PendingLinks } from '../pending-links.ts';
 import type { Allocator } from './allocate.ts';
 import { parseCompressedDescriptor } from './compressed.ts';
@@ -58,7 +59,8 @@ export interface LinkerParts {
   readonly pending: PendingLinks;
   readonly pendingTables: PendingLinks;
   readonly decrements: DeferredDecrements;
-  readonly numbers: Pick<Qcow2Numbers, 'addAllocated' | 'l1Offset' | 'removeAllocated'>;
+  readonly numbers: Pick<Qcow2Numbers, 'l1Offset'>;
+  readonly disk: Pick<DiskNumbers, 'addAllocated' | 'removeAllocated'>;
   readonly metadata: MetadataClusters;
   readonly overlap: OverlapCheck;
 }
@@ -99,7 +101,7 @@ export class Linker {
    * next sync. There is room in `pending` and `pendingTables`. @param created clusters that are new at `host`
    */
   hold(offset: GuestOffset, length: number, host: HostOffset, created: number, nowMs: number): void {
-    const { geometry, numbers, pending } = this.parts;
+    const { disk, geometry, pending } = this.parts;
     const { clusterSize } = geometry;
     const first = geometry.clusterOf(offset);
     const count = geometry.clustersFor(offset + length) - first;
@@ -121,7 +123,7 @@ export class Linker {
       const { allocated, zero } = bitmaps[i] ?? DATA_BITMAP;
       pending.add(after(first, i), after(host, i * clusterSize), nowMs, allocated, zero);
     }
-    numbers.addAllocated(created);
+    disk.addAllocated(created);
   }
 
   /** The subclusters of a guest cluster; those of a compressed cluster all have data. */
@@ -156,7 +158,7 @@ export class Linker {
    * Clusters of one slice lose their data and read as zeros, or as unallocated. @returns whether anything changed
    */
   replace(guestCluster: GuestCluster, count: number, asZero: boolean, nowMs: number): boolean {
-    const { geometry, mapper, numbers, pending, decrements, tables } = this.parts;
+    const { disk, geometry, mapper, pending, decrements, tables } = this.parts;
     const l1Index = geometry.l1IndexOf(guestCluster);
     const present = mapper.l2Table(l1Index);
     const wanted = asZero ? ZERO_BITMAP : UNALLOCATED_BITMAP;
@@ -186,7 +188,7 @@ export class Linker {
       if (!this.parts.hasDataFile) decrements.add(dropped, 1);
       lost++;
     }
-    numbers.removeAllocated(lost);
+    disk.removeAllocated(lost);
     return true;
   }
 
@@ -208,7 +210,7 @@ export class Linker {
 
   /** Writes the L2 entries of the first `count` waiting clusters, whose data is durable, and releases what they replace. */
   linkClusters(count: number): void {
-    const { geometry, mapper, numbers, pending } = this.parts;
+    const { disk, geometry, mapper, pending } = this.parts;
     const links = pending.first(count);
     for (let i = 0; i < links.length; ) {
       const { hostOffset: host } = links[i]!;
@@ -223,7 +225,7 @@ export class Linker {
       this.storeLinks(table, index, links.slice(i, i + run));
       // only now does memory change (R8); a later run that fails must not make this one be linked, and released, again
       for (let n = 0; n < run; n++) pending.drop(guestCluster + n, count);
-      numbers.removeAllocated(this.release(replaced));
+      disk.removeAllocated(this.release(replaced));
       i += run;
     }
     pending.removeFirst(count);

@@ -10,7 +10,7 @@ import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import { FreeClusters } from '../free-clusters.ts';
 import { clustersOnHost } from '../host-clusters.ts';
-import type { OpenOptions } from '../image-format.ts';
+import type { OpenOptions, WritableImage } from '../image-format.ts';
 import { countAllocated } from './check/count-allocated.ts';
 import { type Verified, verifyBeforeWriting } from './check/verify.ts';
 import { Geometry, REFCOUNT_TABLE_ENTRY_BYTES } from './geometry.ts';
@@ -25,7 +25,7 @@ import {
   type Qcow2Header,
   writeAutoclearFeatures,
 } from './header/header.ts';
-import { Qcow2Image } from './image.ts';
+import { qcow2Image } from './image.ts';
 import { createMetadataClustersState } from './metadata-clusters.ts';
 import { createQcow2State, type Qcow2State, type TablePlace } from './state.ts';
 
@@ -35,7 +35,7 @@ export function openQcow2(
   found: Qcow2Header,
   specific: Readonly<Record<string, unknown>>,
   options: OpenOptions,
-): Qcow2Image {
+): WritableImage {
   if (options.lazyRefcounts === true && !options.readOnly) assertHasDirtyBit(file, found);
   const volumeKey = unlock(file, found, options);
   const backing =
@@ -87,7 +87,7 @@ export function openQcow2(
     markFree(verified, state);
     clearAutoclear(file, header);
   }
-  return new Qcow2Image(file, state, 0, { backing, dataFile }, options.log);
+  return qcow2Image({ file, backing, dataFile }, state, 0, options.log);
 }
 
 /** A damaged one is no place that data must not lie in; only an image that is read gets so far with it. */

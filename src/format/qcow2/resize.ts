@@ -7,6 +7,7 @@ import type { Mutex } from '../../concurrency/mutex.ts';
 import type { Reservations } from '../../concurrency/reservations.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
+import type { DiskNumbers } from '../disk-numbers.ts';
 import type { ReadableImage } from '../image-format.ts';
 import type { WriteTracker } from '../write-tracker.ts';
 import type { Allocator } from './allocate.ts';
@@ -17,16 +18,14 @@ import { type Geometry, L1_ENTRY_BYTES } from './geometry.ts';
 import { QCOW_MAX_L1_SIZE, writeSizeAndL1Fields } from './header/header.ts';
 import type { HeaderBits } from './header-bits.ts';
 import type { MetadataClusters } from './metadata-clusters.ts';
-import type { Qcow2Numbers } from './state.ts';
+import type { FixedHeader, Qcow2Numbers } from './state.ts';
 import type { Tables } from './table.ts';
 
 export interface ResizeParts {
   readonly file: HostFile;
   readonly backing: ReadableImage | null;
   readonly dataFile: HostFile | null;
-  readonly version: 2 | 3;
-  readonly cryptMethod: number;
-  readonly snapshotCount: number;
+  readonly header: Pick<FixedHeader, 'cryptMethod' | 'snapshotCount' | 'version'>;
   readonly geometry: Geometry;
   readonly lock: Mutex;
   readonly reservations: Reservations;
@@ -37,13 +36,15 @@ export interface ResizeParts {
   readonly tracker: WriteTracker;
   readonly flush: Flush;
   readonly numbers: Qcow2Numbers;
+  readonly disk: DiskNumbers;
   readonly headerBits: HeaderBits;
   readonly metadata: MetadataClusters;
 }
 
 /** Sets the virtual size to `size` bytes, rounded up to 512. Throws limit, or unsupported for a v2 image with snapshots. */
 export function resize(parts: ResizeParts, size: number): void {
-  const { file, geometry, numbers, snapshotCount, version } = parts;
+  const { disk, file, geometry } = parts;
+  const { snapshotCount, version } = parts.header;
   const padded = roundUp(size, 512);
   const l1Bytes = geometry.l1EntriesFor(padded) * L1_ENTRY_BYTES;
   if (padded > MAX_VIRTUAL_SIZE || l1Bytes > QCOW_MAX_L1_SIZE) {
@@ -63,13 +64,13 @@ export function resize(parts: ResizeParts, size: number): void {
       },
     );
   }
-  const old = numbers.virtualSizeOutsideLock();
+  const old = disk.virtualSizeOutsideLock();
   if (padded > old) grow(parts, old, padded);
   else if (padded < old) shrink(parts, old, padded);
 }
 
 function grow(parts: ResizeParts, old: number, size: number): void {
-  const { backing, dataFile, deallocator, flush, geometry, lock, numbers, tracker } = parts;
+  const { backing, dataFile, deallocator, disk, flush, geometry, lock, numbers, tracker } = parts;
   // what a shrink left behind the end when it was cut short must not come back
   deallocator.cutOff(endCluster(geometry, old), geometry.firstClusterOf(lock.run(() => numbers.l1Entries)));
   growL1(parts, geometry.l1EntriesFor(size));
@@ -78,7 +79,7 @@ function grow(parts: ResizeParts, old: number, size: number): void {
     if (dataFile.size() < size) dataFile.truncate(size);
   }
   // the range is zeroed before the header shows it; until then only memory knows the new size
-  const setMemory = (value: number) => lock.run(() => numbers.setVirtualSize(value));
+  const setMemory = (value: number) => lock.run(() => disk.setVirtualSize(value));
   setMemory(size);
   try {
     const oldEnd = Math.min(roundUp(old, geometry.clusterSize), size);
@@ -118,7 +119,8 @@ function cutDataFile(dataFile: HostFile, size: number): void {
 
 /** A longer L1 table: copied, durable, shown by the header; then the old one is released. */
 function growL1(parts: ResizeParts, entries: number): void {
-  const { allocator, file, flush, geometry, lock, headerBits, metadata, numbers, decrements, tables, tracker } = parts;
+  const { allocator, disk, file, flush, geometry, lock, headerBits, metadata, numbers, decrements, tables, tracker } =
+    parts;
   if (entries <= lock.run(() => numbers.l1Entries)) return;
   // no L1 entry is on its way while the table moves: nothing waits after this, and the lock is held from here on
   lock.run(() => headerBits.beforeChange());
@@ -132,7 +134,7 @@ function growL1(parts: ResizeParts, entries: number): void {
     tables.slices.forget(offset, content.length);
     file.write(content, 0, content.length, offset);
     tracker.sync();
-    writeHeader(parts, numbers.virtualSize, entries, offset);
+    writeHeader(parts, disk.virtualSize, entries, offset);
     metadata.mark('active L1 table', geometry.clusterOf(offset), clusters);
     if (oldBytes > 0) {
       decrements.add(geometry.clusterOf(numbers.l1Offset), geometry.clustersFor(oldBytes));
@@ -144,21 +146,21 @@ function growL1(parts: ResizeParts, entries: number): void {
 }
 
 function setSize(parts: ResizeParts, size: number): void {
-  const { numbers, reservations, tracker } = parts;
+  const { disk, numbers, reservations, tracker } = parts;
   reservations.exclusively(0, Number.POSITIVE_INFINITY, () => {
     writeHeader(parts, size, numbers.l1Entries, numbers.l1Offset);
-    numbers.setVirtualSize(size);
+    disk.setVirtualSize(size);
   });
   tracker.noteWrite();
 }
 
 function writeHeader(
-  { cryptMethod, file, tracker }: ResizeParts,
+  { file, header, tracker }: ResizeParts,
   size: number,
   l1Size: number,
   l1TableOffset: number,
 ): void {
   tracker.writeMetadata('header-update', () =>
-    writeSizeAndL1Fields(file, { size, cryptMethod, l1Size, l1TableOffset }),
+    writeSizeAndL1Fields(file, { size, cryptMethod: header.cryptMethod, l1Size, l1TableOffset }),
   );
 }

@@ -4,6 +4,7 @@
 import { type HostOffset, hostOffset } from '../../bytes/offsets.ts';
 import type { VolumeKey } from '../../codec/encryption.ts';
 import { assert } from '../../errors/index.ts';
+import { FIRST_OWN_NUMBER } from '../disk-numbers.ts';
 import { LockedNumbers, type LockedNumbersParts } from '../locked-numbers.ts';
 import { createMappedState, type MappedState, type MappedStateOptions } from '../mapped-state.ts';
 import { createPendingLinksState, type PendingLinksState } from '../pending-links.ts';
@@ -18,15 +19,13 @@ export const DIRTY_MARK = 2;
 const WORD_COUNT = 4;
 
 /** Float64 numbers: Qcow2Numbers says what they are. */
-const VIRTUAL_SIZE = 0;
-const L1_OFFSET = 1;
-const L1_ENTRIES = 2;
-const REFCOUNT_TABLE_OFFSET = 3;
-const REFCOUNT_TABLE_ENTRIES = 4;
-const FILE_END = 5;
-const NEVER_USED = 6;
-const ALLOCATED_CLUSTERS = 7;
-const NUMBER_COUNT = 8;
+const L1_OFFSET = FIRST_OWN_NUMBER;
+const L1_ENTRIES = FIRST_OWN_NUMBER + 1;
+const REFCOUNT_TABLE_OFFSET = FIRST_OWN_NUMBER + 2;
+const REFCOUNT_TABLE_ENTRIES = FIRST_OWN_NUMBER + 3;
+const FILE_END = FIRST_OWN_NUMBER + 4;
+const NEVER_USED = FIRST_OWN_NUMBER + 5;
+const NUMBER_COUNT = FIRST_OWN_NUMBER + 6;
 
 /** L2 tables that wait for their L1 entry. */
 const PENDING_TABLES = 1024;
@@ -93,49 +92,21 @@ export function createQcow2State(header: FixedHeader, options: Qcow2StateOptions
   };
   new Int32Array(state.words)[HEADER_BITS] = options.headerBits;
   const numbers = new Float64Array(state.numbers);
-  numbers[VIRTUAL_SIZE] = options.virtualSize;
   numbers[L1_OFFSET] = options.l1Table.offset;
   numbers[L1_ENTRIES] = options.l1Table.entries;
   numbers[REFCOUNT_TABLE_OFFSET] = options.refcountTable.offset;
   numbers[REFCOUNT_TABLE_ENTRIES] = options.refcountTable.entries;
   numbers[FILE_END] = options.usedEnd;
   numbers[NEVER_USED] = options.fileLength;
-  numbers[ALLOCATED_CLUSTERS] = options.allocatedClusters;
   return state;
 }
 
-/** The numbers of an open qcow2 image. Each needs the metadata lock, but for those that say `OutsideLock`. */
+/** The numbers of an open qcow2 image beside DiskNumbers. Each needs the metadata lock. */
 export class Qcow2Numbers {
   private readonly numbers: LockedNumbers;
 
   constructor(parts: LockedNumbersParts) {
     this.numbers = new LockedNumbers(parts);
-  }
-
-  /** Bytes of the disk. */
-  get virtualSize(): number {
-    return this.numbers.get(VIRTUAL_SIZE);
-  }
-
-  setVirtualSize(size: number): void {
-    this.numbers.set(VIRTUAL_SIZE, size);
-  }
-
-  virtualSizeOutsideLock(): number {
-    return this.numbers.getOutsideLock(VIRTUAL_SIZE);
-  }
-
-  /** Data clusters that are linked or wait for their link. */
-  addAllocated(clusters: number): void {
-    this.numbers.add(ALLOCATED_CLUSTERS, clusters);
-  }
-
-  removeAllocated(clusters: number): void {
-    this.numbers.add(ALLOCATED_CLUSTERS, -clusters);
-  }
-
-  allocatedClustersOutsideLock(): number {
-    return this.numbers.getOutsideLock(ALLOCATED_CLUSTERS);
   }
 
   /** The active L1 table. */

@@ -3,6 +3,7 @@
 import { expect, test } from 'vitest';
 import { hostOffset } from '../../../../src/bytes/offsets.ts';
 import { Mutex } from '../../../../src/concurrency/mutex.ts';
+import { DiskNumbers } from '../../../../src/format/disk-numbers.ts';
 import { METADATA_LOCK } from '../../../../src/format/mapped-state.ts';
 import { createMetadataClustersState } from '../../../../src/format/qcow2/metadata-clusters.ts';
 import { createQcow2State, type FixedHeader, HEADER_BITS, Qcow2Numbers } from '../../../../src/format/qcow2/state.ts';
@@ -24,14 +25,16 @@ function opened() {
     ...{ tableCacheBytes: 2 ** 20, slots: 1, readOnly: false },
   });
   const lock = new Mutex(new Int32Array(state.words), METADATA_LOCK);
-  return { state, lock, numbers: new Qcow2Numbers({ numbers: state.numbers, lock, readOnly: false }) };
+  const shared = { numbers: state.numbers, lock, readOnly: false };
+  return { state, lock, disk: new DiskNumbers(shared), numbers: new Qcow2Numbers(shared) };
 }
 
 test('an open image has what its header says, and new clusters come after the last one in use', () => {
-  const { lock, numbers, state } = opened();
-  expect([numbers.virtualSizeOutsideLock(), numbers.allocatedClustersOutsideLock()]).toEqual([2 ** 30, 3]);
+  const { disk, lock, numbers, state } = opened();
+  expect([disk.virtualSizeOutsideLock(), disk.allocatedClustersOutsideLock()]).toEqual([2 ** 30, 3]);
   lock.run(() => {
-    const { fileEnd, l1Entries, l1Offset, neverUsed, refcountTableEntries, refcountTableOffset, virtualSize } = numbers;
+    const { fileEnd, l1Entries, l1Offset, neverUsed, refcountTableEntries, refcountTableOffset } = numbers;
+    const { virtualSize } = disk;
     expect({ fileEnd, l1Entries, l1Offset, neverUsed, refcountTableEntries, refcountTableOffset, virtualSize }).toEqual(
       {
         ...{ fileEnd: 8 * CLUSTER, neverUsed: LENGTH, virtualSize: 2 ** 30 },
@@ -43,9 +46,9 @@ test('an open image has what its header says, and new clusters come after the la
 });
 
 test('no number of a qcow2 image is looked at or changed without the lock', () => {
-  const { numbers } = opened();
+  const { disk, numbers } = opened();
   for (const access of [
-    () => numbers.virtualSize,
+    () => disk.virtualSize,
     () => numbers.l1Offset,
     () => numbers.l1Entries,
     () => numbers.refcountTableOffset,
@@ -53,9 +56,9 @@ test('no number of a qcow2 image is looked at or changed without the lock', () =
     () => numbers.fileEnd,
     () => numbers.neverUsed,
     () => numbers.isPlace(hostOffset(2 * CLUSTER), CLUSTER),
-    () => numbers.setVirtualSize(512),
-    () => numbers.addAllocated(1),
-    () => numbers.removeAllocated(1),
+    () => disk.setVirtualSize(512),
+    () => disk.addAllocated(1),
+    () => disk.removeAllocated(1),
     () => numbers.setL1Table(hostOffset(0), 0),
     () => numbers.setRefcountTable(hostOffset(0), 0),
     () => numbers.advanceFileEnd(hostOffset(LENGTH)),
@@ -113,10 +116,10 @@ test('a place that was written once is no longer fresh, until the file is cut th
 });
 
 test('clusters are counted up and down', () => {
-  const { lock, numbers } = opened();
+  const { disk, lock } = opened();
   lock.run(() => {
-    numbers.addAllocated(3);
-    numbers.removeAllocated(5);
+    disk.addAllocated(3);
+    disk.removeAllocated(5);
   });
-  expect(numbers.allocatedClustersOutsideLock()).toBe(1);
+  expect(disk.allocatedClustersOutsideLock()).toBe(1);
 });

@@ -1,0 +1,37 @@
+// Reads of one run of the guest's: from its host clusters, from the compressed cluster, from the backing file. Without the
+// metadata lock; the clusters are reserved.
+
+import type { GuestOffset } from '../../bytes/offsets.ts';
+import { reach } from '../../concurrency/breakpoints.ts';
+import { readBackingData } from '../backing.ts';
+import type { ReadableImage } from '../image-format.ts';
+import type { RunReader } from '../run-reader.ts';
+import type { CompressedReader } from './compressed.ts';
+import type { GuestData } from './guest-data.ts';
+import type { Run } from './mapping.ts';
+
+export class Qcow2RunReader implements RunReader<Run> {
+  private readonly data: GuestData;
+  private readonly compressed: CompressedReader;
+  private readonly backing: ReadableImage | null;
+
+  constructor(data: GuestData, compressed: CompressedReader, backing: ReadableImage | null) {
+    this.data = data;
+    this.compressed = compressed;
+    this.backing = backing;
+  }
+
+  readRun(run: Run, target: Uint8Array, targetOffset: number, offset: GuestOffset): void {
+    const { length } = run;
+    if (run.status === 'data') {
+      reach('data-read');
+      this.data.read(target, targetOffset, length, run.hostOffset, offset);
+    } else if (run.status === 'compressed') {
+      this.compressed.readPart(run, target, targetOffset, offset);
+    } else if (run.status === 'unallocated' && this.backing !== null) {
+      readBackingData(this.backing, target, targetOffset, length, offset);
+    } else {
+      target.fill(0, targetOffset, targetOffset + length);
+    }
+  }
+}
