@@ -61,11 +61,6 @@ export function parseCompressedDescriptor(
   return { hostOffset: hostOffset(offset), length };
 }
 
-/** Most bytes that a descriptor of these clusters can point to: bounds the buffer for reading it. */
-export function maxCompressedBytes(clusterSize: number): number {
-  return Math.max(2 * SECTOR_BYTES, 2 * clusterSize);
-}
-
 /**
  * One cluster of guest data from its compressed form; bytes behind the end of the stream, or of the cluster, are ignored.
  * @param source the bytes of a CompressedData, padding included; they are not kept
@@ -131,11 +126,8 @@ function damaged(type: CompressionType, context: ErrorContext, reason: string, c
 
 /**
  * The last few decompressed clusters of one thread, by the host offset of their compressed data. Callers may not change what
- * `get` returns nor keep it across calls of `put`.
- *
- * Whoever makes the bytes at a host offset mean something else must call `forget` or `clear` in every thread that has a cache.
- * An image engine that never writes compressed data needs neither: as long as an L2 entry says that there is compressed data
- * at a host offset, its clusters are in use and are not written.
+ * `get` returns nor keep it across calls of `put`. None of it is ever out of date: as long as an L2 entry says that there is
+ * compressed data at a host offset, its clusters are in use and are not written.
  */
 export class DecompressedClusters {
   private readonly keys: Float64Array;
@@ -161,19 +153,6 @@ export class DecompressedClusters {
     this.keys[slot] = offset;
     this.clusters[slot] = cluster;
     if (known < 0) this.next = (slot + 1) % this.keys.length;
-  }
-
-  /** Forgets the cluster whose compressed data starts at `offset`. */
-  forget(offset: HostOffset): void {
-    const slot = this.keys.indexOf(offset);
-    if (slot < 0) return;
-    this.keys[slot] = -1;
-    this.clusters[slot] = undefined;
-  }
-
-  clear(): void {
-    this.keys.fill(-1);
-    this.clusters.fill(undefined);
   }
 }
 

@@ -5,6 +5,7 @@
 // A host cluster number is cut in two: refcount block = cluster / refcountsPerBlock, entry = the rest.
 
 import {
+  divideUp,
   type GuestCluster,
   type GuestOffset,
   guestCluster,
@@ -16,6 +17,15 @@ import { SUBCLUSTERS_PER_CLUSTER } from './subcluster.ts';
 
 export const L1_ENTRY_BYTES = 8;
 export const REFCOUNT_TABLE_ENTRY_BYTES = 8;
+
+function l2EntryBytes(extendedL2: boolean): number {
+  return extendedL2 ? 16 : 8;
+}
+
+/** L1 entries that map a disk of `size` bytes. */
+export function l1EntriesFor(size: number, clusterSize: number, extendedL2: boolean): number {
+  return divideUp(size, (clusterSize / l2EntryBytes(extendedL2)) * clusterSize);
+}
 
 /** Where guest bytes lie in an external data file: each at its guest offset. */
 export function placeInDataFile(guest: GuestOffset): HostOffset {
@@ -42,7 +52,7 @@ export class Geometry {
     this.clusterSize = 2 ** clusterBits;
     this.extendedL2 = extendedL2;
     this.subclusterSize = extendedL2 ? this.clusterSize / SUBCLUSTERS_PER_CLUSTER : this.clusterSize;
-    this.l2EntryBytes = extendedL2 ? 16 : 8;
+    this.l2EntryBytes = l2EntryBytes(extendedL2);
     this.l2Entries = this.clusterSize / this.l2EntryBytes;
     this.l2Coverage = this.l2Entries * this.clusterSize;
     this.refcountBits = 2 ** refcountOrder;
@@ -90,6 +100,6 @@ export class Geometry {
 
   /** L1 entries that a disk of `size` bytes needs. */
   l1EntriesFor(size: number): number {
-    return Math.ceil(size / this.l2Coverage);
+    return l1EntriesFor(size, this.clusterSize, this.extendedL2);
   }
 }

@@ -2,7 +2,14 @@
 // smaller size is durable before anything behind it is given up, so a crash leaves leaks and never a cut-off cluster. The
 // L1 table grows by a copy, which is durable before the header shows it, and never shrinks.
 
-import { type GuestCluster, guestCluster, guestOffset, MAX_VIRTUAL_SIZE, roundUp } from '../../bytes/offsets.ts';
+import {
+  type GuestCluster,
+  guestCluster,
+  guestOffset,
+  MAX_VIRTUAL_SIZE,
+  roundUp,
+  SECTOR_BYTES,
+} from '../../bytes/offsets.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
 import type { Reservations } from '../../concurrency/reservations.ts';
 import { ImgfuseError } from '../../errors/index.ts';
@@ -45,7 +52,7 @@ export interface ResizeParts {
 export function resize(parts: ResizeParts, size: number): void {
   const { disk, file, geometry } = parts;
   const { snapshotCount, version } = parts.header;
-  const padded = roundUp(size, 512);
+  const padded = roundUp(size, SECTOR_BYTES);
   const l1Bytes = geometry.l1EntriesFor(padded) * L1_ENTRY_BYTES;
   if (padded > MAX_VIRTUAL_SIZE || l1Bytes > QCOW_MAX_L1_SIZE) {
     throw new ImgfuseError(
@@ -113,7 +120,7 @@ function endCluster(geometry: Geometry, size: number): GuestCluster {
 
 /** Gives back what lies beyond the end of the disk; a whole sector stays, because it is encrypted as one. */
 function cutDataFile(dataFile: HostFile, size: number): void {
-  const end = roundUp(size, 512);
+  const end = roundUp(size, SECTOR_BYTES);
   if (dataFile.size() > end) dataFile.truncate(end);
 }
 

@@ -9,8 +9,6 @@
 import { assert, type ErrorContext, ImgfuseError } from '../../errors/index.ts';
 
 export const SUBCLUSTERS_PER_CLUSTER = 32;
-/** QEMU refuses extended L2 entries below 16 KiB clusters: a subcluster has at least 512 bytes. */
-export const MIN_SUBCLUSTER_BYTES = 512;
 
 const ALL = 0xffffffff;
 
@@ -88,22 +86,10 @@ export function subclustersTouched(
   length: number,
   clusterSize: number,
 ): { first: number; count: number } {
-  assertBytes(start, length, clusterSize);
+  assert(start >= 0 && length > 0 && start + length <= clusterSize, `bytes ${start} + ${length} of a cluster`);
   const bytes = clusterSize / SUBCLUSTERS_PER_CLUSTER;
   const first = Math.floor(start / bytes);
   return { first, count: Math.floor((start + length - 1) / bytes) + 1 - first };
-}
-
-/** The subclusters that lie wholly in the bytes [start, start + length) of a cluster; `count` may be 0. */
-export function subclustersCovered(
-  start: number,
-  length: number,
-  clusterSize: number,
-): { first: number; count: number } {
-  assertBytes(start, length, clusterSize);
-  const bytes = clusterSize / SUBCLUSTERS_PER_CLUSTER;
-  const first = Math.ceil(start / bytes);
-  return { first, count: Math.max(0, Math.floor((start + length) / bytes) - first) };
 }
 
 /**
@@ -139,8 +125,4 @@ function assertRange(first: number, count: number): void {
     first >= 0 && count >= 0 && first + count <= SUBCLUSTERS_PER_CLUSTER,
     `subclusters ${first} to ${first + count} of a cluster`,
   );
-}
-
-function assertBytes(start: number, length: number, clusterSize: number): void {
-  assert(start >= 0 && length > 0 && start + length <= clusterSize, `bytes ${start} + ${length} of a cluster`);
 }

@@ -9,7 +9,7 @@
 
 import { combine, hexWords, readU64LE, writeU64LE } from '../../bytes/endian.ts';
 import { bytesOfName, nameOfBytes } from '../../bytes/names.ts';
-import { hex, hostOffset, isPowerOfTwo } from '../../bytes/offsets.ts';
+import { hex, hostOffset, isPowerOfTwo, SECTOR_BYTES } from '../../bytes/offsets.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { ImageDetails } from '../image-format.ts';
@@ -90,7 +90,7 @@ function parseFields(file: HostFile, view: DataView, { mayBeCut }: ReadHeaderOpt
   if (!mayBeCut) checkL1Whole(file, l1TableOffset, tableSizeClusters * clusterSize);
   const imageSize = readU64LE(view, IMAGE_SIZE_OFFSET);
   const limit = maxImageSize(clusterSize, tableSizeClusters);
-  if (Number.isNaN(imageSize) || imageSize % 512 !== 0 || imageSize > limit) {
+  if (Number.isNaN(imageSize) || imageSize % SECTOR_BYTES !== 0 || imageSize > limit) {
     const value = hexWords(view.getUint32(IMAGE_SIZE_OFFSET + 4, true), view.getUint32(IMAGE_SIZE_OFFSET, true));
     throw invalid(file, IMAGE_SIZE_OFFSET, `image_size is ${value}; it must be a multiple of 512 up to ${limit} bytes`);
   }

@@ -1,7 +1,14 @@
 // Changing the virtual size. A grown part reads as zeros, whatever the last cluster or the backing file hold there; a
 // smaller size is durable before anything behind it is given up, so a crash leaves leaks and never a cut-off cluster.
 
-import { type GuestCluster, guestCluster, guestOffset, MAX_VIRTUAL_SIZE, roundUp } from '../../bytes/offsets.ts';
+import {
+  type GuestCluster,
+  guestCluster,
+  guestOffset,
+  MAX_VIRTUAL_SIZE,
+  roundUp,
+  SECTOR_BYTES,
+} from '../../bytes/offsets.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
 import type { Reservations } from '../../concurrency/reservations.ts';
 import { ImgfuseError } from '../../errors/index.ts';
@@ -32,7 +39,7 @@ export interface ResizeParts {
 
 /** Sets the virtual size to `size` bytes, rounded up to 512. Throws limit when the tables cannot map it. */
 export function resize(parts: ResizeParts, size: number): void {
-  const padded = roundUp(size, 512);
+  const padded = roundUp(size, SECTOR_BYTES);
   checkLimit(parts, padded);
   const old = parts.disk.virtualSizeOutsideLock();
   if (padded > old) grow(parts, old, padded);

@@ -14,10 +14,10 @@ import type { LuksArea } from '../../../codec/luks-header.ts';
 import { ImgfuseError } from '../../../errors/index.ts';
 import type { HostFile } from '../../../host/host-file.ts';
 import type { CreateOptions } from '../../image-format.ts';
+import { l1EntriesFor } from '../geometry.ts';
 import { GuestData } from '../guest-data.ts';
 import { serializeFeatureNames } from '../header/feature-name.ts';
 import {
-  l1EntriesFor,
   QCOW_CRYPT_LUKS,
   QCOW_CRYPT_NONE,
   QCOW_MAX_L1_SIZE,

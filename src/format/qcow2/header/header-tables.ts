@@ -5,8 +5,8 @@ import { readU64BE } from '../../../bytes/endian.ts';
 import { MAX_VIRTUAL_SIZE } from '../../../bytes/offsets.ts';
 import { ImgfuseError } from '../../../errors/index.ts';
 import type { HostFile } from '../../../host/host-file.ts';
-import { L1_ENTRY_BYTES } from '../geometry.ts';
-import { FIELD, l1EntriesFor, QCOW_MAX_L1_SIZE, QCOW_MAX_REFTABLE_SIZE, QCOW_MAX_SNAPSHOTS } from './header.ts';
+import { L1_ENTRY_BYTES, l1EntriesFor } from '../geometry.ts';
+import { FIELD, QCOW_MAX_L1_SIZE, QCOW_MAX_REFTABLE_SIZE, QCOW_MAX_SNAPSHOTS } from './header.ts';
 import { invalid, showU64 } from './header-extension.ts';
 
 const SNAPSHOT_ENTRY_BYTES = 40;

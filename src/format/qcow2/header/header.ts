@@ -13,7 +13,7 @@
 
 import { writeU64BE } from '../../../bytes/endian.ts';
 import { bytesOfName } from '../../../bytes/names.ts';
-import { divideUp, hostOffset } from '../../../bytes/offsets.ts';
+import { hostOffset } from '../../../bytes/offsets.ts';
 import type { LuksArea } from '../../../codec/luks-header.ts';
 import { assert, ImgfuseError } from '../../../errors/index.ts';
 import type { HostFile } from '../../../host/host-file.ts';
@@ -47,7 +47,6 @@ export const MAX_CLUSTER_BITS = 21;
 export const QCOW_MAX_L1_SIZE = 32 * 1024 * 1024;
 export const QCOW_MAX_REFTABLE_SIZE = 8 * 1024 * 1024;
 export const QCOW_MAX_SNAPSHOTS = 65536;
-export const QCOW_EXTL2_SUBCLUSTERS_PER_CLUSTER = 32;
 /** QEMU refuses longer names. */
 export const MAX_BACKING_NAME = 1023;
 export const MAX_REFCOUNT_ORDER = 6;
@@ -202,11 +201,6 @@ export function withoutBits(words: FeatureWords, bits: number): FeatureWords {
 /** The autoclear bits to keep when imgfuse writes to the disk. It does not update bitmaps, so their bit is cleared. */
 export function autoclearWhenWritten(words: FeatureWords): FeatureWords {
   return [words[0] & QCOW2_AUTOCLEAR_DATA_FILE_RAW, 0];
-}
-
-/** Number of L1 entries that map a disk of `size` bytes. */
-export function l1EntriesFor(size: number, clusterSize: number, extendedL2: boolean): number {
-  return divideUp(size, (clusterSize / (extendedL2 ? 16 : 8)) * clusterSize);
 }
 
 function sizeAndL1Bytes({ size, cryptMethod, l1Size, l1TableOffset }: SizeAndL1Fields): Uint8Array {

@@ -5,6 +5,7 @@ import { readU64BE } from '../../../bytes/endian.ts';
 import { hex, hostOffset } from '../../../bytes/offsets.ts';
 import { isCorrupt } from '../../../errors/index.ts';
 import { type HostFile, readPadded } from '../../../host/host-file.ts';
+import { SUBCLUSTERS_PER_CLUSTER } from '../subcluster.ts';
 import { nameIncompatibleBits } from './feature-name.ts';
 import {
   COMPRESSION_TYPES,
@@ -16,7 +17,6 @@ import {
   MAX_REFCOUNT_ORDER,
   MIN_CLUSTER_BITS,
   QCOW_CRYPT_LUKS,
-  QCOW_EXTL2_SUBCLUSTERS_PER_CLUSTER,
   QCOW_MAGIC,
   QCOW2_AUTOCLEAR_BITMAPS,
   QCOW2_AUTOCLEAR_DATA_FILE_RAW,
@@ -226,11 +226,11 @@ function checkIncompatible(
 }
 
 function parseEntryWidths({ file, bytes, view }: HeaderCluster, version: 2 | 3, extendedL2: boolean) {
-  if (extendedL2 && bytes.length / QCOW_EXTL2_SUBCLUSTERS_PER_CLUSTER < 2 ** MIN_CLUSTER_BITS) {
+  if (extendedL2 && bytes.length / SUBCLUSTERS_PER_CLUSTER < 2 ** MIN_CLUSTER_BITS) {
     throw invalid(
       file,
       FIELD.clusterBits,
-      `clusters of ${bytes.length} bytes have subclusters of ${bytes.length / QCOW_EXTL2_SUBCLUSTERS_PER_CLUSTER}; ` +
+      `clusters of ${bytes.length} bytes have subclusters of ${bytes.length / SUBCLUSTERS_PER_CLUSTER}; ` +
         'extended L2 entries need cluster_bits of at least 14',
     );
   }

@@ -9,7 +9,6 @@ import { ImgfuseError } from '../../../../src/errors/index.ts';
 import {
   DecompressedClusters,
   decompress,
-  maxCompressedBytes,
   parseCompressedDescriptor,
 } from '../../../../src/format/qcow2/compressed.ts';
 import { seededRandom } from '../../../support/random.ts';
@@ -50,7 +49,7 @@ describe('a compressed cluster descriptor', () => {
         const parsed = parseCompressedDescriptor(...words(value), clusterBits);
         expect(BigInt(parsed.hostOffset)).toBe(place);
         expect(BigInt(parsed.length)).toBe((additional + 1n) * 512n - (place % 512n));
-        expect(parsed.length).toBeLessThanOrEqual(maxCompressedBytes(2 ** clusterBits));
+        expect(parsed.length).toBeLessThanOrEqual(2 * 2 ** clusterBits);
         expect((parsed.hostOffset + parsed.length) % 512).toBe(0);
       }),
       { numRuns: 3000 },
@@ -317,15 +316,5 @@ describe('the cache of decompressed clusters', () => {
     cache.put(at(10), new Uint8Array(2));
     cache.put(at(20), new Uint8Array(3));
     expect([cache.get(at(10))?.length, cache.get(at(20))?.length]).toEqual([2, 3]);
-  });
-
-  test('forgets what it is told to forget', () => {
-    const cache = new DecompressedClusters(3);
-    for (const offset of [10, 20, 30]) cache.put(at(offset), new Uint8Array(offset));
-    cache.forget(at(20));
-    cache.forget(at(99));
-    expect([10, 20, 30].map((offset) => cache.get(at(offset))?.length)).toEqual([10, undefined, 30]);
-    cache.clear();
-    expect([10, 20, 30].map((offset) => cache.get(at(offset)))).toEqual([undefined, undefined, undefined]);
   });
 });
