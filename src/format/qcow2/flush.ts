@@ -1,7 +1,23 @@
-// The flush of an image: what waits for a fdatasync is carried out in rounds. One round: take what waits, sync, then with
-// that durable (1) write the L1 entries of new L2 tables, (2) lower the counters of references removed before and free what
-// nothing refers to, with another sync in between if there is something for both, (3) write the L2 entries of new data. What
-// (1) and (3) replace waits for the next round. One flush at a time; the metadata lock is not held during a fdatasync.
+// The flush of an image. Data and new tables reach the file at once, but nothing in the file refers to them before a fdatasync
+// has made them durable, and what they replace is given up one fdatasync after that. So the flush works in rounds, and a crash
+// at any point leaves the old content or the new one, and clusters that nothing refers to (leaks). One flush runs at a time, and
+// its fdatasyncs never run under the metadata lock.
+//
+// The life of a write that replaces a cluster. S is a fdatasync, on the right is what a crash leaves from there on:
+//
+//   request   counter of the new cluster = 1, data written; the link waits     the old content; the new cluster leaks
+//   round 1   take what waits
+//       S     counters, data, new L2 tables and earlier removals are durable
+//             L1 entries of new L2 tables: each table says what it said before  the old content
+//       S     those L1 entries are durable; only if something was removed       "
+//             counters of earlier removals go down; unused clusters are         "
+//             punched, and only then free for reuse (R5)
+//             L2 entries of the new data (R6); what they replace is logged      the old content or the new one
+//   flush
+//       S     the links are durable: the flush may return                       the new content; the old cluster leaks
+//   round 2
+//       S     (the next flush)
+//             the counter of the old cluster goes down, punch, free for reuse   the new content, no leak
 
 import { after, type HostCluster } from '../../bytes/offsets.ts';
 import { reach } from '../../concurrency/breakpoints.ts';
