@@ -78,7 +78,7 @@ export class Allocator {
     free.markFree(start, count);
   }
 
-  /** Cuts the file behind the last cluster in use; a device keeps its length. @returns whether there was something to cut */
+  /** Cuts the file after the last cluster in use; a device keeps its length. @returns whether there was something to cut */
   trim(): boolean {
     const { file, free, geometry, numbers } = this.parts;
     if (file.isDevice) return false;
@@ -135,7 +135,7 @@ export class Allocator {
     }
   }
 
-  /** Clusters below `end` are about to be written: where that fails, guest data may find anything there later. */
+  /** Clusters below `end` are about to be written: if that fails, they may hold anything when guest data gets them. */
   private noLongerFresh(end: HostCluster): void {
     const { geometry, numbers } = this.parts;
     numbers.noteUsed(geometry.startOf(end));
@@ -183,7 +183,7 @@ export class Allocator {
   }
 
   /**
-   * A refcount table of at least `entries` entries, behind new blocks that count themselves, the table and what follows.
+   * A refcount table of at least `entries` entries, after new blocks that count themselves, the table and what follows.
    * All of it is durable before the header shows it; then the old table is released.
    */
   private growTable(entries: number): void {

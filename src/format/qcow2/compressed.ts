@@ -24,7 +24,7 @@ const MAX_OFFSET_HIGH = 2 ** 24;
 /** Where the data of a compressed cluster is; it ends at the end of a 512-byte sector, maybe in the next host cluster. */
 export interface CompressedData {
   readonly hostOffset: HostOffset;
-  /** bytes from the host offset to the end of the last sector; the padding behind the data is part of it */
+  /** bytes from the host offset to the end of the last sector; the padding after the data is part of it */
   readonly length: number;
 }
 
@@ -62,12 +62,12 @@ export function parseCompressedDescriptor(
 }
 
 /**
- * One cluster of guest data from its compressed form; bytes behind the end of the stream, or of the cluster, are ignored.
+ * One cluster of guest data from its compressed form; bytes after the end of the stream, or of the cluster, are ignored.
  * @param source the bytes of a CompressedData, padding included; they are not kept
  * @param context path and host offset for the message
  * @param decoder replaces the zstd decoder of this Node, in tests
  * @returns exactly `clusterSize` bytes, which belong to the caller
- * @throws corrupt when the data is damaged, gives less than a cluster, or is a zstd frame that goes on behind the cluster
+ * @throws corrupt when the data is damaged, gives less than a cluster, or is a zstd frame that goes on after the cluster
  */
 export function decompress(
   type: CompressionType,

@@ -1,6 +1,6 @@
-// Ranges that shall read as zeros: discard, write zeroes, and what lies behind the end of a smaller disk. Whole clusters
-// become "unallocated", or "zero" where a backing file would show through; version 2 has no zero clusters, so there the
-// zeros are written. Parts of clusters are zeroed in place, or written where the cluster is shared, compressed or encrypted;
+// Ranges that shall read as zeros: discard, write zeroes, and what lies beyond the end of a smaller disk. Whole clusters
+// become "unallocated", or "zero" if a backing file would show through; version 2 has no zero clusters, so the zeros are
+// written. Parts of clusters are zeroed in place, or written if the cluster is shared, compressed or encrypted;
 // with extended L2 entries whole subclusters are marked instead.
 
 import {
@@ -129,7 +129,7 @@ export class Deallocator {
   ): number {
     const { geometry, linker, mapper, headerBits, reservations } = this.parts;
     const part = Math.min(count, linker.span(first));
-    // first of all, because it may wait, and then what there was room for may be taken
+    // first of all, because it may wait, and the room made before a wait may be gone after it
     return reservations.exclusively(first, first + part, () => {
       const { clusterSize } = geometry;
       if (zeroed === undefined) this.punchDataFile(first, geometry.startOf(first), part * clusterSize);
@@ -144,8 +144,8 @@ export class Deallocator {
 
   /**
    * Places in a data file belong to their guest clusters for good, so they are punched at once and not after a flush. Before
-   * the entries change: a crash in between leaves zeros where zeros were asked for. In an encrypted one a hole does not read
-   * as zeros: there the old data stays, until it is written over.
+   * the entries change: a crash in between leaves zeros where zeros were asked for. In an encrypted data file
+   * a hole does not read as zeros, so the old data stays until it is written over.
    */
   private punchDataFile(first: GuestCluster, offset: GuestOffset, length: number): void {
     const { data, geometry, hasDataFile, lock, mapper, pending } = this.parts;

@@ -11,7 +11,7 @@ import { type HostFile, readPadded } from '../../host/host-file.ts';
 const BOUNCE_BYTES = 256 * 1024;
 
 export class GuestData {
-  /** what only whole units of can be changed without reading what is around it; see isWhole */
+  /** bytes: a write of part of a unit has to read the rest of it; see isWhole */
   readonly unit: number;
   private readonly file: HostFile;
   private readonly cipher: SectorCipher | null;
@@ -34,7 +34,7 @@ export class GuestData {
     return offset % this.unit === 0 && length % this.unit === 0;
   }
 
-  /** Reads what the guest wrote at `host`; what lies behind the end of the file is zeros. */
+  /** Reads what the guest wrote at `host`; beyond the end of the file there are zeros. */
   read(target: Uint8Array, targetOffset: number, length: number, host: HostOffset, guest: GuestOffset): void {
     // the last cluster of a file need not be whole
     if (this.cipher === null) readPadded(this.file, target, targetOffset, length, host);
@@ -46,12 +46,12 @@ export class GuestData {
     else this.writeEncrypted(source, sourceOffset, length, host, guest);
   }
 
-  /** The file reads as zeros there and gives the space back where the host can; encrypted data does not become zeros so. */
+  /** The file reads as zeros there, and gives the space back if the host can. Not for encrypted data: a hole is no zeros there. */
   punch(length: number, host: HostOffset): void {
     this.file.punchHole(host, length);
   }
 
-  /** The file reads as zeros there and keeps the space where the host can; not for encrypted data, as punch(). */
+  /** The file reads as zeros there, and keeps the space if the host can. Not for encrypted data. */
   zero(length: number, host: HostOffset): void {
     this.file.zeroRange(host, length);
   }

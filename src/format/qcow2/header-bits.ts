@@ -62,7 +62,7 @@ export class HeaderBits {
     if (this.parts.header.lazyRefcounts) this.mark.set();
   }
 
-  /** Called before every change of a counter. Of requests the bit is set by then; what else may come sets it here, under the lock. */
+  /** Called before every change of a counter. A request has set the bit by then; any other change sets it here, under the lock. */
   beforeCounters(): void {
     const { header, tracker } = this.parts;
     if (!header.lazyRefcounts) return;
@@ -84,7 +84,7 @@ export class HeaderBits {
 
   /**
    * The image says something that cannot be true any more, although all of it was true when it was opened. It is marked
-   * corrupt where its version has the bit, and read-only from now on. @returns the error for the request that found it
+   * corrupt if its version has the bit, and read-only from now on. @returns the error for the request that found it
    */
   damaged(sentence: string, offset: HostOffset): ImgfuseError {
     const { file, header, tracker, log } = this.parts;

@@ -43,7 +43,7 @@ const ZERO = { high: 0, low: QCOW_OFLAG_ZERO } as const;
 /** Host clusters that an entry refers to. */
 interface Reference {
   readonly first: HostCluster;
-  /** of clusters that are counted: none in a data file */
+  /** clusters with a counter; 0 in a data file, which has none */
   readonly count: number;
   readonly isData: boolean;
 }
@@ -87,8 +87,8 @@ export class Linker {
   }
 
   /**
-   * Room for `clusters` more links in `tables` more L2 tables, and in the log of deferred decrements for `released` runs at once and one of
-   * each link, which it adds while a flush is at work.
+   * Room for `clusters` more links in `tables` more L2 tables, and in the log of deferred decrements for `released` runs now and
+   * for one of each link, which a flush adds while it is at work.
    */
   hasRoom(clusters: number, tables: number, released: number): boolean {
     const { pending, pendingTables, decrements } = this.parts;
@@ -134,7 +134,7 @@ export class Linker {
   }
 
   /**
-   * Subclusters of one cluster that is not compressed read as zeros, or as unallocated; what host cluster they have stays.
+   * Subclusters of one cluster that is not compressed read as zeros, or as unallocated; its host cluster stays.
    * There is room in `pending` and `pendingTables`.
    */
   replaceSubclusters(guestCluster: GuestCluster, first: number, count: number, asZero: boolean, nowMs: number): void {
@@ -192,7 +192,7 @@ export class Linker {
     return true;
   }
 
-  /** Writes the L1 entries of the first `count` waiting tables, whose content is durable, and releases what they replace. */
+  /** Writes the L1 entries of the first `count` waiting tables, whose content is durable; what they replace is logged. */
   linkTables(count: number): void {
     const { geometry, numbers, pendingTables, decrements, tables } = this.parts;
     const l1 = numbers.l1Offset;
@@ -208,7 +208,7 @@ export class Linker {
     pendingTables.removeFirst(count);
   }
 
-  /** Writes the L2 entries of the first `count` waiting clusters, whose data is durable, and releases what they replace. */
+  /** Writes the L2 entries of the first `count` waiting clusters, whose data is durable; what they replace is logged. */
   linkClusters(count: number): void {
     const { disk, geometry, mapper, pending } = this.parts;
     const links = pending.first(count);

@@ -69,7 +69,7 @@ export class MetadataClusters {
 
 /** What is to be marked, kept until it is sure that the map is wanted. */
 export class MetadataRuns {
-  /** of each run: value of the kind, first cluster, cluster behind the last */
+  /** of each run: value of the kind, first cluster, end (exclusive) */
   private runs = new Float64Array(0);
   private length = 0;
 

@@ -90,7 +90,7 @@ export function openQcow2(
   return qcow2Image({ file, backing, dataFile }, state, 0, options.log);
 }
 
-/** A damaged one is no place that data must not lie in; only an image that is read gets so far with it. */
+/** None if the header damages it: it protects nothing then, and only a read-only open gets this far. */
 function refcountTable(header: Qcow2Header, fileEnd: number): TablePlace {
   const { clusterSize, refcountTableClusters, refcountTableOffset: offset } = header;
   const bytes = refcountTableClusters * clusterSize;
@@ -99,7 +99,7 @@ function refcountTable(header: Qcow2Header, fileEnd: number): TablePlace {
   return isSound ? { offset, entries: bytes / REFCOUNT_TABLE_ENTRY_BYTES } : { offset: 0, entries: 0 };
 }
 
-/** The file that holds the guest's data; null where that is the image itself. */
+/** The file that holds the guest's data; null: the image file does. */
 function openDataFile(file: HostFile, header: Qcow2Header, { openExtent, readOnly }: OpenOptions): HostFile | null {
   if (!header.hasExternalData) return null;
   if (header.dataFileName === null || openExtent === undefined) {
@@ -146,7 +146,7 @@ function unlock(file: HostFile, header: Qcow2Header, { password }: OpenOptions):
   }
 }
 
-/** Bitmaps are not kept up to date and unknown bits speak of what we do not maintain: they go before the first write. */
+/** Bitmaps, and whatever unknown bits stand for, are not kept up to date here: their bits go before the first write. */
 function clearAutoclear(file: HostFile, header: Qcow2Header): void {
   if (header.version !== 3) return;
   const kept = autoclearWhenWritten(header.autoclear);

@@ -1,6 +1,6 @@
-// The look before a write: guest data never goes to a cluster that holds metadata, and a table is only changed where a table
-// of its kind is. The open has verified both for every entry of the image; what is asked here is whether that still holds, so a
-// hit means that somebody else wrote to the file, or a mistake, and the image takes no further change. Under the metadata lock.
+// The look before a write: guest data never goes to a cluster that holds metadata, and a table changes only if its cluster holds
+// a table of its kind. The open has verified both for every entry of the image, and here it is verified again: a hit means that
+// somebody else wrote to the file, or a bug, and the image takes no further change. Under the metadata lock.
 
 import { after, type HostCluster, type HostOffset, hex } from '../../bytes/offsets.ts';
 import type { Geometry } from './geometry.ts';

@@ -39,7 +39,7 @@ export class Preallocator {
     return reservations.exclusively(cluster, cluster + 1, () => {
       const { status, length: part } = mapper.map(offset, length);
       const rest = clusterSize - geometry.inCluster(offset);
-      // a subcluster with data has a whole cluster behind it
+      // a subcluster with data has the space of a whole cluster
       if (status === 'data' || status === 'compressed') return Math.max(part, rest);
       const inside = Math.min(clusterSize, access.virtualSize - start);
       lock.unlock();

@@ -1,5 +1,5 @@
 // Changing the virtual size. A grown part reads as zeros, whatever the last cluster or the backing file hold there; a
-// smaller size is durable before anything behind it is given up, so a crash leaves leaks and never a cut-off cluster. The
+// smaller size is durable before anything beyond it is given up, so a crash leaves leaks and never a cut-off cluster. The
 // L1 table grows by a copy, which is durable before the header shows it, and never shrinks.
 
 import {
@@ -78,7 +78,7 @@ export function resize(parts: ResizeParts, size: number): void {
 
 function grow(parts: ResizeParts, old: number, size: number): void {
   const { backing, dataFile, deallocator, disk, flush, geometry, lock, numbers, tracker } = parts;
-  // what a shrink left behind the end when it was cut short must not come back
+  // what an interrupted shrink left beyond the end must not come back
   deallocator.cutOff(endCluster(geometry, old), geometry.firstClusterOf(lock.run(() => numbers.l1Entries)));
   growL1(parts, geometry.l1EntriesFor(size));
   if (dataFile !== null) {

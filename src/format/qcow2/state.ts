@@ -12,7 +12,7 @@ import { createDeferredDecrementsState, type DeferredDecrementsState } from './d
 import { L1_ENTRY_BYTES, REFCOUNT_TABLE_ENTRY_BYTES } from './geometry.ts';
 import type { CompressionType, FeatureWords } from './header/header.ts';
 
-/** The Int32 word behind the metadata lock: QCOW2_INCOMPAT_DIRTY and _CORRUPT as they are in the header now */
+/** The Int32 word after the metadata lock: QCOW2_INCOMPAT_DIRTY and _CORRUPT as they are in the header now */
 export const HEADER_BITS = 1;
 /** The two words of the dirty mark. */
 export const DIRTY_MARK = 2;
@@ -76,7 +76,7 @@ export interface Qcow2StateOptions extends MappedStateOptions {
   readonly headerBits: number;
   readonly l1Table: TablePlace;
   readonly refcountTable: TablePlace;
-  /** first byte behind the last cluster in use */
+  /** first byte after the last cluster in use */
   readonly usedEnd: number;
 }
 
@@ -139,7 +139,7 @@ export class Qcow2Numbers {
     this.numbers.set(REFCOUNT_TABLE_ENTRIES, entries);
   }
 
-  /** First byte behind the last cluster in use, where the next one is appended. */
+  /** First byte after the last cluster in use, where the next one is appended. */
   get fileEnd(): HostOffset {
     return hostOffset(this.numbers.get(FILE_END));
   }
@@ -163,10 +163,10 @@ export class Qcow2Numbers {
   isPlace(offset: HostOffset, bytes: number): boolean {
     const values = this.numbers.underLock();
     if (!(offset + bytes <= values[FILE_END]!)) return false;
-    const behindL1 = offset - values[L1_OFFSET]!;
-    if (behindL1 >= 0 && behindL1 < values[L1_ENTRIES]! * L1_ENTRY_BYTES) return false;
-    const behindRefcounts = offset - values[REFCOUNT_TABLE_OFFSET]!;
-    return behindRefcounts < 0 || behindRefcounts >= values[REFCOUNT_TABLE_ENTRIES]! * REFCOUNT_TABLE_ENTRY_BYTES;
+    const inL1 = offset - values[L1_OFFSET]!;
+    if (inL1 >= 0 && inL1 < values[L1_ENTRIES]! * L1_ENTRY_BYTES) return false;
+    const inRefcounts = offset - values[REFCOUNT_TABLE_OFFSET]!;
+    return inRefcounts < 0 || inRefcounts >= values[REFCOUNT_TABLE_ENTRIES]! * REFCOUNT_TABLE_ENTRY_BYTES;
   }
 
   /** From here on the file has never held anything: new clusters read as zeros. */

@@ -43,15 +43,15 @@ export interface EntryRun {
   readonly index: number;
   readonly count: number;
   readonly flags: Readonly<Entry>;
-  /** what the first entry leads to; absent: the entries lead nowhere */
+  /** what the first entry points to; absent: the entries point nowhere */
   readonly host?: HostOffset;
-  /** bytes from what one entry leads to, to what the next leads to */
+  /** bytes between what two neighbours point to */
   readonly step: number;
 }
 
 /** An extended L2 entry of a cluster that is not compressed. */
 export interface ExtendedEntry {
-  /** 0 where there is no host cluster */
+  /** 0: no host cluster */
   readonly host: HostOffset;
   readonly copied: boolean;
   readonly subclusters: SubclusterBitmap;
@@ -80,7 +80,7 @@ export function entryAt(table: HostOffset, index: number): HostOffset {
   return after(table, index * ENTRY_BYTES);
 }
 
-/** A whole table as it stands in the file; what lies behind its end reads as zeros. */
+/** A whole table as it stands in the file; what lies beyond its end reads as zeros. */
 export function readTable(file: HostFile, offset: number, length: number): DataView {
   const bytes = new Uint8Array(length);
   readPadded(file, bytes, 0, length, hostOffset(offset));
