@@ -39,7 +39,11 @@ export class HeaderBits {
     const withDirty = (isSet: boolean): number =>
       (this.bits() & ~QCOW2_INCOMPAT_DIRTY) | (isSet ? QCOW2_INCOMPAT_DIRTY : 0);
     this.mark = new DirtyMark({
-      ...{ lock, tracker, words, firstWord: DIRTY_MARK, path: file.path },
+      lock,
+      tracker,
+      words,
+      firstWord: DIRTY_MARK,
+      path: file.path,
       isSet: () => this.isDirty,
       remember: (isSet) => this.remember(withDirty(isSet)),
       write: (isSet) => tracker.writeMetadata('header-update', () => this.write(withDirty(isSet))),

@@ -82,11 +82,12 @@ export interface Qcow2StateOptions extends MappedStateOptions {
 
 export function createQcow2State(header: FixedHeader, options: Qcow2StateOptions): Qcow2State {
   const { metadata, readOnly, volumeKey } = options;
+  const clusterSize = 2 ** header.clusterBits;
   const state = {
-    ...createMappedState(options, {
-      ...{ clusterSize: 2 ** header.clusterBits, wordCount: WORD_COUNT, numberCount: NUMBER_COUNT },
-    }),
-    ...{ header, volumeKey, metadata },
+    ...createMappedState(options, { clusterSize, wordCount: WORD_COUNT, numberCount: NUMBER_COUNT }),
+    header,
+    volumeKey,
+    metadata,
     pendingTables: createPendingLinksState(readOnly ? 1 : PENDING_TABLES),
     decrements: createDeferredDecrementsState(readOnly ? 1 : undefined),
   };
