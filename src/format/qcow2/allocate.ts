@@ -3,14 +3,14 @@
 // leaves a leak. Refcount blocks and a larger refcount table are made on the way. Used under the metadata lock.
 
 import { writeU64BE } from '../../bytes/endian.ts';
-import { after, type HostCluster, type HostOffset } from '../../bytes/offsets.ts';
+import { after, type GuestCluster, type HostCluster, type HostOffset } from '../../bytes/offsets.ts';
 import { reach } from '../../concurrency/breakpoints.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { FreeClusters } from '../free-clusters.ts';
 import type { WriteTracker } from '../write-tracker.ts';
 import type { DeferredDecrements } from './deferred-decrements.ts';
-import { type Geometry, REFCOUNT_TABLE_ENTRY_BYTES } from './geometry.ts';
+import { type Geometry, placeInDataFile, REFCOUNT_TABLE_ENTRY_BYTES } from './geometry.ts';
 import { QCOW_MAX_REFTABLE_SIZE, writeRefcountTableFields } from './header/header.ts';
 import type { HeaderBits } from './header-bits.ts';
 import type { MetadataClusters } from './metadata-clusters.ts';
@@ -248,6 +248,37 @@ export class Allocator {
     decrements.add(geometry.clusterOf(oldOffset), geometry.clustersFor(oldEntries * REFCOUNT_TABLE_ENTRY_BYTES));
     tracker.noteWrite();
   }
+}
+
+/** Where the clusters of new guest data come from. */
+export interface ClusterSource {
+  /** One to `count` adjoining clusters for guest clusters from `guestCluster` on. Under the metadata lock. */
+  allocate(guestCluster: GuestCluster, count: number): Allocation;
+  /** Clusters that were allocated and never linked. */
+  giveBack(offset: HostOffset, count: number): void;
+}
+
+/** The image file, where each cluster is counted. */
+export function imageClusters(allocator: Allocator): ClusterSource {
+  return {
+    allocate: (_, count) => allocator.allocate(count),
+    giveBack: (offset, count) => allocator.giveBack(offset, count),
+  };
+}
+
+/**
+ * An external data file: every guest cluster has one place of its own, which nobody counts. It may hold anything, such as what the
+ * guest discarded.
+ */
+export function dataFileClusters(geometry: Geometry): ClusterSource {
+  return {
+    allocate: (guestCluster, count) => ({
+      offset: placeInDataFile(geometry.startOf(guestCluster)),
+      count,
+      readsAsZeros: false,
+    }),
+    giveBack: () => undefined,
+  };
 }
 
 function setCounter(block: Uint8Array, index: number, bits: number, value: number): void {

@@ -12,20 +12,22 @@ import {
   roundUp,
   SECTOR_BYTES,
 } from '../../bytes/offsets.ts';
+import { reach } from '../../concurrency/breakpoints.ts';
 import { steadyMs } from '../../concurrency/clock.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
+import type { Reservations } from '../../concurrency/reservations.ts';
 import type { CowBuffer } from '../cow-buffer.ts';
 import { type FullHostParts, reclaimingWhenFull } from '../full-host.ts';
+import type { GuestAccess } from '../guest-access.ts';
 import type { ImageMap } from '../image-map.ts';
 import { MAX_RUN_CLUSTERS } from '../mapped-state.ts';
-import type { Allocation } from './allocate.ts';
-import type { ClusterSource } from './cluster-source.ts';
+import type { Allocation, ClusterSource } from './allocate.ts';
 import type { Flush } from './flush.ts';
 import type { Geometry } from './geometry.ts';
 import type { GuestData } from './guest-data.ts';
 import type { HeaderBits } from './header-bits.ts';
 import type { Linker } from './link.ts';
-import { NO_HOST, type Run } from './mapping.ts';
+import { type Mapper, NO_HOST, type Run } from './mapping.ts';
 import type { OverlapCheck } from './overlap.ts';
 import {
   SUBCLUSTERS_PER_CLUSTER,
@@ -35,7 +37,10 @@ import {
   withSubclusters,
 } from './subcluster.ts';
 
+const ZERO_SECTOR = new Uint8Array(SECTOR_BYTES); // a crash keeps or loses it as a whole
+
 export interface AllocatingWriteParts {
+  readonly access: GuestAccess;
   readonly clusters: ClusterSource;
   readonly cow: CowBuffer;
   readonly data: GuestData;
@@ -45,7 +50,9 @@ export interface AllocatingWriteParts {
   readonly imageMap: ImageMap;
   readonly linker: Linker;
   readonly lock: Mutex;
+  readonly mapper: Mapper;
   readonly overlap: OverlapCheck;
+  readonly reservations: Reservations;
   readonly reusable: FullHostParts['reusable'];
 }
 
@@ -82,6 +89,34 @@ export class AllocatingWrite {
     return reclaimingWhenFull(this.parts, Math.min(wanted, MAX_RUN_CLUSTERS), (most) =>
       this.attempt({ source, sourceOffset, offset, length: run.length }, kept, most),
     );
+  }
+
+  /**
+   * Gives the cluster at `offset` a place, by a sector of zeros, if it has no data and reads as zeros. Nobody else can write to
+   * the cluster meanwhile, or the zeros could come after a guest's bytes and hide them. @returns bytes that need no more
+   */
+  preallocateFirst(offset: GuestOffset, length: number): number {
+    const { access, geometry, imageMap, lock, mapper, reservations } = this.parts;
+    const { clusterSize } = geometry;
+    const cluster = geometry.clusterOf(offset);
+    const start = geometry.startOf(cluster);
+    return reservations.exclusively(cluster, cluster + 1, () => {
+      const { status, length: part } = mapper.map(offset, length);
+      const rest = clusterSize - geometry.inCluster(offset);
+      // a subcluster with data has the space of a whole cluster
+      if (status === 'data' || status === 'compressed') return Math.max(part, rest);
+      const inside = Math.min(clusterSize, access.virtualSize - start);
+      lock.unlock();
+      const isZero = imageMap.readsAsZeros(start, inside);
+      reach('preallocate');
+      lock.lock();
+      if (!isZero) return Math.min(part, rest);
+      const sector = roundDown(offset, SECTOR_BYTES);
+      const bytes = Math.min(SECTOR_BYTES, after(start, inside) - sector);
+      access.assertInside(sector, bytes);
+      this.writeNewClusters(ZERO_SECTOR, 0, mapper.map(sector, bytes), sector);
+      return rest;
+    });
   }
 
   /** The same in at most `most` new clusters; when it throws the lock is held and nothing has changed for the guest. */

@@ -19,9 +19,8 @@ import { ReservedRuns } from '../reserved-runs.ts';
 import { RangeReader } from '../run-reader.ts';
 import { StatusScan } from '../status-scan.ts';
 import { WriteTracker } from '../write-tracker.ts';
-import { Allocator } from './allocate.ts';
+import { Allocator, dataFileClusters, imageClusters } from './allocate.ts';
 import { AllocatingWrite } from './allocating-write.ts';
-import { dataFileClusters, imageClusters } from './cluster-source.ts';
 import { CompressedReader } from './compressed.ts';
 import { Deallocator } from './deallocate.ts';
 import { DeferredDecrements } from './deferred-decrements.ts';
@@ -33,7 +32,6 @@ import { Linker } from './link.ts';
 import { Mapper, type Run } from './mapping.ts';
 import { MetadataClusters } from './metadata-clusters.ts';
 import { OverlapCheck } from './overlap.ts';
-import { Preallocator } from './preallocate.ts';
 import { Refcounts } from './refcount.ts';
 import { Qcow2RunReader } from './run-reader.ts';
 import { Qcow2RunWriter } from './run-writer.ts';
@@ -120,6 +118,5 @@ function connectRuns(shared: ReturnType<typeof connectTables>) {
   const isRaw = header.dataFileRaw && !data.isEncrypted;
   const deallocator = new Deallocator({ ...shared, data, isRaw, runs, writer });
   const copier = backing && new CopyUp<Run>({ ...shared, backing, clusterSize, allocating, deallocator });
-  const preallocator = new Preallocator({ ...shared, allocating, imageMap });
-  return { clusterSize, copier, deallocator, imageMap, preallocator, runs };
+  return { allocating, clusterSize, copier, deallocator, imageMap, runs };
 }

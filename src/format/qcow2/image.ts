@@ -44,7 +44,7 @@ class Qcow2Steps implements ImageSteps {
   }
 
   preallocateFirst(offset: GuestOffset, length: number): number {
-    return this.parts.preallocator.preallocateFirst(offset, length);
+    return this.parts.allocating.preallocateFirst(offset, length);
   }
 
   resize(size: number): void {
