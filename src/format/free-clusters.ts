@@ -96,18 +96,18 @@ export class FreeClusters {
     return this.words[GIVEN]!;
   }
 
-  isGiven(cluster: number): boolean {
+  isGiven(cluster: HostCluster): boolean {
     return this.states[cluster] === GIVEN;
   }
 
   /** Clusters just taken are linked to guest clusters that read as zeros, and hold nothing. */
-  markGiven(start: number, count: number): void {
+  markGiven(start: HostCluster, count: number): void {
     this.states.fill(GIVEN, start, start + count);
     this.words[GIVEN] = this.words[GIVEN]! + count;
   }
 
   /** A given cluster turns out to hold data, or its space is promised: it is like any other from now on. */
-  keepGiven(cluster: number): void {
+  keepGiven(cluster: HostCluster): void {
     assert(this.isGiven(cluster), `host cluster ${cluster} was not given away`);
     this.states[cluster] = USED;
     this.words[GIVEN] = this.words[GIVEN]! - 1;
@@ -119,11 +119,11 @@ export class FreeClusters {
   }
 
   /** The last references to `count` clusters from `start` on are removed, or they were never linked. */
-  markFreed(start: number, count: number): void {
+  markFreed(start: HostCluster, count: number): void {
     this.leaveUsed(start, count, FREED);
   }
 
-  private leaveUsed(start: number, count: number, state: typeof FREED | typeof FREE): void {
+  private leaveUsed(start: HostCluster, count: number, state: typeof FREED | typeof FREE): void {
     const end = Math.min(start + count, this.buffer.maxByteLength);
     if (end <= start) return;
     if (this.buffer.byteLength < end) this.buffer.grow(end);
@@ -145,7 +145,7 @@ export class FreeClusters {
   }
 
   /** Clusters that are free already: formats with reference counts settle a release themselves. */
-  markFree(start: number, count: number): void {
+  markFree(start: HostCluster, count: number): void {
     this.leaveUsed(start, count, FREE);
   }
 

@@ -3,6 +3,7 @@
 // fdatasync and `first(count)` with `removeFirst(count)` after it: what was added meanwhile stays for the next batch.
 // A cluster with subclusters may wait more than once, each entry with all that the ones before it say; the last one counts.
 
+import { type GuestCluster, type HostOffset, hostOffset } from '../bytes/offsets.ts';
 import { assert } from '../errors/index.ts';
 
 const COUNT = 0;
@@ -11,7 +12,7 @@ const DEAD = -1;
 /** Links are held back for at most this long (plus one turn of the maintenance thread): the window of R9. */
 const HOLD_BACK_MS = 500;
 /** The host offset of what does not wait; 0 is a place in an external data file. */
-export const NOT_PENDING = -1;
+export const NOT_PENDING = hostOffset(-1);
 /** Numbers of an entry. */
 const STRIDE = 5;
 const GUEST = 0;
@@ -39,9 +40,10 @@ export function createPendingLinksState(capacity: number): PendingLinksState {
   };
 }
 
-export interface PendingLink {
-  readonly guestCluster: number;
-  readonly hostOffset: number;
+/** @typeParam Index what the links lead from: guest clusters, or the numbers of L1 entries */
+export interface PendingLink<Index extends number = GuestCluster> {
+  readonly guestCluster: Index;
+  readonly hostOffset: HostOffset;
   /** words of the subclusters with data and of those that read as zeros; all and none without subclusters */
   readonly allocated: number;
   readonly zero: number;
@@ -61,7 +63,7 @@ export function consecutive(links: readonly PendingLink[], first: number, limit:
   return run;
 }
 
-export class PendingLinks {
+export class PendingLinks<Index extends number = GuestCluster> {
   /** subcluster words of what the last successful find() found */
   allocated = ALL_SUBCLUSTERS;
   zero = 0;
@@ -103,33 +105,30 @@ export class PendingLinks {
   }
 
   /** Host offset of a guest cluster that waits for its link, or NOT_PENDING. */
-  find(guestCluster: number): number {
+  find(guestCluster: Index): HostOffset {
     if (this.control[LIVE] === 0) return NOT_PENDING;
     const entry = this.locate(guestCluster, this.count);
     if (entry < 0) return NOT_PENDING;
     this.allocated = this.entries[entry * STRIDE + ALLOCATED]!;
     this.zero = this.entries[entry * STRIDE + ZERO]!;
-    return this.entries[entry * STRIDE + HOST]!;
+    return this.hostOf(entry);
   }
 
   /** How many guest clusters from this one on, of at most `count`, do not wait. */
-  countFree(guestCluster: number, count: number): number {
+  countFree(guestCluster: Index, count: number): number {
     if (this.control[LIVE] === 0) return count;
     const entries = this.count;
     for (let i = 0; i < count; i++) if (this.locate(guestCluster + i, entries) >= 0) return i;
     return count;
   }
 
-  add(guestCluster: number, hostOffset: number, nowMs: number, allocated = ALL_SUBCLUSTERS, zero = 0): void {
+  add(guestCluster: Index, host: HostOffset, nowMs: number, allocated = ALL_SUBCLUSTERS, zero = 0): void {
     assert(this.hasRoom(1), 'pending links overflow');
     const waiting = this.locate(guestCluster, this.count);
-    assert(
-      waiting < 0 || this.entries[waiting * STRIDE + HOST] === hostOffset,
-      'a guest cluster waits for one host cluster',
-    );
+    assert(waiting < 0 || this.entries[waiting * STRIDE + HOST] === host, 'a guest cluster waits for one host cluster');
     const entry = this.count;
     this.entries[entry * STRIDE + GUEST] = guestCluster;
-    this.entries[entry * STRIDE + HOST] = hostOffset;
+    this.entries[entry * STRIDE + HOST] = host;
     this.entries[entry * STRIDE + ADDED] = nowMs;
     this.entries[entry * STRIDE + ALLOCATED] = allocated;
     this.entries[entry * STRIDE + ZERO] = zero;
@@ -139,11 +138,11 @@ export class PendingLinks {
   }
 
   /** Forgets what waits for a guest cluster in the first `count` entries. @returns its host offset, or NOT_PENDING */
-  drop(guestCluster: number, count = this.count): number {
+  drop(guestCluster: Index, count = this.count): HostOffset {
     let host = NOT_PENDING;
     if (this.control[LIVE] === 0) return host;
     for (let entry = this.locate(guestCluster, count); entry >= 0; entry = this.locate(guestCluster, count, entry)) {
-      host = this.entries[entry * STRIDE + HOST]!;
+      host = this.hostOf(entry);
       this.entries[entry * STRIDE + HOST] = DEAD;
       this.control[LIVE] = this.control[LIVE]! - 1;
     }
@@ -151,18 +150,14 @@ export class PendingLinks {
   }
 
   /** The live ones of the first `count` entries, in guest order, and of each guest cluster the last. */
-  first(count: number): PendingLink[] {
-    const links: PendingLink[] = [];
-    for (let at = 0; at < count * STRIDE; at += STRIDE) {
-      const hostOffset = this.entries[at + HOST]!;
-      if (hostOffset === DEAD) continue;
-      const guestCluster = this.entries[at + GUEST]!;
-      links.push({
-        guestCluster,
-        hostOffset,
-        allocated: this.entries[at + ALLOCATED]!,
-        zero: this.entries[at + ZERO]!,
-      });
+  first(count: number): PendingLink<Index>[] {
+    const links: PendingLink<Index>[] = [];
+    for (let entry = 0; entry < count; entry++) {
+      const at = entry * STRIDE;
+      if (this.entries[at + HOST] === DEAD) continue;
+      const guestCluster = this.entries[at + GUEST] as Index;
+      const [allocated, zero] = [this.entries[at + ALLOCATED]!, this.entries[at + ZERO]!];
+      links.push({ guestCluster, hostOffset: this.hostOf(entry), allocated, zero });
     }
     links.sort((a, b) => a.guestCluster - b.guestCluster);
     return links.filter((link, i) => links[i + 1]?.guestCluster !== link.guestCluster);
@@ -181,6 +176,10 @@ export class PendingLinks {
       live++;
     }
     this.control[LIVE] = live;
+  }
+
+  private hostOf(entry: number): HostOffset {
+    return hostOffset(this.entries[entry * STRIDE + HOST]!);
   }
 
   private chain(entry: number): void {

@@ -2,7 +2,15 @@
 // object for each, so that terabytes of zero clusters take moments. Under the metadata lock; a run is cut after MAX_LOOKS
 // entries, and its caller goes on from there in another hold of the lock.
 
-import { type GuestOffset, guestOffset } from '../bytes/offsets.ts';
+import {
+  after,
+  type GuestCluster,
+  type GuestOffset,
+  guestCluster,
+  guestOffset,
+  type HostOffset,
+  hostOffset,
+} from '../bytes/offsets.ts';
 import { isCorrupt } from '../errors/index.ts';
 import type { HostHoles } from './host-holes.ts';
 import type { Extent, ExtentStatus, StatusRun } from './image-format.ts';
@@ -23,11 +31,11 @@ export interface ScannedTables {
   readonly pending: PendingLinks;
   readonly mapper: RunMapper<MappedRun>;
   /** Offset of the L2 table of an L1 entry, 0 for none. Throws corrupt. */
-  l2Table(l1Index: number): number;
+  l2Table(l1Index: number): HostOffset;
   /** @param at where the entry lies in the memory of the slices @param table offset of its L2 table */
-  kindOf(at: number, table: number, guestCluster: number): EntryKind;
+  kindOf(at: number, table: HostOffset, cluster: GuestCluster): EntryKind;
   /** Host offset in an entry that kindOf calls data. */
-  hostOf(at: number): number;
+  hostOf(at: number): HostOffset;
 }
 
 type MappedRun = DataRun | { readonly status: Exclude<EntryKind, 'data' | 'other'>; readonly length: number };
@@ -44,12 +52,12 @@ export interface ScannedRun {
   /** bytes; the run may go on behind them */
   length: number;
   /** of a run of data in mode extent; -1 for compressed data */
-  hostOffset: number;
+  hostOffset: HostOffset;
   /** data that lies in a hole of the host file; mode extent */
   isHole: boolean;
 }
 
-const NO_PLACE = -1;
+const NO_PLACE = hostOffset(-1);
 
 export class StatusScan {
   private readonly run: ScannedRun = { status: 'zero', length: 0, hostOffset: NO_PLACE, isHole: false };
@@ -88,7 +96,8 @@ export class StatusScan {
     run.length = this.addMapped(offset, Math.min(length, clusterSize - (offset % clusterSize)));
     try {
       while (run.length < length && this.looks > 0 && (offset + run.length) % clusterSize === 0) {
-        if (!this.addClusters((offset + run.length) / clusterSize, length - run.length)) break;
+        const cluster = guestCluster((offset + run.length) / clusterSize);
+        if (!this.addClusters(cluster, length - run.length)) break;
       }
     } catch (error) {
       if (!isCorrupt(error)) throw error;
@@ -98,7 +107,7 @@ export class StatusScan {
   }
 
   /** Adds what belongs to the run from a cluster on, in one table. @returns whether the run may go on behind it */
-  private addClusters(cluster: number, length: number): boolean {
+  private addClusters(cluster: GuestCluster, length: number): boolean {
     const { tables, run } = this;
     const { clusterSize, tableEntries } = tables;
     const index = cluster % tableEntries;
@@ -115,7 +124,7 @@ export class StatusScan {
   }
 
   /** Entries of one slice that wait for no link. */
-  private addEntries(cluster: number, table: number, count: number, length: number): boolean {
+  private addEntries(cluster: GuestCluster, table: HostOffset, count: number, length: number): boolean {
     const { tables, run, mode, nothingIsZero } = this;
     const { clusterSize, entryBytes, slices } = tables;
     const offset = table + (cluster % tables.tableEntries) * entryBytes;
@@ -123,7 +132,7 @@ export class StatusScan {
     const end = Math.min(count, slices.bytesInSlice(offset) / entryBytes);
     const { status } = run;
     for (let i = 0, at = start; i < end; i++, at += entryBytes) {
-      const kind = tables.kindOf(at, table, cluster + i);
+      const kind = tables.kindOf(at, table, after(cluster, i));
       if (kind === status && (kind !== 'data' || mode === 'status')) continue;
       if (kind === 'unallocated' && status === 'zero' && nothingIsZero) continue;
       if (kind === 'compressed' && status === 'data' && mode !== 'extent') continue;
@@ -135,7 +144,7 @@ export class StatusScan {
       }
       run.length += i * clusterSize;
       this.looks -= i;
-      return kind === 'other' && this.addOne(cluster + i, length - i * clusterSize);
+      return kind === 'other' && this.addOne(after(cluster, i), length - i * clusterSize);
     }
     run.length += end * clusterSize;
     this.looks -= end;
@@ -143,7 +152,7 @@ export class StatusScan {
   }
 
   /** Asks the mapper about one cluster. @returns whether all of it belongs to the run */
-  private addOne(cluster: number, length: number): boolean {
+  private addOne(cluster: GuestCluster, length: number): boolean {
     const { clusterSize } = this.tables;
     this.looks--;
     const wanted = Math.min(clusterSize, length);
@@ -164,17 +173,17 @@ export class StatusScan {
       else if (status === 'compressed' ? mode === 'extent' || run.status !== 'data' : status !== run.status) return 0;
       return part;
     }
-    const { hostOffset } = mapped;
-    if (!isFirst) return this.bytesOfData(hostOffset, part);
-    const bytes = this.holes === null ? part : this.holes.look(hostOffset, part);
+    const host = mapped.hostOffset;
+    if (!isFirst) return this.bytesOfData(host, part);
+    const bytes = this.holes === null ? part : this.holes.look(host, part);
     const isHole = this.holes?.isHole ?? false;
-    this.begin(isHole && mode === 'content' ? 'zero' : 'data', hostOffset);
+    this.begin(isHole && mode === 'content' ? 'zero' : 'data', host);
     run.isHole = isHole;
-    this.nextHost = hostOffset + bytes;
+    this.nextHost = after(host, bytes);
     return bytes;
   }
 
-  private begin(status: ExtentStatus, host: number): void {
+  private begin(status: ExtentStatus, host: HostOffset): void {
     const { run } = this;
     run.status = status;
     run.hostOffset = host;
@@ -183,13 +192,13 @@ export class StatusScan {
   }
 
   /** How many bytes of data at `host` belong to the run, which is not empty; modes content and extent. */
-  private bytesOfData(host: number, length: number): number {
+  private bytesOfData(host: HostOffset, length: number): number {
     const { holes, mode, run } = this;
     if (mode === 'extent' && host !== this.nextHost) return 0;
     const bytes = holes === null ? length : holes.look(host, length);
     const isHole = holes?.isHole ?? false;
     if (mode === 'extent' ? isHole !== run.isHole : run.status !== (isHole ? 'zero' : 'data')) return 0;
-    this.nextHost = host + bytes;
+    this.nextHost = after(host, bytes);
     return bytes;
   }
 }

@@ -2,7 +2,7 @@
 // while the image is open never lets guest data land there. The tables of the active layer are in hostile/qcow2-corruptions.
 
 import { beforeEach, describe, expect, test } from 'vitest';
-import { guestOffset } from '../../src/bytes/offsets.ts';
+import { guestOffset, hostCluster } from '../../src/bytes/offsets.ts';
 import { ImgfuseError } from '../../src/errors/index.ts';
 import { FreeClusters, type FreeClustersState } from '../../src/format/free-clusters.ts';
 import type { HostFile } from '../../src/host/host-file.ts';
@@ -65,7 +65,7 @@ describe.each([
   test('when its cluster is taken for free', () => {
     const { file, image } = session;
     const { free } = image.share().state as { readonly free: FreeClustersState };
-    new FreeClusters(free).markFree(find(file) / CLUSTER, 1);
+    new FreeClusters(free).markFree(hostCluster(find(file) / CLUSTER), 1);
     const sentence = `the cluster at 0x${find(file).toString(16)} counts as free, but the ${kind} is there`;
     expectRefused(find(file), sentence, 40 * CLUSTER);
   });

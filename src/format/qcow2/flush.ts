@@ -39,7 +39,7 @@ export interface FlushParts {
   readonly lock: Mutex;
   readonly tracker: WriteTracker;
   readonly pending: PendingLinks;
-  readonly pendingTables: PendingLinks;
+  readonly pendingTables: PendingLinks<number>;
   readonly decrements: DeferredDecrements;
   readonly refcounts: Refcounts;
   readonly linker: Linker;

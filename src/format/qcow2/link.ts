@@ -57,7 +57,7 @@ export interface LinkerParts {
   readonly mapper: Mapper;
   readonly allocator: Allocator;
   readonly pending: PendingLinks;
-  readonly pendingTables: PendingLinks;
+  readonly pendingTables: PendingLinks<number>;
   readonly decrements: DeferredDecrements;
   readonly numbers: Pick<Qcow2Numbers, 'l1Offset'>;
   readonly disk: Pick<DiskNumbers, 'addAllocated' | 'removeAllocated'>;
@@ -182,7 +182,7 @@ export class Linker {
     for (let i = 0; i < count; i++) {
       const waiting = pending.drop(after(guestCluster, i));
       if (waiting === NOT_PENDING) continue;
-      const dropped = geometry.clusterOf(hostOffset(waiting));
+      const dropped = geometry.clusterOf(waiting);
       if (replaced.some(({ first }) => first === dropped)) continue;
       // never linked, but readers before this request may have been told where it is: log its release, like any replaced cluster's
       if (!this.parts.hasDataFile) decrements.add(dropped, 1);
@@ -200,7 +200,7 @@ export class Linker {
       const { high, low } = tables.load(l1, l1Index);
       const old = offsetOf(high, low);
       if (old !== 0) this.parts.overlap.assertTable(old, 'active L2 table');
-      tables.storeEntry('l1-update', { table: l1, index: l1Index, flags: COPIED, host: hostOffset(host) });
+      tables.storeEntry('l1-update', { table: l1, index: l1Index, flags: COPIED, host });
       // a later entry that fails must not make this one be linked again: what it replaced then would be its own table
       pendingTables.drop(l1Index, count);
       if (old !== 0) decrements.add(geometry.clusterOf(old), 1);
@@ -213,18 +213,17 @@ export class Linker {
     const { disk, geometry, mapper, pending } = this.parts;
     const links = pending.first(count);
     for (let i = 0; i < links.length; ) {
-      const { hostOffset: host } = links[i]!;
-      const guestCluster = links[i]!.guestCluster as GuestCluster;
+      const { guestCluster, hostOffset: host } = links[i]!;
       const limit = this.span(guestCluster);
       const run = consecutive(links, i, limit, geometry.clusterSize);
       const table = mapper.l2Table(geometry.l1IndexOf(guestCluster));
       const index = geometry.l2IndexOf(guestCluster);
       assert(table !== 0, 'a cluster that waits for its link has an L2 table');
       this.parts.overlap.assertTable(table, 'active L2 table');
-      const replaced = this.referred(table, index, run, hostOffset(host));
+      const replaced = this.referred(table, index, run, host);
       this.storeLinks(table, index, links.slice(i, i + run));
       // only now does memory change (R8); a later run that fails must not make this one be linked, and released, again
-      for (let n = 0; n < run; n++) pending.drop(guestCluster + n, count);
+      for (let n = 0; n < run; n++) pending.drop(after(guestCluster, n), count);
       disk.removeAllocated(this.release(replaced));
       i += run;
     }
@@ -234,13 +233,13 @@ export class Linker {
   private storeLinks(table: HostOffset, index: number, links: readonly PendingLink[]): void {
     const { geometry, tables } = this.parts;
     if (!geometry.extendedL2) {
-      const host = hostOffset(links[0]!.hostOffset);
+      const host = links[0]!.hostOffset;
       const { clusterSize: step } = geometry;
       tables.store('l2-update', { table, index, count: links.length, flags: COPIED, host, step });
       return;
     }
     const entries = links.map(({ hostOffset: host, allocated, zero }) => {
-      return { host: hostOffset(host), copied: true, subclusters: { allocated, zero } };
+      return { host, copied: true, subclusters: { allocated, zero } };
     });
     tables.storeExtended(table, index, entries);
   }

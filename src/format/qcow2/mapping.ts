@@ -89,7 +89,7 @@ export interface MapperParts {
   readonly geometry: Geometry;
   readonly tables: Tables;
   readonly pending: PendingLinks;
-  readonly pendingTables: PendingLinks;
+  readonly pendingTables: PendingLinks<number>;
   readonly numbers: Pick<Qcow2Numbers, 'isPlace' | 'l1Entries' | 'l1Offset'>;
   readonly headerBits: HeaderBits;
 }
@@ -113,7 +113,7 @@ export class Mapper {
   private readonly geometry: Geometry;
   private readonly tables: Tables;
   private readonly pending: PendingLinks;
-  private readonly pendingTables: PendingLinks;
+  private readonly pendingTables: PendingLinks<number>;
   private readonly numbers: MapperParts['numbers'];
   private readonly headerBits: HeaderBits;
 
@@ -228,7 +228,7 @@ export class Mapper {
       cluster.high = 0;
       cluster.low = 0;
       cluster.status = 'data';
-      cluster.host = hostOffset(waiting);
+      cluster.host = waiting;
       cluster.copied = true;
       cluster.subclusters = geometry.extendedL2 ? { allocated: pending.allocated, zero: pending.zero } : DATA_BITMAP;
       return cluster;
@@ -293,7 +293,7 @@ export class Mapper {
   /** The L2 table that L1 entry `l1Index` leads to, or will lead to once its link is made; 0 if there is none. */
   l2Table(l1Index: number): HostOffset {
     const waiting = this.pendingTables.find(l1Index);
-    if (waiting !== NOT_PENDING) return hostOffset(waiting);
+    if (waiting !== NOT_PENDING) return waiting;
     if (l1Index >= this.numbers.l1Entries) return NO_TABLE;
     reach('l1-load');
     const { high, low } = this.tables.load(this.numbers.l1Offset, l1Index);

@@ -1,7 +1,7 @@
 // Opening a qcow2 image: what this version cannot serve is refused by name before a byte is changed, then the shared state is
 // filled from the header, the tables and, for writing, from the reference counts, which say what is free.
 
-import { roundUp } from '../../bytes/offsets.ts';
+import { hostCluster, roundUp } from '../../bytes/offsets.ts';
 import { legacyAesKey } from '../../codec/aes-legacy.ts';
 import { type VolumeKey, wipe } from '../../codec/encryption.ts';
 import { unlockLuks } from '../../codec/luks.ts';
@@ -158,5 +158,5 @@ function clearAutoclear(file: HostFile, header: Qcow2Header): void {
 /** Marks every cluster whose counter is 0 below the last one in use, where new clusters are appended. */
 function markFree({ check }: Verified, state: Qcow2State): void {
   const free = new FreeClusters(state.free);
-  check.forEachFreeRun((start, count) => free.markFree(start, count));
+  check.forEachFreeRun((start, count) => free.markFree(hostCluster(start), count));
 }

@@ -2,7 +2,7 @@
 // the file is extended ahead in large steps, or a freed one whose hole is durable (free-clusters.ts). So an allocating
 // write transfers the guest's bytes only. Used under the metadata lock.
 
-import { after, type HostOffset, hostCluster, roundUp } from '../../bytes/offsets.ts';
+import { after, type HostOffset, roundUp } from '../../bytes/offsets.ts';
 import { reach } from '../../concurrency/breakpoints.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
@@ -56,7 +56,7 @@ export class Allocator {
   trim(): void {
     const { numbers } = this;
     const { geometry } = this;
-    const end = geometry.startOf(hostCluster(this.free.cutTail(geometry.clusterOf(numbers.fileEnd))));
+    const end = geometry.startOf(this.free.cutTail(geometry.clusterOf(numbers.fileEnd)));
     numbers.lowerFileEnd(end);
     if (numbers.fileLength === end) return;
     this.file.truncate(end);
@@ -66,7 +66,7 @@ export class Allocator {
   private fromFree(count: number, exactly: boolean): Allocation | null {
     const run = this.free.take(count, exactly);
     if (run === null) return null;
-    return { offset: this.geometry.startOf(hostCluster(run.start)), count: run.end - run.start };
+    return { offset: this.geometry.startOf(run.start), count: run.end - run.start };
   }
 
   /** `count` clusters behind the last one in use, or as many as the host lets the file grow by, but not fewer than `least`. */

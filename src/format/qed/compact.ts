@@ -4,7 +4,7 @@
 // clusters of the file move into the gaps. An idle image does its part table by table, beside its requests; the rest runs under
 // the metadata lock with the dirty bit set and all clusters reserved.
 
-import { after, type GuestCluster, type HostOffset, hostCluster, hostOffset } from '../../bytes/offsets.ts';
+import { after, type GuestCluster, type HostOffset, hostOffset } from '../../bytes/offsets.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
 import type { Reservations } from '../../concurrency/reservations.ts';
 import type { HostFile } from '../../host/host-file.ts';
@@ -108,7 +108,7 @@ function giveToZeroClusters(parts: CompactParts, l1Index: number, endCluster: nu
     }
     const taken = free.take(run, false)!;
     const count = taken.end - taken.start;
-    const host = geometry.startOf(hostCluster(taken.start));
+    const host = geometry.startOf(taken.start);
     try {
       linker.link(cluster, host, count);
       free.markGiven(taken.start, count);
@@ -148,14 +148,14 @@ export function moveIntoGaps(parts: CompactParts): void {
   for (const { l1Index, table } of tables) {
     const run = free.take(geometry.tableSizeClusters, true);
     if (run === null) break;
-    const place = geometry.startOf(hostCluster(run.start));
+    const place = geometry.startOf(run.start);
     copy(parts, table, place, geometry.tableBytes);
     moves.push(() => linker.moveTable(l1Index, place));
   }
   for (const { guestCluster, host } of data) {
     const run = free.take(1, true);
     if (run === null) break;
-    const place = geometry.startOf(hostCluster(run.start));
+    const place = geometry.startOf(run.start);
     copy(parts, host, place, clusterSize);
     moves.push(() => {
       linker.link(guestCluster, place, 1);

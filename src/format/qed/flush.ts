@@ -1,7 +1,6 @@
 // The flush of an image, and what waits for one: links held back until their data is durable (R6), and freed clusters on
 // their way to reuse (R5). One flush at a time; the metadata lock is not held during an fdatasync here.
 
-import { type GuestCluster, hostCluster, hostOffset } from '../../bytes/offsets.ts';
 import { reach } from '../../concurrency/breakpoints.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
 import { isHostFull } from '../../errors/index.ts';
@@ -135,11 +134,7 @@ export class Flush {
     const { clusterSize } = this.geometry;
     for (let i = 0; i < links.length; ) {
       const { guestCluster, hostOffset: host } = links[i]!;
-      i += this.linker.link(
-        guestCluster as GuestCluster,
-        hostOffset(host),
-        consecutive(links, i, links.length, clusterSize),
-      );
+      i += this.linker.link(guestCluster, host, consecutive(links, i, links.length, clusterSize));
     }
     this.pending.removeFirst(count);
   }
@@ -155,7 +150,7 @@ export class Flush {
     try {
       for (const run of this.lock.run(() => this.free.settlingRuns())) {
         reach('punch-hole');
-        this.file.punchHole(this.geometry.startOf(hostCluster(run.start)), (run.end - run.start) * clusterSize);
+        this.file.punchHole(this.geometry.startOf(run.start), (run.end - run.start) * clusterSize);
       }
     } catch (error) {
       this.lock.run(() => this.free.punchFailed());

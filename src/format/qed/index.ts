@@ -1,7 +1,7 @@
 // QED, the plug: probe, open, attach, create, check. An image that was not closed clean is checked and repaired before the
 // first request; every read-write open walks the tables, so that no write starts from an entry that is not true.
 
-import { roundUp } from '../../bytes/offsets.ts';
+import { hostCluster, roundUp } from '../../bytes/offsets.ts';
 import type { SparseBitmap } from '../../bytes/sparse-bitmap.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
@@ -191,7 +191,7 @@ function reclaimLeaks(state: QedState, used: SparseBitmap, clusters: number): vo
   let room = MAX_RECLAIMED_CLUSTERS;
   for (const gap of used.gaps(Math.min(clusters, MAX_TRACKED_CLUSTERS))) {
     const count = Math.min(gap.end - gap.start, room);
-    free.markFreed(gap.start, count);
+    free.markFreed(hostCluster(gap.start), count);
     room -= count;
     if (room === 0) return;
   }

@@ -2,6 +2,7 @@
 
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
+import { hostCluster } from '../../../src/bytes/offsets.ts';
 import { createFreeClustersState, FreeClusters, trackedClusters } from '../../../src/format/free-clusters.ts';
 
 const CLUSTERS = 60;
@@ -32,7 +33,7 @@ test('only clusters whose removal and whose hole are durable are handed out, and
           case 'free': {
             let end = each.start;
             while (end < Math.min(CLUSTERS, each.start + each.count) && state[end] === 'used') end++;
-            free.markFreed(each.start, end - each.start);
+            free.markFreed(hostCluster(each.start), end - each.start);
             state.fill('freed', each.start, end);
             break;
           }
@@ -101,13 +102,13 @@ test('only clusters whose removal and whose hole are durable are handed out, and
 describe('free clusters', () => {
   test('cannot be freed twice', () => {
     const free = new FreeClusters(createFreeClustersState(4096, 10 * 4096));
-    free.markFreed(3, 2);
-    expect(() => free.markFreed(4, 1)).toThrow('twice');
+    free.markFreed(hostCluster(3), 2);
+    expect(() => free.markFreed(hostCluster(4), 1)).toThrow('twice');
   });
 
   test('may lie beyond the length that the file had when it was opened', () => {
     const free = new FreeClusters(createFreeClustersState(4096, 4096));
-    free.markFreed(5000, 3);
+    free.markFreed(hostCluster(5000), 3);
     free.beginFlush();
     free.punched();
     free.beginFlush();
@@ -118,9 +119,9 @@ describe('free clusters', () => {
   test('are one state for every object over it', () => {
     const state = createFreeClustersState(4096, 10 * 4096);
     const [one, other] = [new FreeClusters(state), new FreeClusters(state)];
-    one.markFreed(20, 1);
+    one.markFreed(hostCluster(20), 1);
     expect(other.unsettledCount).toBe(1);
-    expect(() => other.markFreed(20, 1)).toThrow('twice');
+    expect(() => other.markFreed(hostCluster(20), 1)).toThrow('twice');
   });
 });
 
@@ -128,7 +129,7 @@ test('clusters beyond the capacity are never handed out, and an image that is on
   const state = createFreeClustersState(4096, 4 * 4096, 10);
   expect(state.states.maxByteLength).toBe(10);
   const free = new FreeClusters(state);
-  free.markFree(8, 5);
+  free.markFree(hostCluster(8), 5);
   expect(free.take(5, false)).toEqual({ start: 8, end: 10 });
   expect(free.take(1, false)).toBe(null);
   expect(createFreeClustersState(4096, 2 ** 40, 0).states.maxByteLength).toBe(0);

@@ -2,7 +2,8 @@
 
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { createPendingLinksState, NOT_PENDING, PendingLinks } from '../../../src/format/pending-links.ts';
+import { guestCluster, hostOffset } from '../../../src/bytes/offsets.ts';
+import { consecutive, createPendingLinksState, NOT_PENDING, PendingLinks } from '../../../src/format/pending-links.ts';
 import { parseSize } from '../../../src/format/size.ts';
 
 test('pending links behave as a list of live and dropped entries', () => {
@@ -10,14 +11,14 @@ test('pending links behave as a list of live and dropped entries', () => {
   fc.assert(
     fc.property(fc.array(step, { maxLength: 60 }), (steps) => {
       const state = createPendingLinksState(12);
-      const [pending, other] = [new PendingLinks(state), new PendingLinks(state)];
+      const [pending, other] = [new PendingLinks<number>(state), new PendingLinks<number>(state)];
       let model: { guest: number; host: number; ms: number; live: boolean }[] = [];
       let host = -4096;
       for (const { kind, guest, part } of steps) {
         const present = model.find((each) => each.guest === guest && each.live);
         if (kind === 'add' && present === undefined && pending.hasRoom(1)) {
           host += 4096;
-          pending.add(guest, host, host);
+          pending.add(guest, hostOffset(host), host);
           model.push({ guest, host, ms: host, live: true });
         } else if (kind === 'drop') {
           expect(pending.drop(guest)).toBe(present?.host ?? NOT_PENDING);
@@ -48,11 +49,11 @@ test('pending links behave as a list of live and dropped entries', () => {
 });
 
 test('a cluster with subclusters waits more than once: batches see the last of theirs, lookups the last of all', () => {
-  const pending = new PendingLinks(createPendingLinksState(8));
-  pending.add(7, 4096, 1, 0b01, 0b10);
-  pending.add(3, 8192, 2);
+  const pending = new PendingLinks<number>(createPendingLinksState(8));
+  pending.add(7, hostOffset(4096), 1, 0b01, 0b10);
+  pending.add(3, hostOffset(8192), 2);
   const batch = pending.count;
-  pending.add(7, 4096, 3, 0b11, 0);
+  pending.add(7, hostOffset(4096), 3, 0b11, 0);
   expect(pending.find(7)).toBe(4096);
   expect([pending.allocated, pending.zero]).toEqual([0b11, 0]);
   expect(pending.first(batch)).toEqual([
@@ -63,13 +64,33 @@ test('a cluster with subclusters waits more than once: batches see the last of t
   expect(pending.find(7)).toBe(4096);
   pending.removeFirst(batch);
   expect(pending.first(1)).toEqual([{ guestCluster: 7, hostOffset: 4096, allocated: 0b11, zero: 0 }]);
-  pending.add(7, 4096, 4, 0b111, 0);
+  pending.add(7, hostOffset(4096), 4, 0b111, 0);
   expect(pending.drop(7)).toBe(4096);
   expect(pending.find(7)).toBe(NOT_PENDING);
   expect(() => {
-    pending.add(5, 4096, 5);
-    pending.add(5, 12288, 6);
+    pending.add(5, hostOffset(4096), 5);
+    pending.add(5, hostOffset(12288), 6);
   }).toThrow(/waits for one host cluster/);
+});
+
+test('links that lead on from each other, in guest and in host clusters, are one run', () => {
+  const link = (cluster: number, host: number) => ({
+    ...{ guestCluster: guestCluster(cluster), hostOffset: hostOffset(host * 4096), allocated: 0xffffffff, zero: 0 },
+  });
+  const links = [link(5, 9), link(6, 10), link(7, 11), link(9, 12), link(10, 14)];
+  const runs = (limit: number) => [0, 1, 2, 3, 4].map((first) => consecutive(links, first, limit, 4096));
+  expect(runs(5)).toEqual([3, 2, 1, 1, 1]);
+  expect(runs(2)).toEqual([2, 2, 1, 1, 1]);
+});
+
+test('links are overdue half a second after the oldest of them came', () => {
+  const pending = new PendingLinks<number>(createPendingLinksState(2));
+  expect(pending.isOverdue(10_000)).toBe(false);
+  pending.add(1, hostOffset(4096), 1000);
+  pending.add(2, hostOffset(8192), 1400);
+  expect([pending.isOverdue(1499), pending.isOverdue(1500)]).toEqual([false, true]);
+  pending.removeFirst(1);
+  expect([pending.isOverdue(1899), pending.isOverdue(1900)]).toEqual([false, true]);
 });
 
 test.each([
