@@ -1,6 +1,6 @@
 // Reading the image below: a backing file may be shorter than its overlay, and what lies behind its end reads as zeros.
 
-import { type GuestOffset, guestOffset } from '../bytes/offsets.ts';
+import { after, type GuestOffset } from '../bytes/offsets.ts';
 import { reach } from '../concurrency/breakpoints.ts';
 import type { ReadableImage } from './image-format.ts';
 
@@ -27,17 +27,17 @@ export function readBackingData(
  * True when the chain below is known to read as zeros in the range from its metadata alone; false when data may be there.
  * No lock of the image above is held: tables of the chain may have to come over a network.
  */
-export function readsAsZeros(backing: ReadableImage | null, offset: number, length: number): boolean {
+export function readsAsZeros(backing: ReadableImage | null, offset: GuestOffset, length: number): boolean {
   return backing === null || mapsAsZeros(backing, offset, Math.min(length, backing.virtualSize() - offset));
 }
 
 /** The same for an image and the chain below it, in a range that the image maps: up to the end of its last cluster. */
-export function mapsAsZeros(image: Mapped, offset: number, length: number): boolean {
+export function mapsAsZeros(image: Mapped, offset: GuestOffset, length: number): boolean {
   const end = offset + length;
   for (let at = offset; at < end; ) {
-    const { status, length: part } = image.mapStatus(guestOffset(at), end - at);
+    const { status, length: part } = image.mapStatus(at, end - at);
     if (status === 'data' || (status === 'unallocated' && !readsAsZeros(image.backing, at, part))) return false;
-    at += part;
+    at = after(at, part);
   }
   return true;
 }

@@ -1,7 +1,7 @@
 // What a request of the guest may do at all: change an image that is open for writing and has not failed, and touch bytes
 // inside the virtual disk. Looks at the virtual size as it is now, so where a format has a metadata lock it is held.
 
-import { hex } from '../bytes/offsets.ts';
+import { type GuestOffset, hex } from '../bytes/offsets.ts';
 import { ImgfuseError } from '../errors/index.ts';
 import type { HostFile } from '../host/host-file.ts';
 import type { WriteTracker } from './write-tracker.ts';
@@ -33,7 +33,7 @@ export class GuestAccess {
   }
 
   /** @param size the virtual size, for a caller that needs the same one afterwards */
-  assertInside(offset: number, length: number, size = this.virtualSize): void {
+  assertInside(offset: GuestOffset, length: number, size = this.virtualSize): void {
     if (offset + length <= size) return;
     const { path } = this.file;
     throw new ImgfuseError('limit', `offset ${hex(offset + length)} is beyond the end of the disk in ${path}`, {

@@ -55,15 +55,6 @@ export class WriteTracker {
     Atomics.add(this.words, WRITTEN, 1);
   }
 
-  /** Runs a change; what it did before it failed waits for the next flush all the same. */
-  noting(change: () => void): void {
-    try {
-      change();
-    } finally {
-      this.noteWrite();
-    }
-  }
-
   /** Throws the error every change gets once the image has failed. */
   assertWritable(): void {
     if (Atomics.load(this.words, FAILED) === NOT_FAILED) return;
