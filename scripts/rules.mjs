@@ -35,7 +35,7 @@ const RULES = [
   {
     rule: 'R2',
     hazard: 'QED: what was mapped before a wait is used after it',
-    file: 'src/format/reserved-runs.ts',
+    file: 'src/format/mapped/reserved-runs.ts',
     from: 'if (reservations.acquireBytes(offset, part, clusterSize, mode)) return run;',
     to: 'const before = { ...run }; reservations.acquireBytes(offset, part, clusterSize, mode); return before;',
     test: EVERY_POINT,
@@ -44,7 +44,7 @@ const RULES = [
   {
     rule: 'R2',
     hazard: 'qcow2: what was mapped before a wait is used after it',
-    file: 'src/format/reserved-runs.ts',
+    file: 'src/format/mapped/reserved-runs.ts',
     from: 'if (reservations.acquireBytes(offset, part, clusterSize, mode)) return run;',
     to: 'const before = { ...run }; reservations.acquireBytes(offset, part, clusterSize, mode); return before;',
     test: EVERY_POINT,
@@ -71,7 +71,7 @@ const RULES = [
   {
     rule: 'R4',
     hazard: 'copy-on-read runs beside a guest write to its cluster',
-    file: 'src/format/copy-up.ts',
+    file: 'src/format/mapped/copy-up.ts',
     from: 'reservations.acquireBytes(offset, wanted, clusterSize, EXCLUSIVE);',
     to: 'reservations.acquire(0, 0, EXCLUSIVE);',
     test: 'test/interleave/copy-on-read.test.ts',
@@ -80,7 +80,7 @@ const RULES = [
   {
     rule: 'R4',
     hazard: 'copy-on-read trusts what it looked up before it waited',
-    file: 'src/format/copy-up.ts',
+    file: 'src/format/mapped/copy-up.ts',
     from: "if (status === 'unallocated') this.copyReserved(offset, part);",
     to: 'void status; this.copyReserved(offset, part);',
     test: 'test/interleave/copy-on-read.test.ts',
@@ -117,7 +117,7 @@ const RULES = [
   {
     rule: 'R5',
     hazard: 'QED: a cluster is reused before the removal of its entry is durable and its hole punched',
-    file: 'src/format/free-clusters.ts',
+    file: 'src/format/mapped/free-clusters.ts',
     from: 'this.leaveUsed(start, count, FREED);',
     to: 'this.leaveUsed(start, count, FREE);',
     test: POWER_CUT,
@@ -162,7 +162,7 @@ const RULES = [
   {
     rule: 'R7',
     hazard: 'QED: metadata changes before the dirty bit is durable',
-    file: 'src/format/dirty-mark.ts',
+    file: 'src/format/mapped/dirty-mark.ts',
     from: 'if (!isNeeded) return;\n    tracker.sync();',
     to: 'if (!isNeeded) return;',
     test: POWER_CUT,
@@ -171,7 +171,7 @@ const RULES = [
   {
     rule: 'R7',
     hazard: 'QED: the dirty bit is cleared before what it covers is durable',
-    file: 'src/format/dirty-mark.ts',
+    file: 'src/format/mapped/dirty-mark.ts',
     from: 'if (epoch === null) return;\n      tracker.sync();',
     to: 'if (epoch === null) return;',
     test: POWER_CUT,
@@ -180,10 +180,10 @@ const RULES = [
   {
     rule: 'R7',
     hazard: 'the dirty bit is cleared although metadata has changed since the fdatasync',
-    file: 'src/format/dirty-mark.ts',
+    file: 'src/format/mapped/dirty-mark.ts',
     from: 'Atomics.load(words, this.epochWord) !== epoch || !isQuiet()',
     to: '!isQuiet()',
-    test: 'test/unit/format/dirty-mark.test.ts',
+    test: 'test/unit/format/mapped/dirty-mark.test.ts',
     only: 'stays set when metadata changes',
   },
   {

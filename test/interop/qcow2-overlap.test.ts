@@ -4,7 +4,7 @@
 import { beforeEach, describe, expect, test } from 'vitest';
 import { guestOffset, hostCluster } from '../../src/bytes/offsets.ts';
 import { ImgfuseError } from '../../src/errors/index.ts';
-import { FreeClusters, type FreeClustersState } from '../../src/format/free-clusters.ts';
+import { FreeClusters, type FreeClustersState } from '../../src/format/mapped/free-clusters.ts';
 import type { HostFile } from '../../src/host/host-file.ts';
 import { COPIED, get32, get64, OFFSET_MASK, placesOf, put64 } from '../support/qcow2-bytes.ts';
 import { Qcow2Session } from '../support/qcow2-session.ts';

@@ -1,7 +1,7 @@
 // How many operations of the host file fall into one hold of the metadata lock: what every other request waits for.
 
 import { Mutex } from '../../src/concurrency/mutex.ts';
-import { METADATA_LOCK } from '../../src/format/mapped-state.ts';
+import { METADATA_LOCK } from '../../src/format/mapped/mapped-state.ts';
 import type { HostFile } from '../../src/host/host-file.ts';
 import { FaultyHostFile, type HostOperation } from './wrapping-files.ts';
 

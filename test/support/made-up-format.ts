@@ -3,7 +3,6 @@
 
 import type { GuestOffset } from '../../src/bytes/offsets.ts';
 import { hostOffset } from '../../src/bytes/offsets.ts';
-import { readBackingData } from '../../src/format/backing.ts';
 import type {
   AttachOptions,
   Extent,
@@ -16,6 +15,7 @@ import type {
   SharedImage,
 } from '../../src/format/image-format.ts';
 import { shareImage } from '../../src/format/image-format.ts';
+import { readBackingData } from '../../src/format/mapped/backing.ts';
 import type { HostFile } from '../../src/host/host-file.ts';
 
 const MAGIC = 'MADEUP\n';

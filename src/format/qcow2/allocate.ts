@@ -7,7 +7,7 @@ import { after, type GuestCluster, type HostCluster, type HostOffset } from '../
 import { reach } from '../../concurrency/breakpoints.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
-import type { FreeClusters } from '../free-clusters.ts';
+import type { FreeClusters } from '../mapped/free-clusters.ts';
 import type { WriteTracker } from '../write-tracker.ts';
 import type { DeferredDecrements } from './deferred-decrements.ts';
 import { type Geometry, placeInDataFile, REFCOUNT_TABLE_ENTRY_BYTES } from './geometry.ts';

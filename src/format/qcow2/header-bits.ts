@@ -6,7 +6,7 @@ import type { HostOffset } from '../../bytes/offsets.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
-import { DirtyMark } from '../dirty-mark.ts';
+import { DirtyMark } from '../mapped/dirty-mark.ts';
 import type { WriteTracker } from '../write-tracker.ts';
 import {
   type FeatureWords,

@@ -8,7 +8,7 @@
 
 import type { GuestOffset } from '../../bytes/offsets.ts';
 import { type ImageDetails, onlyFile, type WritableImage } from '../image-format.ts';
-import { type ImageSteps, MappedImage } from '../mapped-image.ts';
+import { type ImageSteps, MappedImage } from '../mapped/mapped-image.ts';
 import { type Collaborators, connect, type Qcow2Files } from './collaborators.ts';
 import { describeOpenImage } from './header/describe.ts';
 import { resize } from './resize.ts';

@@ -13,8 +13,8 @@ import {
 import { reach } from '../../concurrency/breakpoints.ts';
 import { assert } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
-import type { DiskNumbers } from '../disk-numbers.ts';
-import { consecutive, NOT_PENDING, type PendingLink, type PendingLinks } from '../pending-links.ts';
+import type { DiskNumbers } from '../mapped/disk-numbers.ts';
+import { consecutive, NOT_PENDING, type PendingLink, type PendingLinks } from '../mapped/pending-links.ts';
 import type { Allocator } from './allocate.ts';
 import { parseCompressedDescriptor } from './compressed.ts';
 import type { DeferredDecrements } from './deferred-decrements.ts';

@@ -4,8 +4,8 @@
 import { after, type GuestCluster, type GuestOffset, type HostOffset, hex, hostOffset } from '../../bytes/offsets.ts';
 import { reach } from '../../concurrency/breakpoints.ts';
 import type { ImgfuseError } from '../../errors/index.ts';
-import { NOT_PENDING, type PendingLinks } from '../pending-links.ts';
-import { MAX_LOOKS } from '../run-mapper.ts';
+import { NOT_PENDING, type PendingLinks } from '../mapped/pending-links.ts';
+import { MAX_LOOKS } from '../mapped/run-mapper.ts';
 import { type Geometry, placeInDataFile } from './geometry.ts';
 import type { HeaderBits } from './header-bits.ts';
 import type { Qcow2Numbers } from './state.ts';

@@ -3,9 +3,9 @@
 
 import type { GuestOffset } from '../../bytes/offsets.ts';
 import { reach } from '../../concurrency/breakpoints.ts';
-import { readBackingData } from '../backing.ts';
 import type { ReadableImage } from '../image-format.ts';
-import type { RunReader } from '../run-reader.ts';
+import { readBackingData } from '../mapped/backing.ts';
+import type { RunReader } from '../mapped/run-reader.ts';
 import type { CompressedReader } from './compressed.ts';
 import type { GuestData } from './guest-data.ts';
 import type { Run } from './mapping.ts';

@@ -4,7 +4,7 @@
 import type { GuestOffset } from '../../bytes/offsets.ts';
 import { reach } from '../../concurrency/breakpoints.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
-import type { RunWriter } from '../reserved-runs.ts';
+import type { RunWriter } from '../mapped/reserved-runs.ts';
 import type { AllocatingWrite } from './allocating-write.ts';
 import type { GuestData } from './guest-data.ts';
 import type { DataRun, Run } from './mapping.ts';

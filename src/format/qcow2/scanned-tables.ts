@@ -2,9 +2,9 @@
 // what is not plain is left to the mapper.
 
 import type { GuestCluster, HostOffset } from '../../bytes/offsets.ts';
-import type { PendingLinks } from '../pending-links.ts';
-import type { EntryKind, ScannedTables } from '../status-scan.ts';
-import type { TableSlices } from '../table-slices.ts';
+import type { PendingLinks } from '../mapped/pending-links.ts';
+import type { EntryKind, ScannedTables } from '../mapped/status-scan.ts';
+import type { TableSlices } from '../mapped/table-slices.ts';
 import type { Geometry } from './geometry.ts';
 import type { Mapper } from './mapping.ts';
 import { isCompressed, isCopied, offsetOf, QCOW_OFLAG_ZERO } from './table.ts';

@@ -4,10 +4,10 @@
 import { type HostOffset, hostOffset } from '../../bytes/offsets.ts';
 import type { VolumeKey } from '../../codec/encryption.ts';
 import { assert } from '../../errors/index.ts';
-import { FIRST_OWN_NUMBER } from '../disk-numbers.ts';
-import { LockedNumbers, type LockedNumbersParts } from '../locked-numbers.ts';
-import { createMappedState, type MappedState, type MappedStateOptions } from '../mapped-state.ts';
-import { createPendingLinksState, type PendingLinksState } from '../pending-links.ts';
+import { FIRST_OWN_NUMBER } from '../mapped/disk-numbers.ts';
+import { LockedNumbers, type LockedNumbersParts } from '../mapped/locked-numbers.ts';
+import { createMappedState, type MappedState, type MappedStateOptions } from '../mapped/mapped-state.ts';
+import { createPendingLinksState, type PendingLinksState } from '../mapped/pending-links.ts';
 import { createDeferredDecrementsState, type DeferredDecrementsState } from './deferred-decrements.ts';
 import { L1_ENTRY_BYTES, REFCOUNT_TABLE_ENTRY_BYTES } from './geometry.ts';
 import type { CompressionType, FeatureWords } from './header/header.ts';

@@ -14,7 +14,7 @@ import type { Breakpoint } from '../../concurrency/breakpoints.ts';
 import type { TableCache } from '../../concurrency/table-cache.ts';
 import { assert } from '../../errors/index.ts';
 import { type HostFile, readPadded } from '../../host/host-file.ts';
-import { TableSlices } from '../table-slices.ts';
+import { TableSlices } from '../mapped/table-slices.ts';
 import type { WriteTracker } from '../write-tracker.ts';
 import type { SubclusterBitmap } from './subcluster.ts';
 

@@ -6,7 +6,7 @@ import { after, type HostOffset, roundUp } from '../../bytes/offsets.ts';
 import { reach } from '../../concurrency/breakpoints.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
-import type { FreeClusters } from '../free-clusters.ts';
+import type { FreeClusters } from '../mapped/free-clusters.ts';
 import type { Geometry } from './geometry.ts';
 import type { QedNumbers } from './state.ts';
 

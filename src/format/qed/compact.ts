@@ -8,9 +8,9 @@ import { after, type GuestCluster, type HostOffset, hostOffset } from '../../byt
 import type { Mutex } from '../../concurrency/mutex.ts';
 import type { Reservations } from '../../concurrency/reservations.ts';
 import type { HostFile } from '../../host/host-file.ts';
-import type { DiskNumbers } from '../disk-numbers.ts';
-import type { FreeClusters } from '../free-clusters.ts';
 import type { ReadableImage } from '../image-format.ts';
+import type { DiskNumbers } from '../mapped/disk-numbers.ts';
+import type { FreeClusters } from '../mapped/free-clusters.ts';
 import type { WriteTracker } from '../write-tracker.ts';
 import type { Allocator } from './allocate.ts';
 import type { DirtyBit } from './dirty-bit.ts';

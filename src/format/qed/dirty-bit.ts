@@ -4,7 +4,7 @@
 import { steadyMs } from '../../concurrency/clock.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
 import type { HostFile } from '../../host/host-file.ts';
-import { DirtyMark } from '../dirty-mark.ts';
+import { DirtyMark } from '../mapped/dirty-mark.ts';
 import type { WriteTracker } from '../write-tracker.ts';
 import { FEATURES_OFFSET, QED_F_NEED_CHECK, type QedHeader, writeHeaderField } from './header.ts';
 import { DIRTY, DIRTY_MARK, type QedNumbers } from './state.ts';

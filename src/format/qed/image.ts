@@ -10,7 +10,7 @@ import type { GuestOffset } from '../../bytes/offsets.ts';
 import { ImgfuseError, isHostFull } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import { type ImageDetails, onlyFile, type ReadableImage, type WritableImage } from '../image-format.ts';
-import { type ImageSteps, MappedImage } from '../mapped-image.ts';
+import { type ImageSteps, MappedImage } from '../mapped/mapped-image.ts';
 import { type Collaborators, connect } from './collaborators.ts';
 import { type CompactParts, giveAwayRest, giveFreeClustersAway, moveIntoGaps, removeEmptyTables } from './compact.ts';
 import { describeHeader, type QedHeader } from './header.ts';

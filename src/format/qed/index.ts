@@ -6,8 +6,6 @@ import type { SparseBitmap } from '../../bytes/sparse-bitmap.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import { type CheckReport, limitedLog } from '../check-report.ts';
-import { FreeClusters, MAX_TRACKED_CLUSTERS } from '../free-clusters.ts';
-import { clustersOnHost } from '../host-clusters.ts';
 import {
   type AttachOptions,
   type CheckedFormat,
@@ -17,6 +15,8 @@ import {
   type SharedImage,
   type WritableImage,
 } from '../image-format.ts';
+import { FreeClusters, MAX_TRACKED_CLUSTERS } from '../mapped/free-clusters.ts';
+import { clustersOnHost } from '../mapped/host-clusters.ts';
 import { UnopenedBacking } from '../unopened-backing.ts';
 import { countAllocated } from './allocated-clusters.ts';
 import { checkTables, type QedCheck } from './check.ts';

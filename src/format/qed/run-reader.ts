@@ -5,10 +5,10 @@ import { type GuestOffset, type HostOffset, hex } from '../../bytes/offsets.ts';
 import { reach } from '../../concurrency/breakpoints.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
-import { readBackingData } from '../backing.ts';
-import type { OldContent } from '../cow-buffer.ts';
 import type { ReadableImage } from '../image-format.ts';
-import type { RunReader } from '../run-reader.ts';
+import { readBackingData } from '../mapped/backing.ts';
+import type { OldContent } from '../mapped/cow-buffer.ts';
+import type { RunReader } from '../mapped/run-reader.ts';
 import type { Run } from './mapping.ts';
 
 export class QedRunReader implements RunReader<Run>, OldContent {

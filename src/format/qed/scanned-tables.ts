@@ -2,9 +2,9 @@
 
 import { combine } from '../../bytes/endian.ts';
 import { type HostOffset, hostOffset } from '../../bytes/offsets.ts';
-import type { PendingLinks } from '../pending-links.ts';
-import type { EntryKind, ScannedTables } from '../status-scan.ts';
-import type { TableSlices } from '../table-slices.ts';
+import type { PendingLinks } from '../mapped/pending-links.ts';
+import type { EntryKind, ScannedTables } from '../mapped/status-scan.ts';
+import type { TableSlices } from '../mapped/table-slices.ts';
 import { ENTRY_BYTES, type Geometry } from './geometry.ts';
 import type { Mapper } from './mapping.ts';
 import { UNALLOCATED_ENTRY, ZERO_ENTRY } from './table.ts';

@@ -3,9 +3,9 @@
 
 import { type HostOffset, hostOffset } from '../../bytes/offsets.ts';
 import { assert } from '../../errors/index.ts';
-import { FIRST_OWN_NUMBER } from '../disk-numbers.ts';
-import { LockedNumbers, type LockedNumbersParts } from '../locked-numbers.ts';
-import { createMappedState, type MappedState, type MappedStateOptions } from '../mapped-state.ts';
+import { FIRST_OWN_NUMBER } from '../mapped/disk-numbers.ts';
+import { LockedNumbers, type LockedNumbersParts } from '../mapped/locked-numbers.ts';
+import { createMappedState, type MappedState, type MappedStateOptions } from '../mapped/mapped-state.ts';
 import type { QedHeader } from './header.ts';
 
 /** The Int32 word behind the metadata lock: 1 when NEED_CHECK is set in the file and that is durable */

@@ -7,7 +7,7 @@ import { after, type HostOffset } from '../../bytes/offsets.ts';
 import type { TableCache } from '../../concurrency/table-cache.ts';
 import { assert } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
-import { TableSlices } from '../table-slices.ts';
+import { TableSlices } from '../mapped/table-slices.ts';
 import { ENTRY_BYTES, type Geometry } from './geometry.ts';
 
 export const UNALLOCATED_ENTRY = 0;

@@ -5,8 +5,8 @@
 import { ImgfuseError, isHostFull } from '../../../errors/index.ts';
 import type { HostFile } from '../../../host/host-file.ts';
 import type { CheckReport } from '../../check-report.ts';
-import { trackedClusters } from '../../free-clusters.ts';
 import { type CheckOptions, type OpenOptions, progressOf } from '../../image-format.ts';
+import { trackedClusters } from '../../mapped/free-clusters.ts';
 import { completeFile } from '../../truncated-copy.ts';
 import {
   autoclearWhenWritten,

@@ -3,8 +3,8 @@
 import { expect, test } from 'vitest';
 import { hostOffset } from '../../../../src/bytes/offsets.ts';
 import { Mutex } from '../../../../src/concurrency/mutex.ts';
-import { DiskNumbers } from '../../../../src/format/disk-numbers.ts';
-import { METADATA_LOCK } from '../../../../src/format/mapped-state.ts';
+import { DiskNumbers } from '../../../../src/format/mapped/disk-numbers.ts';
+import { METADATA_LOCK } from '../../../../src/format/mapped/mapped-state.ts';
 import { createMetadataClustersState } from '../../../../src/format/qcow2/metadata-clusters.ts';
 import { createQcow2State, type FixedHeader, HEADER_BITS, Qcow2Numbers } from '../../../../src/format/qcow2/state.ts';
 

@@ -3,8 +3,8 @@
 import { expect, test } from 'vitest';
 import { hostOffset } from '../../../../src/bytes/offsets.ts';
 import { Mutex } from '../../../../src/concurrency/mutex.ts';
-import { DiskNumbers } from '../../../../src/format/disk-numbers.ts';
-import { METADATA_LOCK } from '../../../../src/format/mapped-state.ts';
+import { DiskNumbers } from '../../../../src/format/mapped/disk-numbers.ts';
+import { METADATA_LOCK } from '../../../../src/format/mapped/mapped-state.ts';
 import { readHeader } from '../../../../src/format/qed/header.ts';
 import { qed } from '../../../../src/format/qed/index.ts';
 import { createQedState, DIRTY, QedNumbers } from '../../../../src/format/qed/state.ts';

@@ -1,0 +1,232 @@
+// Host clusters that nothing refers to, and how far each is on its way to reuse (R5). One byte a cluster, used under the
+// metadata lock. A freed cluster takes two flushes until it is free:
+//
+//   USED -> FREED      its last reference is gone from the tables, but that is not durable
+//   FREED -> SETTLING  a flush has begun; when its fdatasync is done the clusters are punched
+//   SETTLING -> FREE   the next flush's fdatasync has made the hole durable: it reads as zeros, like one never used
+//   FREE -> USED       allocated again
+//   USED -> GIVEN      linked to a guest cluster that reads as zeros, only because the format cannot note a free cluster; as
+//                      long as it is a hole it can be FREED like any other
+//
+// Invariant: only a FREE cluster is ever handed out, and only SETTLING clusters are punched.
+
+import { type HostCluster, hostCluster } from '../../bytes/offsets.ts';
+import { assert } from '../../errors/index.ts';
+
+const USED = 0;
+const FREED = 1;
+const SETTLING = 2;
+const FREE = 3;
+const GIVEN = 4;
+
+/** Words: how many clusters are in each state (index = state), then the phase and the bounds of what is FREED, SETTLING or FREE. */
+const PHASE = 5;
+const LOWEST = 6;
+/** exclusive */
+const HIGHEST = 7;
+/** no cluster below is FREE */
+const FREE_HINT = 8;
+const WORD_COUNT = 9;
+
+export type SettlingPhase = 'none' | 'removal-durable-next' | 'hole-durable-next';
+const PHASES: readonly SettlingPhase[] = ['none', 'removal-durable-next', 'hole-durable-next'];
+
+/** Host clusters that can be tracked: 32 TiB of 64 KiB clusters. */
+export const MAX_TRACKED_CLUSTERS = 2 ** 29;
+/** Room for an image that grows: 1 TiB of 64 KiB clusters. */
+const ROOM_CLUSTERS = 2 ** 24;
+
+/**
+ * How far a map with a byte for each host cluster may grow. All of that is address space from the start, of which a process may
+ * have little. What lies beyond is not tracked, and not reused until the image is opened again.
+ */
+export function trackedClusters(clusterSize: number, fileLength: number, virtualSize: number): number {
+  const clusters = Math.ceil(fileLength / clusterSize) + Math.ceil(virtualSize / clusterSize);
+  return Math.min(MAX_TRACKED_CLUSTERS, Math.max(ROOM_CLUSTERS, 2 * clusters));
+}
+
+export interface FreeClustersState {
+  readonly clusterSize: number;
+  readonly states: SharedArrayBuffer;
+  readonly words: SharedArrayBuffer;
+}
+
+/** @param capacity of trackedClusters(); 0 for an image that is not written */
+export function createFreeClustersState(
+  clusterSize: number,
+  fileLength: number,
+  capacity = trackedClusters(clusterSize, fileLength, 0),
+): FreeClustersState {
+  const clusters = Math.min(Math.ceil(fileLength / clusterSize), capacity);
+  return {
+    clusterSize,
+    states: new SharedArrayBuffer(clusters, { maxByteLength: capacity }),
+    words: new SharedArrayBuffer(WORD_COUNT * 4),
+  };
+}
+
+/** Clusters [start, end). */
+export interface ClusterRun {
+  readonly start: HostCluster;
+  readonly end: HostCluster;
+}
+
+export class FreeClusters {
+  private readonly buffer: SharedArrayBuffer;
+  private readonly states: Uint8Array;
+  private readonly words: Int32Array;
+
+  constructor(state: FreeClustersState) {
+    this.buffer = state.states;
+    this.states = new Uint8Array(state.states);
+    this.words = new Int32Array(state.words);
+  }
+
+  get freeCount(): number {
+    return this.words[FREE]!;
+  }
+
+  /** Clusters that are not in use, whether they can be allocated already or not. */
+  get unusedCount(): number {
+    return this.words[FREED]! + this.words[SETTLING]! + this.words[FREE]!;
+  }
+
+  /** Clusters that were given away and never taken back; some may hold data by now. */
+  get givenCount(): number {
+    return this.words[GIVEN]!;
+  }
+
+  isGiven(cluster: HostCluster): boolean {
+    return this.states[cluster] === GIVEN;
+  }
+
+  /** Clusters just taken are linked to guest clusters that read as zeros, and hold nothing. */
+  markGiven(start: HostCluster, count: number): void {
+    this.states.fill(GIVEN, start, start + count);
+    this.words[GIVEN] = this.words[GIVEN]! + count;
+  }
+
+  /** A given cluster turns out to hold data, or its space is promised: it is like any other from now on. */
+  keepGiven(cluster: HostCluster): void {
+    assert(this.isGiven(cluster), `host cluster ${cluster} was not given away`);
+    this.states[cluster] = USED;
+    this.words[GIVEN] = this.words[GIVEN]! - 1;
+  }
+
+  /** Clusters that need further flushes before they are free. */
+  get unsettledCount(): number {
+    return this.words[FREED]! + this.words[SETTLING]!;
+  }
+
+  /** The last references to `count` clusters from `start` on are removed, or they were never linked. */
+  markFreed(start: HostCluster, count: number): void {
+    this.leaveUsed(start, count, FREED);
+  }
+
+  private leaveUsed(start: HostCluster, count: number, state: typeof FREED | typeof FREE): void {
+    const end = Math.min(start + count, this.buffer.maxByteLength);
+    if (end <= start) return;
+    if (this.buffer.byteLength < end) this.buffer.grow(end);
+    for (let cluster = start; cluster < end; cluster++) {
+      // one at a time, because a hostile file can have every second cluster free: no sentence where none is wanted
+      if (this.isGiven(cluster)) this.keepGiven(cluster);
+      else if (this.states[cluster] !== USED) assert(false, `host cluster ${cluster} is freed twice`);
+      this.states[cluster] = state;
+    }
+    if (this.unusedCount === 0) {
+      this.words[LOWEST] = start;
+      this.words[HIGHEST] = end;
+    } else {
+      this.words[LOWEST] = Math.min(this.words[LOWEST]!, start);
+      this.words[HIGHEST] = Math.max(this.words[HIGHEST]!, end);
+    }
+    this.words[state] = this.words[state]! + (end - start);
+    if (state === FREE) this.words[FREE_HINT] = Math.min(this.words[FREE_HINT]!, start);
+  }
+
+  /** Clusters that are free already: formats with reference counts settle a release themselves. */
+  markFree(start: HostCluster, count: number): void {
+    this.leaveUsed(start, count, FREE);
+  }
+
+  /** Takes up to `count` FREE clusters that follow each other, or exactly that many. @returns null when there are none */
+  take(count: number, exactly: boolean): ClusterRun | null {
+    if (this.freeCount === 0 || (exactly && this.freeCount < count)) return null;
+    let first = true;
+    for (let start = this.next(FREE, this.words[FREE_HINT]!); start >= 0; ) {
+      if (first) this.words[FREE_HINT] = start;
+      first = false;
+      let end = start + 1;
+      while (end < start + count && this.states[end] === FREE) end++;
+      if (!exactly || end - start === count) {
+        this.replace(start, end, FREE, USED);
+        return { start: hostCluster(start), end: hostCluster(end) };
+      }
+      start = this.next(FREE, end);
+    }
+    return null;
+  }
+
+  /** A flush begins: what its fdatasync will achieve. FREED clusters join unless earlier ones are still on their way. */
+  beginFlush(): SettlingPhase {
+    if (this.words[PHASE] === 0 && this.words[FREED]! > 0) {
+      for (const run of this.runs(FREED)) this.replace(run.start, run.end, FREED, SETTLING);
+      this.words[PHASE] = 1;
+    }
+    return PHASES[this.words[PHASE]!]!;
+  }
+
+  /** The removal is durable: these runs are to be punched now, without the lock. Nobody else touches SETTLING clusters. */
+  settlingRuns(): ClusterRun[] {
+    return this.runs(SETTLING);
+  }
+
+  /** All SETTLING clusters are punched. */
+  punched(): void {
+    this.words[PHASE] = 2;
+  }
+
+  /** Punching failed: they go back and the next flush tries again. */
+  punchFailed(): void {
+    for (const run of this.runs(SETTLING)) this.replace(run.start, run.end, SETTLING, FREED);
+    this.words[PHASE] = 0;
+  }
+
+  /** The holes are durable. */
+  settled(): void {
+    for (const run of this.runs(SETTLING)) this.replace(run.start, run.end, SETTLING, FREE);
+    this.words[PHASE] = 0;
+  }
+
+  /** Forgets FREE clusters at the end of a file of `clusters` clusters. @returns the clusters that are left */
+  cutTail(clusters: number): HostCluster {
+    let end = clusters;
+    while (end > 0 && end <= this.buffer.byteLength && this.states[end - 1] === FREE) end--;
+    if (end < clusters) this.replace(end, clusters, FREE, USED);
+    return hostCluster(end);
+  }
+
+  private runs(state: number): ClusterRun[] {
+    const found: ClusterRun[] = [];
+    const highest = this.words[HIGHEST]!;
+    for (let start = this.next(state, this.words[LOWEST]!); start >= 0; ) {
+      let end = start + 1;
+      while (end < highest && this.states[end] === state) end++;
+      found.push({ start: hostCluster(start), end: hostCluster(end) });
+      start = this.next(state, end);
+    }
+    return found;
+  }
+
+  private next(state: number, from: number): number {
+    const at = this.states.indexOf(state, from);
+    return at < this.words[HIGHEST]! ? at : -1;
+  }
+
+  private replace(start: number, end: number, from: number, to: number): void {
+    this.states.fill(to, start, end);
+    this.words[from] = this.words[from]! - (end - start);
+    if (to === FREE) this.words[FREE_HINT] = Math.min(this.words[FREE_HINT]!, start);
+    if (to !== USED) this.words[to] = this.words[to]! + (end - start);
+  }
+}

@@ -1,0 +1,202 @@
+// An open image of a format whose tables map the guest's data: everything about it that is not an order of durability steps.
+// That order is the format's own, in its image.ts (ImageSteps); what a request of the guest may do is asked here, before it.
+
+import { after, type GuestOffset } from '../../bytes/offsets.ts';
+import type { Mutex } from '../../concurrency/mutex.ts';
+import type { Reservations } from '../../concurrency/reservations.ts';
+import type { HostFile } from '../../host/host-file.ts';
+import type { GuestAccess } from '../guest-access.ts';
+import {
+  type Extent,
+  type ImageDetails,
+  type ImageFile,
+  type ReadableImage,
+  type SharedImage,
+  type StatusRun,
+  shareImage,
+  type WritableImage,
+} from '../image-format.ts';
+import type { WriteTracker } from '../write-tracker.ts';
+import type { DiskNumbers } from './disk-numbers.ts';
+import type { ImageMap } from './image-map.ts';
+import type { ReservedRuns } from './reserved-runs.ts';
+
+/** What each format does in an order of its own. The metadata lock is not held. Only details() is asked of a read-only image. */
+export interface ImageSteps {
+  /** A change has failed. @returns whether there is room now that it may need, so that it is done once more */
+  makeRoom(error: unknown): boolean;
+  /** Gives clusters that read as zeros their places, from `offset` on. @returns bytes that need no more */
+  preallocateFirst(offset: GuestOffset, length: number): number;
+  resize(size: number): void;
+  flush(): void;
+  maintain(nowMs: number): void;
+  makeClean(): void;
+  close(): void;
+  /** A discard gives space back, here or on the host. */
+  canDiscard(): boolean;
+  details(virtualSize: number): ImageDetails;
+}
+
+export interface MappedImageParts {
+  readonly format: string;
+  readonly files: readonly ImageFile[];
+  readonly backing: ReadableImage | null;
+  readonly clusterSize: number;
+  readonly access: GuestAccess;
+  readonly copier: { run(offset: GuestOffset, length: number): void } | null;
+  readonly disk: Pick<DiskNumbers, 'allocatedClustersOutsideLock' | 'virtualSizeOutsideLock'>;
+  readonly deallocator: { zero(offset: GuestOffset, length: number, diskEnd: number): void };
+  readonly imageMap: ImageMap;
+  readonly runs: Pick<ReservedRuns<never>, 'readReserving' | 'writeReserving'>;
+  readonly tracker: WriteTracker;
+  /** what a thread may hold when it dies */
+  readonly lock: Mutex;
+  readonly dirtyBit: { abandon(thread: number): void };
+  readonly reservations: Reservations;
+}
+
+export class MappedImage implements WritableImage {
+  readonly format: string;
+  readonly file: HostFile;
+  readonly files: readonly ImageFile[];
+  readonly backing: ReadableImage | null;
+  readonly readOnly: boolean;
+  readonly clusterSize: number;
+  private readonly parts: MappedImageParts;
+  private readonly steps: ImageSteps;
+  private readonly state: unknown;
+
+  /** @param file the one that was opened @param state what share() passes to other threads */
+  constructor(file: HostFile, parts: MappedImageParts, steps: ImageSteps, state: unknown) {
+    this.format = parts.format;
+    this.file = file;
+    this.files = parts.files;
+    this.backing = parts.backing;
+    this.readOnly = file.readOnly;
+    this.clusterSize = parts.clusterSize;
+    this.parts = parts;
+    this.steps = steps;
+    this.state = state;
+  }
+
+  virtualSize(): number {
+    return this.parts.disk.virtualSizeOutsideLock();
+  }
+
+  allocatedBytes(): number {
+    return this.parts.disk.allocatedClustersOutsideLock() * this.clusterSize;
+  }
+
+  failure(): string | null {
+    return this.parts.tracker.failure();
+  }
+
+  read(target: Uint8Array, targetOffset: number, length: number, offset: GuestOffset): void {
+    this.parts.runs.readReserving(target, targetOffset, length, offset);
+  }
+
+  write(source: Uint8Array, sourceOffset: number, length: number, offset: GuestOffset): void {
+    this.parts.access.assertWritable();
+    this.change(() => this.parts.runs.writeReserving(source, sourceOffset, length, offset));
+  }
+
+  map(offset: GuestOffset, length: number): Extent {
+    return this.parts.imageMap.map(offset, length);
+  }
+
+  mapStatus(offset: GuestOffset, length: number): StatusRun {
+    return this.parts.imageMap.mapStatus(offset, length);
+  }
+
+  mapContent(offset: GuestOffset, length: number): StatusRun {
+    return this.parts.imageMap.mapContent(offset, length);
+  }
+
+  canDiscard(): boolean {
+    return !this.readOnly && this.steps.canDiscard();
+  }
+
+  discard(offset: GuestOffset, length: number): void {
+    this.writeZeroes(offset, length);
+  }
+
+  writeZeroes(offset: GuestOffset, length: number): void {
+    const { access, deallocator } = this.parts;
+    access.assertWritable();
+    const size = this.virtualSize();
+    access.assertInside(offset, length, size);
+    this.change(() => deallocator.zero(offset, length, size));
+  }
+
+  preallocate(offset: GuestOffset, length: number): void {
+    this.parts.access.assertWritable();
+    this.parts.access.assertInside(offset, length, this.virtualSize());
+    this.change(() => {
+      for (let done = 0; done < length; ) {
+        done += this.steps.preallocateFirst(after(offset, done), length - done);
+      }
+    });
+  }
+
+  copyUp(offset: GuestOffset, length: number): void {
+    this.parts.access.assertWritable();
+    const { copier } = this.parts;
+    if (copier !== null) this.withRoom(() => copier.run(offset, length));
+  }
+
+  resize(size: number): void {
+    this.parts.access.assertWritable();
+    this.withRoom(() => this.steps.resize(size));
+  }
+
+  flush(): void {
+    if (!this.readOnly) this.steps.flush();
+  }
+
+  maintain(nowMs: number): void {
+    if (!this.readOnly && this.failure() === null) this.steps.maintain(nowMs);
+  }
+
+  makeClean(): void {
+    if (!this.readOnly) this.steps.makeClean();
+  }
+
+  close(): void {
+    if (!this.readOnly) this.steps.close();
+  }
+
+  abandon(thread: number, slot: number): void {
+    const { dirtyBit, lock, reservations, tracker } = this.parts;
+    lock.abandon(thread);
+    dirtyBit.abandon(thread);
+    tracker.abandon(thread);
+    reservations.abandon(slot);
+  }
+
+  details(): ImageDetails {
+    return this.steps.details(this.virtualSize());
+  }
+
+  share(): SharedImage {
+    return shareImage(this, this.state);
+  }
+
+  /** Runs a change of the guest's; what it did before it failed waits for the next flush all the same. */
+  private change(action: () => void): void {
+    try {
+      this.withRoom(action);
+    } finally {
+      this.parts.tracker.noteWrite();
+    }
+  }
+
+  /** Runs a change, which may be done once more: that does no harm to what was done before. */
+  private withRoom(action: () => void): void {
+    try {
+      action();
+    } catch (error) {
+      if (!this.steps.makeRoom(error)) throw error;
+      action();
+    }
+  }
+}

@@ -1,0 +1,75 @@
+// What all threads of an open image share where tables map its guest data: the part of a format's state that is the same in
+// every such format. Structured-clonable; what may change is guarded by the metadata lock.
+
+import { createReservationState, type ReservationState } from '../../concurrency/reservations.ts';
+import { createTableCacheState, MAX_SLICE_BYTES, type TableCacheState } from '../../concurrency/table-cache.ts';
+import { assert } from '../../errors/index.ts';
+import { createWriteTrackerState } from '../write-tracker.ts';
+import { initializeDiskNumbers } from './disk-numbers.ts';
+import { createFreeClustersState, type FreeClustersState, trackedClusters } from './free-clusters.ts';
+import { createPendingLinksState, type PendingLinksState } from './pending-links.ts';
+
+/** The word that is the metadata lock. */
+export const METADATA_LOCK = 0;
+
+/** Links held back at most; a full list is linked early. */
+const PENDING_CAPACITY = 16384;
+/** Clusters that one write allocates at once. */
+export const MAX_RUN_CLUSTERS = 4096;
+assert(MAX_RUN_CLUSTERS <= PENDING_CAPACITY, 'a write waits for ever for room that its links never find');
+
+/** Table cache of the smallest image, and of one that may grow while it is open. */
+const LEAST_CACHE_BYTES = 2 ** 20;
+const ROOM_CACHE_BYTES = 2 ** 23;
+
+export interface MappedState {
+  /** Int32: METADATA_LOCK, then the format's */
+  readonly words: SharedArrayBuffer;
+  /** Float64: DiskNumbers, then the format's */
+  readonly numbers: SharedArrayBuffer;
+  readonly tracker: SharedArrayBuffer;
+  readonly cache: TableCacheState;
+  readonly reservations: ReservationState;
+  readonly pending: PendingLinksState;
+  readonly free: FreeClustersState;
+}
+
+export interface MappedStateOptions {
+  readonly fileLength: number;
+  readonly virtualSize: number;
+  /** data clusters of the disk */
+  readonly allocatedClusters: number;
+  readonly tableCacheBytes: number;
+  readonly slots: number;
+  readonly readOnly: boolean;
+}
+
+export function createMappedState(
+  options: MappedStateOptions,
+  format: { readonly clusterSize: number; readonly wordCount: number; readonly numberCount: number },
+): MappedState {
+  const { allocatedClusters, fileLength, readOnly, slots, virtualSize } = options;
+  const { clusterSize, numberCount, wordCount } = format;
+  const numbers = new SharedArrayBuffer(numberCount * 8);
+  initializeDiskNumbers(numbers, virtualSize, allocatedClusters);
+  return {
+    words: new SharedArrayBuffer(wordCount * 4),
+    numbers,
+    tracker: createWriteTrackerState(),
+    cache: createTableCacheState(cacheBytes(options, clusterSize), Math.min(MAX_SLICE_BYTES, clusterSize)),
+    reservations: createReservationState(slots),
+    pending: createPendingLinksState(readOnly ? 1 : PENDING_CAPACITY),
+    free: readOnly
+      ? createFreeClustersState(clusterSize, 0, 0)
+      : createFreeClustersState(clusterSize, fileLength, trackedClusters(clusterSize, fileLength, virtualSize)),
+  };
+}
+
+/** The budget, or less where the tables of the image cannot fill it: 16 bytes a guest cluster and 8 a host cluster at most. */
+function cacheBytes(
+  { fileLength, readOnly, tableCacheBytes, virtualSize }: MappedStateOptions,
+  clusterSize: number,
+): number {
+  const tables = (16 * virtualSize + 8 * fileLength) / clusterSize;
+  return Math.min(tableCacheBytes, Math.max(tables, readOnly ? LEAST_CACHE_BYTES : ROOM_CACHE_BYTES));
+}
