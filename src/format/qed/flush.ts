@@ -1,5 +1,23 @@
 // The flush of an image, and what waits for one: links held back until their data is durable (R6), and freed clusters on
-// their way to reuse (R5). One flush at a time; the metadata lock is not held during an fdatasync here.
+// their way to reuse (R5). One flush runs at a time, and its fdatasyncs never run under the metadata lock.
+//
+// S is a fdatasync, on the right is what a crash leaves from there on; the dirty bit is durable before the first line, so that
+// the next open checks the image.
+//
+//   A write over backing data, whose link is held back
+//     request   data written, around it what the backing file has             the backing file's data; the new cluster leaks
+//     flush
+//         S     data and length of the file are durable; only if links wait    "
+//               L2 entries, L1 entries of new L2 tables                        the backing file's data or the new data
+//         S     the links are durable: the flush may return                    the new data
+//
+//   A cluster that a discard has freed
+//     request   its L2 entry is gone from the table (FREED)                    the old data, or what a discard leaves
+//     flush 1   takes it (SETTLING)
+//         S     the removal is durable                                         what a discard leaves; the cluster leaks
+//               punched: nothing leads there, so no guest sees the hole        "
+//     flush 2
+//         S     the hole is durable: it reads as zeros, and is free for reuse  "
 
 import { reach } from '../../concurrency/breakpoints.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
