@@ -3,7 +3,7 @@
 // lower ticket goes first, so that a stream of readers cannot starve a writer.
 
 import { assert, ImgfuseError } from '../errors/index.ts';
-import { reach } from './breakpoints.ts';
+import { failpoint } from './failpoints.ts';
 import type { Mutex } from './mutex.ts';
 
 export const SHARED = 1;
@@ -165,7 +165,7 @@ export class Reservations {
       if (!this.mustWait(start, end, mode, ticket)) break;
       if (slots.isAbandoned) this.giveUp();
       mutex.unlock();
-      reach('reservation-wait');
+      failpoint('reservation-wait');
       slots.sleep(generation);
       mutex.lock();
     }

@@ -4,7 +4,7 @@
 // was not complete when the fdatasync of its flush began.
 
 import { bytesOfName, nameOfBytes } from '../bytes/names.ts';
-import { type Breakpoint, reach } from '../concurrency/breakpoints.ts';
+import { type Failpoint, failpoint } from '../concurrency/failpoints.ts';
 import { Mutex } from '../concurrency/mutex.ts';
 import { describeError, ImgfuseError, isHostFull } from '../errors/index.ts';
 import type { HostFile } from '../host/host-file.ts';
@@ -85,9 +85,9 @@ export class WriteTracker {
    * Runs a write of metadata that lies within one page. When it fails the disk is unknown and the image has failed (R8),
    * except where the host is full: nothing of the page was written then, and it works again once there is space.
    */
-  writeMetadata(breakpoint: Breakpoint, write: () => void): void {
+  writeMetadata(step: Failpoint, write: () => void): void {
     try {
-      reach(breakpoint);
+      failpoint(step);
       write();
     } catch (error) {
       const untouched = error instanceof ImgfuseError && isHostFull(error) && !error.context.transferred;
@@ -100,7 +100,7 @@ export class WriteTracker {
   sync(): void {
     this.assertTrusted();
     try {
-      reach('flush');
+      failpoint('flush');
       this.dataFile?.sync();
       this.file.sync();
     } catch (error) {

@@ -1,4 +1,4 @@
-// One request against a few others at every possible point: thread 1 is stopped at its first, second, ... breakpoint,
+// One request against a few others at every possible point: thread 1 is stopped at its first, second, ... failpoint,
 // thread 2 does what it can meanwhile, thread 1 goes on. Judged are the file as a killed daemon would leave it there, the
 // disk when all is done, and the closed image. Every image has the smallest table cache.
 
@@ -223,7 +223,7 @@ export class Interleaving {
   }
 
   /**
-   * `first` stopped at each of its breakpoints, `others` in their order meanwhile. @param before done, by thread 1, and
+   * `first` stopped at each of its failpoints, `others` in their order meanwhile. @param before done, by thread 1, and
    * not flushed, at the start of every run @returns how many points there were
    */
   async everyPoint(first: Operation, others: readonly Operation[], before: readonly Operation[] = []): Promise<number> {

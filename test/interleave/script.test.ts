@@ -1,4 +1,4 @@
-// The scripts themselves: the same one gives the same order every time, and a breakpoint stops, fails and counts.
+// The scripts themselves: the same one gives the same order every time, and a failpoint stops, fails and counts.
 
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';

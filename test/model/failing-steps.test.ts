@@ -3,7 +3,7 @@
 
 import { afterEach, describe, expect, test } from 'vitest';
 import { guestOffset } from '../../src/bytes/offsets.ts';
-import { BREAKPOINTS, type Breakpoint, listenToBreakpoints } from '../../src/concurrency/breakpoints.ts';
+import { FAILPOINTS, type Failpoint, listenToFailpoints } from '../../src/concurrency/failpoints.ts';
 import { ImgfuseError } from '../../src/errors/index.ts';
 import type { WritableImage } from '../../src/format/image-format.ts';
 import { checkImage, openImage } from '../support/memory-images.ts';
@@ -21,7 +21,7 @@ import {
 } from '../support/workloads.ts';
 
 /** Steps that only look, or wait: nothing of the disk depends on them. */
-const LOOKING: readonly Breakpoint[] = ['l1-load', 'l2-load', 'refcount-load', 'reservation-wait'];
+const LOOKING: readonly Failpoint[] = ['l1-load', 'l2-load', 'refcount-load', 'reservation-wait'];
 
 const STEPS: readonly GuestStep[] = [
   { kind: 'write', at: 300 * SECTOR, length: 3 * SECTOR, value: 1 },
@@ -42,15 +42,15 @@ const FAILURES = [
   ['ENOSPC', 'always'],
 ] as const;
 
-afterEach(() => listenToBreakpoints(null));
+afterEach(() => listenToFailpoints(null));
 
 for (const subject of SUBJECTS) {
   describe(`a step that fails on ${subject.name}`, () => {
     for (const [errno, times] of FAILURES) {
       test(`with ${errno}, ${times}: the request fails, memory is the disk, leaks at worst`, () => {
-        const reached = new Set<Breakpoint>();
-        for (const breakpoint of BREAKPOINTS.filter((each) => !LOOKING.includes(each))) {
-          for (let skip = 0; failAt(subject, breakpoint, skip, errno, times); skip++) reached.add(breakpoint);
+        const reached = new Set<Failpoint>();
+        for (const failpoint of FAILPOINTS.filter((each) => !LOOKING.includes(each))) {
+          for (let skip = 0; failAt(subject, failpoint, skip, errno, times); skip++) reached.add(failpoint);
         }
         expect(reached.has('data-write') || subject.format.name === 'raw').toBe(true);
       });
@@ -69,7 +69,7 @@ function preparedOf(subject: Subject): Prepared {
 /** @returns whether the step was reached more than `skip` times */
 function failAt(
   subject: Subject,
-  breakpoint: Breakpoint,
+  failpoint: Failpoint,
   skip: number,
   errno: 'EIO' | 'ENOSPC',
   times: 'once' | 'always',
@@ -79,11 +79,11 @@ function failAt(
   const [start, dataFile] = [first.clone(), firstData?.clone() ?? null];
   const options = { backing, tableCacheBytes: 8192, ...(dataFile === null ? {} : { dataFile }) };
   const image = openImage(format, start, options);
-  const where = `${breakpoint} after ${skip}, ${errno} ${times}`;
+  const where = `${failpoint} after ${skip}, ${errno} ${times}`;
   const legal = Array.from(content, (value) => new Set([value]));
   let count = 0;
-  listenToBreakpoints((each) => {
-    if (each !== breakpoint) return;
+  listenToFailpoints((each) => {
+    if (each !== failpoint) return;
     const number = count++;
     if (number < skip || (number > skip && times === 'once')) return;
     throw new ImgfuseError(errno === 'EIO' ? 'io' : 'no-space', `${each} fails by plan`, {});
@@ -103,9 +103,9 @@ function failAt(
       }
     }
   }
-  listenToBreakpoints(null);
+  listenToFailpoints(null);
   const seen = contentOf(image, legal, where);
-  if (errno === 'ENOSPC' && breakpoint !== 'flush') expect(image.failure(), where).toBeNull();
+  if (errno === 'ENOSPC' && failpoint !== 'flush') expect(image.failure(), where).toBeNull();
   const failed = image.failure() !== null;
   try {
     image.close();

@@ -30,14 +30,14 @@ beforeEach((context) => {
 });
 afterEach(() => bench?.cleanUp());
 
-/** Lets the first thread that comes to the breakpoint once the file `die` exists end as `how` says. */
-function dieAt(breakpoint: string, how: string): string {
-  const breakpoints = new URL('concurrency/breakpoints.js', `file://${CLI}`).href;
+/** Lets the first thread that comes to the failpoint once the file `die` exists end as `how` says. */
+function dieAt(failpoint: string, how: string): string {
+  const failpoints = new URL('concurrency/failpoints.js', `file://${CLI}`).href;
   const source = `
     import { isMainThread } from 'node:worker_threads';
     import { renameSync } from 'node:fs';
     if (!isMainThread) {
-      const { listenToBreakpoints } = await import(${JSON.stringify(breakpoints)});
+      const { listenToFailpoints } = await import(${JSON.stringify(failpoints)});
       const isChosen = () => {
         try {
           renameSync(${JSON.stringify(bench.path('die'))}, ${JSON.stringify(bench.path('dead'))});
@@ -46,8 +46,8 @@ function dieAt(breakpoint: string, how: string): string {
           return false;
         }
       };
-      listenToBreakpoints((reached) => {
-        if (reached === '${breakpoint}' && isChosen()) ${how};
+      listenToFailpoints((reached) => {
+        if (reached === '${failpoint}' && isChosen()) ${how};
       });
     }`;
   return `--import=data:text/javascript,${encodeURIComponent(source)}`;
@@ -122,9 +122,9 @@ describe.each(['qed', 'qcow2'])('a mount of a %s image', (format) => {
     ['with the metadata lock, by process.exit(0)', 'l2-update', 'process.exit(0)', []],
     ['with a reservation and no lock', 'data-write', 'process.exit(1)', []],
     ['with the metadata lock, out of memory', 'l2-update', OUT_OF_MEMORY, ['--max-old-space-size=120']],
-  ])('ends when a worker dies %s while another one writes', async (_, breakpoint, how, options) => {
+  ])('ends when a worker dies %s while another one writes', async (_, failpoint, how, options) => {
     expect(bench.imgfuse('create', '-q', '-f', format, image, '64M')).toMatchObject({ code: 0 });
-    const child = await mount(image, ...options, dieAt(breakpoint, how));
+    const child = await mount(image, ...options, dieAt(failpoint, how));
     writeFlushed();
     const writers = [startWriter(100), startWriter(101)];
     await until(() => existsSync(bench.path('dead')) || arm(), 'the death of a thread');

@@ -1,10 +1,10 @@
-// A thread of script.ts: does one operation at a time on the shared disk, and at each breakpoint what its script says. The
+// A thread of script.ts: does one operation at a time on the shared disk, and at each failpoint what its script says. The
 // words it shares with the script are described there.
 
 import { parentPort, workerData } from 'node:worker_threads';
 
 const { dist, slot, control, layout } = workerData;
-const { BREAKPOINTS, listenToBreakpoints } = await import(new URL('concurrency/breakpoints.js', dist));
+const { FAILPOINTS, listenToFailpoints } = await import(new URL('concurrency/failpoints.js', dist));
 const { steadyMs } = await import(new URL('concurrency/clock.js', dist));
 const { attachDisk } = await import(new URL('disk/index.js', dist));
 const { ImgfuseError } = await import(new URL('errors/index.js', dist));
@@ -17,20 +17,20 @@ function record(index) {
   if (entry < layout.logLength) words[layout.firstLog + entry] = slot * 256 + index;
 }
 
-listenToBreakpoints((breakpoint) => {
-  const index = BREAKPOINTS.indexOf(breakpoint);
+listenToFailpoints((failpoint) => {
+  const index = FAILPOINTS.indexOf(failpoint);
   record(index);
-  const at = own + layout.firstBreakpoint + index * layout.breakpointWords;
+  const at = own + layout.firstFailpoint + index * layout.failpointWords;
   Atomics.add(words, at + layout.reached, 1);
   // waiting for others is where it waits already
-  const countdown = breakpoint === 'reservation-wait' ? 0 : Atomics.load(words, own + layout.stopAfter);
+  const countdown = failpoint === 'reservation-wait' ? 0 : Atomics.load(words, own + layout.stopAfter);
   if (countdown > 0) {
     Atomics.store(words, own + layout.stopAfter, countdown - 1);
     if (countdown === 1) return stop(index);
   }
   const action = Atomics.load(words, at + layout.action);
   if (action === layout.actions.none) {
-    if (breakpoint === 'reservation-wait') tell(layout.states.waiting);
+    if (failpoint === 'reservation-wait') tell(layout.states.waiting);
     return;
   }
   if (Atomics.sub(words, at + layout.skip, 1) > 0) return;
@@ -41,7 +41,7 @@ listenToBreakpoints((breakpoint) => {
   }
   if (action === layout.actions.failOnce) Atomics.store(words, at + layout.action, layout.actions.none);
   const errno = Atomics.load(words, at + layout.errno);
-  throw new ImgfuseError(errno === 28 ? 'no-space' : 'io', `${breakpoint} fails by script`, {});
+  throw new ImgfuseError(errno === 28 ? 'no-space' : 'io', `${failpoint} fails by script`, {});
 });
 
 function stop(index) {

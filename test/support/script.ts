@@ -1,10 +1,10 @@
-// A script for several threads on one open disk: it starts requests, stops them at named breakpoints, fails them there and
+// A script for several threads on one open disk: it starts requests, stops them at named failpoints, fails them there and
 // lets them go on. A script waits for a state of a thread and never for time, so the same script gives the same order.
 
 import { once } from 'node:events';
 import { pathToFileURL } from 'node:url';
 import { Worker } from 'node:worker_threads';
-import { BREAKPOINTS, type Breakpoint } from '../../src/concurrency/breakpoints.ts';
+import { FAILPOINTS, type Failpoint } from '../../src/concurrency/failpoints.ts';
 import type { SharedDisk, VirtualDisk } from '../../src/disk/index.ts';
 
 export type Operation =
@@ -18,9 +18,9 @@ export interface Answer {
   readonly error: string | null;
 }
 
-const BREAKPOINT_WORDS = 4;
+const FAILPOINT_WORDS = 4;
 const LOG_LENGTH = 65_536;
-const WORKER_WORDS = 2 + BREAKPOINTS.length * BREAKPOINT_WORDS;
+const WORKER_WORDS = 2 + FAILPOINTS.length * FAILPOINT_WORDS;
 /** Int32 words: count and entries of the log, then for each thread its state, a countdown to a stop, and what to do where. */
 const LAYOUT = {
   logCount: 0,
@@ -30,8 +30,8 @@ const LAYOUT = {
   workerWords: WORKER_WORDS,
   state: 0,
   stopAfter: 1,
-  firstBreakpoint: 2,
-  breakpointWords: BREAKPOINT_WORDS,
+  firstFailpoint: 2,
+  failpointWords: FAILPOINT_WORDS,
   action: 0,
   skip: 1,
   errno: 2,
@@ -101,32 +101,32 @@ export class Script {
     return this.answer(thread);
   }
 
-  /** The next time but `skip` that the thread reaches the breakpoint it stops there. */
-  stopAt(thread: number, breakpoint: Breakpoint, skip = 0): void {
-    this.arm(thread, breakpoint, LAYOUT.actions.stop, skip, 0);
+  /** The next time but `skip` that the thread reaches the failpoint it stops there. */
+  stopAt(thread: number, failpoint: Failpoint, skip = 0): void {
+    this.arm(thread, failpoint, LAYOUT.actions.stop, skip, 0);
   }
 
-  /** The thread stops at the breakpoint that it reaches after `skip` others, whatever its name. */
+  /** The thread stops at the failpoint that it reaches after `skip` others, whatever its name. */
   stopAtAny(thread: number, skip: number): void {
     const word = this.stateWord(thread) + LAYOUT.stopAfter;
     Atomics.store(this.words, word, Math.min(skip + 1, 2 ** 31 - 1));
   }
 
-  failAt(thread: number, breakpoint: Breakpoint, errno: 'EIO' | 'ENOSPC', times: 'once' | 'always', skip = 0): void {
+  failAt(thread: number, failpoint: Failpoint, errno: 'EIO' | 'ENOSPC', times: 'once' | 'always', skip = 0): void {
     const action = times === 'once' ? LAYOUT.actions.failOnce : LAYOUT.actions.failAlways;
-    this.arm(thread, breakpoint, action, skip, errno === 'EIO' ? 5 : 28);
+    this.arm(thread, failpoint, action, skip, errno === 'EIO' ? 5 : 28);
   }
 
   disarm(thread: number): void {
     Atomics.store(this.words, this.stateWord(thread) + LAYOUT.stopAfter, 0);
-    for (const breakpoint of BREAKPOINTS) this.arm(thread, breakpoint, LAYOUT.actions.none, 0, 0);
+    for (const failpoint of FAILPOINTS) this.arm(thread, failpoint, LAYOUT.actions.none, 0, 0);
   }
 
-  /** Begins a request that stops at the breakpoint. */
-  async beginAndStop(thread: number, operation: Operation, breakpoint: Breakpoint, skip = 0): Promise<void> {
-    this.stopAt(thread, breakpoint, skip);
+  /** Begins a request that stops at the failpoint. */
+  async beginAndStop(thread: number, operation: Operation, failpoint: Failpoint, skip = 0): Promise<void> {
+    this.stopAt(thread, failpoint, skip);
     this.begin(thread, operation);
-    await this.untilStopped(thread, breakpoint);
+    await this.untilStopped(thread, failpoint);
   }
 
   /** Begins a request that has to wait for the clusters of others. */
@@ -135,8 +135,8 @@ export class Script {
     await this.until(thread, LAYOUT.states.waiting, 'waits for clusters');
   }
 
-  untilStopped(thread: number, breakpoint: Breakpoint): Promise<void> {
-    return this.until(thread, LAYOUT.states.stopped + BREAKPOINTS.indexOf(breakpoint), `stops at ${breakpoint}`);
+  untilStopped(thread: number, failpoint: Failpoint): Promise<void> {
+    return this.until(thread, LAYOUT.states.stopped + FAILPOINTS.indexOf(failpoint), `stops at ${failpoint}`);
   }
 
   /** Until the request has ended or waits for clusters. */
@@ -179,16 +179,16 @@ export class Script {
     return this.answer(thread);
   }
 
-  /** How often the thread has reached the breakpoint. */
-  count(thread: number, breakpoint: Breakpoint): number {
-    return Atomics.load(this.words, this.breakpointWord(thread, breakpoint) + LAYOUT.reached);
+  /** How often the thread has reached the failpoint. */
+  count(thread: number, failpoint: Failpoint): number {
+    return Atomics.load(this.words, this.failpointWord(thread, failpoint) + LAYOUT.reached);
   }
 
   /** What was reached so far, in order: "2 data-write". */
   log(): string[] {
     const count = Math.min(Atomics.load(this.words, LAYOUT.logCount), LOG_LENGTH);
     return Array.from(this.words.subarray(LAYOUT.firstLog, LAYOUT.firstLog + count), (entry) => {
-      return `${entry >> 8} ${BREAKPOINTS[entry & 255]}`;
+      return `${entry >> 8} ${FAILPOINTS[entry & 255]}`;
     });
   }
 
@@ -204,8 +204,8 @@ export class Script {
     await Promise.all(this.threads.map(({ worker }) => worker.terminate()));
   }
 
-  private arm(thread: number, breakpoint: Breakpoint, action: number, skip: number, errno: number): void {
-    const at = this.breakpointWord(thread, breakpoint);
+  private arm(thread: number, failpoint: Failpoint, action: number, skip: number, errno: number): void {
+    const at = this.failpointWord(thread, failpoint);
     Atomics.store(this.words, at + LAYOUT.skip, skip);
     Atomics.store(this.words, at + LAYOUT.errno, errno);
     Atomics.store(this.words, at + LAYOUT.action, action);
@@ -215,9 +215,9 @@ export class Script {
     return LAYOUT.firstWorker + thread * WORKER_WORDS + LAYOUT.state;
   }
 
-  private breakpointWord(thread: number, breakpoint: Breakpoint): number {
-    const first = LAYOUT.firstWorker + thread * WORKER_WORDS + LAYOUT.firstBreakpoint;
-    return first + BREAKPOINTS.indexOf(breakpoint) * BREAKPOINT_WORDS;
+  private failpointWord(thread: number, failpoint: Failpoint): number {
+    const first = LAYOUT.firstWorker + thread * WORKER_WORDS + LAYOUT.firstFailpoint;
+    return first + FAILPOINTS.indexOf(failpoint) * FAILPOINT_WORDS;
   }
 
   private setState(thread: number, state: number): void {

@@ -1,7 +1,7 @@
 // Reading the image below: a backing file may be shorter than its overlay, and what lies behind its end reads as zeros.
 
 import { after, type GuestOffset } from '../../bytes/offsets.ts';
-import { reach } from '../../concurrency/breakpoints.ts';
+import { failpoint } from '../../concurrency/failpoints.ts';
 import type { ReadableImage } from '../image-format.ts';
 
 /** What says which ranges of an image read as zeros, and what lies below it. */
@@ -17,7 +17,7 @@ export function readBackingData(
 ): void {
   const inside = Math.max(0, Math.min(length, backing.virtualSize() - offset));
   if (inside > 0) {
-    reach('backing-read');
+    failpoint('backing-read');
     backing.read(target, targetOffset, inside, offset);
   }
   if (inside < length) target.fill(0, targetOffset + inside, targetOffset + length);

@@ -6,7 +6,7 @@
 //   write does (reservation; lock for the metadata)
 
 import { after, type GuestCluster, type GuestOffset, guestCluster, roundDown, roundUp } from '../../bytes/offsets.ts';
-import { reach } from '../../concurrency/breakpoints.ts';
+import { failpoint } from '../../concurrency/failpoints.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
 import { EXCLUSIVE, type Reservations } from '../../concurrency/reservations.ts';
 import type { GuestAccess } from '../guest-access.ts';
@@ -86,7 +86,7 @@ export class CopyUp<Run extends AnyRun> {
     lock.unlock();
     const isZero = readsAsZeros(backing, offset, inside);
     const buffer = isZero ? ZEROS : this.readBelow(offset, length, inside);
-    reach('cow-write');
+    failpoint('cow-write');
     lock.lock();
     try {
       if (isZero) this.zeroClusters(offset, length);
@@ -118,7 +118,7 @@ export class CopyUp<Run extends AnyRun> {
     this.buffer ??= new Uint8Array(PIECE_BYTES);
     const piece = this.buffer.subarray(0, length);
     const read = Math.min(inside, piece.length);
-    reach('cow-read');
+    failpoint('cow-read');
     readBackingData(this.parts.backing, piece, 0, read, offset);
     piece.fill(0, read);
     return piece;

@@ -6,7 +6,7 @@
 //     |  there      |                     |  before              |
 
 import { after, type GuestOffset, type HostOffset } from '../../bytes/offsets.ts';
-import { reach } from '../../concurrency/breakpoints.ts';
+import { failpoint } from '../../concurrency/failpoints.ts';
 
 /** Copied at once. */
 const BUFFER_BYTES = 1024 * 1024;
@@ -52,12 +52,12 @@ export class CowBuffer {
       this.readOld(buffer, 0, head, start);
       buffer.set(source.subarray(sourceOffset, sourceOffset + length), head);
       this.readOld(buffer, head + length, tail, after(offset, length));
-      reach('data-write');
+      failpoint('data-write');
       this.place.write(buffer, 0, bytes, host, start);
       return;
     }
     this.copyOld(head, start, host);
-    reach('data-write');
+    failpoint('data-write');
     this.place.write(source, sourceOffset, length, after(host, head), offset);
     this.copyOld(tail, after(offset, length), after(host, head + length));
   }
@@ -67,7 +67,7 @@ export class CowBuffer {
     for (let done = 0; done < length; ) {
       const part = Math.min(BUFFER_BYTES, length - done);
       this.readOld(this.allocated(), 0, part, after(offset, done));
-      reach('cow-write');
+      failpoint('cow-write');
       this.place.write(this.allocated(), 0, part, after(host, done), after(offset, done));
       done += part;
     }
@@ -75,7 +75,7 @@ export class CowBuffer {
 
   private readOld(target: Uint8Array, targetOffset: number, length: number, offset: GuestOffset): void {
     if (length === 0) return;
-    reach('cow-read');
+    failpoint('cow-read');
     this.old.readReserved(target, targetOffset, length, offset);
   }
 

@@ -1,7 +1,7 @@
 // Writing the links of a flush in pieces, so that other requests get the metadata lock in between: thousands of links can wait,
 // each is a host write, and a reader of a cluster that is cached needs the lock for a microsecond.
 
-import { reach } from '../../concurrency/breakpoints.ts';
+import { failpoint } from '../../concurrency/failpoints.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
 
 /** Links written in one hold of the metadata lock. */
@@ -21,7 +21,7 @@ export function linkInPieces(lock: Mutex, count: number, link: (count: number) =
     lock.run(() => link(piece));
     left -= piece;
     if (left === 0) return;
-    reach('link-pause');
+    failpoint('link-pause');
     Atomics.wait(neverNotified, 0, 0, PAUSE_MS);
   }
 }

@@ -4,7 +4,7 @@
 
 import { writeU64BE } from '../../bytes/endian.ts';
 import { after, type GuestCluster, type HostCluster, type HostOffset } from '../../bytes/offsets.ts';
-import { reach } from '../../concurrency/breakpoints.ts';
+import { failpoint } from '../../concurrency/failpoints.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { FreeClusters } from '../mapped/free-clusters.ts';
@@ -53,13 +53,13 @@ export class Allocator {
 
   /** One to `count` adjoining clusters. Throws no-space or limit, and at worst a cluster has leaked then. */
   allocate(count: number): Allocation {
-    reach('cluster-allocate');
+    failpoint('cluster-allocate');
     return this.unused(this.fromFree(count, false) ?? this.append(count, false));
   }
 
   /** Exactly `count` adjoining clusters. */
   allocateExactly(count: number): Allocation {
-    reach('cluster-allocate');
+    failpoint('cluster-allocate');
     return this.unused(this.fromFree(count, true) ?? this.append(count, true));
   }
 

@@ -12,8 +12,8 @@ import {
   roundUp,
   SECTOR_BYTES,
 } from '../../bytes/offsets.ts';
-import { reach } from '../../concurrency/breakpoints.ts';
 import { steadyMs } from '../../concurrency/clock.ts';
+import { failpoint } from '../../concurrency/failpoints.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
 import type { Reservations } from '../../concurrency/reservations.ts';
 import type { GuestAccess } from '../guest-access.ts';
@@ -108,7 +108,7 @@ export class AllocatingWrite {
       const inside = Math.min(clusterSize, access.virtualSize - start);
       lock.unlock();
       const isZero = imageMap.readsAsZeros(start, inside);
-      reach('preallocate');
+      failpoint('preallocate');
       lock.lock();
       if (!isZero) return Math.min(part, rest);
       const sector = roundDown(offset, SECTOR_BYTES);

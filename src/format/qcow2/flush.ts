@@ -20,7 +20,7 @@
 //             the counter of the old cluster goes down, punch, free for reuse   the new content, no leak
 
 import { after, type HostCluster } from '../../bytes/offsets.ts';
-import { reach } from '../../concurrency/breakpoints.ts';
+import { failpoint } from '../../concurrency/failpoints.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { ClusterRun, FreeClusters } from '../mapped/free-clusters.ts';
@@ -98,7 +98,7 @@ export class Flush {
     }));
     if (clusters === 0 && tables === 0 && released.length === 0) return;
     tracker.sync();
-    reach('link');
+    failpoint('link');
     if (tables > 0) {
       linkInPieces(lock, tables, (piece) => linker.linkTables(piece));
       // what was removed from the copy of a shared table is in the file as long as the L1 entry leads to the original
@@ -132,7 +132,7 @@ export class Flush {
     lock.run(() => decrements.remove(released.length));
     for (const { start, end } of unused) {
       try {
-        reach('punch-hole');
+        failpoint('punch-hole');
         file.punchHole(geometry.startOf(start), (end - start) * geometry.clusterSize);
       } catch (error) {
         this.parts.log(`${file.path}: the space of freed clusters is not given back: ${(error as Error).message}`);

@@ -10,7 +10,7 @@ import {
   type HostOffset,
   hostOffset,
 } from '../../bytes/offsets.ts';
-import { reach } from '../../concurrency/breakpoints.ts';
+import { failpoint } from '../../concurrency/failpoints.ts';
 import { assert } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { DiskNumbers } from '../mapped/disk-numbers.ts';
@@ -168,7 +168,7 @@ export class Linker {
       changes = host !== NO_HOST || status === 'compressed' || subclusters.zero !== wanted.zero;
     }
     if (!changes) return false;
-    reach('discard');
+    failpoint('discard');
     const table = this.writableTable(l1Index, nowMs);
     const index = geometry.l2IndexOf(guestCluster);
     const replaced = this.referred(table, index, count);

@@ -2,7 +2,7 @@
 // it may be used after the lock is released as long as the range stays reserved (R2, R3).
 
 import { after, type GuestCluster, type GuestOffset, type HostOffset, hex, hostOffset } from '../../bytes/offsets.ts';
-import { reach } from '../../concurrency/breakpoints.ts';
+import { failpoint } from '../../concurrency/failpoints.ts';
 import type { ImgfuseError } from '../../errors/index.ts';
 import { NOT_PENDING, type PendingLinks } from '../mapped/pending-links.ts';
 import { MAX_LOOKS } from '../mapped/run-mapper.ts';
@@ -252,7 +252,7 @@ export class Mapper {
   /** Fills `cluster` with entry `index` of an L2 table as it stands; the offset is not checked. */
   load(l2Table: HostOffset, index: number): Readonly<Cluster> {
     const { geometry, tables } = this;
-    reach('l2-load');
+    failpoint('l2-load');
     if (!geometry.extendedL2) {
       const { high, low } = tables.load(l2Table, index);
       return this.classify(high, low, UNALLOCATED_BITMAP);
@@ -295,7 +295,7 @@ export class Mapper {
     const waiting = this.pendingTables.find(l1Index);
     if (waiting !== NOT_PENDING) return waiting;
     if (l1Index >= this.numbers.l1Entries) return NO_TABLE;
-    reach('l1-load');
+    failpoint('l1-load');
     const { high, low } = this.tables.load(this.numbers.l1Offset, l1Index);
     const table = offsetOf(high, low);
     if (table === NO_TABLE || this.isPlace(table)) return table;

@@ -3,7 +3,7 @@
 
 import { combine } from '../../bytes/endian.ts';
 import { after, type HostCluster, type HostOffset, hex, hostOffset } from '../../bytes/offsets.ts';
-import { reach } from '../../concurrency/breakpoints.ts';
+import { failpoint } from '../../concurrency/failpoints.ts';
 import type { Geometry } from './geometry.ts';
 import type { HeaderBits } from './header-bits.ts';
 import type { OverlapCheck } from './overlap.ts';
@@ -108,7 +108,7 @@ export class Refcounts {
   /** The counter at `index` of a block. */
   read(block: HostOffset, index: number): number {
     const { refcountBits } = this.geometry;
-    reach('refcount-load');
+    failpoint('refcount-load');
     const at = this.tables.slices.load(byteOf(block, index, refcountBits));
     return readCounter(this.tables.slices.bytes, at, index, refcountBits);
   }

@@ -2,7 +2,7 @@
 // metadata lock; the clusters are reserved.
 
 import type { GuestOffset } from '../../bytes/offsets.ts';
-import { reach } from '../../concurrency/breakpoints.ts';
+import { failpoint } from '../../concurrency/failpoints.ts';
 import type { ReadableImage } from '../image-format.ts';
 import { readBackingData } from '../mapped/backing.ts';
 import type { RunReader } from '../mapped/run-reader.ts';
@@ -24,7 +24,7 @@ export class Qcow2RunReader implements RunReader<Run> {
   readRun(run: Run, target: Uint8Array, targetOffset: number, offset: GuestOffset): void {
     const { length } = run;
     if (run.status === 'data') {
-      reach('data-read');
+      failpoint('data-read');
       this.data.read(target, targetOffset, length, run.hostOffset, offset);
     } else if (run.status === 'compressed') {
       this.compressed.readPart(run, target, targetOffset, offset);

@@ -2,7 +2,7 @@
 // metadata lock, which is released while the guest's bytes move.
 
 import type { GuestOffset } from '../../bytes/offsets.ts';
-import { reach } from '../../concurrency/breakpoints.ts';
+import { failpoint } from '../../concurrency/failpoints.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
 import type { RunWriter } from '../mapped/reserved-runs.ts';
 import type { AllocatingWrite } from './allocating-write.ts';
@@ -34,7 +34,7 @@ export class Qcow2RunWriter implements RunWriter<Run> {
     const { hostOffset, length } = run;
     overlap.assertData(hostOffset, length);
     lock.unlock();
-    reach('data-write');
+    failpoint('data-write');
     data.write(source, sourceOffset, length, hostOffset, offset);
     return length;
   }
@@ -46,7 +46,7 @@ export class Qcow2RunWriter implements RunWriter<Run> {
     const { hostOffset, length } = run;
     overlap.assertData(hostOffset, length);
     lock.unlock();
-    reach('discard');
+    failpoint('discard');
     data.punch(length, hostOffset);
     return true;
   }

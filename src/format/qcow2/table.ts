@@ -10,7 +10,7 @@
 
 import { combine, hexWords } from '../../bytes/endian.ts';
 import { after, type HostOffset, hostOffset } from '../../bytes/offsets.ts';
-import type { Breakpoint } from '../../concurrency/breakpoints.ts';
+import type { Failpoint } from '../../concurrency/failpoints.ts';
 import type { TableCache } from '../../concurrency/table-cache.ts';
 import { assert } from '../../errors/index.ts';
 import { type HostFile, readPadded } from '../../host/host-file.ts';
@@ -118,17 +118,17 @@ export class Tables {
   }
 
   /** Writes one entry. */
-  storeEntry(breakpoint: Breakpoint, entry: Omit<EntryRun, 'count' | 'step'>): void {
-    this.store(breakpoint, { ...entry, count: 1, step: 0 });
+  storeEntry(failpoint: Failpoint, entry: Omit<EntryRun, 'count' | 'step'>): void {
+    this.store(failpoint, { ...entry, count: 1, step: 0 });
   }
 
-  store(breakpoint: Breakpoint, { table, index, count, flags, host, step }: EntryRun): void {
+  store(failpoint: Failpoint, { table, index, count, flags, host, step }: EntryRun): void {
     for (let i = 0; i < count; i++) {
       const offset = host === undefined ? 0 : host + i * step;
       this.scratchView.setUint32(i * ENTRY_BYTES, (Math.floor(offset / 2 ** 32) | flags.high) >>> 0, false);
       this.scratchView.setUint32(i * ENTRY_BYTES + 4, ((offset % 2 ** 32) | flags.low) >>> 0, false);
     }
-    this.storeBytes(breakpoint, entryAt(table, index), this.scratch.subarray(0, count * ENTRY_BYTES));
+    this.storeBytes(failpoint, entryAt(table, index), this.scratch.subarray(0, count * ENTRY_BYTES));
   }
 
   /** Writes adjoining extended L2 entries that lie in one slice. */
@@ -150,12 +150,12 @@ export class Tables {
    * that fails leaves the disk unknown and turns the image read-only, except for a full host file system, where nothing of
    * it was written and it works again once there is space (R8).
    */
-  storeBytes(breakpoint: Breakpoint, offset: HostOffset, bytes: Uint8Array): void {
+  storeBytes(failpoint: Failpoint, offset: HostOffset, bytes: Uint8Array): void {
     assert(
       bytes.length > 0 && bytes.length <= this.slices.bytesInSlice(offset),
       `store of ${bytes.length} bytes at ${offset}`,
     );
-    this.tracker.writeMetadata(breakpoint, () => this.file.write(bytes, 0, bytes.length, offset));
+    this.tracker.writeMetadata(failpoint, () => this.file.write(bytes, 0, bytes.length, offset));
     this.slices.written(offset, bytes);
   }
 }

@@ -3,7 +3,7 @@
 // write transfers the guest's bytes only. Used under the metadata lock.
 
 import { after, type HostOffset, roundUp } from '../../bytes/offsets.ts';
-import { reach } from '../../concurrency/breakpoints.ts';
+import { failpoint } from '../../concurrency/failpoints.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { FreeClusters } from '../mapped/free-clusters.ts';
@@ -35,13 +35,13 @@ export class Allocator {
 
   /** One to `count` adjoining clusters. Throws no-space or limit, and nothing has changed then. */
   allocate(count: number): Allocation {
-    reach('cluster-allocate');
+    failpoint('cluster-allocate');
     return this.fromFree(count, false) ?? this.append(count, 1);
   }
 
   /** Exactly the adjoining clusters of one table, which reads as all entries unallocated. */
   allocateTable(): HostOffset {
-    reach('cluster-allocate');
+    failpoint('cluster-allocate');
     const count = this.geometry.tableSizeClusters;
     this.numbers.noteZeroEntries();
     return (this.fromFree(count, true) ?? this.append(count, count)).offset;

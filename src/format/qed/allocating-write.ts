@@ -3,8 +3,8 @@
 // fdatasync has made it durable: a crash must not show zeros where the backing file had older data (R6).
 
 import { after, type GuestCluster, type GuestOffset, type HostOffset } from '../../bytes/offsets.ts';
-import { reach } from '../../concurrency/breakpoints.ts';
 import { steadyMs } from '../../concurrency/clock.ts';
+import { failpoint } from '../../concurrency/failpoints.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
 import type { Reservations } from '../../concurrency/reservations.ts';
 import type { HostFile } from '../../host/host-file.ts';
@@ -96,7 +96,7 @@ export class AllocatingWrite {
         cow.writeAround(source, sourceOffset, part, offset, start, count * clusterSize, host);
         if (!pending.hasRoom(count)) flush.linkEarly();
       } else {
-        reach('data-write');
+        failpoint('data-write');
         file.write(source, sourceOffset, part, after(host, offset - start));
       }
       lock.lock();

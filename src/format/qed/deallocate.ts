@@ -12,7 +12,7 @@ import {
   hostOffset,
   roundUp,
 } from '../../bytes/offsets.ts';
-import { reach } from '../../concurrency/breakpoints.ts';
+import { failpoint } from '../../concurrency/failpoints.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
 import type { Reservations } from '../../concurrency/reservations.ts';
 import type { HostFile } from '../../host/host-file.ts';
@@ -195,7 +195,7 @@ export class Deallocator {
       if (present > ZERO_ENTRY) hosts.push(hostOffset(present));
     }
     if (!changes) return;
-    reach('discard');
+    failpoint('discard');
     // the clusters are reserved, and stay what they are; their table may come into being while the lock is released
     if (dirtyBit.set()) table = mapper.l2Table(geometry.l1IndexOf(first));
     if (table !== 0 || entry !== UNALLOCATED_ENTRY) linker.replace(first, count, entry);

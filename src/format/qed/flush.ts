@@ -19,7 +19,7 @@
 //     flush 2
 //         S     the hole is durable: it reads as zeros, and is free for reuse  "
 
-import { reach } from '../../concurrency/breakpoints.ts';
+import { failpoint } from '../../concurrency/failpoints.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
 import { isHostFull } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
@@ -147,7 +147,7 @@ export class Flush {
 
   /** Links the first `count` entries; those that arrived since their data was synced wait for the next turn. */
   private linkFirst(count: number): void {
-    reach('link');
+    failpoint('link');
     const links = this.pending.first(count);
     const { clusterSize } = this.geometry;
     for (let i = 0; i < links.length; ) {
@@ -167,7 +167,7 @@ export class Flush {
     const { clusterSize } = this.geometry;
     try {
       for (const run of this.lock.run(() => this.free.settlingRuns())) {
-        reach('punch-hole');
+        failpoint('punch-hole');
         this.file.punchHole(this.geometry.startOf(run.start), (run.end - run.start) * clusterSize);
       }
     } catch (error) {

@@ -2,7 +2,7 @@
 // it may be used after the lock is released as long as the range stays reserved (R2, R3).
 
 import { after, type GuestCluster, type GuestOffset, type HostOffset, hex, hostOffset } from '../../bytes/offsets.ts';
-import { reach } from '../../concurrency/breakpoints.ts';
+import { failpoint } from '../../concurrency/failpoints.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import { NOT_PENDING, type PendingLinks } from '../mapped/pending-links.ts';
@@ -90,7 +90,7 @@ export class Mapper {
     if (waiting !== NOT_PENDING) return waiting;
     if (l2Table === 0) return UNALLOCATED_ENTRY;
     const index = this.geometry.l2IndexOf(guestCluster);
-    reach('l2-load');
+    failpoint('l2-load');
     const entry = this.tables.load(l2Table, index);
     if (entry === UNALLOCATED_ENTRY || entry === ZERO_ENTRY) return entry;
     if (this.isData(entry, l2Table)) return entry;
@@ -99,7 +99,7 @@ export class Mapper {
 
   /** Host offset of the L2 table behind L1 entry `l1Index`, or 0. */
   l2Table(l1Index: number): HostOffset {
-    reach('l1-load');
+    failpoint('l1-load');
     const entry = this.tables.load(this.l1Table, l1Index);
     if (entry === UNALLOCATED_ENTRY || this.isInside(entry, this.leastTableBytes)) return hostOffset(entry);
     throw this.badEntry('L1', this.l1Table, l1Index, `guest offset ${hex(l1Index * this.geometry.l2Coverage)}`);

@@ -2,7 +2,7 @@
 // the clusters are reserved.
 
 import { type GuestOffset, type HostOffset, hex } from '../../bytes/offsets.ts';
-import { reach } from '../../concurrency/breakpoints.ts';
+import { failpoint } from '../../concurrency/failpoints.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { ReadableImage } from '../image-format.ts';
@@ -34,7 +34,7 @@ export class QedRunReader implements RunReader<Run>, OldContent {
   }
 
   private readData(target: Uint8Array, targetOffset: number, length: number, host: HostOffset): void {
-    reach('data-read');
+    failpoint('data-read');
     const got = this.file.read(target, targetOffset, length, host);
     if (got === length) return;
     // the last cluster of a truncated copy; an image that is written to always has whole clusters

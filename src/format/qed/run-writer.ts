@@ -2,7 +2,7 @@
 // lock, which is released while the guest's bytes move.
 
 import type { GuestOffset } from '../../bytes/offsets.ts';
-import { reach } from '../../concurrency/breakpoints.ts';
+import { failpoint } from '../../concurrency/failpoints.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { RunWriter } from '../mapped/reserved-runs.ts';
@@ -28,7 +28,7 @@ export class QedRunWriter implements RunWriter<Run> {
     if (run.status !== 'data') return this.allocating.writeNewClusters(source, sourceOffset, run, offset);
     const { hostOffset, length } = run;
     this.lock.unlock();
-    reach('data-write');
+    failpoint('data-write');
     this.file.write(source, sourceOffset, length, hostOffset);
     return length;
   }
@@ -37,7 +37,7 @@ export class QedRunWriter implements RunWriter<Run> {
     if (run.status !== 'data') return false;
     const { hostOffset, length } = run;
     this.lock.unlock();
-    reach('discard');
+    failpoint('discard');
     this.file.punchHole(hostOffset, length);
     return true;
   }

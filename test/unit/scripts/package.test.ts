@@ -63,7 +63,14 @@ describe('a clone', () => {
       expect(packed).toMatchObject({ code: 0 });
       const file = join(folder, packed.output.trim().split('\n').at(-1)!);
       const names = run('tar', ['-tzf', file]).output.split('\n');
-      for (const name of ['dist/cli.js', 'dist/cli/main.js', 'README.md', 'LICENSE', 'scripts/man/imgfuse.1']) {
+      for (const name of [
+        'dist/cli.js',
+        'dist/program/main.js',
+        'dist/program/worker.js',
+        'README.md',
+        'LICENSE',
+        'scripts/man/imgfuse.1',
+      ]) {
         expect(names).toContain(`package/${name}`);
       }
       expect(names.filter((name) => /^package\/(src|test|node_modules)\//.test(name))).toEqual([]);

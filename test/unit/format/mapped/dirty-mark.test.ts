@@ -3,7 +3,7 @@
 
 import { afterEach, describe, expect, test } from 'vitest';
 import { guestOffset } from '../../../../src/bytes/offsets.ts';
-import { listenToBreakpoints } from '../../../../src/concurrency/breakpoints.ts';
+import { listenToFailpoints } from '../../../../src/concurrency/failpoints.ts';
 import { ERRNO } from '../../../../src/errors/index.ts';
 import type { WritableFormat, WritableImage } from '../../../../src/format/image-format.ts';
 import { qcow2 } from '../../../../src/format/qcow2/index.ts';
@@ -26,7 +26,7 @@ const CASES: readonly Case[] = [
   { format: qcow2, options: { lazy_refcounts: 'on' }, isMarked: (file) => (file.bytes()[79]! & 1) !== 0 },
 ];
 
-afterEach(() => listenToBreakpoints(null));
+afterEach(() => listenToFailpoints(null));
 
 /** One cluster with data in a clean image, and a second object over the same state, as another thread has it. */
 function opened({ format, options }: Case) {
@@ -58,10 +58,10 @@ function byteAt(image: WritableImage, cluster: number): number {
 /** Runs `action` once, at the fdatasync of a moment that `when` picks. */
 function atSync(when: () => boolean, action: () => void): { readonly times: number } {
   const seen = { times: 0 };
-  listenToBreakpoints((breakpoint) => {
-    if (breakpoint !== 'flush' || seen.times > 0 || !when()) return;
+  listenToFailpoints((failpoint) => {
+    if (failpoint !== 'flush' || seen.times > 0 || !when()) return;
     seen.times++;
-    listenToBreakpoints(null);
+    listenToFailpoints(null);
     action();
   });
   return seen;

@@ -3,7 +3,7 @@
 
 import { afterEach, describe, expect, test } from 'vitest';
 import { guestOffset } from '../../../../src/bytes/offsets.ts';
-import { listenToBreakpoints } from '../../../../src/concurrency/breakpoints.ts';
+import { listenToFailpoints } from '../../../../src/concurrency/failpoints.ts';
 import type { WritableFormat, WritableImage } from '../../../../src/format/image-format.ts';
 import { LINKS_PER_HOLD } from '../../../../src/format/mapped/link-pieces.ts';
 import { qcow2 } from '../../../../src/format/qcow2/index.ts';
@@ -18,7 +18,7 @@ const COUNT = 1000;
 /** Guest cluster of the n-th write: no two of them adjoin, so each has a link of its own. */
 const clusterOf = (n: number) => 2 * n + 1;
 
-afterEach(() => listenToBreakpoints(null));
+afterEach(() => listenToFailpoints(null));
 
 /** An overlay over a base full of 9s, so that links of QED wait as well, and a second object as another thread has it. */
 function opened(format: WritableFormat) {
@@ -61,9 +61,9 @@ describe.each([{ format: qed }, { format: qcow2 }])('$format.name', ({ format })
     for (let n = 0; n < COUNT; n++) write(image, clusterOf(n), 1);
     const wanted = new Map(Array.from({ length: COUNT }, (_, n) => [clusterOf(n), 1]));
     let pauses = 0;
-    listenToBreakpoints((breakpoint) => {
-      if (breakpoint !== 'link-pause') return;
-      listenToBreakpoints(null);
+    listenToFailpoints((failpoint) => {
+      if (failpoint !== 'link-pause') return;
+      listenToFailpoints(null);
       pauses++;
       // one that is linked by now, and one that still waits
       for (const n of [0, COUNT - 1]) {

@@ -2,7 +2,7 @@
 
 import { afterEach, expect, test } from 'vitest';
 import { guestOffset } from '../../../../src/bytes/offsets.ts';
-import { listenToBreakpoints } from '../../../../src/concurrency/breakpoints.ts';
+import { listenToFailpoints } from '../../../../src/concurrency/failpoints.ts';
 import type { WritableImage } from '../../../../src/format/image-format.ts';
 import { qcow2 } from '../../../../src/format/qcow2/index.ts';
 import { MemoryHostFile } from '../../../support/memory-file.ts';
@@ -11,7 +11,7 @@ import { createMemoryImage, openImage } from '../../../support/memory-images.ts'
 const CLUSTER = 65536;
 const PASSWORD = 'secret';
 
-afterEach(() => listenToBreakpoints(null));
+afterEach(() => listenToFailpoints(null));
 
 /** The different bytes of the first cluster. */
 function bytesOf(image: WritableImage): number[] {
@@ -46,13 +46,13 @@ test.each(['discard', 'writeZeroes'] as const)('a power cut after %s shows the o
 
 test.each(['discard', 'writeZeroes'] as const)('%s that fails leaves the old data', (change) => {
   const { image } = makeImage();
-  listenToBreakpoints((breakpoint) => {
-    if (breakpoint === 'l2-update') throw new Error('by the test');
+  listenToFailpoints((failpoint) => {
+    if (failpoint === 'l2-update') throw new Error('by the test');
   });
   expect(() => {
     image[change](guestOffset(0), CLUSTER);
     image.flush();
   }).toThrow();
-  listenToBreakpoints(null);
+  listenToFailpoints(null);
   expect([[0x41], [0]]).toContainEqual(bytesOf(image));
 });

@@ -2,7 +2,7 @@
 
 import { afterEach, expect, test, vi } from 'vitest';
 import { guestOffset } from '../../../../src/bytes/offsets.ts';
-import { listenToBreakpoints } from '../../../../src/concurrency/breakpoints.ts';
+import { listenToFailpoints } from '../../../../src/concurrency/failpoints.ts';
 import { Mutex } from '../../../../src/concurrency/mutex.ts';
 import { qcow2 } from '../../../../src/format/qcow2/index.ts';
 import { createMemoryImage, openImage } from '../../../support/memory-images.ts';
@@ -11,7 +11,7 @@ const CLUSTER = 4096;
 const CLUSTERS = 20_000;
 
 afterEach(() => {
-  listenToBreakpoints(null);
+  listenToFailpoints(null);
   vi.restoreAllMocks();
 });
 
@@ -28,14 +28,14 @@ test.each([1, 16, 64])('writes counters of %i bits once for each slice, and lets
     lock.call(this);
   });
   image.discard(guestOffset(0), CLUSTERS * CLUSTER);
-  listenToBreakpoints((name) => {
+  listenToFailpoints((name) => {
     if (name !== 'refcount-update') return;
     stores++;
     most = Math.max(most, ++storesOfHold);
   });
   image.flush();
   image.flush();
-  listenToBreakpoints(null);
+  listenToFailpoints(null);
   // 4 KiB of counters are a slice; the disk begins somewhere in one
   expect(stores).toBeGreaterThan(0);
   expect(stores).toBeLessThanOrEqual(Math.ceil((CLUSTERS * bits) / 8 / CLUSTER) + 20);

@@ -1,8 +1,8 @@
-// Breakpoints: the named steps of a request at which a test may stop, fail, count or record this thread. Nothing listens in
+// Failpoints: the named steps of a request at which a test may stop, fail, count or record this thread. Nothing listens in
 // production, where a step costs one comparison. Each thread has one listener, because a thread has one request in flight.
 
-/** What a thread is about to do when it reaches a breakpoint of that name. */
-export const BREAKPOINTS = [
+/** What a thread is about to do when it reaches a failpoint of that name. */
+export const FAILPOINTS = [
   // look an entry up, through the cache
   'l1-load',
   'l2-load',
@@ -34,16 +34,16 @@ export const BREAKPOINTS = [
   /** sleep until other requests release their clusters */
   'reservation-wait',
 ] as const;
-export type Breakpoint = (typeof BREAKPOINTS)[number];
+export type Failpoint = (typeof FAILPOINTS)[number];
 
-let listener: ((breakpoint: Breakpoint) => void) | null = null;
+let listener: ((failpoint: Failpoint) => void) | null = null;
 
 /** Announces a step that comes next; throws what the listener throws. */
-export function reach(breakpoint: Breakpoint): void {
-  if (listener !== null) listener(breakpoint);
+export function failpoint(name: Failpoint): void {
+  if (listener !== null) listener(name);
 }
 
-/** Sets what this thread's breakpoints call, or nothing. */
-export function listenToBreakpoints(next: ((breakpoint: Breakpoint) => void) | null): void {
+/** Sets what this thread's failpoints call, or nothing. */
+export function listenToFailpoints(next: ((failpoint: Failpoint) => void) | null): void {
   listener = next;
 }
