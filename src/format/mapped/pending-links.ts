@@ -9,7 +9,7 @@ import { assert } from '../../errors/index.ts';
 const COUNT = 0;
 const LIVE = 1;
 const DEAD = -1;
-/** Links are held back for at most this long (plus one turn of the maintenance thread): the window of R9. */
+/** Links are held back for at most this long (plus one turn of the keeper thread): the window of R9. */
 const HOLD_BACK_MS = 500;
 /** The host offset of what does not wait; 0 is a place in an external data file. */
 export const NOT_PENDING = hostOffset(-1);

@@ -31,7 +31,7 @@ function rewrite(image: WritableImage, at: number): void {
   image.write(new Uint8Array(CLUSTER).fill(7), 0, CLUSTER, guestOffset(at));
 }
 
-/** A turn of the maintenance thread five idle seconds later. @returns entries that it looked at */
+/** A turn of the keeper thread five idle seconds later. @returns entries that it looked at */
 function idleTurn(image: WritableImage): number {
   const lookup = vi.spyOn(Mapper.prototype, 'lookup');
   try {
