@@ -1,4 +1,5 @@
-// Exit codes: those of mount(8) for mount and unmount, those of qemu-img for the rest.
+// Exit codes: those of mount(8) for mount and unmount, those of qemu-img for the rest. What a check has found becomes a code in
+// format/check-report.ts.
 // Invariant: a mount exits with 0 only when the mount answers, an unmount only when the image is closed and clean.
 
 import { ImgfuseError } from './index.ts';
