@@ -1,5 +1,6 @@
-// An open image of a format whose tables map the guest's data: everything about it that is not an order of durability steps.
-// That order is the format's own, in its image.ts (ImageSteps); what a request of the guest may do is asked here, before it.
+// An open image of a format whose tables map the guest's data. What all these formats do alike is here: the question whether a
+// request may change the image, before it does, and the note that a flush has work, after it. The order of durability steps is
+// each format's own, in its image.ts (ImageSteps).
 
 import { after, type GuestOffset } from '../../bytes/offsets.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
@@ -21,11 +22,11 @@ import type { DiskNumbers } from './disk-numbers.ts';
 import type { ImageMap } from './image-map.ts';
 import type { ReservedRuns } from './reserved-runs.ts';
 
-/** What each format does in an order of its own. The metadata lock is not held. Only details() is asked of a read-only image. */
+/** The format's own orders of durability steps. Called without the metadata lock; for a read-only image only details(). */
 export interface ImageSteps {
-  /** A change has failed. @returns whether there is room now that it may need, so that it is done once more */
+  /** A change has failed. @returns whether this has freed space that the change may need, so that it is tried once more */
   makeRoom(error: unknown): boolean;
-  /** Gives clusters that read as zeros their places, from `offset` on. @returns bytes that need no more */
+  /** Allocates the first clusters of the range, where they read as zeros. @returns bytes from `offset` on that are done */
   preallocateFirst(offset: GuestOffset, length: number): number;
   resize(size: number): void;
   flush(): void;
@@ -181,7 +182,7 @@ export class MappedImage implements WritableImage {
     return shareImage(this, this.state);
   }
 
-  /** Runs a change of the guest's; what it did before it failed waits for the next flush all the same. */
+  /** Runs a change that the guest asked for. The next flush covers it, also if it has failed halfway. */
   private change(action: () => void): void {
     try {
       this.withRoom(action);
@@ -190,7 +191,7 @@ export class MappedImage implements WritableImage {
     }
   }
 
-  /** Runs a change, which may be done once more: that does no harm to what was done before. */
+  /** Runs a change, and runs it again if it failed and makeRoom() has freed space: to repeat a change does no harm. */
   private withRoom(action: () => void): void {
     try {
       action();
