@@ -66,7 +66,7 @@ export class DeferredDecrements {
     this.words[COUNT] = last + 2;
   }
 
-  /** All that is in the log, for the round that begins. */
+  /** All that is in the log, for the round that begins; it stays in the log until remove(). */
   take(): DeferredDecrement[] {
     this.words[TAKEN] = this.count;
     return Array.from({ length: this.count }, (_, i) => ({

@@ -1,7 +1,7 @@
 // The flush of an image. Data and new tables reach the file at once, but nothing in the file refers to them before a fdatasync
 // has made them durable, and what they replace is given up one fdatasync after that. So the flush works in rounds, and a crash
-// at any point leaves the old content or the new one, and clusters that nothing refers to (leaks). One flush runs at a time, and
-// its fdatasyncs never run under the metadata lock.
+// at any point leaves the old content or the new one, and clusters that nothing refers to (leaks). One flush runs at a time, on
+// the worker that needs it or on the keeper thread, and its fdatasyncs never run under the metadata lock.
 //
 // The life of a write that replaces a cluster. S is a fdatasync, on the right is what a crash leaves from there on:
 //
@@ -73,7 +73,7 @@ export class Flush {
     }
   }
 
-  /** One round between two flushes. */
+  /** A round without the fdatasync of a flush: for links that are overdue, and for a request whose links find no room. */
   linkEarly(): void {
     this.parts.tracker.betweenFlushes(() => this.round());
     this.parts.tracker.noteWrite();
