@@ -1,5 +1,5 @@
 // The main thread of a mount: it mounts, starts the threads, and then only controls: signals, the control socket, deadlines,
-// the end. Invariants: its event loop is always free (the keeper thread opens and closes the image); the disk is closed only
+// the end. Invariants: nothing blocks its event loop (the keeper thread opens and closes the image); the disk is closed only
 // after all threads have stopped serving; it never accesses its own mountpoint. mount-state.ts has the edges of this picture.
 //
 //            opened            answers            stop                stuck
@@ -101,7 +101,7 @@ export class Supervisor {
 
   /**
    * Resolves when the mount answers.
-   * @throws StartBrokenOff if it was told to end first; other errors say why it does not answer. Nothing is left mounted then
+   * @throws StartBrokenOff if it was told to end first; other errors say why it does not answer. Nothing is mounted then
    */
   async start(passwords: PasswordSource): Promise<MountRecord> {
     this.handleSignals();
@@ -202,7 +202,10 @@ export class Supervisor {
     );
   }
 
-  /** Reports the result of `work`, unless the state has changed meanwhile. @param work resolves with why the image is not clean */
+  /**
+   * Reports the result of `work`, unless the state has changed meanwhile.
+   * @param work resolves to why the image is not clean, or null
+   */
   private whileIn(state: MountState<LiveMount>, work: () => Promise<string | null>): void {
     work()
       .catch(describeError)
