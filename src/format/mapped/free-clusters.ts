@@ -1,5 +1,6 @@
 // Host clusters that nothing refers to, and how far each is on its way to reuse (R5). One byte a cluster, used under the
-// metadata lock. A freed cluster takes two flushes until it is free:
+// metadata lock. In QED a freed cluster takes two flushes until it is free. qcow2 waits in its own flush.ts, until the counter
+// is 0 and the cluster is punched, and goes from USED to FREE in one step (markFree).
 //
 //   USED -> FREED      its last reference is gone from the tables, but that is not durable
 //   FREED -> SETTLING  a flush has begun; when its fdatasync is done the clusters are punched
