@@ -21,8 +21,8 @@ rmSync(`${dist}program`, { recursive: true, force: true });
 await build({
   input: entries,
   platform: 'node',
-  // native modules find their binaries from where they lie
-  external: ['koffi', 'fuse-native'],
+  // these find what belongs to them from where they lie: native modules their binaries, yargs its texts
+  external: [/^(koffi|fuse-native|yargs)(\/|$)/],
   output: {
     dir: dist,
     format: 'esm',
