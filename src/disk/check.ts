@@ -3,13 +3,15 @@
 import { closingAfter } from '../errors/close.ts';
 import { ImgfuseError } from '../errors/index.ts';
 import type { CheckReport, RepairMode } from '../format/check-report.ts';
-import { type LockMode, lockImage } from '../host/image-locks.ts';
-import { openImageFile } from './image-file.ts';
+import type { LockMode } from '../host/image-locks.ts';
+import { ImageFiles } from './image-files.ts';
 import { formatOf } from './probe.ts';
 
 export interface CheckDiskOptions {
   readonly format?: string | undefined;
   readonly repair: RepairMode;
+  /** directories in or below which other files of the image may lie, beside the image's own directory */
+  readonly allowBacking?: readonly string[] | undefined;
   /** default: take */
   readonly locks?: LockMode | undefined;
   /** called once for each finding or warning */
@@ -21,18 +23,20 @@ export interface CheckDiskOptions {
 /** Throws unsupported for a format without a check (exit code 63). Without repair the file is opened read-only. */
 export function checkDisk(path: string, options: CheckDiskOptions): CheckReport & { readonly filename: string } {
   const readOnly = options.repair === 'none';
-  const file = openImageFile(path, readOnly);
+  const { allowBacking, locks } = options;
+  const files = new ImageFiles({ allowBacking, locks });
   return closingAfter(
-    () => [file],
+    () => files.opened,
     () => {
-      lockImage(file, options.locks);
+      const file = files.open(path, readOnly, 'user');
       const format = formatOf(file, options.format, options.log);
       const { repair, log, progress } = options;
       if (format.check === undefined) {
         const message = `${path} is ${format.title}, and that format has no check`;
         throw new ImgfuseError('unsupported', message, { path, operation: 'check' });
       }
-      const report = format.check(file, { repair, log, ...(progress === undefined ? {} : { progress }) });
+      const openExtent = files.extentsOf({ name: path, path: file.path }, readOnly);
+      const report = format.check(file, { repair, openExtent, log, ...(progress === undefined ? {} : { progress }) });
       return { ...report, filename: path };
     },
   );

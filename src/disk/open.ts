@@ -1,12 +1,10 @@
-// Opening a disk: locks before the header is read, then the chain below it by the policy for backing files. It returns a
-// working disk or throws, and what was opened on the way is closed again.
+// Opening a disk: the image that the user named, then the chain below it by the policy for backing files. It returns a working
+// disk or throws, and what was opened on the way is closed again.
 
 import { closeQuietly, closingOnFailure } from '../errors/close.ts';
 import { assert, ImgfuseError } from '../errors/index.ts';
 import type {
   BackingReference,
-  ExtentRole,
-  FileAccess,
   Image,
   ImageFormat,
   OpenStep,
@@ -15,15 +13,12 @@ import type {
 } from '../format/image-format.ts';
 import { attachHostFile } from '../host/attach.ts';
 import { isCopyOnReadStored } from '../host/copy-on-read-default.ts';
-import { type FileIdentity, isSameFile } from '../host/file-identity.ts';
 import type { HostFile } from '../host/host-file.ts';
-
-import { isUrl } from '../host/http/url.ts';
-import { type LockMode, lockImage, writerOf } from '../host/image-locks.ts';
+import { type LockMode, writerOf } from '../host/image-locks.ts';
 import { PosixHostFile } from '../host/posix-file.ts';
-import { allowedUrls, MAX_CHAIN_DEPTH, type NamingImage, resolveBacking, resolveExtent } from './backing-policy.ts';
+import { MAX_CHAIN_DEPTH, type NamingImage, resolveBacking } from './backing-policy.ts';
 import { CopyOnRead, createCopyOnReadState } from './copy-on-read.ts';
-import { type NamedBy, openImageFile } from './image-file.ts';
+import { ImageFiles } from './image-files.ts';
 import { formatOf, probeFormat, recognizedName } from './probe.ts';
 import { formatByName, formatNames, overlayFormat, rawFormat } from './registry.ts';
 import { type SharedDisk, VirtualDisk } from './virtual-disk.ts';
@@ -142,12 +137,12 @@ function neverWritten(path: string, { name, title }: ImageFormat): ImgfuseError 
 
 class ChainOpener {
   private readonly options: OpenDiskOptions;
-  private readonly opened: HostFile[] = [];
-  private readonly seen: FileIdentity[] = [];
+  private readonly files: ImageFiles;
   private images = 0;
 
   constructor(options: OpenDiskOptions) {
     this.options = options;
+    this.files = new ImageFiles(options);
   }
 
   openTop(path: string, before?: Before): Image {
@@ -159,16 +154,15 @@ class ChainOpener {
         { path },
       );
     }
-    const { opened } = this;
     return closingOnFailure(
-      () => opened,
+      () => this.files.opened,
       () => this.openFirst(path, before),
     );
   }
 
   private openFirst(path: string, before?: Before): Image {
     const { readOnly, format: named, lazyRefcounts } = this.options;
-    const file = this.openFile(path, readOnly, 'user', before?.descriptor ?? null);
+    const file = this.files.open(path, readOnly, 'user', before?.descriptor ?? null);
     this.sayWhoIsNotKeptOut(file);
     const format = formatOf(file, named, this.options.log);
     // a guest may have written the header of another format into a raw image that was guessed
@@ -193,13 +187,13 @@ class ChainOpener {
     if (this.images >= MAX_CHAIN_DEPTH) {
       throw new ImgfuseError(
         'limit',
-        `the backing chain of ${this.opened[0]!.path} has more than ${MAX_CHAIN_DEPTH} images`,
+        `the backing chain of ${this.files.opened[0]!.path} has more than ${MAX_CHAIN_DEPTH} images`,
       );
     }
     const found = resolveBacking(overlay, reference.name, { allowed: this.options.allowBacking ?? [] });
     const { name, path, device } = found;
     const said = reference.format ?? found.format;
-    const file = this.openFile(path, true, device === undefined ? 'image' : { device });
+    const file = this.files.open(path, true, device === undefined ? 'image' : { device });
     const sayRaw = `store that it is raw with qemu-img rebase -u -F ${rawFormat.name} -b ${reference.name} ${overlay.path}`;
     const format = said === undefined ? probeFormat(file, sayRaw) : formatByName(said);
     if (said === undefined && format === rawFormat) {
@@ -233,31 +227,6 @@ class ChainOpener {
     );
   }
 
-  private openExtent(image: NamingImage, name: string, role: ExtentRole, access: FileAccess): HostFile {
-    const path = resolveExtent(image, name, role, { allowed: this.options.allowBacking ?? [] });
-    return this.openFile(path, access === 'read', 'image');
-  }
-
-  private openFile(path: string, readOnly: boolean, namedBy: NamedBy, descriptor: number | null = null): HostFile {
-    if (isUrl(path)) this.options.progress?.({ doing: `waiting for ${path}` });
-    const file =
-      descriptor === null
-        ? openImageFile(path, readOnly, namedBy, allowedUrls(this.options.allowBacking ?? []), this.options.answerMs)
-        : PosixHostFile.reopen(path, descriptor, readOnly);
-    this.opened.push(file);
-    const identity = file.identity();
-    if (this.seen.some((other) => isSameFile(other, identity))) {
-      throw new ImgfuseError(
-        'corrupt',
-        `${path} is in its own backing chain, or holds the data of two images; that is a loop and cannot be opened`,
-        { path },
-      );
-    }
-    this.seen.push(identity);
-    lockImage(file, this.options.locks);
-    return file;
-  }
-
   private sayWhoIsNotKeptOut(file: HostFile): void {
     const { locks, log } = this.options;
     if (locks === 'none') {
@@ -281,10 +250,7 @@ class ChainOpener {
     return format.open(file, {
       readOnly,
       openBacking: (reference) => this.openBacking(image, reference),
-      openExtent: (extent, role, access) => {
-        assert(access === 'read' || !readOnly, 'an image that is opened read-only writes to no file');
-        return this.openExtent(image, extent, role, access);
-      },
+      openExtent: this.files.extentsOf(image, readOnly),
       password: options.password,
       log: options.log ?? (() => undefined),
       tableCacheBytes: options.tableCacheBytes ?? DEFAULT_TABLE_CACHE_BYTES,

@@ -146,6 +146,8 @@ export interface CreateOptions {
 
 export interface CheckOptions {
   readonly repair: RepairMode;
+  /** As in OpenOptions; a check without repair asks for no write access. */
+  readonly openExtent?: OpenOptions['openExtent'];
   /** one sentence per finding */
   readonly log: (sentence: string) => void;
   /** fraction of the work done, 0 to 1 */

@@ -9,7 +9,8 @@ import { attachDisk, checkDisk, createDisk, inspectDisk, openDisk } from '../../
 import type * as registry from '../../../src/disk/registry.ts';
 import { VirtualDisk } from '../../../src/disk/virtual-disk.ts';
 import { ImgfuseError } from '../../../src/errors/index.ts';
-import type { WritableImage } from '../../../src/format/image-format.ts';
+import { emptyCheckReport } from '../../../src/format/check-report.ts';
+import type { ImageFormat, WritableImage } from '../../../src/format/image-format.ts';
 import { lockImage } from '../../../src/host/image-locks.ts';
 import { PosixHostFile } from '../../../src/host/posix-file.ts';
 import { fingerprints, readAll, withDisk } from '../../support/image-files.ts';
@@ -155,6 +156,38 @@ test('what a format without create or check is asked for is refused by name', ()
   expect(refusalOf(() => openDisk(image, { readOnly: true, lazyRefcounts: true }))).toMatch(
     /lazy_refcounts is for qcow2/,
   );
+});
+
+test('a check opens the other files of its image as an opening does, and closes them', async () => {
+  const { madeUp } = await import('../../support/made-up-format.ts');
+  writeExtents('one', 'two');
+  write('disk.made', { extents: ['one', 'two'] });
+  const checkOpening = (name: string, access: 'read' | 'write', repair: 'none' | 'all' = 'none'): string[] => {
+    const before = openFiles();
+    let seen: string[] = [];
+    const check: ImageFormat['check'] = (_file, { openExtent }) => {
+      openExtent!(name, 'extent', access);
+      seen = openFiles();
+      return emptyCheckReport('madeup');
+    };
+    Object.assign(madeUp, { check });
+    try {
+      checkDisk(image, { repair, log: () => undefined });
+    } finally {
+      Reflect.deleteProperty(madeUp, 'check');
+      expect(openFiles()).toEqual(before);
+    }
+    return seen;
+  };
+  expect(checkOpening('one', 'read')).toEqual([image, join(folder, 'one')]);
+  expect(checkOpening('two', 'write', 'all')).toEqual([image, join(folder, 'two')]);
+  expect(() => checkOpening('one', 'write')).toThrow(/writes to no file/);
+  expect(refusalOf(() => checkOpening('/etc/passwd', 'read'))).toMatch(/allow-backing/);
+  expect(refusalOf(() => checkOpening('disk.made', 'read'))).toMatch(/that is a loop/);
+  const other = PosixHostFile.open(join(folder, 'two'), false);
+  lockImage(other, 'take');
+  expect(refusalOf(() => checkOpening('two', 'read'))).toMatch(/in use/);
+  other.close();
 });
 
 test('a disk of a format that cannot be resized keeps its size', () => {

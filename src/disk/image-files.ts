@@ -1,0 +1,62 @@
+// The files that one opening of an image takes: each is found under the policy for backing files and locked before a byte of it is
+// read. The caller closes `opened`, whatever fails. Invariant: no file is opened twice, because that would be a loop.
+
+import { assert, ImgfuseError } from '../errors/index.ts';
+import type { OpenOptions, OpenStep } from '../format/image-format.ts';
+import { type FileIdentity, isSameFile } from '../host/file-identity.ts';
+import type { HostFile } from '../host/host-file.ts';
+import { isUrl } from '../host/http/url.ts';
+import { type LockMode, lockImage } from '../host/image-locks.ts';
+import { PosixHostFile } from '../host/posix-file.ts';
+import { allowedUrls, type NamingImage, resolveExtent } from './backing-policy.ts';
+import { type NamedBy, openImageFile } from './image-file.ts';
+
+/** As in OpenDiskOptions. */
+export interface ImageFilesOptions {
+  readonly allowBacking?: readonly string[] | undefined;
+  readonly locks?: LockMode | undefined;
+  readonly answerMs?: number | undefined;
+  readonly progress?: ((step: OpenStep) => void) | undefined;
+}
+
+export class ImageFiles {
+  /** in the order of opening */
+  readonly opened: HostFile[] = [];
+  private readonly options: ImageFilesOptions;
+  private readonly seen: FileIdentity[] = [];
+
+  constructor(options: ImageFilesOptions) {
+    this.options = options;
+  }
+
+  /** @param descriptor of the file when it was opened before; null: it is found by its name */
+  open(path: string, readOnly: boolean, namedBy: NamedBy, descriptor: number | null = null): HostFile {
+    const { allowBacking = [], answerMs, locks, progress } = this.options;
+    if (isUrl(path)) progress?.({ doing: `waiting for ${path}` });
+    const file =
+      descriptor === null
+        ? openImageFile(path, readOnly, namedBy, allowedUrls(allowBacking), answerMs)
+        : PosixHostFile.reopen(path, descriptor, readOnly);
+    this.opened.push(file);
+    const identity = file.identity();
+    if (this.seen.some((other) => isSameFile(other, identity))) {
+      throw new ImgfuseError(
+        'corrupt',
+        `${path} is in its own backing chain, or holds the data of two images; that is a loop and cannot be opened`,
+        { path },
+      );
+    }
+    this.seen.push(identity);
+    lockImage(file, locks);
+    return file;
+  }
+
+  /** What opens the other files of an image, which only the image names. */
+  extentsOf(image: NamingImage, readOnly: boolean): NonNullable<OpenOptions['openExtent']> {
+    return (name, role, access) => {
+      assert(access === 'read' || !readOnly, 'an image that is opened read-only writes to no file');
+      const path = resolveExtent(image, name, role, { allowed: this.options.allowBacking ?? [] });
+      return this.open(path, access === 'read', 'image');
+    };
+  }
+}
