@@ -10,10 +10,11 @@ import { join } from 'node:path';
 import { parseOptions } from './parse-options.mjs';
 
 const options = parseOptions(
-  'npm run bench -- [--seconds N] [--rounds N] [--rows TEXT] [--quick] [--json]\n' +
+  'npm run bench -- [--seconds N] [--rounds N] [--rows TEXT] [--other CLI] [--quick] [--json]\n' +
     '  --seconds N     for each measurement (default 2)\n' +
     '  --rounds N      of which the median is shown (default 3)\n' +
     '  --rows TEXT     those with TEXT in their name: "random 4k"\n' +
+    '  --other CLI     dist/cli.js of another build, measured in the place of fuse-native\n' +
     '  --quick         one round of a second\n' +
     '  --json          all results, as JSON',
   {
@@ -22,6 +23,7 @@ const options = parseOptions(
     json: { type: 'boolean', default: false },
     quick: { type: 'boolean', default: false },
     rows: { type: 'string', default: '' },
+    other: { type: 'string' },
   },
 );
 const SECONDS = options.quick ? 1 : Number(options.seconds);
@@ -57,8 +59,10 @@ const EMPTY_ROWS = [
 
 const hasQemu = spawnSync('qemu-storage-daemon', ['--version']).status === 0;
 const subjects = [
-  { name: 'imgfuse', mount: (image, at) => mountImgfuse(image, at, 'kernel') },
-  { name: 'imgfuse, fuse-native', mount: (image, at) => mountImgfuse(image, at, 'fuse-native') },
+  { name: 'imgfuse', mount: (image, at) => mountImgfuse(image, at, CLI) },
+  options.other === undefined
+    ? { name: 'imgfuse, fuse-native', mount: (image, at) => mountImgfuse(image, at, CLI, 'fuse-native') }
+    : { name: 'other build', mount: (image, at) => mountImgfuse(image, at, options.other) },
   ...(hasQemu ? [{ name: 'QEMU', mount: mountQemu }] : []),
 ];
 
@@ -107,27 +111,36 @@ async function benchEmpty(format) {
   });
 }
 
-/** From the command to the first byte read through the mount. */
+/** From the command to the first byte read through the mount, the builds in turn. */
 async function benchStart() {
   const image = join(directory, 'start.qed');
   imgfuse('create', '-f', 'qed', image, '16G');
-  const times = [];
+  const builds = [{ name: 'imgfuse', cli: CLI }];
+  if (options.other !== undefined) builds.push({ name: 'other build', cli: options.other });
+  const times = builds.map(() => []);
   for (let run = 0; run < 10; run++) {
-    const begin = performance.now();
-    const mount = await mountImgfuse(image, join(directory, 'start'), 'kernel');
-    statSync(mount.file);
-    times.push(performance.now() - begin);
-    await mount.unmount();
+    for (const index of shuffled([...builds.keys()])) {
+      const begin = performance.now();
+      const mount = await mountImgfuse(image, join(directory, 'start'), builds[index].cli);
+      statSync(mount.file);
+      times[index].push(performance.now() - begin);
+      await mount.unmount();
+    }
   }
-  const figure = Math.round(median(times));
-  results.push({ group: 'start', row: 'command to usable mount', unit: 'ms', figures: { imgfuse: figure } });
-  print(`\ncommand to usable mount, median of ${times.length}: ${figure} ms`);
+  const figures = Object.fromEntries(builds.map(({ name }, index) => [name, Math.round(median(times[index]))]));
+  results.push({ group: 'start', row: 'command to usable mount', unit: 'ms', figures });
+  const shown = Object.entries(figures).map(([name, figure]) => `${name} ${figure} ms`);
+  print(`\ncommand to usable mount, median of ${times[0].length}: ${shown.join(', ')}`);
 }
 
 async function report(group, rows, measure) {
   print(`\n${group}`);
+  const ratioNames = subjects
+    .slice(1)
+    .map(({ name }) => name)
+    .filter((name) => name !== 'imgfuse, fuse-native');
   print(
-    `${'row'.padEnd(28)}${subjects.map(({ name }) => name.padStart(22)).join('')}${hasQemu ? '   imgfuse / QEMU' : ''}`,
+    `${'row'.padEnd(28)}${subjects.map(({ name }) => name.padStart(22)).join('')}${ratioNames.map((name) => `imgfuse / ${name}`.padStart(22)).join('')}`,
   );
   for (const row of rows.filter(({ name }) => name.includes(options.rows))) {
     const samples = subjects.map(() => []);
@@ -136,9 +149,9 @@ async function report(group, rows, measure) {
       for (const index of shuffled([...subjects.keys()])) samples[index].push(await measure(row, index));
     }
     const figures = samples.map((list) => median(list));
-    const ratio = hasQemu ? figures[0] / figures.at(-1) : Number.NaN;
     const cells = figures.map((figure) => `${format(figure)} ${row.unit}`.padStart(22)).join('');
-    print(`${row.name.padEnd(28)}${cells}${hasQemu ? `${ratio.toFixed(2)} x`.padStart(17) : ''}`);
+    const ratios = ratioNames.map((name) => figures[0] / figures[subjects.findIndex((each) => each.name === name)]);
+    print(`${row.name.padEnd(28)}${cells}${ratios.map((ratio) => `${ratio.toFixed(2)} x`.padStart(22)).join('')}`);
     results.push({
       group,
       row: row.name,
@@ -169,15 +182,16 @@ function imgfuse(...args) {
   return execFileSync(process.execPath, [CLI, ...args], { encoding: 'utf8', env: environment });
 }
 
-async function mountImgfuse(image, at, transport) {
+async function mountImgfuse(image, at, cli, transport = 'kernel') {
   mkdirSync(at, { recursive: true });
-  imgfuse('mount', image, at, '--transport', transport, ...(image.endsWith('.raw') ? ['--format', 'raw'] : []));
-  started.push(() => spawnSync(process.execPath, [CLI, 'unmount', at], { env: environment }));
+  const run = (...args) => execFileSync(process.execPath, [cli, ...args], { encoding: 'utf8', env: environment });
+  run('mount', image, at, '--transport', transport, ...(image.endsWith('.raw') ? ['--format', 'raw'] : []));
+  started.push(() => spawnSync(process.execPath, [cli, 'unmount', at], { env: environment }));
   return {
     file: join(at, 'disk.raw'),
     unmount: async () => {
       started.pop();
-      imgfuse('unmount', at);
+      run('unmount', at);
     },
   };
 }
