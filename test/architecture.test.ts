@@ -1,4 +1,4 @@
-// The import table of the design, and the shape of source files. Each rule is also shown a made-up module that breaks it.
+// The import table (native-notes/architecture.md) and the shape of source files. Each rule is also shown a made-up module that breaks it.
 
 import { readdirSync, readFileSync } from 'node:fs';
 import { join, relative } from 'node:path';

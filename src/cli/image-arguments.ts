@@ -67,7 +67,7 @@ export function lookAt<T>(look: () => T): T {
     return look();
   } catch (error) {
     if (!(error instanceof ImgfuseError) || error.kind !== 'busy') throw error;
-    throw new ImgfuseError('busy', `${error.message}; -U looks at it all the same`, error.context, error.cause);
+    throw new ImgfuseError('busy', `${error.message}; -U reads it anyway`, error.context, error.cause);
   }
 }
 

@@ -1,4 +1,4 @@
-// What the command line says about images that cannot be: one sentence on stderr, the exit code of the design, no byte
+// What the command line says about images that cannot be: one sentence on stderr, the documented exit code, no byte
 // changed. The rules themselves are tested in this folder's other files.
 
 import { mkdirSync, readFileSync } from 'node:fs';
