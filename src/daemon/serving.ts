@@ -18,10 +18,10 @@ import {
 } from '../filesystem/index.ts';
 import {
   createCounters,
+  type FuseMountOptions,
   flagsLeftOut,
   fuseNativeAvailable,
   type KernelSession,
-  type MountOptions,
   mountFuseNative,
   mountKernel,
   readCounters,
@@ -108,7 +108,7 @@ function chooseTransport(request: MountRequest, log: Log): Transport {
 }
 
 /** Always nosuid and nodev: the mount has only regular files, and an image must not grant rights. */
-function mountOptions(request: MountRequest, transport: Transport): MountOptions {
+function mountOptions(request: MountRequest, transport: Transport): FuseMountOptions {
   return {
     source: request.source,
     // a mount that may become read-write must not be read-only for the kernel, because only root could change that

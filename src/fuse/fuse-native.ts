@@ -10,7 +10,7 @@ import type { Filesystem } from './filesystem.ts';
 import { nativeOperations } from './fuse-native-operations.ts';
 import { loadFuseNative, type NativeMount, type NativeOptions } from './fuse-native-package.ts';
 import { inspectMountpoint } from './mount.ts';
-import type { MountOptions } from './mount-options.ts';
+import type { FuseMountOptions } from './mount-flags.ts';
 import { findMount, mountsOfConnection } from './mount-table.ts';
 import { ATTRIBUTE_TIMEOUT_SECONDS } from './reply.ts';
 import type { ServerHooks } from './server.ts';
@@ -18,7 +18,7 @@ import { abortMount, type UnmountOptions } from './unmount.ts';
 
 export { fuseNativeAvailable } from './fuse-native-package.ts';
 
-export interface FuseNativeOptions extends MountOptions, Pick<ServerHooks, 'counters' | 'onError' | 'shouldStop'> {
+export interface FuseNativeOptions extends FuseMountOptions, Pick<ServerHooks, 'counters' | 'onError' | 'shouldStop'> {
   /** absolute path of a directory */
   readonly mountpoint: string;
 }

@@ -10,7 +10,7 @@ export {
   mountFuseNative,
 } from './fuse-native.ts';
 export { type KernelMountOptions, mountKernel } from './mount.ts';
-export { flagsLeftOut, type MountOptions } from './mount-options.ts';
+export { type FuseMountOptions, flagsLeftOut } from './mount-flags.ts';
 export { FUSE_TYPE, findMount, isImgfuse, listMounts, type MountEntry, mountsOfConnection } from './mount-table.ts';
 export type { Protocol } from './protocol.ts';
 export { answerTimeMs, connectionLimit, requestTimeouts } from './request-timeout.ts';

@@ -11,13 +11,13 @@ import { mount } from '../native/index.ts';
 import { Device, FUSE_DEVICE, openDevice } from './device.ts';
 import { fusermountMount } from './fusermount.ts';
 import { serveInit } from './handshake.ts';
-import { fusermountOptions, type MountOptions, mountData, mountFlagBits } from './mount-options.ts';
+import { type FuseMountOptions, fusermountOptions, mountData, mountFlagBits } from './mount-flags.ts';
 import { canonicalMountpoint, FUSE_TYPE, findAnyMount, type MountEntry, readMountTable } from './mount-table.ts';
 import { requestTimeouts, wantedTimeout } from './request-timeout.ts';
 import { KernelSession } from './session.ts';
 import { unmountPath } from './unmount.ts';
 
-export interface KernelMountOptions extends MountOptions {
+export interface KernelMountOptions extends FuseMountOptions {
   /** absolute path of a directory or a regular file, or /dev/fd/N if the program that started us has mounted it */
   readonly mountpoint: string;
 }

@@ -67,7 +67,7 @@ export class DeferredDecrements {
   }
 
   /** All that is in the log, for the round that begins; it stays in the log until remove(). */
-  take(): DeferredDecrement[] {
+  beginRound(): DeferredDecrement[] {
     this.words[TAKEN] = this.count;
     return Array.from({ length: this.count }, (_, i) => ({
       start: hostCluster(this.runs[i * 2]!),

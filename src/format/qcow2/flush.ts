@@ -94,7 +94,7 @@ export class Flush {
     const { clusters, tables, released } = lock.run(() => ({
       clusters: pending.count,
       tables: pendingTables.count,
-      released: decrements.take(),
+      released: decrements.beginRound(),
     }));
     if (clusters === 0 && tables === 0 && released.length === 0) return;
     tracker.sync();

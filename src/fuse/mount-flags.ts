@@ -18,7 +18,7 @@ import {
 import { MAX_WRITE } from './protocol.ts';
 
 /** What a mount is asked for; both transports take it. */
-export interface MountOptions {
+export interface FuseMountOptions {
   /** what the mount table shows as the source: the path of the image */
   readonly source: string;
   readonly readOnly: boolean;
@@ -71,7 +71,7 @@ export function flagsLeftOut(flags: readonly string[]): string[] {
 }
 
 /** Bits of mount(2). @throws ImgfuseError usage for a flag that does not exist */
-export function mountFlagBits(options: MountOptions): number {
+export function mountFlagBits(options: FuseMountOptions): number {
   const bits = options.flags.reduce((all, flag) => all | genericFlag(flag).bit, 0);
   return options.readOnly ? bits | MS_RDONLY : bits;
 }
@@ -80,7 +80,7 @@ export function mountFlagBits(options: MountOptions): number {
  * The data string of mount(2).
  * @param rootMode S_IFDIR or S_IFREG
  */
-export function mountData(options: MountOptions, fd: number, rootMode: number, uid: number, gid: number): string {
+export function mountData(options: FuseMountOptions, fd: number, rootMode: number, uid: number, gid: number): string {
   return [
     `fd=${fd}`,
     `rootmode=${rootMode.toString(8)}`,
@@ -91,7 +91,7 @@ export function mountData(options: MountOptions, fd: number, rootMode: number, u
 }
 
 /** The -o string of fusermount3. */
-export function fusermountOptions(options: MountOptions): string {
+export function fusermountOptions(options: FuseMountOptions): string {
   const flags = options.flags.filter((flag) => genericFlag(flag).unprivileged);
   if (options.readOnly && !flags.includes('ro')) flags.push('ro');
   // fusermount3 takes a comma inside a value if a backslash stands before it
@@ -99,7 +99,7 @@ export function fusermountOptions(options: MountOptions): string {
   return [...flags, `fsname=${source}`, 'subtype=imgfuse', ...commonOptions(options)].join(',');
 }
 
-function commonOptions(options: MountOptions): string[] {
+function commonOptions(options: FuseMountOptions): string[] {
   const common = [`max_read=${maxRead(options)}`];
   if (options.allowOther) common.push('allow_other');
   if (options.defaultPermissions) common.push('default_permissions');
@@ -107,7 +107,7 @@ function commonOptions(options: MountOptions): string[] {
 }
 
 /** Always given: without it a kernel with large pages asks for more than one reply buffer holds. */
-function maxRead(options: MountOptions): number {
+function maxRead(options: FuseMountOptions): number {
   const wanted = options.maxRead ?? MAX_WRITE;
   if (!Number.isSafeInteger(wanted) || wanted < 4096) {
     throw new ImgfuseError('usage', `max_read=${wanted} is not a number of bytes from 4096 on`);

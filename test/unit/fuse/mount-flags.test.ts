@@ -2,14 +2,14 @@
 
 import { describe, expect, test } from 'vitest';
 import {
+  type FuseMountOptions,
   flagsLeftOut,
   fusermountOptions,
-  type MountOptions,
   mountData,
   mountFlagBits,
-} from '../../../src/fuse/mount-options.ts';
+} from '../../../src/fuse/mount-flags.ts';
 
-const PLAIN: MountOptions = {
+const PLAIN: FuseMountOptions = {
   source: '/vm/disk.qed',
   readOnly: false,
   allowOther: false,
