@@ -248,7 +248,7 @@ export interface WritableImage extends ReadableImage {
   preallocate(offset: GuestOffset, length: number): void;
   /** Whole clusters in which the range lies and which only the backing file has become this image's own (copy-on-read). */
   copyUp(offset: GuestOffset, length: number): void;
-  /** Changes the virtual size; a grown part reads as zeros whatever the backing file holds. */
+  /** Changes the virtual size, if the format `can.resize`: else nobody asks. A grown part reads as zeros whatever the backing file holds. */
   resize(size: number): void;
   /** Returns when everything that was written before is on stable storage, metadata included. */
   flush(): void;

@@ -31,11 +31,11 @@ export interface DiskVariant {
     readonly initial: Uint8Array;
   };
   readonly password?: string;
-  /** true for the one kind of write that sets the dirty bit; absent: the format has none */
   /** every link waits for a flush, so a close that fails loses what was not flushed, and may leave leaks */
   readonly holdsLinksBack?: boolean;
   /** reads copy up what only the backing file has */
   readonly copyOnRead?: boolean;
+  /** true for the one kind of write that sets the dirty bit; absent: the format has none */
   readonly setsDirtyBit?: (offset: number, data: Uint8Array) => boolean;
 }
 
@@ -201,6 +201,11 @@ const WORKLOAD: readonly Step[] = [
   flushStep,
 ];
 
+/** The workload, without the resizes if the disk keeps its size. */
+function workloadOf({ format }: DiskVariant): readonly Step[] {
+  return WORKLOAD.filter(({ name }) => format.can.resize || !name.startsWith('resize'));
+}
+
 const CHANGES: readonly HostOperation[] = ['write', 'truncate', 'punch-hole', 'zero-range', 'allocate'];
 
 /** Fails operation `position` (counted from 0 among those of `kinds`) once, or it and every later one. */
@@ -224,7 +229,8 @@ export function describeVirtualDisk(variant: DiskVariant): void {
   describe(variant.name, () => {
     describeReading(() => writtenDisk(variant));
     describeRanges(variant);
-    describeSizes(variant);
+    if (variant.format.can.resize) describeSizes(variant);
+    else describeFixedSize(variant);
     describeDurability(variant);
     describeFaults(variant);
   });
@@ -463,6 +469,17 @@ function describeSizes(variant: DiskVariant): void {
   });
 }
 
+function describeFixedSize(variant: DiskVariant): void {
+  test('a resize is refused and changes no byte of the file', () => {
+    const subject = new Subject(variant);
+    const before = subject.file.bytes();
+    const disk = subject.open();
+    for (const size of [512, SIZE, 2 * SIZE]) expect(errnoFrom(() => disk.resize(size))).toBe(ERRNO.EOPNOTSUPP);
+    disk.close();
+    expectBytes(subject.file.bytes(), before);
+  });
+}
+
 function describeDurability(variant: DiskVariant): void {
   test('closing with nothing written changes no byte of the file and syncs nothing', () => {
     const subject = new Subject(variant);
@@ -536,7 +553,7 @@ function describeDurability(variant: DiskVariant): void {
   test('what a flush covered is in the file: a copy of it opens and reads the same', () => {
     const subject = new Subject(variant);
     const disk = subject.open();
-    for (const step of WORKLOAD) {
+    for (const step of workloadOf(variant)) {
       step.run(disk);
       subject.model = step.apply(subject.model);
       if (step.name !== 'flush') disk.flush();
@@ -548,7 +565,7 @@ function describeDurability(variant: DiskVariant): void {
   const { setsDirtyBit } = variant;
 
   test.each(
-    WORKLOAD.filter((step) => step.apply !== same || step.name === 'preallocate'),
+    workloadOf(variant).filter((step) => step.apply !== same || step.name === 'preallocate'),
   )('the dirty bit is set and durable before anything else is changed by $name (R7)', (step) => {
     const subject = new Subject(variant);
     const preparation = subject.open();
@@ -603,7 +620,7 @@ function describeFaults(variant: DiskVariant): void {
       const plan = failAt(CHANGES, position, ERRNO.ENOSPC, state);
       const disk = subject.openWrapped((file) => new FaultyHostFile(file, plan));
       const where = () => `position ${position}, ${JSON.stringify(state)}`;
-      for (const step of WORKLOAD) {
+      for (const step of workloadOf(variant)) {
         const wasHit = state.hit;
         try {
           step.run(disk);
@@ -649,7 +666,7 @@ function describeFaults(variant: DiskVariant): void {
       const disk = subject.openWrapped((file) => new FaultyHostFile(file, plan));
       const where = () => `position ${position}, ${state.operation}`;
       let failed = false;
-      for (const step of WORKLOAD) {
+      for (const step of workloadOf(variant)) {
         try {
           step.run(disk);
         } catch (error) {
@@ -680,7 +697,7 @@ function describeFaults(variant: DiskVariant): void {
       expect(
         errnoFrom(() => disk.resize(512)),
         where(),
-      ).toBe(ERRNO.EROFS);
+      ).toBe(variant.format.can.resize ? ERRNO.EROFS : ERRNO.EOPNOTSUPP);
       expect(
         errnoFrom(() => disk.flush()),
         where(),
@@ -708,7 +725,7 @@ function describeFaults(variant: DiskVariant): void {
         log: (sentence) => logged.push(sentence),
       });
       let errno = 0;
-      for (const step of WORKLOAD) {
+      for (const step of workloadOf(variant)) {
         errno = errnoFrom(() => step.run(disk));
         if (errno !== 0) break;
       }
@@ -734,7 +751,7 @@ function countSyncs(variant: DiskVariant): number {
   const subject = new Subject(variant);
   const counters: CountingHostFile[] = [];
   const disk = subject.openWrapped((file) => counters[counters.push(new CountingHostFile(file)) - 1]!);
-  for (const step of WORKLOAD) step.run(disk);
+  for (const step of workloadOf(variant)) step.run(disk);
   disk.close();
   return counters.reduce((sum, { calls }) => sum + calls.sync, 0);
 }

@@ -44,7 +44,7 @@ function describeSubject(index: number, subject: Subject): void {
       const { format, marksDirty = false } = subject;
       const begin = performance.now();
       while (verdict.states < wanted && verdict.failures.length < 10) {
-        const steps = randomSteps(random, STEPS);
+        const steps = randomSteps(random, STEPS, subject.format.can.resize);
         const kill = random() < KILLED ? addKill(steps, random) : {};
         const repairAfterKill = format.check !== undefined && random() < 0.3;
         const workload = { format, ...prepare(subject, random), steps, marksDirty, ...kill, repairAfterKill };

@@ -233,6 +233,7 @@ function runOperations(
   for (const step of operations) {
     switch (step.kind) {
       case 'resize': {
+        if (!format.can.resize) break;
         const resized = new Uint8Array(step.size);
         resized.set(model.subarray(0, step.size));
         model = resized;

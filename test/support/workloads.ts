@@ -102,8 +102,8 @@ export const AREAS = [
   { first: SECTORS - 192, end: SECTORS },
 ] as const;
 
-/** Near the beginning and near the end of the disk. @param count of steps */
-export function randomSteps(random: () => number, count: number): GuestStep[] {
+/** Near the beginning and near the end of the disk. @param count of steps @param canResize false: the disk keeps its size */
+export function randomSteps(random: () => number, count: number, canResize = true): GuestStep[] {
   const steps: GuestStep[] = [];
   for (let n = 0; n < count; n++) {
     const pick = random();
@@ -116,7 +116,8 @@ export function randomSteps(random: () => number, count: number): GuestStep[] {
     else if (pick < 0.75) steps.push({ kind: 'preallocate', at: at + 100, length, value: 0 });
     else if (pick < 0.79) steps.push({ kind: 'copyUp', at, length, value: 0 });
     else if (pick < 0.94) steps.push({ kind: 'flush' });
-    else if (pick < 0.97) steps.push({ kind: 'resize', size: SIZES[Math.floor(random() * SIZES.length)]! });
+    else if (pick < 0.97 && canResize)
+      steps.push({ kind: 'resize', size: SIZES[Math.floor(random() * SIZES.length)]! });
     else steps.push({ kind: random() < 0.5 ? 'maintain' : 'makeClean' });
   }
   return steps;
