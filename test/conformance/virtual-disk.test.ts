@@ -1,5 +1,5 @@
 // The formats and their variants that the VirtualDisk suite runs for; a new format adds its rows here, to the first list if its
-// images can be written, to the second if they are only read.
+// images can be written (and to TRAITS if they hold links back or have a dirty bit), to the second if they are only read.
 
 import { expect, test } from 'vitest';
 import { guestOffset } from '../../src/bytes/offsets.ts';
@@ -51,6 +51,12 @@ const BACKINGS: Readonly<Record<string, (() => WritableImage) | null>> = {
   'a QED backing file': qedBase(backingBytes(2_400_256)),
 };
 
+/** What the images of a format do in their own way. */
+const TRAITS: Readonly<Record<string, Pick<DiskVariant, 'holdsLinksBack' | 'setsDirtyBit'>>> = {
+  qcow2: { holdsLinksBack: true },
+  qed: { setsDirtyBit: (offset, data) => offset === 16 && (data[0]! & 2) !== 0 },
+};
+
 function variant(format: WritableFormat, options: Readonly<Record<string, string>>, backingName: string): DiskVariant {
   const makeBacking = BACKINGS[backingName] ?? null;
   const shown = Object.values(options).join('/');
@@ -70,10 +76,7 @@ function variant(format: WritableFormat, options: Readonly<Record<string, string
       }
       return { file: template.file.clone(), backing, initial: template.initial.slice() };
     },
-    ...(format === qcow2 ? { holdsLinksBack: true } : {}),
-    ...(format.name === 'qed'
-      ? { setsDirtyBit: (offset: number, data: Uint8Array) => offset === 16 && (data[0]! & 2) !== 0 }
-      : {}),
+    ...TRAITS[format.name],
   };
 }
 

@@ -4,7 +4,11 @@ import { describe, expect, test } from 'vitest';
 import { FAULT_KINDS, failEverywhere } from '../support/faults.ts';
 import { seededRandom } from '../support/random.ts';
 import { sliceOf } from '../support/slices.ts';
-import { prepare, randomSteps, SUBJECTS } from '../support/workloads.ts';
+import { prepare, randomSteps, SUBJECTS, writtenFormats } from '../support/workloads.ts';
+
+test('every format that is written has a subject', () => {
+  expect([...new Set(SUBJECTS.map(({ format }) => format.name))].sort()).toEqual(writtenFormats());
+});
 
 const SEED = Number(process.env['SEED'] ?? Date.now() % 1_000_000);
 

@@ -1,5 +1,11 @@
-// Random operations on raw and QED images.
+// Random operations on every format but qcow2.
 
-import { describeRandomOperations } from './random-operations.ts';
+import { expect, test } from 'vitest';
+import { writtenFormats } from '../support/workloads.ts';
+import { describeRandomOperations, subjects } from './random-operations.ts';
+
+test('every format that is written has a subject', () => {
+  expect([...new Set(subjects.map(({ format }) => format.name))].sort()).toEqual(writtenFormats());
+});
 
 describeRandomOperations((name) => !name.startsWith('qcow2'));

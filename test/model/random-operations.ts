@@ -89,7 +89,7 @@ interface Subject {
   readonly backing: 'none' | 'raw' | 'qed';
 }
 
-const subjects: readonly Subject[] = [
+export const subjects: readonly Subject[] = [
   { name: 'raw', format: raw, options: {}, backing: 'none' },
   ...(['none', 'raw', 'qed'] as const).flatMap((backing) =>
     [

@@ -4,6 +4,7 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { guestOffset, hostOffset } from '../../src/bytes/offsets.ts';
 import { steadyMs } from '../../src/concurrency/clock.ts';
+import { formats } from '../../src/disk/registry.ts';
 import type { WritableFormat, WritableImage } from '../../src/format/image-format.ts';
 import { qcow2 } from '../../src/format/qcow2/index.ts';
 import { qed } from '../../src/format/qed/index.ts';
@@ -95,6 +96,14 @@ export const SUBJECTS: readonly Subject[] = [
     ...{ format: qcow2, options: { cluster_size: '1k' }, withBacking: true, isShortBelow: true },
   },
 ];
+
+/** The names of the formats that are written, in order: each has a subject in every model of their engines. */
+export function writtenFormats(): string[] {
+  return formats
+    .filter(({ can }) => can.write)
+    .map(({ name }) => name)
+    .sort();
+}
 
 /** Sectors [first, end) that workloads and their images touch; all others stay as they are. */
 export const AREAS = [
