@@ -52,7 +52,8 @@ export interface MappedImageParts {
   readonly tracker: WriteTracker;
   /** what a thread may hold when it dies */
   readonly lock: Mutex;
-  readonly dirtyBit: { abandon(thread: number): void };
+  /** null: the format has none */
+  readonly dirtyBit: { abandon(thread: number): void } | null;
   readonly reservations: Reservations;
 }
 
@@ -169,7 +170,7 @@ export class MappedImage implements WritableImage {
   abandon(thread: number, slot: number): void {
     const { dirtyBit, lock, reservations, tracker } = this.parts;
     lock.abandon(thread);
-    dirtyBit.abandon(thread);
+    dirtyBit?.abandon(thread);
     tracker.abandon(thread);
     reservations.abandon(slot);
   }
