@@ -94,7 +94,7 @@ export interface OpenOptions {
   readonly tableCacheBytes: number;
   /** The counters of the image may be late: it is marked dirty while it changes. Throws unsupported where it cannot be. */
   readonly lazyRefcounts?: boolean | undefined;
-  /** Reservation slots: threads that may have a request in flight at the same time. */
+  /** Reservation slots: threads that may have a request in flight at the same time. The one that opens the image has slot 0. */
   readonly slots: number;
   /** The format was guessed from the content and not named by the user or by an overlay. */
   readonly probed: boolean;
@@ -145,10 +145,11 @@ export interface CreateOptions {
 }
 
 export interface CheckOptions {
+  /** what cannot be repaired stays a finding that the report does not count as fixed */
   readonly repair: RepairMode;
   /** As in OpenOptions; a check without repair asks for no write access. */
   readonly openExtent?: OpenOptions['openExtent'];
-  /** one sentence per finding */
+  /** one sentence per finding: "ERROR ..." for a corruption, "Leaked ..." for a leak */
   readonly log: (sentence: string) => void;
   /** fraction of the work done, 0 to 1 */
   readonly progress?: (fraction: number) => void;
@@ -281,13 +282,19 @@ export interface ImageFormat<Opened extends Image = Image> extends Signature {
   /** with its article, as a sentence says it */
   readonly title: string;
   readonly can: Capabilities;
-  /** Returns a working image or throws; an image that was not closed clean is checked and repaired unless read-only. */
+  /**
+   * Returns a working image, or throws and has changed nothing. Unless read-only, an image that was not closed clean is checked
+   * and repaired, and one whose tables contradict each other is refused.
+   */
   open(file: HostFile, options: OpenOptions): Opened;
   /** An object for another thread over the state of an open image. */
   attach(file: HostFile, shared: SharedImage, options: AttachOptions): Opened;
   /** of create(), with which it is there or absent */
   readonly createHelp?: CreateHelp;
-  /** Writes a new image into an empty file. Throws usage for options the format does not have. Absent: none can be made. */
+  /**
+   * Writes a new image into an empty file, durably; the disk has whole sectors. Throws usage for options the format does not
+   * have. Absent: none can be made.
+   */
   create?(file: HostFile, options: CreateOptions): void;
   /** Checks without opening for requests. Absent: there is no check. */
   check?(file: HostFile, options: CheckOptions): CheckReport;
