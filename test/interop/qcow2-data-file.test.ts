@@ -11,7 +11,7 @@ import { mapDisk } from '../../src/cli/commands/map.ts';
 import { steadyMs } from '../../src/concurrency/clock.ts';
 import { checkDisk, createDisk, inspectDisk, openDisk, type VirtualDisk } from '../../src/disk/index.ts';
 import { fingerprints, firstDifference, readAll, withDisk } from '../support/image-files.ts';
-import { hasQemu, QemuHolder, qemuCheck, qemuImg, qemuImgEncrypted, qemuIo, tryQemu } from '../support/qemu.ts';
+import { hasQemu, QemuHolder, qemuCheck, qemuImg, qemuIo, tryQemu } from '../support/qemu.ts';
 import { seededRandom } from '../support/random.ts';
 import { requireOrSkip } from '../support/requirements.ts';
 import { sliceOf } from '../support/slices.ts';
@@ -74,7 +74,7 @@ function make({ options, isRaw, isEncrypted, hasBacking }: Variant): Uint8Array 
     const base = join(folder, 'base.raw');
     qemuImg('create', '-q', '-f', 'qcow2', '-o', o, '-b', base, '-F', 'raw', image);
   } else {
-    qemuImgEncrypted('create', '-q', '-f', 'qcow2', ...SECRET, '-o', o, image, String(SIZE));
+    qemuImg('create', '-q', '-f', 'qcow2', ...SECRET, '-o', o, image, String(SIZE));
   }
   if (isRaw !== true) writeFileSync(data, new Uint8Array(statSync(data).size).fill(0xaa));
   return content;

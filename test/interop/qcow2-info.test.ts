@@ -14,7 +14,7 @@ import { readHeader } from '../../src/format/qcow2/header/read-header.ts';
 import { checkSnapshotL1, readSnapshotTable } from '../../src/format/qcow2/header/snapshot-table.ts';
 import type { HostFile } from '../../src/host/host-file.ts';
 import { PosixHostFile } from '../../src/host/posix-file.ts';
-import { hasQemu, qemuCheck, qemuImg, qemuImgEncrypted, qemuIo } from '../support/qemu.ts';
+import { hasQemu, qemuCheck, qemuImg, qemuIo } from '../support/qemu.ts';
 import { requireOrSkip } from '../support/requirements.ts';
 import { makeTemporaryDirectory, removeTemporaryDirectory } from '../support/temporary.ts';
 
@@ -135,7 +135,7 @@ describe('the facts of an image', () => {
     const secret = ['--object', 'secret,id=s0,data=geheim'];
     const fast = format === 'luks' ? ',encrypt.iter-time=10' : '';
     const options = `encrypt.format=${format},encrypt.key-secret=s0${fast}`;
-    qemuImgEncrypted('create', '-q', '-f', 'qcow2', ...secret, '-o', options, image, '1M');
+    qemuImg('create', '-q', '-f', 'qcow2', ...secret, '-o', options, image, '1M');
     expect(qemuInfo()['format-specific'].data['encrypt']).toMatchObject({ format });
     expect(withHeader(describeHeader).specific['encrypt']).toEqual(qemuInfo()['format-specific'].data['encrypt']);
     expectSameBytes();
@@ -161,7 +161,7 @@ test.each([
 ])('an image encrypted with %s is described as by qemu-img, whether or not it can be opened here', (cipher) => {
   const secret = ['--object', 'secret,id=s0,data=geheim'];
   const options = `encrypt.format=luks,encrypt.key-secret=s0,encrypt.iter-time=10,encrypt.cipher-alg=${cipher}`;
-  qemuImgEncrypted('create', '-q', '-f', 'qcow2', ...secret, '-o', options, image, '1M');
+  qemuImg('create', '-q', '-f', 'qcow2', ...secret, '-o', options, image, '1M');
   expect(withHeader(describeHeader).specific['encrypt']).toEqual(qemuInfo()['format-specific'].data['encrypt']);
   const asked = vi.fn(() => Buffer.from('geheim'));
   const open = (): void => openDisk(image, { readOnly: true, password: asked }).close();

@@ -16,7 +16,7 @@ import type { ImgfuseError } from '../../src/errors/index.ts';
 import { decompress, parseCompressedDescriptor } from '../../src/format/qcow2/compressed.ts';
 import { subclusterFault, subclusterRuns } from '../../src/format/qcow2/subcluster.ts';
 import { PosixHostFile } from '../../src/host/posix-file.ts';
-import { hasQemu, qemuImg, qemuImgEncrypted, tryQemu } from '../support/qemu.ts';
+import { hasQemu, qemuImg, tryQemu } from '../support/qemu.ts';
 import { seededRandom } from '../support/random.ts';
 import { requireOrSkip } from '../support/requirements.ts';
 import { makeTemporaryDirectory, removeTemporaryDirectory } from '../support/temporary.ts';
@@ -323,7 +323,7 @@ function createLuksImage(image: string, options: LuksOptions): void {
   ].join(',');
   const made = madeImages.get(pairs);
   if (made !== undefined) return writeFileSync(image, made);
-  qemuImgEncrypted('create', '-f', 'qcow2', ...secret(PASSWORD), '-o', pairs, image, '4M');
+  qemuImg('create', '-f', 'qcow2', ...secret(PASSWORD), '-o', pairs, image, '4M');
   madeImages.set(pairs, readFileSync(image));
 }
 
@@ -356,7 +356,7 @@ describe('LUKS images of QEMU', () => {
     const { key } = unlockImage(image, PASSWORD);
     const opts = `driver=qcow2,file.filename=${image},encrypt.key-secret=sec0`;
     const slot = 'encrypt.state=active,encrypt.new-secret=sec1,encrypt.iter-time=10';
-    qemuImgEncrypted('amend', ...secret(PASSWORD), ...secret('another', 'sec1'), '--image-opts', opts, '-o', slot);
+    qemuImg('amend', ...secret(PASSWORD), ...secret('another', 'sec1'), '--image-opts', opts, '-o', slot);
     expect(unlockImage(image, 'another').key).toEqual(key);
     expect(unlockImage(image, PASSWORD).key).toEqual(key);
   });

@@ -14,7 +14,7 @@ import { openQcow2 } from '../../src/format/qcow2/open.ts';
 import { raw } from '../../src/format/raw/index.ts';
 import { MemoryHostFile } from '../support/memory-file.ts';
 import { openImage } from '../support/memory-images.ts';
-import { qemuImgEncrypted } from '../support/qemu.ts';
+import { qemuImg as qemuImgAnywhere } from '../support/qemu.ts';
 import { seededRandom } from '../support/random.ts';
 import { hasCommand, requireOrSkip } from '../support/requirements.ts';
 import { sliceOf } from '../support/slices.ts';
@@ -83,7 +83,7 @@ function make(
   } else if (luksImages.has(all)) {
     writeFileSync(join(folder, 'disk.qcow2'), luksImages.get(all)!);
   } else if (extra === 'plain' || isEncrypted(extra)) {
-    qemuImgEncrypted('create', '-q', '-f', 'qcow2', ...o, join(folder, 'disk.qcow2'), String(SIZE));
+    qemuImgAnywhere('create', '-q', '-f', 'qcow2', ...o, join(folder, 'disk.qcow2'), String(SIZE));
   } else {
     qemuImg(
       'convert',

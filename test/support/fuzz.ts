@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { bochsImage, MIXED_SECTORS } from './bochs-bytes.ts';
 import { compileDouble } from './compiled-double.ts';
-import { qemuImg, qemuImgEncrypted, qemuIo, tryQemu } from './qemu.ts';
+import { qemuImg, qemuIo, tryQemu } from './qemu.ts';
 
 const CHILD = fileURLToPath(new URL('./fuzz-child.mjs', import.meta.url));
 const HANG_MS = 2000;
@@ -201,7 +201,7 @@ function makeSubjects(format: string, recipes: readonly Recipe[], folder: string
     const secret = isEncrypted ? ['--object', `secret,id=s,data=${PASSWORD}`] : [];
     const options = `${recipe.options}${dataFile ?? ''}`;
     const below = recipe.backing === true ? ['-b', backing, '-F', 'raw'] : [];
-    qemuImgEncrypted('create', '-q', '-f', format, ...secret, '-o', options, ...below, path, String(recipe.size));
+    qemuImg('create', '-q', '-f', format, ...secret, '-o', options, ...below, path, String(recipe.size));
     const node = `driver=${format},file.filename=${path}${isEncrypted ? ',encrypt.key-secret=s' : ''}`;
     const commands = recipe.commands.flatMap((command) => ['-c', command]);
     const { code, output } = tryQemu('qemu-io', '-d', 'unmap', ...secret, '--image-opts', node, ...commands);

@@ -76,6 +76,7 @@ const storageDaemon = (image: string, format: string, readOnly: boolean): readon
 /** qemu-storage-daemon stays: it is taken to have opened the image when it still runs with its server in place. */
 function visitAsStorageDaemon(image: string, format: string, readOnly: boolean): Attempt {
   const pidFile = `${image}.pid`;
+  const held = locksOn(image).length;
   const started = command(
     'qemu-storage-daemon',
     ...storageDaemon(image, format, readOnly),
@@ -84,7 +85,9 @@ function visitAsStorageDaemon(image: string, format: string, readOnly: boolean):
   if (started.opened) {
     const pid = Number(readFileSync(pidFile, 'utf8'));
     process.kill(pid, 'SIGKILL');
-    for (let tries = 0; isRunning(pid) && tries < 500; tries++) spawnSync('sleep', ['0.01']);
+    // its locks go with the last of its threads, which may be later than the process
+    const isGone = (): boolean => !isRunning(pid) && locksOn(image).length <= held;
+    for (let tries = 0; !isGone() && tries < 500; tries++) spawnSync('sleep', ['0.01']);
   }
   return started;
 }
@@ -244,10 +247,14 @@ async function end(child: ChildProcess): Promise<void> {
 
 /** Whether anybody has an OFD lock on byte 100, 201 or 203: QEMU sets them all at once. */
 function isLocked(image: string): boolean {
+  return locksOn(image).some((line) => line.includes(' 100 '));
+}
+
+/** The lines of /proc/locks about the file. */
+function locksOn(image: string): string[] {
   const { ino } = statSync(image);
-  return readFileSync('/proc/locks', 'utf8')
-    .split('\n')
-    .some((line) => line.includes('OFDLCK') && line.includes(`:${ino} 100 `));
+  const lines = readFileSync('/proc/locks', 'utf8').split('\n');
+  return lines.filter((line) => line.includes('OFDLCK') && line.includes(`:${ino} `));
 }
 
 /** A qemu-img command that a throttle of one operation a second keeps busy for seconds. */

@@ -11,15 +11,13 @@ const TIMEOUT_MS = 60_000;
 
 /** Runs qemu-img and returns what it prints. @throws with its output when it fails */
 export function qemuImg(...args: string[]): string {
-  return execFileSync('qemu-img', args, { encoding: 'utf8', timeout: TIMEOUT_MS, stdio: ['ignore', 'pipe', 'pipe'] });
-}
-
-/** qemu-img measures CPU time to choose LUKS iterations, and gives up where the host's clock is coarse; then again. */
-export function qemuImgEncrypted(...args: string[]): void {
   for (let attempt = 1; ; attempt++) {
-    const { code, output } = tryQemu('qemu-img', ...args);
-    if (code === 0) return;
-    if (attempt === 40 || !output.includes('Unable to get accurate CPU usage')) throw new Error(output);
+    const { status, stdout, stderr, error } = spawnSync('qemu-img', args, { encoding: 'utf8', timeout: TIMEOUT_MS });
+    if (status === 0) return stdout;
+    // it measures CPU time to choose LUKS iterations, and gives up where the host's clock is coarse; then again
+    if (attempt === 40 || !stderr?.includes('Unable to get accurate CPU usage')) {
+      throw new Error(`qemu-img ${args.join(' ')}: ${stderr}`, { cause: error });
+    }
   }
 }
 
