@@ -3,7 +3,7 @@
 import { formats, type LockMode } from '../disk/index.ts';
 import { ImgfuseError } from '../errors/index.ts';
 import { canonicalPath } from '../host/canonical-path.ts';
-import type { Name, Option, Options } from './command.ts';
+import type { Name, Option } from './command.ts';
 
 export const IMAGE_NAME: Name = { name: 'image', description: 'the disk image' };
 
@@ -33,27 +33,6 @@ export const FORCE_SHARE = {
   short: 'U',
   description: 'read the image even if another program is writing to it; the result may be out of date',
 } as const satisfies Option;
-
-export const NO_LOCK = {
-  type: 'boolean',
-  description: 'take no image locks, for file systems without them; other programs are not kept out',
-} as const satisfies Option;
-
-export const KEY_OPTIONS = {
-  'key-file': {
-    type: 'string',
-    placeholder: 'FILE',
-    description: 'file with the password of an encrypted image, byte for byte ("-": standard input)',
-  },
-  'key-env': {
-    type: 'string',
-    placeholder: 'VARIABLE',
-    description: 'environment variable with the password; default: ask at the terminal',
-  },
-} as const satisfies Options;
-
-/** One password serves every image of a chain. */
-export const KEY_EXCLUDES = [['key-file', 'key-env']] as const;
 
 /** The kind of locks that the options of a command ask for. */
 export function lockMode(args: { readonly 'force-share'?: boolean; readonly 'no-lock'?: boolean }): LockMode {

@@ -10,6 +10,7 @@ import { absolutePath, canonicalEntry, canonicalPath } from '../host/canonical-p
 import { checkArguments } from './check-arguments.ts';
 import { type CommandShape, GLOBAL_OPTIONS, type Options } from './command.ts';
 import { type MountOptions, parseMountOptions, parseTransport, parseWorkers } from './mount-options.ts';
+import { KEY_OPTIONS, NO_LOCK } from './shared-options.ts';
 
 /** The hidden command with which the program starts itself as the process of a mount; its argument is the request as JSON. */
 export const DAEMON_COMMAND = 'mount-process';
@@ -59,20 +60,8 @@ export const MOUNT_ARGUMENTS = {
       'a directory that backing files may lie in, a file or block device that may be one, or a URL that they may lie at or ' +
       'below (repeatable)',
   },
-  'key-file': {
-    type: 'string',
-    placeholder: 'FILE',
-    description: 'file with the password of an encrypted image, byte for byte ("-": standard input)',
-  },
-  'key-env': {
-    type: 'string',
-    placeholder: 'VARIABLE',
-    description: 'environment variable with the password; default: ask at the terminal',
-  },
-  'no-lock': {
-    type: 'boolean',
-    description: 'take no image locks, for file systems without them; other programs are not kept out',
-  },
+  ...KEY_OPTIONS,
+  'no-lock': NO_LOCK,
   'pid-file': { type: 'string', placeholder: 'FILE', description: 'write the process id of the mount to this file' },
 } as const satisfies Options;
 

@@ -6,9 +6,10 @@ import { type CheckReport, checkDisk, checkExitCode, limitedLog, type RepairMode
 import { EXIT_NO_CHECK, EXIT_USAGE } from '../../errors/exit-codes.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import { type Command, QUIET } from '../command.ts';
-import { FORCE_SHARE, FORMAT, IMAGE_NAME, lockMode, lookAt, NO_LOCK } from '../image-arguments.ts';
+import { FORCE_SHARE, FORMAT, IMAGE_NAME, lockMode, lookAt } from '../image-arguments.ts';
 import { answered, complainAbout, type OutputMode, plural, print, printJson } from '../output.ts';
 import { Progress } from '../progress.ts';
+import { NO_LOCK } from '../shared-options.ts';
 
 interface CheckArguments {
   readonly image: string;

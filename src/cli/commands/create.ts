@@ -5,9 +5,10 @@ import { createDisk, formatByName, formats, inspectDisk, parseSize } from '../..
 import { ImgfuseError } from '../../errors/index.ts';
 import { newPasswordOf, type PasswordArguments } from '../../host/passwords.ts';
 import { type Command, QUIET } from '../command.ts';
-import { FORMAT, KEY_EXCLUDES, KEY_OPTIONS } from '../image-arguments.ts';
+import { FORMAT } from '../image-arguments.ts';
 import { splitOptions } from '../mount-options.ts';
 import { complain, type OutputMode, print, printJson } from '../output.ts';
+import { KEY_EXCLUDES, KEY_OPTIONS } from '../shared-options.ts';
 import { helpWidth, layOut } from '../text-layout.ts';
 
 interface CreateArguments extends PasswordArguments {

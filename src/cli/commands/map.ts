@@ -13,12 +13,11 @@ import {
   FORCE_SHARE,
   FORMAT,
   IMAGE_NAME,
-  KEY_EXCLUDES,
-  KEY_OPTIONS,
   lockMode,
   lookAt,
 } from '../image-arguments.ts';
 import { answered, complain, type OutputMode, printLines, printPieces } from '../output.ts';
+import { KEY_EXCLUDES, KEY_OPTIONS } from '../shared-options.ts';
 
 interface MapArguments extends PasswordArguments {
   readonly image: string;

@@ -6,18 +6,9 @@ import { closingAfter } from '../../errors/close.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import { type PasswordArguments, passwordOf } from '../../host/passwords.ts';
 import { type Command, QUIET } from '../command.ts';
-import {
-  ALLOW_BACKING,
-  ANY_PARENT,
-  directories,
-  FORMAT,
-  IMAGE_NAME,
-  KEY_EXCLUDES,
-  KEY_OPTIONS,
-  lockMode,
-  NO_LOCK,
-} from '../image-arguments.ts';
+import { ALLOW_BACKING, ANY_PARENT, directories, FORMAT, IMAGE_NAME, lockMode } from '../image-arguments.ts';
 import { complain, type OutputMode, print, printJson } from '../output.ts';
+import { KEY_EXCLUDES, KEY_OPTIONS, NO_LOCK } from '../shared-options.ts';
 
 interface ResizeArguments extends PasswordArguments {
   readonly image: string;
