@@ -18,7 +18,7 @@ export interface ImportEdge {
 /** Longest source file, in lines. */
 export const MAX_LINES = 400;
 /** Longest comment that opens a file, in lines. */
-const MAX_OPENING_LINES = 8;
+const MAX_OPENING_LINES = 6;
 /** Most files of one folder, the folders in it aside. */
 export const MAX_FILES = 25;
 
