@@ -153,7 +153,12 @@ export function createLuksHeader(password: Uint8Array, options: LuksOptions = {}
   try {
     createSectorCipher({ ...cipher, key: slotKey }).encrypt(material, 0, material.length, 0);
     const header = serializeLuksHeader({
-      ...{ cipher, keyBytes, hash, payloadOffset, digestSalt, digestIterations },
+      cipher,
+      keyBytes,
+      hash,
+      payloadOffset,
+      digestSalt,
+      digestIterations,
       digest: digestOf(key, { digestSalt, digestIterations, hash }),
       uuid: randomUUID(),
       slots: Array.from({ length: LUKS_NUMKEYS }, (_, i) => ({

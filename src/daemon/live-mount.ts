@@ -85,7 +85,12 @@ export function recordOfOpening(request: MountRequest, { files, isDaemon }: Moun
 export function openOptions(request: MountRequest): Omit<OpenDiskOptions, 'password' | 'log' | 'progress'> {
   const { readOnly, format, allowBacking, copyOnRead, locks, lazyRefcounts, anyParent, workers } = request;
   return {
-    ...{ readOnly, format, allowBacking, locks, lazyRefcounts, anyParent },
+    readOnly,
+    format,
+    allowBacking,
+    locks,
+    lazyRefcounts,
+    anyParent,
     copyOnRead: copyOnRead ?? 'stored',
     answerMs: answerTimeOf(request),
     // the workers, the keeper, and the main thread

@@ -268,7 +268,12 @@ export class Supervisor {
     if (this.state.phase !== 'serving' || disk === null) return null;
     const { serving } = this.state.mount;
     return {
-      ...{ request: this.request, serving, words: this.words, log: this.log, keeper, disk },
+      request: this.request,
+      serving,
+      words: this.words,
+      log: this.log,
+      keeper,
+      disk,
       stopped: this.stopped,
       exchange: (shared) => {
         this.disk.exchange(shared);

@@ -101,7 +101,9 @@ function mapEntry(extent: ChainExtent): MapEntry {
   const { start, length, depth, status, hostOffset, isHole, path } = extent;
   const isData = status === 'data';
   return {
-    ...{ start, length, depth },
+    start,
+    length,
+    depth,
     present: status !== 'unallocated',
     // a preallocated cluster that was never written is data and zero, as in qemu-img
     zero: !isData || isHole === true,

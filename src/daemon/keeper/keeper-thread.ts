@@ -84,7 +84,7 @@ class Keeper {
     this.disk = openDisk(request.path, this.options);
     this.maintainLater();
     const { path, backing, format, readOnly } = this.disk.status();
-    return { ...{ path, backing, format, readOnly }, modifiedMs: this.disk.modifiedMs(), shared: this.disk.share() };
+    return { path, backing, format, readOnly, modifiedMs: this.disk.modifiedMs(), shared: this.disk.share() };
   }
 
   private reopening({ readOnly, locks }: Reopening): OpenDiskOptions {

@@ -20,7 +20,9 @@ export function sendError(error: unknown): SentError {
   if (!(error instanceof Error)) return sendError(new Error(String(error)));
   const { message, stack, name, code } = error as NodeJS.ErrnoException;
   return {
-    ...{ message, name, code },
+    message,
+    name,
+    code,
     stack: stack ?? message,
     kind: error instanceof ImgfuseError ? error.kind : null,
     context: error instanceof ImgfuseError ? error.context : {},

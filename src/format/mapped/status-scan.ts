@@ -207,7 +207,9 @@ export class StatusScan {
 export function extentOf(start: number, run: ScannedRun, showsPlaces: boolean): Extent {
   const { status, length, hostOffset, isHole } = run;
   return {
-    ...{ start, length, status },
+    start,
+    length,
+    status,
     ...(showsPlaces && hostOffset !== NO_PLACE ? { hostOffset } : {}),
     ...(isHole ? { isHole } : {}),
   };

@@ -27,45 +27,23 @@ import { DirtyBit } from './dirty-bit.ts';
 import { Flush } from './flush.ts';
 import { Geometry } from './geometry.ts';
 import { Linker } from './link.ts';
-import { Mapper, type Run } from './mapping.ts';
+import { Mapper } from './mapping.ts';
 import { QedRunReader } from './run-reader.ts';
 import { QedRunWriter } from './run-writer.ts';
 import { QedScannedTables } from './scanned-tables.ts';
 import { QedNumbers, type QedState } from './state.ts';
 import { Tables } from './table.ts';
 
-export interface Collaborators {
-  readonly file: HostFile;
-  readonly backing: ReadableImage | null;
-  readonly access: GuestAccess;
-  readonly allocating: AllocatingWrite;
-  readonly allocator: Allocator;
-  readonly copier: CopyUp<Run> | null;
-  readonly deallocator: Deallocator;
-  readonly dirtyBit: DirtyBit;
-  readonly disk: DiskNumbers;
-  readonly flush: Flush;
-  readonly free: FreeClusters;
-  readonly geometry: Geometry;
-  readonly imageMap: ImageMap;
-  readonly linker: Linker;
-  readonly lock: Mutex;
-  readonly mapper: Mapper;
-  readonly numbers: QedNumbers;
-  readonly pending: PendingLinks;
-  readonly reservations: Reservations;
-  readonly runs: ReservedRuns<Run>;
-  readonly tracker: WriteTracker;
-}
+export type Collaborators = ReturnType<typeof connect>;
 
-/** @param slot this thread's reservation slot @param log takes one sentence a call */
+/** @param slot this thread's reservation slot @param log called once per sentence */
 export function connect(
   file: HostFile,
   backing: ReadableImage | null,
   state: QedState,
   slot: number,
   log: (sentence: string) => void,
-): Collaborators {
+) {
   const { header } = state;
   const geometry = new Geometry(header.clusterSize, header.tableSizeClusters);
   const words = new Int32Array(state.words);
@@ -86,8 +64,23 @@ export function connect(
   const flush = new Flush(file, geometry, lock, tracker, pending, linker, free, numbers, log);
   const reusable = () => ({ waiting: free.unsettledCount, free: free.freeCount });
   const parts = {
-    ...{ file, backing, access, allocator, dirtyBit, disk, flush, free, geometry, linker, lock, mapper, numbers },
-    ...{ pending, reservations, reusable, tracker },
+    file,
+    backing,
+    access,
+    allocator,
+    dirtyBit,
+    disk,
+    flush,
+    free,
+    geometry,
+    linker,
+    lock,
+    mapper,
+    numbers,
+    pending,
+    reservations,
+    reusable,
+    tracker,
   };
 
   const { clusterSize } = header;

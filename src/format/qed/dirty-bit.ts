@@ -30,7 +30,11 @@ export class DirtyBit {
     this.tracker = tracker;
     const clean = header.features & ~QED_F_NEED_CHECK;
     this.mark = new DirtyMark({
-      ...{ lock, tracker, words, firstWord: DIRTY_MARK, path: file.path },
+      lock,
+      tracker,
+      words,
+      firstWord: DIRTY_MARK,
+      path: file.path,
       isSet: () => this.isSet,
       remember: (isSet) => Atomics.store(words, DIRTY, isSet ? 1 : 0),
       write: (isSet) => this.writeField(FEATURES_OFFSET, isSet ? clean | QED_F_NEED_CHECK : clean),

@@ -25,7 +25,6 @@ const QED_FEATURE_MASK = QED_F_BACKING_FILE | QED_F_NEED_CHECK | QED_F_BACKING_F
 
 export const QED_MIN_CLUSTER_SIZE = 4096;
 export const QED_MAX_CLUSTER_SIZE = 64 * 1024 * 1024;
-export const QED_MIN_TABLE_SIZE = 1;
 export const QED_MAX_TABLE_SIZE = 16;
 /** QEMU refuses backing_filename_size >= 4096 minus its terminator. */
 export const QED_MAX_BACKING_NAME = 4095;

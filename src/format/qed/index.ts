@@ -84,7 +84,11 @@ function openQed(file: HostFile, options: OpenOptions, reclaim: boolean): Writab
   }
   const { allocatedClusters } = walk.report;
   const state = createQedState(header, {
-    ...{ ...options, fileLength, virtualSize: header.imageSize, allocatedClusters, isDirty: dirty || reclaims },
+    ...options,
+    fileLength,
+    virtualSize: header.imageSize,
+    allocatedClusters,
+    isDirty: dirty || reclaims,
   });
   if (reclaims) reclaimLeaks(state, walk.used, fileLength / header.clusterSize);
   if (isAutoclearSet(header)) {
@@ -104,7 +108,11 @@ function openReadOnly(file: HostFile, header: QedHeader, options: OpenOptions): 
   const allocatedClusters =
     options.isLazy === true ? clustersOnHost(file, header.imageSize, header.clusterSize) : countAllocated(file, header);
   const state = createQedState(header, {
-    ...{ ...options, fileLength, virtualSize: header.imageSize, allocatedClusters, isDirty: dirty },
+    ...options,
+    fileLength,
+    virtualSize: header.imageSize,
+    allocatedClusters,
+    isDirty: dirty,
   });
   return qedImage(file, state, 0, backing, options.log);
 }

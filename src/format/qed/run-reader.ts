@@ -45,7 +45,8 @@ export class QedRunReader implements RunReader<Run>, OldContent {
   private beyondFile(host: HostOffset): ImgfuseError {
     const { path } = this.file;
     return new ImgfuseError('corrupt', `${path}: the cluster at offset ${hex(host)} ends beyond the file`, {
-      ...{ path, offset: host },
+      path,
+      offset: host,
     });
   }
 }

@@ -205,7 +205,8 @@ function* dataClusters(
 
 function invalid(file: HostFile, offset: number, what: string, context: ErrorContext = {}): ImgfuseError {
   return new ImgfuseError('corrupt', `${file.path}: invalid qcow2 bitmap directory at offset ${offset}: ${what}`, {
-    ...{ path: file.path, offset },
+    path: file.path,
+    offset,
     ...context,
   });
 }

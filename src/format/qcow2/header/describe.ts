@@ -68,7 +68,10 @@ function detailsOf(
   specific: ImageDetails['specific'],
 ): ImageDetails {
   return {
-    ...{ format: 'qcow2', virtualSize, clusterSize, dirty: isDirty },
+    format: 'qcow2',
+    virtualSize,
+    clusterSize,
+    dirty: isDirty,
     ...(backingName === null
       ? {}
       : { backing: { name: backingName, ...(backingFormat === null ? {} : { format: backingFormat }) } }),

@@ -143,7 +143,8 @@ function printable(name: string): string {
 
 function invalid(file: HostFile, offset: number, what: string, context: ErrorContext = {}): ImgfuseError {
   return new ImgfuseError('corrupt', `${file.path}: invalid qcow2 snapshot table at offset ${offset}: ${what}`, {
-    ...{ path: file.path, offset },
+    path: file.path,
+    offset,
     ...context,
   });
 }
