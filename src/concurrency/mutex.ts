@@ -28,7 +28,8 @@ function heldBy(thread: number): number {
 export class Mutex {
   private readonly words: Int32Array;
   private readonly index: number;
-  private readonly guarded: string;
+  /** what it guards */
+  readonly guarded: string;
   private readonly look: (() => void) | null;
   private holding = false;
   private isAbandoned = false;

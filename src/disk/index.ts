@@ -8,6 +8,7 @@ export type { ChainExtent } from './chain.ts';
 export { type CheckDiskOptions, checkDisk } from './check.ts';
 export { type CreateDiskOptions, createDisk } from './create.ts';
 export { type DiskInfo, inspectDisk } from './info.ts';
+export { logLongHolds } from './long-holds.ts';
 export { attachDisk, closeAndReopenDisk, type OpenDiskOptions, openDisk, reopenDisk } from './open.ts';
 export { formatByName, formats } from './registry.ts';
 export { type DiskStatus, type NetworkStatus, type SharedDisk, VirtualDisk } from './virtual-disk.ts';

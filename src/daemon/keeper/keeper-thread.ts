@@ -6,6 +6,7 @@ import { parentPort, threadId } from 'node:worker_threads';
 import {
   attachDisk,
   closeAndReopenDisk,
+  logLongHolds,
   type OpenDiskOptions,
   type OpenStep,
   openDisk,
@@ -140,6 +141,7 @@ function tellSteps(): (step: OpenStep) => void {
 }
 
 const keeper = new Keeper();
+logLongHolds((sentence) => log('notice', sentence));
 
 // memory reclaim may wait for what this thread writes; without the privilege it goes on all the same
 try {

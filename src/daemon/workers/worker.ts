@@ -2,7 +2,7 @@
 // an attached disk of its own.
 
 import { parentPort, receiveMessageOnPort } from 'node:worker_threads';
-import { attachDisk, type SharedDisk, type VirtualDisk } from '../../disk/index.ts';
+import { attachDisk, logLongHolds, type SharedDisk, type VirtualDisk } from '../../disk/index.ts';
 import { describeError } from '../../errors/index.ts';
 import { DiskFilesystem } from '../../filesystem/index.ts';
 import { Device, FuseServer } from '../../fuse/index.ts';
@@ -65,5 +65,6 @@ function serve({ slot, disk, tree, ...data }: ServeData): void {
 
 parentPort?.once('message', (data: ServeData) => {
   markIoFlusher();
+  logLongHolds((sentence) => log('notice', sentence));
   serve(data);
 });

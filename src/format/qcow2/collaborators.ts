@@ -1,6 +1,7 @@
 // What an open image is made of: the objects of one thread over the state that all threads share, each given by name what it
 // works with. Their order is the order in which they need each other: no object calls one that is made after it.
 
+import { TABLES_OF } from '../../concurrency/hold-times.ts';
 import { Mutex } from '../../concurrency/mutex.ts';
 import { Reservations } from '../../concurrency/reservations.ts';
 import { TableCache } from '../../concurrency/table-cache.ts';
@@ -62,7 +63,7 @@ function connectTables(files: Qcow2Files, state: Qcow2State, slot: number, log: 
   const { clusterBits, hasDataFile, version } = header;
   const geometry = new Geometry(clusterBits, header.refcountOrder, header.extendedL2);
   const words = new Int32Array(state.words);
-  const lock = new Mutex(words, METADATA_LOCK, `the tables of ${file.path}`);
+  const lock = new Mutex(words, METADATA_LOCK, `${TABLES_OF}${file.path}`);
   const places = { numbers: state.numbers, lock, readOnly: file.readOnly };
   const disk = new DiskNumbers(places);
   const numbers = new Qcow2Numbers(places);

@@ -2,6 +2,7 @@
 // share, each given by name what it works with. Their order is the order in which they need each other.
 
 import { hostOffset } from '../../bytes/offsets.ts';
+import { TABLES_OF } from '../../concurrency/hold-times.ts';
 import { Mutex } from '../../concurrency/mutex.ts';
 import { Reservations } from '../../concurrency/reservations.ts';
 import { TableCache } from '../../concurrency/table-cache.ts';
@@ -47,7 +48,7 @@ export function connect(
   const { header } = state;
   const geometry = new Geometry(header.clusterSize, header.tableSizeClusters);
   const words = new Int32Array(state.words);
-  const lock = new Mutex(words, METADATA_LOCK, `the tables of ${file.path}`);
+  const lock = new Mutex(words, METADATA_LOCK, `${TABLES_OF}${file.path}`);
   const shared = { numbers: state.numbers, lock, readOnly: file.readOnly };
   const disk = new DiskNumbers(shared);
   const numbers = new QedNumbers(shared);
