@@ -1,0 +1,35 @@
+// Writes in place: an image of 1 GiB, all of it allocated, one for each subject.
+
+import { fill, fio, fioSubjects } from './fio.mjs';
+
+const ROWS = [
+  { row: 'random write 4k, depth 1', unit: 'IOPS', args: ['--rw=randwrite', '--bs=4k'] },
+  { row: 'random write 4k, depth 16', unit: 'IOPS', args: ['--rw=randwrite', '--bs=4k', '--iodepth=16'] },
+  { row: 'sequential write 1M', unit: 'MiB/s', args: ['--rw=write', '--bs=1M'] },
+];
+
+export async function run(workshop, measurements) {
+  if (!ROWS.some(({ row }) => measurements.wants(row))) return;
+  for (const format of ['raw', 'qed', 'qcow2']) {
+    const subjects = fioSubjects(workshop);
+    const mounts = [];
+    for (const [index, subject] of subjects.entries()) {
+      const image = workshop.path(`write-${index}.${format}`);
+      workshop.imgfuse('create', '-f', format, image, '1G');
+      mounts.push(await subject.mount(image, workshop.path(`write-${index}`), format));
+      fill(mounts[index].file, '1g');
+    }
+    for (const { row, unit, args } of ROWS) {
+      await measurements.row({
+        section: `${format}, 1 GiB, all of it allocated`,
+        row,
+        unit,
+        subjects: subjects.map(({ name }, index) => ({
+          name,
+          sample: () => fio(mounts[index].file, args, unit, measurements.seconds),
+        })),
+      });
+    }
+    for (const mount of mounts) await mount.unmount();
+  }
+}
