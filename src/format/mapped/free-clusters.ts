@@ -1,5 +1,4 @@
-// Host clusters that nothing refers to, and how far each is on its way to reuse (R5). One byte a cluster, used under the
-// metadata lock. In QED a freed cluster takes two flushes until it is free. qcow2 waits in its own flush.ts, until the counter
+// Host clusters that nothing refers to, and how far each is on its way to reuse (R5). Used under the metadata lock. In QED a freed cluster takes two flushes until it is free. qcow2 waits in its own flush.ts, until the counter
 // is 0 and the cluster is punched, and goes from USED to FREE in one step (markFree).
 //
 //   USED -> FREED      its last reference is gone from the tables, but that is not durable
@@ -12,6 +11,7 @@
 // Invariant: only a FREE cluster is ever handed out, and only SETTLING clusters are punched.
 
 import { type HostCluster, hostCluster } from '../../bytes/offsets.ts';
+import { createSharedByteMap, SharedByteMap, type SharedByteMapState } from '../../concurrency/shared-byte-map.ts';
 import { assert } from '../../errors/index.ts';
 
 const USED = 0;
@@ -38,8 +38,8 @@ export const MAX_TRACKED_CLUSTERS = 2 ** 29;
 const ROOM_CLUSTERS = 2 ** 24;
 
 /**
- * How far a map with a byte for each host cluster may grow. All of that is address space from the start, of which a process may
- * have little. What lies beyond is not tracked, and not reused until the image is opened again.
+ * How many host clusters a map of them covers. Each is a byte of address space from the start, of which a process may have
+ * little. What lies beyond is not tracked, and not reused until the image is opened again.
  */
 export function trackedClusters(clusterSize: number, fileLength: number, virtualSize: number): number {
   const clusters = Math.ceil(fileLength / clusterSize) + Math.ceil(virtualSize / clusterSize);
@@ -48,20 +48,15 @@ export function trackedClusters(clusterSize: number, fileLength: number, virtual
 
 export interface FreeClustersState {
   readonly clusterSize: number;
-  readonly states: SharedArrayBuffer;
+  readonly states: SharedByteMapState;
   readonly words: SharedArrayBuffer;
 }
 
 /** @param capacity of trackedClusters(); 0 for an image that is not written */
-export function createFreeClustersState(
-  clusterSize: number,
-  fileLength: number,
-  capacity = trackedClusters(clusterSize, fileLength, 0),
-): FreeClustersState {
-  const clusters = Math.min(Math.ceil(fileLength / clusterSize), capacity);
+export function createFreeClustersState(clusterSize: number, capacity: number): FreeClustersState {
   return {
     clusterSize,
-    states: new SharedArrayBuffer(clusters, { maxByteLength: capacity }),
+    states: createSharedByteMap(capacity),
     words: new SharedArrayBuffer(WORD_COUNT * 4),
   };
 }
@@ -73,13 +68,11 @@ export interface ClusterRun {
 }
 
 export class FreeClusters {
-  private readonly buffer: SharedArrayBuffer;
-  private readonly states: Uint8Array;
+  private readonly states: SharedByteMap;
   private readonly words: Int32Array;
 
   constructor(state: FreeClustersState) {
-    this.buffer = state.states;
-    this.states = new Uint8Array(state.states);
+    this.states = new SharedByteMap(state.states);
     this.words = new Int32Array(state.words);
   }
 
@@ -98,19 +91,19 @@ export class FreeClusters {
   }
 
   isGiven(cluster: HostCluster): boolean {
-    return this.states[cluster] === GIVEN;
+    return this.states.get(cluster) === GIVEN;
   }
 
   /** Clusters just taken are linked to guest clusters that read as zeros, and hold nothing. */
   markGiven(start: HostCluster, count: number): void {
-    this.states.fill(GIVEN, start, start + count);
+    this.states.fill(start, start + count, GIVEN);
     this.words[GIVEN] = this.words[GIVEN]! + count;
   }
 
   /** A given cluster turns out to hold data, or its space is promised: it is like any other from now on. */
   keepGiven(cluster: HostCluster): void {
     assert(this.isGiven(cluster), `host cluster ${cluster} was not given away`);
-    this.states[cluster] = USED;
+    this.states.fill(cluster, cluster + 1, USED);
     this.words[GIVEN] = this.words[GIVEN]! - 1;
   }
 
@@ -125,15 +118,15 @@ export class FreeClusters {
   }
 
   private leaveUsed(start: HostCluster, count: number, state: typeof FREED | typeof FREE): void {
-    const end = Math.min(start + count, this.buffer.maxByteLength);
+    const end = Math.min(start + count, this.states.capacity);
     if (end <= start) return;
-    if (this.buffer.byteLength < end) this.buffer.grow(end);
-    for (let cluster = start; cluster < end; cluster++) {
-      // one at a time, because a hostile file can have every second cluster free: no sentence where none is wanted
-      if (this.isGiven(cluster)) this.keepGiven(cluster);
-      else if (this.states[cluster] !== USED) assert(false, `host cluster ${cluster} is freed twice`);
-      this.states[cluster] = state;
+    for (let at = start as number; ; at++) {
+      at = this.states.findOther(USED, at, end);
+      if (at < 0) break;
+      if (!this.isGiven(hostCluster(at))) assert(false, `host cluster ${at} is freed twice`);
+      this.keepGiven(hostCluster(at));
     }
+    this.states.fill(start, end, state);
     if (this.unusedCount === 0) {
       this.words[LOWEST] = start;
       this.words[HIGHEST] = end;
@@ -157,8 +150,7 @@ export class FreeClusters {
     for (let start = this.next(FREE, this.words[FREE_HINT]!); start >= 0; ) {
       if (first) this.words[FREE_HINT] = start;
       first = false;
-      let end = start + 1;
-      while (end < start + count && this.states[end] === FREE) end++;
+      const end = this.endOfRun(start, start + count, FREE);
       if (!exactly || end - start === count) {
         this.replace(start, end, FREE, USED);
         return { start: hostCluster(start), end: hostCluster(end) };
@@ -202,7 +194,7 @@ export class FreeClusters {
   /** Forgets FREE clusters at the end of a file of `clusters` clusters. @returns the clusters that are left */
   cutTail(clusters: number): HostCluster {
     let end = clusters;
-    while (end > 0 && end <= this.buffer.byteLength && this.states[end - 1] === FREE) end--;
+    while (end > 0 && this.states.get(end - 1) === FREE) end--;
     if (end < clusters) this.replace(end, clusters, FREE, USED);
     return hostCluster(end);
   }
@@ -211,8 +203,7 @@ export class FreeClusters {
     const found: ClusterRun[] = [];
     const highest = this.words[HIGHEST]!;
     for (let start = this.next(state, this.words[LOWEST]!); start >= 0; ) {
-      let end = start + 1;
-      while (end < highest && this.states[end] === state) end++;
+      const end = this.endOfRun(start, highest, state);
       found.push({ start: hostCluster(start), end: hostCluster(end) });
       start = this.next(state, end);
     }
@@ -220,12 +211,17 @@ export class FreeClusters {
   }
 
   private next(state: number, from: number): number {
-    const at = this.states.indexOf(state, from);
-    return at < this.words[HIGHEST]! ? at : -1;
+    return this.states.find(state, from, this.words[HIGHEST]!);
+  }
+
+  /** End of the run in this state that begins at `start`, `limit` at most. */
+  private endOfRun(start: number, limit: number, state: number): number {
+    const end = this.states.findOther(state, start, limit);
+    return end < 0 ? limit : end;
   }
 
   private replace(start: number, end: number, from: number, to: number): void {
-    this.states.fill(to, start, end);
+    this.states.fill(start, end, to);
     this.words[from] = this.words[from]! - (end - start);
     if (to === FREE) this.words[FREE_HINT] = Math.min(this.words[FREE_HINT]!, start);
     if (to !== USED) this.words[to] = this.words[to]! + (end - start);

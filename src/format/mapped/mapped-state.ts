@@ -59,9 +59,7 @@ export function createMappedState(
     cache: createTableCacheState(cacheBytes(options, clusterSize), Math.min(MAX_SLICE_BYTES, clusterSize)),
     reservations: createReservationState(slots),
     pending: createPendingLinksState(readOnly ? 1 : PENDING_CAPACITY),
-    free: readOnly
-      ? createFreeClustersState(clusterSize, 0, 0)
-      : createFreeClustersState(clusterSize, fileLength, trackedClusters(clusterSize, fileLength, virtualSize)),
+    free: createFreeClustersState(clusterSize, readOnly ? 0 : trackedClusters(clusterSize, fileLength, virtualSize)),
   };
 }
 

@@ -1,9 +1,9 @@
-// Which host clusters hold metadata, and of which kind: one byte a cluster in shared memory, filled by the walk of the open
-// and kept current under the metadata lock. It answers before every write of guest data whether the write would hit
-// metadata, in the time of a look at a byte.
+// Which host clusters hold metadata, and of which kind: a map in shared memory, filled by the open and kept current under the
+// metadata lock. It answers before every write of guest data whether the write would hit metadata.
 
 import { withRoom } from '../../bytes/number-index.ts';
-import { after, type HostCluster, hostCluster } from '../../bytes/offsets.ts';
+import { type HostCluster, hostCluster } from '../../bytes/offsets.ts';
+import { createSharedByteMap, SharedByteMap, type SharedByteMapState } from '../../concurrency/shared-byte-map.ts';
 
 /** The value of a byte is the index. */
 const KINDS = [
@@ -20,50 +20,53 @@ const KINDS = [
   'encryption header',
 ] as const;
 export type MetadataKind = Exclude<(typeof KINDS)[number], 'none'>;
+const NONE = 0;
 
 /** @param capacity of trackedClusters(); 0 for an image that is not written */
-export function createMetadataClustersState(clusters: number, capacity: number): SharedArrayBuffer {
-  return new SharedArrayBuffer(Math.min(clusters, capacity), { maxByteLength: capacity });
+export function createMetadataClustersState(capacity: number): SharedByteMapState {
+  return createSharedByteMap(capacity);
 }
 
 export class MetadataClusters {
-  private readonly buffer: SharedArrayBuffer;
-  private readonly kinds: Uint8Array;
+  private readonly kinds: SharedByteMap;
 
-  constructor(state: SharedArrayBuffer) {
-    this.buffer = state;
-    this.kinds = new Uint8Array(state);
+  constructor(state: SharedByteMapState) {
+    this.kinds = new SharedByteMap(state);
   }
 
   /** Clusters from `first` on hold metadata; one that holds some already keeps its kind. */
   mark(kind: MetadataKind, first: HostCluster, count: number): void {
-    const end = Math.min(first + count, this.buffer.maxByteLength);
-    if (this.buffer.byteLength < end) this.buffer.grow(end);
+    const end = Math.min(first + count, this.kinds.capacity);
     const value = KINDS.indexOf(kind);
-    for (let cluster = first; cluster < end; cluster++) if (this.kinds[cluster] === 0) this.kinds[cluster] = value;
+    for (let at = first as number; at < end; ) {
+      const start = this.kinds.find(NONE, at, end);
+      if (start < 0) return;
+      at = this.kinds.findOther(NONE, start, end);
+      if (at < 0) at = end;
+      this.kinds.fill(start, at, value);
+    }
   }
 
   /** Nothing refers to these clusters any more. */
   clear(first: HostCluster, count: number): void {
-    this.kinds.fill(0, first, first + count);
+    const end = Math.min(first + count, this.kinds.capacity);
+    if (first < end) this.kinds.fill(first, end, NONE);
   }
 
   /** Clusters so far out that their number has no byte are not known. */
   tracks(cluster: HostCluster): boolean {
-    return cluster < this.buffer.maxByteLength;
+    return cluster < this.kinds.capacity;
   }
 
   kindOf(cluster: HostCluster): MetadataKind | null {
-    const kind = KINDS[this.kinds[cluster] ?? 0]!;
+    const kind = KINDS[this.tracks(cluster) ? this.kinds.get(cluster) : NONE]!;
     return kind === 'none' ? null : kind;
   }
 
   /** The first of these clusters that holds metadata, or null. */
   find(first: HostCluster, count: number): HostCluster | null {
-    for (let i = 0; i < count; i++) {
-      if ((this.kinds[first + i] ?? 0) !== 0) return after(first, i);
-    }
-    return null;
+    const found = this.kinds.findOther(NONE, first, Math.min(first + count, this.kinds.capacity));
+    return found < 0 ? null : hostCluster(found);
   }
 }
 

@@ -70,7 +70,7 @@ export function openQcow2(
     {
       ...options,
       volumeKey,
-      metadata: verified?.metadata ?? createMetadataClustersState(0, 0),
+      metadata: verified?.metadata ?? createMetadataClustersState(0),
       fileLength: fileEnd,
       virtualSize: header.size,
       headerBits: options.readOnly ? header.incompatible[0] & (QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT) : 0,

@@ -3,6 +3,7 @@
 
 import { type HostOffset, hostOffset } from '../../bytes/offsets.ts';
 import type { VolumeKey } from '../../codec/encryption.ts';
+import type { SharedByteMapState } from '../../concurrency/shared-byte-map.ts';
 import { assert } from '../../errors/index.ts';
 import { FIRST_OWN_NUMBER } from '../mapped/disk-numbers.ts';
 import { LockedNumbers, type LockedNumbersParts } from '../mapped/locked-numbers.ts';
@@ -60,7 +61,7 @@ export interface Qcow2State extends MappedState {
   readonly pendingTables: PendingLinksState;
   readonly decrements: DeferredDecrementsState;
   /** which clusters hold metadata */
-  readonly metadata: SharedArrayBuffer;
+  readonly metadata: SharedByteMapState;
 }
 
 /** Where a table lies and how long it is. */
@@ -71,7 +72,7 @@ export interface TablePlace {
 
 export interface Qcow2StateOptions extends MappedStateOptions {
   readonly volumeKey: VolumeKey | null;
-  readonly metadata: SharedArrayBuffer;
+  readonly metadata: SharedByteMapState;
   /** QCOW2_INCOMPAT_DIRTY and _CORRUPT as they are in the header */
   readonly headerBits: number;
   readonly l1Table: TablePlace;

@@ -2,6 +2,7 @@
 // clean, and refuses any other image with corruptions before a byte of it changes. The dirty and the corrupt bit are cleared
 // only after a second check has found nothing.
 
+import type { SharedByteMapState } from '../../../concurrency/shared-byte-map.ts';
 import { ImgfuseError, isHostFull } from '../../../errors/index.ts';
 import type { HostFile } from '../../../host/host-file.ts';
 import type { CheckReport } from '../../check-report.ts';
@@ -27,7 +28,7 @@ export interface Verified {
   readonly header: Qcow2Header;
   readonly check: Check;
   /** which clusters hold metadata */
-  readonly metadata: SharedArrayBuffer;
+  readonly metadata: SharedByteMapState;
 }
 
 /** The command `check`, with the repair that `options` asks for. */
@@ -141,8 +142,7 @@ function examineWithMetadata(file: HostFile, header: Qcow2Header, options: WalkO
 /** Makes the metadata map last, for accepted images only: in a hostile sparse file it could be of any size. */
 function verified(file: HostFile, header: Qcow2Header, { check, runs }: Examined): Verified {
   const { clusterSize, size } = header;
-  const capacity = trackedClusters(clusterSize, file.size(), size);
-  const metadata = createMetadataClustersState(Math.ceil(file.size() / clusterSize), capacity);
+  const metadata = createMetadataClustersState(trackedClusters(clusterSize, file.size(), size));
   runs.markAll(new MetadataClusters(metadata));
   return { header, check, metadata };
 }

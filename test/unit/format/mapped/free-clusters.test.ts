@@ -6,6 +6,7 @@ import { hostCluster } from '../../../../src/bytes/offsets.ts';
 import { createFreeClustersState, FreeClusters, trackedClusters } from '../../../../src/format/mapped/free-clusters.ts';
 
 const CLUSTERS = 60;
+const ROOM = 2 ** 24;
 
 type Step =
   | { readonly kind: 'free' | 'take' | 'takeExactly'; readonly start: number; readonly count: number }
@@ -23,7 +24,7 @@ const step: fc.Arbitrary<Step> = fc.oneof(
 test('only clusters whose removal and whose hole are durable are handed out, and counts are right', () => {
   fc.assert(
     fc.property(fc.array(step, { maxLength: 80 }), (steps) => {
-      const free = new FreeClusters(createFreeClustersState(4096, CLUSTERS * 4096));
+      const free = new FreeClusters(createFreeClustersState(4096, ROOM));
       /** fdatasyncs that each unused cluster has seen since it was freed, and the holes since */
       const state: ('used' | 'freed' | 'settling' | 'free')[] = Array.from({ length: CLUSTERS }, () => 'used');
       let punchDone = false;
@@ -101,13 +102,13 @@ test('only clusters whose removal and whose hole are durable are handed out, and
 
 describe('free clusters', () => {
   test('cannot be freed twice', () => {
-    const free = new FreeClusters(createFreeClustersState(4096, 10 * 4096));
+    const free = new FreeClusters(createFreeClustersState(4096, ROOM));
     free.markFreed(hostCluster(3), 2);
     expect(() => free.markFreed(hostCluster(4), 1)).toThrow('twice');
   });
 
   test('may lie beyond the length that the file had when it was opened', () => {
-    const free = new FreeClusters(createFreeClustersState(4096, 4096));
+    const free = new FreeClusters(createFreeClustersState(4096, ROOM));
     free.markFreed(hostCluster(5000), 3);
     free.beginFlush();
     free.punched();
@@ -117,7 +118,7 @@ describe('free clusters', () => {
   });
 
   test('are one state for every object over it', () => {
-    const state = createFreeClustersState(4096, 10 * 4096);
+    const state = createFreeClustersState(4096, ROOM);
     const [one, other] = [new FreeClusters(state), new FreeClusters(state)];
     one.markFreed(hostCluster(20), 1);
     expect(other.unsettledCount).toBe(1);
@@ -126,13 +127,14 @@ describe('free clusters', () => {
 });
 
 test('clusters beyond the capacity are never handed out, and an image that is only read has none', () => {
-  const state = createFreeClustersState(4096, 4 * 4096, 10);
-  expect(state.states.maxByteLength).toBe(10);
+  const state = createFreeClustersState(4096, 10);
   const free = new FreeClusters(state);
   free.markFree(hostCluster(8), 5);
   expect(free.take(5, false)).toEqual({ start: 8, end: 10 });
   expect(free.take(1, false)).toBe(null);
-  expect(createFreeClustersState(4096, 2 ** 40, 0).states.maxByteLength).toBe(0);
+  const none = new FreeClusters(createFreeClustersState(4096, 0));
+  none.markFree(hostCluster(0), 5);
+  expect(none.take(1, false)).toBe(null);
 });
 
 test('the capacity covers an image filled to its end twice over, and grows with nothing else', () => {

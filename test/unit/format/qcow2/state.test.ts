@@ -21,7 +21,7 @@ function opened() {
   const state = createQcow2State(HEADER, {
     ...{ fileLength: LENGTH, usedEnd: 8 * CLUSTER, virtualSize: 2 ** 30, allocatedClusters: 3, headerBits: 2 },
     ...{ l1Table: { offset: 3 * CLUSTER, entries: 2 }, refcountTable: { offset: CLUSTER, entries: 8192 } },
-    ...{ volumeKey: null, metadata: createMetadataClustersState(10, 10) },
+    ...{ volumeKey: null, metadata: createMetadataClustersState(10) },
     ...{ tableCacheBytes: 2 ** 20, slots: 1, readOnly: false },
   });
   const lock = new Mutex(new Int32Array(state.words), METADATA_LOCK);
