@@ -41,12 +41,8 @@ export function parseCompressedDescriptor(
   context: ErrorContext = {},
 ): CompressedData {
   assert(clusterBits >= 9 && clusterBits <= 21, `cluster_bits ${clusterBits}`);
-  // x - 32: bits of the offset in the high word, 17 to 29
-  const offsetBitsHigh = 62 - (clusterBits - 8) - 32;
-  const offsetHigh = high & (2 ** offsetBitsHigh - 1);
-  const additionalSectors = (high & DESCRIPTOR_MASK_HIGH) >>> offsetBitsHigh;
-  const offset = offsetHigh < MAX_OFFSET_HIGH ? combine(offsetHigh, low >>> 0) : Number.NaN;
-  const length = (additionalSectors + 1) * SECTOR_BYTES - (offset % SECTOR_BYTES);
+  const offset = compressedOffset(high, low, clusterBits);
+  const length = compressedLength(high, offset, clusterBits);
   // 0 is the header of the image, so it is no place for data
   if (offset === 0 || !Number.isSafeInteger(offset + length)) {
     const where = context.path === undefined ? '' : `${context.path}: `;
@@ -54,11 +50,28 @@ export function parseCompressedDescriptor(
     throw new ImgfuseError(
       'corrupt',
       `${where}${at} is ${hexWords(high >>> 0, low >>> 0)}, a compressed cluster at the impossible host offset ` +
-        `${hexWords(offsetHigh, low >>> 0)}; run imgfuse check`,
+        `${hexWords(high & (2 ** offsetBitsHigh(clusterBits) - 1), low >>> 0)}; run imgfuse check`,
       context,
     );
   }
   return { hostOffset: hostOffset(offset), length };
+}
+
+/** The offset in a descriptor; NaN if it has more than 56 bits or is no safe integer. */
+export function compressedOffset(high: number, low: number, clusterBits: number): number {
+  const offsetHigh = high & (2 ** offsetBitsHigh(clusterBits) - 1);
+  return offsetHigh < MAX_OFFSET_HIGH ? combine(offsetHigh, low >>> 0) : Number.NaN;
+}
+
+/** Bytes from that offset to the end of the last sector. */
+export function compressedLength(high: number, offset: number, clusterBits: number): number {
+  const additionalSectors = (high & DESCRIPTOR_MASK_HIGH) >>> offsetBitsHigh(clusterBits);
+  return (additionalSectors + 1) * SECTOR_BYTES - (offset % SECTOR_BYTES);
+}
+
+/** Bits of the offset in the high word, 17 to 29: x - 32. */
+function offsetBitsHigh(clusterBits: number): number {
+  return 62 - (clusterBits - 8) - 32;
 }
 
 /**

@@ -156,6 +156,27 @@ export function readCounter(bytes: Uint8Array, at: number, index: number, bits: 
   return value;
 }
 
+/** Fills `target` with `count` counters of a block, from counter `first` on. */
+export function decodeCounters(
+  block: Uint8Array,
+  first: number,
+  count: number,
+  bits: number,
+  target: Float64Array,
+): void {
+  if (bits === 16) {
+    // what qemu-img makes
+    for (let i = 0, at = first * 2; i < count; i++, at += 2) target[i] = (block[at]! << 8) | block[at + 1]!;
+  } else if (bits === 1) {
+    for (let i = 0, bit = first; i < count; i++, bit++) target[i] = (block[bit >>> 3]! >>> (bit & 7)) & 1;
+  } else {
+    for (let i = 0; i < count; i++) {
+      const index = first + i;
+      target[i] = readCounter(block, Math.floor((index * bits) / 8), index, bits);
+    }
+  }
+}
+
 export function writeCounter(bytes: Uint8Array, at: number, index: number, bits: number, value: number): void {
   if (bits < 8) {
     const shift = (index * bits) % 8;

@@ -26,6 +26,7 @@ import type { Qcow2Header } from '../header/header.ts';
 import { writeCounter } from '../refcount.ts';
 import { isCompressed, isCopied, offsetOf, QCOW_OFLAG_COPIED, QCOW_OFLAG_ZERO } from '../table.ts';
 import { flagSentence } from './findings.ts';
+import { COUNTERS_PER_STEP } from './on-disk-refcounts.ts';
 import { rebuildRefcounts } from './rebuild-refcounts.ts';
 import { ReferenceWalk, type WalkOptions } from './reference-walk.ts';
 
@@ -80,12 +81,9 @@ export class Check {
 
   /** Looks only at clusters with a refcount block or a reference, so the cost of a sparse file does not grow with its length. */
   private compare(): void {
-    const { counters, geometry } = this.walk;
+    const { counters } = this.walk;
     const { counts } = this.walk.uses;
-    const { refcountsPerBlock } = geometry;
-    for (const block of counters.indices()) {
-      this.compareBlock(block * refcountsPerBlock, (block + 1) * refcountsPerBlock);
-    }
+    for (const index of counters.indices()) this.compareBlock(index);
     for (const { start, end } of counts.ranges()) this.findUncounted(start, end);
   }
 
@@ -104,31 +102,48 @@ export class Check {
     }
   }
 
-  private compareBlock(start: number, end: number): void {
+  private compareBlock(index: number): void {
     const { counters, report } = this.walk;
-    const { counts } = this.walk.uses;
-    const comparedEnd = this.comparedEnd(start, end);
-    for (let cluster = start; cluster < comparedEnd; cluster++) {
-      const references = counts.get(cluster);
-      const counter = counters.get(cluster);
-      if (counter !== 0) this.usedEnd = cluster + 1;
-      if (counter === references) continue;
+    this.forEachDifference(index, (cluster, counter, references) => {
       if (counter < references) {
         if (this.canCount(cluster, this.sentence(cluster, counter, references))) this.lowCount++;
       } else if (report.leaks++ <= MAX_FINDINGS) this.log(`Leaked: ${this.sentence(cluster, counter, references)}`);
+    });
+    const start = index * this.walk.geometry.refcountsPerBlock;
+    const usedEnd = counters.usedEnd(index, this.comparedEnd(index));
+    if (usedEnd > start) this.usedEnd = usedEnd;
+  }
+
+  /** Visits the clusters of a block whose counter is not the number of references. */
+  private forEachDifference(
+    index: number,
+    visit: (cluster: number, counter: number, references: number) => void,
+  ): void {
+    const { counters, geometry, uses } = this.walk;
+    const { refcountsPerBlock } = geometry;
+    const start = index * refcountsPerBlock;
+    const end = this.comparedEnd(index);
+    if (counters.isOnes(index) && end > start && uses.counts.areAll(start, end - start, 1)) return;
+    const onDisk = new Float64Array(COUNTERS_PER_STEP);
+    const found = new Float64Array(COUNTERS_PER_STEP);
+    for (let first = start; first < end; first += COUNTERS_PER_STEP) {
+      const count = Math.min(COUNTERS_PER_STEP, end - first);
+      counters.load(first, count, onDisk);
+      uses.counts.load(first, count, found);
+      for (let i = 0; i < count; i++) if (onDisk[i] !== found[i]) visit(first + i, onDisk[i]!, found[i]!);
     }
   }
 
   /**
-   * End of the clusters with a reference or a counter in the block that counts `start` to `end`. A counter beyond the end of
-   * the file means nothing: it is set when the file grows.
+   * End of the clusters with a reference or a counter in a block. A counter beyond the end of the file means nothing: it is
+   * set when the file grows.
    */
-  private comparedEnd(start: number, end: number): number {
+  private comparedEnd(index: number): number {
     const { counters, geometry, uses } = this.walk;
-    const blockEnd = Math.min(end, uses.fileEnd / geometry.clusterSize);
+    const start = index * geometry.refcountsPerBlock;
     // a refcount table can point to millions of blocks that are holes, so do not loop over all counters
-    const countedEnd = blockEnd > start ? counters.usedEnd(start / geometry.refcountsPerBlock) : start;
-    return Math.max(uses.counts.usedEnd(start, end), Math.min(countedEnd, blockEnd));
+    const countedEnd = counters.usedEnd(index, uses.fileEnd / geometry.clusterSize);
+    return Math.max(uses.counts.usedEnd(start, start + geometry.refcountsPerBlock), countedEnd);
   }
 
   /** Visits the runs of clusters below `usedEnd` whose counter is 0. */
@@ -235,22 +250,18 @@ export class Check {
   /** Sets the counters for which `isWrong` holds to the number of references, one block at a time, and syncs. */
   private storeCounters(isWrong: (cluster: number, counter: number, references: number) => boolean): void {
     const { counters, geometry } = this.walk;
-    const { counts } = this.walk.uses;
     const { clusterSize, refcountBits, refcountsPerBlock } = geometry;
     const block = new Uint8Array(clusterSize);
     for (const index of counters.indices()) {
-      const start = index * refcountsPerBlock;
-      const end = this.comparedEnd(start, start + refcountsPerBlock);
       const offset = hostOffset(counters.offsetOf(index));
       let isLoaded = false;
-      for (let cluster = start; cluster < end; cluster++) {
-        const references = counts.get(cluster);
-        if (!isWrong(cluster, counters.get(cluster), references)) continue;
+      this.forEachDifference(index, (cluster, counter, references) => {
+        if (!isWrong(cluster, counter, references)) return;
         if (!isLoaded) readPadded(this.file, block, 0, clusterSize, offset);
         isLoaded = true;
-        const inBlock = cluster - start;
+        const inBlock = cluster - index * refcountsPerBlock;
         writeCounter(block, Math.floor((inBlock * refcountBits) / 8), inBlock, refcountBits, references);
-      }
+      });
       if (isLoaded) this.file.write(block, 0, clusterSize, offset);
     }
     this.file.sync();

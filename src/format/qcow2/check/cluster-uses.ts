@@ -17,9 +17,9 @@ export interface ClusterSpan {
 }
 
 export class ClusterUses {
-  readonly counts = new CountedReferences();
+  readonly counts: CountedReferences;
   /** the part of the counts that refers to the refcount table and its blocks: a rebuild subtracts it */
-  readonly refcountUses = new CountedReferences();
+  readonly refcountUses: CountedReferences;
   readonly refcountSpans: ClusterSpan[] = [];
   /** the file's size, rounded up to whole clusters */
   readonly fileEnd: number;
@@ -33,6 +33,8 @@ export class ClusterUses {
   constructor(fileSize: number, geometry: Geometry, findings: Findings, mark: MarkMetadata | undefined) {
     this.fileSize = fileSize;
     this.fileEnd = roundUp(fileSize, geometry.clusterSize);
+    this.counts = new CountedReferences(this.fileEnd / geometry.clusterSize);
+    this.refcountUses = new CountedReferences(this.fileEnd / geometry.clusterSize);
     this.geometry = geometry;
     this.findings = findings;
     this.mark = mark;
@@ -45,28 +47,50 @@ export class ClusterUses {
   }
 
   /** Counts references to one cluster. @param what names the entry in a finding @returns whether `offset` is a cluster */
-  addCluster(offset: number, what: string, kind: MetadataKind | null, references = 1): boolean {
-    if (this.isCluster(offset)) return this.add(offset, this.geometry.clusterSize, what, kind, references);
-    this.findings.unrepairable(`${what} refers to ${showOffset(offset)}, which is not a cluster of this file`);
+  addCluster(offset: number, what: () => string, kind: MetadataKind | null, references = 1): boolean {
+    if (this.isCluster(offset)) {
+      this.addClusters(offset, 1, references);
+      if (kind !== null) this.mark?.(kind, this.geometry.clusterOf(offset), 1);
+      return true;
+    }
+    this.findings.unrepairable(`${what()} refers to ${showOffset(offset)}, which is not a cluster of this file`);
     if (offset >= this.fileEnd) this.lowestBeyond = Math.min(this.lowestBeyond, offset);
     return false;
+  }
+
+  /** Counts references to `clusters` clusters of the file, from `offset` on. */
+  addClusters(offset: number, clusters: number, references: number): void {
+    const { clusterSize } = this.geometry;
+    const { report } = this.findings;
+    if (clusters === 1) this.counts.add(offset / clusterSize, references);
+    else this.counts.addRun(offset / clusterSize, clusters, references);
+    const end = offset + clusters * clusterSize;
+    if (end > report.imageEndOffset) report.imageEndOffset = end;
+  }
+
+  /** Counts references to every cluster that holds some of the bytes, which the file holds. */
+  addBytes(offset: number, length: number, references: number): void {
+    const { clusterSize } = this.geometry;
+    const first = Math.floor(offset / clusterSize);
+    this.addClusters(first * clusterSize, Math.ceil((offset + length) / clusterSize) - first, references);
+  }
+
+  /** Whether the bytes lie in the file; the padding of compressed data may be missing at its end. */
+  holds(offset: number, length: number): boolean {
+    return offset >= 0 && offset + length < this.fileSize + this.geometry.clusterSize;
   }
 
   /** Counts references to every cluster that holds some of the bytes. @returns whether the bytes lie in the file */
   add(offset: number, length: number, what: string, kind: MetadataKind | null, references = 1): boolean {
     const { clusterSize } = this.geometry;
-    const { report } = this.findings;
-    // the padding of compressed data may be missing at the end of the file
-    if (!(offset >= 0 && offset + length < this.fileSize + clusterSize)) {
+    if (!this.holds(offset, length)) {
       this.findings.unrepairable(`${what} at ${hex(offset)} with ${length} bytes lies beyond the file`);
       this.lowestBeyond = Math.min(this.lowestBeyond, Math.max(offset, this.fileEnd));
       return false;
     }
+    this.addBytes(offset, length, references);
     const first = this.geometry.clusterOf(offset);
-    const end = Math.ceil((offset + length) / clusterSize);
-    for (let cluster = first; cluster < end; cluster++) this.counts.add(cluster, references);
-    if (kind !== null) this.mark?.(kind, first, end - first);
-    report.imageEndOffset = Math.max(report.imageEndOffset, roundUp(offset + length, clusterSize));
+    if (kind !== null) this.mark?.(kind, first, Math.ceil((offset + length) / clusterSize) - first);
     return true;
   }
 
@@ -76,7 +100,7 @@ export class ClusterUses {
     this.add(offset, length, what, kind);
     const span = { start: offset / clusterSize, count: length / clusterSize };
     this.refcountSpans.push(span);
-    for (let cluster = span.start; cluster < span.start + span.count; cluster++) this.refcountUses.add(cluster);
+    this.refcountUses.addRun(span.start, span.count, 1);
   }
 
   /** References to a cluster, without those that a rebuild of the refcount structures removes. */

@@ -1,4 +1,5 @@
-// The walk of the refcount table: counts the clusters of the table and its blocks, and finds the blocks that can be used.
+// The walk of the refcount table: counts the clusters of the table and its blocks, finds the blocks that can be used, and has
+// them read.
 
 import { combine } from '../../../bytes/endian.ts';
 import { hex } from '../../../bytes/offsets.ts';
@@ -45,4 +46,5 @@ export function walkRefcountTable({ file, header, uses, findings, counters }: Re
     // a cluster that is already in use, such as another entry's block, is no block: checkExclusive() reports it
     if (seen === 0) counters.add(at / 8, block);
   }
+  counters.scan(uses.fileEnd / clusterSize);
 }

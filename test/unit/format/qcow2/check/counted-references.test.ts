@@ -42,27 +42,42 @@ test('numbers that differ in a few bits only do not slow each other down', () =>
 });
 
 test('references are counted as in a map, whatever their number', () => {
-  const times = fc.oneof(fc.constantFrom(1, 2), fc.integer({ min: 65530, max: 65540 }), fc.nat(2 ** 40));
+  const times = fc.oneof(fc.constantFrom(1, 1, 2, 7), fc.integer({ min: 65530, max: 65540 }), fc.nat(2 ** 40));
+  const clusters = fc.oneof(fc.constant(1), fc.nat(700));
+  const step = fc.record({ at: cluster, clusters, times, adds: fc.boolean() });
   fc.assert(
-    fc.property(fc.array(fc.tuple(cluster, times, fc.boolean())), cluster, cluster, (steps, one, other) => {
-      const counts = new CountedReferences();
-      const naive = new Map<number, number>();
-      for (const [at, count, adds] of steps) {
-        naive.set(at, adds ? (naive.get(at) ?? 0) + count : count);
-        if (adds) expect(counts.add(at, count)).toBe(naive.get(at));
-        else counts.set(at, count);
-      }
-      for (const [at, count] of naive) expect(counts.get(at)).toBe(count);
-      expect(counts.get(one)).toBe(naive.get(one) ?? 0);
-      const [start, end] = [Math.min(one, other), Math.max(one, other)];
-      const used = [...naive].filter(([at, count]) => count > 0 && at >= start && at < end).map(([at]) => at);
-      expect(counts.usedEnd(start, end)).toBe(used.length === 0 ? start : Math.max(...used) + 1);
-      const ranges = [...counts.ranges()];
-      for (const at of naive.keys()) expect(ranges.some((range) => range.start <= at && at < range.end)).toBe(true);
-      expect(ranges.map(({ start: first }) => first)).toEqual(
-        ranges.map(({ start: first }) => first).sort((a, b) => a - b),
-      );
-    }),
+    fc.property(
+      fc.constantFrom(0, 300, 2 ** 21),
+      fc.array(step, { maxLength: 20 }),
+      step,
+      (expected, steps, looked) => {
+        const counts = new CountedReferences(expected);
+        const naive = new Map<number, number>();
+        for (const { at, clusters: run, times: added, adds } of steps) {
+          if (adds && run === 1) counts.add(at, added);
+          else if (adds) counts.addRun(at, run, added);
+          else counts.set(at, added);
+          if (!adds) naive.set(at, added);
+          else for (let each = at; each < at + run; each++) naive.set(each, (naive.get(each) ?? 0) + added);
+        }
+        for (const [at, count] of naive) expect(counts.get(at)).toBe(count);
+        const inside = Array.from({ length: looked.clusters }, (_, i) => looked.at + i);
+        const wanted = inside.map((each) => naive.get(each) ?? 0);
+        const loaded = new Float64Array(inside.length);
+        counts.load(looked.at, inside.length, loaded);
+        expect([...loaded]).toEqual(wanted);
+        for (const count of [0, 1, 2])
+          if (counts.areAll(looked.at, inside.length, count)) expect(wanted.every((each) => each === count)).toBe(true);
+        if (inside.length > 0 && wanted.every((each) => each === 1))
+          expect(counts.areAll(looked.at, inside.length, 1)).toBe(true);
+        const last = inside.findLast((_, i) => wanted[i]! > 0);
+        expect(counts.usedEnd(looked.at, looked.at + inside.length)).toBe(last === undefined ? looked.at : last + 1);
+        const ranges = [...counts.ranges()];
+        for (const [at, count] of naive)
+          if (count > 0) expect(ranges.some((range) => range.start <= at && at < range.end)).toBe(true);
+        expect(ranges.map(({ start }) => start)).toEqual(ranges.map(({ start }) => start).sort((a, b) => a - b));
+      },
+    ),
   );
 });
 
