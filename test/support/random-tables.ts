@@ -142,7 +142,7 @@ export function randomQed(random: Random, damages: number): MemoryHostFile {
     const isTable = table > 0 && table < file.size();
     const at = isTable && random() < 0.85 ? table + below(random, (clusterSize / 8) * 2) * 8 : l1Entry;
     const bytes = Buffer.alloc(8);
-    bytes.writeBigUInt64LE(damagedEntry(random, file, clusterSize, view(at === 0 ? 0 : at - 8)) & (2n ** 64n - 1n));
+    bytes.writeBigUInt64LE(damagedEntry(random, file, clusterSize, view(Math.max(0, at - 8))) & (2n ** 64n - 1n));
     file.write(bytes, 0, 8, hostOffset(at));
   }
   return file;

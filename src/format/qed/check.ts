@@ -40,7 +40,7 @@ class TableWalk {
   private readonly options: CheckOptions;
   private readonly geometry: Geometry;
   private readonly report: CheckReport = emptyCheckReport('qed');
-  private readonly used = new SparseBitmap();
+  private readonly used: SparseBitmap;
   /** clusters of L2 tables that hold data, too */
   private readonly contested = new SparseBitmap();
   private readonly l1End: number;
@@ -48,6 +48,9 @@ class TableWalk {
   private fileEnd: number;
   private doubleReferences = 0;
   private previousData = 0;
+  /** the part of a table that is visited */
+  private readonly chunk: Uint8Array;
+  private readonly words: DataView;
 
   constructor(file: HostFile, header: QedHeader, options: CheckOptions) {
     this.file = file;
@@ -56,6 +59,9 @@ class TableWalk {
     this.geometry = new Geometry(header.clusterSize, header.tableSizeClusters);
     this.l1End = header.l1TableOffset + this.geometry.tableBytes;
     this.fileEnd = Math.max(roundUp(file.size(), header.clusterSize), this.l1End);
+    this.used = new SparseBitmap(this.fileEnd / header.clusterSize);
+    this.chunk = new Uint8Array(Math.min(CHUNK_BYTES, this.geometry.tableBytes));
+    this.words = new DataView(this.chunk.buffer);
   }
 
   run(): QedCheck {
@@ -158,45 +164,100 @@ class TableWalk {
   }
 
   private checkL2(l1Index: number, table: number): void {
-    const { geometry, report } = this;
-    // called for every allocated cluster of the disk: sentences are made where something is found, not before
-    this.forEachEntry(table, (index, entry, high, low) => {
-      if (entry === ZERO_ENTRY) return;
-      if (!this.isCluster(entry, geometry.clusterSize)) {
-        this.dropEntry(
-          table,
-          index,
-          this.aboutL2(l1Index, table, index, `${hexWords(high, low)} is not a cluster of this file`),
-        );
-        return;
+    this.forEachPart(table, (words, start) => {
+      for (let at = 0; at < words.byteLength; ) {
+        const low = words.getInt32(at, true);
+        const high = words.getInt32(at + 4, true);
+        if (high === 0 && (low === UNALLOCATED_ENTRY || low === ZERO_ENTRY)) {
+          at += ENTRY_BYTES;
+          continue;
+        }
+        const count = this.runLength(words, at);
+        if (!this.markRun(combine(high >>> 0, low >>> 0), count)) {
+          for (let i = 0; i < count; i++) {
+            const entryAt = at + i * ENTRY_BYTES;
+            const [entryLow, entryHigh] = [words.getUint32(entryAt, true), words.getUint32(entryAt + 4, true)];
+            this.checkEntry(l1Index, table, (start + entryAt) / ENTRY_BYTES, entryHigh, entryLow);
+          }
+        }
+        at += count * ENTRY_BYTES;
       }
-      let host = entry;
-      if (this.used.has(entry / geometry.clusterSize)) {
-        const copied = this.copyEntry(
-          table,
-          index,
-          entry,
-          geometry.clusterSize,
-          this.aboutL2(l1Index, table, index, `the cluster at ${hexWords(high, low)} is used twice`),
-        );
-        if (copied === 0) return;
-        host = copied;
+    });
+  }
+
+  /** Number of entries from `at` on that lead to adjoining clusters of the file; 1 if the first one leads to none. */
+  private runLength(words: DataView, at: number): number {
+    const { clusterSize } = this.geometry;
+    let low = words.getInt32(at, true);
+    let high = words.getInt32(at + 4, true);
+    const host = combine(high >>> 0, low >>> 0);
+    if (!this.isCluster(host, clusterSize)) return 1;
+    const most = Math.min((words.byteLength - at) / ENTRY_BYTES, (this.fileEnd - host) / clusterSize);
+    let count = 1;
+    for (let next = at + ENTRY_BYTES; count < most; next += ENTRY_BYTES) {
+      low = (low + clusterSize) | 0;
+      if (low === 0) high = (high + 1) | 0;
+      if (words.getInt32(next, true) !== low || words.getInt32(next + 4, true) !== high) break;
+      count++;
+    }
+    return count;
+  }
+
+  /** Marks data clusters. @returns false, and nothing is done, if one of them is none or is in use */
+  private markRun(host: number, count: number): boolean {
+    const { clusterSize } = this.geometry;
+    const { report } = this;
+    if (!this.isCluster(host, clusterSize)) return false;
+    const first = host / clusterSize;
+    if (count === 1) {
+      if (!this.used.add(first)) return false;
+    } else {
+      if (this.used.hasAny(first, count)) return false;
+      this.used.addRun(first, count);
+    }
+    report.imageEndOffset = Math.max(report.imageEndOffset, host + count * clusterSize);
+    report.allocatedClusters += count;
+    if (this.previousData !== 0 && host !== this.previousData + clusterSize) report.fragmentedClusters++;
+    this.previousData = host + (count - 1) * clusterSize;
+    return true;
+  }
+
+  /** An entry that is set, and that may be wrong: it is reported, and repaired. */
+  private checkEntry(l1Index: number, table: number, index: number, high: number, low: number): void {
+    const entry = combine(high, low);
+    const { clusterSize } = this.geometry;
+    if (this.markRun(entry, 1)) return;
+    const isCluster = this.isCluster(entry, clusterSize);
+    const value = hexWords(high, low);
+    const what = isCluster ? `the cluster at ${value} is used twice` : `${value} is not a cluster of this file`;
+    const sentence = this.aboutL2(l1Index, table, index, what);
+    if (!isCluster) {
+      this.dropEntry(table, index, sentence);
+      return;
+    }
+    const copied = this.copyEntry(table, index, entry, clusterSize, sentence);
+    if (copied !== 0) this.markRun(copied, 1);
+  }
+
+  /** Visits the entries that are not 0, in order; `entry` is NaN when it is no safe integer. */
+  private forEachEntry(table: number, visit: (index: number, entry: number, high: number, low: number) => void): void {
+    this.forEachPart(table, (words, start) => {
+      for (let at = 0; at < words.byteLength; at += ENTRY_BYTES) {
+        const low = words.getUint32(at, true);
+        const high = words.getUint32(at + 4, true);
+        if (low === UNALLOCATED_ENTRY && high === 0) continue;
+        visit((start + at) / ENTRY_BYTES, combine(high, low), high, low);
       }
-      this.mark(host, geometry.clusterSize);
-      report.allocatedClusters++;
-      if (this.previousData !== 0 && host !== this.previousData + geometry.clusterSize) report.fragmentedClusters++;
-      this.previousData = host;
     });
   }
 
   /**
-   * Visits the entries that are not 0, in order; `entry` is NaN when it is no safe integer. Holes of the file are passed
-   * over, so that a sparse image with tables of gigabytes costs no more time than it has data.
+   * Visits what the file has of a table, in order; a visit must not begin another one. Holes of the file are passed over, so
+   * that a sparse image with tables of gigabytes costs no more time than it has data.
    */
-  private forEachEntry(table: number, visit: (index: number, entry: number, high: number, low: number) => void): void {
+  private forEachPart(table: number, visit: (words: DataView, start: number) => void): void {
+    const { chunk } = this;
     const { tableBytes } = this.geometry;
-    const chunk = new Uint8Array(Math.min(CHUNK_BYTES, tableBytes));
-    const words = new DataView(chunk.buffer);
     for (let start = 0; start < tableBytes; start += chunk.length) {
       // the end of the file is a hole as well
       const data = this.file.seekData(hostOffset(table + start)) - table;
@@ -208,12 +269,7 @@ class TableWalk {
         this.options.log(`The table at offset ${hex(table)} ends beyond the file`);
         chunk.fill(0, got);
       }
-      for (let at = 0; at < chunk.length; at += ENTRY_BYTES) {
-        const low = words.getUint32(at, true);
-        const high = words.getUint32(at + 4, true);
-        if (low === UNALLOCATED_ENTRY && high === 0) continue;
-        visit((start + at) / ENTRY_BYTES, combine(high, low), high, low);
-      }
+      visit(this.words, start);
     }
   }
 
@@ -276,13 +332,12 @@ class TableWalk {
 
   private hasAny(clusters: SparseBitmap, offset: number, bytes: number): boolean {
     const { clusterSize } = this.geometry;
-    for (let at = offset; at < offset + bytes; at += clusterSize) if (clusters.has(at / clusterSize)) return true;
-    return false;
+    return clusters.hasAny(offset / clusterSize, bytes / clusterSize);
   }
 
   private mark(offset: number, bytes: number): void {
     const { clusterSize } = this.geometry;
-    for (let at = offset; at < offset + bytes; at += clusterSize) this.used.add(at / clusterSize);
+    this.used.addRun(offset / clusterSize, bytes / clusterSize);
     this.report.imageEndOffset = Math.max(this.report.imageEndOffset, offset + bytes);
   }
 }
