@@ -7,14 +7,19 @@ import { execFileSync } from 'node:child_process';
  * @param seconds null: until the job is done @returns the figure
  */
 export function fio(file, args, unit, seconds) {
+  const side = fioSide(file, args, seconds);
+  return unit === 'IOPS' ? side.iops : side.bw / 1024;
+}
+
+/** The same. @returns what fio says of the reads, or of the writes if there were more of those: iops, bw, total_ios, ... */
+export function fioSide(file, args, seconds) {
   const time = seconds === null ? [] : ['--time_based', `--runtime=${seconds}`];
   const common = ['--name=bench', `--filename=${file}`, '--direct=1', '--ioengine=libaio', '--output-format=json'];
   const output = execFileSync('fio', [...common, '--randrepeat=1', '--allow_file_create=0', ...time, ...args], {
     encoding: 'utf8',
   });
   const [job] = JSON.parse(output.slice(output.indexOf('{'))).jobs;
-  const side = job.read.io_bytes > job.write.io_bytes ? job.read : job.write;
-  return unit === 'IOPS' ? side.iops : side.bw / 1024;
+  return job.read.io_bytes > job.write.io_bytes ? job.read : job.write;
 }
 
 /** Writes the whole disk once. */

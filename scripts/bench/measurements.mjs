@@ -25,9 +25,11 @@ export class Measurements {
    * Measures one row, prints it and keeps it. Each subject is sampled `warmUps` times in vain, then once a round, in
    * alternating order.
    * @param {{ section: string, row: string, unit: string, subjects: Subject[], rounds?: number, warmUps?: number,
-   *   target?: { to: string, atLeast?: number, atMost?: number } }} row `target` is what the ratio to the subject `to` shall be
+   *   target?: { to: string, atLeast?: number, atMost?: number },
+   *   pairs?: { of: string, to: string }[] }} row `target` is what the ratio to the subject `to` shall be; `pairs` are
+   *   the subjects that are compared, if it is not the first one with each other one
    */
-  async row({ section, row, unit, subjects, rounds = this.rounds, warmUps = 1, target }) {
+  async row({ section, row, unit, subjects, rounds = this.rounds, warmUps = 1, target, pairs }) {
     if (!this.wants(row)) return undefined;
     for (let time = 0; time < warmUps; time++) for (const subject of subjects) await subject.sample();
     const samples = subjects.map(() => []);
@@ -43,9 +45,9 @@ export class Measurements {
       row,
       unit,
       subjects: subjects.map(({ name }, index) => ({ name, ...statistics(samples[index]) })),
-      ratios: subjects.slice(1).map(({ name }, index) => {
-        const pairs = samples[0].map((sample, round) => sample / samples[index + 1][round]);
-        return { to: name, ...statistics(pairs) };
+      ratios: (pairs ?? subjects.slice(1).map(({ name }) => ({ of: subjects[0].name, to: name }))).map(({ of, to }) => {
+        const [ours, theirs] = [of, to].map((each) => samples[subjects.findIndex(({ name }) => name === each)]);
+        return { of, to, ...statistics(ours.map((sample, round) => sample / theirs[round])) };
       }),
     };
     if (target !== undefined) result.target = judged(target, result.ratios);
@@ -60,7 +62,8 @@ export class Measurements {
     this.#section = heading;
     const figures = subjects.map(({ name, median }) => `${name} ${rounded(median)} ${unit}`);
     const compared = ratios.map(
-      ({ to, median, min, max }) => `${median.toFixed(2)} (${min.toFixed(2)} to ${max.toFixed(2)}) x ${to}`,
+      ({ of, to, median, min, max }) =>
+        `${of === subjects[0].name ? '' : `${of} `}${median.toFixed(2)} (${min.toFixed(2)} to ${max.toFixed(2)}) x ${to}`,
     );
     this.print(`  ${row}\n    ${figures.join(', ')}`);
     if (compared.length > 0) this.print(`    ${compared.join(', ')}${target === undefined ? '' : said(target)}`);

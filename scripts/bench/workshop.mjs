@@ -2,7 +2,16 @@
 // what still runs and removes it, also when the run is interrupted.
 
 import { execFileSync, spawn, spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
@@ -128,6 +137,16 @@ export class Workshop {
     this.#stops.clear();
     rmSync(this.directory, { recursive: true, force: true });
   }
+}
+
+/** CPU time of all threads of a process so far, in seconds; NaN if the kernel does not count it to the nanosecond. */
+export function cpuSecondsOf(pid) {
+  let nanoseconds = 0;
+  for (const thread of readdirSync(`/proc/${pid}/task`)) {
+    const file = `/proc/${pid}/task/${thread}/schedstat`;
+    nanoseconds += existsSync(file) ? Number(readFileSync(file, 'utf8').split(' ')[0]) : NaN;
+  }
+  return nanoseconds / 1e9;
 }
 
 /** Waits until `isTrue`, five seconds at most. */

@@ -54,8 +54,15 @@ describe('a row', () => {
 
   test('compares the samples of the same round', async () => {
     const row = await measured({ subjects: [subject('A', 0, 10, 30, 20), subject('B', 0, 10, 10, 10)] });
-    expect(row!.ratios).toEqual([{ to: 'B', samples: [1, 3, 2], median: 2, min: 1, max: 3, spread: 1 }]);
+    expect(row!.ratios).toEqual([{ of: 'A', to: 'B', samples: [1, 3, 2], median: 2, min: 1, max: 3, spread: 1 }]);
     expect(printed.join('\n')).toContain('2.00 (1.00 to 3.00) x B');
+  });
+
+  test('compares the pairs that it names', async () => {
+    const subjects = [subject('A', 0, 8, 8, 8), subject('B', 0, 4, 4, 4), subject('C', 0, 1, 1, 1)];
+    const row = await measured({ subjects, pairs: [{ of: 'B', to: 'C' }] });
+    expect(row!.ratios).toEqual([{ of: 'B', to: 'C', ...statistics([4, 4, 4]) }]);
+    expect(printed.join('\n')).toContain('B 4.00 (4.00 to 4.00) x C');
   });
 
   test('says whether its target is met', async () => {
