@@ -244,7 +244,7 @@ const RULES = [
     rule: 'R10',
     hazard: 'qcow2: an L2 entry that leads into the middle of a cluster is followed',
     file: 'src/format/qcow2/mapping.ts',
-    from: 'return offset % clusterSize === 0 && this.numbers.isPlace(offset, clusterSize);',
+    from: 'return remainder(offset, clusterSize) === 0 && this.numbers.isPlace(offset, clusterSize);',
     to: 'return this.numbers.isPlace(offset, clusterSize);',
     test: 'test/hostile/qcow2-tables.test.ts',
     only: 'an L2 entry that leads',

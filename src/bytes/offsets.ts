@@ -53,6 +53,11 @@ export function isPowerOfTwo(value: number): boolean {
   return Number.isSafeInteger(value) && value > 0 && 2 ** Math.round(Math.log2(value)) === value;
 }
 
+/** `value % unit` for a power of two, without the call of fmod that `%` becomes above 2^31. */
+export function remainder(value: number, unit: number): number {
+  return value - Math.floor(value / unit) * unit;
+}
+
 /** `value` rounded down to a multiple of `unit` (a positive integer). */
 export function roundDown<Offset extends GuestOffset | HostOffset>(value: Offset, unit: number): Offset;
 export function roundDown(value: number, unit: number): number;

@@ -7,6 +7,8 @@ import { assert } from '../errors/index.ts';
 /** Largest slice: 512 entries of a QED table. */
 export const MAX_SLICE_BYTES = 4096;
 const NO_SLOT = -1;
+/** A power of two. With clusters of 64 KiB, the slices of 2 GiB of the disk. */
+const GUESSES = 64;
 const EMPTY_KEY = -1;
 /** Words of control: where the clock stands, and how many slots were ever filled. */
 const HAND = 0;
@@ -53,7 +55,8 @@ export class TableCache {
   private readonly next: Int32Array;
   private readonly control: Int32Array;
   private readonly used: Uint8Array;
-  private lastSlot = 0;
+  /** where this thread found slices lately, by the lowest bits of their number */
+  private readonly guesses = new Int32Array(GUESSES);
 
   constructor(state: TableCacheState) {
     this.sliceBytes = state.sliceBytes;
@@ -69,18 +72,18 @@ export class TableCache {
 
   /** Slot of the slice at host offset `key`, or -1. */
   find(key: number): number {
-    // the slot of the previous lookup, checked against the shared key: no reference is kept, only a guess
-    if (this.keys[this.lastSlot] === key) {
-      this.used[this.lastSlot] = 1;
-      return this.lastSlot;
+    // a guess is checked against the shared key: no reference is kept
+    const guess = (key / this.sliceBytes) & (GUESSES - 1);
+    let slot = this.guesses[guess]!;
+    if (this.keys[slot] !== key) {
+      slot = this.heads[this.bucket(key)]! - 1;
+      while (slot !== NO_SLOT && this.keys[slot] !== key) slot = this.next[slot]! - 1;
+      if (slot === NO_SLOT) return NO_SLOT;
+      this.guesses[guess] = slot;
     }
-    for (let slot = this.heads[this.bucket(key)]! - 1; slot !== NO_SLOT; slot = this.next[slot]! - 1) {
-      if (this.keys[slot] !== key) continue;
-      this.used[slot] = 1;
-      this.lastSlot = slot;
-      return slot;
-    }
-    return NO_SLOT;
+    // a store would take the cache line from the other threads
+    if (this.used[slot] === 0) this.used[slot] = 1;
+    return slot;
   }
 
   /** Takes a slot for `key`, evicting another slice if the cache is full. The caller fills it, or removes it again. */
@@ -103,7 +106,7 @@ export class TableCache {
 
   private bucket(key: number): number {
     const number = key / this.sliceBytes;
-    const mixed = Math.imul((number % 0x100000000) | 0, 0x9e3779b1) ^ (number / 0x100000000);
+    const mixed = Math.imul(number | 0, 0x9e3779b1) ^ (number / 0x100000000);
     return (mixed >>> 0) % this.capacity;
   }
 

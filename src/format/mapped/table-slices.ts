@@ -1,7 +1,7 @@
 // The slices of an image's tables: read from the file where the cache has not got them, changed after the file was (R8).
 // Used under the metadata lock; a position in the cache's memory is for use at once (R2).
 
-import { hex, hostOffset } from '../../bytes/offsets.ts';
+import { hex, hostOffset, remainder } from '../../bytes/offsets.ts';
 import type { TableCache } from '../../concurrency/table-cache.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
@@ -31,7 +31,7 @@ export class TableSlices {
 
   /** Where the byte at `offset` of the file, and what follows it up to the end of its slice, lies in the cache's memory. */
   load(offset: number): number {
-    const inSlice = offset % this.sliceBytes;
+    const inSlice = remainder(offset, this.sliceBytes);
     const key = offset - inSlice;
     let slot = this.cache.find(key);
     if (slot < 0) {
@@ -48,12 +48,12 @@ export class TableSlices {
 
   /** Bytes from `offset` to the end of its slice: what a single store may change. */
   bytesInSlice(offset: number): number {
-    return this.sliceBytes - (offset % this.sliceBytes);
+    return this.sliceBytes - remainder(offset, this.sliceBytes);
   }
 
   /** The file holds `bytes` at `offset` now, all of them in one slice. */
   written(offset: number, bytes: Uint8Array): void {
-    const inSlice = offset % this.sliceBytes;
+    const inSlice = remainder(offset, this.sliceBytes);
     const slot = this.cache.find(offset - inSlice);
     if (slot >= 0) this.bytes.set(bytes, slot * this.sliceBytes + inSlice);
   }

@@ -12,6 +12,7 @@ import {
   type HostCluster,
   type HostOffset,
   hostOffset,
+  remainder,
 } from '../../bytes/offsets.ts';
 import { SUBCLUSTERS_PER_CLUSTER } from './subcluster.ts';
 
@@ -77,7 +78,7 @@ export class Geometry {
 
   /** Bytes from the first byte of the cluster to `offset`. */
   inCluster(offset: GuestOffset | HostOffset): number {
-    return offset % this.clusterSize;
+    return remainder(offset, this.clusterSize);
   }
 
   /** Clusters that `bytes` bytes take, the last one maybe in part. */
@@ -90,7 +91,7 @@ export class Geometry {
   }
 
   l2IndexOf(guestCluster: GuestCluster): number {
-    return guestCluster % this.l2Entries;
+    return remainder(guestCluster, this.l2Entries);
   }
 
   /** The first guest cluster that the L2 table of an L1 entry maps. */

@@ -1,7 +1,15 @@
 // Guest range -> where its bytes are: no data I/O, no change. Used under the metadata lock; the answer is values only, so
 // it may be used after the lock is released as long as the range stays reserved (R2, R3).
 
-import { after, type GuestCluster, type GuestOffset, type HostOffset, hex, hostOffset } from '../../bytes/offsets.ts';
+import {
+  after,
+  type GuestCluster,
+  type GuestOffset,
+  type HostOffset,
+  hex,
+  hostOffset,
+  remainder,
+} from '../../bytes/offsets.ts';
 import { failpoint } from '../../concurrency/failpoints.ts';
 import type { ImgfuseError } from '../../errors/index.ts';
 import { NOT_PENDING, type PendingLinks } from '../mapped/pending-links.ts';
@@ -332,7 +340,7 @@ export class Mapper {
    */
   private isPlace(offset: HostOffset): boolean {
     const { clusterSize } = this.geometry;
-    return offset % clusterSize === 0 && this.numbers.isPlace(offset, clusterSize);
+    return remainder(offset, clusterSize) === 0 && this.numbers.isPlace(offset, clusterSize);
   }
 
   private badEntry(name: string, table: HostOffset, index: number, guest: GuestOffset): ImgfuseError {

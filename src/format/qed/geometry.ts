@@ -11,6 +11,7 @@ import {
   type HostCluster,
   type HostOffset,
   MAX_VIRTUAL_SIZE,
+  remainder,
 } from '../../bytes/offsets.ts';
 
 export const ENTRY_BYTES = 8;
@@ -57,7 +58,7 @@ export class Geometry {
   }
 
   l2IndexOf(cluster: GuestCluster): number {
-    return cluster % this.tableEntries;
+    return remainder(cluster, this.tableEntries);
   }
 
   /** The first guest cluster that the L2 table of an L1 entry maps. */

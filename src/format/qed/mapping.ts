@@ -1,7 +1,15 @@
 // Guest range -> where its bytes are: no data I/O, no change. Used under the metadata lock; the answer is values only, so
 // it may be used after the lock is released as long as the range stays reserved (R2, R3).
 
-import { after, type GuestCluster, type GuestOffset, type HostOffset, hex, hostOffset } from '../../bytes/offsets.ts';
+import {
+  after,
+  type GuestCluster,
+  type GuestOffset,
+  type HostOffset,
+  hex,
+  hostOffset,
+  remainder,
+} from '../../bytes/offsets.ts';
 import { failpoint } from '../../concurrency/failpoints.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
@@ -106,7 +114,7 @@ export class Mapper {
   }
 
   private isInside(entry: number, bytes: number): boolean {
-    if (!(entry % this.geometry.clusterSize === 0 && entry >= this.headerBytes)) return false;
+    if (!(remainder(entry, this.geometry.clusterSize) === 0 && entry >= this.headerBytes)) return false;
     if (entry + bytes > this.numbers.fileEnd) return false;
     return entry + bytes <= this.l1Table || entry >= this.l1Table + this.geometry.tableBytes;
   }

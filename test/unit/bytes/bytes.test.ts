@@ -22,6 +22,7 @@ import {
   hostOffset,
   isPowerOfTwo,
   isSafeOffset,
+  remainder,
   roundDown,
   roundUp,
 } from '../../../src/bytes/offsets.ts';
@@ -96,6 +97,16 @@ describe('a 64-bit field', () => {
 });
 
 describe('offsets', () => {
+  test('have the remainder of a power of two that BigInt computes', () => {
+    fc.assert(
+      fc.property(fc.maxSafeNat(), fc.integer({ min: 0, max: 52 }), (value, bits) => {
+        expect(BigInt(remainder(value, 2 ** bits))).toBe(BigInt(value) % 2n ** BigInt(bits));
+      }),
+    );
+    expect(remainder(Number.MAX_SAFE_INTEGER, 2 ** 21)).toBe(2 ** 21 - 1);
+    expect(remainder(Number.NaN, 512)).toBe(Number.NaN);
+  });
+
   const unit = fc.oneof(
     fc.nat(30).map((bits) => 2 ** bits),
     fc.integer({ min: 1, max: 1_000_000 }),
