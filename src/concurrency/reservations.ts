@@ -43,7 +43,7 @@ export function createReservationState(slots: number): ReservationState {
   };
 }
 
-/** What the threads share. The mode and the words before the slots are atomic; the metadata lock guards the rest. */
+/** What the threads share. The metadata lock guards all of it, but for the release of a slot and the words before the slots, which are atomic. */
 class Slots {
   readonly count: number;
   private readonly words: Int32Array;
@@ -59,8 +59,26 @@ class Slots {
     return Atomics.load(this.words, this.word(slot, MODE));
   }
 
-  setMode(slot: number, mode: number): void {
-    Atomics.store(this.words, this.word(slot, MODE), mode);
+  /**
+   * Under the metadata lock, and cheaper: each slot that was reserved under the lock is seen as such, and one that was released
+   * meanwhile may be, too.
+   */
+  othersMayConflict(slot: number, mode: ReservationMode): boolean {
+    const { count, words } = this;
+    for (let other = 0; other < count; other++) {
+      const otherMode = words[this.word(other, MODE)];
+      if (other !== slot && (mode === SHARED ? otherMode === EXCLUSIVE : otherMode !== IDLE)) return true;
+    }
+    return false;
+  }
+
+  /** Under the metadata lock, whose release shows it to the others. */
+  reserve(slot: number, mode: ReservationMode): void {
+    this.words[this.word(slot, MODE)] = mode;
+  }
+
+  release(slot: number): void {
+    Atomics.store(this.words, this.word(slot, MODE), IDLE);
   }
 
   waits(slot: number): boolean {
@@ -154,8 +172,8 @@ export class Reservations {
     assert(slots.modeOf(slot) === IDLE, 'a thread has at most one reservation');
     const ticket = slots.want(slot, start, end);
     slots.setWaits(slot, false);
-    slots.setMode(slot, mode);
-    if (!this.mustWait(start, end, mode, ticket)) return true;
+    slots.reserve(slot, mode);
+    if (!slots.othersMayConflict(slot, mode) || !this.mustWait(start, end, mode, ticket)) return true;
 
     slots.setWaits(slot, true);
     // counted before the conflict is looked at again: a release that comes in between sees the waiter and wakes it
@@ -198,7 +216,7 @@ export class Reservations {
   /** Releases the reservation. Needs no lock. */
   release(): void {
     const { slots, slot } = this;
-    slots.setMode(slot, IDLE);
+    slots.release(slot);
     if (slots.hasWaiters) slots.wakeAll();
   }
 

@@ -45,10 +45,10 @@ export class ReservedRuns<Run extends AnyRun> {
       access.assertInside(offset, length);
       // a read-only image has no writers, so nothing to wait for
       if (!readOnly) reservations.acquireBytes(offset, length, clusterSize, SHARED);
-      ranges.readLocked(target, targetOffset, length, offset);
+      ranges.readReleasing(target, targetOffset, length, offset);
     } finally {
       if (!readOnly) reservations.release();
-      lock.unlock();
+      if (lock.held) lock.unlock();
     }
   }
 
@@ -67,9 +67,8 @@ export class ReservedRuns<Run extends AnyRun> {
       const run = this.reserveFirst(offset, length);
       return run === null ? 0 : writer.writeRun(run, source, sourceOffset, offset);
     } finally {
-      if (!lock.held) lock.lock();
       reservations.release();
-      lock.unlock();
+      if (lock.held) lock.unlock();
     }
   }
 

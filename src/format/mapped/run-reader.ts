@@ -23,29 +23,26 @@ export class RangeReader<Run extends AnyRun> {
 
   /** For a request that holds its reservation, and not the lock. */
   readReserved(target: Uint8Array, targetOffset: number, length: number, offset: GuestOffset): void {
-    this.lock.lock();
+    const { lock } = this;
+    lock.lock();
     try {
-      this.readLocked(target, targetOffset, length, offset);
+      this.readReleasing(target, targetOffset, length, offset);
     } finally {
-      this.lock.unlock();
+      if (lock.held) lock.unlock();
     }
   }
 
-  /** The lock is held, is released while data moves, and is held again on return, also when it throws. */
-  readLocked(target: Uint8Array, targetOffset: number, length: number, offset: GuestOffset): void {
+  /** The lock is held, and is released while data moves. It is not taken again for the return, and may be held or not then. */
+  readReleasing(target: Uint8Array, targetOffset: number, length: number, offset: GuestOffset): void {
     const { lock, mapper, reader } = this;
-    try {
-      for (let done = 0; done < length; ) {
-        const at = after(offset, done);
-        const run = mapper.map(at, length - done);
-        const part = run.length;
-        lock.unlock();
-        reader.readRun(run, target, targetOffset + done, at);
-        lock.lock();
-        done += part;
-      }
-    } finally {
+    for (let done = 0; done < length; ) {
       if (!lock.held) lock.lock();
+      const at = after(offset, done);
+      const run = mapper.map(at, length - done);
+      const part = run.length;
+      lock.unlock();
+      reader.readRun(run, target, targetOffset + done, at);
+      done += part;
     }
   }
 }

@@ -1,0 +1,62 @@
+// How often a request takes the metadata lock: every other one waits for it. A run is mapped in one hold, and neither the size
+// of the disk nor the release of the reservation needs another.
+
+import { afterEach, describe, expect, test, vi } from 'vitest';
+import { guestOffset } from '../../../../src/bytes/offsets.ts';
+import { listenToFailpoints } from '../../../../src/concurrency/failpoints.ts';
+import { Mutex } from '../../../../src/concurrency/mutex.ts';
+import { VirtualDisk } from '../../../../src/disk/virtual-disk.ts';
+import { qcow2 } from '../../../../src/format/qcow2/index.ts';
+import { qed } from '../../../../src/format/qed/index.ts';
+import { createMemoryImage, openImage } from '../../../support/memory-images.ts';
+
+const CLUSTER = 65536;
+
+afterEach(() => {
+  listenToFailpoints(null);
+  vi.restoreAllMocks();
+});
+
+describe.each([qed, qcow2])('a disk in $name', (format) => {
+  const open = () => {
+    const disk = new VirtualDisk(openImage(format, createMemoryImage(format, 2 ** 30), { slots: 2 }));
+    disk.write(new Uint8Array(2 * CLUSTER).fill(7), 0, 2 * CLUSTER, guestOffset(CLUSTER));
+    disk.write(new Uint8Array(CLUSTER).fill(7), 0, CLUSTER, guestOffset(0));
+    disk.flush();
+    return { disk, locks: vi.spyOn(Mutex.prototype, 'lock') };
+  };
+
+  test.each([
+    ['a page', 4096, 1],
+    ['two clusters in one piece', 2 * CLUSTER, 1],
+    ['a piece of nothing', 8 * CLUSTER, 2],
+  ])('reads %s with one hold of the lock for each run', (_, length, holds) => {
+    const { disk, locks } = open();
+    const target = new Uint8Array(length);
+    disk.read(target, 0, length, guestOffset(CLUSTER));
+    expect(locks).toHaveBeenCalledTimes(holds);
+    expect([target[0], target[2 * CLUSTER - 1] ?? 7, target[2 * CLUSTER] ?? 0]).toEqual([7, 7, 0]);
+    disk.close();
+  });
+
+  test('writes a page in place with one hold of the lock', () => {
+    const { disk, locks } = open();
+    disk.write(new Uint8Array(4096), 0, 4096, guestOffset(CLUSTER));
+    expect(locks).toHaveBeenCalledTimes(1);
+    disk.close();
+  });
+
+  test('lets go of its reservation when a read fails', () => {
+    const { disk } = open();
+    listenToFailpoints((name) => {
+      if (name === 'data-read') throw new Error('no');
+    });
+    const target = new Uint8Array(4096);
+    expect(() => disk.read(target, 0, 4096, guestOffset(0))).toThrow('no');
+    listenToFailpoints(null);
+    // the slot is free, and the lock is, too
+    disk.read(target, 0, 4096, guestOffset(0));
+    expect(target[0]).toBe(7);
+    disk.close();
+  });
+});
