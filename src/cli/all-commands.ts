@@ -1,11 +1,9 @@
-// The list of all commands; parses the arguments of one and runs it.
+// The list of all commands; parses the arguments of one and runs it. quick-commands.ts runs most of them without this list.
 
-import { createRequire } from 'node:module';
-import { Parser } from 'yargs/helpers';
 import { EXIT_MOUNT, EXIT_OK, EXIT_USAGE } from '../errors/exit-codes.ts';
 import { ArgumentError, asksFor, checkArguments, UnknownOptionError } from './check-arguments.ts';
 import { type Choice, chooseCommand, isCommand, MissingImageError, unknownCommand } from './choose-command.ts';
-import { type Command, type CommandName, GLOBAL_OPTIONS, type Options, runChecked } from './command.ts';
+import { type Command, type CommandName, runChecked } from './command.ts';
 import { checkCommand } from './commands/check.ts';
 import { createCommand } from './commands/create.ts';
 import { infoCommand } from './commands/info.ts';
@@ -16,7 +14,9 @@ import { resizeCommand } from './commands/resize.ts';
 import { statusCommand } from './commands/status.ts';
 import { unmountCommand } from './commands/unmount.ts';
 import { COMPLETION_OPTION } from './mount-arguments.ts';
-import { answered, complainAbout, print } from './output.ts';
+import { answered, complainAbout } from './output.ts';
+import { readOptions } from './quick-commands.ts';
+import { printVersion } from './version.ts';
 
 const completionCommand: Command = {
   name: 'completion',
@@ -82,15 +82,15 @@ export async function runProgram(argv: readonly string[]): Promise<number> {
 
 function runChosen({ command, rest }: Choice): number | Promise<number> {
   if (command !== null) return runCommand(command, rest);
-  return asksFor('help', rest) ? help(null) : version();
+  return asksFor('help', rest) ? help(null) : printVersion();
 }
 
 async function runCommand(name: CommandName, argv: readonly string[]): Promise<number> {
   const command = PROGRAM.find((each) => each.name === name || each.aliases?.includes(name))!;
   const checked = check(command, argv);
   if (checked.wantsHelp) return help(name);
-  if (checked.wantsVersion) return version();
-  return runChecked(command, checked.names, parseOptions(command.options, checked.options));
+  if (checked.wantsVersion) return printVersion();
+  return runChecked(command, checked.names, readOptions(command.options, checked.options));
 }
 
 /** Improves the message for an unknown option: it names the commands that have it. */
@@ -106,34 +106,8 @@ function check(command: Command, argv: readonly string[]): ReturnType<typeof che
   }
 }
 
-/** Checked options ("--name=value", "--name") as a command takes them: lists add up; of any other option the last one counts. */
-export function parseOptions(table: Options, checked: readonly string[]): Record<string, unknown> {
-  const all: [string, Options[string]][] = Object.entries({ ...GLOBAL_OPTIONS, ...table });
-  const names = (type: string): string[] => all.filter(([, option]) => option.type === type).map(([name]) => name);
-  const parsed = Parser([...checked], {
-    boolean: names('boolean'),
-    string: names('string'),
-    // with `narg` yargs takes a value as it is; without it yargs guesses, and strips quotes
-    narg: Object.fromEntries(all.map(([name, { type }]) => [name, type === 'string' ? 1 : 0])),
-    configuration: { 'boolean-negation': false, 'camel-case-expansion': false, 'dot-notation': false },
-  });
-  const given = all.filter(([name]) => parsed[name] !== undefined);
-  return Object.fromEntries(
-    given.map(([name, { multiple }]) => {
-      const values: unknown[] = [parsed[name]].flat();
-      return [name, multiple === true ? values : values.at(-1)];
-    }),
-  );
-}
-
 async function help(name: string | null): Promise<number> {
   const { printHelp } = await import('./help.ts');
   await printHelp(PROGRAM, name);
-  return answered(EXIT_OK);
-}
-
-function version(): number {
-  const { version: text } = createRequire(import.meta.url)('../../package.json') as { version: string };
-  print(text);
   return answered(EXIT_OK);
 }

@@ -1,8 +1,8 @@
 // Output of the mounting command while an image is being opened: if a step takes longer than a moment, it says what it waits for,
 // and on a terminal how far the step is. The open itself runs in another thread or process.
 
-import { isatty } from 'node:tty';
 import type { OpenStep } from '../disk/index.ts';
+import { showsErrorsOnTerminal } from '../host/descriptors.ts';
 import { complain } from './output.ts';
 import { Progress } from './progress.ts';
 
@@ -17,7 +17,7 @@ export class OpeningProgress {
   private told = '';
   private bar: Progress | null = null;
 
-  constructor(isTerminal: boolean = isatty(2)) {
+  constructor(isTerminal: boolean = showsErrorsOnTerminal()) {
     this.isTerminal = isTerminal;
   }
 

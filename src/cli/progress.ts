@@ -1,7 +1,7 @@
 // A progress line on stderr, drawn only on a terminal and at most ten times a second. Invariant: it fits the width of the terminal,
 // because the next line would not wipe a wrapped one.
 
-import { isatty } from 'node:tty';
+import { showsErrorsOnTerminal } from '../host/descriptors.ts';
 import { printError } from './output.ts';
 
 const BAR_WIDTH_MAX = 30;
@@ -16,7 +16,7 @@ export class Progress {
   private drawnAt = 0;
   private drawn = false;
 
-  constructor(title: string, enabled: boolean = isatty(2)) {
+  constructor(title: string, enabled: boolean = showsErrorsOnTerminal()) {
     this.title = title;
     this.enabled = enabled;
   }

@@ -1,9 +1,10 @@
-// Runs commands that ask a running mount, without loading the list of all commands: loading the engines would take several times
-// as long as the answer, and a busy mount leaves little CPU time.
+// Runs a command whose arguments have no fault, and loads nothing but this command: not the list of all commands, and not yargs.
+// What asks a running mount loads no engines: they would take longer than the answer, and a busy mount leaves little CPU time.
 
-import { type CheckedArguments, checkArguments } from './check-arguments.ts';
+import { asksFor, type CheckedArguments, checkArguments } from './check-arguments.ts';
 import { chooseCommand } from './choose-command.ts';
 import { type Command, type CommandName, GLOBAL_OPTIONS, type Options, runChecked } from './command.ts';
+import { printVersion } from './version.ts';
 
 const unmountCommand = async (): Promise<Command> => (await import('./commands/unmount.ts')).unmountCommand;
 const QUICK: Partial<Record<CommandName, () => Promise<Command>>> = {
@@ -11,15 +12,21 @@ const QUICK: Partial<Record<CommandName, () => Promise<Command>>> = {
   unmount: unmountCommand,
   umount: unmountCommand,
   remount: async () => (await import('./commands/remount.ts')).remountCommand,
+  create: async () => (await import('./commands/create.ts')).createCommand,
+  info: async () => (await import('./commands/info.ts')).infoCommand,
+  check: async () => (await import('./commands/check.ts')).checkCommand,
+  map: async () => (await import('./commands/map.ts')).mapCommand,
+  resize: async () => (await import('./commands/resize.ts')).resizeCommand,
 };
 
-/** A function that runs a command without engines; null for other commands, faults and help, which all-commands.ts handles. */
+/** A function that runs the command; null for faults, help and the commands about the program, which all-commands.ts handles. */
 export async function quickCommand(argv: readonly string[]): Promise<(() => number | Promise<number>) | null> {
   let command: Command | undefined;
   let checked: CheckedArguments;
   try {
     const choice = chooseCommand(argv);
-    command = choice.command === null ? undefined : await QUICK[choice.command]?.();
+    if (choice.command === null) return asksFor('help', argv) ? null : printVersion;
+    command = await QUICK[choice.command]?.();
     if (command === undefined) return null;
     checked = checkArguments(command, choice.rest);
   } catch {
@@ -27,11 +34,12 @@ export async function quickCommand(argv: readonly string[]): Promise<(() => numb
     return null;
   }
   const found = command;
-  if (checked.wantsHelp || checked.wantsVersion) return null;
+  if (checked.wantsHelp) return null;
+  if (checked.wantsVersion) return printVersion;
   return () => runChecked(found, checked.names, readOptions(found.options, checked.options));
 }
 
-/** Like parseOptions() of all-commands.ts, but without yargs, which takes too long to load. */
+/** Checked options ("--name=value", "--name") as a command takes them: lists add up; of any other option the last one counts. */
 export function readOptions(table: Options, checked: readonly string[]): Record<string, unknown> {
   const all: Options = { ...GLOBAL_OPTIONS, ...table };
   const parsed: Record<string, unknown> = {};

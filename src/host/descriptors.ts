@@ -1,7 +1,8 @@
 // Descriptors of this process that lead to no image: standard output and error, the terminal, and what a program that is started
 // would inherit.
 
-import { closeSync, constants, openSync, writeSync } from 'node:fs';
+import { closeSync, constants, fstatSync, openSync, writeSync } from 'node:fs';
+import { isatty } from 'node:tty';
 import { hostPath } from '../bytes/names.ts';
 import { ERRNO } from '../errors/index.ts';
 import { namesIn, readText } from './small-files.ts';
@@ -20,6 +21,16 @@ export function openTerminal(): number | null {
     return openSync('/dev/tty', 'r+');
   } catch {
     return null;
+  }
+}
+
+/** Whether somebody can read standard error on a terminal. */
+export function showsErrorsOnTerminal(): boolean {
+  try {
+    // node:tty takes milliseconds to load, and a pipe or a file needs no question
+    return fstatSync(2).isCharacterDevice() && isatty(2);
+  } catch {
+    return false;
   }
 }
 

@@ -1,7 +1,7 @@
 // Decompresses a cluster of zstd frames: with node:zlib if it can (Node 22.15 and later), else with the decoder of this
 // folder. Invariant: neither produces more than one cluster of output.
 
-import * as zlib from 'node:zlib';
+import zlib from 'node:zlib';
 import { DamagedData } from '../damaged-data.ts';
 import { type Frame, FrameDecoder, findFrame } from './frame.ts';
 
@@ -18,18 +18,20 @@ type ZstdDecompressSync = (
   source: Uint8Array,
   options: { chunkSize: number; maxOutputLength: number; params: Record<number, number> },
 ) => Uint8Array;
-// Node 20 and its types have neither
-const { zstdDecompressSync } = zlib as unknown as { zstdDecompressSync?: ZstdDecompressSync };
-const { ZSTD_d_windowLogMax } = zlib.constants as unknown as { ZSTD_d_windowLogMax?: number };
+/** Node 20 and its types have neither. Asked at the first cluster, because node:zlib takes time to load. */
+function nodeZstd(): { zstdDecompressSync?: ZstdDecompressSync; constants: { ZSTD_d_windowLogMax?: number } } {
+  return zlib as unknown as ReturnType<typeof nodeZstd>;
+}
 
 function decodeWithNode(source: Uint8Array, frame: Frame, limit: number): Uint8Array {
   if (frame.window > 2 ** MAX_NODE_WINDOW_LOG) return decodeHere(source, frame, limit);
+  const { zstdDecompressSync, constants } = nodeZstd();
   // a chunk larger than the output saves a second chunk
   const chunkSize = limit + 64;
   return zstdDecompressSync!(source.subarray(frame.start, frame.end), {
     chunkSize,
     maxOutputLength: limit,
-    params: { [ZSTD_d_windowLogMax!]: MAX_NODE_WINDOW_LOG },
+    params: { [constants.ZSTD_d_windowLogMax!]: MAX_NODE_WINDOW_LOG },
   });
 }
 
@@ -42,7 +44,8 @@ export function decodeHere(source: Uint8Array, frame: Frame, limit: number): Uin
 }
 
 /** The decoder of this Node. */
-export const nativeDecoder: Decoder = zstdDecompressSync === undefined ? decodeHere : decodeWithNode;
+export const nativeDecoder: Decoder = (source, frame, limit) =>
+  (nodeZstd().zstdDecompressSync === undefined ? decodeHere : decodeWithNode)(source, frame, limit);
 
 /**
  * Decodes the zstd frames at the start of `source` until they fill the cluster, and ignores the rest of `source`.

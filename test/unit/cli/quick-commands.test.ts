@@ -1,5 +1,5 @@
-// What status, unmount and remount load. Loading the engines takes several times as long as the answer of a mount process, and
-// beside a mount that keeps every processor busy it took seconds.
+// What the sources of status, unmount and remount import. Loading the engines takes several times as long as the answer of a mount
+// process; loaded-modules.test.ts looks at the built program.
 
 import { readFileSync } from 'node:fs';
 import { dirname, join, relative } from 'node:path';
@@ -26,9 +26,12 @@ function loadedWith(...modules: readonly string[]): Set<string> {
   return loaded;
 }
 
-test('what runs them loads no engine, no package, and not the list of all commands', () => {
-  const loaded = [...loadedWith('cli/quick-commands.ts')];
-  for (const command of ['status', 'unmount', 'remount']) expect(loaded).toContain(`cli/commands/${command}.ts`);
+test.each([
+  'status',
+  'unmount',
+  'remount',
+])('%s loads no engine, no package, and not the list of all commands', (command) => {
+  const loaded = [...loadedWith(`cli/commands/${command}.ts`)];
   expect(
     loaded.filter((module) =>
       /^(format|disk|filesystem)\/|^host\/(http\/|posix-file\.ts)|^cli\/all-commands\.ts$/.test(module),

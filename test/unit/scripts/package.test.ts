@@ -65,8 +65,10 @@ describe('a clone', () => {
       const names = run('tar', ['-tzf', file]).output.split('\n');
       for (const name of [
         'dist/cli.js',
-        'dist/program/main.js',
-        'dist/program/worker.js',
+        'dist/program/load.cjs',
+        'dist/program/main.cjs',
+        'dist/program/worker-entry.cjs',
+        `dist/program/code-${process.version}-${process.arch}/main.cjs`,
         'README.md',
         'LICENSE',
         'scripts/man/imgfuse.1',
