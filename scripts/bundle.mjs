@@ -9,7 +9,17 @@ import { basename } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { build } from 'rolldown';
 import { makeCodeCache } from './bundle/code-cache.mjs';
-import { asciiWidth, entryOf, inBundle, lazyBuiltins, replaceOnce } from './bundle/transforms.mjs';
+import {
+  asciiWidth,
+  asFunction,
+  assertNoCircle,
+  cliAsModule,
+  cliAsScript,
+  entryOf,
+  inBundle,
+  lazyBuiltins,
+  loadedWith,
+} from './bundle/transforms.mjs';
 
 const dist = fileURLToPath(new URL('../dist/', import.meta.url));
 const program = `${dist}program/`;
@@ -22,11 +32,36 @@ const entries = {
   'network-thread': `${dist}host/http/network-thread.js`,
 };
 
+const closure = (...roots) => loadedWith(roots.map((root) => `${dist}${root}`));
+const commands = (...names) => names.map((name) => `cli/commands/${name}.js`);
+const engines = closure(
+  ...commands('info', 'check', 'map', 'create', 'resize'),
+  ...['daemon/keeper/keeper-thread.js', 'daemon/workers/worker.js'],
+);
+const asking = closure(...commands('status', 'unmount', 'remount', 'umount-helper'));
+const starting = closure('cli/start-mount.js');
+const mounting = closure('daemon/mount-process.js', 'daemon/supervisor.js');
+const network = closure('host/http/network-thread.js');
+const both = (ones, others) => new Set(ones.filter((id) => others.some((other) => other.has(id))));
+const common = both([...asking, ...starting, ...network], [starting, mounting, engines]);
+const isFuse = (id) => id.startsWith(`${dist}fuse/`);
+const aboveFuse = new Set([...common].filter((id) => [...loadedWith([id])].some(isFuse)));
+/** What a chunk has; a module is in the first one that wants it. A path loads few chunks, and little that it does not need. */
+const groups = {
+  base: closure('cli/main.js'),
+  fuse: new Set([...mounting].filter(isFuse)),
+  mounts: aboveFuse,
+  shared: common,
+  served: both([...mounting], [engines]),
+  ...{ starting, asking, mounting, engines },
+};
+
 rmSync(program, { recursive: true, force: true });
 mkdirSync(program);
 const { output } = await build({
   input: entries,
   platform: 'node',
+  preserveEntrySignatures: 'allow-extension',
   // these find what belongs to them from where they lie
   external: [/^(koffi|fuse-native)(\/|$)/],
   plugins: [inBundle, asciiWidth],
@@ -39,12 +74,21 @@ const { output } = await build({
     comments: { jsdoc: false },
     entryFileNames: '[name].cjs',
     chunkFileNames: '[name].cjs',
+    codeSplitting: {
+      includeDependenciesRecursively: false,
+      groups: Object.entries(groups).map(([name, modules], index) => ({
+        name,
+        test: (id) => modules.has(id) && !Object.values(entries).includes(id),
+        priority: 100 - index,
+      })),
+    },
   },
   logLevel: 'warn',
 });
+assertNoCircle(output);
 for (const { fileName } of output) {
   const file = `${program}${fileName}`;
-  writeFileSync(file, lazyBuiltins(readFileSync(file, 'utf8'), fileName));
+  writeFileSync(file, asFunction(lazyBuiltins(readFileSync(file, 'utf8'), fileName)));
 }
 copyFileSync(new URL('bundle/load.cjs', import.meta.url), `${program}load.cjs`);
 for (const name of Object.keys(entries).filter((each) => each !== 'main')) {
@@ -52,7 +96,6 @@ for (const name of Object.keys(entries).filter((each) => each !== 'main')) {
 }
 // tsc has just written it anew
 const cli = readFileSync(`${dist}cli.js`, 'utf8');
-const load = "createRequire(import.meta.url)('./program/load.cjs').load('main.cjs')";
-const loaded = replaceOnce(cli, /await import\(['"]\.\/cli\/main\.js['"]\)/, load);
-writeFileSync(`${dist}cli.js`, replaceOnce(loaded, /^#!.*\n/, "$&import { createRequire } from 'node:module';\n"));
+writeFileSync(`${dist}cli.js`, cliAsModule(cli));
+writeFileSync(`${program}cli.cjs`, cliAsScript(cli));
 makeCodeCache(program);

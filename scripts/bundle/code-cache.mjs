@@ -52,7 +52,7 @@ async function exercise(load) {
     }
     await main(['unmount', join(folder, 'nothing')], 'imgfuse');
     await main(['mount', join(folder, 'nothing.qcow2'), folder], 'imgfuse');
-    for (const name of ['mount-process.cjs', 'supervisor.cjs', 'worker.cjs', 'keeper-thread.cjs']) load(name);
+    for (const name of ['mounting.cjs', 'worker.cjs', 'keeper-thread.cjs']) load(name);
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }

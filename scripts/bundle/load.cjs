@@ -3,28 +3,27 @@
 // V8 takes that code only if version, flags and length of the source agree, and compiles the source otherwise. The code lies
 // beside the chunks, so whoever can change it can change the program itself. Nothing is ever written here.
 
-const { fstatSync, openSync, closeSync, readFileSync } = require('node:fs');
+const { fstatSync, openSync, closeSync, readSync } = require('node:fs');
 const { Script, constants } = require('node:vm');
 
 /** The code of a chunk counts only if the chunk has not been edited since; copies of both may differ by some seconds. */
 const COPY_MS = 10_000;
 const CODE_FOLDER = `${__dirname}/code-${process.version}-${process.arch}/`;
+const CHUNK = /^\.\/([\w-]+\.cjs)$/;
 const chunks = new Map();
+/** One for all files: what a thread allocates while it starts stays in its memory. */
+let scratch = Buffer.allocUnsafeSlow(256 * 1024);
 
+/** A chunk is a function `(exports, require, module, __filename, __dirname)` in ASCII. @returns its exports */
 function load(name) {
   const known = chunks.get(name);
   if (known !== undefined) return known.module.exports;
   const filename = `${__dirname}/${name}`;
-  const source = readFile(filename);
-  const code = readCode(name, source.changedMs);
-  const script = new Script(
-    `(function (exports, require, module, __filename, __dirname) {${source.bytes.latin1Slice()}\n})`,
-    {
-      filename,
-      importModuleDynamically: constants.USE_MAIN_CONTEXT_DEFAULT_LOADER,
-      ...(code === undefined ? {} : { cachedData: code }),
-    },
-  );
+  const file = readFile(filename);
+  const source = file.bytes.latin1Slice();
+  const cachedData = readCode(name, file.changedMs);
+  const importModuleDynamically = constants.USE_MAIN_CONTEXT_DEFAULT_LOADER;
+  const script = new Script(source, { filename, cachedData, importModuleDynamically });
   const module = { exports: {} };
   chunks.set(name, { module, script });
   script.runInThisContext()(module.exports, requireFromChunk, module, filename, __dirname);
@@ -32,14 +31,22 @@ function load(name) {
 }
 
 function requireFromChunk(id) {
-  return id.startsWith('./') && chunkName.test(id) ? load(id.slice(2)) : (process.getBuiltinModule(id) ?? require(id));
+  const name = CHUNK.exec(id)?.[1];
+  return name === undefined ? (process.getBuiltinModule(id) ?? require(id)) : load(name);
 }
-const chunkName = /^\.\/[\w-]+\.cjs$/;
 
+/** The bytes count until the next call. */
 function readFile(path) {
   const file = openSync(path, 'r');
   try {
-    return { bytes: readFileSync(file), changedMs: fstatSync(file).mtimeMs };
+    const { size, mtimeMs: changedMs } = fstatSync(file);
+    if (size > scratch.length) scratch = Buffer.allocUnsafeSlow(size);
+    for (let length = 0; length < size; ) {
+      const read = readSync(file, scratch, length, size - length);
+      if (read === 0) throw new Error(`${path} has become shorter`);
+      length += read;
+    }
+    return { bytes: scratch.subarray(0, size), changedMs };
   } finally {
     closeSync(file);
   }

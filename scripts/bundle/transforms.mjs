@@ -1,6 +1,9 @@
 // What the build changes in the text of modules and chunks. Invariant: every replacement that must happen happens, or the build
 // fails: a text that is no longer there is not passed over.
 
+import { readFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+
 /** Node's own modules that some paths never need, and that take milliseconds to load in Node 20. */
 const LAZY = ['child_process', 'crypto', 'net', 'os', 'timers/promises', 'tty', 'url', 'util', 'zlib'];
 
@@ -11,12 +14,56 @@ export function replaceOnce(text, pattern, replacement) {
   return text.replace(pattern, replacement);
 }
 
+const LOAD_MAIN = /await import\(['"]\.\/cli\/main\.js['"]\)/;
+
+/** The compiled cli.ts, which people start. It imports nothing: Node makes a module of each of its own that is imported. */
+export function cliAsModule(cli) {
+  const require = "process.getBuiltinModule('node:module').createRequire(import.meta.url)";
+  return replaceOnce(cli, LOAD_MAIN, `${require}('./program/load.cjs').load('main.cjs')`);
+}
+
+/** The same as a script, which a mount process starts with: it does without Node's loader for modules. */
+export function cliAsScript(cli) {
+  const body = replaceOnce(
+    replaceOnce(cli, LOAD_MAIN, "require('./load.cjs').load('main.cjs')"),
+    /^export \{\};?$/m,
+    '',
+  );
+  return `'use strict';\n(async () => {\n${replaceOnce(body, /^#!.*\n/, '')}})();\n`;
+}
+
+/** A chunk that is loaded while it loads another one has no values yet. @throws Error if that can happen */
+export function assertNoCircle(chunks) {
+  const byName = new Map(chunks.map((chunk) => [chunk.fileName, chunk]));
+  const visit = (name, path) => {
+    if (path.includes(name)) throw new Error(`chunks load each other: ${[...path, name].join(' -> ')}`);
+    for (const next of byName.get(name)?.imports ?? []) visit(next, [...path, name]);
+  };
+  for (const name of byName.keys()) visit(name, []);
+}
+
+/** As the loader takes it: the positions in stack traces stay those of the file. */
+export function asFunction(chunk) {
+  return `(function (exports, require, module, __filename, __dirname) {${chunk}\n})`;
+}
+
+/** The files that are loaded with some, themselves included; not what is imported later, and not packages. */
+export function loadedWith(files) {
+  const loaded = new Set(files);
+  for (const file of loaded) {
+    for (const [, name] of readFileSync(file, 'utf8').matchAll(/^(?:import|export|\}) (?:.* )?from '(\.[^']+)';$/gm)) {
+      loaded.add(join(dirname(file), name));
+    }
+  }
+  return loaded;
+}
+
 /** The file of a thread: it loads its chunk as the program loads its own. */
 export function entryOf(chunk) {
   return `'use strict';\nrequire('./load.cjs').load('${chunk}');\n`;
 }
 
-/** Threads begin in files of their own; yargs asks for the working directory, which may be gone, without need. */
+/** Threads and mount processes begin in files of their own; the version is known; yargs asks for the working directory, which may be gone, without need. */
 export const inBundle = {
   name: 'in-bundle',
   transform(code, id) {
@@ -26,6 +73,13 @@ export const inBundle = {
     }
     if (id.endsWith('yargs/lib/platform-shims/esm.mjs')) {
       return replaceOnce(code, /mainFilename \|\| process\.cwd\(\)/, "'/'");
+    }
+    if (id.endsWith('cli/version.js')) {
+      const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8'));
+      return replaceOnce(code, /createRequire\(import\.meta\.url\)\('\S+package\.json'\)/, JSON.stringify({ version }));
+    }
+    if (id.endsWith('cli/start-mount.js')) {
+      return replaceOnce(code, /process\.argv\[1\] \?\? ''/, '`${__dirname}/cli.cjs`');
     }
     return code.replaceAll(/(['"])\.\/((?:keeper|network)-thread|worker)\.js\1/g, "'./$2-entry.cjs'");
   },

@@ -32,11 +32,23 @@ interface Loaded {
 let loaded: Loaded | undefined;
 let failure: ImgfuseError | undefined;
 
+/** koffi's own index takes 5 ms in every thread to find this file: it is compiled, and looks into the program of Node. */
+function loadKoffi(): Koffi {
+  const require = createRequire(import.meta.url);
+  const index = require.resolve('koffi');
+  try {
+    return createRequire(index)(`@koromix/koffi-linux-${process.arch}/linux_${process.arch}/koffi.node`) as Koffi;
+  } catch {
+    // another C library, or another place for the file
+    return require('koffi') as Koffi;
+  }
+}
+
 function load(): Loaded {
   if (loaded !== undefined) return loaded;
   if (failure !== undefined) throw failure;
   try {
-    const koffi = createRequire(import.meta.url)('koffi') as Koffi;
+    const koffi = loadKoffi();
     if (koffi.sizeof('long') !== 8) throw new Error('this is not a 64-bit system');
     loaded = { koffi, library: koffi.load(null) };
     return loaded;

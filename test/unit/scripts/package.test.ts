@@ -68,6 +68,7 @@ describe('a clone', () => {
         'dist/program/load.cjs',
         'dist/program/main.cjs',
         'dist/program/worker-entry.cjs',
+        'dist/program/cli.cjs',
         `dist/program/code-${process.version}-${process.arch}/main.cjs`,
         'README.md',
         'LICENSE',
