@@ -1,5 +1,6 @@
-// Host clusters that nothing refers to, and how far each is on its way to reuse (R5). Used under the metadata lock. In QED a freed cluster takes two flushes until it is free. qcow2 waits in its own flush.ts, until the counter
-// is 0 and the cluster is punched, and goes from USED to FREE in one step (markFree).
+// Host clusters that nothing refers to, and how far each is on its way to reuse (R5). Used under the metadata lock. In QED a
+// freed cluster takes two flushes until it is free. qcow2 waits in its own flush.ts, until the counter is 0 and the cluster is
+// punched, and goes from USED to FREE in one step (markFree).
 //
 //   USED -> FREED      its last reference is gone from the tables, but that is not durable
 //   FREED -> SETTLING  a flush has begun; when its fdatasync is done the clusters are punched
@@ -45,6 +46,15 @@ export function trackedClusters(clusterSize: number, fileLength: number, virtual
   const clusters = Math.ceil(fileLength / clusterSize) + Math.ceil(virtualSize / clusterSize);
   return Math.min(MAX_TRACKED_CLUSTERS, Math.max(ROOM_CLUSTERS, 2 * clusters));
 }
+
+/** Clusters that one hold of the metadata lock looks at where all of them are concerned. */
+export const CLUSTERS_PER_HOLD = 16384;
+/** Runs of FREE clusters that are looked at for one that is long enough, before the file grows instead. */
+export const RUNS_LOOKED_AT = 1024;
+
+/** What a step of settling does to clusters: from which state into which. */
+const MOVES = { join: [FREED, SETTLING], goBack: [SETTLING, FREED], free: [SETTLING, FREE] } as const;
+export type SettlingMove = keyof typeof MOVES;
 
 export interface FreeClustersState {
   readonly clusterSize: number;
@@ -143,13 +153,15 @@ export class FreeClusters {
     this.leaveUsed(start, count, FREE);
   }
 
-  /** Takes up to `count` FREE clusters that follow each other, or exactly that many. @returns null when there are none */
-  take(count: number, exactly: boolean): ClusterRun | null {
+  /**
+   * Takes up to `count` FREE clusters that follow each other, or exactly that many. @param mostRuns that are looked at
+   * @returns null when there are none
+   */
+  take(count: number, exactly: boolean, mostRuns = Number.POSITIVE_INFINITY): ClusterRun | null {
     if (this.freeCount === 0 || (exactly && this.freeCount < count)) return null;
-    let first = true;
-    for (let start = this.next(FREE, this.words[FREE_HINT]!); start >= 0; ) {
-      if (first) this.words[FREE_HINT] = start;
-      first = false;
+    let looked = 0;
+    for (let start = this.next(FREE, this.words[FREE_HINT]!); start >= 0 && looked < mostRuns; looked++) {
+      if (looked === 0) this.words[FREE_HINT] = start;
       const end = this.endOfRun(start, start + count, FREE);
       if (!exactly || end - start === count) {
         this.replace(start, end, FREE, USED);
@@ -160,54 +172,50 @@ export class FreeClusters {
     return null;
   }
 
-  /** A flush begins: what its fdatasync will achieve. FREED clusters join unless earlier ones are still on their way. */
-  beginFlush(): SettlingPhase {
-    if (this.words[PHASE] === 0 && this.words[FREED]! > 0) {
-      for (const run of this.runs(FREED)) this.replace(run.start, run.end, FREED, SETTLING);
-      this.words[PHASE] = 1;
-    }
+  /** What the next fdatasync achieves. */
+  get phase(): SettlingPhase {
     return PHASES[this.words[PHASE]!]!;
   }
 
-  /** The removal is durable: these runs are to be punched now, without the lock. Nobody else touches SETTLING clusters. */
-  settlingRuns(): ClusterRun[] {
-    return this.runs(SETTLING);
+  set phase(phase: SettlingPhase) {
+    this.words[PHASE] = PHASES.indexOf(phase);
   }
 
-  /** All SETTLING clusters are punched. */
-  punched(): void {
-    this.words[PHASE] = 2;
+  /** Makes a step with CLUSTERS_PER_HOLD clusters from `start` on. @returns where the next step begins; null: that was the last */
+  move(step: SettlingMove, start: number): number | null {
+    const [from, to] = MOVES[step];
+    const { runs, next } = this.near(from, start);
+    for (const run of runs) this.replace(run.start, run.end, from, to);
+    return next;
   }
 
-  /** Punching failed: they go back and the next flush tries again. */
-  punchFailed(): void {
-    for (const run of this.runs(SETTLING)) this.replace(run.start, run.end, SETTLING, FREED);
-    this.words[PHASE] = 0;
+  /** Runs of SETTLING clusters among CLUSTERS_PER_HOLD from `start` on. @returns `next`: where others begin; null: there are none */
+  settlingRuns(start: number): { readonly runs: readonly ClusterRun[]; readonly next: number | null } {
+    return this.near(SETTLING, start);
   }
 
-  /** The holes are durable. */
-  settled(): void {
-    for (const run of this.runs(SETTLING)) this.replace(run.start, run.end, SETTLING, FREE);
-    this.words[PHASE] = 0;
-  }
-
-  /** Forgets FREE clusters at the end of a file of `clusters` clusters. @returns the clusters that are left */
+  /** Forgets FREE clusters at the end of a file of `clusters` clusters, CLUSTERS_PER_HOLD at most. @returns what is left */
   cutTail(clusters: number): HostCluster {
+    const least = Math.max(0, clusters - CLUSTERS_PER_HOLD);
     let end = clusters;
-    while (end > 0 && this.states.get(end - 1) === FREE) end--;
+    while (end > least && this.states.get(end - 1) === FREE) end--;
     if (end < clusters) this.replace(end, clusters, FREE, USED);
     return hostCluster(end);
   }
 
-  private runs(state: number): ClusterRun[] {
-    const found: ClusterRun[] = [];
+  private near(state: number, start: number): { readonly runs: ClusterRun[]; readonly next: number | null } {
+    const runs: ClusterRun[] = [];
     const highest = this.words[HIGHEST]!;
-    for (let start = this.next(state, this.words[LOWEST]!); start >= 0; ) {
-      const end = this.endOfRun(start, highest, state);
-      found.push({ start: hostCluster(start), end: hostCluster(end) });
-      start = this.next(state, end);
+    if (this.words[state] === 0) return { runs, next: null };
+    const from = Math.max(start, this.words[LOWEST]!);
+    const limit = Math.min(from + CLUSTERS_PER_HOLD, highest);
+    for (let at = from; at < limit; ) {
+      const first = this.states.find(state, at, limit);
+      if (first < 0) break;
+      at = this.endOfRun(first, limit, state);
+      runs.push({ start: hostCluster(first), end: hostCluster(at) });
     }
-    return found;
+    return { runs, next: limit < highest ? limit : null };
   }
 
   private next(state: number, from: number): number {

@@ -6,9 +6,6 @@ import type { Mutex } from '../../concurrency/mutex.ts';
 
 /** Links written in one hold of the metadata lock. */
 export const LINKS_PER_HOLD = 256;
-/** A thread that sleeps for the lock needs some tens of microseconds to wake up and take it. */
-const PAUSE_MS = 0.1;
-const neverNotified = new Int32Array(new SharedArrayBuffer(4));
 
 /**
  * Links the first `count` waiting entries. What is added meanwhile comes after those; what a discard drops stays in its place
@@ -22,6 +19,6 @@ export function linkInPieces(lock: Mutex, count: number, link: (count: number) =
     left -= piece;
     if (left === 0) return;
     failpoint('link-pause');
-    Atomics.wait(neverNotified, 0, 0, PAUSE_MS);
+    lock.giveWay();
   }
 }

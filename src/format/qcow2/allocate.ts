@@ -82,7 +82,11 @@ export class Allocator {
   trim(): boolean {
     const { file, free, geometry, numbers } = this.parts;
     if (file.isDevice) return false;
-    const end = geometry.startOf(free.cutTail(geometry.clusterOf(numbers.fileEnd)));
+    let end = numbers.fileEnd;
+    for (let before = after(end, 1); end < before; ) {
+      before = end;
+      end = geometry.startOf(free.cutTail(geometry.clusterOf(end)));
+    }
     numbers.lowerFileEnd(end);
     if (file.size() <= end) return false;
     file.truncate(end);

@@ -127,10 +127,10 @@ export class Deallocator {
     action: (l2Table: HostOffset, count: number) => number,
     zeroed?: { readonly offset: GuestOffset; readonly length: number },
   ): number {
-    const { geometry, linker, mapper, headerBits, reservations } = this.parts;
+    const { geometry, linker, lock, mapper, headerBits, reservations } = this.parts;
     const part = Math.min(count, linker.span(first));
     // first of all, because it may wait, and the room made before a wait may be gone after it
-    return reservations.exclusively(first, first + part, () => {
+    const done = reservations.exclusively(first, first + part, () => {
       const { clusterSize } = geometry;
       if (zeroed === undefined) this.punchDataFile(first, geometry.startOf(first), part * clusterSize);
       else this.punchDataFile(first, zeroed.offset, zeroed.length);
@@ -140,6 +140,8 @@ export class Deallocator {
         return action(mapper.l2Table(geometry.l1IndexOf(first)), part);
       });
     });
+    lock.giveWay();
+    return done;
   }
 
   /**

@@ -66,13 +66,15 @@ export class DeferredDecrements {
     this.words[COUNT] = last + 2;
   }
 
-  /** All that is in the log, for the round that begins; it stays in the log until remove(). */
-  beginRound(): DeferredDecrement[] {
+  /** A round begins with all that is in the log; it stays in the log until remove(). @returns how many runs */
+  beginRound(): number {
     this.words[TAKEN] = this.count;
-    return Array.from({ length: this.count }, (_, i) => ({
-      start: hostCluster(this.runs[i * 2]!),
-      count: this.runs[i * 2 + 1]!,
-    }));
+    return this.count;
+  }
+
+  /** One of the runs that the round has begun with. They do not change until remove(), so this needs no lock. */
+  taken(position: number): DeferredDecrement {
+    return { start: hostCluster(this.runs[position * 2]!), count: this.runs[position * 2 + 1]! };
   }
 
   /** The first `runs` runs are carried out, and `clusters` of the next; the rest waits for another round. */

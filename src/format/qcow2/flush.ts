@@ -23,11 +23,11 @@ import { after, type HostCluster } from '../../bytes/offsets.ts';
 import { failpoint } from '../../concurrency/failpoints.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
 import type { HostFile } from '../../host/host-file.ts';
-import type { ClusterRun, FreeClusters } from '../mapped/free-clusters.ts';
+import { CLUSTERS_PER_HOLD, type ClusterRun, type FreeClusters } from '../mapped/free-clusters.ts';
 import { linkInPieces } from '../mapped/link-pieces.ts';
 import type { PendingLinks } from '../mapped/pending-links.ts';
 import type { WriteTracker } from '../write-tracker.ts';
-import type { DeferredDecrement, DeferredDecrements } from './deferred-decrements.ts';
+import type { DeferredDecrements } from './deferred-decrements.ts';
 import type { Geometry } from './geometry.ts';
 import type { Linker } from './link.ts';
 import type { MetadataClusters } from './metadata-clusters.ts';
@@ -96,24 +96,27 @@ export class Flush {
       tables: pendingTables.count,
       released: decrements.beginRound(),
     }));
-    if (clusters === 0 && tables === 0 && released.length === 0) return;
+    if (clusters === 0 && tables === 0 && released === 0) return;
     tracker.sync();
     failpoint('link');
     if (tables > 0) {
       linkInPieces(lock, tables, (piece) => linker.linkTables(piece));
       // what was removed from the copy of a shared table is in the file as long as the L1 entry leads to the original
-      if (released.length > 0) tracker.sync();
+      if (released > 0) tracker.sync();
     }
     this.carryOut(released);
     linkInPieces(lock, clusters, (piece) => linker.linkClusters(piece));
   }
 
-  /** Lowers counters whose references are durably gone; a cluster that reaches 0 is punched before it can be taken again. */
-  private carryOut(released: readonly DeferredDecrement[]): void {
-    const { file, free, geometry, lock, metadata, refcounts, decrements } = this.parts;
+  /**
+   * Lowers the counters of the first `released` runs of the log, whose references are durably gone. A cluster that reaches 0 is
+   * punched before it can be taken again. The lock is not held for a whole run, which may be the whole disk.
+   */
+  private carryOut(released: number): void {
+    const { geometry, lock, refcounts, decrements } = this.parts;
     const unused: ClusterRun[] = [];
-    for (const [position, { start, count }] of released.entries()) {
-      // the lock is not held for a whole run, which may be the whole disk
+    for (let position = 0; position < released; position++) {
+      const { start, count } = decrements.taken(position);
       for (let done = 0; done < count; ) {
         const lowered = lock.run(() => {
           try {
@@ -123,24 +126,36 @@ export class Flush {
             throw error;
           }
         });
+        lock.giveWay();
         for (const [i, uses] of lowered.entries()) {
           if (uses === 0) addToRuns(unused, after(start, done + i));
         }
         done += lowered.length;
       }
     }
-    lock.run(() => decrements.remove(released.length));
+    lock.run(() => decrements.remove(released));
     for (const { start, end } of unused) {
       try {
         failpoint('punch-hole');
-        file.punchHole(geometry.startOf(start), (end - start) * geometry.clusterSize);
+        this.parts.file.punchHole(geometry.startOf(start), (end - start) * geometry.clusterSize);
       } catch (error) {
-        this.parts.log(`${file.path}: the space of freed clusters is not given back: ${(error as Error).message}`);
+        this.parts.log(
+          `${this.parts.file.path}: the space of freed clusters is not given back: ${(error as Error).message}`,
+        );
       }
+      this.markFree(start, end);
+    }
+  }
+
+  private markFree(start: HostCluster, end: HostCluster): void {
+    const { free, lock, metadata } = this.parts;
+    for (let first = start; first < end; first = after(first, CLUSTERS_PER_HOLD)) {
+      const count = Math.min(CLUSTERS_PER_HOLD, end - first);
       lock.run(() => {
-        metadata.clear(start, end - start);
-        free.markFree(start, end - start);
+        metadata.clear(first, count);
+        free.markFree(first, count);
       });
+      lock.giveWay();
     }
   }
 }

@@ -4,9 +4,10 @@
 
 import { after, type HostOffset, roundUp } from '../../bytes/offsets.ts';
 import { failpoint } from '../../concurrency/failpoints.ts';
-import { ImgfuseError } from '../../errors/index.ts';
+import type { Mutex } from '../../concurrency/mutex.ts';
+import { ImgfuseError, isHostFull } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
-import type { FreeClusters } from '../mapped/free-clusters.ts';
+import { type FreeClusters, RUNS_LOOKED_AT } from '../mapped/free-clusters.ts';
 import type { Geometry } from './geometry.ts';
 import type { QedNumbers } from './state.ts';
 
@@ -44,7 +45,15 @@ export class Allocator {
     failpoint('cluster-allocate');
     const count = this.geometry.tableSizeClusters;
     this.numbers.noteZeroEntries();
-    return (this.fromFree(count, true) ?? this.append(count, count)).offset;
+    const near = this.fromFree(count, true, RUNS_LOOKED_AT);
+    if (near !== null) return near.offset;
+    try {
+      return this.append(count, count).offset;
+    } catch (error) {
+      const far = isHostFull(error) ? this.fromFree(count, true) : null;
+      if (far === null) throw error;
+      return far.offset;
+    }
   }
 
   /** Clusters whose last reference is gone, or which were never linked. They wait for two flushes (R5). */
@@ -55,16 +64,30 @@ export class Allocator {
   /** Gives FREE clusters at the end back and sets the length of the file to what is in use. */
   trim(): void {
     const { numbers } = this;
-    const { geometry } = this;
-    const end = geometry.startOf(this.free.cutTail(geometry.clusterOf(numbers.fileEnd)));
-    numbers.lowerFileEnd(end);
+    while (this.lowerEnd());
+    const end = numbers.fileEnd;
     if (numbers.fileLength === end) return;
     this.file.truncate(end);
     numbers.noteCut(end);
   }
 
-  private fromFree(count: number, exactly: boolean): Allocation | null {
-    const run = this.free.take(count, exactly);
+  /** The same in short holds of the lock, which is not held. FREE clusters read as zeros, as those behind the end have to. */
+  trimInPieces(lock: Mutex): void {
+    while (lock.run(() => this.lowerEnd())) lock.giveWay();
+    lock.run(() => this.trim());
+  }
+
+  /** @returns whether clusters were given back, so that there may be more */
+  private lowerEnd(): boolean {
+    const { free, geometry, numbers } = this;
+    const before = numbers.fileEnd;
+    const end = geometry.startOf(free.cutTail(geometry.clusterOf(before)));
+    numbers.lowerFileEnd(end);
+    return end < before;
+  }
+
+  private fromFree(count: number, exactly: boolean, mostRuns?: number): Allocation | null {
+    const run = this.free.take(count, exactly, mostRuns);
     if (run === null) return null;
     return { offset: this.geometry.startOf(run.start), count: run.end - run.start };
   }

@@ -1,10 +1,10 @@
 // What an idle image and a clean close do with free clusters: QED has no place to note them, so each one that stays would
 // be a leak to every other program. Free clusters at the end are cut off (allocate.ts); the others become the clusters of
 // guest clusters that read as zeros, which costs metadata only; and at a close, where there are not enough of those, the last
-// clusters of the file move into the gaps. An idle image does its part table by table, beside its requests; the rest runs under
+// clusters of the file move into the gaps. An idle image does its part slice by slice, beside its requests; the rest runs under
 // the metadata lock with the dirty bit set and all clusters reserved.
 
-import { after, type GuestCluster, type HostOffset, hostOffset } from '../../bytes/offsets.ts';
+import { after, type GuestCluster, guestCluster, type HostOffset, hostOffset } from '../../bytes/offsets.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
 import type { Reservations } from '../../concurrency/reservations.ts';
 import type { HostFile } from '../../host/host-file.ts';
@@ -53,21 +53,23 @@ export function removeEmptyTables(parts: CompactParts): void {
  * itself. A search that found too few entries that read as zeros is not repeated before there are new ones.
  */
 export function giveFreeClustersAway(parts: CompactParts): void {
-  const { allocator, free, geometry, lock, numbers, reservations } = parts;
-  const { tableEntries } = geometry;
-  const epoch = lock.run(() => {
-    allocator.trim();
-    return numbers.isSearchedForZeroEntries ? null : numbers.zeroEntryEpoch;
-  });
+  const { allocator, free, geometry, lock, mapper, numbers, reservations } = parts;
+  allocator.trimInPieces(lock);
+  const epoch = lock.run(() => (numbers.isSearchedForZeroEntries ? null : numbers.zeroEntryEpoch));
   if (epoch === null) return;
-  for (let goesOn = true, l1Index = 0; goesOn; l1Index++) {
-    const first = geometry.firstClusterOf(l1Index);
-    goesOn = reservations.exclusively(first, first + tableEntries, () => {
-      const end = diskEnd(parts);
-      if (free.freeCount === 0) return false;
-      if (first >= end) numbers.noteSearched(epoch);
-      else giveToZeroClusters(parts, l1Index, end);
-      return first < end;
+  for (let cluster: GuestCluster | null = guestCluster(0); cluster !== null; lock.giveWay()) {
+    const first: GuestCluster = cluster;
+    const last = after(first, parts.linker.span(first));
+    cluster = reservations.exclusively(first, last, () => {
+      if (free.freeCount === 0) return null;
+      if (first >= diskEnd(parts)) {
+        numbers.noteSearched(epoch);
+        return null;
+      }
+      const l1Index = geometry.l1IndexOf(first);
+      if (mapper.l2Table(l1Index) === 0) return geometry.firstClusterOf(l1Index + 1);
+      giveToZeroClusters(parts, first, Math.min(last, diskEnd(parts)));
+      return last;
     });
   }
 }
@@ -76,24 +78,25 @@ export function giveFreeClustersAway(parts: CompactParts): void {
  * the disk take it. @returns clusters that found no owner even there */
 export function giveAwayRest(parts: CompactParts): number {
   parts.allocator.trim();
-  forEachTable(parts, (l1Index) => giveToZeroClusters(parts, l1Index, Number.POSITIVE_INFINITY));
+  const { geometry } = parts;
+  forEachTable(parts, (l1Index) => {
+    giveToZeroClusters(parts, geometry.firstClusterOf(l1Index), geometry.firstClusterOf(l1Index + 1));
+  });
   return parts.free.freeCount;
 }
 
 /**
  * FREE clusters read as zeros, so linking one to a guest cluster that reads as zeros changes nothing for the guest. For the
- * guest clusters of one table that lie before `endCluster`; under the lock, with them reserved exclusively.
+ * guest clusters [start, last) of one table; under the lock, with them reserved exclusively.
  */
-function giveToZeroClusters(parts: CompactParts, l1Index: number, endCluster: number): void {
+function giveToZeroClusters(parts: CompactParts, start: GuestCluster, last: number): void {
   const { allocator, backing, dirtyBit, disk, geometry, linker, free, mapper, tracker } = parts;
-  const table = mapper.l2Table(l1Index);
+  const table = mapper.l2Table(geometry.l1IndexOf(start));
   if (table === 0) return;
   const end = diskEnd(parts);
   const readsZero = (cluster: GuestCluster, entry: number) =>
     entry === ZERO_ENTRY || (entry === UNALLOCATED_ENTRY && (backing === null || cluster >= end));
-  const first = geometry.firstClusterOf(l1Index);
-  const last = Math.min(first + geometry.tableEntries, endCluster);
-  for (let cluster = first; cluster < last && free.freeCount > 0; ) {
+  for (let cluster = start; cluster < last && free.freeCount > 0; ) {
     const limit = Math.min(linker.span(cluster), last - cluster);
     let run = 0;
     while (run < limit && readsZero(after(cluster, run), mapper.lookup(after(cluster, run), table))) run++;
@@ -103,7 +106,7 @@ function giveToZeroClusters(parts: CompactParts, l1Index: number, endCluster: nu
     }
     if (dirtyBit.set()) {
       // the lock was released: table and free clusters are looked at anew
-      giveToZeroClusters(parts, l1Index, endCluster);
+      giveToZeroClusters(parts, start, last);
       return;
     }
     const taken = free.take(run, false)!;

@@ -14,7 +14,7 @@ import {
 } from '../../bytes/offsets.ts';
 import { failpoint } from '../../concurrency/failpoints.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
-import type { Reservations } from '../../concurrency/reservations.ts';
+import { type Reservations, SHARED } from '../../concurrency/reservations.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { ReadableImage } from '../image-format.ts';
 import { readsAsZeros } from '../mapped/backing.ts';
@@ -95,6 +95,7 @@ export class Deallocator {
         dirtyBit.set();
         if (mapper.l2Table(l1Index) !== 0) linker.removeTable(l1Index);
       });
+      lock.giveWay();
     }
   }
 
@@ -132,13 +133,19 @@ export class Deallocator {
 
   /** The rest of the cluster that a disk of `size` bytes ends in: in place, if it has data. */
   zeroBehindEnd(size: number): void {
-    const { geometry, lock, mapper, file } = this.parts;
-    const end = roundUp(size, geometry.clusterSize);
+    const { geometry, lock, mapper, reservations, writer } = this.parts;
+    const { clusterSize } = geometry;
+    const end = roundUp(size, clusterSize);
     if (end === size) return;
-    lock.run(() => {
-      const run = mapper.map(guestOffset(size), end - size);
-      if (run.status === 'data') file.punchHole(run.hostOffset, run.length);
-    });
+    lock.lock();
+    try {
+      // other bytes of the cluster may be written meanwhile
+      reservations.acquireBytes(size, end - size, clusterSize, SHARED);
+      writer.punchRun(mapper.map(guestOffset(size), end - size));
+    } finally {
+      reservations.release();
+      if (lock.held) lock.unlock();
+    }
   }
 
   /** Whole clusters within one slice of one L2 table, or all up to the next table. @returns clusters done */
@@ -173,9 +180,13 @@ export class Deallocator {
     count: number,
     action: (l2Table: HostOffset, count: number) => number,
   ): number {
-    const { linker, reservations } = this.parts;
+    const { linker, lock, reservations } = this.parts;
     const part = Math.min(count, linker.span(first));
-    return reservations.exclusively(first, first + part, () => this.withTable(first, (table) => action(table, part)));
+    const done = reservations.exclusively(first, first + part, () =>
+      this.withTable(first, (table) => action(table, part)),
+    );
+    lock.giveWay();
+    return done;
   }
 
   /** The L2 table of a cluster, looked up again where a new one did not fit and clusters were reclaimed for it. */

@@ -26,6 +26,7 @@ import type { HostFile } from '../../host/host-file.ts';
 import type { FreeClusters, SettlingPhase } from '../mapped/free-clusters.ts';
 import { linkInPieces } from '../mapped/link-pieces.ts';
 import { consecutive, type PendingLinks } from '../mapped/pending-links.ts';
+import { Settling } from '../mapped/settling.ts';
 import type { WriteTracker } from '../write-tracker.ts';
 import type { Geometry } from './geometry.ts';
 import type { Linker } from './link.ts';
@@ -42,6 +43,7 @@ export class Flush {
   private readonly pending: PendingLinks;
   private readonly linker: Linker;
   private readonly free: FreeClusters;
+  private readonly settling: Settling;
   private readonly numbers: Pick<QedNumbers, 'noteDurable' | 'reachedLength'>;
   private readonly log: (sentence: string) => void;
 
@@ -63,6 +65,7 @@ export class Flush {
     this.pending = pending;
     this.linker = linker;
     this.free = free;
+    this.settling = new Settling(free, lock);
     this.numbers = numbers;
     this.log = log;
   }
@@ -74,10 +77,8 @@ export class Flush {
     this.tracker.flush(
       () => {
         this.linkHeldBack();
-        this.lock.run(() => {
-          phase = this.free.beginFlush();
-          reached = this.numbers.reachedLength();
-        });
+        phase = this.settling.begin();
+        reached = this.lock.run(() => this.numbers.reachedLength());
       },
       () => {
         this.noteDurable(reached);
@@ -129,11 +130,9 @@ export class Flush {
   /** Makes every freed cluster free, inside a flush. Links that are held back have no part in it: nothing leads to those. */
   private settleAll(): void {
     for (let round = 0; round < SETTLING_ROUNDS; round++) {
-      const { phase, reached } = this.lock.run(() => ({
-        phase: this.free.beginFlush(),
-        reached: this.numbers.reachedLength(),
-      }));
+      const phase = this.settling.begin();
       if (phase === 'none') return;
+      const reached = this.lock.run(() => this.numbers.reachedLength());
       this.tracker.sync();
       this.noteDurable(reached);
       this.settle(phase);
@@ -161,21 +160,19 @@ export class Flush {
   private settle(phase: SettlingPhase): void {
     if (phase === 'none') return;
     if (phase === 'hole-durable-next') {
-      this.lock.run(() => this.free.settled());
+      this.settling.settled();
       return;
     }
     const { clusterSize } = this.geometry;
     try {
-      for (const run of this.lock.run(() => this.free.settlingRuns())) {
+      this.settling.punch(({ start, end }) => {
         failpoint('punch-hole');
-        this.file.punchHole(this.geometry.startOf(run.start), (run.end - run.start) * clusterSize);
-      }
+        this.file.punchHole(this.geometry.startOf(start), (end - start) * clusterSize);
+      });
     } catch (error) {
-      this.lock.run(() => this.free.punchFailed());
       this.log(`${this.file.path}: freed clusters are not reused yet: ${(error as Error).message}`);
       return;
     }
-    this.lock.run(() => this.free.punched());
     this.tracker.noteWrite();
   }
 }
