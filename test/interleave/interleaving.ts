@@ -7,6 +7,7 @@ import { copyFileSync, linkSync, mkdirSync, rmSync, writeFileSync } from 'node:f
 import { join } from 'node:path';
 import { expect } from 'vitest';
 import { guestOffset } from '../../src/bytes/offsets.ts';
+import type { Failpoint } from '../../src/concurrency/failpoints.ts';
 import { checkDisk, createDisk, openDisk, type VirtualDisk } from '../../src/disk/index.ts';
 import type { Operation, Script } from '../support/script.ts';
 
@@ -224,11 +225,16 @@ export class Interleaving {
 
   /**
    * `first` stopped at each of its failpoints, `others` in their order meanwhile. @param before done, by thread 1, and
-   * not flushed, at the start of every run @returns how many points there were
+   * not flushed, at the start of every run @param only of these names, where there are hundreds @returns how many points there were
    */
-  async everyPoint(first: Operation, others: readonly Operation[], before: readonly Operation[] = []): Promise<number> {
+  async everyPoint(
+    first: Operation,
+    others: readonly Operation[],
+    before: readonly Operation[] = [],
+    only?: readonly Failpoint[],
+  ): Promise<number> {
     await this.onePoint(Number.MAX_SAFE_INTEGER, first, [], before);
-    const points = this.script.pointsOf(1);
+    const points = this.script.pointsOf(1, only);
     for (const point of points) expect(await this.onePoint(point, first, others, before)).toBe(true);
     return points.length;
   }

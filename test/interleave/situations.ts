@@ -1,6 +1,7 @@
 // What the tests at every point share: threads with a folder for each test, names for requests, and situations of them.
 
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
+import type { Failpoint } from '../../src/concurrency/failpoints.ts';
 import { type Operation, Script } from '../support/script.ts';
 import { makeTemporaryDirectory, removeTemporaryDirectory } from '../support/temporary.ts';
 import { CLUSTER, Interleaving, type Subject } from './interleaving.ts';
@@ -22,6 +23,8 @@ export interface Situation {
   readonly first: Operation;
   readonly others: readonly Operation[];
   readonly before?: readonly Operation[];
+  /** at its points of these names; absent: at all */
+  readonly only?: readonly Failpoint[];
 }
 
 /** Two threads for the tests of a file, and a folder of its own for each of them: there from the first hook on. */
@@ -45,10 +48,10 @@ export function useTwoThreads(): Setting {
 
 /** A test for each situation, at every point. @param title in front of their names */
 export function testSituations(setting: Setting, subject: Subject, situations: readonly Situation[], title = ''): void {
-  for (const { name, first, others, before } of situations) {
+  for (const { name, first, others, before, only } of situations) {
     test(title + name, { timeout: 120_000 }, async () => {
       const interleaving = new Interleaving(setting.folder, setting.script, subject);
-      expect(await interleaving.everyPoint(first, others, before)).toBeGreaterThan(0);
+      expect(await interleaving.everyPoint(first, others, before, only)).toBeGreaterThan(0);
     });
   }
 }

@@ -192,12 +192,13 @@ export class Script {
     });
   }
 
-  /** Numbers of the points that differ in what a stop there can show: of lookups that follow each other the first only. */
-  pointsOf(thread: number): number[] {
+  /** Numbers of the points of these names; of lookups that follow each other, where stops show the same, the first only. */
+  pointsOf(thread: number, only: readonly string[] = FAILPOINTS): number[] {
     const names = this.log()
       .filter((entry) => entry.startsWith(`${thread} `) && !entry.endsWith(' reservation-wait'))
       .map((entry) => entry.split(' ')[1]!);
-    return [...names.keys()].filter((i) => !names[i]!.endsWith('-load') || !names[i - 1]?.endsWith('-load'));
+    const wanted = [...names.keys()].filter((i) => only.includes(names[i]!));
+    return wanted.filter((i) => !names[i]!.endsWith('-load') || !names[i - 1]?.endsWith('-load'));
   }
 
   async end(): Promise<void> {

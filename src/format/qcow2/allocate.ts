@@ -3,23 +3,21 @@
 // leaves a leak. Refcount blocks and a larger refcount table are made on the way. Used under the metadata lock.
 
 import { writeU64BE } from '../../bytes/endian.ts';
-import { after, type GuestCluster, type HostCluster, type HostOffset } from '../../bytes/offsets.ts';
+import { after, type GuestCluster, type HostCluster, type HostOffset, hostCluster } from '../../bytes/offsets.ts';
 import { failpoint } from '../../concurrency/failpoints.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { FreeClusters } from '../mapped/free-clusters.ts';
 import type { WriteTracker } from '../write-tracker.ts';
-import type { DeferredDecrements } from './deferred-decrements.ts';
 import { type Geometry, placeInDataFile, REFCOUNT_TABLE_ENTRY_BYTES } from './geometry.ts';
-import { QCOW_MAX_REFTABLE_SIZE, writeRefcountTableFields } from './header/header.ts';
+import { QCOW_MAX_REFTABLE_SIZE } from './header/header.ts';
 import type { HeaderBits } from './header-bits.ts';
 import type { MetadataClusters } from './metadata-clusters.ts';
+import type { NewCounters } from './new-counters.ts';
 import type { OverlapCheck } from './overlap.ts';
 import { NO_BLOCK, type Refcounts, writeCounter } from './refcount.ts';
 import type { Qcow2Numbers } from './state.ts';
 import type { Tables } from './table.ts';
-
-const NO_FLAGS = { high: 0, low: 0 } as const;
 
 export interface Allocation {
   /** host offset of the first cluster */
@@ -36,9 +34,9 @@ export interface AllocatorParts {
   readonly tables: Tables;
   readonly refcounts: Refcounts;
   readonly free: FreeClusters;
-  readonly decrements: DeferredDecrements;
   readonly tracker: WriteTracker;
   readonly numbers: Qcow2Numbers;
+  readonly newCounters: NewCounters;
   readonly metadata: MetadataClusters;
   readonly headerBits: HeaderBits;
   readonly overlap: OverlapCheck;
@@ -149,9 +147,9 @@ export class Allocator {
     this.addBlockFor(this.parts.geometry.clusterOf(this.parts.numbers.fileEnd));
   }
 
-  /** A new refcount block for `cluster`, placed at the end of the file. It is durable before the table shows it. */
+  /** A new refcount block for `cluster`, placed at the end of the file. The table shows it when it is durable (new-counters.ts). */
   private addBlockFor(cluster: HostCluster): void {
-    const { file, geometry, headerBits, metadata, numbers, refcounts, tables, tracker } = this.parts;
+    const { file, geometry, headerBits, metadata, newCounters, numbers, refcounts, tables } = this.parts;
     headerBits.beforeCounters();
     const { clusterSize, refcountsPerBlock, refcountBits } = geometry;
     const blockIndex = Math.floor(cluster / refcountsPerBlock);
@@ -173,31 +171,24 @@ export class Allocator {
     file.write(content, 0, clusterSize, host);
     if (!countsItself) refcounts.setRun(own, 1, 1);
     numbers.advanceFileEnd(after(host, clusterSize));
-    tracker.sync();
-    try {
-      const table = numbers.refcountTableOffset;
-      tables.storeEntry('refcount-update', { table, index: blockIndex, flags: NO_FLAGS, host });
-    } catch (error) {
-      // nothing shows the block: its place is the end of the file again
-      if (!countsItself) refcounts.setRun(own, 1, 0);
-      numbers.lowerFileEnd(host);
-      throw error;
-    }
+    newCounters.addBlock(blockIndex, host);
     metadata.mark('refcount block', own, 1);
   }
 
   /**
    * A refcount table of at least `entries` entries, after new blocks that count themselves, the table and what follows.
-   * All of it is durable before the header shows it; then the old table is released.
+   * The header shows it when all of it is durable (new-counters.ts); then the old table is released.
    */
   private growTable(entries: number): void {
-    const { file, geometry, metadata, numbers, decrements, tables, tracker } = this.parts;
+    const { file, geometry, metadata, newCounters, numbers, refcounts, tables, tracker } = this.parts;
     const { clusterSize, refcountsPerBlock, refcountBits } = geometry;
     const oldEntries = numbers.refcountTableEntries;
     const oldOffset = numbers.refcountTableOffset;
     const start = geometry.clusterOf(numbers.fileEnd);
     const firstBlock = Math.floor(start / refcountsPerBlock);
-    const firstNew = this.parts.refcounts.blockOf(start) === NO_BLOCK ? firstBlock : firstBlock + 1;
+    // blocks for a long run may be there ahead of it
+    let firstNew = firstBlock;
+    while (refcounts.blockOf(hostCluster(firstNew * refcountsPerBlock)) !== NO_BLOCK) firstNew++;
     let blocks = 1;
     let tableClusters = 1;
     for (;;) {
@@ -237,19 +228,14 @@ export class Allocator {
     }
     if (firstNew > firstBlock) {
       const shared = Math.min(end, firstNew * refcountsPerBlock) - start;
-      this.parts.refcounts.setRun(start, shared, 1);
+      refcounts.setRun(start, shared, 1);
     }
     tables.slices.forget(tableOffset, tableBytes);
     file.write(table, 0, tableBytes, tableOffset);
     numbers.advanceFileEnd(geometry.startOf(end));
-    tracker.sync();
-    tracker.writeMetadata('header-update', () =>
-      writeRefcountTableFields(file, { refcountTableOffset: tableOffset, refcountTableClusters: tableClusters }),
-    );
     metadata.mark('refcount block', start, blocks);
     metadata.mark('refcount table', tableStart, tableClusters);
-    numbers.setRefcountTable(tableOffset, tableBytes / REFCOUNT_TABLE_ENTRY_BYTES);
-    decrements.add(geometry.clusterOf(oldOffset), geometry.clustersFor(oldEntries * REFCOUNT_TABLE_ENTRY_BYTES));
+    newCounters.moveTable(tableOffset, tableBytes / REFCOUNT_TABLE_ENTRY_BYTES);
     tracker.noteWrite();
   }
 }

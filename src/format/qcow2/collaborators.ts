@@ -32,6 +32,7 @@ import { HeaderBits } from './header-bits.ts';
 import { Linker } from './link.ts';
 import { Mapper, type Run } from './mapping.ts';
 import { MetadataClusters } from './metadata-clusters.ts';
+import { NewCounters } from './new-counters.ts';
 import { OverlapCheck } from './overlap.ts';
 import { Refcounts } from './refcount.ts';
 import { Qcow2RunReader } from './run-reader.ts';
@@ -79,9 +80,10 @@ function connectTables(files: Qcow2Files, state: Qcow2State, slot: number, log: 
   const overlap = new OverlapCheck(geometry, metadata, headerBits, numbers, hasDataFile);
   const refcounts = new Refcounts({ ...shared, tables, overlap });
   const mapper = new Mapper({ ...shared, path: file.path, tables });
-  const allocator = new Allocator({ ...shared, tables, refcounts, overlap });
+  const newCounters = new NewCounters({ ...shared, tables });
+  const allocator = new Allocator({ ...shared, tables, refcounts, newCounters, overlap });
   const linker = new Linker({ ...shared, tables, mapper, allocator, overlap });
-  const flush = new Flush({ ...shared, refcounts, linker });
+  const flush = new Flush({ ...shared, refcounts, newCounters, linker });
   const reusable = () => ({ waiting: decrements.count + pending.count, free: free.freeCount });
   return { ...shared, tables, overlap, mapper, allocator, linker, flush, reusable };
 }
@@ -91,6 +93,7 @@ function connectLists(state: Qcow2State) {
   return {
     pending: new PendingLinks(state.pending),
     pendingTables: new PendingLinks(state.pendingTables),
+    newBlocks: new PendingLinks<number>(state.newBlocks),
     decrements: new DeferredDecrements(state.decrements),
     free: new FreeClusters(state.free),
     metadata: new MetadataClusters(state.metadata),

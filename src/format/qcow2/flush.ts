@@ -8,6 +8,7 @@
 //   request   counter of the new cluster = 1, data written; the link waits     the old content; the new cluster leaks
 //   round 1   take what waits
 //       S     counters, data, new L2 tables and earlier removals are durable
+//             new refcount blocks are shown, durably (new-counters.ts)          "
 //             L1 entries of new L2 tables: each table says what it said before  the old content
 //       S     those L1 entries are durable; only if something was removed       "
 //             counters of earlier removals go down; unused clusters are         "
@@ -31,6 +32,7 @@ import type { DeferredDecrements } from './deferred-decrements.ts';
 import type { Geometry } from './geometry.ts';
 import type { Linker } from './link.ts';
 import type { MetadataClusters } from './metadata-clusters.ts';
+import type { NewCounters } from './new-counters.ts';
 import type { Refcounts } from './refcount.ts';
 
 export interface FlushParts {
@@ -42,6 +44,7 @@ export interface FlushParts {
   readonly pendingTables: PendingLinks<number>;
   readonly decrements: DeferredDecrements;
   readonly refcounts: Refcounts;
+  readonly newCounters: NewCounters;
   readonly linker: Linker;
   readonly free: FreeClusters;
   readonly metadata: MetadataClusters;
@@ -79,9 +82,21 @@ export class Flush {
     this.parts.tracker.noteWrite();
   }
 
+  /** Runs `action` while no round changes L1 entries. What was allocated before is counted by what the file shows, durably. */
+  betweenRounds(action: () => void): void {
+    const { lock, newCounters, tracker } = this.parts;
+    tracker.betweenFlushes(() => {
+      const unshown = lock.run(() => newCounters.unshown());
+      tracker.sync();
+      newCounters.show(unshown, (step) => lock.run(step));
+      action();
+    });
+  }
+
   /** Something is left for another round; the metadata lock is held. */
   waitsLocked(): boolean {
-    const { pending, pendingTables, decrements } = this.parts;
+    const { pending, pendingTables, decrements, newCounters } = this.parts;
+    if (!newCounters.isEmpty) return true;
     return !pending.isEmpty || !pendingTables.isEmpty || decrements.count > 0;
   }
 
@@ -90,15 +105,18 @@ export class Flush {
   }
 
   private round(): void {
-    const { linker, lock, pending, pendingTables, decrements, tracker } = this.parts;
-    const { clusters, tables, released } = lock.run(() => ({
+    const { linker, lock, newCounters, pending, pendingTables, decrements, tracker } = this.parts;
+    const { clusters, tables, released, unshown } = lock.run(() => ({
+      unshown: newCounters.unshown(),
       clusters: pending.count,
       tables: pendingTables.count,
       released: decrements.beginRound(),
     }));
-    if (clusters === 0 && tables === 0 && released === 0) return;
+    const isNothingNew = unshown.blocks === 0 && unshown.table === null;
+    if (clusters === 0 && tables === 0 && released === 0 && isNothingNew) return;
     tracker.sync();
     failpoint('link');
+    newCounters.show(unshown, (step) => lock.run(step));
     if (tables > 0) {
       linkInPieces(lock, tables, (piece) => linker.linkTables(piece));
       // what was removed from the copy of a shared table is in the file as long as the L1 entry leads to the original

@@ -4,6 +4,7 @@
 import { combine } from '../../bytes/endian.ts';
 import { after, type HostCluster, type HostOffset, hex, hostOffset } from '../../bytes/offsets.ts';
 import { failpoint } from '../../concurrency/failpoints.ts';
+import { NOT_PENDING, type PendingLinks } from '../mapped/pending-links.ts';
 import type { Geometry } from './geometry.ts';
 import type { HeaderBits } from './header-bits.ts';
 import type { OverlapCheck } from './overlap.ts';
@@ -17,6 +18,8 @@ export interface RefcountsParts {
   readonly geometry: Geometry;
   readonly tables: Tables;
   readonly numbers: Pick<Qcow2Numbers, 'refcountTableEntries' | 'refcountTableOffset'>;
+  /** blocks in use that the table does not show yet */
+  readonly newBlocks: PendingLinks<number>;
   readonly headerBits: HeaderBits;
   readonly overlap: OverlapCheck;
 }
@@ -25,10 +28,12 @@ export class Refcounts {
   private readonly geometry: Geometry;
   private readonly tables: Tables;
   private readonly numbers: RefcountsParts['numbers'];
+  private readonly newBlocks: PendingLinks<number>;
   private readonly headerBits: HeaderBits;
   private readonly overlap: OverlapCheck;
 
-  constructor({ geometry, tables, numbers, headerBits, overlap }: RefcountsParts) {
+  constructor({ geometry, tables, newBlocks, numbers, headerBits, overlap }: RefcountsParts) {
+    this.newBlocks = newBlocks;
     this.headerBits = headerBits;
     this.overlap = overlap;
     this.geometry = geometry;
@@ -39,6 +44,8 @@ export class Refcounts {
   /** The block that counts `cluster`, or NO_BLOCK. */
   blockOf(cluster: HostCluster): HostOffset {
     const index = Math.floor(cluster / this.geometry.refcountsPerBlock);
+    const unshown = this.newBlocks.find(index);
+    if (unshown !== NOT_PENDING) return unshown;
     if (index >= this.numbers.refcountTableEntries) return NO_BLOCK;
     const table = this.numbers.refcountTableOffset;
     const { high, low } = this.tables.load(table, index);

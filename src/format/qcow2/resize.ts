@@ -3,9 +3,11 @@
 // L1 table grows by a copy, which is durable before the header shows it, and never shrinks.
 
 import {
+  after,
   type GuestCluster,
   guestCluster,
   guestOffset,
+  type HostOffset,
   MAX_VIRTUAL_SIZE,
   roundUp,
   SECTOR_BYTES,
@@ -27,6 +29,9 @@ import type { HeaderBits } from './header-bits.ts';
 import type { MetadataClusters } from './metadata-clusters.ts';
 import type { FixedHeader, Qcow2Numbers } from './state.ts';
 import type { Tables } from './table.ts';
+
+/** An L1 table is copied in pieces of this. */
+const COPY_BYTES = 1024 * 1024;
 
 export interface ResizeParts {
   readonly file: HostFile;
@@ -124,32 +129,54 @@ function cutDataFile(dataFile: HostFile, size: number): void {
   if (dataFile.size() > end) dataFile.truncate(end);
 }
 
-/** A longer L1 table: copied, durable, shown by the header; then the old one is released. */
+/**
+ * A longer L1 table: copied, durable, shown by the header; then the old one is released. Entries change in rounds of the flush only,
+ * and none runs meanwhile, so the copy needs no lock; requests go on, and find the old table until the header shows the new one.
+ */
 function growL1(parts: ResizeParts, entries: number): void {
-  const { allocator, disk, file, flush, geometry, lock, headerBits, metadata, numbers, decrements, tables, tracker } =
-    parts;
+  const { allocator, flush, geometry, headerBits, lock, numbers, tracker } = parts;
   if (entries <= lock.run(() => numbers.l1Entries)) return;
-  // no L1 entry is on its way while the table moves: nothing waits after this, and the lock is held from here on
-  lock.run(() => headerBits.beforeChange());
-  flush.runUntilSettled();
-  lock.run(() => {
-    const oldBytes = numbers.l1Entries * L1_ENTRY_BYTES;
-    const clusters = geometry.clustersFor(entries * L1_ENTRY_BYTES);
-    const { offset } = allocator.allocateExactly(clusters);
-    const content = new Uint8Array(clusters * geometry.clusterSize);
-    file.read(content, 0, oldBytes, numbers.l1Offset);
-    tables.slices.forget(offset, content.length);
-    file.write(content, 0, content.length, offset);
-    tracker.sync();
-    writeHeader(parts, disk.virtualSize, entries, offset);
-    metadata.mark('active L1 table', geometry.clusterOf(offset), clusters);
-    if (oldBytes > 0) {
-      decrements.add(geometry.clusterOf(numbers.l1Offset), geometry.clustersFor(oldBytes));
-      tables.slices.forget(numbers.l1Offset, roundUp(oldBytes, geometry.clusterSize));
-    }
-    numbers.setL1Table(offset, entries);
+  const clusters = geometry.clustersFor(entries * L1_ENTRY_BYTES);
+  const offset = lock.run(() => {
+    headerBits.beforeChange();
+    return allocator.allocateExactly(clusters).offset;
   });
+  try {
+    flush.betweenRounds(() => {
+      copyL1(parts, offset, clusters * geometry.clusterSize);
+      tracker.sync();
+      lock.run(() => showL1(parts, offset, entries));
+    });
+  } catch (error) {
+    // a header that may or may not show it has turned the image read-only (R8)
+    if (tracker.failure() === null) lock.run(() => allocator.giveBack(offset, clusters));
+    throw error;
+  }
   tracker.noteWrite();
+}
+
+/** The entries of the L1 table, then zeros, to `offset`. */
+function copyL1({ file, lock, numbers, tables }: ResizeParts, offset: HostOffset, bytes: number): void {
+  const old = lock.run(() => ({ offset: numbers.l1Offset, bytes: numbers.l1Entries * L1_ENTRY_BYTES }));
+  for (let done = 0; done < bytes; done += COPY_BYTES) {
+    const content = new Uint8Array(Math.min(COPY_BYTES, bytes - done));
+    const part = Math.min(content.length, old.bytes - done);
+    if (part > 0) file.read(content, 0, part, after(old.offset, done));
+    lock.run(() => tables.slices.forget(after(offset, done), content.length));
+    file.write(content, 0, content.length, after(offset, done));
+  }
+}
+
+function showL1(parts: ResizeParts, offset: HostOffset, entries: number): void {
+  const { decrements, disk, geometry, metadata, numbers, tables } = parts;
+  const oldBytes = numbers.l1Entries * L1_ENTRY_BYTES;
+  writeHeader(parts, disk.virtualSize, entries, offset);
+  metadata.mark('active L1 table', geometry.clusterOf(offset), geometry.clustersFor(entries * L1_ENTRY_BYTES));
+  if (oldBytes > 0) {
+    decrements.add(geometry.clusterOf(numbers.l1Offset), geometry.clustersFor(oldBytes));
+    tables.slices.forget(numbers.l1Offset, roundUp(oldBytes, geometry.clusterSize));
+  }
+  numbers.setL1Table(offset, entries);
 }
 
 function setSize(parts: ResizeParts, size: number): void {

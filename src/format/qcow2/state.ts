@@ -26,8 +26,12 @@ const REFCOUNT_TABLE_OFFSET = FIRST_OWN_NUMBER + 2;
 const REFCOUNT_TABLE_ENTRIES = FIRST_OWN_NUMBER + 3;
 const FILE_END = FIRST_OWN_NUMBER + 4;
 const NEVER_USED = FIRST_OWN_NUMBER + 5;
-const NUMBER_COUNT = FIRST_OWN_NUMBER + 6;
+const SHOWN_TABLE_OFFSET = FIRST_OWN_NUMBER + 6;
+const SHOWN_TABLE_ENTRIES = FIRST_OWN_NUMBER + 7;
+const NUMBER_COUNT = FIRST_OWN_NUMBER + 8;
 
+/** Refcount blocks that wait for their place in the refcount table: new-counters.ts says why they are never more. */
+export const NEW_BLOCKS = 4096;
 /** L2 tables that wait for their L1 entry. */
 const PENDING_TABLES = 1024;
 
@@ -59,6 +63,8 @@ export interface Qcow2State extends MappedState {
   /** of an encrypted image; in the memory of this process and nowhere else */
   readonly volumeKey: VolumeKey | null;
   readonly pendingTables: PendingLinksState;
+  /** refcount blocks that the refcount table does not show yet */
+  readonly newBlocks: PendingLinksState;
   readonly decrements: DeferredDecrementsState;
   /** which clusters hold metadata */
   readonly metadata: SharedByteMapState;
@@ -90,6 +96,7 @@ export function createQcow2State(header: FixedHeader, options: Qcow2StateOptions
     volumeKey,
     metadata,
     pendingTables: createPendingLinksState(readOnly ? 1 : PENDING_TABLES),
+    newBlocks: createPendingLinksState(readOnly ? 1 : NEW_BLOCKS),
     decrements: createDeferredDecrementsState(readOnly ? 1 : undefined),
   };
   new Int32Array(state.words)[HEADER_BITS] = options.headerBits;
@@ -98,6 +105,8 @@ export function createQcow2State(header: FixedHeader, options: Qcow2StateOptions
   numbers[L1_ENTRIES] = options.l1Table.entries;
   numbers[REFCOUNT_TABLE_OFFSET] = options.refcountTable.offset;
   numbers[REFCOUNT_TABLE_ENTRIES] = options.refcountTable.entries;
+  numbers[SHOWN_TABLE_OFFSET] = options.refcountTable.offset;
+  numbers[SHOWN_TABLE_ENTRIES] = options.refcountTable.entries;
   numbers[FILE_END] = options.usedEnd;
   numbers[NEVER_USED] = options.fileLength;
   return state;
@@ -135,10 +144,25 @@ export class Qcow2Numbers {
     return this.numbers.get(REFCOUNT_TABLE_ENTRIES);
   }
 
-  /** The header shows this one now. */
-  setRefcountTable(offset: HostOffset, entries: number): void {
+  /** This one is in use; the header shows another for a while. */
+  moveRefcountTable(offset: HostOffset, entries: number): void {
     this.numbers.set(REFCOUNT_TABLE_OFFSET, offset);
     this.numbers.set(REFCOUNT_TABLE_ENTRIES, entries);
+  }
+
+  get isRefcountTableShown(): boolean {
+    return this.numbers.get(SHOWN_TABLE_OFFSET) === this.numbers.get(REFCOUNT_TABLE_OFFSET);
+  }
+
+  /** The header shows the refcount table that is in use. @returns the one that it showed before */
+  noteRefcountTableShown(): { readonly offset: HostOffset; readonly entries: number } {
+    const before = {
+      offset: hostOffset(this.numbers.get(SHOWN_TABLE_OFFSET)),
+      entries: this.numbers.get(SHOWN_TABLE_ENTRIES),
+    };
+    this.numbers.set(SHOWN_TABLE_OFFSET, this.refcountTableOffset);
+    this.numbers.set(SHOWN_TABLE_ENTRIES, this.refcountTableEntries);
+    return before;
   }
 
   /** First byte after the last cluster in use, where the next one is appended. */

@@ -94,7 +94,9 @@ function clustersBetween(smaller: number, larger: number, geometry: Geometry): [
   return [guestCluster(geometry.clustersFor(smaller)), guestCluster(geometry.clustersFor(larger))];
 }
 
-function setSize({ dirtyBit, disk, numbers, reservations, tracker }: ResizeParts, size: number): void {
+function setSize({ dirtyBit, disk, lock, numbers, reservations, tracker }: ResizeParts, size: number): void {
+  // before all clusters are reserved, because it may wait for the disk
+  lock.run(() => dirtyBit.set());
   reservations.exclusively(0, Number.POSITIVE_INFINITY, () => {
     dirtyBit.set();
     dirtyBit.writeField(IMAGE_SIZE_OFFSET, size);

@@ -60,7 +60,9 @@ test('no number of a qcow2 image is looked at or changed without the lock', () =
     () => disk.addAllocated(1),
     () => disk.removeAllocated(1),
     () => numbers.setL1Table(hostOffset(0), 0),
-    () => numbers.setRefcountTable(hostOffset(0), 0),
+    () => numbers.isRefcountTableShown,
+    () => numbers.moveRefcountTable(hostOffset(0), 0),
+    () => numbers.noteRefcountTableShown(),
     () => numbers.advanceFileEnd(hostOffset(LENGTH)),
     () => numbers.lowerFileEnd(hostOffset(0)),
     () => numbers.noteUsed(hostOffset(LENGTH)),
@@ -81,15 +83,18 @@ test('a cluster lies inside the file, and outside the active L1 table and the re
   });
 });
 
-test('a table that has moved is where the header says, and the other one stays', () => {
+test('a table that has moved is in use where it is now, and the other one stays', () => {
   const { lock, numbers } = opened();
   lock.run(() => {
     numbers.setL1Table(hostOffset(20 * CLUSTER), 9);
     expect([numbers.l1Offset, numbers.l1Entries]).toEqual([20 * CLUSTER, 9]);
     expect([numbers.refcountTableOffset, numbers.refcountTableEntries]).toEqual([CLUSTER, 8192]);
-    numbers.setRefcountTable(hostOffset(30 * CLUSTER), 16384);
+    numbers.moveRefcountTable(hostOffset(30 * CLUSTER), 16384);
     expect([numbers.l1Offset, numbers.l1Entries]).toEqual([20 * CLUSTER, 9]);
     expect([numbers.refcountTableOffset, numbers.refcountTableEntries]).toEqual([30 * CLUSTER, 16384]);
+    expect(numbers.isRefcountTableShown).toBe(false);
+    expect(numbers.noteRefcountTableShown()).toEqual({ offset: CLUSTER, entries: 8192 });
+    expect(numbers.isRefcountTableShown).toBe(true);
   });
 });
 
