@@ -1,4 +1,4 @@
-// Refcount blocks and refcount tables that are in use before the file shows them (format/qcow2/new-counters.ts): at every point
+// Refcount blocks and refcount tables that are in use before the file shows them (format/qcow2/counters/new-counters.ts): at every point
 // of the flush that shows them others allocate, flush and discard, and at every point of a write that needs them.
 
 import { describe } from 'vitest';

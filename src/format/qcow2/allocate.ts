@@ -9,13 +9,13 @@ import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { FreeClusters } from '../mapped/free-clusters.ts';
 import type { WriteTracker } from '../write-tracker.ts';
+import type { NewCounters } from './counters/new-counters.ts';
+import { NO_BLOCK, type Refcounts, writeCounter } from './counters/refcount.ts';
 import { type Geometry, placeInDataFile, REFCOUNT_TABLE_ENTRY_BYTES } from './geometry.ts';
 import { QCOW_MAX_REFTABLE_SIZE } from './header/header.ts';
 import type { HeaderBits } from './header-bits.ts';
 import type { MetadataClusters } from './metadata-clusters.ts';
-import type { NewCounters } from './new-counters.ts';
 import type { OverlapCheck } from './overlap.ts';
-import { NO_BLOCK, type Refcounts, writeCounter } from './refcount.ts';
 import type { Qcow2Numbers } from './state.ts';
 import type { Tables } from './table.ts';
 

@@ -8,7 +8,7 @@
 //   request   counter of the new cluster = 1, data written; the link waits     the old content; the new cluster leaks
 //   round 1   take what waits
 //       S     counters, data, new L2 tables and earlier removals are durable
-//             new refcount blocks are shown, durably (new-counters.ts)          "
+//             new refcount blocks are shown, durably (counters/)                "
 //             L1 entries of new L2 tables: each table says what it said before  the old content
 //       S     those L1 entries are durable; only if something was removed       "
 //             counters of earlier removals go down; unused clusters are         "
@@ -28,12 +28,12 @@ import { CLUSTERS_PER_HOLD, type ClusterRun, type FreeClusters } from '../mapped
 import { linkInPieces } from '../mapped/link-pieces.ts';
 import type { PendingLinks } from '../mapped/pending-links.ts';
 import type { WriteTracker } from '../write-tracker.ts';
-import type { DeferredDecrements } from './deferred-decrements.ts';
+import type { DeferredDecrements } from './counters/deferred-decrements.ts';
+import type { NewCounters } from './counters/new-counters.ts';
+import type { Refcounts } from './counters/refcount.ts';
 import type { Geometry } from './geometry.ts';
 import type { Linker } from './link.ts';
 import type { MetadataClusters } from './metadata-clusters.ts';
-import type { NewCounters } from './new-counters.ts';
-import type { Refcounts } from './refcount.ts';
 
 export interface FlushParts {
   readonly file: HostFile;

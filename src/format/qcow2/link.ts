@@ -17,7 +17,7 @@ import type { DiskNumbers } from '../mapped/disk-numbers.ts';
 import { consecutive, NOT_PENDING, type PendingLink, type PendingLinks } from '../mapped/pending-links.ts';
 import type { Allocator } from './allocate.ts';
 import { parseCompressedDescriptor } from './compressed.ts';
-import type { DeferredDecrements } from './deferred-decrements.ts';
+import type { DeferredDecrements } from './counters/deferred-decrements.ts';
 import type { Geometry } from './geometry.ts';
 import { type Mapper, NO_HOST } from './mapping.ts';
 import type { MetadataClusters } from './metadata-clusters.ts';

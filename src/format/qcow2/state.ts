@@ -9,7 +9,7 @@ import { FIRST_OWN_NUMBER } from '../mapped/disk-numbers.ts';
 import { LockedNumbers, type LockedNumbersParts } from '../mapped/locked-numbers.ts';
 import { createMappedState, type MappedState, type MappedStateOptions } from '../mapped/mapped-state.ts';
 import { createPendingLinksState, type PendingLinksState } from '../mapped/pending-links.ts';
-import { createDeferredDecrementsState, type DeferredDecrementsState } from './deferred-decrements.ts';
+import { createDeferredDecrementsState, type DeferredDecrementsState } from './counters/deferred-decrements.ts';
 import { L1_ENTRY_BYTES, REFCOUNT_TABLE_ENTRY_BYTES } from './geometry.ts';
 import type { CompressionType, FeatureWords } from './header/header.ts';
 

@@ -6,8 +6,8 @@ import { withRoom } from '../../../bytes/number-index.ts';
 import { hostOffset } from '../../../bytes/offsets.ts';
 import { PAGE_BITS, SparseBitmap } from '../../../bytes/sparse-bitmap.ts';
 import { type HostFile, readPadded } from '../../../host/host-file.ts';
+import { decodeCounters, readCounter, writeCounter } from '../counters/refcount.ts';
 import type { Geometry } from '../geometry.ts';
-import { decodeCounters, readCounter, writeCounter } from '../refcount.ts';
 import type { Holes } from './table-holes.ts';
 
 /** Of blocks that are kept, and of the pages of `singles`. A hostile file can be nothing but blocks. */

@@ -7,9 +7,9 @@ import { writeU64BE } from '../../../bytes/endian.ts';
 import { hex, hostOffset, roundUp } from '../../../bytes/offsets.ts';
 import { ImgfuseError } from '../../../errors/index.ts';
 import type { HostFile } from '../../../host/host-file.ts';
+import { writeCounter } from '../counters/refcount.ts';
 import { REFCOUNT_TABLE_ENTRY_BYTES } from '../geometry.ts';
 import { QCOW_MAX_REFTABLE_SIZE, type Qcow2Header, writeRefcountTableFields } from '../header/header.ts';
-import { writeCounter } from '../refcount.ts';
 import type { ReferenceWalk } from './reference-walk.ts';
 
 /** Where the new structures lie: the blocks first, then the table. */

@@ -2,8 +2,8 @@
 // that a crash leaves a leak and never a cluster that is free and still referred to. A log of runs, used under the metadata
 // lock: a round of the flush takes all that is there, syncs, and removes what it has carried out.
 
-import { type HostCluster, hostCluster } from '../../bytes/offsets.ts';
-import { assert } from '../../errors/index.ts';
+import { type HostCluster, hostCluster } from '../../../bytes/offsets.ts';
+import { assert } from '../../../errors/index.ts';
 
 const COUNT = 0;
 /** runs of the log that a round is carrying out: they stay as they are */

@@ -1,15 +1,15 @@
 // Reference counts of host clusters: a table of blocks, each one cluster of counters of 1 to 64 bits. Counters narrower
 // than a byte fill it from its low bits up; wider ones are big-endian. Used under the metadata lock.
 
-import { combine } from '../../bytes/endian.ts';
-import { after, type HostCluster, type HostOffset, hex, hostOffset } from '../../bytes/offsets.ts';
-import { failpoint } from '../../concurrency/failpoints.ts';
-import { NOT_PENDING, type PendingLinks } from '../mapped/pending-links.ts';
-import type { Geometry } from './geometry.ts';
-import type { HeaderBits } from './header-bits.ts';
-import type { OverlapCheck } from './overlap.ts';
-import type { Qcow2Numbers } from './state.ts';
-import { entryAt, offsetOf, type Tables } from './table.ts';
+import { combine } from '../../../bytes/endian.ts';
+import { after, type HostCluster, type HostOffset, hex, hostOffset } from '../../../bytes/offsets.ts';
+import { failpoint } from '../../../concurrency/failpoints.ts';
+import { NOT_PENDING, type PendingLinks } from '../../mapped/pending-links.ts';
+import type { Geometry } from '../geometry.ts';
+import type { HeaderBits } from '../header-bits.ts';
+import type { OverlapCheck } from '../overlap.ts';
+import type { Qcow2Numbers } from '../state.ts';
+import { entryAt, offsetOf, type Tables } from '../table.ts';
 
 /** Nothing counts these clusters yet. 0 is the header, so it is no place for a block. */
 export const NO_BLOCK = hostOffset(0);

@@ -8,17 +8,17 @@
 //             refcount table -> block; S                                   the clusters it counts leak
 //             L1 and L2 entries                                            (flush.ts)
 
-import type { HostOffset } from '../../bytes/offsets.ts';
-import { steadyMs } from '../../concurrency/clock.ts';
-import { assert } from '../../errors/index.ts';
-import type { HostFile } from '../../host/host-file.ts';
-import type { PendingLinks } from '../mapped/pending-links.ts';
-import type { WriteTracker } from '../write-tracker.ts';
+import type { HostOffset } from '../../../bytes/offsets.ts';
+import { steadyMs } from '../../../concurrency/clock.ts';
+import { assert } from '../../../errors/index.ts';
+import type { HostFile } from '../../../host/host-file.ts';
+import type { PendingLinks } from '../../mapped/pending-links.ts';
+import type { WriteTracker } from '../../write-tracker.ts';
+import { type Geometry, REFCOUNT_TABLE_ENTRY_BYTES } from '../geometry.ts';
+import { writeRefcountTableFields } from '../header/header.ts';
+import type { Qcow2Numbers } from '../state.ts';
+import type { Tables } from '../table.ts';
 import type { DeferredDecrements } from './deferred-decrements.ts';
-import { type Geometry, REFCOUNT_TABLE_ENTRY_BYTES } from './geometry.ts';
-import { writeRefcountTableFields } from './header/header.ts';
-import type { Qcow2Numbers } from './state.ts';
-import type { Tables } from './table.ts';
 
 const NO_FLAGS = { high: 0, low: 0 } as const;
 
