@@ -4,7 +4,8 @@
 // program was built (bundle/code-cache.mjs). The modules stay beside it for the tests, which load single ones. Nothing is
 // renamed or squeezed, so that stack traces stay readable.
 
-import { copyFileSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { createHash } from 'node:crypto';
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { basename } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { build } from 'rolldown';
@@ -19,6 +20,7 @@ import {
   inBundle,
   lazyBuiltins,
   loadedWith,
+  replaceOnce,
 } from './bundle/transforms.mjs';
 
 const dist = fileURLToPath(new URL('../dist/', import.meta.url));
@@ -86,11 +88,15 @@ const { output } = await build({
   logLevel: 'warn',
 });
 assertNoCircle(output);
-for (const { fileName } of output) {
-  const file = `${program}${fileName}`;
-  writeFileSync(file, asFunction(lazyBuiltins(readFileSync(file, 'utf8'), fileName)));
-}
-copyFileSync(new URL('bundle/load.cjs', import.meta.url), `${program}load.cjs`);
+const chunks = output.map(({ fileName }) => {
+  const text = readFileSync(`${program}${fileName}`, 'utf8');
+  return [fileName, asFunction(lazyBuiltins(text, fileName))];
+});
+// a process that loads a chunk late must not get one of another build
+const buildId = createHash('sha256').update(JSON.stringify(chunks)).digest('hex').slice(0, 32);
+for (const [fileName, text] of chunks) writeFileSync(`${program}${fileName}`, `${text} // ${buildId}`);
+const loader = readFileSync(new URL('bundle/load.cjs', import.meta.url), 'utf8');
+writeFileSync(`${program}load.cjs`, replaceOnce(loader, /'BUILD'/, `'${buildId}'`));
 for (const name of Object.keys(entries).filter((each) => each !== 'main')) {
   writeFileSync(`${program}${name}-entry.cjs`, entryOf(`${basename(name)}.cjs`));
 }

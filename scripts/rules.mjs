@@ -27,7 +27,7 @@ const RULES = [
     rule: 'R1',
     hazard: 'two threads change tables at the same time',
     file: 'src/concurrency/mutex.ts',
-    from: 'if (Atomics.compareExchange(words, index, FREE, HELD) !== FREE) this.lockSlowly();',
+    from: 'if (Atomics.compareExchange(words, index, FREE, this.own) !== FREE) this.lockSlowly();',
     to: 'void words; void index;',
     test: EVERY_POINT,
     only: 'qcow2 two clusters of one new L2 table',

@@ -10,7 +10,11 @@ const { Script, constants } = require('node:vm');
 const COPY_MS = 10_000;
 const CODE_FOLDER = `${__dirname}/code-${process.version}-${process.arch}/`;
 const CHUNK = /^\.\/([\w-]+\.cjs)$/;
+/** Of the files that belong together: each chunk ends with it. The build writes it here. */
+const BUILD = 'BUILD';
 const chunks = new Map();
+// for threads, which may start when the files are those of another build
+globalThis[Symbol.for('imgfuse.build')] = BUILD;
 /** One for all files: what a thread allocates while it starts stays in its memory. */
 let scratch = Buffer.allocUnsafeSlow(256 * 1024);
 
@@ -21,6 +25,7 @@ function load(name) {
   const filename = `${__dirname}/${name}`;
   const file = readFile(filename);
   const source = file.bytes.latin1Slice();
+  if (!source.endsWith(BUILD)) throw replaced(name);
   const cachedData = readCode(name, file.changedMs);
   const importModuleDynamically = constants.USE_MAIN_CONTEXT_DEFAULT_LOADER;
   const script = new Script(source, { filename, cachedData, importModuleDynamically });
@@ -28,6 +33,18 @@ function load(name) {
   chunks.set(name, { module, script });
   script.runInThisContext()(module.exports, requireFromChunk, module, filename, __dirname);
   return module.exports;
+}
+
+/** The chunk of a thread. @param build of the process that started it */
+function loadThread(name, build) {
+  if (build !== BUILD) throw replaced(name);
+  return load(name);
+}
+
+function replaced(name) {
+  return new Error(
+    `${__dirname}/${name} belongs to another build of the program than this process, which goes on without it`,
+  );
 }
 
 function requireFromChunk(id) {
@@ -62,4 +79,4 @@ function readCode(name, changedMs) {
   }
 }
 
-module.exports = { load, chunks, CODE_FOLDER };
+module.exports = { load, loadThread, chunks, CODE_FOLDER };

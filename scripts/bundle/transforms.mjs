@@ -5,7 +5,18 @@ import { readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 
 /** Node's own modules that some paths never need, and that take milliseconds to load in Node 20. */
-const LAZY = ['child_process', 'crypto', 'net', 'os', 'timers/promises', 'tty', 'url', 'util', 'zlib'];
+const LAZY = [
+  'child_process',
+  'crypto',
+  'net',
+  'os',
+  'timers/promises',
+  'tty',
+  'url',
+  'util',
+  'worker_threads',
+  'zlib',
+];
 
 /** @throws Error if the text has not exactly one match */
 export function replaceOnce(text, pattern, replacement) {
@@ -60,7 +71,7 @@ export function loadedWith(files) {
 
 /** The file of a thread: it loads its chunk as the program loads its own. */
 export function entryOf(chunk) {
-  return `'use strict';\nrequire('./load.cjs').load('${chunk}');\n`;
+  return `'use strict';\nrequire('./load.cjs').loadThread('${chunk}', process.argv[2]);\n`;
 }
 
 /** Threads and mount processes begin in files of their own; the version is known; yargs asks for the working directory, which may be gone, without need. */
@@ -79,7 +90,7 @@ export const inBundle = {
       return replaceOnce(code, /createRequire\(import\.meta\.url\)\('\S+package\.json'\)/, JSON.stringify({ version }));
     }
     if (id.endsWith('cli/start-mount.js')) {
-      return replaceOnce(code, /process\.argv\[1\] \?\? ''/, '`${__dirname}/cli.cjs`');
+      return replaceOnce(code, /process\.argv\[1\] \?\? ''/, "__dirname + '/cli.cjs'");
     }
     return code.replaceAll(/(['"])\.\/((?:keeper|network)-thread|worker)\.js\1/g, "'./$2-entry.cjs'");
   },
@@ -114,6 +125,7 @@ export function lazyBuiltins(text, fileName) {
       .replaceAll(new RegExp(`\\b${name}\\.(?=\\w)`, 'g'), `${name}().`);
     if (new RegExp(`(?<!["'\`])\\b${name}\\b(?!\\(\\)\\.)`).test(changed))
       throw new Error(`${fileName} uses ${name} as a whole`);
+    changed = changed.replaceAll(new RegExp(`\\bnew ${name}\\(\\)\\.(\\w+)`, 'g'), `new (${name}().$1)`);
     const loaded = whole === null ? module : `${whole[1]}${module}${whole[2].slice(0, -1)}`;
     changed = `let ${name}_loaded;\nconst ${name} = () => (${name}_loaded ??= ${loaded});\n${changed}`;
   }

@@ -14,7 +14,6 @@ const FREE = 0;
 const ABANDONED = -1;
 /** Set while a thread sleeps. */
 const SLEEPERS = 1;
-const HELD = heldBy(threadId);
 /** Tries before a thread goes to sleep: a hold lasts about a microsecond, a sleep and wake-up about ten. */
 const SPINS = 200;
 /** A thread that was woken needs some tens of microseconds until it runs and takes the mutex. */
@@ -34,6 +33,8 @@ export class Mutex {
   /** what it guards */
   readonly guarded: string;
   private readonly look: (() => void) | null;
+  /** the word while this thread holds it; asked here, because not every program that loads this file has threads */
+  private readonly own = heldBy(threadId);
   private holding = false;
   private isAbandoned = false;
   /** the last unlock() has woken a thread */
@@ -60,7 +61,7 @@ export class Mutex {
   lock(): void {
     assert(!this.holding, 'a thread takes a mutex that it holds');
     const { words, index } = this;
-    if (Atomics.compareExchange(words, index, FREE, HELD) !== FREE) this.lockSlowly();
+    if (Atomics.compareExchange(words, index, FREE, this.own) !== FREE) this.lockSlowly();
     this.holding = true;
   }
 
@@ -109,14 +110,14 @@ export class Mutex {
   private lockSlowly(): void {
     const { words, index } = this;
     for (let spin = 0; spin < SPINS; spin++) {
-      if (Atomics.load(words, index) === FREE && Atomics.compareExchange(words, index, FREE, HELD) === FREE) return;
+      if (Atomics.load(words, index) === FREE && Atomics.compareExchange(words, index, FREE, this.own) === FREE) return;
     }
     for (;;) {
       const found = Atomics.load(words, index);
       if (found === ABANDONED) throw this.abandoned();
       if (found === FREE) {
         // marked as if a thread slept: others may have been asleep before
-        if (Atomics.compareExchange(words, index, FREE, HELD | SLEEPERS) === FREE) return;
+        if (Atomics.compareExchange(words, index, FREE, this.own | SLEEPERS) === FREE) return;
         continue;
       }
       const asleep = found | SLEEPERS;

@@ -1,7 +1,7 @@
 // The control socket of a mount: JSON lines over a Unix socket.
 //   {"request":"status"} -> the status object    {"request":"wait"} -> {"closed":true,"clean":bool,"error"?} when closed
-//   {"request":"remount","readOnly":bool} -> {"remounted":bool,"error"?} when it is done
-// Lines of one connection are served in order, so a status answer proves that a wait sent before it is registered.
+//   {"request":"remount","readOnly":bool} -> {"remounted":bool,"error"?} when it is done    {"request":"hello"} -> {}
+// Lines of one connection are served in order, so the answer to a hello proves that a wait sent before it is registered.
 // ControlServer runs in the main thread of the mount process, ControlClient in a command that asks it.
 
 import { connect, createServer, type Server, type Socket } from 'node:net';
@@ -99,10 +99,12 @@ export class ControlServer {
     } else if (request === 'wait') {
       if (this.result === null) this.waiting.add(socket);
       else answer(socket, this.result);
+    } else if (request === 'hello') {
+      answer(socket, {});
     } else if (request === 'remount' && typeof readOnly === 'boolean') {
       void this.handlers.remount(readOnly).then((result) => answer(socket, result));
     } else {
-      answer(socket, { error: 'unknown request; there are "status", "wait" and "remount"' });
+      answer(socket, { error: 'unknown request; there are "status", "hello", "wait" and "remount"' });
     }
   }
 
@@ -182,6 +184,12 @@ export class ControlClient {
   status(timeoutMs = 5000): Promise<Record<string, unknown> | null> {
     this.send({ request: 'status' });
     return this.next((value) => !('closed' in value || 'remounted' in value), timeoutMs);
+  }
+
+  /** Resolves when the process has read what was sent before; also if it ends, or is older and does not know the request. */
+  async hello(timeoutMs = 5000): Promise<void> {
+    this.send({ request: 'hello' });
+    await this.next((value) => !('closed' in value || 'remounted' in value), timeoutMs);
   }
 
   /** Registers for the end of the mount. @returns a promise of the result; null if the process ends without one */

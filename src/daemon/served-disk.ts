@@ -18,6 +18,8 @@ export class ServedDisk {
   private shared: SharedDisk | null = null;
   /** the disk that this thread is attached to */
   private disk: VirtualDisk | null = null;
+  /** this thread is attached, or about to be */
+  private isAsked = false;
   private attachDisk: ((shared: SharedDisk, slot: number, log: (sentence: string) => void) => VirtualDisk) | null =
     null;
 
@@ -47,6 +49,7 @@ export class ServedDisk {
 
   /** Attaches this thread to the disk, which must be open. */
   async attached(): Promise<VirtualDisk> {
+    this.isAsked = true;
     this.attachDisk ??= (await import('../disk/index.ts')).attachDisk;
     return this.disk ?? this.attach(this.shared!);
   }
@@ -56,8 +59,12 @@ export class ServedDisk {
     this.attach(shared);
   }
 
-  /** The connection of the mount has ended, so running requests need not wait for a slow server of a backing file. */
+  /**
+   * The connection of the mount has ended, so running requests need not wait for a slow server of a backing file. If nobody has
+   * opened a file, nobody waits.
+   */
   giveUpServers(): void {
+    if (!this.isAsked) return;
     void this.attached().then(
       (disk) => disk.giveUpServers(),
       () => undefined,

@@ -32,8 +32,9 @@ import { nativeAvailable } from '../native/index.ts';
 import type { KeptDisk } from './keeper/disk-keeper.ts';
 import { type Log, requestErrorLog } from './log.ts';
 import type { MountRequest } from './mount-request.ts';
+import { Crew, type CrewEvents } from './workers/crew.ts';
 import type { ServingWords } from './workers/serving-words.ts';
-import { type ServeData, startThread, type Thread, type WarmThread } from './workers/threads.ts';
+import type { ServeData, Thread, WarmThread } from './workers/threads.ts';
 
 /** A mount that answers. */
 export interface Serving {
@@ -61,13 +62,9 @@ export interface Serving {
 }
 
 /** Called with events of the threads of a mount. */
-export interface ServingEvents {
-  /** a thread has died: its request is never answered, and its locks and reservations must be released */
-  readonly died: (error: Error, threadId: number, slot: number) => void;
+export interface ServingEvents extends Omit<CrewEvents, 'ended'> {
   /** the disk for this thread, whose engines fuse-native alone needs before the mount answers */
   readonly attach: () => Promise<VirtualDisk>;
-  /** a thread has ended after the end of the connection or the stop word */
-  readonly gone: () => void;
 }
 
 /** The operations for an exchange of the disk under a mount. */
@@ -171,9 +168,11 @@ async function serveKernel(
     for (const node of nodesOf(tree)) await session.invalidate(node, 'data');
   };
   void dropStalePages(tree, dropPages).catch((error) => log('warning', describeError(error)));
-  const threads = [first, ...others.map((data) => startThread(data, log))];
-  for (const { ended, threadId } of threads) void ended.then(() => abandonTree(tree, threadId));
-  return withEnd(allEnded(threads, events), {
+  const crew = new Crew(first, others, words, log, {
+    ...events,
+    ended: (threadId) => abandonTree(tree, threadId),
+  });
+  return withEnd(crew.ended, {
     transport: 'kernel',
     mountpoint: session.mountpoint,
     diskFile: session.rootIsFile ? session.mountpoint : join(session.mountpoint, DISK_NAME),
@@ -182,9 +181,7 @@ async function serveKernel(
     abort: () => session.abort(),
     requests: () => readCounters(counters),
     handover: {
-      handOver: (next) => {
-        for (const thread of threads) thread.handOver(next);
-      },
+      handOver: (next) => crew.handOver(next),
       setReadOnly: (readOnly) => setTreeReadOnly(tree, readOnly),
       writableHandles: () => writableHandles(tree),
       invalidate: async (what) => {
@@ -227,15 +224,6 @@ function workerData(
     words: words.shared,
     generation: words.generation,
   }));
-}
-
-async function allEnded(threads: readonly Thread[], events: ServingEvents): Promise<void> {
-  const ends = threads.map(async ({ ended, threadId, slot }) => {
-    const error = await ended;
-    if (error === null) events.gone();
-    else events.died(error, threadId, slot);
-  });
-  await Promise.all(ends);
 }
 
 async function serveFuseNative(

@@ -113,7 +113,6 @@ export class Supervisor {
       this.dispatch({ type: 'answers', mount });
       // not earlier: the mount may have been unmounted already
       void mount.serving.ended.then(() => this.dispatch({ type: 'ended' }));
-      this.disk.attached().catch((error) => this.crash(error));
       return mount.record;
     } catch (error) {
       if (this.state.phase === 'mounting') await this.closeUnmounted();
@@ -231,10 +230,20 @@ export class Supervisor {
     const mount = await mountDisk(disk, this.request, this.words, this.parts, {
       attach: () => this.disk.attached(),
       died: (error, thread, slot) => this.threadDied(error, thread, slot),
+      used: () => this.attachSoon(),
+      missed: (error, thread, slot) => {
+        this.log('warning', `thread ${slot} of the mount could not be started, the others serve it: ${error.message}`);
+        this.disk.abandon(thread, slot);
+      },
       gone: () => this.dispatch({ type: 'gone' }),
     });
     this.traces.noteServing(mount.record);
     return mount;
+  }
+
+  /** Attaches ahead of the first question: the files of the program may be others by then. */
+  private attachSoon(): void {
+    this.disk.attached().catch((error) => this.log('warning', `status cannot tell all: ${describeError(error)}`));
   }
 
   private async remount(readOnly: boolean): Promise<RemountResult> {
@@ -328,7 +337,7 @@ export class Supervisor {
   }
 
   private async status(): Promise<MountStatus | UnservedStatus> {
-    const attached = this.state.phase === 'serving' ? await this.disk.attached() : null;
+    const attached = this.state.phase === 'serving' ? await this.disk.attached().catch(() => null) : null;
     return this.statusOf(attached ?? this.disk.attachedDisk);
   }
 

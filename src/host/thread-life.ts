@@ -1,4 +1,4 @@
-// Whether a thread of this process still runs, as the kernel knows it. Node reports the death of a thread only to the event
+// What threads of this process have to know of each other. Whether one still runs, as the kernel knows it: Node reports the death of a thread only to the event
 // loop of the thread that started it: a thread that sleeps on a futex has to look by itself.
 
 import { existsSync, readlinkSync } from 'node:fs';
@@ -25,4 +25,13 @@ export function ownThread(): ThreadName {
 /** Asks about a thread of this process. @returns true also if that is not known */
 export function isAlive({ task }: ThreadName): boolean {
   return task === null || existsSync(`/proc/self/task/${task}`);
+}
+
+/**
+ * Which build of the program this process runs, for the arguments of a thread: the files may be of another one by the time that
+ * the thread starts, and must not be mixed. Empty if the program was not put together.
+ */
+export function programBuild(): string[] {
+  const build = (globalThis as Record<symbol, unknown>)[Symbol.for('imgfuse.build')];
+  return typeof build === 'string' ? [build] : [];
 }

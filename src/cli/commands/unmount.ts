@@ -73,7 +73,7 @@ async function unmountTarget(target: Target, options: UnmountOptions): Promise<O
   try {
     const result = client.wait();
     // the server answers lines in order: this answer means that the wait is registered
-    await Promise.race([client.status(), result]);
+    await Promise.race([client.hello(), result]);
     if (mount === null && record!.opening) return await endOpening(record!, result);
     // ask before the unmount: the users of a detached mount cannot be found by its path
     const users = options.lazy ? describeUsers(await findMountUsers(target.mountpoint)) : null;

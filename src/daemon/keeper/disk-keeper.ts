@@ -6,7 +6,7 @@ import { Worker } from 'node:worker_threads';
 import type { OpenDiskOptions, OpenStep, SharedDisk } from '../../disk/index.ts';
 import type { PasswordSource } from '../../host/passwords.ts';
 import type { Log, LogLevel } from '../log.ts';
-import { THREAD_LIMITS } from '../workers/threads.ts';
+import { THREAD_OPTIONS } from '../workers/threads.ts';
 import { receiveError, type SentError } from './sent-error.ts';
 
 /** What an open needs, as plain data. */
@@ -89,7 +89,7 @@ export class DiskKeeper {
 
   /** Starts the thread, which loads its modules while the caller goes on. */
   constructor() {
-    this.worker = new Worker(THREAD_URL, { ...THREAD_LIMITS, trackUnmanagedFds: false });
+    this.worker = new Worker(THREAD_URL, { ...THREAD_OPTIONS, trackUnmanagedFds: false });
     this.threadId = this.worker.threadId;
     this.worker.on('message', (message: KeeperMessage) => this.receive(message));
     let failure: Error | null = null;

@@ -6,6 +6,7 @@ import { Worker } from 'node:worker_threads';
 import type { SharedDisk } from '../../disk/index.ts';
 import type { SharedTree } from '../../filesystem/index.ts';
 import type { KernelSession } from '../../fuse/index.ts';
+import { programBuild } from '../../host/thread-life.ts';
 import type { Log, LogLevel } from '../log.ts';
 
 /** What a thread is given when it starts. */
@@ -31,6 +32,8 @@ export interface DiskMessage {
 /** What a thread tells the main thread. */
 export type ThreadMessage =
   | { readonly type: 'started' }
+  /** somebody has opened a file of the mount */
+  | { readonly type: 'used' }
   | { readonly type: 'log'; readonly level: LogLevel; readonly sentence: string }
   /** its work is done; it holds nothing any more */
   | { readonly type: 'finished' };
@@ -42,6 +45,8 @@ export interface Thread {
   readonly slot: number;
   /** resolves to true when the thread is ready for requests, to false when it ended before */
   readonly started: Promise<boolean>;
+  /** resolves when it says that somebody has opened a file; never if nobody does */
+  readonly used: Promise<void>;
   /** Gives it the disk that it takes when its gate says so. */
   handOver(disk: SharedDisk): void;
   /** resolves when the thread has ended; with the error that it died of, if it did not end by itself */
@@ -56,14 +61,17 @@ export interface WarmThread {
   discard(): Promise<void>;
 }
 
+/** The slot of the thread that the mount begins with. */
+export const FIRST_SLOT = 1;
+
 /** Else V8 reserves 512 MiB of address space for the code of each thread, which has a few MiB. */
-export const THREAD_LIMITS = { resourceLimits: { codeRangeSizeMb: 64 } };
+export const THREAD_OPTIONS = { resourceLimits: { codeRangeSizeMb: 64 }, argv: programBuild() };
 
 const WORKER_URL = new URL('./worker.js', import.meta.url);
 
 /** Starts a thread ahead of its work: loading its modules takes as long as opening the image and mounting. */
 export function warmThread(): WarmThread {
-  const worker = new Worker(WORKER_URL, THREAD_LIMITS);
+  const worker = new Worker(WORKER_URL, THREAD_OPTIONS);
   const { threadId } = worker;
   let failure: Error | null = null;
   let isFinished = false;
@@ -78,9 +86,14 @@ export function warmThread(): WarmThread {
   });
   return {
     run: (data, log) => {
+      let noteUse: () => void = () => undefined;
+      const used = new Promise<void>((resolve) => {
+        noteUse = resolve;
+      });
       const started = new Promise<boolean>((resolve) => {
         worker.on('message', (message: ThreadMessage) => {
           if (message.type === 'started') resolve(true);
+          else if (message.type === 'used') noteUse();
           else if (message.type === 'finished') isFinished = true;
           else log(message.level, message.sentence);
         });
@@ -88,7 +101,7 @@ export function warmThread(): WarmThread {
       });
       worker.postMessage(data);
       const handOver = (disk: SharedDisk): void => worker.postMessage({ type: 'disk', disk } satisfies DiskMessage);
-      return { threadId, slot: data.slot, started, handOver, ended };
+      return { threadId, slot: data.slot, started, used, handOver, ended };
     },
     discard: async () => {
       await worker.terminate();

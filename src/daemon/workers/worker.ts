@@ -5,12 +5,12 @@ import { parentPort, receiveMessageOnPort } from 'node:worker_threads';
 import { attachDisk, logLongHolds, type SharedDisk, type VirtualDisk } from '../../disk/index.ts';
 import { describeError } from '../../errors/index.ts';
 import { DiskFilesystem } from '../../filesystem/index.ts';
-import { Device, FuseServer } from '../../fuse/index.ts';
+import { Device, FuseServer, readCounters } from '../../fuse/index.ts';
 import { setIoFlusher } from '../../native/index.ts';
 import { type LogLevel, requestErrorLog } from '../log.ts';
 import { Gate, RequestGate } from './request-gate.ts';
 import { ServingWords } from './serving-words.ts';
-import type { DiskMessage, ServeData, ThreadMessage } from './threads.ts';
+import { type DiskMessage, FIRST_SLOT, type ServeData, type ThreadMessage } from './threads.ts';
 
 function post(message: ThreadMessage): void {
   parentPort?.postMessage(message);
@@ -49,8 +49,16 @@ function serve({ slot, disk, tree, ...data }: ServeData): void {
   const filesystem = new DiskFilesystem(attach(disk, slot), tree);
   const words = new ServingWords(data.words);
   const gate = new Gate(words, slot, data.generation, () => filesystem.takeOver(receiveDisk(slot)));
+  // only the first thread is asked: the others are there because of it
+  let isUsed = slot !== FIRST_SLOT;
   const server = new FuseServer(new RequestGate(new Device(data.descriptor), gate), data.protocol, filesystem, {
-    shouldStop: () => words.isStopped,
+    shouldStop: () => {
+      if (!isUsed && readCounters(data.counters)['OPEN'] !== undefined) {
+        isUsed = true;
+        post({ type: 'used' });
+      }
+      return words.isStopped;
+    },
     onError: requestErrorLog(log),
     counters: data.counters,
   });

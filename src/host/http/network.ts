@@ -3,7 +3,7 @@
 import { MessageChannel, receiveMessageOnPort, Worker } from 'node:worker_threads';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { BlockCacheState } from '../shared-file.ts';
-import { isAlive } from '../thread-life.ts';
+import { isAlive, programBuild } from '../thread-life.ts';
 import type { HttpLimits } from './limits.ts';
 import type { NetworkData, NetworkRequest, OpenAnswer } from './network-thread.ts';
 
@@ -24,7 +24,11 @@ class NetworkThread {
 
   constructor() {
     const workerData: NetworkData = { task: this.task };
-    this.worker = new Worker(THREAD_URL, { workerData, resourceLimits: { codeRangeSizeMb: 64 } });
+    this.worker = new Worker(THREAD_URL, {
+      workerData,
+      argv: programBuild(),
+      resourceLimits: { codeRangeSizeMb: 64 },
+    });
     // it ends with the process, and its readers look whether it lives
     this.worker.unref();
     this.worker.on('error', () => {});

@@ -1,0 +1,86 @@
+// The threads that serve one mount: the first one from the start, the others once somebody has opened a file. A mount that nobody
+// uses has one thread then, and its memory. Invariant: `ended` resolves when no thread serves any more and none will be started.
+
+import type { SharedDisk } from '../../disk/index.ts';
+import type { Log } from '../log.ts';
+import type { ServingWords } from './serving-words.ts';
+import { type ServeData, startThread, type Thread } from './threads.ts';
+
+/** Called with events of the threads. */
+export interface CrewEvents {
+  /** a thread has died: its request is never answered, and its locks and reservations must be released */
+  readonly died: (error: Error, threadId: number, slot: number) => void;
+  /** somebody has opened a file for the first time */
+  readonly used: () => void;
+  /** a thread could not be started; the others serve without it */
+  readonly missed: (error: Error, threadId: number, slot: number) => void;
+  /** a thread has ended after the end of the connection or the stop word */
+  readonly gone: () => void;
+  /** a thread has ended, for whatever reason */
+  readonly ended: (threadId: number) => void;
+}
+
+export class Crew {
+  /** resolves when no thread serves the mount any more */
+  readonly ended: Promise<void>;
+  private readonly threads: Thread[] = [];
+  private readonly words: ServingWords;
+  private readonly events: CrewEvents;
+  private readonly log: Log;
+  private readonly waiting: ServeData[];
+  private disk: SharedDisk | null = null;
+  private active = 0;
+  private noteEnd: () => void = () => undefined;
+
+  /**
+   * @param first is ready
+   * @param waiting what the others are started with
+   */
+  constructor(first: Thread, waiting: readonly ServeData[], words: ServingWords, log: Log, events: CrewEvents) {
+    this.words = words;
+    this.events = events;
+    this.log = log;
+    this.waiting = [...waiting];
+    this.ended = new Promise((resolve) => {
+      this.noteEnd = resolve;
+    });
+    this.watch(first, Promise.resolve(true));
+    void first.used.then(() => this.startOthers());
+  }
+
+  /** Passes every thread, also a later one, the disk that it attaches to when its gate tells it. */
+  handOver(disk: SharedDisk): void {
+    this.disk = disk;
+    for (const thread of this.threads) thread.handOver(disk);
+  }
+
+  private startOthers(): void {
+    if (this.active === 0 || this.words.isStopped) return;
+    this.events.used();
+    const { generation } = this.words;
+    for (const data of this.waiting.splice(0)) {
+      try {
+        const thread = startThread({ ...data, disk: this.disk ?? data.disk, generation }, this.log);
+        // the gate may tell it of a disk that was handed over before it was there
+        if (this.disk !== null) thread.handOver(this.disk);
+        this.watch(thread, thread.started);
+      } catch (error) {
+        this.log('warning', `thread ${data.slot} of the mount cannot be started: ${(error as Error).message}`);
+      }
+    }
+  }
+
+  private watch(thread: Thread, started: Promise<boolean>): void {
+    const { threadId, slot } = thread;
+    this.threads.push(thread);
+    this.active++;
+    void Promise.all([started, thread.ended]).then(([hasServed, error]) => {
+      this.active--;
+      this.events.ended(threadId);
+      if (!hasServed) this.events.missed(error ?? new Error('it ended at once'), threadId, slot);
+      else if (error === null) this.events.gone();
+      else this.events.died(error, threadId, slot);
+      if (this.active === 0) this.noteEnd();
+    });
+  }
+}
