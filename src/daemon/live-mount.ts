@@ -8,7 +8,7 @@ import { unmountPath } from '../fuse/index.ts';
 import { canonicalPath } from '../host/canonical-path.ts';
 import { processStartTime } from '../host/processes.ts';
 import { deviceAt } from '../mounts/mountpoint.ts';
-import { type MountRecord, type RuntimeFiles, writeRecord } from '../mounts/runtime-directory.ts';
+import { type MountRecord, type PreparedFiles, writeRecord } from '../mounts/runtime-directory.ts';
 import { forgetForUmount, noteForUmount } from '../mounts/umount-note.ts';
 import { answerTimeOf } from './connection-loss.ts';
 import type { KeptDisk } from './keeper/disk-keeper.ts';
@@ -31,7 +31,7 @@ export interface LiveMount {
 
 /** The parts of a mount process that exist before its image is open. */
 export interface MountParts {
-  readonly files: RuntimeFiles;
+  readonly files: PreparedFiles;
   readonly log: Log;
   readonly isDaemon: boolean;
   /** becomes the first worker; the caller still owns it if the start fails */
@@ -82,7 +82,10 @@ export function recordOfOpening(request: MountRequest, { files, isDaemon }: Moun
 }
 
 /** The options to open the image of a mount; the caller adds passwords and progress. */
-export function openOptions(request: MountRequest): Omit<OpenDiskOptions, 'password' | 'log' | 'progress'> {
+export function openOptions(
+  request: MountRequest,
+  { closedMarks }: PreparedFiles,
+): Omit<OpenDiskOptions, 'password' | 'log' | 'progress'> {
   const { readOnly, format, allowBacking, copyOnRead, locks, lazyRefcounts, anyParent, workers } = request;
   return {
     readOnly,
@@ -91,6 +94,7 @@ export function openOptions(request: MountRequest): Omit<OpenDiskOptions, 'passw
     locks,
     lazyRefcounts,
     anyParent,
+    closedMarks,
     copyOnRead: copyOnRead ?? 'stored',
     answerMs: answerTimeOf(request),
     // the workers, the keeper, and the main thread

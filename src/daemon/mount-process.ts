@@ -10,7 +10,12 @@ import { describeShortage } from '../host/process-limits.ts';
 import { nameProcess } from '../host/processes.ts';
 import { removeFile } from '../host/small-files.ts';
 import { removeLeftovers } from '../mounts/leftovers.ts';
-import { type MountRecord, prepareRuntimeFiles, type RuntimeFiles } from '../mounts/runtime-directory.ts';
+import {
+  type MountRecord,
+  type PreparedFiles,
+  prepareRuntimeFiles,
+  type RuntimeFiles,
+} from '../mounts/runtime-directory.ts';
 import { exitAtOnce } from '../native/index.ts';
 import { guardProcess } from './environment.ts';
 import { DiskKeeper } from './keeper/disk-keeper.ts';
@@ -39,7 +44,7 @@ export interface Foreground {
 export async function runMountProcess(request: MountRequest, foreground: Foreground | null): Promise<number> {
   const isDaemon = foreground === null;
   let supervisor: Supervisor;
-  let files: RuntimeFiles | null = null;
+  let files: PreparedFiles | null = null;
   // started first: they load their modules while this thread loads its own
   const keeper = new DiskKeeper();
   const first = warmThread();

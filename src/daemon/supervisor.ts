@@ -223,7 +223,7 @@ export class Supervisor {
     const { imageName: path } = this.request;
     this.traces.noteOpening();
     if (!this.request.readOnly) await this.mode.claimImage();
-    const options = openOptions(this.request);
+    const options = openOptions(this.request, this.parts.files);
     const disk = await this.disk.open({ path, options, passwords, words: this.words.shared });
     warnAboutHiddenFiles(disk, this.request, this.log);
     this.dispatch({ type: 'opened' });

@@ -7,6 +7,7 @@ import type {
   BackingReference,
   Image,
   ImageFormat,
+  OpenOptions,
   OpenStep,
   ReadableImage,
   SharedImage,
@@ -17,6 +18,7 @@ import type { HostFile } from '../host/host-file.ts';
 import { type LockMode, writerOf } from '../host/image-locks.ts';
 import { PosixHostFile } from '../host/posix-file.ts';
 import { MAX_CHAIN_DEPTH, type NamingImage, resolveBacking } from './backing-policy.ts';
+import { ClosedMarks } from './closed-marks.ts';
 import { CopyOnRead, createCopyOnReadState } from './copy-on-read.ts';
 import { ImageFiles } from './image-files.ts';
 import { formatOf, probeFormat, recognizedName } from './probe.ts';
@@ -50,6 +52,8 @@ export interface OpenDiskOptions {
   readonly lazyRefcounts?: boolean | undefined;
   /** time in which every read must be answered, with an error if need be; default: no limit */
   readonly answerMs?: number | undefined;
+  /** directory of the marks of images that were closed clean (closed-marks.ts); default: every read-write open walks */
+  readonly closedMarks?: string | undefined;
   /** called once for each repair and warning */
   readonly log?: ((sentence: string) => void) | undefined;
   /** told what the open is doing, for steps that may take long */
@@ -100,11 +104,15 @@ export function closeAndReopenDisk(
   }
 }
 
-function diskOf(image: Image, { copyOnRead, log = () => undefined }: OpenDiskOptions): VirtualDisk {
-  const wanted = copyOnRead === 'stored' ? !image.readOnly && isCopyOnReadStored(image.file) : copyOnRead === true;
-  if (!wanted || image.readOnly) return new VirtualDisk(image);
+function diskOf(image: Image, options: OpenDiskOptions): VirtualDisk {
+  const { closedMarks, copyOnRead, log = () => undefined } = options;
+  if (image.readOnly) return new VirtualDisk(image);
+  const marks = closedMarks === undefined ? null : new ClosedMarks(closedMarks);
+  marks?.forget(image.file);
+  const wanted = copyOnRead === 'stored' ? isCopyOnReadStored(image.file) : copyOnRead === true;
+  if (!wanted) return new VirtualDisk(image, { marks });
   if (image.backing === null) log(`${image.file.path} has no backing file, so copy_on_read has nothing to do`);
-  return new VirtualDisk(image, new CopyOnRead(image, createCopyOnReadState(), log));
+  return new VirtualDisk(image, { copyOnRead: new CopyOnRead(image, createCopyOnReadState(), log), marks });
 }
 
 /** The same disk in another thread. @param slot from 0, below the slots it was opened with, used by no other thread */
@@ -115,7 +123,7 @@ export function attachDisk(
 ): VirtualDisk {
   const image = attachImage(shared.image, slot, log);
   const copyOnRead = shared.copyOnRead && !image.readOnly ? new CopyOnRead(image, shared.copyOnRead, log) : null;
-  return new VirtualDisk(image, copyOnRead, shared.resizeLock);
+  return new VirtualDisk(image, { copyOnRead, lockWord: shared.resizeLock });
 }
 
 function attachImage(shared: SharedImage, slot: number, log: (sentence: string) => void): Image {
@@ -180,7 +188,10 @@ class ChainOpener {
     }
     if (!readOnly && !format.can.write) throw neverWritten(path, format);
     const isLazy = file.remote !== undefined;
-    return this.openImage(path, file, format, { readOnly, isLazy, probed: named === undefined });
+    const { closedMarks } = this.options;
+    const isMarked = !readOnly && closedMarks !== undefined;
+    const closedFacts = isMarked ? new ClosedMarks(closedMarks).find(file, format.name) : undefined;
+    return this.openImage(path, file, format, { readOnly, isLazy, probed: named === undefined, closedFacts });
   }
 
   private openBacking(overlay: NamingImage, reference: BackingReference): ReadableImage {
@@ -242,22 +253,20 @@ class ChainOpener {
     name: string,
     file: HostFile,
     format: ImageFormat,
-    { readOnly, isLazy, probed }: { readonly readOnly: boolean; readonly isLazy: boolean; readonly probed: boolean },
+    how: Pick<OpenOptions, 'readOnly' | 'isLazy' | 'probed' | 'closedFacts'>,
   ): Image {
     const { options } = this;
     const image: NamingImage = { name, path: file.path };
     this.images++;
     return format.open(file, {
-      readOnly,
+      ...how,
       openBacking: (reference) => this.openBacking(image, reference),
-      openExtent: this.files.extentsOf(image, readOnly),
+      openExtent: this.files.extentsOf(image, how.readOnly),
       password: options.password,
       log: options.log ?? (() => undefined),
       tableCacheBytes: options.tableCacheBytes ?? DEFAULT_TABLE_CACHE_BYTES,
       slots: options.slots ?? 1,
-      probed,
       recognizedName,
-      isLazy,
       lazyRefcounts: options.lazyRefcounts,
       progress: options.progress,
     });

@@ -15,6 +15,7 @@ import {
 } from '../format/image-format.ts';
 import type { RemoteFile, Traffic } from '../host/host-file.ts';
 import { type ChainExtent, chainDataRun, chainExtents, chainOccupiedBytes, type DiskShare, shareOf } from './chain.ts';
+import type { ClosedMarks } from './closed-marks.ts';
 import type { CopyOnRead, CopyOnReadState } from './copy-on-read.ts';
 import { formatByName } from './registry.ts';
 
@@ -56,6 +57,15 @@ export interface NetworkStatus extends Traffic {
   readonly url: string;
 }
 
+export interface VirtualDiskParts {
+  /** null: off */
+  readonly copyOnRead: CopyOnRead | null;
+  /** null: the disk is not marked when it is closed */
+  readonly marks: Pick<ClosedMarks, 'keep'> | null;
+  /** of the same disk in another thread */
+  readonly lockWord: SharedArrayBuffer;
+}
+
 export class VirtualDisk {
   private readonly image: ReadableImage;
   /** the image, unless it is read-only */
@@ -63,13 +73,17 @@ export class VirtualDisk {
   private readonly copyOnRead: CopyOnRead | null;
   /** of the chain, those whose bytes come from a server */
   private readonly remote: readonly RemoteFile[];
+  private readonly marks: Pick<ClosedMarks, 'keep'> | null;
   private readonly lockWord: SharedArrayBuffer;
   /** One thread at a time changes the size; taken before any lock of the image. */
   private readonly resizeLock: Mutex;
 
-  /** @param lockWord of the same disk in another thread */
-  constructor(image: Image, copyOnRead: CopyOnRead | null = null, lockWord = new SharedArrayBuffer(4)) {
+  constructor(
+    image: Image,
+    { copyOnRead = null, marks = null, lockWord = new SharedArrayBuffer(4) }: Partial<VirtualDiskParts> = {},
+  ) {
     this.image = image;
+    this.marks = marks;
     this.writable = image.readOnly ? null : image;
     this.copyOnRead = copyOnRead;
     this.remote = imageChain(image).flatMap(({ file }) => file.remote ?? []);
@@ -250,7 +264,18 @@ export class VirtualDisk {
         errno: ERRNO.EIO,
       });
     }
-    closeAll(this.files());
+    try {
+      this.mark();
+    } finally {
+      closeAll(this.files());
+    }
+  }
+
+  /** The image is closed clean, and its files are still open and locked. */
+  private mark(): void {
+    if (this.marks === null) return;
+    const facts = this.writable?.closedFacts?.() ?? null;
+    if (this.writable !== null && facts !== null) this.marks.keep(this.writable, facts);
   }
 
   /** All files of the whole chain; an image file comes after the others of its image. */

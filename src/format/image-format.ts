@@ -105,7 +105,18 @@ export interface OpenOptions {
    * Of images below another one and of images on a server; only with readOnly.
    */
   readonly isLazy?: boolean | undefined;
+  /**
+   * What closedFacts() said of this image, which nothing has changed since: a read-write open need not walk it to know that it is
+   * sound.
+   */
+  readonly closedFacts?: ClosedFacts | undefined;
 }
+
+/**
+ * What a format wants to know of an image that it has closed clean, beside what its tables say; can be written as JSON. Its
+ * reader checks it: it may be anything.
+ */
+export type ClosedFacts = Readonly<Record<string, unknown>>;
 
 /**
  * What another thread needs to attach to an open image: structured-clonable, made of SharedArrayBuffers and plain data.
@@ -260,6 +271,10 @@ export interface WritableImage extends ReadableImage {
   maintain(nowMs: number): void;
   /** Flushes and clears the dirty bit if no request is in flight. */
   makeClean(): void;
+  /**
+   * After close(): what the next open needs instead of a walk; null if the image is not sound. Absent: the format walks nothing.
+   */
+  closedFacts?(): ClosedFacts | null;
 }
 
 /** What opening an image gives: `readOnly` false means that it is a WritableImage. */

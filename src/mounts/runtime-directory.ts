@@ -62,6 +62,11 @@ export interface RuntimeFiles {
   readonly logPath: string;
 }
 
+/** Beside them, the directory of the marks of images that were closed clean. */
+export interface PreparedFiles extends RuntimeFiles {
+  readonly closedMarks: string;
+}
+
 export function ownUid(): number {
   return process.getuid?.() ?? 0;
 }
@@ -151,7 +156,7 @@ function distrust(directory: string, uid: number): string | null {
 }
 
 /** Makes the runtime directory if it is missing, and names the files of a new mount in it. */
-export function prepareRuntimeFiles(): RuntimeFiles {
+export function prepareRuntimeFiles(): PreparedFiles {
   const reasons: string[] = [];
   for (const directory of ownDirectories()) {
     const files = runtimeFilesIn(directory, reasons);
@@ -164,8 +169,17 @@ export function prepareRuntimeFiles(): RuntimeFiles {
   throw new ImgfuseError('permission', message);
 }
 
+/** Where this user's images are marked as closed clean; `undefined` if there is no runtime directory. */
+export function closedMarksDirectory(): string | undefined {
+  try {
+    return prepareRuntimeFiles().closedMarks;
+  } catch {
+    return undefined;
+  }
+}
+
 /** @param reasons receives a sentence if the directory cannot be used @returns null then */
-function runtimeFilesIn(directory: string, reasons: string[]): RuntimeFiles | null {
+function runtimeFilesIn(directory: string, reasons: string[]): PreparedFiles | null {
   try {
     makePrivateDirectory(directory);
   } catch (error) {
@@ -178,7 +192,8 @@ function runtimeFilesIn(directory: string, reasons: string[]): RuntimeFiles | nu
     return null;
   }
   const base = join(directory, `${process.pid}-${randomBytes(2).toString('hex')}`);
-  const files = { recordPath: `${base}.json`, socketPath: `${base}.sock`, logPath: `${base}.log` };
+  const closedMarks = join(directory, 'closed');
+  const files = { recordPath: `${base}.json`, socketPath: `${base}.sock`, logPath: `${base}.log`, closedMarks };
   if (Buffer.byteLength(files.socketPath) <= SOCKET_PATH_MAX) return files;
   reasons.push(`${directory} is too long a path for a socket (${SOCKET_PATH_MAX} bytes at most)`);
   return null;

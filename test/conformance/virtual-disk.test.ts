@@ -146,6 +146,13 @@ test('every format has a row', () => {
 });
 
 /** Those that take each way through a copy: pieces of clusters, many clusters, holes below, subclusters, no zero clusters. */
+const WITH_FACTS = [
+  'qed 4k/1 with no backing file',
+  'qed 4k/1 with a QED backing file',
+  'qcow2 4k with no backing file',
+  'qcow2 64k/on with a QED backing file',
+];
+
 const COPY_ON_READ = [
   'qed 4k/1 with a QED backing file',
   'qed 1M/1 with a shorter raw backing file',
@@ -159,6 +166,13 @@ for (const each of readVariants) describeReadableDisk(each);
 test('the variants for copy-on-read are variants', () => {
   expect(variants.map(({ name }) => name)).toEqual(expect.arrayContaining(COPY_ON_READ));
 });
+test('the variants that are opened without a walk are variants', () => {
+  expect(variants.map(({ name }) => name)).toEqual(expect.arrayContaining(WITH_FACTS));
+});
+for (const each of variants) {
+  if (WITH_FACTS.includes(each.name))
+    describeVirtualDisk({ ...each, name: `${each.name}, without a walk`, opensWithFacts: true });
+}
 for (const each of variants) {
   if (COPY_ON_READ.includes(each.name))
     describeVirtualDisk({ ...each, name: `${each.name} and copy-on-read`, copyOnRead: true });

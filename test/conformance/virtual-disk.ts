@@ -2,13 +2,14 @@
 // it runs in memory, so that faults can be put at every single host operation.
 
 import { describe, expect, test } from 'vitest';
-import { guestOffset } from '../../src/bytes/offsets.ts';
+import { guestOffset, hostOffset } from '../../src/bytes/offsets.ts';
 import { steadyMs } from '../../src/concurrency/clock.ts';
 import { CopyOnRead, createCopyOnReadState } from '../../src/disk/copy-on-read.ts';
 import { VirtualDisk } from '../../src/disk/virtual-disk.ts';
 import { ERRNO, errnoOf } from '../../src/errors/index.ts';
-import type { WritableFormat, WritableImage } from '../../src/format/image-format.ts';
+import type { ClosedFacts, WritableFormat, WritableImage } from '../../src/format/image-format.ts';
 import type { HostFile } from '../../src/host/host-file.ts';
+import { factsOf } from '../support/closed-facts.ts';
 import type { MemoryHostFile } from '../support/memory-file.ts';
 import { checkImage, openImage } from '../support/memory-images.ts';
 import {
@@ -33,6 +34,8 @@ export interface DiskVariant {
   readonly password?: string;
   /** every link waits for a flush, so a close that fails loses what was not flushed, and may leave leaks */
   readonly holdsLinksBack?: boolean;
+  /** an image that was closed clean is opened again without a walk */
+  readonly opensWithFacts?: boolean;
   /** reads copy up what only the backing file has */
   readonly copyOnRead?: boolean;
   /** true for the one kind of write that sets the dirty bit; absent: the format has none */
@@ -48,6 +51,7 @@ class Subject {
   readonly dataFile: MemoryHostFile | undefined;
   model: Uint8Array;
   private readonly variant: DiskVariant;
+  private closed: { readonly content: Uint8Array; readonly facts: ClosedFacts } | null = null;
   private readonly backing: WritableImage | null;
 
   constructor(variant: DiskVariant) {
@@ -68,10 +72,26 @@ class Subject {
     const image = openImage(this.variant.format, file, {
       ...{ backing, dataFile, tableCacheBytes: 8192 },
       ...(password === undefined ? {} : { password }),
+      closedFacts: this.factsFor(file),
       ...options,
     });
+    if (this.variant.opensWithFacts === true) return new VirtualDisk(image, { marks: { keep: this.remember } });
     if (this.variant.copyOnRead !== true || image.readOnly) return new VirtualDisk(image);
-    return new VirtualDisk(image, new CopyOnRead(image, createCopyOnReadState(), options.log ?? (() => undefined)));
+    const copyOnRead = new CopyOnRead(image, createCopyOnReadState(), options.log ?? (() => undefined));
+    return new VirtualDisk(image, { copyOnRead });
+  }
+
+  private readonly remember = (image: WritableImage): void => {
+    this.closed = { content: this.file.bytes(), facts: factsOf(image)! };
+  };
+
+  /** Those of the last close, if no byte of the file has changed since. */
+  private factsFor(file: HostFile): ClosedFacts | undefined {
+    if (this.closed === null) return undefined;
+    const { content, facts } = this.closed;
+    const now = new Uint8Array(file.size());
+    file.read(now, 0, now.length, hostOffset(0));
+    return Buffer.compare(now, content) === 0 ? facts : undefined;
   }
 
   /** With a wrapper around each of its files. */

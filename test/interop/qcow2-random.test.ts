@@ -10,7 +10,7 @@ import { guestOffset } from '../../src/bytes/offsets.ts';
 import { steadyMs } from '../../src/concurrency/clock.ts';
 import type { WritableImage } from '../../src/format/image-format.ts';
 import { readHeader } from '../../src/format/qcow2/header/read-header.ts';
-import { openQcow2 } from '../../src/format/qcow2/open.ts';
+import { openQcow2 } from '../../src/format/qcow2/open/open.ts';
 import { raw } from '../../src/format/raw/index.ts';
 import { MemoryHostFile } from '../support/memory-file.ts';
 import { openImage } from '../support/memory-images.ts';

@@ -9,10 +9,11 @@ import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { guestOffset } from '../../src/bytes/offsets.ts';
 import { steadyMs } from '../../src/concurrency/clock.ts';
-import type { WritableFormat, WritableImage } from '../../src/format/image-format.ts';
+import type { ClosedFacts, WritableFormat, WritableImage } from '../../src/format/image-format.ts';
 import { qcow2 } from '../../src/format/qcow2/index.ts';
 import { qed } from '../../src/format/qed/index.ts';
 import { raw } from '../../src/format/raw/index.ts';
+import { factsOf } from '../support/closed-facts.ts';
 import { MemoryHostFile } from '../support/memory-file.ts';
 import { checkImage, createMemoryImage, openImage } from '../support/memory-images.ts';
 import { hasQemu, qemuCheck, qemuImg } from '../support/qemu.ts';
@@ -221,7 +222,7 @@ function runOperations(
   const backing = openBacking(backingKind);
   const file = createMemoryImage(format, size, options, backing === null ? undefined : join(folder, backingKind));
   // a cache of two slices evicts at every turn
-  const open = () => openImage(format, file, { backing, tableCacheBytes: 8192 });
+  const open = (closedFacts?: ClosedFacts) => openImage(format, file, { backing, tableCacheBytes: 8192, closedFacts });
   let image = open();
   let model = new Uint8Array(size);
   if (backing !== null) {
@@ -230,6 +231,7 @@ function runOperations(
     model.set(below);
   }
   let now = steadyMs();
+  let reopened = 0;
   for (const step of operations) {
     switch (step.kind) {
       case 'resize': {
@@ -250,7 +252,8 @@ function runOperations(
       case 'reopen':
         image.close();
         expectClean(format, file);
-        image = open();
+        // every second time with a walk
+        image = open(reopened++ % 2 === 0 ? factsOf(image) : undefined);
         break;
       default: {
         if (model.length === 0) break;

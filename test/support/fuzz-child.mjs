@@ -71,9 +71,10 @@ class Subject {
     if (this.content.length > modelBuffer.length) modelBuffer = Buffer.alloc(this.content.length);
   }
 
-  open(file, readOnly, dataFile = this.newDataFile()) {
+  open(file, readOnly, dataFile = this.newDataFile(), closedFacts = undefined) {
     return this.plug.open(file, {
       readOnly,
+      closedFacts,
       openBacking: () => {
         if (this.backingFile === null) throw new ImgfuseError('permission', 'no backing file is allowed here');
         return rawFormat.open(this.backingFile.clone(true), { ...options(), readOnly: true });
@@ -224,6 +225,7 @@ function examine(subject, mutant, random) {
 
   const read = reader === null ? 0 : 1;
   if (!plug.can.write) return { read, opened: 0, repaired: 0 };
+  openWithForgedMark(subject, mutant, file.clone(), random() * 2 ** 32);
   const opened = openForWriting(subject, mutant, file.clone(), random);
   const repaired = plug.check !== undefined && repair(subject, mutant, file.clone(), checkOf, first) ? 1 : 0;
   return { read, opened, repaired };
@@ -262,6 +264,23 @@ function openForWriting(subject, { affected }, file, random) {
   if (again !== null) throw new Bug(`the image that was left behind is not opened: ${again.message}`);
   if (next.virtualSize() === size) expectContent('the next time', next, model, around);
   return 1;
+}
+
+/** Somebody vouches for an image that is damaged: it is not walked. What it then loses is lost, but it ends, and says why. */
+function openWithForgedMark(subject, { affected }, file, seed) {
+  const random = seededRandom(seed);
+  const allocatedClusters = Math.floor((random() * subject.content.length) / 65536);
+  const closedFacts = { allocatedClusters, free: random() < 0.5 ? [] : [[0, 1 + Math.floor(random() * 100)]] };
+  let image = null;
+  refusal('an open with a forged mark', () => {
+    image = subject.open(file, false, subject.newDataFile(), closedFacts);
+  });
+  if (image === null) return;
+  expectContent('with a forged mark', image, subject.content, affected);
+  lookAround(image, random);
+  change(image, Buffer.from(subject.content), random);
+  refusal('flush', () => image.flush());
+  refusal('close', () => image.close());
 }
 
 /**

@@ -1,7 +1,14 @@
 // Images in memory for model tests: created, opened and reopened without a host file.
 
 import type { CheckReport } from '../../src/format/check-report.ts';
-import type { CheckOptions, Image, ImageFormat, ReadableImage, WritableFormat } from '../../src/format/image-format.ts';
+import type {
+  CheckOptions,
+  ClosedFacts,
+  Image,
+  ImageFormat,
+  ReadableImage,
+  WritableFormat,
+} from '../../src/format/image-format.ts';
 import type { HostFile } from '../../src/host/host-file.ts';
 import { MemoryHostFile } from './memory-file.ts';
 
@@ -15,6 +22,7 @@ export interface OpenMemoryOptions {
   readonly log?: (sentence: string) => void;
   readonly password?: string;
   readonly dataFile?: HostFile | undefined;
+  readonly closedFacts?: ClosedFacts | undefined;
 }
 
 /** Opens `file` with everything a test does not care about filled in. */
@@ -36,6 +44,7 @@ export function openImage<Opened extends Image>(
     slots: options.slots ?? 1,
     probed: false,
     isLazy: options.isLazy,
+    closedFacts: options.closedFacts,
   });
 }
 

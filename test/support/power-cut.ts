@@ -171,11 +171,11 @@ export function replay(start: MemoryHostFile, log: readonly RecordedOperation[])
 
 function record(workload: Workload): { log: RecordedOperation[]; events: GuestEvent[] } {
   const log: RecordedOperation[] = [];
-  const { format, start, backing, dataFile, steps } = workload;
+  const { closedFacts, format, start, backing, dataFile, steps } = workload;
   const file = new RecordingHostFile(start.clone(), log, 0);
   const data = dataFile === null ? {} : { dataFile: new RecordingHostFile(dataFile.clone(), log, 1) };
   const options = { backing, ...data, tableCacheBytes: 8192 };
-  let image = openImage(format, file, options);
+  let image = openImage(format, file, { ...options, closedFacts });
   const events: GuestEvent[] = [];
   for (const [n, step] of steps.entries()) {
     if (n === workload.killBefore) {

@@ -5,10 +5,11 @@ import { join } from 'node:path';
 import { guestOffset, hostOffset } from '../../src/bytes/offsets.ts';
 import { steadyMs } from '../../src/concurrency/clock.ts';
 import { formats } from '../../src/disk/registry.ts';
-import type { WritableFormat, WritableImage } from '../../src/format/image-format.ts';
+import type { ClosedFacts, WritableFormat, WritableImage } from '../../src/format/image-format.ts';
 import { qcow2 } from '../../src/format/qcow2/index.ts';
 import { qed } from '../../src/format/qed/index.ts';
 import { raw } from '../../src/format/raw/index.ts';
+import { factsOf } from './closed-facts.ts';
 import { MemoryHostFile } from './memory-file.ts';
 import { createMemoryImage, openImage } from './memory-images.ts';
 import { qemuImg } from './qemu.ts';
@@ -138,6 +139,8 @@ export interface Prepared {
   readonly dataFile: MemoryHostFile | null;
   /** the data file is the disk itself */
   readonly isRaw: boolean;
+  /** absent: the workload opens the image with a walk */
+  readonly closedFacts?: ClosedFacts | undefined;
   readonly backing: WritableImage | null;
   readonly content: Uint8Array;
   /** what a snapshot has, which stays as it is */
@@ -171,7 +174,8 @@ export function prepare(subject: Subject, random: () => number): Prepared {
   }
   image.close();
   const common = { dataFile, isRaw, backing, content };
-  if (withSnapshot !== true) return { start, ...common, snapshot: null };
+  const closedFacts = random() < 0.5 ? factsOf(image) : undefined;
+  if (withSnapshot !== true) return { start, ...common, snapshot: null, closedFacts };
   return { start: takeSnapshot(start, options, isCompressed === true), ...common, snapshot: content.slice() };
 }
 

@@ -5,6 +5,7 @@ import { openDisk, parseSize } from '../../disk/index.ts';
 import { closingAfter } from '../../errors/close.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import { type PasswordArguments, passwordOf } from '../../host/passwords.ts';
+import { closedMarksDirectory } from '../../mounts/runtime-directory.ts';
 import { type Command, QUIET } from '../command.ts';
 import { ALLOW_BACKING, ANY_PARENT, directories, FORMAT, IMAGE_NAME, lockMode } from '../image-arguments.ts';
 import { complain, type OutputMode, print, printJson } from '../output.ts';
@@ -52,6 +53,7 @@ function resize(args: ResizeArguments): number {
     locks: lockMode(args),
     allowBacking: directories(args['allow-backing']),
     anyParent: args['any-parent'],
+    closedMarks: closedMarksDirectory(),
     password: passwordOf(args),
     ...(args.format === undefined ? {} : { format: args.format }),
     log: complain,

@@ -194,6 +194,17 @@ export class FreeClusters {
     return this.near(SETTLING, start);
   }
 
+  /** Visits the runs that can be taken. */
+  forEachFreeRun(visit: (start: HostCluster, count: number) => void): void {
+    if (this.freeCount === 0) return;
+    const highest = this.words[HIGHEST]!;
+    for (let start = this.next(FREE, this.words[LOWEST]!); start >= 0; ) {
+      const end = this.endOfRun(start, highest, FREE);
+      visit(hostCluster(start), end - start);
+      start = this.next(FREE, end);
+    }
+  }
+
   /** Forgets FREE clusters at the end of a file of `clusters` clusters, CLUSTERS_PER_HOLD at most. @returns what is left */
   cutTail(clusters: number): HostCluster {
     const least = Math.max(0, clusters - CLUSTERS_PER_HOLD);

@@ -8,6 +8,7 @@ import type { Reservations } from '../../concurrency/reservations.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { GuestAccess } from '../guest-access.ts';
 import {
+  type ClosedFacts,
   type Extent,
   type ImageDetails,
   type ImageFile,
@@ -33,6 +34,8 @@ export interface ImageSteps {
   maintain(nowMs: number): void;
   makeClean(): void;
   close(): void;
+  /** as WritableImage.closedFacts(), of an image that has not failed */
+  closedFacts(): ClosedFacts | null;
   /** A discard gives space back, here or on the host. */
   canDiscard(): boolean;
   details(virtualSize: number): ImageDetails;
@@ -165,6 +168,10 @@ export class MappedImage implements WritableImage {
 
   close(): void {
     if (!this.readOnly) this.steps.close();
+  }
+
+  closedFacts(): ClosedFacts | null {
+    return this.readOnly || this.failure() !== null ? null : this.steps.closedFacts();
   }
 
   abandon(thread: number, slot: number): void {

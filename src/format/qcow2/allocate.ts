@@ -11,6 +11,7 @@ import type { FreeClusters } from '../mapped/free-clusters.ts';
 import type { WriteTracker } from '../write-tracker.ts';
 import type { NewCounters } from './counters/new-counters.ts';
 import { NO_BLOCK, type Refcounts, writeCounter } from './counters/refcount.ts';
+import type { UnreadFree } from './counters/unread-free.ts';
 import { type Geometry, placeInDataFile, REFCOUNT_TABLE_ENTRY_BYTES } from './geometry.ts';
 import { QCOW_MAX_REFTABLE_SIZE } from './header/header.ts';
 import type { HeaderBits } from './header-bits.ts';
@@ -34,6 +35,7 @@ export interface AllocatorParts {
   readonly tables: Tables;
   readonly refcounts: Refcounts;
   readonly free: FreeClusters;
+  readonly unread: UnreadFree;
   readonly tracker: WriteTracker;
   readonly numbers: Qcow2Numbers;
   readonly newCounters: NewCounters;
@@ -69,8 +71,9 @@ export class Allocator {
   /** Clusters that were allocated and never linked: nothing refers to them, so they are free at once. */
   giveBack(offset: HostOffset, count: number): void {
     if (count === 0) return;
-    const { geometry, metadata, refcounts, free } = this.parts;
+    const { geometry, metadata, refcounts, free, unread } = this.parts;
     const start = geometry.clusterOf(offset);
+    unread.read(start, count);
     refcounts.setRun(start, count, 0);
     metadata.clear(start, count);
     free.markFree(start, count);
@@ -78,13 +81,9 @@ export class Allocator {
 
   /** Cuts the file after the last cluster in use; a device keeps its length. @returns whether there was something to cut */
   trim(): boolean {
-    const { file, free, geometry, numbers } = this.parts;
+    const { file, geometry, numbers } = this.parts;
     if (file.isDevice) return false;
-    let end = numbers.fileEnd;
-    for (let before = after(end, 1); end < before; ) {
-      before = end;
-      end = geometry.startOf(free.cutTail(geometry.clusterOf(end)));
-    }
+    const end = geometry.startOf(this.cutTail(geometry.clusterOf(numbers.fileEnd)));
     numbers.lowerFileEnd(end);
     if (file.size() <= end) return false;
     file.truncate(end);
@@ -92,9 +91,21 @@ export class Allocator {
     return true;
   }
 
+  /** Forgets free clusters at the end of a file of `clusters` clusters. @returns the clusters that are left */
+  private cutTail(clusters: HostCluster): HostCluster {
+    const { free, unread } = this.parts;
+    for (let end = clusters; ; ) {
+      if (end > 0) unread.read(hostCluster(end - 1), 1);
+      const left = free.cutTail(end);
+      if (left === end) return end;
+      end = left;
+    }
+  }
+
   private fromFree(count: number, exactly: boolean): Allocation | null {
-    const { free, geometry, refcounts } = this.parts;
-    const run = free.take(count, exactly);
+    const { free, geometry, refcounts, unread } = this.parts;
+    let run = free.take(count, exactly);
+    if (run === null && unread.readNext()) run = free.take(count, exactly);
     if (run === null) return null;
     try {
       refcounts.setRun(run.start, run.end - run.start, 1);

@@ -26,6 +26,7 @@ import { CompressedReader } from './compressed.ts';
 import { DeferredDecrements } from './counters/deferred-decrements.ts';
 import { NewCounters } from './counters/new-counters.ts';
 import { Refcounts } from './counters/refcount.ts';
+import { UnreadFree } from './counters/unread-free.ts';
 import { Deallocator } from './deallocate.ts';
 import { Flush } from './flush.ts';
 import { Geometry } from './geometry.ts';
@@ -79,13 +80,14 @@ function connectTables(files: Qcow2Files, state: Qcow2State, slot: number, log: 
   const tables = new Tables(file, new TableCache(state.cache), tracker, geometry.clusterSize);
   const overlap = new OverlapCheck(geometry, metadata, headerBits, numbers, hasDataFile);
   const refcounts = new Refcounts({ ...shared, tables, overlap });
+  const unread = new UnreadFree(state.unreadFree, { ...shared, refcounts });
   const mapper = new Mapper({ ...shared, path: file.path, tables });
   const newCounters = new NewCounters({ ...shared, tables });
-  const allocator = new Allocator({ ...shared, tables, refcounts, newCounters, overlap });
+  const allocator = new Allocator({ ...shared, tables, refcounts, newCounters, unread, overlap });
   const linker = new Linker({ ...shared, tables, mapper, allocator, overlap });
-  const flush = new Flush({ ...shared, refcounts, newCounters, linker });
-  const reusable = () => ({ waiting: decrements.count + pending.count, free: free.freeCount });
-  return { ...shared, tables, overlap, mapper, allocator, linker, flush, reusable };
+  const flush = new Flush({ ...shared, refcounts, newCounters, unread, linker });
+  const reusable = () => ({ waiting: decrements.count + pending.count, free: free.freeCount + unread.count });
+  return { ...shared, tables, overlap, mapper, allocator, unread, linker, flush, reusable };
 }
 
 /** What is known of clusters beside the tables. */

@@ -31,6 +31,7 @@ import type { WriteTracker } from '../write-tracker.ts';
 import type { DeferredDecrements } from './counters/deferred-decrements.ts';
 import type { NewCounters } from './counters/new-counters.ts';
 import type { Refcounts } from './counters/refcount.ts';
+import { STRETCH_CLUSTERS, type UnreadFree } from './counters/unread-free.ts';
 import type { Geometry } from './geometry.ts';
 import type { Linker } from './link.ts';
 import type { MetadataClusters } from './metadata-clusters.ts';
@@ -47,6 +48,7 @@ export interface FlushParts {
   readonly newCounters: NewCounters;
   readonly linker: Linker;
   readonly free: FreeClusters;
+  readonly unread: UnreadFree;
   readonly metadata: MetadataClusters;
   readonly log: (sentence: string) => void;
 }
@@ -131,14 +133,16 @@ export class Flush {
    * punched before it can be taken again. The lock is not held for a whole run, which may be the whole disk.
    */
   private carryOut(released: number): void {
-    const { geometry, lock, refcounts, decrements } = this.parts;
+    const { geometry, lock, refcounts, decrements, unread } = this.parts;
     const unused: ClusterRun[] = [];
     for (let position = 0; position < released; position++) {
       const { start, count } = decrements.taken(position);
       for (let done = 0; done < count; ) {
         const lowered = lock.run(() => {
           try {
-            return refcounts.decrement(after(start, done), count - done);
+            const part = Math.min(count - done, STRETCH_CLUSTERS);
+            unread.read(after(start, done), part);
+            return refcounts.decrement(after(start, done), part);
           } catch (error) {
             decrements.remove(position, done);
             throw error;

@@ -7,10 +7,12 @@
 // whole image.
 
 import type { GuestOffset } from '../../bytes/offsets.ts';
-import { type ImageDetails, onlyFile, type WritableImage } from '../image-format.ts';
+import { type ClosedFacts, type ImageDetails, onlyFile, type WritableImage } from '../image-format.ts';
 import { type ImageSteps, MappedImage } from '../mapped/mapped-image.ts';
 import { type Collaborators, connect, type Qcow2Files } from './collaborators.ts';
+import { countInStretches } from './counters/unread-free.ts';
 import { describeOpenImage } from './header/describe.ts';
+import { closedFactsOf } from './open/closed-clean.ts';
 import { resize } from './resize.ts';
 import type { Qcow2State } from './state.ts';
 
@@ -26,16 +28,18 @@ export function qcow2Image(
   return new MappedImage(
     file,
     { ...parts, format: 'qcow2', files, dirtyBit: parts.headerBits },
-    new Qcow2Steps(parts),
+    new Qcow2Steps(parts, state),
     state,
   );
 }
 
 class Qcow2Steps implements ImageSteps {
   private readonly parts: Collaborators;
+  private readonly hasLeaks: boolean;
 
-  constructor(parts: Collaborators) {
+  constructor(parts: Collaborators, { hasLeaks }: Qcow2State) {
     this.parts = parts;
+    this.hasLeaks = hasLeaks;
   }
 
   /** What needed room has tried all that there is (full-host.ts). */
@@ -77,6 +81,19 @@ class Qcow2Steps implements ImageSteps {
     if (lock.run(() => allocator.trim())) tracker.noteWrite();
     flush.run();
     headerBits.clearDirty(() => true);
+  }
+
+  /** A leak of this session may be left: the walk after the next crash finds it, or a check. */
+  closedFacts(): ClosedFacts | null {
+    const { disk, file, flush, free, headerBits, lock, numbers, unread } = this.parts;
+    if (this.hasLeaks || headerBits.isDirty || headerBits.isCorrupt) return null;
+    const counts = new Map<number, number>();
+    const isSettled = lock.run(() => {
+      free.forEachFreeRun((start, count) => countInStretches(counts, start, count));
+      unread.addTo(counts);
+      return !flush.waitsLocked() && file.size() === numbers.fileEnd;
+    });
+    return isSettled ? closedFactsOf(disk.allocatedClustersOutsideLock(), counts) : null;
   }
 
   /**

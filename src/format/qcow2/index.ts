@@ -9,7 +9,7 @@ import { QCOW2_CREATE_HELP } from './create/create-options.ts';
 import { describeHeader, inspectHeader } from './header/describe.ts';
 import { readHeader } from './header/read-header.ts';
 import { qcow2Image } from './image.ts';
-import { openQcow2 } from './open.ts';
+import { openQcow2 } from './open/open.ts';
 import type { Qcow2State } from './state.ts';
 
 export const qcow2: CheckedFormat = {

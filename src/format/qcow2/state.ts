@@ -68,6 +68,9 @@ export interface Qcow2State extends MappedState {
   readonly decrements: DeferredDecrementsState;
   /** which clusters hold metadata */
   readonly metadata: SharedByteMapState;
+  readonly unreadFree: SharedArrayBuffer;
+  /** there are leaks that the next open shall free, by a walk */
+  readonly hasLeaks: boolean;
 }
 
 /** Where a table lies and how long it is. */
@@ -79,6 +82,8 @@ export interface TablePlace {
 export interface Qcow2StateOptions extends MappedStateOptions {
   readonly volumeKey: VolumeKey | null;
   readonly metadata: SharedByteMapState;
+  readonly unreadFree: SharedArrayBuffer;
+  readonly hasLeaks: boolean;
   /** QCOW2_INCOMPAT_DIRTY and _CORRUPT as they are in the header */
   readonly headerBits: number;
   readonly l1Table: TablePlace;
@@ -88,13 +93,15 @@ export interface Qcow2StateOptions extends MappedStateOptions {
 }
 
 export function createQcow2State(header: FixedHeader, options: Qcow2StateOptions): Qcow2State {
-  const { metadata, readOnly, volumeKey } = options;
+  const { hasLeaks, metadata, readOnly, unreadFree, volumeKey } = options;
   const clusterSize = 2 ** header.clusterBits;
   const state = {
     ...createMappedState(options, { clusterSize, wordCount: WORD_COUNT, numberCount: NUMBER_COUNT }),
     header,
     volumeKey,
     metadata,
+    unreadFree,
+    hasLeaks,
     pendingTables: createPendingLinksState(readOnly ? 1 : PENDING_TABLES),
     newBlocks: createPendingLinksState(readOnly ? 1 : NEW_BLOCKS),
     decrements: createDeferredDecrementsState(readOnly ? 1 : undefined),

@@ -9,7 +9,13 @@
 import type { GuestOffset } from '../../bytes/offsets.ts';
 import { ImgfuseError, isHostFull } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
-import { type ImageDetails, onlyFile, type ReadableImage, type WritableImage } from '../image-format.ts';
+import {
+  type ClosedFacts,
+  type ImageDetails,
+  onlyFile,
+  type ReadableImage,
+  type WritableImage,
+} from '../image-format.ts';
 import { type ImageSteps, MappedImage } from '../mapped/mapped-image.ts';
 import { type Collaborators, connect } from './collaborators.ts';
 import { type CompactParts, giveAwayRest, giveFreeClustersAway, moveIntoGaps, removeEmptyTables } from './compact.ts';
@@ -130,6 +136,11 @@ class QedSteps implements ImageSteps {
         tracker.noteWrite();
       }
     });
+  }
+
+  closedFacts(): ClosedFacts | null {
+    const { dirtyBit, disk } = this.parts;
+    return dirtyBit.isSet ? null : { allocatedClusters: disk.allocatedClustersOutsideLock() };
   }
 
   /** Clusters lose their links, whatever the host can. */

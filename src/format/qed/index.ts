@@ -1,11 +1,13 @@
 // QED, the plug: probe, open, attach, create, check. An image that was not closed clean is checked and repaired before the
-// first request; every read-write open walks the tables, so that no write starts from an entry that is not true.
+// first request; a read-write open walks the tables, so that no write starts from an entry that is not true, unless it is known
+// that nothing has changed since the image was closed clean.
 
 import { hostCluster, roundUp } from '../../bytes/offsets.ts';
 import type { SparseBitmap } from '../../bytes/sparse-bitmap.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import { type CheckReport, limitedLog } from '../check-report.ts';
+import { countOf } from '../closed-facts.ts';
 import {
   type AttachOptions,
   type CheckedFormat,
@@ -64,6 +66,8 @@ function openQed(file: HostFile, options: OpenOptions, reclaim: boolean): Writab
     throw new ImgfuseError('unsupported', message, { path: file.path });
   }
   const dirty = isMarkedDirty(header);
+  const allocated = reclaim || dirty ? null : allocatedWhenClosed(file, header, options);
+  if (allocated !== null) return openClosedClean(file, header, options, allocated);
   // the image's own tables come first: a damaged one is refused before its backing chain is looked for
   const found = walkOrRefuse(file, header, options, dirty);
   const backing = header.backingName === null ? null : options.openBacking(backingReference(header));
@@ -95,6 +99,25 @@ function openQed(file: HostFile, options: OpenOptions, reclaim: boolean): Writab
     writeHeaderField(file, AUTOCLEAR_OFFSET, 0);
     file.sync();
   }
+  return qedImage(file, state, 0, backing, options.log);
+}
+
+/** How many clusters of the disk had data when the image was closed clean; null if it is not that image, or not known. */
+function allocatedWhenClosed(file: HostFile, header: QedHeader, { closedFacts }: OpenOptions): number | null {
+  if (closedFacts === undefined || isAutoclearSet(header) || file.size() % header.clusterSize !== 0) return null;
+  return countOf(closedFacts, 'allocatedClusters', Math.ceil(header.imageSize / header.clusterSize));
+}
+
+/** An image that imgfuse has closed clean and nothing has changed since: what a walk would find is known. */
+function openClosedClean(
+  file: HostFile,
+  header: QedHeader,
+  options: OpenOptions,
+  allocatedClusters: number,
+): WritableImage {
+  const backing = header.backingName === null ? null : options.openBacking(backingReference(header));
+  const place = { fileLength: file.size(), virtualSize: header.imageSize };
+  const state = createQedState(header, { ...options, ...place, allocatedClusters, isDirty: false });
   return qedImage(file, state, 0, backing, options.log);
 }
 

@@ -78,7 +78,11 @@ function open(
   const backing = openImage(raw, below, { readOnly: true });
   const image = openImage(format, wrap(file), { backing, log });
   below.reset();
-  return { disk: new VirtualDisk(image, new CopyOnRead(image, createCopyOnReadState(), log)), below, logged };
+  return {
+    disk: new VirtualDisk(image, { copyOnRead: new CopyOnRead(image, createCopyOnReadState(), log) }),
+    below,
+    logged,
+  };
 }
 
 /** Opens an overlay over a backing file that must not be read any more. */
@@ -183,7 +187,9 @@ describe.each(SUBJECTS)('$name', (subject) => {
     const below = new CountingHostFile(sparse);
     const file = createMemoryImage(subject.format, SIZE, subject.options, '/base');
     const image = openImage(subject.format, file, { backing: openImage(raw, below) });
-    const disk = new VirtualDisk(image, new CopyOnRead(image, createCopyOnReadState(), () => undefined));
+    const disk = new VirtualDisk(image, {
+      copyOnRead: new CopyOnRead(image, createCopyOnReadState(), () => undefined),
+    });
     below.reset();
     expect(readAll(disk).every((byte) => byte === 0)).toBe(true);
     // version 2 cannot say it, so there the read itself asks the backing file
@@ -251,7 +257,7 @@ test('a backing file that cannot be read fails that read, and the copies go on',
     isBroken && offset >= 64 * KIB ? ERRNO.EIO : null,
   );
   const image = openImage(qcow2, file, { backing: openImage(raw, base, { readOnly: true }) });
-  const disk = new VirtualDisk(image, new CopyOnRead(image, createCopyOnReadState(), () => undefined));
+  const disk = new VirtualDisk(image, { copyOnRead: new CopyOnRead(image, createCopyOnReadState(), () => undefined) });
   expect(() => read(disk, 64 * KIB, 10)).toThrow(/fails by plan/);
   read(disk, 0, 10);
   isBroken = false;

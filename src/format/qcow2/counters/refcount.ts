@@ -2,7 +2,7 @@
 // than a byte fill it from its low bits up; wider ones are big-endian. Used under the metadata lock.
 
 import { combine } from '../../../bytes/endian.ts';
-import { after, type HostCluster, type HostOffset, hex, hostOffset } from '../../../bytes/offsets.ts';
+import { after, type HostCluster, type HostOffset, hex, hostCluster, hostOffset } from '../../../bytes/offsets.ts';
 import { failpoint } from '../../../concurrency/failpoints.ts';
 import { NOT_PENDING, type PendingLinks } from '../../mapped/pending-links.ts';
 import type { Geometry } from '../geometry.ts';
@@ -61,6 +61,27 @@ export class Refcounts {
   get(cluster: HostCluster): number {
     const block = this.blockOf(cluster);
     return block === NO_BLOCK ? 0 : this.read(block, cluster % this.geometry.refcountsPerBlock);
+  }
+
+  /** Visits the runs of clusters from `start` to `end` whose counter is 0; a cluster without a block is not counted. */
+  forEachFreeRun(start: HostCluster, end: HostCluster, visit: (start: HostCluster, count: number) => void): void {
+    const { refcountsPerBlock } = this.geometry;
+    let free = 0;
+    const runEnds = (at: number): void => {
+      if (free > 0) visit(hostCluster(at - free), free);
+      free = 0;
+    };
+    for (let cluster = start as number; cluster < end; ) {
+      const blockEnd = Math.min(end, (Math.floor(cluster / refcountsPerBlock) + 1) * refcountsPerBlock);
+      const block = this.blockOf(hostCluster(cluster));
+      if (block === NO_BLOCK) runEnds(cluster);
+      for (; cluster < blockEnd; cluster++) {
+        if (block === NO_BLOCK) continue;
+        if (this.read(block, cluster % refcountsPerBlock) === 0) free++;
+        else runEnds(cluster);
+      }
+    }
+    runEnds(end);
   }
 
   /** Sets the counters of clusters [start, start + count), which have their blocks. */

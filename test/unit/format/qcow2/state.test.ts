@@ -5,6 +5,7 @@ import { hostOffset } from '../../../../src/bytes/offsets.ts';
 import { Mutex } from '../../../../src/concurrency/mutex.ts';
 import { DiskNumbers } from '../../../../src/format/mapped/disk-numbers.ts';
 import { METADATA_LOCK } from '../../../../src/format/mapped/mapped-state.ts';
+import { createUnreadFreeState } from '../../../../src/format/qcow2/counters/unread-free.ts';
 import { createMetadataClustersState } from '../../../../src/format/qcow2/metadata-clusters.ts';
 import { createQcow2State, type FixedHeader, HEADER_BITS, Qcow2Numbers } from '../../../../src/format/qcow2/state.ts';
 
@@ -22,6 +23,7 @@ function opened() {
     ...{ fileLength: LENGTH, usedEnd: 8 * CLUSTER, virtualSize: 2 ** 30, allocatedClusters: 3, headerBits: 2 },
     ...{ l1Table: { offset: 3 * CLUSTER, entries: 2 }, refcountTable: { offset: CLUSTER, entries: 8192 } },
     ...{ volumeKey: null, metadata: createMetadataClustersState(10) },
+    ...{ unreadFree: createUnreadFreeState(10, []), hasLeaks: false },
     ...{ tableCacheBytes: 2 ** 20, slots: 1, readOnly: false },
   });
   const lock = new Mutex(new Int32Array(state.words), METADATA_LOCK);

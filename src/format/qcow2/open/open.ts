@@ -1,19 +1,19 @@
 // Opening a qcow2 image: what this version cannot serve is refused by name before a byte is changed, then the shared state is
 // filled from the header, the tables and, for writing, from the reference counts, which say what is free.
 
-import { hostCluster, roundUp } from '../../bytes/offsets.ts';
-import { legacyAesKey } from '../../codec/aes-legacy.ts';
-import { type VolumeKey, wipe } from '../../codec/encryption.ts';
-import { unlockLuks } from '../../codec/luks.ts';
-import { readLuksHeader } from '../../codec/luks-header.ts';
-import { ImgfuseError } from '../../errors/index.ts';
-import type { HostFile } from '../../host/host-file.ts';
-import type { OpenOptions, WritableImage } from '../image-format.ts';
-import { FreeClusters } from '../mapped/free-clusters.ts';
-import { clustersOnHost } from '../mapped/host-clusters.ts';
-import { countAllocated } from './check/count-allocated.ts';
-import { type Verified, verifyBeforeWriting } from './check/verify.ts';
-import { Geometry, REFCOUNT_TABLE_ENTRY_BYTES } from './geometry.ts';
+import { roundUp } from '../../../bytes/offsets.ts';
+import { legacyAesKey } from '../../../codec/aes-legacy.ts';
+import { type VolumeKey, wipe } from '../../../codec/encryption.ts';
+import { unlockLuks } from '../../../codec/luks.ts';
+import { readLuksHeader } from '../../../codec/luks-header.ts';
+import { ImgfuseError } from '../../../errors/index.ts';
+import type { HostFile } from '../../../host/host-file.ts';
+import type { OpenOptions, WritableImage } from '../../image-format.ts';
+import { clustersOnHost } from '../../mapped/host-clusters.ts';
+import { countAllocated } from '../check/count-allocated.ts';
+import { type Verified, verifyBeforeWriting } from '../check/verify.ts';
+import { countInStretches, createUnreadFreeState } from '../counters/unread-free.ts';
+import { Geometry, REFCOUNT_TABLE_ENTRY_BYTES } from '../geometry.ts';
 import {
   autoclearWhenWritten,
   QCOW_CRYPT_AES,
@@ -24,10 +24,11 @@ import {
   QCOW2_INCOMPAT_DIRTY,
   type Qcow2Header,
   writeAutoclearFeatures,
-} from './header/header.ts';
-import { qcow2Image } from './image.ts';
-import { createMetadataClustersState } from './metadata-clusters.ts';
-import { createQcow2State, type Qcow2State, type TablePlace } from './state.ts';
+} from '../header/header.ts';
+import { qcow2Image } from '../image.ts';
+import { createMetadataClustersState } from '../metadata-clusters.ts';
+import { createQcow2State, type TablePlace } from '../state.ts';
+import { knownImage } from './closed-clean.ts';
 
 /** @param specific facts for info and status, with qemu-img's keys */
 export function openQcow2(
@@ -46,7 +47,8 @@ export function openQcow2(
           ...(found.backingFormat === null ? {} : { format: found.backingFormat }),
         });
   const dataFile = openDataFile(file, found, options);
-  const verified = options.readOnly ? null : verifyBeforeWriting(file, found, options);
+  const known = knownImage(file, found, options.closedFacts);
+  const verified = options.readOnly || known !== null ? null : verifyBeforeWriting(file, found, options);
   const header = verified?.header ?? found;
   const geometry = new Geometry(header.clusterBits, header.refcountOrder, header.extendedL2);
   const fileEnd = roundUp(file.size(), geometry.clusterSize);
@@ -70,7 +72,12 @@ export function openQcow2(
     {
       ...options,
       volumeKey,
-      metadata: verified?.metadata ?? createMetadataClustersState(0),
+      metadata: verified?.metadata ?? known?.metadata ?? createMetadataClustersState(0),
+      hasLeaks: verified !== null && (hasLeaks(verified) || losesAutoclear(header)),
+      unreadFree: createUnreadFreeState(
+        fileEnd / geometry.clusterSize,
+        verified === null ? (known?.free ?? []) : freeIn(verified),
+      ),
       fileLength: fileEnd,
       virtualSize: header.size,
       headerBits: options.readOnly ? header.incompatible[0] & (QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT) : 0,
@@ -80,13 +87,12 @@ export function openQcow2(
       allocatedClusters:
         options.isLazy === true
           ? clustersOnHost(dataFile ?? file, header.size, geometry.clusterSize)
-          : (verified?.check.report.allocatedClusters ?? countAllocated(file, header, geometry)),
+          : (known?.allocatedClusters ??
+            verified?.check.report.allocatedClusters ??
+            countAllocated(file, header, geometry)),
     },
   );
-  if (verified !== null) {
-    markFree(verified, state);
-    clearAutoclear(file, header);
-  }
+  if (!options.readOnly) clearAutoclear(file, header);
   return qcow2Image({ file, backing, dataFile }, state, 0, options.log);
 }
 
@@ -148,15 +154,24 @@ function unlock(file: HostFile, header: Qcow2Header, { password }: OpenOptions):
 
 /** Bitmaps, and whatever unknown bits stand for, are not kept up to date here: their bits go before the first write. */
 function clearAutoclear(file: HostFile, header: Qcow2Header): void {
-  if (header.version !== 3) return;
-  const kept = autoclearWhenWritten(header.autoclear);
-  if (kept[0] === header.autoclear[0] && kept[1] === header.autoclear[1]) return;
-  writeAutoclearFeatures(file, header, kept);
+  if (!losesAutoclear(header)) return;
+  writeAutoclearFeatures(file, header, autoclearWhenWritten(header.autoclear));
   file.sync();
 }
 
-/** Marks every cluster whose counter is 0 below the last one in use, where new clusters are appended. */
-function markFree({ check }: Verified, state: Qcow2State): void {
-  const free = new FreeClusters(state.free);
-  check.forEachFreeRun((start, count) => free.markFree(hostCluster(start), count));
+/** Then what those bits stand for, such as the clusters of bitmaps, leaks from now on. */
+function losesAutoclear({ autoclear, version }: Qcow2Header): boolean {
+  const kept = autoclearWhenWritten(autoclear);
+  return version === 3 && (kept[0] !== autoclear[0] || kept[1] !== autoclear[1]);
+}
+
+function hasLeaks({ check: { report } }: Verified): boolean {
+  return report.leaks > report.leaksFixed;
+}
+
+/** How many clusters below the last one in use have the counter 0, by stretches. */
+function freeIn({ check }: Verified): ReadonlyMap<number, number> {
+  const counts = new Map<number, number>();
+  check.forEachFreeRun((start, count) => countInStretches(counts, start, count));
+  return counts;
 }
