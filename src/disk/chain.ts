@@ -74,6 +74,14 @@ export function chainDataRun(image: ReadableImage, offset: number, length: numbe
   return { isData: false, length: part };
 }
 
+/** Without spreads, which take most of the time of a map of millions of extents. */
+function inChain({ start, length, status, hostOffset, isHole }: Extent, depth: number, path: string): ChainExtent {
+  const extent: { -readonly [Field in keyof ChainExtent]: ChainExtent[Field] } = { start, length, status, depth, path };
+  if (hostOffset !== undefined) extent.hostOffset = hostOffset;
+  if (isHole !== undefined) extent.isHole = isHole;
+  return extent;
+}
+
 /** Each image is asked about a range once, however many extents the images below it have there. */
 export function* chainExtents(
   image: ReadableImage,
@@ -83,10 +91,10 @@ export function* chainExtents(
 ): Generator<ChainExtent, void> {
   const { backing } = image;
   for (let at = offset; at < end; ) {
-    const { holder = image.file, ...extent } = image.map(guestOffset(at), end - at);
+    const extent = image.map(guestOffset(at), end - at);
     const next = at + extent.length;
     if (extent.status !== 'unallocated' || backing === null) {
-      yield { ...extent, depth, path: holder.path };
+      yield inChain(extent, depth, (extent.holder ?? image.file).path);
     } else {
       const covered = Math.max(at, Math.min(next, backing.virtualSize()));
       yield* chainExtents(backing, at, covered, depth + 1);

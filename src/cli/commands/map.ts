@@ -84,11 +84,11 @@ export const mapCommand: Command = {
 
 /** Every range of the disk in order. It merges equal neighbours, because the disk limits the length of an extent. */
 export function* mapDisk(disk: Pick<VirtualDisk, 'extents'>): Generator<MapEntry, void> {
-  let last: MapEntry | undefined;
+  let last: GrowingEntry | undefined;
   for (const extent of disk.extents()) {
     const next = mapEntry(extent);
     if (last !== undefined && continues(last, next)) {
-      last = { ...last, length: last.length + next.length };
+      last.length += next.length;
       continue;
     }
     if (last !== undefined) yield last;
@@ -97,10 +97,12 @@ export function* mapDisk(disk: Pick<VirtualDisk, 'extents'>): Generator<MapEntry
   if (last !== undefined) yield last;
 }
 
-function mapEntry(extent: ChainExtent): MapEntry {
+type GrowingEntry = { -readonly [Key in keyof MapEntry]: MapEntry[Key] };
+
+function mapEntry(extent: ChainExtent): GrowingEntry {
   const { start, length, depth, status, hostOffset, isHole, path } = extent;
   const isData = status === 'data';
-  return {
+  const entry: GrowingEntry = {
     start,
     length,
     depth,
@@ -108,9 +110,10 @@ function mapEntry(extent: ChainExtent): MapEntry {
     // a preallocated cluster that was never written is data and zero, as in qemu-img
     zero: !isData || isHole === true,
     data: isData,
-    ...(hostOffset === undefined ? {} : { offset: hostOffset }),
     filename: path,
   };
+  if (hostOffset !== undefined) entry.offset = hostOffset;
+  return entry;
 }
 
 function continues(last: MapEntry, next: MapEntry): boolean {
@@ -122,8 +125,11 @@ function continues(last: MapEntry, next: MapEntry): boolean {
 /** A JSON list with one line per entry. */
 export function* mapJson(entries: Iterable<MapEntry>): Generator<string, void> {
   let before = '[';
-  for (const entry of entries) {
-    yield `${before}${JSON.stringify(entry)}`;
+  let [name, quoted] = ['', '""'];
+  for (const { start, length, depth, present, zero, data, offset, filename } of entries) {
+    if (filename !== name) [name, quoted] = [filename, JSON.stringify(filename)];
+    const place = offset === undefined ? '' : `,"offset":${offset}`;
+    yield `${before}{"start":${start},"length":${length},"depth":${depth},"present":${present},"zero":${zero},"data":${data}${place},"filename":${quoted}}`;
     before = ',\n';
   }
   yield before === '[' ? '[]\n' : ']\n';
