@@ -25,9 +25,9 @@ export class Measurements {
    * Measures one row, prints it and keeps it. Each subject is sampled `warmUps` times in vain, then once a round, in
    * alternating order.
    * @param {{ section: string, row: string, unit: string, subjects: Subject[], rounds?: number, warmUps?: number,
-   *   target?: { to: string, atLeast?: number, atMost?: number },
-   *   pairs?: { of: string, to: string }[] }} row `target` is what the ratio to the subject `to` shall be; `pairs` are
-   *   the subjects that are compared, if it is not the first one with each other one
+   *   target?: { to?: string, atLeast?: number, atMost?: number },
+   *   pairs?: { of: string, to: string }[] }} row `target` is what the ratio to the subject `to` shall be, or,
+   *   without `to`, the figure of the first subject; `pairs` are compared instead of the first subject with each other one
    */
   async row({ section, row, unit, subjects, rounds = this.rounds, warmUps = 1, target, pairs }) {
     if (!this.wants(row)) return undefined;
@@ -50,7 +50,7 @@ export class Measurements {
         return { of, to, ...statistics(ours.map((sample, round) => sample / theirs[round])) };
       }),
     };
-    if (target !== undefined) result.target = judged(target, result.ratios);
+    if (target !== undefined) result.target = judged(target, result);
     this.results.push(result);
     this.#show(result);
     return result;
@@ -60,25 +60,28 @@ export class Measurements {
     const heading = `${this.group}: ${section}`;
     if (heading !== this.#section) this.print(`\n${heading}`);
     this.#section = heading;
-    const figures = subjects.map(({ name, median }) => `${name} ${rounded(median)} ${unit}`);
+    const figures = subjects.map(
+      ({ name, median, min, max }) => `${name} ${rounded(median)} (${rounded(min)} to ${rounded(max)}) ${unit}`,
+    );
     const compared = ratios.map(
       ({ of, to, median, min, max }) =>
         `${of === subjects[0].name ? '' : `${of} `}${median.toFixed(2)} (${min.toFixed(2)} to ${max.toFixed(2)}) x ${to}`,
     );
     this.print(`  ${row}\n    ${figures.join(', ')}`);
-    if (compared.length > 0) this.print(`    ${compared.join(', ')}${target === undefined ? '' : said(target)}`);
+    if (target !== undefined && target.met !== null) compared.push(said(target));
+    if (compared.length > 0) this.print(`    ${compared.join(', ')}`);
   }
 }
 
-function judged(target, ratios) {
-  const ratio = ratios.find(({ to }) => to === target.to)?.median;
-  if (ratio === undefined) return { ...target, met: null };
-  return { ...target, met: ratio >= (target.atLeast ?? 0) && ratio <= (target.atMost ?? Number.POSITIVE_INFINITY) };
+function judged(target, { subjects, ratios }) {
+  const figure = target.to === undefined ? subjects[0].median : ratios.find(({ to }) => to === target.to)?.median;
+  if (figure === undefined) return { ...target, met: null };
+  return { ...target, met: figure >= (target.atLeast ?? 0) && figure <= (target.atMost ?? Number.POSITIVE_INFINITY) };
 }
 
 function said({ to, atLeast, atMost, met }) {
   const limit = atLeast === undefined ? `at most ${atMost}` : `at least ${atLeast}`;
-  return met === null ? '' : `; target: ${limit} x ${to}, ${met ? 'met' : 'MISSED'}`;
+  return `target: ${limit}${to === undefined ? '' : ` x ${to}`}, ${met ? 'met' : 'MISSED'}`;
 }
 
 /** @param samples at least one */
@@ -92,5 +95,5 @@ export function statistics(samples) {
 
 function rounded(figure) {
   if (figure >= 10_000) return `${(figure / 1000).toFixed(1)} k`;
-  return figure >= 100 ? figure.toFixed(0) : figure.toPrecision(3);
+  return figure >= 100 || Number.isInteger(figure) ? figure.toFixed(0) : figure.toPrecision(3);
 }

@@ -72,6 +72,8 @@ describe('a row', () => {
     expect(await met({ to: 'B', atLeast: 0.95 })).toBe(false);
     expect(await met({ to: 'B', atMost: 0.8 })).toBe(false);
     expect(await met({ to: 'nobody', atMost: 1 })).toBe(null);
+    expect(await met({ atMost: 9 })).toBe(true);
+    expect(await met({ atMost: 8 })).toBe(false);
   });
 
   test('that is not asked for is not measured', async () => {
