@@ -51,6 +51,7 @@ const aboveFuse = new Set([...common].filter((id) => [...loadedWith([id])].some(
 /** What a chunk has; a module is in the first one that wants it. A path loads few chunks, and little that it does not need. */
 const groups = {
   base: closure('cli/main.js'),
+  launching: closure('daemon/first-threads.js'),
   fuse: new Set([...mounting].filter(isFuse)),
   mounts: aboveFuse,
   shared: common,

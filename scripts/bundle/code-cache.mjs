@@ -11,14 +11,16 @@ import { join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const SELF = fileURLToPath(import.meta.url);
+const EXERCISE = '--exercise';
 
 /** In a process of its own, whose output nobody sees. @param program the folder of the chunks */
 export function makeCodeCache(program) {
-  const { status, stderr } = spawnSync(process.execPath, [SELF, program], { encoding: 'utf8' });
+  const { status, stderr } = spawnSync(process.execPath, [SELF, program, EXERCISE], { encoding: 'utf8' });
   if (status !== 0) throw new Error(`the code cache could not be made: ${stderr}`);
 }
 
-if (process.argv[1] === SELF) {
+if (process.argv[1] === SELF && process.argv[3] !== EXERCISE) makeCodeCache(process.argv[2]);
+else if (process.argv[1] === SELF) {
   const { load, chunks, CODE_FOLDER } = createRequire(import.meta.url)(join(resolve(process.argv[2]), 'load.cjs'));
   rmSync(CODE_FOLDER, { recursive: true, force: true });
   await exercise(load);

@@ -25,8 +25,11 @@ export async function main(nodeArguments: readonly string[], programPath: string
   try {
     const argv = exactArguments(nodeArguments);
     if (argv[0] === DAEMON_COMMAND) {
+      const request = JSON.parse(argv[1] ?? '') as MountRequest;
+      const { startFirstThreads } = await import('../daemon/first-threads.ts');
+      const threads = startFirstThreads();
       const { runMountProcess } = await import('../daemon/mount-process.ts');
-      return await runMountProcess(JSON.parse(argv[1] ?? '') as MountRequest, null);
+      return await runMountProcess(request, null, threads);
     }
     if (argv[0] === USERS_COMMAND) {
       print(JSON.stringify(processesInside(JSON.parse(argv[1] ?? '') as string)));

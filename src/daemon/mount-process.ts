@@ -18,13 +18,12 @@ import {
 } from '../mounts/runtime-directory.ts';
 import { exitAtOnce } from '../native/index.ts';
 import { guardProcess } from './environment.ts';
-import { DiskKeeper } from './keeper/disk-keeper.ts';
+import { type FirstThreads, startFirstThreads } from './first-threads.ts';
 import { fileLog, type Log, stderrLog } from './log.ts';
 import type { MountRequest } from './mount-request.ts';
 import { StartBrokenOff } from './mount-state.ts';
 import { ORPHANED, passwordsFromStarter, report } from './starter.ts';
 import type { Supervisor } from './supervisor.ts';
-import { warmThread } from './workers/threads.ts';
 
 const EXIT_ORPHANED = 1;
 
@@ -40,14 +39,19 @@ export interface Foreground {
   ready(record: MountRecord): void;
 }
 
-/** @param foreground null: the command that started this process is told, over their channel @returns the exit code, at the end */
-export async function runMountProcess(request: MountRequest, foreground: Foreground | null): Promise<number> {
+/**
+ * @param foreground null: the command that started this process is told, over their channel
+ * @param threads started before this file was loaded, if there was time to win
+ * @returns the exit code, at the end
+ */
+export async function runMountProcess(
+  request: MountRequest,
+  foreground: Foreground | null,
+  { keeper, first }: FirstThreads = startFirstThreads(),
+): Promise<number> {
   const isDaemon = foreground === null;
   let supervisor: Supervisor;
   let files: PreparedFiles | null = null;
-  // started first: they load their modules while this thread loads its own
-  const keeper = new DiskKeeper();
-  const first = warmThread();
   let isReady = false;
   let record: MountRecord;
   try {
