@@ -2,6 +2,7 @@
 // and is not counted.
 
 import { hex, roundUp } from '../../../bytes/offsets.ts';
+import type { CheckReport } from '../../check-report.ts';
 import type { Geometry } from '../geometry.ts';
 import type { MetadataKind } from '../metadata-clusters.ts';
 import { CountedReferences } from './counted-references.ts';
@@ -26,8 +27,12 @@ export class ClusterUses {
   /** the lowest offset beyond the end of the file that an entry refers to */
   lowestBeyond = Number.POSITIVE_INFINITY;
   private readonly fileSize: number;
+  private readonly clusterSize: number;
+  /** clusters in a byte */
+  private readonly perByte: number;
   private readonly geometry: Geometry;
   private readonly findings: Findings;
+  private readonly report: CheckReport;
   private readonly mark: MarkMetadata | undefined;
 
   constructor(fileSize: number, geometry: Geometry, findings: Findings, mark: MarkMetadata | undefined) {
@@ -37,6 +42,9 @@ export class ClusterUses {
     this.refcountUses = new CountedReferences(this.fileEnd / geometry.clusterSize);
     this.geometry = geometry;
     this.findings = findings;
+    this.report = findings.report;
+    this.clusterSize = geometry.clusterSize;
+    this.perByte = 1 / geometry.clusterSize;
     this.mark = mark;
   }
 
@@ -60,12 +68,12 @@ export class ClusterUses {
 
   /** Counts references to `clusters` clusters of the file, from `offset` on. */
   addClusters(offset: number, clusters: number, references: number): void {
-    const { clusterSize } = this.geometry;
-    const { report } = this.findings;
-    if (clusters === 1) this.counts.add(offset / clusterSize, references);
-    else this.counts.addRun(offset / clusterSize, clusters, references);
-    const end = offset + clusters * clusterSize;
-    if (end > report.imageEndOffset) report.imageEndOffset = end;
+    // exact: the size of a cluster is a power of two
+    const first = offset * this.perByte;
+    if (clusters === 1) this.counts.add(first, references);
+    else this.counts.addRun(first, clusters, references);
+    const end = offset + clusters * this.clusterSize;
+    if (end > this.report.imageEndOffset) this.report.imageEndOffset = end;
   }
 
   /** Counts references to every cluster that holds some of the bytes, which the file holds. */

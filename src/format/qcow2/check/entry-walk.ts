@@ -42,6 +42,8 @@ export class EntryWalk {
   readonly badZeroEntries: number[] = [];
   private readonly parts: EntryWalkParts;
   private readonly clusterSize: number;
+  /** clusters in a byte */
+  private readonly perByte: number;
   private readonly entryBytes: number;
   /** whether bit 0 is the zero flag */
   private readonly hasZeroFlag: boolean;
@@ -56,6 +58,7 @@ export class EntryWalk {
     const { geometry, header, uses } = parts;
     this.parts = parts;
     this.clusterSize = geometry.clusterSize;
+    this.perByte = 1 / geometry.clusterSize;
     this.entryBytes = geometry.l2EntryBytes;
     this.hasZeroFlag = header.version === 3 && !header.extendedL2;
     const isZeroInRun = this.hasZeroFlag && !header.hasExternalData;
@@ -92,16 +95,17 @@ export class EntryWalk {
     const high = l2.getInt32(at);
     const low = l2.getInt32(at + 4);
     const host = (high & 0x00ffffff) * 2 ** 32 + ((low & ~QCOW_OFLAG_ZERO) >>> 0);
-    const left = (base + clusterSize - at) / entryBytes;
+    const end = base + clusterSize;
     if (hasExternalData) {
-      if (!use.isActive) return this.runLength(l2, at, left);
+      if (!use.isActive) return this.runLength(l2, at, end);
       if (high >= 0 || host !== use.guest + ((at - base) / entryBytes) * clusterSize) return 0;
-      const count = this.runLength(l2, at, left);
+      const count = this.runLength(l2, at, end);
       this.countData(host, count);
       return count;
     }
     if (host === 0 || host > this.lastCluster) return 0;
-    const count = this.runLength(l2, at, Math.min(left, (this.lastCluster - host) / clusterSize + 1));
+    let count = this.runLength(l2, at, end);
+    if (count > 1) count = Math.min(count, (this.lastCluster - host) / clusterSize + 1);
     this.parts.uses.addClusters(host, count, use.references);
     if (!use.isActive) return count;
     this.compareFlags(table + at - base, host, count, high < 0);
@@ -109,22 +113,18 @@ export class EntryWalk {
     return count;
   }
 
-  /** Number of entries from `at` on, at most `most`, that lead to adjoining clusters and are alike in all else. */
-  private runLength(l2: DataView, at: number, most: number): number {
+  /** Number of entries from `at` on, before `end`, that lead to adjoining clusters and are alike in all else. */
+  private runLength(l2: DataView, at: number, end: number): number {
     const { clusterSize, entryBytes } = this;
     const isExtended = this.parts.header.extendedL2;
     let high = l2.getInt32(at);
     let low = l2.getInt32(at + 4);
     let count = 1;
-    for (let next = at + entryBytes; count < most; next += entryBytes) {
+    for (let next = at + entryBytes; next < end; next += entryBytes) {
       low = (low + clusterSize) | 0;
       if ((low & ~QCOW_OFLAG_ZERO) === 0) high = (high + 1) | 0;
       if (l2.getInt32(next + 4) !== low || l2.getInt32(next) !== high) break;
-      if (
-        isExtended &&
-        (l2.getInt32(next + 8) !== l2.getInt32(at + 8) || l2.getInt32(next + 12) !== l2.getInt32(at + 12))
-      )
-        break;
+      if (isExtended && !isBitmapEqual(l2, at, next)) break;
       count++;
     }
     return count;
@@ -249,8 +249,9 @@ export class EntryWalk {
 
   /** COPIED means that the counter is exactly 1. Wrongly set, a write changes a snapshot; wrongly clear, it copies in vain. */
   compareFlag(at: number, host: number, copied: boolean): void {
-    const { counters, findings, geometry } = this.parts;
-    if (counters.isSingle(geometry.clusterOf(host)) === copied) return;
+    const { counters, findings } = this.parts;
+    // exact: the size of a cluster is a power of two
+    if (counters.isSingle(host * this.perByte) === copied) return;
     if (!copied) findings.harmlessFlags++;
     findings.flagFault(flagSentence(at, copied));
   }
@@ -259,4 +260,8 @@ export class EntryWalk {
 /** Whether an extended entry says nothing of its subclusters. */
 function isBitmapEmpty(l2: DataView, at: number): boolean {
   return (l2.getInt32(at + 8) | l2.getInt32(at + 12)) === 0;
+}
+
+function isBitmapEqual(l2: DataView, at: number, other: number): boolean {
+  return l2.getInt32(at + 8) === l2.getInt32(other + 8) && l2.getInt32(at + 12) === l2.getInt32(other + 12);
 }
