@@ -224,8 +224,8 @@ test('a read-only open does not read L2 tables that are holes of the file, or no
     withL1(file, MANY, (behind, index) => behind + index * step);
     const counting = new CountingHostFile(file);
     const opened = openImage(qcow2, counting, { readOnly: true });
-    expect(counting.bytes.read).toBeLessThan(72 * 1024 * 1024);
-    expect(opened.allocatedBytes()).toBe(0);
+    expect(counting.bytes.read).toBeLessThan(17 * 1024 * 1024);
+    expect(opened.allocatedBytes()).toBeLessThanOrEqual(roundUp(file.allocatedBytes(), CLUSTER));
     opened.close();
   }
 });

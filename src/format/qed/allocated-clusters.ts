@@ -1,32 +1,44 @@
 // How many clusters of the disk have data in the image: what a read-only open, which checks nothing, shows as the size on
-// disk. Holes of the file are passed over, and a table is read once, as is what two tables overlap in.
+// disk. Holes of the file are passed over, and a table is read once, as is what two tables overlap in. An image with many
+// tables is not counted.
 
 import { combine } from '../../bytes/endian.ts';
 import { hostOffset, roundDown, roundUp } from '../../bytes/offsets.ts';
 import { SparseBitmap } from '../../bytes/sparse-bitmap.ts';
 import type { HostFile } from '../../host/host-file.ts';
+import { COUNTED_TABLE_BYTES } from '../mapped/host-clusters.ts';
 import { ENTRY_BYTES, Geometry } from './geometry.ts';
 import type { QedHeader } from './header.ts';
 import { ZERO_ENTRY } from './table.ts';
 
 const CHUNK_BYTES = 64 * 1024;
 
-/** Data clusters of the disk. An L1 entry that leads to no table of the file is skipped. */
-export function countAllocated(file: HostFile, header: QedHeader): number {
+/**
+ * Data clusters of the disk. An L1 entry that leads to no table of the file is skipped.
+ * @returns null if there are so many tables that counting would take a noticeable time
+ */
+export function countAllocated(file: HostFile, header: QedHeader): number | null {
   const { clusterSize, tableBytes } = new Geometry(header.clusterSize, header.tableSizeClusters);
   const fileEnd = roundUp(file.size(), clusterSize);
-  const seen = new SparseBitmap();
-  let count = 0;
+  const seen = new SparseBitmap(fileEnd / clusterSize);
+  const tables: number[] = [];
   forEachPart(file, header.l1TableOffset, tableBytes, (l1) => {
     for (let at = 0; at < l1.byteLength; at += ENTRY_BYTES) {
+      if (tables.length * tableBytes > COUNTED_TABLE_BYTES) return;
       const table = combine(l1.getUint32(at + 4, true), l1.getUint32(at, true));
       if (!(table > 0 && table % clusterSize === 0 && table + clusterSize <= fileEnd)) continue;
-      if (!addAll(seen, table / clusterSize, tableBytes / clusterSize)) continue;
-      forEachPart(file, table, tableBytes, (l2) => {
-        count += countData(l2);
-      });
+      if (seen.hasAny(table / clusterSize, tableBytes / clusterSize)) continue;
+      seen.addRun(table / clusterSize, tableBytes / clusterSize);
+      tables.push(table);
     }
   });
+  if (tables.length * tableBytes > COUNTED_TABLE_BYTES) return null;
+  let count = 0;
+  for (const table of tables) {
+    forEachPart(file, table, tableBytes, (l2) => {
+      count += countData(l2);
+    });
+  }
   return count;
 }
 
@@ -36,13 +48,6 @@ function countData(l2: DataView): number {
     if (l2.getUint32(at, true) > ZERO_ENTRY || l2.getUint32(at + 4, true) !== 0) count++;
   }
   return count;
-}
-
-/** @returns whether none of the clusters was there */
-function addAll(seen: SparseBitmap, first: number, count: number): boolean {
-  for (let cluster = first; cluster < first + count; cluster++) if (seen.has(cluster)) return false;
-  for (let cluster = first; cluster < first + count; cluster++) seen.add(cluster);
-  return true;
 }
 
 /** Visits what of a table the file has, in order; bytes that the file has not got are passed over. */

@@ -18,7 +18,7 @@ import {
   type WritableImage,
 } from '../image-format.ts';
 import { FreeClusters, MAX_TRACKED_CLUSTERS } from '../mapped/free-clusters.ts';
-import { clustersOnHost } from '../mapped/host-clusters.ts';
+import { clustersOnHost, possibleClusters } from '../mapped/host-clusters.ts';
 import { UnopenedBacking } from '../unopened-backing.ts';
 import { countAllocated } from './allocated-clusters.ts';
 import { checkTables, type QedCheck } from './check.ts';
@@ -128,8 +128,11 @@ function openReadOnly(file: HostFile, header: QedHeader, options: OpenOptions): 
   if (dirty) options.log(`${file.path} was not closed clean; it is read as it is, because it is opened read-only`);
   sayWhatIsCut(file, header, options);
   const fileLength = roundUp(file.size(), header.clusterSize);
+  const { clusterSize, imageSize } = header;
   const allocatedClusters =
-    options.isLazy === true ? clustersOnHost(file, header.imageSize, header.clusterSize) : countAllocated(file, header);
+    options.isLazy === true
+      ? clustersOnHost(file, imageSize, clusterSize)
+      : (countAllocated(file, header) ?? possibleClusters(file, imageSize, clusterSize));
   const state = createQedState(header, {
     ...options,
     fileLength,

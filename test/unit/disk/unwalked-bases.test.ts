@@ -72,6 +72,25 @@ describe.each(['qed', 'qcow2'] as const)('a %s image', (format) => {
     expect(image.allocatedBytes()).toBe(CLUSTER);
     image.close();
   });
+
+  test('that is read-only and at the top is not read through to count them if it has many tables', () => {
+    const tables = 300;
+    const counting = new CountingHostFile(tableHeavy(format, tables));
+    const image = openImage(formatByName(format), counting, { readOnly: true });
+    expect(counting.bytes.read).toBeLessThan(8 * CLUSTER);
+    // what the host has for the file, and never none: tar and others skip a file without blocks
+    expect(image.allocatedBytes()).toBeGreaterThanOrEqual(CLUSTER);
+    expect(image.allocatedBytes()).toBeLessThanOrEqual(counting.size() + CLUSTER);
+    image.close();
+  });
+
+  test('that is read-only, with many tables, and on a host that counts no blocks, is never taken for empty', () => {
+    const file = tableHeavy(format, 300);
+    file.allocatedBytes = () => 0;
+    const image = openImage(formatByName(format), file, { readOnly: true });
+    expect(image.allocatedBytes()).toBeGreaterThanOrEqual(CLUSTER);
+    image.close();
+  });
 });
 
 describe('an entry of a backing file that nobody has walked', () => {

@@ -3,6 +3,7 @@
 
 import { hostOffset, roundUp } from '../../../bytes/offsets.ts';
 import { type HostFile, readPadded } from '../../../host/host-file.ts';
+import { COUNTED_TABLE_BYTES } from '../../mapped/host-clusters.ts';
 import type { Geometry } from '../geometry.ts';
 import type { Qcow2Header } from '../header/header.ts';
 import { isCompressed, isCopied, offsetOf, readTable } from '../table.ts';
@@ -12,10 +13,12 @@ import { TableUses } from './table-uses.ts';
 /**
  * Data clusters of the active layer, compressed ones included. An L1 entry that does not lead to a valid table is skipped, as
  * reads skip it.
+ * @returns null if there are so many tables that counting would take a noticeable time
  */
-export function countAllocated(file: HostFile, header: Qcow2Header, geometry: Geometry): number {
+export function countAllocated(file: HostFile, header: Qcow2Header, geometry: Geometry): number | null {
   const { clusterSize } = geometry;
   const tables = activeTables(file, header, clusterSize);
+  if (tables.size * clusterSize > COUNTED_TABLE_BYTES) return null;
   const holes = new Holes(file);
   const l2 = new Uint8Array(clusterSize);
   const view = new DataView(l2.buffer);

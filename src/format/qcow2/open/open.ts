@@ -9,7 +9,7 @@ import { readLuksHeader } from '../../../codec/luks-header.ts';
 import { ImgfuseError } from '../../../errors/index.ts';
 import type { HostFile } from '../../../host/host-file.ts';
 import type { OpenOptions, WritableImage } from '../../image-format.ts';
-import { clustersOnHost } from '../../mapped/host-clusters.ts';
+import { clustersOnHost, possibleClusters } from '../../mapped/host-clusters.ts';
 import { countAllocated } from '../check/count-allocated.ts';
 import { type Verified, verifyBeforeWriting } from '../check/verify.ts';
 import { countInStretches, createUnreadFreeState } from '../counters/unread-free.ts';
@@ -85,15 +85,27 @@ export function openQcow2(
       refcountTable: refcountTable(header, fileEnd),
       usedEnd: verified === null ? fileEnd : verified.check.usedEnd * geometry.clusterSize,
       allocatedClusters:
-        options.isLazy === true
-          ? clustersOnHost(dataFile ?? file, header.size, geometry.clusterSize)
-          : (known?.allocatedClusters ??
-            verified?.check.report.allocatedClusters ??
-            countAllocated(file, header, geometry)),
+        known?.allocatedClusters ??
+        verified?.check.report.allocatedClusters ??
+        allocatedWithoutCheck(file, dataFile, header, geometry, options),
     },
   );
   if (!options.readOnly) clearAutoclear(file, header);
   return qcow2Image({ file, backing, dataFile }, state, 0, options.log);
+}
+
+/** Of an image that is only read: counted, or estimated. */
+function allocatedWithoutCheck(
+  file: HostFile,
+  dataFile: HostFile | null,
+  header: Qcow2Header,
+  geometry: Geometry,
+  { isLazy }: OpenOptions,
+): number {
+  const { clusterSize, size } = header;
+  const holder = dataFile ?? file;
+  if (isLazy === true) return clustersOnHost(holder, size, clusterSize);
+  return countAllocated(file, header, geometry) ?? possibleClusters(holder, size, clusterSize);
 }
 
 /** None if the header damages it: it protects nothing then, and only a read-only open gets this far. */
