@@ -144,7 +144,7 @@ describe('bad input', () => {
       expect(result.stdout).toBe('');
       expect(mountsUnder(bench.directory)).toEqual([]);
       expect([hash(bench.path('a.qed')), hash(bench.path('junk'))]).toEqual(before);
-      expect(readdirSync(bench.runtime)).toEqual([]);
+      expect(bench.runtimeFiles()).toEqual([]);
     });
   }
 

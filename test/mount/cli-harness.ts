@@ -4,6 +4,7 @@
 import { type ChildProcess, type SpawnSyncOptions, spawn, spawnSync } from 'node:child_process';
 import {
   chmodSync,
+  existsSync,
   mkdirSync,
   mkdtempSync,
   readdirSync,
@@ -150,6 +151,19 @@ export class Bench {
   /** The records of mounts that this test has made, and that answer. */
   records(): MountRecord[] {
     return this.allRecords().filter(({ opening }) => !opening);
+  }
+
+  /** What mounts have left in the runtime directory, beside the marks of images that were closed clean. */
+  runtimeFiles(): string[] {
+    return readdirSync(this.runtime)
+      .filter((name) => name !== 'closed')
+      .sort();
+  }
+
+  /** The marks of images that were closed clean. */
+  closedMarks(): string[] {
+    const directory = join(this.runtime, 'closed');
+    return existsSync(directory) ? readdirSync(directory) : [];
   }
 
   /** Those whose image is still being opened included. */

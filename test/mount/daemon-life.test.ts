@@ -178,7 +178,7 @@ describe('the end of a mount leaves a clean image and no process', () => {
       end(pid);
       expect(await outlives(pid, 10_000)).toBe(false);
       expect(mountsUnder(bench.directory)).toEqual([]);
-      expect(readdirSync(bench.runtime)).toEqual([]);
+      expect(bench.runtimeFiles()).toEqual([]);
       expectCleanWithData();
     });
   }

@@ -2,7 +2,7 @@
 // been shown, and nothing for good.
 
 import { execFileSync } from 'node:child_process';
-import { closeSync, openSync, readdirSync, readFileSync, writeFileSync, writeSync } from 'node:fs';
+import { closeSync, openSync, readFileSync, writeFileSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { canMountAsRoot, hasCommand, requireOrSkip } from '../support/requirements.ts';
@@ -20,22 +20,18 @@ beforeEach((context) => {
 });
 afterEach(() => bench?.cleanUp());
 
-function leftFiles(): string[] {
-  return readdirSync(bench.runtime).sort();
-}
-
 describe('a runtime directory that is full', () => {
   function limit(option: string): void {
     execFileSync('mount', ['-t', 'tmpfs', '-o', `mode=700,${option}`, 'tmpfs', bench.runtime]);
   }
 
   function expectNoMount(sentence: RegExp): void {
-    const before = leftFiles();
+    const before = bench.runtimeFiles();
     const { code, stderr } = bench.imgfuse('mount', 'a.qed', 'mnt');
     expect(stderr).toMatch(sentence);
     expect(stderr).not.toContain('internal error');
     expect(code).toBe(32);
-    expect(leftFiles()).toEqual(before);
+    expect(bench.runtimeFiles()).toEqual(before);
     expect(mountsUnder(bench.directory)).toEqual([bench.runtime]);
     expect(bench.imgfuse('check', 'a.qed').code).toBe(0);
   }
@@ -62,7 +58,7 @@ describe('the log of a mount', () => {
     const { code, stderr } = bench.imgfuse('mount', '--no-lock', 'a.qed', 'mnt', '--pid-file', 'directory');
     expect(stderr).toMatch(/is opened without locks.*\n.*is no regular file/);
     expect(code).toBe(1);
-    expect(leftFiles()).toEqual([]);
+    expect(bench.runtimeFiles()).toEqual([]);
   });
 
   it('is kept after a clean close when a request has failed', (context) => {
@@ -78,7 +74,7 @@ describe('the log of a mount', () => {
     expect(() => readFileSync(bench.path('mnt/disk.raw'))).toThrow('EIO');
     expect(bench.imgfuse('unmount', 'mnt').code).toBe(0);
     expect(readFileSync(log!, 'utf8')).toMatch(/ error: READ failed/);
-    expect(leftFiles()).toHaveLength(1);
+    expect(bench.runtimeFiles()).toHaveLength(1);
   });
 });
 
@@ -88,28 +84,28 @@ describe('the files of a killed mount that umount(8) has taken away', () => {
     const pid = bench.daemonPid();
     process.kill(pid, 'SIGKILL');
     expect(await outlives(pid, 10_000)).toBe(false);
-    expect(leftFiles()).toHaveLength(3);
+    expect(bench.runtimeFiles()).toHaveLength(3);
   });
 
   it('are removed by the next mount, but not while the dead mount is still there', () => {
     expect(bench.imgfuse('mount', 'b.qed', 'mnt2').code).toBe(0);
     expect(bench.imgfuse('unmount', 'mnt2').code).toBe(0);
-    expect(leftFiles()).toHaveLength(3);
+    expect(bench.runtimeFiles()).toHaveLength(3);
     execFileSync('umount', ['-i', bench.path('mnt')]);
     expect(bench.imgfuse('mount', 'b.qed', 'mnt2').code).toBe(0);
     expect(bench.records()).toMatchObject([{ mountpoint: bench.path('mnt2') }]);
     expect(bench.imgfuse('unmount', 'mnt2').code).toBe(0);
-    expect(leftFiles()).toEqual([]);
+    expect(bench.runtimeFiles()).toEqual([]);
   });
 
   it('are removed by status, but for a log with an error in it', (context) => {
     requireOrSkip(context, hasCommand('unshare'), 'unshare');
     expect(bench.imgfuse('status').stdout).toContain('dead');
-    const log = leftFiles().find((name) => name.endsWith('.log'))!;
+    const log = bench.runtimeFiles().find((name) => name.endsWith('.log'))!;
     writeFileSync(join(bench.runtime, log), '2026-11-20T12:00:00.000Z error: READ failed: as a test\n');
     execFileSync('umount', ['-i', bench.path('mnt')]);
     const status = bench.runAlone(`"${process.execPath}" "${CLI}" status`);
     expect(status).toEqual({ code: 0, stdout: 'nothing is mounted\n', stderr: '' });
-    expect(leftFiles()).toEqual([log]);
+    expect(bench.runtimeFiles()).toEqual([log]);
   });
 });

@@ -6,7 +6,7 @@
 // so that a crash leaves leaks and nothing else. Its steps stand in allocating-write.ts and flush.ts, and here those of the
 // whole image.
 
-import type { GuestOffset } from '../../bytes/offsets.ts';
+import { type GuestOffset, roundUp } from '../../bytes/offsets.ts';
 import { type ClosedFacts, type ImageDetails, onlyFile, type WritableImage } from '../image-format.ts';
 import { type ImageSteps, MappedImage } from '../mapped/mapped-image.ts';
 import { type Collaborators, connect, type Qcow2Files } from './collaborators.ts';
@@ -85,13 +85,14 @@ class Qcow2Steps implements ImageSteps {
 
   /** A leak of this session may be left: the walk after the next crash finds it, or a check. */
   closedFacts(): ClosedFacts | null {
-    const { disk, file, flush, free, headerBits, lock, numbers, unread } = this.parts;
+    const { clusterSize, disk, file, flush, free, headerBits, lock, numbers, unread } = this.parts;
     if (this.hasLeaks || headerBits.isDirty || headerBits.isCorrupt) return null;
     const counts = new Map<number, number>();
     const isSettled = lock.run(() => {
       free.forEachFreeRun((start, count) => countInStretches(counts, start, count));
       unread.addTo(counts);
-      return !flush.waitsLocked() && file.size() === numbers.fileEnd;
+      // the last cluster of the file may be incomplete
+      return !flush.waitsLocked() && roundUp(file.size(), clusterSize) === numbers.fileEnd;
     });
     return isSettled ? closedFactsOf(disk.allocatedClustersOutsideLock(), counts) : null;
   }

@@ -3,7 +3,7 @@
 // and the refcount table. Guest data never goes to one of them, whatever the L2 tables say (overlap.ts).
 
 import { combine } from '../../../bytes/endian.ts';
-import { hostCluster } from '../../../bytes/offsets.ts';
+import { hostCluster, roundUp } from '../../../bytes/offsets.ts';
 import type { SharedByteMapState } from '../../../concurrency/shared-byte-map.ts';
 import { isCorrupt } from '../../../errors/index.ts';
 import type { HostFile } from '../../../host/host-file.ts';
@@ -33,8 +33,8 @@ export function closedFactsOf(allocatedClusters: number, free: ReadonlyMap<numbe
 /** null if the facts, or the tables, are not those of an image that was closed clean: the open walks then. */
 export function knownImage(file: HostFile, header: Qcow2Header, facts: ClosedFacts | undefined): KnownImage | null {
   const { clusterSize, size: virtualSize } = header;
-  const size = file.size();
-  if (facts === undefined || header.isDirty || header.isCorrupt || size % clusterSize !== 0) return null;
+  if (facts === undefined || header.isDirty || header.isCorrupt) return null;
+  const size = roundUp(file.size(), clusterSize);
   const clusters = size / clusterSize;
   const allocatedClusters = countOf(facts, 'allocatedClusters', Math.ceil(virtualSize / clusterSize));
   const free = pairsOf(facts, 'free', stretchesOf(clusters), STRETCH_CLUSTERS);
@@ -54,13 +54,14 @@ class TablePlaces {
   private readonly file: HostFile;
   private readonly header: Qcow2Header;
   private readonly metadata: MetadataClusters;
+  /** the last cluster of the file may be incomplete */
   private readonly fileSize: number;
 
   constructor(file: HostFile, header: Qcow2Header, metadata: MetadataClusters) {
     this.file = file;
     this.header = header;
     this.metadata = metadata;
-    this.fileSize = file.size();
+    this.fileSize = roundUp(file.size(), header.clusterSize);
   }
 
   /** @returns false if one of them is not a cluster of the file @throws ImgfuseError corrupt */
