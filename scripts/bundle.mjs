@@ -20,6 +20,7 @@ import {
   inBundle,
   lazyBuiltins,
   loadedWith,
+  plainBuiltins,
   replaceOnce,
 } from './bundle/transforms.mjs';
 
@@ -91,7 +92,7 @@ const { output } = await build({
 assertNoCircle(output);
 const chunks = output.map(({ fileName }) => {
   const text = readFileSync(`${program}${fileName}`, 'utf8');
-  return [fileName, asFunction(lazyBuiltins(text, fileName))];
+  return [fileName, asFunction(lazyBuiltins(plainBuiltins(text), fileName))];
 });
 // a process that loads a chunk late must not get one of another build
 const buildId = createHash('sha256').update(JSON.stringify(chunks)).digest('hex').slice(0, 32);

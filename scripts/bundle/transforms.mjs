@@ -112,6 +112,19 @@ export const asciiWidth = {
   load: (id) => (id === '\0ascii-width' ? WIDTH : null),
 };
 
+/**
+ * Uses the modules of Node as they are. The bundler copies each into an object of getters, for the sake of default imports; V8
+ * calls such a getter through its runtime, which adds a quarter of a microsecond to every system call.
+ */
+export function plainBuiltins(text) {
+  let changed = text;
+  for (const [, name] of text.matchAll(/^let (\w+) = require\("node:[\w/]+"\);\n/gm)) {
+    if (text.includes(`${name}.default`)) continue;
+    changed = changed.replace(new RegExp(`^${name} = \\w+\\.__toESM\\(${name}, 1\\);\\n`, 'm'), '');
+  }
+  return changed;
+}
+
 /** Loads modules of Node that not every path needs at their first use: `node_net.connect` becomes `node_net().connect`. */
 export function lazyBuiltins(text, fileName) {
   let changed = text.replaceAll(/\bimport\("(node:\w+)"\)/g, 'Promise.resolve(require("$1"))');

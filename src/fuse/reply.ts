@@ -78,7 +78,7 @@ export class Reply {
 
   /** The `count` bytes that stand at DATA_OFFSET. */
   data(count: number): void {
-    assert(count >= 0 && count <= this.capacity, `an answer of ${count} bytes`);
+    assert(count >= 0 && count <= this.capacity, 'an answer is larger than the reply buffer');
     this.finish(count, 0);
   }
 
