@@ -215,7 +215,10 @@ export interface ReadableImage {
   readonly identity?: string;
 
   virtualSize(): number;
-  /** bytes of the virtual disk that have data clusters in this image's files; an estimate where isLazy was asked for */
+  /**
+   * Bytes of the virtual disk that have data clusters in this image's files. An estimate where isLazy was asked for, and of a
+   * large image that is opened read-only.
+   */
   allocatedBytes(): number;
   /** Reads [offset, offset + length), which lies inside the virtual size, through the backing chain. */
   read(target: Uint8Array, targetOffset: number, length: number, offset: GuestOffset): void;

@@ -211,7 +211,8 @@ export class OnDiskRefcounts {
       for (let i = 0; i < part; i++) {
         const from = i;
         while (i < part && counters[i] === 1) i++;
-        if (i > from) this.singles.addRun(first + start + from, i - from);
+        if (i === from + 1) this.singles.add(first + start + from);
+        else if (i > from) this.singles.addRun(first + start + from, i - from);
       }
       if (this.singles.rowBytes > SINGLES_BYTES) this.singles = null;
     }
