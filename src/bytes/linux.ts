@@ -16,3 +16,6 @@ export const O_TRUNC = 0o1000;
 export const S_IFMT = 0o170000;
 export const S_IFDIR = 0o040000;
 export const S_IFREG = 0o100000;
+
+/** advice of posix_fadvise(2) */
+export const POSIX_FADV_WILLNEED = 3;

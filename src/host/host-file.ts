@@ -83,6 +83,9 @@ export interface HostFile {
   /** Reserves space for the range without changing what it reads; grows the file if the range ends beyond it. */
   allocateRange(offset: HostOffset, length: number): void;
 
+  /** The bytes will be read soon, and may be fetched beside other work. Absent where that cannot be said. */
+  prefetch?(offset: HostOffset, length: number): void;
+
   /** First offset >= `offset` that holds data, or the length of the file if none follows. */
   seekData(offset: HostOffset): number;
 

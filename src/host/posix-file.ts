@@ -13,7 +13,7 @@ import {
 import { hostPath } from '../bytes/names.ts';
 import { type HostOffset, hex, hostOffset, isSafeOffset, roundUp } from '../bytes/offsets.ts';
 import { ERRNO, type ErrorKind, ImgfuseError } from '../errors/index.ts';
-import { errnoName, fallocate, lseek, lseekOrNone } from '../native/index.ts';
+import { errnoName, fallocate, lseek, lseekOrNone, willNeed } from '../native/index.ts';
 import { type FileIdentity, identityOf } from './file-identity.ts';
 import { canPunchHoles } from './hole-support.ts';
 import type { HostFile } from './host-file.ts';
@@ -195,6 +195,15 @@ export class PosixHostFile implements HostFile {
       fallocate(this.descriptor, 0, offset, length);
     } catch (error) {
       throw namedError(error, this.path, 'fallocate', offset);
+    }
+  }
+
+  prefetch(offset: HostOffset, length: number): void {
+    this.checkRange('prefetch', offset, length);
+    try {
+      willNeed(this.descriptor, offset, length);
+    } catch {
+      // without the C library nothing is fetched ahead, and the reads take their time
     }
   }
 

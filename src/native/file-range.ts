@@ -1,10 +1,12 @@
 // fallocate(2) and lseek(2) with 64-bit offsets. Invariant: every offset and length is a safe integer >= 0.
 
+import { POSIX_FADV_WILLNEED } from '../bytes/linux.ts';
 import { isSafeOffset } from '../bytes/offsets.ts';
 import { assert, ERRNO } from '../errors/index.ts';
 import { checked, lastErrno, lazyFunction } from './library.ts';
 
 const fallocateCall = lazyFunction('fallocate', 'int fallocate(int fd, int mode, int64 offset, int64 length)');
+const fadviseCall = lazyFunction('posix_fadvise', 'int posix_fadvise(int fd, int64 offset, int64 length, int advice)');
 const lseekCall = lazyFunction('lseek', 'int64 lseek(int fd, int64 offset, int whence)');
 
 /**
@@ -34,4 +36,10 @@ export function lseekOrNone(fd: number, offset: number, whence: number): number 
   const result = lseekCall(fd, offset, whence);
   if (result < 0 && lastErrno() === ERRNO.ENXIO) return null;
   return checked(result, 'lseek', `to ${offset}`);
+}
+
+/** The bytes will be read soon: the host may fetch them beside other work. What it answers means nothing. */
+export function willNeed(fd: number, offset: number, length: number): void {
+  assert(isSafeOffset(offset) && isSafeOffset(length), `fadvise of ${length} bytes at ${offset}`);
+  fadviseCall(fd, offset, length, POSIX_FADV_WILLNEED);
 }

@@ -2,7 +2,7 @@
 // koffi every function throws `unsupported` and nativeAvailable() is false. Usable from worker threads.
 
 export { errnoName, systemCallError } from './errno.ts';
-export { fallocate, lseek, lseekOrNone } from './file-range.ts';
+export { fallocate, lseek, lseekOrNone, willNeed } from './file-range.ts';
 export { attachFuseDevice } from './fuse-device.ts';
 export { addToMountTable, removeFromMountTable } from './libmount.ts';
 export { nativeAvailable } from './library.ts';

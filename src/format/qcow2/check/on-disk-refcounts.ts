@@ -6,6 +6,7 @@ import { withRoom } from '../../../bytes/number-index.ts';
 import { hostOffset } from '../../../bytes/offsets.ts';
 import { PAGE_BITS, SparseBitmap } from '../../../bytes/sparse-bitmap.ts';
 import { type HostFile, readPadded } from '../../../host/host-file.ts';
+import { ReadAhead } from '../../../host/read-ahead.ts';
 import { decodeCounters, readCounter, writeCounter } from '../counters/refcount.ts';
 import type { Geometry } from '../geometry.ts';
 import type { Holes } from './table-holes.ts';
@@ -93,6 +94,7 @@ export class OnDiskRefcounts {
 
   /** Reads all blocks once, in order. @param clusters of the file: counters beyond it are not looked at */
   scan(clusters: number): void {
+    const { holes } = this;
     const { clusterSize, refcountBits, refcountsPerBlock } = this.geometry;
     const zeros = new Uint8Array(clusterSize);
     const ones = new Uint8Array(clusterSize);
@@ -100,16 +102,21 @@ export class OnDiskRefcounts {
     const counters = new Float64Array(COUNTERS_PER_STEP);
     this.kinds = new Uint8Array(this.offsets.length);
     this.singles = new SparseBitmap(clusters);
-    for (const index of this.indices()) {
+    const indices = this.indices();
+    const ahead = new ReadAhead(this.file, clusterSize, indices.length, (place) => this.offsets[indices[place]!]!);
+    for (const [place, index] of indices.entries()) {
       const first = index * refcountsPerBlock;
       const count = Math.min(refcountsPerBlock, clusters - first);
       if (count <= 0) break;
-      const block = this.passBlock(index);
-      if (block === undefined || Buffer.compare(block, zeros) === 0) this.kinds[index] = ZEROS;
-      else if (Buffer.compare(block, ones) === 0) this.kinds[index] = ONES;
-      else this.kinds[index] = MIXED;
+      this.kinds[index] = ZEROS;
+      if (holes.isHole(this.offsets[index]!, clusterSize)) continue;
+      this.passedIndex = -1;
+      ahead.read(this.passed, clusterSize, place);
+      this.passedIndex = index;
+      if (Buffer.compare(this.passed, zeros) === 0) continue;
+      this.kinds[index] = Buffer.compare(this.passed, ones) === 0 ? ONES : MIXED;
       if (this.kinds[index] === ONES) this.singles?.addRun(first, count);
-      if (this.kinds[index] === MIXED) this.addSingles(block!, first, count, counters);
+      else this.addSingles(this.passed, first, count, counters);
     }
   }
 

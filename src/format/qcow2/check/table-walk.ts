@@ -1,8 +1,9 @@
 // The walk of the L1 tables of the active layer and of all snapshots, and of the L2 tables that they refer to: counts the
 // references of their entries and reports impossible ones (entry-walk.ts has L2 entries). An L2 table is read at most once, whatever the number of L1 entries, and never if it is a hole.
 
-import { hex, hostOffset } from '../../../bytes/offsets.ts';
-import { type HostFile, readPadded } from '../../../host/host-file.ts';
+import { hex } from '../../../bytes/offsets.ts';
+import type { HostFile } from '../../../host/host-file.ts';
+import { ReadAhead } from '../../../host/read-ahead.ts';
 import type { Geometry } from '../geometry.ts';
 import type { Qcow2Header } from '../header/header.ts';
 import { hasReservedBits, isCopied, offsetOf, readTable } from '../table.ts';
@@ -87,10 +88,11 @@ export class TableWalk {
     const perRead = Math.min(tables.size, Math.max(1, READ_BYTES / clusterSize));
     const view = new DataView(new ArrayBuffer(perRead * clusterSize));
     const bytes = new Uint8Array(view.buffer);
+    const ahead = new ReadAhead(file, clusterSize, tables.size, (place) => tables.tableAt(place));
     for (let place = 0; place < tables.size; ) {
       const first = tables.tableAt(place);
       const count = this.adjoiningTables(place, perRead);
-      if (count > 0) readPadded(file, bytes, 0, count * clusterSize, hostOffset(first));
+      if (count > 0) ahead.read(bytes, count * clusterSize, place);
       for (let i = 0; i < count; i++, place++) {
         const isActive = place < this.activeTables;
         const use = { references: tables.referencesAt(place), isActive, guest: tables.guestAt(place) };
