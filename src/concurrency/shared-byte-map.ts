@@ -4,7 +4,7 @@
 //
 //   top[index >> 12] -> node[(index >> 6) & 63] -> leaf[index & 63]     An entry <= 0 stands for equal bytes of the value -entry.
 //
-// Invariant: one thread at a time uses a map (callers hold a lock), and no node or leaf holds equal bytes only after a fill.
+// Invariant: one thread at a time uses a map (callers hold a lock), and units that were never in use are zeros.
 
 import { assert } from '../errors/index.ts';
 
@@ -84,6 +84,27 @@ export class SharedByteMap {
     }
   }
 
+  /** fill() of one byte, for many that are far apart: whether it makes a stretch of equal bytes is not looked at. */
+  set(index: number, value: number): void {
+    assert(index >= 0 && index < this.capacity, `byte ${index} of a map with a capacity of ${this.capacity}`);
+    const place = index >>> NODE_BITS;
+    if (place >= this.top.length) this.growTop(place + 1);
+    let node = this.top[place]!;
+    if (node === -value) return;
+    if (node <= 0) {
+      node = this.newNode(node);
+      this.top[place] = node;
+    }
+    const word = node * UNIT_WORDS + ((index >>> LEAF_BITS) & (FANOUT - 1));
+    let leaf = this.words[word]!;
+    if (leaf === -value) return;
+    if (leaf <= 0) {
+      leaf = this.newLeaf(-leaf);
+      this.words[word] = leaf;
+    }
+    this.bytes[leaf * UNIT_BYTES + (index & (LEAF_SIZE - 1))] = value;
+  }
+
   /** The first number of [start, end) with this value, or -1. */
   find(value: number, start: number, end: number): number {
     return this.search(value, true, start, end);
@@ -160,13 +181,17 @@ export class SharedByteMap {
 
   /** A node whose entries are all `entry`. */
   private newNode(entry: number): number {
+    const isFresh = this.words[FREE_NODE] === 0;
     const node = this.take(FREE_NODE, NODE_UNITS);
+    if (entry === 0 && isFresh) return node;
     this.words.fill(entry, node * UNIT_WORDS, node * UNIT_WORDS + FANOUT);
     return node;
   }
 
   private newLeaf(value: number): number {
+    const isFresh = this.words[FREE_LEAF] === 0;
     const leaf = this.take(FREE_LEAF, 1);
+    if (value === 0 && isFresh) return leaf;
     this.bytes.fill(value, leaf * UNIT_BYTES, (leaf + 1) * UNIT_BYTES);
     return leaf;
   }

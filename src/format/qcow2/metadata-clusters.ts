@@ -38,6 +38,10 @@ export class MetadataClusters {
   mark(kind: MetadataKind, first: HostCluster, count: number): void {
     const end = Math.min(first + count, this.kinds.capacity);
     const value = KINDS.indexOf(kind);
+    if (end - first === 1) {
+      if (this.kinds.get(first) === NONE) this.kinds.set(first, value);
+      return;
+    }
     for (let at = first as number; at < end; ) {
       const start = this.kinds.find(NONE, at, end);
       if (start < 0) return;

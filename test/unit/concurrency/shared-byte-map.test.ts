@@ -11,7 +11,12 @@ const fill = fc.record({
     fc.nat(CAPACITY),
     fc.nat(Math.floor(CAPACITY / 64)).map((leaf) => leaf * 64),
   ),
-  length: fc.oneof(fc.nat(3), fc.constantFrom(63, 64, 65, 128, 4095, 4096, 4097, 8192), fc.nat(CAPACITY)),
+  length: fc.oneof(
+    fc.nat(3),
+    fc.constant(1),
+    fc.constantFrom(63, 64, 65, 128, 4095, 4096, 4097, 8192),
+    fc.nat(CAPACITY),
+  ),
   value: fc.constantFrom(0, 0, 1, 2, 127),
 });
 
@@ -26,7 +31,8 @@ test('it says what a plain array says, after any fills', () => {
         const naive = new Uint8Array(CAPACITY);
         for (const [i, { start, length, value }] of fills.entries()) {
           const end = Math.min(CAPACITY, start + length);
-          maps[i % 2]!.fill(start, end, value);
+          if (length === 1 && start < end) maps[i % 2]!.set(start, value);
+          else maps[i % 2]!.fill(start, end, value);
           naive.fill(value, start, end);
         }
         const [map] = maps;
