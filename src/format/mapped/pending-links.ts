@@ -1,6 +1,6 @@
 // PendingLinks: data clusters that are written but not yet linked, because their data must be durable first (R6). Lookups
 // ask here before the tables. All of it is used under the metadata lock. A batch is linked by taking `count` before the
-// fdatasync and `first(count)` with `removeFirst(count)` after it: what was added meanwhile stays for the next batch.
+// fdatasync, and what is live of the first `count` entries after it: what was added meanwhile stays for the next batch.
 // A cluster with subclusters may wait more than once, each entry with all that the ones before it say; the last one counts.
 
 import { type GuestCluster, type HostOffset, hostOffset } from '../../bytes/offsets.ts';
@@ -49,20 +49,6 @@ export interface PendingLink<Index extends number = GuestCluster> {
   readonly zero: number;
 }
 
-/** How many links from `first` on, at most `limit`, lead successive guest clusters to adjoining host clusters; at least one. */
-export function consecutive(links: readonly PendingLink[], first: number, limit: number, clusterSize: number): number {
-  const { guestCluster, hostOffset } = links[first]!;
-  let run = 1;
-  while (
-    run < limit &&
-    links[first + run]?.guestCluster === guestCluster + run &&
-    links[first + run]?.hostOffset === hostOffset + run * clusterSize
-  ) {
-    run++;
-  }
-  return run;
-}
-
 export class PendingLinks<Index extends number = GuestCluster> {
   /** subcluster words of what the last successful find() found */
   allocated = ALL_SUBCLUSTERS;
@@ -104,10 +90,10 @@ export class PendingLinks<Index extends number = GuestCluster> {
     return this.oldestMs() <= nowMs - HOLD_BACK_MS;
   }
 
-  /** Host offset of a guest cluster that waits for its link, or NOT_PENDING. */
-  find(guestCluster: Index): HostOffset {
+  /** Host offset of a guest cluster that waits for its link, or NOT_PENDING. @param count looks at so many entries only */
+  find(guestCluster: Index, count = this.count): HostOffset {
     if (this.control[LIVE] === 0) return NOT_PENDING;
-    const entry = this.locate(guestCluster, this.count);
+    const entry = this.locate(guestCluster, count);
     if (entry < 0) return NOT_PENDING;
     this.allocated = this.entries[entry * STRIDE + ALLOCATED]!;
     this.zero = this.entries[entry * STRIDE + ZERO]!;
@@ -161,6 +147,16 @@ export class PendingLinks<Index extends number = GuestCluster> {
     }
     links.sort((a, b) => a.guestCluster - b.guestCluster);
     return links.filter((link, i) => links[i + 1]?.guestCluster !== link.guestCluster);
+  }
+
+  /** The guest clusters of the live ones of the first `count` entries, as they came; one with subclusters perhaps more than once. */
+  indicesOfFirst(count: number): Float64Array {
+    const indices = new Float64Array(count);
+    let live = 0;
+    for (let at = 0; at < count * STRIDE; at += STRIDE) {
+      if (this.entries[at + HOST] !== DEAD) indices[live++] = this.entries[at + GUEST]!;
+    }
+    return indices.subarray(0, live);
   }
 
   /** Removes the first `count` entries and keeps the later ones in their order. */

@@ -25,7 +25,7 @@ import { failpoint } from '../../concurrency/failpoints.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import { CLUSTERS_PER_HOLD, type ClusterRun, type FreeClusters } from '../mapped/free-clusters.ts';
-import { linkInPieces } from '../mapped/link-pieces.ts';
+import { linkInOrder, linkInPieces } from '../mapped/link-pieces.ts';
 import type { PendingLinks } from '../mapped/pending-links.ts';
 import type { WriteTracker } from '../write-tracker.ts';
 import type { DeferredDecrements } from './counters/deferred-decrements.ts';
@@ -125,7 +125,7 @@ export class Flush {
       if (released > 0) tracker.sync();
     }
     this.carryOut(released);
-    linkInPieces(lock, clusters, (piece) => linker.linkClusters(piece));
+    linkInOrder(lock, pending, clusters, linker);
   }
 
   /**

@@ -14,7 +14,7 @@ import { failpoint } from '../../concurrency/failpoints.ts';
 import { assert } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { DiskNumbers } from '../mapped/disk-numbers.ts';
-import { consecutive, NOT_PENDING, type PendingLink, type PendingLinks } from '../mapped/pending-links.ts';
+import { NOT_PENDING, type PendingLink, type PendingLinks } from '../mapped/pending-links.ts';
 import type { Allocator } from './allocate.ts';
 import { parseCompressedDescriptor } from './compressed.ts';
 import type { DeferredDecrements } from './counters/deferred-decrements.ts';
@@ -208,40 +208,26 @@ export class Linker {
     pendingTables.removeFirst(count);
   }
 
-  /** Writes the L2 entries of the first `count` waiting clusters, whose data is durable; what they replace is logged. */
-  linkClusters(count: number): void {
-    const { disk, geometry, mapper, pending } = this.parts;
-    const links = pending.first(count);
-    for (let i = 0; i < links.length; ) {
-      const { guestCluster, hostOffset: host } = links[i]!;
-      const limit = this.span(guestCluster);
-      const run = consecutive(links, i, limit, geometry.clusterSize);
-      const table = mapper.l2Table(geometry.l1IndexOf(guestCluster));
-      const index = geometry.l2IndexOf(guestCluster);
-      assert(table !== 0, 'a cluster that waits for its link has an L2 table');
-      this.parts.overlap.assertTable(table, 'active L2 table');
-      const replaced = this.referred(table, index, run, host);
-      this.storeLinks(table, index, links.slice(i, i + run));
-      // only now does memory change (R8); a later run that fails must not make this one be linked, and released, again
-      for (let n = 0; n < run; n++) pending.drop(after(guestCluster, n), count);
-      disk.removeAllocated(this.release(replaced));
-      i += run;
+  /**
+   * Writes L2 entries of one slice for clusters that waited among the first `count` entries, and whose data is durable; what they
+   * replace is logged.
+   */
+  linkSlice(links: readonly PendingLink[], count: number): void {
+    const { disk, geometry, mapper, pending, tables } = this.parts;
+    const { guestCluster: first } = links[0]!;
+    const table = mapper.l2Table(geometry.l1IndexOf(first));
+    assert(table !== 0, 'a cluster that waits for its link has an L2 table');
+    this.parts.overlap.assertTable(table, 'active L2 table');
+    const index = geometry.l2IndexOf(first);
+    const replaced: Reference[] = [];
+    for (const { guestCluster, hostOffset } of links) {
+      this.addReferred(replaced, table, index + guestCluster - first, hostOffset);
     }
-    pending.removeFirst(count);
-  }
-
-  private storeLinks(table: HostOffset, index: number, links: readonly PendingLink[]): void {
-    const { geometry, tables } = this.parts;
-    if (!geometry.extendedL2) {
-      const host = links[0]!.hostOffset;
-      const { clusterSize: step } = geometry;
-      tables.store('l2-update', { table, index, count: links.length, flags: COPIED, host, step });
-      return;
-    }
-    const entries = links.map(({ hostOffset: host, allocated, zero }) => {
-      return { host, copied: true, subclusters: { allocated, zero } };
-    });
-    tables.storeExtended(table, index, entries);
+    if (geometry.extendedL2) tables.storeExtendedLinks(table, index, links);
+    else tables.storeLinks(table, index, COPIED, links);
+    // only now does memory change (R8); a later slice that fails must not make this one be linked, and released, again
+    for (const { guestCluster } of links) pending.drop(guestCluster, count);
+    disk.removeAllocated(this.release(replaced));
   }
 
   /** The L2 table of `l1Index`, ours alone: made if there is none, copied if it is shared. */
@@ -266,26 +252,26 @@ export class Linker {
     return created;
   }
 
-  /**
-   * What the entries [index, index + count) of an L2 table refer to. @param kept the first of adjoining clusters that they will
-   * refer to, and may refer to already: those are left out
-   */
-  private referred(table: HostOffset, index: number, count: number, kept: HostOffset | null = null): Reference[] {
-    const { clusterBits, geometry, hasDataFile, mapper, overlap } = this.parts;
+  /** What the entries [index, index + count) of an L2 table refer to. */
+  private referred(table: HostOffset, index: number, count: number): Reference[] {
     const found: Reference[] = [];
-    for (let i = 0; i < count; i++) {
-      const { status, host, high, low } = mapper.load(table, index + i);
-      if (status === 'compressed') {
-        const { hostOffset: start, length } = parseCompressedDescriptor(high, low, clusterBits);
-        const first = geometry.clusterOf(start);
-        overlap.assertData(start, length);
-        found.push({ first, count: geometry.clusterOf(after(start, length - 1)) - first + 1, isData: true });
-      } else if (host !== NO_HOST && !(kept !== null && host === after(kept, i * geometry.clusterSize))) {
-        overlap.assertData(host, geometry.clusterSize);
-        found.push({ first: geometry.clusterOf(host), count: hasDataFile ? 0 : 1, isData: status === 'data' });
-      }
-    }
+    for (let i = 0; i < count; i++) this.addReferred(found, table, index + i, NO_HOST);
     return found;
+  }
+
+  /** Adds what an L2 entry refers to. @param kept the cluster that it will refer to, and may refer to already: that is left out */
+  private addReferred(found: Reference[], table: HostOffset, index: number, kept: HostOffset): void {
+    const { clusterBits, geometry, hasDataFile, mapper, overlap } = this.parts;
+    const { status, host, high, low } = mapper.load(table, index);
+    if (status === 'compressed') {
+      const { hostOffset: start, length } = parseCompressedDescriptor(high, low, clusterBits);
+      const first = geometry.clusterOf(start);
+      overlap.assertData(start, length);
+      found.push({ first, count: geometry.clusterOf(after(start, length - 1)) - first + 1, isData: true });
+    } else if (host !== NO_HOST && host !== kept) {
+      overlap.assertData(host, geometry.clusterSize);
+      found.push({ first: geometry.clusterOf(host), count: hasDataFile ? 0 : 1, isData: status === 'data' });
+    }
   }
 
   /** Logs their release. @returns how many of them were data */

@@ -14,6 +14,7 @@ import type { Failpoint } from '../../concurrency/failpoints.ts';
 import type { TableCache } from '../../concurrency/table-cache.ts';
 import { assert } from '../../errors/index.ts';
 import { type HostFile, readPadded } from '../../host/host-file.ts';
+import type { PendingLink } from '../mapped/pending-links.ts';
 import { TableSlices } from '../mapped/table-slices.ts';
 import type { WriteTracker } from '../write-tracker.ts';
 import type { SubclusterBitmap } from './subcluster.ts';
@@ -131,18 +132,48 @@ export class Tables {
     this.storeBytes(failpoint, entryAt(table, index), this.scratch.subarray(0, count * ENTRY_BYTES));
   }
 
+  /** Writes standard L2 entries of one slice, in one host write with what stands between them. @param index of the first */
+  storeLinks(table: HostOffset, index: number, flags: Readonly<Entry>, links: readonly PendingLink[]): void {
+    const bytes = this.between(entryAt(table, index), links, ENTRY_BYTES);
+    for (const { guestCluster, hostOffset: host } of links) {
+      const at = (guestCluster - links[0]!.guestCluster) * ENTRY_BYTES;
+      this.scratchView.setUint32(at, (Math.floor(host / 2 ** 32) | flags.high) >>> 0, false);
+      this.scratchView.setUint32(at + 4, ((host % 2 ** 32) | flags.low) >>> 0, false);
+    }
+    this.storeBytes('l2-update', entryAt(table, index), bytes);
+  }
+
+  /** The same with extended entries. */
+  storeExtendedLinks(table: HostOffset, index: number, links: readonly PendingLink[]): void {
+    const bytes = this.between(entryAt(table, index * 2), links, 2 * ENTRY_BYTES);
+    for (const { guestCluster, hostOffset: host, allocated, zero } of links) {
+      const at = (guestCluster - links[0]!.guestCluster) * 2 * ENTRY_BYTES;
+      this.setExtended(at, { host, copied: true, subclusters: { allocated, zero } });
+    }
+    this.storeBytes('l2-update', entryAt(table, index * 2), bytes);
+  }
+
   /** Writes adjoining extended L2 entries that lie in one slice. */
   storeExtended(table: HostOffset, index: number, entries: readonly ExtendedEntry[]): void {
     const bytes = entries.length * 2 * ENTRY_BYTES;
-    for (const [i, { host, copied, subclusters }] of entries.entries()) {
-      const at = i * 2 * ENTRY_BYTES;
-      const flag = copied ? QCOW_OFLAG_COPIED : 0;
-      this.scratchView.setUint32(at, (Math.floor(host / 2 ** 32) | flag) >>> 0, false);
-      this.scratchView.setUint32(at + 4, host % 2 ** 32, false);
-      this.scratchView.setUint32(at + 8, subclusters.zero, false);
-      this.scratchView.setUint32(at + 12, subclusters.allocated, false);
-    }
+    for (const [i, entry] of entries.entries()) this.setExtended(i * 2 * ENTRY_BYTES, entry);
     this.storeBytes('l2-update', entryAt(table, index * 2), this.scratch.subarray(0, bytes));
+  }
+
+  private setExtended(at: number, { host, copied, subclusters }: ExtendedEntry): void {
+    const flag = copied ? QCOW_OFLAG_COPIED : 0;
+    this.scratchView.setUint32(at, (Math.floor(host / 2 ** 32) | flag) >>> 0, false);
+    this.scratchView.setUint32(at + 4, host % 2 ** 32, false);
+    this.scratchView.setUint32(at + 8, subclusters.zero, false);
+    this.scratchView.setUint32(at + 12, subclusters.allocated, false);
+  }
+
+  /** What the entries from the first to the last of some links are now, in the scratch bytes. @param start of the first one */
+  private between(start: HostOffset, links: readonly PendingLink[], entryBytes: number): Uint8Array {
+    const bytes = this.scratch.subarray(0, (links.at(-1)!.guestCluster - links[0]!.guestCluster + 1) * entryBytes);
+    const at = this.slices.load(start);
+    bytes.set(this.slices.bytes.subarray(at, at + bytes.length));
+    return bytes;
   }
 
   /**

@@ -24,8 +24,8 @@ import type { Mutex } from '../../concurrency/mutex.ts';
 import { isHostFull } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { FreeClusters, SettlingPhase } from '../mapped/free-clusters.ts';
-import { linkInPieces } from '../mapped/link-pieces.ts';
-import { consecutive, type PendingLinks } from '../mapped/pending-links.ts';
+import { linkInOrder } from '../mapped/link-pieces.ts';
+import type { PendingLinks } from '../mapped/pending-links.ts';
 import { Settling } from '../mapped/settling.ts';
 import type { WriteTracker } from '../write-tracker.ts';
 import type { Geometry } from './geometry.ts';
@@ -111,12 +111,8 @@ export class Flush {
     if (count === 0) return;
     this.tracker.sync();
     this.noteDurable(reached);
-    let left = count;
-    const link = () =>
-      linkInPieces(this.lock, left, (piece) => {
-        this.linkFirst(piece);
-        left -= piece;
-      });
+    const link = () => linkInOrder(this.lock, this.pending, count, this.linker);
+    failpoint('link');
     try {
       link();
     } catch (error) {
@@ -142,18 +138,6 @@ export class Flush {
   /** A sync that began when the file had reached this length is done. */
   private noteDurable(reached: ReachedLength): void {
     this.lock.run(() => this.numbers.noteDurable(reached));
-  }
-
-  /** Links the first `count` entries; those that arrived since their data was synced wait for the next turn. */
-  private linkFirst(count: number): void {
-    failpoint('link');
-    const links = this.pending.first(count);
-    const { clusterSize } = this.geometry;
-    for (let i = 0; i < links.length; ) {
-      const { guestCluster, hostOffset: host } = links[i]!;
-      i += this.linker.link(guestCluster, host, consecutive(links, i, links.length, clusterSize));
-    }
-    this.pending.removeFirst(count);
   }
 
   /** After the fdatasync of a flush: punch what is durably removed, or free what is durably punched. */

@@ -4,6 +4,7 @@
 
 import type { GuestCluster, HostOffset } from '../../bytes/offsets.ts';
 import { assert } from '../../errors/index.ts';
+import type { PendingLink, PendingLinks } from '../mapped/pending-links.ts';
 import type { WriteTracker } from '../write-tracker.ts';
 import type { Allocator } from './allocate.ts';
 import type { Geometry } from './geometry.ts';
@@ -16,6 +17,7 @@ export class Linker {
   private readonly mapper: Mapper;
   private readonly allocator: Allocator;
   private readonly tracker: WriteTracker;
+  private readonly pending: PendingLinks;
   private readonly l1Table: HostOffset;
 
   constructor(
@@ -25,6 +27,7 @@ export class Linker {
     mapper: Mapper,
     allocator: Allocator,
     tracker: WriteTracker,
+    pending: PendingLinks,
   ) {
     this.l1Table = l1Table;
     this.geometry = geometry;
@@ -32,6 +35,7 @@ export class Linker {
     this.mapper = mapper;
     this.allocator = allocator;
     this.tracker = tracker;
+    this.pending = pending;
   }
 
   /** Clusters from `guestCluster` on that one store can change: they share a slice of one L2 table. */
@@ -44,6 +48,14 @@ export class Linker {
     const part = Math.min(count, this.span(guestCluster));
     this.storeEntries(guestCluster, part, host, this.geometry.clusterSize);
     return part;
+  }
+
+  /** Links clusters of one slice that waited among the first `count` entries. */
+  linkSlice(links: readonly PendingLink[], count: number): void {
+    const { guestCluster: first } = links[0]!;
+    const index = this.geometry.l2IndexOf(first);
+    this.storeIn(this.geometry.l1IndexOf(first), (table) => this.tables.storeLinks(table, index, links));
+    for (const { guestCluster } of links) this.pending.drop(guestCluster, count);
   }
 
   /** Sets `count` entries, which lie in one slice, to the same value (0 or 1). */
@@ -69,16 +81,17 @@ export class Linker {
   }
 
   private storeEntries(guestCluster: GuestCluster, count: number, first: number, step: number): void {
-    const l1Index = this.geometry.l1IndexOf(guestCluster);
     const index = this.geometry.l2IndexOf(guestCluster);
+    this.storeIn(this.geometry.l1IndexOf(guestCluster), (table) => this.tables.store(table, index, count, first, step));
+  }
+
+  /** Changes an L2 table by one store, and makes it first if there is none. */
+  private storeIn(l1Index: number, store: (table: HostOffset) => void): void {
     const table = this.mapper.l2Table(l1Index);
-    if (table !== 0) {
-      this.tracker.writeMetadata('l2-update', () => this.tables.store(table, index, count, first, step));
-      return;
-    }
+    if (table !== 0) return this.tracker.writeMetadata('l2-update', () => store(table));
     const created = this.allocator.allocateTable();
     try {
-      this.tracker.writeMetadata('l2-update', () => this.tables.store(created, index, count, first, step));
+      this.tracker.writeMetadata('l2-update', () => store(created));
       this.tracker.writeMetadata('l1-update', () => this.tables.store(this.l1Table, l1Index, 1, created, 0));
     } catch (error) {
       this.tables.forget(created);

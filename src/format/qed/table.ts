@@ -7,6 +7,7 @@ import { after, type HostOffset } from '../../bytes/offsets.ts';
 import type { TableCache } from '../../concurrency/table-cache.ts';
 import { assert } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
+import type { PendingLink } from '../mapped/pending-links.ts';
 import { TableSlices } from '../mapped/table-slices.ts';
 import { ENTRY_BYTES, type Geometry } from './geometry.ts';
 
@@ -57,6 +58,21 @@ export class Tables {
     const start = after(table, index * ENTRY_BYTES);
     this.file.write(this.scratch, 0, count * ENTRY_BYTES, start);
     this.slices.written(start, this.scratch.subarray(0, count * ENTRY_BYTES));
+  }
+
+  /** Writes the entries of clusters in one slice, in one host write with what stands between them. @param index of the first */
+  storeLinks(table: HostOffset, index: number, links: readonly PendingLink[]): void {
+    const first = links[0]!.guestCluster;
+    const bytes = this.scratch.subarray(0, (links.at(-1)!.guestCluster - first + 1) * ENTRY_BYTES);
+    assert(bytes.length <= this.entriesInSlice(index) * ENTRY_BYTES, `links beyond the slice of index ${index}`);
+    const start = after(table, index * ENTRY_BYTES);
+    const at = this.slices.load(start);
+    bytes.set(this.slices.bytes.subarray(at, at + bytes.length));
+    for (const { guestCluster, hostOffset } of links) {
+      writeU64LE(this.scratchView, (guestCluster - first) * ENTRY_BYTES, hostOffset);
+    }
+    this.file.write(bytes, 0, bytes.length, start);
+    this.slices.written(start, bytes);
   }
 
   /** Forgets the cached slices of a table whose clusters are given up. */

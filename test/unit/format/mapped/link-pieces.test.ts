@@ -46,13 +46,23 @@ function byteAt(image: WritableImage, cluster: number): number {
 }
 
 describe.each([{ format: qed }, { format: qcow2 }])('$format.name', ({ format }) => {
-  test(`links at most ${LINKS_PER_HOLD} clusters in one hold of the metadata lock`, () => {
+  test(`links at most ${LINKS_PER_HOLD} clusters in one hold of the metadata lock, and a slice of a table at once`, () => {
     const { image, holds } = opened(format);
-    for (let n = 0; n < COUNT; n++) write(image, clusterOf(n), 1);
+    // in an order that never goes on in the slice of the one before
+    for (let n = 0; n < COUNT; n++) write(image, clusterOf((n * 397) % COUNT), (n % 200) + 1);
     holds.reset();
+    let pauses = 0;
+    listenToFailpoints((failpoint) => {
+      if (failpoint === 'link-pause') pauses++;
+    });
     image.flush();
-    expect(holds.operations).toBeGreaterThanOrEqual(COUNT);
-    expect(holds.longest).toBeLessThanOrEqual(LINKS_PER_HOLD + 8);
+    const pieces = Math.ceil(COUNT / LINKS_PER_HOLD);
+    expect(pauses).toBe(pieces - 1);
+    const slices = Math.ceil((2 * COUNT * 8) / CLUSTER);
+    // each new table of QED is a store of its own, and so is its L1 entry
+    expect(holds.operations).toBeLessThanOrEqual(pieces + 4 * slices);
+    for (let n = 0; n < COUNT; n++) expect(byteAt(image, clusterOf((n * 397) % COUNT))).toBe((n % 200) + 1);
+    expect(byteAt(image, 2)).toBe(9);
     image.close();
   });
 

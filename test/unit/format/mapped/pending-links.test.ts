@@ -2,13 +2,8 @@
 
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { guestCluster, hostOffset } from '../../../../src/bytes/offsets.ts';
-import {
-  consecutive,
-  createPendingLinksState,
-  NOT_PENDING,
-  PendingLinks,
-} from '../../../../src/format/mapped/pending-links.ts';
+import { hostOffset } from '../../../../src/bytes/offsets.ts';
+import { createPendingLinksState, NOT_PENDING, PendingLinks } from '../../../../src/format/mapped/pending-links.ts';
 import { parseSize } from '../../../../src/format/size.ts';
 
 test('pending links behave as a list of live and dropped entries', () => {
@@ -36,6 +31,8 @@ test('pending links behave as a list of live and dropped entries', () => {
               .map((each) => ({ guestCluster: each.guest, hostOffset: each.host, allocated: 0xffffffff, zero: 0 }))
               .sort((a, b) => a.guestCluster - b.guestCluster),
           );
+          expect([...pending.indicesOfFirst(count)]).toEqual(wanted.map((each) => each.guest));
+          for (const each of wanted) expect(pending.find(each.guest, count)).toBe(each.host);
           pending.removeFirst(count);
           model = model.slice(count);
         }
@@ -61,6 +58,9 @@ test('a cluster with subclusters waits more than once: batches see the last of t
   pending.add(7, hostOffset(4096), 3, 0b11, 0);
   expect(pending.find(7)).toBe(4096);
   expect([pending.allocated, pending.zero]).toEqual([0b11, 0]);
+  expect([...pending.indicesOfFirst(batch)]).toEqual([7, 3]);
+  expect(pending.find(7, batch)).toBe(4096);
+  expect([pending.allocated, pending.zero]).toEqual([0b01, 0b10]);
   expect(pending.first(batch)).toEqual([
     { guestCluster: 3, hostOffset: 8192, allocated: 0xffffffff, zero: 0 },
     { guestCluster: 7, hostOffset: 4096, allocated: 0b01, zero: 0b10 },
@@ -76,16 +76,6 @@ test('a cluster with subclusters waits more than once: batches see the last of t
     pending.add(5, hostOffset(4096), 5);
     pending.add(5, hostOffset(12288), 6);
   }).toThrow(/waits for one host cluster/);
-});
-
-test('links that lead on from each other, in guest and in host clusters, are one run', () => {
-  const link = (cluster: number, host: number) => ({
-    ...{ guestCluster: guestCluster(cluster), hostOffset: hostOffset(host * 4096), allocated: 0xffffffff, zero: 0 },
-  });
-  const links = [link(5, 9), link(6, 10), link(7, 11), link(9, 12), link(10, 14)];
-  const runs = (limit: number) => [0, 1, 2, 3, 4].map((first) => consecutive(links, first, limit, 4096));
-  expect(runs(5)).toEqual([3, 2, 1, 1, 1]);
-  expect(runs(2)).toEqual([2, 2, 1, 1, 1]);
 });
 
 test('links are overdue half a second after the oldest of them came', () => {
