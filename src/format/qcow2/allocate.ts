@@ -1,6 +1,7 @@
 // New clusters: counters first. A cluster is taken from what is free or from the end of the file, its counter is 1 before
 // anything is written to it, and its link waits for the fdatasync that makes the counter durable; a crash in between
-// leaves a leak. Refcount blocks and a larger refcount table are made on the way. Used under the metadata lock.
+// leaves a leak. At the end of the file a few more are counted than are asked for, so that most requests write no counter.
+// Refcount blocks and a larger refcount table are made on the way. Used under the metadata lock.
 
 import { writeU64BE } from '../../bytes/endian.ts';
 import { after, type GuestCluster, type HostCluster, type HostOffset, hostCluster } from '../../bytes/offsets.ts';
@@ -19,6 +20,9 @@ import type { MetadataClusters } from './metadata-clusters.ts';
 import type { OverlapCheck } from './overlap.ts';
 import type { Qcow2Numbers } from './state.ts';
 import type { Tables } from './table.ts';
+
+/** Counted ahead at the end of the file. A crash leaks them; close and an image without writers give them back. */
+const AHEAD_BYTES = 4 * 1024 * 1024;
 
 export interface Allocation {
   /** host offset of the first cluster */
@@ -79,9 +83,33 @@ export class Allocator {
     free.markFree(start, count);
   }
 
+  /** Clusters that are counted, and that nobody has asked for, are counted no longer. */
+  giveBackAhead(): void {
+    const { geometry, numbers, refcounts } = this.parts;
+    const { start, end } = numbers.countedAhead;
+    if (start === end) return;
+    if (geometry.startOf(end) === numbers.fileEnd) {
+      // the end of the file again, where new clusters read as zeros
+      refcounts.setRun(start, end - start, 0);
+      numbers.lowerFileEnd(geometry.startOf(start));
+    } else this.giveBack(geometry.startOf(start), end - start);
+    numbers.setCountedAhead({ start: end, end });
+  }
+
+  /** What a killed process had counted ahead lies behind the end of its file, where no check looks. */
+  private giveBackBehindEnd(): void {
+    const { geometry, numbers, refcounts } = this.parts;
+    const first = geometry.clusterOf(numbers.fileEnd);
+    let count = 0;
+    while (refcounts.get(after(first, count)) !== 0) count++;
+    if (count > 0) refcounts.setRun(first, count, 0);
+  }
+
   /** Cuts the file after the last cluster in use; a device keeps its length. @returns whether there was something to cut */
   trim(): boolean {
     const { file, geometry, numbers } = this.parts;
+    this.giveBackBehindEnd();
+    this.giveBackAhead();
     if (file.isDevice) return false;
     const end = geometry.startOf(this.cutTail(geometry.clusterOf(numbers.fileEnd)));
     numbers.lowerFileEnd(end);
@@ -119,6 +147,13 @@ export class Allocator {
   private append(count: number, exactly: boolean): Allocation {
     const { geometry, numbers, refcounts } = this.parts;
     for (;;) {
+      if (!exactly || count === 1) this.countAhead(count);
+      const { start, end } = numbers.countedAhead;
+      const counted = Math.min(count, end - start);
+      if (counted > 0 && (!exactly || counted === count)) {
+        numbers.setCountedAhead({ start: after(start, counted), end });
+        return this.fresh(start, counted);
+      }
       const offset = numbers.fileEnd;
       const first = geometry.clusterOf(offset);
       const room = geometry.refcountsPerBlock - (first % geometry.refcountsPerBlock);
@@ -129,11 +164,37 @@ export class Allocator {
         this.addBlock();
         continue;
       }
-      const part = exactly ? count : Math.min(count, room);
-      refcounts.setRun(first, part, 1);
-      numbers.advanceFileEnd(geometry.startOf(after(first, part)));
-      return { offset, count: part, readsAsZeros: offset >= numbers.neverUsed };
+      if (!exactly) continue;
+      refcounts.setRun(first, count, 1);
+      numbers.advanceFileEnd(geometry.startOf(after(first, count)));
+      return this.fresh(first, count);
     }
+  }
+
+  /** Clusters behind all that the file has held: they read as zeros, unless one of them was about to be written before. */
+  private fresh(start: HostCluster, count: number): Allocation {
+    const { geometry, numbers } = this.parts;
+    const offset = geometry.startOf(start);
+    return { offset, count, readsAsZeros: offset >= numbers.neverUsed };
+  }
+
+  /**
+   * Counts clusters at the end of the file, if there are fewer than `count` ahead and a block counts the next ones: what is asked
+   * for and some more. They follow those that are there, or there are none.
+   */
+  private countAhead(count: number): void {
+    const { geometry, numbers, refcounts } = this.parts;
+    const ahead = numbers.countedAhead;
+    const first = geometry.clusterOf(numbers.fileEnd);
+    const missing = count - (ahead.end - ahead.start);
+    if (missing <= 0 || (ahead.end > ahead.start && ahead.end !== first)) return;
+    if (refcounts.blockOf(first) === NO_BLOCK) return;
+    const room = geometry.refcountsPerBlock - (first % geometry.refcountsPerBlock);
+    const more = Math.min(room, missing + Math.floor(AHEAD_BYTES / geometry.clusterSize));
+    refcounts.setRun(first, more, 1);
+    const end = after(first, more);
+    numbers.advanceFileEnd(geometry.startOf(end));
+    numbers.setCountedAhead({ start: ahead.end > ahead.start ? ahead.start : first, end });
   }
 
   /** Blocks for a run longer than one block counts; each new block moves the end of the file. */

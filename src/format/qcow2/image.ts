@@ -66,7 +66,8 @@ class Qcow2Steps implements ImageSteps {
 
   /** The dirty bit stays if a request is on its way that will change counters. */
   makeClean(): void {
-    const { flush, headerBits, reservations } = this.parts;
+    const { allocator, flush, headerBits, lock, reservations } = this.parts;
+    lock.run(() => allocator.giveBackAhead());
     if (!headerBits.isDirty) {
       flush.run();
       return;

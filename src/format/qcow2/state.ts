@@ -1,11 +1,12 @@
 // What all threads of an open qcow2 image share, as one structured-clonable record. `header` holds what never changes while
 // the image is open; what does change is in `words` and `numbers`, guarded by the metadata lock.
 
-import { type HostOffset, hostOffset } from '../../bytes/offsets.ts';
+import { type HostOffset, hostCluster, hostOffset } from '../../bytes/offsets.ts';
 import type { VolumeKey } from '../../codec/encryption.ts';
 import type { SharedByteMapState } from '../../concurrency/shared-byte-map.ts';
 import { assert } from '../../errors/index.ts';
 import { FIRST_OWN_NUMBER } from '../mapped/disk-numbers.ts';
+import type { ClusterRun } from '../mapped/free-clusters.ts';
 import { LockedNumbers, type LockedNumbersParts } from '../mapped/locked-numbers.ts';
 import { createMappedState, type MappedState, type MappedStateOptions } from '../mapped/mapped-state.ts';
 import { createPendingLinksState, type PendingLinksState } from '../mapped/pending-links.ts';
@@ -28,7 +29,9 @@ const FILE_END = FIRST_OWN_NUMBER + 4;
 const NEVER_USED = FIRST_OWN_NUMBER + 5;
 const SHOWN_TABLE_OFFSET = FIRST_OWN_NUMBER + 6;
 const SHOWN_TABLE_ENTRIES = FIRST_OWN_NUMBER + 7;
-const NUMBER_COUNT = FIRST_OWN_NUMBER + 8;
+const AHEAD_START = FIRST_OWN_NUMBER + 8;
+const AHEAD_END = FIRST_OWN_NUMBER + 9;
+const NUMBER_COUNT = FIRST_OWN_NUMBER + 10;
 
 /** Refcount blocks that wait for their place in the refcount table: new-counters.ts says why they are never more. */
 export const NEW_BLOCKS = 4096;
@@ -200,6 +203,17 @@ export class Qcow2Numbers {
     if (inL1 >= 0 && inL1 < values[L1_ENTRIES]! * L1_ENTRY_BYTES) return false;
     const inRefcounts = offset - values[REFCOUNT_TABLE_OFFSET]!;
     return inRefcounts < 0 || inRefcounts >= values[REFCOUNT_TABLE_ENTRIES]! * REFCOUNT_TABLE_ENTRY_BYTES;
+  }
+
+  /** Clusters [start, end) are counted and not in use: the next ones to be taken. Empty: start = end. */
+  get countedAhead(): ClusterRun {
+    return { start: hostCluster(this.numbers.get(AHEAD_START)), end: hostCluster(this.numbers.get(AHEAD_END)) };
+  }
+
+  setCountedAhead({ start, end }: ClusterRun): void {
+    assert(start <= end, 'clusters that are counted ahead end after their start');
+    this.numbers.set(AHEAD_START, start);
+    this.numbers.set(AHEAD_END, end);
   }
 
   /** From here on the file has never held anything: new clusters read as zeros. */

@@ -47,9 +47,9 @@ function dataWrites({ options = {}, backing = false, dataFile = false }: Setting
   return writes.map((write) => [write.offset % CLUSTER, write.length]);
 }
 
-/** And not a counter, or a new L2 table, which is empty. */
+/** And not counters, which are 0 or 1, or a new L2 table, which is empty. */
 function isData(bytes: Uint8Array): boolean {
-  return bytes.length > 8 && bytes.some((byte) => byte !== 0);
+  return bytes.length > 8 && bytes.some((byte) => byte > 1);
 }
 
 describe('a write into an empty disk', () => {
