@@ -62,7 +62,9 @@ export function asFunction(chunk) {
 export function loadedWith(files) {
   const loaded = new Set(files);
   for (const file of loaded) {
-    for (const [, name] of readFileSync(file, 'utf8').matchAll(/^(?:import|export|\}) (?:.* )?from '(\.[^']+)';$/gm)) {
+    for (const [, name] of readFileSync(file, 'utf8').matchAll(
+      /^(?:import|export|\}) (?:.* )?from ['"](\.[^'"]+)['"];$/gm,
+    )) {
       loaded.add(join(dirname(file), name));
     }
   }
