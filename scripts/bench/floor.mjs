@@ -3,7 +3,7 @@
 // write, with as many threads. Pages of two files may lie in pieces of other sizes, so nothing else may be compared.
 // CPU time is that of the process that serves, in user mode and in the kernel: other work on the machine disturbs it less.
 
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import { statSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -109,7 +109,7 @@ async function mountFloor(workshop, program, image) {
   const file = workshop.path('floor.file');
   writeFileSync(file, '');
   const { child, stop } = workshop.start(program, [image, file, String(THREADS)]);
-  const forget = workshop.onCleanUp(() => child.kill('SIGTERM'));
+  const forget = workshop.onCleanUp(() => spawnSync('umount', [file]));
   await until(() => statSync(file).size > 0, 'the floor did not mount the file');
   const unmount = async () => {
     forget();

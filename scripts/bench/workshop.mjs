@@ -111,9 +111,12 @@ export class Workshop {
     return { file, unmount: () => daemon.stop('SIGTERM') };
   }
 
-  /** Starts a program that goes on beside the rows. @returns how to end it and wait for that */
+  /**
+   * Starts a program that goes on beside the rows. In a session of its own, as a mount has one: where Linux shares the processors
+   * among sessions, those that share one with this program would have less. @returns how to end it and wait for that
+   */
   start(program, args, options = { stdio: ['ignore', 'ignore', 'inherit'] }) {
-    const child = spawn(program, args, { env: this.environment, ...options });
+    const child = spawn(program, args, { env: this.environment, detached: true, ...options });
     const ended = new Promise((resolve) => child.on('exit', resolve));
     const forget = this.onCleanUp(() => child.kill('SIGKILL'));
     return {
