@@ -18,8 +18,10 @@ const ROWS = [
   { row: 'sequential read 1M', unit: 'MiB/s', args: ['--rw=read', '--bs=1M'] },
 ];
 
+const TRANSLATION = 'random read 4k, JavaScript alone';
+
 export async function run(workshop, measurements) {
-  if (!ROWS.some(({ row }) => measurements.wants(cpuRow(row)))) return;
+  if (![TRANSLATION, ...ROWS.map(({ row }) => cpuRow(row))].some((row) => measurements.wants(row))) return;
   const floor = workshop.hasCompiler ? compile(workshop) : null;
   if (floor === null) measurements.print('\nfloor: gcc is not installed, so there is no floor');
   for (const format of ['qed', 'qcow2']) await runFormat(workshop, measurements, format, floor);
@@ -74,6 +76,25 @@ async function runFormat(workshop, measurements, format, floor) {
     );
   }
   for (const { mount } of subjects) await mount.unmount();
+  await measurements.row({
+    section,
+    row: TRANSLATION,
+    unit: 'ns',
+    warmUps: 0,
+    pairs: workshop.builds.slice(1).map(({ name }) => ({ of: format, to: `${format}, ${name}` })),
+    subjects: workshop.builds.flatMap(({ cli }, index) =>
+      [format, 'raw'].map((as) => ({
+        name: index === 0 ? as : `${as}, ${workshop.builds[index].name}`,
+        sample: () => translation(cli, image, as),
+      })),
+    ),
+  });
+}
+
+function translation(cli, image, format) {
+  const program = fileURLToPath(new URL('translate.mjs', import.meta.url));
+  const output = execFileSync(process.execPath, [program, dirname(cli), image, format], { encoding: 'utf8' });
+  return Number(output);
 }
 
 /** Its name has that of the row whose CPU time it is. */
