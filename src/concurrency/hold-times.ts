@@ -16,19 +16,23 @@ export interface LongHold {
   readonly callers: readonly string[];
 }
 
-/** Calls `report` after each hold of a metadata lock by this thread that takes `leastMs` or more. Once a thread. */
-export function reportHolds(leastMs: number, report: (hold: LongHold) => void): void {
+/**
+ * Calls `report` after each hold of a metadata lock by this thread that takes `leastMs` or more. Once a thread.
+ * @param delay clock in ms of what is left out of each hold
+ */
+export function reportHolds(leastMs: number, delay: () => number, report: (hold: LongHold) => void): void {
   const { lock, unlock } = Mutex.prototype;
+  const clock = (): number => steadyMs() - delay();
   let since = 0;
   Mutex.prototype.lock = function (this: Mutex): void {
     lock.call(this);
-    if (this.guarded.startsWith(TABLES_OF)) since = steadyMs();
+    if (this.guarded.startsWith(TABLES_OF)) since = clock();
   };
   Mutex.prototype.unlock = function (this: Mutex): void {
     const isTimed = this.held && this.guarded.startsWith(TABLES_OF);
     unlock.call(this);
     if (!isTimed) return;
-    const ms = steadyMs() - since;
+    const ms = clock() - since;
     if (ms >= leastMs) report({ guarded: this.guarded, ms, callers: callersOf(new Error().stack ?? '') });
   };
 }
@@ -36,5 +40,5 @@ export function reportHolds(leastMs: number, report: (hold: LongHold) => void): 
 /** Names in a stack, those of the lock itself aside. */
 function callersOf(stack: string): string[] {
   const names = [...stack.matchAll(/^\s+at (?:async )?([\w.<>]+)/gm)].map((match) => match[1]!);
-  return names.filter((name) => !/^(Mutex\.|Object\.|file)/.test(name)).slice(0, NAMED_CALLERS);
+  return names.filter((name) => !/Mutex\.|^Object\.|^file/.test(name)).slice(0, NAMED_CALLERS);
 }

@@ -7,8 +7,8 @@ import { failpoint } from '../../concurrency/failpoints.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
 import { NOT_PENDING, type PendingLink, type PendingLinks } from './pending-links.ts';
 
-/** Links written in one hold of the metadata lock. */
-export const LINKS_PER_HOLD = 256;
+/** Links written in one hold of the metadata lock: half a millisecond, and a few times that while the code is cold. */
+export const LINKS_PER_HOLD = 64;
 
 /**
  * Links the first `count` waiting entries in the order in which they came.

@@ -36,4 +36,4 @@ export interface RunMapper<Run> {
 }
 
 /** Entries that one call looks at under the lock; a longer run is cut, and the caller goes on from there. */
-export const MAX_LOOKS = 65536;
+export const MAX_LOOKS = 16384;

@@ -1,6 +1,6 @@
 // How far one status of the guest's clusters reaches: entries are looked at where they lie in the cached slices, without an
 // object for each, so that terabytes of zero clusters take moments. Under the metadata lock; a run is cut after MAX_LOOKS
-// entries, and its caller goes on from there in another hold of the lock.
+// entries or MAX_LOADS reads, and its caller goes on from there in another hold of the lock.
 
 import {
   after,
@@ -57,6 +57,8 @@ export interface ScannedRun {
   isHole: boolean;
 }
 
+/** Slices that one call reads from the file under the lock; a longer run is cut. */
+const MAX_LOADS = 16;
 const NO_PLACE = hostOffset(-1);
 
 export class StatusScan {
@@ -71,6 +73,8 @@ export class StatusScan {
   private nextHost = NO_PLACE;
   /** entries that may still be looked at */
   private looks = 0;
+  /** of `slices.loads`: what is read from the file may have to come from its disk */
+  private mostLoads = 0;
 
   /**
    * @param holes null where a hole of the host file does not read as zeros
@@ -89,6 +93,7 @@ export class StatusScan {
     this.mode = mode;
     this.nothingIsZero = mode === 'content' && !this.hasBacking;
     this.looks = MAX_LOOKS;
+    this.mostLoads = this.tables.slices.loads + MAX_LOADS;
     // a map is one look; a search for data is asked again and again, also beside a writer with share
     if (mode === 'extent' && this.holes?.isReadOnly === true) this.holes.goOn();
     else if (mode !== 'status') this.holes?.restart();
@@ -147,7 +152,7 @@ export class StatusScan {
       return kind === 'other' && this.addOne(after(cluster, i), length - i * clusterSize);
     }
     run.length += end * clusterSize;
-    this.looks -= end;
+    this.looks = slices.loads < this.mostLoads ? this.looks - end : 0;
     return true;
   }
 

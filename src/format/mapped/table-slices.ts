@@ -8,6 +8,8 @@ import type { HostFile } from '../../host/host-file.ts';
 
 export class TableSlices {
   readonly sliceBytes: number;
+  /** slices that this thread has read from the file so far */
+  loads = 0;
   /** the memory of the cache, for decoding entries */
   readonly view: DataView;
   /** the same as bytes */
@@ -35,6 +37,7 @@ export class TableSlices {
     const key = offset - inSlice;
     let slot = this.cache.find(key);
     if (slot < 0) {
+      this.loads++;
       slot = this.cache.insert(key);
       try {
         this.fill(slot, key);

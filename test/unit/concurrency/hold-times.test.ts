@@ -12,6 +12,8 @@ afterEach(() => {
   Mutex.prototype.unlock = unlock;
 });
 
+const noDelay = () => 0;
+
 function mutex(guarded: string): Mutex {
   return new Mutex(new Int32Array(new SharedArrayBuffer(4)), 0, guarded);
 }
@@ -26,7 +28,7 @@ function search(metadata: Mutex): void {
 
 test('a long hold is reported with its time and its functions, a short one is not', () => {
   const holds: LongHold[] = [];
-  reportHolds(10, (hold) => holds.push(hold));
+  reportHolds(10, noDelay, (hold) => holds.push(hold));
   const metadata = mutex(`${TABLES_OF}/disk.qed`);
   metadata.run(() => undefined);
   search(metadata);
@@ -35,9 +37,26 @@ test('a long hold is reported with its time and its functions, a short one is no
   expect(holds[0]!.callers).toContain('search');
 });
 
+test('what the machine has added to a hold is left out of it', () => {
+  const holds: LongHold[] = [];
+  let delay = 0;
+  reportHolds(
+    10,
+    () => delay,
+    (hold) => holds.push(hold),
+  );
+  const metadata = mutex(`${TABLES_OF}/disk.qed`);
+  metadata.run(() => {
+    wait(20);
+    delay += 1000;
+  });
+  search(metadata);
+  expect(holds.map(({ callers }) => callers.includes('search'))).toEqual([true]);
+});
+
 test('a lock that others wait for by design is not reported', () => {
   const holds: LongHold[] = [];
-  reportHolds(0, (hold) => holds.push(hold));
+  reportHolds(0, noDelay, (hold) => holds.push(hold));
   mutex('/disk.qed').run(() => undefined);
   expect(holds).toEqual([]);
 });

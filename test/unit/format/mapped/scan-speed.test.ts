@@ -117,7 +117,8 @@ test('an image above many extents is asked about each range once', () => {
     extents++;
   }
   expect(extents).toBe(clusters);
-  expect(asked).toBeLessThan(5);
+  // one answer is cut after some reads of tables, so that others get the lock
+  expect(asked).toBeLessThan(20);
 });
 
 describe('half a terabyte of data', () => {
