@@ -12,6 +12,7 @@ import type { HostOffset } from '../../../bytes/offsets.ts';
 import { steadyMs } from '../../../concurrency/clock.ts';
 import { assert } from '../../../errors/index.ts';
 import type { HostFile } from '../../../host/host-file.ts';
+import { LINKS_PER_HOLD } from '../../mapped/link-pieces.ts';
 import type { PendingLinks } from '../../mapped/pending-links.ts';
 import type { WriteTracker } from '../../write-tracker.ts';
 import { type Geometry, REFCOUNT_TABLE_ENTRY_BYTES } from '../geometry.ts';
@@ -109,7 +110,7 @@ export class NewCounters {
     this.release(offset, entries);
   }
 
-  /** Those of the first `blocks` that are counted by what the file shows, or by themselves. @returns whether that was the rest */
+  /** Some of the first `blocks`, counted by what the file shows or by themselves. @returns whether that was the rest */
   private showBlocks(blocks: number): boolean {
     const { geometry, newBlocks, numbers, tables } = this.parts;
     const waiting = newBlocks.first(blocks);
@@ -119,12 +120,13 @@ export class NewCounters {
       ({ guestCluster: index, hostOffset: host }) => countedBy(host) === index || !indices.has(countedBy(host)),
     );
     assert(waiting.length === 0 || ready.length > 0, 'a refcount block is counted by an earlier one');
-    for (const { guestCluster: index, hostOffset: host } of ready) {
+    const next = ready.slice(0, LINKS_PER_HOLD);
+    for (const { guestCluster: index, hostOffset: host } of next) {
       tables.storeEntry('refcount-update', { table: numbers.refcountTableOffset, index, flags: NO_FLAGS, host });
       // a later entry that fails must not hide that this one is in the file (R8)
       newBlocks.drop(index, blocks);
     }
-    return ready.length === waiting.length;
+    return next.length === waiting.length;
   }
 
   /** A refcount table is no longer shown, or never was. */
