@@ -202,7 +202,12 @@ describe('the status of a range with something wrong in its third cluster', () =
   /** Zeros everywhere, cluster by cluster; from byte 8192 on `error` is thrown. */
   function scanThrowing(error: unknown): StatusScan {
     const tables = {
-      ...{ clusterSize: CLUSTER, tableEntries: 1, entryBytes: 8, slices: { load: () => 0, bytesInSlice: () => 8 } },
+      ...{
+        clusterSize: CLUSTER,
+        tableEntries: 1,
+        entryBytes: 8,
+        slices: { loads: 0, load: () => 0, bytesInSlice: () => 8 },
+      },
       pending: new PendingLinks(createPendingLinksState(1)),
       mapper: { map: () => ({ status: 'zero', hostOffset: 0, length: CLUSTER }) },
       l2Table: (l1Index: number) => {
