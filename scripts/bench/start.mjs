@@ -16,9 +16,6 @@ const RUNS = 5;
 const IDLE_MS = 3000;
 
 export async function run(workshop, measurements) {
-  // with it Node 20 reads every certificate at each start, which takes longer than all the rest of `node -e 0`
-  delete process.env.NODE_EXTRA_CA_CERTS;
-  delete workshop.environment.NODE_EXTRA_CA_CERTS;
   const image = (format) => workshop.path(`small.${format}`);
   for (const format of FORMATS) workshop.imgfuse('create', '-f', format, image(format), '1G');
   const row = (name, sample, atMost) =>

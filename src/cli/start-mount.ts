@@ -4,7 +4,7 @@
 
 import { type ChildProcess, spawn } from 'node:child_process';
 import { constants } from 'node:os';
-import { environmentWithoutInspector, nodeOptions } from '../daemon/environment.ts';
+import { environmentOfMountProcess, nodeOptions } from '../daemon/environment.ts';
 import type { Foreground } from '../daemon/mount-process.ts';
 import type { MountRequest } from '../daemon/mount-request.ts';
 import type { PasswordMessage, StartReport } from '../daemon/starter.ts';
@@ -102,7 +102,7 @@ function spawnOnce(
       {
         detached: true,
         cwd: '/',
-        env: withRuntimeDirectory(environmentWithoutInspector(process.env)),
+        env: withRuntimeDirectory(environmentOfMountProcess(process.env)),
         stdio: descriptorsFor(request.mountpoint, nothing),
       },
     );

@@ -4,6 +4,7 @@
 // guardProcess runs in the mount process, the other two in the command that starts it.
 
 import { describeError } from '../errors/index.ts';
+import { EXTRA_AUTHORITIES } from '../host/http/extra-authorities.ts';
 import { forbidCoreDumps, setIoFlusher } from '../native/index.ts';
 import type { Log } from './log.ts';
 
@@ -44,10 +45,16 @@ export function nodeOptions(options: readonly string[]): string[] {
   return process.allowedNodeEnvironmentFlags.has(deaf) && !kept.includes(deaf) ? [...kept, deaf] : kept;
 }
 
-/** The environment of a mount process: NODE_OPTIONS opens no inspector in it. */
-export function environmentWithoutInspector(environment: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
-  const options = environment['NODE_OPTIONS'];
-  if (options === undefined) return environment;
-  const words = options.split(' ').filter((option) => !INSPECTOR_OPTION.test(option));
-  return { ...environment, NODE_OPTIONS: words.join(' ') };
+/**
+ * The environment of a mount process: NODE_OPTIONS opens no inspector in it, and Node does not read further certificates at its
+ * start, which takes longer than all the rest of it. They are read if the image needs a server (extra-authorities.ts).
+ */
+export function environmentOfMountProcess(environment: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
+  const { NODE_EXTRA_CA_CERTS: authorities, NODE_OPTIONS: options, ...others } = environment;
+  const words = options?.split(' ').filter((option) => !INSPECTOR_OPTION.test(option));
+  return {
+    ...others,
+    ...(words === undefined ? {} : { NODE_OPTIONS: words.join(' ') }),
+    ...(authorities === undefined ? {} : { [EXTRA_AUTHORITIES]: authorities }),
+  };
 }

@@ -113,6 +113,16 @@ describe('the command line', () => {
 
     expect(create('disk.qcow2', { NODE_EXTRA_CA_CERTS: cert })).toMatchObject({ code: 0 });
     expect(imgfuse('info', 'disk.qcow2')).toContain('virtual size: 1 MiB');
+    if (!canMountAsRoot()) return;
+    // the process of a mount reads them when it needs them
+    const mount = (environment: NodeJS.ProcessEnv) =>
+      bench.runCli(['mount', '--allow-backing', server!.origin, 'disk.qcow2', 'mnt'], environment);
+    bench.makeDirectory('mnt');
+    expect(mount({}).stderr).toMatch(/certificate.*not trusted/);
+    expect(mount({ NODE_EXTRA_CA_CERTS: bench.path('missing') }).stderr).toMatch(/certificate.*not trusted/);
+    expect(mount({ NODE_EXTRA_CA_CERTS: cert })).toMatchObject({ code: 0 });
+    expect(readFileSync(bench.path('mnt/disk.raw'))).toEqual(content(MIB));
+    expect(imgfuse('unmount', 'mnt')).toBe('');
   });
 
   test('goes through the proxy that the environment names', () => {

@@ -4,6 +4,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { Agent, type Dispatcher, EnvHttpProxyAgent, request } from 'undici';
 import { steadyMs } from '../../concurrency/clock.ts';
+import { extraAuthorities } from './extra-authorities.ts';
 import { FetchError, fetchErrorOf } from './fetch-error.ts';
 import type { HttpLimits } from './limits.ts';
 import { assertRange, ignoresIfRange, OLD_DATE_MS, single, type Version, versionOf } from './range-answer.ts';
@@ -24,7 +25,7 @@ export interface ClientTraffic {
 
 /** One for all files. A proxy comes from the environment, as other programs have it; certificates are always verified. */
 export function createDispatcher(limits: HttpLimits): Dispatcher {
-  const tls = { timeout: limits.connectMs, rejectUnauthorized: true };
+  const tls = { timeout: limits.connectMs, rejectUnauthorized: true, ...extraAuthorities() };
   const options = { connect: tls, headersTimeout: 0, bodyTimeout: 0 };
   const names = ['http_proxy', 'https_proxy', 'HTTP_PROXY', 'HTTPS_PROXY'];
   if (!names.some((name) => (process.env[name] ?? '') !== '')) return new Agent(options);
