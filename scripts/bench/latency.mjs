@@ -1,7 +1,7 @@
 // How long a small read takes that has nothing to wait for, beside what changes the metadata of the same image: the 99.9th
 // percentile of random reads of 4 KiB, of clusters with data, beside random allocating writes of 4 KiB with a flush after every
-// 32, and beside a discard of 1 TiB; each compared with the same reads alone. The raw image tells what the machine itself does to
-// a read beside that. Runs alone, too: node scripts/bench/latency.mjs [--rounds N] [--seconds N] [--holds MS].
+// 32, and beside a discard of 1 TiB; each compared with the same reads alone. The raw image, and a program that only counts, tell what
+// the machine itself does to a read beside that. Runs alone, too: node scripts/bench/latency.mjs [--rounds N] [--seconds N] [--holds MS].
 
 import { spawn } from 'node:child_process';
 import { closeSync, ftruncateSync, openSync, readdirSync, readFileSync, rmSync, writeSync } from 'node:fs';
@@ -23,6 +23,25 @@ export async function run(workshop, measurements) {
     await besideWrites(workshop, measurements, format);
     await besideDiscard(workshop, measurements, format);
   }
+  await besideProgram(workshop, measurements);
+}
+
+/** What is left of the other rows if no lock is held at all: a thread that works takes a processor. */
+async function besideProgram(workshop, measurements) {
+  const row = 'read 4k beside a program that does nothing but count';
+  if (!measurements.wants(row)) return;
+  const image = workshop.path('busy.raw');
+  workshop.imgfuse('create', '-f', 'raw', image, String(READ_BYTES));
+  const mount = workshop.mountImgfuse(workshop.builds[0].cli, image, workshop.path('mnt'), rawOption('raw'));
+  fill(mount.file, String(READ_BYTES));
+  await compare(measurements, 'raw', row, (beside) =>
+    percentile(mount.file, measurements.seconds, async (seconds) => {
+      const busy = beside ? workshop.start(process.execPath, ['-e', 'for (;;);']) : undefined;
+      await sleep(seconds * 1000);
+      await busy?.stop('SIGKILL');
+    }),
+  );
+  await mount.unmount();
 }
 
 async function besideWrites(workshop, measurements, format) {
