@@ -50,6 +50,11 @@ export class RawImage implements WritableImage {
   private readonly access: GuestAccess;
   /** null if the user named the format: then the guest may write anything */
   private readonly guard: ProbeGuard | null;
+  /**
+   * Of a file that is only read, the last run of data that was looked for. tmpfs looks at every page up to the next hole, and a write
+   * that allocates over a backing file asks each time. Should somebody punch a hole there, it is shown as data.
+   */
+  private known = { start: 0, end: 0 };
 
   constructor(file: HostFile, state: RawState, { log, recognizedName }: RawImageOptions) {
     this.file = file;
@@ -137,12 +142,17 @@ export class RawImage implements WritableImage {
 
   map(offset: GuestOffset, length: number): Extent {
     const end = offset + length;
+    const { known } = this;
+    if (offset >= known.start && offset < known.end) {
+      return { start: offset, length: Math.min(known.end, end) - offset, status: 'data', hostOffset: offset };
+    }
     const data = Math.min(this.file.seekData(hostOffset(offset)), end);
     if (data > offset) return { start: offset, length: data - offset, status: 'zero', hostOffset: offset };
     // the end of the last sector, which the file has only in part
     if (offset >= this.file.size()) return { start: offset, length, status: 'zero' };
-    const hole = Math.min(this.file.seekHole(hostOffset(offset)), end);
-    return { start: offset, length: Math.max(hole - offset, 1), status: 'data', hostOffset: offset };
+    const hole = this.file.seekHole(hostOffset(offset));
+    if (this.readOnly) this.known = { start: offset, end: hole };
+    return { start: offset, length: Math.max(Math.min(hole, end) - offset, 1), status: 'data', hostOffset: offset };
   }
 
   mapStatus(offset: GuestOffset, length: number): StatusRun {
