@@ -112,7 +112,7 @@ const RULES = [
     from: 'unread.read(after(start, done), part);',
     to: 'void unread;',
     test: 'test/unit/format/qcow2/unread-free.test.ts',
-    only: 'is free once',
+    only: 'not free before it is punched',
   },
   {
     rule: 'R10',
