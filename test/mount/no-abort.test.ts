@@ -86,7 +86,7 @@ describe('a busy mount whose connection cannot be aborted', () => {
       wait $mount && echo "exit code $?"
       grep -o "is closed and clean" log
       kill -0 $user && echo "still used"
-      ls ${bench.runtime}
+      ls ${bench.runtime} | grep -v "^closed$" || true
       kill $user
       ${EPILOGUE}`);
     expect(output).toMatch(/^exit code 0\nis closed and clean\nstill used\n.*"dirty-flag": false,?\nchecked\nhello$/);
