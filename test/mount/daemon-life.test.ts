@@ -394,6 +394,11 @@ describe('a daemon', () => {
     });
     await until(() => childOf(parent.pid!) !== null || parent.exitCode !== null, 'the mount process');
     const child = childOf(parent.pid!);
+    if (child === null && parent.exitCode === 0) {
+      // the whole mount was faster than the first look
+      expect(bench.imgfuse('unmount', 'mnt').code).toBe(0);
+      return;
+    }
     parent.kill('SIGKILL');
     if (child !== null) expect(await outlives(child, 10_000)).toBe(false);
     expect(mountsUnder(bench.directory)).toEqual([]);
