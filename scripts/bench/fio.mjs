@@ -45,3 +45,18 @@ export function fioSubjects(workshop) {
   const qemu = { name: 'QEMU', mount: workshop.mountQemu.bind(workshop) };
   return [{ name: build.name, mount: mount(build.cli) }, second, ...(workshop.hasQemu ? [qemu] : [])];
 }
+
+/** The rows of an image of 1 GiB that is full; `mounts` are those of the subjects, in their order. */
+export async function allocatedRows(measurements, format, rows, subjects, mounts) {
+  for (const { row, unit, args } of rows) {
+    await measurements.row({
+      section: `${format}, 1 GiB, all of it allocated`,
+      row,
+      unit,
+      subjects: subjects.map(({ name }, index) => ({
+        name,
+        sample: () => fio(mounts[index].file, args, unit, measurements.seconds),
+      })),
+    });
+  }
+}

@@ -44,44 +44,38 @@ async function besideProgram(workshop, measurements) {
   await mount.unmount();
 }
 
-async function besideWrites(workshop, measurements, format) {
-  const row = 'read 4k beside allocating writes';
-  if (!measurements.wants(row)) return;
-  const image = workshop.path(`writes.${format}`);
-  const sample = async (beside) => {
-    workshop.imgfuse('create', '-f', format, image, String(SIZE));
-    const mount = workshop.mountImgfuse(workshop.builds[0].cli, image, workshop.path('mnt'), rawOption(format));
-    fill(mount.file, String(READ_BYTES));
-    const figure = await percentile(mount.file, measurements.seconds, async (seconds) => {
-      if (beside) await writes(mount.file, seconds);
-      else await sleep(seconds * 1000);
-    });
-    noteHolds(workshop.directory);
-    await mount.unmount();
-    rmSync(image);
-    return figure;
-  };
-  await compare(measurements, format, row, sample);
+function besideWrites(workshop, measurements, format) {
+  return besideChange(workshop, measurements, format, {
+    row: 'read 4k beside allocating writes',
+    make: (image) => workshop.imgfuse('create', '-f', format, image, String(SIZE)),
+    change: writes,
+  });
 }
 
-async function besideDiscard(workshop, measurements, format) {
-  const row = 'read 4k beside a discard of 1 TiB';
+function besideDiscard(workshop, measurements, format) {
+  return besideChange(workshop, measurements, format, {
+    row: 'read 4k beside a discard of 1 TiB',
+    make: (image) => makeMapped(workshop, format, image),
+    change: discards,
+  });
+}
+
+async function besideChange(workshop, measurements, format, { row, make, change }) {
   if (!measurements.wants(row)) return;
-  const image = workshop.path(`discard.${format}`);
-  const sample = async (beside) => {
-    makeMapped(workshop, format, image);
+  const image = workshop.path(`changed.${format}`);
+  await compare(measurements, format, row, async (beside) => {
+    make(image);
     const mount = workshop.mountImgfuse(workshop.builds[0].cli, image, workshop.path('mnt'), rawOption(format));
     fill(mount.file, String(READ_BYTES));
     const figure = await percentile(mount.file, measurements.seconds, async (seconds) => {
-      if (beside) await discards(mount.file, seconds);
+      if (beside) await change(mount.file, seconds);
       else await sleep(seconds * 1000);
     });
     noteHolds(workshop.directory);
     await mount.unmount();
     rmSync(image);
     return figure;
-  };
-  await compare(measurements, format, row, sample);
+  });
 }
 
 function compare(measurements, format, row, sample) {

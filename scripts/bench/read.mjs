@@ -1,7 +1,7 @@
 // Reads of an image of 1 GiB, all of it allocated. The subjects have the same file mounted at the same time, because the page
 // cache of another file may lie in smaller or larger pieces.
 
-import { fill, fio, fioSubjects } from './fio.mjs';
+import { allocatedRows, fill, fioSubjects } from './fio.mjs';
 
 const ROWS = [
   { row: 'sequential read 1M', unit: 'MiB/s', args: ['--rw=read', '--bs=1M'] },
@@ -31,16 +31,6 @@ async function runFormat(workshop, measurements, format) {
   for (const [index, subject] of subjects.entries()) {
     mounts.push(await subject.mount(image, workshop.path(`read-${index}`), format, { sharing: true }));
   }
-  for (const { row, unit, args } of ROWS) {
-    await measurements.row({
-      section: `${format}, 1 GiB, all of it allocated`,
-      row,
-      unit,
-      subjects: subjects.map(({ name }, index) => ({
-        name,
-        sample: () => fio(mounts[index].file, args, unit, measurements.seconds),
-      })),
-    });
-  }
+  await allocatedRows(measurements, format, ROWS, subjects, mounts);
   for (const mount of mounts) await mount.unmount();
 }

@@ -1,6 +1,6 @@
 // Writes in place: an image of 1 GiB, all of it allocated, one for each subject.
 
-import { fill, fio, fioSubjects } from './fio.mjs';
+import { allocatedRows, fill, fioSubjects } from './fio.mjs';
 
 const ROWS = [
   { row: 'random write 4k, depth 1', unit: 'IOPS', args: ['--rw=randwrite', '--bs=4k'] },
@@ -19,17 +19,7 @@ export async function run(workshop, measurements) {
       mounts.push(await subject.mount(image, workshop.path(`write-${index}`), format));
       fill(mounts[index].file, '1g');
     }
-    for (const { row, unit, args } of ROWS) {
-      await measurements.row({
-        section: `${format}, 1 GiB, all of it allocated`,
-        row,
-        unit,
-        subjects: subjects.map(({ name }, index) => ({
-          name,
-          sample: () => fio(mounts[index].file, args, unit, measurements.seconds),
-        })),
-      });
-    }
+    await allocatedRows(measurements, format, ROWS, subjects, mounts);
     for (const mount of mounts) await mount.unmount();
   }
 }
