@@ -273,9 +273,10 @@ export class VirtualDisk {
 
   /** The image is closed clean, and its files are still open and locked. */
   private mark(): void {
-    if (this.marks === null) return;
-    const facts = this.writable?.closedFacts?.() ?? null;
-    if (this.writable !== null && facts !== null) this.marks.keep(this.writable, facts);
+    const { marks, writable } = this;
+    if (marks === null || writable === null) return;
+    const facts = writable.closedFacts?.() ?? null;
+    if (facts !== null) marks.keep(writable, facts);
   }
 
   /** All files of the whole chain; an image file comes after the others of its image. */
