@@ -13,7 +13,7 @@
 
 import { type HostCluster, hostCluster } from '../../bytes/offsets.ts';
 import { createSharedByteMap, SharedByteMap, type SharedByteMapState } from '../../concurrency/shared-byte-map.ts';
-import { assert } from '../../errors/index.ts';
+import { assert, ImgfuseError } from '../../errors/index.ts';
 
 const USED = 0;
 const FREED = 1;
@@ -122,7 +122,7 @@ export class FreeClusters {
     return this.words[FREED]! + this.words[SETTLING]!;
   }
 
-  /** The last references to `count` clusters from `start` on are removed, or they were never linked. */
+  /** The last references to `count` clusters from `start` on are removed, or they were never linked. Throws corrupt. */
   markFreed(start: HostCluster, count: number): void {
     this.leaveUsed(start, count, FREED);
   }
@@ -133,7 +133,7 @@ export class FreeClusters {
     for (let at = start as number; ; at++) {
       at = this.states.findOther(USED, at, end);
       if (at < 0) break;
-      if (!this.isGiven(hostCluster(at))) assert(false, `host cluster ${at} is freed twice`);
+      if (!this.isGiven(hostCluster(at))) throw freedTwice(at);
       this.keepGiven(hostCluster(at));
     }
     this.states.fill(start, end, state);
@@ -245,4 +245,9 @@ export class FreeClusters {
     if (to === FREE) this.words[FREE_HINT] = Math.min(this.words[FREE_HINT]!, start);
     if (to !== USED) this.words[to] = this.words[to]! + (end - start);
   }
+}
+
+/** The walk of an open finds such entries; they are met here if the image was taken for one that needs no walk. */
+function freedTwice(cluster: number): ImgfuseError {
+  return new ImgfuseError('corrupt', `two entries refer to host cluster ${cluster}; run imgfuse check`);
 }

@@ -8,6 +8,7 @@ import type { Mutex } from '../../concurrency/mutex.ts';
 import { ImgfuseError, isHostFull } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import { type FreeClusters, RUNS_LOOKED_AT } from '../mapped/free-clusters.ts';
+import type { WriteTracker } from '../write-tracker.ts';
 import type { Geometry } from './geometry.ts';
 import type { QedNumbers } from './state.ts';
 
@@ -26,12 +27,14 @@ export class Allocator {
   private readonly geometry: Geometry;
   private readonly numbers: QedNumbers;
   private readonly free: FreeClusters;
+  private readonly tracker: WriteTracker;
 
-  constructor(file: HostFile, geometry: Geometry, numbers: QedNumbers, free: FreeClusters) {
+  constructor(file: HostFile, geometry: Geometry, numbers: QedNumbers, free: FreeClusters, tracker: WriteTracker) {
     this.file = file;
     this.geometry = geometry;
     this.numbers = numbers;
     this.free = free;
+    this.tracker = tracker;
   }
 
   /** One to `count` adjoining clusters. Throws no-space or limit, and nothing has changed then. */
@@ -56,9 +59,17 @@ export class Allocator {
     }
   }
 
-  /** Clusters whose last reference is gone, or which were never linked. They wait for two flushes (R5). */
+  /**
+   * Clusters whose last reference is gone, or which were never linked. They wait for two flushes (R5). A cluster that is not in
+   * use turns the image read-only: another entry may still refer to it, and it must not be used again.
+   */
   release(offset: HostOffset, count: number): void {
-    this.free.markFreed(this.geometry.clusterOf(offset), count);
+    try {
+      this.free.markFreed(this.geometry.clusterOf(offset), count);
+    } catch (error) {
+      this.tracker.fail(error);
+      throw error;
+    }
   }
 
   /** Gives FREE clusters at the end back and sets the length of the file to what is in use. */

@@ -60,7 +60,7 @@ export function connect(
   const dirtyBit = new DirtyBit(file, header, lock, words, numbers, tracker);
   const tables = new Tables(file, new TableCache(state.cache), geometry);
   const mapper = new Mapper(file, header, geometry, tables, pending, numbers);
-  const allocator = new Allocator(file, geometry, numbers, free);
+  const allocator = new Allocator(file, geometry, numbers, free, tracker);
   const linker = new Linker(hostOffset(header.l1TableOffset), geometry, tables, mapper, allocator, tracker, pending);
   const flush = new Flush(file, geometry, lock, tracker, pending, linker, free, numbers, log);
   const reusable = () => ({ waiting: free.unsettledCount, free: free.freeCount });
