@@ -38,11 +38,16 @@ async function closeInspector(log: Log): Promise<void> {
   log('warning', 'the inspector of Node is closed: a mount is only debugged in the foreground, with -d');
 }
 
-/** Node options for a mount process: those of this process without the inspector; SIGUSR1 is disabled if Node can do that. */
+/** Without it, helper threads of V8's collector take the processors from other requests, and a read waits for them. */
+const ONE_COLLECTOR = '--single-threaded-gc';
+/** Node then does not open its inspector for a signal; not every version knows it. */
+const DEAF = '--disable-sigusr1';
+
+/** Node options for a mount process: those of this process without the inspector, and what a mount needs of V8. */
 export function nodeOptions(options: readonly string[]): string[] {
   const kept = options.filter((option) => !INSPECTOR_OPTION.test(option));
-  const deaf = '--disable-sigusr1';
-  return process.allowedNodeEnvironmentFlags.has(deaf) && !kept.includes(deaf) ? [...kept, deaf] : kept;
+  const added = process.allowedNodeEnvironmentFlags.has(DEAF) ? [DEAF, ONE_COLLECTOR] : [ONE_COLLECTOR];
+  return [...kept, ...added.filter((option) => !kept.includes(option))];
 }
 
 /**
