@@ -41,7 +41,7 @@ describe('the source tree', () => {
   test('has only folders that the table knows', () => {
     const folders = new Set(modules.map(({ path }) => folderOf(path)));
     const known =
-      /^(bytes|errors|native|host|concurrency|codec|format|format\/[a-z0-9]+|disk|filesystem|fuse|mounts|daemon|cli)$/;
+      /^(bytes|errors|native|host|concurrency|codec|format|format\/[a-z0-9]+|disk|guest\/partitions|filesystem|fuse|mounts|guest|daemon|cli)$/;
     expect([...folders].filter((folder) => !known.test(folder))).toEqual([]);
   });
 
@@ -123,6 +123,16 @@ describe('a rule bites where a module breaks it', () => {
       'filesystem takes types from other files of fuse',
       made('filesystem/x.ts', `import type { A } from '../fuse/server.ts';`),
       /may not import fuse/,
+    ],
+    [
+      'the tree of a mount starts programs',
+      made('filesystem/x.ts', `import { a } from '../guest/blkid.ts';`),
+      /filesystem may not import guest$/,
+    ],
+    [
+      'the parsers of partitions know what a disk is made of',
+      made('guest/partitions/x.ts', `import type { V } from '../../disk/index.ts';`),
+      /guest\/partitions may not import disk/,
     ],
     [
       'an import hides in a function',

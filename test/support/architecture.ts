@@ -25,7 +25,8 @@ export const MAX_FILES = 25;
 /**
  * Which folders a folder may import, itself aside. A folder stands above all that it imports, so no arrow leads upwards. "format"
  * are the files shared by all formats, "format/mapped" those shared by formats that map the disk through tables, "format/*" the
- * folder of one format; src/cli.ts, the entry, belongs to "cli".
+ * folder of one format; src/cli.ts, the entry, belongs to "cli". "guest/partitions" knows disks as bytes only, so that the tree of a
+ * mount can be built on it; the rest of "guest" starts programs.
  */
 const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   bytes: [],
@@ -40,11 +41,13 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   'format/*': ['bytes', 'errors', 'concurrency', 'host', 'codec', 'format', 'format/mapped'],
   disk: ['bytes', 'errors', 'concurrency', 'host', 'format'],
   fuse: ['bytes', 'errors', 'native'],
-  filesystem: ['bytes', 'errors', 'concurrency', 'disk'],
+  'guest/partitions': ['bytes', 'errors'],
+  filesystem: ['bytes', 'errors', 'concurrency', 'disk', 'guest/partitions'],
   mounts: ['bytes', 'errors', 'native', 'host', 'fuse'],
+  guest: ['bytes', 'errors', 'host', 'guest/partitions'],
   // native: flags of threads, the note to systemd, the end of a process whose threads are busy
-  daemon: ['bytes', 'errors', 'native', 'host', 'disk', 'fuse', 'filesystem', 'mounts'],
-  cli: ['bytes', 'errors', 'host', 'disk', 'mounts', 'daemon'],
+  daemon: ['bytes', 'errors', 'native', 'host', 'disk', 'fuse', 'filesystem', 'mounts', 'guest', 'guest/partitions'],
+  cli: ['bytes', 'errors', 'host', 'disk', 'mounts', 'daemon', 'guest', 'guest/partitions'],
 };
 
 /** Single files that may import one more folder. */
@@ -61,6 +64,7 @@ const DOORS: Readonly<Record<string, readonly string[]>> = {
   'format/*': ['index.ts'],
   disk: ['index.ts'],
   filesystem: ['index.ts'],
+  'guest/partitions': ['index.ts'],
   // the mount table alone, for commands that must start fast; and what a filesystem is
   fuse: ['index.ts', 'mount-table.ts', 'filesystem.ts'],
 };
@@ -262,10 +266,11 @@ export function filesWithExceptions(): string[] {
   return [...Object.keys(EXTRA_IMPORTS), ...FILESYSTEM_USERS];
 }
 
-/** "format/qed" for a format's folder, "format" for what they share, otherwise the first folder; "cli" for src/cli.ts. */
+/** "format/qed" for a format's folder, "format" for what they share, "guest/partitions" for the leaf of guest, otherwise the first folder; "cli" for src/cli.ts. */
 export function folderOf(path: string): string {
   const parts = path.split('/');
   if (parts[0] === 'format' && parts.length > 2) return `format/${parts[1]}`;
+  if (path.startsWith('guest/partitions/')) return 'guest/partitions';
   return parts.length === 1 ? path.replace(/\.ts$/, '') : parts[0]!;
 }
 
