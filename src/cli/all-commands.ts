@@ -4,8 +4,10 @@ import { EXIT_MOUNT, EXIT_OK, EXIT_USAGE } from '../errors/exit-codes.ts';
 import { ArgumentError, asksFor, checkArguments, UnknownOptionError } from './check-arguments.ts';
 import { type Choice, chooseCommand, isCommand, MissingImageError, unknownCommand } from './choose-command.ts';
 import { type Command, type CommandName, runChecked } from './command.ts';
+import { attachCommand } from './commands/attach.ts';
 import { checkCommand } from './commands/check.ts';
 import { createCommand } from './commands/create.ts';
+import { detachCommand } from './commands/detach.ts';
 import { infoCommand } from './commands/info.ts';
 import { mapCommand } from './commands/map.ts';
 import { mountCommand } from './commands/mount.ts';
@@ -55,6 +57,8 @@ export const PROGRAM: readonly Command[] = [
   mountCommand,
   unmountCommand,
   remountCommand,
+  attachCommand,
+  detachCommand,
   statusCommand,
   createCommand,
   infoCommand,
@@ -90,7 +94,7 @@ async function runCommand(name: CommandName, argv: readonly string[]): Promise<n
   const checked = check(command, argv);
   if (checked.wantsHelp) return help(name);
   if (checked.wantsVersion) return printVersion();
-  return runChecked(command, checked.names, readOptions(command.options, checked.options));
+  return runChecked(command, checked, readOptions(command.options, checked.options));
 }
 
 /** Improves the message for an unknown option: it names the commands that have it. */

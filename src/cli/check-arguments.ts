@@ -9,6 +9,8 @@ export interface CheckedArguments {
   /** each one "--name" or "--name=value", in the order in which they were typed */
   readonly options: readonly string[];
   readonly names: readonly string[];
+  /** the program after "--", for a command that runs one */
+  readonly program?: readonly string[];
   readonly wantsHelp: boolean;
   readonly wantsVersion: boolean;
 }
@@ -51,10 +53,12 @@ export function checkArguments(shape: CommandShape, argv: readonly string[]): Ch
   if (wantsHelp || wantsVersion) return { options: [], names: [], wantsHelp, wantsVersion };
   const names: string[] = [];
   const found: FoundOption[] = [];
+  let program: readonly string[] | undefined;
   for (let index = 0; index < argv.length; index++) {
     const argument = argv[index]!;
     if (argument === '--') {
-      names.push(...argv.slice(index + 1));
+      if (shape.runsProgram === true) program = argv.slice(index + 1);
+      else names.push(...argv.slice(index + 1));
       break;
     }
     // resize IMAGE -1G: this argument is a size, because no option is a digit
@@ -71,12 +75,14 @@ export function checkArguments(shape: CommandShape, argv: readonly string[]): Ch
   }
   for (const option of found) checkValue(option, shape);
   checkOptions(found, shape);
+  if (program?.length === 0) throw new ArgumentError(`no COMMAND follows "--": ${usageOf(shape)}`, shape.name);
   checkNames(
     names,
     shape,
     found.some(({ option, value }) => value !== undefined && value === option.asks),
   );
-  return { options: found.map(canonicalOption), names, wantsHelp, wantsVersion };
+  const options = found.map(canonicalOption);
+  return { options, names, ...(program === undefined ? {} : { program }), wantsHelp, wantsVersion };
 }
 
 /** Whether --help or --version is among the options, even if the other arguments are wrong. */

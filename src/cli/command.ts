@@ -7,6 +7,8 @@ export const COMMANDS = [
   'unmount',
   'umount',
   'remount',
+  'attach',
+  'detach',
   'status',
   'create',
   'info',
@@ -59,6 +61,8 @@ export interface CommandShape {
   readonly options: Options;
   /** pairs of options of which only one may be given */
   readonly excludes?: readonly (readonly [string, string])[];
+  /** the arguments after "--" are a program to run, with its own arguments */
+  readonly runsProgram?: boolean;
 }
 
 export interface Command extends CommandShape {
@@ -74,17 +78,17 @@ export interface Command extends CommandShape {
 
 /**
  * Runs a command with its checked arguments.
- * @param names in their order
+ * @param given the names in their order, and the program to run
  * @param options as the command takes them
  * @returns the exit code
  */
 export function runChecked(
   command: Command,
-  names: readonly string[],
+  { names, program }: { readonly names: readonly string[]; readonly program?: readonly string[] },
   options: Readonly<Record<string, unknown>>,
 ): number | Promise<number> {
   const named = Object.fromEntries(names.map((value, index) => [command.names[index]!.name, value]));
-  return command.run({ output: 'human', ...options, ...named } as never);
+  return command.run({ output: 'human', ...options, ...named, ...(program === undefined ? {} : { program }) } as never);
 }
 
 export const OUTPUT_MODES = ['human', 'json'] as const;
@@ -102,11 +106,11 @@ export const GLOBAL_OPTIONS = {
 } as const satisfies Options;
 
 /** "imgfuse create IMAGE [SIZE]" */
-export function usageOf({ name, names }: Pick<CommandShape, 'name' | 'names'>): string {
+export function usageOf({ name, names, runsProgram }: Omit<CommandShape, 'options'>): string {
   const words = names.map((each) =>
     each.optional === true ? `[${each.name.toUpperCase()}]` : each.name.toUpperCase(),
   );
-  return [PROGRAM_NAME, name, ...words].join(' ');
+  return [PROGRAM_NAME, name, ...words, ...(runsProgram === true ? ['[-- COMMAND...]'] : [])].join(' ');
 }
 
 export const QUIET: Option = { type: 'boolean', short: 'q', description: 'print nothing' };

@@ -11,6 +11,8 @@ const QUICK: Partial<Record<CommandName, () => Promise<Command>>> = {
   status: async () => (await import('./commands/status.ts')).statusCommand,
   unmount: unmountCommand,
   umount: unmountCommand,
+  attach: async () => (await import('./commands/attach.ts')).attachCommand,
+  detach: async () => (await import('./commands/detach.ts')).detachCommand,
   remount: async () => (await import('./commands/remount.ts')).remountCommand,
   create: async () => (await import('./commands/create.ts')).createCommand,
   info: async () => (await import('./commands/info.ts')).infoCommand,
@@ -36,7 +38,7 @@ export async function quickCommand(argv: readonly string[]): Promise<(() => numb
   const found = command;
   if (checked.wantsHelp) return null;
   if (checked.wantsVersion) return printVersion;
-  return () => runChecked(found, checked.names, readOptions(found.options, checked.options));
+  return () => runChecked(found, checked, readOptions(found.options, checked.options));
 }
 
 /** Checked options ("--name=value", "--name") as a command takes them: lists add up; of any other option the last one counts. */

@@ -28,7 +28,7 @@ export async function startMount(parsed: ParsedMountArguments): Promise<number> 
       const { runMountProcess } = await import('../daemon/mount-process.ts');
       return await runMountProcess(request, inForeground(request.json));
     }
-    return await spawnMountProcess(request);
+    return await startInBackground(request, ({ sentence }) => complain(sentence));
   } catch (error) {
     complainAbout(error);
     return mountExitCode(error);
@@ -67,11 +67,18 @@ function descriptorsFor(mountpoint: string, nothing: number): ('ignore' | 'ipc' 
   return descriptors;
 }
 
+export type StartFailure = Extract<StartReport, { readonly type: 'failed' }>;
+
 /**
- * A mount process without the password for an encrypted image ends. This process, which has the terminal, asks for the password
- * and starts another one. @returns the exit code that the mount process reported
+ * Starts a mount process in the background. One without the password for an encrypted image ends; this process, which has the
+ * terminal, asks for the password and starts another one.
+ * @param explain is told why the mount process could not mount
+ * @returns the exit code that the mount process reported
  */
-async function spawnMountProcess(request: MountRequest): Promise<number> {
+export async function startInBackground(
+  request: MountRequest,
+  explain: (failure: StartFailure) => void,
+): Promise<number> {
   await closeBeyondLimit();
   const given = givenPassword({ 'key-file': request.keyFile, 'key-env': request.keyEnv });
   const base64 = (password: Uint8Array): string => Buffer.from(password).toString('base64');
@@ -79,7 +86,7 @@ async function spawnMountProcess(request: MountRequest): Promise<number> {
   for (;;) {
     const follow = given !== null || byImage.length > 0;
     const passwords = follow ? { given: given === null ? null : base64(given), byImage } : null;
-    const outcome = await spawnOnce(request, passwords);
+    const outcome = await spawnOnce(request, passwords, explain);
     if (typeof outcome === 'number') return outcome;
     byImage.push([outcome.passwordNeeded, base64(ask(outcome.passwordNeeded))]);
   }
@@ -88,6 +95,7 @@ async function spawnMountProcess(request: MountRequest): Promise<number> {
 function spawnOnce(
   request: MountRequest,
   passwords: PasswordMessage | null,
+  explain: (failure: StartFailure) => void,
 ): Promise<number | { readonly passwordNeeded: string }> {
   return new Promise((resolve) => {
     const nothing = openNothing();
@@ -122,9 +130,9 @@ function spawnOnce(
       if (report.type === 'note') {
         complain(report.sentence);
       } else if (report.type === 'failed') {
-        const { exitCode, passwordNeeded, sentence } = report;
+        const { exitCode, passwordNeeded } = report;
         // no message: this process was told to end
-        if (passwordNeeded === undefined && signals.exitCode() === null) complain(sentence);
+        if (passwordNeeded === undefined && signals.exitCode() === null) explain(report);
         outcome = passwordNeeded === undefined ? exitCode : { passwordNeeded };
       } else if (signals.exitCode() === null) {
         progress.end();

@@ -132,12 +132,15 @@ async function reportFailure(error: unknown, isDaemon: boolean, files: RuntimeFi
     error instanceof ImgfuseError
       ? describeError(error)
       : (describeShortage(error) ?? `internal error: ${(error as Error)?.stack ?? error}`);
-  const needed =
-    error instanceof ImgfuseError && error.context.operation === PASSWORD_NEEDED ? error.context.path : undefined;
+  const known = error instanceof ImgfuseError ? error : null;
+  const operation = known?.context.operation;
+  const needed = operation === PASSWORD_NEEDED ? known?.context.path : undefined;
   const failed = {
     type: 'failed',
     sentence,
     exitCode,
+    ...(known === null ? {} : { kind: known.kind }),
+    ...(operation === undefined ? {} : { operation }),
     ...(needed === undefined ? {} : { passwordNeeded: needed }),
   } as const;
   const isHeard = await report(failed);

@@ -3,6 +3,7 @@
 // Invariant: the mount process notices if the command is gone, so that no mount appears that nobody waits for.
 
 import type { OpenStep } from '../disk/index.ts';
+import type { ErrorKind } from '../errors/index.ts';
 import type { PasswordSource } from '../host/passwords.ts';
 import type { MountRecord } from '../mounts/runtime-directory.ts';
 import type { MountRequest } from './mount-request.ts';
@@ -16,6 +17,9 @@ export type StartReport =
       readonly type: 'failed';
       readonly sentence: string;
       readonly exitCode: number;
+      /** of the error, unless it is a bug or the mount was told to end */
+      readonly kind?: ErrorKind;
+      readonly operation?: string;
       /** the encrypted image that needs a password */
       readonly passwordNeeded?: string;
     }

@@ -51,3 +51,11 @@ export function nameProcess(line: string): void {
     writeFileSync('/proc/self/comm', 'imgfuse');
   } catch {}
 }
+
+/** Whether the terminal of this process sends its signals, such as that of Ctrl-C, to the process group of this one. */
+export function isForegroundOfTerminal(): boolean {
+  const stat = readText('/proc/self/stat') ?? '';
+  // state is field 0 behind the name: ppid, pgrp, session, tty_nr, tpgid follow
+  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+  return fields[2] !== undefined && fields[2] === fields[5];
+}

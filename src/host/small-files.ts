@@ -17,6 +17,7 @@ import {
   readlinkSync,
   readSync,
   renameSync,
+  rmdirSync,
   statSync,
   unlinkSync,
   writeFileSync,
@@ -153,5 +154,12 @@ export function appendLine(path: string, line: string): void {
 export function removeFile(path: string): void {
   try {
     unlinkSync(hostPath(path));
+  } catch {}
+}
+
+/** Removes an empty directory. A missing one is fine; one that is not empty, or a mountpoint, stays. */
+export function removeDirectory(path: string): void {
+  try {
+    rmdirSync(hostPath(path));
   } catch {}
 }

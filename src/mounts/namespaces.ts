@@ -2,7 +2,7 @@
 // It finds a namespace only through a process in it that this user may inspect, so it never finds one without processes.
 
 import { shellQuote } from '../bytes/printable.ts';
-import { mountsSeenBy } from '../fuse/mount-table.ts';
+import { type MountEntry, mountsSeenBy } from '../fuse/mount-table.ts';
 import { processIds, processName } from '../host/processes.ts';
 import { linkTarget } from '../host/small-files.ts';
 import { deviceOf } from './mountpoint.ts';
@@ -24,12 +24,17 @@ export interface PlaceElsewhere {
  * @param preferred pid of the process to name if there are several
  */
 export function findElsewhere(device: string, preferred: number): PlaceElsewhere | null {
+  return findMountElsewhere(({ major, minor }) => `${major}:${minor}` === device, preferred);
+}
+
+/** Where a mount that fits is found outside this mount namespace; see findElsewhere(). */
+export function findMountElsewhere(fits: (mount: MountEntry) => boolean, preferred: number): PlaceElsewhere | null {
   const looked = new Set([linkTarget('/proc/self/ns/mnt')]);
   for (const pid of [preferred, ...processIds()]) {
     const namespace = linkTarget(`/proc/${pid}/ns/mnt`);
     if (namespace === null || looked.has(namespace)) continue;
     looked.add(namespace);
-    const mount = mountsSeenBy(pid).findLast(({ major, minor }) => `${major}:${minor}` === device);
+    const mount = mountsSeenBy(pid).findLast(fits);
     if (mount === undefined) continue;
     const isOtherUserNamespace = linkTarget(`/proc/${pid}/ns/user`) !== linkTarget('/proc/self/ns/user');
     return { mountpoint: mount.mountpoint, pid, name: processName(pid), isOtherUserNamespace };
@@ -49,7 +54,10 @@ export function describePlace({ mountpoint, pid, name }: PlaceElsewhere): string
 }
 
 /** The command that unmounts it there. */
-export function commandThere({ mountpoint, pid, isOtherUserNamespace }: PlaceElsewhere): string {
+export function commandThere(
+  { mountpoint, pid, isOtherUserNamespace }: PlaceElsewhere,
+  program = 'imgfuse unmount',
+): string {
   const user = isOtherUserNamespace ? '--user --preserve-credentials ' : '';
-  return `nsenter --target ${pid} ${user}--mount imgfuse unmount ${shellQuote(mountpoint)}`;
+  return `nsenter --target ${pid} ${user}--mount ${program} ${shellQuote(mountpoint)}`;
 }

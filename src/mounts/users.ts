@@ -12,6 +12,17 @@ import { liesIn, type ProcessUser, USERS_COMMAND } from './processes-inside.ts';
 /** limit for the search of other processes */
 const LOOK_MS = 3000;
 
+/** A loop device as sysfs shows it. */
+export interface LoopDevice {
+  readonly device: string;
+  /** the paths of the device and its partitions */
+  readonly names: readonly string[];
+  /** their numbers, "major:minor" */
+  readonly numbers: readonly string[];
+  /** the device detaches itself after its last user (mount -o loop) */
+  readonly autoclear: boolean;
+}
+
 /** A loop device whose backing file lies in the mount. */
 export interface LoopUser {
   readonly device: string;
@@ -71,25 +82,37 @@ function parseProcesses(text: string): ProcessUser[] {
   }
 }
 
-function findLoops(mountpoint: string, mounts: readonly MountEntry[]): LoopUser[] {
-  const loops: LoopUser[] = [];
+/** The loop devices whose file lies in the mount. */
+export function loopDevicesOver(mountpoint: string): LoopDevice[] {
+  const loops: LoopDevice[] = [];
   for (const name of namesIn('/sys/block')) {
     if (!name.startsWith('loop')) continue;
-    const backing = readText(`/sys/block/${name}/loop/backing_file`)?.replace(/\n$/, '');
+    const folder = `/sys/block/${name}`;
+    const backing = readText(`${folder}/loop/backing_file`)?.replace(/\n$/, '');
     if (backing === undefined || !liesIn(backing.replace(/ \(deleted\)$/, ''), mountpoint)) continue;
-    const device = `/dev/${name}`;
-    const numbers = [name, ...namesIn(`/sys/block/${name}`).filter((entry) => entry.startsWith(`${name}p`))].map(
-      (entry) => readText(entry === name ? `/sys/block/${name}/dev` : `/sys/block/${name}/${entry}/dev`)?.trim(),
-    );
+    const partitions = namesIn(folder).filter((entry) => entry.startsWith(`${name}p`));
+    const numbers = [folder, ...partitions.map((entry) => `${folder}/${entry}`)].map((each) => readText(`${each}/dev`));
     loops.push({
-      device,
-      mountpoints: mounts
-        .filter((mount) => numbers.includes(`${mount.major}:${mount.minor}`))
-        .map((mount) => mount.mountpoint),
-      autoclear: readText(`/sys/block/${name}/loop/autoclear`)?.trim() === '1',
+      device: `/dev/${name}`,
+      names: [name, ...partitions].map((entry) => `/dev/${entry}`),
+      numbers: numbers.map((number) => number?.trim() ?? ''),
+      autoclear: readText(`${folder}/loop/autoclear`)?.trim() === '1',
     });
   }
   return loops;
+}
+
+/** Whether a file system lies on the loop device. One that has a device number of its own, as btrfs has, says so by its source. */
+export function isMountedFrom({ names, numbers }: LoopDevice, { major, minor, source }: MountEntry): boolean {
+  return numbers.includes(`${major}:${minor}`) || names.includes(source);
+}
+
+function findLoops(mountpoint: string, mounts: readonly MountEntry[]): LoopUser[] {
+  return loopDevicesOver(mountpoint).map((loop) => ({
+    device: loop.device,
+    mountpoints: mounts.filter((mount) => isMountedFrom(loop, mount)).map((mount) => mount.mountpoint),
+    autoclear: loop.autoclear,
+  }));
 }
 
 /** The users of the mount in one phrase; null if none was found. */

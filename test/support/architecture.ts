@@ -44,7 +44,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   'guest/partitions': ['bytes', 'errors'],
   filesystem: ['bytes', 'errors', 'concurrency', 'disk', 'guest/partitions'],
   mounts: ['bytes', 'errors', 'native', 'host', 'fuse'],
-  guest: ['bytes', 'errors', 'host', 'guest/partitions'],
+  guest: ['bytes', 'errors', 'host', 'fuse', 'mounts', 'guest/partitions'],
   // native: flags of threads, the note to systemd, the end of a process whose threads are busy
   daemon: ['bytes', 'errors', 'native', 'host', 'disk', 'fuse', 'filesystem', 'mounts', 'guest', 'guest/partitions'],
   cli: ['bytes', 'errors', 'host', 'disk', 'mounts', 'daemon', 'guest', 'guest/partitions'],

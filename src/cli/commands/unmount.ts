@@ -32,7 +32,7 @@ export interface UnmountOptions {
   readonly quiet: boolean;
 }
 
-interface Outcome {
+export interface Outcome {
   readonly closed: boolean;
   readonly clean: boolean;
   readonly image?: string | undefined;
@@ -65,7 +65,8 @@ export async function unmount(path: string, options: UnmountOptions): Promise<nu
   return outcome.exitCode;
 }
 
-async function unmountTarget(target: Target, options: UnmountOptions): Promise<Outcome> {
+/** @throws ImgfuseError what keeps it mounted */
+export async function unmountTarget(target: Target, options: UnmountOptions): Promise<Outcome> {
   const { record, mount } = target;
   const image = record?.image ?? mount?.source;
   const client = record?.alive === true ? await ControlClient.connect(record.socketPath) : null;

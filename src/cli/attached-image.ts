@@ -1,0 +1,49 @@
+// The mount of an image on behalf of `attach` and `detach`, and what they say: the same mount processes as those of `mount` and
+// `unmount`, whose sentences become part of the answer.
+
+import { EXIT_OK } from '../errors/exit-codes.ts';
+import { ImgfuseError } from '../errors/index.ts';
+import type { ClosedImage } from '../guest/detach.ts';
+import { assertLimits } from '../host/process-limits.ts';
+import { findTarget, type Target } from '../mounts/target.ts';
+import { unmountTarget } from './commands/unmount.ts';
+import { mountRequest, type ParsedMountArguments } from './mount-arguments.ts';
+import { complain } from './output.ts';
+import { startInBackground } from './start-mount.ts';
+
+/** Mounts an image in the background. @throws ImgfuseError as the mount process reported it */
+export async function openImage(parsed: ParsedMountArguments): Promise<void> {
+  const request = { ...mountRequest(parsed), foreground: false, debug: false, json: false };
+  assertLimits(request.workers);
+  let failure: ImgfuseError | null = null;
+  const exitCode = await startInBackground(request, ({ kind, operation, sentence }) => {
+    const context = operation === undefined ? {} : { operation };
+    failure = new ImgfuseError(kind ?? 'io', sentence, { path: request.image, ...context });
+  });
+  if (exitCode === EXIT_OK) return;
+  throw failure ?? new ImgfuseError('io', `${request.image} is not mounted`, { path: request.image });
+}
+
+/** Unmounts the image that is mounted there and waits for its close; null if there is neither a mount nor a process. */
+export async function closeImage(mountpoint: string): Promise<ClosedImage | null> {
+  let target: Target;
+  try {
+    target = findTarget(mountpoint);
+  } catch (error) {
+    if (error instanceof ImgfuseError && error.kind === 'missing') return null;
+    throw error;
+  }
+  const left = target.record?.alive === false ? target.record.left : undefined;
+  const { closed, clean, error, notes, exitCode } = await unmountTarget(target, {
+    lazy: false,
+    patient: true,
+    output: 'human',
+    quiet: true,
+  });
+  // a mount whose process is gone is removed; whether that had closed the image is what it has left behind
+  const isRemoved = exitCode === EXIT_OK && !closed;
+  return { closed: closed || isRemoved, clean: clean || left?.clean === true, error, notes };
+}
+
+/** Tells the user something about the way, on stderr. */
+export const note = complain;

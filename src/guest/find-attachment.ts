@@ -1,0 +1,42 @@
+// Finds the attachment that a command means: by a directory with the guest's files, by the image, by a loop device over its disk, or
+// by the mountpoint of the image.
+
+import { ImgfuseError } from '../errors/index.ts';
+import { canonicalEntry, canonicalPath } from '../host/canonical-path.ts';
+import { loopDevicesOver } from '../mounts/users.ts';
+import { type Attachment, listAttachments } from './attachments.ts';
+import { guestMountsOf } from './guest-mounts.ts';
+
+/** @throws ImgfuseError missing; usage if an image is attached at several places */
+export function findAttachment(name: string): Attachment {
+  const all = listAttachments();
+  const names = [canonicalEntry(name), canonicalPath(name)];
+  const at = all.find((each) => placesOf(each).some((place) => names.includes(place)));
+  if (at !== undefined) return at;
+  const over = all.find(({ disk }) => loopDevicesOver(disk).some((loop) => loop.names.includes(name)));
+  if (over !== undefined) return over;
+  const ofImage = attachmentsOf(canonicalPath(name));
+  const [first, ...more] = ofImage;
+  if (first === undefined) {
+    throw new ImgfuseError('missing', `${name} is not attached; "imgfuse status" lists what is mounted`, {
+      path: name,
+    });
+  }
+  if (more.length === 0) return first;
+  const places = ofImage.map(({ directory }) => directory).join(' and ');
+  throw new ImgfuseError('usage', `${name} is attached at ${places}; name the directory`, { path: name });
+}
+
+/** The attachments of an image. */
+export function attachmentsOf(image: string): Attachment[] {
+  return listAttachments().filter((each) => each.image === image);
+}
+
+function placesOf({ directory, disk, raw, partitions }: Attachment): string[] {
+  return [directory, disk, raw, ...partitions.map((each) => each.directory)];
+}
+
+/** The command that made it was killed, or its file systems were unmounted by hand: nobody uses it any more. */
+export function isLeftover(attachment: Attachment): boolean {
+  return !attachment.alive && (attachment.state !== 'attached' || guestMountsOf(attachment).length === 0);
+}

@@ -1,0 +1,154 @@
+// Mounts one file system of a guest from the raw file of its disk: mount(8) makes a loop device that the kernel frees by itself, so
+// a kill at any moment leaves the mount or nothing. Without root, or without loop devices, a program serves the file system.
+// Invariant: read-only means that nothing of it writes, not even the replay of a journal.
+
+import { ImgfuseError } from '../errors/index.ts';
+import { type MountEntry, readMountTable } from '../fuse/mount-table.ts';
+import { pathKind } from '../host/canonical-path.ts';
+import { readText } from '../host/small-files.ts';
+import { ownUid } from '../mounts/runtime-directory.ts';
+import { cloneFault, type FileSystem, fileSystem, type UserSpaceServer } from './file-systems.ts';
+import { type ProgramEnd, runProgram } from './programs.ts';
+
+/** A file system in the raw file of a disk. */
+export interface GuestFileSystem {
+  readonly raw: string;
+  /** bytes */
+  readonly start: number;
+  readonly size: number;
+  readonly type: string;
+  readonly uuid: string | null;
+}
+
+/** How to mount it. */
+export interface GuestMountOptions {
+  readonly readOnly: boolean;
+  /** for mount(8), as the user wrote them; a later one wins */
+  readonly options: readonly string[];
+  /** for a program that serves it: other users may look */
+  readonly allowOther: boolean;
+  readonly abort: AbortSignal;
+}
+
+export interface MountedGuest {
+  readonly readOnly: boolean;
+  /** its journal holds changes that were not replayed, so the newest files may be missing or torn */
+  readonly journalLeft: boolean;
+  /** the program that serves it, instead of the kernel */
+  readonly program: string | null;
+}
+
+/** Images come from anywhere: no program of a guest runs with its owner's rights, and no device node of it is one here. */
+const CAREFUL = ['nosuid', 'nodev'];
+
+/** @throws ImgfuseError what mount(8) says, and what to do */
+export async function mountGuest(
+  guest: GuestFileSystem,
+  directory: string,
+  how: GuestMountOptions,
+): Promise<MountedGuest> {
+  const fault = cloneFault(guest.type, guest.uuid);
+  if (fault !== null) throw new ImgfuseError('busy', fault, { path: directory });
+  const known = fileSystem(guest.type);
+  if (canUseLoopDevices()) return mountWithKernel(guest, known, directory, how);
+  return mountWithProgram(guest, known, directory, how);
+}
+
+/** Root of a user namespace may not mount from a block device, and many containers have no loop devices. */
+export function canUseLoopDevices(): boolean {
+  const isRealRoot =
+    ownUid() === 0 && /^\s*0\s+0\s+4294967295/.test(readText('/proc/self/uid_map') ?? '0 0 4294967295');
+  return isRealRoot && pathKind('/dev/loop-control') !== 'missing';
+}
+
+async function mountWithKernel(
+  guest: GuestFileSystem,
+  known: FileSystem,
+  directory: string,
+  how: GuestMountOptions,
+): Promise<MountedGuest> {
+  const { raw, start, size, type } = guest;
+  const loop = ['loop', `offset=${start}`, `sizelimit=${size}`];
+  const access = how.readOnly ? 'ro' : 'rw';
+  const options = [...loop, access, ...CAREFUL, ...(known.always ?? []), ...how.options.map(quoteCommas)];
+  let failed: ProgramEnd | null = null;
+  for (const driver of known.drivers ?? [type]) {
+    const mount = (extra: readonly string[]): Promise<ProgramEnd> =>
+      runProgram('mount', ['-t', driver, '-o', [...options, ...extra].join(','), '--', raw, directory], how.abort);
+    const ended = await mount([]);
+    if (ended.ok) return describe(directory, false, null);
+    failed = ended;
+    if (isUnknown(ended)) continue;
+    if (!how.readOnly || known.withoutReplay === undefined || how.abort.aborted) break;
+    if ((await mount([known.withoutReplay])).ok) return describe(directory, true, null);
+    break;
+  }
+  throw mountError(guest, known, directory, failed!);
+}
+
+function isUnknown({ complaint }: ProgramEnd): boolean {
+  return /unknown filesystem type/i.test(complaint);
+}
+
+function mountError({ type }: GuestFileSystem, known: FileSystem, directory: string, end: ProgramEnd): ImgfuseError {
+  if (end.missing) return new ImgfuseError('missing', 'mount(8) is not in the PATH: install util-linux', {});
+  if (!isUnknown(end)) {
+    const said = end.complaint.replace(/^mount: /, '').replace(`${directory}: `, '');
+    return new ImgfuseError('io', `${type} cannot be mounted at ${directory}: ${said}`, { path: directory });
+  }
+  const cure = known.cure ?? `load its module (modprobe ${type}), or use a kernel that has it`;
+  const message = `it is ${type}, and neither this kernel nor a program here can mount that: ${cure}`;
+  return new ImgfuseError('unsupported', message, { path: directory });
+}
+
+async function mountWithProgram(
+  guest: GuestFileSystem,
+  known: FileSystem,
+  directory: string,
+  how: GuestMountOptions,
+): Promise<MountedGuest> {
+  const { program } = known;
+  if (program === undefined) throw withoutRoot(guest.type, 'no program here mounts it without root');
+  const options = [
+    `offset=${guest.start}`,
+    ...program.options,
+    ...(how.readOnly ? ['ro'] : []),
+    ...(how.allowOther ? ['allow_other'] : []),
+    ...how.options.map(quoteCommas),
+  ];
+  const mount = (extra: readonly string[]): Promise<ProgramEnd> =>
+    runProgram(program.name, ['-o', [...options, ...extra].join(','), guest.raw, directory], how.abort);
+  const first = await mount([]);
+  if (first.missing) throw notInstalled(guest.type, program);
+  if (findGuest(directory) !== undefined) return describe(directory, false, program.name);
+  if (how.readOnly && program.withoutReplay !== undefined && !how.abort.aborted) {
+    await mount([program.withoutReplay]);
+    if (findGuest(directory) !== undefined) return describe(directory, true, program.name);
+  }
+  const message = `${program.name} cannot mount the ${guest.type} at ${directory}: ${first.complaint || 'it gave no reason'}`;
+  throw new ImgfuseError('io', message, { path: directory });
+}
+
+function notInstalled(type: string, { name, package: debian }: UserSpaceServer): ImgfuseError {
+  return withoutRoot(type, `${name}, which mounts it without root, is not installed (Debian: apt install ${debian})`);
+}
+
+function withoutRoot(type: string, why: string): ImgfuseError {
+  const needs = ownUid() === 0 ? 'loop devices, which are not there' : 'root (sudo imgfuse attach ...)';
+  return new ImgfuseError('permission', `mounting ${type} needs ${needs}, and ${why}`);
+}
+
+/** A value with a comma stays one option for mount(8). */
+function quoteCommas(option: string): string {
+  const equals = option.indexOf('=');
+  return option.includes(',') ? `${option.slice(0, equals + 1)}"${option.slice(equals + 1)}"` : option;
+}
+
+function describe(directory: string, journalLeft: boolean, program: string | null): MountedGuest {
+  return { readOnly: findGuest(directory)?.readOnly ?? true, journalLeft, program };
+}
+
+/** The mount at a directory, which was looked at before: nothing of the guest was mounted there then. */
+function findGuest(directory: string): MountEntry | undefined {
+  return readMountTable().findLast((entry) => entry.mountpoint === directory);
+}

@@ -1,0 +1,54 @@
+// Programs of the system that do what Node cannot: mount(8), umount(8), losetup(8), and file systems in user space. Each runs in a
+// session of its own, so that Ctrl-C at the terminal ends none of them halfway; the caller decides what a signal means.
+
+import { spawn } from 'node:child_process';
+import { exactCommand, PROGRAM_MISSING } from '../bytes/exact-command.ts';
+
+/** Where the programs are, also for a user whose PATH has no directories of the administrator. */
+const SYSTEM_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
+
+const STDERR_MAX = 4096;
+
+/** How a program ended. */
+export interface ProgramEnd {
+  readonly ok: boolean;
+  /** there is no such program */
+  readonly missing: boolean;
+  /** what it has written to standard error, in one line */
+  readonly complaint: string;
+}
+
+/**
+ * Runs a program and waits for its end. What it leaves running in the background, such as a FUSE server, is not waited for.
+ * @param abort tells the program to end; its end is waited for all the same, because what it was doing may still come about
+ */
+export function runProgram(program: string, parameters: readonly string[], abort?: AbortSignal): Promise<ProgramEnd> {
+  return new Promise((resolve) => {
+    const [command, words] = exactCommand(program, parameters);
+    const path = process.env['PATH'];
+    const child = spawn(command, words, {
+      stdio: ['ignore', 'ignore', 'pipe'],
+      cwd: '/',
+      detached: true,
+      env: { ...process.env, LC_ALL: 'C', PATH: path === undefined ? SYSTEM_PATH : `${path}:${SYSTEM_PATH}` },
+    });
+    const kill = (): void => void child.kill('SIGTERM');
+    abort?.addEventListener('abort', kill);
+    let text = '';
+    child.stderr.setEncoding('utf8').on('data', (chunk: string) => {
+      if (text.length < STDERR_MAX) text += chunk;
+    });
+    child.on('error', ({ code, message }: NodeJS.ErrnoException) => {
+      resolve({ ok: false, missing: code === 'ENOENT', complaint: message });
+    });
+    child.on('exit', (code, signal) => {
+      abort?.removeEventListener('abort', kill);
+      // what was written before the end is in the pipe already
+      setImmediate(() => {
+        child.stderr.destroy();
+        const complaint = text.trim().replaceAll(/\s*\n\s*/g, '; ') || (signal === null ? '' : `ended by ${signal}`);
+        resolve({ ok: code === 0, missing: code === PROGRAM_MISSING, complaint });
+      });
+    });
+  });
+}
