@@ -2,7 +2,7 @@
 // leaves unallocated is asked of the image below, as far as that one reaches, and reads as zeros beyond.
 
 import { guestOffset } from '../bytes/offsets.ts';
-import type { Extent, ReadableImage } from '../format/image-format.ts';
+import type { Extent, ReadableImage, SnapshotImage } from '../format/image-format.ts';
 import { possibleDataBytes } from '../host/host-file.ts';
 
 /** How long the tables are walked for a status. */
@@ -27,8 +27,11 @@ export interface DiskShare {
   readonly below: number;
 }
 
+/** The range that a search for data looks at first; it doubles, so that data that is near costs little. */
+const FIRST_SEEK_BYTES = 64 * 1024 * 1024;
+
 /** An upper bound of the bytes of the disk that may be data; walks no table. */
-export function chainOccupiedBytes(image: ReadableImage): number {
+export function chainOccupiedBytes(image: SnapshotImage): number {
   let bytes = image.allocatedBytes();
   for (let below = image.backing; below !== null; below = below.backing) {
     bytes += Math.max(below.allocatedBytes(), dataBytesOf(below));
@@ -60,7 +63,7 @@ function dataBytesOf({ files }: ReadableImage): number {
 }
 
 /** Whether there is data at `offset`, and for how many bytes from there that is sure: at most `length`. */
-export function chainDataRun(image: ReadableImage, offset: number, length: number): DataRun {
+export function chainDataRun(image: SnapshotImage, offset: number, length: number): DataRun {
   const { status, length: part } = image.mapContent(guestOffset(offset), length);
   const { backing } = image;
   if (status !== 'unallocated' || backing === null) return { isData: status === 'data', length: part };
@@ -72,6 +75,18 @@ export function chainDataRun(image: ReadableImage, offset: number, length: numbe
     done += below.length;
   }
   return { isData: false, length: part };
+}
+
+/** The first offset from `offset` on that has data, or has none; the size of the disk if there is no such offset. */
+export function chainSeek(image: SnapshotImage, offset: number, wantsData: boolean): number {
+  const size = image.virtualSize();
+  let step = FIRST_SEEK_BYTES;
+  for (let at = offset; at < size; step *= 2) {
+    const { isData, length } = chainDataRun(image, at, Math.min(size - at, step));
+    if (isData === wantsData) return at;
+    at += length;
+  }
+  return size;
 }
 
 /** Without spreads, which take most of the time of a map of millions of extents. */

@@ -52,6 +52,8 @@ export interface OpenDiskOptions {
   readonly lazyRefcounts?: boolean | undefined;
   /** time in which every read must be answered, with an error if need be; default: no limit */
   readonly answerMs?: number | undefined;
+  /** whether VirtualDisk.snapshots() is wanted; default: no */
+  readonly snapshots?: boolean | undefined;
   /** directory of the marks of images that were closed clean (closed-marks.ts); default: every read-write open walks */
   readonly closedMarks?: string | undefined;
   /** called once for each repair and warning */
@@ -191,7 +193,11 @@ class ChainOpener {
     const { closedMarks } = this.options;
     const isMarked = !readOnly && closedMarks !== undefined;
     const closedFacts = isMarked ? new ClosedMarks(closedMarks).find(file, format.name) : undefined;
-    return this.openImage(path, file, format, { readOnly, isLazy, probed: named === undefined, closedFacts });
+    const wantsSnapshots = this.options.snapshots;
+    return this.openImage(path, file, format, {
+      ...{ readOnly, isLazy, closedFacts, wantsSnapshots },
+      probed: named === undefined,
+    });
   }
 
   private openBacking(overlay: NamingImage, reference: BackingReference): ReadableImage {
@@ -253,7 +259,7 @@ class ChainOpener {
     name: string,
     file: HostFile,
     format: ImageFormat,
-    how: Pick<OpenOptions, 'readOnly' | 'isLazy' | 'probed' | 'closedFacts'>,
+    how: Pick<OpenOptions, 'readOnly' | 'isLazy' | 'probed' | 'closedFacts' | 'wantsSnapshots'>,
   ): Image {
     const { options } = this;
     const image: NamingImage = { name, path: file.path };

@@ -5,22 +5,21 @@ import { type GuestOffset, guestOffset } from '../bytes/offsets.ts';
 import { steadyMs } from '../concurrency/clock.ts';
 import { Mutex } from '../concurrency/mutex.ts';
 import { type Closeable, closeAll, closeQuietly } from '../errors/close.ts';
-import { describeError, ERRNO, ImgfuseError } from '../errors/index.ts';
+import { assert, describeError, ERRNO, ImgfuseError } from '../errors/index.ts';
 import {
   type Image,
   imageChain,
   type ReadableImage,
+  type ReadableSnapshot,
   type SharedImage,
   type WritableImage,
 } from '../format/image-format.ts';
 import type { RemoteFile, Traffic } from '../host/host-file.ts';
-import { type ChainExtent, chainDataRun, chainExtents, chainOccupiedBytes, type DiskShare, shareOf } from './chain.ts';
+import { type ChainExtent, chainExtents, chainOccupiedBytes, chainSeek, type DiskShare, shareOf } from './chain.ts';
 import type { ClosedMarks } from './closed-marks.ts';
 import type { CopyOnRead, CopyOnReadState } from './copy-on-read.ts';
 import { formatByName } from './registry.ts';
-
-/** The range that a search for data looks at first; it doubles, so that data that is near costs little. */
-const FIRST_SEEK_BYTES = 64 * 1024 * 1024;
+import { SnapshotDisk } from './snapshot-disk.ts';
 
 /** Structured-clonable: what a worker thread needs to attach. */
 export interface SharedDisk {
@@ -229,15 +228,20 @@ export class VirtualDisk {
 
   /** The first offset from `offset` on that has data, or has none; the size of the disk if there is no such offset. */
   seek(offset: number, wantsData: boolean): number {
-    const size = this.size();
     this.requestBegins();
-    let step = FIRST_SEEK_BYTES;
-    for (let at = offset; at < size; step *= 2) {
-      const { isData, length } = chainDataRun(this.image, at, Math.min(size - at, step));
-      if (isData === wantsData) return at;
-      at += length;
-    }
-    return size;
+    return chainSeek(this.image, offset, wantsData);
+  }
+
+  /** Internal snapshots that can be read, if they were wanted when the disk was opened. */
+  snapshots(): readonly ReadableSnapshot[] {
+    return this.image.snapshots?.list ?? [];
+  }
+
+  /** The disk of a snapshot, which can be read as long as this disk is open. @param position in snapshots() */
+  openSnapshot(position: number): SnapshotDisk {
+    const { snapshots } = this.image;
+    assert(snapshots?.list[position] !== undefined, `there is no snapshot ${position}`);
+    return new SnapshotDisk(snapshots.open(position), () => this.requestBegins());
   }
 
   /** Background work; called a few times a second by one thread. @param nowMs of steadyMs() */

@@ -105,6 +105,8 @@ export interface OpenOptions {
    * Of images below another one and of images on a server; only with readOnly.
    */
   readonly isLazy?: boolean | undefined;
+  /** ReadableImage.snapshots is wanted. A snapshot that cannot be read is left out, with a sentence to `log`. */
+  readonly wantsSnapshots?: boolean | undefined;
   /**
    * What closedFacts() said of this image, which nothing has changed since: a read-write open need not walk it to know that it is
    * sound.
@@ -181,6 +183,25 @@ export interface SnapshotDetails {
   readonly icount: string | null;
 }
 
+/** An internal snapshot of an open image, whose disk can be read. */
+export interface ReadableSnapshot extends SnapshotDetails {
+  /** bytes of its disk, which need not be those of the image's */
+  readonly virtualSize: number;
+}
+
+/**
+ * The internal snapshots of an open image that can be read, in the order in which the image has them. They stay as they are while
+ * it is open.
+ */
+export interface Snapshots {
+  readonly list: readonly ReadableSnapshot[];
+  /** @param position in the list: neither ids nor names need be unique */
+  open(position: number): SnapshotImage;
+}
+
+/** The disk of a snapshot. It has no files of its own, and nothing to close. */
+export type SnapshotImage = Pick<ReadableImage, 'allocatedBytes' | 'backing' | 'mapContent' | 'read' | 'virtualSize'>;
+
 /** Facts about an open image for `info` and `status`. */
 export interface ImageDetails {
   readonly format: string;
@@ -213,6 +234,8 @@ export interface ReadableImage {
   readonly backing: ReadableImage | null;
   /** what an overlay that knows its parent by more than a name has stored of this image; absent: nothing */
   readonly identity?: string;
+  /** absent: the image has none, or nobody asked for them when it was opened */
+  readonly snapshots?: Snapshots;
 
   virtualSize(): number;
   /**

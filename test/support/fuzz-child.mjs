@@ -20,6 +20,7 @@ const PROGRESS = 4;
 const LOOKED_AT = 4 * 1024 * 1024;
 const SPOT = LOOKED_AT / 4;
 const MAX_EXTENTS = 300;
+const MAX_SNAPSHOTS = 4;
 /** What mutants leave behind is given back, and memory is looked at, after so many of them. */
 const LOOK_EVERY = 16;
 
@@ -118,7 +119,7 @@ function subjectOf(subjects, index) {
 }
 
 function options() {
-  return { log: () => undefined, tableCacheBytes: 16 * 1024, slots: 1, probed: false };
+  return { log: () => undefined, tableCacheBytes: 16 * 1024, slots: 1, probed: false, wantsSnapshots: true };
 }
 
 function groupByKind(places) {
@@ -170,6 +171,41 @@ function lookAround(image, random) {
     at = extent.start + extent.length;
   }
   refusal('details', () => image.details());
+  for (const snapshot of openSnapshots(image)) {
+    const end = snapshot.virtualSize();
+    for (const spot of [0, Math.max(0, end - buffer.length), Math.floor(random() * end)]) {
+      const length = Math.min(buffer.length, end - spot);
+      if (length > 0) refusal('a read of a snapshot', () => snapshot.read(buffer, 0, length, spot));
+    }
+    for (let at = 0, n = 0; at < end && n < MAX_EXTENTS; n++) {
+      let run = null;
+      const error = refusal('a search in a snapshot', () => (run = snapshot.mapContent(at, end - at)));
+      if (error === null && !(run.length > 0)) throw new Bug(`a search in a snapshot gives ${JSON.stringify(run)}`);
+      at += run?.length ?? image.clusterSize;
+    }
+  }
+}
+
+/** The first of them, each by an object of its own. */
+function openSnapshots({ snapshots }) {
+  return (snapshots?.list ?? []).slice(0, MAX_SNAPSHOTS).map((_, position) => snapshots.open(position));
+}
+
+/** The first bytes of each snapshot; null for one that cannot be read. */
+function snapshotContents(image) {
+  return openSnapshots(image).map((snapshot) => {
+    const bytes = Buffer.alloc(Math.min(snapshot.virtualSize(), SPOT));
+    return refusal('a read of a snapshot', () => snapshot.read(bytes, 0, bytes.length, 0)) === null ? bytes : null;
+  });
+}
+
+/** What the disk becomes changes no snapshot that could be read before. */
+function expectSnapshots(when, image, wanted) {
+  for (const [position, bytes] of snapshotContents(image).entries()) {
+    const before = wanted[position];
+    if (before === null || (bytes !== null && Buffer.compare(bytes, before) === 0)) continue;
+    throw new Bug(`${when}: snapshot ${position} ${bytes === null ? 'cannot be read any more' : 'has changed'}`);
+  }
 }
 
 /** Changes a disk that was opened for writing, and the model of it. */
@@ -243,8 +279,14 @@ function openForWriting(subject, { affected }, file, random) {
   expectContent('read-write', image, subject.content, affected);
   const model = modelBuffer.subarray(0, subject.content.length);
   subject.content.copy(model);
+  const snapshots = snapshotContents(image);
   const done = change(image, model, random);
-  const around = affected === 'all' || done?.stopped == null ? affected : [...affected, done.stopped];
+  expectSnapshots('after changes', image, snapshots);
+  // what was replaced is free after two flushes, and new clusters go there
+  for (let n = 0; n < 2; n++) refusal('flush', () => image.flush());
+  const more = done?.stopped === null ? change(image, model, random) : done;
+  expectSnapshots('after two flushes', image, snapshots);
+  const around = affected === 'all' || more?.stopped == null ? affected : [...affected, more.stopped];
   expectContent('after changes', image, model, around);
   const size = image.virtualSize();
   refusal('flush', () => image.flush());

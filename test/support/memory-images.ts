@@ -23,6 +23,7 @@ export interface OpenMemoryOptions {
   readonly password?: string;
   readonly dataFile?: HostFile | undefined;
   readonly closedFacts?: ClosedFacts | undefined;
+  readonly wantsSnapshots?: boolean;
 }
 
 /** Opens `file` with everything a test does not care about filled in. */
@@ -45,6 +46,7 @@ export function openImage<Opened extends Image>(
     probed: false,
     isLazy: options.isLazy,
     closedFacts: options.closedFacts,
+    wantsSnapshots: options.wantsSnapshots,
   });
 }
 

@@ -55,12 +55,20 @@ function tell(state) {
 }
 
 let disk = null;
+/** of the disk, as they were opened */
+let snapshots = new Map();
+
+function snapshotOf(position) {
+  if (!snapshots.has(position)) snapshots.set(position, disk.openSnapshot(position));
+  return snapshots.get(position);
+}
 
 function act(operation) {
   const { kind, at, length } = operation;
   switch (kind) {
     case 'attach':
       disk = attachDisk(operation.shared, slot);
+      snapshots = new Map();
       return null;
     case 'write':
       disk.write(new Uint8Array(length).fill(operation.value), 0, length, at);
@@ -68,6 +76,11 @@ function act(operation) {
     case 'read': {
       const bytes = new Uint8Array(length);
       disk.read(bytes, 0, length, at);
+      return bytes;
+    }
+    case 'read-snapshot': {
+      const bytes = new Uint8Array(length);
+      snapshotOf(operation.snapshot).read(bytes, 0, length, at);
       return bytes;
     }
     case 'discard':

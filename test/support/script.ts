@@ -10,6 +10,7 @@ import type { SharedDisk, VirtualDisk } from '../../src/disk/index.ts';
 export type Operation =
   | { readonly kind: 'write'; readonly at: number; readonly length: number; readonly value: number }
   | { readonly kind: 'read' | 'discard' | 'zero' | 'preallocate'; readonly at: number; readonly length: number }
+  | { readonly kind: 'read-snapshot'; readonly snapshot: number; readonly at: number; readonly length: number }
   | { readonly kind: 'resize'; readonly length: number }
   | { readonly kind: 'flush' | 'maintain' };
 

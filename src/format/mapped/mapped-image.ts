@@ -14,6 +14,7 @@ import {
   type ImageFile,
   type ReadableImage,
   type SharedImage,
+  type Snapshots,
   type StatusRun,
   shareImage,
   type WritableImage,
@@ -58,6 +59,8 @@ export interface MappedImageParts {
   /** null: the format has none */
   readonly dirtyBit: { abandon(thread: number): void } | null;
   readonly reservations: Reservations;
+  /** absent: none, or not wanted */
+  readonly snapshots?: Snapshots;
 }
 
 export class MappedImage implements WritableImage {
@@ -67,6 +70,7 @@ export class MappedImage implements WritableImage {
   readonly backing: ReadableImage | null;
   readonly readOnly: boolean;
   readonly clusterSize: number;
+  readonly snapshots?: Snapshots;
   private readonly parts: MappedImageParts;
   private readonly steps: ImageSteps;
   private readonly state: unknown;
@@ -79,6 +83,7 @@ export class MappedImage implements WritableImage {
     this.backing = parts.backing;
     this.readOnly = file.readOnly;
     this.clusterSize = parts.clusterSize;
+    if (parts.snapshots !== undefined) this.snapshots = parts.snapshots;
     this.parts = parts;
     this.steps = steps;
     this.state = state;

@@ -39,7 +39,8 @@ import { OverlapCheck } from './overlap.ts';
 import { Qcow2RunReader } from './run-reader.ts';
 import { Qcow2RunWriter } from './run-writer.ts';
 import { Qcow2ScannedTables } from './scanned-tables.ts';
-import { Qcow2Numbers, type Qcow2State } from './state.ts';
+import { Qcow2Snapshots } from './snapshots/snapshot-image.ts';
+import { type PlacedSnapshot, Qcow2Numbers, type Qcow2State } from './state.ts';
 import { Tables } from './table.ts';
 
 /** The files of an open image. */
@@ -55,7 +56,7 @@ export type Collaborators = ReturnType<typeof connect>;
 /** @param slot this thread's reservation slot @param log called once per sentence */
 export function connect(files: Qcow2Files, state: Qcow2State, slot: number, log: (sentence: string) => void) {
   const tables = connectTables(files, state, slot, log);
-  return { ...tables, ...connectRuns(tables) };
+  return { ...tables, ...connectRuns(tables, state.snapshots) };
 }
 
 /** The engine below the guest's reads and writes: tables, counters, links, and the flush. */
@@ -104,7 +105,7 @@ function connectLists(state: Qcow2State) {
 }
 
 /** The guest's reads and writes. */
-function connectRuns(shared: ReturnType<typeof connectTables>) {
+function connectRuns(shared: ReturnType<typeof connectTables>, snapshots: readonly PlacedSnapshot[]) {
   const { allocator, backing, dataFile, file, geometry, header, key, lock, mapper, tables } = shared;
   const { clusterSize } = geometry;
   const data = new GuestData(dataFile ?? file, key);
@@ -124,5 +125,7 @@ function connectRuns(shared: ReturnType<typeof connectTables>) {
   const isRaw = header.dataFileRaw && !data.isEncrypted;
   const deallocator = new Deallocator({ ...shared, data, isRaw, runs, writer });
   const copier = backing && new CopyUp<Run>({ ...shared, backing, clusterSize, allocating, deallocator });
-  return { allocating, clusterSize, copier, deallocator, imageMap, runs };
+  const readable =
+    snapshots.length === 0 ? {} : { snapshots: new Qcow2Snapshots(snapshots, { ...shared, data, compressed }) };
+  return { allocating, clusterSize, copier, deallocator, imageMap, runs, ...readable };
 }

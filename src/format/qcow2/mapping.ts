@@ -99,7 +99,7 @@ export interface MapperParts {
   readonly pending: PendingLinks;
   readonly pendingTables: PendingLinks<number>;
   readonly numbers: Pick<Qcow2Numbers, 'isPlace' | 'l1Entries' | 'l1Offset'>;
-  readonly headerBits: HeaderBits;
+  readonly headerBits: Pick<HeaderBits, 'damaged'>;
 }
 
 export class Mapper {
@@ -123,7 +123,7 @@ export class Mapper {
   private readonly pending: PendingLinks;
   private readonly pendingTables: PendingLinks<number>;
   private readonly numbers: MapperParts['numbers'];
-  private readonly headerBits: HeaderBits;
+  private readonly headerBits: MapperParts['headerBits'];
 
   constructor({
     path,

@@ -5,6 +5,7 @@ import { type HostOffset, hostCluster, hostOffset } from '../../bytes/offsets.ts
 import type { VolumeKey } from '../../codec/encryption.ts';
 import type { SharedByteMapState } from '../../concurrency/shared-byte-map.ts';
 import { assert } from '../../errors/index.ts';
+import type { ReadableSnapshot } from '../image-format.ts';
 import { FIRST_OWN_NUMBER } from '../mapped/disk-numbers.ts';
 import type { ClusterRun } from '../mapped/free-clusters.ts';
 import { LockedNumbers, type LockedNumbersParts } from '../mapped/locked-numbers.ts';
@@ -74,6 +75,8 @@ export interface Qcow2State extends MappedState {
   readonly unreadFree: SharedArrayBuffer;
   /** there are leaks that the next open shall free, by a walk */
   readonly hasLeaks: boolean;
+  /** those that can be read; none if nobody asked for them */
+  readonly snapshots: readonly PlacedSnapshot[];
 }
 
 /** Where a table lies and how long it is. */
@@ -82,11 +85,17 @@ export interface TablePlace {
   readonly entries: number;
 }
 
+/** A snapshot that can be read, with its L1 table. */
+export interface PlacedSnapshot extends ReadableSnapshot {
+  readonly l1Table: TablePlace;
+}
+
 export interface Qcow2StateOptions extends MappedStateOptions {
   readonly volumeKey: VolumeKey | null;
   readonly metadata: SharedByteMapState;
   readonly unreadFree: SharedArrayBuffer;
   readonly hasLeaks: boolean;
+  readonly snapshots: readonly PlacedSnapshot[];
   /** QCOW2_INCOMPAT_DIRTY and _CORRUPT as they are in the header */
   readonly headerBits: number;
   readonly l1Table: TablePlace;
@@ -96,7 +105,7 @@ export interface Qcow2StateOptions extends MappedStateOptions {
 }
 
 export function createQcow2State(header: FixedHeader, options: Qcow2StateOptions): Qcow2State {
-  const { hasLeaks, metadata, readOnly, unreadFree, volumeKey } = options;
+  const { hasLeaks, metadata, readOnly, snapshots, unreadFree, volumeKey } = options;
   const clusterSize = 2 ** header.clusterBits;
   const state = {
     ...createMappedState(options, { clusterSize, wordCount: WORD_COUNT, numberCount: NUMBER_COUNT }),
@@ -105,6 +114,7 @@ export function createQcow2State(header: FixedHeader, options: Qcow2StateOptions
     metadata,
     unreadFree,
     hasLeaks,
+    snapshots,
     pendingTables: createPendingLinksState(readOnly ? 1 : PENDING_TABLES),
     newBlocks: createPendingLinksState(readOnly ? 1 : NEW_BLOCKS),
     decrements: createDeferredDecrementsState(readOnly ? 1 : undefined),

@@ -45,15 +45,31 @@ type SnapshotFields = Pick<Qcow2Header, 'snapshotCount' | 'snapshotsOffset' | 'c
 
 /** @throws ImgfuseError corrupt if the table exceeds a limit or the end of the file */
 export function readSnapshotTable(file: HostFile, header: SnapshotFields): SnapshotTable {
+  const snapshots: Snapshot[] = [];
+  let length = 0;
+  for (const { snapshot, end } of snapshotEntries(file, header)) {
+    snapshots.push(snapshot);
+    length = end - header.snapshotsOffset;
+  }
+  return { snapshots, length };
+}
+
+/**
+ * The entries of the table, each with the host offset of its end. Each is read when it is asked for.
+ * @throws ImgfuseError corrupt if the table exceeds a limit or the end of the file
+ */
+export function* snapshotEntries(
+  file: HostFile,
+  header: SnapshotFields,
+): Generator<{ readonly snapshot: Snapshot; readonly end: number }, void> {
   const { snapshotCount, snapshotsOffset, clusterSize } = header;
-  if (snapshotCount === 0) return { snapshots: [], length: 0 };
+  if (snapshotCount === 0) return;
   if (snapshotCount > QCOW_MAX_SNAPSHOTS) {
     throw invalid(file, 60, `there are ${snapshotCount} snapshots; at most ${QCOW_MAX_SNAPSHOTS} are allowed`);
   }
   if (!Number.isSafeInteger(snapshotsOffset) || snapshotsOffset % clusterSize !== 0 || snapshotsOffset === 0) {
     throw invalid(file, 64, `it is not at a positive multiple of the cluster size ${clusterSize}`);
   }
-  const snapshots: Snapshot[] = [];
   let at = snapshotsOffset;
   for (let index = 0; index < snapshotCount; index++) {
     at = roundUp(at, 8);
@@ -62,9 +78,8 @@ export function readSnapshotTable(file: HostFile, header: SnapshotFields): Snaps
     if (at - snapshotsOffset > QCOW_MAX_SNAPSHOTS_SIZE) {
       throw invalid(file, at, `it is larger than ${QCOW_MAX_SNAPSHOTS_SIZE} bytes at snapshot ${index + 1}`);
     }
-    snapshots.push(entry.snapshot);
+    yield { snapshot: entry.snapshot, end: at };
   }
-  return { snapshots, length: at - snapshotsOffset };
 }
 
 /**

@@ -27,6 +27,7 @@ import {
 } from '../header/header.ts';
 import { qcow2Image } from '../image.ts';
 import { createMetadataClustersState } from '../metadata-clusters.ts';
+import { readableSnapshots } from '../snapshots/readable-snapshots.ts';
 import { createQcow2State, type TablePlace } from '../state.ts';
 import { knownImage } from './closed-clean.ts';
 
@@ -78,6 +79,7 @@ export function openQcow2(
         fileEnd / geometry.clusterSize,
         verified === null ? (known?.free ?? []) : freeIn(verified),
       ),
+      snapshots: options.wantsSnapshots === true ? readableSnapshots(file, header, options.log) : [],
       fileLength: fileEnd,
       virtualSize: header.size,
       headerBits: options.readOnly ? header.incompatible[0] & (QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT) : 0,

@@ -23,7 +23,7 @@ function opened() {
     ...{ fileLength: LENGTH, usedEnd: 8 * CLUSTER, virtualSize: 2 ** 30, allocatedClusters: 3, headerBits: 2 },
     ...{ l1Table: { offset: 3 * CLUSTER, entries: 2 }, refcountTable: { offset: CLUSTER, entries: 8192 } },
     ...{ volumeKey: null, metadata: createMetadataClustersState(10) },
-    ...{ unreadFree: createUnreadFreeState(10, []), hasLeaks: false },
+    ...{ unreadFree: createUnreadFreeState(10, []), hasLeaks: false, snapshots: [] },
     ...{ tableCacheBytes: 2 ** 20, slots: 1, readOnly: false },
   });
   const lock = new Mutex(new Int32Array(state.words), METADATA_LOCK);
