@@ -1,5 +1,6 @@
-// Writes that allocate: to an empty image of 16 GiB, and to one of 1 GiB over a backing file that is full of data. Each measurement
-// has a new image and a new mount. Over a backing file the amount is fixed, so that no cluster is written a second time.
+// Writes that allocate: to an empty image of 16 GiB, to one of 64 GiB after two seconds of such writes, when V8 has compiled what
+// they need, and to one of 1 GiB over a backing file that is full of data. Each measurement has a new image and a new mount. Over a
+// backing file the amount is fixed, so that no cluster is written a second time.
 
 import { execFileSync } from 'node:child_process';
 import { rmSync, statfsSync } from 'node:fs';
@@ -8,7 +9,7 @@ import { fill, fio, fioSubjects } from './fio.mjs';
 const TMPFS_MAGIC = 0x01021994;
 /** `onTmpfs`: what the ratio to QEMU shall be where a write costs no I/O; on a disk it is 1. */
 const EMPTY_ROWS = [
-  { row: 'sequential 1M', unit: 'MiB/s', onTmpfs: 1.5, args: ['--rw=write', '--bs=1M', '--size=4g'] },
+  { row: 'sequential 1M', unit: 'MiB/s', onTmpfs: 1.5, args: ['--rw=write', '--bs=1M', '--size=16g'] },
   { row: 'random 64k', unit: 'IOPS', onTmpfs: 1.5, args: ['--rw=randwrite', '--bs=64k', '--size=16g'] },
   { row: 'random 4k', unit: 'IOPS', onTmpfs: 3, args: ['--rw=randwrite', '--bs=4k', '--size=16g'] },
   {
@@ -39,7 +40,18 @@ export async function run(workshop, measurements) {
         ...{ row, unit, target: { to: 'QEMU', atLeast: onTmpfs ? each.onTmpfs : 1 } },
         subjects: fioSubjects(workshop).map((subject) => ({
           name: subject.name,
-          sample: () => sample(workshop, subject, format, null, (file) => fio(file, args, unit, measurements.seconds)),
+          sample: () => sample(workshop, subject, format, '16G', (file) => fio(file, args, unit, measurements.seconds)),
+        })),
+      });
+    }
+    for (const { row, unit, args, ...each } of EMPTY_ROWS) {
+      const later = args.map((arg) => (arg === '--size=16g' ? '--size=64g' : arg)).concat('--ramp_time=2s');
+      await measurements.row({
+        section: `${format}, 64 GiB, empty: every write allocates, and the mount has done so for two seconds`,
+        ...{ row: `${row}, warm`, unit, target: { to: 'QEMU', atLeast: onTmpfs ? each.onTmpfs : 1 } },
+        subjects: fioSubjects(workshop).map((subject) => ({
+          name: subject.name,
+          sample: () => sample(workshop, subject, format, '64G', (file) => fio(file, later, unit, measurements.seconds)),
         })),
       });
     }
@@ -81,10 +93,11 @@ async function makeBase(workshop, { format, file }) {
   await mount.unmount();
 }
 
-async function sample(workshop, subject, format, base, measure) {
+/** @param made size of an empty image, or the base of the new one */
+async function sample(workshop, subject, format, made, measure) {
   const image = workshop.path(`new.${format}`);
-  if (base === null) workshop.imgfuse('create', '-f', format, image, '16G');
-  else workshop.imgfuse('create', '-f', format, '-b', base.file, '-F', base.format, image);
+  if (typeof made === 'string') workshop.imgfuse('create', '-f', format, image, made);
+  else workshop.imgfuse('create', '-f', format, '-b', made.file, '-F', made.format, image);
   // what the one before has written and deleted is on the disk, and the disk has rested
   execFileSync('sync');
   await new Promise((resolve) => setTimeout(resolve, 500));
