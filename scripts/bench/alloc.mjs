@@ -51,7 +51,8 @@ export async function run(workshop, measurements) {
         ...{ row: `${row}, warm`, unit, target: { to: 'QEMU', atLeast: onTmpfs ? each.onTmpfs : 1 } },
         subjects: fioSubjects(workshop).map((subject) => ({
           name: subject.name,
-          sample: () => sample(workshop, subject, format, '64G', (file) => fio(file, later, unit, measurements.seconds)),
+          sample: () =>
+            sample(workshop, subject, format, '64G', (file) => fio(file, later, unit, measurements.seconds)),
         })),
       });
     }
