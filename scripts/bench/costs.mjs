@@ -6,7 +6,6 @@ import { closeSync, ftruncateSync, openSync, readSync, statSync, writeSync } fro
 import { countRequests } from './range-server.mjs';
 
 const CLUSTER = 65536;
-const GIB = 2 ** 30;
 /** In the low word of an L2 entry: the cluster reads as zeros. */
 const QCOW_OFLAG_ZERO = 1n;
 const QCOW_OFLAG_COPIED = 1n << 63n;
