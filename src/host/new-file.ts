@@ -1,8 +1,10 @@
 // A file that is being made. It has no name until it is complete (O_TMPFILE), so nothing is left of it if the process ends
-// before, even by SIGKILL. If the host cannot do that, it has its name from the start, and discard() removes it.
+// before, even by SIGKILL. If the host cannot do that, it has its name from the start, and discard() removes it. A temporary file
+// never keeps a name.
 
+import { randomBytes } from 'node:crypto';
 import * as fs from 'node:fs';
-import { dirname } from 'node:path';
+import { dirname, join } from 'node:path';
 import { hostPath } from '../bytes/names.ts';
 import { ERRNO, errnoOf } from '../errors/index.ts';
 import { linkDescriptor, nativeAvailable } from '../native/index.ts';
@@ -29,8 +31,21 @@ export class NewFile {
     return new NewFile(PosixHostFile.attach(path, descriptor, false), false);
   }
 
-  /** Gives the file its name. Throws usage: somebody made one of this name meanwhile. */
+  /** An empty file in a directory; it has no name when this returns. Throws missing, permission, no-space. */
+  static temporary(directory: string): NewFile {
+    const path = join(directory, `imgfuse-${process.pid}-${randomBytes(6).toString('hex')}`);
+    const made = NewFile.create(path);
+    made.discard();
+    return made;
+  }
+
+  /** Gives the file its name, durably. Throws usage: somebody made one of this name meanwhile. */
   publish(): void {
+    this.giveName();
+    syncDirectory(dirname(this.file.path));
+  }
+
+  private giveName(): void {
     if (this.hasName) return;
     const { descriptor, path } = this.file;
     try {
@@ -46,6 +61,24 @@ export class NewFile {
   discard(): void {
     if (this.hasName) removeFile(this.file.path);
     this.hasName = false;
+  }
+}
+
+/** What was made in a directory is there after a power cut. Some file systems cannot do that for a directory. */
+function syncDirectory(path: string): void {
+  let descriptor: number;
+  try {
+    descriptor = fs.openSync(hostPath(path), fs.constants.O_RDONLY | fs.constants.O_DIRECTORY);
+  } catch {
+    // a directory that may be written and not be read
+    return;
+  }
+  try {
+    fs.fsyncSync(descriptor);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EINVAL') throw hostError(error, path, 'fsync');
+  } finally {
+    fs.closeSync(descriptor);
   }
 }
 

@@ -3,6 +3,7 @@
 import * as fs from 'node:fs';
 import { hostPath } from '../bytes/names.ts';
 import { withoutLinks } from './canonical-path.ts';
+import { type FileIdentity, identityOf } from './file-identity.ts';
 import { hostError } from './posix-file.ts';
 
 /** Absolute path without symbolic links, resolved as the kernel does. Throws missing, permission. */
@@ -30,6 +31,28 @@ export function blockDeviceNumber(path: string): number | null {
     return stat.isBlockDevice() ? stat.rdev : null;
   } catch (error) {
     throw hostError(error, path, 'stat');
+  }
+}
+
+/** What the path leads to, as a sentence says it; it is not opened. */
+export function fileKind(path: string): 'file' | 'directory' | 'block device' | 'special file' | 'missing' {
+  try {
+    const stat = fs.statSync(hostPath(path), { throwIfNoEntry: false });
+    if (stat === undefined) return 'missing';
+    if (stat.isFile()) return 'file';
+    if (stat.isDirectory()) return 'directory';
+    return stat.isBlockDevice() ? 'block device' : 'special file';
+  } catch (error) {
+    throw hostError(error, path, 'stat');
+  }
+}
+
+/** Which file the path leads to; null if it leads to none. */
+export function identityAt(path: string): FileIdentity | null {
+  try {
+    return identityOf(fs.statSync(hostPath(path), { bigint: true }));
+  } catch {
+    return null;
   }
 }
 

@@ -73,6 +73,17 @@ describe.each(['a tmpfs', 'the temporary directory'])('on %s', (place) => {
     expect(readFileSync(path, 'utf8')).toBe('older');
   });
 
+  test('a temporary one has no name, and holds what is written until it is closed', () => {
+    const made = NewFile.temporary(folder);
+    expect(readdirSync(folder)).toEqual([]);
+    write(made);
+    expect(made.file.size()).toBe(7);
+    expect(made.file.path.startsWith(`${folder}/imgfuse-`)).toBe(true);
+    made.file.close();
+    expect(readdirSync(folder)).toEqual([]);
+    expect(() => NewFile.temporary(join(folder, 'none'))).toThrow(`${folder}/none does not exist`);
+  });
+
   test('names that cannot be are refused as for every file', () => {
     expect(() => NewFile.create(join(folder, 'none', 'x'))).toThrow(`${folder}/none does not exist`);
     expect(() => NewFile.create(`${path}/`)).toThrow();
