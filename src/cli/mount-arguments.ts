@@ -3,7 +3,7 @@
 
 import { availableParallelism } from 'node:os';
 import { parseArgs } from 'node:util';
-import { type MountRequest, TRANSPORTS } from '../daemon/mount-request.ts';
+import { type MountRequest, type OverlayRequest, TRANSPORTS } from '../daemon/mount-request.ts';
 import type { LockMode } from '../disk/index.ts';
 import { ImgfuseError } from '../errors/index.ts';
 import { absolutePath, canonicalEntry, canonicalPath } from '../host/canonical-path.ts';
@@ -115,8 +115,10 @@ export function mountRequest(parsed: ParsedMountArguments): MountRequest {
   const format = parsed.format ?? options.format;
   const keyFile = parsed['key-file'] ?? options.keyFile;
   const keyEnv = parsed['key-env'] ?? options.keyEnv;
+  const overlay = overlayRequest(options);
   return {
     image,
+    ...(overlay === undefined ? {} : { overlay }),
     imageName: image === parsed.image ? image : canonicalEntry(parsed.image),
     mountpoint: /^\/dev\/fd\/\d+$/.test(parsed.mountpoint) ? parsed.mountpoint : canonicalEntry(parsed.mountpoint),
     readOnly: options.readOnly,
@@ -146,10 +148,36 @@ export function mountRequest(parsed: ParsedMountArguments): MountRequest {
   };
 }
 
-/** share needs ro: nothing but the locks keeps two writers apart. */
+/** The directory for temporary files that QEMU takes as well: /tmp may be memory. */
+const TEMPORARY_DIRECTORY = '/var/tmp';
+
+function overlayRequest({ overlay, readOnly, snapshot }: MountOptions): OverlayRequest | undefined {
+  if (!snapshot) return overlay === undefined ? undefined : { path: canonicalEntry(overlay), isTemporary: false };
+  if (overlay !== undefined) {
+    throw new ImgfuseError(
+      'usage',
+      'overlay keeps the changes and snapshot throws them away; leave out one of the two',
+    );
+  }
+  if (readOnly) {
+    throw new ImgfuseError(
+      'usage',
+      'snapshot is for changes that are thrown away, and ro makes none; leave out one of the two',
+    );
+  }
+  const chosen = process.env['TMPDIR'];
+  const directory = chosen === undefined || chosen === '' ? TEMPORARY_DIRECTORY : absolutePath(chosen);
+  return { path: directory, isTemporary: true };
+}
+
+/** share needs ro, or an overlay: nothing but the locks keeps two writers apart. */
 function mountLocks(options: MountOptions, parsed: ParsedMountArguments): LockMode {
-  if (options.share && !options.readOnly) {
-    throw new ImgfuseError('usage', 'share reads an image that somebody else may write, so it needs ro: -o ro,share');
+  const hasOverlay = options.snapshot || options.overlay !== undefined;
+  if (options.share && !options.readOnly && !hasOverlay) {
+    throw new ImgfuseError(
+      'usage',
+      'share reads an image that somebody else may write, so it needs ro, overlay=FILE or snapshot: -o ro,share',
+    );
   }
   if (!options.lock || parsed['no-lock'] === true) return 'none';
   return options.share ? 'share' : 'take';

@@ -17,6 +17,10 @@ export interface MountOptions {
   anyParent: boolean;
   lock: boolean;
   share: boolean;
+  /** changes go to a file that is gone afterwards */
+  snapshot: boolean;
+  /** the file that changes go to */
+  overlay?: string;
   /** flags of mount(2) by name: noexec, noatime, ... */
   flags: string[];
   allowBacking: string[];
@@ -78,6 +82,9 @@ const FLAGS: Readonly<Record<string, Apply>> = {
   },
   share: (options) => {
     options.share = true;
+  },
+  snapshot: (options) => {
+    options.snapshot = true;
   },
   copy_on_read: (options) => {
     options.copyOnRead = true;
@@ -154,6 +161,9 @@ const VALUES: Readonly<Record<string, Apply>> = {
   allow_backing: (options, value) => {
     options.allowBacking.push(value);
   },
+  overlay: (options, value) => {
+    options.overlay = value;
+  },
   pid_file: (options, value) => {
     options.pidFile = value;
   },
@@ -173,6 +183,7 @@ export function parseMountOptions(lists: readonly string[]): MountOptions {
     anyParent: false,
     lock: true,
     share: false,
+    snapshot: false,
     flags: [],
     allowBacking: [],
   };

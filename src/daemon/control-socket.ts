@@ -6,6 +6,7 @@
 
 import { connect, createServer, type Server, type Socket } from 'node:net';
 import { ImgfuseError } from '../errors/index.ts';
+import type { OverlayReport } from './overlay-report.ts';
 
 const LINE_MAX = 65536;
 /** how long the end of a mount waits for its waiters to read the answer */
@@ -18,6 +19,8 @@ export interface CloseResult {
   /** false if the mount never answered */
   readonly started?: false;
   readonly error?: string;
+  /** absent: the changes went to the image itself */
+  readonly overlay?: OverlayReport;
 }
 
 /** The result of a remount. */

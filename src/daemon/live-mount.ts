@@ -14,7 +14,7 @@ import { answerTimeOf } from './connection-loss.ts';
 import type { KeptDisk } from './keeper/disk-keeper.ts';
 import type { Log } from './log.ts';
 import { abort } from './mount-end.ts';
-import type { MountRequest } from './mount-request.ts';
+import type { MountRequest, OverlayRequest } from './mount-request.ts';
 import { writePidFile } from './pid-file.ts';
 import { type Serving, type ServingEvents, startServing } from './serving.ts';
 import type { ServingWords } from './workers/serving-words.ts';
@@ -71,9 +71,10 @@ export async function mountDisk(
 
 /** The record of a mount while its image is being opened. */
 export function recordOfOpening(request: MountRequest, { files, isDaemon }: MountParts): MountRecord {
-  const { image, mountpoint, format, transport, readOnly, workers } = request;
+  const { image, mountpoint, format, overlay, transport, readOnly, workers } = request;
   return {
     ...{ image, mountpoint, format: format ?? '?', transport, readOnly, workers },
+    ...(overlay === undefined ? {} : { overlay }),
     pid: process.pid,
     processStart: processStartTime(process.pid) ?? 0,
     log: isDaemon ? files.logPath : null,
@@ -86,12 +87,13 @@ export function openOptions(
   request: MountRequest,
   { closedMarks }: PreparedFiles,
 ): Omit<OpenDiskOptions, 'password' | 'log' | 'progress'> {
-  const { readOnly, format, allowBacking, copyOnRead, locks, lazyRefcounts, anyParent, workers } = request;
+  const { readOnly, format, allowBacking, copyOnRead, locks, lazyRefcounts, anyParent } = request;
+  const { overlay, workers } = request;
   return {
     readOnly,
     format,
     allowBacking,
-    locks,
+    ...(overlay === undefined ? { locks } : overlayOptions(request, overlay)),
     lazyRefcounts,
     anyParent,
     closedMarks,
@@ -100,6 +102,15 @@ export function openOptions(
     // the workers, the keeper, and the main thread
     slots: workers + 2,
   };
+}
+
+/** share is for the image: an overlay that is written has one writer. */
+function overlayOptions(
+  { imageName, locks, readOnly }: MountRequest,
+  { isTemporary }: OverlayRequest,
+): Pick<OpenDiskOptions, 'locks' | 'locksBelow' | 'overlaid'> {
+  const own = locks === 'share' && !readOnly ? 'take' : locks;
+  return { locks: own, locksBelow: locks, overlaid: { image: imageName, isTemporary } };
 }
 
 /**

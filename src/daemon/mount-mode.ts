@@ -8,6 +8,7 @@ import { DiskLostError, giveAway, type HandoverParts, TakeoverBrokenOff, takeOve
 import { ImageClaim } from './image-claim.ts';
 import type { Log } from './log.ts';
 import type { MountRequest } from './mount-request.ts';
+import { changedFile } from './overlay-report.ts';
 
 /** What a change of the mode needs from the mount, and what it reports. */
 export interface ModeHooks {
@@ -48,9 +49,11 @@ export class MountMode {
 
   /** Without locks, at least prevents other mounts of this machine from writing. @throws ImgfuseError busy */
   async claimImage(): Promise<void> {
-    const { image, locks } = this.request;
-    const identity = locks === 'none' ? fileIdentity(image) : null;
-    if (identity !== null && this.claim === null) this.claim = await ImageClaim.take(image, identity);
+    const { image, locks, overlay } = this.request;
+    if (locks !== 'none' || overlay?.isTemporary === true) return;
+    const written = overlay?.path ?? image;
+    const identity = fileIdentity(written);
+    if (identity !== null && this.claim === null) this.claim = await ImageClaim.take(written, identity);
   }
 
   /** Changes the mode after all earlier changes. Does nothing if the mount has the mode already. */
@@ -61,11 +64,16 @@ export class MountMode {
   }
 
   private async changeNow(readOnly: boolean): Promise<RemountResult> {
-    const { image } = this.request;
+    const { overlay } = this.request;
+    const image = changedFile(this.request);
     const mode = readOnly ? 'read-only' : 'read-write';
     const parts = this.hooks.parts();
     if (parts === null) return { remounted: false, error: `the mount of ${image} is starting or ending` };
     if (parts.disk.readOnly === readOnly) return { remounted: true };
+    if (overlay?.isTemporary === true) {
+      const error = `${image} can be given to nobody: it has no name, and a mount with snapshot keeps it to its end`;
+      return { remounted: false, error };
+    }
     try {
       if (readOnly) {
         await giveAway(parts);
@@ -96,7 +104,8 @@ export class MountMode {
       this.claim?.release();
       this.claim = null;
     }
-    this.shared = readOnly;
+    // an image below an overlay keeps its writer
+    this.shared = readOnly || (this.request.overlay !== undefined && this.request.share);
     this.hooks.changed(readOnly);
   }
 }

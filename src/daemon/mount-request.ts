@@ -6,12 +6,21 @@ import type { LockMode } from '../disk/index.ts';
 export const TRANSPORTS = ['auto', 'kernel', 'fuse-native'] as const;
 export type TransportChoice = (typeof TRANSPORTS)[number];
 
+/** The file for the changes of a disk whose image is not written. */
+export interface OverlayRequest {
+  /** the directory, if it is temporary */
+  readonly path: string;
+  readonly isTemporary: boolean;
+}
+
 /** Everything that a mount process needs; all paths are absolute. */
 export interface MountRequest {
   /** without symbolic links, for the record and for finding the mount */
   readonly image: string;
   /** as the user named it, with a resolved directory: names in the image are relative to that */
   readonly imageName: string;
+  /** takes the changes; absent: the image does */
+  readonly overlay?: OverlayRequest;
   readonly mountpoint: string;
   readonly readOnly: boolean;
   readonly foreground: boolean;

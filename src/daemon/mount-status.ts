@@ -4,6 +4,7 @@ import { formatSize } from '../bytes/format-size.ts';
 import type { NetworkStatus, OpenStep, VirtualDisk } from '../disk/index.ts';
 import type { MountRequest } from './mount-request.ts';
 import type { Phase } from './mount-state.ts';
+import { type OverlayReport, overlayReport } from './overlay-report.ts';
 import type { Serving } from './serving.ts';
 
 /** Keys are spelled as in qemu-img, if it has them. */
@@ -29,6 +30,8 @@ export interface MountStatus {
   readonly 'backing-chain'?: readonly string[];
   /** copy-on-read; stopped: a copy failed, and the log says why */
   readonly 'copy-on-read': 'on' | 'off' | 'stopped';
+  /** the file that takes the changes; absent: the image itself does */
+  readonly overlay?: OverlayReport;
   /** bytes of the disk that need no backing file, and those that do; absent: no backing file, or too many tables to count */
   readonly 'local-size'?: number;
   readonly 'backing-size'?: number;
@@ -49,6 +52,7 @@ export function mountStatus(
   log: string | null,
 ): MountStatus {
   const status = disk.status();
+  const overlay = overlayReport(request, status.allocatedBytes);
   return {
     image: request.image,
     mountpoint: serving.mountpoint,
@@ -68,6 +72,7 @@ export function mountStatus(
     'copy-on-read': status.copyOnRead ?? 'off',
     ...(status.share === null ? {} : { 'local-size': status.share.local, 'backing-size': status.share.below }),
     ...(status.network.length === 0 ? {} : { network: status.network }),
+    ...(overlay === undefined ? {} : { overlay }),
     requests: serving.requests(),
     failure: status.failure,
     log,

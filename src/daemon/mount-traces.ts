@@ -13,6 +13,7 @@ import type { Log } from './log.ts';
 import type { MountRequest } from './mount-request.ts';
 import type { MountEnding, MountState } from './mount-state.ts';
 import { notifyServiceManager } from './notify.ts';
+import { changedFile, describeOverlayAtEnd, type OverlayReport } from './overlay-report.ts';
 import { removePidFile } from './pid-file.ts';
 
 export class MountTraces {
@@ -37,11 +38,15 @@ export class MountTraces {
   noteServing({ image, mountpoint, format, readOnly, transport, workers }: MountRecord): void {
     this.log(
       'info',
-      `${image} (${format}, ${readOnly ? 'read-only' : 'read-write'}) is mounted at ${mountpoint}, transport ${transport}, ` +
+      `${image} (${format}, ${readOnly ? 'read-only' : 'read-write'}${this.withOverlay()}) is mounted at ${mountpoint}, transport ${transport}, ` +
         `${workers} workers, process ${process.pid}`,
     );
     const status = `STATUS=serving ${printable(image)} at ${printable(mountpoint)}`;
     notifyServiceManager(`READY=1\nMAINPID=${process.pid}\n${status}`, this.log);
+  }
+
+  private withOverlay(): string {
+    return this.request.overlay === undefined ? '' : `, changes go to ${changedFile(this.request)}`;
   }
 
   /** For programs that read the record. */
@@ -63,17 +68,18 @@ export class MountTraces {
     forgetForUmount(serving.mountpoint, this.log);
   }
 
-  /** The mount has ended. @param before the state before the end */
-  leave(ending: MountEnding, before: MountState<LiveMount>): void {
+  /** The mount has ended. @param before the state before the end @param overlay what it holds */
+  leave(ending: MountEnding, before: MountState<LiveMount>, overlay: OverlayReport | undefined): void {
     const { files } = this.parts;
-    const { image, mountpoint, pidFile } = this.request;
+    const { mountpoint, pidFile } = this.request;
     const record = 'mount' in before ? before.mount.record : null;
     leaveRuntimeFiles(files, record, this.loss, ending.how === 'clean');
     if (ending.how === 'clean') {
-      this.log('info', `${image} is closed and clean`);
+      this.log('info', `${changedFile(this.request)} is closed and clean`);
+      if (overlay !== undefined) this.log('info', describeOverlayAtEnd(overlay));
       removeQuietLog(files.logPath);
     } else if (ending.how === 'unclean') {
-      this.log('error', `${image} was not closed clean: ${ending.error}`);
+      this.log('error', `${changedFile(this.request)} was not closed clean: ${ending.error}`);
     } else if (ending.how === 'interrupted') {
       if (before.phase === 'mounting') unmountNow(mountpoint);
       removeFile(files.logPath);

@@ -80,9 +80,9 @@ export class ServedDisk {
     );
   }
 
-  /** Flushes, marks clean, closes. @throws ImgfuseError if the image is not clean */
-  async close(): Promise<void> {
-    await this.currentKeeper.close();
+  /** Flushes, marks clean, closes. @returns bytes of the disk in its image @throws ImgfuseError if the image is not clean */
+  close(): Promise<number | null> {
+    return this.currentKeeper.close();
   }
 
   /** Makes durable what it can, without marking the image clean. @throws ImgfuseError what could not be made durable */

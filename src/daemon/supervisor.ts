@@ -38,6 +38,7 @@ import {
   unservedStatus,
 } from './mount-status.ts';
 import { MountTraces } from './mount-traces.ts';
+import { overlayReport } from './overlay-report.ts';
 import { KEEPER_SLOT, ServedDisk } from './served-disk.ts';
 import type { Serving } from './serving.ts';
 import { ServingWords } from './workers/serving-words.ts';
@@ -73,6 +74,8 @@ export class Supervisor {
   /** null until the mount answers */
   private serving: Serving | null = null;
   private isEndWanted = false;
+  /** of the disk, in the file that took the changes; null until it is closed */
+  private bytesAtEnd: number | null = null;
   private deadline: NodeJS.Timeout | undefined;
   private noteStop: () => void = () => undefined;
   private noteEnd: (ending: MountEnding) => void = () => undefined;
@@ -220,13 +223,16 @@ export class Supervisor {
   }
 
   private async openAndMount(passwords: PasswordSource): Promise<LiveMount> {
-    const { imageName: path } = this.request;
+    const { imageName, overlay } = this.request;
+    const path = overlay?.path ?? imageName;
     this.traces.noteOpening();
     if (!this.request.readOnly) await this.mode.claimImage();
     const options = openOptions(this.request, this.parts.files);
     const disk = await this.disk.open({ path, options, passwords, words: this.words.shared });
     warnAboutHiddenFiles(disk, this.request, this.log);
     this.dispatch({ type: 'opened' });
+    // an overlay that was not there before
+    if (!this.request.readOnly) await this.mode.claimImage();
     const mount = await mountDisk(disk, this.request, this.words, this.parts, {
       attach: () => this.disk.attached(),
       died: (error, thread, slot) => this.threadDied(error, thread, slot),
@@ -312,7 +318,7 @@ export class Supervisor {
     const isSettled = await this.mode.settled();
     this.traces.noteEnding(mount, this.isEndWanted);
     if (!isSettled) return `it was being taken over, and the next read-write mount checks and repairs it if it must`;
-    await this.disk.close();
+    this.bytesAtEnd = await this.disk.close();
     return null;
   }
 
@@ -331,8 +337,9 @@ export class Supervisor {
   }
 
   private async finish(ending: MountEnding, before: MountState<LiveMount>): Promise<void> {
-    this.traces.leave(ending, before);
-    await this.control.finish(closeResult(ending));
+    const overlay = overlayReport(this.request, this.bytesAtEnd);
+    this.traces.leave(ending, before, overlay);
+    await this.control.finish({ ...closeResult(ending), ...(overlay === undefined ? {} : { overlay }) });
     this.noteEnd(ending);
   }
 

@@ -30,10 +30,8 @@ export function openImageFile(
   if (!readOnly) {
     throw new ImgfuseError(
       'read-only',
-      `${name} is read over HTTP and cannot be changed; use -o ro, or make an overlay`,
-      {
-        path: name,
-      },
+      `${name} is read over HTTP and cannot be changed; mount it with -o ro, or with -o overlay=FILE, which takes the changes`,
+      { path: name },
     );
   }
   return HttpHostFile.open(parseUrl(name).href, allowedUrls, { ...HTTP_LIMITS, answerMs });

@@ -15,6 +15,7 @@ import { type NamedBy, openImageFile } from './image-file.ts';
 export interface ImageFilesOptions {
   readonly allowBacking?: readonly string[] | undefined;
   readonly locks?: LockMode | undefined;
+  readonly locksBelow?: LockMode | undefined;
   readonly answerMs?: number | undefined;
   readonly progress?: ((step: OpenStep) => void) | undefined;
 }
@@ -31,7 +32,23 @@ export class ImageFiles {
 
   /** @param descriptor of the file when it was opened before; null: it is found by its name */
   open(path: string, readOnly: boolean, namedBy: NamedBy, descriptor: number | null = null): HostFile {
-    const { allowBacking = [], answerMs, locks, progress } = this.options;
+    return this.openLocked(path, readOnly, namedBy, this.options.locks, descriptor);
+  }
+
+  /** Opens a file of an image below the top one. */
+  openBelow(path: string, readOnly: boolean, namedBy: NamedBy): HostFile {
+    const { locks, locksBelow = locks } = this.options;
+    return this.openLocked(path, readOnly, namedBy, locksBelow, null);
+  }
+
+  private openLocked(
+    path: string,
+    readOnly: boolean,
+    namedBy: NamedBy,
+    locks: LockMode | undefined,
+    descriptor: number | null,
+  ): HostFile {
+    const { allowBacking = [], answerMs, progress } = this.options;
     if (isUrl(path)) progress?.({ doing: `waiting for ${path}` });
     const file =
       descriptor === null
@@ -51,12 +68,13 @@ export class ImageFiles {
     return file;
   }
 
-  /** What opens the other files of an image, which only the image names. */
-  extentsOf(image: NamingImage, readOnly: boolean): NonNullable<OpenOptions['openExtent']> {
+  /** What opens the other files of an image, which only the image names. @param isTop false: it is below another one */
+  extentsOf(image: NamingImage, readOnly: boolean, isTop = true): NonNullable<OpenOptions['openExtent']> {
     return (name, role, access) => {
       assert(access === 'read' || !readOnly, 'an image that is opened read-only writes to no file');
       const path = resolveExtent(image, name, role, { allowed: this.options.allowBacking ?? [] });
-      return this.open(path, access === 'read', 'image');
+      const open = isTop ? this.open : this.openBelow;
+      return open.call(this, path, access === 'read', 'image');
     };
   }
 }

@@ -10,6 +10,7 @@ export { type CreateDiskOptions, createDisk } from './create.ts';
 export { type DiskInfo, inspectDisk } from './info.ts';
 export { logLongHolds } from './long-holds.ts';
 export { attachDisk, closeAndReopenDisk, type OpenDiskOptions, openDisk, reopenDisk } from './open.ts';
+export type { OverlaidImage } from './overlay.ts';
 export { formatByName, formats } from './registry.ts';
 export type { SnapshotDisk } from './snapshot-disk.ts';
 export { type DiskStatus, type NetworkStatus, type SharedDisk, VirtualDisk } from './virtual-disk.ts';

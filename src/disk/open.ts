@@ -21,6 +21,7 @@ import { MAX_CHAIN_DEPTH, type NamingImage, resolveBacking } from './backing-pol
 import { ClosedMarks } from './closed-marks.ts';
 import { CopyOnRead, createCopyOnReadState } from './copy-on-read.ts';
 import { ImageFiles } from './image-files.ts';
+import { assertIsBase, makeOverlay, noBase, type OverlaidImage } from './overlay.ts';
 import { formatOf, probeFormat, recognizedName } from './probe.ts';
 import { formatByName, formatNames, overlayFormat, rawFormat } from './registry.ts';
 import { type SharedDisk, VirtualDisk } from './virtual-disk.ts';
@@ -35,6 +36,10 @@ export interface OpenDiskOptions {
   readonly allowBacking?: readonly string[] | undefined;
   /** which of QEMU's image locks are taken, on every file of the chain; default: those of the opening */
   readonly locks?: LockMode | undefined;
+  /** the same for the files of the images below the top one; default: `locks` */
+  readonly locksBelow?: LockMode | undefined;
+  /** the path is that of an overlay on this image, which is made if it is not there; `format` is that of this image */
+  readonly overlaid?: OverlaidImage | undefined;
   /** bytes of the password of an encrypted image; they are overwritten after use. Throws if there is none */
   readonly password?: ((imagePath: string) => Uint8Array) | undefined;
   /** memory for cached tables of each image in bytes; default 64 MiB */
@@ -64,7 +69,12 @@ export interface OpenDiskOptions {
 
 /** Opens an image and its backing chain. Throws ImgfuseError; an unclean image is repaired unless `readOnly`. */
 export function openDisk(path: string, options: OpenDiskOptions): VirtualDisk {
-  return diskOf(new ChainOpener(options).openTop(path), options);
+  const opener = new ChainOpener(options);
+  const { overlaid } = options;
+  if (overlaid === undefined) return diskOf(opener.openTop(path), options);
+  // nobody opens a temporary file again
+  const marks = overlaid.isTemporary ? { closedMarks: undefined } : {};
+  return diskOf(opener.openOverlay(path, overlaid), { ...options, ...marks });
 }
 
 /** A file that is opened a second time. */
@@ -136,11 +146,11 @@ function attachImage(shared: SharedImage, slot: number, log: (sentence: string) 
 }
 
 /** The advice is that for an image on a server. */
-function neverWritten(path: string, { name, title }: ImageFormat): ImgfuseError {
-  const overlay = `make an overlay with imgfuse create -f ${overlayFormat.name} -b ${path} -F ${name} OVERLAY`;
+function neverWritten(path: string, { title }: ImageFormat): ImgfuseError {
   return new ImgfuseError(
     'read-only',
-    `${path} is ${title}, and images of that format are only read; use -o ro, or ${overlay}`,
+    `${path} is ${title}, and images of that format are only read; mount it with -o ro, or with -o overlay=FILE, which takes ` +
+      'the changes',
     { path },
   );
 }
@@ -149,6 +159,8 @@ class ChainOpener {
   private readonly options: OpenDiskOptions;
   private readonly files: ImageFiles;
   private images = 0;
+  /** paths of the images whose password was asked for */
+  private readonly encrypted = new Set<string>();
 
   constructor(options: OpenDiskOptions) {
     this.options = options;
@@ -170,10 +182,46 @@ class ChainOpener {
     );
   }
 
+  /** Opens an overlay, which is made first if it is not there. An overlay whose open fails is not there afterwards either. */
+  openOverlay(path: string, overlaid: OverlaidImage): Image {
+    const { format, locks, locksBelow = locks, log, readOnly } = this.options;
+    const made = makeOverlay(path, overlaid, { readOnly, format, locks: locksBelow, log });
+    if (made === null) {
+      const image = this.openTop(path, { descriptor: null, format: overlayFormat.name });
+      this.sayWhatIsNotEncrypted(image);
+      return image;
+    }
+    const { descriptor, path: place } = made.file;
+    try {
+      const image = this.openTop(place, { descriptor, format: overlayFormat.name });
+      if (!overlaid.isTemporary)
+        closingOnFailure(
+          () => this.files.opened,
+          () => made.publish(),
+        );
+      this.sayWhatIsNotEncrypted(image);
+      return image;
+    } catch (error) {
+      closeQuietly([{ close: () => made.discard() }]);
+      throw error;
+    } finally {
+      closeQuietly([made.file]);
+    }
+  }
+
+  private sayWhatIsNotEncrypted({ file, backing }: Image): void {
+    const below = backing?.file.path ?? '';
+    if (!this.encrypted.has(below) || this.encrypted.has(file.path)) return;
+    this.options.log?.(
+      `${below} is encrypted, and its overlay ${file.path} is not: what is written to the disk can be read there`,
+    );
+  }
+
   private openFirst(path: string, before?: Before): Image {
-    const { readOnly, format: named, lazyRefcounts } = this.options;
+    const { overlaid, readOnly, lazyRefcounts } = this.options;
+    const named = overlaid === undefined ? this.options.format : undefined;
     const file = this.files.open(path, readOnly, 'user', before?.descriptor ?? null);
-    this.sayWhoIsNotKeptOut(file);
+    this.sayWhoIsNotKeptOut(file, this.options.locks);
     const format = formatOf(file, named, this.options.log);
     // a guest may have written the header of another format into a raw image that was guessed
     if (before !== undefined && format.name !== before.format) {
@@ -184,6 +232,7 @@ class ChainOpener {
         { path },
       );
     }
+    if (overlaid !== undefined && format.inspect(file).backing === undefined) throw noBase(path, overlaid.image);
     if (lazyRefcounts === true && !format.can.lazyRefcounts) {
       const names = formatNames(({ can }) => can.lazyRefcounts);
       throw new ImgfuseError('usage', `${path} is ${format.title}, and lazy_refcounts is for ${names}`, { path });
@@ -200,7 +249,21 @@ class ChainOpener {
     });
   }
 
+  /** The image below an overlay is the one that the user named, so the policy for backing files has no say. */
+  private openOverlaid(overlay: NamingImage, reference: BackingReference, { image }: OverlaidImage): ReadableImage {
+    const { format: named, log } = this.options;
+    const file = this.files.openBelow(image, true, 'user');
+    assertIsBase(overlay, reference, file, named);
+    this.sayWhoIsNotKeptOut(file, this.options.locksBelow);
+    const format = formatOf(file, reference.format ?? named, log);
+    const opened = this.openImage(image, file, format, { readOnly: true, isLazy: true, probed: false });
+    this.assertRightParent(overlay, reference, opened);
+    return opened;
+  }
+
   private openBacking(overlay: NamingImage, reference: BackingReference): ReadableImage {
+    const { overlaid } = this.options;
+    if (overlaid !== undefined && this.images === 1) return this.openOverlaid(overlay, reference, overlaid);
     if (this.images >= MAX_CHAIN_DEPTH) {
       throw new ImgfuseError(
         'limit',
@@ -210,7 +273,7 @@ class ChainOpener {
     const found = resolveBacking(overlay, reference.name, { allowed: this.options.allowBacking ?? [] });
     const { name, path, device } = found;
     const said = reference.format ?? found.format;
-    const file = this.files.open(path, true, device === undefined ? 'image' : { device });
+    const file = this.files.openBelow(path, true, device === undefined ? 'image' : { device });
     const sayRaw = `store that it is raw with qemu-img rebase -u -F ${rawFormat.name} -b ${reference.name} ${overlay.path}`;
     const format = said === undefined ? probeFormat(file, sayRaw) : formatByName(said);
     if (said === undefined && format === rawFormat) {
@@ -244,8 +307,8 @@ class ChainOpener {
     );
   }
 
-  private sayWhoIsNotKeptOut(file: HostFile): void {
-    const { locks, log } = this.options;
+  private sayWhoIsNotKeptOut(file: HostFile, locks: LockMode | undefined): void {
+    const { log } = this.options;
     if (locks === 'none') {
       log?.(`${file.path} is opened without locks: no other program is kept from writing to it at the same time`);
     } else if (locks === 'share') {
@@ -253,6 +316,14 @@ class ChainOpener {
       const now = writer === null ? '' : `; ${writer} has it open for writing`;
       log?.(`${file.path} is read beside its writer (share), so the disk may look inconsistent${now}`);
     }
+  }
+
+  private noting(password: OpenDiskOptions['password']): OpenDiskOptions['password'] {
+    if (password === undefined) return undefined;
+    return (path) => {
+      this.encrypted.add(path);
+      return password(path);
+    };
   }
 
   private openImage(
@@ -263,12 +334,12 @@ class ChainOpener {
   ): Image {
     const { options } = this;
     const image: NamingImage = { name, path: file.path };
-    this.images++;
+    const isTop = this.images++ === 0;
     return format.open(file, {
       ...how,
       openBacking: (reference) => this.openBacking(image, reference),
-      openExtent: this.files.extentsOf(image, how.readOnly),
-      password: options.password,
+      openExtent: this.files.extentsOf(image, how.readOnly, isTop),
+      password: this.noting(options.password),
       log: options.log ?? (() => undefined),
       tableCacheBytes: options.tableCacheBytes ?? DEFAULT_TABLE_CACHE_BYTES,
       slots: options.slots ?? 1,

@@ -31,6 +31,8 @@ const SPARE_NAME = /^imgfuse-(\d+)-[A-Za-z0-9]{6}$/;
 /** The facts about a mount that are known without asking its process. */
 export interface MountRecord {
   readonly image: string;
+  /** the file that takes the changes of the disk, or the directory that it has no name in; absent: the image */
+  readonly overlay?: { readonly path: string; readonly isTemporary: boolean };
   readonly mountpoint: string;
   /** "major:minor" of the mounted file system; absent if another program had mounted it before we started */
   readonly device?: string;
@@ -201,8 +203,14 @@ function runtimeFilesIn(directory: string, reasons: string[]): PreparedFiles | n
 
 /** A record for `mount --output=json`, with the keys of `status`. */
 export function recordJson(record: MountRecord): Record<string, unknown> {
-  const { image, mountpoint, format, transport, pid, workers, readOnly, log } = record;
-  return { image, mountpoint, format, transport, pid, workers, 'read-only': readOnly, log };
+  const { image, mountpoint, format, overlay, transport, pid, workers, readOnly, log } = record;
+  const taker =
+    overlay === undefined
+      ? {}
+      : {
+          overlay: { filename: overlay.isTemporary ? null : overlay.path, temporary: overlay.isTemporary, base: image },
+        };
+  return { image, mountpoint, format, transport, pid, workers, 'read-only': readOnly, ...taker, log };
 }
 
 /** The descriptors of the files of this process's mounts, by record. */

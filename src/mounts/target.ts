@@ -1,5 +1,5 @@
-// Finds the mount that a command means. The user names it by its mountpoint or its image; the mount table, the records of the
-// runtime directory, and the records that mount processes hold are searched.
+// Finds the mount that a command means. The user names it by its mountpoint, its image or its overlay; the mount table, the
+// records of the runtime directory, and the records that mount processes hold are searched.
 
 import { ImgfuseError } from '../errors/index.ts';
 import { listMounts, type MountEntry } from '../fuse/mount-table.ts';
@@ -33,7 +33,11 @@ function targetNamed(path: string, targets: readonly Target[]): Target | null {
     if (found !== undefined) return found;
   }
   const image = canonicalPath(path);
-  const ofImage = sorted.filter(({ record, mount }) => (record?.image ?? mount?.source) === image);
+  const isMeant = ({ record, mount }: Target): boolean => {
+    if ((record?.image ?? mount?.source) === image) return true;
+    return record?.overlay?.isTemporary === false && candidates.has(record.overlay.path);
+  };
+  const ofImage = sorted.filter(isMeant);
   const mounted = ofImage.filter(({ mount }) => mount !== null);
   const found = mounted.length > 0 ? mounted : ofImage;
   if (found.length > 1) {

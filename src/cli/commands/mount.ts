@@ -15,7 +15,9 @@ const LAZY = formats
 /** The mount options of -o, for the help. */
 export const MOUNT_OPTIONS_HELP: readonly (readonly [options: string, text: string])[] = [
   ['ro, rw', 'read-only: the image file is never written; default rw'],
-  ['share', 'with ro: read an image that another program writes; see "imgfuse remount --help"'],
+  ['share', 'with ro, overlay or snapshot: read an image that another program writes; see "imgfuse remount --help"'],
+  ['overlay=FILE', 'changes go to FILE, a new or existing overlay; the image is only read'],
+  ['snapshot', 'the same with a file in $TMPDIR, else /var/tmp, that is gone after the unmount'],
   [
     'allow_other',
     'let other users in (an ordinary user needs user_allow_other in /etc/fuse.conf); without it even root cannot losetup ' +

@@ -6,6 +6,7 @@ import { formatSize } from '../../bytes/format-size.ts';
 import { shellQuote } from '../../bytes/printable.ts';
 import { ControlClient } from '../../daemon/control-socket.ts';
 import { type MountStatus, POSSIBLY_INCONSISTENT } from '../../daemon/mount-status.ts';
+import type { OverlayReport } from '../../daemon/overlay-report.ts';
 import type { NetworkStatus } from '../../disk/index.ts';
 import { EXIT_OK, EXIT_USAGE } from '../../errors/exit-codes.ts';
 import { canonicalEntry, canonicalPath } from '../../host/canonical-path.ts';
@@ -70,7 +71,8 @@ async function status(args: StatusArguments): Promise<number> {
 }
 
 function isNamed(report: Report, names: readonly string[]): boolean {
-  return names.includes(report.mountpoint) || (report.image !== undefined && names.includes(report.image));
+  const { image, mountpoint, overlay } = report;
+  return [mountpoint, image, overlay?.filename].some((name) => typeof name === 'string' && names.includes(name));
 }
 
 async function report({ mountpoint, mount, record }: Target): Promise<Report> {
@@ -117,7 +119,7 @@ export function statusTable(reports: readonly Report[]): string {
     each.image ?? '?',
     each.format ?? '?',
     each.failure === undefined || each.failure === null ? each.state : 'failed',
-    each.shared === true ? 'ro,share' : each['read-only'] === true ? 'ro' : 'rw',
+    `${each['read-only'] === true ? 'ro' : 'rw'}${each.shared === true ? ',share' : ''}`,
     each['dirty-flag'] === undefined ? '?' : each['dirty-flag'] ? 'yes' : 'no',
     size(each['virtual-size']),
     size(each['allocated-size']),
@@ -139,6 +141,11 @@ function localText(each: Report): string | undefined {
   return `${formatSize(local)} (${percent}%), ${formatSize(below)} from the backing file`;
 }
 
+function overlayText({ filename, 'allocated-size': bytes }: OverlayReport): string {
+  const size = bytes === undefined ? 'changes' : `${formatSize(bytes)} of changes`;
+  return filename === null ? `a temporary file with ${size}, gone at the unmount` : `${filename} with ${size}`;
+}
+
 function networkRow({ url, requests, bytes, retries, failures }: NetworkStatus): [string, string] {
   return ['network', `${url}: ${formatSize(bytes)} in ${requests} requests, ${retries} retries, ${failures} failures`];
 }
@@ -148,6 +155,7 @@ function detailText(each: Report): string {
   const rows: [string, string | number | null | undefined][] = [
     ['mountpoint', each.mountpoint],
     ['image', each.image],
+    ['overlay', each.overlay === undefined ? undefined : overlayText(each.overlay)],
     ['state', each.doing === undefined ? each.state : `${each.state}: ${each.doing}`],
     ['mounted', each.namespace],
     ['usable', each.access],

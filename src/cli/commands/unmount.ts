@@ -4,6 +4,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { printable, shellQuote } from '../../bytes/printable.ts';
 import { type CloseResult, ControlClient } from '../../daemon/control-socket.ts';
+import { changedFile, describeOverlayAtEnd, type OverlayReport } from '../../daemon/overlay-report.ts';
 import { EXIT_MOUNT, EXIT_OK, mountExitCode } from '../../errors/exit-codes.ts';
 import { describeError, ImgfuseError } from '../../errors/index.ts';
 import { pathKind } from '../../host/canonical-path.ts';
@@ -37,6 +38,8 @@ export interface Outcome {
   readonly clean: boolean;
   readonly image?: string | undefined;
   readonly error?: string | undefined;
+  /** what the file that took the changes holds; absent: the image took them */
+  readonly overlay?: OverlayReport | undefined;
   /** sentences for the user, in addition to the result */
   readonly notes: readonly string[];
   readonly exitCode: number;
@@ -54,13 +57,15 @@ export async function unmount(path: string, options: UnmountOptions): Promise<nu
     outcome = { closed: false, clean: false, error: describeError(error), notes: [], exitCode: mountExitCode(error) };
   }
   if (options.output === 'json') {
-    const { image, closed, clean, error, notes } = outcome;
-    printJson({ mountpoint, image, closed, clean, error, notes });
+    const { image, closed, clean, error, overlay, notes } = outcome;
+    printJson({ mountpoint, image, closed, clean, error, overlay, notes });
   }
   if (outcome.error !== undefined) complain(outcome.error);
   for (const note of outcome.notes) complain(note);
-  if (outcome.exitCode === EXIT_OK && !options.quiet && options.output === 'human' && outcome.clean) {
-    print(printable(`${outcome.image ?? mountpoint} is closed and clean`));
+  if (outcome.exitCode === EXIT_OK && options.output === 'human' && outcome.clean) {
+    const { image, overlay } = outcome;
+    if (!options.quiet) print(printable(`${overlay?.filename ?? image ?? mountpoint} is closed and clean`));
+    if (overlay !== undefined) print(printable(describeOverlayAtEnd(overlay)));
   }
   return outcome.exitCode;
 }
@@ -158,15 +163,17 @@ async function describeWait(
 }
 
 function closeOutcome(image: string | undefined, result: CloseResult | null, record: StoredRecord): Outcome {
-  if (result?.clean === true) return { closed: true, clean: true, image, notes: [], exitCode: EXIT_OK };
+  const overlay = result?.overlay;
+  if (result?.clean === true) return { closed: true, clean: true, image, overlay, notes: [], exitCode: EXIT_OK };
+  const changed = changedFile(record);
   const error =
     result === null
-      ? `the process ${record.pid} that served ${record.image} ended without saying whether the image is clean`
-      : `${record.image} was not closed clean: ${result.error ?? 'no reason was given'}`;
-  const notes = recoverySteps(record.image, record.log);
+      ? `the process ${record.pid} that served ${record.image} ended without saying whether ${changed} is clean`
+      : `${changed} was not closed clean: ${result.error ?? 'no reason was given'}`;
+  const notes = recoverySteps(record);
   // a process that ended without an answer leaves its files
   if (result === null && processStartTime(record.pid) !== record.processStart) forgetRecord(record);
-  return { closed: result !== null, clean: false, image, error, notes, exitCode: EXIT_MOUNT };
+  return { closed: result !== null, clean: false, image, error, overlay, notes, exitCode: EXIT_MOUNT };
 }
 
 async function unmountWithoutProcess(
@@ -186,8 +193,8 @@ async function unmountWithoutProcess(
     if (record !== null) forgetRecord(record);
     const left = record?.left;
     const why = left?.reason ?? `the process that served ${image ?? target.mountpoint} had ended without closing it`;
-    const state = left?.clean === true ? `; ${image} is closed and clean` : '';
-    const steps = left?.clean === true ? [] : recoverySteps(image, record?.log ?? null);
+    const state = left?.clean === true ? `; ${record === null ? image : changedFile(record)} is closed and clean` : '';
+    const steps = left?.clean === true ? [] : recoverySteps(record ?? { image: image ?? 'IMAGE', log: null });
     const notes = [`${why}${state}; the dead mount is removed`, ...steps];
     return { closed: false, clean: false, image, notes, exitCode: EXIT_OK };
   }
@@ -198,12 +205,15 @@ async function unmountWithoutProcess(
   return { closed: false, clean: false, image, error, notes: [], exitCode: EXIT_MOUNT };
 }
 
-function recoverySteps(image: string | undefined, log: string | null): string[] {
-  const name = shellQuote(image ?? 'IMAGE');
+function recoverySteps(record: Pick<StoredRecord, 'image' | 'log' | 'overlay'>): string[] {
+  const { image, log, overlay } = record;
+  const logNote = log === null ? [] : [`the log of that mount is ${log}`];
+  if (overlay?.isTemporary === true) return [`the changes were thrown away, ${image} is as it was`, ...logNote];
+  const name = shellQuote(changedFile(record));
   return [
-    `the image may be marked as not closed clean: the next read-write mount checks and repairs it; ` +
+    `the ${overlay === undefined ? 'image' : 'overlay'} may be marked as not closed clean: the next read-write mount checks and repairs it; ` +
       `"imgfuse check ${name}" looks without changing anything, "imgfuse check -r all ${name}" repairs`,
-    ...(log === null ? [] : [`the log of that mount is ${log}`]),
+    ...logNote,
   ];
 }
 

@@ -151,10 +151,13 @@ export class DiskKeeper {
     await this.call({ type: 'rescue' });
   }
 
-  /** Flushes, marks clean, closes; the thread ends. @throws ImgfuseError when the image is not clean */
-  async close(): Promise<void> {
+  /**
+   * Flushes, marks clean, closes; the thread ends.
+   * @returns bytes of the disk that its image has; null if none was open @throws ImgfuseError when the image is not clean
+   */
+  close(): Promise<number | null> {
     this.isClosing = true;
-    await this.call({ type: 'close' });
+    return this.call({ type: 'close' }) as Promise<number | null>;
   }
 
   /** Ends a thread that has not been asked to open anything. */

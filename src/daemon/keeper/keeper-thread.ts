@@ -103,14 +103,15 @@ class Keeper {
     return null;
   }
 
-  private close(): null {
+  private close(): number | null {
     clearTimeout(this.timer ?? undefined);
+    const bytes = this.disk?.allocatedBytes() ?? null;
     try {
       this.next?.close();
     } finally {
       this.disk?.close();
     }
-    return null;
+    return bytes;
   }
 
   /** Not once the mount ends: after a crash the tables in memory are not trusted enough to call the image clean. */

@@ -49,7 +49,7 @@ describe('parseMountOptions', () => {
     expect(
       parseMountOptions([
         text,
-        'transport=kernel,allow_backing=/a,allow_backing=/b,pid_file=/p,nolock,debug,lazy_refcounts,any_parent',
+        'transport=kernel,allow_backing=/a,allow_backing=/b,pid_file=/p,nolock,debug,lazy_refcounts,any_parent,overlay=/o',
       ]),
     ).toEqual({
       readOnly: false,
@@ -60,6 +60,8 @@ describe('parseMountOptions', () => {
       anyParent: true,
       lock: false,
       share: false,
+      snapshot: false,
+      overlay: '/o',
       flags: [],
       allowBacking: ['/a', '/b'],
       source: 'x',
