@@ -48,8 +48,16 @@ export function contentOf(source: PartitionSource, start: number, size: number):
   };
 }
 
+/** Types that are told apart by `describe`, and the kind that they belong to. */
+const VARIANTS: Readonly<Record<string, string>> = { ext2: 'ext4', ext3: 'ext4', squashfs3: 'squashfs' };
+
 /** Null if the volume has nothing of this kind. */
 function detailsOf({ magics, describe }: Kind, volume: Volume): Details | null {
   if (magics.length > 0 && !magics.some(({ at, bytes }) => volume.has(bytes, at))) return null;
   return describe === undefined ? {} : describe(volume);
+}
+
+/** What a type of the table, or one of its variants, is used for; undefined for other types. */
+export function useOfType(type: string): ContentUse | undefined {
+  return KINDS.find((kind) => kind.type === type || VARIANTS[type] === kind.type)?.use;
 }

@@ -10,6 +10,7 @@ import { describeRaidMember } from './raid.ts';
 import {
   describeBtrfs,
   describeExt,
+  describeIso9660,
   describeLuks,
   describeSquashfs,
   describeSwap,
@@ -75,5 +76,5 @@ export const KINDS: readonly Kind[] = [
   },
   { type: 'apfs', use: 'filesystem', magics: [{ at: 32, bytes: 'NXSB' }], describe: fixedPlaces(72) },
   { type: 'zfs_member', use: 'container', magics: [], describe: describeZfsMember },
-  { type: 'iso9660', use: 'filesystem', magics: [{ at: 32 * KIB + 1, bytes: 'CD001' }] },
+  { type: 'iso9660', use: 'filesystem', magics: [{ at: 32 * KIB + 1, bytes: 'CD001' }], describe: describeIso9660 },
 ];

@@ -7,6 +7,7 @@ import { isZero, uuidText } from '../guid.ts';
 import type { Details } from './kind.ts';
 import { labelText } from './text.ts';
 import { type Volume, viewOf } from './volume.ts';
+import { xfsNeedsRecovery } from './xfs-log.ts';
 
 const COMPAT_HAS_JOURNAL = 0x4;
 const INCOMPAT_RECOVER = 0x4;
@@ -74,7 +75,12 @@ export function describeXfs(volume: Volume): Details | null {
   const view = viewOf(block);
   const blockBytes = view.getUint32(4, false);
   const isSane = isPowerOfTwo(blockBytes) && blockBytes >= 512 && blockBytes <= 65536 && view.getUint32(88, false) > 0;
-  return isSane ? { uuid: uuidOrNull(block, 32), label: labelText(block.subarray(108, 120)) } : null;
+  if (!isSane) return null;
+  return {
+    uuid: uuidOrNull(block, 32),
+    label: labelText(block.subarray(108, 120)),
+    needsRecovery: xfsNeedsRecovery(volume, view),
+  };
 }
 
 /** 28 major version u16 */
@@ -82,6 +88,12 @@ export function describeSquashfs(volume: Volume): Details | null {
   const major = volume.view(0, 96)?.getUint16(28, true);
   if (major === undefined) return null;
   return { type: major < 4 ? 'squashfs3' : 'squashfs', needsRecovery: false };
+}
+
+/** 32 KiB: 40 volume identifier[32], padded with spaces */
+export function describeIso9660(volume: Volume): Details {
+  const name = volume.bytes(32 * 1024 + 40, 32);
+  return { label: name === null ? null : labelText(name), needsRecovery: false };
 }
 
 /** A description of file systems that have a UUID and a label at fixed places. */
