@@ -32,6 +32,7 @@ import { nativeAvailable } from '../native/index.ts';
 import type { KeptDisk } from './keeper/disk-keeper.ts';
 import { type Log, requestErrorLog } from './log.ts';
 import type { MountRequest } from './mount-request.ts';
+import { refusalLog } from './refusal-log.ts';
 import { Crew, type CrewEvents } from './workers/crew.ts';
 import type { ServingWords } from './workers/serving-words.ts';
 import type { ServeData, Thread, WarmThread } from './workers/threads.ts';
@@ -150,7 +151,7 @@ async function serveKernel(
   try {
     tree = createTree(
       { readOnly: disk.readOnly, modifiedMs: () => disk.modifiedMs },
-      { rootIsFile: session.rootIsFile, ...owner(request) },
+      { rootIsFile: session.rootIsFile, shows: ['partitions'], ...owner(request) },
     );
     const [data, ...rest] = workerData(session, disk, tree, request, words, counters);
     first = warm.run(data!, log);
@@ -238,7 +239,8 @@ async function serveFuseNative(
   }
   const tree = createTree(
     { readOnly: disk.readOnly, modifiedMs: () => disk.modifiedMs },
-    { rootIsFile: false, ...owner(request) },
+    // libfuse 2 has no way to let one handle read past the pages of the kernel
+    { rootIsFile: false, shows: ['partitions'], mayBypassPages: false, ...owner(request) },
   );
   const counters = createCounters();
   const logger = requestErrorLog(log);
@@ -249,7 +251,7 @@ async function serveFuseNative(
     onError: logger,
     shouldStop: () => words.isStopped,
   };
-  const session = await mountFuseNative(options, new DiskFilesystem(attached, tree));
+  const session = await mountFuseNative(options, new DiskFilesystem(attached, tree, refusalLog(log)));
   return withEnd(session.ended, {
     transport: 'fuse-native',
     mountpoint: session.mountpoint,

@@ -77,16 +77,15 @@ export function chainDataRun(image: SnapshotImage, offset: number, length: numbe
   return { isData: false, length: part };
 }
 
-/** The first offset from `offset` on that has data, or has none; the size of the disk if there is no such offset. */
-export function chainSeek(image: SnapshotImage, offset: number, wantsData: boolean): number {
-  const size = image.virtualSize();
+/** The first offset from `offset` on that has data, or has none; `end` if there is no such offset before it. */
+export function chainSeek(image: SnapshotImage, offset: number, wantsData: boolean, end = image.virtualSize()): number {
   let step = FIRST_SEEK_BYTES;
-  for (let at = offset; at < size; step *= 2) {
-    const { isData, length } = chainDataRun(image, at, Math.min(size - at, step));
+  for (let at = offset; at < end; step *= 2) {
+    const { isData, length } = chainDataRun(image, at, Math.min(end - at, step));
     if (isData === wantsData) return at;
     at += length;
   }
-  return size;
+  return end;
 }
 
 /** Without spreads, which take most of the time of a map of millions of extents. */

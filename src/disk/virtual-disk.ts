@@ -226,10 +226,10 @@ export class VirtualDisk {
     return this.extents(offset, length).next().value!;
   }
 
-  /** The first offset from `offset` on that has data, or has none; the size of the disk if there is no such offset. */
-  seek(offset: number, wantsData: boolean): number {
+  /** The first offset from `offset` on that has data, or has none; `end` if there is no such offset before it. */
+  seek(offset: number, wantsData: boolean, end: number = this.size()): number {
     this.requestBegins();
-    return chainSeek(this.image, offset, wantsData);
+    return chainSeek(this.image, offset, wantsData, end);
   }
 
   /** Internal snapshots that can be read, if they were wanted when the disk was opened. */

@@ -1,111 +1,158 @@
-// The tree that a mount shows: disk.raw in a directory, or the disk as the mountpoint itself. Every request for the disk
-// becomes a request to the VirtualDisk. Between two requests only what tree-state.ts shares is kept.
+// The tree that a mount shows: disk.raw, partitions/ and status.json in a directory, or the disk or a partition as the mountpoint
+// itself. Each request is passed to the file that its node is. Between two requests only what tree-state.ts shares is kept.
 
-import {
-  FALLOC_FL_KEEP_SIZE,
-  FALLOC_FL_PUNCH_HOLE,
-  FALLOC_FL_ZERO_RANGE,
-  O_TRUNC,
-  SEEK_DATA,
-  SEEK_HOLE,
-} from '../bytes/linux.ts';
-import { guestOffset } from '../bytes/offsets.ts';
+import { O_TRUNC, S_IFDIR, S_IFMT } from '../bytes/linux.ts';
 import type { VirtualDisk } from '../disk/index.ts';
 import { ERRNO, ImgfuseError } from '../errors/index.ts';
-import type { AttributeChange, Attributes, DirectoryEntry, Filesystem, Statfs } from '../fuse/filesystem.ts';
-import { DISK_NAME, ROOT_NODE, SharedNode, type SharedTree, TreeWords } from './tree-state.ts';
-import { Truncation } from './truncation.ts';
+import type {
+  AttributeChange,
+  Attributes,
+  DirectoryEntry,
+  Filesystem,
+  OpenedFile,
+  Statfs,
+} from '../fuse/filesystem.ts';
+import { failure } from './failure.ts';
+import { type Conflict, canWrite, HANDLE, type Handles, isTruncating } from './handles.ts';
+import {
+  DISK_NAME,
+  DISK_NODE,
+  FIXED_NODES,
+  isPartitionNode,
+  PARTITIONS_NAME,
+  PARTITIONS_NODE,
+  partitionName,
+  partitionNumber,
+  ROOT_NODE,
+  rootEntries,
+} from './nodes.ts';
+import { Partitions } from './partitions.ts';
+import { RangeFile } from './range-file.ts';
+import { RecordTable } from './records.ts';
+import { TableWatch } from './table-watch.ts';
+import { handlesOf, type SharedTree, TreeWords, truncationOf } from './tree-state.ts';
 
 const O_ACCMODE = 3;
 const O_RDONLY = 0;
-const READ_HANDLE = 1;
-const WRITE_HANDLE = 2;
-/** opened with O_TRUNC */
-const TRUNCATING_HANDLE = 3;
 
 const PERMISSION_BITS = 0o7777;
 /** Limits of st_blksize: stdio reads that much at once, so at least a page, and no more than one request holds. */
 const [SMALLEST_BUFFER, LARGEST_BUFFER] = [4096, 1024 * 1024];
-/** A range operation that covers gigabytes is passed to the disk in steps of this size. */
-const RANGE_STEP = 1024 * 1024 * 1024;
+/** How long the kernel may keep a name: for ever, or not at all. */
+const [LASTING_ENTRY_SECONDS, NO_ENTRY_SECONDS] = [60, 0];
+
+/** An opening was refused. */
+export interface Refusal {
+  /** as the user sees them: disk.raw, partitions/1.raw */
+  readonly name: string;
+  readonly holderName: string;
+  readonly holderWrites: boolean;
+  /** of the process that opened the other file; 0: not known */
+  readonly holder: number;
+}
 
 export class DiskFilesystem implements Filesystem {
   private disk: VirtualDisk;
   private readonly tree: SharedTree;
-  private readonly root: SharedNode;
-  private readonly diskFile: SharedNode;
+  private readonly records: RecordTable;
   private readonly words: TreeWords;
+  private readonly handles: Handles;
+  private readonly table: TableWatch;
+  private readonly partitions: Partitions;
+  private readonly names: ReadonlyMap<string, number>;
   private readonly diskNode: number;
-  private readonly truncation: Truncation;
-  private readonly zeroGap = (start: number, length: number): void => this.disk.discard(start, length);
+  private readonly noteRefusal: (refusal: Refusal) => void;
+  private diskFile: RangeFile;
+  /** the partitions that were used since the table was read last, by node */
+  private readonly partitionFiles = new Map<number, RangeFile>();
+  private readings = 0;
 
-  constructor(disk: VirtualDisk, tree: SharedTree) {
+  /** @param noteRefusal called when an opening is refused because another file with the same bytes is open */
+  constructor(disk: VirtualDisk, tree: SharedTree, noteRefusal: (refusal: Refusal) => void = () => undefined) {
     this.disk = disk;
     this.tree = tree;
+    this.noteRefusal = noteRefusal;
+    this.records = new RecordTable(tree.records);
     this.words = new TreeWords(tree);
-    this.truncation = new Truncation(tree.truncation);
-    this.diskNode = tree.rootIsFile ? ROOT_NODE : ROOT_NODE + 1;
-    this.root = new SharedNode(tree, ROOT_NODE);
-    this.diskFile = tree.rootIsFile ? this.root : new SharedNode(tree, this.diskNode);
+    this.handles = handlesOf(tree);
+    this.handles.addThread();
+    this.table = new TableWatch(tree.table);
+    this.diskNode = tree.rootIsFile ? ROOT_NODE : DISK_NODE;
+    this.names = rootEntries(tree.shows);
+    const { records, handles, table, words } = this;
+    this.partitions = new Partitions({ records, handles, table, words, model: this.diskNode });
+    this.diskFile = this.fileOf(this.diskNode);
   }
 
   /** Serves another disk from the next request on: the same image, opened anew. */
   takeOver(disk: VirtualDisk): void {
     this.disk = disk;
+    this.table.noteEverything();
+    this.partitionFiles.clear();
+    this.diskFile = this.fileOf(this.diskNode);
   }
 
   lookup(parent: number, name: string): Attributes {
     this.assertDirectory(parent);
-    if (name === '.' || name === '..') return this.getattr(ROOT_NODE);
-    if (name !== DISK_NAME) throw failure(ERRNO.ENOENT, `there is no ${name} here; the disk is ${DISK_NAME}`);
-    return this.getattr(this.diskNode);
+    if (name === '.') return this.getattr(parent);
+    if (name === '..') return this.getattr(ROOT_NODE);
+    if (parent === ROOT_NODE) {
+      const node = this.names.get(name);
+      if (node === undefined) throw failure(ERRNO.ENOENT, `there is no ${name} here; the disk is ${DISK_NAME}`);
+      return this.getattr(node);
+    }
+    const number = partitionNumber(name);
+    const record = number === null ? undefined : this.partitions.find(this.disk, number);
+    if (record === undefined) throw failure(ERRNO.ENOENT, `there is no ${PARTITIONS_NAME}/${name}`);
+    return this.getattr(this.records.node(record));
   }
 
   getattr(node: number): Attributes {
-    this.assertNode(node);
-    const { disk } = this;
-    const isDisk = node === this.diskNode;
-    const { atimeMs, ctimeMs, gid, mode, mtimeMs, uid } = isDisk ? this.diskFile : this.root;
+    const record = this.recordOf(node);
+    const { atimeMs, ctimeMs, gid, mode, mtimeMs, uid } = this.records.attributes(record);
+    const file = this.fileIn(node);
+    const isDirectory = (mode & S_IFMT) === S_IFDIR;
     return {
       ino: node,
       generation: node === ROOT_NODE ? 0 : this.tree.generation,
-      size: isDisk ? disk.size() : 0,
-      allocatedBytes: isDisk ? disk.occupiedBytes() : 0,
+      entrySeconds: isPartitionNode(node) ? NO_ENTRY_SECONDS : LASTING_ENTRY_SECONDS,
+      size: file?.size() ?? 0,
+      allocatedBytes: file?.occupiedBytes() ?? 0,
       atimeMs,
       mtimeMs,
       ctimeMs,
       mode,
-      nlink: isDisk ? 1 : 2,
+      nlink: isDirectory ? 2 : 1,
       uid,
       gid,
-      blockSize: isDisk ? Math.min(Math.max(disk.clusterSize, SMALLEST_BUFFER), LARGEST_BUFFER) : SMALLEST_BUFFER,
+      blockSize: file === null ? SMALLEST_BUFFER : this.bufferSize(),
     };
   }
 
-  setattr(node: number, change: AttributeChange, handle?: number): Attributes {
-    this.assertNode(node);
+  setattr(node: number, change: AttributeChange, handle = 0): Attributes {
+    const record = this.recordOf(node);
     this.assertWritable();
-    if (change.size !== undefined) {
-      this.assertDisk(node);
-      if (handle === TRUNCATING_HANDLE) this.endFileAt(change.size);
-      else if (change.size !== this.disk.size()) {
-        this.disk.resize(change.size);
-        this.touch();
-      }
+    if (change.size !== undefined) this.fileAt(node).resize(change.size, handle);
+    const attributes = this.records.attributes(record);
+    if (change.mode !== undefined) {
+      attributes.mode = (attributes.mode & ~PERMISSION_BITS) | (change.mode & PERMISSION_BITS);
     }
-    const file = node === this.diskNode ? this.diskFile : this.root;
-    if (change.mode !== undefined) file.mode = (file.mode & ~PERMISSION_BITS) | (change.mode & PERMISSION_BITS);
-    if (change.uid !== undefined) file.uid = change.uid;
-    if (change.gid !== undefined) file.gid = change.gid;
-    if (change.atimeMs !== undefined) file.atimeMs = change.atimeMs;
-    if (change.mtimeMs !== undefined) file.mtimeMs = change.mtimeMs;
-    file.ctimeMs = Date.now();
+    if (change.uid !== undefined) attributes.uid = change.uid;
+    if (change.gid !== undefined) attributes.gid = change.gid;
+    if (change.atimeMs !== undefined) attributes.atimeMs = change.atimeMs;
+    if (change.mtimeMs !== undefined) attributes.mtimeMs = change.mtimeMs;
+    attributes.ctimeMs = Date.now();
     return this.getattr(node);
   }
 
   readdir(node: number): readonly DirectoryEntry[] {
     this.assertDirectory(node);
-    return [{ name: DISK_NAME, attributes: this.getattr(this.diskNode) }];
+    if (node === ROOT_NODE)
+      return Array.from(this.names, ([name, child]) => ({ name, attributes: this.getattr(child) }));
+    return this.partitions.list(this.disk).map((record) => ({
+      name: partitionName(this.records.partition(record)),
+      attributes: this.getattr(this.records.node(record)),
+    }));
   }
 
   changeNames(node: number): never {
@@ -114,24 +161,26 @@ export class DiskFilesystem implements Filesystem {
     throw failure(ERRNO.EPERM, `the names here are fixed: ${DISK_NAME} is the disk of ${this.disk.path}`);
   }
 
-  open(node: number, flags: number): number {
-    this.assertDisk(node);
-    if ((flags & O_ACCMODE) === O_RDONLY) return READ_HANDLE;
-    this.assertWritable();
+  open(node: number, flags: number, pid = 0): OpenedFile {
+    const file = this.fileAt(node);
+    const isReader = (flags & O_ACCMODE) === O_RDONLY;
+    if (!isReader) this.assertWritable();
     // the size stays, like that of a block device: cp and a shell's > write over a disk and must not cut it to nothing
-    const truncates = (flags & O_TRUNC) !== 0;
-    if (truncates) this.truncation.open();
-    this.words.addWritableHandle();
-    return truncates ? TRUNCATING_HANDLE : WRITE_HANDLE;
+    const truncates = !isReader && (flags & O_TRUNC) !== 0;
+    const kind = isReader ? HANDLE.read : truncates ? HANDLE.truncate : HANDLE.write;
+    const claim = this.handles.open(file.record, kind, pid);
+    if ('isWriter' in claim) throw this.refusal(file, claim);
+    if (truncates) file.truncation.open();
+    if (!isReader) this.words.addWritableHandle();
+    const mayKeep = !file.truncation.isActive && !this.words.hasStalePages;
+    return { handle: claim.handle, pages: claim.pages === 'keep' && !mayKeep ? 'drop' : claim.pages };
   }
 
-  mayKeepPages(_node: number): boolean {
-    return !this.truncation.isActive && !this.words.hasStalePages;
-  }
-
-  release(_node: number, handle: number): void {
+  release(node: number, handle: number): void {
+    const file = this.fileAt(node);
+    this.handles.release(file.record, handle);
     if (!canWrite(handle)) return;
-    if (handle === TRUNCATING_HANDLE) this.truncation.release();
+    if (isTruncating(handle)) file.truncation.release();
     if (this.words.removeWritableHandle()) this.disk.makeClean();
     else this.disk.flush();
   }
@@ -144,8 +193,7 @@ export class DiskFilesystem implements Filesystem {
     length: number,
     offset: number,
   ): number {
-    this.assertDisk(node);
-    return this.disk.read(target, targetOffset, length, guestOffset(offset));
+    return this.fileAt(node).read(target, targetOffset, length, offset);
   }
 
   write(
@@ -156,14 +204,7 @@ export class DiskFilesystem implements Filesystem {
     length: number,
     offset: number,
   ): number {
-    this.assertDisk(node);
-    if (this.truncation.isActive) {
-      const end = Math.min(offset + length, this.disk.size());
-      if (offset < end) this.beforeChange(handle, offset, end);
-    }
-    const count = this.disk.write(source, sourceOffset, length, guestOffset(offset));
-    this.touch();
-    return count;
+    return this.fileAt(node).write(handle, source, sourceOffset, length, offset);
   }
 
   flush(node: number, handle: number): void {
@@ -175,36 +216,11 @@ export class DiskFilesystem implements Filesystem {
   }
 
   fallocate(node: number, handle: number, mode: number, offset: number, length: number): void {
-    this.assertDisk(node);
-    const end = offset + length;
-    const action = mode & ~FALLOC_FL_KEEP_SIZE;
-    const keepSize = (mode & FALLOC_FL_KEEP_SIZE) !== 0;
-    // a hole never changes the size; the kernel has checked that, other callers may not have
-    if (action === FALLOC_FL_PUNCH_HOLE && !keepSize) throw failure(ERRNO.EOPNOTSUPP, 'PUNCH_HOLE needs KEEP_SIZE');
-    if (action !== 0 && action !== FALLOC_FL_PUNCH_HOLE && action !== FALLOC_FL_ZERO_RANGE) {
-      throw failure(ERRNO.EOPNOTSUPP, `fallocate mode ${mode} is not served: only plain, PUNCH_HOLE and ZERO_RANGE`);
-    }
-    // writing zeros for a hole would take the space that a hole gives back; callers that want zeros use ZERO_RANGE
-    if (action === FALLOC_FL_PUNCH_HOLE && !this.disk.readOnly && !this.disk.canDiscard()) {
-      throw failure(ERRNO.EOPNOTSUPP, `${this.disk.path} can give no space back`);
-    }
-    if (!keepSize && end > this.disk.size()) this.disk.growTo(end);
-    if (handle === TRUNCATING_HANDLE && !keepSize) this.beforeChange(handle, action === 0 ? end : offset, end);
-    const last = Math.min(end, this.disk.size());
-    if (action === 0) this.inSteps(offset, last, (at, count) => this.disk.preallocate(at, count));
-    else if (action === FALLOC_FL_PUNCH_HOLE) this.inSteps(offset, last, (at, count) => this.disk.discard(at, count));
-    else this.inSteps(offset, last, (at, count) => this.disk.writeZeroes(at, count));
-    this.touch();
+    this.fileAt(node).fallocate(handle, mode, offset, length);
   }
 
   lseek(node: number, _handle: number, offset: number, whence: number): number {
-    this.assertDisk(node);
-    const size = this.disk.size();
-    if (whence !== SEEK_DATA && whence !== SEEK_HOLE) throw failure(ERRNO.EINVAL, `lseek with whence ${whence}`);
-    if (offset >= size) throw failure(ERRNO.ENXIO, `offset ${offset} lies beyond the end of the disk`);
-    const found = this.disk.seek(offset, whence === SEEK_DATA);
-    if (found < size || whence === SEEK_HOLE) return Math.min(found, size);
-    throw failure(ERRNO.ENXIO, `there is no data after offset ${offset}`);
+    return this.fileAt(node).seek(offset, whence);
   }
 
   statfs(_node: number): Statfs {
@@ -217,7 +233,7 @@ export class DiskFilesystem implements Filesystem {
       blocks,
       blocksFree,
       blocksAvailable: blocksFree,
-      files: this.tree.rootIsFile ? 1 : 2,
+      files: this.tree.rootIsFile ? 1 : 1 + this.names.size,
       filesFree: 0,
       nameMax: 255,
     };
@@ -231,53 +247,89 @@ export class DiskFilesystem implements Filesystem {
   }
 
   getxattr(node: number, name: string): Uint8Array {
-    this.assertNode(node);
-    const attributes = node === this.diskNode ? this.attributes() : {};
+    const attributes = this.attributesOf(node);
     const value = Object.hasOwn(attributes, name) ? attributes[name] : undefined;
     if (value === undefined) throw failure(ERRNO.ENODATA, `no extended attribute ${name}`);
     return new TextEncoder().encode(value);
   }
 
   listxattr(node: number): readonly string[] {
-    this.assertNode(node);
-    return node === this.diskNode ? Object.keys(this.attributes()) : [];
+    return Object.keys(this.attributesOf(node));
   }
 
-  private attributes(): Readonly<Record<string, string>> {
+  private attributesOf(node: number): Readonly<Record<string, string>> {
+    const record = this.recordOf(node);
+    if (this.fileIn(node) === null) return {};
     const { path, format, clusterSize } = this.disk;
+    const partition = this.records.partition(record);
     return {
       'user.imgfuse.image': path,
       'user.imgfuse.format': format,
       'user.imgfuse.cluster_size': String(clusterSize),
+      ...(partition === 0 ? {} : { 'user.imgfuse.partition': String(partition) }),
     };
   }
 
-  /** Bytes [start, end) of the disk are about to change: what a handle opened with O_TRUNC skips before them becomes zeros. */
-  private beforeChange(handle: number, start: number, end: number): void {
-    if (handle !== TRUNCATING_HANDLE) return this.truncation.note(start, end);
-    if (this.truncation.extend(start, end, this.zeroGap)) this.words.noteGapsZeroed();
+  private bufferSize(): number {
+    return Math.min(Math.max(this.disk.clusterSize, SMALLEST_BUFFER), LARGEST_BUFFER);
   }
 
-  /**
-   * ftruncate through a handle that was opened with O_TRUNC: cp and tar end a file with a hole in this way, so `size` is the end
-   * of the file that was written over the disk. The disk grows if it is too small, and is never cut.
-   */
-  private endFileAt(size: number): void {
-    this.truncation.cut(size);
-    this.disk.growTo(size);
-    this.beforeChange(TRUNCATING_HANDLE, size, size);
-    this.touch();
+  private refusal(file: RangeFile, { record, isWriter, pid }: Conflict): ImgfuseError {
+    const holderName = this.nameOf(record);
+    this.noteRefusal({ name: file.name, holderName, holderWrites: isWriter, holder: pid });
+    const sentence = `${file.name} shows the same bytes as ${holderName}, which is open${isWriter ? ' for writing' : ''}`;
+    return new ImgfuseError('busy', sentence, { path: this.disk.path });
   }
 
-  /** The disk's content changed. */
-  private touch(): void {
-    const now = Date.now();
-    this.diskFile.mtimeMs = now;
-    this.diskFile.ctimeMs = now;
+  private nameOf(record: number): string {
+    const partition = this.records.partition(record);
+    return partition === 0 ? DISK_NAME : `${PARTITIONS_NAME}/${partitionName(partition)}`;
   }
 
-  private inSteps(start: number, end: number, action: (at: number, count: number) => void): void {
-    for (let at = start; at < end; at += RANGE_STEP) action(at, Math.min(RANGE_STEP, end - at));
+  /** The file with that record, for this thread and the present disk. */
+  private fileOf(record: number): RangeFile {
+    const { disk, handles, records, words, table } = this;
+    const [start, end] = [records.start(record), records.end(record)];
+    return new RangeFile({
+      ...{ disk, record, handles, words, table, start },
+      name: this.nameOf(record),
+      length: end === Infinity ? null : end - start,
+      attributes: records.attributes(record),
+      truncation: truncationOf(this.tree, record),
+    });
+  }
+
+  /** The file that shows bytes of the disk as that node. @throws ImgfuseError EISDIR, missing */
+  private fileAt(node: number): RangeFile {
+    return node === this.diskNode ? this.diskFile : (this.fileIn(node) ?? this.throwNoFile(node));
+  }
+
+  /** The same; null if the node shows no bytes of the disk. */
+  private fileIn(node: number): RangeFile | null {
+    if (node === this.diskNode) return this.diskFile;
+    if (!isPartitionNode(node)) return null;
+    if (this.readings !== this.table.readings) {
+      this.readings = this.table.readings;
+      this.partitionFiles.clear();
+    }
+    const known = this.partitionFiles.get(node);
+    if (known !== undefined) return known;
+    const file = this.fileOf(this.recordOf(node));
+    this.partitionFiles.set(node, file);
+    return file;
+  }
+
+  private throwNoFile(node: number): never {
+    this.recordOf(node);
+    throw failure(ERRNO.EISDIR, 'this is a directory; the disk is in it');
+  }
+
+  /** @throws ImgfuseError missing */
+  private recordOf(node: number): number {
+    const isFixed = node < FIXED_NODES && this.records.node(node) === node;
+    const record = isFixed ? node : this.partitions.recordOf(node);
+    if (record === undefined) throw failure(ERRNO.ENOENT, `there is no node ${node}`);
+    return record;
   }
 
   private assertWritable(): void {
@@ -285,26 +337,10 @@ export class DiskFilesystem implements Filesystem {
     throw failure(ERRNO.EROFS, `${this.disk.path} is mounted read-only`);
   }
 
-  private assertNode(node: number): void {
-    if (node !== ROOT_NODE && node !== this.diskNode) throw failure(ERRNO.ENOENT, `there is no node ${node}`);
-  }
-
-  private assertDisk(node: number): void {
-    this.assertNode(node);
-    if (node !== this.diskNode) throw failure(ERRNO.EISDIR, 'this is the directory; the disk is in it');
-  }
-
   private assertDirectory(node: number): void {
-    this.assertNode(node);
+    this.recordOf(node);
     if (this.tree.rootIsFile) throw failure(ERRNO.ENOTDIR, 'the mountpoint is the disk itself');
-    if (node === this.diskNode) throw failure(ERRNO.ENOTDIR, `${DISK_NAME} is no directory`);
+    if (node !== ROOT_NODE && node !== PARTITIONS_NODE)
+      throw failure(ERRNO.ENOTDIR, 'this is a file, and no directory');
   }
-}
-
-function canWrite(handle: number): boolean {
-  return handle === WRITE_HANDLE || handle === TRUNCATING_HANDLE;
-}
-
-function failure(errno: number, sentence: string): ImgfuseError {
-  return new ImgfuseError('usage', sentence, { errno });
 }

@@ -1,10 +1,11 @@
 // The filesystem layer as the commands see it.
 
-export { DiskFilesystem } from './disk-filesystem.ts';
+export { DiskFilesystem, type Refusal } from './disk-filesystem.ts';
+export { DISK_NAME, PARTITIONS_NAME, type Shown, STATUS_NAME, STATUS_NODE } from './nodes.ts';
+export { sourceOf } from './partitions.ts';
 export {
   abandonTree,
   createTree,
-  DISK_NAME,
   dropStalePages,
   nodesOf,
   type SharedTree,

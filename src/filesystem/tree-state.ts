@@ -1,47 +1,62 @@
-// What all threads share of the tree: owner, mode and times of its nodes, and how many writable handles are open. Times
-// change when the guest writes or a user sets them, never when they are looked at.
+// What all threads share of the tree: which nodes there are, a record of each (records.ts), and how many writable handles are open.
+// Times change when the guest writes or a user sets them, never when they are looked at.
 
 import { randomInt } from 'node:crypto';
 import { S_IFDIR, S_IFREG } from '../bytes/linux.ts';
 import type { VirtualDisk } from '../disk/index.ts';
-import { createTruncationState, Truncation } from './truncation.ts';
-
-/** Float64 numbers of a node, then of the next one: SharedNode says what they are. */
-const MODE = 0;
-const UID = 1;
-const GID = 2;
-const ATIME_MS = 3;
-const MTIME_MS = 4;
-const CTIME_MS = 5;
-const NODE_NUMBERS = 6;
+import { createHandleWords, Handles } from './handles.ts';
+import { DISK_NODE, FIRST_PARTITION_NODE, ROOT_NODE, rootEntries, type Shown, STATUS_NODE } from './nodes.ts';
+import { createOpenFiles, OpenFiles } from './open-files.ts';
+import { createRecords, PARTITION_RECORDS, RecordTable, type SharedRecords } from './records.ts';
+import { createTableWatchState, TableWatch } from './table-watch.ts';
+import {
+  createTruncationStates,
+  DISK_EXTENTS,
+  PARTITION_EXTENTS,
+  Truncation,
+  type TruncationStates,
+} from './truncation.ts';
 
 /** Int32 words: TreeWords says what they are. */
 const WRITABLE_HANDLES = 0;
 const READ_ONLY = 1;
-const GAPS_ZEROED = 2;
-const GAPS_DROPPED = 3;
-const WORDS = 4;
+const STALE_NOTED = 2;
+const STALE_DROPPED = 3;
+const PARTITION_NODES = 4;
+const WORDS = 6;
 
 /** Permission bits to write. */
 const WRITE_BITS = 0o222;
 
-export const ROOT_NODE = 1;
-export const DISK_NAME = 'disk.raw';
-
 export interface SharedTree {
-  /** the mountpoint is a regular file, and the root node is the disk itself */
+  /** the mountpoint is a regular file, and the root node is the disk itself, or one partition of it */
   readonly rootIsFile: boolean;
+  readonly shows: readonly Shown[];
+  /** handles may read past the pages of the kernel */
+  readonly mayBypassPages: boolean;
   readonly umask: number;
-  /** of the disk: a file handle of one mount (NFS) must not open the disk of another, mounted later in its place */
+  /** of all nodes but the root: a file handle of one mount (NFS) must not open the disk of another, mounted later in its place */
   readonly generation: number;
-  readonly numbers: SharedArrayBuffer;
+  readonly records: SharedRecords;
   readonly words: SharedArrayBuffer;
-  /** see truncation.ts */
-  readonly truncation: SharedArrayBuffer;
+  /** see handles.ts and open-files.ts */
+  readonly handles: SharedArrayBuffer;
+  readonly openFiles: SharedArrayBuffer;
+  /** see table-watch.ts */
+  readonly table: SharedArrayBuffer;
+  /** see truncation.ts: of the disk, and of each partition record */
+  readonly truncation: TruncationStates;
+  readonly partitionTruncations: TruncationStates;
 }
 
 export interface TreeOptions {
   readonly rootIsFile: boolean;
+  /** the bytes of the disk that the root shows, if it is a file and shows not all of them */
+  readonly part?: { readonly start: number; readonly size: number } | undefined;
+  /** what a directory shows beside the disk; default: nothing */
+  readonly shows?: readonly Shown[] | undefined;
+  /** default: they may */
+  readonly mayBypassPages?: boolean | undefined;
   readonly uid: number;
   readonly gid: number;
   /** permission bits taken away from 0777 (directory) and 0666 (disk); absent: only the owner has access, 0700 and 0600 */
@@ -50,9 +65,9 @@ export interface TreeOptions {
   readonly timeMs?: number | undefined;
 }
 
-/** The tree's shared state: node 1 is the root; node 2 is the disk unless the root is. */
+/** The tree's shared state, with the nodes that every such tree has: partitions are added when somebody looks. */
 export function createTree(disk: Pick<VirtualDisk, 'modifiedMs' | 'readOnly'>, options: TreeOptions): SharedTree {
-  const { rootIsFile, uid, gid } = options;
+  const { rootIsFile, part, uid, gid } = options;
   const umask = options.umask ?? 0o077;
   const now = options.timeMs ?? Date.now();
   const changed = options.timeMs ?? disk.modifiedMs() ?? now;
@@ -60,33 +75,57 @@ export function createTree(disk: Pick<VirtualDisk, 'modifiedMs' | 'readOnly'>, o
   const fileMode = S_IFREG | ((disk.readOnly ? 0o444 : 0o666) & ~umask);
   const tree: SharedTree = {
     rootIsFile,
+    shows: rootIsFile ? [] : (options.shows ?? []),
+    mayBypassPages: options.mayBypassPages ?? true,
     umask,
     generation: randomInt(1, 2 ** 32),
-    numbers: new SharedArrayBuffer(NODE_NUMBERS * 3 * 8),
+    records: createRecords(),
     words: new SharedArrayBuffer(WORDS * 4),
-    truncation: createTruncationState(),
+    handles: createHandleWords(),
+    openFiles: createOpenFiles(),
+    table: createTableWatchState(),
+    truncation: createTruncationStates(1, DISK_EXTENTS),
+    partitionTruncations: createTruncationStates(PARTITION_RECORDS, PARTITION_EXTENTS),
   };
   new TreeWords(tree).setReadOnly(disk.readOnly);
-  for (const id of nodesOf(tree)) {
-    const node = new SharedNode(tree, id);
-    const isDirectory = id === ROOT_NODE && !rootIsFile;
-    const time = isDirectory ? now : changed;
-    node.mode = isDirectory ? directoryMode : fileMode;
-    node.uid = uid;
-    node.gid = gid;
-    node.atimeMs = time;
-    node.mtimeMs = time;
-    node.ctimeMs = time;
+  const records = new RecordTable(tree.records);
+  const add = (node: number, mode: number, time: number): void => {
+    records.assign(node, node);
+    const attributes = records.attributes(node);
+    Object.assign(attributes, { mode, uid, gid, atimeMs: time, mtimeMs: time, ctimeMs: time });
+  };
+  const diskNode = rootIsFile ? ROOT_NODE : DISK_NODE;
+  if (!rootIsFile) add(ROOT_NODE, directoryMode, now);
+  add(diskNode, fileMode, changed);
+  records.assign(diskNode, diskNode, part?.start ?? 0, part === undefined ? Infinity : part.start + part.size);
+  for (const node of rootEntries(tree.shows).values()) {
+    if (node !== DISK_NODE) add(node, node === STATUS_NODE ? S_IFREG | (0o444 & ~umask) : directoryMode, now);
   }
   return tree;
+}
+
+/** The live nodes, and their records. */
+export function* recordsOf(tree: SharedTree): Generator<{ readonly record: number; readonly node: number }, void> {
+  const records = new RecordTable(tree.records);
+  for (const record of records.all()) {
+    const node = records.node(record);
+    if (node !== 0) yield { record, node };
+  }
+}
+
+/** The ids of the live nodes. */
+export function nodesOf(tree: SharedTree): readonly number[] {
+  return [...recordsOf(tree)].map(({ node }) => node);
 }
 
 /** Lets the disk be opened for writing from now on, or no longer; the permissions shown follow. */
 export function setTreeReadOnly(tree: SharedTree, readOnly: boolean): void {
   new TreeWords(tree).setReadOnly(readOnly);
-  for (const id of nodesOf(tree)) {
-    const node = new SharedNode(tree, id);
-    node.mode = readOnly ? node.mode & ~WRITE_BITS : node.mode | (WRITE_BITS & ~tree.umask);
+  const records = new RecordTable(tree.records);
+  for (const { record, node } of recordsOf(tree)) {
+    const attributes = records.attributes(record);
+    if (node === STATUS_NODE) continue;
+    attributes.mode = readOnly ? attributes.mode & ~WRITE_BITS : attributes.mode | (WRITE_BITS & ~tree.umask);
   }
 }
 
@@ -96,88 +135,35 @@ export function writableHandles(tree: SharedTree): number {
 }
 
 /**
- * As long as the mount lasts: calls `drop`, which makes the kernel drop its pages, whenever bytes beneath them became zeros. If
+ * As long as the mount lasts: calls `drop`, which makes the kernel drop its pages, whenever bytes beneath them have changed. If
  * `drop` fails, later openings drop them. Called by one thread, which serves no requests.
  */
 export async function dropStalePages(tree: SharedTree, drop: () => Promise<void>): Promise<void> {
   const words = new TreeWords(tree);
   for (;;) {
-    const zeroed = await words.stalePages();
+    const noted = await words.stalePages();
     await drop();
-    words.noteDropped(zeroed);
+    words.noteDropped(noted);
   }
 }
 
 /** A thread that served the tree has died, perhaps in the middle of a request. @param thread its `threadId` */
 export function abandonTree(tree: SharedTree, thread: number): void {
-  new Truncation(tree.truncation).abandon(thread);
+  handlesOf(tree).abandon(thread);
+  new TableWatch(tree.table).abandon(thread);
+  for (const record of new RecordTable(tree.records).all()) truncationOf(tree, record).abandon(thread);
 }
 
-/** Node ids; the disk is the last one. */
-export function nodesOf(tree: { readonly rootIsFile: boolean }): readonly number[] {
-  return tree.rootIsFile ? [ROOT_NODE] : [ROOT_NODE, ROOT_NODE + 1];
+/** @returns an object for this thread, over the same state */
+export function handlesOf(tree: SharedTree): Handles {
+  const { handles, records, openFiles, mayBypassPages } = tree;
+  return new Handles(handles, new RecordTable(records), new OpenFiles(openFiles), mayBypassPages);
 }
 
-/**
- * Owner, mode and times of one node. There is no lock: each is one aligned 64-bit number, and if two requests change it at the
- * same time either may win.
- */
-export class SharedNode {
-  private readonly values: Float64Array;
-
-  constructor({ numbers }: Pick<SharedTree, 'numbers'>, id: number) {
-    this.values = new Float64Array(numbers, id * NODE_NUMBERS * Float64Array.BYTES_PER_ELEMENT, NODE_NUMBERS);
-  }
-
-  /** File type and permission bits. */
-  get mode(): number {
-    return this.values[MODE]!;
-  }
-
-  set mode(mode: number) {
-    this.values[MODE] = mode;
-  }
-
-  get uid(): number {
-    return this.values[UID]!;
-  }
-
-  set uid(uid: number) {
-    this.values[UID] = uid;
-  }
-
-  get gid(): number {
-    return this.values[GID]!;
-  }
-
-  set gid(gid: number) {
-    this.values[GID] = gid;
-  }
-
-  /** ms since the epoch, like the other two */
-  get atimeMs(): number {
-    return this.values[ATIME_MS]!;
-  }
-
-  set atimeMs(time: number) {
-    this.values[ATIME_MS] = time;
-  }
-
-  get mtimeMs(): number {
-    return this.values[MTIME_MS]!;
-  }
-
-  set mtimeMs(time: number) {
-    this.values[MTIME_MS] = time;
-  }
-
-  get ctimeMs(): number {
-    return this.values[CTIME_MS]!;
-  }
-
-  set ctimeMs(time: number) {
-    this.values[CTIME_MS] = time;
-  }
+/** The same, for the file that has that record. */
+export function truncationOf(tree: SharedTree, record: number): Truncation {
+  const index = RecordTable.partitionIndex(record);
+  return index === null ? new Truncation(tree.truncation) : new Truncation(tree.partitionTruncations, index);
 }
 
 /** The words of the tree. There is no lock: each is read and changed by itself, in one atomic step. */
@@ -211,24 +197,32 @@ export class TreeWords {
     Atomics.store(this.words, READ_ONLY, readOnly ? 1 : 0);
   }
 
-  /** Bytes that an O_TRUNC handle skipped became zeros, and the kernel may still hold older pages of them. */
-  get hasStalePages(): boolean {
-    return Atomics.load(this.words, GAPS_ZEROED) !== Atomics.load(this.words, GAPS_DROPPED);
+  /** An id that no partition has had. */
+  newPartitionNode(): number {
+    return FIRST_PARTITION_NODE + Atomics.add(this.words, PARTITION_NODES, 1);
   }
 
-  noteGapsZeroed(): void {
-    Atomics.add(this.words, GAPS_ZEROED, 1);
-    Atomics.notify(this.words, GAPS_ZEROED);
+  /**
+   * Bytes have changed under pages that the kernel may still hold: zeros where an O_TRUNC handle has skipped, or a write beside
+   * somebody who has mapped the same bytes under another name.
+   */
+  get hasStalePages(): boolean {
+    return Atomics.load(this.words, STALE_NOTED) !== Atomics.load(this.words, STALE_DROPPED);
+  }
+
+  noteStalePages(): void {
+    Atomics.add(this.words, STALE_NOTED, 1);
+    Atomics.notify(this.words, STALE_NOTED);
   }
 
   /** Waits until there are stale pages. @returns the value for noteDropped() after the kernel has dropped them */
   async stalePages(): Promise<number> {
-    const wait = Atomics.waitAsync(this.words, GAPS_ZEROED, Atomics.load(this.words, GAPS_DROPPED));
+    const wait = Atomics.waitAsync(this.words, STALE_NOTED, Atomics.load(this.words, STALE_DROPPED));
     if (wait.async) await wait.value;
-    return Atomics.load(this.words, GAPS_ZEROED);
+    return Atomics.load(this.words, STALE_NOTED);
   }
 
-  noteDropped(zeroed: number): void {
-    Atomics.store(this.words, GAPS_DROPPED, zeroed);
+  noteDropped(noted: number): void {
+    Atomics.store(this.words, STALE_DROPPED, noted);
   }
 }

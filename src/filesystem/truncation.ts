@@ -16,25 +16,41 @@ const WORDS = 2;
 const MARK = 0;
 const COUNT = 1;
 const EXTENTS = 2;
-const MAX_EXTENTS = 1024;
+/** How many extents the state of a file has room for. */
+export const DISK_EXTENTS = 1024;
+export const PARTITION_EXTENTS = 128;
 
 /** The largest piece that is zeroed before the mark moves on. */
 const STEP = 1024 * 1024 * 1024;
 
 export type Zero = (start: number, length: number) => void;
 
-export function createTruncationState(): SharedArrayBuffer {
-  return new SharedArrayBuffer(WORDS * 4 + (EXTENTS + 2 * MAX_EXTENTS) * 8);
+/** The states of so many files. */
+export interface TruncationStates {
+  readonly bytes: SharedArrayBuffer;
+  readonly extents: number;
+}
+
+export function createTruncationStates(files: number, extents: number): TruncationStates {
+  return { bytes: new SharedArrayBuffer(files * stateBytes(extents)), extents };
+}
+
+function stateBytes(extents: number): number {
+  return WORDS * 4 + (EXTENTS + 2 * extents) * 8;
 }
 
 export class Truncation {
   private readonly words: Int32Array;
   private readonly numbers: Float64Array;
   private readonly mutex: Mutex;
+  private readonly maxExtents: number;
 
-  constructor(state: SharedArrayBuffer) {
-    this.words = new Int32Array(state, 0, WORDS);
-    this.numbers = new Float64Array(state, WORDS * 4);
+  /** @param index of the file among those of the states */
+  constructor({ bytes, extents }: TruncationStates, index = 0) {
+    const start = index * stateBytes(extents);
+    this.maxExtents = extents;
+    this.words = new Int32Array(bytes, start, WORDS);
+    this.numbers = new Float64Array(bytes, start + WORDS * 4, EXTENTS + 2 * extents);
     this.mutex = new Mutex(this.words, MUTEX, 'what handles opened with O_TRUNC have skipped');
   }
 
@@ -48,7 +64,7 @@ export class Truncation {
     return Atomics.load(this.words, HANDLES) > 0;
   }
 
-  /** The disk is opened with O_TRUNC: the file that other such handles may be writing starts anew, too. */
+  /** The file is opened with O_TRUNC: the one that other such handles may be writing starts anew, too. */
   open(): void {
     this.mutex.run(() => {
       this.forget();
@@ -115,7 +131,7 @@ export class Truncation {
     while (next < count && this.startOf(next) <= end) next++;
     const low = next > first ? Math.min(start, this.startOf(first)) : start;
     const high = next > first ? Math.max(end, this.endOf(next - 1)) : end;
-    if (next === first && count === MAX_EXTENTS) {
+    if (next === first && count === this.maxExtents) {
       this.mergeNearest();
       return this.insert(start, end);
     }

@@ -1,5 +1,5 @@
 // Filesystem: what a transport serves. Synchronous; every method either returns its answer or throws (errnoOf gives the
-// errno of the reply). Nodes are permanent for the life of the mount: node id == inode number, the root is 1, and FORGET
+// errno of the reply). A node means the same for the life of the mount: node id == inode number, the root is 1, and FORGET
 // is the transport's business. Data moves through the transport's own buffers, never through new ones.
 
 /** Attributes of a node; times are milliseconds since the epoch (fractions allowed), sizes are bytes. */
@@ -7,6 +7,8 @@ export interface Attributes {
   readonly ino: number;
   /** 32 bits, different in each mount, for file handles of NFS; the kernel has 0 for the root of every mount */
   readonly generation: number;
+  /** how long the kernel may keep the name of the node; 0 if another node may have it soon */
+  readonly entrySeconds: number;
   readonly size: number;
   /** allocated bytes (st_blocks * 512) */
   readonly allocatedBytes: number;
@@ -48,6 +50,12 @@ export interface Statfs {
   readonly nameMax: number;
 }
 
+export interface OpenedFile {
+  readonly handle: number;
+  /** keep: the pages that the kernel may hold are true; drop: they are not; bypass: and it must not keep new ones either */
+  readonly pages: 'keep' | 'drop' | 'bypass';
+}
+
 /** Stands for an unknown handle: the kernel writes a page of a shared mapping through any handle that can write. */
 export const NO_HANDLE = 0;
 
@@ -61,10 +69,8 @@ export interface Filesystem {
   readdir(node: number): readonly DirectoryEntry[];
   /** A name in directory `node` is to be made, moved or removed. Throws EPERM, or EROFS if nothing can be changed. */
   changeNames(node: number): never;
-  /** @param flags open(2) flags @returns a file handle */
-  open(node: number, flags: number): number;
-  /** Called when `node` is opened. @returns whether the pages that the kernel may hold of it are still true */
-  mayKeepPages(node: number): boolean;
+  /** @param flags open(2) flags @param pid of the process that opens it; 0: not known. Throws EISDIR, EROFS, busy. */
+  open(node: number, flags: number, pid?: number): OpenedFile;
   /** Called once per open, also without a preceding flush. */
   release(node: number, handle: number): void;
   /** @returns bytes read into `target` from `targetOffset` on; fewer than `length` only at the end of the file */

@@ -42,7 +42,7 @@ class Runner {
   }
 }
 
-/** Nodes by path. Nodes are permanent, so what was found once stays right. */
+/** Nodes by path. What was found once stays right, unless its name may belong to another node soon. */
 class Paths {
   private readonly filesystem: Filesystem;
   private readonly nodes = new Map<string, number>([['/', abi.FUSE_ROOT_ID]]);
@@ -55,9 +55,9 @@ class Paths {
   node(path: string): number {
     const known = this.nodes.get(path);
     if (known !== undefined) return known;
-    const node = this.filesystem.lookup(this.node(parentOf(path)), path.slice(path.lastIndexOf('/') + 1)).ino;
-    this.nodes.set(path, node);
-    return node;
+    const found = this.filesystem.lookup(this.node(parentOf(path)), path.slice(path.lastIndexOf('/') + 1));
+    if (found.entrySeconds > 0) this.nodes.set(path, found.ino);
+    return found.ino;
   }
 }
 
@@ -121,7 +121,7 @@ function handleOperations(
 ): Pick<NativeOperations, HandleOperation> {
   return {
     open: (path, flags, answer) =>
-      runner.run(abi.FUSE_OPEN, answer, () => answer(0, filesystem.open(paths.node(path), flags))),
+      runner.run(abi.FUSE_OPEN, answer, () => answer(0, filesystem.open(paths.node(path), flags).handle)),
     release: (path, fd, answer) =>
       runner.run(abi.FUSE_RELEASE, answer, () => {
         filesystem.release(paths.node(path), fd);

@@ -5,7 +5,13 @@
 import { O_TRUNC, S_IFDIR, SEEK_DATA, SEEK_HOLE } from '../bytes/linux.ts';
 import { ERRNO, ImgfuseError } from '../errors/index.ts';
 import * as abi from './abi.ts';
-import { type AttributeChange, type DirectoryEntry, type Filesystem, NO_HANDLE } from './filesystem.ts';
+import {
+  type AttributeChange,
+  type DirectoryEntry,
+  type Filesystem,
+  NO_HANDLE,
+  type OpenedFile,
+} from './filesystem.ts';
 import type { Protocol } from './protocol.ts';
 import { DATA_OFFSET, type Reply } from './reply.ts';
 import type { Request } from './request.ts';
@@ -55,19 +61,20 @@ function setattr(filesystem: Filesystem, request: Request, reply: Reply): void {
 
 function open(filesystem: Filesystem, request: Request, reply: Reply, protocol: Protocol): void {
   const flags = request.u32(abi.fuse_open_in.flags);
-  const handle = filesystem.open(request.nodeid, flags);
-  reply.open(handle, openFlags(filesystem, request.nodeid, flags, protocol.minor));
+  const { handle, pages } = filesystem.open(request.nodeid, flags, request.pid);
+  reply.open(handle, openFlags(pages, flags, protocol.minor));
 }
 
 /**
  * How the kernel caches for a handle. Handles opened with O_DIRECT or O_TRUNC go past its pages: one opened with O_TRUNC changes
  * bytes that it does not write. Only Linux 6.6 and later drop the pages of others at such a write; before, only O_DIRECT does.
  */
-function openFlags(filesystem: Filesystem, node: number, flags: number, minor: number): number {
+function openFlags(pages: OpenedFile['pages'], flags: number, minor: number): number {
+  if (pages === 'bypass') return abi.FOPEN_DIRECT_IO;
   const isDirect = minor >= abi.FUSE_DIRECT_WRITES_DROP_PAGES_MINOR_VERSION;
   if (isDirect && flags & O_DIRECT) return abi.FOPEN_DIRECT_IO | abi.FOPEN_PARALLEL_DIRECT_WRITES;
   if (isDirect && flags & O_TRUNC) return abi.FOPEN_DIRECT_IO;
-  return filesystem.mayKeepPages(node) ? abi.FOPEN_KEEP_CACHE : 0;
+  return pages === 'keep' ? abi.FOPEN_KEEP_CACHE : 0;
 }
 
 function read(filesystem: Filesystem, request: Request, reply: Reply): void {

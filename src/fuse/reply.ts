@@ -25,8 +25,6 @@ import type { Protocol } from './protocol.ts';
 /** Where the answer starts in the buffer. */
 export const DATA_OFFSET = fuse_out_header.$bytes;
 
-/** How long the kernel may keep an entry: nodes are permanent. */
-const ENTRY_TIMEOUT_SECONDS = 60;
 /**
  * How long the kernel may keep attributes. At an opening with O_TRUNC the kernel sets its copy of the size to 0 twice, the second
  * time without marking it as stale: until it expires, every buffered read finds the end of the file, and a loop device gets EIO.
@@ -176,7 +174,7 @@ export class Reply {
     this.bytes.fill(0, start, start + fuse_entry_out.$bytes);
     writeU64LE(this.view, start + fuse_entry_out.nodeid, attributes.ino);
     writeU64LE(this.view, start + fuse_entry_out.generation, attributes.generation);
-    writeU64LE(this.view, start + fuse_entry_out.entry_valid, ENTRY_TIMEOUT_SECONDS);
+    writeU64LE(this.view, start + fuse_entry_out.entry_valid, attributes.entrySeconds);
     writeU64LE(this.view, start + fuse_entry_out.attr_valid, ATTRIBUTE_TIMEOUT_SECONDS);
     this.writeAttributes(start + fuse_entry_out.attr, attributes);
   }

@@ -61,6 +61,11 @@ export class Request {
     return this.view.getUint32(fuse_in_header.gid, true);
   }
 
+  /** The process that asks; 0 if the kernel does it by itself, or if we cannot see that process. */
+  get pid(): number {
+    return this.view.getUint32(fuse_in_header.pid, true);
+  }
+
   /** Bytes after the header. */
   get bodyLength(): number {
     return this.length - BODY;

@@ -156,7 +156,7 @@ describe('bad input', () => {
     const second = bench.imgfuse('mount', 'b.qed', 'mnt');
     expect(second.code).toBe(32);
     expect(second.stderr).toMatch(/mounted already .*a\.qed.*"imgfuse unmount .*mnt" frees it/);
-    expect(readdirSync(bench.path('mnt'))).toEqual(['disk.raw']);
+    expect(readdirSync(bench.path('mnt'))).toContain('disk.raw');
     expect(bench.imgfuse('unmount', 'mnt').code).toBe(0);
   });
 

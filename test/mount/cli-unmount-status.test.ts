@@ -58,7 +58,7 @@ describe('unmount', () => {
     expect(busy.code).toBe(32);
     expect(lines(busy.stderr)).toHaveLength(1);
     expect(busy.stderr).toContain(`is in use by ${loop}; run "losetup -d ${loop}" and unmount again`);
-    expect(readdirSync(bench.path('mnt'))).toEqual(['disk.raw']);
+    expect(readdirSync(bench.path('mnt'))).toContain('disk.raw');
     execFileSync('losetup', ['-d', loop]);
     expect(bench.imgfuse('unmount', 'mnt').code).toBe(0);
   });

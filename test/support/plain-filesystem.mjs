@@ -57,6 +57,7 @@ export class PlainFilesystem {
     return {
       ino: node,
       generation: 0,
+      entrySeconds: 60,
       size: isDisk ? status.size : 0,
       allocatedBytes: isDisk ? status.blocks * 512 : 0,
       atimeMs: this.slots[ATIME],
@@ -96,11 +97,7 @@ export class PlainFilesystem {
   open(node, flags) {
     this.mustBeDisk(node);
     if (flags & O_TRUNC) this.setattr(node, { size: 0 });
-    return 7;
-  }
-
-  mayKeepPages() {
-    return true;
+    return { handle: 7, pages: 'keep' };
   }
 
   release(node, handle) {

@@ -10,10 +10,12 @@ export function prepare(options) {
   if (options.filesystem === 'plain') return { shared: { attributes: createSharedAttributes() }, close: () => {} };
   const disk = openDisk(options.backing, {
     readOnly: options.readOnly,
-    format: options.filesystem,
+    format: options.format,
     slots: options.workers + 1,
   });
-  const tree = (rootIsFile) => createTree(disk, { rootIsFile, uid: process.getuid(), gid: process.getgid() });
+  const owner = { uid: process.getuid(), gid: process.getgid() };
+  const shown = { shows: ['partitions'], mayBypassPages: options.transport === 'kernel' };
+  const tree = (rootIsFile) => createTree(disk, { rootIsFile, part: options.part, ...shown, ...owner });
   return { shared: { disk: disk.share(), trees: [tree(false), tree(true)] }, close: () => disk.close() };
 }
 

@@ -8,6 +8,7 @@ import { DiskFilesystem } from '../../filesystem/index.ts';
 import { Device, FuseServer, readCounters } from '../../fuse/index.ts';
 import { setIoFlusher } from '../../native/index.ts';
 import { type LogLevel, requestErrorLog } from '../log.ts';
+import { refusalLog } from '../refusal-log.ts';
 import { Gate, RequestGate } from './request-gate.ts';
 import { ServingWords } from './serving-words.ts';
 import { type DiskMessage, FIRST_SLOT, type ServeData, type ThreadMessage } from './threads.ts';
@@ -46,7 +47,7 @@ function receiveDisk(slot: number): VirtualDisk {
 }
 
 function serve({ slot, disk, tree, ...data }: ServeData): void {
-  const filesystem = new DiskFilesystem(attach(disk, slot), tree);
+  const filesystem = new DiskFilesystem(attach(disk, slot), tree, refusalLog(log));
   const words = new ServingWords(data.words);
   const gate = new Gate(words, slot, data.generation, () => filesystem.takeOver(receiveDisk(slot)));
   // only the first thread is asked: the others are there because of it

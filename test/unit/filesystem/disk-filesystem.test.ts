@@ -86,7 +86,7 @@ describe('the directory', () => {
     expect(filesystem.getattr(ROOT)).toMatchObject({ size: SIZE, mode: 0o100600, nlink: 1 });
     expect(errno(() => filesystem.lookup(ROOT, DISK_NAME))).toBe(ERRNO.ENOTDIR);
     expect(errno(() => filesystem.getattr(DISK))).toBe(ERRNO.ENOENT);
-    expect(filesystem.write(ROOT, filesystem.open(ROOT, O_RDWR), new Uint8Array(9), 0, 9, 0)).toBe(9);
+    expect(filesystem.write(ROOT, filesystem.open(ROOT, O_RDWR).handle, new Uint8Array(9), 0, 9, 0)).toBe(9);
   });
 });
 
@@ -223,7 +223,7 @@ test('every mount gives its disk another generation, and the root none, because 
 describe('an open file', () => {
   test('reads and writes, short at the end, EFBIG behind it', () => {
     const { filesystem } = make();
-    const handle = filesystem.open(DISK, O_RDWR);
+    const { handle } = filesystem.open(DISK, O_RDWR);
     expect(filesystem.write(DISK, handle, new Uint8Array(1000).fill(3), 0, 1000, SIZE - 400)).toBe(400);
     const target = new Uint8Array(1000);
     expect(filesystem.read(DISK, handle, target, 0, 1000, SIZE - 400)).toBe(400);
@@ -236,7 +236,7 @@ describe('an open file', () => {
     const readOnly = make({ readOnly: true }).filesystem;
     expect(errno(() => readOnly.open(DISK, O_RDWR))).toBe(ERRNO.EROFS);
     expect(errno(() => readOnly.open(DISK, 1))).toBe(ERRNO.EROFS);
-    readOnly.release(DISK, readOnly.open(DISK, 0));
+    readOnly.release(DISK, readOnly.open(DISK, 0).handle);
     const { filesystem } = make();
     filesystem.open(DISK, O_RDWR | O_TRUNC);
     expect(filesystem.getattr(DISK).size).toBeGreaterThan(0);
@@ -245,7 +245,11 @@ describe('an open file', () => {
   test('flushes on flush and fsync, and the last writable close marks the image clean', () => {
     const { filesystem, file, counting } = make();
     const isDirty = () => qed.inspect(file).dirty;
-    const [one, two, reader] = [filesystem.open(DISK, O_RDWR), filesystem.open(DISK, 1), filesystem.open(DISK, 0)];
+    const [one, two, reader] = [O_RDWR, 1, 0].map((flags) => filesystem.open(DISK, flags).handle) as [
+      number,
+      number,
+      number,
+    ];
     filesystem.write(DISK, one, new Uint8Array(10).fill(1), 0, 10, 0);
     counting.reset();
     filesystem.flush(DISK, reader);

@@ -2,7 +2,8 @@
 
 import { expect, test } from 'vitest';
 import { createTree, nodesOf, setTreeReadOnly, writableHandles } from '../../../src/filesystem/index.ts';
-import { SharedNode, TreeWords } from '../../../src/filesystem/tree-state.ts';
+import { SharedNode } from '../../../src/filesystem/records.ts';
+import { TreeWords } from '../../../src/filesystem/tree-state.ts';
 
 function tree(rootIsFile = false) {
   const disk = { readOnly: false, modifiedMs: () => 2000 };
@@ -11,16 +12,16 @@ function tree(rootIsFile = false) {
 
 test('a node has its own numbers, and another thread sees what one changes', () => {
   const shared = tree();
-  const [root, disk] = nodesOf(shared).map((id) => new SharedNode(shared, id));
+  const [root, disk] = nodesOf(shared).map((id) => new SharedNode(shared.records, id));
   const names = ['mode', 'uid', 'gid', 'atimeMs', 'mtimeMs', 'ctimeMs'] as const;
   for (const [index, name] of names.entries()) disk![name] = 1e12 + index;
-  const seen = new SharedNode(structuredClone(shared), 2);
+  const seen = new SharedNode(structuredClone(shared.records), 2);
   expect(names.map((name) => seen[name])).toEqual(names.map((_, index) => 1e12 + index));
   expect([root!.mode, root!.uid, root!.gid]).toEqual([0o040755, 7, 8]);
 });
 
 test('a new disk has the owner, the mode and the times that it is given', () => {
-  const { atimeMs, ctimeMs, gid, mode, mtimeMs, uid } = new SharedNode(tree(true), 1);
+  const { atimeMs, ctimeMs, gid, mode, mtimeMs, uid } = new SharedNode(tree(true).records, 1);
   expect({ atimeMs, ctimeMs, gid, mode, mtimeMs, uid }).toEqual({
     ...{ atimeMs: 2000, ctimeMs: 2000, mtimeMs: 2000, mode: 0o100644, uid: 7, gid: 8 },
   });
@@ -28,7 +29,7 @@ test('a new disk has the owner, the mode and the times that it is given', () => 
 
 test('a tree that becomes read-only loses its write permission, and gets back what the umask leaves', () => {
   const shared = tree();
-  const [words, disk] = [new TreeWords(shared), new SharedNode(shared, 2)];
+  const [words, disk] = [new TreeWords(shared), new SharedNode(shared.records, 2)];
   expect([words.isReadOnly, disk.mode]).toEqual([false, 0o100644]);
   setTreeReadOnly(shared, true);
   expect([words.isReadOnly, disk.mode]).toEqual([true, 0o100444]);
@@ -50,9 +51,9 @@ test('pages are stale from the moment that bytes beneath them became zeros until
   const words = new TreeWords(tree());
   expect(words.hasStalePages).toBe(false);
   const waiting = words.stalePages();
-  words.noteGapsZeroed();
+  words.noteStalePages();
   const zeroed = await waiting;
-  words.noteGapsZeroed();
+  words.noteStalePages();
   // those that came while the kernel was dropping the first are stale still
   words.noteDropped(zeroed);
   expect(words.hasStalePages).toBe(true);

@@ -4,7 +4,7 @@ import { constants } from 'node:fs';
 import { describe, expect, test, vi } from 'vitest';
 import { ImgfuseError } from '../../../src/errors/index.ts';
 import { createCounters, readCounters } from '../../../src/fuse/counters.ts';
-import type { AttributeChange, Attributes, Filesystem } from '../../../src/fuse/filesystem.ts';
+import type { AttributeChange, Attributes, Filesystem, OpenedFile } from '../../../src/fuse/filesystem.ts';
 import { negotiate } from '../../../src/fuse/protocol.ts';
 import { FuseServer, type ServerHooks } from '../../../src/fuse/server.ts';
 import {
@@ -29,6 +29,7 @@ const EIO = 5;
 const FILE: Attributes = {
   ino: 2,
   generation: 0xfedcba98,
+  entrySeconds: 60,
   size: FAR,
   allocatedBytes: 1025,
   atimeMs: 1_600_000_000_123.5,
@@ -301,8 +302,8 @@ describe('files and directories', () => {
   const O_TRUNC = 0o1000;
 
   /** The flags of the answer to an OPEN with `flags`. */
-  function opened(flags: number, mayKeepPages: boolean, minor = 39): number {
-    const methods = filesystemWith({ open: () => 11, mayKeepPages: () => mayKeepPages });
+  function opened(flags: number, pages: OpenedFile['pages'], minor = 39): number {
+    const methods = filesystemWith({ open: () => ({ handle: 11, pages }) });
     const channel = new ScriptedChannel([requestMessage(OPCODES.FUSE_OPEN, [u32(flags), u32(0)])]);
     new FuseServer(channel, { ...PROTOCOL, minor }, methods).serve();
     const [reply] = channel.replies;
@@ -312,23 +313,27 @@ describe('files and directories', () => {
   const [DIRECT_IO, KEEP_CACHE, PARALLEL_DIRECT_WRITES] = [1, 2, 64];
 
   test('OPEN for direct I/O bypasses the page cache and writes in parallel; any other keeps the cache', () => {
-    expect(opened(O_DIRECT | 2, true)).toBe(DIRECT_IO | PARALLEL_DIRECT_WRITES);
-    expect(opened(2, true)).toBe(KEEP_CACHE);
+    expect(opened(O_DIRECT | 2, 'keep')).toBe(DIRECT_IO | PARALLEL_DIRECT_WRITES);
+    expect(opened(2, 'keep')).toBe(KEEP_CACHE);
   });
 
   test('OPEN drops the pages where they may be untrue', () => {
-    expect(opened(2, false)).toBe(0);
-    expect(opened(0, false)).toBe(0);
+    expect(opened(2, 'drop')).toBe(0);
+    expect(opened(0, 'drop')).toBe(0);
+  });
+
+  test('OPEN of bytes that are written under another name bypasses the page cache, in every version of the protocol', () => {
+    for (const minor of [38, 39]) expect(opened(0, 'bypass', minor)).toBe(DIRECT_IO);
   });
 
   test('OPEN with O_TRUNC bypasses the page cache, because it changes bytes that nobody writes', () => {
-    expect(opened(O_TRUNC | 1, false)).toBe(DIRECT_IO);
-    expect(opened(O_TRUNC | O_DIRECT | 1, false)).toBe(DIRECT_IO | PARALLEL_DIRECT_WRITES);
+    expect(opened(O_TRUNC | 1, 'drop')).toBe(DIRECT_IO);
+    expect(opened(O_TRUNC | O_DIRECT | 1, 'drop')).toBe(DIRECT_IO | PARALLEL_DIRECT_WRITES);
   });
 
   test('OPEN never bypasses the page cache of a kernel whose direct writes leave the pages of others untrue', () => {
-    for (const flags of [O_DIRECT | 2, O_DIRECT]) expect(opened(flags, true, 38)).toBe(KEEP_CACHE);
-    expect(opened(O_TRUNC | O_DIRECT | 2, false, 38)).toBe(0);
+    for (const flags of [O_DIRECT | 2, O_DIRECT]) expect(opened(flags, 'keep', 38)).toBe(KEEP_CACHE);
+    expect(opened(O_TRUNC | O_DIRECT | 2, 'drop', 38)).toBe(0);
   });
 
   test.each([
@@ -552,7 +557,8 @@ describe('malformed messages', () => {
     });
     const answered = () => 0;
     const methods = {
-      ...{ lookup: () => FILE, getattr: () => FILE, setattr: () => FILE, readdir: () => [], open: answered },
+      ...{ lookup: () => FILE, getattr: () => FILE, setattr: () => FILE, readdir: () => [] },
+      open: () => ({ handle: 0, pages: 'keep' as const }),
       ...{ release: answered, read: answered, write: answered, flush: answered, fsync: answered, access: answered },
       ...{ fallocate: answered, lseek: answered, getxattr: () => Buffer.alloc(3), listxattr: () => [] },
       statfs: () => ({
