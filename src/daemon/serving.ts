@@ -13,6 +13,7 @@ import {
   dropStalePages,
   nodesOf,
   type SharedTree,
+  type Shown,
   setTreeReadOnly,
   writableHandles,
 } from '../filesystem/index.ts';
@@ -151,7 +152,7 @@ async function serveKernel(
   try {
     tree = createTree(
       { readOnly: disk.readOnly, modifiedMs: () => disk.modifiedMs },
-      { rootIsFile: session.rootIsFile, shows: ['partitions'], ...owner(request) },
+      { rootIsFile: session.rootIsFile, shows: shownOf(disk), ...owner(request) },
     );
     const [data, ...rest] = workerData(session, disk, tree, request, words, counters);
     first = warm.run(data!, log);
@@ -190,6 +191,11 @@ async function serveKernel(
       },
     },
   });
+}
+
+/** The names beside the disk. An image without snapshots has no directory for them. */
+function shownOf({ hasSnapshots }: KeptDisk): Shown[] {
+  return ['partitions', ...(hasSnapshots ? (['snapshots'] as const) : [])];
 }
 
 function withEnd(ended: Promise<void>, serving: Omit<Serving, 'ended' | 'isServing'>): Serving {
@@ -240,7 +246,7 @@ async function serveFuseNative(
   const tree = createTree(
     { readOnly: disk.readOnly, modifiedMs: () => disk.modifiedMs },
     // libfuse 2 has no way to let one handle read past the pages of the kernel
-    { rootIsFile: false, shows: ['partitions'], mayBypassPages: false, ...owner(request) },
+    { rootIsFile: false, shows: shownOf(disk), mayBypassPages: false, ...owner(request) },
   );
   const counters = createCounters();
   const logger = requestErrorLog(log);

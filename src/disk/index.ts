@@ -1,7 +1,7 @@
 // The disk layer as commands and filesystem see it.
 
 export { type CheckReport, checkExitCode, limitedLog, type RepairMode } from '../format/check-report.ts';
-export type { OpenStep } from '../format/image-format.ts';
+export type { OpenStep, ReadableSnapshot } from '../format/image-format.ts';
 export { parseSize } from '../format/size.ts';
 export type { LockMode } from '../host/image-locks.ts';
 export type { ChainExtent } from './chain.ts';

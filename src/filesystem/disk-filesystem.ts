@@ -1,5 +1,5 @@
-// The tree that a mount shows: disk.raw, partitions/ and status.json in a directory, or the disk or a partition as the mountpoint
-// itself. Each request is passed to the file that its node is. Between two requests only what tree-state.ts shares is kept.
+// The tree that a mount shows: disk.raw, partitions/, snapshots/ and status.json in a directory, or the disk or a partition as
+// the mountpoint itself. Each request is passed to the file that its node is. Between two requests only what tree-state.ts shares is kept.
 
 import { O_TRUNC, S_IFDIR, S_IFMT } from '../bytes/linux.ts';
 import type { VirtualDisk } from '../disk/index.ts';
@@ -19,16 +19,19 @@ import {
   DISK_NODE,
   FIXED_NODES,
   isPartitionNode,
+  isSnapshotNode,
   PARTITIONS_NAME,
   PARTITIONS_NODE,
   partitionName,
   partitionNumber,
   ROOT_NODE,
   rootEntries,
+  SNAPSHOTS_NODE,
 } from './nodes.ts';
 import { Partitions } from './partitions.ts';
 import { RangeFile } from './range-file.ts';
 import { RecordTable } from './records.ts';
+import { SnapshotFile, SnapshotFiles } from './snapshot-files.ts';
 import { TableWatch } from './table-watch.ts';
 import { handlesOf, type SharedTree, TreeWords, truncationOf } from './tree-state.ts';
 
@@ -66,6 +69,8 @@ export class DiskFilesystem implements Filesystem {
   /** the partitions that were used since the table was read last, by node */
   private readonly partitionFiles = new Map<number, RangeFile>();
   private readings = 0;
+  /** null until somebody looks at one */
+  private snapshotFiles: SnapshotFiles | null = null;
 
   /** @param noteRefusal called when an opening is refused because another file with the same bytes is open */
   constructor(disk: VirtualDisk, tree: SharedTree, noteRefusal: (refusal: Refusal) => void = () => undefined) {
@@ -89,6 +94,7 @@ export class DiskFilesystem implements Filesystem {
     this.disk = disk;
     this.table.noteEverything();
     this.partitionFiles.clear();
+    this.snapshotFiles = null;
     this.diskFile = this.fileOf(this.diskNode);
   }
 
@@ -101,6 +107,7 @@ export class DiskFilesystem implements Filesystem {
       if (node === undefined) throw failure(ERRNO.ENOENT, `there is no ${name} here; the disk is ${DISK_NAME}`);
       return this.getattr(node);
     }
+    if (parent === SNAPSHOTS_NODE) return this.getattr(this.snapshots.find(name));
     const number = partitionNumber(name);
     const record = number === null ? undefined : this.partitions.find(this.disk, number);
     if (record === undefined) throw failure(ERRNO.ENOENT, `there is no ${PARTITIONS_NAME}/${name}`);
@@ -108,6 +115,7 @@ export class DiskFilesystem implements Filesystem {
   }
 
   getattr(node: number): Attributes {
+    if (isSnapshotNode(node)) return this.snapshots.at(node).attributes(this.getattr(this.diskNode), this.tree.umask);
     const record = this.recordOf(node);
     const { atimeMs, ctimeMs, gid, mode, mtimeMs, uid } = this.records.attributes(record);
     const file = this.fileIn(node);
@@ -130,6 +138,7 @@ export class DiskFilesystem implements Filesystem {
   }
 
   setattr(node: number, change: AttributeChange, handle = 0): Attributes {
+    if (isSnapshotNode(node)) throw this.snapshots.at(node).readOnly();
     const record = this.recordOf(node);
     this.assertWritable();
     if (change.size !== undefined) this.fileAt(node).resize(change.size, handle);
@@ -149,6 +158,8 @@ export class DiskFilesystem implements Filesystem {
     this.assertDirectory(node);
     if (node === ROOT_NODE)
       return Array.from(this.names, ([name, child]) => ({ name, attributes: this.getattr(child) }));
+    if (node === SNAPSHOTS_NODE)
+      return Array.from(this.snapshots.listed, ([name, child]) => ({ name, attributes: this.getattr(child) }));
     return this.partitions.list(this.disk).map((record) => ({
       name: partitionName(this.records.partition(record)),
       attributes: this.getattr(this.records.node(record)),
@@ -164,6 +175,10 @@ export class DiskFilesystem implements Filesystem {
   open(node: number, flags: number, pid = 0): OpenedFile {
     const file = this.fileAt(node);
     const isReader = (flags & O_ACCMODE) === O_RDONLY;
+    if (file instanceof SnapshotFile) {
+      if (!isReader) throw file.readOnly();
+      return { handle: HANDLE.read, pages: 'keep' };
+    }
     if (!isReader) this.assertWritable();
     // the size stays, like that of a block device: cp and a shell's > write over a disk and must not cut it to nothing
     const truncates = !isReader && (flags & O_TRUNC) !== 0;
@@ -178,6 +193,7 @@ export class DiskFilesystem implements Filesystem {
 
   release(node: number, handle: number): void {
     const file = this.fileAt(node);
+    if (file instanceof SnapshotFile) return;
     this.handles.release(file.record, handle);
     if (!canWrite(handle)) return;
     if (isTruncating(handle)) file.truncation.release();
@@ -258,15 +274,19 @@ export class DiskFilesystem implements Filesystem {
   }
 
   private attributesOf(node: number): Readonly<Record<string, string>> {
-    const record = this.recordOf(node);
-    if (this.fileIn(node) === null) return {};
+    const file = this.fileIn(node);
+    if (file === null) {
+      this.recordOf(node);
+      return {};
+    }
     const { path, format, clusterSize } = this.disk;
-    const partition = this.records.partition(record);
+    const partition = file instanceof SnapshotFile ? 0 : this.records.partition(file.record);
     return {
       'user.imgfuse.image': path,
       'user.imgfuse.format': format,
       'user.imgfuse.cluster_size': String(clusterSize),
       ...(partition === 0 ? {} : { 'user.imgfuse.partition': String(partition) }),
+      ...(file instanceof SnapshotFile ? { 'user.imgfuse.snapshot': file.id } : {}),
     };
   }
 
@@ -300,13 +320,14 @@ export class DiskFilesystem implements Filesystem {
   }
 
   /** The file that shows bytes of the disk as that node. @throws ImgfuseError EISDIR, missing */
-  private fileAt(node: number): RangeFile {
+  private fileAt(node: number): RangeFile | SnapshotFile {
     return node === this.diskNode ? this.diskFile : (this.fileIn(node) ?? this.throwNoFile(node));
   }
 
   /** The same; null if the node shows no bytes of the disk. */
-  private fileIn(node: number): RangeFile | null {
+  private fileIn(node: number): RangeFile | SnapshotFile | null {
     if (node === this.diskNode) return this.diskFile;
+    if (isSnapshotNode(node)) return this.snapshots.at(node);
     if (!isPartitionNode(node)) return null;
     if (this.readings !== this.table.readings) {
       this.readings = this.table.readings;
@@ -317,6 +338,11 @@ export class DiskFilesystem implements Filesystem {
     const file = this.fileOf(this.recordOf(node));
     this.partitionFiles.set(node, file);
     return file;
+  }
+
+  private get snapshots(): SnapshotFiles {
+    this.snapshotFiles ??= new SnapshotFiles(this.disk);
+    return this.snapshotFiles;
   }
 
   private throwNoFile(node: number): never {
@@ -338,9 +364,10 @@ export class DiskFilesystem implements Filesystem {
   }
 
   private assertDirectory(node: number): void {
-    this.recordOf(node);
+    if (isSnapshotNode(node)) this.snapshots.at(node);
+    else this.recordOf(node);
     if (this.tree.rootIsFile) throw failure(ERRNO.ENOTDIR, 'the mountpoint is the disk itself');
-    if (node !== ROOT_NODE && node !== PARTITIONS_NODE)
+    if (node !== ROOT_NODE && node !== PARTITIONS_NODE && node !== SNAPSHOTS_NODE)
       throw failure(ERRNO.ENOTDIR, 'this is a file, and no directory');
   }
 }

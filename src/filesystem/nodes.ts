@@ -6,20 +6,26 @@ export const ROOT_NODE = 1;
 export const DISK_NODE = 2;
 export const PARTITIONS_NODE = 3;
 export const STATUS_NODE = 4;
+export const SNAPSHOTS_NODE = 5;
 /** Ids below this one have a record of their own in the shared tree. */
 export const FIXED_NODES = 8;
 /** The first id of a partition; the others follow, one by one. */
 export const FIRST_PARTITION_NODE = 2 ** 32;
+/** The ids of snapshots begin here, and are as many. */
+export const FIRST_SNAPSHOT_NODE = 2 ** 48;
+export const SNAPSHOT_NODES = 2 ** 48;
 
 export const DISK_NAME = 'disk.raw';
 export const PARTITIONS_NAME = 'partitions';
+export const SNAPSHOTS_NAME = 'snapshots';
 export const STATUS_NAME = 'status.json';
 
 /** What a tree shows in its root beside the disk. */
-export type Shown = 'partitions' | 'status';
+export type Shown = 'partitions' | 'snapshots' | 'status';
 
 const SHOWN_NODES: Readonly<Record<Shown, readonly [name: string, node: number]>> = {
   partitions: [PARTITIONS_NAME, PARTITIONS_NODE],
+  snapshots: [SNAPSHOTS_NAME, SNAPSHOTS_NODE],
   status: [STATUS_NAME, STATUS_NODE],
 };
 
@@ -40,5 +46,9 @@ export function partitionNumber(name: string): number | null {
 }
 
 export function isPartitionNode(node: number): boolean {
-  return node >= FIRST_PARTITION_NODE;
+  return node >= FIRST_PARTITION_NODE && node < FIRST_SNAPSHOT_NODE;
+}
+
+export function isSnapshotNode(node: number): boolean {
+  return node >= FIRST_SNAPSHOT_NODE;
 }

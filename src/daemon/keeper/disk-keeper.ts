@@ -27,6 +27,7 @@ export interface KeptDisk {
   readonly backing: readonly string[];
   readonly format: string;
   readonly readOnly: boolean;
+  readonly hasSnapshots: boolean;
   readonly modifiedMs: number | null;
 }
 

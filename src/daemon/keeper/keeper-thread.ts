@@ -78,6 +78,7 @@ class Keeper {
     this.words = new ServingWords(request.words);
     this.options = {
       ...request.options,
+      snapshots: true,
       password: passwordFrom(request.passwords),
       log: (sentence) => log('notice', sentence),
       progress: tellSteps(),
@@ -85,7 +86,16 @@ class Keeper {
     this.disk = openDisk(request.path, this.options);
     this.maintainLater();
     const { path, backing, format, readOnly } = this.disk.status();
-    return { path, backing, format, readOnly, modifiedMs: this.disk.modifiedMs(), shared: this.disk.share() };
+    const hasSnapshots = this.disk.snapshots().length > 0;
+    return {
+      path,
+      backing,
+      format,
+      readOnly,
+      hasSnapshots,
+      modifiedMs: this.disk.modifiedMs(),
+      shared: this.disk.share(),
+    };
   }
 
   private reopening({ readOnly, locks }: Reopening): OpenDiskOptions {
