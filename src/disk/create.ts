@@ -10,7 +10,7 @@ import { NewFile } from '../host/new-file.ts';
 import { removeFile } from '../host/paths.ts';
 import { PosixHostFile } from '../host/posix-file.ts';
 import { locateFile } from './backing-policy.ts';
-import { assertChainFits, assertExtentName, locateBase, type OverlayBase, sizeOfBase } from './overlay-base.ts';
+import { assertChainFits, assertExtentName, factsOfBase, locateBase, type OverlayBase } from './overlay-base.ts';
 import { formatByName, formatNames } from './registry.ts';
 
 export interface CreateDiskOptions {
@@ -43,12 +43,12 @@ export function createDisk(imagePath: string, format: string, options: CreateDis
     const cure = `a file of that name is called ./${imagePath}`;
     throw new ImgfuseError('usage', `${imagePath} is a URL, and an image is made as a file of this machine; ${cure}`);
   }
-  const base = backing === undefined ? null : { name: backing, format: backingFormat! };
+  const base = backing === undefined ? null : { name: backing, format: formatByName(backingFormat!).name };
   const location = base === null ? null : locateBase(imagePath, base);
   const isNeeded = options.size === undefined;
-  const sizeBelow = location === null ? null : sizeOfBase(location, base!.format, isNeeded, options.log);
-  const size = options.size ?? sizeBelow;
-  if (size === null) throw new ImgfuseError('usage', `give the size of ${imagePath}, such as 10G`);
+  const parent = location === null ? null : factsOfBase(location, base!.format, isNeeded, options.log);
+  const size = options.size ?? parent?.virtualSize;
+  if (size === undefined) throw new ImgfuseError('usage', `give the size of ${imagePath}, such as 10G`);
   if (base !== null) assertChainIsFree(imagePath, location!, base);
   const image = NewFile.create(imagePath);
   const { file } = image;
@@ -69,6 +69,7 @@ export function createDisk(imagePath: string, format: string, options: CreateDis
         return extent.file;
       },
       ...(base === null ? {} : { backing: base }),
+      ...(parent === null ? {} : { parent }),
     });
     if (options.copyOnRead !== undefined) storeCopyOnRead(file, options.copyOnRead);
     const { virtualSize } = plug.inspect(file);

@@ -1,7 +1,7 @@
 // Facts about an image file from its header alone.
 
 import { closingAfter } from '../errors/close.ts';
-import type { SnapshotDetails } from '../format/image-format.ts';
+import type { ParentFacts, SnapshotDetails } from '../format/image-format.ts';
 import { type LockMode, lockImage } from '../host/image-locks.ts';
 import { locateBacking } from './backing-policy.ts';
 import { openImageFile } from './image-file.ts';
@@ -39,6 +39,14 @@ export interface InspectOptions {
 
 /** Reads the header of one image; its backing file is not opened. */
 export function inspectDisk(imagePath: string, options: InspectOptions = {}): DiskInfo {
+  return inspectParent(imagePath, options).info;
+}
+
+/** The same for an image that another one is made on, with what the other one stores of it. */
+export function inspectParent(
+  imagePath: string,
+  options: InspectOptions,
+): { readonly info: DiskInfo; readonly parent: ParentFacts } {
   const file = openImageFile(imagePath, true);
   return closingAfter(
     () => [file],
@@ -46,11 +54,11 @@ export function inspectDisk(imagePath: string, options: InspectOptions = {}): Di
       lockImage(file, options.locks);
       const format = formatOf(file, options.format, options.log, options.rawOption);
       const details = format.inspect(file, options.log);
-      const { backing } = details;
-      return {
+      const { backing, identity, virtualSize } = details;
+      const info: DiskInfo = {
         filename: imagePath,
         format: details.format,
-        virtualSize: details.virtualSize,
+        virtualSize,
         clusterSize: details.clusterSize,
         actualSize: file.allocatedBytes(),
         dirty: details.dirty,
@@ -64,6 +72,16 @@ export function inspectDisk(imagePath: string, options: InspectOptions = {}): Di
         snapshots: details.snapshots ?? [],
         specific: details.specific,
       };
+      const parent = {
+        ...{
+          path: imagePath,
+          format: format.name,
+          virtualSize,
+          modifiedMs: file.modifiedMs(),
+        },
+        ...(identity === undefined ? {} : { identity }),
+      };
+      return { info, parent };
     },
   );
 }

@@ -17,7 +17,7 @@ import { isCopyOnReadStored } from '../host/copy-on-read-default.ts';
 import type { HostFile } from '../host/host-file.ts';
 import { type LockMode, writerOf } from '../host/image-locks.ts';
 import { PosixHostFile } from '../host/posix-file.ts';
-import { MAX_CHAIN_DEPTH, type NamingImage, resolveBacking } from './backing-policy.ts';
+import { MAX_CHAIN_DEPTH, type NamedFile, type NamingImage, resolveBacking } from './backing-policy.ts';
 import { ClosedMarks } from './closed-marks.ts';
 import { CopyOnRead, createCopyOnReadState } from './copy-on-read.ts';
 import { ImageFiles } from './image-files.ts';
@@ -270,7 +270,7 @@ class ChainOpener {
         `the backing chain of ${this.files.opened[0]!.path} has more than ${MAX_CHAIN_DEPTH} images`,
       );
     }
-    const found = resolveBacking(overlay, reference.name, { allowed: this.options.allowBacking ?? [] });
+    const found = this.resolveFirst(overlay, reference);
     const { name, path, device } = found;
     const said = reference.format ?? found.format;
     const file = this.files.openBelow(path, true, device === undefined ? 'image' : { device });
@@ -287,6 +287,22 @@ class ChainOpener {
     const image = this.openImage(name, file, format, { readOnly: true, isLazy: true, probed: false });
     this.assertRightParent(overlay, reference, image);
     return image;
+  }
+
+  /** The first of the names that leads to a file that may be opened. */
+  private resolveFirst(overlay: NamingImage, { name, otherNames = [] }: BackingReference): NamedFile {
+    const policy = { allowed: this.options.allowBacking ?? [] };
+    const refusals: ImgfuseError[] = [];
+    for (const each of [name, ...otherNames]) {
+      try {
+        return resolveBacking(overlay, each, policy);
+      } catch (error) {
+        if (!(error instanceof ImgfuseError && (error.kind === 'missing' || error.kind === 'permission'))) throw error;
+        refusals.push(error);
+      }
+    }
+    // what the user can allow comes before what is not there
+    throw refusals.find(({ kind }) => kind === 'permission') ?? refusals[0]!;
   }
 
   /** An overlay on the wrong image shows a mixture of two disks, and nothing else would notice. */

@@ -3,7 +3,7 @@
 // asked for, and a deeper image that is locked or missing does not matter.
 
 import { ImgfuseError } from '../errors/index.ts';
-import type { ExtentRole } from '../format/image-format.ts';
+import type { ExtentRole, ParentFacts } from '../format/image-format.ts';
 import { type FileIdentity, isSameFile } from '../host/file-identity.ts';
 import type { HostFile } from '../host/host-file.ts';
 import { isUrl, parseUrl } from '../host/http/url.ts';
@@ -11,7 +11,7 @@ import { blockDeviceNumber, isRegularFile } from '../host/paths.ts';
 import { hasProtocol, meaningOfName } from './backing-name.ts';
 import { EXTENT_WORDS, locateBacking, locateFile, MAX_CHAIN_DEPTH } from './backing-policy.ts';
 import { openImageFile } from './image-file.ts';
-import { inspectDisk } from './info.ts';
+import { inspectParent } from './info.ts';
 import { formatOf } from './probe.ts';
 import { formatByName, rawFormat } from './registry.ts';
 
@@ -44,25 +44,25 @@ export function assertExtentName(imagePath: string, name: string, role: ExtentRo
 }
 
 /**
- * The virtual size of the backing file, which has to be an image of the format that was named.
+ * What is known of the backing file, which has to be an image of the format that was named.
  * @param log gets a sentence when the format is raw and the content says otherwise
  * @param isNeeded if false: null for a file that does not exist yet, that this user may not read, or that is on a server
  */
-export function sizeOfBase(
+export function factsOfBase(
   location: string,
   format: string,
   isNeeded: boolean,
   log?: (sentence: string) => void,
-): number | null {
+): ParentFacts | null {
   if (!isNeeded && (isUrl(location) || isMissing(location))) return null;
   // a writer may be changing the size, but not the format
   const locks = isNeeded ? 'take' : 'share';
   try {
     // raw is what the user says; every other format tells itself
     const options = { locks, log, rawOption: '-F' } as const;
-    const info = inspectDisk(location, format === rawFormat.name ? { ...options, format } : options);
-    assertLooksLike(location, format, info.format);
-    return info.virtualSize;
+    const { parent } = inspectParent(location, format === rawFormat.name ? { ...options, format } : options);
+    assertLooksLike(location, format, parent.format);
+    return parent;
   } catch (error) {
     if (isNeeded || !(error instanceof ImgfuseError) || error.kind !== 'permission') throw error;
     return null;

@@ -16,9 +16,9 @@ export const rawFormat: ImageFormat = raw;
 /** The format of an overlay in advice to the user. */
 export const overlayFormat: ImageFormat = qcow2;
 
-/** Throws usage with the list of names. */
+/** By its name or one of its aliases. Throws usage with the list of names. */
 export function formatByName(name: string): ImageFormat {
-  const format = formats.find((candidate) => candidate.name === name);
+  const format = formats.find((each) => each.name === name || each.aliases?.includes(name) === true);
   if (format !== undefined) return format;
   const names = formats.map((known) => known.name);
   throw new ImgfuseError('usage', `unknown format '${name}'; known are ${names.join(', ')}${didYouMean(name, names)}`);

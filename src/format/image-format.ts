@@ -48,6 +48,8 @@ export interface ParentIdentity {
 /** How an image names the image below it. */
 export interface BackingReference {
   readonly name: string;
+  /** tried in their order if no file of that name is there, or may be opened */
+  readonly otherNames?: readonly string[];
   /** absent: the image does not say */
   readonly format?: string;
   /** compared with `identity` of the image that is found; absent: the name is all there is */
@@ -143,12 +145,27 @@ export interface AttachOptions {
   readonly log: (sentence: string) => void;
 }
 
+/** What is known of the image that a new one is made on. */
+export interface ParentFacts {
+  /** absolute, or a URL */
+  readonly path: string;
+  /** name of its format */
+  readonly format: string;
+  readonly virtualSize: number;
+  /** of ImageDetails */
+  readonly identity?: string;
+  /** when its bytes last changed, in ms since the epoch; null if that is not known */
+  readonly modifiedMs: number | null;
+}
+
 export interface CreateOptions {
   /** virtual size in bytes */
   readonly size: number;
   /** -o key=value pairs, as qemu-img spells them; unknown keys are refused by name */
   readonly options: ReadonlyMap<string, string>;
   readonly backing?: BackingReference;
+  /** absent: `backing` is, or its file is not there yet or cannot be read */
+  readonly parent?: ParentFacts;
   /** Creates and opens, empty and for writing, another file of the image, any number of times. Its opener closes it. */
   readonly createExtent?: (name: string, role: ExtentRole) => HostFile;
   /** The bytes of the password of an encrypted image, which the format overwrites. Throws when there is none */
@@ -212,6 +229,8 @@ export interface ImageDetails {
   /** its counters may be late, and it is marked dirty while it changes; absent: the image has no such choice */
   readonly lazyRefcounts?: boolean;
   readonly backing?: BackingReference;
+  /** what an overlay that knows its parent by more than a name stores of this image; absent: nothing */
+  readonly identity?: string;
   /** internal snapshots, when the image was not opened but inspected */
   readonly snapshots?: readonly SnapshotDetails[];
   /** format-specific facts with the keys of qemu-img's format-specific data */
@@ -320,6 +339,8 @@ export interface Capabilities {
 export interface ImageFormat<Opened extends Image = Image> extends Signature {
   /** as users type it, qemu-img's name where it has one */
   readonly name: string;
+  /** other names that users type */
+  readonly aliases?: readonly string[];
   /** with its article, as a sentence says it */
   readonly title: string;
   readonly can: Capabilities;

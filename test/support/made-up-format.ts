@@ -22,7 +22,11 @@ const MAGIC = 'MADEUP\n';
 
 export interface MadeUp {
   readonly identity?: string;
-  readonly parent?: { readonly name: string; readonly identity: readonly string[] };
+  readonly parent?: {
+    readonly name: string;
+    readonly otherNames?: readonly string[];
+    readonly identity: readonly string[];
+  };
   /** names; null: unallocated, EXTENT_BYTES long, as every extent is */
   readonly extents: readonly (string | null)[];
 }
@@ -130,7 +134,11 @@ export const madeUp: ImageFormat = {
     const backing =
       parent === undefined
         ? null
-        : openBacking({ name: parent.name, identity: { word: 'made-up number', values: parent.identity } });
+        : openBacking({
+            name: parent.name,
+            ...(parent.otherNames === undefined ? {} : { otherNames: parent.otherNames }),
+            identity: { word: 'made-up number', values: parent.identity },
+          });
     return new MadeUpImage(file, content, backing, extents);
   },
   attach: (file: HostFile, shared: SharedImage, { backing, extents }: AttachOptions) =>

@@ -61,6 +61,8 @@ export interface MappedImageParts {
   readonly reservations: Reservations;
   /** absent: none, or not wanted */
   readonly snapshots?: Snapshots;
+  /** as in ReadableImage */
+  readonly identity?: string;
 }
 
 export class MappedImage implements WritableImage {
@@ -71,6 +73,7 @@ export class MappedImage implements WritableImage {
   readonly readOnly: boolean;
   readonly clusterSize: number;
   readonly snapshots?: Snapshots;
+  readonly identity?: string;
   private readonly parts: MappedImageParts;
   private readonly steps: ImageSteps;
   private readonly state: unknown;
@@ -84,6 +87,7 @@ export class MappedImage implements WritableImage {
     this.readOnly = file.readOnly;
     this.clusterSize = parts.clusterSize;
     if (parts.snapshots !== undefined) this.snapshots = parts.snapshots;
+    if (parts.identity !== undefined) this.identity = parts.identity;
     this.parts = parts;
     this.steps = steps;
     this.state = state;

@@ -44,19 +44,25 @@ export interface MappedStateOptions {
   readonly readOnly: boolean;
 }
 
-export function createMappedState(
-  options: MappedStateOptions,
-  format: { readonly clusterSize: number; readonly wordCount: number; readonly numberCount: number },
-): MappedState {
+/** What the state of a format needs. */
+export interface StateSizes {
+  readonly clusterSize: number;
+  readonly wordCount: number;
+  readonly numberCount: number;
+  /** bytes of its tables that are cached as one, where tables are not aligned to clusters; default: a cluster, 4 KiB at most */
+  readonly sliceBytes?: number;
+}
+
+export function createMappedState(options: MappedStateOptions, format: StateSizes): MappedState {
   const { allocatedClusters, fileLength, readOnly, slots, virtualSize } = options;
-  const { clusterSize, numberCount, wordCount } = format;
+  const { clusterSize, numberCount, sliceBytes = Math.min(MAX_SLICE_BYTES, clusterSize), wordCount } = format;
   const numbers = new SharedArrayBuffer(numberCount * 8);
   initializeDiskNumbers(numbers, virtualSize, allocatedClusters);
   return {
     words: new SharedArrayBuffer(wordCount * 4),
     numbers,
     tracker: createWriteTrackerState(),
-    cache: createTableCacheState(cacheBytes(options, clusterSize), Math.min(MAX_SLICE_BYTES, clusterSize)),
+    cache: createTableCacheState(cacheBytes(options, clusterSize), sliceBytes),
     reservations: createReservationState(slots),
     pending: createPendingLinksState(readOnly ? 1 : PENDING_CAPACITY),
     free: createFreeClustersState(clusterSize, readOnly ? 0 : trackedClusters(clusterSize, fileLength, virtualSize)),

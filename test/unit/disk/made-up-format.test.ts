@@ -238,3 +238,31 @@ test('the right parent is opened without a word', () => {
   );
   expect(said).toEqual([]);
 });
+
+test('a parent is looked for under each of its names, in their order', () => {
+  writeExtents('one', 'two');
+  write('moved.made', { extents: ['one'], identity: '8' });
+  write('last.made', { extents: ['two'], identity: '8' });
+  const parent = {
+    name: 'gone.made',
+    otherNames: ['/etc/passwd', 'moved.made', 'last.made'],
+    identity: ['8'],
+  };
+  write('disk.made', { extents: [null], parent });
+  withDisk(image, { readOnly: true }, (disk) => {
+    expect(disk.status().backing).toEqual([join(folder, 'moved.made')]);
+  });
+});
+
+test('of a parent that is nowhere the refusal says what the user can allow, else what is missing', () => {
+  write('disk.made', {
+    extents: [null],
+    parent: { name: 'gone.made', otherNames: ['/etc/passwd'], identity: ['8'] },
+  });
+  expect(refusalOf(() => openDisk(image, { readOnly: true }))).toMatch(/^permission: .*--allow-backing \/etc$/);
+  write('disk.made', {
+    extents: [null],
+    parent: { name: 'gone.made', otherNames: ['away.made'], identity: ['8'] },
+  });
+  expect(refusalOf(() => openDisk(image, { readOnly: true }))).toMatch(/^missing: the backing file .*gone\.made/);
+});
