@@ -2,15 +2,24 @@
 # Damaged images: valid ones of every kind with fields at the edges of their ranges, pointers crossed, tables cut, compressed
 # data broken, through open, info, check, repair, map, reads and writes, in a process that is watched (test/support/fuzz.ts).
 # Prints for each format: mutants, opened for writing, repaired in one pass, crashes, hangs over 2 s of CPU time, findings, peak memory.
+# Partition tables, and what partitions contain, are damaged in the same way (test/support/fuzz-partitions.ts).
 set -eu
 usage='usage: fuzz.sh [--format F] [--mutants N] [--seed S] [--first N]
-  --format F   qcow2, qed or raw (default: all)
+  --format F   qcow2, qed, bochs or raw; partitions for partition tables (default: all)
   --mutants N  for each format (default: see test/support/slices.ts)
   --seed S     the same mutants again (default: others each time, printed)
   --first N    begin with mutant N of the seed'
 mutants= format= seed=$(date +%s) first=0
 cd "$(dirname "$0")/.."
 . scripts/options.sh
-[ -z "$format" ] || [ -f "src/format/$format/index.ts" ] || refuse "there is no format '$format' here"
+case $format in
+  '') tests='test/hostile/fuzz.test.ts test/hostile/fuzz-partitions.test.ts' ;;
+  partitions) tests=test/hostile/fuzz-partitions.test.ts ;;
+  *)
+    [ -f "src/format/$format/index.ts" ] || refuse "there is no format '$format' here"
+    tests=test/hostile/fuzz.test.ts
+    ;;
+esac
+# shellcheck disable=SC2086 # names without spaces
 exec scripts/run-figures.sh ': [0-9][0-9]* mutants,' \
-  SLICE=long SLICE_FUZZ="$mutants" FUZZ_FORMAT="$format" FUZZ_FIRST="$first" SEED="$seed" -- test/hostile/fuzz.test.ts
+  SLICE=long SLICE_FUZZ="$mutants" SLICE_FUZZPARTITIONS="$mutants" FUZZ_FORMAT="$format" FUZZ_FIRST="$first" SEED="$seed" -- $tests

@@ -9,7 +9,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-packages=(bximage qemu-utils qemu-system-common fio fuse3 libfuse2 e2fsprogs xfsprogs btrfs-progs fdisk mount man-db attr zstd openssl)
+packages=(
+  bximage qemu-utils qemu-system-common fio fuse3 libfuse2 e2fsprogs xfsprogs btrfs-progs fdisk mount man-db attr zstd openssl
+  parted gdisk dosfstools exfatprogs ntfs-3g cryptsetup-bin squashfs-tools xorriso lvm2
+)
 missing=()
 for package in "${packages[@]}"; do
   dpkg-query -W -f '${Status}' "$package" 2> /dev/null | grep -q 'install ok installed' || missing+=("$package")

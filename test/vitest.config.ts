@@ -17,6 +17,7 @@ const MOUNTING = [
   'test/conformance/filesystem*.test.ts',
   'test/interop/mounted-images.test.ts',
   'test/interop/lock*.test.ts',
+  'test/interop/partition-contents.test.ts',
 ];
 
 /** They start first in their group, or a long one is left over for one processor while the others have nothing to do. */

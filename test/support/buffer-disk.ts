@@ -44,6 +44,14 @@ export class BufferDisk implements PartitionSource {
     return disk;
   }
 
+  /** What was written, in pieces of a page, with their offsets. */
+  chunks(): (readonly [number, Uint8Array])[] {
+    return [...this.pages].map(([page, bytes]) => {
+      const offset = page * PAGE_BYTES;
+      return [offset, bytes.subarray(0, Math.min(PAGE_BYTES, this.size - offset))] as const;
+    });
+  }
+
   private pieces(
     offset: number,
     length: number,

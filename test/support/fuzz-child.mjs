@@ -383,6 +383,6 @@ process.on('message', async ({ subjects: descriptions, seed, from, to, maxRssByt
       process.send({ bug: `mutant ${index} of ${subject.name}, or one of the ${LOOK_EVERY} before it: ${what}` });
     }
   }
-  process.send({ done: true, ...counts, peakBytes: process.resourceUsage().maxRSS * 1024 });
+  process.send({ done: true, counts, peakBytes: process.resourceUsage().maxRSS * 1024 });
   process.disconnect();
 });

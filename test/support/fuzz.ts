@@ -1,23 +1,16 @@
-// Damaged images in a process of its own (fuzz-child.mjs) that is watched from here: what takes more than two seconds of CPU
-// time is ended and reported, and the next mutant goes on in a new process. Its memory is measured by the kernel.
+// Damaged images in a process of its own (fuzz-child.mjs), which is watched (fuzz-watch.ts).
 
-import { type ChildProcess, fork } from 'node:child_process';
-import { closeSync, openSync, readFileSync, readSync, writeFileSync, writeSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { bochsImage, MIXED_SECTORS } from './bochs-bytes.ts';
 import { compileDouble } from './compiled-double.ts';
+import { noFigures, type WatchFigures, watchMutants } from './fuzz-watch.ts';
 import { qemuImg, qemuIo, tryQemu } from './qemu.ts';
 
 const CHILD = fileURLToPath(new URL('./fuzz-child.mjs', import.meta.url));
-const HANG_MS = 2000;
 /** A process that has taken thousands of sound images apart has grown to 260 MiB, and to 330 for a moment, and grows no further. */
 const MAX_RSS_BYTES = 448 * 1024 * 1024;
-/** However busy the machine is, a process that says nothing for this long has stopped. */
-const SILENCE_MS = 120_000;
-/** Mutants of one process. */
-const BATCH = 50_000;
-const LOOK_MS = 50;
 const PASSWORD = 'geheim';
 const KIB = 1024;
 
@@ -220,18 +213,11 @@ function makeSubjects(format: string, recipes: readonly Recipe[], folder: string
   });
 }
 
-export interface FuzzFigures {
-  mutants: number;
+export interface FuzzFigures extends WatchFigures {
   openedToRead: number;
   openedForWriting: number;
   /** had something wrong that one repair mended */
   repaired: number;
-  hangs: number;
-  crashes: number;
-  slowestMs: number;
-  peakBytes: number;
-  /** one sentence each, crashes and hangs included */
-  readonly findings: string[];
 }
 
 /** Takes `mutants` damaged images of a format apart. @param first number of the first one, to run a single one again */
@@ -243,127 +229,21 @@ export async function fuzz(
   first = 0,
 ): Promise<FuzzFigures> {
   const subjects = SUBJECTS[format]!(folder);
-  const figures: FuzzFigures = {
-    ...{
-      mutants: 0,
-      openedToRead: 0,
-      openedForWriting: 0,
-      repaired: 0,
-      hangs: 0,
-      crashes: 0,
-      slowestMs: 0,
-      peakBytes: 0,
-      findings: [],
-    },
-  };
+  const figures: FuzzFigures = { ...noFigures(), openedToRead: 0, openedForWriting: 0, repaired: 0 };
   const doubles = ['memory-file', 'wrapping-files'].map((name) => compileDouble(name, folder));
-  const end = first + mutants;
-  const progress = openSync(join(folder, 'progress'), 'w+');
-  try {
-    for (let from = first; from < end; ) {
-      const job = { subjects, seed, from, to: Math.min(end, from + BATCH), maxRssBytes: MAX_RSS_BYTES };
-      const stoppedAt = await runChild(job, doubles, figures, progress);
-      figures.mutants += stoppedAt - from;
-      from = stoppedAt;
-    }
-  } finally {
-    closeSync(progress);
-  }
-  return figures;
-}
-
-interface Job {
-  readonly subjects: readonly Subject[];
-  readonly seed: number;
-  readonly from: number;
-  readonly to: number;
-  readonly maxRssBytes: number;
-}
-
-type Message =
-  | { readonly bug: string }
-  | {
-      readonly done: true;
-      readonly read: number;
-      readonly opened: number;
-      readonly repaired: number;
-      readonly peakBytes: number;
-    };
-
-/**
- * @param doubles URLs of modules that the child needs @param progress file that is told the number of each mutant
- * @returns the number of the mutant to go on with
- */
-async function runChild(job: Job, doubles: readonly string[], figures: FuzzFigures, progress: number): Promise<number> {
-  writeSync(progress, Float64Array.of(job.from), 0, 8, 0);
-  const child = fork(CHILD, doubles, {
-    stdio: ['ignore', 'ignore', 'pipe', 'ipc', progress],
-    // one thread: what helps a collection along takes the processor from the other formats
-    execArgv: ['--max-old-space-size=128', '--expose-gc', '--single-threaded'],
-    // large buffers go back to the kernel when they are freed: what is measured is what is in use
-    env: { ...process.env, MALLOC_MMAP_THRESHOLD_: '131072' },
-  });
-  let errors = '';
-  child.stderr!.on('data', (chunk) => {
-    errors = `${errors}${String(chunk)}`.slice(-4000);
-  });
-  let isDone = false;
-  child.on('message', (message: Message) => {
-    if ('bug' in message) {
-      figures.findings.push(message.bug);
-      return;
-    }
-    isDone = true;
-    figures.openedToRead += message.read;
-    figures.openedForWriting += message.opened;
-    figures.repaired += message.repaired;
-    figures.peakBytes = Math.max(figures.peakBytes, message.peakBytes);
-  });
-  const current = { index: job.from, startedMs: cpuMs(child), wallMs: Date.now() };
-  let hangs = false;
-  const watch = setInterval(() => {
-    const usedMs = cpuMs(child);
-    const index = mutantUnderWay(progress);
-    if (index !== current.index) {
-      Object.assign(current, { index, startedMs: usedMs, wallMs: Date.now() });
-      return;
-    }
-    const took = usedMs - current.startedMs;
-    figures.slowestMs = Math.max(figures.slowestMs, took);
-    if (took <= HANG_MS && Date.now() - current.wallMs <= SILENCE_MS) return;
-    hangs = true;
-    child.kill('SIGKILL');
-  }, LOOK_MS);
-  child.send(job);
-  const ended = await new Promise<number | string>((resolve) => {
-    child.on('exit', (code, signal) => resolve(code ?? signal ?? 'unknown'));
-  });
-  clearInterval(watch);
-  if (isDone) return job.to;
-  const index = mutantUnderWay(progress);
-  if (hangs) figures.hangs++;
-  else figures.crashes++;
-  figures.findings.push(
-    `mutant ${index} of seed ${job.seed} ` +
-      (hangs ? `takes more than ${HANG_MS} ms` : `ends the process (${ended}): ${errors}`),
+  const child = { path: CHILD, parameters: doubles };
+  const range = { seed, first, mutants };
+  await watchMutants(
+    child,
+    { subjects, maxRssBytes: MAX_RSS_BYTES },
+    range,
+    folder,
+    figures,
+    ({ read, opened, repaired }) => {
+      figures.openedToRead += read ?? 0;
+      figures.openedForWriting += opened ?? 0;
+      figures.repaired += repaired ?? 0;
+    },
   );
-  return index + 1;
-}
-
-function mutantUnderWay(progress: number): number {
-  const index = new Float64Array(1);
-  readSync(progress, index, 0, 8, 0);
-  return index[0]!;
-}
-
-/** CPU time of a process: a busy machine makes nothing a hang. */
-function cpuMs(child: ChildProcess): number {
-  try {
-    const fields = readFileSync(`/proc/${child.pid}/stat`, 'latin1')
-      .replace(/^.*\) /s, '')
-      .split(' ');
-    return (Number(fields[11]) + Number(fields[12])) * 10;
-  } catch {
-    return 0;
-  }
+  return figures;
 }

@@ -27,6 +27,8 @@ const SLICES = {
   matrixWidths: { ci: 2, long: 5 },
   /** fuzz.sh: damaged images */
   fuzz: { ci: { raw: 1000, qed: 4000, qcow2: 4000, bochs: 2000 }, long: 10_000 },
+  /** fuzz.sh --format partitions: damaged partition tables */
+  fuzzPartitions: { ci: 20_000, long: 200_000 },
   /** npm run stress: rounds of 250 requests a thread */
   stress: { ci: { raw: 6, qed: 6, qcow2: 6 }, long: 60 },
   /** fio with checksums: MiB of the disk; one L2 table of its image maps 64 */

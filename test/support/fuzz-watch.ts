@@ -1,0 +1,154 @@
+// Mutants in a process of its own that is watched from here: what takes more than two seconds of CPU time is ended and reported, and
+// the next mutant goes on in a new process. Its memory is measured by the kernel.
+
+import { type ChildProcess, fork } from 'node:child_process';
+import { closeSync, openSync, readFileSync, readSync, writeSync } from 'node:fs';
+import { join } from 'node:path';
+
+const HANG_MS = 2000;
+/** However busy the machine is, a process that says nothing for this long has stopped. */
+const SILENCE_MS = 120_000;
+/** Mutants of one process. */
+const BATCH = 50_000;
+const LOOK_MS = 50;
+
+export interface WatchFigures {
+  mutants: number;
+  hangs: number;
+  crashes: number;
+  slowestMs: number;
+  peakBytes: number;
+  /** one sentence each, crashes and hangs included */
+  readonly findings: string[];
+}
+
+export function noFigures(): WatchFigures {
+  return { mutants: 0, hangs: 0, crashes: 0, slowestMs: 0, peakBytes: 0, findings: [] };
+}
+
+/** A module that takes a job as its message, writes the number of each mutant to descriptor 4, and sends what it finds. */
+export interface MutantProgram {
+  readonly path: string;
+  readonly parameters: readonly string[];
+}
+
+/** The mutants of a seed, from number `first` on. */
+export interface MutantRange {
+  readonly seed: number;
+  readonly first: number;
+  readonly mutants: number;
+}
+
+type Counts = Readonly<Partial<Record<string, number>>>;
+type Message = { readonly bug: string } | { readonly done: true; readonly counts: Counts; readonly peakBytes: number };
+
+/**
+ * Runs every mutant of a range, in as many processes as it takes.
+ * @param job what the program needs beside the numbers of its mutants @param count told what each process counted
+ */
+export async function watchMutants(
+  program: MutantProgram,
+  job: object,
+  { seed, first, mutants }: MutantRange,
+  folder: string,
+  figures: WatchFigures,
+  count: (counts: Counts) => void,
+): Promise<void> {
+  const end = first + mutants;
+  const progress = openSync(join(folder, 'progress'), 'w+');
+  try {
+    for (let from = first; from < end; ) {
+      const part = { ...job, seed, from, to: Math.min(end, from + BATCH) };
+      const stoppedAt = await runChild(program, part, figures, progress, count);
+      figures.mutants += stoppedAt - from;
+      from = stoppedAt;
+    }
+  } finally {
+    closeSync(progress);
+  }
+}
+
+interface Job {
+  readonly seed: number;
+  readonly from: number;
+  readonly to: number;
+}
+
+/** @returns the number of the mutant to go on with */
+async function runChild(
+  { path, parameters }: MutantProgram,
+  job: Job,
+  figures: WatchFigures,
+  progress: number,
+  count: (counts: Counts) => void,
+): Promise<number> {
+  writeSync(progress, Float64Array.of(job.from), 0, 8, 0);
+  const child = fork(path, parameters, {
+    stdio: ['ignore', 'ignore', 'pipe', 'ipc', progress],
+    // one thread: what helps a collection along takes the processor from the other processes
+    execArgv: ['--max-old-space-size=128', '--expose-gc', '--single-threaded'],
+    // large buffers go back to the kernel when they are freed: what is measured is what is in use
+    env: { ...process.env, MALLOC_MMAP_THRESHOLD_: '131072' },
+  });
+  let errors = '';
+  child.stderr!.on('data', (chunk) => {
+    errors = `${errors}${String(chunk)}`.slice(-4000);
+  });
+  let isDone = false;
+  child.on('message', (message: Message) => {
+    if ('bug' in message) {
+      figures.findings.push(message.bug);
+      return;
+    }
+    isDone = true;
+    count(message.counts);
+    figures.peakBytes = Math.max(figures.peakBytes, message.peakBytes);
+  });
+  const current = { index: job.from, startedMs: cpuMs(child), wallMs: Date.now() };
+  let hangs = false;
+  const watch = setInterval(() => {
+    const usedMs = cpuMs(child);
+    const index = mutantUnderWay(progress);
+    if (index !== current.index) {
+      Object.assign(current, { index, startedMs: usedMs, wallMs: Date.now() });
+      return;
+    }
+    const took = usedMs - current.startedMs;
+    figures.slowestMs = Math.max(figures.slowestMs, took);
+    if (took <= HANG_MS && Date.now() - current.wallMs <= SILENCE_MS) return;
+    hangs = true;
+    child.kill('SIGKILL');
+  }, LOOK_MS);
+  child.send(job);
+  const ended = await new Promise<number | string>((resolve) => {
+    child.on('exit', (code, signal) => resolve(code ?? signal ?? 'unknown'));
+  });
+  clearInterval(watch);
+  if (isDone) return job.to;
+  const index = mutantUnderWay(progress);
+  if (hangs) figures.hangs++;
+  else figures.crashes++;
+  figures.findings.push(
+    `mutant ${index} of seed ${job.seed} ` +
+      (hangs ? `takes more than ${HANG_MS} ms` : `ends the process (${ended}): ${errors}`),
+  );
+  return index + 1;
+}
+
+function mutantUnderWay(progress: number): number {
+  const index = new Float64Array(1);
+  readSync(progress, index, 0, 8, 0);
+  return index[0]!;
+}
+
+/** CPU time of a process: a busy machine makes nothing a hang. */
+function cpuMs(child: ChildProcess): number {
+  try {
+    const fields = readFileSync(`/proc/${child.pid}/stat`, 'latin1')
+      .replace(/^.*\) /s, '')
+      .split(' ');
+    return (Number(fields[11]) + Number(fields[12])) * 10;
+  } catch {
+    return 0;
+  }
+}
