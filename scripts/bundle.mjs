@@ -33,13 +33,14 @@ const entries = {
   'keeper-thread': `${dist}daemon/keeper/keeper-thread.js`,
   worker: `${dist}daemon/workers/worker.js`,
   'network-thread': `${dist}host/http/network-thread.js`,
+  'inspector-thread': `${dist}daemon/inspection/inspector-thread.js`,
 };
 
 const closure = (...roots) => loadedWith(roots.map((root) => `${dist}${root}`));
 const commands = (...names) => names.map((name) => `cli/commands/${name}.js`);
 const engines = closure(
   ...commands('info', 'check', 'map', 'create', 'resize'),
-  ...['daemon/keeper/keeper-thread.js', 'daemon/workers/worker.js'],
+  ...['daemon/keeper/keeper-thread.js', 'daemon/workers/worker.js', 'daemon/inspection/inspector-thread.js'],
 );
 const asking = closure(...commands('status', 'unmount', 'remount', 'umount-helper'));
 const starting = closure('cli/start-mount.js');

@@ -94,7 +94,7 @@ export const inBundle = {
     if (id.endsWith('cli/start-mount.js')) {
       return replaceOnce(code, /process\.argv\[1\] \?\? ''/, "__dirname + '/cli.cjs'");
     }
-    return code.replaceAll(/(['"])\.\/((?:keeper|network)-thread|worker)\.js\1/g, "'./$2-entry.cjs'");
+    return code.replaceAll(/(['"])\.\/((?:keeper|network|inspector)-thread|worker)\.js\1/g, "'./$2-entry.cjs'");
   },
 };
 

@@ -8,7 +8,9 @@ import { connect, createServer, type Server, type Socket } from 'node:net';
 import { ImgfuseError } from '../errors/index.ts';
 import type { OverlayReport } from './overlay-report.ts';
 
-const LINE_MAX = 65536;
+const REQUEST_MAX = 65536;
+/** a table of 255 partitions with hostile names and labels is far below that */
+const ANSWER_MAX = 4 * 1024 * 1024;
 /** how long the end of a mount waits for its waiters to read the answer */
 const FAREWELL_MS = 1000;
 
@@ -32,7 +34,8 @@ export interface RemountResult {
 
 /** Answers the requests of the socket. */
 export interface ControlHandlers {
-  readonly status: () => Promise<unknown>;
+  /** @param isBrief without what takes time to find out */
+  readonly status: (isBrief: boolean) => Promise<unknown>;
   readonly remount: (readOnly: boolean) => Promise<RemountResult>;
 }
 
@@ -92,13 +95,13 @@ export class ControlServer {
       this.sockets.delete(socket);
       this.waiting.delete(socket);
     });
-    readLines(socket, (line) => this.handle(socket, line));
+    readLines(socket, REQUEST_MAX, (line) => this.handle(socket, line));
   }
 
   private handle(socket: Socket, line: string): void {
-    const { request, readOnly } = requestOf(line);
+    const { request, readOnly, brief } = requestOf(line);
     if (request === 'status') {
-      void this.statusOrError().then((status) => answer(socket, status));
+      void this.statusOrError(brief === true).then((status) => answer(socket, status));
     } else if (request === 'wait') {
       if (this.result === null) this.waiting.add(socket);
       else answer(socket, this.result);
@@ -111,9 +114,9 @@ export class ControlServer {
     }
   }
 
-  private async statusOrError(): Promise<unknown> {
+  private async statusOrError(isBrief: boolean): Promise<unknown> {
     try {
-      return await this.handlers.status();
+      return await this.handlers.status(isBrief);
     } catch (error) {
       return { error: (error as Error).message };
     }
@@ -130,7 +133,11 @@ function answerOf(line: string): Record<string, unknown> | null {
   }
 }
 
-function requestOf(line: string): { readonly request?: unknown; readonly readOnly?: unknown } {
+function requestOf(line: string): {
+  readonly request?: unknown;
+  readonly readOnly?: unknown;
+  readonly brief?: unknown;
+} {
   try {
     return Object(JSON.parse(line));
   } catch {
@@ -142,7 +149,7 @@ function answer(socket: Socket, value: unknown): void {
   socket.write(`${JSON.stringify(value)}\n`);
 }
 
-function readLines(socket: Socket, onLine: (line: string) => void): void {
+function readLines(socket: Socket, limit: number, onLine: (line: string) => void): void {
   let pending = '';
   socket.setEncoding('utf8');
   socket.on('data', (chunk: string) => {
@@ -152,7 +159,7 @@ function readLines(socket: Socket, onLine: (line: string) => void): void {
       pending = pending.slice(end + 1);
       if (line !== '') onLine(line);
     }
-    if (pending.length > LINE_MAX) socket.destroy();
+    if (pending.length > limit) socket.destroy();
   });
 }
 
@@ -168,7 +175,7 @@ export class ControlClient {
     socket.on('close', () => {
       for (const call of this.onEnd) call();
     });
-    readLines(socket, (line) => this.receive(line));
+    readLines(socket, ANSWER_MAX, (line) => this.receive(line));
   }
 
   /** @returns null if no process listens there */
@@ -183,9 +190,12 @@ export class ControlClient {
     });
   }
 
-  /** The status of the mount; null if the process ends or does not answer in time. */
-  status(timeoutMs = 5000): Promise<Record<string, unknown> | null> {
-    this.send({ request: 'status' });
+  /**
+   * The status of the mount; null if the process ends or does not answer in time.
+   * @param isBrief without a look at the partitions, which takes time
+   */
+  status(isBrief: boolean, timeoutMs = 5000): Promise<Record<string, unknown> | null> {
+    this.send({ request: 'status', brief: isBrief });
     return this.next((value) => !('closed' in value || 'remounted' in value), timeoutMs);
   }
 

@@ -99,8 +99,8 @@ export function openOptions(
     closedMarks,
     copyOnRead: copyOnRead ?? 'stored',
     answerMs: answerTimeOf(request),
-    // the workers, the keeper, and the main thread
-    slots: workers + 2,
+    // the workers, the keeper, the main thread, and the inspector
+    slots: workers + 3,
   };
 }
 

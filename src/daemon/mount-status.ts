@@ -2,13 +2,14 @@
 
 import { formatSize } from '../bytes/format-size.ts';
 import type { NetworkStatus, OpenStep, VirtualDisk } from '../disk/index.ts';
+import type { GuestStatus } from './inspection/guest-status.ts';
 import type { MountRequest } from './mount-request.ts';
 import type { Phase } from './mount-state.ts';
 import { type OverlayReport, overlayReport } from './overlay-report.ts';
 import type { Serving } from './serving.ts';
 
 /** Keys are spelled as in qemu-img, if it has them. */
-export interface MountStatus {
+export interface MountStatus extends GuestStatus {
   readonly image: string;
   readonly mountpoint: string;
   readonly format: string;

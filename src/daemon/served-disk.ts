@@ -6,7 +6,7 @@ import type { SharedDisk, VirtualDisk } from '../disk/index.ts';
 import { DiskKeeper, type KeptDisk, type OpenRequest } from './keeper/disk-keeper.ts';
 import type { Log } from './log.ts';
 
-/** Reservation slot of the keeper. The slots of the workers follow, and the main thread has the last one. */
+/** Reservation slot of the keeper. The slots of the workers follow, that of the main thread, and that of the inspector. */
 export const KEEPER_SLOT = 0;
 
 export class ServedDisk {
@@ -15,7 +15,7 @@ export class ServedDisk {
   private readonly slot: number;
   private currentKeeper: DiskKeeper;
   /** the disk that the keeper has open; null until it is open */
-  private shared: SharedDisk | null = null;
+  private opened: SharedDisk | null = null;
   /** the disk that this thread is attached to */
   private disk: VirtualDisk | null = null;
   /** this thread is attached, or about to be */
@@ -35,6 +35,11 @@ export class ServedDisk {
     return this.currentKeeper;
   }
 
+  /** What threads attach to; null until the disk is open. */
+  get shared(): SharedDisk | null {
+    return this.opened;
+  }
+
   /** The attached disk; null if this thread is not attached. */
   get attachedDisk(): VirtualDisk | null {
     return this.disk;
@@ -43,7 +48,7 @@ export class ServedDisk {
   /** @throws ImgfuseError why the disk cannot be opened; nothing is open then */
   async open(request: OpenRequest): Promise<KeptDisk> {
     const disk = await this.currentKeeper.open(request);
-    this.shared = disk.shared;
+    this.opened = disk.shared;
     return disk;
   }
 
@@ -51,7 +56,7 @@ export class ServedDisk {
   async attached(): Promise<VirtualDisk> {
     this.isAsked = true;
     this.attachDisk ??= (await import('../disk/index.ts')).attachDisk;
-    return this.disk ?? this.attach(this.shared!);
+    return this.disk ?? this.attach(this.opened!);
   }
 
   /** The keeper has opened a new disk: attaches this thread to it instead of the old one. It must have been attached before. */
@@ -73,7 +78,7 @@ export class ServedDisk {
 
   /** A thread has died: requests that wait for its reservations or locks fail. */
   abandon(thread: number, slot: number): void {
-    if (this.shared === null) return;
+    if (this.opened === null) return;
     void this.attached().then(
       (disk) => disk.abandon(thread, slot),
       () => undefined,
@@ -90,13 +95,13 @@ export class ServedDisk {
     if (this.currentKeeper.isDead) {
       this.currentKeeper = new DiskKeeper();
       this.currentKeeper.log = this.log;
-      await this.currentKeeper.adoptDead(this.shared!, KEEPER_SLOT);
+      await this.currentKeeper.adoptDead(this.opened!, KEEPER_SLOT);
     }
     await this.currentKeeper.rescue();
   }
 
   private attach(shared: SharedDisk): VirtualDisk {
-    this.shared = shared;
+    this.opened = shared;
     this.disk = this.attachDisk!(shared, this.slot, (sentence) => this.log('notice', sentence));
     return this.disk;
   }

@@ -12,12 +12,14 @@ import {
   DiskFilesystem,
   dropStalePages,
   nodesOf,
+  noteStatusText,
   type SharedTree,
   type Shown,
   setTreeReadOnly,
   writableHandles,
 } from '../filesystem/index.ts';
 import {
+  answerLate,
   createCounters,
   type FuseMountOptions,
   flagsLeftOut,
@@ -30,13 +32,14 @@ import {
 } from '../fuse/index.ts';
 import { isInherited } from '../mounts/mountpoint.ts';
 import { nativeAvailable } from '../native/index.ts';
+import { StatusTexts } from './inspection/status-texts.ts';
 import type { KeptDisk } from './keeper/disk-keeper.ts';
 import { type Log, requestErrorLog } from './log.ts';
 import type { MountRequest } from './mount-request.ts';
 import { refusalLog } from './refusal-log.ts';
 import { Crew, type CrewEvents } from './workers/crew.ts';
 import type { ServingWords } from './workers/serving-words.ts';
-import type { ServeData, Thread, WarmThread } from './workers/threads.ts';
+import type { ServeData, Thread, ThreadHears, WarmThread } from './workers/threads.ts';
 
 /** A mount that answers. */
 export interface Serving {
@@ -61,12 +64,16 @@ export interface Serving {
   requests(): Readonly<Record<string, number>>;
   /** null if the disk cannot be exchanged under the mount */
   readonly handover: Handover | null;
+  /** what the threads share of the files that it shows */
+  readonly tree: SharedTree;
 }
 
 /** Called with events of the threads of a mount. */
 export interface ServingEvents extends Omit<CrewEvents, 'ended'> {
   /** the disk for this thread, whose engines fuse-native alone needs before the mount answers */
   readonly attach: () => Promise<VirtualDisk>;
+  /** what status.json says, whenever somebody opens it */
+  readonly status: () => Promise<unknown>;
 }
 
 /** The operations for an exchange of the disk under a mount. */
@@ -96,7 +103,7 @@ export async function startServing(
 ): Promise<Serving> {
   if (chooseTransport(request, log) === 'kernel') return serveKernel(disk, request, words, first, log, events);
   await first.discard();
-  return serveFuseNative(disk, request, words, log, await events.attach());
+  return serveFuseNative(disk, request, words, log, events);
 }
 
 function chooseTransport(request: MountRequest, log: Log): Transport {
@@ -146,6 +153,8 @@ async function serveKernel(
   const session = mountKernel({ ...mountOptions(request, 'kernel'), mountpoint: request.mountpoint });
   sayWhatIsLeftOut(request, log);
   const counters = createCounters();
+  const texts = new StatusTexts(events.status);
+  const hears: ThreadHears = { log, later: answerLateRequests(texts, log) };
   let first: Thread;
   let others: readonly ServeData[];
   let tree: SharedTree;
@@ -155,7 +164,7 @@ async function serveKernel(
       { rootIsFile: session.rootIsFile, shows: shownOf(disk), ...owner(request) },
     );
     const [data, ...rest] = workerData(session, disk, tree, request, words, counters);
-    first = warm.run(data!, log);
+    first = warm.run(data!, hears);
     others = rest;
   } catch (error) {
     closeQuietly([{ close: () => session.unmount({ lazy: true }) }, session]);
@@ -170,7 +179,7 @@ async function serveKernel(
     for (const node of nodesOf(tree)) await session.invalidate(node, 'data');
   };
   void dropStalePages(tree, dropPages).catch((error) => log('warning', describeError(error)));
-  const crew = new Crew(first, others, words, log, {
+  const crew = new Crew(first, others, words, hears, {
     ...events,
     ended: (threadId) => abandonTree(tree, threadId),
   });
@@ -182,6 +191,7 @@ async function serveKernel(
     unmount: async (options) => session.unmount(options),
     abort: () => session.abort(),
     requests: () => readCounters(counters),
+    tree,
     handover: {
       handOver: (next) => crew.handOver(next),
       setReadOnly: (readOnly) => setTreeReadOnly(tree, readOnly),
@@ -195,7 +205,7 @@ async function serveKernel(
 
 /** The names beside the disk. An image without snapshots has no directory for them. */
 function shownOf({ hasSnapshots }: KeptDisk): Shown[] {
-  return ['partitions', ...(hasSnapshots ? (['snapshots'] as const) : [])];
+  return ['partitions', ...(hasSnapshots ? (['snapshots'] as const) : []), 'status'];
 }
 
 function withEnd(ended: Promise<void>, serving: Omit<Serving, 'ended' | 'isServing'>): Serving {
@@ -233,13 +243,25 @@ function workerData(
   }));
 }
 
+/** What the main thread answers itself. */
+function answerLateRequests(texts: StatusTexts, log: Log): ThreadHears['later'] {
+  const logError = requestErrorLog(log);
+  return (message, descriptor) => {
+    answerLate(message, descriptor, texts).then(
+      (error) => error !== null && logError(error, 'a request for status.json'),
+      (error) => logError(error, 'a request for status.json'),
+    );
+  };
+}
+
 async function serveFuseNative(
   disk: KeptDisk,
   request: MountRequest,
   words: ServingWords,
   log: Log,
-  attached: VirtualDisk,
+  events: ServingEvents,
 ): Promise<Serving> {
+  const attached = await events.attach();
   if (isInherited(request.mountpoint)) {
     throw new ImgfuseError('unsupported', 'fuse-native cannot take over a mounted descriptor; use --transport kernel');
   }
@@ -256,6 +278,8 @@ async function serveFuseNative(
     counters,
     onError: logger,
     shouldStop: () => words.isStopped,
+    // it reads through pages, as many as the size says
+    late: new StatusTexts(events.status, (bytes) => noteStatusText(tree, bytes)),
   };
   const session = await mountFuseNative(options, new DiskFilesystem(attached, tree, refusalLog(log)));
   return withEnd(session.ended, {
@@ -266,6 +290,7 @@ async function serveFuseNative(
     unmount: (unmountOptions) => session.unmount(unmountOptions),
     abort: () => session.abort(),
     requests: () => readCounters(counters),
+    tree,
     handover: null,
   });
 }

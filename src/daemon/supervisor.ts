@@ -22,6 +22,7 @@ import { assertMountpoint } from '../mounts/mountpoint.ts';
 import type { MountRecord } from '../mounts/runtime-directory.ts';
 import { type CloseResult, ControlServer, type RemountResult } from './control-socket.ts';
 import type { HandoverParts } from './handover.ts';
+import { GuestLook } from './inspection/guest-look.ts';
 import type { DiskKeeper } from './keeper/disk-keeper.ts';
 import { type LiveMount, type MountParts, mountDisk, openOptions, warnAboutHiddenFiles } from './live-mount.ts';
 import type { Log } from './log.ts';
@@ -61,9 +62,10 @@ export class Supervisor {
   private readonly words: ServingWords;
   private readonly mode: MountMode;
   private readonly disk: ServedDisk;
+  private readonly guest: GuestLook;
   private readonly traces: MountTraces;
   private readonly control = new ControlServer({
-    status: () => this.status(),
+    status: (isBrief) => this.status(isBrief),
     remount: (readOnly) => this.remount(readOnly),
   });
   /** resolves when the mount is told to end, so that optional waits stop */
@@ -85,8 +87,10 @@ export class Supervisor {
     this.request = request;
     this.parts = parts;
     this.log = parts.log;
-    this.words = ServingWords.create(request.workers);
+    const inspectorSlot = request.workers + 2;
+    this.words = ServingWords.create(inspectorSlot);
     this.disk = new ServedDisk(keeper, request.workers, parts.log);
+    this.guest = new GuestLook({ disk: this.disk, words: this.words, slot: inspectorSlot, log: parts.log });
     this.traces = new MountTraces(request, parts);
     this.mode = new MountMode(request, parts.log, {
       parts: () => this.handoverParts(),
@@ -235,6 +239,7 @@ export class Supervisor {
     if (!this.request.readOnly) await this.mode.claimImage();
     const mount = await mountDisk(disk, this.request, this.words, this.parts, {
       attach: () => this.disk.attached(),
+      status: async () => ({ ...(await this.status(false)), state: 'mounted' }),
       died: (error, thread, slot) => this.threadDied(error, thread, slot),
       used: () => this.attachSoon(),
       missed: (error, thread, slot) => {
@@ -316,6 +321,7 @@ export class Supervisor {
   /** @returns null, or the sentence that says why the image is not clean */
   private async closeDisk(mount: LiveMount): Promise<string | null> {
     const isSettled = await this.mode.settled();
+    await this.guest.end();
     this.traces.noteEnding(mount, this.isEndWanted);
     if (!isSettled) return `it was being taken over, and the next read-write mount checks and repairs it if it must`;
     this.bytesAtEnd = await this.disk.close();
@@ -324,7 +330,7 @@ export class Supervisor {
 
   /** After a crash: makes acknowledged writes durable as far as possible, without marking the image clean. */
   private async rescue(mount: LiveMount): Promise<string | null> {
-    await Promise.race([requestsDone(this.words), delay(RESCUE_MS)]);
+    await Promise.race([Promise.all([requestsDone(this.words), this.guest.end()]), delay(RESCUE_MS)]);
     this.traces.noteEnding(mount, this.isEndWanted);
     try {
       await this.disk.rescue();
@@ -343,9 +349,12 @@ export class Supervisor {
     this.noteEnd(ending);
   }
 
-  private async status(): Promise<MountStatus | UnservedStatus> {
+  /** @param isBrief without a look into the disk */
+  private async status(isBrief: boolean): Promise<MountStatus | UnservedStatus> {
     const attached = this.state.phase === 'serving' ? await this.disk.attached().catch(() => null) : null;
-    return this.statusOf(attached ?? this.disk.attachedDisk);
+    const serving = this.state.phase === 'serving' && attached !== null ? this.state.mount.serving : null;
+    const guest = isBrief || serving === null ? {} : await this.guest.status(serving, serving.diskFile);
+    return { ...this.statusOf(attached ?? this.disk.attachedDisk), ...guest };
   }
 
   private statusOf(disk: VirtualDisk | null): MountStatus | UnservedStatus {

@@ -27,6 +27,8 @@ import {
   ROOT_NODE,
   rootEntries,
   SNAPSHOTS_NODE,
+  STATUS_NAME,
+  STATUS_NODE,
 } from './nodes.ts';
 import { Partitions } from './partitions.ts';
 import { RangeFile } from './range-file.ts';
@@ -124,7 +126,7 @@ export class DiskFilesystem implements Filesystem {
       ino: node,
       generation: node === ROOT_NODE ? 0 : this.tree.generation,
       entrySeconds: isPartitionNode(node) ? NO_ENTRY_SECONDS : LASTING_ENTRY_SECONDS,
-      size: file?.size() ?? 0,
+      size: file?.size() ?? (node === STATUS_NODE ? this.words.statusBytes : 0),
       allocatedBytes: file?.occupiedBytes() ?? 0,
       atimeMs,
       mtimeMs,
@@ -172,9 +174,10 @@ export class DiskFilesystem implements Filesystem {
     throw failure(ERRNO.EPERM, `the names here are fixed: ${DISK_NAME} is the disk of ${this.disk.path}`);
   }
 
-  open(node: number, flags: number, pid = 0): OpenedFile {
-    const file = this.fileAt(node);
+  open(node: number, flags: number, pid = 0): OpenedFile | 'later' {
     const isReader = (flags & O_ACCMODE) === O_RDONLY;
+    if (node === STATUS_NODE) return this.openStatus(isReader);
+    const file = this.fileAt(node);
     if (file instanceof SnapshotFile) {
       if (!isReader) throw file.readOnly();
       return { handle: HANDLE.read, pages: 'keep' };
@@ -191,14 +194,23 @@ export class DiskFilesystem implements Filesystem {
     return { handle: claim.handle, pages: claim.pages === 'keep' && !mayKeep ? 'drop' : claim.pages };
   }
 
-  release(node: number, handle: number): void {
+  /** Its text is made by the main thread, for each handle. */
+  private openStatus(isReader: boolean): 'later' {
+    this.recordOf(STATUS_NODE);
+    if (isReader) return 'later';
+    throw failure(ERRNO.EPERM, `${STATUS_NAME} says how things are, and cannot be written`);
+  }
+
+  release(node: number, handle: number): 'later' | undefined {
+    if (node === STATUS_NODE) return 'later';
     const file = this.fileAt(node);
-    if (file instanceof SnapshotFile) return;
+    if (file instanceof SnapshotFile) return undefined;
     this.handles.release(file.record, handle);
-    if (!canWrite(handle)) return;
+    if (!canWrite(handle)) return undefined;
     if (isTruncating(handle)) file.truncation.release();
     if (this.words.removeWritableHandle()) this.disk.makeClean();
     else this.disk.flush();
+    return undefined;
   }
 
   read(
@@ -208,7 +220,8 @@ export class DiskFilesystem implements Filesystem {
     targetOffset: number,
     length: number,
     offset: number,
-  ): number {
+  ): number | 'later' {
+    if (node === STATUS_NODE) return 'later';
     return this.fileAt(node).read(target, targetOffset, length, offset);
   }
 
@@ -347,6 +360,7 @@ export class DiskFilesystem implements Filesystem {
 
   private throwNoFile(node: number): never {
     this.recordOf(node);
+    if (node === STATUS_NODE) throw failure(ERRNO.EINVAL, `${STATUS_NAME} can only be read`);
     throw failure(ERRNO.EISDIR, 'this is a directory; the disk is in it');
   }
 

@@ -2,12 +2,13 @@
 
 export { DiskFilesystem, type Refusal } from './disk-filesystem.ts';
 export { DISK_NAME, PARTITIONS_NAME, type Shown, STATUS_NAME, STATUS_NODE } from './nodes.ts';
-export { sourceOf } from './partitions.ts';
+export { showsTable, sourceOf } from './partitions.ts';
 export {
   abandonTree,
   createTree,
   dropStalePages,
   nodesOf,
+  noteStatusText,
   type SharedTree,
   setTreeReadOnly,
   type TreeOptions,

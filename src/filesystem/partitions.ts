@@ -6,9 +6,10 @@ import { guestOffset } from '../bytes/offsets.ts';
 import type { VirtualDisk } from '../disk/index.ts';
 import { type PartitionSource, type PartitionTable, readPartitionTable } from '../guest/partitions/index.ts';
 import type { Handles } from './handles.ts';
-import type { RecordTable } from './records.ts';
-import type { TableWatch, WatchedRange } from './table-watch.ts';
-import type { TreeWords } from './tree-state.ts';
+import { DISK_NODE } from './nodes.ts';
+import { RecordTable } from './records.ts';
+import { TableWatch, type WatchedRange } from './table-watch.ts';
+import { handlesOf, type SharedTree, TreeWords } from './tree-state.ts';
 
 /** The disk as the parser of partition tables reads it. */
 export function sourceOf(disk: VirtualDisk): PartitionSource {
@@ -18,6 +19,19 @@ export function sourceOf(disk: VirtualDisk): PartitionSource {
       disk.read(target, 0, target.length, guestOffset(offset));
     },
   };
+}
+
+/** Whether the files are those of that table, which was just read: while one of them is open they stay as they are. */
+export function showsTable(tree: SharedTree, disk: VirtualDisk, { partitions }: PartitionTable): boolean {
+  const records = new RecordTable(tree.records);
+  const parts = { records, handles: handlesOf(tree), table: new TableWatch(tree.table), words: new TreeWords(tree) };
+  const shown = new Partitions({ ...parts, model: DISK_NODE }).list(disk);
+  return (
+    shown.length === partitions.length &&
+    partitions.every(({ number, start, size }) =>
+      shown.some((record) => records.shows(record, number, start, start + size)),
+    )
+  );
 }
 
 export interface PartitionsParts {
@@ -76,12 +90,7 @@ export class Partitions {
     const { records } = this.parts;
     const keep = new Set<number>();
     const added = partitions.filter(({ number, start, size }) => {
-      const same = this.shown().find(
-        (record) =>
-          records.partition(record) === number &&
-          records.start(record) === start &&
-          records.end(record) === start + size,
-      );
+      const same = this.shown().find((record) => records.shows(record, number, start, start + size));
       if (same !== undefined) keep.add(same);
       return same === undefined;
     });

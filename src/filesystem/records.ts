@@ -98,6 +98,11 @@ export class RecordTable {
     return this.numbers[record * RECORD_NUMBERS + NUMBER]!;
   }
 
+  /** Whether it has that partition, in that place. */
+  shows(record: number, partition: number, start: number, end: number): boolean {
+    return this.partition(record) === partition && this.start(record) === start && this.end(record) === end;
+  }
+
   /** Gives the record to a node, which shows bytes [start, end) of the disk. @param partition its number, if it is one */
   assign(record: number, node: number, start = 0, end = 0, partition = 0): void {
     this.counts.fill(0, record * RECORD_COUNTS, (record + 1) * RECORD_COUNTS);

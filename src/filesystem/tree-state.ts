@@ -23,6 +23,7 @@ const READ_ONLY = 1;
 const STALE_NOTED = 2;
 const STALE_DROPPED = 3;
 const PARTITION_NODES = 4;
+const STATUS_BYTES = 5;
 const WORDS = 6;
 
 /** Permission bits to write. */
@@ -147,6 +148,12 @@ export async function dropStalePages(tree: SharedTree, drop: () => Promise<void>
   }
 }
 
+/** The text of status.json has so many bytes from now on: for a kernel that reads a file through its pages. */
+export function noteStatusText(tree: SharedTree, bytes: number): void {
+  new TreeWords(tree).statusBytes = bytes;
+  new RecordTable(tree.records).attributes(STATUS_NODE).mtimeMs = Date.now();
+}
+
 /** A thread that served the tree has died, perhaps in the middle of a request. @param thread its `threadId` */
 export function abandonTree(tree: SharedTree, thread: number): void {
   handlesOf(tree).abandon(thread);
@@ -195,6 +202,15 @@ export class TreeWords {
 
   setReadOnly(readOnly: boolean): void {
     Atomics.store(this.words, READ_ONLY, readOnly ? 1 : 0);
+  }
+
+  /** What status.json has for its size. */
+  get statusBytes(): number {
+    return Atomics.load(this.words, STATUS_BYTES);
+  }
+
+  set statusBytes(bytes: number) {
+    Atomics.store(this.words, STATUS_BYTES, bytes);
   }
 
   /** An id that no partition has had. */

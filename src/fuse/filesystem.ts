@@ -56,6 +56,18 @@ export interface OpenedFile {
   readonly pages: 'keep' | 'drop' | 'bypass';
 }
 
+/** The request is not answered by this thread, but by the LateFilesystem of the main thread, which may take its time. */
+export type Later = 'later';
+
+/** Files whose content takes time to be made, at their opening; asked for what a Filesystem has answered with `later`. */
+export interface LateFilesystem {
+  /** @returns a handle */
+  open(node: number): Promise<number>;
+  /** @returns the bytes from `offset` on, `length` at most; none at the end. Throws EBADF. */
+  read(handle: number, offset: number, length: number): Uint8Array;
+  release(handle: number): void;
+}
+
 /** Stands for an unknown handle: the kernel writes a page of a shared mapping through any handle that can write. */
 export const NO_HANDLE = 0;
 
@@ -70,11 +82,18 @@ export interface Filesystem {
   /** A name in directory `node` is to be made, moved or removed. Throws EPERM, or EROFS if nothing can be changed. */
   changeNames(node: number): never;
   /** @param flags open(2) flags @param pid of the process that opens it; 0: not known. Throws EISDIR, EROFS, busy. */
-  open(node: number, flags: number, pid?: number): OpenedFile;
+  open(node: number, flags: number, pid?: number): OpenedFile | Later;
   /** Called once per open, also without a preceding flush. */
-  release(node: number, handle: number): void;
+  release(node: number, handle: number): Later | undefined;
   /** @returns bytes read into `target` from `targetOffset` on; fewer than `length` only at the end of the file */
-  read(node: number, handle: number, target: Uint8Array, targetOffset: number, length: number, offset: number): number;
+  read(
+    node: number,
+    handle: number,
+    target: Uint8Array,
+    targetOffset: number,
+    length: number,
+    offset: number,
+  ): number | Later;
   /** @returns bytes written (all of them, or fewer at the end of a disk that does not grow) */
   write(node: number, handle: number, source: Uint8Array, sourceOffset: number, length: number, offset: number): number;
   /** close(2) of one descriptor of the handle. */

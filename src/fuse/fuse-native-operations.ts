@@ -4,7 +4,14 @@
 import { ERRNO, errnoOf, ImgfuseError } from '../errors/index.ts';
 import * as abi from './abi.ts';
 import { countRequest } from './counters.ts';
-import { type AttributeChange, type Attributes, type Filesystem, NO_HANDLE, type Statfs } from './filesystem.ts';
+import {
+  type AttributeChange,
+  type Attributes,
+  type Filesystem,
+  type LateFilesystem,
+  NO_HANDLE,
+  type Statfs,
+} from './filesystem.ts';
 import type { NativeOperations, NativeStat, NativeStatfs } from './fuse-native-package.ts';
 import { OPERATIONS } from './operations.ts';
 import type { ServerHooks } from './server.ts';
@@ -13,7 +20,7 @@ const S_ISUID_S_ISGID = 0o6000;
 const UNCHANGED_ID = 0xffffffff;
 const UINT32_MAX = 0xffffffff;
 
-type Hooks = Pick<ServerHooks, 'counters' | 'onError' | 'shouldStop'>;
+type Hooks = Pick<ServerHooks, 'counters' | 'onError' | 'shouldStop'> & { readonly late?: LateFilesystem };
 
 /** Runs operations, counts them, and turns what they throw into a negative errno. */
 class Runner {
@@ -33,12 +40,23 @@ class Runner {
     try {
       act();
     } catch (error) {
-      const errno = errnoOf(error);
-      if (errno === ERRNO.EIO || !(error instanceof ImgfuseError)) {
-        this.hooks.onError?.(error, OPERATIONS[opcode]?.name ?? `opcode ${opcode}`);
-      }
-      answer(-errno);
+      this.fail(error, opcode, answer);
     }
+  }
+
+  /** Has the request answered by the LateFilesystem. */
+  later(opcode: number, answer: (result: number) => void, act: (late: LateFilesystem) => void | Promise<void>): void {
+    const { late } = this.hooks;
+    if (late === undefined) throw new ImgfuseError('unsupported', 'nobody answers late requests here');
+    void (async () => act(late))().catch((error) => this.fail(error, opcode, answer));
+  }
+
+  private fail(error: unknown, opcode: number, answer: (result: number) => void): void {
+    const errno = errnoOf(error);
+    if (errno === ERRNO.EIO || !(error instanceof ImgfuseError)) {
+      this.hooks.onError?.(error, OPERATIONS[opcode]?.name ?? `opcode ${opcode}`);
+    }
+    answer(-errno);
   }
 }
 
@@ -121,16 +139,30 @@ function handleOperations(
 ): Pick<NativeOperations, HandleOperation> {
   return {
     open: (path, flags, answer) =>
-      runner.run(abi.FUSE_OPEN, answer, () => answer(0, filesystem.open(paths.node(path), flags).handle)),
+      runner.run(abi.FUSE_OPEN, answer, () => {
+        const node = paths.node(path);
+        const opened = filesystem.open(node, flags);
+        if (opened !== 'later') return answer(0, opened.handle);
+        runner.later(abi.FUSE_OPEN, answer, async (late) => answer(0, await late.open(node)));
+      }),
     release: (path, fd, answer) =>
       runner.run(abi.FUSE_RELEASE, answer, () => {
-        filesystem.release(paths.node(path), fd);
-        answer(0);
+        if (filesystem.release(paths.node(path), fd) !== 'later') return answer(0);
+        runner.later(abi.FUSE_RELEASE, answer, (late) => {
+          late.release(fd);
+          answer(0);
+        });
       }),
     read: (path, fd, target, length, offset, answer) =>
-      runner.run(abi.FUSE_READ, answer, () =>
-        answer(filesystem.read(paths.node(path), fd, target, 0, length, safeOffset(offset))),
-      ),
+      runner.run(abi.FUSE_READ, answer, () => {
+        const count = filesystem.read(paths.node(path), fd, target, 0, length, safeOffset(offset));
+        if (count !== 'later') return answer(count);
+        runner.later(abi.FUSE_READ, answer, (late) => {
+          const bytes = late.read(fd, offset, length);
+          target.set(bytes);
+          answer(bytes.length);
+        });
+      }),
     write: (path, fd, source, length, offset, answer) =>
       runner.run(abi.FUSE_WRITE, answer, () =>
         answer(filesystem.write(paths.node(path), fd, source, 0, length, safeOffset(offset + length) - length)),

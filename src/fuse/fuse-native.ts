@@ -6,7 +6,7 @@ import { execFile } from 'node:child_process';
 import * as fs from 'node:fs';
 import { describeError, ImgfuseError } from '../errors/index.ts';
 import { FUSE_DEVICE } from './device.ts';
-import type { Filesystem } from './filesystem.ts';
+import type { Filesystem, LateFilesystem } from './filesystem.ts';
 import { nativeOperations } from './fuse-native-operations.ts';
 import { loadFuseNative, type NativeMount, type NativeOptions } from './fuse-native-package.ts';
 import { inspectMountpoint } from './mount.ts';
@@ -19,6 +19,7 @@ import { abortMount, type UnmountOptions } from './unmount.ts';
 export { fuseNativeAvailable } from './fuse-native-package.ts';
 
 export interface FuseNativeOptions extends FuseMountOptions, Pick<ServerHooks, 'counters' | 'onError' | 'shouldStop'> {
+  readonly late?: LateFilesystem;
   /** absolute path of a directory */
   readonly mountpoint: string;
 }

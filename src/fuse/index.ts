@@ -2,13 +2,21 @@
 
 export { createCounters, readCounters } from './counters.ts';
 export { type Channel, type ConnectionEnd, Device } from './device.ts';
-export type { AttributeChange, Attributes, DirectoryEntry, Filesystem, Statfs } from './filesystem.ts';
+export type {
+  AttributeChange,
+  Attributes,
+  DirectoryEntry,
+  Filesystem,
+  LateFilesystem,
+  Statfs,
+} from './filesystem.ts';
 export {
   type FuseNativeOptions,
   type FuseNativeSession,
   fuseNativeAvailable,
   mountFuseNative,
 } from './fuse-native.ts';
+export { answerLate } from './late-requests.ts';
 export { type KernelMountOptions, mountKernel } from './mount.ts';
 export { type FuseMountOptions, flagsLeftOut } from './mount-flags.ts';
 export { FUSE_TYPE, findMount, isImgfuse, listMounts, type MountEntry, mountsOfConnection } from './mount-table.ts';

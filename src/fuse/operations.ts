@@ -61,8 +61,9 @@ function setattr(filesystem: Filesystem, request: Request, reply: Reply): void {
 
 function open(filesystem: Filesystem, request: Request, reply: Reply, protocol: Protocol): void {
   const flags = request.u32(abi.fuse_open_in.flags);
-  const { handle, pages } = filesystem.open(request.nodeid, flags, request.pid);
-  reply.open(handle, openFlags(pages, flags, protocol.minor));
+  const opened = filesystem.open(request.nodeid, flags, request.pid);
+  if (opened === 'later') return reply.later();
+  reply.open(opened.handle, openFlags(opened.pages, flags, protocol.minor));
 }
 
 /**
@@ -87,7 +88,9 @@ function read(filesystem: Filesystem, request: Request, reply: Reply): void {
   // beyond every possible end of a file
   if (!Number.isSafeInteger(offset + length)) return reply.data(0);
   const handle = request.handle(layout.fh);
-  reply.data(filesystem.read(request.nodeid, handle, reply.bytes, DATA_OFFSET, length, offset));
+  const count = filesystem.read(request.nodeid, handle, reply.bytes, DATA_OFFSET, length, offset);
+  if (count === 'later') return reply.later();
+  reply.data(count);
 }
 
 function write(filesystem: Filesystem, request: Request, reply: Reply): void {
@@ -223,7 +226,7 @@ export const OPERATIONS: readonly (Operation | undefined)[] = table({
     reply.statfs(filesystem.statfs(request.nodeid)),
   ),
   [abi.FUSE_RELEASE]: entry('RELEASE', abi.fuse_release_in.$bytes, (filesystem, request, reply) => {
-    filesystem.release(request.nodeid, request.handle(abi.fuse_release_in.fh));
+    if (filesystem.release(request.nodeid, request.handle(abi.fuse_release_in.fh)) === 'later') return reply.later();
     reply.empty();
   }),
   [abi.FUSE_FLUSH]: entry('FLUSH', abi.fuse_flush_in.$bytes, (filesystem, request, reply) => {

@@ -46,6 +46,8 @@ export class Reply {
   readonly bytes: Uint8Array;
   private readonly view: DataView;
   length = 0;
+  /** another thread answers, with a Reply of its own */
+  isLater = false;
 
   /** @param capacity bytes that an answer may have, without the out header */
   constructor(capacity: number) {
@@ -61,8 +63,13 @@ export class Reply {
   /** Starts the reply to the request with this `unique`; until an answer is given there is none to send. */
   begin(uniqueLow: number, uniqueHigh: number): void {
     this.length = 0;
+    this.isLater = false;
     this.view.setUint32(fuse_out_header.unique, uniqueLow, true);
     this.view.setUint32(fuse_out_header.unique + 4, uniqueHigh, true);
+  }
+
+  later(): void {
+    this.isLater = true;
   }
 
   /** @param errno positive */

@@ -1,5 +1,5 @@
 // The server of one worker: read a request, act on it through the table of operations, write the reply, again.
-// Invariant: every request that expects a reply gets exactly one, whatever the filesystem throws; no buffer is allocated
+// Invariant: every request that expects a reply gets exactly one, from here or from answerLate(), whatever the filesystem throws; no buffer is allocated
 // after the constructor.
 
 import { ERRNO, errnoOf, ImgfuseError } from '../errors/index.ts';
@@ -16,6 +16,8 @@ export interface ServerHooks {
   readonly shouldStop?: () => boolean;
   /** A request was answered EIO or failed in an unexpected way. @param operation the opcode's name: READ, WRITE, ... */
   readonly onError?: (error: unknown, operation: string) => void;
+  /** Has a request answered by the LateFilesystem of the main thread: see answerLate(). @param message of this call only */
+  readonly later?: (message: Uint8Array) => void;
   /** Requests by opcode, from createCounters(); all workers may share it. */
   readonly counters?: SharedArrayBuffer;
 }
@@ -76,10 +78,17 @@ export class FuseServer {
         throw malformed(operation.name, received);
       }
       operation.act(this.filesystem, request, reply, this.protocol);
+      if (reply.isLater) this.passOn();
     } catch (error) {
       this.fail(error, operation.name);
     }
     if (!operation.replies) reply.length = 0;
+  }
+
+  private passOn(): void {
+    const { later } = this.hooks;
+    if (later === undefined) throw new ImgfuseError('unsupported', 'nobody answers late requests here');
+    later(this.request.bytes.subarray(0, this.request.length));
   }
 
   private fail(error: unknown, name: string): void {

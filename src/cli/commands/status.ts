@@ -5,6 +5,7 @@
 import { formatSize } from '../../bytes/format-size.ts';
 import { shellQuote } from '../../bytes/printable.ts';
 import { ControlClient } from '../../daemon/control-socket.ts';
+import type { ContentStatus, PartitionStatus } from '../../daemon/inspection/guest-status.ts';
 import { type MountStatus, POSSIBLY_INCONSISTENT } from '../../daemon/mount-status.ts';
 import type { OverlayReport } from '../../daemon/overlay-report.ts';
 import type { NetworkStatus } from '../../disk/index.ts';
@@ -56,8 +57,12 @@ async function status(args: StatusArguments): Promise<number> {
   removeLeftovers();
   const wanted = args.mountpoint;
   const names = wanted === undefined ? [] : [canonicalEntry(wanted), canonicalPath(wanted)];
-  const all = await Promise.all(listTargets().map(report));
-  const reports = wanted === undefined ? all : all.filter((each) => isNamed(each, names));
+  const targets = listTargets();
+  const isBrief = wanted !== undefined || args.output === 'human';
+  const all = await Promise.all(targets.map((target) => report(target, isBrief)));
+  // of those that are named the partitions, too
+  const named = targets.filter((_target, index) => isNamed(all[index]!, names));
+  const reports = wanted === undefined ? all : await Promise.all(named.map((target) => report(target, false)));
   if (wanted !== undefined && reports.length === 0) {
     complain(`${wanted} is not mounted by imgfuse; "imgfuse status" lists what is`);
     return EXIT_USAGE;
@@ -75,7 +80,8 @@ function isNamed(report: Report, names: readonly string[]): boolean {
   return [mountpoint, image, overlay?.filename].some((name) => typeof name === 'string' && names.includes(name));
 }
 
-async function report({ mountpoint, mount, record }: Target): Promise<Report> {
+/** @param isBrief without partitions, which take time to find out */
+async function report({ mountpoint, mount, record }: Target, isBrief: boolean): Promise<Report> {
   const image = record?.image ?? mount?.source ?? '?';
   const access = mount === null ? null : accessOf(mount);
   const place = { mountpoint, image, ...(access === null ? {} : { access }) };
@@ -97,7 +103,7 @@ async function report({ mountpoint, mount, record }: Target): Promise<Report> {
     return { ...known, state: 'dead', cure };
   }
   const client = await ControlClient.connect(record.socketPath);
-  const answer = (await client?.status()) ?? null;
+  const answer = (await client?.status(isBrief)) ?? null;
   client?.close();
   const other = mount === null && !record.opening ? placeElsewhere({ mountpoint, mount, record }) : null;
   const state = record.opening ? 'opening' : mount !== null ? 'mounted' : other === null ? 'closing' : 'elsewhere';
@@ -177,8 +183,33 @@ function detailText(each: Report): string {
     ...(each.network ?? []).map(networkRow),
     ['requests', requests.length === 0 ? undefined : requests.join(', ')],
     ['failure', each.failure],
+    ['partition table', tableText(each)],
+    ...(each.table?.warnings ?? []).map((sentence): [string, string] => ['', sentence]),
   ];
-  return formatTable(
-    rows.filter(([, value]) => value !== undefined && value !== null).map(([key, value]) => [`${key}:`, String(value)]),
+  const details = formatTable(
+    rows
+      .filter(([, value]) => value !== undefined && value !== null)
+      .map(([key, value]) => [key && `${key}:`, String(value)]),
   );
+  const partitions = each.partitions ?? [];
+  return partitions.length === 0 ? details : `${details}\n\n${partitionTable(partitions)}`;
+}
+
+function tableText({ table, content }: Report): string | undefined {
+  if (table === undefined) return undefined;
+  if (table.scheme !== null) return `${table.scheme}, sectors of ${table['sector-size']} bytes`;
+  return content === undefined || content === null ? 'none' : `none; the disk contains ${contentText(content)}`;
+}
+
+function partitionTable(partitions: readonly PartitionStatus[]): string {
+  const heading = ['PARTITION', 'START', 'SIZE', 'TYPE', 'NAME', 'CONTENT'];
+  const rows = partitions.map(({ number, start, size: bytes, type, 'type-name': typeName, name, content }) => [
+    ...[`${number}.raw`, String(start), formatSize(bytes), typeName ?? type, name ?? ''],
+    content === null ? '' : contentText(content),
+  ]);
+  return formatTable([heading, ...rows]);
+}
+
+function contentText({ type, label }: ContentStatus): string {
+  return label === null ? type : `${type} "${label}"`;
 }

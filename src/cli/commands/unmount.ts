@@ -155,7 +155,7 @@ async function describeWait(
 ): Promise<string> {
   const what = record?.image ?? mountpoint;
   if (users !== null) return `${what} is detached and closes when its users end: ${users} ...`;
-  const answer = options.lazy ? null : await client.status(ANSWER_MS);
+  const answer = options.lazy ? null : await client.status(true, ANSWER_MS);
   if (answer === null || answer['state'] === 'closing') {
     return `waiting for ${what} to be written and closed ...`;
   }

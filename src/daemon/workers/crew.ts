@@ -2,9 +2,8 @@
 // uses has one thread then, and its memory. Invariant: `ended` resolves when no thread serves any more and none will be started.
 
 import type { SharedDisk } from '../../disk/index.ts';
-import type { Log } from '../log.ts';
 import type { ServingWords } from './serving-words.ts';
-import { type ServeData, startThread, type Thread } from './threads.ts';
+import { type ServeData, startThread, type Thread, type ThreadHears } from './threads.ts';
 
 /** Called with events of the threads. */
 export interface CrewEvents {
@@ -26,7 +25,7 @@ export class Crew {
   private readonly threads: Thread[] = [];
   private readonly words: ServingWords;
   private readonly events: CrewEvents;
-  private readonly log: Log;
+  private readonly hears: ThreadHears;
   private readonly waiting: ServeData[];
   private disk: SharedDisk | null = null;
   private active = 0;
@@ -36,10 +35,16 @@ export class Crew {
    * @param first is ready
    * @param waiting what the others are started with
    */
-  constructor(first: Thread, waiting: readonly ServeData[], words: ServingWords, log: Log, events: CrewEvents) {
+  constructor(
+    first: Thread,
+    waiting: readonly ServeData[],
+    words: ServingWords,
+    hears: ThreadHears,
+    events: CrewEvents,
+  ) {
     this.words = words;
     this.events = events;
-    this.log = log;
+    this.hears = hears;
     this.waiting = [...waiting];
     this.ended = new Promise((resolve) => {
       this.noteEnd = resolve;
@@ -60,12 +65,12 @@ export class Crew {
     const { generation } = this.words;
     for (const data of this.waiting.splice(0)) {
       try {
-        const thread = startThread({ ...data, disk: this.disk ?? data.disk, generation }, this.log);
+        const thread = startThread({ ...data, disk: this.disk ?? data.disk, generation }, this.hears);
         // the gate may tell it of a disk that was handed over before it was there
         if (this.disk !== null) thread.handOver(this.disk);
         this.watch(thread, thread.started);
       } catch (error) {
-        this.log('warning', `thread ${data.slot} of the mount cannot be started: ${(error as Error).message}`);
+        this.hears.log('warning', `thread ${data.slot} of the mount cannot be started: ${(error as Error).message}`);
       }
     }
   }

@@ -35,6 +35,8 @@ export type ThreadMessage =
   /** somebody has opened a file of the mount */
   | { readonly type: 'used' }
   | { readonly type: 'log'; readonly level: LogLevel; readonly sentence: string }
+  /** a request that the main thread answers, see answerLate() */
+  | { readonly type: 'later'; readonly message: Uint8Array<ArrayBuffer>; readonly descriptor: number }
   /** its work is done; it holds nothing any more */
   | { readonly type: 'finished' };
 
@@ -53,10 +55,17 @@ export interface Thread {
   readonly ended: Promise<Error | null>;
 }
 
+/** Called with what a running thread tells. */
+export interface ThreadHears {
+  readonly log: Log;
+  /** @param message a request that its thread does not answer @param descriptor that it was read from */
+  readonly later: (message: Uint8Array, descriptor: number) => void;
+}
+
 /** A thread that has been started and loads its modules, but does not know yet what to do. */
 export interface WarmThread {
   /** Gives it its work. Once only. */
-  run(data: ServeData, log: Log): Thread;
+  run(data: ServeData, hears: ThreadHears): Thread;
   /** Ends it before it was given any. */
   discard(): Promise<void>;
 }
@@ -85,7 +94,7 @@ export function warmThread(): WarmThread {
     });
   });
   return {
-    run: (data, log) => {
+    run: (data, { log, later }) => {
       let noteUse: () => void = () => undefined;
       const used = new Promise<void>((resolve) => {
         noteUse = resolve;
@@ -95,6 +104,7 @@ export function warmThread(): WarmThread {
           if (message.type === 'started') resolve(true);
           else if (message.type === 'used') noteUse();
           else if (message.type === 'finished') isFinished = true;
+          else if (message.type === 'later') later(message.message, message.descriptor);
           else log(message.level, message.sentence);
         });
         void ended.then(() => resolve(false));
@@ -109,6 +119,6 @@ export function warmThread(): WarmThread {
   };
 }
 
-export function startThread(data: ServeData, log: Log): Thread {
-  return warmThread().run(data, log);
+export function startThread(data: ServeData, hears: ThreadHears): Thread {
+  return warmThread().run(data, hears);
 }

@@ -61,6 +61,12 @@ function serve({ slot, disk, tree, ...data }: ServeData): void {
       return words.isStopped;
     },
     onError: requestErrorLog(log),
+    later: (message) => {
+      const copy = Uint8Array.from(message);
+      parentPort?.postMessage({ type: 'later', message: copy, descriptor: data.descriptor } satisfies ThreadMessage, [
+        copy.buffer,
+      ]);
+    },
     counters: data.counters,
   });
   post({ type: 'started' });

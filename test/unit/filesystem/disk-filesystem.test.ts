@@ -6,13 +6,14 @@ import { guestOffset } from '../../../src/bytes/offsets.ts';
 import { Mutex } from '../../../src/concurrency/mutex.ts';
 import { VirtualDisk } from '../../../src/disk/virtual-disk.ts';
 import { ERRNO, errnoOf } from '../../../src/errors/index.ts';
-import { createTree, DISK_NAME, DiskFilesystem, type TreeOptions } from '../../../src/filesystem/index.ts';
+import { createTree, DISK_NAME, type TreeOptions } from '../../../src/filesystem/index.ts';
 import type { WritableImage } from '../../../src/format/image-format.ts';
 import { qcow2 } from '../../../src/format/qcow2/index.ts';
 import { qed } from '../../../src/format/qed/index.ts';
 import { raw } from '../../../src/format/raw/index.ts';
 import { MemoryHostFile } from '../../support/memory-file.ts';
 import { createMemoryImage, openImage } from '../../support/memory-images.ts';
+import { TreeOfFiles } from '../../support/tree-of-files.ts';
 import { CountingHostFile } from '../../support/wrapping-files.ts';
 
 const SIZE = 1024 * 1024;
@@ -26,7 +27,7 @@ const ZERO_RANGE = 16;
 const COLLAPSE_RANGE = 8;
 
 interface Subject {
-  readonly filesystem: DiskFilesystem;
+  readonly filesystem: TreeOfFiles;
   readonly disk: VirtualDisk;
   readonly file: MemoryHostFile;
   readonly counting: CountingHostFile;
@@ -39,7 +40,7 @@ function make(options: Partial<TreeOptions> & { readOnly?: boolean } = {}): Subj
   const counting = new CountingHostFile(file);
   const disk = new VirtualDisk(openImage(qed, counting, { readOnly }));
   const state = createTree(disk, { rootIsFile: false, uid: 1000, gid: 1001, timeMs: 5000, ...tree });
-  return { filesystem: new DiskFilesystem(disk, state), disk, file, counting };
+  return { filesystem: new TreeOfFiles(disk, state), disk, file, counting };
 }
 
 function errno(action: () => unknown): number {
@@ -116,7 +117,7 @@ describe('attributes', () => {
     }
     const mtimes = (image: WritableImage) => {
       const disk = new VirtualDisk(image);
-      const filesystem = new DiskFilesystem(disk, createTree(disk, { rootIsFile: false, uid: 0, gid: 0 }));
+      const filesystem = new TreeOfFiles(disk, createTree(disk, { rootIsFile: false, uid: 0, gid: 0 }));
       return [ROOT, DISK].map((node) => filesystem.getattr(node).mtimeMs);
     };
     const before = Date.now();
@@ -138,7 +139,7 @@ describe('attributes', () => {
   ])('recommend buffers of a page to a MiB: clusters of %d bytes, buffers of %d', (clusterSize, buffer) => {
     const image = openImage(qcow2, createMemoryImage(qcow2, SIZE, { cluster_size: String(clusterSize) }));
     const disk = new VirtualDisk(image);
-    const filesystem = new DiskFilesystem(disk, createTree(disk, { rootIsFile: false, uid: 0, gid: 0 }));
+    const filesystem = new TreeOfFiles(disk, createTree(disk, { rootIsFile: false, uid: 0, gid: 0 }));
     expect(filesystem.getattr(DISK).blockSize).toBe(buffer);
     // the granularity of discards
     expect(filesystem.statfs(ROOT).blockSize).toBe(clusterSize);
@@ -294,9 +295,9 @@ describe('fallocate', () => {
     }
   }
 
-  function serve(image: WritableImage): DiskFilesystem {
+  function serve(image: WritableImage): TreeOfFiles {
     const disk = new VirtualDisk(image);
-    return new DiskFilesystem(disk, createTree(disk, { rootIsFile: false, uid: 0, gid: 0 }));
+    return new TreeOfFiles(disk, createTree(disk, { rootIsFile: false, uid: 0, gid: 0 }));
   }
 
   test.each([

@@ -6,10 +6,11 @@ import { SEEK_DATA, SEEK_HOLE } from '../../../src/bytes/linux.ts';
 import { guestOffset } from '../../../src/bytes/offsets.ts';
 import { VirtualDisk } from '../../../src/disk/virtual-disk.ts';
 import { ERRNO, errnoOf } from '../../../src/errors/index.ts';
-import { createTree, DiskFilesystem, nodesOf, type Refusal, setTreeReadOnly } from '../../../src/filesystem/index.ts';
+import { createTree, nodesOf, type Refusal, setTreeReadOnly } from '../../../src/filesystem/index.ts';
 import { qcow2 } from '../../../src/format/qcow2/index.ts';
 import { createMemoryImage, openImage } from '../../support/memory-images.ts';
 import { mbrSector, type Slot } from '../../support/partition-bytes.ts';
+import { TreeOfFiles } from '../../support/tree-of-files.ts';
 
 const [ROOT, DISK, PARTITIONS] = [1, 2, 3];
 const [O_RDONLY, O_WRONLY, O_RDWR, O_TRUNC] = [0, 1, 2, 0o1000];
@@ -26,8 +27,8 @@ class Subject {
   readonly disk = new VirtualDisk(openImage(qcow2, createMemoryImage(qcow2, SIZE, { cluster_size: '4k' })));
   readonly tree: ReturnType<typeof createTree>;
   readonly refusals: Refusal[] = [];
-  readonly filesystem: DiskFilesystem;
-  readonly other: DiskFilesystem;
+  readonly filesystem: TreeOfFiles;
+  readonly other: TreeOfFiles;
 
   constructor(slots: readonly (Slot | null)[] = [FIRST, SECOND], mayBypassPages = true) {
     this.disk.write(mbrSector(slots), 0, SECTOR, guestOffset(0));
@@ -39,8 +40,8 @@ class Subject {
       timeMs: 5000,
       mayBypassPages,
     });
-    this.filesystem = new DiskFilesystem(this.disk, this.tree, (refusal) => this.refusals.push(refusal));
-    this.other = new DiskFilesystem(this.disk, this.tree);
+    this.filesystem = new TreeOfFiles(this.disk, this.tree, (refusal) => this.refusals.push(refusal));
+    this.other = new TreeOfFiles(this.disk, this.tree);
   }
 
   /** Through disk.raw, in a handle of its own. */
@@ -330,7 +331,7 @@ describe('two files with the same bytes', () => {
       const subject = new Subject(OVERLAPPING);
       const node = (number: number) => (number === 0 ? DISK : subject.node(number));
       const held = subject.other.open(node(one), first, 4711);
-      let opened: ReturnType<DiskFilesystem['open']> | null = null;
+      let opened: ReturnType<TreeOfFiles['open']> | null = null;
       const answer = errno(() => {
         opened = subject.filesystem.open(node(two), second);
       });

@@ -5,11 +5,12 @@ import { SEEK_DATA, SEEK_HOLE } from '../../../src/bytes/linux.ts';
 import { guestOffset, hostOffset } from '../../../src/bytes/offsets.ts';
 import { VirtualDisk } from '../../../src/disk/virtual-disk.ts';
 import { ERRNO, errnoOf } from '../../../src/errors/index.ts';
-import { createTree, DiskFilesystem, nodesOf } from '../../../src/filesystem/index.ts';
+import { createTree, nodesOf } from '../../../src/filesystem/index.ts';
 import { qcow2 } from '../../../src/format/qcow2/index.ts';
 import type { MemoryHostFile } from '../../support/memory-file.ts';
 import { createMemoryImage, openImage } from '../../support/memory-images.ts';
 import { get64, put32, put64, putSnapshots } from '../../support/qcow2-bytes.ts';
+import { TreeOfFiles } from '../../support/tree-of-files.ts';
 
 const [ROOT, DISK, SNAPSHOTS] = [1, 2, 5];
 const [O_RDONLY, O_WRONLY, O_RDWR] = [0, 1, 2];
@@ -50,13 +51,13 @@ class Subject {
   readonly file: MemoryHostFile;
   readonly disk: VirtualDisk;
   readonly tree: ReturnType<typeof createTree>;
-  readonly filesystem: DiskFilesystem;
+  readonly filesystem: TreeOfFiles;
 
   constructor(file = imageWith(...TWO), umask = 0o022) {
     this.file = file;
     this.disk = this.open();
     this.tree = createTree(this.disk, { rootIsFile: false, shows: ['partitions', 'snapshots'], uid: 5, gid: 6, umask });
-    this.filesystem = new DiskFilesystem(this.disk, this.tree);
+    this.filesystem = new TreeOfFiles(this.disk, this.tree);
   }
 
   open(file = this.file): VirtualDisk {
@@ -103,7 +104,7 @@ describe('the directory', () => {
   test('is not there in a tree that does not show it', () => {
     const { disk } = new Subject();
     const tree = createTree(disk, { rootIsFile: false, shows: ['partitions'], uid: 0, gid: 0 });
-    const filesystem = new DiskFilesystem(disk, tree);
+    const filesystem = new TreeOfFiles(disk, tree);
     expect(errnoFrom(() => filesystem.lookup(ROOT, 'snapshots'))).toBe(ERRNO.ENOENT);
     expect(errnoFrom(() => filesystem.readdir(SNAPSHOTS))).toBe(ERRNO.ENOENT);
     expect(nodesOf(tree)).not.toContain(SNAPSHOTS);
@@ -116,7 +117,7 @@ describe('the directory', () => {
     putSnapshots(file, all);
     const disk = new VirtualDisk(openImage(qcow2, file.clone(true), { readOnly: true, wantsSnapshots: true }));
     const tree = createTree(disk, { rootIsFile: false, shows: ['snapshots'], uid: 0, gid: 0 });
-    const filesystem = new DiskFilesystem(disk, tree);
+    const filesystem = new TreeOfFiles(disk, tree);
     const start = process.cpuUsage();
     const entries = filesystem.readdir(SNAPSHOTS);
     const { user, system } = process.cpuUsage(start);
@@ -195,7 +196,7 @@ describe('a node', () => {
     const subject = new Subject();
     const before = subject.list();
     expect(
-      new DiskFilesystem(subject.disk, subject.tree).readdir(SNAPSHOTS).map(({ attributes }) => attributes.ino),
+      new TreeOfFiles(subject.disk, subject.tree).readdir(SNAPSHOTS).map(({ attributes }) => attributes.ino),
     ).toEqual(before.map(([, node]) => node));
     subject.disk.flush();
     subject.filesystem.takeOver(subject.open(subject.file.clone()));

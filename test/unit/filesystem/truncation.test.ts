@@ -7,13 +7,14 @@ import { describe, expect, test, vi } from 'vitest';
 import { guestOffset } from '../../../src/bytes/offsets.ts';
 import { VirtualDisk } from '../../../src/disk/virtual-disk.ts';
 import { ERRNO, ImgfuseError } from '../../../src/errors/index.ts';
-import { abandonTree, createTree, DiskFilesystem, dropStalePages } from '../../../src/filesystem/index.ts';
+import { abandonTree, createTree, dropStalePages } from '../../../src/filesystem/index.ts';
 import { createTruncationStates, DISK_EXTENTS, Truncation } from '../../../src/filesystem/truncation.ts';
 import type { WritableFormat } from '../../../src/format/image-format.ts';
 import { qcow2 } from '../../../src/format/qcow2/index.ts';
 import { qed } from '../../../src/format/qed/index.ts';
 import { raw } from '../../../src/format/raw/index.ts';
 import { createMemoryImage, openImage } from '../../support/memory-images.ts';
+import { TreeOfFiles } from '../../support/tree-of-files.ts';
 
 const SIZE = 64 * 1024;
 const NODE = 2;
@@ -30,12 +31,12 @@ const FORMATS: readonly (readonly [WritableFormat, Readonly<Record<string, strin
 class Subject {
   readonly disk: VirtualDisk;
   readonly tree: ReturnType<typeof createTree>;
-  readonly filesystem: DiskFilesystem;
+  readonly filesystem: TreeOfFiles;
 
   constructor(format: WritableFormat = raw, options: Readonly<Record<string, string>> = {}) {
     this.disk = new VirtualDisk(openImage(format, createMemoryImage(format, SIZE, options)));
     this.tree = createTree(this.disk, { rootIsFile: false, uid: 0, gid: 0 });
-    this.filesystem = new DiskFilesystem(this.disk, this.tree);
+    this.filesystem = new TreeOfFiles(this.disk, this.tree);
     this.disk.write(new Uint8Array(SIZE).fill(255), 0, SIZE, guestOffset(0));
   }
 
@@ -230,7 +231,7 @@ test('more extents of others than there is room for lose none of their bytes', (
 test('a thread that died while it zeroed a gap leaves an error, and nobody waiting', () => {
   const { filesystem, tree, disk } = new Subject();
   const { handle } = filesystem.open(NODE, O_RDWR | O_TRUNC);
-  const byOther = () => new DiskFilesystem(disk, tree).write(NODE, handle, new Uint8Array(1), 0, 1, 200);
+  const byOther = () => new TreeOfFiles(disk, tree).write(NODE, handle, new Uint8Array(1), 0, 1, 200);
   const discard = vi.spyOn(disk, 'discard').mockImplementationOnce(() => {
     // this thread holds the mutex; for the others it is dead from here on
     abandonTree(tree, threadId);

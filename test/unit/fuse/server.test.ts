@@ -559,7 +559,14 @@ describe('malformed messages', () => {
     const methods = {
       ...{ lookup: () => FILE, getattr: () => FILE, setattr: () => FILE, readdir: () => [] },
       open: () => ({ handle: 0, pages: 'keep' as const }),
-      ...{ release: answered, read: answered, write: answered, flush: answered, fsync: answered, access: answered },
+      ...{
+        release: () => undefined,
+        read: answered,
+        write: answered,
+        flush: answered,
+        fsync: answered,
+        access: answered,
+      },
       ...{ fallocate: answered, lseek: answered, getxattr: () => Buffer.alloc(3), listxattr: () => [] },
       statfs: () => ({
         ...{ blockSize: 1, blocks: 1, blocksFree: 1 },
