@@ -1,15 +1,20 @@
 // The mount of an image on behalf of `attach` and `detach`, and what they say: the same mount processes as those of `mount` and
 // `unmount`, whose sentences become part of the answer.
 
+import { setTimeout as delay } from 'node:timers/promises';
 import { EXIT_OK } from '../errors/exit-codes.ts';
 import { ImgfuseError } from '../errors/index.ts';
 import type { ClosedImage } from '../guest/detach.ts';
 import { assertLimits } from '../host/process-limits.ts';
+import { processStartTime } from '../host/processes.ts';
 import { findTarget, type Target } from '../mounts/target.ts';
 import { unmountTarget } from './commands/unmount.ts';
 import { mountRequest, type ParsedMountArguments } from './mount-arguments.ts';
 import { complain } from './output.ts';
 import { startInBackground } from './start-mount.ts';
+
+const PROCESS_END_MS = 3000;
+const LOOK_MS = 5;
 
 /** Mounts an image in the background. @throws ImgfuseError as the mount process reported it */
 export async function openImage(parsed: ParsedMountArguments): Promise<void> {
@@ -40,9 +45,24 @@ export async function closeImage(mountpoint: string): Promise<ClosedImage | null
     output: 'human',
     quiet: true,
   });
+  if (target.record !== null) await processEnded(target.record);
   // a mount whose process is gone is removed; whether that had closed the image is what it has left behind
   const isRemoved = exitCode === EXIT_OK && !closed;
-  return { closed: closed || isRemoved, clean: clean || left?.clean === true, error, notes };
+  // a mount process that was ended while it opened the image has changed nothing
+  const isUntouched = exitCode === EXIT_OK && closed;
+  return { closed: closed || isRemoved, clean: clean || isUntouched || left?.clean === true, error, notes };
+}
+
+/** A mount process has closed the image when it says so, and takes a moment to end. */
+async function processEnded({
+  pid,
+  processStart,
+}: {
+  readonly pid: number;
+  readonly processStart: number;
+}): Promise<void> {
+  const end = performance.now() + PROCESS_END_MS;
+  while (processStartTime(pid) === processStart && performance.now() < end) await delay(LOOK_MS);
 }
 
 /** Tells the user something about the way, on stderr. */

@@ -37,6 +37,10 @@ const SLICES = {
   kills: { ci: 7, long: 50 },
   /** cycles.sh: mount, write, umount, qemu-img check */
   cycles: { ci: 80, long: 1000 },
+  /** attach.sh: attach, write, detach, fsck */
+  attachCycles: { ci: 4, long: 200 },
+  /** attach.sh: commands and mount processes that are killed or interrupted around an attach */
+  attachKills: { ci: 8, long: 100 },
   /** soak.sh: seconds under load */
   soak: { ci: 20, long: 3600 },
   /** threads that fight for one lock: rounds of each */
