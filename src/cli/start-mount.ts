@@ -136,6 +136,9 @@ function spawnOnce(
         outcome = passwordNeeded === undefined ? exitCode : { passwordNeeded };
       } else if (signals.exitCode() === null) {
         progress.end();
+        // from now on a signal means this command and not the mount, and this command may see the end of the mount
+        signals.release();
+        child.removeAllListeners('exit');
         if (request.json) printJson(recordJson(report.record));
         child.disconnect();
         child.unref();

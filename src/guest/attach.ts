@@ -9,7 +9,6 @@ import {
   type AttachedPartition,
   type Attachment,
   type AttachmentRecord,
-  type AttachmentState,
   makePlaces,
   newAttachmentPath,
   ownFilesDirectory,
@@ -35,8 +34,7 @@ export interface AttachRequest {
   /** for the guest's file systems */
   readonly guestOptions: readonly string[];
   readonly allowOther: boolean;
-  /** the state of the attachment once it is there */
-  readonly becomes: Exclude<AttachmentState, 'attaching'>;
+  readonly forProgram: boolean;
 }
 
 /** What attaching needs from the command. */
@@ -62,10 +60,8 @@ export async function attach(request: AttachRequest, tools: AttachTools): Promis
   const directory = request.directory ?? ownFilesDirectory(recordPath);
   let attachment = writeRecord(recordPath, firstRecord(request, directory));
   const change = (changes: Partial<AttachmentRecord>): void => {
-    const { image, made, state, pid, processStart, readOnly, partitions } = { ...attachment, ...changes };
-    attachment = writeRecord(recordPath, {
-      ...{ image, directory, made, state, pid, processStart, readOnly, partitions },
-    });
+    const { recordPath: _, disk, raw, alive, ...record } = { ...attachment, ...changes };
+    attachment = writeRecord(recordPath, record);
   };
   try {
     makePlaces(attachment);
@@ -79,7 +75,7 @@ export async function attach(request: AttachRequest, tools: AttachTools): Promis
       await mountOne(attachment, each, places[index]!.directory, { request, tools, access });
       tools.checkpoint();
     }
-    change({ state: request.becomes });
+    change({ state: 'attached' });
     tools.checkpoint();
     return attachment;
   } catch (error) {
@@ -94,6 +90,7 @@ function firstRecord(request: AttachRequest, directory: string): AttachmentRecor
     directory,
     made: request.directory === null ? [directory] : [],
     state: 'attaching',
+    forProgram: request.forProgram,
     pid: process.pid,
     processStart: processStartTime(process.pid) ?? 0,
     readOnly: request.readOnly || request.writesAside,
@@ -125,15 +122,15 @@ async function clearTheWay({ image, readOnly, writesAside }: AttachRequest, tool
       continue;
     }
     // programs that only read run side by side, each with an attachment of its own
-    if (other.state === 'running' && other.readOnly && (readOnly || writesAside)) continue;
+    if (other.forProgram && other.readOnly && (readOnly || writesAside)) continue;
     throw new ImgfuseError('busy', describeOther(other), { path: image });
   }
 }
 
-function describeOther({ image, directory, state, pid }: Attachment): string {
+function describeOther({ image, directory, state, forProgram, pid }: Attachment): string {
   if (state === 'attaching') return `${image} is being attached by process ${pid}`;
-  const by = state === 'running' ? ` by process ${pid}, which runs a program there` : '';
-  return `${image} is attached already at ${directory}${by}; "imgfuse detach" takes it back`;
+  const by = forProgram ? ` by process ${pid}, which runs a program there` : '';
+  return `${image} is attached already at ${directory}${by}${forProgram ? '' : '; "imgfuse detach" takes it back'}`;
 }
 
 /** As mount(8) does, it falls back to read-only, unless the user has asked for rw. */

@@ -20,8 +20,8 @@ const FOLDER = 'attached';
 const RECORD_MAX_BYTES = 65536;
 const NAME_MAX = 40;
 
-/** attaching: the command is at work; attached: it has ended and left the attachment; running: it runs a program there. */
-export type AttachmentState = 'attaching' | 'attached' | 'running';
+/** attaching: the command is at work; attached: it has done what was asked; a program may run there. */
+export type AttachmentState = 'attaching' | 'attached';
 
 /** A file system of the guest, and where it is mounted. */
 export interface AttachedPartition {
@@ -37,6 +37,8 @@ export interface AttachmentRecord {
   /** directories that were made for the attachment, inner ones last; they are removed with it */
   readonly made: readonly string[];
   readonly state: AttachmentState;
+  /** it is there for a program that the command runs, and ends with it */
+  readonly forProgram: boolean;
   /** the command that attaches */
   readonly pid: number;
   /** clock ticks since boot, from /proc/PID/stat */
@@ -53,7 +55,7 @@ export interface Attachment extends AttachmentRecord {
   readonly disk: string;
   /** the disk as a raw file */
   readonly raw: string;
-  /** the command that attaches still runs */
+  /** the command that attaches still runs: it is at work, or runs its program */
   readonly alive: boolean;
 }
 
@@ -119,7 +121,7 @@ function folderOf(recordPath: string): string {
 
 function withPlaces(recordPath: string, record: AttachmentRecord): Attachment {
   const disk = join(folderOf(recordPath), 'disk');
-  const alive = record.state !== 'attached' && processStartTime(record.pid) === record.processStart;
+  const alive = processStartTime(record.pid) === record.processStart;
   return { ...record, recordPath, disk, raw: join(disk, 'disk.raw'), alive };
 }
 

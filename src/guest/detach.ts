@@ -69,7 +69,7 @@ export async function interruptAttach({ pid, recordPath }: Attachment): Promise<
   for (;;) {
     const now = listAttachments().find((each) => each.recordPath === recordPath);
     if (now === undefined) return true;
-    if (!now.alive) return false;
+    if (!now.alive || now.state === 'attached') return false;
     await delay(LOOK_MS);
   }
 }

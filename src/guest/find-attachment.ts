@@ -38,5 +38,6 @@ function placesOf({ directory, disk, raw, partitions }: Attachment): string[] {
 
 /** The command that made it was killed, or its file systems were unmounted by hand: nobody uses it any more. */
 export function isLeftover(attachment: Attachment): boolean {
-  return !attachment.alive && (attachment.state !== 'attached' || guestMountsOf(attachment).length === 0);
+  const { alive, state, forProgram } = attachment;
+  return !alive && (state === 'attaching' || forProgram || guestMountsOf(attachment).length === 0);
 }

@@ -120,7 +120,7 @@ function attachRequest(args: AttachArguments): AttachRequest {
     writesAside: parsed.writesAside,
     guestOptions: parsed.guest,
     allowOther: parsed.allowOther,
-    becomes: args.program === undefined ? 'attached' : 'running',
+    forProgram: args.program !== undefined,
   };
 }
 

@@ -60,9 +60,10 @@ async function detachTarget({ target, output }: DetachArguments): Promise<number
  * detaches when the program ends. @returns whether nothing is left to do
  */
 async function interrupted(attachment: Attachment): Promise<boolean> {
-  const { alive, state, pid, directory } = attachment;
+  const { alive, state, forProgram, pid, directory } = attachment;
   if (!alive) return false;
   if (state === 'attaching') return interruptAttach(attachment);
+  if (!forProgram) return false;
   const message = `process ${pid} runs a program in ${directory}, and detaches when that ends; end the program instead`;
   throw new ImgfuseError('busy', message, { path: directory });
 }
