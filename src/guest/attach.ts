@@ -14,7 +14,13 @@ import {
   ownFilesDirectory,
   writeRecord,
 } from './attachments.ts';
-import { choosePartitions, type GuestPartition, nameOf, type PartitionChoice } from './choose-partition.ts';
+import {
+  choosePartitions,
+  closedBeside,
+  type GuestPartition,
+  nameOf,
+  type PartitionChoice,
+} from './choose-partition.ts';
 import { type DetachTools, detach } from './detach.ts';
 import { readGuestPartitions } from './disk-content.ts';
 import { attachmentsOf, isLeftover } from './find-attachment.ts';
@@ -67,7 +73,9 @@ export async function attach(request: AttachRequest, tools: AttachTools): Promis
     makePlaces(attachment);
     const access = await openImage(attachment.disk, request, tools);
     tools.checkpoint();
-    const chosen = choosePartitions(request.image, readGuestPartitions(attachment.raw, tools.note), request.choice);
+    const all = readGuestPartitions(attachment.raw, tools.note);
+    const chosen = choosePartitions(request.image, all, request.choice);
+    if (request.choice === 'auto') for (const each of closedBeside(all, chosen)) tools.note(each);
     const places = chosen.map((each) => placeFor(each, directory, request.choice));
     change({ readOnly: access.readOnly || request.writesAside, ...madeFor(places, attachment) });
     makePlaces(attachment);

@@ -85,6 +85,16 @@ export function nameOf({ number }: Pick<GuestPartition, 'number'>): string {
   return number === null ? 'the disk' : `partition ${number}`;
 }
 
+/** What stays closed beside the partitions that were chosen without the user's word. */
+export function closedBeside(all: readonly GuestPartition[], chosen: readonly GuestPartition[]): string[] {
+  return all
+    .filter((each) => !chosen.includes(each) && each.content?.use === 'container')
+    .map((each) => {
+      const title = containerOf(each)?.title ?? `holds ${each.content!.type}`;
+      return `${nameOf(each)} ${title} and stays closed; "imgfuse attach --partition ${each.number}" says how to open it`;
+    });
+}
+
 interface Container {
   readonly title: string;
   /** commands after `$DEVICE` is there */
@@ -115,10 +125,14 @@ const CONTAINERS: Readonly<Record<string, Container>> = {
   },
 };
 
-/** "is encrypted with LUKS; it opens with ...": why it cannot be mounted, and the commands that open it. */
+function containerOf({ content }: Pick<GuestPartition, 'content'>): Container | undefined {
+  return content !== null && Object.hasOwn(CONTAINERS, content.type) ? CONTAINERS[content.type] : undefined;
+}
+
+/** "is encrypted with LUKS; it is opened with ...": why it cannot be mounted, and the commands that open it. */
 export function describeContent(image: string, { start, size, content }: GuestPartition): string {
   if (content === null) return 'holds nothing that is known here';
-  const container = Object.hasOwn(CONTAINERS, content.type) ? CONTAINERS[content.type] : undefined;
+  const container = containerOf({ content });
   if (content.type === 'swap') return 'is swap space, which has no files';
   if (container === undefined) return `holds ${content.type}, which cannot be mounted`;
   const commands = [
