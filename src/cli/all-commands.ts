@@ -6,6 +6,7 @@ import { type Choice, chooseCommand, isCommand, MissingImageError, unknownComman
 import { type Command, type CommandName, runChecked } from './command.ts';
 import { attachCommand } from './commands/attach.ts';
 import { checkCommand } from './commands/check.ts';
+import { commitCommand } from './commands/commit.ts';
 import { createCommand } from './commands/create.ts';
 import { detachCommand } from './commands/detach.ts';
 import { infoCommand } from './commands/info.ts';
@@ -65,6 +66,7 @@ export const PROGRAM: readonly Command[] = [
   checkCommand,
   mapCommand,
   resizeCommand,
+  commitCommand,
   completionCommand,
   helpCommand,
 ];

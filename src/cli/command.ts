@@ -15,6 +15,7 @@ export const COMMANDS = [
   'check',
   'map',
   'resize',
+  'commit',
   'completion',
   'help',
 ] as const;

@@ -53,7 +53,7 @@ export function mountStatus(
   log: string | null,
 ): MountStatus {
   const status = disk.status();
-  const overlay = overlayReport(request, status.allocatedBytes);
+  const overlay = overlayReport(request, status.allocatedBytes, status.isBackingWritable);
   return {
     image: request.image,
     mountpoint: serving.mountpoint,

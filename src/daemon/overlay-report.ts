@@ -1,6 +1,7 @@
 // What the overlay of a mount holds, for status, for the log and for who unmounts it.
 
 import { formatSize } from '../bytes/format-size.ts';
+import { shellQuote } from '../bytes/printable.ts';
 import type { MountRequest } from './mount-request.ts';
 
 /** As JSON has it. */
@@ -12,12 +13,15 @@ export interface OverlayReport {
   readonly base: string;
   /** bytes of the disk that the overlay has; absent: not known */
   readonly 'allocated-size'?: number;
+  /** the changes can be written back into the base */
+  readonly committable: boolean;
 }
 
 /** @returns undefined for a mount whose changes go to the image itself */
 export function overlayReport(
   { image, overlay }: Pick<MountRequest, 'image' | 'overlay'>,
   bytes: number | null,
+  isBaseWritable: boolean,
 ): OverlayReport | undefined {
   if (overlay === undefined) return undefined;
   const { path, isTemporary } = overlay;
@@ -26,16 +30,19 @@ export function overlayReport(
     temporary: isTemporary,
     base: image,
     ...(bytes === null ? {} : { 'allocated-size': bytes }),
+    committable: !isTemporary && isBaseWritable,
   };
 }
 
 /** The end of a mount, as a sentence. */
-export function describeOverlayAtEnd({ base, filename, 'allocated-size': bytes }: OverlayReport): string {
+export function describeOverlayAtEnd({ base, committable, filename, 'allocated-size': bytes }: OverlayReport): string {
   if (filename === null) {
     const what = bytes === undefined ? 'the changes' : `${formatSize(bytes)} of changes`;
     return `${what} were thrown away, ${base} is as it was`;
   }
-  return `changes are kept in ${filename}${bytes === undefined ? '' : ` (${formatSize(bytes)})`}`;
+  const size = bytes === undefined ? '' : ` (${formatSize(bytes)})`;
+  const commit = committable ? `; "imgfuse commit ${shellQuote(filename)}" writes them into ${base}` : '';
+  return `changes are kept in ${filename}${size}${commit}`;
 }
 
 /** The file that the mount writes to, as sentences name it. */

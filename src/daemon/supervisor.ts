@@ -78,6 +78,7 @@ export class Supervisor {
   private isEndWanted = false;
   /** of the disk, in the file that took the changes; null until it is closed */
   private bytesAtEnd: number | null = null;
+  private isBaseWritable = false;
   private deadline: NodeJS.Timeout | undefined;
   private noteStop: () => void = () => undefined;
   private noteEnd: (ending: MountEnding) => void = () => undefined;
@@ -233,6 +234,7 @@ export class Supervisor {
     if (!this.request.readOnly) await this.mode.claimImage();
     const options = openOptions(this.request, this.parts.files);
     const disk = await this.disk.open({ path, options, passwords, words: this.words.shared });
+    this.isBaseWritable = disk.isBackingWritable;
     warnAboutHiddenFiles(disk, this.request, this.log);
     this.dispatch({ type: 'opened' });
     // an overlay that was not there before
@@ -343,7 +345,7 @@ export class Supervisor {
   }
 
   private async finish(ending: MountEnding, before: MountState<LiveMount>): Promise<void> {
-    const overlay = overlayReport(this.request, this.bytesAtEnd);
+    const overlay = overlayReport(this.request, this.bytesAtEnd, this.isBaseWritable);
     this.traces.leave(ending, before, overlay);
     await this.control.finish({ ...closeResult(ending), ...(overlay === undefined ? {} : { overlay }) });
     this.noteEnd(ending);

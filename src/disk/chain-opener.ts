@@ -117,14 +117,17 @@ export class ChainOpener {
     }
     if (!readOnly && !format.can.write) throw neverWritten(path, format);
     const isLazy = file.remote !== undefined;
-    const { closedMarks } = this.options;
-    const isMarked = !readOnly && closedMarks !== undefined;
-    const closedFacts = isMarked ? new ClosedMarks(closedMarks).find(file, format.name) : undefined;
+    const closedFacts = readOnly ? undefined : this.closedFactsOf(file, format);
     const wantsSnapshots = this.options.snapshots;
     return this.openImage(path, file, format, {
       ...{ readOnly, isLazy, closedFacts, wantsSnapshots },
       probed: named === undefined,
     });
+  }
+
+  private closedFactsOf(file: HostFile, format: ImageFormat): OpenOptions['closedFacts'] {
+    const { closedMarks } = this.options;
+    return closedMarks === undefined ? undefined : new ClosedMarks(closedMarks).find(file, format.name);
   }
 
   /** The image below an overlay is the one that the user named, so the policy for backing files has no say. */
@@ -151,7 +154,8 @@ export class ChainOpener {
     const found = this.resolveFirst(overlay, reference);
     const { name, path, device } = found;
     const said = reference.format ?? found.format;
-    const file = this.files.openBelow(path, true, device === undefined ? 'image' : { device });
+    const readOnly = this.images !== this.options.writtenDepth;
+    const file = this.files.openBelow(path, readOnly, device === undefined ? 'image' : { device });
     const sayRaw = `store that it is raw with qemu-img rebase -u -F ${rawFormat.name} -b ${reference.name} ${overlay.path}`;
     const format = said === undefined ? probeFormat(file, sayRaw) : formatByName(said);
     if (said === undefined && format === rawFormat) {
@@ -162,7 +166,8 @@ export class ChainOpener {
         { path: overlay.path },
       );
     }
-    const image = this.openImage(name, file, format, { readOnly: true, isLazy: true, probed: false });
+    const closedFacts = readOnly ? undefined : this.closedFactsOf(file, format);
+    const image = this.openImage(name, file, format, { readOnly, isLazy: readOnly, probed: false, closedFacts });
     this.assertRightParent(overlay, reference, image);
     return image;
   }

@@ -2,8 +2,8 @@
 // leaves unallocated is asked of the image below, as far as that one reaches, and reads as zeros beyond.
 
 import { guestOffset } from '../bytes/offsets.ts';
-import type { Extent, ReadableImage, SnapshotImage } from '../format/image-format.ts';
-import { possibleDataBytes } from '../host/host-file.ts';
+import { type Extent, imageChain, type ReadableImage, type SnapshotImage } from '../format/image-format.ts';
+import { type HostFile, possibleDataBytes } from '../host/host-file.ts';
 
 /** How long the tables are walked for a status. */
 const SHARE_MS = 100;
@@ -29,6 +29,11 @@ export interface DiskShare {
 
 /** The range that a search for data looks at first; it doubles, so that data that is near costs little. */
 const FIRST_SEEK_BYTES = 64 * 1024 * 1024;
+
+/** All files of the whole chain; an image file comes after the others of its image. */
+export function chainFiles(image: ReadableImage): HostFile[] {
+  return imageChain(image).flatMap(({ files }) => files.map(({ file }) => file).reverse());
+}
 
 /** An upper bound of the bytes of the disk that may be data; walks no table. */
 export function chainOccupiedBytes(image: SnapshotImage): number {

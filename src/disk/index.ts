@@ -6,6 +6,8 @@ export { parseSize } from '../format/size.ts';
 export type { LockMode } from '../host/image-locks.ts';
 export type { ChainExtent } from './chain.ts';
 export { type CheckDiskOptions, checkDisk } from './check.ts';
+export type { CommitResult } from './commit.ts';
+export { type CommitDiskOptions, type DiskCommit, openCommit } from './commit-disk.ts';
 export { type CreateDiskOptions, createDisk } from './create.ts';
 export { type DiskInfo, inspectDisk } from './info.ts';
 export { logLongHolds } from './long-holds.ts';

@@ -16,6 +16,8 @@ export interface OpenDiskOptions {
   readonly locksBelow?: LockMode | undefined;
   /** the path is that of an overlay on this image, which is made if it is not there; `format` is that of this image */
   readonly overlaid?: OverlaidImage | undefined;
+  /** how far below the top one the image is that is opened for writing as well; default: none is */
+  readonly writtenDepth?: number | undefined;
   /** bytes of the password of an encrypted image; they are overwritten after use. Throws if there is none */
   readonly password?: ((imagePath: string) => Uint8Array) | undefined;
   /** memory for cached tables of each image in bytes; default 64 MiB */

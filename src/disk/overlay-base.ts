@@ -86,10 +86,7 @@ function assertLooksLike(location: string, wanted: string, found: string): void 
  */
 export function assertChainFits(image: HostFile, location: string, base: OverlayBase): void {
   const own = image.identity();
-  let next: { readonly path: string; readonly format?: string | undefined } | null = {
-    path: location,
-    format: base.format,
-  };
+  let next: NamedBelow | null = { path: location, format: base.format };
   for (let images = 1; next !== null && !isUrl(next.path); images++) {
     const link = readLink(next.path, next.format);
     if (link === null) return;
@@ -111,14 +108,32 @@ export function assertChainFits(image: HostFile, location: string, base: Overlay
 
 interface ChainLink {
   readonly identity: FileIdentity;
-  readonly next: { readonly path: string; readonly format?: string | undefined } | null;
+  readonly next: NamedBelow | null;
+}
+
+/** An image of a chain, as the one above names it. */
+export interface NamedBelow {
+  /** absolute, or a URL */
+  readonly path: string;
+  /** absent: nobody says */
+  readonly format?: string | undefined;
+}
+
+/** The images below one, the nearest first, from headers alone: as far as these can be read. */
+export function* imagesBelow(path: string, format?: string): Generator<NamedBelow, void> {
+  let next: NamedBelow | null = { path, format };
+  for (let images = 0; images < MAX_CHAIN_DEPTH; images++) {
+    next = (readLink(next.path, next.format, images === 0 ? 'user' : 'image') ?? { next: null }).next;
+    if (next === null) return;
+    yield next;
+  }
 }
 
 /** Identity of one image and its backing file, from its header; null if it cannot be read. */
-function readLink(path: string, format: string | undefined): ChainLink | null {
+function readLink(path: string, format: string | undefined, namedBy: 'user' | 'image' = 'image'): ChainLink | null {
   let file: HostFile;
   try {
-    file = openImageFile(path, true, 'image');
+    file = openImageFile(path, true, namedBy);
   } catch {
     return null;
   }

@@ -4,7 +4,7 @@
 import { type GuestOffset, guestOffset } from '../bytes/offsets.ts';
 import { steadyMs } from '../concurrency/clock.ts';
 import { Mutex } from '../concurrency/mutex.ts';
-import { type Closeable, closeAll, closeQuietly } from '../errors/close.ts';
+import { closeAll, closeQuietly } from '../errors/close.ts';
 import { assert, describeError, ERRNO, ImgfuseError } from '../errors/index.ts';
 import {
   type Image,
@@ -15,7 +15,15 @@ import {
   type WritableImage,
 } from '../format/image-format.ts';
 import type { RemoteFile, Traffic } from '../host/host-file.ts';
-import { type ChainExtent, chainExtents, chainOccupiedBytes, chainSeek, type DiskShare, shareOf } from './chain.ts';
+import {
+  type ChainExtent,
+  chainExtents,
+  chainFiles,
+  chainOccupiedBytes,
+  chainSeek,
+  type DiskShare,
+  shareOf,
+} from './chain.ts';
 import type { ClosedMarks } from './closed-marks.ts';
 import type { CopyOnRead, CopyOnReadState } from './copy-on-read.ts';
 import { formatByName } from './registry.ts';
@@ -44,6 +52,8 @@ export interface DiskStatus {
   readonly dataFile: string | null;
   /** absolute paths or URLs of the backing chain, the nearest first */
   readonly backing: readonly string[];
+  /** there is an image below, and it could be opened for writing by its format and its place */
+  readonly isBackingWritable: boolean;
   /** null: off */
   readonly copyOnRead: 'on' | 'stopped' | null;
   /** bytes that the image itself has and bytes that only the chain below has; null: no chain, or not counted in time */
@@ -262,7 +272,7 @@ export class VirtualDisk {
     try {
       this.image.close();
     } catch (error) {
-      closeQuietly(this.files());
+      closeQuietly(chainFiles(this.image));
       throw new ImgfuseError('io', `${this.path} could not be closed clean: ${describeError(error)}`, {
         path: this.path,
         errno: ERRNO.EIO,
@@ -271,7 +281,7 @@ export class VirtualDisk {
     try {
       this.mark();
     } finally {
-      closeAll(this.files());
+      closeAll(chainFiles(this.image));
     }
   }
 
@@ -281,11 +291,6 @@ export class VirtualDisk {
     if (marks === null || writable === null) return;
     const facts = writable.closedFacts?.() ?? null;
     if (facts !== null) marks.keep(writable, facts);
-  }
-
-  /** All files of the whole chain; an image file comes after the others of its image. */
-  private files(): Closeable[] {
-    return imageChain(this.image).flatMap(({ files }) => files.map(({ file }) => file).reverse());
   }
 
   /** @throws ImgfuseError read-only */
@@ -319,6 +324,7 @@ export class VirtualDisk {
       backing: imageChain(this.image)
         .slice(1)
         .map((image) => image.file.path),
+      isBackingWritable: isWritableKind(this.image.backing),
       copyOnRead: this.copyOnRead === null ? null : this.copyOnRead.isStopped ? 'stopped' : 'on',
       share: shareOf(this.image),
       network: this.remote.map((file) => ({ url: file.url, ...file.traffic() })),
@@ -359,4 +365,8 @@ export class VirtualDisk {
   share(): SharedDisk {
     return { image: this.image.share(), copyOnRead: this.copyOnRead?.state ?? null, resizeLock: this.lockWord };
   }
+}
+
+function isWritableKind(image: ReadableImage | null): boolean {
+  return image !== null && image.file.remote === undefined && formatByName(image.format).can.write;
 }

@@ -305,6 +305,11 @@ export interface WritableImage extends ReadableImage {
   preallocate(offset: GuestOffset, length: number): void;
   /** Whole clusters in which the range lies and which only the backing file has become this image's own (copy-on-read). */
   copyUp(offset: GuestOffset, length: number): void;
+  /**
+   * Whole clusters inside the range lose what they have and read from the backing file again; the last one of the disk counts as
+   * whole. A crash leaves each of them as it was or as it will be. Absent: the format has no backing files.
+   */
+  readonly deallocate?: (offset: GuestOffset, length: number) => void;
   /** Changes the virtual size, if the format `can.resize`: else nobody asks. A grown part reads as zeros whatever the backing file holds. */
   resize(size: number): void;
   /** Returns when everything that was written before is on stable storage, metadata included. */

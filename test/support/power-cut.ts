@@ -137,9 +137,11 @@ export function* crashMoments(
   let pending: RecordedOperation[] = [];
   for (let moment = 0; moment <= log.length; moment++) {
     const undone = pending.slice();
+    // a state may be built later, when the log has gone on
+    const before = durable.slice();
     for (const subset of subsets(undone.length, random)) {
       const build = () => {
-        const states = durable.map((file) => file.clone());
+        const states = before.map((file) => file.clone());
         for (const [i, operation] of undone.entries()) {
           if (!subset.has(i)) continue;
           apply(states[operation.file]!, operation, growing.has(operation), subset.torn === i ? random : null);
@@ -151,6 +153,7 @@ export function* crashMoments(
     const next = log[moment];
     if (next === undefined) return;
     if (next.operation === 'sync') {
+      durable[next.file] = durable[next.file]!.clone();
       for (const operation of pending.filter(({ file }) => file === next.file)) {
         apply(durable[next.file]!, operation, growing.has(operation), null);
       }

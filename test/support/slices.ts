@@ -11,6 +11,8 @@ interface Slice {
 const SLICES = {
   /** powercut.sh: states of the disk for each kind of image; qcow2 has 16 kinds */
   cuts: { ci: { raw: 1500, qed: 1500, qcow2: 800 }, long: 10_000 },
+  /** commit and rebase: states of both files for each pair of formats */
+  commitCuts: { ci: 150, long: 10_000 },
   /** powercut.sh --qemu: states for each kind of image */
   qemuCuts: { ci: 15, long: 300 },
   /** faults.sh: workloads for each kind of image and of fault */

@@ -25,6 +25,8 @@ export interface KeptDisk {
   /** absolute, or a URL, as those of the images below it */
   readonly path: string;
   readonly backing: readonly string[];
+  /** as DiskStatus */
+  readonly isBackingWritable: boolean;
   readonly format: string;
   readonly readOnly: boolean;
   readonly hasSnapshots: boolean;

@@ -85,11 +85,12 @@ class Keeper {
     };
     this.disk = openDisk(request.path, this.options);
     this.maintainLater();
-    const { path, backing, format, readOnly } = this.disk.status();
+    const { path, backing, format, isBackingWritable, readOnly } = this.disk.status();
     const hasSnapshots = this.disk.snapshots().length > 0;
     return {
       path,
       backing,
+      isBackingWritable,
       format,
       readOnly,
       hasSnapshots,

@@ -2,7 +2,7 @@
 // request may change the image, before it does, and the note that a flush has work, after it. The order of durability steps is
 // each format's own, in its image.ts (ImageSteps).
 
-import { after, type GuestOffset } from '../../bytes/offsets.ts';
+import { after, type GuestCluster, type GuestOffset, guestCluster } from '../../bytes/offsets.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
 import type { Reservations } from '../../concurrency/reservations.ts';
 import type { HostFile } from '../../host/host-file.ts';
@@ -50,7 +50,11 @@ export interface MappedImageParts {
   readonly access: GuestAccess;
   readonly copier: { run(offset: GuestOffset, length: number): void } | null;
   readonly disk: Pick<DiskNumbers, 'allocatedClustersOutsideLock' | 'virtualSizeOutsideLock'>;
-  readonly deallocator: { zero(offset: GuestOffset, length: number, diskEnd: number): void };
+  readonly deallocator: {
+    zero(offset: GuestOffset, length: number, diskEnd: number): void;
+    /** absent: the format has no backing files */
+    uncover?(first: GuestCluster, end: GuestCluster): void;
+  };
   readonly imageMap: ImageMap;
   readonly runs: Pick<ReservedRuns<never>, 'readReserving' | 'writeReserving'>;
   readonly tracker: WriteTracker;
@@ -74,6 +78,7 @@ export class MappedImage implements WritableImage {
   readonly clusterSize: number;
   readonly snapshots?: Snapshots;
   readonly identity?: string;
+  readonly deallocate?: (offset: GuestOffset, length: number) => void;
   private readonly parts: MappedImageParts;
   private readonly steps: ImageSteps;
   private readonly state: unknown;
@@ -91,6 +96,7 @@ export class MappedImage implements WritableImage {
     this.parts = parts;
     this.steps = steps;
     this.state = state;
+    if (parts.deallocator.uncover !== undefined) this.deallocate = (offset, length) => this.uncover(offset, length);
   }
 
   virtualSize(): number {
@@ -140,6 +146,17 @@ export class MappedImage implements WritableImage {
     const size = this.virtualSize();
     access.assertInside(offset, length, size);
     this.change(() => deallocator.zero(offset, length, size));
+  }
+
+  private uncover(offset: GuestOffset, length: number): void {
+    const { clusterSize } = this;
+    const { access, deallocator } = this.parts;
+    access.assertWritable();
+    const size = this.virtualSize();
+    access.assertInside(offset, length, size);
+    const first = Math.ceil(offset / clusterSize);
+    const end = offset + length === size ? Math.ceil(size / clusterSize) : Math.floor((offset + length) / clusterSize);
+    if (first < end) this.change(() => deallocator.uncover!(guestCluster(first), guestCluster(end)));
   }
 
   preallocate(offset: GuestOffset, length: number): void {

@@ -15,10 +15,11 @@ import {
 import { steadyMs } from '../../concurrency/clock.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
 import type { Reservations } from '../../concurrency/reservations.ts';
+import { assert } from '../../errors/index.ts';
 import type { ReadableImage } from '../image-format.ts';
 import { readsAsZeros } from '../mapped/backing.ts';
 import { type FullHostParts, reclaimingWhenFull } from '../mapped/full-host.ts';
-import type { PendingLinks } from '../mapped/pending-links.ts';
+import { NOT_PENDING, type PendingLinks } from '../mapped/pending-links.ts';
 import type { ReservedRuns } from '../mapped/reserved-runs.ts';
 import { ZeroInPlace } from '../mapped/zero-in-place.ts';
 import { zeroRange } from '../mapped/zero-range.ts';
@@ -27,9 +28,9 @@ import { type Geometry, placeInDataFile } from './geometry.ts';
 import type { GuestData } from './guest-data.ts';
 import type { HeaderBits } from './header-bits.ts';
 import type { Linker } from './link.ts';
-import type { Mapper, Run } from './mapping.ts';
+import { type Mapper, NO_HOST, type Run } from './mapping.ts';
 import type { Qcow2RunWriter } from './run-writer.ts';
-import { SUBCLUSTERS_PER_CLUSTER } from './subcluster.ts';
+import { SUBCLUSTERS_PER_CLUSTER, UNALLOCATED_BITMAP } from './subcluster.ts';
 
 export interface DeallocatorParts {
   readonly data: GuestData;
@@ -80,6 +81,57 @@ export class Deallocator {
       });
       cluster = after(cluster, done);
     }
+  }
+
+  /**
+   * Guest clusters [first, end) read from the backing file again. Their places in a data file are punched once that is durable: a
+   * cluster that is still mapped after a crash has its data.
+   */
+  uncover(first: GuestCluster, end: GuestCluster): void {
+    const { data, flush, geometry, hasDataFile, isRaw } = this.parts;
+    assert(!isRaw, 'an image whose data file is the disk has no backing file');
+    this.eachSlice(first, end, (start, table, count) => {
+      if (table === 0 && this.parts.pending.isEmpty) return this.toNextTable(start, end - start);
+      this.parts.linker.replace(start, count, false, steadyMs());
+      return count;
+    });
+    if (!hasDataFile || data.isEncrypted) return;
+    flush.linkEarly();
+    flush.run();
+    this.eachSlice(first, end, (start, _table, count) => {
+      if (this.isUnallocated(start, count))
+        this.punchDataFile(start, geometry.startOf(start), count * geometry.clusterSize);
+      return count;
+    });
+  }
+
+  /** Calls `action` with parts of [first, end) that are reserved exclusively, under the lock. @param action returns clusters done */
+  private eachSlice(
+    first: GuestCluster,
+    end: GuestCluster,
+    action: (start: GuestCluster, table: HostOffset, count: number) => number,
+  ): void {
+    for (let cluster = first; cluster < end; ) {
+      const start = cluster;
+      const nothing = { offset: this.parts.geometry.startOf(start), length: 0 };
+      cluster = after(
+        cluster,
+        this.exclusively(start, end - start, (table, count) => action(start, table, count), nothing),
+      );
+    }
+  }
+
+  /** No cluster has data, a place or zeros of its own. */
+  private isUnallocated(first: GuestCluster, count: number): boolean {
+    const { geometry, mapper, pending } = this.parts;
+    const table = mapper.l2Table(geometry.l1IndexOf(first));
+    for (let i = 0; i < count; i++) {
+      const cluster = after(first, i);
+      const { host, status, subclusters } = mapper.lookup(cluster, table);
+      const isBare = host === NO_HOST && status !== 'compressed' && subclusters.zero === UNALLOCATED_BITMAP.zero;
+      if (!isBare || pending.find(cluster) !== NOT_PENDING) return false;
+    }
+    return true;
   }
 
   /** The rest of the cluster that a disk of `size` bytes ends in reads as zeros when the disk grows again. */
@@ -151,6 +203,7 @@ export class Deallocator {
    */
   private punchDataFile(first: GuestCluster, offset: GuestOffset, length: number): void {
     const { data, geometry, hasDataFile, lock, mapper, pending } = this.parts;
+    if (length === 0) return;
     if (!hasDataFile || data.isEncrypted || (mapper.l2Table(geometry.l1IndexOf(first)) === 0 && pending.isEmpty))
       return;
     lock.unlock();

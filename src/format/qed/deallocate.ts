@@ -77,9 +77,22 @@ export class Deallocator {
    * their entries become "unallocated", and tables that map nothing else are given up.
    */
   cutOff(first: GuestCluster, end: GuestCluster): void {
-    const { geometry, lock, mapper, linker, dirtyBit, pending } = this.parts;
+    this.giveUp(first, roundUp(end, this.parts.geometry.tableEntries));
+  }
+
+  /**
+   * Guest clusters [first, end) read from the backing file again: their entries become "unallocated", and tables that map nothing
+   * else are given up.
+   */
+  uncover(first: GuestCluster, end: GuestCluster): void {
+    const { disk, geometry } = this.parts;
+    const isToTheEnd = end === geometry.clustersFor(disk.virtualSizeOutsideLock());
+    this.giveUp(first, isToTheEnd ? roundUp(end, geometry.tableEntries) : end);
+  }
+
+  private giveUp(first: GuestCluster, last: number): void {
+    const { geometry, lock, linker, mapper, dirtyBit, pending, reservations } = this.parts;
     const { tableEntries } = geometry;
-    const last = roundUp(end, tableEntries);
     for (let cluster = first; cluster < last; ) {
       const start = cluster;
       const done = this.exclusively(start, last - start, (table, count) => {
@@ -89,14 +102,25 @@ export class Deallocator {
       });
       cluster = after(start, done);
     }
-    for (let l1Index = Math.ceil(first / tableEntries); l1Index < last / tableEntries; l1Index++) {
-      lock.run(() => {
-        if (mapper.l2Table(l1Index) === 0) return;
+    for (let l1Index = Math.ceil(first / tableEntries); (l1Index + 1) * tableEntries <= last; l1Index++) {
+      reservations.exclusively(l1Index * tableEntries, (l1Index + 1) * tableEntries, () => {
+        // another request may have linked a cluster meanwhile
+        if (!this.mapsNothing(l1Index)) return;
         dirtyBit.set();
         if (mapper.l2Table(l1Index) !== 0) linker.removeTable(l1Index);
       });
       lock.giveWay();
     }
+  }
+
+  private mapsNothing(l1Index: number): boolean {
+    const { geometry, mapper, pending } = this.parts;
+    const table = mapper.l2Table(l1Index);
+    for (let i = 0; table !== 0 && i < geometry.tableEntries; i++) {
+      const cluster = guestCluster(l1Index * geometry.tableEntries + i);
+      if (mapper.lookup(cluster, table) !== UNALLOCATED_ENTRY || pending.find(cluster) !== NOT_PENDING) return false;
+    }
+    return table !== 0;
   }
 
   /**

@@ -101,7 +101,10 @@ describe('the manual page', () => {
     const have = text.slice(text.indexOf('It serves every'), text.indexOf('have this option'));
     const takers = PROGRAM.filter(({ options }) => Object.hasOwn(options, 'key-file')).map(({ name }) => name);
     expect(
-      ['mount', ...(have.match(/\b(attach|create|info|check|map|resize|status|remount|unmount)\b/g) ?? [])].sort(),
+      [
+        'mount',
+        ...(have.match(/\b(attach|create|info|check|commit|map|resize|status|remount|unmount)\b/g) ?? []),
+      ].sort(),
     ).toEqual(takers.sort());
   });
 

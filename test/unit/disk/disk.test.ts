@@ -232,6 +232,7 @@ describe('opening', () => {
       allocatedBytes: 65_536,
       backing: [join(folder, 'base.raw')],
       dataFile: null,
+      isBackingWritable: true,
       lazyRefcounts: null,
       copyOnRead: null,
       share: { local: 983_040, below: 65_536 },

@@ -1,0 +1,135 @@
+// Opens an overlay and the image below it that it is written back into, both for writing, and closes them in order.
+
+import { type Closeable, closeAll, closingOnFailure } from '../errors/close.ts';
+import { ImgfuseError } from '../errors/index.ts';
+import { type Image, imageChain, type WritableImage } from '../format/image-format.ts';
+import { isSameFile } from '../host/file-identity.ts';
+import { isUrl, parseUrl } from '../host/http/url.ts';
+import { identityAt } from '../host/paths.ts';
+import { chainFiles } from './chain.ts';
+import { ChainOpener } from './chain-opener.ts';
+import { ClosedMarks } from './closed-marks.ts';
+import { type CommitResult, commitImages } from './commit.ts';
+import { inspectDisk } from './info.ts';
+import type { OpenDiskOptions } from './open-options.ts';
+import { imagesBelow, type NamedBelow } from './overlay-base.ts';
+import { formatByName } from './registry.ts';
+
+export interface CommitDiskOptions extends Omit<OpenDiskOptions, 'readOnly' | 'writtenDepth' | 'overlaid'> {
+  /** the image to write into, a path or a URL; absent: the one right below */
+  readonly base?: string | undefined;
+  /** the overlay stays as it is */
+  readonly isKept: boolean;
+}
+
+export interface DiskCommit {
+  /** of the image that is written to */
+  readonly base: string;
+  /** that of the overlay, in bytes */
+  readonly size: number;
+  /** images between the two, which show a mixture afterwards */
+  readonly between: number;
+  readonly isKept: boolean;
+  /** as commitImages() */
+  readonly work: Generator<number, CommitResult, void>;
+  /** Flushes, marks clean, closes; every step is tried even if another fails. @throws the first error */
+  close(): void;
+}
+
+/** @throws ImgfuseError usage, busy, read-only, ...: nothing is open then, and no content has changed */
+export function openCommit(path: string, options: CommitDiskOptions): DiskCommit {
+  const { depth, target } = findBase(path, options);
+  assertWritable(path, target);
+  // content that is only needed further down would hide what lies above it
+  const isKept = options.isKept || depth > 1;
+  const opener = new ChainOpener({ ...options, readOnly: isKept, writtenDepth: depth });
+  const top = opener.openTop(path);
+  const base = imageChain(top)[depth] as WritableImage;
+  const marks = options.closedMarks === undefined ? null : new ClosedMarks(options.closedMarks);
+  const changed: WritableImage[] = top.readOnly ? [base] : [base, top];
+  closingOnFailure(
+    () => chainFiles(top),
+    () => {
+      if (isKept) assertClean(top);
+      else assertCanBeEmptied(top);
+      for (const { file } of changed) marks?.forget(file);
+    },
+  );
+  return {
+    base: base.file.path,
+    size: top.virtualSize(),
+    between: depth - 1,
+    isKept,
+    work: commitImages(top, depth, isKept),
+    // the base first: what the overlay gives up is there
+    close: () => closeAll([...changed.map((image) => closing(image, marks)), ...chainFiles(top)]),
+  };
+}
+
+/** Ends the work on an image whose file stays open. */
+function closing(image: WritableImage, marks: ClosedMarks | null): Closeable {
+  return {
+    close: () => {
+      image.close();
+      const facts = image.closedFacts?.() ?? null;
+      if (facts !== null) marks?.keep(image, facts);
+    },
+  };
+}
+
+/** An image that is only read is neither checked nor repaired. */
+function assertClean(image: Image): void {
+  if (!image.details().dirty) return;
+  const { path } = image.file;
+  throw new ImgfuseError(
+    'usage',
+    `${path} was not closed clean, and it is to stay as it is; repair it first with imgfuse check -r all ${path}`,
+    { path },
+  );
+}
+
+function assertCanBeEmptied(image: Image): void {
+  if (!image.readOnly && image.deallocate !== undefined) return;
+  const { path } = image.file;
+  throw new ImgfuseError('unsupported', `${path} cannot be emptied; commit it with -d, which keeps it as it is`, {
+    path,
+  });
+}
+
+function findBase(path: string, { base, format, locks }: CommitDiskOptions): { depth: number; target: NamedBelow } {
+  // says why, if the overlay cannot be read at all
+  inspectDisk(path, { format, locks });
+  let depth = 0;
+  for (const target of imagesBelow(path, format)) {
+    depth++;
+    if (base === undefined || isMeant(target.path, base)) return { depth, target };
+  }
+  const what =
+    base === undefined ? 'has no backing file, or none that can be found' : `has no ${base} in its backing chain`;
+  throw new ImgfuseError(
+    'usage',
+    `${path} ${what}, so there is nothing to commit it into; "imgfuse info ${path}" shows it`,
+    {
+      path,
+    },
+  );
+}
+
+function isMeant(path: string, wanted: string): boolean {
+  if (isUrl(path) || isUrl(wanted))
+    return isUrl(path) && isUrl(wanted) && parseUrl(path).href === parseUrl(wanted).href;
+  const [found, meant] = [identityAt(path), identityAt(wanted)];
+  return found !== null && meant !== null && isSameFile(found, meant);
+}
+
+function assertWritable(overlay: string, { path, format }: NamedBelow): void {
+  const plug = format === undefined ? undefined : formatByName(format);
+  const why = isUrl(path)
+    ? 'is read over HTTP and cannot be changed'
+    : plug?.can.write === false
+      ? `is ${plug.title}, and images of that format are only read`
+      : null;
+  if (why === null) return;
+  const cure = 'copy the disk into a new image instead, for example with qemu-img convert';
+  throw new ImgfuseError('read-only', `${overlay} cannot be committed: ${path} ${why}; ${cure}`, { path });
+}

@@ -1,0 +1,151 @@
+// imgfuse commit at the command line: what it prints, what keeps it out, an interruption and a full host on the way, and a guest's
+// file system that went through an overlay.
+
+import { readdirSync, readFileSync } from 'node:fs';
+import { setTimeout as delay } from 'node:timers/promises';
+import { describe, expect, test } from 'vitest';
+import { qemuCheck, qemuImg, qemuIo } from '../support/qemu.ts';
+import { hasCommand, requireOrSkip } from '../support/requirements.ts';
+import { exitOf } from './cli-harness.ts';
+import { bench, imgfuse, makeBase, read, refused, run, sha256, useBench, write } from './overlay-scene.ts';
+
+useBench();
+
+const MIB = 1024 * 1024;
+
+test('what a mount put into an overlay goes into its base, and each step says what to do next', () => {
+  const base = bench.path('base.qcow2');
+  const overlay = bench.path('changes.qcow2');
+  makeBase('qcow2', base);
+  imgfuse('mount', '-o', 'overlay=changes.qcow2', base, 'mnt');
+  write('mnt', 'changed');
+  expect(refused(1, 'commit', overlay)).toMatch(/changes\.qcow2 is in use by/);
+  const { stdout } = imgfuse('unmount', 'mnt');
+  expect(stdout).toBe(
+    `changes are kept in ${overlay} (64 KiB); "imgfuse commit ${overlay}" writes them into ${base}\n`,
+  );
+  imgfuse('mount', '-o', 'ro', base, 'mnt');
+  expect(refused(1, 'commit', overlay)).toMatch(/base\.qcow2 is in use by/);
+  imgfuse('unmount', 'mnt');
+  const kept = JSON.parse(imgfuse('commit', '-d', '--output=json', 'changes.qcow2').stdout) as unknown;
+  expect(kept).toEqual({
+    filename: 'changes.qcow2',
+    base,
+    'virtual-size': 4 * MIB,
+    'data-size': 65536,
+    'zero-size': 0,
+    emptied: false,
+  });
+  expect(imgfuse('commit', 'changes.qcow2').stdout).toMatch(
+    /^Image committed\.\n.*base\.qcow2 has the changes, changes\.qcow2 is empty; other overlays on .* show a mixture now\n$/,
+  );
+  expect(imgfuse('commit', '-q', 'changes.qcow2')).toMatchObject({ stdout: '', stderr: '' });
+  imgfuse('mount', '-o', 'ro', base, 'mnt');
+  expect(read('mnt', 7)).toBe('changed');
+  imgfuse('unmount', 'mnt');
+  for (const image of [base, overlay]) qemuCheck(image, 'qcow2');
+  expect(refused(1, 'commit', base)).toMatch(/has no backing file, or none that can be found/);
+  expect(refused(1, 'commit', 'nowhere.qcow2')).toMatch(/does not exist/);
+  expect(refused(1, 'commit')).toMatch(/OVERLAY is missing/);
+  // what cannot be committed is not told to be
+  makeBase('bochs', bench.path('disk.bochs'));
+  imgfuse('mount', '-o', 'overlay=b.qcow2', 'disk.bochs', 'mnt');
+  expect(imgfuse('unmount', 'mnt').stdout).toBe(`changes are kept in ${bench.path('b.qcow2')} (0 B)\n`);
+});
+
+describe('interrupted', () => {
+  test.each([
+    'SIGINT',
+    'SIGTERM',
+  ] as const)('by %s it ends in good order, and goes on when it is run again', async (signal) => {
+    const base = bench.path('base.raw');
+    qemuImg('create', '-q', '-f', 'raw', base, '200M');
+    qemuImg('create', '-q', '-f', 'qcow2', '-b', base, '-F', 'raw', bench.path('over.qcow2'));
+    qemuIo(bench.path('over.qcow2'), 'qcow2', 'write -P 7 0 160M');
+    const child = bench.start('commit', 'over.qcow2');
+    // it has begun when the base has data
+    while (Number(run('stat', '-c', '%b', base)) < 2048 && child.exitCode === null) await delay(5);
+    child.kill(signal);
+    const code = await exitOf(child);
+    expect([signal === 'SIGINT' ? 130 : 143, 0]).toContain(code);
+    if (code !== 0) expect(child.output()).toMatch(/interrupted: nothing is lost; run the same command again/);
+    qemuCheck(bench.path('over.qcow2'), 'qcow2');
+    qemuIo(bench.path('over.qcow2'), 'qcow2', 'read -P 7 0 160M', 'read -P 0 160M 40M');
+    imgfuse('commit', 'over.qcow2');
+    qemuIo(base, 'raw', 'read -P 7 0 160M', 'read -P 0 160M 40M');
+    qemuCheck(bench.path('over.qcow2'), 'qcow2');
+  });
+
+  test('by SIGKILL, again and again, it loses nothing', async () => {
+    const base = bench.path('base.qed');
+    qemuImg('create', '-q', '-f', 'qed', base, '100M');
+    qemuImg('create', '-q', '-f', 'qcow2', '-b', base, '-F', 'qed', bench.path('over.qcow2'));
+    qemuIo(bench.path('over.qcow2'), 'qcow2', 'write -P 7 0 30M', 'write -z 40M 10M', 'write -P 8 60M 30M');
+    for (const delayMs of [200, 300, 400]) {
+      const child = bench.start('commit', 'over.qcow2');
+      await delay(delayMs);
+      child.kill('SIGKILL');
+      await exitOf(child);
+      imgfuse('mount', '-o', 'ro', 'over.qcow2', 'mnt');
+      const disk = readFileSync(bench.path('mnt/disk.raw'));
+      for (const [at, value] of [
+        [0, 7],
+        [30 * MIB - 1, 7],
+        [45 * MIB, 0],
+        [90 * MIB - 1, 8],
+        [95 * MIB, 0],
+      ] as const) {
+        expect(disk[at], `at ${at} after ${delayMs} ms`).toBe(value);
+      }
+      imgfuse('unmount', 'mnt');
+    }
+    imgfuse('commit', 'over.qcow2');
+    qemuCheck(base, 'qed');
+    qemuCheck(bench.path('over.qcow2'), 'qcow2');
+    qemuIo(base, 'qed', 'read -P 7 0 30M', 'read -P 0 30M 30M', 'read -P 8 60M 30M', 'read -P 0 90M 10M');
+  });
+});
+
+test('a full host stops it, the overlay keeps everything, and it is completed when there is space', () => {
+  const small = bench.makeDirectory('small');
+  run('mount', '-t', 'tmpfs', '-o', 'size=2M', 'tmpfs', small);
+  qemuImg('create', '-q', '-f', 'raw', `${small}/base`, '8M');
+  qemuImg('create', '-q', '-f', 'qcow2', '-b', `${small}/base`, '-F', 'raw', bench.path('over.qcow2'));
+  qemuIo(bench.path('over.qcow2'), 'qcow2', 'write -P 5 1M 4M');
+  expect(refused(1, 'commit', 'over.qcow2')).toMatch(/small\/base .*the host file system is full/);
+  qemuIo(bench.path('over.qcow2'), 'qcow2', 'read -P 0 0 1M', 'read -P 5 1M 4M', 'read -P 0 5M 3M');
+  run('mount', '-o', 'remount,size=20M', small);
+  imgfuse('commit', 'over.qcow2');
+  qemuIo(`${small}/base`, 'raw', 'read -P 5 1M 4M', 'read -P 0 5M 3M');
+  run('umount', small);
+});
+
+test("a guest's ext4 that was changed through an overlay is clean in the base", (context) => {
+  requireOrSkip(context, hasCommand('mkfs.ext4'), 'mkfs.ext4');
+  const base = bench.path('base.qed');
+  imgfuse('create', '-q', '-f', 'qed', base, '64M');
+  imgfuse('mount', base, 'mnt');
+  run('mkfs.ext4', '-q', '-F', bench.path('mnt/disk.raw'));
+  imgfuse('unmount', 'mnt');
+  const before = sha256(base);
+  const guest = bench.makeDirectory('guest');
+  imgfuse('mount', '-o', 'overlay=o.qcow2', base, 'mnt');
+  run('mount', '-o', 'loop', bench.path('mnt/disk.raw'), guest);
+  run('dd', 'if=/dev/zero', `of=${guest}/doomed`, 'bs=1M', 'count=20', 'conv=fsync', 'status=none');
+  run('rm', `${guest}/doomed`);
+  run('cp', base, `${guest}/kept`);
+  run('fstrim', guest);
+  run('umount', guest);
+  imgfuse('unmount', 'mnt');
+  expect(sha256(base)).toBe(before);
+  const kept = sha256(base);
+  imgfuse('commit', 'o.qcow2');
+  qemuCheck(base, 'qed');
+  imgfuse('mount', base, 'mnt');
+  run('e2fsck', '-f', '-n', bench.path('mnt/disk.raw'));
+  run('mount', '-o', 'loop,ro', bench.path('mnt/disk.raw'), guest);
+  expect(readdirSync(guest).sort()).toEqual(['kept', 'lost+found']);
+  expect(sha256(`${guest}/kept`)).toBe(kept);
+  run('umount', guest);
+  imgfuse('unmount', 'mnt');
+});
