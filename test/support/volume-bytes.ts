@@ -267,6 +267,12 @@ export const SAMPLES: readonly Sample[] = [
     magicAt: 4135,
   },
   { type: 'BitLocker', use: 'container', fields: { 3: '-FVE-FS-' }, magicAt: 3 },
+  {
+    type: 'BitLocker',
+    use: 'container',
+    fields: { ...FAT32_FIELDS, 3: 'MSWIN4.1', 440: { u64le: 1_000_000n }, 1000000: '-FVE-FS-' },
+    magicAt: 1_000_007,
+  },
   ...[0, 256 * 1024, SIZE - 512 * 1024, SIZE - 256 * 1024].map(
     (label): Sample => ({
       type: 'zfs_member',

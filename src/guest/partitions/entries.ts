@@ -40,7 +40,7 @@ export class PartitionList {
     this.diskEnd = Math.floor(size / KERNEL_SECTOR_BYTES) * KERNEL_SECTOR_BYTES;
   }
 
-  /** Takes a partition as the table describes it. @returns whether some of it lies inside the disk */
+  /** Takes a partition as the table describes it. */
   add(partition: Partition): void {
     const { number, start, size } = partition;
     if (start >= this.diskEnd) {
@@ -67,6 +67,6 @@ export class PartitionList {
   warnings(): string[] {
     return this.dropped === 0
       ? this.sentences
-      : [...this.sentences, `${this.dropped} more of this kind are not listed`];
+      : [...this.sentences, `and so on: warnings that are left out: ${this.dropped}`];
   }
 }

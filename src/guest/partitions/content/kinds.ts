@@ -1,6 +1,7 @@
 // The table of what a partition can contain, by the names of blkid. Invariant: containers come first, because what is inside may show
 // through them (a RAID member has the file system of its array at the same place); of several others the first is the answer.
 
+import { describeBitLocker } from './bitlocker.ts';
 import { describeExfat } from './exfat.ts';
 import { describeFat } from './fat.ts';
 import type { Kind } from './kind.ts';
@@ -33,7 +34,7 @@ export const KINDS: readonly Kind[] = [
   },
   { type: 'LVM2_member', use: 'container', magics: [], describe: describeLvm },
   { type: 'crypto_LUKS', use: 'container', magics: [{ at: 0, bytes: 'LUKS\xba\xbe' }], describe: describeLuks },
-  { type: 'BitLocker', use: 'container', magics: [{ at: 3, bytes: '-FVE-FS-' }] },
+  { type: 'BitLocker', use: 'container', magics: [], describe: describeBitLocker },
   { type: 'vfat', use: 'filesystem', magics: [], describe: describeFat },
   {
     type: 'swsuspend',
