@@ -194,7 +194,8 @@ describe.each([
     make(raw);
     const table = withFile(raw, readPartitionTable);
     expectSame(table, raw, scheme, numbers);
-    for (const format of ['raw', 'qcow2', 'qed']) {
+    expect(withImage(raw, 'raw', readPartitionTable)).toEqual(table);
+    for (const format of ['qcow2', 'qed']) {
       const image = file(`.${format}.img`);
       qemuImg('convert', '-f', 'raw', '-O', format, raw, image);
       expect(withImage(image, format, readPartitionTable)).toEqual(table);
@@ -311,6 +312,23 @@ describe('a GPT', () => {
     expect(table.partitions.map(({ number }) => number)).toEqual(Array.from({ length: 255 }, (_, index) => index + 1));
     expect(table.warnings).toEqual(['5 partitions above number 255 are not shown, as in the kernel']);
   });
+});
+
+test.for([
+  ['an MBR beside the file system', 'dos', ['-partition_offset', '16', '-append_partition', '2', '0xef', 'EFI']],
+  ['a partition from sector 0 on', 'dos', ['-part_like_isohybrid', '-append_partition', '3', '0xef', 'EFI']],
+  ['a partition from sector 1 on', 'dos', ['--protective-msdos-label']],
+  ['a GPT', 'gpt', ['-appended_part_as_gpt', '-append_partition', '2', '0xef', 'EFI']],
+] as const)('a CD image with %s is read as libblkid reads it', ([what, scheme, options], context) => {
+  requireOrSkip(context, hasCommand('xorriso') && hasCommand('partx'), 'xorriso and partx');
+  const efi = emptyFile(join(folder, 'efi'), 2 * MIB);
+  const image = join(folder, `${what.replaceAll(' ', '-')}.iso`);
+  const words = options.map((word) => (word === 'EFI' ? efi : word));
+  run('xorriso', ['-as', 'mkisofs', '-quiet', '-o', image, ...words, '/etc/hostname']);
+  const table = withFile(image, readPartitionTable);
+  expect(table).toMatchObject({ scheme, warnings: [] });
+  expect(table.partitions.length).toBeGreaterThan(0);
+  expect(table.partitions.map(({ typeName: _, bootable: __, ...partition }) => partition)).toEqual(seenByPartx(image));
 });
 
 test('the names of types are those of sfdisk', (context) => {
