@@ -58,16 +58,17 @@ export function askBlkid(
     };
     const giveUp = (): void => {
       child.kill('SIGKILL');
-      child.stdout.destroy();
+      child.stdout?.destroy();
       child.unref();
       finish(UNAVAILABLE);
     };
     const timer = setTimeout(giveUp, limitMs);
-    child.stdout.setEncoding('latin1').on('data', (chunk: string) => {
+    child.on('error', () => finish(UNAVAILABLE));
+    // without a free descriptor there is no pipe, and the error comes later
+    child.stdout?.setEncoding('latin1').on('data', (chunk: string) => {
       output += chunk;
       if (output.length > MAX_OUTPUT_BYTES) giveUp();
     });
-    child.on('error', () => finish(UNAVAILABLE));
     child.on('close', (code) => finish(parseBlkid(code, output)));
   });
 }

@@ -35,7 +35,8 @@ export function runProgram(program: string, parameters: readonly string[], abort
     const kill = (): void => void child.kill('SIGTERM');
     abort?.addEventListener('abort', kill);
     let text = '';
-    child.stderr.setEncoding('utf8').on('data', (chunk: string) => {
+    // without a free descriptor there is no pipe, and the error comes later
+    child.stderr?.setEncoding('utf8').on('data', (chunk: string) => {
       if (text.length < STDERR_MAX) text += chunk;
     });
     child.on('error', ({ code, message }: NodeJS.ErrnoException) => {
@@ -45,7 +46,7 @@ export function runProgram(program: string, parameters: readonly string[], abort
       abort?.removeEventListener('abort', kill);
       // what was written before the end is in the pipe already
       setImmediate(() => {
-        child.stderr.destroy();
+        child.stderr?.destroy();
         const complaint = text.trim().replaceAll(/\s*\n\s*/g, '; ') || (signal === null ? '' : `ended by ${signal}`);
         resolve({ ok: code === 0, missing: code === PROGRAM_MISSING, complaint });
       });

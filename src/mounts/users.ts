@@ -62,14 +62,15 @@ export function askForProcesses(
     const timer = setTimeout(() => {
       // do not wait for it to die: a process that is stuck in the kernel does not
       child.kill('SIGKILL');
-      child.stdout.destroy();
+      child.stdout?.destroy();
       child.unref();
       resolve([]);
     }, limitMs);
-    child.stdout.setEncoding('utf8').on('data', (chunk: string) => {
+    child.on('error', finish);
+    // without a free descriptor there is no pipe, and the error comes later
+    child.stdout?.setEncoding('utf8').on('data', (chunk: string) => {
       text += chunk;
     });
-    child.on('error', finish);
     child.on('close', finish);
   });
 }
