@@ -103,6 +103,11 @@ export function isHostFull(error: unknown): boolean {
   return error.kind === 'no-space' || (error.kind === 'limit' && error.context.errno === ERRNO.EFBIG);
 }
 
+/** The host has no space left, ENOSPC or EDQUOT: a later try succeeds once there is some. */
+export function isOutOfSpace(error: unknown): error is ImgfuseError {
+  return error instanceof ImgfuseError && error.kind === 'no-space';
+}
+
 /** One line for a log or a terminal: the message, then the messages of its causes. */
 export function describeError(error: unknown): string {
   if (!(error instanceof Error)) return String(error);

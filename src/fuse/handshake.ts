@@ -11,8 +11,9 @@ import { RECEIVE_HEADROOM, Request } from './request.ts';
  * Waits for INIT, answers it, and returns what was agreed. Synchronous: the kernel sends INIT as soon as it has mounted,
  * and sends nothing else before it is answered.
  * @param pageSize of the kernel, in bytes @param timeout seconds that a request may take; 0: whatever the kernel has
+ * @param holds writes may be held for space
  */
-export function serveInit(channel: Channel, pageSize: number, timeout = 0): Protocol {
+export function serveInit(channel: Channel, pageSize: number, timeout = 0, holds = false): Protocol {
   const request = new Request(MAX_WRITE + RECEIVE_HEADROOM);
   const reply = new Reply(abi.fuse_init_out.$bytes);
   let received = channel.receive(request.bytes);
@@ -21,7 +22,7 @@ export function serveInit(channel: Channel, pageSize: number, timeout = 0): Prot
   const isWhole = request.accept(received);
   reply.begin(request.uniqueLow, request.uniqueHigh);
   try {
-    const protocol = negotiate(decodeInit(request, isWhole), pageSize, timeout);
+    const protocol = negotiate(decodeInit(request, isWhole), pageSize, timeout, holds);
     reply.init(protocol);
     channel.send(reply.bytes, reply.length);
     return protocol;

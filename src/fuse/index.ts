@@ -21,6 +21,7 @@ export { type KernelMountOptions, mountKernel } from './mount.ts';
 export { type FuseMountOptions, flagsLeftOut } from './mount-flags.ts';
 export { FUSE_TYPE, findMount, isImgfuse, listMounts, type MountEntry, mountsOfConnection } from './mount-table.ts';
 export type { Protocol } from './protocol.ts';
+export { requesterOf } from './request.ts';
 export { answerTimeMs, connectionLimit, requestTimeouts } from './request-timeout.ts';
 export { FuseServer, type ServeEnd, type ServerHooks } from './server.ts';
 export type { KernelSession } from './session.ts';

@@ -20,6 +20,8 @@ import { unmountPath } from './unmount.ts';
 export interface KernelMountOptions extends FuseMountOptions {
   /** absolute path of a directory or a regular file, or /dev/fd/N if the program that started us has mounted it */
   readonly mountpoint: string;
+  /** writes may be held until the host has space */
+  readonly holds?: boolean;
 }
 
 const INHERITED = /^\/dev\/fd\/(\d+)$/;
@@ -36,7 +38,7 @@ export function mountKernel(options: KernelMountOptions): KernelSession {
   const fd = process.geteuid?.() === 0 ? mountAsRoot(mountpoint, mode, options) : mountAsUser(mountpoint, options);
   const rootIsFile = mode === fs.constants.S_IFREG;
   const connection = findAnyMount(mountpoint)?.minor;
-  return finish(fd, { mountpoint, rootIsFile, connection, inherited: false });
+  return finish(fd, options, { mountpoint, rootIsFile, connection, inherited: false });
 }
 
 /**
@@ -99,7 +101,7 @@ function adoptDescriptor(fd: number, options: KernelMountOptions): KernelSession
   }
   const entry = findMountOfDescriptor(fd);
   assertPermissionsAreChecked(options, entry);
-  return finish(fd, {
+  return finish(fd, options, {
     mountpoint: entry?.mountpoint ?? path,
     rootIsFile: entry !== undefined && isFileUnder(entry.mountpoint),
     connection: entry?.minor,
@@ -149,9 +151,9 @@ interface Mounted {
   readonly inherited: boolean;
 }
 
-function finish(fd: number, mounted: Mounted): KernelSession {
+function finish(fd: number, { holds }: KernelMountOptions, mounted: Mounted): KernelSession {
   try {
-    const protocol = serveInit(new Device(fd), pageSize(), wantedTimeout(requestTimeouts()));
+    const protocol = serveInit(new Device(fd), pageSize(), wantedTimeout(requestTimeouts()), holds);
     return new KernelSession({ fd, protocol, ...mounted });
   } catch (error) {
     // closing the only descriptor ends the connection, so that what is left in the table can be detached at once

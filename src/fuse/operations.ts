@@ -33,6 +33,8 @@ export interface Operation {
   readonly hasTail: boolean;
   /** false: the kernel expects no reply, not even an error */
   readonly replies: boolean;
+  /** it changes bytes or makes them durable, and acting on the same request again, from the start, does no harm */
+  readonly repeatable: boolean;
   readonly act: Act;
 }
 
@@ -108,6 +110,16 @@ function write(filesystem: Filesystem, request: Request, reply: Reply): void {
   // after a direct write the kernel sends no FSYNC: the server syncs if the write is synchronous (O_DSYNC, RWF_DSYNC)
   if (request.u32(layout.flags) & O_DSYNC) filesystem.fsync(request.nodeid, handle);
   reply.written(written);
+}
+
+function flush(filesystem: Filesystem, request: Request, reply: Reply): void {
+  filesystem.flush(request.nodeid, request.handle(abi.fuse_flush_in.fh));
+  reply.empty();
+}
+
+function fsync(filesystem: Filesystem, request: Request, reply: Reply): void {
+  filesystem.fsync(request.nodeid, request.handle(abi.fuse_fsync_in.fh));
+  reply.empty();
 }
 
 /** Both kinds of READDIR. The offset is the index of the next record in ".", "..", then the entries: no state is kept. */
@@ -189,12 +201,14 @@ function entry(
   name: string,
   bodySize: number,
   act: Act,
-  options: { tail?: boolean; replies?: boolean } = {},
+  options: { tail?: boolean; replies?: boolean; repeatable?: boolean } = {},
 ): Operation {
-  return { name, bodySize, act, hasTail: options.tail ?? false, replies: options.replies ?? true };
+  const { tail = false, replies = true, repeatable = false } = options;
+  return { name, bodySize, act, hasTail: tail, replies, repeatable };
 }
 
 const TAIL = { tail: true } as const;
+const REPEATABLE = { repeatable: true } as const;
 
 /** By opcode. */
 export const OPERATIONS: readonly (Operation | undefined)[] = table({
@@ -208,7 +222,7 @@ export const OPERATIONS: readonly (Operation | undefined)[] = table({
   [abi.FUSE_GETATTR]: entry('GETATTR', abi.fuse_getattr_in.$bytes, (filesystem, request, reply) =>
     reply.attributes(filesystem.getattr(request.nodeid)),
   ),
-  [abi.FUSE_SETATTR]: entry('SETATTR', abi.fuse_setattr_in.$bytes, setattr),
+  [abi.FUSE_SETATTR]: entry('SETATTR', abi.fuse_setattr_in.$bytes, setattr, REPEATABLE),
   // the names are fixed; ENOSYS would be "Function not implemented"
   [abi.FUSE_SYMLINK]: entry('SYMLINK', 0, changeNames, TAIL),
   [abi.FUSE_MKNOD]: entry('MKNOD', 0, changeNames, TAIL),
@@ -221,22 +235,17 @@ export const OPERATIONS: readonly (Operation | undefined)[] = table({
   [abi.FUSE_CREATE]: entry('CREATE', 0, changeNames, TAIL),
   [abi.FUSE_OPEN]: entry('OPEN', abi.fuse_open_in.$bytes, open),
   [abi.FUSE_READ]: entry('READ', abi.fuse_read_in.$bytes, read),
-  [abi.FUSE_WRITE]: entry('WRITE', abi.fuse_write_in.$bytes, write, TAIL),
+  [abi.FUSE_WRITE]: entry('WRITE', abi.fuse_write_in.$bytes, write, { tail: true, repeatable: true }),
   [abi.FUSE_STATFS]: entry('STATFS', 0, (filesystem, request, reply) =>
     reply.statfs(filesystem.statfs(request.nodeid)),
   ),
+  // not repeatable: a second one would count another handle as closed
   [abi.FUSE_RELEASE]: entry('RELEASE', abi.fuse_release_in.$bytes, (filesystem, request, reply) => {
     if (filesystem.release(request.nodeid, request.handle(abi.fuse_release_in.fh)) === 'later') return reply.later();
     reply.empty();
   }),
-  [abi.FUSE_FLUSH]: entry('FLUSH', abi.fuse_flush_in.$bytes, (filesystem, request, reply) => {
-    filesystem.flush(request.nodeid, request.handle(abi.fuse_flush_in.fh));
-    reply.empty();
-  }),
-  [abi.FUSE_FSYNC]: entry('FSYNC', abi.fuse_fsync_in.$bytes, (filesystem, request, reply) => {
-    filesystem.fsync(request.nodeid, request.handle(abi.fuse_fsync_in.fh));
-    reply.empty();
-  }),
+  [abi.FUSE_FLUSH]: entry('FLUSH', abi.fuse_flush_in.$bytes, flush, REPEATABLE),
+  [abi.FUSE_FSYNC]: entry('FSYNC', abi.fuse_fsync_in.$bytes, fsync, REPEATABLE),
   [abi.FUSE_OPENDIR]: entry('OPENDIR', abi.fuse_open_in.$bytes, (filesystem, request, reply) => {
     filesystem.readdir(request.nodeid);
     reply.open(0, 0);
@@ -254,7 +263,7 @@ export const OPERATIONS: readonly (Operation | undefined)[] = table({
     filesystem.access(request.nodeid, request.u32(abi.fuse_access_in.mask), request.uid, request.gid);
     reply.empty();
   }),
-  [abi.FUSE_FALLOCATE]: entry('FALLOCATE', abi.fuse_fallocate_in.$bytes, fallocate),
+  [abi.FUSE_FALLOCATE]: entry('FALLOCATE', abi.fuse_fallocate_in.$bytes, fallocate, REPEATABLE),
   [abi.FUSE_LSEEK]: entry('LSEEK', abi.fuse_lseek_in.$bytes, lseek),
   [abi.FUSE_GETXATTR]: entry('GETXATTR', abi.fuse_getxattr_in.$bytes, getxattr, TAIL),
   [abi.FUSE_LISTXATTR]: entry('LISTXATTR', abi.fuse_getxattr_in.$bytes, listxattr),

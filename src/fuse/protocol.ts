@@ -26,7 +26,11 @@ export const MAX_WRITE = 1024 * 1024;
 const MAX_PAGES_WITHOUT_FLAG = 32;
 const MAX_PAGES = 256;
 const MAX_BACKGROUND = 64;
-const CONGESTION_THRESHOLD = 48;
+/**
+ * The same where writes may be held for space: held ones count, and at the limit the kernel keeps back asynchronous reads, too. A
+ * loop device has up to 128 requests under way, of two messages each.
+ */
+const MAX_BACKGROUND_HOLDING = 512;
 
 const WANTED_FLAGS =
   abi.FUSE_ASYNC_READ |
@@ -56,9 +60,10 @@ export interface KernelOffer {
 /**
  * @param pageSize of the kernel, in bytes
  * @param timeout seconds that a request may take, to be asked for; 0: whatever the kernel has
+ * @param holds writes may be held for space
  * @throws ImgfuseError unsupported if the kernel speaks another major version or is older than Linux 3.15
  */
-export function negotiate(offer: KernelOffer, pageSize: number, timeout = 0): Protocol {
+export function negotiate(offer: KernelOffer, pageSize: number, timeout = 0, holds = false): Protocol {
   if (offer.major !== abi.FUSE_KERNEL_VERSION || offer.minor < abi.FUSE_OLDEST_MINOR_VERSION) {
     throw new ImgfuseError(
       'unsupported',
@@ -71,6 +76,7 @@ export function negotiate(offer: KernelOffer, pageSize: number, timeout = 0): Pr
   const wanted2 = WANTED_FLAGS2 | (timeout === 0 ? 0 : abi.FUSE_REQUEST_TIMEOUT);
   const flags2 = flags & abi.FUSE_INIT_EXT ? offer.flags2 & wanted2 : 0;
   const pagesLimit = flags & abi.FUSE_MAX_PAGES ? MAX_PAGES : MAX_PAGES_WITHOUT_FLAG;
+  const maxBackground = holds ? MAX_BACKGROUND_HOLDING : MAX_BACKGROUND;
   const maxPages = Math.max(1, Math.min(pagesLimit, MAX_WRITE / pageSize));
   return {
     major: abi.FUSE_KERNEL_VERSION,
@@ -80,8 +86,8 @@ export function negotiate(offer: KernelOffer, pageSize: number, timeout = 0): Pr
     maxWrite: Math.min(MAX_WRITE, maxPages * pageSize),
     maxPages,
     maxReadahead: offer.maxReadahead,
-    maxBackground: MAX_BACKGROUND,
-    congestionThreshold: CONGESTION_THRESHOLD,
+    maxBackground,
+    congestionThreshold: (maxBackground * 3) / 4,
     requestTimeout: flags2 & abi.FUSE_REQUEST_TIMEOUT ? timeout : 0,
   };
 }

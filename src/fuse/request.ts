@@ -11,6 +11,11 @@ const HIGH = 2 ** 32;
 /** Room for the header and the structure before the data of a WRITE, and for the longest name. */
 export const RECEIVE_HEADROOM = 4096;
 
+/** The thread that a message comes from, by its number in the process namespace of the mount; 0 if it has none there. */
+export function requesterOf(message: Uint8Array): number {
+  return new DataView(message.buffer, message.byteOffset).getUint32(fuse_in_header.pid, true);
+}
+
 export class Request {
   /** the receive buffer: the message, then room */
   readonly bytes: Uint8Array;
@@ -23,6 +28,12 @@ export class Request {
   constructor(capacity: number) {
     this.bytes = new Uint8Array(capacity);
     this.view = new DataView(this.bytes.buffer);
+  }
+
+  /** Puts a message that was received elsewhere into the buffer. */
+  load(message: Uint8Array): number {
+    this.bytes.set(message);
+    return message.length;
   }
 
   /** Takes in a message of `received` bytes. @returns false if it is not a whole request */

@@ -1,8 +1,8 @@
 // The server of one worker: read a request, act on it through the table of operations, write the reply, again.
-// Invariant: every request that expects a reply gets exactly one, from here or from answerLate(), whatever the filesystem throws; no buffer is allocated
-// after the constructor.
+// Invariant: every request that expects a reply gets exactly one, from here, from answerLate() or from who has taken it over
+// (`hold`), whatever the filesystem throws; no buffer is allocated after the constructor.
 
-import { ERRNO, errnoOf, ImgfuseError } from '../errors/index.ts';
+import { ERRNO, errnoOf, ImgfuseError, isOutOfSpace } from '../errors/index.ts';
 import { countRequest } from './counters.ts';
 import { type Channel, type ConnectionEnd, Device } from './device.ts';
 import type { Filesystem } from './filesystem.ts';
@@ -18,6 +18,11 @@ export interface ServerHooks {
   readonly onError?: (error: unknown, operation: string) => void;
   /** Has a request answered by the LateFilesystem of the main thread: see answerLate(). @param message of this call only */
   readonly later?: (message: Uint8Array) => void;
+  /**
+   * The host has no space for a request that may be repeated. true: it gets no reply here, because the hook has kept a copy of
+   * the message, which is valid during the call, and sees to it that `repeat` or `refuse` answers it.
+   */
+  readonly hold?: (error: ImgfuseError, message: Uint8Array) => boolean;
   /** Requests by opcode, from createCounters(); all workers may share it. */
   readonly counters?: SharedArrayBuffer;
 }
@@ -56,10 +61,30 @@ export class FuseServer {
       if (typeof received === 'string') return received;
       if (received > 0) {
         this.handle(received);
-        if (reply.length > 0) this.send();
+        if (reply.length > 0) this.send(channel);
       }
       if (hooks.shouldStop?.() === true) return 'stopped';
     }
+  }
+
+  /**
+   * Acts once more on a message that was held, from its start.
+   * @param channel takes the reply: the one that the message was received from, no other belongs to the request
+   * @returns false if it is held again, so that nothing has been answered
+   */
+  repeat(message: Uint8Array, channel: Channel): boolean {
+    this.handle(this.request.load(message));
+    if (this.reply.length === 0) return false;
+    this.send(channel);
+    return true;
+  }
+
+  /** Answers a message that was held with an error. @param errno positive */
+  refuse(message: Uint8Array, channel: Channel, errno: number): void {
+    this.request.accept(this.request.load(message));
+    this.reply.begin(this.request.uniqueLow, this.request.uniqueHigh);
+    this.reply.error(errno);
+    this.send(channel);
   }
 
   /** Acts on the message of `received` bytes in the request buffer and leaves the answer in the reply buffer. */
@@ -80,6 +105,7 @@ export class FuseServer {
       operation.act(this.filesystem, request, reply, this.protocol);
       if (reply.isLater) this.passOn();
     } catch (error) {
+      if (operation.repeatable && this.isHeld(error)) return;
       this.fail(error, operation.name);
     }
     if (!operation.replies) reply.length = 0;
@@ -91,6 +117,12 @@ export class FuseServer {
     later(this.request.bytes.subarray(0, this.request.length));
   }
 
+  private isHeld(error: unknown): boolean {
+    const { hooks, request } = this;
+    if (hooks.hold === undefined || !isOutOfSpace(error)) return false;
+    return hooks.hold(error, request.bytes.subarray(0, request.length));
+  }
+
   private fail(error: unknown, name: string): void {
     const errno = errnoOf(error);
     this.reply.error(errno);
@@ -98,8 +130,8 @@ export class FuseServer {
   }
 
   /** A reply that the kernel does not take is replaced by EIO, so that its request does not wait for ever. */
-  private send(): void {
-    const { channel, reply } = this;
+  private send(channel: Channel): void {
+    const { reply } = this;
     try {
       channel.send(reply.bytes, reply.length);
     } catch (error) {

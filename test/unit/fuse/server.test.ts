@@ -678,6 +678,52 @@ describe('the loop', () => {
   });
 });
 
+describe('a request for which the host has no space', () => {
+  const full = (): never => {
+    throw new ImgfuseError('no-space', 'the host is full', { path: '/i' });
+  };
+  const write = [u64(2), u64(0), u32(4), u32(0), u64(0), u32(0), u32(0), Buffer.from('abcd')];
+  const message = requestMessage(OPCODES.FUSE_WRITE, write);
+
+  test('is answered ENOSPC without the hook, and if the hook does not take it', () => {
+    expect(serve([message], { write: full }).replies).toMatchObject([{ errno: 28 }]);
+    expect(serve([message], { write: full }, { hold: () => false }).replies).toMatchObject([{ errno: 28 }]);
+  });
+
+  test('gets no reply if the hook takes it, which sees the whole message', () => {
+    const taken: Buffer[] = [];
+    const hold = (_: unknown, bytes: Uint8Array) => taken.push(Buffer.from(bytes)) > 0;
+    expect(serve([message], { write: full }, { hold }).replies).toEqual([]);
+    expect(taken).toEqual([message]);
+  });
+
+  test('is repeated on its own channel, until it is answered', () => {
+    let isFull = true;
+    const methods = filesystemWith({ write: () => (isFull ? full() : 4) });
+    const server = new FuseServer(new ScriptedChannel([]), PROTOCOL, methods, { hold: () => true });
+    const channel = new ScriptedChannel([]);
+    expect([server.repeat(message, channel), channel.replies]).toEqual([false, []]);
+    isFull = false;
+    expect(server.repeat(message, channel)).toBe(true);
+    server.refuse(message, channel, 4);
+    expect(channel.replies).toMatchObject([
+      { unique: UNIQUE, errno: 0 },
+      { unique: UNIQUE, errno: 4 },
+    ]);
+  });
+
+  test('is no RELEASE, which counts a handle, and nothing that failed for another reason', () => {
+    const hold = vi.fn(() => true);
+    const release = [u64(2), u32(0), u32(0), u64(0)];
+    serve([requestMessage(OPCODES.FUSE_RELEASE, release)], { release: full }, { hold });
+    const limit = (): never => {
+      throw new ImgfuseError('limit', 'the file may not grow', { errno: 27 });
+    };
+    expect(serve([message], { write: limit }, { hold }).replies).toMatchObject([{ errno: 27 }]);
+    expect(hold).not.toHaveBeenCalled();
+  });
+});
+
 test('the naive decoder refuses a reply whose header lies', () => {
   expect(() => parseReply(encode(u32(17), u32(0), u64(1)))).toThrow();
 });
