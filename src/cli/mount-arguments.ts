@@ -131,6 +131,7 @@ export function mountRequest(parsed: ParsedMountArguments): MountRequest {
     lazyRefcounts: options.lazyRefcounts,
     anyParent: options.anyParent,
     flags: options.flags,
+    full: options.full,
     allowBacking: [...options.allowBacking, ...(parsed['allow-backing'] ?? [])].map((each) => canonicalPath(each)),
     workers: workerCount(parsed, options.workers),
     transport: parsed.transport === undefined ? (options.transport ?? 'auto') : parseTransport(parsed.transport),

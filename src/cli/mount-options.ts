@@ -1,7 +1,7 @@
 // The -o list of a mount: options that mount(8), mount.fuse3 and fstab pass, options known from libfuse, and our own.
 // Invariant: an option takes effect, or it is known to have no meaning here, or it is refused by name.
 
-import { TRANSPORTS, type TransportChoice } from '../daemon/mount-request.ts';
+import { FULL_POLICIES, type FullPolicy, TRANSPORTS, type TransportChoice } from '../daemon/mount-request.ts';
 import { didYouMean, ImgfuseError } from '../errors/index.ts';
 
 /** The -o options; a member is absent if the option was not given. */
@@ -24,6 +24,7 @@ export interface MountOptions {
   /** flags of mount(2) by name: noexec, noatime, ... */
   flags: string[];
   allowBacking: string[];
+  full: FullPolicy;
   /** absent: as stored in the image */
   copyOnRead?: boolean;
   source?: string;
@@ -146,6 +147,11 @@ const VALUES: Readonly<Record<string, Apply>> = {
   format: (options, value) => {
     options.format = value;
   },
+  full: (options, value) => {
+    const found = FULL_POLICIES.find((name) => name === value);
+    if (found === undefined) throw invalid('full', value, `choose one of ${FULL_POLICIES.join(', ')}`);
+    options.full = found;
+  },
   workers: (options, value) => {
     options.workers = parseWorkers(value);
   },
@@ -184,6 +190,7 @@ export function parseMountOptions(lists: readonly string[]): MountOptions {
     lock: true,
     share: false,
     snapshot: false,
+    full: 'report',
     flags: [],
     allowBacking: [],
   };

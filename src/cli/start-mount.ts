@@ -6,7 +6,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { constants } from 'node:os';
 import { environmentOfMountProcess, nodeOptions } from '../daemon/environment.ts';
 import type { Foreground } from '../daemon/mount-process.ts';
-import type { MountRequest } from '../daemon/mount-request.ts';
+import { type MountRequest, servingThreads } from '../daemon/mount-request.ts';
 import type { PasswordMessage, StartReport } from '../daemon/starter.ts';
 import { EXIT_SYSTEM, mountExitCode } from '../errors/exit-codes.ts';
 import { closeDescriptor, inheritableDescriptors, openNothing } from '../host/descriptors.ts';
@@ -23,7 +23,7 @@ const FIRST_FREE_DESCRIPTOR = 3;
 export async function startMount(parsed: ParsedMountArguments): Promise<number> {
   try {
     const request = mountRequest(parsed);
-    assertLimits(request.workers);
+    assertLimits(request.workers, servingThreads(request));
     if (request.foreground) {
       const { runMountProcess } = await import('../daemon/mount-process.ts');
       return await runMountProcess(request, inForeground(request.json));

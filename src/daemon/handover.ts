@@ -10,6 +10,7 @@ import { describeUsers, findMountUsers } from '../mounts/users.ts';
 import type { DiskKeeper } from './keeper/disk-keeper.ts';
 import type { Log } from './log.ts';
 import type { MountRequest } from './mount-request.ts';
+import { sentenceOfWaiting } from './mount-status.ts';
 import type { Serving } from './serving.ts';
 import type { ServingWords } from './workers/serving-words.ts';
 
@@ -90,6 +91,12 @@ export async function giveAway(parts: HandoverParts): Promise<void> {
   const { request, keeper, words } = parts;
   const { handover } = parts.serving;
   if (handover === null) throw cannotDropCaches(request);
+  const waiting = parts.serving.space?.status() ?? null;
+  if (waiting !== null) {
+    throw new ImgfuseError('busy', `${sentenceOfWaiting(waiting)}; make space first, or end the programs that write`, {
+      path: request.mountpoint,
+    });
+  }
   handover.setReadOnly(true);
   try {
     await closeGatesWithoutWriters(parts, handover.writableHandles);

@@ -14,7 +14,7 @@ import { answerTimeOf } from './connection-loss.ts';
 import type { KeptDisk } from './keeper/disk-keeper.ts';
 import type { Log } from './log.ts';
 import { abort } from './mount-end.ts';
-import type { MountRequest, OverlayRequest } from './mount-request.ts';
+import { type MountRequest, type OverlayRequest, servingThreads } from './mount-request.ts';
 import { writePidFile } from './pid-file.ts';
 import { type Serving, type ServingEvents, startServing } from './serving.ts';
 import type { ServingWords } from './workers/serving-words.ts';
@@ -88,7 +88,7 @@ export function openOptions(
   { closedMarks }: PreparedFiles,
 ): Omit<OpenDiskOptions, 'password' | 'log' | 'progress'> {
   const { readOnly, format, allowBacking, copyOnRead, locks, lazyRefcounts, anyParent } = request;
-  const { overlay, workers } = request;
+  const { overlay } = request;
   return {
     readOnly,
     format,
@@ -99,8 +99,8 @@ export function openOptions(
     closedMarks,
     copyOnRead: copyOnRead ?? 'stored',
     answerMs: answerTimeOf(request),
-    // the workers, the keeper, the main thread, and the inspector
-    slots: workers + 3,
+    // those that serve, the keeper, the main thread, and the inspector
+    slots: servingThreads(request) + 3,
   };
 }
 

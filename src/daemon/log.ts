@@ -3,7 +3,7 @@
 // Invariant: logging never throws and never blocks the mount.
 
 import { printableSentence } from '../bytes/printable.ts';
-import { describeError, ImgfuseError } from '../errors/index.ts';
+import { describeError, ImgfuseError, isOutOfSpace } from '../errors/index.ts';
 import { writeLine } from '../host/descriptors.ts';
 import { appendLine } from '../host/small-files.ts';
 
@@ -44,7 +44,8 @@ export function requestErrorLog(log: Log): (error: unknown, operation: string) =
     if (now - (toldAt.get(sentence) ?? -REPEAT_MS) < REPEAT_MS) return;
     if (toldAt.size >= TOLD_MAX) toldAt.clear();
     toldAt.set(sentence, now);
-    log('error', sentence);
+    // nothing is lost: it is tried again
+    log(isOutOfSpace(error) ? 'warning' : 'error', sentence);
   };
 }
 

@@ -32,6 +32,8 @@ export async function takeDown(
   log: Log,
 ): Promise<'gone' | 'stuck'> {
   log('notice', `${reason}: unmounting ${serving.mountpoint}`);
+  // whoever waits for space keeps the mount busy, and what a guest still has in memory would have to wait, too
+  await serving.space?.giveUp(reason);
   let state = `${serving.mountpoint} is still in use`;
   const device = deviceAt(serving.mountpoint);
   try {

@@ -6,6 +6,10 @@ import type { LockMode } from '../disk/index.ts';
 export const TRANSPORTS = ['auto', 'kernel', 'fuse-native'] as const;
 export type TransportChoice = (typeof TRANSPORTS)[number];
 
+/** What becomes of a write for which the host has no space: it fails with ENOSPC, or it is held until there is space. */
+export const FULL_POLICIES = ['report', 'wait'] as const;
+export type FullPolicy = (typeof FULL_POLICIES)[number];
+
 /** The file for the changes of a disk whose image is not written. */
 export interface OverlayRequest {
   /** the directory, if it is temporary */
@@ -36,6 +40,7 @@ export interface MountRequest {
   readonly allowBacking: readonly string[];
   /** absent: as stored in the image */
   readonly copyOnRead?: boolean;
+  readonly full: FullPolicy;
   readonly workers: number;
   readonly transport: TransportChoice;
   readonly source: string;
@@ -52,4 +57,9 @@ export interface MountRequest {
   readonly pidFile?: string;
   /** print what was mounted, as JSON */
   readonly json: boolean;
+}
+
+/** The threads that act on requests, in the slots from 1 on: the workers, and the waiting room of full=wait. */
+export function servingThreads({ full, workers }: Pick<MountRequest, 'full' | 'workers'>): number {
+  return full === 'wait' ? workers + 1 : workers;
 }

@@ -3,10 +3,11 @@
 import { formatSize } from '../bytes/format-size.ts';
 import type { NetworkStatus, OpenStep, VirtualDisk } from '../disk/index.ts';
 import type { GuestStatus } from './inspection/guest-status.ts';
-import type { MountRequest } from './mount-request.ts';
+import type { FullPolicy, MountRequest } from './mount-request.ts';
 import type { Phase } from './mount-state.ts';
 import { type OverlayReport, overlayReport } from './overlay-report.ts';
 import type { Serving } from './serving.ts';
+import type { WaitingForSpace } from './space-watch.ts';
 
 /** Keys are spelled as in qemu-img, if it has them. */
 export interface MountStatus extends GuestStatus {
@@ -38,6 +39,10 @@ export interface MountStatus extends GuestStatus {
   readonly 'backing-size'?: number;
   /** for each image that is read over HTTP: requests, bytes, retries, ranges that failed */
   readonly network?: readonly NetworkStatus[];
+  /** what becomes of a write for which the host has no space */
+  readonly full: FullPolicy;
+  /** requests that wait for space on the host; absent: none */
+  readonly 'waiting-for-space'?: WaitingForSpace;
   /** requests served, by operation of the FUSE protocol */
   readonly requests: Readonly<Record<string, number>>;
   /** why the image became read-only; null if it did not */
@@ -54,6 +59,7 @@ export function mountStatus(
 ): MountStatus {
   const status = disk.status();
   const overlay = overlayReport(request, status.allocatedBytes, status.isBackingWritable);
+  const waiting = serving.space?.status() ?? null;
   return {
     image: request.image,
     mountpoint: serving.mountpoint,
@@ -74,6 +80,8 @@ export function mountStatus(
     ...(status.share === null ? {} : { 'local-size': status.share.local, 'backing-size': status.share.below }),
     ...(status.network.length === 0 ? {} : { network: status.network }),
     ...(overlay === undefined ? {} : { overlay }),
+    full: request.full,
+    ...(waiting === null ? {} : { 'waiting-for-space': waiting }),
     requests: serving.requests(),
     failure: status.failure,
     log,
@@ -126,6 +134,16 @@ export function describePhase({ image, mountpoint }: MountRequest, phase: Phase,
 /** What `share` means for programs that read from the mount. */
 export const POSSIBLY_INCONSISTENT = 'shared with a writer, possibly inconsistent';
 
+function describeWaiting({ 'waiting-for-space': waiting }: MountStatus): string {
+  return waiting === undefined ? '' : `; ${sentenceOfWaiting(waiting)}`;
+}
+
+/** "2 requests wait for space on /srv since ..., because /srv/disk.qcow2 cannot grow" */
+export function sentenceOfWaiting({ requests, since, file, 'file-system': place }: WaitingForSpace): string {
+  const who = requests === 1 ? '1 request waits' : `${requests} requests wait`;
+  return `${who} for space on ${place} since ${since}, because ${file} cannot grow`;
+}
+
 /** One line, for SIGUSR1 and the log. */
 export function statusLine(status: MountStatus): string {
   const requests = Object.entries(status.requests)
@@ -136,6 +154,6 @@ export function statusLine(status: MountStatus): string {
     `${status.image} at ${status.mountpoint}: ${status.format}, ${status['read-only'] ? 'read-only' : 'read-write'}${status.shared ? ` (${POSSIBLY_INCONSISTENT})` : ''}, ` +
     `${status['dirty-flag'] ? 'dirty' : 'clean'}, ${formatSize(status['allocated-size'])} of ` +
     `${formatSize(status['virtual-size'])} allocated; ${requests === '' ? 'no requests' : requests}` +
-    `${status.failure === null ? '' : `; FAILED: ${status.failure}`}`
+    `${describeWaiting(status)}${status.failure === null ? '' : `; FAILED: ${status.failure}`}`
   );
 }

@@ -6,7 +6,7 @@ import type { SharedDisk, VirtualDisk } from '../disk/index.ts';
 import { DiskKeeper, type KeptDisk, type OpenRequest } from './keeper/disk-keeper.ts';
 import type { Log } from './log.ts';
 
-/** Reservation slot of the keeper. The slots of the workers follow, that of the main thread, and that of the inspector. */
+/** Reservation slot of the keeper. The slots of the threads that serve follow, that of the main thread, and that of the inspector. */
 export const KEEPER_SLOT = 0;
 
 export class ServedDisk {
@@ -23,10 +23,10 @@ export class ServedDisk {
   private attachDisk: ((shared: SharedDisk, slot: number, log: (sentence: string) => void) => VirtualDisk) | null =
     null;
 
-  /** @param workers how many threads serve the disk */
-  constructor(keeper: DiskKeeper, workers: number, log: Log) {
+  /** @param threads how many serve the disk */
+  constructor(keeper: DiskKeeper, threads: number, log: Log) {
     this.currentKeeper = keeper;
-    this.slot = workers + 1;
+    this.slot = threads + 1;
     this.log = log;
     keeper.log = log;
   }

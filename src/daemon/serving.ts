@@ -32,11 +32,13 @@ import {
 } from '../fuse/index.ts';
 import { isInherited } from '../mounts/mountpoint.ts';
 import { nativeAvailable } from '../native/index.ts';
+import { answerTimeOf } from './connection-loss.ts';
 import { StatusTexts } from './inspection/status-texts.ts';
 import type { KeptDisk } from './keeper/disk-keeper.ts';
 import { type Log, requestErrorLog } from './log.ts';
-import type { MountRequest } from './mount-request.ts';
+import { type MountRequest, servingThreads } from './mount-request.ts';
 import { refusalLog } from './refusal-log.ts';
+import { SpaceWatch } from './space-watch.ts';
 import { Crew, type CrewEvents } from './workers/crew.ts';
 import type { ServingWords } from './workers/serving-words.ts';
 import type { ServeData, Thread, ThreadHears, WarmThread } from './workers/threads.ts';
@@ -66,10 +68,12 @@ export interface Serving {
   readonly handover: Handover | null;
   /** what the threads share of the files that it shows */
   readonly tree: SharedTree;
+  /** null if a write for which the host has no space fails */
+  readonly space: SpaceWatch | null;
 }
 
 /** Called with events of the threads of a mount. */
-export interface ServingEvents extends Omit<CrewEvents, 'ended'> {
+export interface ServingEvents extends Omit<CrewEvents, 'ended' | 'roomMissed'> {
   /** the disk for this thread, whose engines fuse-native alone needs before the mount answers */
   readonly attach: () => Promise<VirtualDisk>;
   /** what status.json says, whenever somebody opens it */
@@ -102,6 +106,7 @@ export async function startServing(
   events: ServingEvents,
 ): Promise<Serving> {
   if (chooseTransport(request, log) === 'kernel') return serveKernel(disk, request, words, first, log, events);
+  if (request.full === 'wait') throw cannotWait();
   await first.discard();
   return serveFuseNative(disk, request, words, log, events);
 }
@@ -111,6 +116,12 @@ function chooseTransport(request: MountRequest, log: Log): Transport {
   if (nativeAvailable() || !fuseNativeAvailable()) return 'kernel';
   log('warning', 'the kernel transport cannot work here (the npm package koffi is missing): using fuse-native');
   return 'fuse-native';
+}
+
+/** fuse-native serves on the main thread, which a write that waits would block, and it cannot answer a request later. */
+function cannotWait(): ImgfuseError {
+  const message = 'full=wait needs the kernel transport: fuse-native would serve no reads while a write waits';
+  return new ImgfuseError('unsupported', message);
 }
 
 /** Always nosuid and nodev: the mount has only regular files, and an image must not grant rights. */
@@ -150,11 +161,21 @@ async function serveKernel(
   log: Log,
   events: ServingEvents,
 ): Promise<Serving> {
-  const session = mountKernel({ ...mountOptions(request, 'kernel'), mountpoint: request.mountpoint });
+  const session = mountKernel({
+    ...mountOptions(request, 'kernel'),
+    mountpoint: request.mountpoint,
+    holds: request.full === 'wait',
+  });
   sayWhatIsLeftOut(request, log);
   const counters = createCounters();
   const texts = new StatusTexts(events.status);
-  const hears: ThreadHears = { log, later: answerLateRequests(texts, log) };
+  const space = request.full === 'wait' ? new SpaceWatch(words.held, request.image, log) : null;
+  let crew: Crew | undefined;
+  const hears: ThreadHears = {
+    log,
+    later: answerLateRequests(texts, log),
+    space: (message) => space?.hear(message, (held) => crew?.giveHeld(held)),
+  };
   let first: Thread;
   let others: readonly ServeData[];
   let tree: SharedTree;
@@ -179,8 +200,9 @@ async function serveKernel(
     for (const node of nodesOf(tree)) await session.invalidate(node, 'data');
   };
   void dropStalePages(tree, dropPages).catch((error) => log('warning', describeError(error)));
-  const crew = new Crew(first, others, words, hears, {
+  crew = new Crew(first, others, words, hears, {
     ...events,
+    roomMissed: () => space?.roomMissed(),
     ended: (threadId) => abandonTree(tree, threadId),
   });
   return withEnd(crew.ended, {
@@ -193,13 +215,14 @@ async function serveKernel(
     requests: () => readCounters(counters),
     tree,
     handover: {
-      handOver: (next) => crew.handOver(next),
+      handOver: (next) => crew?.handOver(next),
       setReadOnly: (readOnly) => setTreeReadOnly(tree, readOnly),
       writableHandles: () => writableHandles(tree),
       invalidate: async (what) => {
         for (const node of nodesOf(tree)) await session.invalidate(node, what);
       },
     },
+    space,
   });
 }
 
@@ -222,7 +245,10 @@ function withEnd(ended: Promise<void>, serving: Omit<Serving, 'ended' | 'isServi
   };
 }
 
-/** The data of each worker. Each has its own descriptor, so that the kernel can hand out requests in parallel. */
+/**
+ * The data of each worker, and of the waiting room after them. Each worker has its own descriptor, so that the kernel can hand out
+ * requests in parallel; the room only answers.
+ */
 function workerData(
   session: KernelSession,
   disk: KeptDisk,
@@ -231,15 +257,17 @@ function workerData(
   words: ServingWords,
   counters: SharedArrayBuffer,
 ): ServeData[] {
-  return Array.from({ length: request.workers }, (_, index) => ({
+  const { workers } = request;
+  return Array.from({ length: servingThreads(request) }, (_, index) => ({
     slot: index + 1,
     disk: disk.shared,
     tree,
-    descriptor: session.cloneDevice(),
+    descriptor: index < workers ? session.cloneDevice() : session.fd,
     protocol: session.protocol,
     counters,
     words: words.shared,
     generation: words.generation,
+    ...(request.full === 'wait' ? { full: index < workers ? 'hold' : { limitMs: answerTimeOf(request) } } : {}),
   }));
 }
 
@@ -292,5 +320,6 @@ async function serveFuseNative(
     requests: () => readCounters(counters),
     tree,
     handover: null,
+    space: null,
   });
 }

@@ -28,7 +28,7 @@ import { type LiveMount, type MountParts, mountDisk, openOptions, warnAboutHidde
 import type { Log } from './log.ts';
 import { abort, requestsDone, takeDown } from './mount-end.ts';
 import { MountMode } from './mount-mode.ts';
-import type { MountRequest } from './mount-request.ts';
+import { type MountRequest, servingThreads } from './mount-request.ts';
 import { type MountEnding, type MountEvent, type MountState, next, type Phase, StartBrokenOff } from './mount-state.ts';
 import {
   describePhase,
@@ -88,9 +88,10 @@ export class Supervisor {
     this.request = request;
     this.parts = parts;
     this.log = parts.log;
-    const inspectorSlot = request.workers + 2;
+    const threads = servingThreads(request);
+    const inspectorSlot = threads + 2;
     this.words = ServingWords.create(inspectorSlot);
-    this.disk = new ServedDisk(keeper, request.workers, parts.log);
+    this.disk = new ServedDisk(keeper, threads, parts.log);
     this.guest = new GuestLook({ disk: this.disk, words: this.words, slot: inspectorSlot, log: parts.log });
     this.traces = new MountTraces(request, parts);
     this.mode = new MountMode(request, parts.log, {

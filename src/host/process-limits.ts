@@ -19,10 +19,13 @@ function limitOf(resource: 'Max address space' | 'Max open files'): number {
   return value === undefined ? Number.POSITIVE_INFINITY : Number(value);
 }
 
-/** @throws ImgfuseError no-space if the limits are too low for a mount with so many workers */
-export function assertLimits(workers: number): void {
-  // the workers, and the keeper of the disk
-  const threads = workers + 1;
+/**
+ * @param serving the threads that serve: the workers, and others beside them
+ * @throws ImgfuseError no-space if the limits are too low for a mount with so many
+ */
+export function assertLimits(workers: number, serving: number = workers): void {
+  // those that serve, and the keeper of the disk
+  const threads = serving + 1;
   const cure = workers > 1 ? 'raise it, or use fewer workers (--workers 1)' : 'raise it';
   const refuse = (what: string): ImgfuseError =>
     new ImgfuseError('no-space', `${what}; ${cure}`, { errno: ERRNO.ENOMEM });

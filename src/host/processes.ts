@@ -29,10 +29,8 @@ export function readCommandLine(): Uint8Array | null {
  * Process id and start time together name one process for good.
  */
 export function processStartTime(pid: number): number | null {
-  const stat = readText(`/proc/${pid}/stat`);
-  if (stat === null) return null;
-  // the name stands in parentheses and may hold anything, so count from the last one: state is then field 0
-  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+  const fields = statFields(pid);
+  if (fields === null) return null;
   if (fields[0] === 'Z' || fields[0] === 'X') return null;
   const start = Number(fields[19]);
   return Number.isSafeInteger(start) ? start : null;
@@ -54,8 +52,27 @@ export function nameProcess(line: string): void {
 
 /** Whether the terminal of this process sends its signals, such as that of Ctrl-C, to the process group of this one. */
 export function isForegroundOfTerminal(): boolean {
-  const stat = readText('/proc/self/stat') ?? '';
-  // state is field 0 behind the name: ppid, pgrp, session, tty_nr, tpgid follow
-  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
-  return fields[2] !== undefined && fields[2] === fields[5];
+  const fields = statFields('self');
+  // state is field 0: ppid, pgrp, session, tty_nr, tpgid follow
+  return fields?.[2] !== undefined && fields[2] === fields[5];
+}
+
+/** SIGKILL, which the kernel leaves pending in each thread of a program that any signal ends. */
+const SIGKILL_BIT = 1 << 8;
+/** of a thread that is closing what it had open */
+const PF_EXITING = 4;
+
+/**
+ * Whether a thread was killed, or has ended, and waits only for the kernel. Signals that its program handles do not count.
+ * @param task number of the thread @returns false also if it cannot be known
+ */
+export function isDying(task: number): boolean {
+  const fields = statFields(task);
+  return fields !== null && ((Number(fields[6]) & PF_EXITING) !== 0 || (Number(fields[28]) & SIGKILL_BIT) !== 0);
+}
+
+/** Fields of /proc/PID/stat from the state on: the name before it stands in parentheses and may hold anything. */
+function statFields(pid: number | 'self'): readonly string[] | null {
+  const stat = readText(`/proc/${pid}/stat`);
+  return stat === null ? null : stat.slice(stat.lastIndexOf(')') + 2).split(' ');
 }

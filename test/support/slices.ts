@@ -43,6 +43,8 @@ const SLICES = {
   attachCycles: { ci: 4, long: 200 },
   /** attach.sh: commands and mount processes that are killed or interrupted around an attach */
   attachKills: { ci: 8, long: 100 },
+  /** fullhost.sh: times that the host runs full under fio, for each guest file system */
+  fullHosts: { ci: 3, long: 50 },
   /** soak.sh: seconds under load */
   soak: { ci: 20, long: 3600 },
   /** threads that fight for one lock: rounds of each */

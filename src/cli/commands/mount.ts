@@ -35,6 +35,11 @@ export const MOUNT_OPTIONS_HELP: readonly (readonly [options: string, text: stri
     'format=, workers=, transport=, allow_backing=, key_file=, key_env=, pid_file=, nolock, debug',
     'the options above, for fstab',
   ],
+  [
+    'full=report, full=wait',
+    'a write for which the host has no space fails with ENOSPC (report, the default), or is held until there is space, while ' +
+      'reads go on (wait)',
+  ],
   ['any_parent', 'use a backing file even if it is not the image that the overlay was made on'],
   ['lazy_refcounts', `${LAZY}: the image is marked dirty while it changes, and checked after a crash`],
 ];

@@ -6,7 +6,7 @@ import { formatSize } from '../../bytes/format-size.ts';
 import { shellQuote } from '../../bytes/printable.ts';
 import { ControlClient } from '../../daemon/control-socket.ts';
 import type { ContentStatus, PartitionStatus } from '../../daemon/inspection/guest-status.ts';
-import { type MountStatus, POSSIBLY_INCONSISTENT } from '../../daemon/mount-status.ts';
+import { type MountStatus, POSSIBLY_INCONSISTENT, sentenceOfWaiting } from '../../daemon/mount-status.ts';
 import type { OverlayReport } from '../../daemon/overlay-report.ts';
 import type { NetworkStatus } from '../../disk/index.ts';
 import { EXIT_OK, EXIT_USAGE } from '../../errors/exit-codes.ts';
@@ -124,7 +124,7 @@ export function statusTable(reports: readonly Report[]): string {
     each.mountpoint,
     each.image ?? '?',
     each.format ?? '?',
-    each.failure === undefined || each.failure === null ? each.state : 'failed',
+    stateText(each),
     `${each['read-only'] === true ? 'ro' : 'rw'}${each.shared === true ? ',share' : ''}`,
     each['dirty-flag'] === undefined ? '?' : each['dirty-flag'] ? 'yes' : 'no',
     size(each['virtual-size']),
@@ -133,6 +133,11 @@ export function statusTable(reports: readonly Report[]): string {
     String(each.pid ?? '?'),
   ]);
   return formatTable([heading, ...rows]);
+}
+
+function stateText({ failure, state, 'waiting-for-space': waiting }: Report): string {
+  if (failure !== undefined && failure !== null) return 'failed';
+  return waiting === undefined ? state : 'waiting';
 }
 
 function size(bytes: number | undefined): string {
@@ -181,6 +186,7 @@ function detailText(each: Report): string {
     ['process', each.pid],
     ['log', each.log],
     ...(each.network ?? []).map(networkRow),
+    ['full host', each['waiting-for-space'] === undefined ? undefined : sentenceOfWaiting(each['waiting-for-space'])],
     ['requests', requests.length === 0 ? undefined : requests.join(', ')],
     ['failure', each.failure],
     ['partition table', tableText(each)],

@@ -4,6 +4,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { printable, shellQuote } from '../../bytes/printable.ts';
 import { type CloseResult, ControlClient } from '../../daemon/control-socket.ts';
+import { type MountStatus, sentenceOfWaiting } from '../../daemon/mount-status.ts';
 import { changedFile, describeOverlayAtEnd, type OverlayReport } from '../../daemon/overlay-report.ts';
 import { EXIT_MOUNT, EXIT_OK, mountExitCode } from '../../errors/exit-codes.ts';
 import { describeError, ImgfuseError } from '../../errors/index.ts';
@@ -84,7 +85,9 @@ export async function unmountTarget(target: Target, options: UnmountOptions): Pr
     // ask before the unmount: the users of a detached mount cannot be found by its path
     const users = options.lazy ? describeUsers(await findMountUsers(target.mountpoint)) : null;
     if (mount !== null) {
-      await unmountOrExplain(mount, options.lazy);
+      await unmountOrExplain(mount, options.lazy).catch(async (error) => {
+        throw await explainWaiting(error, client, record!);
+      });
       const elsewhere = otherPlacesOf(mount);
       if (elsewhere.length > 0) return elsewhereOutcome(target, image, elsewhere);
     }
@@ -125,6 +128,16 @@ function elsewhereOutcome(
     `${target.mountpoint} is unmounted, but ${image} stays open: it is still mounted at ` +
     `${places.map(({ mountpoint }) => mountpoint).join(' and ')}; unmount that as well`;
   return { closed: false, clean: false, image, error, notes: [], exitCode: EXIT_MOUNT };
+}
+
+/** Who waits for space on the host keeps the mount busy: then that is the cause, and it has another cure. */
+async function explainWaiting(error: unknown, client: ControlClient, { pid }: StoredRecord): Promise<unknown> {
+  if (!(error instanceof ImgfuseError) || error.kind !== 'busy') return error;
+  const status = (await client.status(true, ANSWER_MS)) as Partial<MountStatus> | null;
+  const waiting = status?.['waiting-for-space'];
+  if (waiting === undefined) return error;
+  const cure = `make space, or give up what waits with "kill ${pid}", which ends the mount`;
+  return new ImgfuseError('busy', `${error.message}. ${sentenceOfWaiting(waiting)}: ${cure}`, error.context);
 }
 
 /** The result, if it comes within a short time. */

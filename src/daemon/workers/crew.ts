@@ -1,9 +1,10 @@
 // The threads that serve one mount: the first one from the start, the others once somebody has opened a file. A mount that nobody
-// uses has one thread then, and its memory. Invariant: `ended` resolves when no thread serves any more and none will be started.
+// uses has one thread then, and its memory. With full=wait the last one is the waiting room.
+// Invariant: `ended` resolves when no thread serves any more and none will be started.
 
 import type { SharedDisk } from '../../disk/index.ts';
 import type { ServingWords } from './serving-words.ts';
-import { type ServeData, startThread, type Thread, type ThreadHears } from './threads.ts';
+import { type HeldMessage, type ServeData, startThread, type Thread, type ThreadHears } from './threads.ts';
 
 /** Called with events of the threads. */
 export interface CrewEvents {
@@ -17,6 +18,8 @@ export interface CrewEvents {
   readonly gone: () => void;
   /** a thread has ended, for whatever reason */
   readonly ended: (threadId: number) => void;
+  /** the waiting room could not be started */
+  readonly roomMissed: () => void;
 }
 
 export class Crew {
@@ -28,6 +31,7 @@ export class Crew {
   private readonly hears: ThreadHears;
   private readonly waiting: ServeData[];
   private disk: SharedDisk | null = null;
+  private room: Thread | null = null;
   private active = 0;
   private noteEnd: () => void = () => undefined;
 
@@ -59,6 +63,11 @@ export class Crew {
     for (const thread of this.threads) thread.handOver(disk);
   }
 
+  /** Gives the waiting room a request. A room that is gone has no use for it: then the mount has ended. */
+  giveHeld(message: HeldMessage): void {
+    this.room?.giveHeld(message);
+  }
+
   private startOthers(): void {
     if (this.active === 0 || this.words.isStopped) return;
     this.events.used();
@@ -68,11 +77,21 @@ export class Crew {
         const thread = startThread({ ...data, disk: this.disk ?? data.disk, generation }, this.hears);
         // the gate may tell it of a disk that was handed over before it was there
         if (this.disk !== null) thread.handOver(this.disk);
+        if (typeof data.full === 'object') this.watchRoom(thread);
         this.watch(thread, thread.started);
       } catch (error) {
         this.hears.log('warning', `thread ${data.slot} of the mount cannot be started: ${(error as Error).message}`);
+        if (typeof data.full === 'object') this.events.roomMissed();
       }
     }
+  }
+
+  private watchRoom(room: Thread): void {
+    void room.started.then((isStarted) => {
+      if (!isStarted) return this.events.roomMissed();
+      this.room = room;
+      this.words.held.openRoom();
+    });
   }
 
   private watch(thread: Thread, started: Promise<boolean>): void {

@@ -6,6 +6,9 @@
 //   1 .. threads      1 while the thread of that slot has a request in hand
 //   threads + 1       the gates: open, closed, or open for good because the mount ends
 //   threads + 2       the generation: how many disks were served before this one
+//   threads + 3 ..    requests that are held because the host is full: see HeldWords
+
+import { HELD_WORDS, HeldWords } from './held-words.ts';
 
 /** Values of the stop word. */
 export const STOP = {
@@ -24,19 +27,22 @@ const GATES_ENDED = 2;
 export class ServingWords {
   /** what is passed to a thread */
   readonly shared: Int32Array;
+  readonly held: HeldWords;
   private readonly gatesWord: number;
   private readonly generationWord: number;
 
   /** @param shared of another ServingWords, in this thread or another */
   constructor(shared: Int32Array) {
     this.shared = shared;
-    this.gatesWord = shared.length - 2;
-    this.generationWord = shared.length - 1;
+    this.held = new HeldWords(shared.subarray(shared.length - HELD_WORDS));
+    this.gatesWord = shared.length - HELD_WORDS - 2;
+    this.generationWord = this.gatesWord + 1;
   }
 
   /** @param threads how many threads serve, in the slots from 1 on */
   static create(threads: number): ServingWords {
-    return new ServingWords(new Int32Array(new SharedArrayBuffer((1 + threads + 2) * Int32Array.BYTES_PER_ELEMENT)));
+    const count = 1 + threads + 2 + HELD_WORDS;
+    return new ServingWords(new Int32Array(new SharedArrayBuffer(count * Int32Array.BYTES_PER_ELEMENT)));
   }
 
   get isStopped(): boolean {
@@ -48,6 +54,7 @@ export class ServingWords {
     Atomics.store(this.shared, STOP_WORD, STOP.end);
     Atomics.store(this.shared, this.gatesWord, GATES_ENDED);
     Atomics.notify(this.shared, this.gatesWord);
+    this.held.wake();
   }
 
   /** The thread of that slot is about to touch the disk, if the other words, which are looked at after this, allow it. */

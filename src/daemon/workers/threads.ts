@@ -8,6 +8,7 @@ import type { SharedTree } from '../../filesystem/index.ts';
 import type { KernelSession } from '../../fuse/index.ts';
 import { programBuild } from '../../host/thread-life.ts';
 import type { Log, LogLevel } from '../log.ts';
+import type { Settled } from './waiting-room.ts';
 
 /** What a thread is given when it starts. */
 export interface ServeData {
@@ -21,9 +22,41 @@ export interface ServeData {
   readonly words: Int32Array;
   /** of `disk`, see Gate */
   readonly generation: number;
+  /** what becomes of requests that the host has no space for; absent: they fail */
+  readonly full?: 'hold' | RoomData;
 }
 
-/** What a running thread is told: the disk to take when its gate says so. */
+/** For the thread that is the waiting room, and takes no requests from the kernel. */
+export interface RoomData {
+  /** see WaitingRoomParts */
+  readonly limitMs: number | undefined;
+}
+
+/** A request that a worker holds; the main thread passes it to the waiting room. */
+export interface HeldMessage {
+  readonly type: 'held';
+  readonly message: Uint8Array;
+  readonly descriptor: number;
+  /** see HeldRequest */
+  readonly requester: number;
+  readonly sinceMs: number;
+  readonly file: string;
+  /** says what the host has no space for */
+  readonly sentence: string;
+}
+
+/** Held requests are answered. */
+export interface SettledMessage {
+  readonly type: 'settled';
+  readonly settled: Settled;
+}
+
+/** What a thread tells of held requests. */
+export type SpaceMessage = HeldMessage | SettledMessage;
+
+/** What a running thread is told: the disk to take when its gate says so, and, in the waiting room, requests. */
+export type ToldMessage = DiskMessage | HeldMessage;
+
 export interface DiskMessage {
   readonly type: 'disk';
   readonly disk: SharedDisk;
@@ -34,6 +67,7 @@ export type ThreadMessage =
   | { readonly type: 'started' }
   /** somebody has opened a file of the mount */
   | { readonly type: 'used' }
+  | SpaceMessage
   | { readonly type: 'log'; readonly level: LogLevel; readonly sentence: string }
   /** a request that the main thread answers, see answerLate() */
   | { readonly type: 'later'; readonly message: Uint8Array<ArrayBuffer>; readonly descriptor: number }
@@ -51,6 +85,8 @@ export interface Thread {
   readonly used: Promise<void>;
   /** Gives it the disk that it takes when its gate says so. */
   handOver(disk: SharedDisk): void;
+  /** Gives the waiting room a request. */
+  giveHeld(message: HeldMessage): void;
   /** resolves when the thread has ended; with the error that it died of, if it did not end by itself */
   readonly ended: Promise<Error | null>;
 }
@@ -60,6 +96,8 @@ export interface ThreadHears {
   readonly log: Log;
   /** @param message a request that its thread does not answer @param descriptor that it was read from */
   readonly later: (message: Uint8Array, descriptor: number) => void;
+  /** of requests that wait for space on the host */
+  readonly space: (message: SpaceMessage) => void;
 }
 
 /** A thread that has been started and loads its modules, but does not know yet what to do. */
@@ -94,7 +132,7 @@ export function warmThread(): WarmThread {
     });
   });
   return {
-    run: (data, { log, later }) => {
+    run: (data, { log, later, space }) => {
       let noteUse: () => void = () => undefined;
       const used = new Promise<void>((resolve) => {
         noteUse = resolve;
@@ -105,13 +143,15 @@ export function warmThread(): WarmThread {
           else if (message.type === 'used') noteUse();
           else if (message.type === 'finished') isFinished = true;
           else if (message.type === 'later') later(message.message, message.descriptor);
+          else if (message.type === 'held' || message.type === 'settled') space(message);
           else log(message.level, message.sentence);
         });
         void ended.then(() => resolve(false));
       });
       worker.postMessage(data);
       const handOver = (disk: SharedDisk): void => worker.postMessage({ type: 'disk', disk } satisfies DiskMessage);
-      return { threadId, slot: data.slot, started, used, handOver, ended };
+      const giveHeld = (message: HeldMessage): void => worker.postMessage(message);
+      return { threadId, slot: data.slot, started, used, handOver, giveHeld, ended };
     },
     discard: async () => {
       await worker.terminate();

@@ -1,5 +1,5 @@
-// Entry of the threads that serve requests until the mount ends. Each works on the shared state of the open image, through
-// an attached disk of its own.
+// Entry of the threads that serve requests until the mount ends: the workers, and the waiting room of full=wait. Each works on the
+// shared state of the open image, through an attached disk of its own.
 
 import { parentPort, receiveMessageOnPort } from 'node:worker_threads';
 import { attachDisk, logLongHolds, type SharedDisk, type VirtualDisk } from '../../disk/index.ts';
@@ -9,9 +9,18 @@ import { Device, FuseServer, readCounters } from '../../fuse/index.ts';
 import { setIoFlusher } from '../../native/index.ts';
 import { type LogLevel, requestErrorLog } from '../log.ts';
 import { refusalLog } from '../refusal-log.ts';
+import { holdRequests } from './hold.ts';
 import { Gate, RequestGate } from './request-gate.ts';
 import { ServingWords } from './serving-words.ts';
-import { type DiskMessage, FIRST_SLOT, type ServeData, type ThreadMessage } from './threads.ts';
+import {
+  FIRST_SLOT,
+  type HeldMessage,
+  type RoomData,
+  type ServeData,
+  type ThreadMessage,
+  type ToldMessage,
+} from './threads.ts';
+import { RETRY_MS, WaitingRoom } from './waiting-room.ts';
 
 function post(message: ThreadMessage): void {
   parentPort?.postMessage(message);
@@ -34,25 +43,59 @@ function attach(disk: SharedDisk, slot: number): VirtualDisk {
   return attachDisk(disk, slot, (sentence) => log('notice', sentence));
 }
 
-/** The disk that the main thread has handed over last; it sends one before it says that there is one. */
-function receiveDisk(slot: number): VirtualDisk {
-  let last: DiskMessage | undefined;
-  for (;;) {
-    const received = parentPort === null ? undefined : receiveMessageOnPort(parentPort);
-    if (received === undefined) break;
-    last = received.message as DiskMessage;
+/** What the main thread has told this thread, which never returns to its event loop. */
+class Inbox {
+  private disk: SharedDisk | null = null;
+  private held: HeldMessage[] = [];
+
+  /** The disk that was handed over last; the main thread sends one before it says that there is one. */
+  takeDisk(): SharedDisk {
+    this.receive();
+    if (this.disk === null) throw new Error('a disk was announced, but none was handed over');
+    const { disk } = this;
+    this.disk = null;
+    return disk;
   }
-  if (last === undefined) throw new Error('a disk was announced, but none was handed over');
-  return attach(last.disk, slot);
+
+  takeHeld(): readonly HeldMessage[] {
+    this.receive();
+    return this.held.splice(0);
+  }
+
+  private receive(): void {
+    for (;;) {
+      const received = parentPort === null ? undefined : receiveMessageOnPort(parentPort);
+      if (received === undefined) return;
+      const message = received.message as ToldMessage;
+      if (message.type === 'disk') this.disk = message.disk;
+      else this.held.push(message);
+    }
+  }
 }
 
-function serve({ slot, disk, tree, ...data }: ServeData): void {
+/** What a thread of either kind works with. */
+interface Station {
+  readonly data: ServeData;
+  readonly filesystem: DiskFilesystem;
+  readonly words: ServingWords;
+  readonly gate: Gate;
+  readonly inbox: Inbox;
+}
+
+function prepare(data: ServeData): Station {
+  const { slot, disk, tree, generation } = data;
+  const inbox = new Inbox();
   const filesystem = new DiskFilesystem(attach(disk, slot), tree, refusalLog(log));
   const words = new ServingWords(data.words);
-  const gate = new Gate(words, slot, data.generation, () => filesystem.takeOver(receiveDisk(slot)));
+  const gate = new Gate(words, slot, generation, () => filesystem.takeOver(attach(inbox.takeDisk(), slot)));
+  return { data, filesystem, words, gate, inbox };
+}
+
+function serve({ data, filesystem, words, gate }: Station): void {
   // only the first thread is asked: the others are there because of it
-  let isUsed = slot !== FIRST_SLOT;
-  const server = new FuseServer(new RequestGate(new Device(data.descriptor), gate), data.protocol, filesystem, {
+  let isUsed = data.slot !== FIRST_SLOT;
+  const { descriptor } = data;
+  const server = new FuseServer(new RequestGate(new Device(descriptor), gate), data.protocol, filesystem, {
     shouldStop: () => {
       if (!isUsed && readCounters(data.counters)['OPEN'] !== undefined) {
         isUsed = true;
@@ -68,6 +111,7 @@ function serve({ slot, disk, tree, ...data }: ServeData): void {
       ]);
     },
     counters: data.counters,
+    ...(data.full === undefined ? {} : { hold: holdRequests({ words, descriptor, post, log }) }),
   });
   post({ type: 'started' });
   try {
@@ -75,11 +119,31 @@ function serve({ slot, disk, tree, ...data }: ServeData): void {
   } finally {
     gate.leave();
   }
-  post({ type: 'finished' });
+}
+
+/** Repeats what is held, several times a second, until the mount has ended and nothing is held any more. */
+function wait({ data, filesystem, words, gate, inbox }: Station, { limitMs }: RoomData): void {
+  const server = new FuseServer(data.descriptor, data.protocol, filesystem, {
+    hold: () => true,
+    onError: requestErrorLog(log),
+  });
+  const room = new WaitingRoom({ server, words, gate, limitMs });
+  post({ type: 'started' });
+  for (;;) {
+    const { turn } = words.held;
+    for (const { descriptor, ...held } of inbox.takeHeld()) room.take({ ...held, channel: new Device(descriptor) });
+    const settled = room.round();
+    if (settled !== null) post({ type: 'settled', settled });
+    if (words.isStopped && room.isEmpty) return;
+    words.held.sleep(turn, room.isEmpty ? Number.POSITIVE_INFINITY : RETRY_MS);
+  }
 }
 
 parentPort?.once('message', (data: ServeData) => {
   markIoFlusher();
   logLongHolds((sentence) => log('notice', sentence));
-  serve(data);
+  const station = prepare(data);
+  if (typeof data.full === 'object') wait(station, data.full);
+  else serve(station);
+  post({ type: 'finished' });
 });

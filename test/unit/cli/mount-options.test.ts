@@ -62,6 +62,7 @@ describe('parseMountOptions', () => {
       share: false,
       snapshot: false,
       overlay: '/o',
+      full: 'report',
       flags: [],
       allowBacking: ['/a', '/b'],
       source: 'x',
@@ -87,6 +88,12 @@ describe('parseMountOptions', () => {
   it('refuses what would hide failures', () => {
     expect(refusal('auto_unmount')).toContain('hide');
     expect(refusal('remount,ro')).toContain('imgfuse remount');
+  });
+  it('knows what becomes of writes on a full host', () => {
+    expect(parseMountOptions(['full=wait']).full).toBe('wait');
+    expect(parseMountOptions(['full=wait,full=report']).full).toBe('report');
+    expect(refusal('full=stop')).toBe('"stop" is no value for full; choose one of report, wait');
+    expect(refusal('full')).toContain('needs a value');
   });
   it('refuses values just outside their range, missing and superfluous values', () => {
     expect(refusal('workers=0')).toContain('from 1 to 64');
