@@ -61,10 +61,14 @@ function fioJob(cycle: number, ...more: readonly string[]): string[] {
   ];
 }
 
-/** Takes all the space that the host has left. */
+/** Takes all the space that the host has left; the image may take some of it meanwhile. */
 function fill(): void {
-  const { bavail, bsize } = statfsSync(host);
-  if (bavail > 0) run('fallocate', '--length', String(bavail * bsize), `${host}/filler`);
+  for (let tries = 0; tries < 20; tries++) {
+    const { bavail, bsize } = statfsSync(host);
+    if (bavail === 0) return;
+    if (bench.run('fallocate', ['--length', String(bavail * bsize), `${host}/filler`]).code === 0) return;
+  }
+  throw new Error('the host cannot be filled');
 }
 
 async function fullCycle(cycle: number): Promise<void> {
