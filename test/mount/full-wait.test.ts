@@ -114,7 +114,9 @@ describe.each(['raw', 'qed', 'qcow2'])('a %s image with full=wait', (format) => 
     expect(state).toMatchObject({ requests: 1, file: image, 'file-system': host });
     expect(Math.abs(Date.parse(state.since) - started)).toBeLessThan(60_000);
     const sentence = `1 request waits for space on ${host} since ${state.since}, because ${image} cannot grow`;
-    expect(imgfuse('status', mountpoint)).toContain(`full host:     ${sentence}`);
+    expect(imgfuse('status', mountpoint)).toMatch(new RegExp(`^full host: +${sentence}$`, 'm'));
+    const text = readFileSync(`${mountpoint}/status.json`, 'utf8');
+    expect(JSON.parse(text)).toMatchObject({ full: 'wait', 'waiting-for-space': { requests: 1, file: image } });
     expect(imgfuse('status')).toMatch(/ waiting +rw /);
     expect(log()).toContain(`from now on requests wait until there is space on ${host} (full=wait), and reads go on`);
     process.kill(bench.daemonPid(), 'SIGUSR1');
