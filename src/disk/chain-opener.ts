@@ -137,7 +137,10 @@ export class ChainOpener {
     assertIsBase(overlay, reference, file, named);
     this.sayWhoIsNotKeptOut(file, this.options.locksBelow);
     const format = formatOf(file, reference.format ?? named, log);
-    const opened = this.openImage(image, file, format, { readOnly: true, isLazy: true, probed: false });
+    const opened = this.openImage(image, file, format, {
+      ...{ readOnly: true, isLazy: true, probed: false },
+      wantsSnapshots: this.options.snapshots,
+    });
     this.assertRightParent(overlay, reference, opened);
     return opened;
   }

@@ -12,6 +12,7 @@ import {
   type ReadableImage,
   type ReadableSnapshot,
   type SharedImage,
+  type Snapshots,
   type WritableImage,
 } from '../format/image-format.ts';
 import type { RemoteFile, Traffic } from '../host/host-file.ts';
@@ -79,6 +80,8 @@ export class VirtualDisk {
   private readonly image: ReadableImage;
   /** the image, unless it is read-only */
   private readonly writable: WritableImage | null;
+  /** only images whose snapshots were wanted have some */
+  private readonly readable: Snapshots | undefined;
   private readonly copyOnRead: CopyOnRead | null;
   /** of the chain, those whose bytes come from a server */
   private readonly remote: readonly RemoteFile[];
@@ -94,6 +97,7 @@ export class VirtualDisk {
     this.image = image;
     this.marks = marks;
     this.writable = image.readOnly ? null : image;
+    this.readable = imageChain(image).find(({ snapshots }) => snapshots !== undefined)?.snapshots;
     this.copyOnRead = copyOnRead;
     this.remote = imageChain(image).flatMap(({ file }) => file.remote ?? []);
     this.lockWord = lockWord;
@@ -242,16 +246,19 @@ export class VirtualDisk {
     return chainSeek(this.image, offset, wantsData, end);
   }
 
-  /** Internal snapshots that can be read, if they were wanted when the disk was opened. */
+  /**
+   * Internal snapshots that can be read, if they were wanted when the disk was opened: those of the image, or, if an overlay was put
+   * on the image and has none of its own, those of the image below it.
+   */
   snapshots(): readonly ReadableSnapshot[] {
-    return this.image.snapshots?.list ?? [];
+    return this.readable?.list ?? [];
   }
 
   /** The disk of a snapshot, which can be read as long as this disk is open. @param position in snapshots() */
   openSnapshot(position: number): SnapshotDisk {
-    const { snapshots } = this.image;
-    assert(snapshots?.list[position] !== undefined, `there is no snapshot ${position}`);
-    return new SnapshotDisk(snapshots.open(position), () => this.requestBegins());
+    const { readable } = this;
+    assert(readable?.list[position] !== undefined, `there is no snapshot ${position}`);
+    return new SnapshotDisk(readable.open(position), () => this.requestBegins());
   }
 
   /** Background work; called a few times a second by one thread. @param nowMs of steadyMs() */

@@ -15,7 +15,7 @@ import { nameSnapshots } from './snapshot-names.ts';
 
 const MODE = 0o444;
 /** Snapshots that a thread keeps open. */
-const KEPT = 16;
+const KEPT = 64;
 
 export class SnapshotFiles {
   /** the node of each listed name, in the order of the image */

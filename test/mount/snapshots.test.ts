@@ -10,7 +10,7 @@ import { promisify } from 'node:util';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { fuseNativeAvailable } from '../../src/fuse/index.ts';
 import { firstDifference } from '../support/image-files.ts';
-import { hasQemu, qemuCheck, qemuImg, qemuIo } from '../support/qemu.ts';
+import { hasQemu, qemuCheck, qemuImg, qemuIo, tryQemu } from '../support/qemu.ts';
 import { seededRandom } from '../support/random.ts';
 import { canMountAsRoot, hasCommand, requireOrSkip } from '../support/requirements.ts';
 import { SNAPSHOT_KINDS, SNAPSHOT_NAMES, SnapshotImageFile } from '../support/snapshot-images.ts';
@@ -178,6 +178,21 @@ test('a snapshot cannot be changed, in any way: EROFS, so that losetup and mount
   }
 });
 
+test.each(['ro', 'rw'])('no other program can delete or make one while the image is mounted %s', (mode) => {
+  const image = imageWith('one', 'two');
+  const at = mount(image, '-o', mode);
+  for (const how of [
+    ['-d', 'one'],
+    ['-a', 'one'],
+    ['-c', 'three'],
+  ]) {
+    const { code, output } = tryQemu('qemu-img', 'snapshot', ...how, image);
+    expect(code, output).not.toBe(0);
+    expect(output).toContain('lock');
+  }
+  expect(byteOf(fileOf(at, 'one'))).toBe(1);
+});
+
 test('there is no directory without snapshots, and none where the mountpoint is a file', () => {
   const image = imageWith();
   const at = mount(image);
@@ -201,6 +216,14 @@ test('a snapshot keeps its file and its bytes when the image is opened anew', ()
     expect(byteOf(fileOf(at, 'one'))).toBe(1);
     expect(byteOf(fileOf(at, 'two'))).toBe(2);
   }
+});
+
+test.each(['overlay=over.qcow2', 'snapshot'])('with -o %s the snapshots are those of the image below', (option) => {
+  const at = mount(imageWith('one', 'two'), '-o', option);
+  writeFileSync(join(at, 'disk.raw'), Buffer.alloc(MIB, 8), { flag: 'r+', flush: true });
+  expect(readdirSync(join(at, 'snapshots')).sort()).toEqual(['one.raw', 'two.raw']);
+  expect(byteOf(fileOf(at, 'one'))).toBe(1);
+  expect(byteOf(fileOf(at, 'two'))).toBe(2);
 });
 
 test('fuse-native shows them as well', (context) => {
