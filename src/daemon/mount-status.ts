@@ -3,6 +3,7 @@
 import { formatSize } from '../bytes/format-size.ts';
 import type { NetworkStatus, OpenStep, VirtualDisk } from '../disk/index.ts';
 import type { GuestStatus } from './inspection/guest-status.ts';
+import { type SnapshotsStatus, snapshotsStatus } from './inspection/snapshot-status.ts';
 import type { FullPolicy, MountRequest } from './mount-request.ts';
 import type { Phase } from './mount-state.ts';
 import { type OverlayReport, overlayReport } from './overlay-report.ts';
@@ -10,7 +11,7 @@ import type { Serving } from './serving.ts';
 import type { WaitingForSpace } from './space-watch.ts';
 
 /** Keys are spelled as in qemu-img, if it has them. */
-export interface MountStatus extends GuestStatus {
+export interface MountStatus extends GuestStatus, SnapshotsStatus {
   readonly image: string;
   readonly mountpoint: string;
   readonly format: string;
@@ -82,6 +83,7 @@ export function mountStatus(
     ...(overlay === undefined ? {} : { overlay }),
     full: request.full,
     ...(waiting === null ? {} : { 'waiting-for-space': waiting }),
+    ...snapshotsStatus(disk, serving.diskFile !== serving.mountpoint),
     requests: serving.requests(),
     failure: status.failure,
     log,

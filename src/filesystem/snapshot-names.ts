@@ -8,7 +8,7 @@ const SUFFIX = '.raw';
 /** NAME_MAX, in bytes */
 const LONGEST_NAME = 255;
 /** What no file name can have, what a terminal would obey, bytes that are not UTF-8 (bytes/names.ts), and the mark of an escape. */
-const ESCAPED = /[\p{Cc}\p{Cs}/%]/gu;
+const ESCAPED = /[\p{Cc}\p{Cs}/%]/u;
 
 /** Both give positions in the list of the image. */
 export interface SnapshotNames {
@@ -42,13 +42,26 @@ export function nameSnapshots(snapshots: readonly Named[]): SnapshotNames {
 
 /** A name or an id as a file name: what a file name cannot have is "%" and two hexadecimal digits. Null if it is empty or too long. */
 function fileNameOf(text: string): string | null {
-  if (text === '') return null;
-  const file = text.replace(ESCAPED, percentEscape) + SUFFIX;
-  return bytesOfName(file).length > LONGEST_NAME ? null : file;
+  if (text === '' || text.length > LONGEST_NAME) return null;
+  const file = `${ESCAPED.test(text) ? escapeName(text) : text}${SUFFIX}`;
+  return Buffer.byteLength(file) > LONGEST_NAME ? null : file;
+}
+
+function escapeName(text: string): string {
+  let escaped = '';
+  for (const character of text) {
+    // thousands of hostile names: what is too long already need not be made longer
+    if (escaped.length > LONGEST_NAME) break;
+    escaped += ESCAPED.test(character) ? percentEscape(character) : character;
+  }
+  return escaped;
+}
+
+function escapeOf(byte: number): string {
+  return byte < 16 ? `%0${byte.toString(16).toUpperCase()}` : `%${byte.toString(16).toUpperCase()}`;
 }
 
 function percentEscape(character: string): string {
   const byte = escapedByte(character);
-  const bytes = byte === null ? bytesOfName(character) : [byte];
-  return Array.from(bytes, (each) => `%${each.toString(16).toUpperCase().padStart(2, '0')}`).join('');
+  return byte === null ? Array.from(bytesOfName(character), escapeOf).join('') : escapeOf(byte);
 }

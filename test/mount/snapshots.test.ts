@@ -226,6 +226,18 @@ test.each(['overlay=over.qcow2', 'snapshot'])('with -o %s the snapshots are thos
   expect(byteOf(fileOf(at, 'two'))).toBe(2);
 });
 
+test('status and status.json say which there are', () => {
+  const at = mount(imageWith('one', 'a/b'));
+  const [status] = JSON.parse(bench.imgfuse('status', '--output=json', at).stdout);
+  expect(status.snapshots).toEqual([
+    expect.objectContaining({ id: '1', name: 'one', file: 'one.raw', 'virtual-size': 2 * MIB }),
+    expect.objectContaining({ id: '2', name: 'a/b', file: 'a%2Fb.raw', 'virtual-size': 2 * MIB }),
+  ]);
+  expect(status.snapshots[0]['date-sec']).toBe(Math.floor(statSync(fileOf(at, 'one')).mtimeMs / 1000));
+  expect(JSON.parse(readFileSync(join(at, 'status.json'), 'utf8')).snapshots).toEqual(status.snapshots);
+  expect(bench.imgfuse('status', at).stdout).toMatch(/^a%2Fb\.raw +2 +2 MiB +\d{4}-.* a\/b$/m);
+});
+
 test('fuse-native shows them as well', (context) => {
   requireOrSkip(context, fuseNativeAvailable(), 'fuse-native and libfuse.so.2');
   const at = mount(imageWith('one', 'a/b'), '--transport', 'fuse-native');
@@ -271,9 +283,13 @@ test('a file system in a snapshot is mounted beside the one on the disk that is 
     mount -o loop ${at}/disk.raw ${now}
     mount -o loop,ro ${at}/snapshots/old.raw ${then}
     sha256sum <${then}/file >before
-    rm ${now}/copy; sync; fstrim ${now} || true
-    for n in 1 2 3 4 5 6; do head -c 6M /dev/urandom >${now}/file; sync; cp ${now}/file ${now}/more-$n; done; sync
-    echo 3 >/proc/sys/vm/drop_caches || true
+    rm ${now}/copy; sync -f ${now}; fstrim ${now} || true
+    for n in 1 2 3 4 5 6; do
+      head -c 6M /dev/urandom >${now}/file; sync -f ${now}; cp ${now}/file ${now}/more-$n; sync -f ${now}
+    done
+    cmp ${then}/file ${then}/copy
+    # a loop device of its own, without the pages of the first one
+    umount ${then}; mount -o loop,ro ${at}/snapshots/old.raw ${then}
     sha256sum <${then}/file >after; cmp before after; cmp ${then}/file ${then}/copy
     umount ${then} ${now}`);
   await delay(100);

@@ -48,7 +48,8 @@ function columns(id: string, tag: string, size: string, date: string, vmClock: s
   ].join(' ');
 }
 
-function localDate(seconds: number): string {
+/** In local time, as qemu-img has it. */
+export function localDate(seconds: number): string {
   const date = new Date(seconds * 1000);
   const two = (value: number): string => String(value).padStart(2, '0');
   const day = `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())}`;

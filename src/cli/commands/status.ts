@@ -6,6 +6,7 @@ import { formatSize } from '../../bytes/format-size.ts';
 import { shellQuote } from '../../bytes/printable.ts';
 import { ControlClient } from '../../daemon/control-socket.ts';
 import type { ContentStatus, PartitionStatus } from '../../daemon/inspection/guest-status.ts';
+import type { SnapshotStatus } from '../../daemon/inspection/snapshot-status.ts';
 import { type MountStatus, POSSIBLY_INCONSISTENT, sentenceOfWaiting } from '../../daemon/mount-status.ts';
 import type { OverlayReport } from '../../daemon/overlay-report.ts';
 import type { NetworkStatus } from '../../disk/index.ts';
@@ -17,6 +18,7 @@ import { ownUid } from '../../mounts/runtime-directory.ts';
 import { listTargets, type Target } from '../../mounts/target.ts';
 import type { Command } from '../command.ts';
 import { answered, complain, formatTable, type OutputMode, print, printJson } from '../output.ts';
+import { localDate } from './info-snapshots.ts';
 
 /**
  * opening: nothing is mounted yet; mounted: serving; elsewhere: serving in another mount namespace; closing: unmounted, the image
@@ -197,8 +199,13 @@ function detailText(each: Report): string {
       .filter(([, value]) => value !== undefined && value !== null)
       .map(([key, value]) => [key && `${key}:`, String(value)]),
   );
-  const partitions = each.partitions ?? [];
-  return partitions.length === 0 ? details : `${details}\n\n${partitionTable(partitions)}`;
+  const { partitions = [], snapshots = [], 'more-snapshots': more } = each;
+  return [
+    details,
+    ...(partitions.length === 0 ? [] : [partitionTable(partitions)]),
+    ...(snapshots.length === 0 ? [] : [snapshotTable(snapshots)]),
+    ...(more === undefined ? [] : [`and ${more} more snapshots`]),
+  ].join('\n\n');
 }
 
 function tableText({ table, content }: Report): string | undefined {
@@ -212,6 +219,15 @@ function partitionTable(partitions: readonly PartitionStatus[]): string {
   const rows = partitions.map(({ number, start, size: bytes, type, 'type-name': typeName, name, content }) => [
     ...[`${number}.raw`, String(start), formatSize(bytes), typeName ?? type, name ?? ''],
     content === null ? '' : contentText(content),
+  ]);
+  return formatTable([heading, ...rows]);
+}
+
+function snapshotTable(snapshots: readonly SnapshotStatus[]): string {
+  const heading = ['SNAPSHOT', 'ID', 'SIZE', 'DATE', 'NAME'];
+  const rows = snapshots.map(({ file, id, name, 'virtual-size': bytes, 'date-sec': seconds }) => [
+    ...[file ?? '', id, formatSize(bytes), localDate(seconds)],
+    file === `${name}.raw` ? '' : name,
   ]);
   return formatTable([heading, ...rows]);
 }

@@ -12,8 +12,8 @@ import type { PlacedSnapshot } from '../state.ts';
 
 /** Snapshots that are shown of one image; each takes some memory in every thread. */
 export const MAX_READABLE_SNAPSHOTS = 4096;
-/** Bytes of an id or a name; QEMU makes ids of 127 and names of 255 at most. */
-const MAX_TEXT_LENGTH = 1023;
+/** Characters of an id or a name; QEMU makes ids of 127 bytes and names of 255 at most. */
+const MAX_TEXT_LENGTH = 255;
 /** Sentences about single snapshots. */
 const MAX_SENTENCES = 8;
 
