@@ -2,19 +2,14 @@
 // of requests are those of the file. Invariant: nothing is read or changed outside the range, and each change is told to the watch
 // of the partition table after it was made.
 
-import {
-  FALLOC_FL_KEEP_SIZE,
-  FALLOC_FL_PUNCH_HOLE,
-  FALLOC_FL_ZERO_RANGE,
-  SEEK_DATA,
-  SEEK_HOLE,
-} from '../bytes/linux.ts';
+import { FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE } from '../bytes/linux.ts';
 import { guestOffset } from '../bytes/offsets.ts';
 import type { VirtualDisk } from '../disk/index.ts';
 import { ERRNO, ImgfuseError } from '../errors/index.ts';
 import { failure } from './failure.ts';
 import { HANDLE, type Handles, isTruncating } from './handles.ts';
 import type { SharedNode } from './records.ts';
+import { seekIn } from './seek.ts';
 import type { TableWatch } from './table-watch.ts';
 import type { TreeWords } from './tree-state.ts';
 import type { Truncation } from './truncation.ts';
@@ -131,12 +126,12 @@ export class RangeFile {
   }
 
   seek(offset: number, whence: number): number {
-    const size = this.size();
-    if (whence !== SEEK_DATA && whence !== SEEK_HOLE) throw failure(ERRNO.EINVAL, `lseek with whence ${whence}`);
-    if (offset >= size) throw failure(ERRNO.ENXIO, `offset ${offset} lies beyond the end of ${this.name}`);
-    const found = this.disk.seek(this.start + offset, whence === SEEK_DATA, this.start + size) - this.start;
-    if (found < size || whence === SEEK_HOLE) return Math.min(found, size);
-    throw failure(ERRNO.ENXIO, `there is no data after offset ${offset}`);
+    return seekIn(this, offset, whence);
+  }
+
+  /** As SoughtFile has it. */
+  find(offset: number, wantsData: boolean): number {
+    return this.disk.seek(this.start + offset, wantsData, this.start + this.size()) - this.start;
   }
 
   flush(): void {

@@ -4,13 +4,14 @@
 // opened anew.
 
 import { createHash } from 'node:crypto';
-import { S_IFREG, SEEK_DATA, SEEK_HOLE } from '../bytes/linux.ts';
+import { S_IFREG } from '../bytes/linux.ts';
 import { guestOffset } from '../bytes/offsets.ts';
 import type { ReadableSnapshot, SnapshotDisk, VirtualDisk } from '../disk/index.ts';
 import { ERRNO, type ImgfuseError } from '../errors/index.ts';
 import type { Attributes } from '../fuse/filesystem.ts';
 import { failure } from './failure.ts';
 import { FIRST_SNAPSHOT_NODE, SNAPSHOT_NODES, SNAPSHOTS_NAME } from './nodes.ts';
+import { seekIn } from './seek.ts';
 import { nameSnapshots } from './snapshot-names.ts';
 
 const MODE = 0o444;
@@ -122,12 +123,12 @@ export class SnapshotFile {
   }
 
   seek(offset: number, whence: number): number {
-    const size = this.size();
-    if (whence !== SEEK_DATA && whence !== SEEK_HOLE) throw failure(ERRNO.EINVAL, `lseek with whence ${whence}`);
-    if (offset >= size) throw failure(ERRNO.ENXIO, `offset ${offset} lies beyond the end of ${this.name}`);
-    const found = this.snapshot.seek(offset, whence === SEEK_DATA);
-    if (found < size || whence === SEEK_HOLE) return Math.min(found, size);
-    throw failure(ERRNO.ENXIO, `there is no data after offset ${offset}`);
+    return seekIn(this, offset, whence);
+  }
+
+  /** As SoughtFile has it. */
+  find(offset: number, wantsData: boolean): number {
+    return this.snapshot.seek(offset, wantsData);
   }
 
   write(): never {

@@ -103,6 +103,8 @@ const OVERWRITE: readonly Operation[] = [
   flush,
   write(800 * KIB, 200 * KIB, 13),
   flush,
+  // links that wait while the reader goes on
+  write(64 * KIB, 192 * KIB, 14),
 ];
 
 /** A write of every kind of cluster, the flush that frees what is replaced, and one that links new clusters in its place. */

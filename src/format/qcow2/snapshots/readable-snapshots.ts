@@ -5,6 +5,7 @@
 import { printable } from '../../../bytes/printable.ts';
 import { describeError, ImgfuseError, isCorrupt } from '../../../errors/index.ts';
 import type { HostFile } from '../../../host/host-file.ts';
+import type { SnapshotDetails } from '../../image-format.ts';
 import { L1_ENTRY_BYTES, l1EntriesFor } from '../geometry.ts';
 import type { Qcow2Header } from '../header/header.ts';
 import { checkSnapshotL1, type Snapshot, snapshotEntries } from '../header/snapshot-table.ts';
@@ -57,22 +58,17 @@ export function readableSnapshots(
 }
 
 function placed({ l1Size, l1TableOffset, diskSize, entryOffset: _, ...details }: Snapshot): PlacedSnapshot {
-  return {
-    ...details,
-    virtualSize: diskSize,
-    l1Table: { offset: l1TableOffset, entries: l1Size },
-  };
+  return { ...details, virtualSize: diskSize, l1Table: { offset: l1TableOffset, entries: l1Size } };
 }
 
 /** @throws ImgfuseError corrupt */
 function assertReadable(file: HostFile, header: Qcow2Header, snapshot: Snapshot): void {
   const { clusterSize, extendedL2, l1Size: activeEntries, refcountTableClusters, refcountTableOffset } = header;
   const { diskSize, id, l1Size, l1TableOffset, name } = snapshot;
+  const { path } = file;
   const refuse = (what: string): never => {
-    throw new ImgfuseError('corrupt', `${file.path}: the snapshot "${called(snapshot)}" ${what}`, {
-      path: file.path,
-      offset: snapshot.entryOffset,
-    });
+    const context = { path, offset: snapshot.entryOffset };
+    throw new ImgfuseError('corrupt', `${path}: the snapshot "${calledSnapshot(snapshot)}" ${what}`, context);
   };
   if (id.length > MAX_TEXT_LENGTH || name.length > MAX_TEXT_LENGTH) {
     refuse(`has an id or a name of more than ${MAX_TEXT_LENGTH} characters`);
@@ -85,12 +81,10 @@ function assertReadable(file: HostFile, header: Qcow2Header, snapshot: Snapshot)
     l1TableOffset < offset + bytes && offset < l1TableOffset + l1Size * L1_ENTRY_BYTES;
   // a table that changes with the disk is no snapshot
   if (isIn(header.l1TableOffset, activeEntries * L1_ENTRY_BYTES)) refuse('has its L1 table in that of the image');
-  if (isIn(refcountTableOffset, refcountTableClusters * clusterSize)) {
-    refuse('has its L1 table in the refcount table');
-  }
+  if (isIn(refcountTableOffset, refcountTableClusters * clusterSize)) refuse('has its L1 table in the refcount table');
 }
 
-/** For a sentence. */
-function called({ id, name }: Snapshot): string {
+/** What a sentence calls it. */
+export function calledSnapshot({ id, name }: Pick<SnapshotDetails, 'id' | 'name'>): string {
   return printable((name === '' ? id : name).slice(0, 80));
 }

@@ -3,9 +3,7 @@
 // snapshot above 0, so the active layer copies it before it changes anything, and no flush frees it. Nothing here
 // deletes a snapshot, and the image lock keeps other programs from it. So a mapping stays true after the lock is released.
 
-import type { GuestOffset, HostOffset } from '../../../bytes/offsets.ts';
-import { hostOffset } from '../../../bytes/offsets.ts';
-import { printable } from '../../../bytes/printable.ts';
+import { type GuestOffset, type HostOffset, hostOffset } from '../../../bytes/offsets.ts';
 import type { Mutex } from '../../../concurrency/mutex.ts';
 import { ImgfuseError } from '../../../errors/index.ts';
 import type { HostFile } from '../../../host/host-file.ts';
@@ -24,6 +22,7 @@ import { Qcow2RunReader } from '../run-reader.ts';
 import { Qcow2ScannedTables } from '../scanned-tables.ts';
 import type { PlacedSnapshot } from '../state.ts';
 import type { Tables } from '../table.ts';
+import { calledSnapshot } from './readable-snapshots.ts';
 
 /** Of the image that has the snapshots: the objects of this thread. */
 export interface SnapshotParts {
@@ -86,33 +85,14 @@ class Qcow2SnapshotImage implements SnapshotImage {
     const pending = new PendingLinks(createPendingLinksState(1));
     const pendingTables = new PendingLinks<number>(createPendingLinksState(1));
     const numbers = new SnapshotTables(snapshot, parts.numbers);
-    const headerBits = {
-      damaged: (sentence: string, offset: HostOffset) => damaged(file, snapshot, sentence, offset),
-    };
+    const headerBits = { damaged: (sentence: string, at: HostOffset) => damaged(file, snapshot, sentence, at) };
     const common = { version, geometry, pending, hasDataFile: false };
-    const mapper = new Mapper({
-      ...common,
-      path: file.path,
-      tables,
-      pendingTables,
-      numbers,
-      headerBits,
-    });
+    const mapper = new Mapper({ ...common, path: file.path, tables, pendingTables, numbers, headerBits });
     this.ranges = new RangeReader(lock, mapper, new Qcow2RunReader(data, compressed, backing));
-    const scanned = new Qcow2ScannedTables({
-      ...common,
-      slices: tables.slices,
-      mapper,
-    });
+    const scanned = new Qcow2ScannedTables({ ...common, slices: tables.slices, mapper });
     const holes = data.isEncrypted ? null : new HostHoles(file);
     const scan = new StatusScan(scanned, holes, backing !== null);
-    this.map = new ImageMap({
-      lock,
-      scan,
-      backing,
-      showsPlaces: !data.isEncrypted,
-      dataFile: null,
-    });
+    this.map = new ImageMap({ lock, scan, backing, showsPlaces: !data.isEncrypted, dataFile: null });
   }
 
   virtualSize(): number {
@@ -135,7 +115,6 @@ class Qcow2SnapshotImage implements SnapshotImage {
 }
 
 /** Damage in the tables of a snapshot is no danger for the disk, which does not use them: the image goes on, the read fails. */
-function damaged(file: HostFile, { id, name }: PlacedSnapshot, sentence: string, offset: HostOffset): ImgfuseError {
-  const called = printable((name === '' ? id : name).slice(0, 80));
-  return new ImgfuseError('corrupt', `${file.path}: snapshot "${called}": ${sentence}`, { path: file.path, offset });
+function damaged({ path }: HostFile, snapshot: PlacedSnapshot, sentence: string, offset: HostOffset): ImgfuseError {
+  return new ImgfuseError('corrupt', `${path}: snapshot "${calledSnapshot(snapshot)}": ${sentence}`, { path, offset });
 }
