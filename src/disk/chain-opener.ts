@@ -11,6 +11,7 @@ import { ClosedMarks } from './closed-marks.ts';
 import { ImageFiles } from './image-files.ts';
 import type { OpenDiskOptions } from './open-options.ts';
 import { assertIsBase, makeOverlay, noBase, type OverlaidImage } from './overlay.ts';
+import { searchParent } from './parent-search.ts';
 import { formatOf, probeFormat, recognizedName } from './probe.ts';
 import { formatByName, formatNames, overlayFormat, rawFormat } from './registry.ts';
 
@@ -176,8 +177,11 @@ export class ChainOpener {
   }
 
   /** The first of the names that leads to a file that may be opened. */
-  private resolveFirst(overlay: NamingImage, { name, otherNames = [] }: BackingReference): NamedFile {
+  private resolveFirst(overlay: NamingImage, reference: BackingReference): NamedFile {
     const policy = { allowed: this.options.allowBacking ?? [] };
+    const { name, otherNames = [] } = reference;
+    const searched = searchParent(overlay, reference, policy);
+    if (searched !== null) return searched;
     const refusals: ImgfuseError[] = [];
     for (const each of [name, ...otherNames]) {
       try {

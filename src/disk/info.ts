@@ -1,10 +1,12 @@
 // Facts about an image file from its header alone.
 
 import { closingAfter } from '../errors/close.ts';
-import type { ParentFacts, SnapshotDetails } from '../format/image-format.ts';
+import { ImgfuseError } from '../errors/index.ts';
+import type { BackingReference, ParentFacts, SnapshotDetails } from '../format/image-format.ts';
 import { type LockMode, lockImage } from '../host/image-locks.ts';
 import { locateBacking } from './backing-policy.ts';
 import { openImageFile } from './image-file.ts';
+import { searchParent } from './parent-search.ts';
 import { formatOf, type RawOption } from './probe.ts';
 
 export interface DiskInfo {
@@ -66,7 +68,7 @@ export function inspectParent(
           ? {}
           : {
               backingFilename: backing.name,
-              fullBackingFilename: locateBacking(imagePath, backing.name),
+              fullBackingFilename: placeOf(imagePath, file.path, backing),
               ...(backing.format === undefined ? {} : { backingFormat: backing.format }),
             }),
         snapshots: details.snapshots ?? [],
@@ -84,4 +86,15 @@ export function inspectParent(
       return { info, parent };
     },
   );
+}
+
+/** A parent that is looked for, and not found, has no place but its name. */
+function placeOf(imagePath: string, path: string, backing: BackingReference): string {
+  try {
+    const found = searchParent({ name: imagePath, path }, backing, { allowed: [] });
+    return found?.path ?? locateBacking(imagePath, backing.name);
+  } catch (error) {
+    if (error instanceof ImgfuseError && error.kind === 'missing') return backing.name;
+    throw error;
+  }
 }

@@ -45,9 +45,19 @@ export interface ParentIdentity {
   readonly values: readonly string[];
 }
 
+/** What a parent is looked for by, if the image has no name of it. */
+export interface ParentSearch {
+  /** which image it is, as a sentence goes on after "a VDI image" */
+  readonly what: string;
+  /** of `identity` of an image: this is the one, in whatever state */
+  readonly matches: (identity: string) => boolean;
+}
+
 /** How an image names the image below it. */
 export interface BackingReference {
   readonly name: string;
+  /** `name` leads to no file, and stands in messages and for `info`; `format` is given */
+  readonly search?: ParentSearch;
   /** tried in their order if no file of that name is there, or may be opened */
   readonly otherNames?: readonly string[];
   /** absent: the image does not say */

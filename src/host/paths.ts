@@ -1,7 +1,7 @@
 // Paths of image files: node:fs is imported by host/ only.
 
 import * as fs from 'node:fs';
-import { hostPath } from '../bytes/names.ts';
+import { hostPath, nameOfBytes } from '../bytes/names.ts';
 import { withoutLinks } from './canonical-path.ts';
 import { type FileIdentity, identityOf } from './file-identity.ts';
 import { hostError } from './posix-file.ts';
@@ -54,6 +54,22 @@ export function identityAt(path: string): FileIdentity | null {
   } catch {
     return null;
   }
+}
+
+/**
+ * Regular files in a directory whose names end so, in whatever case; links are none. @param most that are returned
+ * @returns their paths; none if the directory cannot be read
+ */
+export function regularFilesIn(directory: string, suffix: string, most: number): string[] {
+  let entries: fs.Dirent<Buffer>[];
+  try {
+    entries = fs.readdirSync(hostPath(directory), { encoding: 'buffer', withFileTypes: true });
+  } catch {
+    return [];
+  }
+  const names = entries.filter((entry) => entry.isFile()).map(({ name }) => nameOfBytes(name));
+  const chosen = names.filter((name) => name.toLowerCase().endsWith(suffix)).sort();
+  return chosen.slice(0, most).map((name) => `${directory === '/' ? '' : directory}/${name}`);
 }
 
 /** Removes a file that was created here and is not needed. */

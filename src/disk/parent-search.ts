@@ -1,0 +1,83 @@
+// Looking for a parent that an image does not name: VDI knows its parent by a UUID alone. Looked through are the files that the
+// user named, the image's own folder, the folder above one that is called Snapshots (VirtualBox puts children there), and the
+// folders that the user allowed, in this order. Only headers are read, of regular files, and not of too many.
+
+import * as path from 'node:path';
+import { closingAfter } from '../errors/close.ts';
+import { ImgfuseError } from '../errors/index.ts';
+import type { BackingReference, ImageFormat, ParentSearch } from '../format/image-format.ts';
+import { isUrl } from '../host/http/url.ts';
+import { fileKind, realPath, regularFilesIn } from '../host/paths.ts';
+import type { BackingPolicy, NamedFile, NamingImage } from './backing-policy.ts';
+import { openImageFile } from './image-file.ts';
+import { formatByName } from './registry.ts';
+
+/** Files of one folder whose headers are read. */
+const MOST_FILES = 1000;
+const SNAPSHOT_FOLDER = 'Snapshots';
+
+/** null if the image names its parent. @throws ImgfuseError missing */
+export function searchParent(
+  image: NamingImage,
+  { format, identity, search }: BackingReference,
+  policy: BackingPolicy,
+): NamedFile | null {
+  if (search === undefined || format === undefined) return null;
+  return findParent(image, search, formatByName(format), identity?.values ?? [], policy);
+}
+
+/**
+ * The file that the image means. If several have the right identity, as copies do, the one in the state that the image was
+ * made on comes first.
+ * @param wanted identities of that state @throws ImgfuseError missing
+ */
+function findParent(
+  image: NamingImage,
+  search: ParentSearch,
+  format: ImageFormat,
+  wanted: readonly string[],
+  { allowed }: BackingPolicy,
+): NamedFile {
+  let second: string | null = null;
+  const folders = isUrl(image.name) ? [] : foldersOf(image);
+  for (const file of candidates(folders, allowed, format)) {
+    const identity = identityAt(file, format);
+    if (identity === undefined || !search.matches(identity)) continue;
+    if (wanted.includes(identity)) return { name: file, path: file };
+    second ??= file;
+  }
+  if (second !== null) return { name: second, path: second };
+  const places = folders.length === 0 ? 'no folder' : folders.join(' and ');
+  throw new ImgfuseError(
+    'missing',
+    `the backing file of ${image.path} is ${format.title} ${search.what}, and no such file is in ${places}; put it there, or ` +
+      'name it with --allow-backing FILE',
+    { path: image.path },
+  );
+}
+
+function foldersOf(image: NamingImage): string[] {
+  const own = path.dirname(realPath(image.path));
+  return path.basename(own) === SNAPSHOT_FOLDER ? [own, path.dirname(own)] : [own];
+}
+
+function* candidates(folders: readonly string[], allowed: readonly string[], format: ImageFormat): Generator<string> {
+  const places = allowed.filter((place) => !isUrl(place)).map((place) => realPath(place));
+  yield* places.filter((place) => fileKind(place) === 'file');
+  const searched = [...folders, ...places.filter((place) => fileKind(place) === 'directory')];
+  for (const folder of new Set(searched)) yield* regularFilesIn(folder, `.${format.name}`, MOST_FILES);
+}
+
+/** undefined for a file that is no image of the format, or cannot be read. */
+function identityAt(file: string, format: ImageFormat): string | undefined {
+  try {
+    const opened = openImageFile(file, true, 'image');
+    return closingAfter(
+      () => [opened],
+      () => format.inspect(opened).identity,
+    );
+  } catch (error) {
+    if (error instanceof ImgfuseError) return undefined;
+    throw error;
+  }
+}
