@@ -4,9 +4,9 @@
 # Prints for each format: operations, images, images on which qemu-img agrees; a difference ends it with exit code 1.
 set -eu
 usage='usage: model.sh [--images N] [--judged N] [--format F] [--seed S]
-  --images N   for each of 25 kinds of image, with 20 operations each on average (default: see test/support/slices.ts)
+  --images N   for each of 33 kinds of image, with 20 operations each on average (default: see test/support/slices.ts)
   --judged N   of these, how many qemu-img sees (default: see there)
-  --format F   only raw, qed or qcow2
+  --format F   only raw, qed, qcow2 or vdi
   --seed S     the same operations again (default: others each time, printed)'
 images= judged= format= seed=$(date +%s)
 cd "$(dirname "$0")/.."

@@ -26,7 +26,6 @@ export const FOREIGN_FORMATS: readonly ForeignFormat[] = [
     ],
     cure: convertFrom('vmdk'),
   },
-  { title: 'a VDI image (VirtualBox)', magics: [{ at: 64, text: '\x7f\x10\xda\xbe' }], cure: convertFrom('vdi') },
   {
     title: 'a VHD image (Virtual PC, Azure)',
     magics: [{ at: 0, text: VHD_COOKIE }, ...VHD_FOOTER_BYTES.map((length) => ({ at: -length, text: VHD_COOKIE }))],

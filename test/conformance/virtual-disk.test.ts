@@ -9,6 +9,7 @@ import type { WritableFormat, WritableImage } from '../../src/format/image-forma
 import { qcow2 } from '../../src/format/qcow2/index.ts';
 import { qed } from '../../src/format/qed/index.ts';
 import { raw } from '../../src/format/raw/index.ts';
+import { vdi } from '../../src/format/vdi/index.ts';
 import { bochsImage, MIXED_SECTORS } from '../support/bochs-bytes.ts';
 import { MemoryHostFile } from '../support/memory-file.ts';
 import { createMemoryImage, openImage } from '../support/memory-images.ts';
@@ -121,6 +122,10 @@ const variants: readonly DiskVariant[] = [
   variant(qcow2, {}, 'no backing file'),
   variant(qcow2, { cluster_size: '16k', extended_l2: 'on' }, 'no backing file'),
   variant(qcow2, { cluster_size: '64k', extended_l2: 'on' }, 'a QED backing file'),
+  ...Object.keys(BACKINGS).map((backing) => variant(vdi, { block_size: '4k' }, backing)),
+  variant(vdi, {}, 'no backing file'),
+  variant(vdi, { block_size: '64k' }, 'a shorter raw backing file'),
+  variant(vdi, { block_size: '64k', static: 'on' }, 'no backing file'),
   apart('4k with a data file', { cluster_size: '4k', data_file: 'data' }, true),
   apart('4k with a raw data file', { cluster_size: '4k', data_file: 'data', data_file_raw: 'on' }, true),
   apart('16k with subclusters and a data file', { ...EXTENDED, data_file: 'data' }, true),
@@ -150,6 +155,7 @@ const WITH_FACTS = [
   'qed 4k/1 with no backing file',
   'qed 4k/1 with a QED backing file',
   'qcow2 4k with no backing file',
+  'vdi 4k with no backing file',
   'qcow2 64k/on with a QED backing file',
 ];
 
@@ -157,6 +163,7 @@ const COPY_ON_READ = [
   'qed 4k/1 with a QED backing file',
   'qed 1M/1 with a shorter raw backing file',
   'qcow2 4k with a shorter raw backing file',
+  'vdi 4k with a QED backing file',
   'qcow2 4k/0.10 with a QED backing file',
   'qcow2 64k/on with a QED backing file',
 ];

@@ -187,10 +187,10 @@ describe('a raw disk that was guessed', () => {
     openDisk(image, { readOnly: true }).close();
   });
 
-  test('that another program made a VDI meanwhile is not opened anew', () => {
+  test('that another program made a Parallels image meanwhile is not opened anew', () => {
     withDisk(image, { readOnly: true, locks: 'share' }, (disk) => {
-      writeFileSync(image, withBytes(64, '\x7f\x10\xda\xbe'));
-      expect(refusalOf(() => reopenDisk(disk, { readOnly: false }))).toMatch(/is a VDI image/);
+      writeFileSync(image, withBytes(0, 'WithoutFreeSpace'));
+      expect(refusalOf(() => reopenDisk(disk, { readOnly: false }))).toMatch(/is a Parallels image/);
     });
   });
 });

@@ -5,6 +5,7 @@ import { describe, expect, test } from 'vitest';
 import { roundDown, roundUp } from '../../src/bytes/offsets.ts';
 import { formats } from '../../src/disk/registry.ts';
 import { qcow2 } from '../../src/format/qcow2/index.ts';
+import { vdi } from '../../src/format/vdi/index.ts';
 import { cutPower, type Verdict } from '../support/power-cut.ts';
 import { hasQemu } from '../support/qemu.ts';
 import { seededRandom } from '../support/random.ts';
@@ -48,7 +49,8 @@ function describeSubject(index: number, subject: Subject): void {
         const kill = random() < KILLED ? addKill(steps, random) : {};
         const repairAfterKill = format.check !== undefined && random() < 0.3;
         const workload = { format, ...prepare(subject, random), steps, marksDirty, ...kill, repairAfterKill };
-        cutPower({ ...workload, onlyLeaks: format === qcow2 }, random, verdict, Math.ceil(wanted / WORKLOADS));
+        const promises = { onlyLeaks: format === qcow2 || format === vdi, reclaimsLeaks: format === vdi };
+        cutPower({ ...workload, ...promises }, random, verdict, Math.ceil(wanted / WORKLOADS));
       }
       const rate = Math.round((verdict.states * 1000) / (performance.now() - begin));
       const { states, lost, unrepaired, corrupt } = verdict;

@@ -13,6 +13,7 @@ import type { ClosedFacts, WritableFormat, WritableImage } from '../../src/forma
 import { qcow2 } from '../../src/format/qcow2/index.ts';
 import { qed } from '../../src/format/qed/index.ts';
 import { raw } from '../../src/format/raw/index.ts';
+import { vdi } from '../../src/format/vdi/index.ts';
 import { factsOf } from '../support/closed-facts.ts';
 import { MemoryHostFile } from '../support/memory-file.ts';
 import { checkImage, createMemoryImage, openImage } from '../support/memory-images.ts';
@@ -110,6 +111,11 @@ export const subjects: readonly Subject[] = [
       qcow2Subject(options, backing),
     ),
   ),
+  ...(['none', 'raw', 'qed'] as const).flatMap((backing) =>
+    ['4k', '64k'].map((block_size) => vdiSubject({ block_size }, backing)),
+  ),
+  vdiSubject({ block_size: '1M' }, 'none'),
+  vdiSubject({ block_size: '4k', static: 'on' }, 'none'),
   qcow2Subject({ cluster_size: '512', refcount_bits: '1' }, 'none'),
   qcow2Subject({ cluster_size: '512', refcount_bits: '64' }, 'raw'),
   qcow2Subject({ cluster_size: '16k', extended_l2: 'on' }, 'qed'),
@@ -122,6 +128,10 @@ function maxSizeOf({ options }: Subject): number {
 
 function qcow2Subject(options: Readonly<Record<string, string>>, backing: Subject['backing']): Subject {
   return { name: `qcow2 ${Object.values(options).join('/')}, backing ${backing}`, format: qcow2, options, backing };
+}
+
+function vdiSubject(options: { readonly block_size: string; static?: string }, backing: Subject['backing']): Subject {
+  return { name: `vdi ${Object.values(options).join('/')}, backing ${backing}`, format: vdi, options, backing };
 }
 
 interface Figures {
@@ -187,8 +197,9 @@ function describeSubject(subject: Subject, figures: Figures): void {
   });
 }
 
-/** QEMU 7.2 demands a table that is longer than a cluster. */
+/** QEMU 7.2 demands a table that is longer than a cluster; of VDI images it opens those with blocks of 1 MiB and no parent. */
 function isOpenedByQemu({ format, options }: Subject): boolean {
+  if (format === vdi) return options['block_size'] === '1M';
   return format !== qed || options['table_size'] !== '1';
 }
 

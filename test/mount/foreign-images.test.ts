@@ -36,7 +36,6 @@ function expectRefused(...parameters: readonly string[]): { readonly code: numbe
 const LUKS_OPTIONS = ['--object', 'secret,id=key,data=password', '-o', 'key-secret=key,iter-time=10'];
 
 it.each([
-  ['vdi', 'VDI', []],
   ['vmdk', 'VMDK', ['-o', 'subformat=monolithicSparse']],
   ['vmdk', 'VMDK', ['-o', 'subformat=streamOptimized']],
   ['vmdk', 'VMDK', ['-o', 'subformat=twoGbMaxExtentFlat']],
@@ -55,44 +54,44 @@ it.each([
 });
 
 it.each([
-  ['info', 'disk.vdi'],
-  ['map', 'disk.vdi'],
-  ['check', 'disk.vdi'],
-  ['check', '-r', 'all', 'disk.vdi'],
-  ['resize', 'disk.vdi', '+1M'],
-  ['resize', '--shrink', 'disk.vdi', '64k'],
+  ['info', 'disk.hds'],
+  ['map', 'disk.hds'],
+  ['check', 'disk.hds'],
+  ['check', '-r', 'all', 'disk.hds'],
+  ['resize', 'disk.hds', '+1M'],
+  ['resize', '--shrink', 'disk.hds', '64k'],
 ])('%s %s refuses it as well', (...parameters) => {
-  make('vdi', 'disk.vdi');
+  make('parallels', 'disk.hds');
   const { code, sentence } = expectRefused(...parameters);
   expect(code).toBe(1);
-  expect(sentence).toMatch(/disk\.vdi is a VDI image \(VirtualBox\).*--format raw/);
+  expect(sentence).toMatch(/disk\.hds is a Parallels image.*--format raw/);
 });
 
 describe('whoever says --format raw', () => {
   it('gets the bytes of the image from mount, and is told what they are', () => {
-    const image = make('vdi', 'disk.vdi');
+    const image = make('parallels', 'disk.hds');
     const mounted = bench.imgfuse('mount', '--format', 'raw', image, bench.path('mnt'));
-    expect(mounted.stderr).toMatch(/^imgfuse: \S+disk\.vdi is a VDI image .*--format raw.*\n$/);
+    expect(mounted.stderr).toMatch(/^imgfuse: \S+disk\.hds is a Parallels image .*--format raw.*\n$/);
     expect(mounted.code).toBe(0);
     expect(readFileSync(bench.path('mnt/disk.raw')).equals(readFileSync(image))).toBe(true);
   });
 
   it.each([['info'], ['map']])('gets an answer from %s, and is told as well', (command) => {
-    make('vdi', 'disk.vdi');
-    const { code, stdout, stderr } = bench.imgfuse(command, '--format', 'raw', 'disk.vdi');
+    make('parallels', 'disk.hds');
+    const { code, stdout, stderr } = bench.imgfuse(command, '--format', 'raw', 'disk.hds');
     expect(code).toBe(0);
     expect(stdout).not.toBe('');
-    expect(stderr).toMatch(/disk\.vdi is a VDI image/);
+    expect(stderr).toMatch(/disk\.hds is a Parallels image/);
   });
 });
 
-it('remount does not take over a disk that another program has made a VDI image', () => {
+it('remount does not take over a disk that another program has made a Parallels image', () => {
   writeFileSync(bench.path('disk.img'), Buffer.alloc(1024 * 1024));
   expect(bench.imgfuse('mount', '-o', 'ro,share', 'disk.img', 'mnt')).toMatchObject({ code: 0 });
-  make('vdi', 'disk.img');
+  make('parallels', 'disk.img');
   const { code, stderr } = bench.imgfuse('remount', '-o', 'rw', 'mnt');
   expect(code).not.toBe(0);
-  expect(stderr).toMatch(/disk\.img is a VDI image/);
+  expect(stderr).toMatch(/disk\.img is a Parallels image/);
 });
 
 describe('mount(8), which puts a loop device over an image that it is given offset= for,', () => {

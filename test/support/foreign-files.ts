@@ -39,7 +39,6 @@ export const FOREIGN_MAGICS: readonly (readonly [name: string, what: string, at:
   ['VMDK', 'an SESparse extent', 0, '\xbe\xba\xfe\xca\0\0\0\0\x01\0\0\0\x02\0\0\0'],
   ['VMDK', 'a descriptor', 0, '# Disk DescriptorFile\nversion=1\n'],
   ['VMDK', 'a descriptor in small letters', 0, '# disk descriptorfile\r\n'],
-  ['VDI', 'a header', 64, '\x7f\x10\xda\xbe\x01\0\x01\0'],
   ['VHD', 'the copy of a footer', 0, 'conectix'],
   ['VHD', 'a footer', -512, 'conectix'],
   ['VHD', 'a footer of 511 bytes', -511, 'conectix'],

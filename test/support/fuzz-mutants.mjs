@@ -148,6 +148,32 @@ function qedPlaces(image) {
   return { clusterSize, size, places, pointers, bigEndian: false };
 }
 
+/** Every place of a VDI image. */
+function vdiPlaces(image) {
+  const u32 = (at) => image.readUInt32LE(at);
+  const isVersion0 = u32(68) === 2;
+  const [sizeAt, blockAt, countAt, allocatedAt] = isVersion0 ? [352, 360, 364, 368] : [368, 376, 384, 388];
+  const clusterSize = u32(blockAt);
+  const size = Math.ceil(Number(image.readBigUInt64LE(sizeAt)) / 512) * 512;
+  const map = isVersion0 ? 420 : u32(340);
+  const header = isVersion0
+    ? [64, 68, 72, 76, blockAt, countAt]
+    : [64, 68, 72, 76, 80, 340, 344, 360, blockAt, 380, countAt];
+  const places = header.map((at) => ({ at, width: 4, affects: 'all', kind: 'header' }));
+  places.push({ at: sizeAt, width: 8, affects: 'all', kind: 'header' });
+  for (let at = isVersion0 ? 372 : 392; at < (isVersion0 ? 420 : 456); at += 8) {
+    places.push({ at, width: 8, affects: 'all', kind: 'header' });
+  }
+  places.push({ at: allocatedAt, width: 4, affects: [], kind: 'counter' });
+  const pointers = [0xffffffffn, 0xfffffffen, 0xfffffffdn, BigInt(u32(countAt)), BigInt(image.length)];
+  for (let i = 0; i < u32(countAt); i++) {
+    const affects = [[i * clusterSize, (i + 1) * clusterSize]];
+    places.push({ at: map + i * 4, width: 4, affects, kind: 'pointer' });
+    pointers.push(BigInt(u32(map + i * 4)));
+  }
+  return { clusterSize, size, places, pointers, bigEndian: false };
+}
+
 /** Every place of a growing Bochs image. */
 function bochsPlaces(image) {
   const u32 = (at) => image.readUInt32LE(at);
@@ -193,7 +219,7 @@ function rawPlaces(image) {
 }
 
 /** What can be damaged in an image of each format: a new one has a row here. */
-export const PLACES = { qcow2: qcow2Places, qed: qedPlaces, bochs: bochsPlaces, raw: rawPlaces };
+export const PLACES = { qcow2: qcow2Places, qed: qedPlaces, vdi: vdiPlaces, bochs: bochsPlaces, raw: rawPlaces };
 
 const NUMBERS = [
   0n,

@@ -7,6 +7,7 @@ import { bochsImage, MIXED_SECTORS } from './bochs-bytes.ts';
 import { compileDouble } from './compiled-double.ts';
 import { noFigures, type WatchFigures, watchMutants } from './fuzz-watch.ts';
 import { qemuImg, qemuIo, tryQemu } from './qemu.ts';
+import { CREATE, DISCARDED, differencing, FREE, MODIFY, vdiBytes, vdiVersion0 } from './vdi-bytes.ts';
 
 const CHILD = fileURLToPath(new URL('./fuzz-child.mjs', import.meta.url));
 /** A process that has taken thousands of sound images apart has grown to 260 MiB, and to 330 for a moment, and grows no further. */
@@ -156,6 +157,26 @@ const QED: readonly Recipe[] = [
   },
 ];
 
+const VDI_ENTRIES = [2, FREE, 0, DISCARDED, 1, FREE];
+const onNothing = (): object => ({});
+const onBase = (folder: string): { readonly backing: string } => {
+  const backing = join(folder, 'below.raw');
+  writeFileSync(backing, Buffer.alloc(22 * KIB, 'below'));
+  return { backing };
+};
+const VDI: readonly (readonly [name: string, image: Buffer, below: (folder: string) => object])[] = [
+  ['vdi, dynamic', vdiBytes({ entries: VDI_ENTRIES }), onNothing],
+  ['vdi, static', vdiBytes({ entries: [0, 1, 2, 3], type: 2 }), onNothing],
+  ['vdi, extra data, odd size', vdiBytes({ entries: VDI_ENTRIES, extra: 512, diskSize: 23 * KIB + 7 }), onNothing],
+  [
+    'vdi, not closed clean',
+    vdiBytes({ entries: [3, 0, ...VDI_ENTRIES.map(() => FREE)], fileBlocks: 7, allocated: 6 }),
+    onNothing,
+  ],
+  ['vdi, version 0', vdiVersion0({ entries: VDI_ENTRIES }), onNothing],
+  ['vdi, differencing', differencing({ create: CREATE, modify: MODIFY }, { entries: VDI_ENTRIES }), onBase],
+];
+
 /** Makes valid images of every feature of a format in a folder. */
 type MakeSubjects = (folder: string) => readonly Subject[];
 
@@ -163,6 +184,7 @@ type MakeSubjects = (folder: string) => readonly Subject[];
 const SUBJECTS: Readonly<Record<string, MakeSubjects>> = {
   qcow2: (folder) => makeSubjects('qcow2', QCOW2, folder),
   qed: (folder) => makeSubjects('qed', QED, folder),
+  vdi: (folder) => VDI.map(([name, image, below]) => ({ ...oneSubject('vdi', folder, image, name), ...below(folder) })),
   bochs: (folder) => [oneSubject('bochs', folder, bochsImage({ sectors: MIXED_SECTORS }).image)],
   raw: (folder) => [oneSubject('raw', folder, Buffer.alloc(100 * KIB, 'raw'))],
 };

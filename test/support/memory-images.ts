@@ -6,6 +6,7 @@ import type {
   ClosedFacts,
   Image,
   ImageFormat,
+  ParentFacts,
   ReadableImage,
   WritableFormat,
 } from '../../src/format/image-format.ts';
@@ -71,7 +72,13 @@ export function createMemoryImage(
     options: new Map(Object.entries(options)),
     ...(dataFile === undefined ? {} : { createExtent: () => dataFile }),
     ...(password === undefined ? {} : { password: () => new TextEncoder().encode(password) }),
-    ...(backingName === undefined ? {} : { backing: { name: backingName } }),
+    ...(backingName === undefined ? {} : { backing: { name: backingName }, parent: parentOf(backingName, size) }),
   });
   return file;
+}
+
+/** What a child stores of an image that the tests put below it; nothing here compares it. */
+function parentOf(path: string, virtualSize: number): ParentFacts {
+  const identity = '11111111-2222-4333-8444-555555555555 66666666-7777-4888-9999-aaaaaaaaaaaa';
+  return { path, format: 'raw', virtualSize, identity, modifiedMs: null };
 }

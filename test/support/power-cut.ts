@@ -36,6 +36,8 @@ export interface Workload extends Prepared {
   readonly onlyLeaks: boolean;
   /** but for an image that is marked dirty, where the next read-write open counts anew */
   readonly marksDirty: boolean;
+  /** a close after a crash leaves no leaks either, although nothing but the walk of the open has found them */
+  readonly reclaimsLeaks?: boolean;
   /** a program that is content with leaks has written it: an image that it calls clean may have some */
   readonly leavesLeaks?: boolean;
 }
@@ -354,7 +356,7 @@ function judgeContent(
   }
   image.close();
   if (format.check !== undefined) {
-    if (workload.onlyLeaks || workload.leavesLeaks === true)
+    if ((workload.onlyLeaks && workload.reclaimsLeaks !== true) || workload.leavesLeaks === true)
       checkImage(format, state, { repair: 'leaks', log: () => undefined });
     const { corruptions, leaks, findings } = checkOf(format, state);
     if (corruptions + leaks > 0) {

@@ -9,6 +9,7 @@ import type { ClosedFacts, WritableFormat, WritableImage } from '../../src/forma
 import { qcow2 } from '../../src/format/qcow2/index.ts';
 import { qed } from '../../src/format/qed/index.ts';
 import { raw } from '../../src/format/raw/index.ts';
+import { vdi } from '../../src/format/vdi/index.ts';
 import { factsOf } from './closed-facts.ts';
 import { MemoryHostFile } from './memory-file.ts';
 import { createMemoryImage, openImage } from './memory-images.ts';
@@ -62,6 +63,7 @@ export const SUBJECTS: readonly Subject[] = [
     const suffix = withBacking ? ' with a backing file' : '';
     return [
       { name: `qed${suffix}`, format: qed, options: { cluster_size: '4k', table_size: '1' }, withBacking },
+      { name: `vdi${suffix}`, format: vdi, options: { block_size: '4k' }, withBacking },
       { name: `qcow2${suffix}`, format: qcow2, options: { cluster_size: '4k' }, withBacking },
       { name: `qcow2 version 2${suffix}`, format: qcow2, options: { cluster_size: '4k', compat: '0.10' }, withBacking },
       { name: `qcow2 with subclusters${suffix}`, format: qcow2, options: SUBCLUSTERS, withBacking },
@@ -91,6 +93,11 @@ export const SUBJECTS: readonly Subject[] = [
   {
     name: 'qed with large clusters and a short backing file',
     ...{ format: qed, options: { cluster_size: '16k', table_size: '2' }, withBacking: true, isShortBelow: true },
+  },
+  { name: 'vdi, static', format: vdi, options: { block_size: '4k', static: 'on' }, withBacking: false },
+  {
+    name: 'vdi with large blocks and a short backing file',
+    ...{ format: vdi, options: { block_size: '16k' }, withBacking: true, isShortBelow: true },
   },
   {
     name: 'qcow2 with small clusters and a short backing file',

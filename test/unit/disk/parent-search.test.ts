@@ -1,0 +1,151 @@
+// A parent that its child does not name: it is found by its UUID in the places where VirtualBox and the user put it, and nowhere
+// else, and the wrong one, or the right one in another state, is refused.
+
+import { copyFileSync, mkdirSync, renameSync, symlinkSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { guestOffset } from '../../../src/bytes/offsets.ts';
+import { createDisk, inspectDisk, type OpenDiskOptions, openDisk } from '../../../src/disk/index.ts';
+import { makeTemporaryDirectory, removeTemporaryDirectory } from '../../support/temporary.ts';
+
+const SIZE = 4 * 1024 * 1024;
+const NO_OPTIONS = new Map<string, string>();
+
+let folder: string;
+let base: string;
+let child: string;
+let warnings: string[];
+
+beforeEach(() => {
+  folder = makeTemporaryDirectory();
+  base = join(folder, 'base.vdi');
+  child = join(folder, 'child.vdi');
+  warnings = [];
+  createDisk(base, 'vdi', { size: SIZE, options: NO_OPTIONS });
+  write(base, 0x11);
+  createChild();
+});
+afterEach(() => removeTemporaryDirectory(folder));
+
+function createChild(path = child, backing = base): void {
+  createDisk(path, 'vdi', { options: NO_OPTIONS, backing, backingFormat: 'vdi', log: (said) => warnings.push(said) });
+}
+
+function write(path: string, byte: number, options: Partial<OpenDiskOptions> = {}): void {
+  const disk = openDisk(path, { readOnly: false, ...options });
+  disk.write(Buffer.alloc(512, byte), 0, 512, guestOffset(0));
+  disk.close();
+}
+
+function firstByte(path: string, options: Partial<OpenDiskOptions> = {}): number {
+  const disk = openDisk(path, { readOnly: true, ...options });
+  const bytes = Buffer.alloc(1);
+  disk.read(bytes, 0, 1, guestOffset(0));
+  disk.close();
+  return bytes[0]!;
+}
+
+test('the child shows its parent, takes changes, and the parent stays as it is', () => {
+  expect(warnings).toEqual([]);
+  expect(firstByte(child)).toBe(0x11);
+  write(child, 0x22);
+  expect([firstByte(child), firstByte(base)]).toEqual([0x22, 0x11]);
+});
+
+test('a chain of three is found image by image', () => {
+  write(child, 0x22);
+  const top = join(folder, 'top.vdi');
+  createChild(top, child);
+  expect(firstByte(top)).toBe(0x22);
+});
+
+test('info says where the parent is, and what it is looked for by when it is not there', () => {
+  expect(inspectDisk(child)).toMatchObject({ backingFormat: 'vdi', fullBackingFilename: base });
+  renameSync(base, join(folder, 'base.elsewhere'));
+  const { backingFilename, fullBackingFilename } = inspectDisk(child);
+  expect(fullBackingFilename).toBe(backingFilename);
+  expect(backingFilename).toMatch(/^uuid:[0-9a-f-]{36}$/);
+});
+
+describe('is found', () => {
+  test('under any name in the same folder', () => {
+    renameSync(base, join(folder, 'another name.VDI'));
+    expect(firstByte(child)).toBe(0x11);
+  });
+
+  test('in the folder above one that is called Snapshots, and not above any other', () => {
+    for (const [name, found] of [
+      ['Snapshots', true],
+      ['Elsewhere', false],
+    ] as const) {
+      mkdirSync(join(folder, name));
+      const moved = join(folder, name, 'child.vdi');
+      copyFileSync(child, moved);
+      if (found) expect(firstByte(moved)).toBe(0x11);
+      else
+        expect(() => firstByte(moved)).toThrow(
+          /is a VDI image .* with uuidCreate .*, and no such file is in .*Elsewhere;/,
+        );
+    }
+  });
+
+  test('as the file, and in the folder, that the user allows', () => {
+    mkdirSync(join(folder, 'far'));
+    const far = join(folder, 'far', 'base.vdi');
+    renameSync(base, far);
+    expect(() => firstByte(child)).toThrow(/put it there, or name it with --allow-backing FILE/);
+    expect(firstByte(child, { allowBacking: [far] })).toBe(0x11);
+    expect(firstByte(child, { allowBacking: [join(folder, 'far')] })).toBe(0x11);
+    renameSync(far, join(folder, 'far', 'base.img'));
+    expect(firstByte(child, { allowBacking: [join(folder, 'far', 'base.img')] })).toBe(0x11);
+  });
+
+  test('among copies in other states, as the one that the child was made on', () => {
+    const copy = join(folder, 'a copy.vdi');
+    copyFileSync(base, copy);
+    write(copy, 0x33);
+    expect(firstByte(child)).toBe(0x11);
+  });
+});
+
+describe('is not', () => {
+  test('another image, damaged files and links', () => {
+    renameSync(base, join(folder, 'base.away'));
+    createDisk(join(folder, 'other.vdi'), 'vdi', { size: SIZE, options: NO_OPTIONS });
+    writeFileSync(join(folder, 'damaged.vdi'), Buffer.alloc(100));
+    symlinkSync(join(folder, 'base.away'), join(folder, 'link.vdi'));
+    mkdirSync(join(folder, 'folder.vdi'));
+    expect(() => firstByte(child)).toThrow(/no such file is in/);
+  });
+
+  test('the right one after somebody has written to it, unless the user says so', () => {
+    write(base, 0x44);
+    expect(() => firstByte(child)).toThrow(
+      /is not the image that .*child\.vdi was made on: its uuidCreate with uuidModify is/,
+    );
+    expect(firstByte(child, { anyParent: true })).toBe(0x44);
+  });
+});
+
+describe('create', () => {
+  test('warns if the parent is where no search looks', () => {
+    mkdirSync(join(folder, 'deep'));
+    createChild(join(folder, 'deep', 'child.vdi'));
+    expect(warnings.join()).toMatch(/needs --allow-backing .*base\.vdi/);
+    warnings = [];
+    mkdirSync(join(folder, 'Snapshots'));
+    createChild(join(folder, 'Snapshots', 'child.vdi'));
+    expect(warnings).toEqual([]);
+  });
+
+  test('refuses a parent without UUIDs, and a static child', () => {
+    createDisk(join(folder, 'base.qcow2'), 'qcow2', { size: SIZE, options: NO_OPTIONS });
+    const make = (options: Parameters<typeof createDisk>[2]) => () => createDisk(join(folder, 'x.vdi'), 'vdi', options);
+    expect(make({ options: NO_OPTIONS, backing: 'base.qcow2', backingFormat: 'qcow2' })).toThrow(
+      /base\.qcow2 cannot be the backing file of a VDI image: that knows its parent by UUIDs/,
+    );
+    expect(make({ options: new Map([['static', 'on']]), backing: base, backingFormat: 'vdi' })).toThrow(
+      /cannot be static/,
+    );
+  });
+});
