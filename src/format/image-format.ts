@@ -4,9 +4,12 @@
 import type { GuestOffset } from '../bytes/offsets.ts';
 import type { HostFile } from '../host/host-file.ts';
 import type { SharedFile } from '../host/shared-file.ts';
+import type { BackingReference, ParentFacts } from './backing-reference.ts';
 import type { CheckReport, RepairMode } from './check-report.ts';
 import type { CreateHelp } from './create-option.ts';
 import type { FileEnds, Signature } from './file-ends.ts';
+
+export type { BackingReference, ParentFacts, ParentIdentity, ParentSearch } from './backing-reference.ts';
 
 /** What a range of the virtual disk is, as far as one image of a chain knows. */
 export type ExtentStatus = 'data' | 'zero' | 'unallocated';
@@ -35,35 +38,6 @@ export type FileAccess = 'read' | 'write';
 export interface ImageFile {
   readonly role: 'image' | ExtentRole;
   readonly file: HostFile;
-}
-
-/** Which image a reference means, whatever its file is called. */
-export interface ParentIdentity {
-  /** the word of the specification, as a sentence says it: "CID", "data write GUID" */
-  readonly word: string;
-  /** each of them is the right one */
-  readonly values: readonly string[];
-}
-
-/** What a parent is looked for by, if the image has no name of it. */
-export interface ParentSearch {
-  /** which image it is, as a sentence goes on after "a VDI image" */
-  readonly what: string;
-  /** of `identity` of an image: this is the one, in whatever state */
-  readonly matches: (identity: string) => boolean;
-}
-
-/** How an image names the image below it. */
-export interface BackingReference {
-  readonly name: string;
-  /** `name` leads to no file, and stands in messages and for `info`; `format` is given */
-  readonly search?: ParentSearch;
-  /** tried in their order if no file of that name is there, or may be opened */
-  readonly otherNames?: readonly string[];
-  /** absent: the image does not say */
-  readonly format?: string;
-  /** compared with `identity` of the image that is found; absent: the name is all there is */
-  readonly identity?: ParentIdentity;
 }
 
 /** What an open is doing that may take long: for whoever waits for it. */
@@ -153,19 +127,6 @@ export interface AttachOptions {
   /** as in OpenOptions */
   readonly recognizedName?: (ends: FileEnds) => string | null;
   readonly log: (sentence: string) => void;
-}
-
-/** What is known of the image that a new one is made on. */
-export interface ParentFacts {
-  /** absolute, or a URL */
-  readonly path: string;
-  /** name of its format */
-  readonly format: string;
-  readonly virtualSize: number;
-  /** of ImageDetails */
-  readonly identity?: string;
-  /** when its bytes last changed, in ms since the epoch; null if that is not known */
-  readonly modifiedMs: number | null;
 }
 
 export interface CreateOptions {

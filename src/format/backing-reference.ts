@@ -1,0 +1,43 @@
+// How an image refers to the image below it: by a name, by an identity, or by an identity alone.
+
+/** Which image a reference means, whatever its file is called. */
+export interface ParentIdentity {
+  /** the word of the specification, as a sentence says it: "CID", "data write GUID" */
+  readonly word: string;
+  /** each of them is the right one */
+  readonly values: readonly string[];
+}
+
+/** What a parent is looked for by, if the image has no name of it. */
+export interface ParentSearch {
+  /** which image it is, as a sentence goes on after "a VDI image" */
+  readonly what: string;
+  /** of `identity` of an image: this is the one, in whatever state */
+  readonly matches: (identity: string) => boolean;
+}
+
+/** How an image names the image below it. */
+export interface BackingReference {
+  readonly name: string;
+  /** `name` leads to no file, and stands in messages and for `info`; `format` is given */
+  readonly search?: ParentSearch;
+  /** tried in their order if no file of that name is there, or may be opened */
+  readonly otherNames?: readonly string[];
+  /** absent: the image does not say */
+  readonly format?: string;
+  /** compared with `identity` of the image that is found; absent: the name is all there is */
+  readonly identity?: ParentIdentity;
+}
+
+/** What is known of the image that a new one is made on. */
+export interface ParentFacts {
+  /** absolute, or a URL */
+  readonly path: string;
+  /** name of its format */
+  readonly format: string;
+  readonly virtualSize: number;
+  /** of ImageDetails */
+  readonly identity?: string;
+  /** when its bytes last changed, in ms since the epoch; null if that is not known */
+  readonly modifiedMs: number | null;
+}
