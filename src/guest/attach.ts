@@ -197,8 +197,9 @@ async function mountOne(
 ): Promise<void> {
   const { request, tools, access } = how;
   const content = partition.content!;
-  const { start, size } = partition;
-  const guest = { raw: attachment.raw, start, size, type: content.type, uuid: content.uuid };
+  const { number, start, size } = partition;
+  const { type, uuid, needsRecovery } = content;
+  const guest = { raw: attachment.raw, number, start, size, type, uuid, needsReplay: needsRecovery === true };
   const mounted = await mountGuest(guest, directory, {
     readOnly: access.readOnly,
     options: request.guestOptions,
@@ -209,7 +210,7 @@ async function mountOne(
   for (const sentence of remarks(what, mounted, access)) tools.note(sentence);
 }
 
-function remarks(what: string, { readOnly, journalLeft, program }: MountedGuest, access: ImageAccess): string[] {
+function remarks(what: string, { readOnly, journalLeft, served }: MountedGuest, access: ImageAccess): string[] {
   const sentences: string[] = [];
   if (journalLeft) {
     sentences.push(
@@ -218,8 +219,7 @@ function remarks(what: string, { readOnly, journalLeft, program }: MountedGuest,
     );
   }
   if (readOnly && !access.readOnly) sentences.push(`${what} is mounted read-only`);
-  if (program !== null)
-    sentences.push(`${what} is served by ${program}, because only root can let the kernel mount it`);
+  if (served !== null) sentences.push(`${what} is ${served}`);
   return sentences;
 }
 

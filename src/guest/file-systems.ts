@@ -24,10 +24,19 @@ export interface UserSpaceServer {
   readonly package: string;
   readonly options: readonly string[];
   readonly withoutReplay?: string;
+  /** replays a journal before it is served; the file follows, and exit code 1 means that something was corrected */
+  readonly replay?: readonly [program: string, ...parameters: string[]];
 }
 
 // fakeroot: whoever may read the image may read all of it, whoever the files in it belong to
-const FUSE2FS = { name: 'fuse2fs', package: 'fuse2fs', options: ['fakeroot'], withoutReplay: 'norecovery' };
+const FUSE2FS: UserSpaceServer = {
+  name: 'fuse2fs',
+  package: 'fuse2fs',
+  options: ['fakeroot'],
+  withoutReplay: 'norecovery',
+  // fuse2fs 1.47 replays a journal and crashes at the next request; e2fsck also corrects the counters, as a start of Linux would
+  replay: ['e2fsck', '-p'],
+};
 const EXT: FileSystem = { withoutReplay: 'noload', program: FUSE2FS };
 
 const FILE_SYSTEMS: Readonly<Record<string, FileSystem>> = {

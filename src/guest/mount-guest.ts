@@ -2,6 +2,7 @@
 // a kill at any moment leaves the mount or nothing. Without root, or without loop devices, a program serves the file system.
 // Invariant: read-only means that nothing of it writes, not even the replay of a journal.
 
+import { dirname, join } from 'node:path';
 import { ImgfuseError } from '../errors/index.ts';
 import { type MountEntry, readMountTable } from '../fuse/mount-table.ts';
 import { pathKind } from '../host/canonical-path.ts';
@@ -13,11 +14,15 @@ import { type ProgramEnd, runProgram } from './programs.ts';
 /** A file system in the raw file of a disk. */
 export interface GuestFileSystem {
   readonly raw: string;
+  /** null: the whole disk */
+  readonly number: number | null;
   /** bytes */
   readonly start: number;
   readonly size: number;
   readonly type: string;
   readonly uuid: string | null;
+  /** its journal holds changes that are not in place yet */
+  readonly needsReplay: boolean;
 }
 
 /** How to mount it. */
@@ -34,8 +39,8 @@ export interface MountedGuest {
   readonly readOnly: boolean;
   /** its journal holds changes that were not replayed, so the newest files may be missing or torn */
   readonly journalLeft: boolean;
-  /** the program that serves it, instead of the kernel */
-  readonly program: string | null;
+  /** "served by PROGRAM, because ...": what serves it instead of the kernel; null if the kernel does */
+  readonly served: string | null;
 }
 
 /** Images come from anywhere: no program of a guest runs with its owner's rights, and no device node of it is one here. */
@@ -76,11 +81,13 @@ async function mountWithKernel(
     const mount = (extra: readonly string[]): Promise<ProgramEnd> =>
       runProgram('mount', ['-t', driver, '-o', [...options, ...extra].join(','), '--', raw, directory], how.abort);
     const ended = await mount([]);
-    if (ended.ok) return describe(directory, false, null);
+    if (ended.code === 0) return describe(directory, false, null);
     failed = ended;
+    // a container that may not use the loop devices of its machine
+    if (/failed to setup loop device/i.test(ended.complaint)) return mountWithProgram(guest, known, directory, how);
     if (isUnknown(ended)) continue;
     if (!how.readOnly || known.withoutReplay === undefined || how.abort.aborted) break;
-    if ((await mount([known.withoutReplay])).ok) return describe(directory, true, null);
+    if ((await mount([known.withoutReplay])).code === 0) return describe(directory, true, null);
     break;
   }
   throw mountError(guest, known, directory, failed!);
@@ -108,25 +115,60 @@ async function mountWithProgram(
   how: GuestMountOptions,
 ): Promise<MountedGuest> {
   const { program } = known;
-  if (program === undefined) throw withoutRoot(guest.type, 'no program here mounts it without root');
-  const options = [
-    `offset=${guest.start}`,
-    ...program.options,
-    ...(how.readOnly ? ['ro'] : []),
-    ...(how.allowOther ? ['allow_other'] : []),
-    ...how.options.map(quoteCommas),
-  ];
+  if (program === undefined) {
+    const place = guest.number === null ? 'disk.raw' : `partitions/${guest.number}.raw`;
+    const hint = `its bytes can be read without: imgfuse mount IMAGE DIR shows them as DIR/${place}`;
+    throw withoutRoot(guest.type, `no program here mounts it without root; ${hint}`);
+  }
+  const { file, offset } = fileOf(guest);
+  const access = [...(how.readOnly ? ['ro'] : []), ...(how.allowOther ? ['allow_other'] : [])];
+  const options = [...offset, ...program.options, ...access, ...how.options.map(quoteCommas)];
   const mount = (extra: readonly string[]): Promise<ProgramEnd> =>
-    runProgram(program.name, ['-o', [...options, ...extra].join(','), guest.raw, directory], how.abort);
+    runProgram(program.name, ['-o', [...options, ...extra].join(','), file, directory], how.abort);
+  if (!how.readOnly && guest.needsReplay) await replay(guest, program, how.abort);
   const first = await mount([]);
   if (first.missing) throw notInstalled(guest.type, program);
-  if (findGuest(directory) !== undefined) return describe(directory, false, program.name);
+  const why = ownUid() === 0 ? 'no loop device can be used here' : 'only root can let the kernel mount it';
+  const served = `served by ${program.name}, because ${why}`;
+  if (isServed(directory)) return describe(directory, false, served);
+  let said = first.complaint;
   if (how.readOnly && program.withoutReplay !== undefined && !how.abort.aborted) {
-    await mount([program.withoutReplay]);
-    if (findGuest(directory) !== undefined) return describe(directory, true, program.name);
+    const second = await mount([program.withoutReplay]);
+    if (isServed(directory)) return describe(directory, true, served);
+    said = second.complaint;
   }
-  const message = `${program.name} cannot mount the ${guest.type} at ${directory}: ${first.complaint || 'it gave no reason'}`;
+  const message = `${program.name} cannot mount the ${guest.type} at ${directory}: ${said || 'it gave no reason'}`;
   throw new ImgfuseError('io', message, { path: directory });
+}
+
+/** A partition has a file of its own; programs are wrong about an offset more often than about the start of a file. */
+function fileOf({ raw, number, start }: GuestFileSystem): {
+  readonly file: string;
+  readonly offset: readonly string[];
+} {
+  const own = join(dirname(raw), 'partitions', `${number}.raw`);
+  if (number !== null && pathKind(own) === 'file') return { file: own, offset: [] };
+  return { file: raw, offset: start === 0 ? [] : [`offset=${start}`] };
+}
+
+/** @throws ImgfuseError if the journal cannot be replayed: writing beside it would lose what it holds */
+async function replay(guest: GuestFileSystem, { replay: words }: UserSpaceServer, abort: AbortSignal): Promise<void> {
+  const { file, offset } = fileOf(guest);
+  if (words === undefined) return;
+  const [program, ...parameters] = words;
+  const { code, missing, complaint } = await runProgram(program, [...parameters, [file, ...offset].join('?')], abort);
+  if (code === 0 || code === 1) return;
+  const why = missing ? `${program} is not installed` : complaint;
+  throw new ImgfuseError(
+    'io',
+    `the journal of the ${guest.type} cannot be replayed (${why}); attach it with -o ro`,
+    {},
+  );
+}
+
+/** Whether a program serves the directory, and has not crashed at the first request. */
+function isServed(directory: string): boolean {
+  return findGuest(directory) !== undefined && pathKind(directory) === 'directory';
 }
 
 function notInstalled(type: string, { name, package: debian }: UserSpaceServer): ImgfuseError {
@@ -134,7 +176,7 @@ function notInstalled(type: string, { name, package: debian }: UserSpaceServer):
 }
 
 function withoutRoot(type: string, why: string): ImgfuseError {
-  const needs = ownUid() === 0 ? 'loop devices, which are not there' : 'root (sudo imgfuse attach ...)';
+  const needs = ownUid() === 0 ? 'loop devices, which cannot be used here' : 'root (sudo imgfuse attach ...)';
   return new ImgfuseError('permission', `mounting ${type} needs ${needs}, and ${why}`);
 }
 
@@ -144,8 +186,8 @@ function quoteCommas(option: string): string {
   return option.includes(',') ? `${option.slice(0, equals + 1)}"${option.slice(equals + 1)}"` : option;
 }
 
-function describe(directory: string, journalLeft: boolean, program: string | null): MountedGuest {
-  return { readOnly: findGuest(directory)?.readOnly ?? true, journalLeft, program };
+function describe(directory: string, journalLeft: boolean, served: string | null): MountedGuest {
+  return { readOnly: findGuest(directory)?.readOnly ?? true, journalLeft, served };
 }
 
 /** The mount at a directory, which was looked at before: nothing of the guest was mounted there then. */

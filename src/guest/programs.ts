@@ -7,14 +7,15 @@ import { exactCommand, PROGRAM_MISSING } from '../bytes/exact-command.ts';
 /** Where the programs are, also for a user whose PATH has no directories of the administrator. */
 const SYSTEM_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
 
-const STDERR_MAX = 4096;
+const OUTPUT_MAX = 4096;
 
 /** How a program ended. */
 export interface ProgramEnd {
-  readonly ok: boolean;
+  /** exit code; null if it was not started, or ended by a signal */
+  readonly code: number | null;
   /** there is no such program */
   readonly missing: boolean;
-  /** what it has written to standard error, in one line */
+  /** what it has written, in one line: some programs complain on standard output */
   readonly complaint: string;
 }
 
@@ -27,7 +28,7 @@ export function runProgram(program: string, parameters: readonly string[], abort
     const [command, words] = exactCommand(program, parameters);
     const path = process.env['PATH'];
     const child = spawn(command, words, {
-      stdio: ['ignore', 'ignore', 'pipe'],
+      stdio: ['ignore', 'pipe', 'pipe'],
       cwd: '/',
       detached: true,
       env: { ...process.env, LC_ALL: 'C', PATH: path === undefined ? SYSTEM_PATH : `${path}:${SYSTEM_PATH}` },
@@ -35,20 +36,23 @@ export function runProgram(program: string, parameters: readonly string[], abort
     const kill = (): void => void child.kill('SIGTERM');
     abort?.addEventListener('abort', kill);
     let text = '';
-    // without a free descriptor there is no pipe, and the error comes later
-    child.stderr?.setEncoding('utf8').on('data', (chunk: string) => {
-      if (text.length < STDERR_MAX) text += chunk;
-    });
+    for (const stream of [child.stdout, child.stderr]) {
+      // without a free descriptor there is no pipe, and the error comes later
+      stream?.setEncoding('utf8').on('data', (chunk: string) => {
+        if (text.length < OUTPUT_MAX) text += chunk;
+      });
+    }
     child.on('error', ({ code, message }: NodeJS.ErrnoException) => {
-      resolve({ ok: false, missing: code === 'ENOENT', complaint: message });
+      resolve({ code: null, missing: code === 'ENOENT', complaint: message });
     });
     child.on('exit', (code, signal) => {
       abort?.removeEventListener('abort', kill);
       // what was written before the end is in the pipe already
       setImmediate(() => {
+        child.stdout?.destroy();
         child.stderr?.destroy();
         const complaint = text.trim().replaceAll(/\s*\n\s*/g, '; ') || (signal === null ? '' : `ended by ${signal}`);
-        resolve({ ok: code === 0, missing: code === PROGRAM_MISSING, complaint });
+        resolve({ code, missing: code === PROGRAM_MISSING, complaint });
       });
     });
   });
