@@ -1,6 +1,7 @@
 // Finds the attachment that a command means: by a directory with the guest's files, by the image, by a loop device over its disk, or
 // by the mountpoint of the image.
 
+import { shellQuote } from '../bytes/printable.ts';
 import { ImgfuseError } from '../errors/index.ts';
 import { canonicalEntry, canonicalPath } from '../host/canonical-path.ts';
 import { loopDevicesOver } from '../mounts/users.ts';
@@ -25,6 +26,16 @@ export function findAttachment(name: string): Attachment {
   if (more.length === 0) return first;
   const places = ofImage.map(({ directory }) => directory).join(' and ');
   throw new ImgfuseError('usage', `${name} is attached at ${places}; name the directory`, { path: name });
+}
+
+/** For `unmount`, which does not take apart what an attach has made; null if the name means no attachment. */
+export function describeAttached(name: string): string | null {
+  try {
+    const { image, directory } = findAttachment(name);
+    return `${image} is attached at ${directory}; "imgfuse detach ${shellQuote(directory)}" takes all of it back`;
+  } catch {
+    return null;
+  }
 }
 
 /** The attachments of an image. */

@@ -11,6 +11,7 @@ import { type MountStatus, POSSIBLY_INCONSISTENT, sentenceOfWaiting } from '../.
 import type { OverlayReport } from '../../daemon/overlay-report.ts';
 import type { NetworkStatus } from '../../disk/index.ts';
 import { EXIT_OK, EXIT_USAGE } from '../../errors/exit-codes.ts';
+import { listAttachments } from '../../guest/attachments.ts';
 import { canonicalEntry, canonicalPath } from '../../host/canonical-path.ts';
 import { removeLeftovers } from '../../mounts/leftovers.ts';
 import { commandThere, describePlace, placeElsewhere } from '../../mounts/namespaces.ts';
@@ -36,6 +37,8 @@ type Report = Partial<Omit<MountStatus, 'mountpoint'>> & {
   readonly access?: string;
   /** for a mount in another mount namespace: where it is, and how to unmount it there */
   readonly namespace?: string;
+  /** for a mount that was made by attach: where the guest's files are */
+  readonly attached?: readonly string[];
 };
 
 interface StatusArguments {
@@ -96,6 +99,7 @@ async function report({ mountpoint, mount, record }: Target, isBrief: boolean): 
     workers: record.workers,
     'read-only': record.readOnly,
     log: record.log,
+    ...attachedAt(mountpoint),
   };
   if (!record.alive) {
     const { left, pid } = record;
@@ -111,6 +115,12 @@ async function report({ mountpoint, mount, record }: Target, isBrief: boolean): 
   const state = record.opening ? 'opening' : mount !== null ? 'mounted' : other === null ? 'closing' : 'elsewhere';
   const namespace = other === null ? {} : { namespace: `${describePlace(other)}; unmount: ${commandThere(other)}` };
   return { ...known, ...((answer ?? {}) as Partial<MountStatus>), mountpoint, state, ...namespace };
+}
+
+/** Where the guest's files are, if `attach` has made the mount. */
+function attachedAt(mountpoint: string): { readonly attached?: readonly string[] } {
+  const attachment = listAttachments().find(({ disk }) => disk === mountpoint);
+  return attachment === undefined ? {} : { attached: attachment.partitions.map(({ directory }) => directory) };
 }
 
 /** Why this user, even root for a loop device, may not read a mount of another user; null if reading is allowed. */
@@ -186,6 +196,7 @@ function detailText(each: Report): string {
     ['transport', each.transport],
     ['workers', each.workers],
     ['process', each.pid],
+    ['attached', each.attached?.join(', ')],
     ['log', each.log],
     ...(each.network ?? []).map(networkRow),
     ['full host', each['waiting-for-space'] === undefined ? undefined : sentenceOfWaiting(each['waiting-for-space'])],

@@ -55,7 +55,9 @@ export async function unmount(path: string, options: UnmountOptions): Promise<nu
     outcome = await unmountTarget(target, options);
   } catch (error) {
     if (!(error instanceof ImgfuseError)) throw error;
-    outcome = { closed: false, clean: false, error: describeError(error), notes: [], exitCode: mountExitCode(error) };
+    const { describeAttached } = await import('../../guest/find-attachment.ts');
+    const reason = describeAttached(path) ?? describeError(error);
+    outcome = { closed: false, clean: false, error: reason, notes: [], exitCode: mountExitCode(error) };
   }
   if (options.output === 'json') {
     const { image, closed, clean, error, overlay, notes } = outcome;
