@@ -62,8 +62,8 @@ function describeProgram(commands: readonly Command[]): Argv {
     .exitProcess(false)
     .completion(SCRIPT_COMMAND, false)
     .example('$0 mount disk.qed /mnt/img', 'disk.qed appears as /mnt/img/disk.raw')
-    .example('mount -o loop,offset=1048576 /mnt/img/disk.raw /mnt/guest', 'its first partition')
-    .example('umount /mnt/guest && $0 unmount /mnt/img', 'the image is flushed, clean and unlocked')
+    .example('$0 unmount /mnt/img', 'the image is flushed, clean and unlocked')
+    .example('$0 attach disk.qed /mnt/guest', "the guest's files; detach takes all of it back")
     .epilogue('imgfuse IMAGE MOUNTPOINT [-o OPTS] is short for mount; mount -t fuse.imgfuse and fstab use it.');
   for (const command of commands) {
     program = program.command({
