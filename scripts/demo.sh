@@ -2,7 +2,7 @@
 # The demo, which is also the tutorial: every command is printed before it runs.
 #
 #   sudo ./scripts/demo.sh         makes a QED image, puts a partition and ext4 with real files on it, closes it,
-#                                  shows that it is clean, and compares every file after a second mount
+#                                  shows that it is clean, and compares every file when it is attached again
 #   sudo ./scripts/demo.sh IMAGE   shows what is on your own image; the image is opened read-only and never written.
 #                                  Options of "imgfuse mount" may follow: --key-file FILE, --allow-backing DIR
 #
@@ -11,8 +11,7 @@ set -euo pipefail
 
 root=$(cd "$(dirname "$0")/.." && pwd)
 work=''
-guests=()     # what is mounted from the disk, latest last
-loop=''       # the loop device over the raw file
+attached=''   # where an image is attached
 mounted=''    # the mountpoint of the image
 
 if [ -t 1 ] && [ -z "${NO_COLOR:-}" ]; then bold=$'\e[1m' plain=$'\e[0m'; else bold='' plain=''; fi
@@ -43,10 +42,9 @@ die() {
 
 # Undoes what is still in place, whatever failed.
 clean_up() {
-  local code=$? index
+  local code=$?
   set +e
-  for ((index = ${#guests[@]} - 1; index >= 0; index--)); do umount "${guests[index]}"; done
-  [ -z "$loop" ] || losetup -d "$loop"
+  [ -z "$attached" ] || imgfuse detach "$attached"
   [ -z "$mounted" ] || imgfuse unmount "$mounted"
   # never rm -rf over something that is still mounted
   if [ -n "$work" ] && ! grep -qF " $work/" /proc/self/mountinfo; then rm -rf "$work"; fi
@@ -107,41 +105,21 @@ unmount_image() {
   mounted=''
 }
 
-attach_loop() {
-  show losetup --find --show "$@"
-  loop=$(losetup --find --show "$@")
-  echo "$loop"
+# attach_image [OPTION...] IMAGE
+attach_image() {
+  run imgfuse attach "$@" "$work/guest" || return
+  attached=$work/guest
 }
 
-detach_loop() {
-  run losetup -d "$loop"
-  loop=''
-}
-
-mount_guest() {
-  run mount "$@"
-  guests+=("${@: -1}")
-}
-
-unmount_guest() {
-  run umount "${guests[-1]}"
-  unset 'guests[-1]'
-}
-
-# Offset and length in bytes of each partition of the loop device, one a line; none without a partition table. Partitions
-# are attached by their offset, because not every kernel makes device nodes for the partitions of a loop device.
-partitions() {
-  sfdisk --json "$loop" 2>/dev/null | node -e '
-    const text = require("fs").readFileSync(0, "utf8");
-    const table = text === "" ? {} : JSON.parse(text).partitiontable;
-    const sector = table.sectorsize ?? 512;
-    for (const { start, size } of table.partitions ?? []) console.log(start * sector, size * sector);'
+detach_image() {
+  run imgfuse detach "$work/guest"
+  attached=''
 }
 
 # ---- sudo ./scripts/demo.sh -----------------------------------------------------------------------------------------
 
 main_job() {
-  local image=$work/disk.qed tree=$root/node_modules offset
+  local image=$work/disk.qed tree=$root/node_modules
   say 'A QED image, empty'
   run imgfuse create -f qed "$image" 4G
   run imgfuse info "$image"
@@ -150,43 +128,32 @@ main_job() {
   mount_image "$image"
   run ls -lh "$work/img"
 
-  say 'A loop device makes a disk of the file: partition table, ext4'
-  attach_loop "$work/img/disk.raw"
+  say 'A partition table and ext4, as on any disk'
   printf 'label: gpt\nstart=2048, type=linux\n' >"$work/partitions"
   run cat "$work/partitions"
-  printf '%s+ sfdisk --quiet %s <%s%s\n' "$bold" "$loop" "$work/partitions" "$plain"
-  sfdisk --quiet "$loop" <"$work/partitions"
-  run sfdisk --list "$loop"
-  read -r offset _ < <(partitions)
-  detach_loop
-  attach_loop --offset "$offset" "$work/img/disk.raw"
-  run mkfs.ext4 -q "$loop"
-  mount_guest "$loop" "$work/guest"
+  printf '%s+ sfdisk --quiet %s <%s%s\n' "$bold" "$work/img/disk.raw" "$work/partitions" "$plain"
+  sfdisk --quiet "$work/img/disk.raw" <"$work/partitions"
+  run sfdisk --list "$work/img/disk.raw"
+  run ls -lh "$work/img/partitions"
+  run mkfs.ext4 -q "$work/img/partitions/1.raw"
+  say 'The last command returns when the image is flushed, clean and unlocked'
+  unmount_image
 
-  say "Copy a real directory tree: $(find "$tree" -type f | wc -l) files"
+  say "Now the files of the guest, in one step: copy a real directory tree, $(find "$tree" -type f | wc -l) files"
+  attach_image "$image"
   run cp -a "$tree" "$work/guest/"
   run df -h "$work/guest"
-  run imgfuse status "$work/img"
-
-  say 'Unmount everything; the last command returns when the image is flushed, clean and unlocked'
-  unmount_guest
-  detach_loop
-  unmount_image
+  run imgfuse status "$image"
+  detach_image
 
   say 'The dirty bit is clear and the check is clean'
   run imgfuse info --output=json "$image"
   imgfuse info --output=json "$image" | grep -q '"dirty-flag": false' || die 'the dirty bit is set'
   run imgfuse check "$image"
 
-  say 'Mount again and compare every file'
-  mount_image "$image"
-  attach_loop --offset "$offset" "$work/img/disk.raw"
-  mount_guest "$loop" "$work/guest"
-  run diff --recursive --no-dereference "$tree" "$work/guest/$(basename "$tree")"
+  say 'Compare every file: a command in the guest, which is detached when that ends'
+  run imgfuse attach --read-only "$image" -- diff --recursive --no-dereference "$tree" "$(basename "$tree")"
   echo 'every file is the same'
-  unmount_guest
-  detach_loop
-  unmount_image
   run imgfuse check "$image"
   say 'Done'
 }
@@ -194,54 +161,26 @@ main_job() {
 # ---- sudo ./scripts/demo.sh IMAGE -----------------------------------------------------------------------------------
 
 show_image() {
-  local image=$1 offset length part parts=()
+  local image=$1
   say "What $image is"
   run imgfuse info "$image"
   say 'Mount it read-only: the image file is never written'
   mount_image_read_only "$@"
-  run ls -lh "$work/img"
+  run ls -lhR "$work/img"
   say 'Its partitions'
-  attach_loop --read-only "$work/img/disk.raw"
-  run sfdisk --list "$loop" || true
-  mapfile -t parts < <(partitions)
-  if [ ${#parts[@]} -eq 0 ]; then
-    # no partition table: the whole disk may be one file system
-    show_file_system
-    detach_loop
-  else
-    detach_loop
-    for part in "${parts[@]}"; do
-      read -r offset length <<<"$part"
-      attach_loop --read-only --offset "$offset" --sizelimit "$length" "$work/img/disk.raw"
-      show_file_system
-      detach_loop
-    done
-  fi
-  say 'Unmount the image'
+  run sfdisk --list "$work/img/disk.raw" || true
+  run imgfuse status "$work/img"
   unmount_image
-  say 'Done'
-}
-
-# Mounts the file system on the loop device read-only, lists its root directory and unmounts it; says so where the kernel
-# cannot.
-show_file_system() {
-  local type options=ro
-  type=$(blkid -p -o value -s TYPE "$loop" || true)
-  say "$loop holds: ${type:-nothing that blkid knows}"
-  case $type in
-    '' | swap | LVM2_member | crypto_LUKS | linux_raid_member) return ;;
-    # replaying a journal would write: the image is read-only, and so is this look at it
-    ext3 | ext4) options=ro,noload ;;
-    xfs) options=ro,norecovery ;;
-    btrfs) options=ro,rescue=nologreplay ;;
-  esac
-  if run mount -t "$type" -o "$options" "$loop" "$work/guest"; then
-    guests+=("$work/guest")
-    run ls -la "$work/guest"
-    unmount_guest
+  say 'The files in it, read-only: a journal that was not replayed stays as it is'
+  if attach_image --read-only --partition all "${@:2}" "$image"; then
+    for directory in "$work/guest" "$work"/guest/p*; do
+      [ ! -d "$directory" ] || run ls -la "$directory"
+    done
+    detach_image
   else
-    echo "this kernel cannot mount it"
+    echo 'there is no file system that can be mounted as it is'
   fi
+  say 'Done'
 }
 
 case ${1:-} in
