@@ -79,11 +79,8 @@ export async function attach(request: AttachRequest, tools: AttachTools): Promis
     const places = chosen.map((each) => placeFor(each, directory, request.choice));
     change({ readOnly: access.readOnly || request.writesAside, ...madeFor(places, attachment) });
     makePlaces(attachment);
-    for (const [index, each] of chosen.entries()) {
-      await mountOne(attachment, each, places[index]!.directory, { request, tools, access });
-      tools.checkpoint();
-    }
-    change({ state: 'attached' });
+    const left = await mountAll(attachment, chosen, { request, tools, access });
+    change({ state: 'attached', partitions: places.filter((_, index) => !left.has(chosen[index]!)) });
     tools.checkpoint();
     return attachment;
   } catch (error) {
@@ -189,12 +186,34 @@ function madeFor(
   return { made: [...made, ...missing], partitions: places };
 }
 
-async function mountOne(
+interface How {
+  readonly request: AttachRequest;
+  readonly tools: AttachTools;
+  readonly access: ImageAccess;
+}
+
+/** Of several, one that cannot be mounted here is left out, and said. @returns those that were left out */
+async function mountAll(
   attachment: Attachment,
-  partition: GuestPartition,
-  directory: string,
-  how: { readonly request: AttachRequest; readonly tools: AttachTools; readonly access: ImageAccess },
-): Promise<void> {
+  chosen: readonly GuestPartition[],
+  how: How,
+): Promise<ReadonlySet<GuestPartition>> {
+  const left = new Set<GuestPartition>();
+  for (const [index, each] of chosen.entries()) {
+    try {
+      await mountOne(attachment, each, attachment.partitions[index]!.directory, how);
+    } catch (error) {
+      left.add(each);
+      how.tools.checkpoint();
+      if (!(error instanceof ImgfuseError) || how.request.choice !== 'all' || left.size === chosen.length) throw error;
+      how.tools.note(`${nameOf(each)} is left out: ${error.message}`);
+    }
+    how.tools.checkpoint();
+  }
+  return left;
+}
+
+async function mountOne(attachment: Attachment, partition: GuestPartition, directory: string, how: How): Promise<void> {
   const { request, tools, access } = how;
   const content = partition.content!;
   const { number, start, size } = partition;

@@ -104,7 +104,7 @@ function mountError({ type }: GuestFileSystem, known: FileSystem, directory: str
     return new ImgfuseError('io', `${type} cannot be mounted at ${directory}: ${said}`, { path: directory });
   }
   const cure = known.cure ?? `load its module (modprobe ${type}), or use a kernel that has it`;
-  const message = `it is ${type}, and neither this kernel nor a program here can mount that: ${cure}`;
+  const message = `it holds ${type}, which neither this kernel nor a program here can mount: ${cure}`;
   return new ImgfuseError('unsupported', message, { path: directory });
 }
 

@@ -197,9 +197,22 @@ describe('what cannot be mounted as it is', () => {
     const refused = bench.imgfuse('attach', image);
     expect(refused.code).toBe(32);
     expect(refused.stderr).toBe(
-      'imgfuse: it is ReFS, and neither this kernel nor a program here can mount that: load its module (modprobe ReFS), or ' +
+      'imgfuse: it holds ReFS, which neither this kernel nor a program here can mount: load its module (modprobe ReFS), or ' +
         'use a kernel that has it\n',
     );
+    expect(leftovers()).toEqual([]);
+  });
+
+  test('one of several that cannot be mounted is left out of all of them', () => {
+    const image = bench.path('disk.img');
+    makeGuestDisk(image, 'gpt', [{ mib: 8, make: marked('ReFS\\0\\0\\0\\0', 3) }, GUESTS.ext4]);
+    const guest = bench.makeDirectory('guest');
+    const { code, stdout, stderr } = bench.imgfuse('attach', image, guest, '--partition', 'all');
+    expect(code, stderr).toBe(0);
+    expect(stderr).toContain('imgfuse: partition 1 is left out: it holds ReFS, which neither this kernel');
+    expect(stdout).toBe(`${image} (partition 2, ext4) is attached at ${guest}/p2\n`);
+    imgfuse('detach', image);
+    expect(readdirSync(guest)).toEqual([]);
     expect(leftovers()).toEqual([]);
   });
 
