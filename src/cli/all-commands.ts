@@ -12,6 +12,7 @@ import { detachCommand } from './commands/detach.ts';
 import { infoCommand } from './commands/info.ts';
 import { mapCommand } from './commands/map.ts';
 import { mountCommand } from './commands/mount.ts';
+import { rebaseCommand } from './commands/rebase.ts';
 import { remountCommand } from './commands/remount.ts';
 import { resizeCommand } from './commands/resize.ts';
 import { statusCommand } from './commands/status.ts';
@@ -67,6 +68,7 @@ export const PROGRAM: readonly Command[] = [
   mapCommand,
   resizeCommand,
   commitCommand,
+  rebaseCommand,
   completionCommand,
   helpCommand,
 ];

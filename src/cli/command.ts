@@ -16,6 +16,7 @@ export const COMMANDS = [
   'map',
   'resize',
   'commit',
+  'rebase',
   'completion',
   'help',
 ] as const;

@@ -18,6 +18,7 @@ const QUICK: Partial<Record<CommandName, () => Promise<Command>>> = {
   info: async () => (await import('./commands/info.ts')).infoCommand,
   check: async () => (await import('./commands/check.ts')).checkCommand,
   map: async () => (await import('./commands/map.ts')).mapCommand,
+  rebase: async () => (await import('./commands/rebase.ts')).rebaseCommand,
   commit: async () => (await import('./commands/commit.ts')).commitCommand,
   resize: async () => (await import('./commands/resize.ts')).resizeCommand,
 };

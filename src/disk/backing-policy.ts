@@ -108,7 +108,7 @@ export function resolveExtent(image: NamingImage, name: string, role: ExtentRole
 
 /** The advice if a file that an image refers to is gone. */
 const CURES = {
-  'backing file': 'put it back, or mount without it after qemu-img rebase',
+  'backing file': 'put it back, or name the place where it is now with imgfuse rebase -u',
   // QEMU looks in the working directory of its process instead
   'data file': "put it back; a relative name counts from the image's own directory",
   extent: "put it back; a relative name counts from the image's own directory",

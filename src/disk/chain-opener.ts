@@ -160,7 +160,7 @@ export class ChainOpener {
     const said = reference.format ?? found.format;
     const readOnly = this.images !== this.options.writtenDepth;
     const file = this.files.openBelow(path, readOnly, device === undefined ? 'image' : { device });
-    const sayRaw = `store that it is raw with qemu-img rebase -u -F ${rawFormat.name} -b ${reference.name} ${overlay.path}`;
+    const sayRaw = `store that it is raw with imgfuse rebase -u -F ${rawFormat.name} -b ${reference.name} ${overlay.path}`;
     const format = said === undefined ? probeFormat(file, sayRaw) : formatByName(said);
     if (said === undefined && format === rawFormat) {
       throw new ImgfuseError(

@@ -23,13 +23,14 @@ export interface OverlayBase {
 
 /**
  * Where the backing file is: an absolute path, or a URL. It need not be there yet.
+ * @param refusal what a sentence about a wrong name says of the image
  * @throws ImgfuseError usage, permission
  */
-export function locateBase(imagePath: string, { name, format }: OverlayBase): string {
+export function locateBase(imagePath: string, { name, format }: OverlayBase, refusal = 'is not made'): string {
   formatByName(format);
   const meaning = meaningOfName(name);
   if (meaning.kind === 'url') return parseUrl(meaning.url).href;
-  if (meaning.kind === 'other') throw unusable(imagePath, 'backing file', name, meaning.why);
+  if (meaning.kind === 'other') throw unusable(imagePath, 'backing file', name, meaning.why, refusal);
   const path = locateFile(imagePath, meaning.path);
   if (isMissing(path)) return path;
   if (isRegularFile(path) || blockDeviceNumber(path) !== null) return path;
@@ -82,16 +83,16 @@ function assertLooksLike(location: string, wanted: string, found: string): void 
 
 /**
  * Refuses a chain that leads back to the new image, or that becomes too long; an image that cannot be read ends the walk.
- * @param image the new file, which is there already and has no content
+ * @param image the file that is to have the backing file @param what it is called
  */
-export function assertChainFits(image: HostFile, location: string, base: OverlayBase): void {
+export function assertChainFits(image: HostFile, location: string, base: OverlayBase, what = 'the new image'): void {
   const own = image.identity();
   let next: NamedBelow | null = { path: location, format: base.format };
   for (let images = 1; next !== null && !isUrl(next.path); images++) {
     const link = readLink(next.path, next.format);
     if (link === null) return;
     if (isSameFile(link.identity, own)) {
-      const way = images === 1 ? 'is the new image itself' : `is based on ${image.path}, the new image itself`;
+      const way = images === 1 ? `is ${what} itself` : `is based on ${image.path}, ${what} itself`;
       throw new ImgfuseError('usage', `the backing file ${location} ${way}`, { path: location });
     }
     if (images >= MAX_CHAIN_DEPTH) {
@@ -169,11 +170,11 @@ function isMissing(path: string): boolean {
   }
 }
 
-function unusable(imagePath: string, what: string, name: string, why: string): ImgfuseError {
+function unusable(imagePath: string, what: string, name: string, why: string, refusal = 'is not made'): ImgfuseError {
   // "a:b" may well be meant as a file; "nbd://host" and "json:{}" are not
   const isWord = hasProtocol(name) && !name.startsWith('json:') && !/^[^/]*:\/\//.test(name);
   const cure = isWord ? `; a file of that name is called ./${name}` : '';
-  return new ImgfuseError('usage', `${imagePath} is not made: its ${what} '${name}' ${why}${cure}`, {
+  return new ImgfuseError('usage', `${imagePath} ${refusal}: its ${what} '${name}' ${why}${cure}`, {
     path: imagePath,
   });
 }

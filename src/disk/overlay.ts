@@ -110,7 +110,7 @@ export function assertIsBase(
     throw new ImgfuseError(
       'usage',
       `${path} is an overlay on ${located} and not on ${base.path}, so it would show a mixture of two disks; mount that image ` +
-        'with it, or name another overlay',
+        `with it, name another overlay, or, if that image was moved, tell the overlay with imgfuse rebase -u -b ${base.path} ${path}`,
       { path },
     );
   }

@@ -334,6 +334,12 @@ export interface ImageFormat<Opened extends Image = Image> extends Signature {
    * have. Absent: none can be made.
    */
   create?(file: HostFile, options: CreateOptions): void;
+  /**
+   * Makes an image that nobody has open name another backing file, or none. Durable when it returns, and a crash leaves the old
+   * reference or the new one. Throws limit if the name has no room, and has changed nothing then. Absent: the reference cannot be
+   * changed.
+   */
+  setBacking?(file: HostFile, backing: BackingReference | null): void;
   /** Checks without opening for requests. Absent: there is no check. */
   check?(file: HostFile, options: CheckOptions): CheckReport;
   /** Reads and checks the header only. @param log takes one sentence for each thing that a truncated file has lost */

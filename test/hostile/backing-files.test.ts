@@ -312,7 +312,7 @@ describe('a backing file that is no file to read from', () => {
     writeQed(image, { backing: 'base.raw' });
     const message = refusal('unsupported');
     expect(message).toContain(join(folder, 'base.raw'));
-    expect(message).toContain('qemu-img rebase');
+    expect(message).toContain('imgfuse rebase -u');
   });
 });
 

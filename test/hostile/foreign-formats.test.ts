@@ -74,7 +74,7 @@ describe.each(FOREIGN_FILES)('$name, known by $what,', ({ name, content }) => {
     const message = refusalOf(() => openDisk(join(folder, 'overlay.qed'), { readOnly: true }).close());
     expect(message).toContain(`unsupported: ${image} is `);
     expect(message).toContain(name);
-    expect(message).toContain('qemu-img rebase -u -F raw -b disk.img');
+    expect(message).toContain('imgfuse rebase -u -F raw -b disk.img');
   });
 
   test.each(['qcow2', 'qed'])('is refused as a backing file that -F calls %s', (backingFormat) => {

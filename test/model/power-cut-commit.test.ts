@@ -3,7 +3,7 @@
 
 import { describe, expect, test } from 'vitest';
 import { guestOffset } from '../../src/bytes/offsets.ts';
-import { commitImages } from '../../src/disk/commit.ts';
+import { commitImages } from '../../src/disk/merge/commit.ts';
 import type { Image, WritableFormat } from '../../src/format/image-format.ts';
 import { qcow2 } from '../../src/format/qcow2/index.ts';
 import { qed } from '../../src/format/qed/index.ts';

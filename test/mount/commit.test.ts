@@ -149,3 +149,27 @@ test("a guest's ext4 that was changed through an overlay is clean in the base", 
   run('umount', guest);
   imgfuse('unmount', 'mnt');
 });
+
+test('rebase gives an overlay another base at the command line, and says what it did', () => {
+  makeBase('qcow2', bench.path('base.qcow2'));
+  imgfuse('mount', '-o', 'overlay=o.qcow2', 'base.qcow2', 'mnt');
+  write('mnt', 'changed');
+  expect(refused(1, 'rebase', '-b', '', 'o.qcow2')).toMatch(/o\.qcow2 is in use by/);
+  imgfuse('unmount', 'mnt');
+  run('cp', 'base.qcow2', 'moved.qcow2');
+  const { stdout } = imgfuse('rebase', '-u', '-b', 'moved.qcow2', 'o.qcow2');
+  expect(stdout).toBe('Image rebased: o.qcow2 has the backing file moved.qcow2 now.\n');
+  const wrong = refused(1, 'mount', '-o', 'overlay=o.qcow2', 'base.qcow2', 'mnt');
+  expect(wrong).toMatch(
+    /o\.qcow2 is an overlay on .*moved\.qcow2 and not on .*imgfuse rebase -u -b .*base\.qcow2 .*o\.qcow2/,
+  );
+  const json = JSON.parse(imgfuse('rebase', '--output=json', '-b', '', 'o.qcow2').stdout) as Record<string, unknown>;
+  expect(json).toEqual({ filename: 'o.qcow2', 'data-size': expect.any(Number), 'zero-size': 0 });
+  expect(json['data-size']).toBeGreaterThan(MIB);
+  run('rm', 'base.qcow2', 'moved.qcow2');
+  imgfuse('mount', 'o.qcow2', 'mnt');
+  expect(read('mnt', 7)).toBe('changed');
+  expect(read('mnt', 2, MIB)).toBe('\x07\x07');
+  imgfuse('unmount', 'mnt');
+  expect(refused(1, 'rebase', 'o.qcow2')).toMatch(/rebase needs the option -b BACKING/);
+});

@@ -8,6 +8,7 @@ import { createQcow2 } from './create/create.ts';
 import { QCOW2_CREATE_HELP } from './create/create-options.ts';
 import { describeHeader, inspectHeader } from './header/describe.ts';
 import { readHeader } from './header/read-header.ts';
+import { setQcow2Backing } from './header/set-backing.ts';
 import { qcow2Image } from './image.ts';
 import { openQcow2 } from './open/open.ts';
 import type { Qcow2State } from './state.ts';
@@ -27,6 +28,7 @@ export const qcow2: CheckedFormat = {
   attach: (file: HostFile, shared: SharedImage, options: AttachOptions) =>
     qcow2Image(filesOf(file, options), shared.state as Qcow2State, options.slot, options.log),
   create: createQcow2,
+  setBacking: setQcow2Backing,
   check: checkQcow2,
   inspect: (file, log = () => undefined) => inspectHeader(file, readHeader(file, { readOnly: true }), log),
 };

@@ -35,6 +35,7 @@ import {
   writeHeaderField,
 } from './header.ts';
 import { qedImage } from './image.ts';
+import { setQedBacking } from './set-backing.ts';
 import { createQedState, type QedState } from './state.ts';
 
 /** Leaks between clusters in use that one open takes back; a hostile file may claim any number. 1 TiB of 64 KiB clusters. */
@@ -49,6 +50,7 @@ export const qed: CheckedFormat = {
   open: (file, options) => openQed(file, options, false),
   attach: attachQed,
   create: createQed,
+  setBacking: setQedBacking,
   check: checkQed,
   inspect: (file, log = () => undefined) => {
     const header = readHeader(file, { mayBeCut: true });

@@ -103,7 +103,7 @@ describe('the manual page', () => {
     expect(
       [
         'mount',
-        ...(have.match(/\b(attach|create|info|check|commit|map|resize|status|remount|unmount)\b/g) ?? []),
+        ...(have.match(/\b(attach|create|info|check|commit|map|rebase|resize|status|remount|unmount)\b/g) ?? []),
       ].sort(),
     ).toEqual(takers.sort());
   });

@@ -1,19 +1,19 @@
 // Opens an overlay and the image below it that it is written back into, both for writing, and closes them in order.
 
-import { type Closeable, closeAll, closingOnFailure } from '../errors/close.ts';
-import { ImgfuseError } from '../errors/index.ts';
-import { type Image, imageChain, type WritableImage } from '../format/image-format.ts';
-import { isSameFile } from '../host/file-identity.ts';
-import { isUrl, parseUrl } from '../host/http/url.ts';
-import { identityAt } from '../host/paths.ts';
-import { chainFiles } from './chain.ts';
-import { ChainOpener } from './chain-opener.ts';
-import { ClosedMarks } from './closed-marks.ts';
+import { type Closeable, closeAll, closingOnFailure } from '../../errors/close.ts';
+import { ImgfuseError } from '../../errors/index.ts';
+import { type Image, imageChain, type WritableImage } from '../../format/image-format.ts';
+import { isSameFile } from '../../host/file-identity.ts';
+import { isUrl, parseUrl } from '../../host/http/url.ts';
+import { identityAt } from '../../host/paths.ts';
+import { chainFiles } from '../chain.ts';
+import { ChainOpener } from '../chain-opener.ts';
+import { ClosedMarks } from '../closed-marks.ts';
+import { inspectDisk } from '../info.ts';
+import type { OpenDiskOptions } from '../open-options.ts';
+import { imagesBelow, type NamedBelow } from '../overlay-base.ts';
+import { formatByName } from '../registry.ts';
 import { type CommitResult, commitImages } from './commit.ts';
-import { inspectDisk } from './info.ts';
-import type { OpenDiskOptions } from './open-options.ts';
-import { imagesBelow, type NamedBelow } from './overlay-base.ts';
-import { formatByName } from './registry.ts';
 
 export interface CommitDiskOptions extends Omit<OpenDiskOptions, 'readOnly' | 'writtenDepth' | 'overlaid'> {
   /** the image to write into, a path or a URL; absent: the one right below */

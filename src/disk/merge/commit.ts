@@ -7,9 +7,9 @@
 //
 // Invariant: after a crash at any point the overlay over its base reads as before, and doing it again completes it.
 
-import { guestOffset } from '../bytes/offsets.ts';
-import { assert } from '../errors/index.ts';
-import { type Image, imageChain, type ReadableImage, type WritableImage } from '../format/image-format.ts';
+import { guestOffset } from '../../bytes/offsets.ts';
+import { assert } from '../../errors/index.ts';
+import { type Image, imageChain, type ReadableImage, type WritableImage } from '../../format/image-format.ts';
 
 /** Data goes over in pieces of this. */
 const COPY_BYTES = 2 * 1024 * 1024;
@@ -101,7 +101,7 @@ interface Range {
 }
 
 /** The ranges that the `depth` upper images of a chain decide. */
-function* rangesAbove(image: ReadableImage, depth: number, offset: number, end: number): Generator<Range, void> {
+export function* rangesAbove(image: ReadableImage, depth: number, offset: number, end: number): Generator<Range, void> {
   for (let at = offset; at < end; ) {
     const { status, length } = image.mapContent(guestOffset(at), end - at);
     const next = at + length;
