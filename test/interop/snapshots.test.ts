@@ -73,11 +73,14 @@ describe.each(
 )('snapshots of an image with $name', ({ kind, index }) => {
   let image: SnapshotImageFile;
   let own: string;
+  /** of each snapshot, once it has been applied */
+  let applied: readonly Buffer[];
 
   beforeAll(() => {
     if (!hasQemu) return;
     own = makeTemporaryDirectory();
     image = new SnapshotImageFile(own, kind, 100 + index);
+    applied = SNAPSHOT_NAMES.map((name) => image.contentWhenApplied(name));
   });
   afterAll(() => {
     if (own !== undefined) removeTemporaryDirectory(own);
@@ -93,7 +96,7 @@ describe.each(
         const wanted = image.contentOf(name);
         expect(virtualSize, name).toBe(image.sizeOf(name));
         expect(firstDifference(content.subarray(0, wanted.length), wanted), name).toBe('none');
-        expect(firstDifference(content, image.contentWhenApplied(name)), name).toBe('none');
+        expect(firstDifference(content, applied[position]!), name).toBe('none');
         expectZerosWithoutData(snapshot, content);
         expect(snapshot.occupiedBytes()).toBeGreaterThan(0);
         expect(snapshot.read(content, 0, 10, guestOffset(virtualSize))).toBe(0);
@@ -103,7 +106,6 @@ describe.each(
   });
 
   test('stay as they are while the disk changes, and afterwards', () => {
-    const wanted = SNAPSHOT_NAMES.map((name) => image.contentWhenApplied(name));
     const random = seededRandom(300 + index);
     const canResize = !kind.options.includes('compat=0.10');
     withDisk(image.path, optionsFor(kind, false), (disk) => {
@@ -111,13 +113,14 @@ describe.each(
       for (let round = 0; round < 30; round++) {
         for (let n = 0; n < 5; n++) changeDisk(disk, random, canResize);
         const position = Math.floor(random() * snapshots.length);
-        const difference = firstDifference(contentOf(snapshots[position]!), wanted[position]!);
+        const difference = firstDifference(contentOf(snapshots[position]!), applied[position]!);
         expect(difference, `${SNAPSHOT_NAMES[position]} in round ${round}`).toBe('none');
       }
     });
     image.check();
     for (const [position, name] of SNAPSHOT_NAMES.entries()) {
-      expect(firstDifference(image.contentWhenApplied(name), wanted[position]!), name).toBe('none');
+      const content = image.contentOf(name);
+      expect(firstDifference(content, applied[position]!.subarray(0, content.length)), name).toBe('none');
     }
   });
 });

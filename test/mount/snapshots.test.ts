@@ -12,6 +12,7 @@ import { fuseNativeAvailable } from '../../src/fuse/index.ts';
 import { firstDifference } from '../support/image-files.ts';
 import { hasQemu, qemuCheck, qemuImg, qemuIo, tryQemu } from '../support/qemu.ts';
 import { seededRandom } from '../support/random.ts';
+import { RangeServer } from '../support/range-server.ts';
 import { canMountAsRoot, hasCommand, requireOrSkip } from '../support/requirements.ts';
 import { SNAPSHOT_KINDS, SNAPSHOT_NAMES, SnapshotImageFile } from '../support/snapshot-images.ts';
 import { Bench } from './cli-harness.ts';
@@ -224,6 +225,20 @@ test.each(['overlay=over.qcow2', 'snapshot'])('with -o %s the snapshots are thos
   expect(readdirSync(join(at, 'snapshots')).sort()).toEqual(['one.raw', 'two.raw']);
   expect(byteOf(fileOf(at, 'one'))).toBe(1);
   expect(byteOf(fileOf(at, 'two'))).toBe(2);
+});
+
+test('an image on a server shows its snapshots, read-only and below an overlay', async () => {
+  const server = new RangeServer(readFileSync(imageWith('one', 'two')));
+  try {
+    const at = mount(`${server.origin}/disk.qcow2`, '-o', 'ro');
+    expect(byteOf(fileOf(at, 'one'))).toBe(1);
+    expect(bench.imgfuse('unmount', at)).toMatchObject({ code: 0 });
+    expect(bench.imgfuse('mount', `${server.origin}/disk.qcow2`, at, '-o', 'snapshot')).toMatchObject({ code: 0 });
+    expect(byteOf(fileOf(at, 'two'))).toBe(2);
+    expect(bench.imgfuse('unmount', at)).toMatchObject({ code: 0 });
+  } finally {
+    await server.close();
+  }
 });
 
 test('status and status.json say which there are', () => {
