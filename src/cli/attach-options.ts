@@ -33,6 +33,8 @@ const REFUSED: Readonly<Record<string, string>> = {
   partition: 'choose one with --partition N',
   remount: 'detach and attach again',
   bind: 'attach mounts images',
+  rbind: 'attach mounts images',
+  move: 'attach mounts images',
   pid_file: 'the mount of an attached image is ended by "imgfuse detach"',
 };
 

@@ -9,6 +9,7 @@ import {
   type AttachedPartition,
   type Attachment,
   type AttachmentRecord,
+  listAttachments,
   makePlaces,
   newAttachmentPath,
   ownFilesDirectory,
@@ -23,7 +24,7 @@ import {
 } from './choose-partition.ts';
 import { type DetachTools, detach } from './detach.ts';
 import { readGuestPartitions } from './disk-content.ts';
-import { attachmentsOf, isLeftover } from './find-attachment.ts';
+import { isLeftover, placesOf } from './find-attachment.ts';
 import { type MountedGuest, mountGuest } from './mount-guest.ts';
 
 export interface AttachRequest {
@@ -117,9 +118,11 @@ function assertDirectory(directory: string, isForAll: boolean): void {
   });
 }
 
-/** Removes what a killed attach of the image has left. @throws ImgfuseError busy if the image is attached */
-async function clearTheWay({ image, readOnly, writesAside }: AttachRequest, tools: AttachTools): Promise<void> {
-  for (const other of attachmentsOf(image)) {
+/** Removes what a killed attach has left. @throws ImgfuseError busy if the image is attached, or another one in the directory */
+async function clearTheWay(request: AttachRequest, tools: AttachTools): Promise<void> {
+  const { image, directory, readOnly, writesAside } = request;
+  const atDirectory = (each: Attachment): boolean => directory !== null && placesOf(each).includes(directory);
+  for (const other of listAttachments().filter((each) => each.image === image || atDirectory(each))) {
     if (isLeftover(other)) {
       const closed = await detach(other, tools);
       tools.note(`what an attach that was cut short had left at ${other.directory} is removed`);
@@ -127,7 +130,8 @@ async function clearTheWay({ image, readOnly, writesAside }: AttachRequest, tool
       continue;
     }
     // programs that only read run side by side, each with an attachment of its own
-    if (other.forProgram && other.readOnly && (readOnly || writesAside)) continue;
+    const isSideBySide = other.forProgram && other.readOnly && (readOnly || writesAside);
+    if (isSideBySide && !atDirectory(other)) continue;
     throw new ImgfuseError('busy', describeOther(other), { path: image });
   }
 }

@@ -9,6 +9,8 @@ import { type Attachment, forgetAttachment, listAttachments } from './attachment
 import { unmountGuests } from './guest-mounts.ts';
 import { freeLoopDevices } from './loop-devices.ts';
 
+/** after this time the user is told what is waited for */
+const PATIENCE_MS = 2000;
 const SERVER_END_MS = 15_000;
 const LOOK_MS = 50;
 
@@ -62,14 +64,22 @@ async function serversEnded(disk: string): Promise<void> {
  * Ends an attach that is at work, which then takes back by itself what it has made.
  * @returns whether it has; false if it was too late, and the attachment is there
  */
-export async function interruptAttach({ pid, recordPath }: Attachment): Promise<boolean> {
+export async function interruptAttach(
+  { pid, recordPath }: Attachment,
+  note: (sentence: string) => void,
+): Promise<boolean> {
   try {
     process.kill(pid, 'SIGTERM');
   } catch {}
-  for (;;) {
+  const start = performance.now();
+  for (let isSaid = false; ; ) {
     const now = listAttachments().find((each) => each.recordPath === recordPath);
     if (now === undefined) return true;
     if (!now.alive || now.state === 'attached') return false;
+    if (!isSaid && performance.now() - start > PATIENCE_MS) {
+      note(`waiting for the attach of process ${pid} to take back what it has made ...`);
+      isSaid = true;
+    }
     await delay(LOOK_MS);
   }
 }

@@ -16,7 +16,7 @@ export function findAttachment(name: string): Attachment {
   if (at !== undefined) return at;
   const over = all.find(({ disk }) => loopDevicesOver(disk).some((loop) => loop.names.includes(name)));
   if (over !== undefined) return over;
-  const ofImage = attachmentsOf(canonicalPath(name));
+  const ofImage = all.filter(({ image }) => image === canonicalPath(name));
   const [first, ...more] = ofImage;
   if (first === undefined) {
     throw new ImgfuseError('missing', `${name} is not attached; "imgfuse status" lists what is mounted`, {
@@ -38,12 +38,8 @@ export function describeAttached(name: string): string | null {
   }
 }
 
-/** The attachments of an image. */
-export function attachmentsOf(image: string): Attachment[] {
-  return listAttachments().filter((each) => each.image === image);
-}
-
-function placesOf({ directory, disk, raw, partitions }: Attachment): string[] {
+/** The paths that mean an attachment. */
+export function placesOf({ directory, disk, raw, partitions }: Attachment): string[] {
   return [directory, disk, raw, ...partitions.map((each) => each.directory)];
 }
 

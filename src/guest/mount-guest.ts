@@ -90,18 +90,25 @@ async function mountWithKernel(
     if ((await mount([known.withoutReplay])).code === 0) return describe(directory, true, null);
     break;
   }
-  throw mountError(guest, known, directory, failed!);
+  throw mountError(guest, known, directory, failed!, how.options);
 }
 
 function isUnknown({ complaint }: ProgramEnd): boolean {
   return /unknown filesystem type/i.test(complaint);
 }
 
-function mountError({ type }: GuestFileSystem, known: FileSystem, directory: string, end: ProgramEnd): ImgfuseError {
+function mountError(
+  { type }: GuestFileSystem,
+  known: FileSystem,
+  directory: string,
+  end: ProgramEnd,
+  options: readonly string[],
+): ImgfuseError {
   if (end.missing) return new ImgfuseError('missing', 'mount(8) is not in the PATH: install util-linux', {});
   if (!isUnknown(end)) {
     const said = end.complaint.replace(/^mount: /, '').replace(`${directory}: `, '');
-    return new ImgfuseError('io', `${type} cannot be mounted at ${directory}: ${said}`, { path: directory });
+    const given = options.length === 0 ? '' : ` with -o ${options.join(',')}`;
+    return new ImgfuseError('io', `${type} cannot be mounted at ${directory}${given}: ${said}`, { path: directory });
   }
   const cure = known.cure ?? `load its module (modprobe ${type}), or use a kernel that has it`;
   const message = `it holds ${type}, which neither this kernel nor a program here can mount: ${cure}`;

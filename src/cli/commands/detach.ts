@@ -62,7 +62,7 @@ async function detachTarget({ target, output }: DetachArguments): Promise<number
 async function interrupted(attachment: Attachment): Promise<boolean> {
   const { alive, state, forProgram, pid, directory } = attachment;
   if (!alive) return false;
-  if (state === 'attaching') return interruptAttach(attachment);
+  if (state === 'attaching') return interruptAttach(attachment, complain);
   if (!forProgram) return false;
   const message = `process ${pid} runs a program in ${directory}, and detaches when that ends; end the program instead`;
   throw new ImgfuseError('busy', message, { path: directory });
