@@ -145,6 +145,7 @@ export function mountRequest(parsed: ParsedMountArguments): MountRequest {
     ...(options.uid === undefined ? {} : { uid: options.uid }),
     ...(options.gid === undefined ? {} : { gid: options.gid }),
     ...(options.umask === undefined ? {} : { umask: options.umask }),
+    ...(options.partition === undefined ? {} : { partition: options.partition }),
     ...(pidFile === undefined ? {} : { pidFile: canonicalEntry(pidFile) }),
   };
 }

@@ -21,6 +21,8 @@ export interface MountOptions {
   snapshot: boolean;
   /** the file that changes go to */
   overlay?: string;
+  /** the one partition that a mountpoint which is a file shows */
+  partition?: number;
   /** flags of mount(2) by name: noexec, noatime, ... */
   flags: string[];
   allowBacking: string[];
@@ -166,6 +168,9 @@ const VALUES: Readonly<Record<string, Apply>> = {
   },
   allow_backing: (options, value) => {
     options.allowBacking.push(value);
+  },
+  partition: (options, value, name) => {
+    options.partition = parseNumber(name, value, 1, 255);
   },
   overlay: (options, value) => {
     options.overlay = value;

@@ -54,6 +54,8 @@ export interface MountRequest {
   readonly uid?: number;
   readonly gid?: number;
   readonly umask?: number;
+  /** the one partition that is shown, as the mountpoint itself */
+  readonly partition?: number;
   readonly pidFile?: string;
   /** print what was mounted, as JSON */
   readonly json: boolean;

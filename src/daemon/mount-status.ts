@@ -3,7 +3,7 @@
 import { formatSize } from '../bytes/format-size.ts';
 import type { NetworkStatus, OpenStep, VirtualDisk } from '../disk/index.ts';
 import type { GuestStatus } from './inspection/guest-status.ts';
-import { type SnapshotsStatus, snapshotsStatus } from './inspection/snapshot-status.ts';
+import type { SnapshotsStatus } from './inspection/snapshot-status.ts';
 import type { FullPolicy, MountRequest } from './mount-request.ts';
 import type { Phase } from './mount-state.ts';
 import { type OverlayReport, overlayReport } from './overlay-report.ts';
@@ -24,6 +24,9 @@ export interface MountStatus extends GuestStatus, SnapshotsStatus {
   readonly 'dirty-flag': boolean;
   /** qcow2 version 3: the dirty flag is set while the image changes */
   readonly 'lazy-refcounts'?: boolean;
+  /** the one that the mountpoint shows; absent: it shows the whole disk */
+  readonly partition?: number;
+  /** of the whole disk */
   readonly 'virtual-size': number;
   readonly 'allocated-size': number;
   readonly 'cluster-size': number;
@@ -51,10 +54,12 @@ export interface MountStatus extends GuestStatus, SnapshotsStatus {
   readonly log: string | null;
 }
 
+/** @param snapshots which commands that only read a status do without: finding their names takes modules of its own */
 export function mountStatus(
   request: MountRequest,
   disk: VirtualDisk,
   serving: Serving,
+  snapshots: SnapshotsStatus,
   shared: boolean,
   log: string | null,
 ): MountStatus {
@@ -72,6 +77,7 @@ export function mountStatus(
     shared,
     'dirty-flag': status.dirty,
     ...(status.lazyRefcounts === null ? {} : { 'lazy-refcounts': status.lazyRefcounts }),
+    ...(request.partition === undefined ? {} : { partition: request.partition }),
     'virtual-size': status.virtualSize,
     'allocated-size': status.allocatedBytes,
     'cluster-size': status.clusterSize,
@@ -83,7 +89,7 @@ export function mountStatus(
     ...(overlay === undefined ? {} : { overlay }),
     full: request.full,
     ...(waiting === null ? {} : { 'waiting-for-space': waiting }),
-    ...snapshotsStatus(disk, serving.diskFile !== serving.mountpoint),
+    ...snapshots,
     requests: serving.requests(),
     failure: status.failure,
     log,

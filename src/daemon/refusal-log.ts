@@ -4,13 +4,20 @@ import type { Refusal } from '../filesystem/index.ts';
 import { processName, processStartTime } from '../host/processes.ts';
 import type { Log } from './log.ts';
 
+/** losetup tries again and again, for a quarter of a minute. */
+const REPEAT_MS = 30_000;
+const TOLD_MAX = 100;
+
 export function refusalLog(log: Log): (refusal: Refusal) => void {
+  const toldAt = new Map<string, number>();
   return ({ name, holderName, holderWrites, holder }) => {
     const how = holderWrites ? 'open for writing' : 'open for reading';
-    log(
-      'warning',
-      `${name} cannot be opened, because it shows the same bytes as ${holderName}, which is ${how}${by(holder)}; close that first`,
-    );
+    const sentence = `${name} cannot be opened, because it shows the same bytes as ${holderName}, which is ${how}${by(holder)}; close that first`;
+    const now = performance.now();
+    if (now - (toldAt.get(sentence) ?? -REPEAT_MS) < REPEAT_MS) return;
+    if (toldAt.size >= TOLD_MAX) toldAt.clear();
+    toldAt.set(sentence, now);
+    log('warning', sentence);
   };
 }
 

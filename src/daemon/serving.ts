@@ -30,7 +30,7 @@ import {
   readCounters,
   type Transport,
 } from '../fuse/index.ts';
-import { isInherited } from '../mounts/mountpoint.ts';
+import { isInherited, needsFile } from '../mounts/mountpoint.ts';
 import { nativeAvailable } from '../native/index.ts';
 import { answerTimeOf } from './connection-loss.ts';
 import { StatusTexts } from './inspection/status-texts.ts';
@@ -180,9 +180,11 @@ async function serveKernel(
   let others: readonly ServeData[];
   let tree: SharedTree;
   try {
+    // only here of a mountpoint that was passed as a descriptor
+    if (disk.part !== null && !session.rootIsFile) throw needsFile(session.mountpoint, request.partition!);
     tree = createTree(
       { readOnly: disk.readOnly, modifiedMs: () => disk.modifiedMs },
-      { rootIsFile: session.rootIsFile, shows: shownOf(disk), ...owner(request) },
+      { rootIsFile: session.rootIsFile, shows: shownOf(disk), part: disk.part ?? undefined, ...owner(request) },
     );
     const [data, ...rest] = workerData(session, disk, tree, request, words, counters);
     first = warm.run(data!, hears);

@@ -23,6 +23,7 @@ import type { MountRecord } from '../mounts/runtime-directory.ts';
 import { type CloseResult, ControlServer, type RemountResult } from './control-socket.ts';
 import type { HandoverParts } from './handover.ts';
 import { GuestLook } from './inspection/guest-look.ts';
+import { snapshotsStatus } from './inspection/snapshot-status.ts';
 import type { DiskKeeper } from './keeper/disk-keeper.ts';
 import { type LiveMount, type MountParts, mountDisk, openOptions, warnAboutHiddenFiles } from './live-mount.ts';
 import type { Log } from './log.ts';
@@ -114,7 +115,7 @@ export class Supervisor {
    */
   async start(passwords: PasswordSource): Promise<MountRecord> {
     this.handleSignals();
-    assertMountpoint(this.request.mountpoint);
+    assertMountpoint(this.request.mountpoint, this.request.partition);
     await this.control.listen(this.parts.files.socketPath);
     try {
       const mount = await this.unlessEnded(this.openAndMount(passwords));
@@ -234,7 +235,8 @@ export class Supervisor {
     this.traces.noteOpening();
     if (!this.request.readOnly) await this.mode.claimImage();
     const options = openOptions(this.request, this.parts.files);
-    const disk = await this.disk.open({ path, options, passwords, words: this.words.shared });
+    const { partition = null } = this.request;
+    const disk = await this.disk.open({ path, options, passwords, partition, words: this.words.shared });
     this.isBaseWritable = disk.isBackingWritable;
     warnAboutHiddenFiles(disk, this.request, this.log);
     this.dispatch({ type: 'opened' });
@@ -356,7 +358,8 @@ export class Supervisor {
   private async status(isBrief: boolean): Promise<MountStatus | UnservedStatus> {
     const attached = this.state.phase === 'serving' ? await this.disk.attached().catch(() => null) : null;
     const serving = this.state.phase === 'serving' && attached !== null ? this.state.mount.serving : null;
-    const guest = isBrief || serving === null ? {} : await this.guest.status(serving, serving.diskFile);
+    const guest =
+      isBrief || serving === null ? {} : await this.guest.status(serving, wholeDiskFile(this.request, serving));
     return { ...this.statusOf(attached ?? this.disk.attachedDisk), ...guest };
   }
 
@@ -368,7 +371,9 @@ export class Supervisor {
     if (!isServed || disk === null) {
       return unservedStatus(this.request, state.phase, this.disk.keeper.step, log);
     }
-    return mountStatus(this.request, disk, state.mount.serving, this.mode.isShared, log);
+    const { serving } = state.mount;
+    const snapshots = snapshotsStatus(disk, serving.diskFile !== serving.mountpoint);
+    return mountStatus(this.request, disk, serving, snapshots, this.mode.isShared, log);
   }
 
   private async describe(): Promise<string> {
@@ -377,6 +382,11 @@ export class Supervisor {
     if (phase !== 'serving' || disk === null) return describePhase(this.request, phase, this.disk.keeper.step);
     return statusLine(this.statusOf(disk) as MountStatus);
   }
+}
+
+/** What shows the whole disk, for programs that look into it; null: nothing does. */
+function wholeDiskFile({ partition }: MountRequest, { diskFile }: Serving): string | null {
+  return partition === undefined ? diskFile : null;
 }
 
 function closeResult(ending: MountEnding): CloseResult {

@@ -315,6 +315,7 @@ export class DiskFilesystem implements Filesystem {
   }
 
   private nameOf(record: number): string {
+    if (record === ROOT_NODE) return 'the mountpoint';
     const partition = this.records.partition(record);
     return partition === 0 ? DISK_NAME : `${PARTITIONS_NAME}/${partitionName(partition)}`;
   }

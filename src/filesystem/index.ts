@@ -2,7 +2,7 @@
 
 export { DiskFilesystem, type Refusal } from './disk-filesystem.ts';
 export { DISK_NAME, PARTITIONS_NAME, type Shown, STATUS_NAME, STATUS_NODE } from './nodes.ts';
-export { showsTable, sourceOf } from './partitions.ts';
+export { findPartition, showsTable, sourceOf } from './partitions.ts';
 export { nameSnapshots } from './snapshot-names.ts';
 export {
   abandonTree,

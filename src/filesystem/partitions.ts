@@ -2,8 +2,10 @@
 // if a change may have touched it: programs write it in pieces. Invariants: while a file of a partition is open, partitions stay as
 // they are; one that begins or ends elsewhere than before is another node.
 
+import { formatSize } from '../bytes/format-size.ts';
 import { guestOffset } from '../bytes/offsets.ts';
 import type { VirtualDisk } from '../disk/index.ts';
+import { ImgfuseError } from '../errors/index.ts';
 import { type PartitionSource, type PartitionTable, readPartitionTable } from '../guest/partitions/index.ts';
 import type { Handles } from './handles.ts';
 import { DISK_NODE } from './nodes.ts';
@@ -19,6 +21,17 @@ export function sourceOf(disk: VirtualDisk): PartitionSource {
       disk.read(target, 0, target.length, guestOffset(offset));
     },
   };
+}
+
+/** Where a partition lies. @throws ImgfuseError missing: there is none of that number, but there may be others */
+export function findPartition(disk: VirtualDisk, number: number): { readonly start: number; readonly size: number } {
+  const { partitions, warnings } = readPartitionTable(sourceOf(disk));
+  const found = partitions.find((partition) => partition.number === number);
+  if (found !== undefined) return { start: found.start, size: found.size };
+  const there = partitions.map((partition) => `${partition.number} (${formatSize(partition.size)})`).join(', ');
+  const what = there === '' ? 'it has no partition table that can be read' : `its partitions are ${there}`;
+  const sentence = [`${disk.path} has no partition ${number}: ${what}`, ...warnings].join('; ');
+  throw new ImgfuseError('missing', sentence, { path: disk.path });
 }
 
 /** Whether the files are those of that table, which was just read: while one of them is open they stay as they are. */

@@ -21,8 +21,8 @@ export function deviceAt(path: string): string | undefined {
   return mount === undefined ? undefined : deviceOf(mount);
 }
 
-/** @throws ImgfuseError missing, usage, busy, permission */
-export function assertMountpoint(path: string): void {
+/** @param partition the one that is shown as the mountpoint, if so @throws ImgfuseError missing, usage, busy, permission */
+export function assertMountpoint(path: string, partition?: number): void {
   if (isInherited(path)) return;
   const kind = pathKind(path);
   if (kind === 'missing') {
@@ -51,4 +51,15 @@ export function assertMountpoint(path: string): void {
   if (kind === 'dead' || kind === 'other') {
     throw new ImgfuseError('usage', `the mountpoint ${path} is neither a directory nor a regular file`, { path });
   }
+  if (kind === 'directory' && partition !== undefined) throw needsFile(path, partition);
+}
+
+/** A partition was asked for, and the mountpoint cannot be one. */
+export function needsFile(path: string, partition: number): ImgfuseError {
+  return new ImgfuseError(
+    'usage',
+    `partition=${partition} shows the partition as the mountpoint, so that must be a regular file, and ${path} is a directory; ` +
+      `mounted there without the option, the disk has the partition as partitions/${partition}.raw`,
+    { path },
+  );
 }

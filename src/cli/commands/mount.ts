@@ -23,6 +23,10 @@ export const MOUNT_OPTIONS_HELP: readonly (readonly [options: string, text: stri
     'let other users in (an ordinary user needs user_allow_other in /etc/fuse.conf); without it even root cannot losetup ' +
       "another user's disk",
   ],
+  [
+    'partition=N',
+    'show partition N as the mountpoint, which must be a regular file; in a directory it is partitions/N.raw without this',
+  ],
   ['uid=N, gid=N, umask=OCTAL', 'owner and permissions shown; default: you, mode 0600 (ro: 0400)'],
   ['fsname=NAME, max_read=BYTES', 'as for every FUSE file system'],
   [

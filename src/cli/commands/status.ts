@@ -188,6 +188,7 @@ function detailText(each: Report): string {
     ['lazy refcounts', each['lazy-refcounts'] === true ? 'yes' : undefined],
     ['consistency', each.shared === true ? POSSIBLY_INCONSISTENT : undefined],
     ['dirty', each['dirty-flag'] === undefined ? undefined : each['dirty-flag'] ? 'yes' : 'no'],
+    ['shows', each.partition === undefined ? undefined : `partition ${each.partition}`],
     ['virtual size', each['virtual-size'] && `${formatSize(each['virtual-size'])} (${each['virtual-size']} bytes)`],
     ['allocated', each['allocated-size'] === undefined ? undefined : formatSize(each['allocated-size'])],
     ['copy on read', each['copy-on-read']],

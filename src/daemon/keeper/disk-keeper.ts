@@ -15,6 +15,8 @@ export interface OpenRequest {
   readonly path: string;
   readonly options: Omit<OpenDiskOptions, 'password' | 'log' | 'progress'>;
   readonly passwords: PasswordSource;
+  /** the number of the partition that is wanted; null: the whole disk */
+  readonly partition: number | null;
   /** of ServingWords: the background work ends when the mount does */
   readonly words: Int32Array;
 }
@@ -30,6 +32,8 @@ export interface KeptDisk {
   readonly format: string;
   readonly readOnly: boolean;
   readonly hasSnapshots: boolean;
+  /** the bytes that the mount shows; null: all of them */
+  readonly part: { readonly start: number; readonly size: number } | null;
   readonly modifiedMs: number | null;
 }
 

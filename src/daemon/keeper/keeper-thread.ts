@@ -14,6 +14,7 @@ import {
   type VirtualDisk,
 } from '../../disk/index.ts';
 import { describeError } from '../../errors/index.ts';
+import { findPartition } from '../../filesystem/index.ts';
 import { passwordFrom } from '../../host/passwords.ts';
 import { setIoFlusher } from '../../native/index.ts';
 import { type LogLevel, requestErrorLog } from '../log.ts';
@@ -84,6 +85,7 @@ class Keeper {
       progress: tellSteps(),
     };
     this.disk = openDisk(request.path, this.options);
+    const part = this.partOf(this.disk, request.partition);
     this.maintainLater();
     const { path, backing, format, isBackingWritable, readOnly } = this.disk.status();
     const hasSnapshots = this.disk.snapshots().length > 0;
@@ -94,9 +96,22 @@ class Keeper {
       format,
       readOnly,
       hasSnapshots,
+      part,
       modifiedMs: this.disk.modifiedMs(),
       shared: this.disk.share(),
     };
+  }
+
+  /** @throws ImgfuseError missing, if there is no such partition; the disk is closed then */
+  private partOf(disk: VirtualDisk, partition: number | null): KeptDisk['part'] {
+    if (partition === null) return null;
+    try {
+      return findPartition(disk, partition);
+    } catch (error) {
+      this.disk = null;
+      disk.close();
+      throw error;
+    }
   }
 
   private reopening({ readOnly, locks }: Reopening): OpenDiskOptions {
