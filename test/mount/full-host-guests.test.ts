@@ -57,7 +57,7 @@ function fioJob(cycle: number, ...more: readonly string[]): string[] {
     `--filename=${guest}/file${cycle}`,
     ...['--rw=randwrite', '--bsrange=4k-64k', `--size=${FILE_MIB}m`, `--randseed=${cycle + 1}`, '--fsync=8'],
     ...['--ioengine=libaio', '--iodepth=8', `--direct=${cycle % 2}`, '--fallocate=none'],
-    ...['--verify=crc32c', '--verify_fatal=1', '--output-format=terse', ...more],
+    ...['--verify=crc32c', '--verify_fatal=1', '--verify_state_save=0', '--output-format=terse', ...more],
   ];
 }
 
@@ -73,7 +73,10 @@ function fill(): void {
 
 async function fullCycle(cycle: number): Promise<void> {
   fill();
-  const fio = spawn('fio', fioJob(cycle, '--do_verify=1'), { stdio: ['ignore', 'pipe', 'pipe'] });
+  const fio = spawn('fio', fioJob(cycle, '--do_verify=1'), {
+    stdio: ['ignore', 'pipe', 'pipe'],
+    cwd: bench.directory,
+  });
   let output = '';
   for (const stream of [fio.stdout, fio.stderr]) stream.on('data', (chunk) => (output += chunk));
   await until(() => fio.exitCode !== null || isWaiting(), 'a write of the guest to wait for space');
