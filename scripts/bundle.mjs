@@ -1,8 +1,8 @@
 #!/usr/bin/env node
 // Puts the compiled modules of dist/ together for the program that people start: dist/cli.js with its chunks and threads in
 // dist/program/. A command then loads a handful of files instead of a hundred, with the code that V8 has compiled when the
-// program was built (bundle/code-cache.mjs). The modules stay beside it for the tests, which load single ones. Nothing is
-// renamed or squeezed, so that stack traces stay readable.
+// program was built (bundle/code-cache.mjs). dist/index.js, the library, loads the same chunks. The modules stay beside it for
+// the tests, which load single ones. Nothing is renamed or squeezed, so that stack traces stay readable.
 
 import { createHash } from 'node:crypto';
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -19,6 +19,8 @@ import {
   entryOf,
   inBundle,
   lazyBuiltins,
+  libraryAsModule,
+  licencesOf,
   loadedWith,
   plainBuiltins,
   replaceOnce,
@@ -34,7 +36,10 @@ const entries = {
   worker: `${dist}daemon/workers/worker.js`,
   'network-thread': `${dist}host/http/network-thread.js`,
   'inspector-thread': `${dist}daemon/inspection/inspector-thread.js`,
+  library: `${dist}index.js`,
 };
+/** Those that are no threads. */
+const WITHOUT_THREAD = ['main', 'library'];
 
 const closure = (...roots) => loadedWith(roots.map((root) => `${dist}${root}`));
 const commands = (...names) => names.map((name) => `cli/commands/${name}.js`);
@@ -100,11 +105,13 @@ const buildId = createHash('sha256').update(JSON.stringify(chunks)).digest('hex'
 for (const [fileName, text] of chunks) writeFileSync(`${program}${fileName}`, `${text} // ${buildId}`);
 const loader = readFileSync(new URL('bundle/load.cjs', import.meta.url), 'utf8');
 writeFileSync(`${program}load.cjs`, replaceOnce(loader, /'BUILD'/, `'${buildId}'`));
-for (const name of Object.keys(entries).filter((each) => each !== 'main')) {
+for (const name of Object.keys(entries).filter((each) => !WITHOUT_THREAD.includes(each))) {
   writeFileSync(`${program}${name}-entry.cjs`, entryOf(`${basename(name)}.cjs`));
 }
 // tsc has just written it anew
 const cli = readFileSync(`${dist}cli.js`, 'utf8');
 writeFileSync(`${dist}cli.js`, cliAsModule(cli));
 writeFileSync(`${program}cli.cjs`, cliAsScript(cli));
+writeFileSync(`${dist}index.js`, libraryAsModule(output.find(({ name }) => name === 'library').exports));
+writeFileSync(`${program}LICENSES.txt`, licencesOf(output.flatMap(({ moduleIds }) => moduleIds)));
 makeCodeCache(program);

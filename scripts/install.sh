@@ -52,7 +52,7 @@ npm ls --omit=dev --all --parseable 2>/dev/null | while read -r package; do
   mkdir -p "$DESTDIR$lib/$(dirname "$name")"
   run cp -R "$package" "$DESTDIR$lib/$name"
 done
-[ -d "$DESTDIR$lib/node_modules/yargs" ] || die "the dependencies are incomplete; run npm ci in $here first"
+[ -d "$DESTDIR$lib/node_modules/koffi" ] || die "the dependencies are incomplete; run npm ci in $here first"
 # The code that V8 compiles, for this Node; without it every start takes longer.
 run "$NODE" scripts/bundle/code-cache.mjs "$DESTDIR$lib/dist/program" || echo "it will start without that code" >&2
 run install -m 644 scripts/man/imgfuse.1 "$DESTDIR$PREFIX/share/man/man1/imgfuse.1"

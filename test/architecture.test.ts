@@ -41,7 +41,7 @@ describe('the source tree', () => {
   test('has only folders that the table knows', () => {
     const folders = new Set(modules.map(({ path }) => folderOf(path)));
     const known =
-      /^(bytes|errors|native|host|concurrency|codec|format|format\/[a-z0-9]+|disk|guest\/partitions|filesystem|fuse|mounts|guest|daemon|cli)$/;
+      /^(bytes|errors|native|host|concurrency|codec|format|format\/[a-z0-9]+|disk|guest\/partitions|filesystem|fuse|mounts|guest|daemon|cli|index)$/;
     expect([...folders].filter((folder) => !known.test(folder))).toEqual([]);
   });
 

@@ -1,7 +1,7 @@
 // What the build changes in the text of modules and chunks. Invariant: every replacement that must happen happens, or the build
 // fails: a text that is no longer there is not passed over.
 
-import { readFileSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 
 /** Node's own modules that some paths never need, and that take milliseconds to load in Node 20. */
@@ -98,16 +98,9 @@ export const inBundle = {
   },
 };
 
-const WIDTH = `
-const isPlain = /^[\\x20-\\x7e]*$/;
-let full;
-export default function stringWidth(text, options) {
-  if (isPlain.test(text)) return text.length;
-  full ??= require('string-width').default;
-  return full(text, options);
-}`;
+const WIDTH = 'export default function stringWidth(text) { return [...text].length; }';
 
-/** The width of a text in columns. The package compiles tables of emoji when it is loaded, for 50 ms; our texts have none. */
+/** The width of a text in columns. The package compiles tables of emoji when it is loaded, for 50 ms; our texts are plain ones. */
 export const asciiWidth = {
   name: 'ascii-width',
   resolveId: (id) => (id === 'string-width' ? '\0ascii-width' : null),
@@ -145,4 +138,26 @@ export function lazyBuiltins(text, fileName) {
     changed = `let ${name}_loaded;\nconst ${name} = () => (${name}_loaded ??= ${loaded});\n${changed}`;
   }
   return changed;
+}
+
+/** The compiled index.ts, which importers of the package load: the library is a chunk like the others. @param names its exports */
+export function libraryAsModule(names) {
+  const load = "createRequire(import.meta.url)('./program/load.cjs').load('library.cjs')";
+  return `import { createRequire } from 'node:module';\nexport const { ${names.join(', ')} } = ${load};\n`;
+}
+
+/** The licences of packages that are a part of the program, as each of them asks. @param modules paths of what was put together */
+export function licencesOf(modules) {
+  const folders = modules.flatMap(
+    (id) => /^.*\/node_modules\/(?:@[^/]+\/)?[^/]+/.exec(id.replace(/^\0/, ''))?.[0] ?? [],
+  );
+  return [...new Set(folders)]
+    .sort()
+    .map((folder) => {
+      const { name, version } = JSON.parse(readFileSync(`${folder}/package.json`, 'utf8'));
+      const file = readdirSync(folder).find((each) => /^licen[cs]e/i.test(each));
+      if (file === undefined) throw new Error(`${folder} has no licence file`);
+      return `${name} ${version}\n\n${readFileSync(`${folder}/${file}`, 'utf8').trim()}\n`;
+    })
+    .join(`\n${'-'.repeat(80)}\n\n`);
 }

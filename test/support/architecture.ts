@@ -48,6 +48,8 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   // native: flags of threads, the note to systemd, the end of a process whose threads are busy
   daemon: ['bytes', 'errors', 'native', 'host', 'disk', 'fuse', 'filesystem', 'mounts', 'guest', 'guest/partitions'],
   cli: ['bytes', 'errors', 'host', 'disk', 'mounts', 'daemon', 'guest', 'guest/partitions'],
+  // src/index.ts: what the package is as a library
+  index: ['bytes', 'errors', 'disk'],
 };
 
 /** Single files that may import one more folder. */
