@@ -3,7 +3,7 @@
 // fullhost.sh is the long run.
 
 import { spawn } from 'node:child_process';
-import { statfsSync, writeFileSync } from 'node:fs';
+import { rmSync, statfsSync, statSync, writeFileSync } from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { canMountAsRoot, hasCommand, requireOrSkip } from '../support/requirements.ts';
@@ -32,7 +32,11 @@ beforeEach((context) => {
   mountpoint = bench.makeDirectory('mnt');
   guest = bench.makeDirectory('guest');
 });
-afterEach(() => bench?.cleanUp());
+afterEach(() => {
+  // a guest that waits for space cannot be unmounted, and every sync(2) of the machine waits for it
+  if (bench !== undefined) rmSync(`${host}/filler`, { force: true });
+  bench?.cleanUp();
+});
 
 function run(command: string, ...parameters: readonly string[]): string {
   const { code, stdout, stderr } = bench.run(command, parameters);
@@ -61,17 +65,16 @@ function fioJob(cycle: number, ...more: readonly string[]): string[] {
   ];
 }
 
-/** Takes all the space that the host has left; the image may take some of it meanwhile. */
+/** Takes all the space that the host has; the image may take some of it, or give some back, meanwhile. */
 function fill(): void {
-  for (let tries = 0; tries < 20; tries++) {
-    const { bavail, bsize } = statfsSync(host);
-    if (bavail === 0) return;
-    if (bench.run('fallocate', ['--length', String(bavail * bsize), `${host}/filler`]).code === 0) return;
-  }
-  throw new Error('the host cannot be filled');
+  const { bavail, bsize } = statfsSync(host);
+  const offset = statSync(`${host}/filler`, { throwIfNoEntry: false })?.size ?? 0;
+  if (bavail === 0) return;
+  bench.run('fallocate', ['--offset', String(offset), '--length', String(bavail * bsize), `${host}/filler`]);
 }
 
-async function fullCycle(cycle: number): Promise<void> {
+/** @returns whether the guest had to wait: it does not if it finds all the space that it needs in what it has given back */
+async function fullCycle(cycle: number): Promise<boolean> {
   fill();
   const fio = spawn('fio', fioJob(cycle, '--do_verify=1'), {
     stdio: ['ignore', 'pipe', 'pipe'],
@@ -79,13 +82,18 @@ async function fullCycle(cycle: number): Promise<void> {
   });
   let output = '';
   for (const stream of [fio.stdout, fio.stderr]) stream.on('data', (chunk) => (output += chunk));
-  await until(() => fio.exitCode !== null || isWaiting(), 'a write of the guest to wait for space');
-  expect(fio.exitCode, `the host was full, and fio has ended: ${output}`).toBeNull();
+  let hasWaited = false;
+  while (fio.exitCode === null && !hasWaited) {
+    fill();
+    hasWaited = isWaiting();
+    await delay(20);
+  }
   await delay(Math.random() * 300);
-  run('rm', `${host}/filler`);
+  rmSync(`${host}/filler`, { force: true });
   expect(await exitOf(fio), output).toBe(0);
   if (cycle >= KEPT) run('rm', `${guest}/file${cycle - KEPT}`);
   run('fstrim', guest);
+  return hasWaited;
 }
 
 describe.each(GUESTS)('$guest on a $format image with full=wait', ({ guest: name, format, make, check }) => {
@@ -106,7 +114,11 @@ describe.each(GUESTS)('$guest on a $format image with full=wait', ({ guest: name
     );
     run(make[0], ...make.slice(1), loop);
     run('mount', '-o', 'discard', loop, guest);
-    for (let cycle = 0; cycle < cycles; cycle++) await fullCycle(cycle);
+    let last = 0;
+    for (let full = 0; full < cycles; last++) {
+      if (await fullCycle(last)) full++;
+      expect(last, 'most cycles find a full host').toBeLessThan(3 * cycles + 3);
+    }
     writeFileSync(`${guest}/last`, 'last');
     run('sync', '-f', guest);
     run('umount', guest);
@@ -121,7 +133,7 @@ describe.each(GUESTS)('$guest on a $format image with full=wait', ({ guest: name
     // fio opens what it verifies for writing
     run('mount', loop, guest);
     expect(run('cat', `${guest}/last`)).toBe('last');
-    for (let cycle = Math.max(0, cycles - KEPT); cycle < cycles; cycle++) {
+    for (let cycle = Math.max(0, last - KEPT); cycle < last; cycle++) {
       run('fio', ...fioJob(cycle, '--verify_only'));
     }
     console.log(`${name} on ${format}: the host ran full ${cycles} times, nothing was lost`);
