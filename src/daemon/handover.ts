@@ -10,8 +10,8 @@ import { describeUsers, findMountUsers } from '../mounts/users.ts';
 import type { DiskKeeper } from './keeper/disk-keeper.ts';
 import type { Log } from './log.ts';
 import type { MountRequest } from './mount-request.ts';
-import { sentenceOfWaiting } from './mount-status.ts';
 import type { Serving } from './serving.ts';
+import { sentenceOfWaiting } from './status-sentences.ts';
 import type { ServingWords } from './workers/serving-words.ts';
 
 /** limit for running requests, and the interval between looks at them */

@@ -8,7 +8,8 @@ import type { FullPolicy, MountRequest } from './mount-request.ts';
 import type { Phase } from './mount-state.ts';
 import { type OverlayReport, overlayReport } from './overlay-report.ts';
 import type { Serving } from './serving.ts';
-import type { WaitingForSpace } from './space-watch.ts';
+import { POSSIBLY_INCONSISTENT, sentenceOfWaiting } from './status-sentences.ts';
+import type { WaitingForSpace } from './workers/space-watch.ts';
 
 /** Keys are spelled as in qemu-img, if it has them. */
 export interface MountStatus extends GuestStatus, SnapshotsStatus {
@@ -139,17 +140,8 @@ export function describePhase({ image, mountpoint }: MountRequest, phase: Phase,
   }[phase];
 }
 
-/** What `share` means for programs that read from the mount. */
-export const POSSIBLY_INCONSISTENT = 'shared with a writer, possibly inconsistent';
-
 function describeWaiting({ 'waiting-for-space': waiting }: MountStatus): string {
   return waiting === undefined ? '' : `; ${sentenceOfWaiting(waiting)}`;
-}
-
-/** "2 requests wait for space on /srv since ..., because /srv/disk.qcow2 cannot grow" */
-export function sentenceOfWaiting({ requests, since, file, 'file-system': place }: WaitingForSpace): string {
-  const who = requests === 1 ? '1 request waits' : `${requests} requests wait`;
-  return `${who} for space on ${place} since ${since}, because ${file} cannot grow`;
 }
 
 /** One line, for SIGUSR1 and the log. */

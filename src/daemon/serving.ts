@@ -38,9 +38,9 @@ import type { KeptDisk } from './keeper/disk-keeper.ts';
 import { type Log, requestErrorLog } from './log.ts';
 import { type MountRequest, servingThreads } from './mount-request.ts';
 import { refusalLog } from './refusal-log.ts';
-import { SpaceWatch } from './space-watch.ts';
 import { Crew, type CrewEvents } from './workers/crew.ts';
 import type { ServingWords } from './workers/serving-words.ts';
+import { SpaceWatch } from './workers/space-watch.ts';
 import type { ServeData, Thread, ThreadHears, WarmThread } from './workers/threads.ts';
 
 /** A mount that answers. */

@@ -4,8 +4,9 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { printable, shellQuote } from '../../bytes/printable.ts';
 import { type CloseResult, ControlClient } from '../../daemon/control-socket.ts';
-import { type MountStatus, sentenceOfWaiting } from '../../daemon/mount-status.ts';
+import type { MountStatus } from '../../daemon/mount-status.ts';
 import { changedFile, describeOverlayAtEnd, type OverlayReport } from '../../daemon/overlay-report.ts';
+import { sentenceOfWaiting } from '../../daemon/status-sentences.ts';
 import { EXIT_MOUNT, EXIT_OK, mountExitCode } from '../../errors/exit-codes.ts';
 import { describeError, ImgfuseError } from '../../errors/index.ts';
 import { pathKind } from '../../host/canonical-path.ts';

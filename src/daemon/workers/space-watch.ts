@@ -2,11 +2,11 @@
 // from the workers to the waiting room. Invariant: whoever waits is in the status, and every beginning and end is in the log.
 
 import { setTimeout as delay } from 'node:timers/promises';
-import { readMountTable } from '../fuse/mount-table.ts';
-import type { Log } from './log.ts';
-import type { HeldWords } from './workers/held-words.ts';
-import type { HeldMessage, SpaceMessage } from './workers/threads.ts';
-import type { Settled } from './workers/waiting-room.ts';
+import { readMountTable } from '../../fuse/mount-table.ts';
+import type { Log } from '../log.ts';
+import type { HeldWords } from './held-words.ts';
+import type { HeldMessage, SpaceMessage } from './threads.ts';
+import type { Settled } from './waiting-room.ts';
 
 /** Limit for the last try of what is given up, and the interval between looks at it. */
 const GIVE_UP_MS = 2000;
