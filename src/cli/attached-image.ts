@@ -2,6 +2,7 @@
 // `unmount`, whose sentences become part of the answer.
 
 import { setTimeout as delay } from 'node:timers/promises';
+import { describeOverlayAtEnd } from '../daemon/overlay-report.ts';
 import { EXIT_OK } from '../errors/exit-codes.ts';
 import { ImgfuseError } from '../errors/index.ts';
 import type { ClosedImage } from '../guest/detach.ts';
@@ -39,7 +40,7 @@ export async function closeImage(mountpoint: string): Promise<ClosedImage | null
     throw error;
   }
   const left = target.record?.alive === false ? target.record.left : undefined;
-  const { closed, clean, error, notes, exitCode } = await unmountTarget(target, {
+  const { closed, clean, error, notes, overlay, exitCode } = await unmountTarget(target, {
     lazy: false,
     patient: true,
     output: 'human',
@@ -50,7 +51,9 @@ export async function closeImage(mountpoint: string): Promise<ClosedImage | null
   const isRemoved = exitCode === EXIT_OK && !closed;
   // a mount process that was ended while it opened the image has changed nothing
   const isUntouched = exitCode === EXIT_OK && closed;
-  return { closed: closed || isRemoved, clean: clean || isUntouched || left?.clean === true, error, notes };
+  const kept = overlay === undefined ? [] : [describeOverlayAtEnd(overlay)];
+  const isClean = clean || isUntouched || left?.clean === true;
+  return { closed: closed || isRemoved, clean: isClean, error, notes: [...notes, ...kept] };
 }
 
 /** A mount process has closed the image when it says so, and takes a moment to end. */

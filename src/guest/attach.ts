@@ -100,6 +100,7 @@ function firstRecord(request: AttachRequest, directory: string): AttachmentRecor
     pid: process.pid,
     processStart: processStartTime(process.pid) ?? 0,
     readOnly: request.readOnly || request.writesAside,
+    writesAside: request.writesAside && !request.readOnly,
     partitions: [],
   };
 }

@@ -45,6 +45,8 @@ export interface AttachmentRecord {
   readonly processStart: number;
   /** nothing is written to the image, so that it may be attached more than once */
   readonly readOnly: boolean;
+  /** changes go to an overlay, so that the guest can be written all the same */
+  readonly writesAside?: boolean;
   readonly partitions: readonly AttachedPartition[];
 }
 

@@ -170,22 +170,23 @@ async function runThere(
 }
 
 function attachmentJson(attachment: Attachment): object {
-  const { image, directory, disk, raw, readOnly, partitions } = attachment;
+  const { image, directory, disk, raw, readOnly, writesAside, partitions } = attachment;
   const devices = loopDevicesOf(attachment);
   return {
     image,
     directory,
-    'read-only': readOnly,
+    'read-only': readOnly && writesAside !== true,
     mountpoint: disk,
     disk: raw,
     partitions: partitions.map((each) => ({ ...each, device: devices.get(each.directory) ?? null })),
   };
 }
 
-function attachmentLines({ image, partitions, readOnly }: Attachment): string[] {
+function attachmentLines({ image, partitions, readOnly, writesAside }: Attachment): string[] {
+  const access = writesAside === true ? ', changes go beside the image' : readOnly ? ', read-only' : '';
   return partitions.map(({ number, type, directory }) => {
     const what = number === null ? type : `partition ${number}, ${type}`;
-    return printable(`${image} (${what}${readOnly ? ', read-only' : ''}) is attached at ${directory}`);
+    return printable(`${image} (${what}${access}) is attached at ${directory}`);
   });
 }
 

@@ -2,7 +2,7 @@
 
 import { type Closeable, closeAll, closingOnFailure } from '../../errors/close.ts';
 import { ImgfuseError } from '../../errors/index.ts';
-import { type Image, imageChain, type WritableImage } from '../../format/image-format.ts';
+import { type Image, imageChain, type ReadableImage, type WritableImage } from '../../format/image-format.ts';
 import { isSameFile } from '../../host/file-identity.ts';
 import { isUrl, parseUrl } from '../../host/http/url.ts';
 import { identityAt } from '../../host/paths.ts';
@@ -50,6 +50,7 @@ export function openCommit(path: string, options: CommitDiskOptions): DiskCommit
   closingOnFailure(
     () => chainFiles(top),
     () => {
+      assertKeepsItsParent(imageChain(top)[depth - 1]!);
       if (isKept) assertClean(top);
       else assertCanBeEmptied(top);
       for (const { file } of changed) marks?.forget(file);
@@ -75,6 +76,19 @@ function closing(image: WritableImage, marks: ClosedMarks | null): Closeable {
       if (facts !== null) marks?.keep(image, facts);
     },
   };
+}
+
+/** What such an image knows of its parent changes when the parent is written, and the image would be refused from then on. */
+function assertKeepsItsParent(image: ReadableImage): void {
+  const identity = image.details().backing?.identity;
+  if (identity === undefined) return;
+  const { path } = image.file;
+  throw new ImgfuseError(
+    'unsupported',
+    `${path} knows its base by its ${identity.word}, and every write to the base changes that: it could not be used with that base ` +
+      'any more, not even to complete an interrupted commit; copy the disk into a new image instead, for example with qemu-img convert',
+    { path },
+  );
 }
 
 /** An image that is only read is neither checked nor repaired. */
