@@ -91,6 +91,7 @@ export interface OverlayJson {
   readonly temporary: boolean;
   readonly base: string;
   readonly 'allocated-size': number;
+  readonly committable: boolean;
 }
 
 /** What the status of a mount says of its overlay. */

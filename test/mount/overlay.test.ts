@@ -37,6 +37,7 @@ describe.each(formats.map(({ name }) => name))('an overlay on %s', (format) => {
     expect(overlayOf('mnt')).toEqual({
       ...{ filename: bench.path('changes.qcow2'), temporary: false, base },
       'allocated-size': 65536,
+      committable: formats.some(({ name, can }) => name === format && can.write),
     });
     expect(imgfuse('status', 'mnt').stdout).toContain(`${bench.path('changes.qcow2')} with 64 KiB of changes`);
     expect(imgfuse('unmount', 'mnt').stdout).toContain(`changes are kept in ${bench.path('changes.qcow2')} (64 KiB)`);
@@ -156,7 +157,11 @@ describe('snapshot', () => {
     };
     mount();
     run('dd', 'if=/dev/urandom', `of=${bench.path('mnt/disk.raw')}`, 'bs=1M', 'count=2', 'conv=notrunc', 'status=none');
-    expect(overlayOf('mnt')).toEqual({ filename: null, temporary: true, base, 'allocated-size': 2 * MIB });
+    expect(overlayOf('mnt')).toEqual({
+      ...{ filename: null, temporary: true, base },
+      'allocated-size': 2 * MIB,
+      committable: false,
+    });
     expect(readdirSync(temporary)).toEqual([]);
     const inside = run('sh', '-c', `ls -l /proc/${bench.daemonPid()}/fd`);
     expect(inside).toMatch(new RegExp(`${temporary}/.*\\(deleted\\)`));
