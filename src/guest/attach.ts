@@ -72,7 +72,7 @@ export async function attach(request: AttachRequest, tools: AttachTools): Promis
   };
   try {
     makePlaces(attachment);
-    const access = await openImage(attachment.disk, request, tools);
+    const access = await openImage(attachment, request, tools);
     tools.checkpoint();
     const all = readGuestPartitions(attachment.raw, tools.note);
     const chosen = choosePartitions(request.image, all, request.choice);
@@ -144,17 +144,26 @@ function describeOther({ image, directory, state, forProgram, pid }: Attachment)
 }
 
 /** As mount(8) does, it falls back to read-only, unless the user has asked for rw. */
-async function openImage(mountpoint: string, request: AttachRequest, tools: AttachTools): Promise<ImageAccess> {
+async function openImage(
+  { disk, recordPath }: Attachment,
+  request: AttachRequest,
+  tools: AttachTools,
+): Promise<ImageAccess> {
   const wanted = { readOnly: request.readOnly, share: false };
   try {
-    await tools.openImage(mountpoint, wanted);
+    await tools.openImage(disk, wanted);
     return wanted;
   } catch (error) {
     const fallback = fallbackFor(error, request);
     if (fallback === null) throw error;
     tools.checkpoint();
+    // an attach that began at the same moment was faster
+    const other = listAttachments().find((each) => each.image === request.image && each.recordPath !== recordPath);
+    if (fallback.share && other !== undefined) {
+      throw new ImgfuseError('busy', describeOther(other), { path: request.image });
+    }
     try {
-      await tools.openImage(mountpoint, fallback);
+      await tools.openImage(disk, fallback);
     } catch {
       throw error;
     }

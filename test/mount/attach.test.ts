@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { fsckOf, makeGuestDisk, run } from '../support/guest-images.ts';
 import { canMountAsRoot, hasCommand, requireOrSkip } from '../support/requirements.ts';
-import { Bench, lines, mountsUnder } from './cli-harness.ts';
+import { Bench, exitOf, lines, mountsUnder } from './cli-harness.ts';
 
 const MAKERS = {
   ext4: ['mkfs.ext4', '-q', '-F', '-L', 'data'],
@@ -164,6 +164,20 @@ describe('an attached image', () => {
     const again = bench.imgfuse('attach', image);
     expect(again.code).toBe(32);
     expect(again.stderr).toBe(`imgfuse: ${image} is attached already at ${guest}; "imgfuse detach" takes it back\n`);
+  });
+
+  test('is attached once by two commands at the same moment', async (context) => {
+    const { image, guest } = attached(context);
+    imgfuse('detach', guest);
+    const both = [bench.start('attach', image), bench.start('attach', image)];
+    const codes = await Promise.all(both.map(exitOf));
+    expect(codes.toSorted(), both.map((child) => child.output()).join('')).toEqual([0, 32]);
+    const refused = both[codes.indexOf(32)]!.output();
+    expect(refused).toMatch(
+      / is (being attached by process \d+|attached already at \S+; "imgfuse detach" takes it back)\n$/,
+    );
+    imgfuse('detach', image);
+    expect(leftovers()).toEqual([]);
   });
 
   test('is detached by its directory, by the image or by the loop device', (context) => {
