@@ -11,7 +11,6 @@ import { processStartTime } from '../host/processes.ts';
 import { findTarget, type Target } from '../mounts/target.ts';
 import { unmountTarget } from './commands/unmount.ts';
 import { mountRequest, type ParsedMountArguments } from './mount-arguments.ts';
-import { complain } from './output.ts';
 import { startInBackground } from './start-mount.ts';
 
 const PROCESS_END_MS = 3000;
@@ -67,6 +66,3 @@ async function processEnded({
   const end = performance.now() + PROCESS_END_MS;
   while (processStartTime(pid) === processStart && performance.now() < end) await delay(LOOK_MS);
 }
-
-/** Tells the user something about the way, on stderr. */
-export const note = complain;

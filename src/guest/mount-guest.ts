@@ -46,6 +46,8 @@ export interface MountedGuest {
 /** Images come from anywhere: no program of a guest runs with its owner's rights, and no device node of it is one here. */
 const CAREFUL = ['nosuid', 'nodev'];
 
+const NO_LOOP_DEVICE = 'no loop device can be used here';
+
 /** @throws ImgfuseError what mount(8) says, and what to do */
 export async function mountGuest(
   guest: GuestFileSystem,
@@ -56,11 +58,12 @@ export async function mountGuest(
   if (fault !== null) throw new ImgfuseError('busy', fault, { path: directory });
   const known = fileSystem(guest.type);
   if (canUseLoopDevices()) return mountWithKernel(guest, known, directory, how);
-  return mountWithProgram(guest, known, directory, how);
+  const why = ownUid() === 0 ? NO_LOOP_DEVICE : 'only root can let the kernel mount it';
+  return mountWithProgram(guest, known, directory, how, why);
 }
 
 /** Root of a user namespace may not mount from a block device, and many containers have no loop devices. */
-export function canUseLoopDevices(): boolean {
+function canUseLoopDevices(): boolean {
   const isRealRoot =
     ownUid() === 0 && /^\s*0\s+0\s+4294967295/.test(readText('/proc/self/uid_map') ?? '0 0 4294967295');
   return isRealRoot && pathKind('/dev/loop-control') !== 'missing';
@@ -84,11 +87,16 @@ async function mountWithKernel(
     if (ended.code === 0) return describe(directory, false, null);
     failed = ended;
     // a container that may not use the loop devices of its machine
-    if (/failed to setup loop device/i.test(ended.complaint)) return mountWithProgram(guest, known, directory, how);
+    if (/failed to setup loop device/i.test(ended.complaint)) {
+      return mountWithProgram(guest, known, directory, how, NO_LOOP_DEVICE);
+    }
     if (isUnknown(ended)) continue;
     if (!how.readOnly || known.withoutReplay === undefined || how.abort.aborted) break;
     if ((await mount([known.withoutReplay])).code === 0) return describe(directory, true, null);
     break;
+  }
+  if (isUnknown(failed!) && known.program !== undefined) {
+    return mountWithProgram(guest, known, directory, how, 'this kernel has no driver for it');
   }
   throw mountError(guest, known, directory, failed!, how.options);
 }
@@ -115,11 +123,13 @@ function mountError(
   return new ImgfuseError('unsupported', message, { path: directory });
 }
 
+/** @param why the kernel does not mount it */
 async function mountWithProgram(
   guest: GuestFileSystem,
   known: FileSystem,
   directory: string,
   how: GuestMountOptions,
+  why: string,
 ): Promise<MountedGuest> {
   const { program } = known;
   if (program === undefined) {
@@ -135,7 +145,6 @@ async function mountWithProgram(
   if (!how.readOnly && guest.needsReplay) await replay(guest, program, how.abort);
   const first = await mount([]);
   if (first.missing) throw notInstalled(guest.type, program);
-  const why = ownUid() === 0 ? 'no loop device can be used here' : 'only root can let the kernel mount it';
   const served = `served by ${program.name}, because ${why}`;
   if (isServed(directory)) return describe(directory, false, served);
   let said = first.complaint;
