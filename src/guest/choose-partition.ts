@@ -20,7 +20,7 @@ export interface GuestPartition {
 }
 
 /** What the user asks for. */
-export type PartitionChoice = number | 'auto' | 'all';
+export type PartitionChoice = number | 'disk' | 'auto' | 'all';
 
 /** No partition was chosen, or a wrong one; the command shows which there are. */
 export class PartitionChoiceError extends ImgfuseError {
@@ -38,8 +38,12 @@ export function choosePartitions(
   all: readonly GuestPartition[],
   choice: PartitionChoice,
 ): readonly GuestPartition[] {
-  const mountable = all.filter(isMountable);
-  if (typeof choice === 'number') return [numbered(image, all, choice)];
+  if (typeof choice === 'number' || choice === 'disk') return [named(image, all, choice)];
+  const beside = all.length > 1 ? all.find(({ number }) => number === null) : undefined;
+  const inPartitions = all.filter((each) => each !== beside && isMountable(each));
+  const takesDisk = beside !== undefined && isDisc(beside) && (choice === 'auto' || inPartitions.length === 0);
+  const mountable = takesDisk ? [beside, ...inPartitions] : inPartitions;
+  if (mountable.length === 0 && beside !== undefined && isMountable(beside)) throw perhapsOld(image, all, beside);
   if (mountable.length === 0) throw nothingToMount(image, all);
   if (choice === 'all' || mountable.length === 1) return mountable;
   // the partition of the firmware is none that somebody looks for, unless it is the only one
@@ -53,9 +57,24 @@ function isMountable({ content }: GuestPartition): boolean {
   return content?.use === 'filesystem';
 }
 
-function numbered(image: string, all: readonly GuestPartition[], number: number): GuestPartition {
+/** A CD or DVD has its file system beside a table; any other is more likely what a disk held before it was partitioned. */
+function isDisc({ content }: GuestPartition): boolean {
+  return content?.type === 'iso9660' || content?.type === 'udf';
+}
+
+function perhapsOld(image: string, all: readonly GuestPartition[], { content }: GuestPartition): PartitionChoiceError {
+  const message =
+    `${image} has no file system in its partitions; its whole disk holds ${content!.type}, perhaps from before it was ` +
+    'partitioned, and then writing to it destroys the partitions; --partition disk attaches it, with -r it is only read';
+  return new PartitionChoiceError(message, all, image);
+}
+
+function named(image: string, all: readonly GuestPartition[], choice: number | 'disk'): GuestPartition {
+  const number = choice === 'disk' ? null : choice;
   const found = all.find((each) => each.number === number);
   if (found === undefined) {
+    if (number === null)
+      throw new PartitionChoiceError(`${image} has no file system beside its partitions`, all, image);
     const numbers = all.map((each) => each.number).filter((each) => each !== null);
     const which = numbers.length === 0 ? 'it has no partitions; leave --partition out' : `it has ${numbers.join(', ')}`;
     throw new PartitionChoiceError(`${image} has no partition ${number}: ${which}`, all, image);
@@ -91,7 +110,7 @@ export function closedBeside(all: readonly GuestPartition[], chosen: readonly Gu
     .filter((each) => !chosen.includes(each) && each.content?.use === 'container')
     .map((each) => {
       const title = containerOf(each)?.title ?? `holds ${each.content!.type}`;
-      return `${nameOf(each)} ${title} and stays closed; "imgfuse attach --partition ${each.number}" says how to open it`;
+      return `${nameOf(each)} ${title} and stays closed; "imgfuse attach --partition ${each.number ?? 'disk'}" says how to open it`;
     });
 }
 

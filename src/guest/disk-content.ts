@@ -10,7 +10,8 @@ import { contentOf, type PartitionSource, readPartitionTable } from './partition
 const FIRMWARE_TYPES = ['c12a7328-f81f-11d2-ba4b-00a0c93ec93b', '0xef'];
 
 /**
- * The partitions of a disk; the whole disk if it has no table.
+ * The partitions of a disk; the whole disk if it has no table, or beside them if what is on it does not lie in one of them: a CD
+ * image has its file system before a table that only firmware reads.
  * @param note told what is damaged
  * @throws ImgfuseError if the disk cannot be read
  */
@@ -24,7 +25,7 @@ export function readGuestPartitions(raw: string, note: (sentence: string) => voi
     const table = readPartitionTable(source);
     for (const warning of table.warnings) note(warning);
     if (table.scheme === null) return [wholeDisk(source)];
-    return table.partitions.map(({ number, start, size, type, typeName, name }) => ({
+    const partitions = table.partitions.map(({ number, start, size, type, typeName, name }) => ({
       number,
       start,
       size,
@@ -32,6 +33,9 @@ export function readGuestPartitions(raw: string, note: (sentence: string) => voi
       isFirmware: FIRMWARE_TYPES.includes(type),
       content: contentOf(source, start, size),
     }));
+    const whole = wholeDisk(source);
+    const isEmpty = partitions.every(({ content, isFirmware }) => content === null || isFirmware);
+    return isEmpty && whole.content !== null ? [whole, ...partitions] : partitions;
   } finally {
     file.close();
   }
@@ -39,5 +43,5 @@ export function readGuestPartitions(raw: string, note: (sentence: string) => voi
 
 function wholeDisk(source: PartitionSource): GuestPartition {
   const { size } = source;
-  return { number: null, start: 0, size, use: 'no table', isFirmware: false, content: contentOf(source, 0, size) };
+  return { number: null, start: 0, size, use: 'whole disk', isFirmware: false, content: contentOf(source, 0, size) };
 }

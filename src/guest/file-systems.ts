@@ -23,6 +23,8 @@ export interface UserSpaceServer {
   /** Debian's package */
   readonly package: string;
   readonly options: readonly string[];
+  /** it gives the mount a source that does not name its file, unless an option does */
+  readonly hidesFile?: boolean;
   readonly withoutReplay?: string;
   /** replays a journal before it is served; the file follows, and exit code 1 means that something was corrected */
   readonly replay?: readonly [program: string, ...parameters: string[]];
@@ -46,7 +48,7 @@ const FILE_SYSTEMS: Readonly<Record<string, FileSystem>> = {
   // nouuid: a copy of a mounted file system, such as the disk that this machine was cloned from, is mounted beside it
   xfs: { always: ['nouuid'], withoutReplay: 'norecovery' },
   btrfs: { withoutReplay: 'rescue=nologreplay' },
-  squashfs: { program: { name: 'squashfuse', package: 'squashfuse', options: [] } },
+  squashfs: { program: { name: 'squashfuse', package: 'squashfuse', options: [], hidesFile: true } },
   ntfs: {
     drivers: ['ntfs3', 'ntfs'],
     cure: 'install ntfs-3g (Debian: apt install ntfs-3g), or use a kernel with the module ntfs3',

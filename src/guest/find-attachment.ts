@@ -12,8 +12,8 @@ import { guestMountsOf } from './guest-mounts.ts';
 export function findAttachment(name: string): Attachment {
   const all = listAttachments();
   const names = [canonicalEntry(name), canonicalPath(name)];
-  const at = all.find((each) => placesOf(each).some((place) => names.includes(place)));
-  if (at !== undefined) return at;
+  const at = all.filter((each) => placesOf(each).some((place) => names.includes(place)));
+  if (at.length > 0) return oneAt(name, at);
   const over = all.find(({ disk }) => loopDevicesOver(disk).some((loop) => loop.names.includes(name)));
   if (over !== undefined) return over;
   const ofImage = all.filter(({ image }) => image === canonicalPath(name));
@@ -26,6 +26,15 @@ export function findAttachment(name: string): Attachment {
   if (more.length === 0) return first;
   const places = ofImage.map(({ directory }) => directory).join(' and ');
   throw new ImgfuseError('usage', `${name} is attached at ${places}; name the directory`, { path: name });
+}
+
+/** A place may be in the records of several: those whose files were unmounted there by hand made way for the others. */
+function oneAt(name: string, at: readonly Attachment[]): Attachment {
+  const [first, ...more] = at.filter((each) => !isLeftover(each));
+  if (first === undefined) return at[0]!;
+  if (more.length === 0) return first;
+  const images = [first, ...more].map(({ image }) => image).join(' and ');
+  throw new ImgfuseError('usage', `${images} are attached at ${name}; name the image`, { path: name });
 }
 
 /** For `unmount`, which does not take apart what an attach has made; null if the name means no attachment. */

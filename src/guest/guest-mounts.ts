@@ -1,5 +1,5 @@
 // The file systems of a guest that are mounted from an attached disk: which they are, and how they are unmounted. The mount table
-// and the loop devices are the truth; a record only says where a file system in user space was mounted.
+// and the loop devices are the truth about which these are: what lies on the disk, wherever it is mounted.
 
 import { setTimeout as delay } from 'node:timers/promises';
 import { shellQuote } from '../bytes/printable.ts';
@@ -16,10 +16,10 @@ const BUSY_MS = 1500;
 const RETRY_MS = 100;
 
 /** The mounts of the guest's file systems, latest first. Those that a user has made from the same disk are among them. */
-export function guestMountsOf({ disk, partitions }: Attachment): MountEntry[] {
+export function guestMountsOf({ disk }: Pick<Attachment, 'disk'>): MountEntry[] {
   const loops = loopDevicesOver(disk);
   return readMountTable()
-    .filter((entry) => loops.some((loop) => isMountedFrom(loop, entry)) || isUserSpaceGuest(entry, partitions))
+    .filter((entry) => loops.some((loop) => isMountedFrom(loop, entry)) || isUserSpaceGuest(entry, disk))
     .reverse();
 }
 
@@ -34,10 +34,12 @@ export function loopDevicesOf({ disk }: Attachment): Map<string, string> {
   return devices;
 }
 
-/** A file system in user space reads the raw file itself, and nothing in the mount table tells from which file it comes. */
-function isUserSpaceGuest(entry: MountEntry, partitions: Attachment['partitions']): boolean {
-  if (!entry.type.startsWith('fuse') || isImgfuse(entry)) return false;
-  return partitions.some(({ directory }) => directory === entry.mountpoint);
+/**
+ * A file system in user space reads the raw file itself; its source says so. Where it is mounted says nothing: a user may have
+ * unmounted it, and mounted something else at the same place.
+ */
+function isUserSpaceGuest(entry: MountEntry, disk: string): boolean {
+  return entry.type.startsWith('fuse') && !isImgfuse(entry) && liesIn(entry.source, disk);
 }
 
 /**

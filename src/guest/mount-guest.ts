@@ -139,7 +139,8 @@ async function mountWithProgram(
   }
   const { file, offset } = fileOf(guest);
   const access = [...(how.readOnly ? ['ro'] : []), ...(how.allowOther ? ['allow_other'] : [])];
-  const options = [...offset, ...program.options, ...access, ...how.options.map(quoteCommas)];
+  const source = program.hidesFile === true ? [`fsname=${file.replaceAll(/[\\,]/g, '\\$&')}`] : [];
+  const options = [...offset, ...program.options, ...source, ...access, ...how.options.map(quoteCommas)];
   const mount = (extra: readonly string[]): Promise<ProgramEnd> =>
     runProgram(program.name, ['-o', [...options, ...extra].join(','), file, directory], how.abort);
   if (!how.readOnly && guest.needsReplay) await replay(guest, program, how.abort);

@@ -2,8 +2,10 @@
 
 import { shellQuote } from '../bytes/printable.ts';
 import { ImgfuseError } from '../errors/index.ts';
-import { findAnyMount, findMount, isImgfuse, type MountEntry } from '../fuse/mount-table.ts';
+import { canonicalMountpoint, findAnyMount, findMount, isImgfuse, type MountEntry } from '../fuse/mount-table.ts';
 import { canonicalPath, pathKind } from '../host/canonical-path.ts';
+import { liesIn } from './processes-inside.ts';
+import { ownDirectories } from './runtime-directory.ts';
 
 /** The mountpoint is the name of a descriptor instead of a path: the program that started us has already mounted it. */
 export function isInherited(mountpoint: string): boolean {
@@ -48,6 +50,7 @@ export function assertMountpoint(path: string, partition?: number): void {
       { path },
     );
   }
+  if (kind === 'directory') assertRecordsStayVisible(path);
   if (kind === 'dead' || kind === 'other') {
     throw new ImgfuseError('usage', `the mountpoint ${path} is neither a directory nor a regular file`, { path });
   }
@@ -62,4 +65,17 @@ export function needsFile(path: string, partition: number): ImgfuseError {
       `mounted there without the option, the disk has the partition as partitions/${partition}.raw`,
     { path },
   );
+}
+
+/** A mount above the runtime directory would cover the record of the mount itself, and those of all others. */
+function assertRecordsStayVisible(path: string): void {
+  const mountpoint = canonicalMountpoint(path);
+  // the best place is made when it is missing
+  const inUse = ownDirectories().filter((directory, index) => index === 0 || pathKind(directory) === 'directory');
+  const covered = inUse.find((directory) => liesIn(canonicalPath(directory), mountpoint));
+  if (covered === undefined) return;
+  const message =
+    `a mount at ${path} would cover ${covered}, where imgfuse keeps its records; choose another directory, ` +
+    'or another place for the records (IMGFUSE_RUNTIME_DIR)';
+  throw new ImgfuseError('usage', message, { path });
 }

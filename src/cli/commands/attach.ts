@@ -45,7 +45,7 @@ export const attachCommand: Command = {
       type: 'string',
       placeholder: 'N',
       description:
-        'number of the partition; auto (the default): the only one with a file system; all: each in DIRECTORY/pN',
+        'its number, or disk: the whole disk; auto (the default): the only one with a file system; all: each in DIRECTORY/pN',
     },
     options: {
       ...options,
@@ -125,10 +125,10 @@ function attachRequest(args: AttachArguments): AttachRequest {
 }
 
 function partitionChoice(text: string): PartitionChoice {
-  if (text === 'auto' || text === 'all') return text;
+  if (text === 'auto' || text === 'all' || text === 'disk') return text;
   const number = /^\d{1,5}$/.test(text) ? Number(text) : 0;
   if (number > 0) return number;
-  throw new ImgfuseError('usage', `"${text}" is no partition; give its number, auto or all`);
+  throw new ImgfuseError('usage', `"${text}" is no partition; give its number, disk, auto or all`);
 }
 
 function toolsFor(args: AttachArguments, interruption: Interruption): AttachTools {
