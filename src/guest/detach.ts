@@ -36,7 +36,7 @@ export interface DetachTools {
  * @throws ImgfuseError busy: what stays attached, and why; the attachment can be detached later
  */
 export async function detach(attachment: Attachment, tools: DetachTools): Promise<ClosedImage | null> {
-  const hasServer = await unmountGuests(attachment);
+  const hasServer = await unmountGuests(attachment, tools.note);
   await freeLoopDevices(attachment.disk, tools.note);
   if (hasServer) await serversEnded(attachment.disk);
   const closed = await tools.closeImage(attachment.disk);

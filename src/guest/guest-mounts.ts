@@ -14,6 +14,8 @@ import { type ProgramEnd, runProgram } from './programs.ts';
 /** how long a busy file system is tried again: a program that has just ended lets go a moment later */
 const BUSY_MS = 1500;
 const RETRY_MS = 100;
+/** after this time the user is told what is waited for */
+const PATIENCE_MS = 2000;
 
 /** The mounts of the guest's file systems, latest first. Those that a user has made from the same disk are among them. */
 export function guestMountsOf({ disk }: Pick<Attachment, 'disk'>): MountEntry[] {
@@ -44,16 +46,17 @@ function isUserSpaceGuest(entry: MountEntry, disk: string): boolean {
 
 /**
  * Unmounts the guest's file systems, the latest first.
+ * @param note told what a long wait is for
  * @returns whether one of them was served by a program, which may end a moment later
  * @throws ImgfuseError busy: what keeps it mounted, and what to do
  */
-export async function unmountGuests(attachment: Attachment): Promise<boolean> {
+export async function unmountGuests(attachment: Attachment, note: (sentence: string) => void): Promise<boolean> {
   let hasServer = false;
   const guests = guestMountsOf(attachment);
   assertNothingElsewhere(attachment, guests);
   for (const entry of guests) {
     hasServer ||= entry.type.startsWith('fuse');
-    await unmountGuest(entry);
+    await unmountGuest(entry, note);
   }
   return hasServer;
 }
@@ -69,12 +72,14 @@ function assertNothingElsewhere({ directory }: Attachment, guests: readonly Moun
   throw new ImgfuseError('busy', message, { path: directory, errno: ERRNO.EBUSY });
 }
 
-async function unmountGuest({ id, mountpoint }: MountEntry): Promise<void> {
+async function unmountGuest({ id, mountpoint }: MountEntry, note: (sentence: string) => void): Promise<void> {
   const isThere = (): boolean => readMountTable().some((entry) => entry.id === id && entry.mountpoint === mountpoint);
   const end = performance.now() + BUSY_MS;
   while (isThere()) {
     assertVisible(id, mountpoint);
+    const patience = setTimeout(() => note(`waiting for ${mountpoint} to be written and unmounted ...`), PATIENCE_MS);
     const ended = await umount(mountpoint);
+    clearTimeout(patience);
     if (!isThere()) return;
     if (performance.now() < end) {
       await delay(RETRY_MS);
