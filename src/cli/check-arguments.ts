@@ -133,7 +133,8 @@ function shortOptions(argument: string, shape: CommandShape): FoundOption[] {
     if (option.type === 'string') {
       const value = rest === '' ? undefined : rest.replace(/^=/, '');
       // -repiar=all is a mistyped --repair rather than -r with a value
-      const isWrong = value !== undefined && word.length > 2 && option.choices?.includes(value) === false;
+      const isWrong =
+        value !== undefined && word.length > 2 && option.choices?.includes(spelled(value, option)) === false;
       if (isWrong && suggestOption(word, shape) !== '') throw new UnknownOptionError(`-${word}`, shape);
       found.push({ typed: `-${letter}`, name, option, value });
       break;
@@ -160,7 +161,7 @@ function checkValue(found: FoundOption, shape: CommandShape): void {
   if (value === undefined) return;
   if (value === '' && option.mayBeEmpty !== true) throw missingValue(found, shape);
   const { choices } = option;
-  if (choices === undefined || choices.includes(value)) return;
+  if (choices === undefined || choices.includes(spelled(value, option))) return;
   throw new ArgumentError(
     `${typed} is "${value}", but must be ${alternatives(choices)}${didYouMean(value, choices)}`,
     shape.name,
@@ -205,7 +206,12 @@ function checkName(name: Name, given: string | undefined, usage: string, shape: 
 
 function canonicalOption({ name, option, value }: FoundOption): string {
   if (option.means !== undefined) return option.means;
-  return value === undefined ? `--${name}` : `--${name}=${value}`;
+  return value === undefined ? `--${name}` : `--${name}=${spelled(value, option)}`;
+}
+
+/** The choice that a word stands for, or the word. */
+function spelled(value: string, { spellings = {} }: Option): string {
+  return Object.hasOwn(spellings, value) ? spellings[value]! : value;
 }
 
 /** "; did you mean --repair?": the nearest long name, or the short one of the other case. */

@@ -39,6 +39,8 @@ export interface Option {
   /** an empty list is allowed */
   readonly mayBeEmpty?: boolean;
   readonly choices?: readonly string[];
+  /** other words for a choice */
+  readonly spellings?: Readonly<Record<string, string>>;
   readonly required?: boolean;
   /** with this value the command answers a question, and needs no names */
   readonly asks?: string;

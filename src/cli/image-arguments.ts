@@ -25,6 +25,7 @@ export const FORMAT = {
   type: 'string',
   short: 'f',
   choices: formats.map(({ name }) => name),
+  spellings: Object.fromEntries(formats.flatMap(({ name, aliases = [] }) => aliases.map((alias) => [alias, name]))),
   description: 'image format; default: the content of the file decides',
 } as const satisfies Option;
 
