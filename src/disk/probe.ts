@@ -22,6 +22,8 @@ interface Recognized {
   /** undefined if it cannot be opened here */
   readonly format?: ImageFormat;
   readonly cure?: string;
+  /** the head says that it is another one, and a guest may have made either end */
+  readonly rival?: ImageFormat | ForeignFormat;
 }
 
 /**
@@ -62,6 +64,15 @@ export function probeFormat(file: HostFile, sayRaw: string): ImageFormat {
   }
   const found = recognize(endsOf(file));
   if (found === null) return rawFormat;
+  const { format, rival } = found;
+  if (format !== undefined && rival !== undefined) {
+    const names = [format, rival].flatMap((kind) => ('open' in kind ? [`--format ${kind.name}`] : []));
+    throw unsupported(
+      file,
+      `${file.path} ends like ${format.title} and begins like ${rival.title}; a guest may have made one of the two, so it is not ` +
+        `guessed: add ${names.join(' or ')}, or ${sayRaw}`,
+    );
+  }
   if (found.format !== undefined) return found.format;
   throw unsupported(
     file,
@@ -77,13 +88,15 @@ export function recognizedName(ends: FileEnds): string | null {
 function recognize(ends: FileEnds): Recognized | null {
   // a footer that proves that the head is not the file's own comes before every magic
   const owner = KINDS.find(({ ownsHead }) => ownsHead?.(ends));
-  const first = KINDS.find((kind) => isSigned(kind, ends));
+  const others = KINDS.filter((kind) => kind !== owner);
+  // a guest whose data lies at the end of its image can write there what it likes
+  const first =
+    others.find((kind) => isSigned(kind, ends, 'head')) ?? others.find((kind) => isSigned(kind, ends, 'tail'));
   const found = owner ?? first;
   if (found === undefined) return null;
-  const isHidden = owner !== undefined && first !== undefined && first !== owner && 'open' in first;
-  const suspicion = isHidden ? ` whose first sector looks like ${first.name}, as a guest may have made it` : '';
-  const name = `${found.title}${suspicion}`;
-  return 'open' in found ? { name, format: found } : { name, cure: found.cure };
+  const isRival = owner !== undefined && first !== undefined && ('open' in first || first.isGuests !== true);
+  const rival = isRival ? { rival: first } : {};
+  return 'open' in found ? { name: found.title, format: found, ...rival } : { name: found.title, cure: found.cure };
 }
 
 /** The image of which a loop device shows a part; null if there is none, or if the device shows all of it. */

@@ -27,9 +27,10 @@ export interface Signature {
   readonly ownsHead?: (ends: FileEnds) => boolean;
 }
 
-/** Whether a file with these ends is of the format. Reads the tail only when the head does not tell. */
-export function isSigned({ magics, confirms }: Signature, ends: FileEnds): boolean {
-  return magics.some((magic) => ends.has(magic)) && (confirms?.(ends) ?? true);
+/** Whether a file with these ends is of the format, by its magics at one of them. */
+export function isSigned({ magics, confirms }: Signature, ends: FileEnds, end: 'head' | 'tail'): boolean {
+  const isThere = magics.some((magic) => magic.at < 0 === (end === 'tail') && ends.has(magic));
+  return isThere && (confirms?.(ends) ?? true);
 }
 
 export class FileEnds {

@@ -118,9 +118,26 @@ test.each([
 describe('a fixed VHD', () => {
   const head = withBytes(0, 'QFI\xfb\0\0\0\x03');
 
-  test.each([512, 511])('is one whatever its guest writes at its head (footer of %i bytes)', (footerBytes) => {
-    writeFileSync(image, fixedVhd(head, footerBytes));
-    expect(refusalOf(() => openDisk(image, { readOnly: true }))).toMatch(/is a VHD image.* looks like qcow2/);
+  test.each([
+    512, 511,
+  ])('whose guest makes its head another image is not guessed, and both can be said (footer of %i bytes)', (bytes) => {
+    writeFileSync(image, fixedVhd(head, bytes));
+    const sentence = refusalOf(() => openDisk(image, { readOnly: true }));
+    expect(sentence).toMatch(/ends like a VHD image and begins like a qcow2 image.*--format vpc or --format qcow2/);
+    withDisk(image, { readOnly: true, format: 'vhd' }, (disk) => expect(readAll(disk)).toEqual(head));
+  });
+
+  test('whose guest makes its head an image of a format that is not opened is not guessed either', () => {
+    writeFileSync(image, fixedVhd(withBytes(0, 'KDMV')));
+    expect(refusalOf(() => openDisk(image, { readOnly: true }))).toMatch(
+      /begins like a VMDK image.*add --format vpc, or add/,
+    );
+  });
+
+  test.each(['LUKS\xba\xbe', 'conectix'])('whose guest begins its disk with %j is one', (magic) => {
+    const disk = withBytes(0, magic);
+    writeFileSync(image, fixedVhd(disk));
+    withDisk(image, { readOnly: true }, (opened) => expect(readAll(opened)).toEqual(disk));
   });
 
   test.each([
@@ -176,6 +193,13 @@ describe('a raw disk that was guessed', () => {
       disk.writeZeroes(2, 2);
     });
     openDisk(image, { readOnly: true }).close();
+  });
+
+  test.each([0, -512, -511])('does not become VHD by the magic at %i', (at) => {
+    withDisk(image, { readOnly: false }, (disk) => {
+      const place = guestOffset(at < 0 ? content.length + at : at);
+      expect(refusalOf(() => disk.write(Buffer.from('conectix'), 0, 8, place))).toMatch(/^permission: .* a VHD image/);
+    });
   });
 
   test('does not become VHD by a change of its size that makes its footer the end', () => {
