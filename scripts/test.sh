@@ -10,7 +10,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 packages=(
-  bximage qemu-utils qemu-system-common fio fuse3 libfuse2 e2fsprogs xfsprogs btrfs-progs fdisk mount man-db attr zstd openssl
+  bximage libvhdi-utils qemu-utils qemu-system-common fio fuse3 libfuse2 e2fsprogs xfsprogs btrfs-progs fdisk mount man-db attr zstd openssl
   parted gdisk dosfstools exfatprogs ntfs-3g cryptsetup-bin squashfs-tools xorriso lvm2 fuse2fs squashfuse
 )
 missing=()

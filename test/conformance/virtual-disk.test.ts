@@ -10,6 +10,7 @@ import { qcow2 } from '../../src/format/qcow2/index.ts';
 import { qed } from '../../src/format/qed/index.ts';
 import { raw } from '../../src/format/raw/index.ts';
 import { vdi } from '../../src/format/vdi/index.ts';
+import { vpc } from '../../src/format/vpc/index.ts';
 import { bochsImage, MIXED_SECTORS } from '../support/bochs-bytes.ts';
 import { MemoryHostFile } from '../support/memory-file.ts';
 import { createMemoryImage, openImage } from '../support/memory-images.ts';
@@ -55,6 +56,7 @@ const BACKINGS: Readonly<Record<string, (() => WritableImage) | null>> = {
 /** What the images of a format do in their own way. */
 const TRAITS: Readonly<Record<string, Pick<DiskVariant, 'holdsLinksBack' | 'setsDirtyBit'>>> = {
   qcow2: { holdsLinksBack: true },
+  vpc: { holdsLinksBack: true },
   qed: { setsDirtyBit: (offset, data) => offset === 16 && (data[0]! & 2) !== 0 },
 };
 
@@ -126,6 +128,11 @@ const variants: readonly DiskVariant[] = [
   variant(vdi, {}, 'no backing file'),
   variant(vdi, { block_size: '64k' }, 'a shorter raw backing file'),
   variant(vdi, { block_size: '64k', static: 'on' }, 'no backing file'),
+  variant(vpc, { subformat: 'fixed' }, 'no backing file'),
+  ...Object.keys(BACKINGS).map((backing) => variant(vpc, { block_size: '4k' }, backing)),
+  variant(vpc, {}, 'no backing file'),
+  variant(vpc, { block_size: '64k' }, 'a QED backing file'),
+  variant(vpc, {}, 'a shorter raw backing file'),
   apart('4k with a data file', { cluster_size: '4k', data_file: 'data' }, true),
   apart('4k with a raw data file', { cluster_size: '4k', data_file: 'data', data_file_raw: 'on' }, true),
   apart('16k with subclusters and a data file', { ...EXTENDED, data_file: 'data' }, true),
@@ -160,6 +167,8 @@ const WITH_FACTS = [
 ];
 
 const COPY_ON_READ = [
+  'vpc 4k with a QED backing file',
+  'vpc with a shorter raw backing file',
   'qed 4k/1 with a QED backing file',
   'qed 1M/1 with a shorter raw backing file',
   'qcow2 4k with a shorter raw backing file',

@@ -14,6 +14,7 @@ import { qcow2 } from '../../src/format/qcow2/index.ts';
 import { qed } from '../../src/format/qed/index.ts';
 import { raw } from '../../src/format/raw/index.ts';
 import { vdi } from '../../src/format/vdi/index.ts';
+import { vpc } from '../../src/format/vpc/index.ts';
 import { factsOf } from '../support/closed-facts.ts';
 import { MemoryHostFile } from '../support/memory-file.ts';
 import { checkImage, createMemoryImage, openImage } from '../support/memory-images.ts';
@@ -103,6 +104,15 @@ export const subjects: readonly Subject[] = [
       name: `qed ${options.cluster_size}/${options.table_size}, backing ${backing}`,
       format: qed as WritableFormat,
       options,
+      backing,
+    })),
+  ),
+  { name: 'vpc, fixed', format: vpc, options: { subformat: 'fixed' }, backing: 'none' },
+  ...(['none', 'raw', 'qed'] as const).flatMap((backing) =>
+    ['4k', '64k', '2M'].map((size) => ({
+      name: `vpc ${size}, backing ${backing}`,
+      format: vpc as WritableFormat,
+      options: { block_size: size },
       backing,
     })),
   ),
@@ -197,9 +207,13 @@ function describeSubject(subject: Subject, figures: Figures): void {
   });
 }
 
-/** QEMU 7.2 demands a table that is longer than a cluster; of VDI images it opens those with blocks of 1 MiB and no parent. */
-function isOpenedByQemu({ format, options }: Subject): boolean {
+/**
+ * QEMU 7.2 demands a table that is longer than a cluster; of VDI images it opens those with blocks of 1 MiB and no parent, and it
+ * reads a differencing VHD without its parent.
+ */
+function isOpenedByQemu({ format, options, backing }: Subject): boolean {
   if (format === vdi) return options['block_size'] === '1M';
+  if (format === vpc) return backing === 'none' && options['subformat'] !== 'fixed';
   return format !== qed || options['table_size'] !== '1';
 }
 
@@ -293,7 +307,8 @@ function judge(format: string, file: MemoryHostFile, model: Uint8Array): void {
   const [image, wanted] = [join(folder, 'disk'), join(folder, 'wanted')];
   writeFileSync(image, file.bytes());
   writeFileSync(wanted, model);
-  if (format !== 'raw') qemuCheck(image, format);
+  // QEMU has no check for these
+  if (!['raw', 'vpc'].includes(format)) qemuCheck(image, format);
   qemuImg('compare', '-q', '-f', format, '-F', 'raw', image, wanted);
 }
 

@@ -200,6 +200,65 @@ function bochsPlaces(image) {
   return { clusterSize: extentBytes, size, places, pointers, bigEndian: false };
 }
 
+/** Every place of a VHD of any kind. */
+function vpcPlaces(image) {
+  const u32 = (at) => image.readUInt32BE(at);
+  const footerBytes = image.length % 512 === 511 ? 511 : 512;
+  const trailer = image.length - footerBytes;
+  const places = [];
+  const fields = (start, list) => {
+    for (const [at, width] of list) places.push({ at: start + at, width, affects: 'all', kind: 'header' });
+  };
+  const footer = [
+    [0, 8],
+    [8, 4],
+    [12, 4],
+    [16, 8],
+    [24, 4],
+    [28, 4],
+    [40, 8],
+    [48, 8],
+    [56, 4],
+    [60, 4],
+    [64, 4],
+    [68, 8],
+    [480, 8],
+    [488, 8],
+  ];
+  fields(trailer, footer);
+  const size = Number(image.readBigUInt64BE(trailer + 48));
+  const pointers = [0n, 1n, 2n, 3n, 0xffffffffn, BigInt(Math.floor(image.length / 512))];
+  if (u32(trailer + 60) === 2) return { clusterSize: 512, size, places, pointers, bigEndian: true };
+  fields(0, footer);
+  const header = Number(image.readBigUInt64BE(16));
+  fields(header, [
+    [0, 8],
+    [16, 8],
+    [24, 4],
+    [28, 4],
+    [32, 4],
+    [36, 4],
+    [40, 8],
+    [56, 4],
+    [64, 8],
+  ]);
+  for (let at = 576; at < 576 + 48; at += 4) places.push({ at: header + at, width: 4, affects: 'all', kind: 'header' });
+  const table = Number(image.readBigUInt64BE(header + 16));
+  const blockSize = u32(header + 32);
+  for (let i = 0; i * blockSize < size; i++) {
+    const start = i * blockSize;
+    places.push({ at: table + i * 4, width: 4, affects: [[start, start + blockSize]], kind: 'table' });
+    const sector = u32(table + i * 4);
+    if (sector === 0xffffffff) continue;
+    pointers.push(BigInt(sector));
+    for (let byte = 0; byte < blockSize / 4096 && byte < 16; byte++) {
+      const first = start + byte * 4096;
+      places.push({ at: sector * 512 + byte, width: 1, affects: [[first, first + 4096]], kind: 'pointer' });
+    }
+  }
+  return { clusterSize: blockSize, size, places, pointers, bigEndian: true };
+}
+
 /** A raw image has no places: its first sectors are overwritten with what other formats begin with. */
 function rawPlaces(image) {
   const places = Array.from({ length: 64 }, (_, i) => ({
@@ -219,7 +278,14 @@ function rawPlaces(image) {
 }
 
 /** What can be damaged in an image of each format: a new one has a row here. */
-export const PLACES = { qcow2: qcow2Places, qed: qedPlaces, vdi: vdiPlaces, bochs: bochsPlaces, raw: rawPlaces };
+export const PLACES = {
+  qcow2: qcow2Places,
+  qed: qedPlaces,
+  vdi: vdiPlaces,
+  bochs: bochsPlaces,
+  vpc: vpcPlaces,
+  raw: rawPlaces,
+};
 
 const NUMBERS = [
   0n,

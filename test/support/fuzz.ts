@@ -8,6 +8,7 @@ import { compileDouble } from './compiled-double.ts';
 import { noFigures, type WatchFigures, watchMutants } from './fuzz-watch.ts';
 import { qemuImg, qemuIo, tryQemu } from './qemu.ts';
 import { CREATE, DISCARDED, differencing, FREE, MODIFY, vdiBytes, vdiVersion0 } from './vdi-bytes.ts';
+import { MIXED_SECTORS as VHD_SECTORS, vhdImage } from './vhd-bytes.ts';
 
 const CHILD = fileURLToPath(new URL('./fuzz-child.mjs', import.meta.url));
 /** A process that has taken thousands of sound images apart has grown to 260 MiB, and to 330 for a moment, and grows no further. */
@@ -177,6 +178,40 @@ const VDI: readonly (readonly [name: string, image: Buffer, below: (folder: stri
   ['vdi, differencing', differencing({ create: CREATE, modify: MODIFY }, { entries: VDI_ENTRIES }), onBase],
 ];
 
+const QEMU_VHD: Recipe = {
+  name: 'blocks of 2 MiB, made by QEMU',
+  options: 'force_size=on',
+  size: 5000 * KIB,
+  rarity: 16,
+  commands: [...WRITES, 'write -P 9 4100k 50k'],
+};
+
+/** What no other program makes so small: every kind, and every kind of block. */
+function makeVhds(folder: string): Subject[] {
+  const backing = join(folder, 'vhd-base.raw');
+  writeFileSync(backing, Buffer.alloc(90 * KIB, 0xbb));
+  const names = {
+    parentName: 'base.raw',
+    locators: [
+      { code: 'W2ru', name: '.\\base.raw' },
+      { code: 'W2ku', name: 'C:\\disks\\base.raw' },
+    ],
+  };
+  const sectors = VHD_SECTORS;
+  const make = (name: string, spec: Parameters<typeof vhdImage>[0]): Subject =>
+    oneSubject('vpc', folder, vhdImage({ sectors, ...spec }).image, `vhd ${name}`);
+  return [
+    make('with partial bitmaps', {}),
+    make('with full bitmaps', { fullBitmaps: true, maxTableEntries: 30 }),
+    make('with a batmap', { creator: 'tap\0', batmap: sectors.map(() => false).slice(0, 26) }),
+    make('with large blocks', { blockSize: 32 * KIB, gapSectors: 7 }),
+    { ...make('with a raw parent', { type: 4, ...names }), backing },
+    make('fixed', { type: 2 }),
+    make('fixed with an old footer', { type: 2, footerBytes: 511 }),
+    ...makeSubjects('vpc', [QEMU_VHD], folder),
+  ];
+}
+
 /** Makes valid images of every feature of a format in a folder. */
 type MakeSubjects = (folder: string) => readonly Subject[];
 
@@ -186,6 +221,7 @@ const SUBJECTS: Readonly<Record<string, MakeSubjects>> = {
   qed: (folder) => makeSubjects('qed', QED, folder),
   vdi: (folder) => VDI.map(([name, image, below]) => ({ ...oneSubject('vdi', folder, image, name), ...below(folder) })),
   bochs: (folder) => [oneSubject('bochs', folder, bochsImage({ sectors: MIXED_SECTORS }).image)],
+  vpc: makeVhds,
   raw: (folder) => [oneSubject('raw', folder, Buffer.alloc(100 * KIB, 'raw'))],
 };
 

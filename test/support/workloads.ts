@@ -10,6 +10,7 @@ import { qcow2 } from '../../src/format/qcow2/index.ts';
 import { qed } from '../../src/format/qed/index.ts';
 import { raw } from '../../src/format/raw/index.ts';
 import { vdi } from '../../src/format/vdi/index.ts';
+import { vpc } from '../../src/format/vpc/index.ts';
 import { factsOf } from './closed-facts.ts';
 import { MemoryHostFile } from './memory-file.ts';
 import { createMemoryImage, openImage } from './memory-images.ts';
@@ -89,6 +90,14 @@ export const SUBJECTS: readonly Subject[] = [
     name: 'qcow2 with wide counters, full, with a snapshot',
     ...{ format: qcow2, options: { cluster_size: '512', refcount_bits: '64' }, withBacking: false, withSnapshot: true },
     isFull: true,
+  },
+  { name: 'vpc, fixed', format: vpc, options: { subformat: 'fixed' }, withBacking: false },
+  { name: 'vpc', format: vpc, options: { block_size: '4k' }, withBacking: false },
+  { name: 'vpc with large blocks', format: vpc, options: { block_size: '64k' }, withBacking: false },
+  { name: 'vpc with a backing file', format: vpc, options: { block_size: '4k' }, withBacking: true },
+  {
+    name: 'vpc with large blocks and a short backing file',
+    ...{ format: vpc, options: { block_size: '16k' }, withBacking: true, isShortBelow: true },
   },
   {
     name: 'qed with large clusters and a short backing file',

@@ -163,6 +163,8 @@ export class StatusScan {
     const wanted = Math.min(clusterSize, length);
     const bytes = this.addMapped(guestOffset(cluster * clusterSize), wanted);
     this.run.length += bytes;
+    // what the mapper has to look up may take a read for each cluster
+    if (this.tables.slices.loads >= this.mostLoads) this.looks = 0;
     return bytes === wanted;
   }
 

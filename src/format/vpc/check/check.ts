@@ -1,0 +1,61 @@
+// The check of an image, as the command asks for it: footers and header, then the table, then what lies behind the last block.
+
+import type { HostFile } from '../../../host/host-file.ts';
+import { type CheckReport, emptyCheckReport, limitedLog } from '../../check-report.ts';
+import type { CheckOptions } from '../../image-format.ts';
+import { finishResize } from '../fixed/resize.ts';
+import { FAULTS, type Layout, readLayout } from '../header/layout.ts';
+import { cutTail, repairLayout } from './repair.ts';
+import { checkTable } from './table-walk.ts';
+
+/** Blocks are what the report calls clusters. A fixed disk has none. */
+export function checkVpc(file: HostFile, options: CheckOptions): CheckReport {
+  const log = options.repair === 'all' ? options.log : limitedLog(options.log);
+  const found = readLayout(file);
+  const before =
+    found.header === null ? null : checkTable(file, sparse(found), { repair: 'none', log: () => undefined });
+  const isMended = options.repair === 'all' && found.faults.length > 0;
+  if (isMended) repairLayout(file, found, before?.usedEnd ?? found.trailerOffset);
+  const layout = isMended ? readLayout(file) : found;
+  const report =
+    layout.header === null ? checkFixed(file, layout, options) : checkBlocks(file, layout, { ...options, log });
+  for (const fault of found.faults) {
+    report.corruptions++;
+    if (isMended) report.corruptionsFixed++;
+    log(isMended ? `Repaired: ${FAULTS[fault].what}: ${FAULTS[fault].repair}` : `ERROR ${FAULTS[fault].what}`);
+  }
+  return report;
+}
+
+function checkFixed(file: HostFile, layout: Layout, { log, repair }: CheckOptions): CheckReport {
+  const report = emptyCheckReport('vpc');
+  report.imageEndOffset = file.size();
+  if (layout.cutShort === null) return report;
+  report.corruptions++;
+  if (repair === 'all') {
+    finishResize(file, layout.footer.bytes, layout.footer.size, layout.cutShort);
+    report.corruptionsFixed++;
+    report.imageEndOffset = file.size();
+    log(`Repaired: a resize was cut short, and is finished: the disk has ${layout.size} bytes`);
+  } else log('ERROR a resize was cut short');
+  return report;
+}
+
+function checkBlocks(file: HostFile, layout: Layout, options: CheckOptions): CheckReport {
+  const { report, usedEnd } = checkTable(file, sparse(layout), options);
+  const { leaks } = report;
+  if (leaks === 0) return report;
+  // what an entry that is no place has lost may lie there
+  if (options.repair === 'none' || report.corruptions > report.corruptionsFixed || layout.faults.length > 0) {
+    options.log(`Leaked clusters: behind the last block there is room for ${leaks}`);
+    return report;
+  }
+  cutTail(file, layout.footer.bytes, usedEnd);
+  report.leaksFixed = leaks;
+  options.log(`Repaired: room for ${leaks} blocks behind the last one was cut off`);
+  return report;
+}
+
+function sparse(layout: Layout): Layout & { readonly header: NonNullable<Layout['header']> } {
+  return { ...layout, header: layout.header! };
+}

@@ -1,0 +1,100 @@
+// What an open image is made of, besides its own reads and writes: the objects of one thread over the state that all threads
+// share, each given by name what it works with. Their order is the order in which they need each other.
+
+import { TABLES_OF } from '../../concurrency/hold-times.ts';
+import { Mutex } from '../../concurrency/mutex.ts';
+import { Reservations } from '../../concurrency/reservations.ts';
+import { TableCache } from '../../concurrency/table-cache.ts';
+import type { HostFile } from '../../host/host-file.ts';
+import { GuestAccess } from '../guest-access.ts';
+import type { ReadableImage } from '../image-format.ts';
+import { CopyUp } from '../mapped/copy-up.ts';
+import { CowBuffer } from '../mapped/cow-buffer.ts';
+import { DiskNumbers } from '../mapped/disk-numbers.ts';
+import { FreeClusters } from '../mapped/free-clusters.ts';
+import { HostHoles } from '../mapped/host-holes.ts';
+import { ImageMap } from '../mapped/image-map.ts';
+import { METADATA_LOCK } from '../mapped/mapped-state.ts';
+import { PendingLinks } from '../mapped/pending-links.ts';
+import { ReservedRuns } from '../mapped/reserved-runs.ts';
+import { RangeReader } from '../mapped/run-reader.ts';
+import { StatusScan } from '../mapped/status-scan.ts';
+import { WriteTracker } from '../write-tracker.ts';
+import { Allocator } from './allocate.ts';
+import { AllocatingWrite } from './allocating-write.ts';
+import { Deallocator } from './deallocate.ts';
+import { Flush } from './flush.ts';
+import { Geometry } from './geometry.ts';
+import { Linker } from './link.ts';
+import { Mapper } from './mapping.ts';
+import { VpcRunReader } from './run-reader.ts';
+import { VpcRunWriter } from './run-writer.ts';
+import { VpcScannedTables } from './scanned-tables.ts';
+import { VpcNumbers, type VpcState } from './state.ts';
+import { Tables } from './table.ts';
+import { XenBatmap } from './xen-batmap.ts';
+
+export type Collaborators = ReturnType<typeof connect>;
+
+/** @param slot this thread's reservation slot @param log called once per sentence */
+export function connect(
+  file: HostFile,
+  backing: ReadableImage | null,
+  state: VpcState,
+  slot: number,
+  log: (sentence: string) => void,
+) {
+  const { creator, footer, full, grid, header } = state;
+  const geometry = new Geometry(header.blockSize, grid);
+  const lock = new Mutex(new Int32Array(state.words), METADATA_LOCK, `${TABLES_OF}${file.path}`);
+  const shared = { numbers: state.numbers, lock, readOnly: file.readOnly };
+  const disk = new DiskNumbers(shared);
+  const numbers = new VpcNumbers(shared);
+  const reservations = new Reservations(state.reservations, lock, slot);
+  const pending = new PendingLinks(state.pending);
+  const free = new FreeClusters(state.free);
+  const tracker = new WriteTracker(state.tracker, file, log);
+  const access = new GuestAccess(file, tracker, disk);
+  const tables = new Tables(file, new TableCache(state.cache), numbers);
+  const mapper = new Mapper(file, header, geometry, tables, pending, numbers, full);
+  const allocator = new Allocator(file, geometry, lock, numbers, free, tracker, footer);
+  const linker = new Linker(tables, mapper, tracker, pending);
+  const flush = new Flush({ file, geometry, lock, tracker, pending, linker, free, log });
+  const batmap = new XenBatmap({ file, geometry, mapper, numbers, tracker, disk }, creator);
+  const reusable = () => ({ waiting: free.unsettledCount, free: free.freeCount });
+  const parts = {
+    file,
+    backing,
+    access,
+    allocator,
+    batmap,
+    dirtyBit: null,
+    disk,
+    flush,
+    footer: new Uint8Array(footer),
+    free,
+    geometry,
+    linker,
+    lock,
+    mapper,
+    numbers,
+    pending,
+    reservations,
+    reusable,
+    tables,
+    tracker,
+  };
+
+  const clusterSize = header.blockSize;
+  const reader = new VpcRunReader(file, backing);
+  const ranges = new RangeReader(lock, mapper, reader);
+  const allocating = new AllocatingWrite({ ...parts, cow: new CowBuffer(reader, file) });
+  const writer = new VpcRunWriter(file, lock, allocating);
+  const runs = new ReservedRuns({ ...parts, clusterSize, readOnly: file.readOnly, ranges, writer });
+  const deallocator = new Deallocator({ ...parts, allocating, runs, writer });
+  const copier = backing && new CopyUp({ ...parts, backing, clusterSize, allocating, deallocator });
+  const scanned = new VpcScannedTables(geometry, tables.slices, pending, mapper, numbers);
+  const scan = new StatusScan(scanned, new HostHoles(file), backing !== null);
+  const imageMap = new ImageMap({ lock, scan, backing, showsPlaces: true, dataFile: null });
+  return { ...parts, allocating, copier, deallocator, imageMap, runs };
+}

@@ -1,0 +1,181 @@
+// Ranges that shall read as zeros, and blocks given up: discard, write zeroes, and what lies behind the end of a smaller disk. Without
+// a parent a whole block loses its entry and is freed, if it lies on the grid of this image; else its data is punched where it is. Over
+// a parent an unused entry would show the parent, so zeros are data: a block of zeros with a full bitmap.
+
+import { after, type GuestCluster, type GuestOffset, guestOffset, roundUp } from '../../bytes/offsets.ts';
+import { failpoint } from '../../concurrency/failpoints.ts';
+import type { Mutex } from '../../concurrency/mutex.ts';
+import { type Reservations, SHARED } from '../../concurrency/reservations.ts';
+import type { HostFile } from '../../host/host-file.ts';
+import type { ReadableImage } from '../image-format.ts';
+import { readsAsZeros } from '../mapped/backing.ts';
+import type { DiskNumbers } from '../mapped/disk-numbers.ts';
+import type { PendingLinks } from '../mapped/pending-links.ts';
+import type { ReservedRuns, RunWriter } from '../mapped/reserved-runs.ts';
+import { ZeroInPlace } from '../mapped/zero-in-place.ts';
+import { zeroRange } from '../mapped/zero-range.ts';
+import type { WriteTracker } from '../write-tracker.ts';
+import type { Allocator } from './allocate.ts';
+import type { AllocatingWrite } from './allocating-write.ts';
+import type { Geometry } from './geometry.ts';
+import type { Linker } from './link.ts';
+import { type Mapper, NO_BLOCK, type Run } from './mapping.ts';
+import type { XenBatmap } from './xen-batmap.ts';
+
+export interface DeallocatorParts {
+  readonly file: HostFile;
+  readonly backing: ReadableImage | null;
+  readonly geometry: Geometry;
+  readonly lock: Mutex;
+  readonly reservations: Reservations;
+  readonly pending: PendingLinks;
+  readonly mapper: Mapper;
+  readonly linker: Linker;
+  readonly allocator: Allocator;
+  readonly allocating: AllocatingWrite;
+  readonly tracker: WriteTracker;
+  readonly batmap: XenBatmap;
+  readonly disk: Pick<DiskNumbers, 'removeAllocated' | 'virtualSizeOutsideLock'>;
+  readonly runs: ReservedRuns<Run>;
+  readonly writer: RunWriter<Run>;
+}
+
+export class Deallocator {
+  private readonly parts: DeallocatorParts;
+  private readonly inPlace: ZeroInPlace<Run>;
+
+  constructor(parts: DeallocatorParts) {
+    this.parts = parts;
+    this.inPlace = new ZeroInPlace({ ...parts, clusterSize: parts.geometry.blockSize });
+  }
+
+  /** [offset, offset + length) reads as zeros afterwards. @param diskEnd virtual size: its last block counts as whole */
+  zero(offset: GuestOffset, length: number, diskEnd: number): void {
+    zeroRange(offset, length, this.parts.geometry.blockSize, diskEnd, {
+      part: (start, end) => this.inPlace.zero(start, end),
+      clusters: (first, count) => this.zeroBlocks(first, count),
+    });
+  }
+
+  /** Blocks [first, end), which are behind the end of the disk, lose their entries. */
+  cutOff(first: GuestCluster, end: GuestCluster): void {
+    const { linker, lock } = this.parts;
+    for (let block = first; block < end; ) {
+      const count = lock.run(() => Math.min(linker.span(block), end - block));
+      this.exclusively(block, count, () => this.unlink(block, count, true));
+      block = after(block, count);
+    }
+  }
+
+  /** The rest of the block that a disk of `size` bytes ends in: in place, where it has data. */
+  zeroBehindEnd(size: number): void {
+    const { geometry } = this.parts;
+    const end = roundUp(size, geometry.blockSize);
+    for (let at = size; at < end; ) at += this.punchFirst(guestOffset(at), end - at);
+  }
+
+  /** Punches the first run of a range, if it is data. @returns bytes done */
+  private punchFirst(offset: GuestOffset, length: number): number {
+    const { geometry, lock, mapper, reservations, writer } = this.parts;
+    lock.lock();
+    try {
+      // other bytes of the block may be written meanwhile
+      reservations.acquireBytes(offset, length, geometry.blockSize, SHARED);
+      const run = mapper.map(offset, length);
+      const part = run.length;
+      writer.punchRun(run);
+      return part;
+    } finally {
+      reservations.release();
+      if (lock.held) lock.unlock();
+    }
+  }
+
+  /** Whole blocks, the first of `count`. @returns blocks done */
+  private zeroBlocks(first: GuestCluster, count: number): number {
+    const { backing, linker, lock } = this.parts;
+    if (backing !== null) {
+      this.exclusively(first, 1, () => this.zeroOverBacking(first));
+      return 1;
+    }
+    const part = lock.run(() => Math.min(count, linker.span(first)));
+    this.exclusively(first, part, () => this.unlink(first, part, false));
+    return part;
+  }
+
+  /** A block that is reserved exclusively, whatever the parent has there; the lock is held, and may be released meanwhile. */
+  private zeroOverBacking(block: GuestCluster): void {
+    const { allocating, backing, file, geometry, lock, mapper } = this.parts;
+    const start = geometry.startOf(block);
+    const host = mapper.lookup(block);
+    if (host === NO_BLOCK) {
+      lock.unlock();
+      const isZero = readsAsZeros(backing, start, geometry.blockSize);
+      lock.lock();
+      if (!isZero) allocating.linkZeros(block, false);
+      return;
+    }
+    // what the bitmap lacks shows the parent until the block is complete
+    allocating.complete(block, host);
+    lock.unlock();
+    failpoint('discard');
+    file.punchHole(after(host, geometry.bitmapBytes), geometry.blockSize);
+    lock.lock();
+  }
+
+  /** Blocks that are reserved exclusively become zeros over a parent; the lock is held. @returns blocks done */
+  zeroReserved(first: GuestCluster): number {
+    const { allocating, mapper } = this.parts;
+    if (mapper.lookup(first) !== NO_BLOCK) return 0;
+    allocating.linkZeros(first, false);
+    return 1;
+  }
+
+  private exclusively(first: GuestCluster, count: number, action: () => void): void {
+    const { lock, reservations } = this.parts;
+    reservations.exclusively(first, first + count, action);
+    lock.giveWay();
+  }
+
+  /**
+   * Blocks of one slice lose their entries, and are freed. @param always false: a block off the grid keeps its place, which could
+   * not be used again, and is punched there
+   */
+  private unlink(first: GuestCluster, count: number, always: boolean): void {
+    const { allocator, batmap, disk, file, geometry, linker, lock, mapper, pending } = this.parts;
+    const last = geometry.blocksFor(disk.virtualSizeOutsideLock());
+    for (let i = 0; i < count; ) {
+      let run = 0;
+      const freed = [];
+      while (i + run < count) {
+        const block = after(first, i + run);
+        // entries behind the end of the disk may be anything
+        const host = block < last || !always ? mapper.lookup(block) : mapper.find(block);
+        if (host === NO_BLOCK && !(always && mapper.isEntrySet(block))) break;
+        if (host !== NO_BLOCK && !always && !geometry.isOnGrid(host)) break;
+        if (host !== NO_BLOCK) freed.push(host);
+        run++;
+      }
+      if (run > 0) {
+        failpoint('discard');
+        const start = after(first, i);
+        batmap.clear(start, run);
+        linker.unlink(start, run);
+        for (let j = 0; j < run; j++) pending.drop(after(start, j));
+        for (const host of freed) allocator.release(host);
+        disk.removeAllocated(freed.length);
+        i += run;
+        continue;
+      }
+      const host = mapper.lookup(after(first, i));
+      if (host !== NO_BLOCK) {
+        // the blocks stay reserved, so they stay where they are
+        lock.unlock();
+        failpoint('discard');
+        file.punchHole(after(host, geometry.bitmapBytes), geometry.blockSize);
+        lock.lock();
+      }
+      i++;
+    }
+  }
+}

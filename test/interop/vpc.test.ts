@@ -1,0 +1,220 @@
+// VHD beside the programs that make and read it: QEMU for fixed and dynamic images, in both directions, and libvhdi for chains and
+// bitmaps, where QEMU is no judge.
+
+import { execFileSync } from 'node:child_process';
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { guestOffset } from '../../src/bytes/offsets.ts';
+import { checkDisk, createDisk, inspectDisk, openDisk } from '../../src/disk/index.ts';
+import { readAll, withDisk } from '../support/image-files.ts';
+import { hasQemu, qemuImg, qemuIo } from '../support/qemu.ts';
+import { seededRandom } from '../support/random.ts';
+import { canMountAsRoot, hasCommand, requireOrSkip } from '../support/requirements.ts';
+import { makeTemporaryDirectory, removeTemporaryDirectory } from '../support/temporary.ts';
+import { MIXED_SECTORS, UUID, vhdImage } from '../support/vhd-bytes.ts';
+
+const SIZE = 11 * 1024 * 1024 + 512;
+const MIB = 1024 * 1024;
+
+let folder: string;
+let image: string;
+beforeEach((context) => {
+  requireOrSkip(context, hasQemu, 'qemu-img and qemu-io');
+  folder = makeTemporaryDirectory();
+  image = join(folder, 'disk.vhd');
+});
+afterEach(() => {
+  if (folder !== undefined) removeTemporaryDirectory(folder);
+});
+
+function create(
+  options: Readonly<Record<string, string>> = {},
+  size: number | undefined = SIZE,
+  backing?: string,
+): string {
+  createDisk(image, 'vpc', {
+    size,
+    options: new Map(Object.entries(options)),
+    ...(backing === undefined ? {} : { backing, backingFormat: 'vhd' }),
+  });
+  return image;
+}
+
+function qemuReads(path: string): Buffer {
+  qemuImg('convert', '-f', 'vpc', '-O', 'raw', path, join(folder, 'theirs.raw'));
+  return readFileSync(join(folder, 'theirs.raw'));
+}
+
+/** What libvhdi reads, chain and all. */
+function vhdiReads(path: string): Buffer {
+  const mountpoint = join(folder, 'vhdi');
+  mkdirSync(mountpoint, { recursive: true });
+  execFileSync('vhdimount', [path, mountpoint], { stdio: 'pipe' });
+  try {
+    const disks = execFileSync('ls', [mountpoint], { encoding: 'utf8' }).trim().split('\n').sort();
+    return readFileSync(join(mountpoint, disks.at(-1)!));
+  } finally {
+    execFileSync('umount', [mountpoint], { stdio: 'pipe' });
+  }
+}
+
+function expectSound(path: string): void {
+  const findings: string[] = [];
+  const report = checkDisk(path, { repair: 'none', log: (text) => findings.push(text) });
+  expect(findings).toEqual([]);
+  expect(report).toMatchObject({ corruptions: 0, leaks: 0 });
+}
+
+/** Random changes; the model follows. */
+function change(path: string, model: Buffer, seed: number): void {
+  const random = seededRandom(seed);
+  withDisk(path, { readOnly: false }, (disk) => {
+    for (let n = 0; n < 40; n++) {
+      const at = Math.floor(random() * model.length);
+      const length = Math.min(model.length - at, 1 + Math.floor(random() * (random() < 0.8 ? 9000 : 3 * MIB)));
+      const byte = random() < 0.6 ? 1 + Math.floor(random() * 255) : 0;
+      if (byte > 0) disk.write(Buffer.alloc(length, byte), 0, length, guestOffset(at));
+      else if (random() < 0.5) disk.discard(at, length);
+      else disk.writeZeroes(at, length);
+      model.fill(byte, at, at + length);
+      if (random() < 0.2) disk.flush();
+    }
+    expect(readAll(disk).equals(model)).toBe(true);
+  });
+}
+
+test.each<[string, Readonly<Record<string, string>>]>([
+  ['dynamic', {}],
+  ['dynamic in small blocks', { block_size: '64k' }],
+  ['fixed', { subformat: 'fixed' }],
+])('QEMU reads what was written to a %s image, and what it writes is read', (_, options) => {
+  create(options);
+  const model = Buffer.alloc(SIZE);
+  for (const seed of [1, 2]) {
+    change(image, model, seed);
+    expect(qemuReads(image).equals(model)).toBe(true);
+    qemuIo(image, 'vpc', 'write -P 7 100k 5M', `write -P ${seed} ${10 * MIB} 4k`);
+    model.fill(7, 100 * 1024, 100 * 1024 + 5 * MIB);
+    model.fill(seed, 10 * MIB, 10 * MIB + 4096);
+    withDisk(image, { readOnly: true }, (disk) => expect(readAll(disk).equals(model)).toBe(true));
+  }
+  expectSound(image);
+});
+
+test.each([
+  'subformat=dynamic,force_size=on',
+  'subformat=fixed,force_size=on',
+  'subformat=dynamic',
+  'subformat=fixed',
+])('an image that QEMU has made (%s) is written here, and QEMU reads it', (options) => {
+  qemuImg('create', '-q', '-f', 'vpc', '-o', options, image, String(SIZE));
+  qemuIo(image, 'vpc', 'write -P 9 1M 3M');
+  const size = inspectDisk(image, { format: 'vpc' }).virtualSize;
+  const model = Buffer.alloc(size).fill(9, MIB, 4 * MIB);
+  change(image, model, 3);
+  expect(qemuReads(image).equals(model)).toBe(true);
+  expectSound(image);
+});
+
+test.each([1, 100, 1024, 130_000])('a disk of %i MiB without force_size is as large as in QEMU', (mib) => {
+  createDisk(image, 'vpc', { size: mib * MIB, options: new Map([['force_size', 'off']]) });
+  const theirs = join(folder, 'theirs.vhd');
+  qemuImg('create', '-q', '-f', 'vpc', theirs, `${mib}M`);
+  const { virtualSize } = inspectDisk(image);
+  expect(virtualSize).toBe(inspectDisk(theirs).virtualSize);
+  const said = JSON.parse(qemuImg('info', '--output=json', '-f', 'vpc', image)) as Record<string, unknown>;
+  expect(said['virtual-size']).toBe(virtualSize);
+});
+
+test('info has what qemu-img has', () => {
+  create();
+  const theirs = JSON.parse(qemuImg('info', '--output=json', image)) as Record<string, unknown>;
+  const { format, virtualSize, clusterSize, specific } = inspectDisk(image);
+  expect([format, virtualSize, clusterSize]).toEqual([
+    theirs['format'],
+    theirs['virtual-size'],
+    theirs['cluster-size'],
+  ]);
+  expect(specific).toEqual({});
+});
+
+describe('a resized disk', () => {
+  test.each([
+    {},
+    { subformat: 'fixed' },
+    { block_size: '4k' },
+  ])('(%j) is read by QEMU, larger and smaller', (options) => {
+    create(options);
+    let model = Buffer.alloc(SIZE);
+    change(image, model, 5);
+    for (const size of [23 * MIB, 5 * MIB + 512, 12 * MIB]) {
+      withDisk(image, { readOnly: false }, (disk) => disk.resize(size));
+      const resized = Buffer.alloc(size);
+      model.copy(resized, 0, 0, Math.min(size, model.length));
+      model = resized;
+      expect(qemuReads(image).equals(model)).toBe(true);
+      expectSound(image);
+      change(image, model, size);
+    }
+  });
+});
+
+describe('a chain', () => {
+  beforeEach((context) =>
+    requireOrSkip(context, canMountAsRoot() && hasCommand('vhdimount'), 'root and libvhdi-utils'),
+  );
+
+  test('of three images is read by libvhdi as here, and the first two are not changed', () => {
+    const model = Buffer.alloc(SIZE);
+    create();
+    change(image, model, 7);
+    const links = [image];
+    for (const name of ['middle.vhd', 'top.vhd']) {
+      const before = links.map((path) => readFileSync(path));
+      const below = image;
+      image = join(folder, name);
+      create({}, undefined, below === links[0] ? 'disk.vhd' : 'middle.vhd');
+      links.push(image);
+      change(image, model, links.length);
+      expect(vhdiReads(image).equals(model)).toBe(true);
+      expectSound(image);
+      for (const [i, bytes] of before.entries()) expect(readFileSync(links[i]!).equals(bytes)).toBe(true);
+    }
+    withDisk(image, { readOnly: true }, (disk) => {
+      expect(disk.status().backing).toEqual([join(folder, 'middle.vhd'), join(folder, 'disk.vhd')]);
+    });
+  });
+
+  test('whose child has sectors of its own in blocks of its parent is read by libvhdi as here', () => {
+    const parent = vhdImage({ sectors: MIXED_SECTORS.map((byte) => byte ?? 0), fullBitmaps: true });
+    writeFileSync(join(folder, 'base.vhd'), parent.image);
+    const child = vhdImage({
+      type: 4,
+      // libvhdi takes a clear bit behind a set one of the same byte for set
+      sectors: MIXED_SECTORS.map((byte, i) => (i % 8 < (i >> 3) % 9 ? null : 255 - (byte ?? 0))),
+      uuid: 'ffffffff-4455-6677-8899-aabbccddeeff',
+      parentUuid: UUID,
+      parentName: 'base.vhd',
+      locators: [{ code: 'W2ru', name: '.\\base.vhd' }],
+    });
+    writeFileSync(image, child.image);
+    const wanted = withDisk(image, { readOnly: true }, readAll);
+    expect(vhdiReads(image).equals(wanted)).toBe(true);
+    withDisk(image, { readOnly: false }, (disk) => disk.write(Buffer.alloc(700, 1), 0, 700, guestOffset(100)));
+    wanted.fill(1, 100, 800);
+    expect(vhdiReads(image).equals(wanted)).toBe(true);
+    expectSound(image);
+  });
+});
+
+test('a child on an image that is not its parent is refused by its UUID, and opened for whoever says so', () => {
+  create();
+  const base = image;
+  image = join(folder, 'child.vhd');
+  create({}, undefined, 'disk.vhd');
+  execFileSync('rm', [base]);
+  createDisk(base, 'vpc', { size: SIZE, options: new Map() });
+  expect(() => openDisk(image, { readOnly: true })).toThrow(/is not the image that .*its UUID is .* is wanted/);
+  openDisk(image, { readOnly: true, anyParent: true }).close();
+});
