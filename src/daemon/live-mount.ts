@@ -15,6 +15,7 @@ import type { KeptDisk } from './keeper/disk-keeper.ts';
 import type { Log } from './log.ts';
 import { abort } from './mount-end.ts';
 import { type MountRequest, type OverlayRequest, servingThreads } from './mount-request.ts';
+import { changedFile } from './overlay-report.ts';
 import { writePidFile } from './pid-file.ts';
 import { type Serving, type ServingEvents, startServing } from './serving.ts';
 import type { ServingWords } from './workers/serving-words.ts';
@@ -118,12 +119,17 @@ function overlayOptions(
  * already. A backing file may not be the mountpoint: other programs would read the disk of the overlay instead of it.
  * @throws ImgfuseError usage
  */
-export function warnAboutHiddenFiles({ path, backing }: KeptDisk, { mountpoint }: MountRequest, log: Log): void {
+export function warnAboutHiddenFiles({ path, backing }: KeptDisk, request: MountRequest, log: Log): void {
+  const { mountpoint, overlay } = request;
   const hides = (file: string): boolean => canonicalPath(file).startsWith(`${mountpoint}/`);
   if (backing.some((file) => canonicalPath(file) === mountpoint)) {
-    throw new ImgfuseError('usage', `the mountpoint ${mountpoint} is a backing file of ${path}; choose another one`, {
-      path: mountpoint,
-    });
+    throw new ImgfuseError(
+      'usage',
+      `the mountpoint ${mountpoint} is a backing file of ${overlay === undefined ? path : changedFile(request)}; choose another one`,
+      {
+        path: mountpoint,
+      },
+    );
   }
   const hidden = [path, ...backing].filter(hides);
   if (hidden.length > 0) log('notice', `${hidden.join(', ')} cannot be seen while ${mountpoint} is mounted over it`);

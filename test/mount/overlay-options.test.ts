@@ -5,7 +5,8 @@ import { copyFileSync, existsSync, readdirSync, statSync, symlinkSync, writeFile
 import { beforeEach, describe, expect, test } from 'vitest';
 import { fingerprints } from '../support/image-files.ts';
 import { qemuCheck, qemuImg, qemuIo, tryQemu } from '../support/qemu.ts';
-import { isRunning, until } from './cli-harness.ts';
+import { hasCommand, requireOrSkip } from '../support/requirements.ts';
+import { CLI, isRunning, until } from './cli-harness.ts';
 import { bench, imgfuse, MIB, makeBase, read, refused, run, useBench, write } from './overlay-scene.ts';
 
 useBench();
@@ -32,6 +33,25 @@ describe('an overlay', () => {
     imgfuse('mount', '-o', 'overlay=colon.qcow2', 'nbd:x', 'mnt');
     imgfuse('unmount', 'mnt');
     expect(qemuImg('info', bench.path('colon.qcow2'))).toContain('backing file: ./nbd:x');
+  });
+
+  test('is a mount option of mount(8) and of fstab, from the directory that mount runs in', (context) => {
+    requireOrSkip(context, hasCommand('mount.fuse3'), 'mount.fuse3');
+    const folder = bench.makeDirectory('bin');
+    writeFileSync(`${folder}/imgfuse`, `#!/bin/sh\nexec ${process.execPath} ${CLI} "$@"\n`, { mode: 0o755 });
+    const table = `${bench.path('base.qcow2')} ${bench.path('mnt')} fuse.imgfuse overlay=${bench.path('table.qcow2')} 0 0\n`;
+    writeFileSync(bench.path('fstab'), table);
+    const script = `set -eu
+      mount --bind ${folder} /usr/local/bin
+      mount -t fuse.imgfuse base.qcow2 mnt -o 'overlay=typed\\,here.qcow2,noatime'
+      imgfuse unmount mnt
+      mount -T fstab ${bench.path('mnt')}
+      imgfuse unmount mnt
+      mount -t fuse.imgfuse base.qcow2 mnt -o snapshot
+      imgfuse unmount mnt`;
+    const { code, stdout, stderr } = bench.run('unshare', ['--mount', '--propagation', 'private', 'sh', '-c', script]);
+    expect(code, stderr).toBe(0);
+    expect(stdout).toMatch(/kept in .*typed,here\.qcow2.*kept in .*table\.qcow2.*thrown away/s);
   });
 
   test('that is anything else is refused by name, and no byte of it changes', () => {

@@ -3,6 +3,7 @@
 
 import { printable, shellQuote } from '../../bytes/printable.ts';
 import { ControlClient } from '../../daemon/control-socket.ts';
+import { changedFile } from '../../daemon/overlay-report.ts';
 import { EXIT_MOUNT, EXIT_OK } from '../../errors/exit-codes.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import { processStartTime } from '../../host/processes.ts';
@@ -64,7 +65,7 @@ async function remount(args: RemountArguments): Promise<number> {
   if (args.output === 'json') {
     printJson({ mountpoint, image: record?.image, remounted: result?.remounted === true, error });
   } else if (error === undefined && args.quiet !== true) {
-    print(printable(`${record?.image} is ${mode} at ${mountpoint}`));
+    print(printable(`${record === null ? mountpoint : changedFile(record)} is ${mode} at ${mountpoint}`));
   }
   if (error === undefined) return EXIT_OK;
   const state = result?.remounted === true ? `${mountpoint} is ${mode}, but` : `${mountpoint} stays as it was`;
