@@ -9,8 +9,8 @@ export const STATUS_NODE = 4;
 export const SNAPSHOTS_NODE = 5;
 /** Ids below this one have a record of their own in the shared tree. */
 export const FIXED_NODES = 8;
-/** The first id of a partition; the others follow, one by one. */
-export const FIRST_PARTITION_NODE = 2 ** 32;
+/** The first id of a partition; the others follow, one by one. libfuse 2 shows the lower 32 bits of an id as the inode. */
+export const FIRST_PARTITION_NODE = 2 ** 20;
 /** The ids of snapshots begin here, and are as many. */
 export const FIRST_SNAPSHOT_NODE = 2 ** 48;
 export const SNAPSHOT_NODES = 2 ** 48;

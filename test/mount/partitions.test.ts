@@ -147,6 +147,17 @@ describe.each(['kernel', 'fuse-native'])('a table that is rewritten through the 
     sfdisk('label: gpt\nsize=16M\nsize=16M\nsize=16M\n');
     expect(listed()).toEqual(['1.raw', '2.raw', '3.raw']);
     const [one, three] = [statSync(part(1)).ino, statSync(part(3)).ino];
+    const names = [
+      '',
+      'disk.raw',
+      'partitions',
+      'status.json',
+      'partitions/1.raw',
+      'partitions/2.raw',
+      'partitions/3.raw',
+    ];
+    const inodes = names.map((name) => statSync(bench.path(`mnt/${name}`)).ino);
+    expect(new Set([0, ...inodes]).size, `${inodes}`).toBe(names.length + 1);
     run('mkfs.ext4', '-q', part(3));
     run('parted', '--script', disk(), 'rm', '2', 'resizepart', '1', '20MiB');
     expect(listed()).toEqual(['1.raw', '3.raw']);
