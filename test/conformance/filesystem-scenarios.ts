@@ -56,6 +56,29 @@ export const MiB = 1024 * KiB;
 const DEFAULT_SIZE = 16 * MiB;
 const { O_RDONLY, O_RDWR, O_DIRECT } = fs.constants;
 
+export const TRANSPORTS = ['kernel', 'fuse-native'] as const;
+
+export const CAPABILITIES: Readonly<Record<(typeof TRANSPORTS)[number], Capabilities>> = {
+  kernel: {
+    ranges: true,
+    fileMountpoint: true,
+    separateTimes: true,
+    largestRequest: MiB,
+    killsPrivileges: true,
+    fixedSize: true,
+    resizes: true,
+  },
+  'fuse-native': {
+    ranges: false,
+    fileMountpoint: false,
+    separateTimes: false,
+    largestRequest: 128 * KiB,
+    killsPrivileges: false,
+    fixedSize: true,
+    resizes: true,
+  },
+};
+
 /** Mounts, runs one scenario, and takes the mount away again whatever happened. */
 export async function runScenario(
   scenario: Scenario,

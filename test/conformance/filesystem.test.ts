@@ -5,30 +5,7 @@ import { fuseNativeAvailable } from '../../src/fuse/fuse-native-package.ts';
 import { type ServedFilesystem, startServer, unmountBelow } from '../support/mount-server.ts';
 import { canMountAsRoot, requireOrSkip } from '../support/requirements.ts';
 import { makeTemporaryDirectory, removeTemporaryDirectory } from '../support/temporary.ts';
-import { type Capabilities, KiB, MiB, runScenario, SCENARIOS } from './filesystem-scenarios.ts';
-
-const TRANSPORTS = ['kernel', 'fuse-native'] as const;
-
-const CAPABILITIES: Readonly<Record<(typeof TRANSPORTS)[number], Capabilities>> = {
-  kernel: {
-    ranges: true,
-    fileMountpoint: true,
-    separateTimes: true,
-    largestRequest: MiB,
-    killsPrivileges: true,
-    fixedSize: true,
-    resizes: true,
-  },
-  'fuse-native': {
-    ranges: false,
-    fileMountpoint: false,
-    separateTimes: false,
-    largestRequest: 128 * KiB,
-    killsPrivileges: false,
-    fixedSize: true,
-    resizes: true,
-  },
-};
+import { CAPABILITIES, runScenario, SCENARIOS, TRANSPORTS } from './filesystem-scenarios.ts';
 
 let folder: string;
 beforeEach(() => {
@@ -39,7 +16,7 @@ afterEach(() => {
   removeTemporaryDirectory(folder);
 });
 
-const FILESYSTEMS: readonly ServedFilesystem[] = ['plain', 'raw', 'qed', 'qcow2', 'partition of qcow2'];
+const FILESYSTEMS: readonly ServedFilesystem[] = ['plain', 'raw', 'qed', 'qcow2'];
 const SUBJECTS = TRANSPORTS.flatMap((transport) => FILESYSTEMS.map((filesystem) => ({ transport, filesystem })));
 
 describe.each(SUBJECTS)('$filesystem over $transport', ({ transport, filesystem }) => {
@@ -51,7 +28,7 @@ describe.each(SUBJECTS)('$filesystem over $transport', ({ transport, filesystem 
         scenario,
         (spec) => startServer(filesystem, spec),
         { folder, transport },
-        { ...CAPABILITIES[transport], resizes: filesystem !== 'partition of qcow2' },
+        CAPABILITIES[transport],
       );
     });
   }
