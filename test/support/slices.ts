@@ -44,7 +44,7 @@ const SLICES = {
   /** attach.sh: commands and mount processes that are killed or interrupted around an attach */
   attachKills: { ci: 8, long: 100 },
   /** fullhost.sh: times that the host runs full under fio, for each guest file system */
-  fullHosts: { ci: 3, long: 50 },
+  fullHosts: { ci: 2, long: 50 },
   /** soak.sh: seconds under load */
   soak: { ci: 20, long: 3600 },
   /** threads that fight for one lock: rounds of each */

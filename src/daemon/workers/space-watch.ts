@@ -1,5 +1,6 @@
 // What the main thread knows of requests that wait for space on the host (-o full=wait), for status and the log; it passes them on
-// from the workers to the waiting room. Invariant: whoever waits is in the status, and every beginning and end is in the log.
+// from the workers to the waiting room. Invariant: whoever waits is in the status; a wait is in the log, with its end, unless it is
+// short and follows another one at once, as on a host whose space comes in drops.
 
 import { setTimeout as delay } from 'node:timers/promises';
 import { readMountTable } from '../../fuse/mount-table.ts';
@@ -11,6 +12,8 @@ import type { Settled } from './waiting-room.ts';
 /** Limit for the last try of what is given up, and the interval between looks at it. */
 const GIVE_UP_MS = 2000;
 const GIVE_UP_INTERVAL_MS = 5;
+/** a wait that begins sooner after the last one in the log is only told if it lasts as long */
+const QUIET_MS = 10_000;
 
 /** In the status, while there are any. */
 export interface WaitingForSpace {
@@ -28,6 +31,10 @@ interface Episode {
   readonly sinceMs: number;
   readonly file: string;
   readonly fileSystem: string;
+  /** what the host has no space for */
+  readonly sentence: string;
+  isTold: boolean;
+  /** requests that went on */
   done: number;
   /** why the rest is given up */
   reason: string;
@@ -38,6 +45,8 @@ export class SpaceWatch {
   private readonly image: string;
   private readonly log: Log;
   private episode: Episode | null = null;
+  /** of performance.now() */
+  private quietUntilMs = 0;
 
   /** @param image for an error that names no file */
   constructor(held: HeldWords, image: string, log: Log) {
@@ -79,12 +88,20 @@ export class SpaceWatch {
   private begin({ file: named, sentence, sinceMs }: HeldMessage): Episode {
     const file = named === '' ? this.image : named;
     const fileSystem = fileSystemOf(file);
-    const episode = { sinceMs, file, fileSystem, done: 0, reason: 'the mount ends' };
+    const episode = { sinceMs, file, fileSystem, sentence, isTold: false, done: 0, reason: 'the mount ends' };
+    if (performance.now() >= this.quietUntilMs) this.tell(episode);
+    else setTimeout(() => this.episode === episode && this.tell(episode), QUIET_MS).unref();
+    return episode;
+  }
+
+  private tell(episode: Episode): void {
+    const { fileSystem, sentence } = episode;
+    episode.isTold = true;
+    this.quietUntilMs = performance.now() + QUIET_MS;
     this.log(
       'warning',
       `${sentence}: from now on requests wait until there is space on ${fileSystem} (full=wait), and reads go on`,
     );
-    return episode;
   }
 
   private settled({ done, refused, dropped }: Settled): void {
@@ -100,7 +117,7 @@ export class SpaceWatch {
     }
     if (this.held.requests > 0) return;
     this.episode = null;
-    if (episode.done > 0) {
+    if (episode.isTold && episode.done > 0) {
       this.log(
         'notice',
         `${count(episode.done)} went on after ${seconds} s: there is space on ${episode.fileSystem} again`,
