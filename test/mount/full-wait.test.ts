@@ -165,7 +165,7 @@ describe.each(['raw', 'qed', 'qcow2'])('a %s image with full=wait', (format) => 
     const held = openSync(path, 'r');
     process.kill(pid, 'SIGTERM');
     expect(await exitOf(writer)).toBe(1);
-    expect(writer.output()).toContain('No space left on device');
+    await until(() => writer.output().includes('No space left on device'), 'what dd says');
     await until(() => !isRunning(pid), 'the end of the daemon');
     expect(readFileSync(held, 'utf8')).toMatch(
       new RegExp(`1 request, which waited for space on ${host} since .*, failed with ENOSPC: SIGTERM`),
@@ -270,7 +270,7 @@ test('without it, or with full=report, a write fails with ENOSPC at once', async
   imgfuse('mount', image, mountpoint, '-o', 'full=wait,full=report');
   const writer = startWriter();
   expect(await exitOf(writer)).toBe(1);
-  expect(writer.output()).toContain('No space left on device');
+  await until(() => writer.output().includes('No space left on device'), 'what dd says');
   makeSpace();
   imgfuse('unmount', mountpoint);
 });
