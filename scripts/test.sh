@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 
 packages=(
   bximage libvhdi-utils qemu-utils qemu-system-common fio fuse3 libfuse2 e2fsprogs xfsprogs btrfs-progs fdisk mount man-db attr zstd openssl
-  parted gdisk dosfstools exfatprogs ntfs-3g cryptsetup-bin squashfs-tools xorriso lvm2 fuse2fs squashfuse
+  jq parted gdisk dosfstools exfatprogs ntfs-3g cryptsetup-bin squashfs-tools xorriso lvm2 fuse2fs squashfuse
 )
 missing=()
 for package in "${packages[@]}"; do
