@@ -71,9 +71,11 @@ export function copyBytes(file: HostFile, from: HostOffset, to: HostOffset, leng
     const dataEnd = Math.min(end, file.seekHole(hostOffset(at)));
     // the end of the file counts as data
     if (dataEnd <= at) return;
-    for (; at < dataEnd; at += buffer.length) {
+    while (at < dataEnd) {
       const part = file.read(buffer, 0, Math.min(buffer.length, dataEnd - at), hostOffset(at));
+      if (part === 0) return;
       file.write(buffer, 0, part, after(to, at - from));
+      at += part;
     }
   }
 }

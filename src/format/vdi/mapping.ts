@@ -20,7 +20,7 @@ export interface MapperParts {
   readonly blockMap: BlockMap;
   readonly pending: PendingLinks;
   readonly numbers: Pick<VdiNumbers, 'dataOffset' | 'end' | 'mapOffset'>;
-  /** a free block shows the parent, and a discarded one does not; without a parent both read as zeros */
+  /** a free block shows the parent; a discarded one, and without a parent a free one as well, reads as zeros */
   readonly hasParent: boolean;
 }
 
@@ -61,7 +61,7 @@ export class Mapper {
 
   private runOf(entry: number): Filled<Run> {
     if (entry < VDI_IMAGE_BLOCK_ZERO) return this.data;
-    return entry === VDI_IMAGE_BLOCK_ZERO && this.parts.hasParent ? this.zero : this.unallocated;
+    return entry === VDI_IMAGE_BLOCK_FREE && this.parts.hasParent ? this.unallocated : this.zero;
   }
 
   /** Entry of a guest block as it will be once every pending link is made: free, discarded, or a checked index. */
@@ -91,7 +91,3 @@ export class Mapper {
     );
   }
 }
-
-/** What an entry of a block without a parent's data behind it becomes when its data is given up. */
-export const DISCARDED = VDI_IMAGE_BLOCK_ZERO;
-export const FREE = VDI_IMAGE_BLOCK_FREE;

@@ -6,7 +6,7 @@ import type { PendingLinks } from '../mapped/pending-links.ts';
 import type { EntryKind, ScannedTables } from '../mapped/status-scan.ts';
 import type { TableSlices } from '../mapped/table-slices.ts';
 import { ENTRY_BYTES } from './geometry.ts';
-import { VDI_IMAGE_BLOCK_ZERO } from './header.ts';
+import { VDI_IMAGE_BLOCK_FREE, VDI_IMAGE_BLOCK_ZERO } from './header.ts';
 import type { Mapper, MapperParts } from './mapping.ts';
 
 export class VdiScannedTables implements ScannedTables {
@@ -34,7 +34,7 @@ export class VdiScannedTables implements ScannedTables {
   kindOf(at: number): EntryKind {
     const entry = this.entryAt(at);
     if (entry < VDI_IMAGE_BLOCK_ZERO) return this.mapper.isData(entry) ? 'data' : 'other';
-    return entry === VDI_IMAGE_BLOCK_ZERO && this.parts.hasParent ? 'zero' : 'unallocated';
+    return entry === VDI_IMAGE_BLOCK_FREE && this.parts.hasParent ? 'unallocated' : 'zero';
   }
 
   hostOf(at: number): HostOffset {

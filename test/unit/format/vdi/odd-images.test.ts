@@ -6,7 +6,7 @@ import { guestOffset } from '../../../../src/bytes/offsets.ts';
 import type { WritableImage } from '../../../../src/format/image-format.ts';
 import { vdi } from '../../../../src/format/vdi/index.ts';
 import { MemoryHostFile } from '../../../support/memory-file.ts';
-import { checkImage, openImage } from '../../../support/memory-images.ts';
+import { checkImage, createMemoryImage, openImage } from '../../../support/memory-images.ts';
 import {
   CREATE,
   contentOf,
@@ -88,6 +88,22 @@ test('extra bytes of a block stay with it when it moves into a gap', () => {
   expect(after.length).toBe(offData + 2 * (512 + 4 * KIB));
   expect([0, 1, 2].map((n) => after.readUInt32LE(512 + 4 * n))).toEqual([DISCARDED, 1, 0]);
   expect(after.subarray(offData, offData + 512)).toEqual(Buffer.alloc(512, 0xee));
+});
+
+test('a block with holes between its data moves whole', () => {
+  const size = 3 * KIB * KIB;
+  const file = createMemoryImage(vdi, size);
+  const image = openImage(vdi, file);
+  const model = Buffer.alloc(size);
+  for (const at of [0, 2 * KIB * KIB, 2 * KIB * KIB + 300_000, size - 5000]) {
+    model.fill((at % 251) | 1, at, at + 5000);
+    image.write(model, at, 5000, guestOffset(at));
+  }
+  model.fill(0, 0, 5000);
+  image.discard(guestOffset(0), KIB * KIB);
+  image.close();
+  expect(findings(file)).toEqual([]);
+  expect(readAll(openImage(vdi, file)).equals(model)).toBe(true);
 });
 
 test('version 0 reads with its blocks right behind the map', () => {
