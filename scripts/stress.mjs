@@ -13,7 +13,7 @@ import { Worker } from 'node:worker_threads';
 import { parseOptions } from './parse-options.mjs';
 
 const options = parseOptions(
-  'npm run stress -- [--minutes N | --rounds N] [--format raw|qed|qcow2|vpc] [--options k=v,...] [--workers N] [--threads N]\n' +
+  'npm run stress -- [--minutes N | --rounds N] [--format raw|qed|qcow2|vdi|vpc] [--options k=v,...] [--workers N] [--threads N]\n' +
     '  [--transport kernel|fuse-native] [--backing] [--copy-on-read] [--seed N]',
   {
     minutes: { type: 'string', default: '1' },

@@ -80,7 +80,7 @@ function expectNamed(message: string, visitor: Visitor, holder: Held, image: str
   expect(message, visitor.name).toContain(`(process ${holder.pid})`);
 }
 
-describe.each(['qed', 'qcow2', 'raw'])('%s', (format) => {
+describe.each(['qed', 'qcow2', 'vdi', 'raw'])('%s', (format) => {
   describe('open in imgfuse', () => {
     for (const holder of IMGFUSE_HOLDERS) {
       test(`${holder.name}: every other program finds what it may find`, async () => {

@@ -75,6 +75,8 @@ describe('the ranges of', () => {
     ['qcow2', ['preallocation=full']],
     ['qcow2', ['compat=0.10', 'preallocation=metadata']],
     ['qed', []],
+    ['vdi', []],
+    ['vdi', ['static=on']],
     ['raw', []],
   ])('a %s image with %j are those of qemu-img', (format, options) => {
     const list = options.length === 0 ? [] : ['-o', options.join(',')];

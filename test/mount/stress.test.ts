@@ -20,6 +20,8 @@ const FORMATS = [
   ['raw', '', false],
   ['qed', 'cluster_size=4k,table_size=2', false],
   ['qed', '', true],
+  ['vdi', '', false],
+  ['vdi', 'block_size=4k', false],
   ['qcow2', 'cluster_size=512', false],
   ['qcow2', '', true],
   ['qcow2', 'cluster_size=16k,extended_l2=on', true],

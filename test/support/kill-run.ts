@@ -29,7 +29,7 @@ const FIO_BLOCKS = [
   '--verify_interval=4k',
 ];
 
-export const KINDS = ['qed', 'qcow2', 'raw', 'qed over data', 'qcow2 over data'] as const;
+export const KINDS = ['qed', 'qcow2', 'vdi', 'raw', 'qed over data', 'qcow2 over data'] as const;
 export type Kind = (typeof KINDS)[number];
 export type Signal = 'SIGKILL' | 'SIGTERM';
 

@@ -171,7 +171,7 @@ export const QEMU_VISITORS: readonly Visitor[] = [
   {
     name: 'qemu-img check -r all',
     access: 'write',
-    without: ['raw'],
+    without: ['raw', 'vdi'],
     visit: (image, format) => command('qemu-img', 'check', '-r', 'all', '-f', format, image),
   },
   {
