@@ -10,7 +10,7 @@ import { MAX_CHAIN_DEPTH, type NamedFile, type NamingImage, resolveBacking } fro
 import { ClosedMarks } from './closed-marks.ts';
 import { ImageFiles } from './image-files.ts';
 import type { OpenDiskOptions } from './open-options.ts';
-import { assertIsBase, makeOverlay, noBase, type OverlaidImage } from './overlay.ts';
+import { assertIsBase, laterChange, makeOverlay, noBase, type OverlaidImage } from './overlay.ts';
 import { searchParent } from './parent-search.ts';
 import { formatOf, probeFormat, recognizedName } from './probe.ts';
 import { formatByName, formatNames, overlayFormat, rawFormat } from './registry.ts';
@@ -137,6 +137,8 @@ export class ChainOpener {
     const file = this.files.openBelow(image, true, 'user');
     assertIsBase(overlay, reference, file, named);
     this.sayWhoIsNotKeptOut(file, this.options.locksBelow);
+    const mixture = laterChange(this.files.opened[0]!, file);
+    if (mixture !== null) log?.(mixture);
     const format = formatOf(file, reference.format ?? named, log);
     const opened = this.openImage(image, file, format, {
       ...{ readOnly: true, isLazy: true, probed: false },

@@ -122,6 +122,20 @@ export function assertIsBase(
   );
 }
 
+/** Times of files that are changed together, such as by a commit, are closer than this. */
+const SAME_TIME_MS = 2000;
+
+/** An overlay keeps only what was written to it: after a change below it, it shows a mixture. Null: no sign of one. */
+export function laterChange(overlay: HostFile, base: HostFile): string | null {
+  const [kept, below] = [overlay.modifiedMs(), base.modifiedMs()];
+  if (kept === null || below === null || below < kept + SAME_TIME_MS) return null;
+  const [first, second] = [kept, below].map((time) => new Date(time).toISOString());
+  return (
+    `${base.path} was written at ${second}, after its overlay ${overlay.path} at ${first}: unless that was a commit of this ` +
+    'overlay, or the file was only copied, the disk is a mixture of two states'
+  );
+}
+
 /** @throws ImgfuseError usage: an overlay must have an image below it */
 export function noBase(path: string, image: string): ImgfuseError {
   const what = `${path} has no backing file, so it is no overlay on ${image}; name another file`;

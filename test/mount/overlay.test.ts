@@ -1,7 +1,7 @@
 // -o overlay=FILE and -o snapshot: every change goes beside the image, which is only read, by many mounts at once, from a server,
 // and beside programs that use it.
 
-import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, statSync, utimesSync, writeFileSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
 import { formats } from '../../src/disk/registry.ts';
 import { fingerprints, firstDifference } from '../support/image-files.ts';
@@ -60,6 +60,32 @@ describe.each(formats.map(({ name }) => name))('an overlay on %s', (format) => {
     imgfuse('unmount', 'mnt');
     qemuCheck(bench.path('changes.qcow2'), 'qcow2');
   });
+});
+
+test('an image that was written after its overlay is named at the next mount, and nothing is said before that', () => {
+  const base = bench.path('base.img');
+  makeBase('qcow2', base);
+  const mountOverlay = (): string => imgfuse('mount', '-o', 'overlay=changes.qcow2', base, 'mnt').stderr;
+  expect(mountOverlay()).toBe('');
+  write('mnt', 'changed', 100);
+  imgfuse('unmount', 'mnt');
+  expect(mountOverlay()).toBe('');
+  imgfuse('unmount', 'mnt');
+
+  imgfuse('mount', base, 'mnt');
+  write('mnt', 'below', 5000);
+  imgfuse('unmount', 'mnt');
+  // a minute later than the overlay, without waiting for it
+  const changed = bench.path('changes.qcow2');
+  const before = statSync(changed).mtimeMs / 1000 - 60;
+  utimesSync(changed, before, before);
+  expect(mountOverlay()).toMatch(
+    /base\.img was written at \S+, after its overlay \S+changes\.qcow2 at \S+: unless .* the disk is a mixture of two states\n$/,
+  );
+  imgfuse('unmount', 'mnt');
+  imgfuse('commit', 'changes.qcow2');
+  expect(mountOverlay(), 'a commit changes both').toBe('');
+  imgfuse('unmount', 'mnt');
 });
 
 describe('one image', () => {
