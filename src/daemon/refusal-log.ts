@@ -1,4 +1,5 @@
-// Says in the log who stands in the way of an opening: the caller itself learns no more than "Device or resource busy".
+// Says in the log what the tree cannot say: who stands in the way of an opening, whose caller learns no more than "Device or
+// resource busy", and what is damaged in the partition table.
 
 import type { Refusal } from '../filesystem/index.ts';
 import { processName, processStartTime } from '../host/processes.ts';
@@ -18,6 +19,15 @@ export function refusalLog(log: Log): (refusal: Refusal) => void {
     if (toldAt.size >= TOLD_MAX) toldAt.clear();
     toldAt.set(sentence, now);
     log('warning', sentence);
+  };
+}
+
+/** A program that rewrites a table has it read many times. */
+export function tableLog(log: Log): (sentence: string) => void {
+  let last = '';
+  return (sentence) => {
+    if (sentence !== last) log('warning', sentence);
+    last = sentence;
   };
 }
 

@@ -37,7 +37,7 @@ import { StatusTexts } from './inspection/status-texts.ts';
 import type { KeptDisk } from './keeper/disk-keeper.ts';
 import { type Log, requestErrorLog } from './log.ts';
 import { type MountRequest, servingThreads } from './mount-request.ts';
-import { refusalLog } from './refusal-log.ts';
+import { refusalLog, tableLog } from './refusal-log.ts';
 import { Crew, type CrewEvents } from './workers/crew.ts';
 import type { ServingWords } from './workers/serving-words.ts';
 import { SpaceWatch } from './workers/space-watch.ts';
@@ -311,7 +311,7 @@ async function serveFuseNative(
     // it reads through pages, as many as the size says
     late: new StatusTexts(events.status, (bytes) => noteStatusText(tree, bytes)),
   };
-  const session = await mountFuseNative(options, new DiskFilesystem(attached, tree, refusalLog(log)));
+  const session = await mountFuseNative(options, new DiskFilesystem(attached, tree, refusalLog(log), tableLog(log)));
   return withEnd(session.ended, {
     transport: 'fuse-native',
     mountpoint: session.mountpoint,

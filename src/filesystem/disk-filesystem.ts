@@ -74,8 +74,16 @@ export class DiskFilesystem implements Filesystem {
   /** null until somebody looks at one */
   private snapshotFiles: SnapshotFiles | null = null;
 
-  /** @param noteRefusal called when an opening is refused because another file with the same bytes is open */
-  constructor(disk: VirtualDisk, tree: SharedTree, noteRefusal: (refusal: Refusal) => void = () => undefined) {
+  /**
+   * @param noteRefusal called when an opening is refused because another file with the same bytes is open
+   * @param noteWarning called with what is damaged in the partition table, when it is read
+   */
+  constructor(
+    disk: VirtualDisk,
+    tree: SharedTree,
+    noteRefusal: (refusal: Refusal) => void = () => undefined,
+    noteWarning: (sentence: string) => void = () => undefined,
+  ) {
     this.disk = disk;
     this.tree = tree;
     this.noteRefusal = noteRefusal;
@@ -87,7 +95,7 @@ export class DiskFilesystem implements Filesystem {
     this.diskNode = tree.rootIsFile ? ROOT_NODE : DISK_NODE;
     this.names = rootEntries(tree.shows);
     const { records, handles, table, words } = this;
-    this.partitions = new Partitions({ records, handles, table, words, model: this.diskNode });
+    this.partitions = new Partitions({ records, handles, table, words, model: this.diskNode, noteWarning });
     this.diskFile = this.fileOf(this.diskNode);
   }
 

@@ -54,6 +54,8 @@ export interface PartitionsParts {
   readonly words: TreeWords;
   /** the record that new partitions have their owner, mode and times from */
   readonly model: number;
+  /** told what is damaged in a table that was read */
+  readonly noteWarning?: (sentence: string) => void;
 }
 
 export class Partitions {
@@ -94,7 +96,9 @@ export class Partitions {
       // reading is in vain while one of them is open
       if (!handles.whileClosed(this.shown(), () => undefined)) return null;
       const found = readPartitionTable(sourceOf(disk));
-      return handles.whileClosed(this.shown(), () => this.show(found)) ? found.looked : null;
+      if (!handles.whileClosed(this.shown(), () => this.show(found))) return null;
+      for (const each of found.warnings) this.parts.noteWarning?.(each);
+      return found.looked;
     });
   }
 

@@ -1,7 +1,7 @@
 // status.json in a real mount: the words of `imgfuse status --output=json`, with the partitions of the disk, for each opening anew.
 
 import { spawnSync } from 'node:child_process';
-import { closeSync, openSync, readFileSync, readSync, statSync, writeFileSync, writeSync } from 'node:fs';
+import { closeSync, openSync, readdirSync, readFileSync, readSync, statSync, writeFileSync, writeSync } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { fuseNativeAvailable } from '../../src/fuse/fuse-native-package.ts';
 import { mbrSector } from '../support/partition-bytes.ts';
@@ -136,6 +136,12 @@ it('tells of a disk without a table what it contains as a whole, and of a damage
   const damaged = read();
   expect(damaged.partitions).toHaveLength(1);
   expect(damaged.table.warnings.join()).toContain('backup');
+  readdirSync(bench.path('mnt/partitions'));
+  readdirSync(bench.path('mnt/partitions'));
+  const [asked] = JSON.parse(bench.imgfuse('status', '--output=json', 'mnt').stdout) as { log: string }[];
+  expect(readFileSync(asked!.log, 'utf8')).toMatch(
+    /warning: the primary GPT is damaged \(.*\); its backup at 0x[0-9a-f]+ is used\n/,
+  );
   expect(bench.imgfuse('status', 'mnt').stdout).toContain(damaged.table.warnings[0]);
 });
 

@@ -8,7 +8,7 @@ import { DiskFilesystem } from '../../filesystem/index.ts';
 import { Device, FuseServer, readCounters } from '../../fuse/index.ts';
 import { setIoFlusher } from '../../native/index.ts';
 import { type LogLevel, requestErrorLog } from '../log.ts';
-import { refusalLog } from '../refusal-log.ts';
+import { refusalLog, tableLog } from '../refusal-log.ts';
 import { holdRequests } from './hold.ts';
 import { Gate, RequestGate } from './request-gate.ts';
 import { ServingWords } from './serving-words.ts';
@@ -85,7 +85,7 @@ interface Station {
 function prepare(data: ServeData): Station {
   const { slot, disk, tree, generation } = data;
   const inbox = new Inbox();
-  const filesystem = new DiskFilesystem(attach(disk, slot), tree, refusalLog(log));
+  const filesystem = new DiskFilesystem(attach(disk, slot), tree, refusalLog(log), tableLog(log));
   const words = new ServingWords(data.words);
   const gate = new Gate(words, slot, generation, () => filesystem.takeOver(attach(inbox.takeDisk(), slot)));
   return { data, filesystem, words, gate, inbox };
