@@ -2,7 +2,7 @@
 // as in VirtualBox, so that blocks lie well on the host and the map has room to grow. The header is written last, so that a file
 // cut short by a crash is no image at all.
 
-import { basename, dirname } from 'node:path';
+import { basename, dirname, resolve } from 'node:path';
 import { hostOffset, isPowerOfTwo, roundUp, SECTOR_BYTES } from '../../bytes/offsets.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
@@ -90,7 +90,7 @@ function uuidsOf(name: string, parent: CreateOptions['parent']): readonly [strin
 
 /** The child does not store where its parent is. */
 function sayWhereParentIs(child: string, parent: string, log: CreateOptions['log']): void {
-  const [own, other] = [dirname(child), dirname(parent)];
+  const [own, other] = [dirname(resolve(child)), dirname(parent)];
   if (own === other || (basename(own) === 'Snapshots' && dirname(own) === other)) return;
   log?.(
     `${child} knows its backing file by a UUID and stores no name; ${parent} is not in the same folder, so every use of the new ` +

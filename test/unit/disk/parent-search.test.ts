@@ -6,6 +6,8 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { guestOffset } from '../../../src/bytes/offsets.ts';
 import { createDisk, inspectDisk, type OpenDiskOptions, openDisk } from '../../../src/disk/index.ts';
+import { vdi } from '../../../src/format/vdi/index.ts';
+import { MemoryHostFile } from '../../support/memory-file.ts';
 import { makeTemporaryDirectory, removeTemporaryDirectory } from '../../support/temporary.ts';
 
 const SIZE = 4 * 1024 * 1024;
@@ -135,6 +137,16 @@ describe('create', () => {
     warnings = [];
     mkdirSync(join(folder, 'Snapshots'));
     createChild(join(folder, 'Snapshots', 'child.vdi'));
+    expect(warnings).toEqual([]);
+  });
+
+  test('does not warn if the name of the child is relative, and both are in the working directory', () => {
+    const parent = { path: join(process.cwd(), 'base.vdi'), format: 'vdi', virtualSize: SIZE, modifiedMs: null };
+    const identity = '11111111-2222-4333-8444-555555555555 66666666-7777-4888-9999-aaaaaaaaaaaa';
+    const file = new MemoryHostFile(new Uint8Array(0), 'child.vdi');
+    const backing = { name: 'base.vdi' };
+    const log = (said: string) => warnings.push(said);
+    vdi.create(file, { size: SIZE, options: NO_OPTIONS, backing, parent: { ...parent, identity }, log });
     expect(warnings).toEqual([]);
   });
 
