@@ -82,9 +82,9 @@ const CASES: readonly BadInput[] = [
   },
   {
     title: 'an unknown format',
-    parameters: ['mount', 'a.qed', 'mnt', '--format', 'vhd'],
+    parameters: ['mount', 'a.qed', 'mnt', '--format', 'floppy'],
     code: 1,
-    sentence: /unknown format 'vhd'/,
+    sentence: /unknown format 'floppy'/,
   },
   {
     title: 'a missing image',

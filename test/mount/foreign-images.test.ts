@@ -39,8 +39,6 @@ it.each([
   ['vmdk', 'VMDK', ['-o', 'subformat=monolithicSparse']],
   ['vmdk', 'VMDK', ['-o', 'subformat=streamOptimized']],
   ['vmdk', 'VMDK', ['-o', 'subformat=twoGbMaxExtentFlat']],
-  ['vpc', 'VHD', ['-o', 'subformat=dynamic']],
-  ['vpc', 'VHD', ['-o', 'subformat=fixed,force_size=on']],
   ['vhdx', 'VHDX', []],
   ['parallels', 'Parallels', []],
   ['qcow', 'qcow image of version 1', []],
