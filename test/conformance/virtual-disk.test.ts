@@ -132,7 +132,6 @@ const variants: readonly DiskVariant[] = [
   ...Object.keys(BACKINGS).map((backing) => variant(vpc, { block_size: '4k' }, backing)),
   variant(vpc, {}, 'no backing file'),
   variant(vpc, { block_size: '64k' }, 'a QED backing file'),
-  variant(vpc, {}, 'a shorter raw backing file'),
   apart('4k with a data file', { cluster_size: '4k', data_file: 'data' }, true),
   apart('4k with a raw data file', { cluster_size: '4k', data_file: 'data', data_file_raw: 'on' }, true),
   apart('16k with subclusters and a data file', { ...EXTENDED, data_file: 'data' }, true),
@@ -168,7 +167,7 @@ const WITH_FACTS = [
 
 const COPY_ON_READ = [
   'vpc 4k with a QED backing file',
-  'vpc with a shorter raw backing file',
+  'vpc 4k with a shorter raw backing file',
   'qed 4k/1 with a QED backing file',
   'qed 1M/1 with a shorter raw backing file',
   'qcow2 4k with a shorter raw backing file',

@@ -22,6 +22,7 @@ const FORMATS = [
   ['qed', '', true],
   ['vdi', '', false],
   ['vdi', 'block_size=4k', false],
+  ['vpc', 'block_size=64k', false],
   ['qcow2', 'cluster_size=512', false],
   ['qcow2', '', true],
   ['qcow2', 'cluster_size=16k,extended_l2=on', true],
