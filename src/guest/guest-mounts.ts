@@ -5,6 +5,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { shellQuote } from '../bytes/printable.ts';
 import { ERRNO, ImgfuseError } from '../errors/index.ts';
 import { isImgfuse, type MountEntry, readMountTable } from '../fuse/mount-table.ts';
+import { readText } from '../host/small-files.ts';
 import { liesIn } from '../mounts/processes-inside.ts';
 import { ownUid } from '../mounts/runtime-directory.ts';
 import { cureForUsers, describeUsers, findMountUsers, isMountedFrom, loopDevicesOver } from '../mounts/users.ts';
@@ -18,11 +19,13 @@ const RETRY_MS = 100;
 const PATIENCE_MS = 2000;
 
 /** The mounts of the guest's file systems, latest first. Those that a user has made from the same disk are among them. */
-export function guestMountsOf({ disk }: Pick<Attachment, 'disk'>): MountEntry[] {
+export function guestMountsOf({ disk, partitions }: Attachment): MountEntry[] {
   const loops = loopDevicesOver(disk);
-  return readMountTable()
-    .filter((entry) => loops.some((loop) => isMountedFrom(loop, entry)) || isUserSpaceGuest(entry, disk))
-    .reverse();
+  const isGuest = (entry: MountEntry): boolean =>
+    loops.some((loop) => isMountedFrom(loop, entry)) ||
+    isUserSpaceGuest(entry, disk) ||
+    isCutOff(entry, partitions);
+  return readMountTable().filter(isGuest).reverse();
 }
 
 /** The loop device of each directory where a file system of the guest is mounted from one. */
@@ -42,6 +45,16 @@ export function loopDevicesOf({ disk }: Attachment): Map<string, string> {
  */
 function isUserSpaceGuest(entry: MountEntry, disk: string): boolean {
   return entry.type.startsWith('fuse') && !isImgfuse(entry) && liesIn(entry.source, disk);
+}
+
+/**
+ * A mount process that was told to end detaches the mount of the image although it is in use. The kernel then has no path any more
+ * to the file of the loop device but its name.
+ */
+function isCutOff({ source, mountpoint }: MountEntry, partitions: Attachment['partitions']): boolean {
+  const name = /^\/dev\/(loop\d+)$/.exec(source)?.[1];
+  if (name === undefined || !partitions.some(({ directory }) => directory === mountpoint)) return false;
+  return readText(`/sys/block/${name}/loop/backing_file`)?.trim() === '/disk.raw';
 }
 
 /**

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { fsckOf, makeGuestDisk, run } from '../support/guest-images.ts';
 import { canMountAsRoot, hasCommand, requireOrSkip } from '../support/requirements.ts';
-import { Bench, exitOf, lines, mountsUnder } from './cli-harness.ts';
+import { Bench, exitOf, isRunning, lines, mountsUnder, until } from './cli-harness.ts';
 
 const MAKERS = {
   ext4: ['mkfs.ext4', '-q', '-F', '-L', 'data'],
@@ -164,6 +164,18 @@ describe('an attached image', () => {
     const again = bench.imgfuse('attach', image);
     expect(again.code).toBe(32);
     expect(again.stderr).toBe(`imgfuse: ${image} is attached already at ${guest}; "imgfuse detach" takes it back\n`);
+  });
+
+  test('is taken back after its mount process was told to end', async (context) => {
+    const { image, guest } = attached(context);
+    const pid = bench.daemonPid();
+    process.kill(pid, 'SIGTERM');
+    await until(() => !isRunning(pid), 'the mount process has ended');
+    const { stderr } = bench.imgfuse('detach', image);
+    expect(mountsUnder(bench.directory), stderr).toEqual([]);
+    expect(existsSync(join(bench.runtime, 'attached'))).toBe(false);
+    imgfuse('attach', image, guest);
+    imgfuse('detach', guest);
   });
 
   test('is attached once by two commands at the same moment', async (context) => {
