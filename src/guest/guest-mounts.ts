@@ -22,9 +22,7 @@ const PATIENCE_MS = 2000;
 export function guestMountsOf({ disk, partitions }: Attachment): MountEntry[] {
   const loops = loopDevicesOver(disk);
   const isGuest = (entry: MountEntry): boolean =>
-    loops.some((loop) => isMountedFrom(loop, entry)) ||
-    isUserSpaceGuest(entry, disk) ||
-    isCutOff(entry, partitions);
+    loops.some((loop) => isMountedFrom(loop, entry)) || isUserSpaceGuest(entry, disk) || isCutOff(entry, partitions);
   return readMountTable().filter(isGuest).reverse();
 }
 

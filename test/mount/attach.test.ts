@@ -171,7 +171,9 @@ describe('an attached image', () => {
     const pid = bench.daemonPid();
     process.kill(pid, 'SIGTERM');
     await until(() => !isRunning(pid), 'the mount process has ended');
-    const { stderr } = bench.imgfuse('detach', image);
+    const { code, stderr } = bench.imgfuse('detach', image);
+    expect(code).toBe(32);
+    expect(stderr).toContain(`whether it was closed clean is not known: "imgfuse check ${image}" tells`);
     expect(mountsUnder(bench.directory), stderr).toEqual([]);
     expect(existsSync(join(bench.runtime, 'attached'))).toBe(false);
     imgfuse('attach', image, guest);

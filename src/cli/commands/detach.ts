@@ -1,6 +1,6 @@
 // `imgfuse detach`: takes an attachment back and returns when the image is closed; exit code 0 means closed and clean.
 
-import { printable } from '../../bytes/printable.ts';
+import { printable, shellQuote } from '../../bytes/printable.ts';
 import { EXIT_MOUNT, EXIT_OK, mountExitCode } from '../../errors/exit-codes.ts';
 import { describeError, ImgfuseError } from '../../errors/index.ts';
 import type { Attachment } from '../../guest/attachments.ts';
@@ -38,7 +38,12 @@ async function detachTarget({ target, output }: DetachArguments): Promise<number
     if (!(await interrupted(attachment))) closed = await detach(attachment, { closeImage, note: complain });
     else closed = { closed: true, clean: true, notes: [`the attach of process ${attachment.pid} is interrupted`] };
     error = closed?.error;
-    if (closed !== null && !closed.clean) exitCode = EXIT_MOUNT;
+    if (closed === null && attachment.state === 'attached') {
+      error =
+        `what was left of ${attachment.image} is removed; its mount was gone already, so whether it was closed clean is not ` +
+        `known: "imgfuse check ${shellQuote(attachment.image)}" tells`;
+    }
+    if (error !== undefined || closed?.clean === false) exitCode = EXIT_MOUNT;
   } catch (failure) {
     if (!(failure instanceof ImgfuseError)) throw failure;
     error = describeError(failure);
