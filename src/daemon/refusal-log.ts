@@ -24,10 +24,12 @@ export function refusalLog(log: Log): (refusal: Refusal) => void {
 
 /** A program that rewrites a table has it read many times. */
 export function tableLog(log: Log): (sentence: string) => void {
-  let last = '';
+  const told = new Set<string>();
   return (sentence) => {
-    if (sentence !== last) log('warning', sentence);
-    last = sentence;
+    if (told.has(sentence)) return;
+    if (told.size >= TOLD_MAX) told.clear();
+    told.add(sentence);
+    log('warning', sentence);
   };
 }
 

@@ -137,7 +137,6 @@ it('tells of a disk without a table what it contains as a whole, and of a damage
   expect(damaged.partitions).toHaveLength(1);
   expect(damaged.table.warnings.join()).toContain('backup');
   readdirSync(bench.path('mnt/partitions'));
-  readdirSync(bench.path('mnt/partitions'));
   const [asked] = JSON.parse(bench.imgfuse('status', '--output=json', 'mnt').stdout) as { log: string }[];
   expect(readFileSync(asked!.log, 'utf8')).toMatch(
     /warning: the primary GPT is damaged \(.*\); its backup at 0x[0-9a-f]+ is used\n/,

@@ -4,6 +4,7 @@
 import { describeError } from '../../errors/index.ts';
 import { abandonTree } from '../../filesystem/index.ts';
 import type { Log } from '../log.ts';
+import { tableLog } from '../refusal-log.ts';
 import type { ServedDisk } from '../served-disk.ts';
 import type { Serving } from '../serving.ts';
 import type { ServingWords } from '../workers/serving-words.ts';
@@ -23,12 +24,14 @@ export interface GuestLookParts {
 
 export class GuestLook {
   private readonly parts: GuestLookParts;
+  private readonly noteDamage: (sentence: string) => void;
   private inspector: DiskInspector | null = null;
   private isEnded = false;
   private lastTrouble = '';
 
   constructor(parts: GuestLookParts) {
     this.parts = parts;
+    this.noteDamage = tableLog(parts.log);
   }
 
   /** @param diskFile the whole disk in the mount, for programs that look into it; null: there is no such file */
@@ -65,6 +68,7 @@ export class GuestLook {
       const { generation } = words;
       const what = { disk: disk.shared!, tree, words: words.shared, slot, generation };
       const report = await this.inspector.inspect(what);
+      for (const each of report?.table.warnings ?? []) this.noteDamage(each);
       if (report !== null) return guestStatus(report, this.isEnded ? null : diskFile);
     }
     return {};
