@@ -31,9 +31,11 @@ const SESSION = [
   'imgfuse detach guest',
   'qemu-img check vm.qcow2 | head -1',
   '# changes that are thrown away',
-  'imgfuse attach vm.qcow2 guest --partition 2 -o snapshot -- rm -r guest/etc',
+  'imgfuse attach vm.qcow2 guest --partition 2 -o snapshot -- rm -r etc',
+  'imgfuse attach vm.qcow2 guest --partition 2 -o ro -- ls -m',
   '# the disk and its partitions as plain files, without root',
-  'mkdir img; imgfuse mount vm.qcow2 img; ls -sh img/disk.raw img/partitions',
+  'mkdir img && imgfuse mount vm.qcow2 img',
+  'ls -m img img/partitions',
   'imgfuse unmount img && echo closed and clean',
 ];
 
@@ -76,8 +78,10 @@ function draw(lines) {
   const height = lines.length * LINE_HEIGHT + 2 * MARGIN;
   const rows = lines.map(({ kind, text }, index) => {
     const y = MARGIN + (index + 0.75) * LINE_HEIGHT;
-    const prompt = kind === 'command' ? '<tspan class="prompt">$ </tspan>' : '';
-    return `  <text class="${kind}" x="${MARGIN}" y="${y}">${prompt}${escapeXml(text)}</text>`;
+    const isCommand = kind === 'command';
+    const prompt = isCommand ? `<text class="prompt" x="${MARGIN}" y="${y}">$</text>` : '';
+    const x = MARGIN + (isCommand ? 2 * CHARACTER_WIDTH : 0);
+    return `  ${prompt}<text class="${kind}" x="${x}" y="${y}">${escapeXml(text)}</text>`;
   });
   return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${height}" width="${width}" height="${height}" role="img">
   <title>A terminal session with imgfuse</title>

@@ -13,6 +13,7 @@ const page = readFileSync(new URL('../../../scripts/man/imgfuse.1', import.meta.
   .replaceAll('\\-', '-')
   .replace(/\\f[BIR]/g, '');
 const readme = readFileSync(new URL('../../../README.md', import.meta.url), 'utf8');
+const using = readFileSync(new URL('../../../native-notes/using.md', import.meta.url), 'utf8');
 
 const commandNames: readonly string[] = PROGRAM.flatMap(({ name, aliases }) => [name, ...(aliases ?? [])]);
 
@@ -163,7 +164,9 @@ describe('the README', () => {
   });
 
   it('shows no command and no option that does not exist', () => {
-    const lines = [...readme.matchAll(/(?:^ {4}|`|"|&& )(?:\$ )?(?:sudo )?imgfuse ([a-z]+)\b([^`"#\n]*)/gm)];
+    const lines = [
+      ...`${readme}\n${using}`.matchAll(/(?:^ {4}|`|"|&& )(?:\$ )?(?:sudo )?imgfuse ([a-z]+)\b([^`"#\n]*)/gm),
+    ];
     expect(lines.length).toBeGreaterThan(10);
     for (const [line, name, rest = ''] of lines) {
       expect(commandNames, line).toContain(name);
@@ -173,7 +176,7 @@ describe('the README', () => {
       const known = Object.entries<Option>({ ...GLOBAL_OPTIONS, ...options }).flatMap(([each, option]) =>
         spellings(each, option),
       );
-      for (const option of spellingsIn(rest.split(' && ')[0]!)) expect(known, line).toContain(option);
+      for (const option of spellingsIn(rest.split(/ && | -- /)[0]!)) expect(known, line).toContain(option);
     }
   });
 });
