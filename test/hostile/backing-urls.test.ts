@@ -136,7 +136,9 @@ describe('an image on a server', () => {
     server.replace(readFileSync(remote));
     const url = `${server.origin}/remote.qed`;
     expect(withDisk(url, { readOnly: true }, readAll)).toEqual(withDisk(remote, { readOnly: true }, readAll));
-    expect(() => openDisk(url, { readOnly: false })).toThrow(/read over HTTP and cannot be changed; mount it with -o ro/);
+    expect(() => openDisk(url, { readOnly: false })).toThrow(
+      /read over HTTP and cannot be changed; mount it with -o ro/,
+    );
     expect(inspectDisk(url)).toMatchObject({ filename: url, format: 'qed' });
   });
 });
