@@ -9,6 +9,10 @@ import { complain } from './output.ts';
 /** Exit codes of a shell for a program that is not there, or is none. */
 const EXIT_NOT_FOUND = 127;
 const EXIT_NOT_RUNNABLE = 126;
+const REASONS: Readonly<Record<string, string>> = {
+  ENOENT: 'there is no such program',
+  EACCES: 'it is no program, or you may not run it',
+};
 
 /** @returns the exit code of the program; signals that reach this process are passed on to it */
 export function runGuestProgram(
@@ -31,7 +35,7 @@ export function runGuestProgram(
     });
     interruption.passTo(child);
     child.on('error', ({ code, message }: NodeJS.ErrnoException) => {
-      complain(`${program} cannot be run: ${code === 'ENOENT' ? 'there is no such program' : message}`);
+      complain(`${program} cannot be run: ${REASONS[code ?? ''] ?? message}`);
       resolve(code === 'ENOENT' ? EXIT_NOT_FOUND : EXIT_NOT_RUNNABLE);
     });
     child.on('exit', (code, signal) => resolve(signal === null ? (code ?? EXIT_NOT_RUNNABLE) : signalExitCode(signal)));

@@ -44,7 +44,7 @@ test.each([
   ['its exit code', ['sh', '-c', 'exit 7'], 7, ''],
   ['128 and the number of the signal that ended it', ['sh', '-c', 'kill -KILL $$'], 137, ''],
   ['127 for a command that is not there', ['no-such-program'], 127, 'no-such-program cannot be run: there is no such'],
-  ['126 for a file that is no program', ['/etc/passwd'], 126, '/etc/passwd cannot be run: '],
+  ['126 for a file that is no program', ['/etc/passwd'], 126, '/etc/passwd cannot be run: it is no program'],
 ])('ends with %s', (_, command, code, sentence) => {
   const ended = bench.imgfuse('attach', image, '--', ...command);
   expect(ended.code).toBe(code);
