@@ -3,12 +3,14 @@
 // disk when all is done, and the closed image. Every image has the smallest table cache.
 
 import { execFileSync } from 'node:child_process';
-import { copyFileSync, linkSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { copyFileSync, linkSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect } from 'vitest';
 import { guestOffset } from '../../src/bytes/offsets.ts';
 import type { Failpoint } from '../../src/concurrency/failpoints.ts';
 import { checkDisk, createDisk, openDisk, type VirtualDisk } from '../../src/disk/index.ts';
+import type { SharedImage } from '../../src/format/image-format.ts';
+import { RESERVE_LOCK } from '../../src/format/vdi/state.ts';
 import type { Operation, Script } from '../support/script.ts';
 
 const SECTOR = 512;
@@ -27,7 +29,7 @@ const PASSWORD = 'secret';
 
 export interface Subject {
   readonly name: string;
-  readonly format: 'qed' | 'qcow2' | 'vpc';
+  readonly format: 'qed' | 'qcow2' | 'vdi' | 'vpc';
   readonly options: readonly (readonly [string, string])[];
   readonly backing: boolean;
   /** reads copy clusters up */
@@ -50,6 +52,7 @@ export const SUBJECTS: readonly Subject[] = [false, true].flatMap((backing) => {
     } as const,
     { name: `vpc${suffix}`, format: 'vpc', options: [['block_size', '4k']], backing } as const,
     { name: `qcow2${suffix}`, format: 'qcow2', options: [['cluster_size', '4k']], backing } as const,
+    { name: `VDI${suffix}`, format: 'vdi', options: [['block_size', '4k']], backing } as const,
     {
       name: `qcow2 with subclusters${suffix}`,
       format: 'qcow2',
@@ -172,17 +175,31 @@ function legalValues(
 /** The image that every run begins with, closed, in the file "template". @param content receives its sectors */
 export function makeTemplate(folder: string, subject: Subject, content = new Uint8Array(SECTORS)): void {
   const path = join(folder, 'template');
-  if (subject.backing) writeFileSync(join(folder, 'base.raw'), new Uint8Array(SIZE).fill(BACKING_VALUE));
+  const base = baseOf(subject);
+  if (subject.backing) makeBase(join(folder, base.name), base.format);
   createDisk(path, subject.format, {
     size: SIZE,
     options: new Map(subject.options),
     ...passwordOf(subject),
-    ...(subject.backing ? { backing: 'base.raw', backingFormat: 'raw' } : {}),
+    ...(subject.backing ? { backing: base.name, backingFormat: base.format } : {}),
   });
   const disk = openDisk(path, { readOnly: false, ...passwordOf(subject) });
   prepare(disk, content);
   disk.close();
   if (subject.hasDataFile) copyFileSync(join(folder, DATA_FILE), dataOf(path));
+}
+
+/** A VDI child knows its parent by UUIDs, which a raw disk has not. */
+function baseOf({ format }: Subject): { readonly name: string; readonly format: string } {
+  return format === 'vdi' ? { name: 'base.vdi', format } : { name: 'base.raw', format: 'raw' };
+}
+
+function makeBase(path: string, format: string): void {
+  const bytes = new Uint8Array(SIZE).fill(BACKING_VALUE);
+  createDisk(path, format, { size: SIZE, options: new Map() });
+  const disk = openDisk(path, { readOnly: false, format });
+  disk.write(bytes, 0, SIZE, guestOffset(0));
+  disk.close();
 }
 
 function passwordOf({ isEncrypted }: Subject): { password?: () => Uint8Array } {
@@ -218,7 +235,8 @@ export class Interleaving {
     makeTemplate(folder, subject, this.content);
     this.crashed = join(folder, 'crashed');
     mkdirSync(this.crashed);
-    if (subject.backing) linkSync(join(folder, 'base.raw'), join(this.crashed, 'base.raw'));
+    const base = baseOf(subject).name;
+    if (subject.backing) linkSync(join(folder, base), join(this.crashed, base));
     const disk = openDisk(this.template, { readOnly: true, ...passwordOf(subject) });
     disk.read(this.bytes, 0, SIZE, guestOffset(0));
     disk.close();
@@ -317,7 +335,8 @@ export class Interleaving {
   /** The file as it is now, as a killed daemon leaves it: it opens, repaired if need be, and has lost nothing flushed. */
   private judgeCrash(path: string, first: Operation, others: readonly Operation[], ended: number, when: string): void {
     const copy = join(this.crashed, 'disk');
-    copyFileSync(path, copy);
+    // copyFileSync never ends if another thread cuts the file meanwhile
+    writeFileSync(copy, readFileSync(path));
     if (this.subject.hasDataFile) copyFileSync(join(this.folder, DATA_FILE), join(this.crashed, DATA_FILE));
     const disk = openDisk(copy, { readOnly: false, ...passwordOf(this.subject) });
     try {
@@ -346,8 +365,8 @@ export class Interleaving {
 
   private judgeByQemu(path: string): void {
     const { format, isEncrypted } = this.subject;
-    // it has no check of this format
-    if (format === 'vpc') return;
+    // it opens no VDI image with blocks of 4 KiB, and has no check of VHD
+    if (format === 'vdi' || format === 'vpc') return;
     const options = `driver=${format},file.filename=${path}`;
     const parameters = isEncrypted
       ? ['--object', `secret,id=s,data=${PASSWORD}`, '--image-opts', `${options},encrypt.key-secret=s`]
@@ -391,10 +410,20 @@ export class Interleaving {
   }
 }
 
-/** Some thread holds the metadata lock, the lock of the dirty mark or the flush lock of the disk's image. */
+/** Some thread holds the metadata lock, the lock of the dirty mark, of the count of blocks, or the flush lock of an image of the disk. */
 export function isLocked(disk: VirtualDisk): boolean {
-  const state = disk.share().image.state as { readonly words: SharedArrayBuffer; readonly tracker: SharedArrayBuffer };
+  for (let image: SharedImage | null = disk.share().image; image !== null; image = image.backing) {
+    if (isImageLocked(image)) return true;
+  }
+  return false;
+}
+
+function isImageLocked({ format, state: shared }: SharedImage): boolean {
+  // a raw image has no such locks
+  if (format === 'raw') return false;
+  const state = shared as { readonly words: SharedArrayBuffer; readonly tracker: SharedArrayBuffer };
   const [metadataLock, markLock, flushLock] = [0, 2, 2];
   const words = new Int32Array(state.words);
+  if (format === 'vdi' && words[RESERVE_LOCK] !== 0) return true;
   return words[metadataLock] !== 0 || words[markLock] !== 0 || new Int32Array(state.tracker, 0, 4)[flushLock] !== 0;
 }
