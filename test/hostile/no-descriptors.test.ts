@@ -20,6 +20,6 @@ test('a program that cannot be started for want of descriptors is missing, and n
     'limit: EMFILE',
     'askBlkid: {"kind":"unavailable"}',
     'askForProcesses: []',
-    expect.stringMatching(/^runProgram: \{"ok":false,"missing":false,"complaint":"spawn \/bin\/true EMFILE"\}$/),
+    expect.stringMatching(/^runProgram: \{"code":null,"missing":false,"complaint":"spawn \/bin\/true EMFILE"\}$/),
   ]);
 });

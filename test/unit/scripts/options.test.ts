@@ -67,7 +67,7 @@ test('figures come last, after the seed, and the exit code is that of the tests'
       'SEED=7',
       '--',
       '--passWithNoTests',
-      'test/model/power-cut-',
+      'test/model/power-cut-raw',
     );
   const { status, stdout, stderr } = figures('^raw: [0-9]', 'raw');
   expect(stdout).toMatch(/^seed 7\nraw: \d+ states, 0 with lost sectors, 0 unrepaired, 0 corrupt .*\n$/);

@@ -69,7 +69,6 @@ describe('a clone', () => {
         'dist/program/main.cjs',
         'dist/program/worker-entry.cjs',
         'dist/program/cli.cjs',
-        `dist/program/code-${process.version}-${process.arch}/main.cjs`,
         'README.md',
         'LICENSE',
         'scripts/man/imgfuse.1',
