@@ -299,7 +299,7 @@ describe('a mount', () => {
     const at = bench.makeDirectory('mnt');
     const refused = bench.imgfuse('mount', url, at, '--format', 'raw');
     expect(refused.code).not.toBe(0);
-    expect(refused.stderr).toContain('use -o ro');
+    expect(refused.stderr).toContain('mount it with -o ro');
     imgfuse('mount', url, at, '--format', 'raw', '-o', 'ro');
     expect(readFileSync(`${at}/disk.raw`).equals(content(MIB))).toBe(true);
     expect(network(at)).toMatchObject({ url, bytes: MIB });

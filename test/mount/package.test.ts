@@ -81,6 +81,7 @@ describe('the packed file', () => {
       /^dist\/program\/([\w-]+\.cjs|LICENSES\.txt)$/,
       /^scripts\/(man\/imgfuse\.1|imgfuse@\.service)$/,
       /^native-notes\/([\w-]+\/)?[\w-]+\.md$/,
+      /^native-notes\/terminal\.svg$/,
     ];
     expect(names.filter((name) => !wanted.some((pattern) => pattern.test(name)))).toEqual([]);
     for (const pattern of wanted) expect([pattern, names.some((name) => pattern.test(name))]).toEqual([pattern, true]);

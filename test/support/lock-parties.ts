@@ -190,10 +190,10 @@ export const QEMU_VISITORS: readonly Visitor[] = [
     visit: (image, format) => command('qemu-img', 'convert', '-n', '-f', 'raw', '-O', format, `${image}.source`, image),
   },
   {
-    // QED has no resize in QEMU
+    // QEMU resizes neither
     name: 'qemu-img resize',
     access: 'write',
-    without: ['qed'],
+    without: ['qed', 'vdi'],
     visit: (image, format) => command('qemu-img', 'resize', '-f', format, image, '+1M'),
   },
   {
@@ -313,7 +313,7 @@ export const QEMU_HOLDERS: readonly Holder[] = [
   {
     name: 'qemu-img resize',
     access: 'write',
-    without: ['qed', 'raw'],
+    without: ['qed', 'vdi', 'raw'],
     hold: (image, format) => throttled(image, format, 'resize', '+1M'),
   },
 ];
