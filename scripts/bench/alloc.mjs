@@ -1,6 +1,5 @@
-// Writes that allocate: to an empty image of 16 GiB, to one of 64 GiB after two seconds of such writes, when V8 has compiled what
-// they need, and to one of 1 GiB over a backing file that is full of data. Each measurement has a new image and a new mount. Over a
-// backing file the amount is fixed, so that no cluster is written a second time.
+// Writes that allocate: to an empty image of 16 GiB, and to one of 1 GiB over a backing file that is full of data. Each measurement
+// has a new image and a new mount. Over a backing file the amount is fixed, so that no cluster is written a second time.
 
 import { execFileSync } from 'node:child_process';
 import { rmSync, statfsSync } from 'node:fs';
@@ -9,20 +8,20 @@ import { fill, fio, fioSubjects } from './fio.mjs';
 const TMPFS_MAGIC = 0x01021994;
 /** `onTmpfs`: what the ratio to QEMU shall be where a write costs no I/O; on a disk it is 1. */
 const EMPTY_ROWS = [
-  { row: 'sequential 1M', unit: 'MiB/s', onTmpfs: 1.5, args: ['--rw=write', '--bs=1M', '--size=16g'] },
-  { row: 'random 64k', unit: 'IOPS', onTmpfs: 1.5, args: ['--rw=randwrite', '--bs=64k', '--size=16g'] },
-  { row: 'random 4k', unit: 'IOPS', onTmpfs: 3, args: ['--rw=randwrite', '--bs=4k', '--size=16g'] },
+  { row: 'sequential 1M', unit: 'MiB/s', onTmpfs: 1.5, args: ['--rw=write', '--bs=1M'] },
+  { row: 'random 64k', unit: 'IOPS', onTmpfs: 1.5, args: ['--rw=randwrite', '--bs=64k'] },
+  { row: 'random 4k', unit: 'IOPS', onTmpfs: 3, args: ['--rw=randwrite', '--bs=4k'] },
   {
     row: 'random 4k, depth 16',
     unit: 'IOPS',
     onTmpfs: 3,
-    args: ['--rw=randwrite', '--bs=4k', '--iodepth=16', '--size=16g'],
+    args: ['--rw=randwrite', '--bs=4k', '--iodepth=16'],
   },
   {
     row: 'random 4k, flush every 32',
     unit: 'IOPS',
     onTmpfs: 1.5,
-    args: ['--rw=randwrite', '--bs=4k', '--fsync=32', '--size=16g'],
+    args: ['--rw=randwrite', '--bs=4k', '--fsync=32'],
   },
 ];
 const BACKED_ROWS = [
@@ -32,30 +31,9 @@ const BACKED_ROWS = [
 ];
 
 export async function run(workshop, measurements) {
-  const onTmpfs = statfsSync(workshop.directory).type === TMPFS_MAGIC;
+  const onTmpfs = isOnTmpfs(workshop);
   for (const format of ['qed', 'qcow2']) {
-    for (const { row, unit, args, ...each } of EMPTY_ROWS) {
-      await measurements.row({
-        section: `${format}, 16 GiB, empty: every write allocates`,
-        ...{ row, unit, target: { to: 'QEMU', atLeast: onTmpfs ? each.onTmpfs : 1 } },
-        subjects: fioSubjects(workshop).map((subject) => ({
-          name: subject.name,
-          sample: () => sample(workshop, subject, format, '16G', (file) => fio(file, args, unit, measurements.seconds)),
-        })),
-      });
-    }
-    for (const { row, unit, args, ...each } of EMPTY_ROWS) {
-      const later = args.map((arg) => (arg === '--size=16g' ? '--size=64g' : arg)).concat('--ramp_time=2s');
-      await measurements.row({
-        section: `${format}, 64 GiB, empty: every write allocates, and the mount has done so for two seconds`,
-        ...{ row: `${row}, warm`, unit, target: { to: 'QEMU', atLeast: onTmpfs ? each.onTmpfs : 1 } },
-        subjects: fioSubjects(workshop).map((subject) => ({
-          name: subject.name,
-          sample: () =>
-            sample(workshop, subject, format, '64G', (file) => fio(file, later, unit, measurements.seconds)),
-        })),
-      });
-    }
+    await emptyRows(workshop, measurements, format, '16G');
     for (const below of ['raw', format]) {
       const base = { format: below, file: workshop.path(`base.${below}`) };
       const prepare = once(() => makeBase(workshop, base));
@@ -75,6 +53,26 @@ export async function run(workshop, measurements) {
       rmSync(base.file, { force: true });
     }
   }
+}
+
+/** @param size of the image @param more words of fio; `warm` is the name that the rows get for them */
+export async function emptyRows(workshop, measurements, format, size, more = [], warm = '') {
+  const onTmpfs = isOnTmpfs(workshop);
+  for (const { row, unit, args, ...each } of EMPTY_ROWS) {
+    const job = [...args, `--size=${size}`, ...more];
+    await measurements.row({
+      section: `${format}, ${size.slice(0, -1)} GiB, empty: every write allocates`,
+      ...{ row: `${row}${warm}`, unit, target: { to: 'QEMU', atLeast: onTmpfs ? each.onTmpfs : 1 } },
+      subjects: fioSubjects(workshop).map((subject) => ({
+        name: subject.name,
+        sample: () => sample(workshop, subject, format, size, (file) => fio(file, job, unit, measurements.seconds)),
+      })),
+    });
+  }
+}
+
+function isOnTmpfs(workshop) {
+  return statfsSync(workshop.directory).type === TMPFS_MAGIC;
 }
 
 /** A base that no row asks for is not made. */

@@ -1,7 +1,7 @@
 // The groups of rows, in the order in which they run. A group NAME is the module NAME.mjs beside this file, and exports
 // `run(workshop, measurements)`: it makes its images and mounts with the Workshop and calls measurements.row() for each row.
 
-export const GROUPS = ['read', 'floor', 'write', 'alloc', 'latency', 'costs', 'start', 'open'];
+export const GROUPS = ['read', 'floor', 'write', 'alloc', 'warm', 'latency', 'costs', 'start', 'open'];
 
 export async function runGroups(names, workshop, measurements) {
   for (const name of GROUPS.filter((group) => names.includes(group))) {
