@@ -1,26 +1,32 @@
-// Reads of one run of the guest's, and of what new clusters show before the guest writes to them. Without the metadata lock;
-// the clusters are reserved.
+// Reads of one run of the guest's, and of what new clusters show before the guest writes to them, in formats whose data lies in the
+// file as the guest wrote it. Without the metadata lock; the clusters are reserved.
 
 import { type GuestOffset, type HostOffset, hex } from '../../bytes/offsets.ts';
 import { failpoint } from '../../concurrency/failpoints.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { ReadableImage } from '../image-format.ts';
-import { readBackingData } from '../mapped/backing.ts';
-import type { OldContent } from '../mapped/cow-buffer.ts';
-import type { RunReader } from '../mapped/run-reader.ts';
-import type { Run } from './mapping.ts';
+import { readBackingData } from './backing.ts';
+import type { OldContent } from './cow-buffer.ts';
+import type { RunReader } from './run-reader.ts';
 
-export class QedRunReader implements RunReader<Run>, OldContent {
+export type PlainRun =
+  | { readonly status: 'data'; readonly length: number; readonly hostOffset: HostOffset }
+  | { readonly status: 'zero' | 'unallocated'; readonly length: number };
+
+export class PlainRunReader implements RunReader<PlainRun>, OldContent {
   private readonly file: HostFile;
   private readonly backing: ReadableImage | null;
+  private readonly word: 'cluster' | 'block';
 
-  constructor(file: HostFile, backing: ReadableImage | null) {
+  /** @param word of the specification, for the sentence of an error */
+  constructor(file: HostFile, backing: ReadableImage | null, word: 'cluster' | 'block') {
     this.file = file;
     this.backing = backing;
+    this.word = word;
   }
 
-  readRun(run: Run, target: Uint8Array, targetOffset: number, offset: GuestOffset): void {
+  readRun(run: PlainRun, target: Uint8Array, targetOffset: number, offset: GuestOffset): void {
     const { length } = run;
     if (run.status === 'data') this.readData(target, targetOffset, length, run.hostOffset);
     else if (run.status === 'unallocated') this.readReserved(target, targetOffset, length, offset);
@@ -44,7 +50,7 @@ export class QedRunReader implements RunReader<Run>, OldContent {
 
   private beyondFile(host: HostOffset): ImgfuseError {
     const { path } = this.file;
-    return new ImgfuseError('corrupt', `${path}: the cluster at offset ${hex(host)} ends beyond the file`, {
+    return new ImgfuseError('corrupt', `${path}: the ${this.word} at offset ${hex(host)} ends beyond the file`, {
       path,
       offset: host,
     });
