@@ -2,6 +2,7 @@
 
 import { constants } from 'node:os';
 import { setImmediate as turn } from 'node:timers/promises';
+import { type Closeable, closeQuietly } from '../errors/close.ts';
 import type { Progress } from './progress.ts';
 
 const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
@@ -11,8 +12,26 @@ const STEPS_MS = 20;
 /** @returns what the work returns; interrupted: the exit code for the signal that ended it */
 export type Outcome<T> = { readonly result: T } | { readonly interrupted: number };
 
-/** @param work yields the fraction that is done, and can be left there */
-export async function runInSteps<T>(work: Generator<number, T, void>, progress: Progress): Promise<Outcome<T>> {
+/**
+ * Runs the work on what was opened for it, and closes that; it is closed whatever fails.
+ * @param opened its work yields the fraction that is done, and can be left there
+ */
+export async function runOpened<T>(
+  opened: Closeable & { readonly work: Generator<number, T, void> },
+  progress: Progress,
+): Promise<Outcome<T>> {
+  let outcome: Outcome<T>;
+  try {
+    outcome = await runInSteps(opened.work, progress);
+  } catch (error) {
+    closeQuietly([opened]);
+    throw error;
+  }
+  opened.close();
+  return outcome;
+}
+
+async function runInSteps<T>(work: Generator<number, T, void>, progress: Progress): Promise<Outcome<T>> {
   let exitCode: number | null = null;
   const end = (signal: NodeJS.Signals): void => {
     exitCode = 128 + constants.signals[signal];

@@ -3,13 +3,12 @@
 
 import { printable } from '../../bytes/printable.ts';
 import { type CommitResult, type DiskCommit, openCommit } from '../../disk/index.ts';
-import { closeQuietly } from '../../errors/close.ts';
 import { EXIT_OK } from '../../errors/exit-codes.ts';
 import { type PasswordArguments, passwordOf } from '../../host/passwords.ts';
 import { closedMarksDirectory } from '../../mounts/runtime-directory.ts';
 import { type Command, QUIET } from '../command.ts';
 import { ALLOW_BACKING, ANY_PARENT, directories, FORMAT, lockMode } from '../image-arguments.ts';
-import { type Outcome, runInSteps } from '../long-work.ts';
+import { runOpened } from '../long-work.ts';
 import { complain, type OutputMode, print, printJson } from '../output.ts';
 import { Progress } from '../progress.ts';
 import { KEY_EXCLUDES, KEY_OPTIONS, NO_LOCK } from '../shared-options.ts';
@@ -70,14 +69,7 @@ async function commit(args: CommitArguments): Promise<number> {
     closedMarks: closedMarksDirectory(),
     log: complain,
   });
-  let outcome: Outcome<CommitResult>;
-  try {
-    outcome = await runInSteps(opened.work, new Progress('committing'));
-  } catch (error) {
-    closeQuietly([opened]);
-    throw error;
-  }
-  opened.close();
+  const outcome = await runOpened(opened, new Progress('committing'));
   if ('interrupted' in outcome) {
     complain('interrupted: nothing is lost; run the same command again to complete it');
     return outcome.interrupted;

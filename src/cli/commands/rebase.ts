@@ -3,13 +3,12 @@
 
 import { printable } from '../../bytes/printable.ts';
 import { type CopyResult, type DiskRebase, openRebase } from '../../disk/index.ts';
-import { closeQuietly } from '../../errors/close.ts';
 import { EXIT_OK } from '../../errors/exit-codes.ts';
 import { type PasswordArguments, passwordOf } from '../../host/passwords.ts';
 import { closedMarksDirectory } from '../../mounts/runtime-directory.ts';
 import { type Command, QUIET } from '../command.ts';
 import { ALLOW_BACKING, ANY_PARENT, directories, FORMAT, IMAGE_NAME, lockMode } from '../image-arguments.ts';
-import { type Outcome, runInSteps } from '../long-work.ts';
+import { runOpened } from '../long-work.ts';
 import { complain, type OutputMode, print, printJson } from '../output.ts';
 import { Progress } from '../progress.ts';
 import { KEY_EXCLUDES, KEY_OPTIONS, NO_LOCK } from '../shared-options.ts';
@@ -78,14 +77,7 @@ async function rebase(args: RebaseArguments): Promise<number> {
     closedMarks: closedMarksDirectory(),
     log: complain,
   });
-  let outcome: Outcome<CopyResult>;
-  try {
-    outcome = await runInSteps(opened.work, new Progress('rebasing'));
-  } catch (error) {
-    closeQuietly([opened]);
-    throw error;
-  }
-  opened.close();
+  const outcome = await runOpened(opened, new Progress('rebasing'));
   if ('interrupted' in outcome) {
     complain(`interrupted: ${args.image} has its old backing file; run the same command again to complete it`);
     return outcome.interrupted;
