@@ -114,8 +114,11 @@ function setSize(parts: ResizeParts, size: number): void {
     try {
       put(after, 0);
     } catch (error) {
-      // a full host has not touched the copy; the end of the file gets back what it had
-      tracker.writeMetadata('header-update', () => file.write(before, 0, FOOTER_BYTES, trailer));
+      // a full host has not touched the copy, so the end of the file gets back what it had; after any other error nobody knows
+      // what the copy says, and it alone must say it
+      if (tracker.failure() === null) {
+        tracker.writeMetadata('header-update', () => file.write(before, 0, FOOTER_BYTES, trailer));
+      }
       throw error;
     }
     lock.run(() => {
