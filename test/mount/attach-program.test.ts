@@ -88,7 +88,8 @@ describe('a signal', () => {
       bench.path('listener'),
       `${quoted.replace('while :; do sleep 0.05; done', 'sleep 1; sleep 1; exit 0')}\n`,
     );
-    const line = `${process.execPath} ${CLI} attach ${image} -- sh ${bench.path('listener')}`;
+    // a shell that stays between would end by the signal itself
+    const line = `exec ${process.execPath} ${CLI} attach ${image} -- sh ${bench.path('listener')}`;
     const typing = `until [ -e ${log} ]; do sleep 0.05; done; sleep 0.2; printf '\\003'; sleep 3`;
     const { code, stdout } = bench.run('sh', [
       '-c',
