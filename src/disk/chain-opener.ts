@@ -3,6 +3,7 @@
 
 import { closeQuietly, closingOnFailure } from '../errors/close.ts';
 import { ImgfuseError } from '../errors/index.ts';
+import { isMeant } from '../format/backing-reference.ts';
 import type { BackingReference, Image, ImageFormat, OpenOptions, ReadableImage } from '../format/image-format.ts';
 import type { HostFile } from '../host/host-file.ts';
 import { type LockMode, writerOf } from '../host/image-locks.ts';
@@ -199,7 +200,7 @@ export class ChainOpener {
 
   /** An overlay on the wrong image shows a mixture of two disks, and nothing else would notice. */
   private assertRightParent(overlay: NamingImage, { identity }: BackingReference, image: ReadableImage): void {
-    if (identity === undefined || (image.identity !== undefined && identity.values.includes(image.identity))) return;
+    if (identity === undefined || (image.identity !== undefined && isMeant(identity, image.identity))) return;
     const { path } = image.file;
     const found =
       image.identity === undefined ? `it has no ${identity.word}` : `its ${identity.word} is ${image.identity}`;

@@ -3,9 +3,9 @@
 import { closingAfter } from '../errors/close.ts';
 import { ImgfuseError } from '../errors/index.ts';
 import type { BackingReference, ParentFacts, SnapshotDetails } from '../format/image-format.ts';
-import { type LockMode, lockImage } from '../host/image-locks.ts';
+import type { LockMode } from '../host/image-locks.ts';
 import { locateBacking } from './backing-policy.ts';
-import { openImageFile } from './image-file.ts';
+import { ImageFiles } from './image-files.ts';
 import { searchParent } from './parent-search.ts';
 import { formatOf, type RawOption } from './probe.ts';
 
@@ -15,7 +15,7 @@ export interface DiskInfo {
   readonly virtualSize: number;
   /** null if the format has no clusters */
   readonly clusterSize: number | null;
-  /** bytes the host has allocated for the file */
+  /** bytes the host has allocated for the files that were looked at */
   readonly actualSize: number;
   /** the image was not closed clean */
   readonly dirty: boolean;
@@ -49,20 +49,22 @@ export function inspectParent(
   imagePath: string,
   options: InspectOptions,
 ): { readonly info: DiskInfo; readonly parent: ParentFacts } {
-  const file = openImageFile(imagePath, true);
+  const { locks } = options;
+  const files = new ImageFiles({ locks });
   return closingAfter(
-    () => [file],
+    () => files.opened,
     () => {
-      lockImage(file, options.locks);
+      const file = files.open(imagePath, true, 'user');
       const format = formatOf(file, options.format, options.log, options.rawOption);
-      const details = format.inspect(file, options.log);
+      const openExtent = files.extentsOf({ name: imagePath, path: file.path }, true);
+      const details = format.inspect(file, options.log, openExtent);
       const { backing, identity, virtualSize } = details;
       const info: DiskInfo = {
         filename: imagePath,
         format: details.format,
         virtualSize,
         clusterSize: details.clusterSize,
-        actualSize: file.allocatedBytes(),
+        actualSize: files.opened.reduce((bytes, each) => bytes + each.allocatedBytes(), 0),
         dirty: details.dirty,
         ...(backing === undefined
           ? {}

@@ -5,7 +5,8 @@
 import * as path from 'node:path';
 import { closingAfter } from '../errors/close.ts';
 import { ImgfuseError } from '../errors/index.ts';
-import type { BackingReference, ImageFormat, ParentSearch } from '../format/image-format.ts';
+import { isMeant, type ParentIdentity, type ParentSearch } from '../format/backing-reference.ts';
+import type { BackingReference, ImageFormat } from '../format/image-format.ts';
 import { isUrl } from '../host/http/url.ts';
 import { fileKind, realPath, regularFilesIn } from '../host/paths.ts';
 import type { BackingPolicy, NamedFile, NamingImage } from './backing-policy.ts';
@@ -23,7 +24,7 @@ export function searchParent(
   policy: BackingPolicy,
 ): NamedFile | null {
   if (search === undefined || format === undefined) return null;
-  return findParent(image, search, formatByName(format), identity?.values ?? [], policy);
+  return findParent(image, search, formatByName(format), identity ?? { word: '', values: [] }, policy);
 }
 
 /**
@@ -35,7 +36,7 @@ function findParent(
   image: NamingImage,
   search: ParentSearch,
   format: ImageFormat,
-  wanted: readonly string[],
+  wanted: ParentIdentity,
   { allowed }: BackingPolicy,
 ): NamedFile {
   let second: string | null = null;
@@ -43,7 +44,7 @@ function findParent(
   for (const file of candidates(folders, allowed, format)) {
     const identity = identityAt(file, format);
     if (identity === undefined || !search.matches(identity)) continue;
-    if (wanted.includes(identity)) return { name: file, path: file };
+    if (isMeant(wanted, identity)) return { name: file, path: file };
     second ??= file;
   }
   if (second !== null) return { name: second, path: second };

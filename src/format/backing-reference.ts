@@ -4,8 +4,13 @@
 export interface ParentIdentity {
   /** the word of the specification, as a sentence says it: "CID", "data write GUID" */
   readonly word: string;
-  /** each of them is the right one */
+  /** each of them is the right one; of an identity of several words, one word is enough */
   readonly values: readonly string[];
+}
+
+/** @param found `identity` of an image */
+export function isMeant({ values }: ParentIdentity, found: string): boolean {
+  return values.includes(found) || found.split(' ').some((word) => values.includes(word));
 }
 
 /** What a parent is looked for by, if the image has no name of it. */

@@ -342,8 +342,11 @@ export interface ImageFormat<Opened extends Image = Image> extends Signature {
   setBacking?(file: HostFile, backing: BackingReference | null): void;
   /** Checks without opening for requests. Absent: there is no check. */
   check?(file: HostFile, options: CheckOptions): CheckReport;
-  /** Reads and checks the header only. @param log takes one sentence for each thing that a truncated file has lost */
-  inspect(file: HostFile, log?: (sentence: string) => void): ImageDetails;
+  /**
+   * Reads and checks headers only. @param log takes one sentence for each thing that a truncated file has lost
+   * @param openExtent as in OpenOptions, for reading; absent: what other files of the image say of themselves is left out
+   */
+  inspect(file: HostFile, log?: (sentence: string) => void, openExtent?: OpenOptions['openExtent']): ImageDetails;
 }
 
 /** A format whose images can be made and written. */

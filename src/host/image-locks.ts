@@ -1,7 +1,7 @@
 // The image locks of QEMU: OFD read locks on single bytes of the image file. Byte 100 + i says "I use permission i", byte
 // 200 + i "I do not share permission i". Own locks are set first and then the others' are tested, so of two programs that
 // start at once at least one sees the other. They belong to the open file description and end with its last descriptor. For a
-// loop device the file behind it is locked as well.
+// loop device the file behind it is locked as well. VMware knows none of these: while it uses FILE, a folder FILE.lck has a file.
 
 import { ImgfuseError } from '../errors/index.ts';
 import { F_RDLCK, F_UNLCK, F_WRLCK, getOfdLock, nativeAvailable, setOfdLock } from '../native/index.ts';
@@ -9,6 +9,7 @@ import type { HostFile } from './host-file.ts';
 import { describeHolders } from './lock-holders.ts';
 import { loopWindow, openLoopFile } from './loop-device.ts';
 import { PosixHostFile } from './posix-file.ts';
+import { namesIn } from './small-files.ts';
 
 const USED_BASE = 100;
 const UNSHARED_BASE = 200;
@@ -45,6 +46,7 @@ const ROLES: Readonly<Record<LockRole, Permissions>> = {
 export function lockImage(file: HostFile, mode: LockMode = 'take'): void {
   if (mode === 'none' || file.descriptor === null) return;
   if (mode === 'share') return lockBesideWriter(file.descriptor);
+  assertNoLockFolder(file.path);
   if (!nativeAvailable()) {
     throw new ImgfuseError(
       'unsupported',
@@ -55,6 +57,18 @@ export function lockImage(file: HostFile, mode: LockMode = 'take'): void {
   const role = file.readOnly ? 'read-only' : 'read-write';
   takeLocks(file, file.descriptor, role);
   lockFileBehind(file, role);
+}
+
+function assertNoLockFolder(path: string): void {
+  const folder = `${path}.lck`;
+  const names = namesIn(folder);
+  if (names.length === 0) return;
+  throw new ImgfuseError(
+    'busy',
+    `${path} is in use by VMware, which holds ${folder}/${names[0]}, so it is not opened; power off that virtual machine first, or ` +
+      'remove the folder if none uses the disk',
+    { path, operation: 'lock' },
+  );
 }
 
 /**

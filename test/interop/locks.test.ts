@@ -1,6 +1,6 @@
 // Image locks that both programs understand: who writes is alone, readers share, and the refusal names file, holder and cure.
 
-import { readFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { createDisk, openDisk, type VirtualDisk } from '../../src/disk/index.ts';
@@ -148,4 +148,20 @@ test('the images of a backing chain are held as QEMU holds them: they may be rea
   open(image, 'qed', false);
   expect(tryQemu('qemu-io', '-f', 'raw', '-c', 'write 0 512', base).output).toMatch(/lock/i);
   qemuImg('info', '-f', 'raw', base);
+});
+
+test('a disk of a running VMware machine is refused by its lock folder, and read with share', () => {
+  const image = join(folder, 'disk.qed');
+  createDisk(image, 'qed', { size: 2 ** 20, options: new Map() });
+  mkdirSync(`${image}.lck`);
+  open(image, 'qed', false).close();
+  disks.pop();
+  writeFileSync(join(`${image}.lck`, 'M12345.lck'), '');
+  for (const readOnly of [true, false]) {
+    const { message, errno } = refusal(() => open(image, 'qed', readOnly));
+    expect(errno).toBe(ERRNO.EBUSY);
+    expect(message).toContain(`${image} is in use by VMware, which holds ${image}.lck/M12345.lck`);
+  }
+  openDisk(image, { readOnly: true, locks: 'share' }).close();
+  openDisk(image, { readOnly: false, locks: 'none' }).close();
 });

@@ -6,7 +6,7 @@ import { type CheckReport, checkDisk, checkExitCode, limitedLog, type RepairMode
 import { EXIT_NO_CHECK, EXIT_USAGE } from '../../errors/exit-codes.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import { type Command, QUIET } from '../command.ts';
-import { FORCE_SHARE, FORMAT, IMAGE_NAME, lockMode, lookAt } from '../image-arguments.ts';
+import { ALLOW_BACKING, directories, FORCE_SHARE, FORMAT, IMAGE_NAME, lockMode, lookAt } from '../image-arguments.ts';
 import { answered, complainAbout, type OutputMode, plural, print, printJson } from '../output.ts';
 import { Progress } from '../progress.ts';
 import { NO_LOCK } from '../shared-options.ts';
@@ -15,6 +15,7 @@ interface CheckArguments {
   readonly image: string;
   readonly format?: string;
   readonly repair?: 'leaks' | 'all';
+  readonly 'allow-backing'?: readonly string[];
   readonly 'force-share'?: boolean;
   readonly 'no-lock'?: boolean;
   readonly quiet?: boolean;
@@ -32,6 +33,11 @@ export const checkCommand: Command = {
       short: 'r',
       choices: ['leaks', 'all'],
       description: 'leaks: give back lost space; all: also repair corruptions, which may lose data',
+    },
+    'allow-backing': {
+      ...ALLOW_BACKING,
+      description:
+        "a directory that other files of the image may lie in, beside the image's own, or such a file (repeatable)",
     },
     'force-share': FORCE_SHARE,
     'no-lock': NO_LOCK,
@@ -59,6 +65,7 @@ function check(args: CheckArguments): number {
     const report = run(() =>
       checkDisk(args.image, {
         repair,
+        allowBacking: directories(args['allow-backing']),
         locks: lockMode(args),
         ...(args.format === undefined ? {} : { format: args.format }),
         log: (finding) => {
