@@ -87,7 +87,12 @@ export class ServedDisk {
 
   /** Flushes, marks clean, closes. @returns bytes of the disk in its image @throws ImgfuseError if the image is not clean */
   close(): Promise<number | null> {
-    return this.currentKeeper.close();
+    return this.currentKeeper.close(false);
+  }
+
+  /** The same for a disk that could not be mounted: an overlay that was made for it is removed again. */
+  withdraw(): Promise<number | null> {
+    return this.currentKeeper.close(true);
   }
 
   /** Makes durable what it can, without marking the image clean. @throws ImgfuseError what could not be made durable */

@@ -279,7 +279,7 @@ export class Supervisor {
   /** Called if the image is open and could not be mounted. */
   private async closeUnmounted(): Promise<void> {
     this.words.stop();
-    await this.disk.close().catch((error) => this.log('error', describeError(error)));
+    await this.disk.withdraw().catch((error) => this.log('error', describeError(error)));
   }
 
   private threadDied(error: Error, thread: number, slot: number): void {

@@ -63,13 +63,13 @@ export class ChainOpener {
   }
 
   /** Opens an overlay, which is made first if it is not there. An overlay whose open fails is not there afterwards either. */
-  openOverlay(path: string, overlaid: OverlaidImage): Image {
+  openOverlay(path: string, overlaid: OverlaidImage): { readonly image: Image; readonly isNew: boolean } {
     const { format, locks, locksBelow = locks, log, readOnly } = this.options;
     const made = makeOverlay(path, overlaid, { readOnly, format, locks: locksBelow, log });
     if (made === null) {
       const image = this.openTop(path, { descriptor: null, format: overlayFormat.name });
       this.sayWhatIsNotEncrypted(image);
-      return image;
+      return { image, isNew: false };
     }
     const { descriptor, path: place } = made.file;
     try {
@@ -80,7 +80,7 @@ export class ChainOpener {
           () => made.publish(),
         );
       this.sayWhatIsNotEncrypted(image);
-      return image;
+      return { image, isNew: !overlaid.isTemporary };
     } catch (error) {
       closeQuietly([{ close: () => made.discard() }]);
       throw error;

@@ -22,7 +22,8 @@ export function openDisk(path: string, options: OpenDiskOptions): VirtualDisk {
   if (overlaid === undefined) return diskOf(opener.openTop(path), options);
   // nobody opens a temporary file again
   const marks = overlaid.isTemporary ? { closedMarks: undefined } : {};
-  return diskOf(opener.openOverlay(path, overlaid), { ...options, ...marks });
+  const { image, isNew } = opener.openOverlay(path, overlaid);
+  return diskOf(image, { ...options, ...marks }, isNew);
 }
 
 /** Opens the file of an open disk a second time, even if its path leads to another file by now. */
@@ -57,15 +58,15 @@ export function closeAndReopenDisk(
   }
 }
 
-function diskOf(image: Image, options: OpenDiskOptions): VirtualDisk {
+function diskOf(image: Image, options: OpenDiskOptions, isNew = false): VirtualDisk {
   const { closedMarks, copyOnRead, log = () => undefined } = options;
   if (image.readOnly) return new VirtualDisk(image);
   const marks = closedMarks === undefined ? null : new ClosedMarks(closedMarks);
   marks?.forget(image.file);
   const wanted = copyOnRead === 'stored' ? isCopyOnReadStored(image.file) : copyOnRead === true;
-  if (!wanted) return new VirtualDisk(image, { marks });
+  if (!wanted) return new VirtualDisk(image, { marks, isNew });
   if (image.backing === null) log(`${image.file.path} has no backing file, so copy_on_read has nothing to do`);
-  return new VirtualDisk(image, { copyOnRead: new CopyOnRead(image, createCopyOnReadState(), log), marks });
+  return new VirtualDisk(image, { copyOnRead: new CopyOnRead(image, createCopyOnReadState(), log), marks, isNew });
 }
 
 /** The same disk in another thread. @param slot from 0, below the slots it was opened with, used by no other thread */

@@ -15,7 +15,9 @@ import {
   type Snapshots,
   type WritableImage,
 } from '../format/image-format.ts';
+import { isSameFile } from '../host/file-identity.ts';
 import type { RemoteFile, Traffic } from '../host/host-file.ts';
+import { identityAt, removeFile } from '../host/paths.ts';
 import {
   type ChainExtent,
   chainExtents,
@@ -72,6 +74,8 @@ export interface VirtualDiskParts {
   readonly copyOnRead: CopyOnRead | null;
   /** null: the disk is not marked when it is closed */
   readonly marks: Pick<ClosedMarks, 'keep'> | null;
+  /** its open has made its file */
+  readonly isNew: boolean;
   /** of the same disk in another thread */
   readonly lockWord: SharedArrayBuffer;
 }
@@ -86,16 +90,23 @@ export class VirtualDisk {
   /** of the chain, those whose bytes come from a server */
   private readonly remote: readonly RemoteFile[];
   private readonly marks: Pick<ClosedMarks, 'keep'> | null;
+  private readonly isNew: boolean;
   private readonly lockWord: SharedArrayBuffer;
   /** One thread at a time changes the size; taken before any lock of the image. */
   private readonly resizeLock: Mutex;
 
   constructor(
     image: Image,
-    { copyOnRead = null, marks = null, lockWord = new SharedArrayBuffer(4) }: Partial<VirtualDiskParts> = {},
+    {
+      copyOnRead = null,
+      marks = null,
+      isNew = false,
+      lockWord = new SharedArrayBuffer(4),
+    }: Partial<VirtualDiskParts> = {},
   ) {
     this.image = image;
     this.marks = marks;
+    this.isNew = isNew;
     this.writable = image.readOnly ? null : image;
     this.readable = imageChain(image).find(({ snapshots }) => snapshots !== undefined)?.snapshots;
     this.copyOnRead = copyOnRead;
@@ -290,6 +301,18 @@ export class VirtualDisk {
     } finally {
       closeAll(chainFiles(this.image));
     }
+  }
+
+  /**
+   * close() of a disk that could not be mounted. If its open has made its file and nothing was written to it, the file is
+   * removed again.
+   */
+  withdraw(): void {
+    const isUnused = this.isNew && this.allocatedBytes() === 0;
+    const identity = this.image.file.identity();
+    this.close();
+    const there = isUnused ? identityAt(this.path) : null;
+    if (there !== null && isSameFile(there, identity)) removeFile(this.path);
   }
 
   /** The image is closed clean, and its files are still open and locked. */

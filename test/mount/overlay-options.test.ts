@@ -1,7 +1,7 @@
 // -o overlay=FILE: which file is meant, what is refused by name without a changed byte, and what the other mount options mean
 // beside it.
 
-import { copyFileSync, existsSync, readdirSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
+import { copyFileSync, existsSync, readdirSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { beforeEach, describe, expect, test } from 'vitest';
 import { fingerprints } from '../support/image-files.ts';
 import { qemuCheck, qemuImg, qemuIo, tryQemu } from '../support/qemu.ts';
@@ -117,6 +117,24 @@ describe('an overlay', () => {
     );
     expect(readdirSync(small)).toEqual([]);
     run('umount', small);
+  });
+
+  test('that a mount has made is removed again if the mount fails, and one that was there stays', () => {
+    bench.makeDirectory('tree');
+    writeFileSync(bench.path('file'), '');
+    const failing = [
+      ['-o', 'partition=3', bench.path('file')],
+      ['--pid-file', '/nowhere/pid', bench.path('tree')],
+    ] as const;
+    for (const [name, option, mountpoint] of failing) {
+      const mount = () => bench.imgfuse('mount', '-o', 'overlay=new.qcow2', name, option, 'base.qcow2', mountpoint);
+      expect(mount().code, option).not.toBe(0);
+      expect(existsSync(bench.path('new.qcow2')), option).toBe(false);
+      qemuImg('create', '-q', '-f', 'qcow2', '-b', 'base.qcow2', '-F', 'qcow2', bench.path('new.qcow2'));
+      expect(mount().code, option).not.toBe(0);
+      expect(existsSync(bench.path('new.qcow2')), option).toBe(true);
+      rmSync(bench.path('new.qcow2'));
+    }
   });
 
   test('keeps its sense of other options', () => {

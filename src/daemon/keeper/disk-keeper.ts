@@ -57,8 +57,8 @@ export type KeeperCall =
   | { readonly type: 'close-and-reopen'; readonly how: Reopening }
   /** make durable what can be, and call nothing clean */
   | { readonly type: 'rescue' }
-  /** the last call */
-  | { readonly type: 'close' };
+  /** the last call; `withdraw`: nobody could use the disk, so an overlay that was made for it goes again */
+  | { readonly type: 'close'; readonly withdraw: boolean };
 
 export interface KeeperAnswer {
   readonly type: 'answer';
@@ -160,11 +160,12 @@ export class DiskKeeper {
 
   /**
    * Flushes, marks clean, closes; the thread ends.
+   * @param withdraw the disk could not be mounted: an overlay that was made for it, and is empty, is removed again
    * @returns bytes of the disk that its image has; null if none was open @throws ImgfuseError when the image is not clean
    */
-  close(): Promise<number | null> {
+  close(withdraw: boolean): Promise<number | null> {
     this.isClosing = true;
-    return this.call({ type: 'close' }) as Promise<number | null>;
+    return this.call({ type: 'close', withdraw }) as Promise<number | null>;
   }
 
   /** Ends a thread that has not been asked to open anything. */

@@ -71,7 +71,7 @@ class Keeper {
         this.disk?.rescue();
         return null;
       case 'close':
-        return this.close();
+        return this.close(call.withdraw);
     }
   }
 
@@ -109,7 +109,7 @@ class Keeper {
       return findPartition(disk, partition);
     } catch (error) {
       this.disk = null;
-      disk.close();
+      disk.withdraw();
       throw error;
     }
   }
@@ -129,13 +129,14 @@ class Keeper {
     return null;
   }
 
-  private close(): number | null {
+  private close(withdraw: boolean): number | null {
     clearTimeout(this.timer ?? undefined);
     const bytes = this.disk?.allocatedBytes() ?? null;
     try {
       this.next?.close();
     } finally {
-      this.disk?.close();
+      if (withdraw) this.disk?.withdraw();
+      else this.disk?.close();
     }
     return bytes;
   }
