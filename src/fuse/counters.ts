@@ -2,7 +2,7 @@
 // the low word carries into the high one, so no count is lost and no bigint is needed.
 
 import { FUSE_OPCODE_LIMIT } from './abi.ts';
-import { OPERATIONS } from './operations.ts';
+import { operationName } from './operations.ts';
 
 export function createCounters(): SharedArrayBuffer {
   return new SharedArrayBuffer(2 * FUSE_OPCODE_LIMIT * Int32Array.BYTES_PER_ELEMENT);
@@ -21,7 +21,7 @@ export function readCounters(counters: SharedArrayBuffer): Record<string, number
   const counts: Record<string, number> = {};
   for (let opcode = 0; opcode < FUSE_OPCODE_LIMIT; opcode += 1) {
     const count = Atomics.load(words, FUSE_OPCODE_LIMIT + opcode) * 2 ** 32 + (Atomics.load(words, opcode) >>> 0);
-    if (count > 0) counts[OPERATIONS[opcode]?.name ?? `opcode ${opcode}`] = count;
+    if (count > 0) counts[operationName(opcode)] = count;
   }
   return counts;
 }

@@ -13,7 +13,7 @@ import {
   type Statfs,
 } from './filesystem.ts';
 import type { NativeOperations, NativeStat, NativeStatfs } from './fuse-native-package.ts';
-import { OPERATIONS } from './operations.ts';
+import { operationName } from './operations.ts';
 import type { ServerHooks } from './server.ts';
 
 const S_ISUID_S_ISGID = 0o6000;
@@ -54,7 +54,7 @@ class Runner {
   private fail(error: unknown, opcode: number, answer: (result: number) => void): void {
     const errno = errnoOf(error);
     if (errno === ERRNO.EIO || !(error instanceof ImgfuseError)) {
-      this.hooks.onError?.(error, OPERATIONS[opcode]?.name ?? `opcode ${opcode}`);
+      this.hooks.onError?.(error, operationName(opcode));
     }
     answer(-errno);
   }

@@ -270,6 +270,28 @@ export const OPERATIONS: readonly (Operation | undefined)[] = table({
   [abi.FUSE_DESTROY]: entry('DESTROY', 0, succeed),
 });
 
+/** Names of the opcodes that are answered with ENOSYS. */
+const UNKNOWN_HERE: Readonly<Record<number, string>> = {
+  [abi.FUSE_READLINK]: 'READLINK',
+  [abi.FUSE_SETXATTR]: 'SETXATTR',
+  [abi.FUSE_REMOVEXATTR]: 'REMOVEXATTR',
+  [abi.FUSE_GETLK]: 'GETLK',
+  [abi.FUSE_SETLK]: 'SETLK',
+  [abi.FUSE_SETLKW]: 'SETLKW',
+  [abi.FUSE_BMAP]: 'BMAP',
+  [abi.FUSE_IOCTL]: 'IOCTL',
+  [abi.FUSE_POLL]: 'POLL',
+  [abi.FUSE_COPY_FILE_RANGE]: 'COPY_FILE_RANGE',
+  [abi.FUSE_SYNCFS]: 'SYNCFS',
+  [abi.FUSE_TMPFILE]: 'TMPFILE',
+  [abi.FUSE_STATX]: 'STATX',
+};
+
+/** The kernel's name of an operation, without FUSE_. */
+export function operationName(opcode: number): string {
+  return OPERATIONS[opcode]?.name ?? UNKNOWN_HERE[opcode] ?? `opcode ${opcode}`;
+}
+
 function table(entries: Readonly<Record<number, Operation>>): readonly (Operation | undefined)[] {
   return Array.from({ length: abi.FUSE_OPCODE_LIMIT }, (_, opcode) => entries[opcode]);
 }

@@ -6,7 +6,7 @@ import { ERRNO, errnoOf, ImgfuseError, isOutOfSpace } from '../errors/index.ts';
 import { countRequest } from './counters.ts';
 import { type Channel, type ConnectionEnd, Device } from './device.ts';
 import type { Filesystem } from './filesystem.ts';
-import { OPERATIONS } from './operations.ts';
+import { OPERATIONS, operationName } from './operations.ts';
 import type { Protocol } from './protocol.ts';
 import { Reply } from './reply.ts';
 import { RECEIVE_HEADROOM, Request } from './request.ts';
@@ -135,7 +135,7 @@ export class FuseServer {
     try {
       channel.send(reply.bytes, reply.length);
     } catch (error) {
-      this.hooks.onError?.(error, OPERATIONS[this.request.opcode]?.name ?? `opcode ${this.request.opcode}`);
+      this.hooks.onError?.(error, operationName(this.request.opcode));
       reply.error(ERRNO.EIO);
       channel.send(reply.bytes, reply.length);
     }

@@ -655,19 +655,20 @@ describe('the loop', () => {
     expect(replies).toHaveLength(2);
   });
 
-  test('counts requests by name, unknown ones by number', () => {
+  test('counts requests by name, and by number what has no name', () => {
     const counters = createCounters();
     serve(
       [
         requestMessage(OPCODES.FUSE_DESTROY),
         requestMessage(OPCODES.FUSE_DESTROY),
         requestMessage(OPCODES.FUSE_STATX),
+        requestMessage(60),
         requestMessage(5000),
       ],
       {},
       { counters },
     );
-    expect(readCounters(counters)).toEqual({ DESTROY: 2, 'opcode 52': 1 });
+    expect(readCounters(counters)).toEqual({ DESTROY: 2, STATX: 1, 'opcode 60': 1 });
   });
 
   test('a count goes on above 2^32', () => {
