@@ -9,26 +9,18 @@ import { assert, describeError, ERRNO, ImgfuseError } from '../errors/index.ts';
 import {
   type Image,
   imageChain,
-  type ReadableImage,
   type ReadableSnapshot,
   type SharedImage,
   type Snapshots,
   type WritableImage,
 } from '../format/image-format.ts';
 import { isSameFile } from '../host/file-identity.ts';
-import type { RemoteFile, Traffic } from '../host/host-file.ts';
+import type { RemoteFile } from '../host/host-file.ts';
 import { identityAt, removeFile } from '../host/paths.ts';
-import {
-  type ChainExtent,
-  chainExtents,
-  chainFiles,
-  chainOccupiedBytes,
-  chainSeek,
-  type DiskShare,
-  shareOf,
-} from './chain.ts';
+import { type ChainExtent, chainExtents, chainFiles, chainOccupiedBytes, chainSeek } from './chain.ts';
 import type { ClosedMarks } from './closed-marks.ts';
 import type { CopyOnRead, CopyOnReadState } from './copy-on-read.ts';
+import { type DiskStatus, statusOf } from './disk-status.ts';
 import { formatByName } from './registry.ts';
 import { SnapshotDisk } from './snapshot-disk.ts';
 
@@ -37,36 +29,6 @@ export interface SharedDisk {
   readonly image: SharedImage;
   readonly copyOnRead: CopyOnReadState | null;
   readonly resizeLock: SharedArrayBuffer;
-}
-
-export interface DiskStatus {
-  readonly path: string;
-  readonly format: string;
-  readonly virtualSize: number;
-  readonly clusterSize: number;
-  readonly readOnly: boolean;
-  readonly dirty: boolean;
-  /** whether the dirty flag is set while the image changes; null if the format has no such choice */
-  readonly lazyRefcounts: boolean | null;
-  /** why the image turned read-only, or null */
-  readonly failure: string | null;
-  readonly allocatedBytes: number;
-  /** the file that holds the data if the image file does not, else null */
-  readonly dataFile: string | null;
-  /** absolute paths or URLs of the backing chain, the nearest first */
-  readonly backing: readonly string[];
-  /** there is an image below, and it could be opened for writing by its format and its place */
-  readonly isBackingWritable: boolean;
-  /** null: off */
-  readonly copyOnRead: 'on' | 'stopped' | null;
-  /** bytes that the image itself has and bytes that only the chain below has; null: no chain, or not counted in time */
-  readonly share: DiskShare | null;
-  /** what went over the network for each image of the chain that is read over HTTP */
-  readonly network: readonly NetworkStatus[];
-}
-
-export interface NetworkStatus extends Traffic {
-  readonly url: string;
 }
 
 export interface VirtualDiskParts {
@@ -81,7 +43,7 @@ export interface VirtualDiskParts {
 }
 
 export class VirtualDisk {
-  private readonly image: ReadableImage;
+  private readonly image: Image;
   /** the image, unless it is read-only */
   private readonly writable: WritableImage | null;
   /** only images whose snapshots were wanted have some */
@@ -339,26 +301,7 @@ export class VirtualDisk {
   }
 
   status(): DiskStatus {
-    const details = this.image.details();
-    return {
-      path: this.path,
-      format: this.format,
-      virtualSize: details.virtualSize,
-      clusterSize: this.clusterSize,
-      readOnly: this.readOnly,
-      dirty: details.dirty,
-      lazyRefcounts: details.lazyRefcounts ?? null,
-      failure: this.writable?.failure() ?? null,
-      allocatedBytes: this.allocatedBytes(),
-      dataFile: this.image.files.find(({ role }) => role === 'data')?.file.path ?? null,
-      backing: imageChain(this.image)
-        .slice(1)
-        .map((image) => image.file.path),
-      isBackingWritable: isWritableKind(this.image.backing),
-      copyOnRead: this.copyOnRead === null ? null : this.copyOnRead.isStopped ? 'stopped' : 'on',
-      share: shareOf(this.image),
-      network: this.remote.map((file) => ({ url: file.url, ...file.traffic() })),
-    };
+    return statusOf(this.image, this.copyOnRead, this.remote);
   }
 
   /** Ends all waiting for servers, in every thread: a read of bytes that have not arrived is an error from now on. */
@@ -395,8 +338,4 @@ export class VirtualDisk {
   share(): SharedDisk {
     return { image: this.image.share(), copyOnRead: this.copyOnRead?.state ?? null, resizeLock: this.lockWord };
   }
-}
-
-function isWritableKind(image: ReadableImage | null): boolean {
-  return image !== null && image.file.remote === undefined && formatByName(image.format).can.write;
 }
