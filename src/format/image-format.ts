@@ -336,10 +336,18 @@ export interface ImageFormat<Opened extends Image = Image> extends Signature {
   create?(file: HostFile, options: CreateOptions): void;
   /**
    * Makes an image that nobody has open name another backing file, or none. Durable when it returns, and a crash leaves the old
-   * reference or the new one. Throws limit if the name has no room, and has changed nothing then. Absent: the reference cannot be
-   * changed.
+   * reference or the new one. Throws limit if the name has no room, usage if this cannot be its backing file, and has changed
+   * nothing then. Absent: the reference cannot be changed.
+   * @param parent absent: there is none, or its file is not there or cannot be read @param log takes warnings
    */
-  setBacking?(file: HostFile, backing: BackingReference | null): void;
+  setBacking?(
+    file: HostFile,
+    backing: BackingReference | null,
+    parent?: ParentFacts,
+    log?: (sentence: string) => void,
+  ): void;
+  /** The formats that a backing file of its images can have. Absent: all. */
+  readonly backingFormats?: readonly string[];
   /** Checks without opening for requests. Absent: there is no check. */
   check?(file: HostFile, options: CheckOptions): CheckReport;
   /**

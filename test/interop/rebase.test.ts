@@ -216,7 +216,11 @@ describe('what cannot be rebased', () => {
       ['disk', { backing: 'a:b', backingFormat: 'raw' }, /disk is not rebased: its backing file 'a:b'.*called \.\/a:b/],
       ['disk', { backing: 'other', backingFormat: 'nonsense' }, /unknown format 'nonsense'/],
       ['disk', { backing: 'x'.repeat(1200), backingFormat: 'raw', isUnsafe: true }, /name|long/],
-      ['base', { backing: 'other', backingFormat: 'qcow2', format: 'raw' }, /base is a raw image, and only qed, qcow2/],
+      [
+        'base',
+        { backing: 'other', backingFormat: 'qcow2', format: 'raw' },
+        /base is a raw image, and only qed, qcow2, vpc/,
+      ],
       ['disk.bochs', { backing: 'base', backingFormat: 'raw' }, /Bochs image/],
       [
         'raw-data',

@@ -2,12 +2,12 @@
 // bitmaps, where QEMU is no judge.
 
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, utimesSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { guestOffset } from '../../src/bytes/offsets.ts';
 import { checkDisk, createDisk, inspectDisk, openDisk } from '../../src/disk/index.ts';
-import { readAll, withDisk } from '../support/image-files.ts';
+import { imgfuse, readAll, withDisk } from '../support/image-files.ts';
 import { hasQemu, qemuImg, qemuIo } from '../support/qemu.ts';
 import { seededRandom } from '../support/random.ts';
 import { canMountAsRoot, hasCommand, requireOrSkip } from '../support/requirements.ts';
@@ -184,6 +184,64 @@ describe('a chain', () => {
     withDisk(image, { readOnly: true }, (disk) => {
       expect(disk.status().backing).toEqual([join(folder, 'middle.vhd'), join(folder, 'disk.vhd')]);
     });
+  });
+
+  test('that gets another parent, or none, shows the same disk, also to libvhdi and QEMU', () => {
+    for (const [name, seed] of [
+      ['other.vhd', 11],
+      ['disk.vhd', 12],
+    ] as const) {
+      image = join(folder, name);
+      create();
+      change(image, Buffer.alloc(SIZE), seed);
+    }
+    const model = qemuReads(image);
+    image = join(folder, 'child.vhd');
+    create({ block_size: '256k' }, undefined, 'disk.vhd');
+    change(image, model, 13);
+    for (const back of ['other.vhd', join(folder, 'disk.vhd')]) {
+      expect(imgfuse('rebase', '-b', back, '-F', 'vpc', image)).toMatchObject({ code: 0, stderr: '' });
+      expect(vhdiReads(image).equals(model)).toBe(true);
+      expectSound(image);
+    }
+    expect(inspectDisk(image).fullBackingFilename).toBe(join(folder, 'disk.vhd'));
+    // moved, so only the name is another one
+    execFileSync('mv', [join(folder, 'disk.vhd'), join(folder, 'moved.vhd')]);
+    expect(imgfuse('rebase', '-u', '-b', 'moved.vhd', image).code).toBe(0);
+    expect(vhdiReads(image).equals(model)).toBe(true);
+    expect(imgfuse('rebase', '-b', '', image).code).toBe(0);
+    expect(inspectDisk(image)).not.toHaveProperty('backingFilename');
+    expect(qemuReads(image).equals(model)).toBe(true);
+    expectSound(image);
+    qemuImg('create', '-q', '-f', 'qcow2', join(folder, 'base.qcow2'), '1M');
+    expect(imgfuse('rebase', '-b', 'base.qcow2', image).stderr).toMatch(/backing file of a VHD image is vpc or raw/);
+    expect(imgfuse('rebase', '-u', '-b', 'gone.vhd', '-F', 'vpc', image).stderr).toMatch(
+      /stores the UUID of its parent/,
+    );
+  });
+
+  test('is committed into the parent, and the child is empty then, and no stranger to it', () => {
+    const model = Buffer.alloc(SIZE);
+    create();
+    change(image, model, 15);
+    const base = image;
+    image = join(folder, 'child.vhd');
+    create({}, undefined, 'disk.vhd');
+    change(image, model, 16);
+    // the time of the last change has whole seconds
+    utimesSync(base, 1_000_000_000, 1_000_000_000);
+    expect(imgfuse('commit', '-d', image).code).toBe(0);
+    expect(imgfuse('commit', image).code).toBe(0);
+    expect(qemuReads(base).equals(model)).toBe(true);
+    expect(imgfuse('map', '--output=json', image).stdout).not.toMatch(/"depth": ?0/);
+    const said: string[] = [];
+    withDisk(image, { readOnly: false, log: (text) => said.push(text) }, (disk) => {
+      expect(readAll(disk).equals(model)).toBe(true);
+    });
+    expect(said).toEqual([]);
+    change(image, model, 17);
+    expect(vhdiReads(image).equals(model)).toBe(true);
+    for (const path of [base, image]) expectSound(path);
   });
 
   test('whose child has sectors of its own in blocks of its parent is read by libvhdi as here', () => {

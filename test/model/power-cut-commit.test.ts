@@ -8,6 +8,7 @@ import type { Image, WritableFormat } from '../../src/format/image-format.ts';
 import { qcow2 } from '../../src/format/qcow2/index.ts';
 import { qed } from '../../src/format/qed/index.ts';
 import { raw } from '../../src/format/raw/index.ts';
+import { vpc } from '../../src/format/vpc/index.ts';
 import { MemoryHostFile } from '../support/memory-file.ts';
 import { checkImage, createMemoryImage, openImage } from '../support/memory-images.ts';
 import { crashMoments } from '../support/power-cut.ts';
@@ -36,6 +37,8 @@ const QCOW2: Kind = { format: qcow2, options: { cluster_size: '4k' } };
 const VERSION_2: Kind = { format: qcow2, options: { cluster_size: '4k', compat: '0.10' } };
 const SUBCLUSTERS: Kind = { format: qcow2, options: { cluster_size: '16k', extended_l2: 'on' } };
 const LAZY: Kind = { format: qcow2, options: { cluster_size: '4k', lazy_refcounts: 'on' } };
+const VHD: Kind = { format: vpc, options: { block_size: '4k' } };
+const LARGE_BLOCKS: Kind = { format: vpc, options: { block_size: '32k' } };
 const DATA_FILE: Kind = { format: qcow2, options: { cluster_size: '4k', data_file: '/data' } };
 
 interface Pair {
@@ -59,6 +62,10 @@ const PAIRS: readonly Pair[] = [
   { name: 'QED into QED', overlay: QED, base: QED, baseSize: SIZE },
   { name: 'QED into a smaller raw', overlay: QED, base: RAW, baseSize: 200 * KIB + 512 },
   { name: 'QED into qcow2', overlay: QED, base: QCOW2, baseSize: SIZE },
+  { name: 'VHD into VHD', overlay: VHD, base: VHD, baseSize: SIZE },
+  { name: 'VHD into a smaller raw', overlay: VHD, base: RAW, baseSize: 200 * KIB + 512 },
+  { name: 'VHD with larger blocks into a smaller VHD', overlay: LARGE_BLOCKS, base: VHD, baseSize: 200 * KIB + 512 },
+  { name: 'qcow2 into VHD', overlay: QCOW2, base: LARGE_BLOCKS, baseSize: SIZE },
 ];
 
 /** The overlay, its base, and the data file of the overlay if it has one. */

@@ -7,7 +7,7 @@
 
 import { closeAll, closingAfter, closingOnFailure } from '../../errors/close.ts';
 import { ImgfuseError } from '../../errors/index.ts';
-import type { BackingReference, Image, ImageFormat, WritableImage } from '../../format/image-format.ts';
+import type { BackingReference, Image, ImageFormat, ParentFacts, WritableImage } from '../../format/image-format.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import { chainFiles } from '../chain.ts';
 import { ChainOpener } from '../chain-opener.ts';
@@ -43,6 +43,8 @@ interface NewBacking {
   readonly reference: BackingReference;
   /** an absolute path, or a URL */
   readonly location: string;
+  /** absent: there is no such file yet, or it cannot be read; only with isUnsafe */
+  readonly facts?: ParentFacts;
 }
 
 /** @throws ImgfuseError usage, busy, limit, ...: nothing is open then, and no content has changed */
@@ -56,8 +58,8 @@ function newBacking(path: string, { backing: name, backingFormat, isUnsafe, log 
   const location = locateBase(path, named, 'is not rebased');
   const format = backingFormat === undefined ? probedFormat(name, location) : formatByName(backingFormat).name;
   // refuses a file of another format; with -u it need not be there
-  factsOfBase(location, format, !isUnsafe, log);
-  return { reference: { name, format }, location };
+  const facts = factsOfBase(location, format, !isUnsafe, log);
+  return { reference: { name, format }, location, ...(facts === null ? {} : { facts }) };
 }
 
 /** The format that the image stores for good: raw is not guessed, because its guest could write the header of another one. */
@@ -77,17 +79,17 @@ function probedFormat(name: string, location: string): string {
 }
 
 function headerOnly(path: string, backing: NewBacking | null, options: RebaseDiskOptions): DiskRebase {
-  const { allowBacking, closedMarks, format: named, locks, log } = options;
+  const { allowBacking, format: named, locks, log } = options;
   const files = new ImageFiles({ allowBacking, locks });
   return closingOnFailure(
     () => files.opened,
     () => {
       const file = files.open(path, false, 'user');
       const format = rebasable(file, formatOf(file, named, log));
-      assertFits(file, backing);
+      assertFits(file, format, backing);
       return {
         reference: backing?.reference ?? null,
-        work: changeHeader(file, format, backing, closedMarks),
+        work: changeHeader(file, format, backing, options),
         close: () => closeAll(files.opened),
       };
     },
@@ -98,10 +100,10 @@ function* changeHeader(
   file: HostFile,
   format: Rebasable,
   backing: NewBacking | null,
-  closedMarks: string | undefined,
+  { closedMarks, log }: RebaseDiskOptions,
 ): Generator<number, CopyResult, void> {
   if (closedMarks !== undefined) new ClosedMarks(closedMarks).forget(file);
-  format.setBacking(file, backing?.reference ?? null);
+  format.setBacking(file, backing?.reference ?? null, backing?.facts, log);
   yield 1;
   return { dataBytes: 0, zeroBytes: 0 };
 }
@@ -113,7 +115,7 @@ function withContent(path: string, backing: NewBacking | null, options: RebaseDi
     const image = new ChainOpener({ ...options, readOnly: false }).openTop(path);
     opened.push(image);
     const format = rebasable(image.file, formatByName(image.format));
-    assertFits(image.file, backing);
+    assertFits(image.file, format, backing);
     if (image.readOnly) throw new ImgfuseError('read-only', `${path} cannot be changed`, { path });
     const below = backing === null ? null : openBelow(backing, options);
     if (below !== null) opened.push(below);
@@ -125,7 +127,9 @@ function withContent(path: string, backing: NewBacking | null, options: RebaseDi
     };
     return {
       reference: backing?.reference ?? null,
-      work: copyThenChange(image, below, format, backing, end),
+      work: copyThenChange(image, below, end, () =>
+        format.setBacking(image.file, backing?.reference ?? null, backing?.facts, options.log),
+      ),
       close: () => closingAfter(files, end),
     };
   });
@@ -134,13 +138,12 @@ function withContent(path: string, backing: NewBacking | null, options: RebaseDi
 function* copyThenChange(
   image: WritableImage,
   below: Image | null,
-  format: Rebasable,
-  backing: NewBacking | null,
   end: () => void,
+  changeHeader: () => void,
 ): Generator<number, CopyResult, void> {
   const result = yield* copyDifferences(image, below);
   end();
-  format.setBacking(image.file, backing?.reference ?? null);
+  changeHeader();
   return result;
 }
 
@@ -174,8 +177,13 @@ function rebasable(file: HostFile, format: ImageFormat): Rebasable {
   );
 }
 
-function assertFits(file: HostFile, backing: NewBacking | null): void {
+function assertFits(file: HostFile, { backingFormats, title }: ImageFormat, backing: NewBacking | null): void {
   if (backing === null) return;
   const { location, reference } = backing;
+  if (backingFormats?.includes(reference.format!) === false) {
+    const taken = backingFormats.join(' or ');
+    const message = `${file.path} is not rebased: the backing file of ${title} is ${taken}, and ${location} is ${reference.format}`;
+    throw new ImgfuseError('usage', message, { path: file.path });
+  }
   assertChainFits(file, location, { name: reference.name, format: reference.format! }, 'the image');
 }

@@ -23,10 +23,9 @@ import {
   MAX_DISK_BYTES,
   makeFooter,
   timestampOf,
-  uuidBytes,
 } from './header/footer.ts';
 import { HEADER_BYTES, MAX_BLOCK_SIZE, MAX_TABLE_ENTRIES, makeHeader, tableBytesOf } from './header/header.ts';
-import { type StoredName, storeName } from './header/locator.ts';
+import { storeParent } from './header/stored-parent.ts';
 
 export const VPC_CREATE_HELP: CreateHelp = {
   options: [
@@ -111,43 +110,26 @@ function createSparse(file: HostFile, options: CreateOptions, type: DiskType, sh
   const entries = Math.max(1, Math.ceil(size / blockSize));
   const tableOffset = FOOTER_BYTES + HEADER_BYTES;
   const nameOffset = tableOffset + tableBytesOf(entries);
-  const name = options.backing === undefined ? null : storeName(file.path, options.backing.name, nameOffset);
-  const parent = name === null ? {} : { parent: parentOf(file, options, name) };
-  const header = makeHeader({ tableOffset, maxTableEntries: entries, blockSize, ...parent });
+  const parent =
+    options.backing === undefined
+      ? undefined
+      : storeParent(file.path, 'is not made', options.backing, options.parent, () => nameOffset);
+  const table = { tableOffset, maxTableEntries: entries, blockSize };
+  const header = makeHeader(parent === undefined ? table : { ...table, parent });
   const footer = makeFooter({ ...identity(), type, size, geometry, headerOffset: FOOTER_BYTES });
-  const end = nameOffset + (name?.data.length ?? 0);
+  const end = nameOffset + (parent?.data.length ?? 0);
   const length = new Geometry(blockSize, paddedGrid(blockSize, end)).lengthFor(end);
   file.truncate(length);
   const ones = new Uint8Array(CHUNK_BYTES).fill(0xff);
   for (let at = tableOffset; at < nameOffset; at += CHUNK_BYTES) {
     file.write(ones, 0, Math.min(CHUNK_BYTES, nameOffset - at), hostOffset(at));
   }
-  if (name !== null) file.write(name.data, 0, name.data.length, hostOffset(nameOffset));
+  if (parent !== undefined) file.write(parent.data, 0, parent.data.length, hostOffset(nameOffset));
   file.write(header, 0, HEADER_BYTES, hostOffset(FOOTER_BYTES));
   file.write(footer, 0, FOOTER_BYTES, hostOffset(0));
   file.sync();
   file.write(footer, 0, FOOTER_BYTES, hostOffset(length - FOOTER_BYTES));
   file.sync();
-}
-
-/** A child knows its parent by its UUID; a raw file has none, which is all zeros. */
-function parentOf(file: HostFile, { backing, parent }: CreateOptions, { name, locators }: StoredName) {
-  const { path } = file;
-  const format = backing!.format ?? parent?.format;
-  if (format !== undefined && format !== 'vpc' && format !== 'raw') {
-    throw usage(
-      `${path} is not made: the backing file of a VHD is a VHD or a raw file, not ${format}; use -f with another format`,
-    );
-  }
-  const isRaw = format === 'raw';
-  if (!isRaw && parent?.identity === undefined && format === 'vpc') {
-    throw usage(
-      `${path} is not made: its backing file ${backing!.name} is not there, and a VHD stores the UUID of its parent`,
-    );
-  }
-  const uuid = isRaw || parent?.identity === undefined ? new Uint8Array(16) : uuidBytes(parent.identity);
-  const timestamp = parent?.modifiedMs === undefined || parent.modifiedMs === null ? 0 : timestampOf(parent.modifiedMs);
-  return { uuid, timestamp, name, locators };
 }
 
 function identity(): { readonly uuid: Uint8Array; readonly timestamp: number } {

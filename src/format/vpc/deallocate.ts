@@ -57,7 +57,12 @@ export class Deallocator {
     });
   }
 
-  /** Blocks [first, end), which are behind the end of the disk, lose their entries. */
+  /** Blocks [first, end) read from the parent again. */
+  uncover(first: GuestCluster, end: GuestCluster): void {
+    this.cutOff(first, end);
+  }
+
+  /** Blocks [first, end) lose their entries, as those behind the end of the disk do. */
   cutOff(first: GuestCluster, end: GuestCluster): void {
     const { linker, lock } = this.parts;
     for (let block = first; block < end; ) {

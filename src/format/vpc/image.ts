@@ -7,7 +7,7 @@
 //
 // The format has no dirty flag: each order leaves unused space at worst, and every read-write open walks the table.
 
-import type { GuestOffset } from '../../bytes/offsets.ts';
+import { type GuestOffset, hostOffset, SECTOR_BYTES } from '../../bytes/offsets.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import {
   type ClosedFacts,
@@ -18,6 +18,8 @@ import {
 } from '../image-format.ts';
 import { type ImageSteps, MappedImage } from '../mapped/mapped-image.ts';
 import { type Collaborators, connect } from './collaborators.ts';
+import { timestampOf } from './header/footer.ts';
+import { type DynamicHeader, HEADER_BYTES, headerWithParentTimestamp } from './header/header.ts';
 import { resize } from './resize.ts';
 import type { VpcState } from './state.ts';
 
@@ -32,15 +34,15 @@ export function vpcImage(
   const parts = connect(file, backing, state, slot, log);
   const { header, uuid } = state;
   const own = { format: 'vpc', files: onlyFile(file), clusterSize: header.blockSize, identity: uuid };
-  return new MappedImage(file, { ...parts, ...own }, new VpcSteps(header.blockSize, parts), state);
+  return new MappedImage(file, { ...parts, ...own }, new VpcSteps(header, parts), state);
 }
 
 class VpcSteps implements ImageSteps {
-  private readonly blockSize: number;
+  private readonly header: DynamicHeader;
   private readonly parts: Collaborators;
 
-  constructor(blockSize: number, parts: Collaborators) {
-    this.blockSize = blockSize;
+  constructor(header: DynamicHeader, parts: Collaborators) {
+    this.header = header;
     this.parts = parts;
   }
 
@@ -76,6 +78,7 @@ class VpcSteps implements ImageSteps {
     if (lock.run(() => batmap.setAll())) tracker.noteWrite();
     flush.run();
     allocator.trim();
+    noteParent(this.parts, this.header);
   }
 
   /** A read-write open walks the table, which is small, because the format cannot say that it was closed clean. */
@@ -89,6 +92,20 @@ class VpcSteps implements ImageSteps {
   }
 
   details(virtualSize: number): ImageDetails {
-    return { format: 'vpc', virtualSize, clusterSize: this.blockSize, dirty: false, specific: {} };
+    return { format: 'vpc', virtualSize, clusterSize: this.header.blockSize, dirty: false, specific: {} };
   }
+}
+
+/** An image that has nothing, as after a commit, is right over its parent as that is now: no later open warns of a change. */
+function noteParent({ backing, disk, file, tracker }: Collaborators, header: DynamicHeader): void {
+  const modifiedMs = backing?.file.modifiedMs() ?? null;
+  if (modifiedMs === null || header.parentTimestamp === 0 || disk.allocatedClustersOutsideLock() > 0) return;
+  const timestamp = timestampOf(modifiedMs);
+  if (timestamp === header.parentTimestamp) return;
+  const at = hostOffset(header.offset);
+  const bytes = new Uint8Array(HEADER_BYTES);
+  file.read(bytes, 0, HEADER_BYTES, at);
+  const sector = headerWithParentTimestamp(bytes, timestamp);
+  tracker.writeMetadata('header-update', () => file.write(sector, 0, SECTOR_BYTES, at));
+  tracker.sync();
 }

@@ -22,7 +22,7 @@ import { clustersOnHost, possibleClusters } from '../mapped/host-clusters.ts';
 import { checkVpc } from './check/check.ts';
 import { countAllocated } from './check/count-allocated.ts';
 import { repairLayout } from './check/repair.ts';
-import { checkTable, type TableCheck } from './check/table-walk.ts';
+import { checkTable, gapsIn, type TableCheck } from './check/table-walk.ts';
 import { createVpc, VPC_CREATE_HELP } from './create.ts';
 import { createFixedState, FixedImage, type FixedState } from './fixed/image.ts';
 import { finishResize } from './fixed/resize.ts';
@@ -36,10 +36,11 @@ import {
   parseFooter,
   timestampOf,
 } from './header/footer.ts';
-import type { DynamicHeader } from './header/header.ts';
-import { FAULTS, HARMLESS, type Layout, readLayout } from './header/layout.ts';
+import { FAULTS, HARMLESS, isSparse, type Layout, readLayout, type SparseLayout } from './header/layout.ts';
 import { parentNames } from './header/locator.ts';
+import { PARENT_FORMATS } from './header/stored-parent.ts';
 import { vpcImage } from './image.ts';
+import { setVpcBacking } from './set-backing.ts';
 import { createVpcState, type VpcState } from './state.ts';
 
 const TRAILERS = [512, 511] as const;
@@ -60,6 +61,8 @@ export const vpc: CheckedFormat = {
   open: openVpc,
   attach: attachVpc,
   create: createVpc,
+  setBacking: setVpcBacking,
+  backingFormats: PARENT_FORMATS,
   check: checkVpc,
   inspect: (file, log = () => undefined) => {
     const layout = readLayout(file);
@@ -67,8 +70,6 @@ export const vpc: CheckedFormat = {
     return detailsOf(file, layout);
   },
 };
-
-type Sparse = Layout & { readonly header: DynamicHeader };
 
 /**
  * Whether the file ends with a valid footer of a fixed disk that is all the rest of the file. Then it is a VHD even if its first
@@ -79,10 +80,6 @@ function endsLikeFixedDisk(ends: FileEnds): boolean {
   if (length === undefined) return false;
   const footer = parseFooter(ends.tail.subarray(ends.tail.length - length));
   return footer?.isSound === true && footer.type === FIXED && footer.size === ends.size - length;
-}
-
-function isSparse(layout: Layout): layout is Sparse {
-  return layout.header !== null;
 }
 
 function openVpc(file: HostFile, options: OpenOptions): WritableImage {
@@ -115,7 +112,7 @@ function openVpc(file: HostFile, options: OpenOptions): WritableImage {
 }
 
 /** Checks nothing but footers and header: each entry is checked by the read that meets it. */
-function openReadOnly(file: HostFile, layout: Sparse, options: OpenOptions): WritableImage {
+function openReadOnly(file: HostFile, layout: SparseLayout, options: OpenOptions): WritableImage {
   const { footer, header, size } = layout;
   const backing = openParent(file, layout, options);
   sayFaults(file, layout, options.log);
@@ -176,7 +173,7 @@ function mendFaults<Kind extends Layout>(file: HostFile, layout: Kind, usedEnd: 
   return readLayout(file) as Kind;
 }
 
-function walkOrRefuse(file: HostFile, layout: Sparse, options: OpenOptions): TableCheck {
+function walkOrRefuse(file: HostFile, layout: SparseLayout, options: OpenOptions): TableCheck {
   let first = '';
   const log = (sentence: string): void => {
     if (first === '') first = sentence.replace(/^ERROR /, '');
@@ -205,33 +202,17 @@ function offGridEnd(geometry: Geometry, { metadata, starts }: TableCheck): numbe
 }
 
 /** Places on the grid between what is in use: nothing refers to them, but that need not be durable, so they take two flushes. */
-function reclaimGaps(state: VpcState, geometry: Geometry, { metadata, starts, usedEnd }: TableCheck): void {
+function reclaimGaps(state: VpcState, geometry: Geometry, found: TableCheck): void {
   const free = new FreeClusters(state.free);
-  let end = 0;
-  const upTo = (next: number): void => {
-    for (let at = geometry.nextOnGrid(end); at + geometry.blockBytes <= next; at = geometry.nextOnGrid(at + 1)) {
+  for (const { start, end } of gapsIn(found, geometry.blockBytes)) {
+    for (let at = geometry.nextOnGrid(start); at + geometry.blockBytes <= end; at = geometry.nextOnGrid(at + 1)) {
       free.markFreed(hostCluster(geometry.placeOf(at)), 1);
     }
-  };
-  let part = 0;
-  for (const sector of starts) {
-    const start = sector * SECTOR_BYTES;
-    for (; part < metadata.length && metadata[part]!.start < start; part++) {
-      upTo(metadata[part]!.start);
-      end = Math.max(end, metadata[part]!.end);
-    }
-    upTo(start);
-    end = Math.max(end, start + geometry.blockBytes);
   }
-  for (; part < metadata.length; part++) {
-    upTo(metadata[part]!.start);
-    end = Math.max(end, metadata[part]!.end);
-  }
-  upTo(usedEnd);
 }
 
 /** The parent of a differencing image. */
-function openParent(file: HostFile, layout: Sparse, { log, openBacking }: OpenOptions): ReadableImage | null {
+function openParent(file: HostFile, layout: SparseLayout, { log, openBacking }: OpenOptions): ReadableImage | null {
   const reference = referenceOf(file, layout);
   if (reference === null) return null;
   const backing = openBacking(reference);
@@ -246,7 +227,7 @@ function openParent(file: HostFile, layout: Sparse, { log, openBacking }: OpenOp
   return backing;
 }
 
-function referenceOf(file: HostFile, { footer, header }: Sparse): BackingReference | null {
+function referenceOf(file: HostFile, { footer, header }: SparseLayout): BackingReference | null {
   if (footer.type !== DIFFERENCING) return null;
   const [name, ...otherNames] = parentNames(file, header.locators, header.parentName);
   const { parentUuid } = header;

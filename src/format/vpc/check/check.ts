@@ -4,7 +4,7 @@ import type { HostFile } from '../../../host/host-file.ts';
 import { type CheckReport, emptyCheckReport, limitedLog } from '../../check-report.ts';
 import type { CheckOptions } from '../../image-format.ts';
 import { finishResize } from '../fixed/resize.ts';
-import { FAULTS, type Layout, readLayout } from '../header/layout.ts';
+import { FAULTS, isSparse, type Layout, readLayout, type SparseLayout } from '../header/layout.ts';
 import { cutTail, repairLayout } from './repair.ts';
 import { checkTable } from './table-walk.ts';
 
@@ -12,13 +12,11 @@ import { checkTable } from './table-walk.ts';
 export function checkVpc(file: HostFile, options: CheckOptions): CheckReport {
   const log = options.repair === 'all' ? options.log : limitedLog(options.log);
   const found = readLayout(file);
-  const before =
-    found.header === null ? null : checkTable(file, sparse(found), { repair: 'none', log: () => undefined });
+  const before = isSparse(found) ? checkTable(file, found, { repair: 'none', log: () => undefined }) : null;
   const isMended = options.repair === 'all' && found.faults.length > 0;
   if (isMended) repairLayout(file, found, before?.usedEnd ?? found.trailerOffset);
   const layout = isMended ? readLayout(file) : found;
-  const report =
-    layout.header === null ? checkFixed(file, layout, options) : checkBlocks(file, layout, { ...options, log });
+  const report = isSparse(layout) ? checkBlocks(file, layout, { ...options, log }) : checkFixed(file, layout, options);
   for (const fault of found.faults) {
     report.corruptions++;
     if (isMended) report.corruptionsFixed++;
@@ -41,8 +39,8 @@ function checkFixed(file: HostFile, layout: Layout, { log, repair }: CheckOption
   return report;
 }
 
-function checkBlocks(file: HostFile, layout: Layout, options: CheckOptions): CheckReport {
-  const { report, usedEnd } = checkTable(file, sparse(layout), options);
+function checkBlocks(file: HostFile, layout: SparseLayout, options: CheckOptions): CheckReport {
+  const { report, usedEnd } = checkTable(file, layout, options);
   const { leaks } = report;
   if (leaks === 0) return report;
   // what an entry that is no place has lost may lie there
@@ -54,8 +52,4 @@ function checkBlocks(file: HostFile, layout: Layout, options: CheckOptions): Che
   report.leaksFixed = leaks;
   options.log(`Repaired: room for ${leaks} blocks behind the last one was cut off`);
   return report;
-}
-
-function sparse(layout: Layout): Layout & { readonly header: NonNullable<Layout['header']> } {
-  return { ...layout, header: layout.header! };
 }

@@ -13,8 +13,8 @@ import { type CheckReport, emptyCheckReport } from '../../check-report.ts';
 import type { CheckOptions } from '../../image-format.ts';
 import { type BatmapPlace, findBatmap } from '../batmap.ts';
 import { FOOTER_BYTES } from '../header/footer.ts';
-import { bitmapBytesOf, type DynamicHeader, ENTRY_BYTES, HEADER_BYTES, tableBytesOf } from '../header/header.ts';
-import type { Layout } from '../header/layout.ts';
+import { bitmapBytesOf, ENTRY_BYTES, HEADER_BYTES, tableBytesOf } from '../header/header.ts';
+import type { SparseLayout } from '../header/layout.ts';
 import { faultOf } from '../header/locator.ts';
 import { UNUSED_ENTRY } from '../table.ts';
 
@@ -22,7 +22,7 @@ const CHUNK_BYTES = 64 * 1024;
 const COPY_BYTES = 1024 * 1024;
 
 /** Bytes [start, end) of the file. */
-interface Stretch {
+export interface Stretch {
   readonly start: number;
   readonly end: number;
 }
@@ -40,18 +40,29 @@ export interface TableCheck {
   readonly batmap: BatmapPlace | null;
 }
 
+/** The stretches between what the file has, ascending; nothing refers to them. */
+export function* gapsIn({ metadata, starts }: TableCheck, blockBytes: number): Generator<Stretch> {
+  let end = 0;
+  let part = 0;
+  for (let block = 0; block < starts.length || part < metadata.length; ) {
+    const start = block < starts.length ? starts[block]! * SECTOR_BYTES : Number.POSITIVE_INFINITY;
+    const other = metadata[part];
+    const next = other !== undefined && other.start < start ? other : { start, end: start + blockBytes };
+    if (next === other) part++;
+    else block++;
+    if (next.start > end) yield { start: end, end: next.start };
+    end = Math.max(end, next.end);
+  }
+}
+
 /** Footers and the header are checked already. With repair 'all' overlaps are repaired on the way. */
-export function checkTable(
-  file: HostFile,
-  layout: Layout & { readonly header: DynamicHeader },
-  options: CheckOptions,
-): TableCheck {
+export function checkTable(file: HostFile, layout: SparseLayout, options: CheckOptions): TableCheck {
   return new TableWalk(file, layout, options).run();
 }
 
 class TableWalk {
   private readonly file: HostFile;
-  private readonly layout: Layout & { readonly header: DynamicHeader };
+  private readonly layout: SparseLayout;
   private readonly options: CheckOptions;
   private readonly report = emptyCheckReport('vpc');
   private readonly blockBytes: number;
@@ -67,7 +78,7 @@ class TableWalk {
   /** the first overlap, by place */
   private readonly kept = new Map<number, number>();
 
-  constructor(file: HostFile, layout: Layout & { readonly header: DynamicHeader }, options: CheckOptions) {
+  constructor(file: HostFile, layout: SparseLayout, options: CheckOptions) {
     this.file = file;
     this.layout = layout;
     this.options = options;

@@ -21,9 +21,11 @@ export const DYNAMIC = 3;
 export const DIFFERENCING = 4;
 export type DiskType = typeof FIXED | typeof DYNAMIC | typeof DIFFERENCING;
 
+const HEADER_OFFSET = 16;
 const CURRENT_SIZE = 48;
 const ORIGINAL_SIZE = 40;
 const GEOMETRY = 56;
+const TYPE = 60;
 export const FOOTER_CHECKSUM = 64;
 const UUID = 68;
 /** Seconds between 1970 and 2000. */
@@ -67,10 +69,10 @@ export function parseFooter(bytes: Uint8Array): Footer | null {
   const view = new DataView(whole.buffer);
   return {
     bytes: whole,
-    headerOffset: readU64BE(view, 16),
+    headerOffset: readU64BE(view, HEADER_OFFSET),
     creator: textAt(whole, 28, 4),
     size: sizeOf(view, textAt(whole, 28, 4)),
-    type: view.getUint32(60, false),
+    type: view.getUint32(TYPE, false),
     version: view.getUint32(12, false),
     uuid: uuidAt(whole, UUID),
     isSound: view.getUint32(FOOTER_CHECKSUM, false) === checksumOf(whole, FOOTER_CHECKSUM),
@@ -120,6 +122,15 @@ export function footerOfSize(footer: Uint8Array, size: number): Uint8Array {
   return sign(bytes, FOOTER_CHECKSUM);
 }
 
+/** The same image with its header elsewhere, and with a parent or without one. */
+export function footerOfHeader(footer: Uint8Array, type: DiskType, headerOffset: number): Uint8Array {
+  const bytes = footer.slice();
+  const view = new DataView(bytes.buffer);
+  writeU64BE(view, HEADER_OFFSET, headerOffset);
+  view.setUint32(TYPE, type, false);
+  return sign(bytes, FOOTER_CHECKSUM);
+}
+
 /** The size that the footer says, whatever its geometry. */
 export function currentSizeOf(footer: Uint8Array): number {
   return readU64BE(new DataView(footer.buffer, footer.byteOffset, footer.length), CURRENT_SIZE);
@@ -142,8 +153,8 @@ export function makeFooter({ type, size, geometry, headerOffset, uuid, timestamp
   bytes.set(Buffer.from(FOOTER_COOKIE, 'latin1'));
   view.setUint32(8, 2, false);
   view.setUint32(12, VHD_VERSION, false);
-  if (headerOffset === null) bytes.fill(0xff, 16, 24);
-  else writeU64BE(view, 16, headerOffset);
+  if (headerOffset === null) bytes.fill(0xff, HEADER_OFFSET, HEADER_OFFSET + 8);
+  else writeU64BE(view, HEADER_OFFSET, headerOffset);
   view.setUint32(24, timestamp, false);
   bytes.set(Buffer.from(geometry === 'exact' ? EXACT_CREATOR : 'qemu', 'latin1'), 28);
   view.setUint32(32, 0x00050003, false);
@@ -151,7 +162,7 @@ export function makeFooter({ type, size, geometry, headerOffset, uuid, timestamp
   writeU64BE(view, ORIGINAL_SIZE, size);
   writeU64BE(view, CURRENT_SIZE, size);
   setGeometry(view, geometry === 'exact' ? LARGEST_GEOMETRY : geometry);
-  view.setUint32(60, type, false);
+  view.setUint32(TYPE, type, false);
   bytes.set(uuid, UUID);
   return sign(bytes, FOOTER_CHECKSUM);
 }

@@ -4,7 +4,7 @@
 //    8 u64, all ones            28 max_table_entries u32   40 parent UUID [16]    576 8 parent locators of 24 bytes
 //   16 table_offset u64         32 block_size u32          56 parent timestamp
 //
-// table_offset, max_table_entries and checksum share the first sector, so that a larger table comes into use at once.
+// table_offset, max_table_entries, the time of the parent and the checksum share the first sector, so that they change at once.
 // Invariant: a DynamicHeader that exists has been checked against its file.
 
 import { hexWords, readU64BE, writeU64BE } from '../../../bytes/endian.ts';
@@ -12,12 +12,15 @@ import { hex, hostOffset, isPowerOfTwo, roundUp, SECTOR_BYTES } from '../../../b
 import { ImgfuseError } from '../../../errors/index.ts';
 import type { HostFile } from '../../../host/host-file.ts';
 import { checksumOf, sign, textAt, uuidAt, VHD_VERSION } from './footer.ts';
-import { type Locator, locatorsIn, parentNameIn } from './locator.ts';
+import { LOCATORS, LOCATORS_END, type Locator, locatorsIn, parentNameIn } from './locator.ts';
 
 export const HEADER_BYTES = 1024;
 export const HEADER_COOKIE = 'cxsparse';
 export const ENTRY_BYTES = 4;
 const CHECKSUM = 36;
+const PARENT_UUID = 40;
+const PARENT_TIMESTAMP = 56;
+const PARENT_NAME = 64;
 export const MIN_BLOCK_SIZE = 512;
 /** The bitmap of a block has 64 KiB then. */
 export const MAX_BLOCK_SIZE = 256 * 1024 * 1024;
@@ -80,8 +83,8 @@ export function readHeader(file: HostFile, offset: number, size: number): Dynami
     tableOffset,
     maxTableEntries,
     blockSize,
-    parentUuid: uuidAt(bytes, 40),
-    parentTimestamp: view.getUint32(56, false),
+    parentUuid: uuidAt(bytes, PARENT_UUID),
+    parentTimestamp: view.getUint32(PARENT_TIMESTAMP, false),
     parentName: parentNameIn(bytes),
     locators: locatorsIn(view),
     isSound: view.getUint32(CHECKSUM, false) === checksumOf(bytes, CHECKSUM),
@@ -112,17 +115,20 @@ function readTablePlace(file: HostFile, view: DataView, offset: number, blockSiz
   return { tableOffset, maxTableEntries };
 }
 
+/** What a header says of the parent of its image. */
+export interface StoredParent {
+  readonly uuid: Uint8Array;
+  readonly timestamp: number;
+  /** 512 bytes at 64, and 192 at 576 */
+  readonly name: Uint8Array;
+  readonly locators: Uint8Array;
+}
+
 export interface NewHeader {
   readonly tableOffset: number;
   readonly maxTableEntries: number;
   readonly blockSize: number;
-  readonly parent?: {
-    readonly uuid: Uint8Array;
-    readonly timestamp: number;
-    /** 512 bytes at 64, and 192 at 576 */
-    readonly name: Uint8Array;
-    readonly locators: Uint8Array;
-  };
+  readonly parent?: StoredParent;
 }
 
 export function makeHeader({ tableOffset, maxTableEntries, blockSize, parent }: NewHeader): Uint8Array {
@@ -134,13 +140,31 @@ export function makeHeader({ tableOffset, maxTableEntries, blockSize, parent }: 
   view.setUint32(24, VHD_VERSION, false);
   view.setUint32(28, maxTableEntries, false);
   view.setUint32(32, blockSize, false);
-  if (parent !== undefined) {
-    bytes.set(parent.uuid, 40);
-    view.setUint32(56, parent.timestamp, false);
-    bytes.set(parent.name, 64);
-    bytes.set(parent.locators, 576);
-  }
+  if (parent !== undefined) setParent(bytes, parent);
   return sign(bytes, CHECKSUM);
+}
+
+function setParent(bytes: Uint8Array, { locators, name, timestamp, uuid }: StoredParent): void {
+  bytes.set(uuid, PARENT_UUID);
+  new DataView(bytes.buffer).setUint32(PARENT_TIMESTAMP, timestamp, false);
+  bytes.set(name, PARENT_NAME);
+  bytes.set(locators, LOCATORS);
+}
+
+/** The header of an image that has another parent, or none. @param header all of it as it is on disk */
+export function headerWithParent(header: Uint8Array, parent: StoredParent | null): Uint8Array {
+  const bytes = header.slice();
+  bytes.fill(0, PARENT_UUID, PARENT_TIMESTAMP + 4);
+  bytes.fill(0, PARENT_NAME, LOCATORS_END);
+  if (parent !== null) setParent(bytes, parent);
+  return sign(bytes, CHECKSUM);
+}
+
+/** The first sector of a header whose parent was changed at another time. @param header all of it as it is on disk */
+export function headerWithParentTimestamp(header: Uint8Array, timestamp: number): Uint8Array {
+  const bytes = header.slice();
+  new DataView(bytes.buffer).setUint32(PARENT_TIMESTAMP, timestamp, false);
+  return sign(bytes, CHECKSUM).subarray(0, SECTOR_BYTES);
 }
 
 /** The first sector of a header whose table lies elsewhere now. @param header all of it as it is on disk */

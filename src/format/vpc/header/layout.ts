@@ -48,6 +48,15 @@ export interface Layout {
   readonly cutShort: CutShort | null;
 }
 
+/** Of a dynamic or differencing disk. */
+export interface SparseLayout extends Layout {
+  readonly header: DynamicHeader;
+}
+
+export function isSparse(layout: Layout): layout is SparseLayout {
+  return layout.header !== null;
+}
+
 /** @throws ImgfuseError corrupt, unsupported: no disk can be read from the file */
 export function readLayout(file: HostFile): Layout {
   const size = file.size();

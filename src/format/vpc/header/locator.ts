@@ -11,9 +11,10 @@ import { hostOffset, roundUp, SECTOR_BYTES } from '../../../bytes/offsets.ts';
 import { ImgfuseError } from '../../../errors/index.ts';
 import type { HostFile } from '../../../host/host-file.ts';
 
-const LOCATORS = 576;
+export const LOCATORS = 576;
 const LOCATOR_BYTES = 24;
 export const LOCATOR_COUNT = 8;
+export const LOCATORS_END = LOCATORS + LOCATOR_COUNT * LOCATOR_BYTES;
 const NAME = 64;
 export const NAME_BYTES = 512;
 /** Longest name that is read, in bytes: twice what a Linux path has. */
@@ -118,7 +119,7 @@ function plain(name: string): string {
   return /^[^/]*:/.test(bare) ? `./${bare}` : bare;
 }
 
-/** What a new child stores of its parent's name. */
+/** What a child stores of its parent's name. */
 export interface StoredName {
   /** for the header, from 64 on */
   readonly name: Uint8Array;
@@ -128,11 +129,14 @@ export interface StoredName {
   readonly data: Uint8Array;
 }
 
-/** @param at where `data` will lie in the file @throws ImgfuseError usage for a name that the format cannot hold */
-export function storeName(path: string, name: string, at: number): StoredName {
+/**
+ * @param refusal what a sentence about a wrong name says of the image @param place where so many bytes of `data` will lie
+ * @throws ImgfuseError usage for a name that the format cannot hold
+ */
+export function storeName(path: string, refusal: string, name: string, place: (bytes: number) => number): StoredName {
   const isAbsolute = name.startsWith('/');
   const refuse = (why: string): never => {
-    throw new ImgfuseError('usage', `${path} is not made: the name '${name}' of its backing file ${why}`);
+    throw new ImgfuseError('usage', `${path} ${refusal}: the name '${name}' of its backing file ${why}`);
   };
   if (!name.isWellFormed()) refuse('is not UTF-8, and a VHD stores names as UTF-16');
   if (name.includes('\\')) refuse('has a backslash, which separates directories in a VHD');
@@ -149,6 +153,6 @@ export function storeName(path: string, name: string, at: number): StoredName {
   locators.set(Buffer.from(isAbsolute ? ABSOLUTE : RELATIVE, 'latin1'));
   view.setUint32(4, data.length, false);
   view.setUint32(8, units.length, false);
-  writeU64BE(view, 16, at);
+  writeU64BE(view, 16, place(data.length));
   return { name: stored, locators, data };
 }
