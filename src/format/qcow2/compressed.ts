@@ -1,4 +1,4 @@
-// Compressed clusters: the descriptor in an L2 entry, the data it points to as one cluster, and a small cache of such clusters.
+// Compressed clusters: the descriptor in an L2 entry, the data it points to as one cluster.
 // Invariant: a deflate stream gives at least one cluster, of which the first is taken, and zstd frames exactly one; anything
 // else is corrupt. No damage costs more memory than a cluster.
 //
@@ -11,6 +11,8 @@ import { combine, hexWords } from '../../bytes/endian.ts';
 import { type GuestOffset, type HostOffset, hostOffset, SECTOR_BYTES } from '../../bytes/offsets.ts';
 import { DamagedData } from '../../codec/damaged-data.ts';
 import { inflateFirst } from '../../codec/inflate.ts';
+import { KeptPieces } from '../../codec/kept-pieces.ts';
+import { isLibraryError, libraryDamage } from '../../codec/zlib.ts';
 import { type Decoder, decompressZstd, nativeDecoder } from '../../codec/zstd/index.ts';
 import { assert, type ErrorContext, ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
@@ -93,7 +95,12 @@ export function decompress(
   try {
     cluster = type === 'zstd' ? decompressZstd(source, clusterSize, decoder) : inflate(source, clusterSize);
   } catch (error) {
-    throw damaged(type, context, reasonOf(error), error);
+    throw damaged(
+      type,
+      context,
+      error instanceof DamagedData ? error.message : libraryDamage(error, clusterSize),
+      error,
+    );
   }
   if (cluster.length === clusterSize) return cluster;
   throw damaged(type, context, `decompresses to ${cluster.length} bytes instead of ${clusterSize}`, undefined);
@@ -114,18 +121,6 @@ function inflate(source: Uint8Array, clusterSize: number): Uint8Array {
   return inflateFirst(source, clusterSize);
 }
 
-/** The data is at fault, as node:zlib says it; anything else is a bug. */
-function isLibraryError(error: unknown): error is NodeJS.ErrnoException {
-  return error instanceof Error && typeof (error as NodeJS.ErrnoException).code === 'string';
-}
-
-function reasonOf(error: unknown): string {
-  if (error instanceof DamagedData) return error.message;
-  if (!isLibraryError(error)) throw error;
-  if (error.code === 'ERR_BUFFER_TOO_LARGE') return 'decompresses to more than a cluster';
-  return `does not decompress: ${error.message}`;
-}
-
 function damaged(type: CompressionType, context: ErrorContext, reason: string, cause: unknown): ImgfuseError {
   const where = context.path === undefined ? '' : `${context.path}: `;
   const at = context.offset === undefined ? '' : ` at offset ${context.offset}`;
@@ -137,38 +132,6 @@ function damaged(type: CompressionType, context: ErrorContext, reason: string, c
   );
 }
 
-/**
- * The last few decompressed clusters of one thread, by the host offset of their compressed data. Callers may not change what
- * `get` returns nor keep it across calls of `put`. None of it is ever out of date: as long as an L2 entry says that there is
- * compressed data at a host offset, its clusters are in use and are not written.
- */
-export class DecompressedClusters {
-  private readonly keys: Float64Array;
-  private readonly clusters: (Uint8Array | undefined)[];
-  private next = 0;
-
-  /** @param capacity clusters to keep; each takes a cluster of memory */
-  constructor(capacity: number) {
-    assert(capacity > 0, `a cache of ${capacity} clusters`);
-    this.keys = new Float64Array(capacity).fill(-1);
-    this.clusters = new Array<Uint8Array | undefined>(capacity).fill(undefined);
-  }
-
-  get(offset: HostOffset): Uint8Array | undefined {
-    const slot = this.keys.indexOf(offset);
-    return slot < 0 ? undefined : this.clusters[slot];
-  }
-
-  /** Takes over `cluster`; the one that was put first makes room. */
-  put(offset: HostOffset, cluster: Uint8Array): void {
-    const known = this.keys.indexOf(offset);
-    const slot = known < 0 ? this.next : known;
-    this.keys[slot] = offset;
-    this.clusters[slot] = cluster;
-    if (known < 0) this.next = (slot + 1) % this.keys.length;
-  }
-}
-
 /** Decompressed clusters that each thread keeps, for small reads in order. */
 const KEPT_CLUSTERS = 4;
 
@@ -177,12 +140,17 @@ export class CompressedReader {
   private readonly file: HostFile;
   private readonly type: CompressionType;
   private readonly clusterBits: number;
-  private readonly kept = new DecompressedClusters(KEPT_CLUSTERS);
+  /**
+   * By the host offset of their compressed data. None of it is ever out of date: as long as an L2 entry says that there is
+   * compressed data at a host offset, its clusters are in use and are not written.
+   */
+  private readonly kept: KeptPieces;
 
   constructor(file: HostFile, type: CompressionType, clusterBits: number) {
     this.file = file;
     this.type = type;
     this.clusterBits = clusterBits;
+    this.kept = new KeptPieces(KEPT_CLUSTERS * 2 ** clusterBits);
   }
 
   /** Reads a run, which lies in one cluster and begins at `offset`. */

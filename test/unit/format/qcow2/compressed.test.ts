@@ -3,14 +3,9 @@
 import { constants, deflateRawSync } from 'node:zlib';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { type HostOffset, hostOffset } from '../../../../src/bytes/offsets.ts';
 import { type Decoder, decodeHere, nativeDecoder } from '../../../../src/codec/zstd/index.ts';
 import { ImgfuseError } from '../../../../src/errors/index.ts';
-import {
-  DecompressedClusters,
-  decompress,
-  parseCompressedDescriptor,
-} from '../../../../src/format/qcow2/compressed.ts';
+import { decompress, parseCompressedDescriptor } from '../../../../src/format/qcow2/compressed.ts';
 import { seededRandom } from '../../../support/random.ts';
 import { type Block, raw, rle, SKIPPABLE, zstdFrame } from '../../codec/zstd-frames.ts';
 
@@ -294,27 +289,5 @@ describe.each(decoders)('a zstd cluster read by %s', (_name, decoder) => {
       }),
       { numRuns: 100 },
     );
-  });
-});
-
-describe('the cache of decompressed clusters', () => {
-  const at = (n: number): HostOffset => hostOffset(n);
-
-  test('keeps the last few and forgets the oldest', () => {
-    const cache = new DecompressedClusters(2);
-    const [a, b, c] = [new Uint8Array(1), new Uint8Array(2), new Uint8Array(3)];
-    cache.put(at(10), a);
-    cache.put(at(20), b);
-    expect([cache.get(at(10)), cache.get(at(20))]).toEqual([a, b]);
-    cache.put(at(30), c);
-    expect([cache.get(at(10)), cache.get(at(20)), cache.get(at(30))]).toEqual([undefined, b, c]);
-  });
-
-  test('holds one cluster for a host offset', () => {
-    const cache = new DecompressedClusters(2);
-    cache.put(at(10), new Uint8Array(1));
-    cache.put(at(10), new Uint8Array(2));
-    cache.put(at(20), new Uint8Array(3));
-    expect([cache.get(at(10))?.length, cache.get(at(20))?.length]).toEqual([2, 3]);
   });
 });
