@@ -46,7 +46,6 @@ export const FOREIGN_FORMATS: readonly ForeignFormat[] = [
   },
   { title: 'a sparseimage (macOS)', magics: [{ at: 0, text: 'sprs' }], cure: 'convert it to a raw image on a Mac' },
   { title: 'an ASIF image (macOS)', magics: [{ at: 0, text: 'shdw' }], cure: 'convert it to a raw image on a Mac' },
-  { title: 'a cloop image', magics: [{ at: 0, text: '#!/bin/sh\n#V2.0 Format' }], cure: convertFrom('cloop') },
   {
     title: 'a LUKS container',
     magics: [{ at: 0, text: 'LUKS\xba\xbe' }],

@@ -5,6 +5,7 @@ import { expect, test } from 'vitest';
 import { guestOffset } from '../../src/bytes/offsets.ts';
 import { formats } from '../../src/disk/registry.ts';
 import { bochs } from '../../src/format/bochs/index.ts';
+import { cloop } from '../../src/format/cloop/index.ts';
 import type { WritableFormat, WritableImage } from '../../src/format/image-format.ts';
 import { qcow2 } from '../../src/format/qcow2/index.ts';
 import { qed } from '../../src/format/qed/index.ts';
@@ -12,6 +13,7 @@ import { raw } from '../../src/format/raw/index.ts';
 import { vdi } from '../../src/format/vdi/index.ts';
 import { vpc } from '../../src/format/vpc/index.ts';
 import { bochsImage, MIXED_SECTORS } from '../support/bochs-bytes.ts';
+import { cloopImage } from '../support/cloop-bytes.ts';
 import { MemoryHostFile } from '../support/memory-file.ts';
 import { createMemoryImage, openImage } from '../support/memory-images.ts';
 import { describeReadableDisk, type ReadVariant } from './readable-disk.ts';
@@ -151,6 +153,13 @@ const readVariants: readonly ReadVariant[] = [
     name: 'bochs of version 1 with large extents',
     format: bochs,
     create: () => bochsImage({ sectors: MIXED_SECTORS, version: 0x10000, extentBytes: 65_536 }),
+  },
+  { name: 'cloop', format: cloop, isCompressed: true, create: () => cloopImage() },
+  {
+    name: 'cloop with large blocks',
+    format: cloop,
+    isCompressed: true,
+    create: () => cloopImage({ blockSize: 65_536, gap: 77 }),
   },
 ];
 

@@ -3,9 +3,8 @@
 import { createHash } from 'node:crypto';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { afterEach, beforeEach, expect } from 'vitest';
-import { formats } from '../../src/disk/registry.ts';
-import { bochsImage, MIXED_SECTORS } from '../support/bochs-bytes.ts';
 import { hasQemu, type QemuHolder, qemuIo } from '../support/qemu.ts';
+import { READ_ONLY_IMAGES } from '../support/read-only-images.ts';
 import { canMountAsRoot, requireOrSkip } from '../support/requirements.ts';
 import { Bench, lines, type Result } from './cli-harness.ts';
 
@@ -71,8 +70,9 @@ export function read(mountpoint: string, length: number, position = 0): string {
 
 /** An image of each format, with "base" at its start and data elsewhere. @returns the content of its disk */
 export function makeBase(format: string, path: string): Buffer {
-  if (formats.find(({ name }) => name === format)?.can.write !== true) {
-    const { image, content } = bochsImage({ sectors: MIXED_SECTORS });
+  const makeReadOnly = READ_ONLY_IMAGES[format];
+  if (makeReadOnly !== undefined) {
+    const { image, content } = makeReadOnly();
     writeFileSync(path, image);
     return content;
   }

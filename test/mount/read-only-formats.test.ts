@@ -1,18 +1,13 @@
 // Formats that are only read, at the command line: mounted with -o ro, refused for everything that writes, and below an
-// overlay. A new one adds its row.
+// overlay. A new one adds its row to READ_ONLY_IMAGES.
 
 import { readFileSync, writeFileSync } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { formats } from '../../src/disk/registry.ts';
-import { bochsImage, MIXED_SECTORS } from '../support/bochs-bytes.ts';
+import { formatByName, formats } from '../../src/disk/registry.ts';
 import { firstDifference } from '../support/image-files.ts';
+import { READ_ONLY_IMAGES } from '../support/read-only-images.ts';
 import { canMountAsRoot, requireOrSkip } from '../support/requirements.ts';
 import { Bench, lines } from './cli-harness.ts';
-
-/** An image of each, and what its disk reads as. */
-const ROWS: Readonly<Record<string, () => { readonly image: Uint8Array; readonly content: Buffer }>> = {
-  bochs: () => bochsImage({ sectors: MIXED_SECTORS }),
-};
 
 let bench: Bench;
 beforeEach((context) => {
@@ -23,10 +18,10 @@ beforeEach((context) => {
 afterEach(() => bench?.cleanUp());
 
 it('are all in the table', () => {
-  expect(Object.keys(ROWS)).toEqual(formats.filter(({ can }) => !can.write).map(({ name }) => name));
+  expect(Object.keys(READ_ONLY_IMAGES)).toEqual(formats.filter(({ can }) => !can.write).map(({ name }) => name));
 });
 
-describe.each(Object.entries(ROWS))('%s', (format, make) => {
+describe.each(Object.entries(READ_ONLY_IMAGES))('%s', (format, make) => {
   let content: Buffer;
   let image: Uint8Array;
   beforeEach(() => {
@@ -57,7 +52,8 @@ describe.each(Object.entries(ROWS))('%s', (format, make) => {
         /images of that format are only read; mount it with -o ro, or with -o overlay=FILE/,
       );
     }
-    expect(bench.imgfuse('check', 'disk.img')).toMatchObject({ code: 63 });
+    const hasCheck = formatByName(format).check !== undefined;
+    expect(bench.imgfuse('check', 'disk.img')).toMatchObject({ code: hasCheck ? 0 : 63 });
   });
 
   it('is shown by info and map', () => {

@@ -48,7 +48,6 @@ export const FOREIGN_MAGICS: readonly (readonly [name: string, what: string, at:
   ['encrypted dmg', 'a trailer', -8, 'cdsaencr'],
   ['sparseimage', 'a header', 0, 'sprs'],
   ['ASIF', 'a header', 0, 'shdw'],
-  ['cloop', 'a header', 0, '#!/bin/sh\n#V2.0 Format\nmodprobe cloop'],
   ['LUKS', 'a header', 0, 'LUKS\xba\xbe\0\x02'],
 ];
 

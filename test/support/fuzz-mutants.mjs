@@ -200,6 +200,27 @@ function bochsPlaces(image) {
   return { clusterSize: extentBytes, size, places, pointers, bigEndian: false };
 }
 
+/** Every place of a cloop image. */
+function cloopPlaces(image) {
+  const [clusterSize, blocks] = [image.readUInt32BE(128), image.readUInt32BE(132)];
+  const places = [0, 8, 128].map((at) => ({ at, width: 8, affects: 'all', kind: 'header' }));
+  places.push({ at: 132, width: 4, affects: 'all', kind: 'header' });
+  const start = (i) => Number(image.readBigUInt64BE(136 + i * 8));
+  const guest = (i) => [Math.max(0, i * clusterSize), Math.min(blocks, i + 1) * clusterSize];
+  const pointers = [0n, 136n, BigInt(image.length)];
+  for (let i = 0; i <= blocks; i++) {
+    places.push({ at: 136 + i * 8, width: 8, affects: [guest(i - 1), guest(i)], kind: 'table' });
+    pointers.push(BigInt(start(i)));
+  }
+  for (let i = 0; i < blocks; i++) {
+    const length = start(i + 1) - start(i);
+    for (let at = start(i); at < start(i + 1); at += 1 + Math.floor(length / 12)) {
+      places.push({ at, width: 1, affects: [guest(i)], kind: 'data' });
+    }
+  }
+  return { clusterSize, size: blocks * clusterSize, places, pointers, bigEndian: true };
+}
+
 /** Every place of a VHD of any kind. */
 function vpcPlaces(image) {
   const u32 = (at) => image.readUInt32BE(at);
@@ -283,6 +304,7 @@ export const PLACES = {
   qed: qedPlaces,
   vdi: vdiPlaces,
   bochs: bochsPlaces,
+  cloop: cloopPlaces,
   vpc: vpcPlaces,
   raw: rawPlaces,
 };

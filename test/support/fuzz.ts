@@ -4,6 +4,7 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { bochsImage, MIXED_SECTORS } from './bochs-bytes.ts';
+import { cloopImage } from './cloop-bytes.ts';
 import { compileDouble } from './compiled-double.ts';
 import { noFigures, type WatchFigures, watchMutants } from './fuzz-watch.ts';
 import { qemuImg, qemuIo, tryQemu } from './qemu.ts';
@@ -221,6 +222,7 @@ const SUBJECTS: Readonly<Record<string, MakeSubjects>> = {
   qed: (folder) => makeSubjects('qed', QED, folder),
   vdi: (folder) => VDI.map(([name, image, below]) => ({ ...oneSubject('vdi', folder, image, name), ...below(folder) })),
   bochs: (folder) => [oneSubject('bochs', folder, bochsImage({ sectors: MIXED_SECTORS }).image)],
+  cloop: (folder) => [oneSubject('cloop', folder, cloopImage().image)],
   vpc: makeVhds,
   raw: (folder) => [oneSubject('raw', folder, Buffer.alloc(100 * KIB, 'raw'))],
 };

@@ -1,0 +1,17 @@
+// The plug of cloop: compressed loop images of version 2, read-only. create_compressed_fs of Debian's cloop-utils writes them.
+
+import type { HostFile } from '../../host/host-file.ts';
+import type { ImageFormat, SharedImage } from '../image-format.ts';
+import { type CloopHeader, HEADER_MAGIC, readHeader } from './header.ts';
+import { CloopImage, checkCloop, describeHeader, openCloop } from './image.ts';
+
+export const cloop: ImageFormat<CloopImage> = {
+  name: 'cloop',
+  title: 'a cloop image',
+  magics: [{ at: 0, text: HEADER_MAGIC }],
+  can: { write: false, resize: false, backing: false, lazyRefcounts: false },
+  open: openCloop,
+  attach: (file: HostFile, shared: SharedImage) => new CloopImage(file, shared.state as CloopHeader),
+  check: checkCloop,
+  inspect: (file: HostFile) => describeHeader(readHeader(file)),
+};

@@ -1,0 +1,11 @@
+// A small image of each format that is only read, and what its disk reads as. A new one adds its row.
+
+import { bochsImage, MIXED_SECTORS } from './bochs-bytes.ts';
+import { cloopImage } from './cloop-bytes.ts';
+
+export const READ_ONLY_IMAGES: Readonly<
+  Record<string, () => { readonly image: Uint8Array; readonly content: Buffer }>
+> = {
+  bochs: () => bochsImage({ sectors: MIXED_SECTORS }),
+  cloop: () => cloopImage(),
+};
