@@ -164,7 +164,7 @@ export class Deallocator {
       if (run > 0) {
         failpoint('discard');
         const start = after(first, i);
-        batmap.clear(start, run);
+        if (batmap.clear(start, run)) this.syncReserved();
         linker.unlink(start, run);
         for (let j = 0; j < run; j++) pending.drop(after(start, j));
         for (const host of freed) allocator.release(host);
@@ -181,6 +181,17 @@ export class Deallocator {
         lock.lock();
       }
       i++;
+    }
+  }
+
+  /** fdatasync without the lock, which is held before and after. What was looked up of blocks that are reserved stays true (R3). */
+  private syncReserved(): void {
+    const { lock, tracker } = this.parts;
+    lock.unlock();
+    try {
+      tracker.sync();
+    } finally {
+      lock.lock();
     }
   }
 }

@@ -1,5 +1,6 @@
 // The batmap of an image that is open for writing: its bits are true at any time. A bit goes, durably, before the block that it
-// speaks of loses its entry; bits of blocks that have become full are set when the image is closed. Used under the metadata lock.
+// speaks of loses its entry; bits of blocks that have become full are set when the image is closed. Used under the metadata lock, and
+// the caller syncs without it.
 
 import { after, type GuestCluster } from '../../bytes/offsets.ts';
 import type { HostFile } from '../../host/host-file.ts';
@@ -28,20 +29,18 @@ export class XenBatmap {
     this.creator = creator;
   }
 
-  /** Blocks are about to lose their entries. */
-  clear(first: GuestCluster, count: number): void {
-    const { tracker } = this.parts;
+  /** Blocks are about to lose their entries. @returns whether that has to wait for a fdatasync */
+  clear(first: GuestCluster, count: number): boolean {
     const batmap = this.load();
-    if (batmap === null) return;
+    if (batmap === null) return false;
     let changes = false;
     for (let i = 0; i < count; i++) {
       if (!batmap.has(first + i)) continue;
       batmap.set(first + i, false);
       changes = true;
     }
-    if (!changes) return;
-    tracker.writeMetadata('header-update', () => batmap.store());
-    tracker.sync();
+    if (changes) this.parts.tracker.writeMetadata('header-update', () => batmap.store());
+    return changes;
   }
 
   /** At a clean close: each bit says what the bitmap of its block does. @returns whether anything was written */

@@ -4,10 +4,11 @@ import { expect, test } from 'vitest';
 import { guestOffset, hostOffset } from '../../../../src/bytes/offsets.ts';
 import { ERRNO } from '../../../../src/errors/index.ts';
 import { vpc } from '../../../../src/format/vpc/index.ts';
+import { watchLockHolds } from '../../../support/lock-holds.ts';
 import { MemoryHostFile } from '../../../support/memory-file.ts';
 import { checkImage, createMemoryImage, openImage } from '../../../support/memory-images.ts';
 import { batmapChecksum, MIXED_SECTORS, vhdFooter, vhdImage } from '../../../support/vhd-bytes.ts';
-import { FaultyHostFile } from '../../../support/wrapping-files.ts';
+import { FaultyHostFile, type RecordedOperation, RecordingHostFile } from '../../../support/wrapping-files.ts';
 
 const BLOCK = 64 * 1024;
 
@@ -124,6 +125,22 @@ test.each([0x00010001, 0x00010002])('a batmap (version %i) is true after writes 
   };
   for (let block = 0; block < blocks; block++) if (isSet(block)) expect(bitmaps(block)).toBe(0xff);
   expect([isSet(1), bitmaps(1), isSet(4), bitmaps(4)]).toEqual([true, 0xff, false, -1]);
+});
+
+test('a bit of a batmap is durable before its block loses the entry, and nobody waits for the lock meanwhile (R1)', () => {
+  const sectors = MIXED_SECTORS.map(() => 1);
+  const batmap = sectors.map(() => true);
+  const log: RecordedOperation[] = [];
+  const inner = new RecordingHostFile(new MemoryHostFile(vhdImage({ sectors, creator: 'tap\0', batmap }).image), log);
+  const holds = watchLockHolds(inner);
+  const disk = openImage(vpc, holds.file);
+  log.length = 0;
+  holds.reset();
+  disk.discard(guestOffset(4096), 2 * 4096);
+  const order = log.map(({ offset, operation }) => (operation === 'write' ? offset : operation));
+  expect(order).toEqual([2560, 2048 + 24, 'sync', 1536 + 4]);
+  expect(holds.syncs).toBe(0);
+  disk.close();
 });
 
 test.each([
