@@ -17,10 +17,10 @@ export type PlainRun =
 export class PlainRunReader implements RunReader<PlainRun>, OldContent {
   private readonly file: HostFile;
   private readonly backing: ReadableImage | null;
-  private readonly word: 'cluster' | 'block';
+  private readonly word: 'block' | 'cluster' | 'grain';
 
   /** @param word of the specification, for the sentence of an error */
-  constructor(file: HostFile, backing: ReadableImage | null, word: 'cluster' | 'block') {
+  constructor(file: HostFile, backing: ReadableImage | null, word: 'block' | 'cluster' | 'grain') {
     this.file = file;
     this.backing = backing;
     this.word = word;

@@ -1,0 +1,216 @@
+// Ranges that shall read as zeros, and grains given up: discard, write zeroes, and what lies behind the end of a smaller disk. A whole
+// grain loses its link and is freed, if its entry can say "zeros": 0 without a parent, 1 where the header allows that. Else, and off
+// the grid of new grains, its data is punched where it lies; over a parent it gets a grain of zeros first. Large ranges go slice by
+// slice, so that other requests are served in between.
+
+import {
+  after,
+  type GuestCluster,
+  type GuestOffset,
+  guestOffset,
+  type HostOffset,
+  hostOffset,
+  roundUp,
+} from '../../../bytes/offsets.ts';
+import { failpoint } from '../../../concurrency/failpoints.ts';
+import type { Mutex } from '../../../concurrency/mutex.ts';
+import { type Reservations, SHARED } from '../../../concurrency/reservations.ts';
+import type { HostFile } from '../../../host/host-file.ts';
+import type { ReadableImage } from '../../image-format.ts';
+import { readsAsZeros } from '../../mapped/backing.ts';
+import type { DiskNumbers } from '../../mapped/disk-numbers.ts';
+import type { PendingLinks } from '../../mapped/pending-links.ts';
+import type { ReservedRuns, RunWriter } from '../../mapped/reserved-runs.ts';
+import { ZeroInPlace } from '../../mapped/zero-in-place.ts';
+import { zeroRange } from '../../mapped/zero-range.ts';
+import type { Allocator } from './allocate.ts';
+import type { AllocatingWrite } from './allocating-write.ts';
+import type { Geometry } from './geometry.ts';
+import type { GrainTables } from './grain-tables.ts';
+import type { Linker } from './link.ts';
+import type { Mapper, Run } from './mapping.ts';
+import { UNALLOCATED, ZEROS } from './table.ts';
+import type { Unclean } from './unclean.ts';
+
+export interface DeallocatorParts {
+  readonly file: HostFile;
+  readonly hasZeroGrains: boolean;
+  readonly backing: ReadableImage | null;
+  readonly geometry: Geometry;
+  readonly lock: Mutex;
+  readonly reservations: Reservations;
+  readonly pending: PendingLinks;
+  readonly mapper: Mapper;
+  readonly linker: Linker;
+  readonly grainTables: GrainTables;
+  readonly allocator: Allocator;
+  readonly allocating: AllocatingWrite;
+  readonly unclean: Unclean;
+  readonly disk: Pick<DiskNumbers, 'removeAllocated'>;
+  readonly runs: ReservedRuns<Run>;
+  readonly writer: RunWriter<Run>;
+}
+
+export class Deallocator {
+  private readonly parts: DeallocatorParts;
+  private readonly inPlace: ZeroInPlace<Run>;
+  /** the entry of a grain that reads as zeros; null: over this parent none does */
+  private readonly zeros: number | null;
+
+  constructor(parts: DeallocatorParts) {
+    this.parts = parts;
+    this.inPlace = new ZeroInPlace({ ...parts, clusterSize: parts.geometry.grainBytes });
+    const overParent = parts.hasZeroGrains ? ZEROS : null;
+    this.zeros = parts.backing === null ? UNALLOCATED : overParent;
+  }
+
+  /** [offset, offset + length) reads as zeros afterwards. @param diskEnd size of the disk: its last grain counts as whole */
+  zero(offset: GuestOffset, length: number, diskEnd: number): void {
+    zeroRange(offset, length, this.parts.geometry.grainBytes, diskEnd, {
+      part: (start, end) => this.inPlace.zero(start, end),
+      clusters: (first, count) => this.zeroGrains(first, count),
+    });
+  }
+
+  /** Grains [first, end), which are behind the end of the disk or to be read from the parent, become unallocated. */
+  cutOff(first: GuestCluster, end: number): void {
+    this.forEachPart(first, end, (start, count) => this.unlink(start, count, UNALLOCATED, true));
+  }
+
+  /** Grains [first, end) read from the parent again. */
+  uncover(first: GuestCluster, end: GuestCluster): void {
+    this.cutOff(first, end);
+  }
+
+  /** The rest of the grain that a disk of `size` bytes ends in: in place, if it has data. */
+  zeroBehindEnd(size: number): void {
+    const { geometry, lock, mapper, reservations, writer } = this.parts;
+    const { grainBytes } = geometry;
+    const end = roundUp(size, grainBytes);
+    if (end === size) return;
+    lock.lock();
+    try {
+      // other bytes of the grain may be written meanwhile
+      reservations.acquireBytes(size, end - size, grainBytes, SHARED);
+      writer.punchRun(mapper.map(guestOffset(size), end - size));
+    } finally {
+      reservations.release();
+      if (lock.held) lock.unlock();
+    }
+  }
+
+  /**
+   * Whole grains that are reserved exclusively read as zeros from now on, if an entry can say so; the lock is held, and may be
+   * released meanwhile. @returns grains done
+   */
+  zeroReserved(first: GuestCluster, count: number): number {
+    if (!this.parts.hasZeroGrains) return 0;
+    this.parts.unclean.set();
+    this.parts.grainTables.ensure(first);
+    const part = Math.min(count, this.parts.linker.span(first));
+    this.unlink(first, part, ZEROS, true);
+    return part;
+  }
+
+  private forEachPart(first: GuestCluster, end: number, action: (start: GuestCluster, count: number) => void): void {
+    for (let grain = first; grain < end; ) {
+      const start = grain;
+      const part = this.exclusively(start, end - start, (count) => action(start, count));
+      grain = after(start, part);
+    }
+  }
+
+  /** Runs `action` with the grains of one slice from `first` on reserved exclusively, under the lock. @returns grains done */
+  private exclusively(first: GuestCluster, count: number, action: (count: number) => void): number {
+    const { linker, lock, reservations } = this.parts;
+    const part = lock.run(() => Math.min(count, linker.span(first)));
+    reservations.exclusively(first, first + part, () => action(part));
+    lock.giveWay();
+    return part;
+  }
+
+  /** Whole grains of one slice, the first of `count`. @returns grains done */
+  private zeroGrains(first: GuestCluster, count: number): number {
+    const { backing, geometry, grainTables, lock, mapper, pending } = this.parts;
+    const { grainBytes, tableEntries } = geometry;
+    const toNextTable = Math.min(count, tableEntries - geometry.tableIndexOf(first));
+    // the parent may have to wait for its own tables, and it never changes: it is asked without the lock
+    const isBare = lock.run(() => mapper.table(geometry.directoryIndexOf(first)) === 0 && pending.isEmpty);
+    if (isBare && readsAsZeros(backing, geometry.startOf(first), toNextTable * grainBytes)) return toNextTable;
+    const { zeros } = this;
+    if (zeros === null) return this.exclusively(first, 1, () => this.zeroOverParent(first));
+    return this.exclusively(first, count, (part) => {
+      if (zeros !== UNALLOCATED) {
+        this.parts.unclean.set();
+        grainTables.ensure(first);
+      }
+      this.unlink(first, part, zeros, false);
+    });
+  }
+
+  /** A grain that is reserved exclusively, whatever the parent has there; the lock is held, and may be released meanwhile. */
+  private zeroOverParent(grain: GuestCluster): void {
+    const { allocating, backing, geometry, lock, mapper } = this.parts;
+    const place = mapper.lookup(grain, mapper.table(geometry.directoryIndexOf(grain)));
+    if (place !== UNALLOCATED) {
+      this.punch(hostOffset(place));
+      return;
+    }
+    lock.unlock();
+    const isZero = readsAsZeros(backing, geometry.startOf(grain), geometry.grainBytes);
+    lock.lock();
+    if (!isZero) allocating.linkZeros(grain, 1, false);
+  }
+
+  /** Zeros where the grain lies; the lock is held, and released meanwhile. */
+  private punch(host: HostOffset): void {
+    const { file, geometry, lock, unclean } = this.parts;
+    unclean.set();
+    lock.unlock();
+    try {
+      failpoint('discard');
+      file.punchHole(host, geometry.grainBytes);
+    } finally {
+      lock.lock();
+    }
+  }
+
+  /**
+   * Grains of one slice get the entry `entry`, and are freed. @param always false: a grain off the grid keeps its place, which could
+   * not be used again, and is punched there
+   */
+  private unlink(first: GuestCluster, count: number, entry: number, always: boolean): void {
+    const { geometry, mapper } = this.parts;
+    const table = mapper.table(geometry.directoryIndexOf(first));
+    const keptGrains: HostOffset[] = [];
+    for (let i = 0; i < count; ) {
+      const places: number[] = [];
+      for (; i + places.length < count; ) {
+        const place = mapper.lookup(after(first, i + places.length), table);
+        if (place > ZEROS && !always && !geometry.isOnGrid(hostOffset(place))) {
+          keptGrains.push(hostOffset(place));
+          break;
+        }
+        places.push(place);
+      }
+      this.replace(after(first, i), places, entry);
+      // behind them is a grain that keeps its place
+      i += places.length + 1;
+    }
+    // the grains stay reserved, so they stay where they are
+    for (const host of keptGrains) this.punch(host);
+  }
+
+  /** Writes nothing where nothing changes. The lock is held, and may be released meanwhile. */
+  private replace(first: GuestCluster, places: readonly number[], entry: number): void {
+    const { allocator, disk, linker, pending, unclean } = this.parts;
+    if (places.every((place) => place === entry)) return;
+    failpoint('discard');
+    unclean.set();
+    linker.replace(first, places.length, entry);
+    const freed = places.filter((place) => place > ZEROS);
+    for (let i = 0; i < places.length; i++) pending.drop(after(first, i));
+    for (const place of freed) allocator.release(hostOffset(place), 1);
+    disk.removeAllocated(freed.length);
+  }
+}
