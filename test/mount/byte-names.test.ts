@@ -46,14 +46,17 @@ function namesIn(directory: string): string[] {
 }
 
 describe('without a mount', () => {
-  it('create makes a file of exactly this name, and info, check, map and resize find it', () => {
-    const made = script(
-      '$I create -f qcow2 "$N.qcow2" 4M; $I info "$N.qcow2"; $I check -q "$N.qcow2"; $I map "$N.qcow2"',
-    );
+  it.each([
+    'qed',
+    'qcow2',
+    'vdi',
+    'vpc',
+  ])('create -f %s makes a file of exactly this name, and info, check, map and resize find it', (format) => {
+    const made = script(`$I create -f ${format} "$N.img" 4M; $I info "$N.img"; $I check -q "$N.img"; $I map "$N.img"`);
     expect(made).toMatchObject({ code: 0, stderr: '' });
-    expect(made.stdout).toContain('image: caf\\351.qcow2\n');
-    expect(namesIn(bench.directory)).toEqual(['caf\xe9.qcow2', 'run']);
-    expect(script('$I resize -q "$N.qcow2" 8M; $I info --output=json "$N.qcow2"').stdout).toContain('8388608');
+    expect(made.stdout).toContain('image: caf\\351.img\n');
+    expect(namesIn(bench.directory)).toEqual(['caf\xe9.img', 'run']);
+    expect(script('$I resize -q "$N.img" 8M; $I info --output=json "$N.img"').stdout).toContain('8388608');
   });
 
   it.each([
@@ -73,6 +76,26 @@ describe('without a mount', () => {
     expect(json['full-backing-filename']).toBe(`${bench.directory}/dircaf\udce9/basecaf\udce9`);
     const wanted = ['basecaf\\351', ...(options === '' ? [] : ['datacaf\\351']), 'top'];
     expect(script('ls -b "dir$N"').stdout.split('\n').filter(Boolean)).toEqual(wanted);
+  });
+
+  it('a VDI child, which stores no name, finds its parent in the same folder, and no other place is asked for', () => {
+    const made = script(
+      `mkdir "$N"; cd "$N"; $I create -q -f vdi "$N.vdi" 1M; $I create -q -f vdi -b "$N.vdi" -F vdi "top$N"; $I map "top$N"`,
+    );
+    expect(made).toMatchObject({ code: 0, stderr: '' });
+  });
+
+  it('a VHD child finds its parent in a directory of such a name; a parent of such a name is refused, because a VHD stores UTF-16', () => {
+    const made = script(
+      `mkdir "$N"; cd "$N"; $I create -q -f vpc base 1M; $I create -q -f vpc -b base -F vpc top; $I info top; mv base "base$N"
+      $I create -q -f vpc -b "base$N" -F vpc other`,
+    );
+    expect(made.stdout).toContain(`${bench.directory}/caf\\351/base`);
+    expect(made.stderr).toBe(
+      "imgfuse: other is not made: the name 'basecaf\\351' of its backing file is not UTF-8, and a VHD stores names as UTF-16\n",
+    );
+    expect(made.code).toBe(1);
+    expect(namesIn(bench.path('')).length).toBe(2);
   });
 
   it('a relative name counts from a working directory that is not UTF-8', () => {

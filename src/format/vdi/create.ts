@@ -2,10 +2,11 @@
 // as in VirtualBox, so that blocks lie well on the host and the map has room to grow. The header is written last, so that a file
 // cut short by a crash is no image at all.
 
-import { basename, dirname, resolve } from 'node:path';
+import { basename, dirname } from 'node:path';
 import { hostOffset, isPowerOfTwo, roundUp, SECTOR_BYTES } from '../../bytes/offsets.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
+import { realPath } from '../../host/paths.ts';
 import { type CreateHelp, refuseUnknownKeys } from '../create-option.ts';
 import type { CreateOptions } from '../image-format.ts';
 import { parseSize } from '../size.ts';
@@ -90,11 +91,12 @@ function uuidsOf(name: string, parent: CreateOptions['parent']): readonly [strin
 
 /** The child does not store where its parent is. */
 function sayWhereParentIs(child: string, parent: string, log: CreateOptions['log']): void {
-  const [own, other] = [dirname(resolve(child)), dirname(parent)];
-  if (own === other || (basename(own) === 'Snapshots' && dirname(own) === other)) return;
+  const [own, other] = [realPath(dirname(child)), dirname(parent)];
+  const isSearched = own === other || (basename(own) === 'Snapshots' && dirname(own) === other);
+  if (isSearched && parent.toLowerCase().endsWith('.vdi')) return;
   log?.(
-    `${child} knows its backing file by a UUID and stores no name; ${parent} is not in the same folder, so every use of the new ` +
-      `image needs --allow-backing ${parent}`,
+    `${child} knows its backing file by a UUID and stores no name; ${parent} is no .vdi file in the same folder, so every use of ` +
+      `the new image needs --allow-backing ${parent}`,
   );
 }
 

@@ -140,6 +140,19 @@ describe('create', () => {
     expect(warnings).toEqual([]);
   });
 
+  test('warns if the parent has another name than those that are looked at', () => {
+    const image = join(folder, 'base.img');
+    renameSync(base, image);
+    createChild(join(folder, 'other.vdi'), image);
+    expect(warnings.join()).toMatch(/base\.img is no \.vdi file in the same folder, .* --allow-backing .*base\.img/);
+  });
+
+  test('does not warn if the folder of the child is a link to that of its parent', () => {
+    symlinkSync(folder, join(folder, 'here'));
+    createChild(join(folder, 'here', 'other.vdi'));
+    expect(warnings).toEqual([]);
+  });
+
   test('does not warn if the name of the child is relative, and both are in the working directory', () => {
     const parent = { path: join(process.cwd(), 'base.vdi'), format: 'vdi', virtualSize: SIZE, modifiedMs: null };
     const identity = '11111111-2222-4333-8444-555555555555 66666666-7777-4888-9999-aaaaaaaaaaaa';
