@@ -85,6 +85,14 @@ export class Bench {
     return this.run(process.execPath, [CLI, ...parameters], { env: { ...this.environment(), ...environment } });
   }
 
+  /** @throws unless a closed image is free of errors and leaks: qemu-img says so, or imgfuse where qemu-img has no check (VHD) */
+  assertSound(image: string, format: string): void {
+    if (format === 'raw') return;
+    const check = ['check', '-q', '-f', format, image];
+    const { code, stdout, stderr } = format === 'vpc' ? this.imgfuse(...check) : this.run('qemu-img', check);
+    if (code !== 0) throw new Error(`the check of ${image} ends with ${code}: ${stdout}${stderr}`);
+  }
+
   /** The program made of its single modules, of which a Node option can change one; the built program has none. */
   modulesCli(): string {
     const path = this.path('imgfuse.mjs');

@@ -158,7 +158,8 @@ export class Allocator {
 
   /**
    * Gives free blocks at the end back, and cuts the file to what is in use: the footer behind the last block -> fdatasync -> cut ->
-   * fdatasync. Nothing else is going on, and everything is flushed.
+   * fdatasync. If the host has no space for the footer there, the cut comes first, and the old footer makes room for it: a crash in
+   * between leaves an end without a footer, which has its copy at offset 0. Nothing else is going on, and everything is flushed.
    */
   trim(): void {
     const { file, geometry, lock, numbers, tracker } = this;
@@ -170,13 +171,28 @@ export class Allocator {
     // what another program left behind its last block is not worth two fdatasyncs
     const wasExtended = lock.run(() => numbers.roomEnd > 0);
     if (wanted >= length || (!wasExtended && length - wanted < geometry.blockBytes)) return;
-    tracker.writeMetadata('header-update', () => {
-      file.write(this.footer.slice(), 0, FOOTER_BYTES, hostOffset(wanted - FOOTER_BYTES));
-    });
-    tracker.sync();
+    const isThere = this.hasSpaceForFooter(wanted);
+    if (isThere) tracker.sync();
     file.truncate(wanted);
     lock.run(() => numbers.noteCut(wanted));
+    if (!isThere) this.writeFooter(wanted);
     tracker.sync();
+  }
+
+  /** Writes the footer before `end`, unless the host is full. */
+  private hasSpaceForFooter(end: number): boolean {
+    try {
+      this.writeFooter(end);
+      return true;
+    } catch (error) {
+      if (isHostFull(error)) return false;
+      throw error;
+    }
+  }
+
+  private writeFooter(end: number): void {
+    const at = hostOffset(end - FOOTER_BYTES);
+    this.tracker.writeMetadata('header-update', () => this.file.write(this.footer.slice(), 0, FOOTER_BYTES, at));
   }
 
   /** @returns whether blocks were given back, so that there may be more */
