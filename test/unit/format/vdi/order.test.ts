@@ -151,3 +151,10 @@ test('a close moves the last blocks into gaps: copy, sync, entries, and the old 
   expect(names.slice(-4)).toEqual(['count', 'sync', 'truncate', 'sync']);
   expect(names.slice(3, -4)).toEqual(['sync', 'punch-hole', 'sync']);
 });
+
+test('an open takes back what a killed process removed only after the removal is durable (R5)', () => {
+  const killed = vdiBytes({ entries: [0, FREE], fileBlocks: 2, allocated: 2 });
+  const file = new RecordingHostFile(new MemoryHostFile(killed, '/disk.vdi'));
+  openImage(vdi, file);
+  expect(file.log.map(nameOf)).toEqual(['sync', 'count', 'sync', 'truncate', 'sync']);
+});
