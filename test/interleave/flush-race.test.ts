@@ -4,15 +4,31 @@
 import { expect, test } from 'vitest';
 import { guestOffset } from '../../src/bytes/offsets.ts';
 import { ERRNO } from '../../src/errors/index.ts';
-import type { WritableImage } from '../../src/format/image-format.ts';
+import type { WritableFormat, WritableImage } from '../../src/format/image-format.ts';
+import { qcow2 } from '../../src/format/qcow2/index.ts';
 import { qed } from '../../src/format/qed/index.ts';
 import { raw } from '../../src/format/raw/index.ts';
+import { vdi } from '../../src/format/vdi/index.ts';
+import { vpc } from '../../src/format/vpc/index.ts';
 import { MemoryHostFile } from '../support/memory-file.ts';
 import { createMemoryImage, openImage } from '../support/memory-images.ts';
 import { FaultyHostFile } from '../support/wrapping-files.ts';
 
 const CLUSTER = 65536;
 const SIZE = 16 * CLUSTER;
+
+interface Kind {
+  readonly format: WritableFormat;
+  readonly options: Readonly<Record<string, string>>;
+}
+
+const QED: Kind = { format: qed, options: {} };
+const KINDS: readonly Kind[] = [
+  QED,
+  { format: qcow2, options: {} },
+  { format: vdi, options: { block_size: '64k' } },
+  { format: vpc, options: { block_size: '64k' } },
+];
 
 function block(value: number): Uint8Array {
   return new Uint8Array(4096).fill(value);
@@ -25,16 +41,23 @@ function valueAt(image: WritableImage, offset: number): number {
 }
 
 /** An overlay over data, and a second thread's object over its state. */
-function overlay(): { file: MemoryHostFile; first: WritableImage; second: WritableImage; backing: WritableImage } {
+function overlay({ format, options }: Kind): {
+  file: MemoryHostFile;
+  first: WritableImage;
+  second: WritableImage;
+  backing: WritableImage;
+} {
   const backing = openImage(raw, new MemoryHostFile(new Uint8Array(SIZE).fill(200), '/base'));
-  const file = createMemoryImage(qed, SIZE, {}, '/base');
-  const first = openImage(qed, file, { backing, slots: 2 });
-  const second = qed.attach(file, first.share(), { slot: 1, backing, extents: [], log: () => undefined });
+  const file = createMemoryImage(format, SIZE, options, '/base');
+  const first = openImage(format, file, { backing, slots: 2 });
+  const second = format.attach(file, first.share(), { slot: 1, backing, extents: [], log: () => undefined });
   return { file, first, second, backing };
 }
 
-test('a write held back during the flush of another thread is made durable by its own flush (R6, R9)', () => {
-  const { file, first, second, backing } = overlay();
+test.each(
+  KINDS,
+)('of $format.name, a write held back during the flush of another thread is made durable by its own flush (R6, R9)', (kind) => {
+  const { file, first, second, backing } = overlay(kind);
   first.write(block(1), 0, 4096, guestOffset(0));
   let syncs = 0;
   file.sync = () => {
@@ -43,7 +66,7 @@ test('a write held back during the flush of another thread is made durable by it
   };
   first.flush();
   second.flush();
-  const crashed = openImage(qed, file.clone(), { backing });
+  const crashed = openImage(kind.format, file.clone(), { backing });
   expect(valueAt(crashed, 0)).toBe(1);
   expect(valueAt(crashed, CLUSTER)).toBe(2);
 });
@@ -66,7 +89,7 @@ test('a close after a write that failed half-way is clean, with what was written
 });
 
 test('space taken with fallocate over a zero cluster does not bring back backing data after a power cut (R6)', () => {
-  const { file, first, backing } = overlay();
+  const { file, first, backing } = overlay(QED);
   first.discard(guestOffset(0), CLUSTER);
   first.close();
   const lengthBefore = file.size();

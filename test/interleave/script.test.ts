@@ -9,6 +9,11 @@ import { makeTemporaryDirectory, removeTemporaryDirectory } from '../support/tem
 
 const CLUSTER = 65536;
 const SIZE = 128 * CLUSTER;
+/** Options of new images whose clusters are no 64 KiB without them. */
+const OPTIONS: Readonly<Record<string, readonly [string, string][]>> = {
+  vdi: [['block_size', '64k']],
+  vpc: [['block_size', '64k']],
+};
 
 let folder: string;
 beforeEach(() => {
@@ -23,7 +28,7 @@ async function withThreads(
   hasFailed = false,
 ): Promise<void> {
   const path = join(folder, `disk.${Math.random()}.${format}`);
-  createDisk(path, format, { size: SIZE, options: new Map() });
+  createDisk(path, format, { size: SIZE, options: new Map(OPTIONS[format]) });
   const disk = openDisk(path, { readOnly: false, slots: count + 1 });
   const script = await Script.start(count);
   try {
@@ -36,8 +41,11 @@ async function withThreads(
   }
 }
 
-describe.each(['qed', 'qcow2'])('a script on a %s image', (format) => {
-  test.each([2, 5, 8])('gives the same order every time, on %i threads', { timeout: 60_000 }, async (count) => {
+describe.each(['qed', 'qcow2', 'vdi', 'vpc'])('a script on a %s image', (format) => {
+  // the order is that of the script; what a format does between two steps shows with few threads, too
+  test.each(format in OPTIONS ? [2] : [2, 5, 8])('gives the same order every time, on %i threads', {
+    timeout: 60_000,
+  }, async (count) => {
     const orders = new Set<string>();
     for (let run = 0; run < 4; run++) {
       await withThreads(format, count, async (script) => {
@@ -67,7 +75,8 @@ describe.each(['qed', 'qcow2'])('a script on a %s image', (format) => {
       for (let i = 0; i < 3; i++) expect((await script.run(1, write)).error).toMatch(/data-write fails by script/);
       script.disarm(1);
       expect((await script.run(1, write)).error).toBeNull();
-      expect(script.count(1, 'data-write')).toBe(5);
+      // the bitmap of a new block of a VHD is one more
+      expect(script.count(1, 'data-write')).toBe(format === 'vpc' ? 6 : 5);
       const bytes = new Uint8Array(1);
       disk.read(bytes, 0, 1, guestOffset(0));
       expect(bytes[0]).toBe(7);
@@ -84,7 +93,7 @@ describe.each(['qed', 'qcow2'])('a script on a %s image', (format) => {
           at: cluster * CLUSTER,
           length,
         });
-        const step = format === 'qed' ? 'l2-update' : 'refcount-update';
+        const step = format === 'qcow2' ? 'refcount-update' : 'l2-update';
         script.failAt(1, step, 'ENOSPC', 'once');
         expect((await script.run(1, write(1))).error).toMatch(/fails by script/);
         expect((await script.run(1, write(1))).error).toBeNull();

@@ -25,6 +25,8 @@ const WAIT_MS = 10_000;
 test.each([
   'qed',
   'qcow2',
+  'vdi',
+  'vpc',
 ])('two writes that wait for one unallocated %s cluster do not wait for each other', async (format) => {
   const path = join(folder, `disk.${format}`);
   createDisk(path, format, { size: 1024 * 1024, options: new Map() });
