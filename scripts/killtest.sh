@@ -5,7 +5,7 @@
 # scripts/test.sh. Prints how many runs, blocks and files there were; a loss fails the run and ends with exit code 1.
 set -eu
 usage='usage: killtest.sh [--runs N] [--seed S] [--memory]
-  --runs N   runs, over qed, qcow2, vdi, raw, and overlays of the first two (default: see test/support/slices.ts)
+  --runs N   runs, over every format that is written, and overlays (default: see test/support/slices.ts)
   --seed S   the same moments again (default: others each time, printed)
   --memory   also a daemon with 256 MiB of memory under a guest that writes more than that'
 runs= seed=$(date +%s) memory=

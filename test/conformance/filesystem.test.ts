@@ -16,7 +16,7 @@ afterEach(() => {
   removeTemporaryDirectory(folder);
 });
 
-const FILESYSTEMS: readonly ServedFilesystem[] = ['plain', 'raw', 'qed', 'qcow2', 'vdi'];
+const FILESYSTEMS: readonly ServedFilesystem[] = ['plain', 'raw', 'qed', 'qcow2', 'vdi', 'vpc'];
 const SUBJECTS = TRANSPORTS.flatMap((transport) => FILESYSTEMS.map((filesystem) => ({ transport, filesystem })));
 
 describe.each(SUBJECTS)('$filesystem over $transport', ({ transport, filesystem }) => {

@@ -18,6 +18,8 @@ const KINDS: readonly (readonly [Guest, string])[] = [
   ['ext4', 'qcow2'],
   ['xfs', 'qed'],
   ['btrfs', 'qcow2'],
+  ['ext4', 'vdi'],
+  ['xfs', 'vpc'],
 ];
 
 let bench: Bench;

@@ -3,7 +3,7 @@
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { fsckOf, makeGuestDisk, run } from '../support/guest-images.ts';
+import { exactSize, fsckOf, makeGuestDisk, run } from '../support/guest-images.ts';
 import { canMountAsRoot, hasCommand, requireOrSkip } from '../support/requirements.ts';
 import { Bench, exitOf, isRunning, lines, mountsUnder, until } from './cli-harness.ts';
 
@@ -35,7 +35,7 @@ function imgfuse(...parameters: readonly string[]): string {
 function imageOf(raw: string, format: string): string {
   if (format === 'raw') return raw;
   const image = bench.path(`guest.${format}`);
-  run('qemu-img', ['convert', '-f', 'raw', '-O', format, raw, image]);
+  run('qemu-img', ['convert', '-f', 'raw', '-O', format, ...exactSize(format), raw, image]);
   return image;
 }
 
@@ -57,6 +57,8 @@ describe.each([
   ['qcow2', 'dos', 'xfs'],
   ['qed', 'gpt', 'btrfs'],
   ['qed', 'dos', 'ext4'],
+  ['vdi', 'gpt', 'xfs'],
+  ['vpc', 'dos', 'btrfs'],
   ['raw', 'gpt', 'xfs'],
 ] as const)('a %s image with a %s table', (format, label, type) => {
   test(`shows the files of its one ${type}, keeps what is written, and leaves nothing`, (context) => {

@@ -31,7 +31,7 @@ function markOf(image: string): string {
   return `${dev}-${ino}`;
 }
 
-describe.each(['qcow2', 'qed'])('an image in %s', (format) => {
+describe.each(['qcow2', 'qed', 'vdi'])('an image in %s', (format) => {
   test('is marked by every clean end, and by nothing else', async () => {
     imgfuse('create', '-f', format, 'image', '64M');
     expect(bench.closedMarks()).toEqual([]);
@@ -59,9 +59,12 @@ describe.each(['qcow2', 'qed'])('an image in %s', (format) => {
   });
 });
 
-test('a raw image, which no open walks, has no mark', () => {
-  imgfuse('create', '-f', 'raw', 'image', '64M');
-  imgfuse('mount', '--format', 'raw', 'image', 'mnt');
+test.each([
+  ['raw', 'no open walks'],
+  ['vpc', 'every open walks'],
+])('a %s image, which %s, has no mark', (format) => {
+  imgfuse('create', '-f', format, 'image', '64M');
+  imgfuse('mount', '--format', format, 'image', 'mnt');
   imgfuse('unmount', 'mnt');
   expect(bench.closedMarks()).toEqual([]);
 });

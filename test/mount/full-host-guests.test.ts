@@ -13,6 +13,8 @@ import { Bench, exitOf, until } from './cli-harness.ts';
 const GUESTS = [
   { guest: 'ext4', format: 'qcow2', make: ['mkfs.ext4', '-q', '-F'], check: ['e2fsck', '-f', '-n'] },
   { guest: 'xfs', format: 'qed', make: ['mkfs.xfs', '-q', '-f'], check: ['xfs_repair', '-n'] },
+  { guest: 'ext4', format: 'vdi', make: ['mkfs.ext4', '-q', '-F'], check: ['e2fsck', '-f', '-n'] },
+  { guest: 'xfs', format: 'vpc', make: ['mkfs.xfs', '-q', '-f'], check: ['xfs_repair', '-n'] },
   { guest: 'ext4', format: 'raw', make: ['mkfs.ext4', '-q', '-F'], check: ['e2fsck', '-f', '-n'] },
 ] as const;
 
@@ -97,7 +99,7 @@ async function fullCycle(cycle: number): Promise<boolean> {
 }
 
 describe.each(GUESTS)('$guest on a $format image with full=wait', ({ guest: name, format, make, check }) => {
-  const cycles = sliceOf('fullHosts');
+  const cycles = sliceOf('fullHosts', format);
 
   test(`survives ${cycles} times that its host runs full`, async () => {
     run('mount', '-t', 'tmpfs', '-o', 'size=200m', 'tmpfs', host);
@@ -125,7 +127,7 @@ describe.each(GUESTS)('$guest on a $format image with full=wait', ({ guest: name
     run(check[0], ...check.slice(1), loop);
     run('losetup', '-d', loop);
     await until(() => bench.imgfuse('unmount', mountpoint).code === 0, 'the loop device to let go');
-    if (format !== 'raw') run('qemu-img', 'check', '-q', '-f', format, image);
+    bench.assertSound(image, format);
 
     imgfuse('mount', '--format', format, image, mountpoint);
     loop = run('losetup', '--find', '--show', `${mountpoint}/disk.raw`);

@@ -4,6 +4,7 @@ import { statSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { canMountAsRoot, hasCommand, requireOrSkip } from '../support/requirements.ts';
+import { sliceOf } from '../support/slices.ts';
 import { Bench } from './cli-harness.ts';
 
 const TREE = fileURLToPath(new URL('../../node_modules/typescript/lib', import.meta.url));
@@ -13,6 +14,11 @@ const GUESTS = [
   { name: 'xfs', make: ['mkfs.xfs', '-q', '-f'], check: ['xfs_repair', '-n'] },
   { name: 'btrfs', make: ['mkfs.btrfs', '-q', '-f'], check: ['btrfs', 'check', '--readonly'] },
 ] as const;
+
+/** Each format has its first guest, and as many after that one as its slice says. */
+const ROWS = ['qed', 'qcow2', 'vdi', 'vpc'].flatMap((format, first) =>
+  Array.from({ length: sliceOf('guests', format) }, (_, n) => ({ format, ...GUESTS[(first + n) % GUESTS.length]! })),
+);
 
 let bench: Bench;
 beforeEach(() => {
@@ -35,7 +41,7 @@ function imgfuse(...parameters: readonly string[]): string {
 
 const hostBytes = (path: string) => statSync(path).blocks * 512;
 
-describe.each(GUESTS)('$name on a loop device over a QED image', ({ name, make, check }) => {
+describe.each(ROWS)('$name on a loop device over a $format image', ({ format, name, make, check }) => {
   test('keeps every file over an unmount, gives trimmed space back, and leaves a clean image', (context) => {
     requireOrSkip(context, canMountAsRoot(), 'root and /dev/fuse');
     requireOrSkip(
@@ -43,10 +49,10 @@ describe.each(GUESTS)('$name on a loop device over a QED image', ({ name, make, 
       hasCommand(make[0]) && hasCommand(check[0]) && hasCommand('qemu-img'),
       `${make[0]}, ${check[0]} and qemu-img`,
     );
-    const image = bench.path('guest.qed');
+    const image = bench.path(`guest.${format}`);
     const at = bench.makeDirectory('mnt');
     const guest = bench.makeDirectory('guest');
-    imgfuse('create', '-f', 'qed', image, '2G');
+    imgfuse('create', '-f', format, image, '2G');
 
     imgfuse('mount', image, at);
     let loop = run('losetup', '--find', '--show', `${at}/disk.raw`);
@@ -57,7 +63,7 @@ describe.each(GUESTS)('$name on a loop device over a QED image', ({ name, make, 
     run('umount', guest);
     run('losetup', '-d', loop);
     imgfuse('unmount', at);
-    run('qemu-img', 'check', image);
+    bench.assertSound(image, format);
 
     imgfuse('mount', image, at);
     loop = run('losetup', '--find', '--show', '--direct-io=on', `${at}/disk.raw`);
@@ -77,6 +83,6 @@ describe.each(GUESTS)('$name on a loop device over a QED image', ({ name, make, 
     imgfuse('unmount', at);
     const trimmed = before - hostBytes(image);
     expect(trimmed, `${name}: host bytes given back by fstrim`).toBeGreaterThan(10 * 1024 * 1024);
-    run('qemu-img', 'check', image);
+    bench.assertSound(image, format);
   });
 });

@@ -84,7 +84,7 @@ function fingerprint(): string {
   return createHash('sha256').update(readFileSync(image)).digest('hex');
 }
 
-describe.each(['qed', 'qcow2', 'vdi', 'raw'])('a %s image', (format) => {
+describe.each(['qed', 'qcow2', 'vdi', 'vpc', 'raw'])('a %s image', (format) => {
   beforeEach(() => create(format));
 
   test('is read beside its writer, refused while that is there, and then taken over under open files', async () => {
@@ -128,7 +128,7 @@ describe.each(['qed', 'qcow2', 'vdi', 'raw'])('a %s image', (format) => {
     expect([byteAt(reader, 12 << 20), byteAt(reader, 0), byteAt(reader, 8192)]).toEqual([6, 7, 3]);
     for (const descriptor of descriptors.splice(0)) closeSync(descriptor);
     imgfuse('unmount', mountpoint);
-    if (format !== 'raw') qemuCheck(image, format);
+    bench.assertSound(image, format);
     qemuIo(image, format, 'read -P 7 0 4k', 'read -P 3 4k 60k', 'read -P 2 1M 1M', 'read -P 6 12M 64k');
   });
 
@@ -146,7 +146,7 @@ describe.each(['qed', 'qcow2', 'vdi', 'raw'])('a %s image', (format) => {
     expect(() => openSync(disk, 'r+')).toThrow(/EROFS/);
     expect(statSync(disk).mode & 0o777).toBe(0o400);
     expect(status()).toMatchObject({ 'read-only': true, shared: true, 'dirty-flag': false });
-    if (format !== 'raw') qemuCheck(image, format);
+    bench.assertSound(image, format);
     qemuIo(image, format, 'read -P 8 5M 64k', 'read -P 8 6M 64k', 'write -P 9 5M 64k');
     expect(byteAt(reader, 6 << 20)).toBe(8);
     imgfuse('remount', '-o', 'rw', mountpoint);
@@ -155,7 +155,7 @@ describe.each(['qed', 'qcow2', 'vdi', 'raw'])('a %s image', (format) => {
     descriptors.pop();
     for (const descriptor of descriptors.splice(0)) closeSync(descriptor);
     imgfuse('unmount', mountpoint);
-    if (format !== 'raw') qemuCheck(image, format);
+    bench.assertSound(image, format);
   });
 
   test('goes to and fro under readers that see old or new blocks, and never an error', async () => {
@@ -177,7 +177,7 @@ describe.each(['qed', 'qcow2', 'vdi', 'raw'])('a %s image', (format) => {
     }
     expect(await Promise.all(readers.map(exitOf))).toEqual([0, 0]);
     imgfuse('unmount', mountpoint);
-    if (format !== 'raw') qemuCheck(image, format);
+    bench.assertSound(image, format);
     qemuIo(image, format, `read -P ${rounds} 0 4M`, `read -P ${100 + rounds} 8M 64k`);
   });
 });

@@ -6,7 +6,7 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
 import { expect } from 'vitest';
 import { type Bench, exitOf, mountsUnder, until } from '../mount/cli-harness.ts';
-import { fsckOf, makeGuestDisk, type PlacedPart, run } from './guest-images.ts';
+import { exactSize, fsckOf, makeGuestDisk, type PlacedPart, run } from './guest-images.ts';
 
 export type Guest = 'ext4' | 'xfs' | 'btrfs';
 
@@ -46,12 +46,12 @@ export class AttachRun {
     this.bench = bench;
     this.type = type;
     this.format = format;
-    const raw = bench.path(`${type}.img`);
+    const raw = bench.path(`${type}-on-${format}.img`);
     const { mib, make } = GUESTS[type];
     this.part = makeGuestDisk(raw, 'gpt', [{ mib, make }])[0]!;
     this.image = bench.path(`${type}.${format}`);
-    this.guest = bench.makeDirectory(`guest-${type}`);
-    run('qemu-img', ['convert', '-f', 'raw', '-O', format, raw, this.image]);
+    this.guest = bench.makeDirectory(`${type}-on-${format}`);
+    run('qemu-img', ['convert', '-f', 'raw', '-O', format, ...exactSize(format), raw, this.image]);
   }
 
   private imgfuse(...parameters: readonly string[]): void {
@@ -187,7 +187,7 @@ export class AttachRun {
     this.imgfuse('detach', this.guest);
     this.assertNothingLeft();
     const raw = this.bench.path('copy.img');
-    run('qemu-img', ['check', '-q', '-f', this.format, this.image]);
+    this.bench.assertSound(this.image, this.format);
     run('qemu-img', ['convert', '-f', this.format, '-O', 'raw', this.image, raw]);
     expect(fsckOf(this.type, raw, this.part)).toBeNull();
   }

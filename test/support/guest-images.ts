@@ -47,6 +47,11 @@ export function makeGuestDisk(path: string, label: 'gpt' | 'dos', parts: readonl
   return placed;
 }
 
+/** Options of qemu-img convert, so that the new image has the size of the old one: of VHD QEMU makes what a geometry can say. */
+export function exactSize(format: string): readonly string[] {
+  return format === 'vpc' ? ['-o', 'force_size=on'] : [];
+}
+
 /** Runs a function with a loop device over a part of a file. */
 export function withLoop<T>(path: string, { start, size }: PlacedPart, use: (device: string) => T): T {
   const device = run('losetup', ['--find', '--show', '--offset', String(start), '--sizelimit', String(size), path]);

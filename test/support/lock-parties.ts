@@ -165,13 +165,13 @@ export const QEMU_VISITORS: readonly Visitor[] = [
   {
     name: 'qemu-img check',
     access: 'read',
-    without: ['raw'],
+    without: ['raw', 'vpc'],
     visit: (image, format) => command('qemu-img', 'check', '-f', format, image),
   },
   {
     name: 'qemu-img check -r all',
     access: 'write',
-    without: ['raw', 'vdi'],
+    without: ['raw', 'vdi', 'vpc'],
     visit: (image, format) => command('qemu-img', 'check', '-r', 'all', '-f', format, image),
   },
   {
@@ -190,10 +190,10 @@ export const QEMU_VISITORS: readonly Visitor[] = [
     visit: (image, format) => command('qemu-img', 'convert', '-n', '-f', 'raw', '-O', format, `${image}.source`, image),
   },
   {
-    // QEMU resizes neither
+    // QEMU resizes none of these
     name: 'qemu-img resize',
     access: 'write',
-    without: ['qed', 'vdi'],
+    without: ['qed', 'vdi', 'vpc'],
     visit: (image, format) => command('qemu-img', 'resize', '-f', format, image, '+1M'),
   },
   {
@@ -295,7 +295,7 @@ export const QEMU_HOLDERS: readonly Holder[] = [
   {
     name: 'qemu-img check',
     access: 'read',
-    without: ['raw'],
+    without: ['raw', 'vpc'],
     hold: (image, format) => throttled(image, format, 'check'),
   },
   {
@@ -313,7 +313,7 @@ export const QEMU_HOLDERS: readonly Holder[] = [
   {
     name: 'qemu-img resize',
     access: 'write',
-    without: ['qed', 'vdi', 'raw'],
+    without: ['qed', 'vdi', 'vpc', 'raw'],
     hold: (image, format) => throttled(image, format, 'resize', '+1M'),
   },
 ];
