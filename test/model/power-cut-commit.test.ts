@@ -8,6 +8,7 @@ import type { Image, WritableFormat } from '../../src/format/image-format.ts';
 import { qcow2 } from '../../src/format/qcow2/index.ts';
 import { qed } from '../../src/format/qed/index.ts';
 import { raw } from '../../src/format/raw/index.ts';
+import { vdi } from '../../src/format/vdi/index.ts';
 import { vpc } from '../../src/format/vpc/index.ts';
 import { MemoryHostFile } from '../support/memory-file.ts';
 import { checkImage, createMemoryImage, openImage } from '../support/memory-images.ts';
@@ -37,6 +38,7 @@ const QCOW2: Kind = { format: qcow2, options: { cluster_size: '4k' } };
 const VERSION_2: Kind = { format: qcow2, options: { cluster_size: '4k', compat: '0.10' } };
 const SUBCLUSTERS: Kind = { format: qcow2, options: { cluster_size: '16k', extended_l2: 'on' } };
 const LAZY: Kind = { format: qcow2, options: { cluster_size: '4k', lazy_refcounts: 'on' } };
+const VDI: Kind = { format: vdi, options: { block_size: '4k' } };
 const VHD: Kind = { format: vpc, options: { block_size: '4k' } };
 const LARGE_BLOCKS: Kind = { format: vpc, options: { block_size: '32k' } };
 const DATA_FILE: Kind = { format: qcow2, options: { cluster_size: '4k', data_file: '/data' } };
@@ -59,6 +61,7 @@ const PAIRS: readonly Pair[] = [
   { name: 'subclusters into subclusters', overlay: SUBCLUSTERS, base: SUBCLUSTERS, baseSize: SIZE },
   { name: 'lazy refcounts into lazy refcounts', overlay: LAZY, base: LAZY, baseSize: SIZE },
   { name: 'a data file into qcow2', overlay: DATA_FILE, base: QCOW2, baseSize: SIZE },
+  { name: 'qcow2 into VDI', overlay: QCOW2, base: VDI, baseSize: SIZE },
   { name: 'QED into QED', overlay: QED, base: QED, baseSize: SIZE },
   { name: 'QED into a smaller raw', overlay: QED, base: RAW, baseSize: 200 * KIB + 512 },
   { name: 'QED into qcow2', overlay: QED, base: QCOW2, baseSize: SIZE },

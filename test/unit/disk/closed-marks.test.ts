@@ -62,7 +62,8 @@ function walksAtOpen(path: string): boolean {
 /** An image with data, closed clean. */
 function closedImage(format: string): string {
   const path = join(folder, `disk.${format}`);
-  createDisk(path, format, { size: SIZE, options: new Map() });
+  const options = new Map(format === 'vdi' ? [['block_size', String(CLUSTER)]] : []);
+  createDisk(path, format, { size: SIZE, options });
   const { disk } = open(path);
   for (let at = 0; at < SIZE; at += 2 * CLUSTER)
     disk.write(new Uint8Array(CLUSTER).fill(at / CLUSTER), 0, CLUSTER, guestOffset(at));
@@ -87,7 +88,7 @@ function overwrite(path: string, at: number, bytes: Uint8Array): void {
   closeSync(descriptor);
 }
 
-describe.each(['qcow2', 'qed'])('a %s image that was closed clean', (format) => {
+describe.each(['qcow2', 'qed', 'vdi'])('a %s image that was closed clean', (format) => {
   test('opens without a walk, as often as it is closed clean again', () => {
     const path = closedImage(format);
     for (let round = 0; round < 3; round++) {

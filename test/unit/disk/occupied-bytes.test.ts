@@ -7,6 +7,8 @@ import type { WritableFormat, WritableImage } from '../../../src/format/image-fo
 import { qcow2 } from '../../../src/format/qcow2/index.ts';
 import { qed } from '../../../src/format/qed/index.ts';
 import { raw } from '../../../src/format/raw/index.ts';
+import { vdi } from '../../../src/format/vdi/index.ts';
+import { vpc } from '../../../src/format/vpc/index.ts';
 import { MemoryHostFile } from '../../support/memory-file.ts';
 import { createMemoryImage, openImage } from '../../support/memory-images.ts';
 import { CountingHostFile } from '../../support/wrapping-files.ts';
@@ -27,20 +29,25 @@ class DeviceFile extends UncountedFile {
   }
 }
 
-function imageWithData(format: WritableFormat, options: Readonly<Record<string, string>> = {}): WritableImage {
+/** Blocks of less than a MiB, in formats whose default is more. */
+function optionsOf(format: WritableFormat): Readonly<Record<string, string>> {
+  return format === vdi || format === vpc ? { block_size: '64k' } : {};
+}
+
+function imageWithData(format: WritableFormat, options = optionsOf(format)): WritableImage {
   const image = openImage(format, createMemoryImage(format, 8 * MIB, options));
   image.write(DATA, 0, DATA.length, guestOffset(3 * MIB));
   return image;
 }
 
 function overlay(format: WritableFormat, backing: WritableImage, size: number, readOnly = false): VirtualDisk {
-  const file = createMemoryImage(format, size, {}, '/base');
+  const file = createMemoryImage(format, size, optionsOf(format), '/base');
   const shown = readOnly ? new MemoryHostFile(file.bytes(), '/memory', true) : file;
   return new VirtualDisk(openImage(format, shown, { backing, readOnly }));
 }
 
-for (const top of [qed, qcow2]) {
-  for (const base of [raw, qed, qcow2]) {
+for (const top of [qed, qcow2, vdi, vpc]) {
+  for (const base of [raw, qed, qcow2, vdi, vpc]) {
     for (const readOnly of [false, true]) {
       const title = `an empty ${top.name} overlay, ${readOnly ? 'read-only' : 'writable'}, shows the ${base.name} data below`;
       test(title, () => {
@@ -52,7 +59,9 @@ for (const top of [qed, qcow2]) {
     }
   }
   test(`${top.name}: the data of three images adds up, and never to more than the disk has`, () => {
-    const middle = openImage(top, createMemoryImage(top, 8 * MIB, {}, '/base'), { backing: imageWithData(raw) });
+    const middle = openImage(top, createMemoryImage(top, 8 * MIB, optionsOf(top), '/base'), {
+      backing: imageWithData(raw),
+    });
     middle.write(DATA, 0, DATA.length, guestOffset(0));
     const disk = overlay(top, middle, 8 * MIB);
     disk.write(DATA, 0, DATA.length, guestOffset(6 * MIB));

@@ -13,6 +13,8 @@ import type { WritableFormat } from '../../../src/format/image-format.ts';
 import { qcow2 } from '../../../src/format/qcow2/index.ts';
 import { qed } from '../../../src/format/qed/index.ts';
 import { raw } from '../../../src/format/raw/index.ts';
+import { vdi } from '../../../src/format/vdi/index.ts';
+import { vpc } from '../../../src/format/vpc/index.ts';
 import { createMemoryImage, openImage } from '../../support/memory-images.ts';
 import { TreeOfFiles } from '../../support/tree-of-files.ts';
 
@@ -26,6 +28,8 @@ const FORMATS: readonly (readonly [WritableFormat, Readonly<Record<string, strin
   [raw, {}],
   [qed, { cluster_size: '4k', table_size: '1' }],
   [qcow2, { cluster_size: '512' }],
+  [vdi, { block_size: '4k' }],
+  [vpc, { block_size: '4k' }],
 ];
 
 class Subject {

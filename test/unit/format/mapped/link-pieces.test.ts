@@ -9,6 +9,8 @@ import { LINKS_PER_HOLD } from '../../../../src/format/mapped/link-pieces.ts';
 import { qcow2 } from '../../../../src/format/qcow2/index.ts';
 import { qed } from '../../../../src/format/qed/index.ts';
 import { raw } from '../../../../src/format/raw/index.ts';
+import { vdi } from '../../../../src/format/vdi/index.ts';
+import { vpc } from '../../../../src/format/vpc/index.ts';
 import { watchLockHolds } from '../../../support/lock-holds.ts';
 import { MemoryHostFile } from '../../../support/memory-file.ts';
 import { createMemoryImage, openImage } from '../../../support/memory-images.ts';
@@ -25,7 +27,12 @@ function opened(format: WritableFormat) {
   const base = openImage(raw, new MemoryHostFile(new Uint8Array(2 * COUNT * CLUSTER).fill(9), '/base', true), {
     readOnly: true,
   });
-  const file = createMemoryImage(format, 4 * COUNT * CLUSTER, { cluster_size: String(CLUSTER) }, '/base');
+  const file = createMemoryImage(
+    format,
+    4 * COUNT * CLUSTER,
+    { [format === vdi || format === vpc ? 'block_size' : 'cluster_size']: String(CLUSTER) },
+    '/base',
+  );
   const holds = watchLockHolds(file);
   const image = openImage(format, holds.file, { backing: base, slots: 2, tableCacheBytes: 2 ** 20 });
   const other = format.attach(holds.file, image.share(), {
@@ -45,7 +52,7 @@ function byteAt(image: WritableImage, cluster: number): number {
   return bytes[0]!;
 }
 
-describe.each([{ format: qed }, { format: qcow2 }])('$format.name', ({ format }) => {
+describe.each([{ format: qed }, { format: qcow2 }, { format: vdi }, { format: vpc }])('$format.name', ({ format }) => {
   test(`links at most ${LINKS_PER_HOLD} clusters in one hold of the metadata lock, and a slice of a table at once`, () => {
     const { image, holds } = opened(format);
     // in an order that never goes on in the slice of the one before

@@ -8,6 +8,7 @@ import { LINKS_PER_HOLD } from '../../../../src/format/mapped/link-pieces.ts';
 import { qcow2 } from '../../../../src/format/qcow2/index.ts';
 import { qed } from '../../../../src/format/qed/index.ts';
 import { raw } from '../../../../src/format/raw/index.ts';
+import { vdi } from '../../../../src/format/vdi/index.ts';
 import { vpc } from '../../../../src/format/vpc/index.ts';
 import { type LockHolds, watchLockHolds } from '../../../support/lock-holds.ts';
 import { MemoryHostFile } from '../../../support/memory-file.ts';
@@ -32,12 +33,14 @@ const KINDS: readonly Kind[] = [
   { name: 'qed over a backing file', format: qed, options: { cluster_size: '4k' }, clusterSize: 4096, below: 9 },
   { name: 'qcow2', format: qcow2, options: { cluster_size: '4k' }, clusterSize: 4096 },
   { name: 'qcow2 over a backing file', format: qcow2, options: { cluster_size: '4k' }, clusterSize: 4096, below: 9 },
+  { name: 'vdi', format: vdi, options: { block_size: '4k' }, clusterSize: 4096 },
+  { name: 'vdi over a backing file', format: vdi, options: { block_size: '4k' }, clusterSize: 4096, below: 9 },
   {
     name: 'qcow2 with lazy refcounts',
     ...{ format: qcow2, options: { cluster_size: '4k', lazy_refcounts: 'on' }, clusterSize: 4096 },
   },
-  { name: 'VHD', format: vpc, options: { block_size: '4k' }, clusterSize: 4096 },
-  { name: 'VHD over a parent', format: vpc, options: { block_size: '4k' }, clusterSize: 4096, below: 9 },
+  { name: 'vpc', format: vpc, options: { block_size: '4k' }, clusterSize: 4096 },
+  { name: 'vpc over a backing file', format: vpc, options: { block_size: '4k' }, clusterSize: 4096, below: 9 },
 ];
 
 function opened({ format, options, below }: Kind, size: number) {

@@ -8,6 +8,8 @@ import type { WritableFormat, WritableImage } from '../../../../src/format/image
 import { METADATA_LOCK } from '../../../../src/format/mapped/mapped-state.ts';
 import { qcow2 } from '../../../../src/format/qcow2/index.ts';
 import { qed } from '../../../../src/format/qed/index.ts';
+import { vdi } from '../../../../src/format/vdi/index.ts';
+import { vpc } from '../../../../src/format/vpc/index.ts';
 import { createMemoryImage, openImage } from '../../../support/memory-images.ts';
 
 const KIB = 1024;
@@ -28,6 +30,9 @@ const ACTIONS: readonly (readonly [name: string, act: (image: WritableImage) => 
   ['a larger size', (image) => image.resize(SIZE)],
 ];
 
+/** What VDI does without a look below: an entry of its map says that a block is zeros, whatever is there. */
+const FREE_IN_VDI = ['a discard of whole clusters', 'zeros over data of the backing file', 'a larger size'];
+
 const VARIANTS: readonly (readonly [
   name: string,
   format: WritableFormat,
@@ -37,17 +42,19 @@ const VARIANTS: readonly (readonly [
   ['qcow2', qcow2, {}],
   ['qcow2 with extended L2 entries', qcow2, { extended_l2: 'on' }],
   ['qcow2 version 2', qcow2, { compat: '0.10' }],
+  ['VDI', vdi, { block_size: '64k' }],
+  ['VHD', vpc, { block_size: '64k' }],
 ];
 
 describe.each(VARIANTS)('over a slow backing file, of %s', (_name, format, options) => {
-  test.each(ACTIONS)('%s does not hold the metadata lock while it waits', (_name, act) => {
+  test.each(ACTIONS)('%s does not hold the metadata lock while it waits', (name, act) => {
     const { image, base, lock, onRead } = overlay(format, options);
     image.flush();
     const held: boolean[] = [];
     onRead(() => held.push(Atomics.load(lock, METADATA_LOCK) !== 0));
     act(image);
     onRead(() => undefined);
-    expect(held.length).toBeGreaterThan(0);
+    expect(held.length > 0).toBe(format !== vdi || !FREE_IN_VDI.includes(name));
     expect(held.filter(Boolean)).toEqual([]);
     image.close();
     base.close();
@@ -67,7 +74,7 @@ describe.each(VARIANTS)('over a slow backing file, of %s', (_name, format, optio
 
 /** An overlay of half the size of its backing file, which has one cluster of data and none of its tables in the cache. */
 function overlay(format: WritableFormat, options: Readonly<Record<string, string>>) {
-  const create = { cluster_size: String(CLUSTER), ...options };
+  const create = { ...(format === vdi || format === vpc ? {} : { cluster_size: String(CLUSTER) }), ...options };
   const baseFile = createMemoryImage(format, SIZE, create);
   const writer = openImage(format, baseFile);
   writer.write(new Uint8Array(CLUSTER).fill(7), 0, CLUSTER, BASE_DATA);

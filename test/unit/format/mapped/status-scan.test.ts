@@ -11,6 +11,8 @@ import { createPendingLinksState, PendingLinks } from '../../../../src/format/ma
 import { type ScannedTables, StatusScan } from '../../../../src/format/mapped/status-scan.ts';
 import { qcow2 } from '../../../../src/format/qcow2/index.ts';
 import { qed } from '../../../../src/format/qed/index.ts';
+import { vdi } from '../../../../src/format/vdi/index.ts';
+import { vpc } from '../../../../src/format/vpc/index.ts';
 import { MemoryHostFile } from '../../../support/memory-file.ts';
 import { createMemoryImage, openImage } from '../../../support/memory-images.ts';
 import { placesOf } from '../../../support/qcow2-bytes.ts';
@@ -26,6 +28,8 @@ interface Variant {
 const VARIANTS: Readonly<Record<string, Variant>> = {
   QED: { format: qed, cluster: 4096, options: { cluster_size: '4096', table_size: '1' } },
   qcow2: { format: qcow2, cluster: 4096, options: { cluster_size: '4096' } },
+  VDI: { format: vdi, cluster: 4096, options: { block_size: '4k' } },
+  VHD: { format: vpc, cluster: 4096, options: { block_size: '4k' } },
   'qcow2 with subclusters': { format: qcow2, cluster: 16_384, options: { cluster_size: '16384', extended_l2: 'on' } },
   'qcow2, preallocated': { format: qcow2, cluster: 65_536, options: { preallocation: 'metadata' } },
 };
