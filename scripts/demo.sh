@@ -3,6 +3,7 @@
 #
 #   sudo ./scripts/demo.sh         makes a QED image, puts a partition and ext4 with real files on it, closes it,
 #                                  shows that it is clean, and compares every file when it is attached again
+#   sudo ./scripts/demo.sh -f FMT  the same with an image in another format: qcow2, vdi or vpc
 #   sudo ./scripts/demo.sh IMAGE   shows what is on your own image; the image is opened read-only and never written.
 #                                  Options of "imgfuse mount" may follow: --key-file FILE, --allow-backing DIR
 #
@@ -116,12 +117,12 @@ detach_image() {
   attached=''
 }
 
-# ---- sudo ./scripts/demo.sh -----------------------------------------------------------------------------------------
+# ---- sudo ./scripts/demo.sh [-f FMT] --------------------------------------------------------------------------------
 
 main_job() {
-  local image=$work/disk.qed tree=$root/node_modules
-  say 'A QED image, empty'
-  run imgfuse create -f qed "$image" 4G
+  local format=$1 image=$work/disk.$1 tree=$root/node_modules
+  say "A $format image, empty"
+  run imgfuse create -f "$format" "$image" 4G
   run imgfuse info "$image"
 
   say 'Mount it: its disk appears as a raw file'
@@ -184,10 +185,15 @@ show_image() {
 }
 
 case ${1:-} in
-  -h | --help) sed -n '2,10s/^# \{0,1\}//p' "$0" && exit 0 ;;
+  -h | --help) sed -n '2,11s/^# \{0,1\}//p' "$0" && exit 0 ;;
   '')
     set_up
-    main_job
+    main_job qed
+    ;;
+  -f)
+    case ${2:-} in qed | qcow2 | vdi | vpc) ;; *) die '-f is followed by qed, qcow2, vdi or vpc' ;; esac
+    set_up
+    main_job "$2"
     ;;
   *)
     [ -f "$1" ] || die "$1 is no file"
