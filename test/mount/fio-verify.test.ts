@@ -88,7 +88,6 @@ describe.each(['kernel', 'fuse-native'])('fio with checksums over the %s transpo
 });
 
 test.for([
-  'qcow2',
   'vdi',
   'vpc',
 ])('mixed sizes, unaligned, read back what they wrote to a %s image, and it is clean', (format, context) => {
