@@ -101,10 +101,18 @@ function prepare(pair: Pair, random: () => number): Files {
   return pair.overlay === DATA_FILE ? [overlay, base, dataFile] : [overlay, base];
 }
 
-/** What is found after a cut, opened as a reader does. */
+/**
+ * What is found after a cut, opened as a reader does. Entries of QED may lead beyond its file then, and whoever only reads them gets
+ * an error, so such a base is opened for writing once, which repairs it.
+ */
 function look(pair: Pair, files: Files): Image {
-  const copies = files.map((file) => file.clone(true));
-  return openBoth(pair, copies, true);
+  const copies = files.map((file) => file.clone());
+  if (pair.base.format === qed) openImage(qed, copies[1]!).close();
+  return openBoth(
+    pair,
+    copies.map((file) => file.clone(true)),
+    true,
+  );
 }
 
 function change(image: Image, random: () => number, count: number, first: number): void {
