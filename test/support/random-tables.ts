@@ -139,7 +139,8 @@ export function randomQed(random: Random, damages: number): MemoryHostFile {
   for (let left = below(random, damages + 1); left > 0; left--) {
     const l1Entry = clusterSize + below(random, 4) * 8;
     const table = Number(view(l1Entry));
-    const isTable = table > 0 && table < file.size();
+    // a damaged entry may lead into the header, which stays as it is
+    const isTable = table >= clusterSize && table < file.size();
     const at = isTable && random() < 0.85 ? table + below(random, (clusterSize / 8) * 2) * 8 : l1Entry;
     const bytes = Buffer.alloc(8);
     bytes.writeBigUInt64LE(damagedEntry(random, file, clusterSize, view(Math.max(0, at - 8))) & (2n ** 64n - 1n));
