@@ -4,6 +4,7 @@
 import { didYouMean, ImgfuseError } from '../errors/index.ts';
 import { bochs } from '../format/bochs/index.ts';
 import { cloop } from '../format/cloop/index.ts';
+import { dmg } from '../format/dmg/index.ts';
 import type { ImageFormat } from '../format/image-format.ts';
 import { qcow2 } from '../format/qcow2/index.ts';
 import { qed } from '../format/qed/index.ts';
@@ -11,7 +12,7 @@ import { raw } from '../format/raw/index.ts';
 import { vdi } from '../format/vdi/index.ts';
 import { vpc } from '../format/vpc/index.ts';
 
-export const formats: readonly ImageFormat[] = [qed, qcow2, vdi, bochs, cloop, vpc, raw];
+export const formats: readonly ImageFormat[] = [qed, qcow2, vdi, bochs, cloop, dmg, vpc, raw];
 
 /** The format of a file that no other format recognizes: its own bytes are the disk. */
 export const rawFormat: ImageFormat = raw;

@@ -35,7 +35,6 @@ export const FOREIGN_FORMATS: readonly ForeignFormat[] = [
     cure: convertFrom('parallels'),
   },
   { title: 'a qcow image of version 1', magics: [{ at: 0, text: 'QFI\xfb\0\0\0\x01' }], cure: convertFrom('qcow') },
-  { title: 'a dmg image (macOS)', magics: [{ at: -512, text: 'koly' }], cure: convertFrom('dmg') },
   {
     title: 'an encrypted dmg image (macOS)',
     magics: [

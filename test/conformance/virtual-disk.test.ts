@@ -6,6 +6,7 @@ import { guestOffset } from '../../src/bytes/offsets.ts';
 import { formats } from '../../src/disk/registry.ts';
 import { bochs } from '../../src/format/bochs/index.ts';
 import { cloop } from '../../src/format/cloop/index.ts';
+import { dmg } from '../../src/format/dmg/index.ts';
 import type { WritableFormat, WritableImage } from '../../src/format/image-format.ts';
 import { qcow2 } from '../../src/format/qcow2/index.ts';
 import { qed } from '../../src/format/qed/index.ts';
@@ -14,6 +15,7 @@ import { vdi } from '../../src/format/vdi/index.ts';
 import { vpc } from '../../src/format/vpc/index.ts';
 import { bochsImage, MIXED_SECTORS } from '../support/bochs-bytes.ts';
 import { cloopImage } from '../support/cloop-bytes.ts';
+import { dmgImage } from '../support/dmg-bytes.ts';
 import { MemoryHostFile } from '../support/memory-file.ts';
 import { createMemoryImage, openImage } from '../support/memory-images.ts';
 import { describeReadableDisk, type ReadVariant } from './readable-disk.ts';
@@ -161,6 +163,7 @@ const readVariants: readonly ReadVariant[] = [
     isCompressed: true,
     create: () => cloopImage({ blockSize: 65_536, gap: 77 }),
   },
+  { name: 'dmg', format: dmg, isCompressed: true, create: () => dmgImage({ gap: 9 }) },
 ];
 
 test('every format has a row', () => {

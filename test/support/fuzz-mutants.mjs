@@ -221,6 +221,25 @@ function cloopPlaces(image) {
   return { clusterSize, size: blocks * clusterSize, places, pointers, bigEndian: true };
 }
 
+/** Every place of a dmg image, those of its block tables as base64 digits of its property list. */
+function dmgPlaces(image) {
+  const trailer = image.length - 512;
+  const u64 = (at) => Number(image.readBigUInt64BE(at));
+  const size = u64(trailer + 492) * 512;
+  const places = [0, 4, 8, 60].map((at) => ({ at: trailer + at, width: 4, affects: 'all', kind: 'header' }));
+  for (const at of [24, 40, 48, 216, 224, 492]) {
+    places.push({ at: trailer + at, width: 8, affects: 'all', kind: 'header' });
+  }
+  const [list, end] = [u64(trailer + 216), u64(trailer + 216) + u64(trailer + 224)];
+  // data lies before the list; which run a byte belongs to is not looked up
+  for (let at = 0; at < list; at += 1 + Math.floor(list / 300)) {
+    places.push({ at, width: 1, affects: 'all', kind: 'data' });
+  }
+  for (let at = list; at < end; at += 3) places.push({ at, width: 1, affects: 'all', kind: 'table' });
+  const pointers = [0n, 1n, BigInt(image.length), BigInt(list), BigInt(end), ...Buffer.from('<>&A/=')].map(BigInt);
+  return { clusterSize: 512, size, places, pointers, bigEndian: true };
+}
+
 /** Every place of a VHD of any kind. */
 function vpcPlaces(image) {
   const u32 = (at) => image.readUInt32BE(at);
@@ -305,6 +324,7 @@ export const PLACES = {
   vdi: vdiPlaces,
   bochs: bochsPlaces,
   cloop: cloopPlaces,
+  dmg: dmgPlaces,
   vpc: vpcPlaces,
   raw: rawPlaces,
 };

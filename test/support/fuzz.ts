@@ -6,6 +6,7 @@ import { fileURLToPath } from 'node:url';
 import { bochsImage, MIXED_SECTORS } from './bochs-bytes.ts';
 import { cloopImage } from './cloop-bytes.ts';
 import { compileDouble } from './compiled-double.ts';
+import { DMG_KINDS } from './dmg-bytes.ts';
 import { noFigures, type WatchFigures, watchMutants } from './fuzz-watch.ts';
 import { qemuImg, qemuIo, tryQemu } from './qemu.ts';
 import { CREATE, DISCARDED, differencing, FREE, MODIFY, vdiBytes, vdiVersion0 } from './vdi-bytes.ts';
@@ -223,6 +224,8 @@ const SUBJECTS: Readonly<Record<string, MakeSubjects>> = {
   vdi: (folder) => VDI.map(([name, image, below]) => ({ ...oneSubject('vdi', folder, image, name), ...below(folder) })),
   bochs: (folder) => [oneSubject('bochs', folder, bochsImage({ sectors: MIXED_SECTORS }).image)],
   cloop: (folder) => [oneSubject('cloop', folder, cloopImage().image)],
+  dmg: (folder) =>
+    Object.entries(DMG_KINDS).map(([kind, make]) => oneSubject('dmg', folder, make().image, `dmg ${kind}`)),
   vpc: makeVhds,
   raw: (folder) => [oneSubject('raw', folder, Buffer.alloc(100 * KIB, 'raw'))],
 };

@@ -2,10 +2,12 @@
 
 import { bochsImage, MIXED_SECTORS } from './bochs-bytes.ts';
 import { cloopImage } from './cloop-bytes.ts';
+import { dmgImage } from './dmg-bytes.ts';
 
 export const READ_ONLY_IMAGES: Readonly<
   Record<string, () => { readonly image: Uint8Array; readonly content: Buffer }>
 > = {
   bochs: () => bochsImage({ sectors: MIXED_SECTORS }),
   cloop: () => cloopImage(),
+  dmg: () => dmgImage(),
 };

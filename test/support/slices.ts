@@ -2,7 +2,7 @@
 // script for the long run takes unless its option says otherwise. The rules are the same in both; a long run sees more of what
 // may break them. A new format adds its numbers here.
 
-type ByFormat = Readonly<Record<'raw' | 'qed' | 'qcow2' | 'vdi' | 'bochs' | 'cloop' | 'vpc', number>>;
+type ByFormat = Readonly<Record<'raw' | 'qed' | 'qcow2' | 'vdi' | 'bochs' | 'cloop' | 'dmg' | 'vpc', number>>;
 interface Slice {
   readonly ci: number | Partial<ByFormat>;
   readonly long: number;
@@ -28,7 +28,10 @@ const SLICES = {
   /** images of QEMU through a mount: widths of reference counts for each cluster size and feature */
   matrixWidths: { ci: 2, long: 5 },
   /** fuzz.sh: damaged images */
-  fuzz: { ci: { raw: 1000, qed: 4000, qcow2: 4000, vdi: 3000, bochs: 2000, cloop: 2000, vpc: 3000 }, long: 10_000 },
+  fuzz: {
+    ci: { raw: 1000, qed: 4000, qcow2: 4000, vdi: 3000, bochs: 2000, cloop: 2000, dmg: 4000, vpc: 3000 },
+    long: 10_000,
+  },
   /** fuzz.sh --format partitions: damaged partition tables */
   fuzzPartitions: { ci: 20_000, long: 200_000 },
   /** npm run stress: rounds of 250 requests a thread */

@@ -1,0 +1,64 @@
+// dmg images in other readers: dmg2img, 7-Zip and QEMU read from them what this program reads.
+
+import { execFileSync } from 'node:child_process';
+import { readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { checkDisk, inspectDisk } from '../../src/disk/index.ts';
+import { ADC, dmgImage, RAW, sectorsOf, type TableSpec, ZERO, ZLIB } from '../support/dmg-bytes.ts';
+import { firstDifference, readAll, withDisk } from '../support/image-files.ts';
+import { hasQemu, qemuImg } from '../support/qemu.ts';
+import { hasCommand, requireOrSkip } from '../support/requirements.ts';
+import { makeTemporaryDirectory, removeTemporaryDirectory } from '../support/temporary.ts';
+
+/** One table, as the others want it: sorted, without gaps, and the data in order. */
+function tablesOf(type: number): readonly TableSpec[] {
+  const runs = Array.from({ length: 9 }, (_, i) => [
+    { type, content: sectorsOf(64 + i, i + 1) },
+    { type: ZERO, sectors: 5 },
+    { type: RAW, content: sectorsOf(3, i + 50) },
+  ]);
+  return [{ runs: runs.flat() }];
+}
+
+type Reader = (image: string, raw: string) => void;
+const READERS: Readonly<Record<string, { readonly reads: readonly string[]; readonly convert: Reader }>> = {
+  dmg2img: {
+    reads: ['adc', 'zlib'],
+    convert: (image, raw) => void execFileSync('dmg2img', ['-s', image, raw], { stdio: 'pipe' }),
+  },
+  '7zz': {
+    reads: ['adc', 'zlib'],
+    convert: (image, raw) => {
+      const output = execFileSync('7zz', ['x', '-so', '-tdmg', image], { stdio: 'pipe', maxBuffer: 2 ** 28 });
+      writeFileSync(raw, output);
+    },
+  },
+  'qemu-img': {
+    reads: ['zlib'],
+    convert: (image, raw) => void qemuImg('convert', '-f', 'dmg', '-O', 'raw', image, raw),
+  },
+};
+
+const KINDS: Readonly<Record<string, number>> = { adc: ADC, zlib: ZLIB };
+
+let folder: string;
+beforeEach(() => {
+  folder = makeTemporaryDirectory();
+});
+afterEach(() => removeTemporaryDirectory(folder));
+
+describe.each(Object.entries(READERS))('%s', (name, { reads, convert }) => {
+  test.for(reads)('reads the same from runs of the kind %s', (kind, context) => {
+    requireOrSkip(context, name === 'qemu-img' ? hasQemu : hasCommand(name), name);
+    const { image, content } = dmgImage({ tables: tablesOf(KINDS[kind]!) });
+    const path = join(folder, 'disk.dmg');
+    const raw = join(folder, 'disk.raw');
+    writeFileSync(path, image);
+    convert(path, raw);
+    expect(firstDifference(readFileSync(raw), content)).toBe('none');
+    expect(inspectDisk(path)).toMatchObject({ format: 'dmg', virtualSize: content.length });
+    withDisk(path, { readOnly: true }, (disk) => expect(firstDifference(readAll(disk), content)).toBe('none'));
+    expect(checkDisk(path, { repair: 'none', log: () => undefined })).toMatchObject({ corruptions: 0, checkErrors: 0 });
+  });
+});
