@@ -31,6 +31,7 @@ import { GrainTables } from './grain-tables.ts';
 import { Linker } from './link.ts';
 import { Mapper, type Run } from './mapping.ts';
 import { SparseScannedTables } from './scanned-tables.ts';
+import { SecondTables } from './second-tables.ts';
 import { SparseNumbers, type SparseState } from './state.ts';
 import { Tables } from './table.ts';
 import { Unclean } from './unclean.ts';
@@ -61,8 +62,9 @@ export function connect(
   const tables = new Tables(file, new TableCache(state.cache));
   const mapper = new Mapper(file, layout, geometry, tables, pending, numbers);
   const allocator = new Allocator({ file, layout, geometry, lock, words, numbers, free, tracker });
-  const grainTables = new GrainTables({ geometry, tables, mapper, allocator, numbers, tracker });
-  const linker = new Linker(geometry, tables, mapper, tracker, pending);
+  const second = new SecondTables({ geometry, lock, words, tables, mapper, allocator, disk, numbers, tracker });
+  const grainTables = new GrainTables({ geometry, tables, mapper, allocator, numbers, tracker, second });
+  const linker = new Linker(geometry, tables, mapper, tracker, pending, second);
   const flush = new Flush({ file, geometry, lock, tracker, pending, linker, free, log });
   const reusable = () => ({ waiting: free.unsettledCount, free: free.freeCount });
   const parts = {
@@ -84,6 +86,7 @@ export function connect(
     pending,
     reservations,
     reusable,
+    second,
     tables,
     tracker,
     unclean,

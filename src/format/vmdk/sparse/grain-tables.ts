@@ -1,12 +1,13 @@
 // Grain tables that come into being: where a directory entry is 0, the first write into what it maps needs a table, in both copies. It
 // takes grains that read as zeros durably, so it says "unallocated" everywhere, before the directories lead to it. A crash on the way
-// leaves a table that nothing refers to, or one in the second directory only, which the next open copies.
+// leaves a table that nothing refers to, or one in one directory only, which the next open copies.
 
 import { type GuestCluster, type HostOffset, SECTOR_BYTES } from '../../../bytes/offsets.ts';
 import type { WriteTracker } from '../../write-tracker.ts';
 import type { Allocator } from './allocate.ts';
 import type { Geometry } from './geometry.ts';
 import type { Mapper } from './mapping.ts';
+import type { SecondTables } from './second-tables.ts';
 import type { SparseNumbers } from './state.ts';
 import type { Tables } from './table.ts';
 
@@ -17,6 +18,7 @@ export interface GrainTablesParts {
   readonly allocator: Allocator;
   readonly numbers: Pick<SparseNumbers, 'directoryOffset' | 'redundantOffset'>;
   readonly tracker: WriteTracker;
+  readonly second: SecondTables;
 }
 
 export class GrainTables {
@@ -31,7 +33,7 @@ export class GrainTables {
    * @throws no-space, and nothing has changed
    */
   ensure(grain: GuestCluster): void {
-    const { allocator, geometry, mapper, numbers, tables } = this.parts;
+    const { allocator, geometry, mapper, numbers, second, tables, tracker } = this.parts;
     const directoryIndex = geometry.directoryIndexOf(grain);
     if (mapper.table(directoryIndex) !== 0) return;
     const { redundantOffset } = numbers;
@@ -44,21 +46,13 @@ export class GrainTables {
         return;
       }
       tables.forget(place, bytes);
-      if (redundantOffset !== 0) this.refer(redundantOffset, directoryIndex, place + geometry.tableBytes, false);
-      this.refer(numbers.directoryOffset, directoryIndex, place, redundantOffset !== 0);
+      const refer = (directory: HostOffset, at: number) =>
+        tables.store(directory, directoryIndex, 1, at / SECTOR_BYTES, 0);
+      tracker.writeMetadata('l1-update', () => refer(numbers.directoryOffset, place));
+      if (redundantOffset === 0) return;
+      second.follow('l1-update', () => refer(redundantOffset, place + geometry.tableBytes));
     } catch (error) {
       this.giveBack(place, bytes);
-      throw error;
-    }
-  }
-
-  /** @param isSecond the other directory refers to its table already */
-  private refer(directory: HostOffset, index: number, table: number, isSecond: boolean): void {
-    const { tables, tracker } = this.parts;
-    try {
-      tracker.writeMetadata('l1-update', () => tables.store(directory, index, 1, table / SECTOR_BYTES, 0));
-    } catch (error) {
-      if (isSecond) tracker.fail(error);
       throw error;
     }
   }

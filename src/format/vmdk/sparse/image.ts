@@ -1,16 +1,16 @@
 // The order of the durability steps of an open sparse extent:
 //
 //   first change       unclean mark (durable) -> the change
-//   allocating write   the file grows by zeros (durable) -> guest bytes -> entry in the second table -> in the first
+//   allocating write   the file grows by zeros (durable) -> guest bytes -> entry in the first table -> in the second
 //   over a parent (R6) ... guest bytes and the parent's around them -> [held back: fdatasync] -> entries
-//   a table is missing ... -> a table of zeros (durable) -> second directory -> first directory -> entries
+//   a table is missing ... -> a table of zeros (durable) -> first directory -> second directory -> entries
 //   discard            entries -> fdatasync -> punch -> fdatasync -> free for reuse (R5)
 //   close              flush -> the tail is cut -> fdatasync -> mark cleared -> fdatasync
 //
 // The steps of a write stand in allocating-write.ts, those of a discard in deallocate.ts, and here those of the whole extent.
 
 import type { GuestOffset } from '../../../bytes/offsets.ts';
-import { ImgfuseError } from '../../../errors/index.ts';
+import { ImgfuseError, isHostFull } from '../../../errors/index.ts';
 import type { HostFile } from '../../../host/host-file.ts';
 import { type ClosedFacts, type ImageDetails, onlyFile, type ReadableImage } from '../../image-format.ts';
 import { type ImageSteps, MappedImage } from '../../mapped/mapped-image.ts';
@@ -80,19 +80,34 @@ class SparseSteps implements ImageSteps {
       overdue: pending.isOverdue(nowMs),
       idle: unclean.isSet && unclean.idleMs(nowMs) >= IDLE_MS,
     }));
-    if (idle) this.makeClean();
+    if (idle) this.makeCleanIfRoom();
     else if (overdue) flush.linkEarly();
   }
 
+  /** A full host is no fault of an idle extent: it stays marked. */
+  private makeCleanIfRoom(): void {
+    try {
+      this.makeClean();
+    } catch (error) {
+      if (!isHostFull(error)) throw error;
+    }
+  }
+
   makeClean(): void {
-    const { allocator, flush, free, lock, pending, reservations, unclean } = this.parts;
+    const { allocator, flush, free, lock, pending, reservations, second, tracker, unclean } = this.parts;
     flush.run();
     if (!unclean.isSet) return;
+    if (second.isBehind) {
+      second.catchUp();
+      tracker.noteWrite();
+      flush.run();
+    }
     if (lock.run(() => free.unusedCount) > 0) flush.runUntilSettled();
     allocator.lowerEnd();
     let isTrimmed = false;
     unclean.clear(() => {
-      if (reservations.othersExclusive() || !pending.isEmpty || free.unsettledCount > 0) return false;
+      if (reservations.othersExclusive() || !pending.isEmpty || second.isBehind || free.unsettledCount > 0)
+        return false;
       if (!isTrimmed) allocator.trim();
       isTrimmed = true;
       return true;

@@ -1,7 +1,5 @@
-// Changes of grain tables, in both copies: linking grains, and replacing links by "unallocated" or "zeros". The second copy is
-// written first, because reads follow the first one: when that write fails, nothing has changed. A crash between the two leaves
-// copies that differ in an extent marked as unclean, and the next open makes them equal. Used under the metadata lock, with the mark
-// set; the tables of grains that are linked exist already (grain-tables.ts).
+// Changes of grain tables, in both copies: linking grains, and replacing links by "unallocated" or "zeros". Used under the metadata
+// lock, with the unclean mark set; the tables of grains that are linked exist already (grain-tables.ts).
 
 import { after, type GuestCluster, type HostOffset, SECTOR_BYTES } from '../../../bytes/offsets.ts';
 import { assert } from '../../../errors/index.ts';
@@ -9,6 +7,7 @@ import type { PendingLink, PendingLinks } from '../../mapped/pending-links.ts';
 import type { WriteTracker } from '../../write-tracker.ts';
 import type { Geometry } from './geometry.ts';
 import type { Mapper } from './mapping.ts';
+import type { SecondTables } from './second-tables.ts';
 import type { Tables } from './table.ts';
 
 export class Linker {
@@ -17,13 +16,22 @@ export class Linker {
   private readonly mapper: Mapper;
   private readonly tracker: WriteTracker;
   private readonly pending: PendingLinks;
+  private readonly second: SecondTables;
 
-  constructor(geometry: Geometry, tables: Tables, mapper: Mapper, tracker: WriteTracker, pending: PendingLinks) {
+  constructor(
+    geometry: Geometry,
+    tables: Tables,
+    mapper: Mapper,
+    tracker: WriteTracker,
+    pending: PendingLinks,
+    second: SecondTables,
+  ) {
     this.geometry = geometry;
     this.tables = tables;
     this.mapper = mapper;
     this.tracker = tracker;
     this.pending = pending;
+    this.second = second;
   }
 
   /** Grains from `grain` on that one store of each copy can change. */
@@ -68,22 +76,12 @@ export class Linker {
   }
 
   private inBoth(grain: GuestCluster, store: (table: HostOffset) => void): void {
-    const { mapper, tracker } = this;
+    const { mapper, second, tracker } = this;
     const directoryIndex = this.geometry.directoryIndexOf(grain);
     const table = mapper.table(directoryIndex);
     const redundant = mapper.redundantTable(directoryIndex);
     assert(table !== 0, 'the table of a grain that is linked exists');
-    if (redundant === 0) {
-      tracker.writeMetadata('l2-update', () => store(table));
-      return;
-    }
-    tracker.writeMetadata('l2-update', () => store(redundant));
-    try {
-      tracker.writeMetadata('l2-update', () => store(table));
-    } catch (error) {
-      // the copies differ, whatever it was
-      tracker.fail(error);
-      throw error;
-    }
+    tracker.writeMetadata('l2-update', () => store(table));
+    if (redundant !== 0) second.follow('l2-update', () => store(redundant));
   }
 }

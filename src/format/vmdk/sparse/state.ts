@@ -14,7 +14,9 @@ export const UNCLEAN = 1;
 export const UNCLEAN_MARK = 2;
 /** the lock of whoever makes the file longer */
 export const GROW_LOCK = 4;
-const WORD_COUNT = 5;
+/** 1 when something of the second tables could not be written */
+export const SECOND_BEHIND = 5;
+const WORD_COUNT = 6;
 
 /** Float64 numbers: SparseNumbers says what they are. */
 const DIRECTORY_OFFSET = FIRST_OWN_NUMBER;

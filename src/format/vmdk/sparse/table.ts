@@ -63,6 +63,18 @@ export class Tables {
     this.write(table, index, count);
   }
 
+  /** Whether `count` entries of two tables, each in one slice, are the same. */
+  isSame(table: HostOffset, other: HostOffset, index: number, count: number): boolean {
+    for (let i = index; i < index + count; i++) if (this.load(table, i) !== this.load(other, i)) return false;
+    return true;
+  }
+
+  /** Copies `count` entries from one table to another, in both of them in one slice. */
+  copy(from: HostOffset, to: HostOffset, index: number, count: number): void {
+    for (let i = 0; i < count; i++) this.scratchView.setUint32(i * ENTRY_BYTES, this.load(from, index + i), true);
+    this.write(to, index, count);
+  }
+
   private write(table: HostOffset, index: number, count: number): void {
     const bytes = this.scratch.subarray(0, count * ENTRY_BYTES);
     const start = after(table, index * ENTRY_BYTES);

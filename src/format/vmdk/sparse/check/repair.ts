@@ -1,7 +1,8 @@
 // Repair of directories and tables. Each directory entry with something wrong is taken up once, with its table in both copies:
 //
 //   an entry that can be true stays; the first copy counts, because it is the one that most programs read
-//   where the first copy says nothing, or what cannot be true, the second one counts, if it leads to a grain that nobody else uses
+//   where the first copy says what cannot be true, the second one counts, if it leads to a grain that nobody else uses; and so it does
+//   where the first one says nothing, in an extent that was closed clean: the second copy may be behind in one that was not
 //   where both are wrong the entry becomes 0; its old value is told
 //   of two references to one grain the second gets a copy of it, so that both keep their data
 //   a table that is missing in one directory becomes a copy of the other
@@ -104,7 +105,9 @@ class Repair {
       if (second !== null && second !== first) say(`the second table said sector ${hex(second)}`);
       return first;
     }
-    const isSecondFree = second !== null && this.isPlace(second) && !this.found.used.hasAny(second, grainSectors);
+    const mayCount = !this.layout.isUnclean || first === null || !this.isWord(first);
+    const isSecondFree =
+      second !== null && mayCount && this.isPlace(second) && !this.found.used.hasAny(second, grainSectors);
     if (isSecondFree && !taken.hasAny(second, grainSectors)) {
       taken.addRun(second, grainSectors);
       if (second !== first) say(`it is sector ${hex(second)}, as in the second table`);
