@@ -3,13 +3,14 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
+import { guestOffset } from '../../src/bytes/offsets.ts';
 import type { Extent, ExtentKind } from '../../src/format/vmdk/extent.ts';
 import { sparse } from '../../src/format/vmdk/sparse/index.ts';
 import { stream } from '../../src/format/vmdk/stream/index.ts';
 import { PosixHostFile } from '../../src/host/posix-file.ts';
 import { openExtent, readAll } from '../support/extents.ts';
 import { firstDifference } from '../support/image-files.ts';
-import { hasQemu, qemuImg } from '../support/qemu.ts';
+import { hasQemu, qemuCheck, qemuImg, qemuIo } from '../support/qemu.ts';
 import { seededRandom } from '../support/random.ts';
 import { requireOrSkip } from '../support/requirements.ts';
 import { makeTemporaryDirectory, removeTemporaryDirectory } from '../support/temporary.ts';
@@ -59,6 +60,97 @@ test.each([
   writeFileSync(raw, wanted);
   qemuImg('convert', '-f', 'raw', '-O', 'vmdk', '-o', `subformat=${subformat}`, raw, image);
   expect(firstDifference(read(kind, image), wanted)).toBe('none');
+});
+
+const DESCRIPTOR_BYTES = 20 * 512;
+
+function descriptorOf(bytes: number, name: string): string {
+  return [
+    ...[
+      '# Disk DescriptorFile',
+      'version=1',
+      'CID=12345678',
+      'parentCID=ffffffff',
+      'createType="monolithicSparse"',
+      '',
+    ],
+    ...['# Extent description', `RW ${bytes / 512} SPARSE "${name}"`, '', '# The Disk Data Base', '#DDB', ''],
+    ...['ddb.virtualHWVersion = "4"', 'ddb.adapterType = "ide"', ''],
+  ].join('\n');
+}
+
+test.each([
+  ['', 10 * 1024 * 1024, false],
+  [' of an odd size', 5 * 1024 * 1024 + 1536, false],
+  [' with zeroed grains', 3 * 1024 * 1024, true],
+  [' of several tables', 100 * 1024 * 1024, false],
+] as const)('an extent%s that was made, written, grown and cut here reads in qemu-img', (_, bytes, zeroedGrain) => {
+  const [raw, path] = [join(folder, 'disk.raw'), join(folder, 'disk.vmdk')];
+  writeFileSync(path, '');
+  const file = PosixHostFile.open(path, false);
+  const options = {
+    capacity: bytes,
+    descriptor: descriptorOf(bytes, 'disk.vmdk'),
+    descriptorBytes: DESCRIPTOR_BYTES,
+    zeroedGrain,
+  };
+  sparse.create(file, options);
+  const judge = (wanted: Buffer): void => {
+    qemuCheck(path, 'vmdk');
+    qemuImg('convert', '-f', 'vmdk', '-O', 'raw', path, raw);
+    expect(firstDifference(readFileSync(raw), wanted)).toBe('none');
+    expect(sparse.check(file, { repair: 'none', hasBacking: false, log: () => undefined })).toMatchObject({
+      corruptions: 0,
+      leaks: 0,
+    });
+  };
+  judge(Buffer.alloc(bytes));
+  const wanted = diskOf(bytes);
+  let image = openExtent(sparse, file);
+  image.write(wanted, 0, bytes, guestOffset(0));
+  image.discard(guestOffset(0), 1024 * 1024);
+  wanted.fill(0, 0, 1024 * 1024);
+  image.close();
+  judge(wanted);
+  for (const size of [bytes + 70 * 1024 * 1024, 2 * 1024 * 1024]) {
+    image = openExtent(sparse, file);
+    image.resize(size);
+    image.write(Buffer.alloc(65536, 5), 0, 65536, guestOffset(size - 65536));
+    image.close();
+    const bigger = Buffer.alloc(size);
+    wanted.copy(bigger);
+    bigger.fill(5, size - 65536);
+    judge(bigger);
+    bigger.copy(wanted);
+  }
+  file.close();
+});
+
+test('what qemu-io writes into an extent that was grown here is there for the next open', () => {
+  const path = join(folder, 'disk.vmdk');
+  qemuImg('create', '-f', 'vmdk', path, '40M');
+  const file = PosixHostFile.open(path, false);
+  const image = openExtent(sparse, file);
+  image.resize(200 * 1024 * 1024);
+  image.close();
+  qemuIo(path, 'vmdk', 'write -P 3 0 64k', 'write -P 4 150M 192k', 'write -P 5 199M 1M');
+  qemuCheck(path, 'vmdk');
+  const again = openExtent(sparse, file);
+  const at = (offset: number) => {
+    const bytes = Buffer.alloc(1);
+    again.read(bytes, 0, 1, guestOffset(offset));
+    return bytes[0];
+  };
+  const mib = 1024 * 1024;
+  expect([at(0), at(65536), at(150 * mib), at(150 * mib + 196607), at(199 * mib), at(200 * mib - 1)]).toEqual([
+    3, 0, 4, 4, 5, 5,
+  ]);
+  again.close();
+  expect(sparse.check(file, { repair: 'none', hasBacking: false, log: () => undefined })).toMatchObject({
+    corruptions: 0,
+    leaks: 0,
+  });
+  file.close();
 });
 
 test('the extents of a split image that qemu-img has made', () => {
