@@ -174,7 +174,9 @@ export class ChainOpener {
       );
     }
     const closedFacts = readOnly ? undefined : this.closedFactsOf(file, format);
-    const image = this.openImage(name, file, format, { readOnly, isLazy: readOnly, probed: false, closedFacts });
+    const committedFrom = readOnly ? undefined : reference.identity;
+    const how = { readOnly, isLazy: readOnly, probed: false, closedFacts, committedFrom };
+    const image = this.openImage(name, file, format, how);
     this.assertRightParent(overlay, reference, image);
     return image;
   }
@@ -239,7 +241,7 @@ export class ChainOpener {
     name: string,
     file: HostFile,
     format: ImageFormat,
-    how: Pick<OpenOptions, 'readOnly' | 'isLazy' | 'probed' | 'closedFacts' | 'wantsSnapshots'>,
+    how: Pick<OpenOptions, 'readOnly' | 'isLazy' | 'probed' | 'closedFacts' | 'committedFrom' | 'wantsSnapshots'>,
   ): Image {
     const { options } = this;
     const image: NamingImage = { name, path: file.path };

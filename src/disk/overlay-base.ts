@@ -12,6 +12,7 @@ import { hasProtocol, meaningOfName } from './backing-name.ts';
 import { EXTENT_WORDS, locateBacking, locateFile, MAX_CHAIN_DEPTH } from './backing-policy.ts';
 import { openImageFile } from './image-file.ts';
 import { inspectParent } from './info.ts';
+import { searchParent } from './parent-search.ts';
 import { formatOf } from './probe.ts';
 import { formatByName, rawFormat } from './registry.ts';
 
@@ -84,12 +85,18 @@ function assertLooksLike(location: string, wanted: string, found: string): void 
 /**
  * Refuses a chain that leads back to the new image, or that becomes too long; an image that cannot be read ends the walk.
  * @param image the file that is to have the backing file @param what it is called
+ * @param allowed as allowBacking: where images that are not named are looked for as well
  */
-export function assertChainFits(image: HostFile, location: string, base: OverlayBase, what = 'the new image'): void {
+export function assertChainFits(
+  image: HostFile,
+  location: string,
+  base: OverlayBase,
+  { what = 'the new image', allowed = [] }: { readonly what?: string; readonly allowed?: readonly string[] } = {},
+): void {
   const own = image.identity();
   let next: NamedBelow | null = { path: location, format: base.format };
   for (let images = 1; next !== null && !isUrl(next.path); images++) {
-    const link = readLink(next.path, next.format);
+    const link = readLink(next, allowed);
     if (link === null) return;
     if (isSameFile(link.identity, own)) {
       const way = images === 1 ? `is ${what} itself` : `is based on ${image.path}, ${what} itself`;
@@ -120,18 +127,25 @@ export interface NamedBelow {
   readonly format?: string | undefined;
 }
 
-/** The images below one, the nearest first, from headers alone: as far as these can be read. */
-export function* imagesBelow(path: string, format?: string): Generator<NamedBelow, void> {
-  let next: NamedBelow | null = { path, format };
+/**
+ * The images below one, the nearest first, from headers alone: as far as these can be read.
+ * @param allowed as for assertChainFits()
+ */
+export function* imagesBelow(image: NamedBelow, allowed: readonly string[]): Generator<NamedBelow, void> {
+  let next: NamedBelow | null = image;
   for (let images = 0; images < MAX_CHAIN_DEPTH; images++) {
-    next = (readLink(next.path, next.format, images === 0 ? 'user' : 'image') ?? { next: null }).next;
+    next = (readLink(next, allowed, images === 0 ? 'user' : 'image') ?? { next: null }).next;
     if (next === null) return;
     yield next;
   }
 }
 
 /** Identity of one image and its backing file, from its header; null if it cannot be read. */
-function readLink(path: string, format: string | undefined, namedBy: 'user' | 'image' = 'image'): ChainLink | null {
+function readLink(
+  { path, format }: NamedBelow,
+  allowed: readonly string[],
+  namedBy: 'user' | 'image' = 'image',
+): ChainLink | null {
   let file: HostFile;
   try {
     file = openImageFile(path, true, namedBy);
@@ -140,16 +154,23 @@ function readLink(path: string, format: string | undefined, namedBy: 'user' | 'i
   }
   try {
     const identity = file.identity();
-    return { identity, next: belowOf(path, file, format) };
+    return { identity, next: belowOf(path, file, format, allowed) };
   } finally {
     file.close();
   }
 }
 
-function belowOf(path: string, file: HostFile, format: string | undefined): ChainLink['next'] {
+function belowOf(
+  path: string,
+  file: HostFile,
+  format: string | undefined,
+  allowed: readonly string[],
+): ChainLink['next'] {
   try {
     const { backing } = formatOf(file, format).inspect(file);
     if (backing === undefined) return null;
+    const searched = searchParent({ name: path, path: file.path }, backing, { allowed });
+    if (searched !== null) return { path: searched.path, format: backing.format };
     const meaning = meaningOfName(backing.name);
     if (meaning.kind === 'file') {
       return { path: locateFile(path, meaning.path), format: backing.format ?? meaning.format };

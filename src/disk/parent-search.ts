@@ -30,7 +30,7 @@ export function searchParent(
 /**
  * The file that the image means. If several have the right identity, as copies do, the one in the state that the image was
  * made on comes first.
- * @param wanted identities of that state @throws ImgfuseError missing
+ * @param wanted of that state @throws ImgfuseError missing
  */
 function findParent(
   image: NamingImage,

@@ -4,13 +4,22 @@
 export interface ParentIdentity {
   /** the word of the specification, as a sentence says it: "CID", "data write GUID" */
   readonly word: string;
-  /** each of them is the right one; of an identity of several words, one word is enough */
+  /**
+   * Each of them is the right one; the first is that of the state that the image was made on. Of an identity of several words, one word
+   * is enough.
+   */
   readonly values: readonly string[];
+  /**
+   * What the parent may be called once the image has been committed into it, in their order: right as well. Absent: a commit would
+   * make the parent another one.
+   */
+  readonly afterCommits?: readonly string[];
 }
 
 /** @param found `identity` of an image */
-export function isMeant({ values }: ParentIdentity, found: string): boolean {
-  return values.includes(found) || found.split(' ').some((word) => values.includes(word));
+export function isMeant({ afterCommits = [], values }: ParentIdentity, found: string): boolean {
+  const right = [...values, ...afterCommits];
+  return right.includes(found) || found.split(' ').some((word) => right.includes(word));
 }
 
 /** What a parent is looked for by, if the image has no name of it. */

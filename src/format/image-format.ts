@@ -4,7 +4,7 @@
 import type { GuestOffset } from '../bytes/offsets.ts';
 import type { HostFile } from '../host/host-file.ts';
 import type { SharedFile } from '../host/shared-file.ts';
-import type { BackingReference, ParentFacts } from './backing-reference.ts';
+import type { BackingReference, ParentFacts, ParentIdentity } from './backing-reference.ts';
 import type { CheckReport, RepairMode } from './check-report.ts';
 import type { CreateHelp } from './create-option.ts';
 import type { FileEnds, Signature } from './file-ends.ts';
@@ -98,6 +98,11 @@ export interface OpenOptions {
    * sound.
    */
   readonly closedFacts?: ClosedFacts | undefined;
+  /**
+   * The image above is committed into this one and knows it by this identity: once this one is changed, it has one of the
+   * `afterCommits`, and another one than before. Throws limit if there is none left. Absent: no image above has to know it again.
+   */
+  readonly committedFrom?: ParentIdentity | undefined;
 }
 
 /**
@@ -281,6 +286,11 @@ export interface WritableImage extends ReadableImage {
    * whole. A crash leaves each of them as it was or as it will be. Absent: the format has no backing files.
    */
   readonly deallocate?: (offset: GuestOffset, length: number) => void;
+  /**
+   * The backing file, which was written, shows with this image what it showed before, and has this identity now: stored durably.
+   * Absent: the image knows no identity that a write changes.
+   */
+  readonly adoptParent?: (identity: string) => void;
   /** Changes the virtual size, if the format `can.resize`: else nobody asks. A grown part reads as zeros whatever the backing file holds. */
   resize(size: number): void;
   /** Returns when everything that was written before is on stable storage, metadata included. */
@@ -348,6 +358,8 @@ export interface ImageFormat<Opened extends Image = Image> extends Signature {
   ): void;
   /** The formats that a backing file of its images can have. Absent: all. */
   readonly backingFormats?: readonly string[];
+  /** Throws what setBacking() would throw because of these, so that no content is copied in vain. Absent: every backing file will do. */
+  assertBacking?(file: HostFile, backing: BackingReference, parent?: ParentFacts): void;
   /** Checks without opening for requests. Absent: there is no check. */
   check?(file: HostFile, options: CheckOptions): CheckReport;
   /**

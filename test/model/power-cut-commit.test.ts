@@ -4,6 +4,7 @@
 import { describe, expect, test } from 'vitest';
 import { guestOffset } from '../../src/bytes/offsets.ts';
 import { commitImages } from '../../src/disk/merge/commit.ts';
+import { isMeant } from '../../src/format/backing-reference.ts';
 import type { Image, WritableFormat } from '../../src/format/image-format.ts';
 import { qcow2 } from '../../src/format/qcow2/index.ts';
 import { qed } from '../../src/format/qed/index.ts';
@@ -64,6 +65,8 @@ const PAIRS: readonly Pair[] = [
   { name: 'qcow2 into VDI', overlay: QCOW2, base: VDI, baseSize: SIZE },
   { name: 'QED into QED', overlay: QED, base: QED, baseSize: SIZE },
   { name: 'QED into a smaller raw', overlay: QED, base: RAW, baseSize: 200 * KIB + 512 },
+  { name: 'VDI into VDI', overlay: VDI, base: VDI, baseSize: SIZE },
+  { name: 'VDI into a smaller VDI', overlay: VDI, base: VDI, baseSize: 200 * KIB + 512 },
   { name: 'QED into qcow2', overlay: QED, base: QCOW2, baseSize: SIZE },
   { name: 'VHD into VHD', overlay: VHD, base: VHD, baseSize: SIZE },
   { name: 'VHD into a smaller raw', overlay: VHD, base: RAW, baseSize: 200 * KIB + 512 },
@@ -77,7 +80,10 @@ type Files = readonly MemoryHostFile[];
 function openBoth(pair: Pair, files: readonly (MemoryHostFile | RecordingHostFile)[], readOnly: boolean): Image {
   const [overlay, base, dataFile] = files;
   const memory = { tableCacheBytes: 8192, readOnly };
-  const backing = openImage(pair.base.format, base!, memory);
+  const identity = pair.overlay.format.inspect(overlay!).backing?.identity;
+  const backing = openImage(pair.base.format, base!, { ...memory, committedFrom: readOnly ? undefined : identity });
+  if (identity !== undefined && !isMeant(identity, backing.identity ?? ''))
+    throw new Error('the base is a strange one');
   return openImage(pair.overlay.format, overlay!, { ...memory, backing, dataFile });
 }
 
@@ -91,10 +97,11 @@ function contentOf(image: Image): Buffer {
 function prepare(pair: Pair, random: () => number): Files {
   const dataFile = new MemoryHostFile(new Uint8Array(0), '/data');
   const base = createMemoryImage(pair.base.format, pair.baseSize, pair.base.options);
-  const overlay = createMemoryImage(pair.overlay.format, SIZE, pair.overlay.options, '/base', { dataFile });
   const below = openImage(pair.base.format, base);
   change(below, random, 6, 100);
   below.close();
+  const made = { dataFile, parentIdentity: pair.base.format.inspect(base).identity };
+  const overlay = createMemoryImage(pair.overlay.format, SIZE, pair.overlay.options, '/base', made);
   const image = openBoth(pair, [overlay, base.clone(), dataFile], false);
   change(image, random, 8, 1);
   image.close();
@@ -168,7 +175,14 @@ function judge(pair: Pair, files: Files, expected: Buffer, random: () => number,
     if (status !== 'unallocated') return `the overlay is not empty at ${at}: ${status}`;
     at += length;
   }
-  return errorsOf(pair.overlay.format, overlay) ?? errorsOf(pair.base.format, base);
+  return strangerIn(pair, overlay, base) ?? errorsOf(pair.overlay.format, overlay) ?? errorsOf(pair.base.format, base);
+}
+
+/** The overlay says what its base is called now. */
+function strangerIn({ base, overlay }: Pair, file: MemoryHostFile, baseFile: MemoryHostFile): string | null {
+  const known = overlay.format.inspect(file).backing?.identity;
+  const { identity } = base.format.inspect(baseFile);
+  return known === undefined || known.values[0] === identity ? null : `the overlay does not know ${identity}`;
 }
 
 function errorsOf(format: WritableFormat, file: MemoryHostFile): string | null {

@@ -8,10 +8,11 @@ import type { CheckedFormat, Image, WritableImage } from '../../src/format/image
 import { qcow2 } from '../../src/format/qcow2/index.ts';
 import { qed } from '../../src/format/qed/index.ts';
 import { raw } from '../../src/format/raw/index.ts';
+import { vdi } from '../../src/format/vdi/index.ts';
 import { vpc } from '../../src/format/vpc/index.ts';
 import type { HostFile } from '../../src/host/host-file.ts';
 import { MemoryHostFile } from '../support/memory-file.ts';
-import { checkImage, createMemoryImage, openImage } from '../support/memory-images.ts';
+import { checkImage, createMemoryImage, factsOfParent, openImage } from '../support/memory-images.ts';
 import { crashMoments } from '../support/power-cut.ts';
 import { seededRandom } from '../support/random.ts';
 import { sliceOf } from '../support/slices.ts';
@@ -27,6 +28,7 @@ const REBASES = 4;
 
 const KINDS: readonly [name: string, format: CheckedFormat, options: Readonly<Record<string, string>>][] = [
   ['QED', qed, { cluster_size: '4k', table_size: '1' }],
+  ['VDI', vdi, { block_size: '4k' }],
   ['qcow2', qcow2, { cluster_size: '4k' }],
   ['qcow2 with small clusters', qcow2, { cluster_size: '1k' }],
   ['qcow2 version 2', qcow2, { cluster_size: '4k', compat: '0.10' }],
@@ -37,6 +39,11 @@ const KINDS: readonly [name: string, format: CheckedFormat, options: Readonly<Re
 ];
 
 type Bases = Readonly<Record<string, Image | null>>;
+/** What a format that stores no name of a backing file knows of these. */
+const IDENTITIES: Readonly<Record<string, string>> = {
+  '/old': '01d01d01-0000-4000-8000-000000000000 01d01d01-0000-4000-8000-111111111111',
+  '/new': '0e00e00e-0000-4000-8000-000000000000 0e00e00e-0000-4000-8000-111111111111',
+};
 
 /** Two raw disks that differ here and there, one of them shorter than the image, and nothing. */
 function makeBases(random: () => number): Bases {
@@ -53,14 +60,25 @@ function makeBases(random: () => number): Bases {
 }
 
 function open(format: CheckedFormat, file: HostFile, bases: Bases, readOnly: boolean): WritableImage {
-  const backing = bases[nameOf(format, file)]!;
-  return openImage(format, file, { backing, readOnly, tableCacheBytes: 8192 }) as WritableImage;
+  return openImage(format, file, {
+    backing: bases[backingOf(format, file)]!,
+    readOnly,
+    tableCacheBytes: 8192,
+  }) as WritableImage;
 }
 
-/** VHD looks beside the image first, whatever the name. */
-function nameOf(format: CheckedFormat, file: HostFile): string {
-  const name = format.inspect(file).backing?.name;
-  return name === undefined ? '' : name.replace(/^\/?/, '/');
+/** '' for none. VHD looks beside the image first, whatever the name. */
+function backingOf(format: CheckedFormat, file: HostFile): string {
+  const { identity, name = '' } = format.inspect(file).backing ?? {};
+  return (
+    Object.keys(IDENTITIES).find((each) => identity?.values[0] === IDENTITIES[each]) ??
+    (name === '' ? '' : name.replace(/^\/?/, '/'))
+  );
+}
+
+function setBacking(format: CheckedFormat, file: HostFile, name: string): void {
+  if (name === '') format.setBacking!(file, null);
+  else format.setBacking!(file, { name, format: 'raw' }, factsOfParent(name, SIZE, IDENTITIES[name]));
 }
 
 function contentOf(image: Image): Buffer {
@@ -76,7 +94,7 @@ function prepare(
   random: () => number,
 ): MemoryHostFile {
   const file = createMemoryImage(format, SIZE, options, '/old');
-  format.setBacking!(file, { name: '/old', format: 'raw' });
+  setBacking(format, file, '/old');
   const image = open(format, file, bases, false);
   for (let n = 0; n < 6; n++) {
     const at = Math.floor((random() * SIZE) / 512) * 512;
@@ -93,7 +111,7 @@ function rebase(format: CheckedFormat, file: HostFile, bases: Bases, to: string)
   const work = copyDifferences(image, bases[to]!);
   while (work.next().done !== true);
   image.close();
-  format.setBacking!(file, to === '' ? null : { name: to, format: 'raw' });
+  setBacking(format, file, to);
 }
 
 /** @returns what is wrong with the state, or null */
@@ -107,7 +125,7 @@ function judge(
   const seen = contentOf(open(format, state.clone(true), bases, true));
   if (Buffer.compare(seen, expected) !== 0) return 'the disk reads otherwise';
   rebase(format, state, bases, to);
-  if (nameOf(format, state) !== to) return 'the second rebase has not changed the header';
+  if (backingOf(format, state) !== to) return 'the second rebase has not changed the header';
   const after = contentOf(open(format, state.clone(true), bases, true));
   if (Buffer.compare(after, expected) !== 0) return 'after the second rebase the disk reads otherwise';
   const findings: string[] = [];

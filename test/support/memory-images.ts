@@ -7,6 +7,7 @@ import type {
   Image,
   ImageFormat,
   ParentFacts,
+  ParentIdentity,
   ReadableImage,
   WritableFormat,
 } from '../../src/format/image-format.ts';
@@ -24,6 +25,7 @@ export interface OpenMemoryOptions {
   readonly password?: string;
   readonly dataFile?: HostFile | undefined;
   readonly closedFacts?: ClosedFacts | undefined;
+  readonly committedFrom?: ParentIdentity | undefined;
   readonly wantsSnapshots?: boolean;
 }
 
@@ -47,6 +49,7 @@ export function openImage<Opened extends Image>(
     probed: false,
     isLazy: options.isLazy,
     closedFacts: options.closedFacts,
+    committedFrom: options.committedFrom,
     wantsSnapshots: options.wantsSnapshots,
   });
 }
@@ -63,22 +66,31 @@ export function createMemoryImage(
   size: number,
   options: Readonly<Record<string, string>> = {},
   backingName?: string,
-  more: { readonly dataFile?: MemoryHostFile; readonly password?: string | undefined } = {},
+  more: {
+    readonly dataFile?: MemoryHostFile;
+    readonly password?: string | undefined;
+    readonly parentIdentity?: string | undefined;
+  } = {},
 ): MemoryHostFile {
-  const { dataFile, password } = more;
+  const { dataFile, parentIdentity, password } = more;
   const file = new MemoryHostFile();
   format.create(file, {
     size,
     options: new Map(Object.entries(options)),
     ...(dataFile === undefined ? {} : { createExtent: () => dataFile }),
     ...(password === undefined ? {} : { password: () => new TextEncoder().encode(password) }),
-    ...(backingName === undefined ? {} : { backing: { name: backingName }, parent: parentOf(backingName, size) }),
+    ...(backingName === undefined
+      ? {}
+      : { backing: { name: backingName }, parent: factsOfParent(backingName, size, parentIdentity) }),
   });
   return file;
 }
 
-/** What a child stores of an image that the tests put below it; nothing here compares it. */
-function parentOf(path: string, virtualSize: number): ParentFacts {
-  const identity = '11111111-2222-4333-8444-555555555555 66666666-7777-4888-9999-aaaaaaaaaaaa';
+/** What a child stores of an image that the tests put below it; only a test that gives an identity compares it. */
+export function factsOfParent(
+  path: string,
+  virtualSize: number,
+  identity = '11111111-2222-4333-8444-555555555555 66666666-7777-4888-9999-aaaaaaaaaaaa',
+): ParentFacts {
   return { path, format: 'raw', virtualSize, identity, modifiedMs: null };
 }

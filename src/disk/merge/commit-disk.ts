@@ -1,17 +1,20 @@
 // Opens an overlay and the image below it that it is written back into, both for writing, and closes them in order.
 
-import { type Closeable, closeAll, closingOnFailure } from '../../errors/close.ts';
+import { type Closeable, closeAll, closingAfter, closingOnFailure } from '../../errors/close.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import { type Image, imageChain, type ReadableImage, type WritableImage } from '../../format/image-format.ts';
 import { isSameFile } from '../../host/file-identity.ts';
 import { isUrl, parseUrl } from '../../host/http/url.ts';
+import { lockImage } from '../../host/image-locks.ts';
 import { identityAt } from '../../host/paths.ts';
 import { chainFiles } from '../chain.ts';
 import { ChainOpener } from '../chain-opener.ts';
 import { ClosedMarks } from '../closed-marks.ts';
+import { openImageFile } from '../image-file.ts';
 import { inspectDisk } from '../info.ts';
 import type { OpenDiskOptions } from '../open-options.ts';
 import { imagesBelow, type NamedBelow } from '../overlay-base.ts';
+import { formatOf } from '../probe.ts';
 import { formatByName } from '../registry.ts';
 import { type CommitResult, commitImages } from './commit.ts';
 
@@ -42,7 +45,8 @@ export function openCommit(path: string, options: CommitDiskOptions): DiskCommit
   assertWritable(path, target);
   // content that is only needed further down would hide what lies above it
   const isKept = options.isKept || depth > 1;
-  const opener = new ChainOpener({ ...options, readOnly: isKept, writtenDepth: depth });
+  const readOnly = isKept && (depth > 1 || !hasToLearn(path, options));
+  const opener = new ChainOpener({ ...options, readOnly, writtenDepth: depth });
   const top = opener.openTop(path);
   const base = imageChain(top)[depth] as WritableImage;
   const marks = options.closedMarks === undefined ? null : new ClosedMarks(options.closedMarks);
@@ -51,8 +55,8 @@ export function openCommit(path: string, options: CommitDiskOptions): DiskCommit
     () => chainFiles(top),
     () => {
       assertKeepsItsParent(imageChain(top)[depth - 1]!);
-      if (isKept) assertClean(top);
-      else assertCanBeEmptied(top);
+      if (top.readOnly) assertClean(top);
+      else if (!isKept) assertCanBeEmptied(top);
       for (const { file } of changed) marks?.forget(file);
     },
   );
@@ -78,10 +82,22 @@ function closing(image: WritableImage, marks: ClosedMarks | null): Closeable {
   };
 }
 
-/** What such an image knows of its parent changes when the parent is written, and the image would be refused from then on. */
+/** What the overlay knows of its base changes when the base is written: an overlay that is kept gets it as well. */
+function hasToLearn(path: string, { format, locks }: CommitDiskOptions): boolean {
+  const file = openImageFile(path, true);
+  return closingAfter(
+    () => [file],
+    () => {
+      lockImage(file, locks);
+      return formatOf(file, format).inspect(file).backing?.identity?.afterCommits !== undefined;
+    },
+  );
+}
+
+/** What other images know of their parent changes when it is written, and they would be refused from then on. */
 function assertKeepsItsParent(image: ReadableImage): void {
   const identity = image.details().backing?.identity;
-  if (identity === undefined) return;
+  if (identity === undefined || identity.afterCommits !== undefined) return;
   const { path } = image.file;
   throw new ImgfuseError(
     'unsupported',
@@ -110,11 +126,14 @@ function assertCanBeEmptied(image: Image): void {
   });
 }
 
-function findBase(path: string, { base, format, locks }: CommitDiskOptions): { depth: number; target: NamedBelow } {
+function findBase(
+  path: string,
+  { allowBacking = [], base, format, locks }: CommitDiskOptions,
+): { depth: number; target: NamedBelow } {
   // says why, if the overlay cannot be read at all
   inspectDisk(path, { format, locks });
   let depth = 0;
-  for (const target of imagesBelow(path, format)) {
+  for (const target of imagesBelow({ path, format }, allowBacking)) {
     depth++;
     if (base === undefined || isMeant(target.path, base)) return { depth, target };
   }

@@ -3,7 +3,8 @@
 //   1 the base grows to the size of the overlay   what it gains reads as zeros, and so it did through the overlay
 //   2 data and zeros of the overlay go to the base, at places that only the overlay is asked for while it has them
 //   3 the base is flushed
-//   4 clusters of the overlay become unallocated, in any order: the base says the same
+//   4 if the image above the base knows it by an identity that this has changed, it gets the new one
+//   5 clusters of the overlay become unallocated, in any order: the base says the same
 //
 // Invariant: after a crash at any point the overlay over its base reads as before, and doing it again completes it.
 
@@ -52,8 +53,17 @@ export function* commitImages(top: Image, depth: number, isKept: boolean): Gener
     else zeroBytes += end - start;
   }
   base.flush();
+  adoptParent(imageChain(top)[depth - 1] as Image, base);
   if (!isKept) yield* empty(top as WritableImage);
   return { dataBytes, zeroBytes, ...(size > before ? { grownFrom: before } : {}) };
+}
+
+/** Images between the two are read-only, and stay as they are. */
+function adoptParent(image: Image, base: WritableImage): void {
+  if (image.readOnly) return;
+  const { identity } = base.details();
+  const known = image.details().backing?.identity;
+  if (identity !== undefined && known !== undefined && identity !== known.values[0]) image.adoptParent?.(identity);
 }
 
 function* empty(overlay: WritableImage): Generator<number, void, void> {

@@ -86,7 +86,7 @@ function headerOnly(path: string, backing: NewBacking | null, options: RebaseDis
     () => {
       const file = files.open(path, false, 'user');
       const format = rebasable(file, formatOf(file, named, log));
-      assertFits(file, format, backing);
+      assertFits(file, format, backing, options);
       return {
         reference: backing?.reference ?? null,
         work: changeHeader(file, format, backing, options),
@@ -115,7 +115,7 @@ function withContent(path: string, backing: NewBacking | null, options: RebaseDi
     const image = new ChainOpener({ ...options, readOnly: false }).openTop(path);
     opened.push(image);
     const format = rebasable(image.file, formatByName(image.format));
-    assertFits(image.file, format, backing);
+    assertFits(image.file, format, backing, options);
     if (image.readOnly) throw new ImgfuseError('read-only', `${path} cannot be changed`, { path });
     const below = backing === null ? null : openBelow(backing, options);
     if (below !== null) opened.push(below);
@@ -128,7 +128,7 @@ function withContent(path: string, backing: NewBacking | null, options: RebaseDi
     return {
       reference: backing?.reference ?? null,
       work: copyThenChange(image, below, end, () =>
-        format.setBacking(image.file, backing?.reference ?? null, backing?.facts, options.log),
+        format.setBacking(image.file, backing?.reference ?? null, factsOf(backing, below), options.log),
       ),
       close: () => closingAfter(files, end),
     };
@@ -139,12 +139,18 @@ function* copyThenChange(
   image: WritableImage,
   below: Image | null,
   end: () => void,
-  changeHeader: () => void,
+  nameBacking: () => void,
 ): Generator<number, CopyResult, void> {
   const result = yield* copyDifferences(image, below);
   end();
-  changeHeader();
+  nameBacking();
   return result;
+}
+
+/** It may have been written between the look at it and its opening, which keeps writers out. */
+function factsOf(backing: NewBacking | null, below: Image | null): ParentFacts | undefined {
+  if (backing?.facts === undefined || below?.identity === undefined) return backing?.facts;
+  return { ...backing.facts, identity: below.identity };
 }
 
 /** The user has named it: only what lies below it is under the policy for backing files. */
@@ -177,13 +183,21 @@ function rebasable(file: HostFile, format: ImageFormat): Rebasable {
   );
 }
 
-function assertFits(file: HostFile, { backingFormats, title }: ImageFormat, backing: NewBacking | null): void {
+function assertFits(
+  file: HostFile,
+  format: ImageFormat,
+  backing: NewBacking | null,
+  { allowBacking = [] }: RebaseDiskOptions,
+): void {
   if (backing === null) return;
-  const { location, reference } = backing;
+  const { facts, location, reference } = backing;
+  const { backingFormats, title } = format;
   if (backingFormats?.includes(reference.format!) === false) {
     const taken = backingFormats.join(' or ');
     const message = `${file.path} is not rebased: the backing file of ${title} is ${taken}, and ${location} is ${reference.format}`;
     throw new ImgfuseError('usage', message, { path: file.path });
   }
-  assertChainFits(file, location, { name: reference.name, format: reference.format! }, 'the image');
+  format.assertBacking?.(file, reference, facts);
+  const base = { name: reference.name, format: reference.format! };
+  assertChainFits(file, location, base, { what: 'the image', allowed: allowBacking });
 }

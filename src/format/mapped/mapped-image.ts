@@ -67,6 +67,8 @@ export interface MappedImageParts {
   readonly snapshots?: Snapshots;
   /** as in ReadableImage */
   readonly identity?: string;
+  /** as in WritableImage */
+  readonly adoptParent?: (identity: string) => void;
 }
 
 export class MappedImage implements WritableImage {
@@ -79,6 +81,7 @@ export class MappedImage implements WritableImage {
   readonly snapshots?: Snapshots;
   readonly identity?: string;
   readonly deallocate?: (offset: GuestOffset, length: number) => void;
+  readonly adoptParent?: (identity: string) => void;
   private readonly parts: MappedImageParts;
   private readonly steps: ImageSteps;
   private readonly state: unknown;
@@ -93,6 +96,13 @@ export class MappedImage implements WritableImage {
     this.clusterSize = parts.clusterSize;
     if (parts.snapshots !== undefined) this.snapshots = parts.snapshots;
     if (parts.identity !== undefined) this.identity = parts.identity;
+    const { adoptParent } = parts;
+    if (adoptParent !== undefined) {
+      this.adoptParent = (identity) => {
+        parts.access.assertWritable();
+        adoptParent(identity);
+      };
+    }
     this.parts = parts;
     this.steps = steps;
     this.state = state;

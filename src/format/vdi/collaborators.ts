@@ -58,7 +58,7 @@ export function connect(
   const access = new GuestAccess(file, tracker, disk);
   const modifyUuid = new ModifyUuid(file, state.nextModify, lock, words, tracker);
   const blockMap = new BlockMap(file, new TableCache(state.cache), numbers);
-  const mapped = { file, geometry, blockMap, pending, numbers, hasParent: backing !== null };
+  const mapped = { file, geometry, blockMap, pending, numbers };
   const mapper = new Mapper(mapped);
   const linker = new Linker({ blockMap, geometry, numbers, pending, tracker });
   const flush = new Flush({ file, geometry, lock, tracker, pending, linker, free, numbers, log });

@@ -2,11 +2,9 @@
 // as in VirtualBox, so that blocks lie well on the host and the map has room to grow. The header is written last, so that a file
 // cut short by a crash is no image at all.
 
-import { basename, dirname } from 'node:path';
 import { hostOffset, isPowerOfTwo, roundUp, SECTOR_BYTES } from '../../bytes/offsets.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
-import { realPath } from '../../host/paths.ts';
 import { type CreateHelp, refuseUnknownKeys } from '../create-option.ts';
 import type { CreateOptions } from '../image-format.ts';
 import { parseSize } from '../size.ts';
@@ -18,7 +16,8 @@ import {
   VDI_IMAGE_TYPE_FIXED,
   VDI_IMAGE_TYPE_NORMAL,
 } from './header.ts';
-import { NULL_UUID, newUuid } from './uuid.ts';
+import { sayWhereParentIs, uuidsOf } from './parent.ts';
+import { newUuid } from './uuid.ts';
 
 export const VDI_CREATE_HELP: CreateHelp = {
   options: [
@@ -52,15 +51,14 @@ export function createVdi(file: HostFile, { size: wanted, options, backing, log,
   }
   if (isStatic && backing !== undefined)
     throw usage('a VDI image with a backing file cannot be static; leave out static=on');
-  const [uuidLinkage, uuidParentModify] =
-    backing === undefined ? [NULL_UUID, NULL_UUID] : uuidsOf(backing.name, parent);
-  if (parent !== undefined && backing !== undefined) sayWhereParentIs(file.path, parent.path, log);
+  const uuidsOfParent = uuidsOf(backing ?? null, parent);
+  sayWhereParentIs(file.path, parent, log);
   const dataOffset = roundUp(mapEnd, ALIGNMENT);
   const dynamic = backing === undefined ? VDI_IMAGE_TYPE_NORMAL : VDI_IMAGE_TYPE_DIFF;
   const header = serializeHeader({
     ...{ type: isStatic ? VDI_IMAGE_TYPE_FIXED : dynamic, flags: 0, mapOffset: ALIGNMENT, dataOffset },
     ...{ diskSize, blockSize, blockExtra: 0, blockCount, allocated: isStatic ? blockCount : 0 },
-    ...{ uuidCreate: newUuid(), uuidModify: newUuid(), uuidLinkage, uuidParentModify },
+    ...{ uuidCreate: newUuid(), uuidModify: newUuid(), ...uuidsOfParent },
   });
   file.truncate(dataOffset + (isStatic ? blockCount * blockSize : 0));
   writeMap(file, blockCount, isStatic);
@@ -77,27 +75,6 @@ function writeMap(file: HostFile, blockCount: number, isStatic: boolean): void {
     for (let i = 0; isStatic && i < count; i++) words.setUint32(i * ENTRY_BYTES, start + i, true);
     file.write(chunk, 0, count * ENTRY_BYTES, hostOffset(ALIGNMENT + start * ENTRY_BYTES));
   }
-}
-
-/** uuidCreate and uuidModify of the parent, by which alone a child finds it again. */
-function uuidsOf(name: string, parent: CreateOptions['parent']): readonly [string, string] {
-  const [create, modify] = parent?.identity?.split(' ') ?? [];
-  if (create !== undefined && modify !== undefined && create !== NULL_UUID) return [create, modify];
-  throw usage(
-    `${name} cannot be the backing file of a VDI image: that knows its parent by UUIDs, and this one has none or cannot be read; ` +
-      'use -F vdi with a VDI image, or another format for the new one',
-  );
-}
-
-/** The child does not store where its parent is. */
-function sayWhereParentIs(child: string, parent: string, log: CreateOptions['log']): void {
-  const [own, other] = [realPath(dirname(child)), dirname(parent)];
-  const isSearched = own === other || (basename(own) === 'Snapshots' && dirname(own) === other);
-  if (isSearched && parent.toLowerCase().endsWith('.vdi')) return;
-  log?.(
-    `${child} knows its backing file by a UUID and stores no name; ${parent} is no .vdi file in the same folder, so every use of ` +
-      `the new image needs --allow-backing ${parent}`,
-  );
 }
 
 function blockSizeOption(options: ReadonlyMap<string, string>): number {

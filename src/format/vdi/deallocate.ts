@@ -59,8 +59,8 @@ export class Deallocator {
     });
   }
 
-  /** Guest blocks [first, end) are behind the end of the disk: their entries become free. */
-  cutOff(first: GuestCluster, end: number): void {
+  /** Entries of guest blocks [first, end) become free: the parent shows through, or they are behind the end of the disk. */
+  uncover(first: GuestCluster, end: number): void {
     for (let block = first; block < end; ) {
       const start = block;
       const done = this.exclusively(start, end - start, (count) => this.unlink(start, count, VDI_IMAGE_BLOCK_FREE));

@@ -15,8 +15,9 @@ import { hexWords, readU64LE, writeU64LE } from '../../bytes/endian.ts';
 import { hex, hostOffset, isPowerOfTwo, MAX_VIRTUAL_SIZE, roundUp, SECTOR_BYTES } from '../../bytes/offsets.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
-import type { BackingReference, ImageDetails } from '../image-format.ts';
+import type { ImageDetails } from '../image-format.ts';
 import { ENTRY_BYTES, Geometry } from './geometry.ts';
+import { identityOf, parentReference, type VdiUuids } from './parent.ts';
 import { NULL_UUID, UUID_BYTES, uuidBytes, uuidText } from './uuid.ts';
 
 export const VDI_SIGNATURE = 0xbeda107f;
@@ -41,12 +42,15 @@ export const VDI_IMAGE_BLOCK_ZERO = 0xfffffffe;
 export const VDI_IMAGE_BLOCK_FREE = 0xffffffff;
 
 /** Where single fields of version 1.1 stand. */
+export const TYPE_AT = 76;
 export const OFF_BLOCKS_AT = 340;
 export const OFF_DATA_AT = 344;
 export const DISK_SIZE_AT = 368;
 export const BLOCK_COUNT_AT = 384;
 export const ALLOCATED_AT = 388;
 export const UUID_MODIFY_AT = 408;
+export const UUID_LINKAGE_AT = 424;
+export const UUID_PARENT_MODIFY_AT = 440;
 
 /** The places of the fields that both versions have. */
 interface Places {
@@ -59,7 +63,7 @@ interface Places {
   readonly uuids: number;
 }
 const PLACES: Places = {
-  ...{ type: 76, flags: 80, diskSize: DISK_SIZE_AT, blockSize: 376 },
+  ...{ type: TYPE_AT, flags: 80, diskSize: DISK_SIZE_AT, blockSize: 376 },
   ...{ blockCount: BLOCK_COUNT_AT, allocated: ALLOCATED_AT, uuids: 392 },
 };
 const PLACES_0: Places = {
@@ -68,7 +72,7 @@ const PLACES_0: Places = {
 /** The map of version 0. */
 const MAP_OFFSET_0 = 420;
 
-export interface VdiHeader {
+export interface VdiHeader extends VdiUuids {
   readonly isVersion0: boolean;
   readonly type: number;
   readonly flags: number;
@@ -82,11 +86,6 @@ export interface VdiHeader {
   readonly blockExtra: number;
   readonly blockCount: number;
   readonly allocated: number;
-  readonly uuidCreate: string;
-  readonly uuidModify: string;
-  /** uuidCreate and uuidModify of the parent, the null UUID in an image without one */
-  readonly uuidLinkage: string;
-  readonly uuidParentModify: string;
 }
 
 /** Reads and checks the header of `file`. Throws corrupt or unsupported with field, value and cure. */
@@ -270,7 +269,7 @@ export function assertWritable(file: HostFile, header: VdiHeader): void {
   const { flags, isVersion0 } = header;
   const unknown = (flags & ~VDI_IMAGE_FLAGS_ZERO_EXPAND) >>> 0;
   const what = isVersion0 ? 'is a VDI image of version 0' : `has unknown flags (${hex(unknown)}) in its VDI header`;
-  const message = `${file.path} ${what}, which imgfuse only reads; mount it with -o ro, or convert it with imgfuse convert`;
+  const message = `${file.path} ${what}, which imgfuse only reads; mount it with -o ro, or with -o overlay=FILE, which takes the changes`;
   throw new ImgfuseError('unsupported', message, { path: file.path });
 }
 
@@ -309,24 +308,6 @@ export function writeHeaderFields(file: HostFile, changes: readonly FieldChange[
   file.read(sector, 0, sector.length, hostOffset(start));
   for (const { at, bytes } of changes) sector.set(bytes, at - start);
   file.write(sector, 0, sector.length, hostOffset(start));
-}
-
-/** What a child stores of this image: which one it is, and in what state. */
-export function identityOf({ uuidCreate, uuidModify }: Pick<VdiHeader, 'uuidCreate' | 'uuidModify'>): string {
-  return `${uuidCreate} ${uuidModify}`;
-}
-
-/** How a differencing image names its parent: by nothing but UUIDs. */
-export function parentReference({ isVersion0, uuidLinkage, uuidParentModify }: VdiHeader): BackingReference {
-  const name = `uuid:${uuidLinkage}`;
-  const search = {
-    what: `with uuidCreate ${uuidLinkage}`,
-    matches: (identity: string) => identity.startsWith(`${uuidLinkage} `),
-  };
-  // version 0 has no uuidParentModify
-  if (isVersion0) return { name, format: 'vdi', search };
-  const values = [identityOf({ uuidCreate: uuidLinkage, uuidModify: uuidParentModify })];
-  return { name, format: 'vdi', search, identity: { word: 'uuidCreate with uuidModify', values } };
 }
 
 /** The facts of a header for info and status. */

@@ -21,7 +21,8 @@ import {
 import { type ImageSteps, MappedImage } from '../mapped/mapped-image.ts';
 import { type Collaborators, connect } from './collaborators.ts';
 import { moveIntoGaps } from './compact.ts';
-import { describeHeader, identityOf } from './header.ts';
+import { describeHeader, UUID_PARENT_MODIFY_AT, writeHeaderFields } from './header.ts';
+import { identityOf, parentModifyBytes } from './parent.ts';
 import { resize } from './resize.ts';
 import type { VdiState } from './state.ts';
 
@@ -39,7 +40,15 @@ export function vdiImage(
   const parts = connect(file, parent, state, slot, log);
   const { header } = state;
   const named = { format: 'vdi', files: onlyFile(file), clusterSize: header.blockSize, identity: identityOf(header) };
-  return new MappedImage(file, { ...named, ...parts }, new VdiSteps(state, parts, log), state);
+  const adoptParent = (identity: string) => storeParent(parts, identity);
+  return new MappedImage(file, { ...named, ...parts, adoptParent }, new VdiSteps(state, parts, log), state);
+}
+
+/** What the guest sees stays the same, so uuidModify does as well. */
+function storeParent({ file, lock, tracker }: Collaborators, identity: string): void {
+  const change = { at: UUID_PARENT_MODIFY_AT, bytes: parentModifyBytes(identity) };
+  lock.run(() => tracker.writeMetadata('header-update', () => writeHeaderFields(file, [change])));
+  tracker.sync();
 }
 
 class VdiSteps implements ImageSteps {

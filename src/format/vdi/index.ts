@@ -8,6 +8,7 @@ import { createVdi, VDI_CREATE_HELP } from './create.ts';
 import { describeHeader, readHeader, virtualSizeOf } from './header.ts';
 import { vdiImage } from './image.ts';
 import { openVdi, sayWhatIsCut } from './open.ts';
+import { assertVdiBacking, setVdiBacking } from './set-backing.ts';
 import type { VdiState } from './state.ts';
 
 export const vdi: CheckedFormat = {
@@ -19,6 +20,8 @@ export const vdi: CheckedFormat = {
   open: openVdi,
   attach: (file, { state }, options) => vdiImage(file, state as VdiState, options.slot, options.backing, options.log),
   create: createVdi,
+  setBacking: setVdiBacking,
+  assertBacking: assertVdiBacking,
   check: checkVdi,
   inspect: (file: HostFile, log = () => undefined) => {
     const header = readHeader(file);

@@ -20,8 +20,6 @@ export interface MapperParts {
   readonly blockMap: BlockMap;
   readonly pending: PendingLinks;
   readonly numbers: Pick<VdiNumbers, 'dataOffset' | 'end' | 'mapOffset'>;
-  /** a free block shows the parent; a discarded one, and without a parent a free one as well, reads as zeros */
-  readonly hasParent: boolean;
 }
 
 export class Mapper {
@@ -61,7 +59,7 @@ export class Mapper {
 
   private runOf(entry: number): Filled<Run> {
     if (entry < VDI_IMAGE_BLOCK_ZERO) return this.data;
-    return entry === VDI_IMAGE_BLOCK_FREE && this.parts.hasParent ? this.unallocated : this.zero;
+    return entry === VDI_IMAGE_BLOCK_FREE ? this.unallocated : this.zero;
   }
 
   /** Entry of a guest block as it will be once every pending link is made: free, discarded, or a checked index. */

@@ -17,7 +17,6 @@ import {
   ALLOCATED_AT,
   assertWritable,
   geometryOf,
-  parentReference,
   readHeader,
   u32Field,
   VDI_IMAGE_TYPE_DIFF,
@@ -26,8 +25,8 @@ import {
   writeHeaderFields,
 } from './header.ts';
 import { vdiImage } from './image.ts';
+import { nextModify, parentReference } from './parent.ts';
 import { createVdiState, type VdiState } from './state.ts';
-import { newUuid } from './uuid.ts';
 
 /** Leaks between blocks in use that one open takes back; a hostile file may have any number. */
 const MAX_RECLAIMED_BLOCKS = 2 ** 24;
@@ -40,17 +39,18 @@ export function openVdi(file: HostFile, options: OpenOptions): WritableImage {
     const message = `${file.path} is a block device, and a VDI image grows with its file; mount it with -o ro, or copy it to a file`;
     throw new ImgfuseError('unsupported', message, { path: file.path });
   }
+  const named = { ...options, nextModify: nextModify(file.path, header, options.committedFrom) };
   const allocated = allocatedWhenClosed(file, header, options);
   if (allocated !== null) {
     const parent = openParent(header, options);
-    return vdiImage(file, stateOf(file, header, options, allocated, allocated), 0, parent, options.log);
+    return vdiImage(file, stateOf(file, header, named, allocated, allocated), 0, parent, options.log);
   }
   // the image's own map comes first: a damaged one is refused before its parent is looked for
   const walk = walkOrRefuse(file, header, options);
   const parent = openParent(header, options);
   // an open that fails has changed no byte, so a repair waits until the chain below is open
   takeBackEnd(file, header, walk, options.log);
-  const state = stateOf(file, header, options, walk.end, walk.report.allocatedClusters);
+  const state = stateOf(file, header, named, walk.end, walk.report.allocatedClusters);
   reclaimLeaks(state, walk.used, walk.end);
   return vdiImage(file, state, 0, parent, options.log);
 }
@@ -62,12 +62,12 @@ function openParent(header: VdiHeader, options: OpenOptions): ReadableImage | nu
 function stateOf(
   file: HostFile,
   header: VdiHeader,
-  options: OpenOptions,
+  options: OpenOptions & Pick<VdiState, 'nextModify'>,
   end: number,
   allocatedClusters: number,
 ): VdiState {
   const place = { fileLength: file.size(), virtualSize: virtualSizeOf(header) };
-  return createVdiState(header, { ...options, ...place, allocatedClusters, end, reserved: end, nextModify: newUuid() });
+  return createVdiState(header, { ...options, ...place, allocatedClusters, end, reserved: end });
 }
 
 /** How many blocks there are in an image that was closed clean and not touched since; null if it is not that image. */
@@ -90,7 +90,8 @@ function openReadOnly(file: HostFile, header: VdiHeader, options: OpenOptions): 
       ? clustersOnHost(file, size, blockSize)
       : (countAllocated(file, header) ?? possibleClusters(file, size, blockSize));
   const end = Math.min(blocks, header.blockCount);
-  return vdiImage(file, stateOf(file, header, options, end, allocatedClusters), 0, parent, options.log);
+  const unchanged = { ...options, nextModify: header.uuidModify };
+  return vdiImage(file, stateOf(file, header, unchanged, end, allocatedClusters), 0, parent, options.log);
 }
 
 /** Who reads a truncated copy has to know: its last block reads as zeros from there on, and the ones after it are errors. */

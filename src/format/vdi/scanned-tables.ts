@@ -34,7 +34,7 @@ export class VdiScannedTables implements ScannedTables {
   kindOf(at: number): EntryKind {
     const entry = this.entryAt(at);
     if (entry < VDI_IMAGE_BLOCK_ZERO) return this.mapper.isData(entry) ? 'data' : 'other';
-    return entry === VDI_IMAGE_BLOCK_FREE && this.parts.hasParent ? 'unallocated' : 'zero';
+    return entry === VDI_IMAGE_BLOCK_FREE ? 'unallocated' : 'zero';
   }
 
   hostOf(at: number): HostOffset {

@@ -3,17 +3,19 @@
 
 import { describe, expect, test } from 'vitest';
 import { hostOffset } from '../../../src/bytes/offsets.ts';
-import type { BackingReference, CheckedFormat } from '../../../src/format/image-format.ts';
+import type { BackingReference, CheckedFormat, ParentFacts } from '../../../src/format/image-format.ts';
 import { serializeHeader } from '../../../src/format/qcow2/header/header.ts';
 import { readHeader } from '../../../src/format/qcow2/header/read-header.ts';
 import { qcow2 } from '../../../src/format/qcow2/index.ts';
 import { qed } from '../../../src/format/qed/index.ts';
+import { vdi } from '../../../src/format/vdi/index.ts';
 import { MemoryHostFile } from '../../support/memory-file.ts';
 import { checkImage } from '../../support/memory-images.ts';
 import { crashStates } from '../../support/power-cut.ts';
 import { seededRandom } from '../../support/random.ts';
 import { type RecordedOperation, RecordingHostFile } from '../../support/wrapping-files.ts';
 
+const NO_STATE = '12345678-0000-4000-8000-000000000000';
 const REFERENCES: readonly (BackingReference | null)[] = [
   null,
   { name: 'base', format: 'raw' },
@@ -139,6 +141,35 @@ test('extensions of any kind and unknown header fields survive, also where they 
         backingName === name && backingFormat === format;
       expect(is(before.backingName, before.backingFormat) || is(to?.name ?? null, to?.format ?? null)).toBe(true);
       expect(extensions.find(({ type }) => type === 0x12345678)?.data).toEqual(unknown.data);
+    }
+  }
+});
+
+test('VDI has the old parent or the new one, whenever the power goes, and is another image for its children', () => {
+  const wanted = ['a', 'b'].map((digit) => `${digit.repeat(8)}-0000-4000-8000-000000000000 ${NO_STATE}`);
+  const facts = (n: number): ParentFacts => ({
+    ...{ path: `/${n}.vdi`, format: 'vdi', virtualSize: 0, modifiedMs: null },
+    identity: wanted[n]!,
+  });
+  const file = new MemoryHostFile();
+  vdi.create(file, { size: 1024 * 1024, options: new Map(), backing: { name: '0' }, parent: facts(0) });
+  const known = (of: MemoryHostFile) => vdi.inspect(of).backing?.identity?.values[0] ?? 'none';
+  for (const [to, name] of [
+    [1, wanted[1]],
+    [null, 'none'],
+    [0, wanted[0]],
+  ] as const) {
+    const start = file.clone();
+    const log: RecordedOperation[] = [];
+    if (to === null) vdi.setBacking!(new RecordingHostFile(file, log), null);
+    else vdi.setBacking!(new RecordingHostFile(file, log), { name: `${to}` }, facts(to));
+    expect(known(file)).toBe(name);
+    expect(vdi.inspect(file).identity).not.toBe(vdi.inspect(start).identity);
+    expect(log.map(({ operation }) => operation)).toEqual(['write', 'sync']);
+    for (const { state } of crashStates(start, log, seededRandom(3))) {
+      expect([known(start), name]).toContain(known(state));
+      // type and UUIDs go together, or the header would be refused
+      checkImage(vdi, state, { repair: 'none', log: () => undefined });
     }
   }
 });
