@@ -6,6 +6,7 @@ import { hostOffset, isPowerOfTwo, roundUp, SECTOR_BYTES } from '../../bytes/off
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import { type CreateHelp, refuseUnknownKeys } from '../create-option.ts';
+import { newUuid } from '../guid.ts';
 import type { CreateOptions } from '../image-format.ts';
 import { parseSize } from '../size.ts';
 import { ENTRY_BYTES } from './geometry.ts';
@@ -17,7 +18,6 @@ import {
   VDI_IMAGE_TYPE_NORMAL,
 } from './header.ts';
 import { sayWhereParentIs, uuidsOf } from './parent.ts';
-import { newUuid } from './uuid.ts';
 
 export const VDI_CREATE_HELP: CreateHelp = {
   options: [

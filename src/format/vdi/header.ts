@@ -15,10 +15,10 @@ import { hexWords, readU64LE, writeU64LE } from '../../bytes/endian.ts';
 import { hex, hostOffset, isPowerOfTwo, MAX_VIRTUAL_SIZE, roundUp, SECTOR_BYTES } from '../../bytes/offsets.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
+import { NULL_UUID, UUID_BYTES, uuidBytes, uuidText } from '../guid.ts';
 import type { ImageDetails } from '../image-format.ts';
 import { ENTRY_BYTES, Geometry } from './geometry.ts';
 import { identityOf, parentReference, type VdiUuids } from './parent.ts';
-import { NULL_UUID, UUID_BYTES, uuidBytes, uuidText } from './uuid.ts';
 
 export const VDI_SIGNATURE = 0xbeda107f;
 export const VDI_VERSION = 0x00010001;

@@ -4,11 +4,11 @@
 
 import type { Mutex } from '../../concurrency/mutex.ts';
 import type { HostFile } from '../../host/host-file.ts';
+import { uuidBytes } from '../guid.ts';
 import { DirtyMark } from '../mapped/dirty-mark.ts';
 import type { WriteTracker } from '../write-tracker.ts';
 import { UUID_MODIFY_AT, writeHeaderFields } from './header.ts';
 import { MODIFIED, MODIFY_MARK } from './state.ts';
-import { uuidBytes } from './uuid.ts';
 
 export class ModifyUuid {
   private readonly words: Int32Array;

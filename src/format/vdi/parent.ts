@@ -13,7 +13,7 @@ import { basename, dirname } from 'node:path';
 import { ImgfuseError } from '../../errors/index.ts';
 import { realPath } from '../../host/paths.ts';
 import type { BackingReference, ParentFacts, ParentIdentity } from '../backing-reference.ts';
-import { NULL_UUID, newUuid, UUID_BYTES, uuidBytes, uuidText } from './uuid.ts';
+import { NULL_UUID, newUuid, UUID_BYTES, uuidBytes, uuidText } from '../guid.ts';
 
 /** Of a header. */
 export interface VdiUuids {

@@ -4,6 +4,7 @@
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { BackingReference, ParentFacts } from '../backing-reference.ts';
+import { NULL_UUID, newUuid, uuidBytes } from '../guid.ts';
 import {
   assertWritable,
   readHeader,
@@ -18,7 +19,6 @@ import {
   writeHeaderFields,
 } from './header.ts';
 import { sayWhereParentIs, uuidsOf } from './parent.ts';
-import { NULL_UUID, newUuid, uuidBytes } from './uuid.ts';
 
 /** @throws ImgfuseError usage, unsupported: nothing is changed */
 export function setVdiBacking(

@@ -10,6 +10,7 @@ import { readU64BE, writeU64BE } from '../../../bytes/endian.ts';
 import { hostOffset, roundUp, SECTOR_BYTES } from '../../../bytes/offsets.ts';
 import { ImgfuseError } from '../../../errors/index.ts';
 import type { HostFile } from '../../../host/host-file.ts';
+import { fromWindowsPath, withoutDot } from '../../windows-path.ts';
 
 export const LOCATORS = 576;
 const LOCATOR_BYTES = 24;
@@ -76,8 +77,13 @@ export function parentNames(file: HostFile, locators: readonly Locator[], bareNa
     locators.filter((locator) => locator.code === code).map((locator) => readName(file, locator));
   const [relative, absolute] = [named(RELATIVE), named(ABSOLUTE)];
   const urls = named(URL_CODE).map(pathOfUrl);
-  const all = [...relative.map(toPath), toPath(bareName).replace(/^.*\//, ''), ...absolute.map(toPath), ...urls];
-  const names = [...new Set(all.map(plain).filter((name) => name !== ''))];
+  const all = [
+    ...relative.map(fromWindowsPath),
+    fromWindowsPath(bareName).replace(/^.*\//, ''),
+    ...absolute.map(fromWindowsPath),
+    ...urls,
+  ];
+  const names = [...new Set(all.map(withoutDot).filter((name) => name !== ''))];
   if (names.length > 0) return names;
   const { path } = file;
   throw new ImgfuseError('corrupt', `${path} is a differencing VHD that names no parent; its disk cannot be read`, {
@@ -98,11 +104,6 @@ function upToNul(name: string): string {
   return end < 0 ? name : name.slice(0, end);
 }
 
-/** A Windows path as one of this machine, without its drive. */
-function toPath(name: string): string {
-  return name.replaceAll('\\', '/').replace(/^[A-Za-z]:/, '');
-}
-
 /** "file:///a/b", and "file://./b" as Xen writes a relative one. */
 function pathOfUrl(url: string): string {
   const path = url.replace(/^file:\/\/(localhost(?=\/))?/, '');
@@ -111,12 +112,6 @@ function pathOfUrl(url: string): string {
   } catch {
     return path;
   }
-}
-
-/** Without "./", unless what follows would be taken for a protocol. */
-function plain(name: string): string {
-  const bare = name.replace(/^(\.\/+)+/, '');
-  return /^[^/]*:/.test(bare) ? `./${bare}` : bare;
 }
 
 /** What a child stores of its parent's name. */

@@ -3,9 +3,9 @@
 
 import { describe, expect, test } from 'vitest';
 import { ImgfuseError } from '../../../../src/errors/index.ts';
+import { uuidBytes, uuidText } from '../../../../src/format/guid.ts';
 import { geometryOf, readHeader, virtualSizeOf } from '../../../../src/format/vdi/header.ts';
 import { vdi } from '../../../../src/format/vdi/index.ts';
-import { uuidBytes, uuidText } from '../../../../src/format/vdi/uuid.ts';
 import { MemoryHostFile } from '../../../support/memory-file.ts';
 import { checkImage, createMemoryImage, openImage } from '../../../support/memory-images.ts';
 import { DISCARDED, FIELD, FREE, KIB, vdiBytes, vdiVersion0, withField } from '../../../support/vdi-bytes.ts';

@@ -1,4 +1,4 @@
-// UUIDs as VDI stores them: 16 bytes, of which the first three groups are little-endian.
+// GUIDs as Microsoft and VirtualBox store them: 16 bytes, of which the first three groups are little-endian.
 
 import { randomUUID } from 'node:crypto';
 
