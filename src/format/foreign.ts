@@ -25,7 +25,6 @@ export const FOREIGN_FORMATS: readonly ForeignFormat[] = [
     ],
     cure: convertFrom('vmdk'),
   },
-  { title: 'a VHDX image (Hyper-V)', magics: [{ at: 0, text: 'vhdxfile' }], cure: convertFrom('vhdx') },
   {
     title: 'a Parallels image',
     magics: [

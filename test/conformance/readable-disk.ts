@@ -21,6 +21,8 @@ export interface ReadVariant {
   readonly isCompressed?: true;
   /** bytes of the image file, and what its disk must read as */
   readonly create: () => { readonly image: Uint8Array; readonly content: Uint8Array };
+  /** false: what the image stores at a place is not always the guest's bytes. Default true */
+  readonly showsPlaces?: boolean;
 }
 
 /** An open disk, and what it must read as. */
@@ -38,8 +40,9 @@ export function describeReadableDisk(variant: ReadVariant): void {
   describe(name, () => {
     describeReading(() => {
       const { image, content } = variant.create();
-      const dataFile = new MemoryHostFile(image);
-      const disk = new VirtualDisk(openImage(format, dataFile, { readOnly: true }));
+      const file = new MemoryHostFile(image);
+      const disk = new VirtualDisk(openImage(format, file, { readOnly: true }));
+      const dataFile = variant.showsPlaces === false ? null : file;
       return { disk, content, dataFile, isCompressed: variant.isCompressed === true };
     });
 

@@ -12,12 +12,15 @@ import { qcow2 } from '../../src/format/qcow2/index.ts';
 import { qed } from '../../src/format/qed/index.ts';
 import { raw } from '../../src/format/raw/index.ts';
 import { vdi } from '../../src/format/vdi/index.ts';
+import { vhdx } from '../../src/format/vhdx/index.ts';
 import { vpc } from '../../src/format/vpc/index.ts';
 import { bochsImage, MIXED_SECTORS } from '../support/bochs-bytes.ts';
 import { cloopImage } from '../support/cloop-bytes.ts';
 import { dmgImage } from '../support/dmg-bytes.ts';
 import { MemoryHostFile } from '../support/memory-file.ts';
 import { createMemoryImage, openImage } from '../support/memory-images.ts';
+import { MIB, mixedVhdx, unreplayedVhdx, type VhdxImage } from '../support/vhdx-bytes.ts';
+import { vhdxContent } from '../support/vhdx-judge.ts';
 import { describeReadableDisk, type ReadVariant } from './readable-disk.ts';
 import { type DiskVariant, describeVirtualDisk } from './virtual-disk.ts';
 
@@ -148,6 +151,16 @@ const variants: readonly DiskVariant[] = [
   apart('64k with LUKS and a data file', { data_file: 'data', ...LUKS }, true),
 ];
 
+function vhdxVariant(name: string, make: () => VhdxImage): ReadVariant {
+  return {
+    ...{ name, format: vhdx },
+    create: () => {
+      const { image } = make();
+      return { image, content: vhdxContent(image) };
+    },
+  };
+}
+
 /** Formats that are only read. */
 const readVariants: readonly ReadVariant[] = [
   { name: 'bochs', format: bochs, create: () => bochsImage({ sectors: MIXED_SECTORS }) },
@@ -164,6 +177,11 @@ const readVariants: readonly ReadVariant[] = [
     create: () => cloopImage({ blockSize: 65_536, gap: 77 }),
   },
   { name: 'dmg', format: dmg, isCompressed: true, create: () => dmgImage({ gap: 9 }) },
+  vhdxVariant('vhdx', () => mixedVhdx()),
+  vhdxVariant('vhdx with blocks of 2 MiB and sectors of 4096 bytes', () =>
+    mixedVhdx({ blockBytes: 2 * MIB, sectorBytes: 4096 }),
+  ),
+  { ...vhdxVariant('vhdx with a log to replay', unreplayedVhdx), showsPlaces: false },
 ];
 
 test('every format has a row', () => {

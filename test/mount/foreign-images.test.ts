@@ -39,7 +39,6 @@ it.each([
   ['vmdk', 'VMDK', ['-o', 'subformat=monolithicSparse']],
   ['vmdk', 'VMDK', ['-o', 'subformat=streamOptimized']],
   ['vmdk', 'VMDK', ['-o', 'subformat=twoGbMaxExtentFlat']],
-  ['vhdx', 'VHDX', []],
   ['parallels', 'Parallels', []],
   ['qcow', 'qcow image of version 1', []],
   ['luks', 'LUKS', LUKS_OPTIONS],

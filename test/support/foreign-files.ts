@@ -39,7 +39,6 @@ export const FOREIGN_MAGICS: readonly (readonly [name: string, what: string, at:
   ['VMDK', 'an SESparse extent', 0, '\xbe\xba\xfe\xca\0\0\0\0\x01\0\0\0\x02\0\0\0'],
   ['VMDK', 'a descriptor', 0, '# Disk DescriptorFile\nversion=1\n'],
   ['VMDK', 'a descriptor in small letters', 0, '# disk descriptorfile\r\n'],
-  ['VHDX', 'a file identifier', 0, 'vhdxfile'],
   ['Parallels', 'a header of the first kind', 0, 'WithoutFreeSpace'],
   ['Parallels', 'a header of the second kind', 0, 'WithouFreSpacExt'],
   ['qcow image of version 1', 'a header', 0, 'QFI\xfb\0\0\0\x01'],

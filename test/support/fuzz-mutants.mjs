@@ -299,6 +299,125 @@ function vpcPlaces(image) {
   return { clusterSize: blockSize, size, places, pointers, bigEndian: true };
 }
 
+/** Every place of a VHDX with one block bitmap at most. Its checksums are set right again, in most mutants. */
+function vhdxPlaces(image) {
+  const u64 = (at) => Number(image.readBigUInt64LE(at));
+  const places = [];
+  const headers = (start, list) => {
+    for (const [at, width] of list) places.push({ at: start + at, width, affects: 'all', kind: 'header' });
+  };
+  const sealed = [];
+  const seals = (start, length) => sealed.push({ start, end: start + length });
+  for (const at of [0x10000, 0x20000]) {
+    seals(at, 4096);
+    headers(at, [
+      [0, 4],
+      [8, 8],
+      [32, 8],
+      [48, 8],
+      [56, 8],
+      [64, 4],
+      [68, 4],
+      [72, 8],
+    ]);
+  }
+  for (const at of [0x30000, 0x40000]) {
+    seals(at, 65536);
+    headers(at, [
+      [0, 4],
+      [8, 4],
+    ]);
+    for (let i = 0; i < 2; i++)
+      headers(at + 16 + 32 * i, [
+        [0, 8],
+        [16, 8],
+        [24, 4],
+        [28, 4],
+      ]);
+  }
+  const [batAt, metadataAt] = [u64(0x30000 + 32), u64(0x30000 + 64)];
+  headers(metadataAt, [
+    [0, 8],
+    [8, 4],
+  ]);
+  const items = [];
+  for (let i = 0; i < image.readUInt16LE(metadataAt + 10); i++) {
+    const at = metadataAt + 32 + 32 * i;
+    headers(at, [
+      [0, 8],
+      [16, 4],
+      [20, 4],
+      [24, 4],
+    ]);
+    items.push(metadataAt + image.readUInt32LE(at + 16));
+    for (let word = 0; word < image.readUInt32LE(at + 20) && word < 256; word += 4) headers(items[i] + word, [[0, 4]]);
+  }
+  const [clusterSize, size] = [image.readUInt32LE(items[0]), u64(items[1])];
+  const sectorBytes = image.readUInt32LE(items[3]);
+  const ratio = (2 ** 23 * sectorBytes) / clusterSize;
+  const pointers = [0n, 1n, 2n, 3n, 6n, 7n, 2n ** 20n, 2n ** 20n + 6n, BigInt(image.length), BigInt(image.length) + 6n];
+  const isLogged = image.readBigUInt64LE(0x10000 + 48) !== 0n;
+  for (let i = 0; i * clusterSize < size; i++) {
+    const at = batAt + i * 8;
+    const affects = [[i * clusterSize, (i + 1) * clusterSize]];
+    places.push({ at, width: 8, affects, kind: 'table' }, { at, width: 8, affects, kind: 'pointer' });
+    pointers.push(image.readBigUInt64LE(at));
+  }
+  const bitmap = image.readBigUInt64LE(batAt + ratio * 8);
+  if ((bitmap & 7n) === 6n) {
+    places.push({ at: batAt + ratio * 8, width: 8, affects: 'all', kind: 'table' });
+    for (let byte = 0; byte * 8 * sectorBytes < size; byte += 97) {
+      const first = byte * 8 * sectorBytes;
+      const affects = [[first, first + 8 * sectorBytes]];
+      places.push({ at: Number(bitmap & ~0xfffffn) + byte, width: 1, affects, kind: 'pointer' });
+    }
+  }
+  const logAt = u64(0x10000 + 72);
+  const logLength = image.readUInt32LE(0x10000 + 68);
+  for (let at = logAt; isLogged && at < logAt + logLength; at += 4096) {
+    if (image.toString('latin1', at, at + 4) !== 'loge') continue;
+    const length = image.readUInt32LE(at + 8);
+    // the seal of an entry that goes on at the start of the ring is left alone
+    if (at + length <= logAt + logLength) seals(at, length);
+    headers(at, [
+      [0, 4],
+      [8, 4],
+      [12, 4],
+      [16, 8],
+      [24, 4],
+      [32, 8],
+      [48, 8],
+      [56, 8],
+    ]);
+    for (let i = 0; i < image.readUInt32LE(at + 24) && i < 4; i++)
+      headers(at + 64 + 32 * i, [
+        [0, 4],
+        [8, 8],
+        [16, 8],
+        [24, 8],
+      ]);
+  }
+  return { clusterSize, size, places, pointers, bigEndian: false, sealed };
+}
+
+const CRC32C = Uint32Array.from({ length: 256 }, (_, value) => {
+  let crc = value;
+  for (let i = 0; i < 8; i++) crc = crc & 1 ? (crc >>> 1) ^ 0x82f63b78 : crc >>> 1;
+  return crc;
+});
+
+/** Sets the checksums of structures right that fields were changed in. @returns where they stand */
+function seal(image, sealed, fields) {
+  const changed = sealed.filter(({ start, end }) => fields.some(({ at }) => at >= start && at < end));
+  for (const { start, end } of changed) {
+    image.writeUInt32LE(0, start + 4);
+    let crc = -1;
+    for (let at = start; at < end; at++) crc = (crc >>> 8) ^ CRC32C[(crc ^ image[at]) & 0xff];
+    image.writeUInt32LE(~crc >>> 0, start + 4);
+  }
+  return changed.map(({ start }) => ({ at: start + 4, width: 4 }));
+}
+
 /** A raw image has no places: its first sectors are overwritten with what other formats begin with. */
 function rawPlaces(image) {
   const places = Array.from({ length: 64 }, (_, i) => ({
@@ -326,6 +445,7 @@ export const PLACES = {
   cloop: cloopPlaces,
   dmg: dmgPlaces,
   vpc: vpcPlaces,
+  vhdx: vhdxPlaces,
   raw: rawPlaces,
 };
 
@@ -417,6 +537,7 @@ export function mutate(image, map, random) {
     else affected.push(...(place.affects === 'compressed' ? map.compressed(at) : place.affects));
     if (place.kind === 'header' || place.kind === 'other') mustOpen = false;
   }
+  if (map.sealed !== undefined && random() < 0.8) fields.push(...seal(image, map.sealed, fields));
   const what = told.join(', ');
   return { fields, length, what, affected: everything ? 'all' : affected, mustOpen: mustOpen && !everything };
 }

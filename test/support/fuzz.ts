@@ -11,6 +11,7 @@ import { noFigures, type WatchFigures, watchMutants } from './fuzz-watch.ts';
 import { qemuImg, qemuIo, tryQemu } from './qemu.ts';
 import { CREATE, DISCARDED, differencing, FREE, MODIFY, vdiBytes, vdiVersion0 } from './vdi-bytes.ts';
 import { MIXED_SECTORS as VHD_SECTORS, vhdImage } from './vhd-bytes.ts';
+import { mixedVhdx, unreplayedVhdx, vhdxImage } from './vhdx-bytes.ts';
 
 const CHILD = fileURLToPath(new URL('./fuzz-child.mjs', import.meta.url));
 /** A process that has taken thousands of sound images apart has grown to 260 MiB, and to 330 for a moment, and grows no further. */
@@ -214,6 +215,32 @@ function makeVhds(folder: string): Subject[] {
   ];
 }
 
+/** Blocks of all states, with and without a log and a parent. */
+function makeVhdxs(folder: string): Subject[] {
+  const backing = join(folder, 'vhdx-base.raw');
+  writeFileSync(backing, Buffer.alloc(5000 * KIB, 0xbb));
+  const make = (name: string, image: Buffer): Subject => oneSubject('vhdx', folder, image, `vhdx ${name}`);
+  const data = Buffer.alloc(1024 * KIB, 'data of a block');
+  const blocks = [
+    { state: 7, data, isHere: (sector: number) => sector % 9 < 4 },
+    { state: 0 },
+    { state: 6, data },
+    { state: 2 },
+    { state: 3 },
+  ];
+  const locator = {
+    parent_linkage: '{00112233-4455-6677-8899-aabbccddeeff}',
+    relative_path: '.\\base.vhdx',
+    absolute_win32_path: 'C:\\base.vhdx',
+  };
+  return [
+    make('dynamic', mixedVhdx().image),
+    make('with a log to replay', unreplayedVhdx().image),
+    { ...make('with a parent', vhdxImage({ blocks, locator }).image), backing },
+    make('with large sectors', mixedVhdx({ sectorBytes: 4096, flags: 1 }).image),
+  ];
+}
+
 /** Makes valid images of every feature of a format in a folder. */
 type MakeSubjects = (folder: string) => readonly Subject[];
 
@@ -227,6 +254,7 @@ const SUBJECTS: Readonly<Record<string, MakeSubjects>> = {
   dmg: (folder) =>
     Object.entries(DMG_KINDS).map(([kind, make]) => oneSubject('dmg', folder, make().image, `dmg ${kind}`)),
   vpc: makeVhds,
+  vhdx: makeVhdxs,
   raw: (folder) => [oneSubject('raw', folder, Buffer.alloc(100 * KIB, 'raw'))],
 };
 

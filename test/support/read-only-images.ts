@@ -3,6 +3,8 @@
 import { bochsImage, MIXED_SECTORS } from './bochs-bytes.ts';
 import { cloopImage } from './cloop-bytes.ts';
 import { dmgImage } from './dmg-bytes.ts';
+import { mixedVhdx } from './vhdx-bytes.ts';
+import { vhdxContent } from './vhdx-judge.ts';
 
 export const READ_ONLY_IMAGES: Readonly<
   Record<string, () => { readonly image: Uint8Array; readonly content: Buffer }>
@@ -10,4 +12,8 @@ export const READ_ONLY_IMAGES: Readonly<
   bochs: () => bochsImage({ sectors: MIXED_SECTORS }),
   cloop: () => cloopImage(),
   dmg: () => dmgImage(),
+  vhdx: () => {
+    const { image } = mixedVhdx();
+    return { image, content: vhdxContent(image) };
+  },
 };

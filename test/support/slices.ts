@@ -2,7 +2,7 @@
 // script for the long run takes unless its option says otherwise. The rules are the same in both; a long run sees more of what
 // may break them. A new format adds its numbers here.
 
-type ByFormat = Readonly<Record<'raw' | 'qed' | 'qcow2' | 'vdi' | 'bochs' | 'cloop' | 'dmg' | 'vpc', number>>;
+type ByFormat = Readonly<Record<'raw' | 'qed' | 'qcow2' | 'vdi' | 'bochs' | 'cloop' | 'dmg' | 'vpc' | 'vhdx', number>>;
 interface Slice {
   readonly ci: number | Partial<ByFormat>;
   readonly long: number;
@@ -32,7 +32,7 @@ const SLICES = {
   matrixWidths: { ci: 2, long: 5 },
   /** fuzz.sh: damaged images */
   fuzz: {
-    ci: { raw: 1000, qed: 4000, qcow2: 4000, vdi: 3000, bochs: 2000, cloop: 2000, dmg: 4000, vpc: 3000 },
+    ci: { raw: 1000, qed: 4000, qcow2: 4000, vdi: 3000, bochs: 2000, cloop: 2000, dmg: 4000, vpc: 3000, vhdx: 1500 },
     long: 10_000,
   },
   /** fuzz.sh --format partitions: damaged partition tables */

@@ -8,7 +8,6 @@ import type { SparseBitmap } from '../../bytes/sparse-bitmap.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import { countOf } from '../closed-facts.ts';
-import { newUuid } from '../guid.ts';
 import { type OpenOptions, progressOf, type ReadableImage, type WritableImage } from '../image-format.ts';
 import { FreeClusters, MAX_TRACKED_CLUSTERS } from '../mapped/free-clusters.ts';
 import { clustersOnHost, possibleClusters } from '../mapped/host-clusters.ts';

@@ -1,0 +1,89 @@
+// The block allocation table, and the bitmaps of partially present blocks: decoded from cached slices of the file. An entry is a
+// little-endian u64: its state in bits 0 to 2, and from bit 20 on the offset of the block in MiB. A bit of a bitmap, lowest bit of a
+// byte first, says whether a sector is here. Used under the metadata lock; nothing here keeps a slice across calls (R2).
+
+import { hexWords } from '../../bytes/endian.ts';
+import { after, type HostOffset, hex, hostOffset } from '../../bytes/offsets.ts';
+import type { TableCache } from '../../concurrency/table-cache.ts';
+import type { HostFile } from '../../host/host-file.ts';
+import { TableSlices } from '../mapped/table-slices.ts';
+import { ENTRY_BYTES } from './geometry.ts';
+import { MIB } from './header/fields.ts';
+
+export const PAYLOAD_BLOCK_NOT_PRESENT = 0;
+export const PAYLOAD_BLOCK_UNDEFINED = 1;
+export const PAYLOAD_BLOCK_ZERO = 2;
+export const PAYLOAD_BLOCK_UNMAPPED = 3;
+/** PAYLOAD_BLOCK_UNMAPPED before version 1.00 of the specification. */
+export const PAYLOAD_BLOCK_UNMAPPED_V095 = 5;
+export const PAYLOAD_BLOCK_FULLY_PRESENT = 6;
+export const PAYLOAD_BLOCK_PARTIALLY_PRESENT = 7;
+export const SB_BLOCK_PRESENT = 6;
+
+const STATE_MASK = 7;
+/** Bits 3 to 19. */
+const RESERVED_MASK = 0xffff8;
+const OFFSET_SHIFT = 20;
+const HIGH_MIB = 2 ** (32 - OFFSET_SHIFT);
+
+/** The state in an entry of which this is the low word. */
+export function stateOf(low: number): number {
+  return low & STATE_MASK;
+}
+
+export function hasReservedBits(low: number): boolean {
+  return (low & RESERVED_MASK) !== 0;
+}
+
+/** The offset in an entry, as exact as the file can be long. */
+export function offsetOf(low: number, high: number): HostOffset {
+  return hostOffset(((low >>> OFFSET_SHIFT) + high * HIGH_MIB) * MIB);
+}
+
+/** Nothing is here, and nothing of the parent shows through: zeros. */
+export function isZeroState(state: number): boolean {
+  return (
+    state === PAYLOAD_BLOCK_ZERO ||
+    state === PAYLOAD_BLOCK_UNMAPPED ||
+    state === PAYLOAD_BLOCK_UNDEFINED ||
+    state === PAYLOAD_BLOCK_UNMAPPED_V095
+  );
+}
+
+export class Bat {
+  readonly slices: TableSlices;
+  readonly start: HostOffset;
+
+  /** @param file with its log replayed */
+  constructor(file: HostFile, cache: TableCache, start: number) {
+    this.slices = new TableSlices(file, cache, 0);
+    this.start = hostOffset(start);
+  }
+
+  placeOf(index: number): HostOffset {
+    return after(this.start, index * ENTRY_BYTES);
+  }
+
+  /** The low word of an entry, which has the state. */
+  low(index: number): number {
+    return this.slices.view.getUint32(this.slices.load(this.placeOf(index)), true);
+  }
+
+  /** Where the block of an entry is, right or wrong. */
+  offset(index: number): HostOffset {
+    const at = this.slices.load(this.placeOf(index));
+    return offsetOf(this.slices.view.getUint32(at, true), this.slices.view.getUint32(at + 4, true));
+  }
+
+  /** The byte at `offset` of the file, which lies in a bitmap. */
+  bitmapByte(offset: HostOffset): number {
+    return this.slices.bytes[this.slices.load(offset)]!;
+  }
+
+  describe(index: number): string {
+    const at = this.slices.load(this.placeOf(index));
+    const { view } = this.slices;
+    const value = hexWords(view.getUint32(at + 4, true), view.getUint32(at, true));
+    return `BAT entry ${index} at offset ${hex(this.placeOf(index))} is ${value}`;
+  }
+}

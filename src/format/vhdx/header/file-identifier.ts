@@ -1,0 +1,16 @@
+// The file type identifier: the first 64 KiB of a VHDX, which no writer changes once the file is made. It has the name of the program
+// that made it, which nobody needs.
+
+import { ImgfuseError } from '../../../errors/index.ts';
+import type { HostFile } from '../../../host/host-file.ts';
+import { bytesAt, textAt } from './fields.ts';
+
+export const FILE_SIGNATURE = 'vhdxfile';
+
+/** @throws ImgfuseError corrupt */
+export function checkFileIdentifier(file: HostFile): void {
+  const { bytes } = bytesAt(file, 0, FILE_SIGNATURE.length);
+  if (textAt(bytes, 0, FILE_SIGNATURE.length) === FILE_SIGNATURE) return;
+  const { path } = file;
+  throw new ImgfuseError('corrupt', `${path} does not begin with "${FILE_SIGNATURE}"; it is no VHDX image`, { path });
+}

@@ -1,0 +1,33 @@
+// Where blocks can lie in an image file: behind the first MiB, before the end of the file, and neither in a region nor in the log.
+
+import { MIB } from './header/fields.ts';
+import type { Layout } from './header/layout.ts';
+
+/** Bytes [start, end) of the file. */
+export interface Stretch {
+  readonly start: number;
+  readonly end: number;
+}
+
+export class Places {
+  private readonly fileLength: number;
+  private readonly taken: readonly Stretch[];
+
+  constructor(fileLength: number, taken: readonly Stretch[]) {
+    this.fileLength = fileLength;
+    this.taken = taken;
+  }
+
+  /** A copy that was cut is read as far as it goes, and the last block of a disk may end with the disk. */
+  hasRoomAt(start: number, bytes: number): boolean {
+    const isInside = start >= MIB && start < this.fileLength;
+    return isInside && !this.taken.some((stretch) => start < stretch.end && start + bytes > stretch.start);
+  }
+}
+
+/** What is no place for a block. */
+export function takenIn({ headers, regions }: Layout): Stretch[] {
+  const { logLength, logOffset } = headers.current;
+  const log = { start: logOffset, end: logOffset + logLength };
+  return [log, ...regions.all].map(({ end, start }) => ({ start, end }));
+}
