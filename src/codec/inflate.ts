@@ -2,7 +2,9 @@
 // this decoder serves streams that are longer than a cluster or have no end, which QEMU accepts if they fill the cluster.
 // Invariant: memory is bounded by the requested output, and every step consumes input or produces output.
 
+import { inflateRawSync } from 'node:zlib';
 import { DamagedData } from './damaged-data.ts';
+import { isLibraryError } from './zlib.ts';
 
 const MAX_BITS = 15;
 const END_OF_BLOCK = 256;
@@ -49,6 +51,24 @@ const FIXED_LITERALS = makeCode(
   Array.from({ length: 288 }, (_, symbol) => (symbol < 144 ? 8 : symbol < 256 ? 9 : symbol < 280 ? 7 : 8)),
 );
 const FIXED_DISTANCES = makeCode(new Array(DISTANCE_CODES).fill(5));
+
+/**
+ * One cluster from a deflate stream at the start of `source`.
+ *
+ * QEMU writes deflate with a window of 12 bits; the specification and QEMU's reader allow all 15, so the window is not
+ * narrowed here. A chunk that is larger than the output saves a second one. QEMU stops when the cluster is full: a stream that
+ * goes on, or has no end, is read as far as that.
+ * @throws DamagedData
+ */
+export function inflateCluster(source: Uint8Array, clusterSize: number): Uint8Array {
+  try {
+    const bytes = inflateRawSync(source, { chunkSize: clusterSize + 64, maxOutputLength: clusterSize });
+    if (bytes.length === clusterSize) return bytes;
+  } catch (error) {
+    if (!isLibraryError(error)) throw error;
+  }
+  return inflateFirst(source, clusterSize);
+}
 
 /** @returns the first `length` bytes of the stream at the start of `source` @throws DamagedData if it has fewer or is damaged */
 export function inflateFirst(source: Uint8Array, length: number): Uint8Array {

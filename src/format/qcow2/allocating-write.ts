@@ -12,6 +12,7 @@ import {
   roundUp,
   SECTOR_BYTES,
 } from '../../bytes/offsets.ts';
+import type { GuestData } from '../../codec/guest-data.ts';
 import { steadyMs } from '../../concurrency/clock.ts';
 import { failpoint } from '../../concurrency/failpoints.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
@@ -24,7 +25,6 @@ import { MAX_RUN_CLUSTERS } from '../mapped/mapped-state.ts';
 import type { Allocation, ClusterSource } from './allocate.ts';
 import type { Flush } from './flush.ts';
 import type { Geometry } from './geometry.ts';
-import type { GuestData } from './guest-data.ts';
 import type { HeaderBits } from './header-bits.ts';
 import type { Linker } from './link.ts';
 import { type Mapper, NO_HOST, type Run } from './mapping.ts';

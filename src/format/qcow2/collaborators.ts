@@ -1,6 +1,7 @@
 // What an open image is made of: the objects of one thread over the state that all threads share, each given by name what it
 // works with. Their order is the order in which they need each other: no object calls one that is made after it.
 
+import { GuestData } from '../../codec/guest-data.ts';
 import { TABLES_OF } from '../../concurrency/hold-times.ts';
 import { Mutex } from '../../concurrency/mutex.ts';
 import { Reservations } from '../../concurrency/reservations.ts';
@@ -30,7 +31,6 @@ import { UnreadFree } from './counters/unread-free.ts';
 import { Deallocator } from './deallocate.ts';
 import { Flush } from './flush.ts';
 import { Geometry } from './geometry.ts';
-import { GuestData } from './guest-data.ts';
 import { HeaderBits } from './header-bits.ts';
 import { Linker } from './link.ts';
 import { Mapper, type Run } from './mapping.ts';

@@ -6,13 +6,12 @@
 //     bits 0 .. x-1  host offset of the data in bytes, not aligned; bits above 55 are 0
 //     bits x .. 61   512-byte sectors that the data takes beyond the sector of the host offset
 
-import { inflateRawSync } from 'node:zlib';
 import { combine, hexWords } from '../../bytes/endian.ts';
 import { type GuestOffset, type HostOffset, hostOffset, SECTOR_BYTES } from '../../bytes/offsets.ts';
 import { DamagedData } from '../../codec/damaged-data.ts';
-import { inflateFirst } from '../../codec/inflate.ts';
+import { inflateCluster } from '../../codec/inflate.ts';
 import { KeptPieces } from '../../codec/kept-pieces.ts';
-import { isLibraryError, libraryDamage } from '../../codec/zlib.ts';
+import { libraryDamage } from '../../codec/zlib.ts';
 import { type Decoder, decompressZstd, nativeDecoder } from '../../codec/zstd/index.ts';
 import { assert, type ErrorContext, ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
@@ -93,7 +92,7 @@ export function decompress(
 ): Uint8Array {
   let cluster: Uint8Array;
   try {
-    cluster = type === 'zstd' ? decompressZstd(source, clusterSize, decoder) : inflate(source, clusterSize);
+    cluster = type === 'zstd' ? decompressZstd(source, clusterSize, decoder) : inflateCluster(source, clusterSize);
   } catch (error) {
     throw damaged(
       type,
@@ -104,21 +103,6 @@ export function decompress(
   }
   if (cluster.length === clusterSize) return cluster;
   throw damaged(type, context, `decompresses to ${cluster.length} bytes instead of ${clusterSize}`, undefined);
-}
-
-/**
- * QEMU writes deflate with a window of 12 bits; the specification and QEMU's reader allow all 15, so the window is not
- * narrowed here. A chunk that is larger than the output saves a second one. QEMU stops when the cluster is full: a stream that
- * goes on, or has no end, is read as far as that.
- */
-function inflate(source: Uint8Array, clusterSize: number): Uint8Array {
-  try {
-    const bytes = inflateRawSync(source, { chunkSize: clusterSize + 64, maxOutputLength: clusterSize });
-    if (bytes.length === clusterSize) return bytes;
-  } catch (error) {
-    if (!isLibraryError(error)) throw error;
-  }
-  return inflateFirst(source, clusterSize);
 }
 
 function damaged(type: CompressionType, context: ErrorContext, reason: string, cause: unknown): ImgfuseError {

@@ -12,6 +12,7 @@ import {
   type HostOffset,
   roundUp,
 } from '../../bytes/offsets.ts';
+import type { GuestData } from '../../codec/guest-data.ts';
 import { steadyMs } from '../../concurrency/clock.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
 import type { Reservations } from '../../concurrency/reservations.ts';
@@ -25,7 +26,6 @@ import { ZeroInPlace } from '../mapped/zero-in-place.ts';
 import { zeroRange } from '../mapped/zero-range.ts';
 import type { Flush } from './flush.ts';
 import { type Geometry, placeInDataFile } from './geometry.ts';
-import type { GuestData } from './guest-data.ts';
 import type { HeaderBits } from './header-bits.ts';
 import type { Linker } from './link.ts';
 import { type Mapper, NO_HOST, type Run } from './mapping.ts';

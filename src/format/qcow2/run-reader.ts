@@ -2,12 +2,12 @@
 // metadata lock; the clusters are reserved.
 
 import type { GuestOffset } from '../../bytes/offsets.ts';
+import type { GuestData } from '../../codec/guest-data.ts';
 import { failpoint } from '../../concurrency/failpoints.ts';
 import type { ReadableImage } from '../image-format.ts';
 import { readBackingData } from '../mapped/backing.ts';
 import type { RunReader } from '../mapped/run-reader.ts';
 import type { CompressedReader } from './compressed.ts';
-import type { GuestData } from './guest-data.ts';
 import type { Run } from './mapping.ts';
 
 export class Qcow2RunReader implements RunReader<Run> {

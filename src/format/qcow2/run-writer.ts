@@ -2,11 +2,11 @@
 // metadata lock, which is released while the guest's bytes move.
 
 import type { GuestOffset } from '../../bytes/offsets.ts';
+import type { GuestData } from '../../codec/guest-data.ts';
 import { failpoint } from '../../concurrency/failpoints.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
 import type { RunWriter } from '../mapped/reserved-runs.ts';
 import type { AllocatingWrite } from './allocating-write.ts';
-import type { GuestData } from './guest-data.ts';
 import type { DataRun, Run } from './mapping.ts';
 import type { OverlapCheck } from './overlap.ts';
 

@@ -9,13 +9,13 @@ import { writeU64BE } from '../../../bytes/endian.ts';
 import { bytesOfName } from '../../../bytes/names.ts';
 import { divideUp, guestOffset, hostOffset } from '../../../bytes/offsets.ts';
 import { wipe } from '../../../codec/encryption.ts';
+import { GuestData } from '../../../codec/guest-data.ts';
 import { createLuksHeader, unlockLuks } from '../../../codec/luks.ts';
 import type { LuksArea } from '../../../codec/luks-header.ts';
 import { ImgfuseError } from '../../../errors/index.ts';
 import type { HostFile } from '../../../host/host-file.ts';
 import type { CreateOptions } from '../../image-format.ts';
 import { l1EntriesFor } from '../geometry.ts';
-import { GuestData } from '../guest-data.ts';
 import { serializeFeatureNames } from '../header/feature-name.ts';
 import {
   QCOW_CRYPT_LUKS,

@@ -4,6 +4,7 @@
 // deletes a snapshot, and the image lock keeps other programs from it. So a mapping stays true after the lock is released.
 
 import { type GuestOffset, type HostOffset, hostOffset } from '../../../bytes/offsets.ts';
+import type { GuestData } from '../../../codec/guest-data.ts';
 import type { Mutex } from '../../../concurrency/mutex.ts';
 import { ImgfuseError } from '../../../errors/index.ts';
 import type { HostFile } from '../../../host/host-file.ts';
@@ -16,7 +17,6 @@ import { RangeReader } from '../../mapped/run-reader.ts';
 import { StatusScan } from '../../mapped/status-scan.ts';
 import type { CompressedReader } from '../compressed.ts';
 import { type Geometry, L1_ENTRY_BYTES } from '../geometry.ts';
-import type { GuestData } from '../guest-data.ts';
 import { Mapper, type MapperParts, type Run } from '../mapping.ts';
 import { Qcow2RunReader } from '../run-reader.ts';
 import { Qcow2ScannedTables } from '../scanned-tables.ts';

@@ -3,10 +3,10 @@
 // lie in the image file and in the clear. A plain image pays nothing: the request's own buffer goes to the host file.
 // Invariant: the buffer of a write is never changed; encryption works on a copy. One object serves one thread.
 
-import { after, type GuestOffset, type HostOffset, roundUp } from '../../bytes/offsets.ts';
-import { CRYPTO_SECTOR_BYTES, type SectorCipher, type VolumeKey } from '../../codec/encryption.ts';
-import { createSectorCipher } from '../../codec/sector-cipher.ts';
-import { type HostFile, readPadded } from '../../host/host-file.ts';
+import { after, type GuestOffset, type HostOffset, roundUp } from '../bytes/offsets.ts';
+import { type HostFile, readPadded } from '../host/host-file.ts';
+import { CRYPTO_SECTOR_BYTES, type SectorCipher, type VolumeKey } from './encryption.ts';
+import { createSectorCipher } from './sector-cipher.ts';
 
 const BOUNCE_BYTES = 256 * 1024;
 
