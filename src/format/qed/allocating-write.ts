@@ -18,7 +18,7 @@ import { type FullHostParts, reclaimingWhenFull } from '../mapped/full-host.ts';
 import { MAX_RUN_CLUSTERS } from '../mapped/mapped-state.ts';
 import type { PendingLinks } from '../mapped/pending-links.ts';
 import type { UnallocatedRun, ZeroRun } from '../mapped/run-mapper.ts';
-import type { Allocator } from './allocate.ts';
+import type { Allocator } from '../mapped/space/cluster-allocator.ts';
 import type { DirtyBit } from './dirty-bit.ts';
 import type { Flush } from './flush.ts';
 import type { Geometry } from './geometry.ts';

@@ -21,9 +21,9 @@ import { PlainRunReader } from '../mapped/plain-run-reader.ts';
 import { PlainRunWriter } from '../mapped/plain-run-writer.ts';
 import { ReservedRuns } from '../mapped/reserved-runs.ts';
 import { RangeReader } from '../mapped/run-reader.ts';
+import { Allocator } from '../mapped/space/cluster-allocator.ts';
 import { StatusScan } from '../mapped/status-scan.ts';
 import { WriteTracker } from '../write-tracker.ts';
-import { Allocator } from './allocate.ts';
 import { AllocatingWrite } from './allocating-write.ts';
 import { Deallocator } from './deallocate.ts';
 import { DirtyBit } from './dirty-bit.ts';
@@ -61,7 +61,8 @@ export function connect(
   const tables = new Tables(file, new TableCache(state.cache), geometry);
   const mapper = new Mapper(file, header, geometry, tables, pending, numbers);
   const allocator = new Allocator(file, geometry, numbers, free, tracker);
-  const linker = new Linker(hostOffset(header.l1TableOffset), geometry, tables, mapper, allocator, tracker, pending);
+  const l1Table = hostOffset(header.l1TableOffset);
+  const linker = new Linker(l1Table, geometry, tables, mapper, allocator, tracker, pending, numbers);
   const flush = new Flush(file, geometry, lock, tracker, pending, linker, free, numbers, log);
   const reusable = () => ({ waiting: free.unsettledCount, free: free.freeCount });
   const parts = {

@@ -1,5 +1,5 @@
 // What an idle image and a clean close do with free clusters: QED has no place to note them, so each one that stays would
-// be a leak to every other program. Free clusters at the end are cut off (allocate.ts); the others become the clusters of
+// be a leak to every other program. Free clusters at the end are cut off (cluster-allocator.ts); the others become the clusters of
 // guest clusters that read as zeros, which costs metadata only; and at a close, where there are not enough of those, the last
 // clusters of the file move into the gaps. An idle image does its part slice by slice, beside its requests; the rest runs under
 // the metadata lock with the dirty bit set and all clusters reserved.
@@ -11,8 +11,8 @@ import type { HostFile } from '../../host/host-file.ts';
 import type { ReadableImage } from '../image-format.ts';
 import type { DiskNumbers } from '../mapped/disk-numbers.ts';
 import type { FreeClusters } from '../mapped/free-clusters.ts';
+import type { Allocator } from '../mapped/space/cluster-allocator.ts';
 import type { WriteTracker } from '../write-tracker.ts';
-import type { Allocator } from './allocate.ts';
 import type { DirtyBit } from './dirty-bit.ts';
 import type { Geometry } from './geometry.ts';
 import type { Linker } from './link.ts';

@@ -5,10 +5,11 @@
 import type { GuestCluster, HostOffset } from '../../bytes/offsets.ts';
 import { assert } from '../../errors/index.ts';
 import type { PendingLink, PendingLinks } from '../mapped/pending-links.ts';
+import type { Allocator } from '../mapped/space/cluster-allocator.ts';
 import type { WriteTracker } from '../write-tracker.ts';
-import type { Allocator } from './allocate.ts';
 import type { Geometry } from './geometry.ts';
 import type { Mapper } from './mapping.ts';
+import type { QedNumbers } from './state.ts';
 import type { Tables } from './table.ts';
 
 export class Linker {
@@ -19,6 +20,7 @@ export class Linker {
   private readonly tracker: WriteTracker;
   private readonly pending: PendingLinks;
   private readonly l1Table: HostOffset;
+  private readonly numbers: Pick<QedNumbers, 'noteZeroEntries'>;
 
   constructor(
     l1Table: HostOffset,
@@ -28,6 +30,7 @@ export class Linker {
     allocator: Allocator,
     tracker: WriteTracker,
     pending: PendingLinks,
+    numbers: Pick<QedNumbers, 'noteZeroEntries'>,
   ) {
     this.l1Table = l1Table;
     this.geometry = geometry;
@@ -36,6 +39,7 @@ export class Linker {
     this.allocator = allocator;
     this.tracker = tracker;
     this.pending = pending;
+    this.numbers = numbers;
   }
 
   /** Clusters from `guestCluster` on that one store can change: they share a slice of one L2 table. */
@@ -90,6 +94,7 @@ export class Linker {
     const table = this.mapper.l2Table(l1Index);
     if (table !== 0) return this.tracker.writeMetadata('l2-update', () => store(table));
     const created = this.allocator.allocateTable();
+    this.numbers.noteZeroEntries();
     try {
       this.tracker.writeMetadata('l2-update', () => store(created));
       this.tracker.writeMetadata('l1-update', () => this.tables.store(this.l1Table, l1Index, 1, created, 0));

@@ -7,7 +7,7 @@ import type { VirtualDisk } from '../../../src/disk/virtual-disk.ts';
 import type { ReadableImage } from '../../../src/format/image-format.ts';
 import type { PendingLink, PendingLinks } from '../../../src/format/mapped/pending-links.ts';
 import type { DataRun } from '../../../src/format/mapped/run-mapper.ts';
-import type { Allocation, Allocator } from '../../../src/format/qed/allocate.ts';
+import type { Allocation, Allocator } from '../../../src/format/mapped/space/cluster-allocator.ts';
 import type { Geometry } from '../../../src/format/qed/geometry.ts';
 import type { Linker } from '../../../src/format/qed/link.ts';
 import type { Mapper, Run } from '../../../src/format/qed/mapping.ts';

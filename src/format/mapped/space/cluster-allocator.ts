@@ -1,19 +1,17 @@
-// New clusters and freed clusters. A new cluster always reads as zeros: it is either behind everything the file held, where
+// New clusters and freed clusters of a format that appends to its file. A new cluster always reads as zeros: it is either behind everything the file held, where
 // the file is extended ahead in large steps, or a freed one whose hole is durable (free-clusters.ts). So an allocating
 // write transfers the guest's bytes only. Used under the metadata lock.
 
-import { after, type HostOffset, roundUp } from '../../bytes/offsets.ts';
-import { failpoint } from '../../concurrency/failpoints.ts';
-import type { Mutex } from '../../concurrency/mutex.ts';
-import { ImgfuseError, isHostFull } from '../../errors/index.ts';
-import type { HostFile } from '../../host/host-file.ts';
-import { type FreeClusters, RUNS_LOOKED_AT } from '../mapped/free-clusters.ts';
-import type { WriteTracker } from '../write-tracker.ts';
-import type { Geometry } from './geometry.ts';
-import type { QedNumbers } from './state.ts';
+import { after, type HostCluster, type HostOffset, roundUp } from '../../../bytes/offsets.ts';
+import { failpoint } from '../../../concurrency/failpoints.ts';
+import type { Mutex } from '../../../concurrency/mutex.ts';
+import { ImgfuseError, isHostFull } from '../../../errors/index.ts';
+import type { HostFile } from '../../../host/host-file.ts';
+import type { WriteTracker } from '../../write-tracker.ts';
+import { type FreeClusters, RUNS_LOOKED_AT } from '../free-clusters.ts';
 
 /** The file grows by this much at a time; the rest is cut at a clean close and counts as leaked after a crash. */
-export const EXTEND_BYTES = 64 * 1024 * 1024;
+const EXTEND_BYTES = 64 * 1024 * 1024;
 
 export interface Allocation {
   /** host offset of the first cluster */
@@ -22,14 +20,39 @@ export interface Allocation {
   readonly count: number;
 }
 
+/** What it wants of the format's sizes. */
+export interface AllocatorGeometry {
+  readonly clusterSize: number;
+  /** clusters of an L2 table */
+  readonly tableSizeClusters: number;
+  clusterOf(offset: HostOffset): HostCluster;
+  startOf(cluster: HostCluster): HostOffset;
+}
+
+/** Where the clusters in use end, and the file, which may be longer; guarded by the metadata lock. */
+export interface FileEndNumbers {
+  readonly fileEnd: HostOffset;
+  readonly fileLength: number;
+  advanceFileEnd(end: HostOffset): void;
+  lowerFileEnd(end: HostOffset): void;
+  noteExtended(length: number): void;
+  noteCut(length: number): void;
+}
+
 export class Allocator {
   private readonly file: HostFile;
-  private readonly geometry: Geometry;
-  private readonly numbers: QedNumbers;
+  private readonly geometry: AllocatorGeometry;
+  private readonly numbers: FileEndNumbers;
   private readonly free: FreeClusters;
   private readonly tracker: WriteTracker;
 
-  constructor(file: HostFile, geometry: Geometry, numbers: QedNumbers, free: FreeClusters, tracker: WriteTracker) {
+  constructor(
+    file: HostFile,
+    geometry: AllocatorGeometry,
+    numbers: FileEndNumbers,
+    free: FreeClusters,
+    tracker: WriteTracker,
+  ) {
     this.file = file;
     this.geometry = geometry;
     this.numbers = numbers;
@@ -47,7 +70,6 @@ export class Allocator {
   allocateTable(): HostOffset {
     failpoint('cluster-allocate');
     const count = this.geometry.tableSizeClusters;
-    this.numbers.noteZeroEntries();
     const near = this.fromFree(count, true, RUNS_LOOKED_AT);
     if (near !== null) return near.offset;
     try {
@@ -77,7 +99,8 @@ export class Allocator {
     const { numbers } = this;
     while (this.lowerEnd());
     const end = numbers.fileEnd;
-    if (numbers.fileLength === end) return;
+    // a file that ends within its last cluster
+    if (numbers.fileLength <= end) return;
     this.file.truncate(end);
     numbers.noteCut(end);
   }
@@ -120,7 +143,7 @@ export class Allocator {
     const { file, numbers } = this;
     const { clusterSize } = this.geometry;
     const start = numbers.fileEnd;
-    const there = (numbers.fileLength - start) / clusterSize;
+    const there = Math.max(0, (numbers.fileLength - start) / clusterSize);
     if (there >= count) return there;
     const step = roundUp(start + count * clusterSize, Math.max(EXTEND_BYTES, clusterSize)) - start;
     const smallest = Math.max(least, there + 1);
