@@ -31,7 +31,7 @@ parentPort.on('message', (requests) => {
   const records = [];
   try {
     for (let n = 0; n < requests; n++) {
-      if (index === 0 && random() < 0.03) moveEnd();
+      if (index === 0 && tailBytes > 0 && random() < 0.03) moveEnd();
       else records.push(request());
     }
     parentPort.postMessage({ records });

@@ -13,7 +13,7 @@ import { Worker } from 'node:worker_threads';
 import { parseOptions } from './parse-options.mjs';
 
 const options = parseOptions(
-  'npm run stress -- [--minutes N | --rounds N] [--format raw|qed|qcow2|vdi|vpc] [--options k=v,...] [--workers N] [--threads N]\n' +
+  'npm run stress -- [--minutes N | --rounds N] [--format raw|qed|qcow2|qcow|vdi|vpc] [--options k=v,...] [--workers N] [--threads N]\n' +
     '  [--transport kernel|fuse-native] [--backing] [--copy-on-read] [--seed N]',
   {
     minutes: { type: 'string', default: '1' },
@@ -32,6 +32,8 @@ const CLI = new URL('../dist/cli.js', import.meta.url).pathname;
 const SECTOR = 512;
 const SECTORS = 24 * 1024;
 const TAIL_BYTES = 1024 * 1024;
+/** Formats whose disks keep their size. */
+const FIXED_SIZE = ['qcow'];
 const REQUESTS_A_ROUND = 250;
 const THREADS = Number(options.threads);
 const SEED = Number(options.seed);
@@ -119,7 +121,8 @@ function cleanUp() {
 async function stress() {
   const path = join(mountpoint, 'disk.raw');
   const direct = options.transport === 'kernel';
-  const workerData = { path, seed: SEED, sectors: SECTORS, tailBytes: TAIL_BYTES, direct, canFallocate: direct };
+  const tailBytes = FIXED_SIZE.includes(options.format) ? 0 : TAIL_BYTES;
+  const workerData = { path, seed: SEED, sectors: SECTORS, tailBytes, direct, canFallocate: direct };
   const clock = new SharedArrayBuffer(4);
   const threads = Array.from({ length: THREADS }, (_, index) => {
     return new Worker(new URL('./stress-thread.mjs', import.meta.url), { workerData: { ...workerData, index, clock } });

@@ -6,6 +6,7 @@ import { bochs } from '../format/bochs/index.ts';
 import { cloop } from '../format/cloop/index.ts';
 import { dmg } from '../format/dmg/index.ts';
 import type { ImageFormat } from '../format/image-format.ts';
+import { qcow } from '../format/qcow/index.ts';
 import { qcow2 } from '../format/qcow2/index.ts';
 import { qed } from '../format/qed/index.ts';
 import { raw } from '../format/raw/index.ts';
@@ -13,7 +14,7 @@ import { vdi } from '../format/vdi/index.ts';
 import { vhdx } from '../format/vhdx/index.ts';
 import { vpc } from '../format/vpc/index.ts';
 
-export const formats: readonly ImageFormat[] = [qed, qcow2, vdi, bochs, cloop, dmg, vpc, vhdx, raw];
+export const formats: readonly ImageFormat[] = [qed, qcow2, qcow, vdi, bochs, cloop, dmg, vpc, vhdx, raw];
 
 /** The format of a file that no other format recognizes: its own bytes are the disk. */
 export const rawFormat: ImageFormat = raw;

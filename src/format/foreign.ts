@@ -33,7 +33,6 @@ export const FOREIGN_FORMATS: readonly ForeignFormat[] = [
     ],
     cure: convertFrom('parallels'),
   },
-  { title: 'a qcow image of version 1', magics: [{ at: 0, text: 'QFI\xfb\0\0\0\x01' }], cure: convertFrom('qcow') },
   {
     title: 'an encrypted dmg image (macOS)',
     magics: [

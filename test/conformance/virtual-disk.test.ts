@@ -8,6 +8,7 @@ import { bochs } from '../../src/format/bochs/index.ts';
 import { cloop } from '../../src/format/cloop/index.ts';
 import { dmg } from '../../src/format/dmg/index.ts';
 import type { WritableFormat, WritableImage } from '../../src/format/image-format.ts';
+import { qcow } from '../../src/format/qcow/index.ts';
 import { qcow2 } from '../../src/format/qcow2/index.ts';
 import { qed } from '../../src/format/qed/index.ts';
 import { raw } from '../../src/format/raw/index.ts';
@@ -62,6 +63,7 @@ const BACKINGS: Readonly<Record<string, (() => WritableImage) | null>> = {
 
 /** What the images of a format do in their own way. */
 const TRAITS: Readonly<Record<string, Pick<DiskVariant, 'holdsLinksBack' | 'setsDirtyBit'>>> = {
+  qcow: { holdsLinksBack: true },
   qcow2: { holdsLinksBack: true },
   vpc: { holdsLinksBack: true },
   qed: { setsDirtyBit: (offset, data) => offset === 16 && (data[0]! & 2) !== 0 },
@@ -132,6 +134,9 @@ const variants: readonly DiskVariant[] = [
   variant(qcow2, { cluster_size: '16k', extended_l2: 'on' }, 'no backing file'),
   variant(qcow2, { cluster_size: '64k', extended_l2: 'on' }, 'a QED backing file'),
   ...Object.keys(BACKINGS).map((backing) => variant(vdi, { block_size: '4k' }, backing)),
+  // clusters of 512 bytes make many host operations over a backing file, and each of them fails once
+  ...['no backing file', 'a shorter raw backing file'].map((backing) => variant(qcow, {}, backing)),
+  { ...variant(qcow, { 'encrypt.format': 'aes' }, 'no backing file'), password: 'geheim' },
   variant(vdi, {}, 'no backing file'),
   variant(vdi, { block_size: '64k' }, 'a shorter raw backing file'),
   variant(vdi, { block_size: '64k', static: 'on' }, 'no backing file'),
@@ -195,6 +200,7 @@ const WITH_FACTS = [
   'qed 4k/1 with a QED backing file',
   'qcow2 4k with no backing file',
   'vdi 4k with no backing file',
+  'qcow with no backing file',
   'qcow2 64k/on with a QED backing file',
 ];
 
@@ -205,6 +211,7 @@ const COPY_ON_READ = [
   'qed 1M/1 with a shorter raw backing file',
   'qcow2 4k with a shorter raw backing file',
   'vdi 4k with a QED backing file',
+  'qcow with a shorter raw backing file',
   'qcow2 4k/0.10 with a QED backing file',
   'qcow2 64k/on with a QED backing file',
 ];

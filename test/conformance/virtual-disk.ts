@@ -352,6 +352,7 @@ function describeRanges(variant: DiskVariant): void {
         [0, 1],
       ] as const) {
         const offset = boundary - back;
+        if (offset < 0) continue;
         const data = pattern(Math.min(length, SIZE - offset), ++seed);
         disk.write(data, 0, data.length, guestOffset(offset));
         subject.model.set(data, offset);

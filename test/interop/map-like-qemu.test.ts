@@ -75,6 +75,7 @@ describe('the ranges of', () => {
     ['qcow2', ['preallocation=full']],
     ['qcow2', ['compat=0.10', 'preallocation=metadata']],
     ['qed', []],
+    ['qcow', []],
     ['vdi', []],
     ['vdi', ['static=on']],
     ['raw', []],

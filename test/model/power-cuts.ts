@@ -4,6 +4,7 @@
 import { describe, expect, test } from 'vitest';
 import { roundDown, roundUp } from '../../src/bytes/offsets.ts';
 import { formats } from '../../src/disk/registry.ts';
+import { qcow } from '../../src/format/qcow/index.ts';
 import { qcow2 } from '../../src/format/qcow2/index.ts';
 import { vdi } from '../../src/format/vdi/index.ts';
 import { cutPower, type Verdict } from '../support/power-cut.ts';
@@ -49,7 +50,8 @@ function describeSubject(index: number, subject: Subject): void {
         const kill = random() < KILLED ? addKill(steps, random) : {};
         const repairAfterKill = format.check !== undefined && random() < 0.3;
         const workload = { format, ...prepare(subject, random), steps, marksDirty, ...kill, repairAfterKill };
-        const promises = { onlyLeaks: format === qcow2 || format === vdi, reclaimsLeaks: format === vdi };
+        const reclaimsLeaks = format === vdi || format === qcow;
+        const promises = { onlyLeaks: format === qcow2 || reclaimsLeaks, reclaimsLeaks };
         cutPower({ ...workload, ...promises }, random, verdict, Math.ceil(wanted / WORKLOADS));
       }
       const rate = Math.round((verdict.states * 1000) / (performance.now() - begin));

@@ -10,6 +10,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { guestOffset } from '../../src/bytes/offsets.ts';
 import { steadyMs } from '../../src/concurrency/clock.ts';
 import type { ClosedFacts, WritableFormat, WritableImage } from '../../src/format/image-format.ts';
+import { qcow } from '../../src/format/qcow/index.ts';
 import { qcow2 } from '../../src/format/qcow2/index.ts';
 import { qed } from '../../src/format/qed/index.ts';
 import { raw } from '../../src/format/raw/index.ts';
@@ -124,6 +125,12 @@ export const subjects: readonly Subject[] = [
   ...(['none', 'raw', 'qed'] as const).flatMap((backing) =>
     ['4k', '64k'].map((block_size) => vdiSubject({ block_size }, backing)),
   ),
+  ...(['none', 'raw', 'qed'] as const).map((backing) => ({
+    name: `qcow, backing ${backing}`,
+    format: qcow as WritableFormat,
+    options: {},
+    backing,
+  })),
   vdiSubject({ block_size: '1M' }, 'none'),
   vdiSubject({ block_size: '4k', static: 'on' }, 'none'),
   qcow2Subject({ cluster_size: '512', refcount_bits: '1' }, 'none'),
@@ -132,8 +139,10 @@ export const subjects: readonly Subject[] = [
 ];
 
 /** Of the kinds with short tables, some disks have more than one. */
-function maxSizeOf({ options }: Subject): number {
-  return options['cluster_size'] === '4k' && options['table_size'] !== '2' ? BEYOND_A_TABLE : BEYOND_BACKING;
+function maxSizeOf({ format, options }: Subject): number {
+  return format === qcow || (options['cluster_size'] === '4k' && options['table_size'] !== '2')
+    ? BEYOND_A_TABLE
+    : BEYOND_BACKING;
 }
 
 function qcow2Subject(options: Readonly<Record<string, string>>, backing: Subject['backing']): Subject {
@@ -308,7 +317,7 @@ function judge(format: string, file: MemoryHostFile, model: Uint8Array): void {
   writeFileSync(image, file.bytes());
   writeFileSync(wanted, model);
   // QEMU has no check for these
-  if (!['raw', 'vpc'].includes(format)) qemuCheck(image, format);
+  if (!['raw', 'vpc', 'qcow'].includes(format)) qemuCheck(image, format);
   qemuImg('compare', '-q', '-f', format, '-F', 'raw', image, wanted);
 }
 

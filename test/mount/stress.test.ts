@@ -20,6 +20,8 @@ const FORMATS = [
   ['raw', '', false],
   ['qed', 'cluster_size=4k,table_size=2', false],
   ['qed', '', true],
+  ['qcow', '', false],
+  ['qcow', '', true],
   ['vdi', '', false],
   ['vpc', 'block_size=64k', false],
   ['vdi', 'static=on', false],

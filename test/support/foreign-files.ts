@@ -41,7 +41,6 @@ export const FOREIGN_MAGICS: readonly (readonly [name: string, what: string, at:
   ['VMDK', 'a descriptor in small letters', 0, '# disk descriptorfile\r\n'],
   ['Parallels', 'a header of the first kind', 0, 'WithoutFreeSpace'],
   ['Parallels', 'a header of the second kind', 0, 'WithouFreSpacExt'],
-  ['qcow image of version 1', 'a header', 0, 'QFI\xfb\0\0\0\x01'],
   ['encrypted dmg', 'a header', 0, 'encrcdsa'],
   ['encrypted dmg', 'a trailer', -8, 'cdsaencr'],
   ['sparseimage', 'a header', 0, 'sprs'],

@@ -106,6 +106,54 @@ function qcow2Places(image) {
   };
 }
 
+/** Every place of a qcow image of version 1. */
+function qcowPlaces(image) {
+  const u64 = (at) => image.readBigUInt64BE(at);
+  const clusterBits = image[32];
+  const clusterSize = 2 ** clusterBits;
+  const perTable = 2 ** image[33];
+  const size = Number(u64(24));
+  const places = [];
+  for (const [at, width] of [
+    [4, 4],
+    [8, 8],
+    [16, 4],
+    [24, 8],
+    [32, 1],
+    [33, 1],
+    [36, 4],
+    [40, 8],
+    [48, 4],
+  ]) {
+    places.push({ at, width, affects: 'all', kind: 'header' });
+  }
+  const l1 = Number(u64(40));
+  const pointers = [0n, 1n, BigInt(image.length), BigInt(l1)];
+  const covered = perTable * clusterSize;
+  for (let i = 0; i * covered < size; i++) {
+    const table = Number(u64(l1 + i * 8));
+    places.push({ at: l1 + i * 8, width: 8, affects: [[i * covered, (i + 1) * covered]], kind: 'table' });
+    if (table === 0) continue;
+    pointers.push(BigInt(table));
+    for (let j = 0; j < perTable && i * covered + j * clusterSize < size; j++) {
+      const guest = i * covered + j * clusterSize;
+      const affects = [[guest, guest + clusterSize]];
+      const at = table + j * 8;
+      const entry = u64(at);
+      places.push({ at, width: 8, affects, kind: 'pointer' });
+      if (entry !== 0n) pointers.push(entry);
+      if ((entry & (1n << 63n)) === 0n) continue;
+      const bits = BigInt(63 - clusterBits);
+      const offset = Number(entry & ((1n << bits) - 1n));
+      const length = Number((entry >> bits) & (BigInt(clusterSize) - 1n));
+      for (let byte = offset; byte < Math.min(offset + length, image.length); byte += 1 + Math.floor(length / 12)) {
+        places.push({ at: byte, width: 1, affects, kind: 'data' });
+      }
+    }
+  }
+  return { clusterSize, size, places, pointers, bigEndian: true };
+}
+
 /** Every place of a QED image. */
 function qedPlaces(image) {
   const clusterSize = image.readUInt32LE(4);
@@ -439,6 +487,7 @@ function rawPlaces(image) {
 /** What can be damaged in an image of each format: a new one has a row here. */
 export const PLACES = {
   qcow2: qcow2Places,
+  qcow: qcowPlaces,
   qed: qedPlaces,
   vdi: vdiPlaces,
   bochs: bochsPlaces,

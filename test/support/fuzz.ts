@@ -161,6 +161,14 @@ const QED: readonly Recipe[] = [
   },
 ];
 
+/** Version 1; qemu-img makes clusters of 512 bytes over a backing file, else of 4 KiB. */
+const QCOW: readonly Recipe[] = [
+  { name: 'plain', options: '', size: 200 * KIB + 512, commands: WRITES },
+  { name: 'over a backing file', options: '', size: 256 * KIB, backing: true, commands: WRITES },
+  { name: 'compressed', options: '', size: 200 * KIB, commands: [...COMPRESSED, 'write -P 77 150k 4k'] },
+  { name: 'aes', options: 'encrypt.format=aes,encrypt.key-secret=s', size: 256 * KIB, commands: WRITES },
+];
+
 const VDI_ENTRIES = [2, FREE, 0, DISCARDED, 1, FREE];
 const onNothing = (): object => ({});
 const onBase = (folder: string): { readonly backing: string } => {
@@ -247,6 +255,7 @@ type MakeSubjects = (folder: string) => readonly Subject[];
 /** The formats that are fuzzed: a new one has a row here, and one in fuzz-mutants.mjs. */
 const SUBJECTS: Readonly<Record<string, MakeSubjects>> = {
   qcow2: (folder) => makeSubjects('qcow2', QCOW2, folder),
+  qcow: (folder) => makeSubjects('qcow', QCOW, folder),
   qed: (folder) => makeSubjects('qed', QED, folder),
   vdi: (folder) => VDI.map(([name, image, below]) => ({ ...oneSubject('vdi', folder, image, name), ...below(folder) })),
   bochs: (folder) => [oneSubject('bochs', folder, bochsImage({ sectors: MIXED_SECTORS }).image)],
@@ -284,9 +293,9 @@ function makeSubjects(format: string, recipes: readonly Recipe[], folder: string
     const isEncrypted = recipe.options.includes('encrypt');
     const dataFile = recipe.options.endsWith('data_file=') ? `${path}.data` : undefined;
     const secret = isEncrypted ? ['--object', `secret,id=s,data=${PASSWORD}`] : [];
-    const options = `${recipe.options}${dataFile ?? ''}`;
+    const options = recipe.options === '' ? [] : ['-o', `${recipe.options}${dataFile ?? ''}`];
     const below = recipe.backing === true ? ['-b', backing, '-F', 'raw'] : [];
-    qemuImg('create', '-q', '-f', format, ...secret, '-o', options, ...below, path, String(recipe.size));
+    qemuImg('create', '-q', '-f', format, ...secret, ...options, ...below, path, String(recipe.size));
     const node = `driver=${format},file.filename=${path}${isEncrypted ? ',encrypt.key-secret=s' : ''}`;
     const commands = recipe.commands.flatMap((command) => ['-c', command]);
     const { code, output } = tryQemu('qemu-io', '-d', 'unmap', ...secret, '--image-opts', node, ...commands);

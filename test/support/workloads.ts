@@ -6,6 +6,7 @@ import { guestOffset, hostOffset } from '../../src/bytes/offsets.ts';
 import { steadyMs } from '../../src/concurrency/clock.ts';
 import { formats } from '../../src/disk/registry.ts';
 import type { ClosedFacts, WritableFormat, WritableImage } from '../../src/format/image-format.ts';
+import { qcow } from '../../src/format/qcow/index.ts';
 import { qcow2 } from '../../src/format/qcow2/index.ts';
 import { qed } from '../../src/format/qed/index.ts';
 import { raw } from '../../src/format/raw/index.ts';
@@ -65,6 +66,7 @@ export const SUBJECTS: readonly Subject[] = [
     return [
       { name: `qed${suffix}`, format: qed, options: { cluster_size: '4k', table_size: '1' }, withBacking },
       { name: `vdi${suffix}`, format: vdi, options: { block_size: '4k' }, withBacking },
+      { name: `qcow${suffix}`, format: qcow, options: {}, withBacking },
       { name: `qcow2${suffix}`, format: qcow2, options: { cluster_size: '4k' }, withBacking },
       { name: `qcow2 version 2${suffix}`, format: qcow2, options: { cluster_size: '4k', compat: '0.10' }, withBacking },
       { name: `qcow2 with subclusters${suffix}`, format: qcow2, options: SUBCLUSTERS, withBacking },
@@ -102,6 +104,10 @@ export const SUBJECTS: readonly Subject[] = [
   {
     name: 'qed with large clusters and a short backing file',
     ...{ format: qed, options: { cluster_size: '16k', table_size: '2' }, withBacking: true, isShortBelow: true },
+  },
+  {
+    name: 'qcow with a short backing file',
+    ...{ format: qcow, options: {}, withBacking: true, isShortBelow: true },
   },
   { name: 'vdi, static', format: vdi, options: { block_size: '4k', static: 'on' }, withBacking: false },
   {
