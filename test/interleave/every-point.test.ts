@@ -1,7 +1,9 @@
 // What destroyed data in real block layers, each at every possible point of one of its requests (native-notes/hazards.md).
 
-import { describe } from 'vitest';
-import { CLUSTER, ENCRYPTED, FEATURES, SUBJECTS } from './interleaving.ts';
+import { join } from 'node:path';
+import { describe, expect, test } from 'vitest';
+import { openDisk } from '../../src/disk/index.ts';
+import { CLUSTER, ENCRYPTED, FEATURES, isLocked, makeTemplate, SUBJECTS } from './interleaving.ts';
 import {
   discard,
   EMPTY,
@@ -151,7 +153,20 @@ for (const subject of [...SUBJECTS, ...FEATURES]) {
   // without a dirty bit and without links that are held back there is nothing to do when idle
   const isNeverIdle = subject.format === 'vpc' && !subject.backing;
   const own = situations.filter(({ first }) => !(isNeverIdle && first === maintain));
-  describe(subject.name, () => testSituations(setting, subject, own));
+  describe(subject.name, () => {
+    test('a thread that is stopped in a write of data holds no lock, so that others can go on', async () => {
+      makeTemplate(setting.folder, subject);
+      const disk = openDisk(join(setting.folder, 'template'), { readOnly: false, slots: 3 });
+      await setting.script.attach(disk);
+      await setting.script.beginAndStop(1, middle, 'data-write');
+      expect(isLocked(disk)).toBe(false);
+      expect((await setting.script.run(2, read(CLUSTER))).error).toBeNull();
+      expect((await setting.script.finish(1)).error).toBeNull();
+      disk.close();
+    });
+
+    testSituations(setting, subject, own);
+  });
 }
 
 /** Where it matters that clusters are written whole and sectors are scrambled by their place in the file. */

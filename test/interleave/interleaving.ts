@@ -10,7 +10,8 @@ import { guestOffset } from '../../src/bytes/offsets.ts';
 import type { Failpoint } from '../../src/concurrency/failpoints.ts';
 import { checkDisk, createDisk, openDisk, type VirtualDisk } from '../../src/disk/index.ts';
 import type { SharedImage } from '../../src/format/image-format.ts';
-import { RESERVE_LOCK } from '../../src/format/vdi/state.ts';
+import { METADATA_LOCK } from '../../src/format/mapped/mapped-state.ts';
+import { MODIFY_MARK, RESERVE_LOCK } from '../../src/format/vdi/state.ts';
 import type { Operation, Script } from '../support/script.ts';
 
 const SECTOR = 512;
@@ -418,12 +419,19 @@ export function isLocked(disk: VirtualDisk): boolean {
   return false;
 }
 
+/** The metadata lock, and which other words of the state of a format are locks: of its mark, and of the count of blocks. */
+const LOCK_WORDS: Readonly<Record<string, readonly number[]>> = {
+  qed: [METADATA_LOCK, 2],
+  qcow2: [METADATA_LOCK, 2],
+  vdi: [METADATA_LOCK, MODIFY_MARK, RESERVE_LOCK],
+  vpc: [METADATA_LOCK],
+};
+
 function isImageLocked({ format, state: shared }: SharedImage): boolean {
   // a raw image has no such locks
   if (format === 'raw') return false;
   const state = shared as { readonly words: SharedArrayBuffer; readonly tracker: SharedArrayBuffer };
-  const [metadataLock, markLock, flushLock] = [0, 2, 2];
   const words = new Int32Array(state.words);
-  if (format === 'vdi' && words[RESERVE_LOCK] !== 0) return true;
-  return words[metadataLock] !== 0 || words[markLock] !== 0 || new Int32Array(state.tracker, 0, 4)[flushLock] !== 0;
+  const flushLock = new Int32Array(state.tracker, 0, 4)[2];
+  return flushLock !== 0 || LOCK_WORDS[format]!.some((word) => words[word] !== 0);
 }
