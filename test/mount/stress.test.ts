@@ -25,6 +25,8 @@ const FORMATS = [
   ['vdi', '', false],
   ['vpc', 'block_size=64k', false],
   ['vdi', 'static=on', false],
+  ['vdi', 'block_size=64k', true],
+  ['vpc', 'block_size=64k', true],
   ['qcow2', 'cluster_size=512', false],
   ['qcow2', '', true],
   ['qcow2', 'cluster_size=16k,extended_l2=on', true],
@@ -32,6 +34,8 @@ const FORMATS = [
 
 for (const transport of ['kernel', 'fuse-native']) {
   for (const [format, options, backing] of FORMATS) {
+    // fuse-native has one thread, and the rows of QED and qcow2 show it over a backing file
+    if (transport === 'fuse-native' && backing && (format === 'vdi' || format === 'vpc')) continue;
     const name = `${format} ${options}${backing ? ' with a backing file' : ''}, ${transport}`;
     test(`many threads on one disk read only what some order of their requests explains: ${name}`, (context) => {
       requireOrSkip(context, canMountAsRoot() && hasCommand('qemu-img'), 'root and qemu-img');
