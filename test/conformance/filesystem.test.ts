@@ -17,7 +17,13 @@ afterEach(() => {
 });
 
 const FILESYSTEMS: readonly ServedFilesystem[] = ['plain', 'raw', 'qed', 'qcow2', 'vdi', 'vpc'];
-const SUBJECTS = TRANSPORTS.flatMap((transport) => FILESYSTEMS.map((filesystem) => ({ transport, filesystem })));
+/** The transport makes no difference to a format: one format more shows nothing new of fuse-native. */
+const SUBJECTS = TRANSPORTS.flatMap((transport) =>
+  FILESYSTEMS.filter((filesystem) => transport === 'kernel' || filesystem !== 'vpc').map((filesystem) => ({
+    transport,
+    filesystem,
+  })),
+);
 
 describe.each(SUBJECTS)('$filesystem over $transport', ({ transport, filesystem }) => {
   for (const scenario of SCENARIOS) {

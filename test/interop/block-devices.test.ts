@@ -65,11 +65,18 @@ test('qcow2 that fills the device gets no space, and goes on', () => {
   expect(tryQemu('qemu-img', 'check', '-f', 'qcow2', device)).toMatchObject({ code: 0 });
 });
 
-test('QED is read from a device, and refused for writing before a byte changes', () => {
-  const image = join(folder, 'a.qed');
-  qemuImg('create', '-q', '-f', 'qed', image, '32M');
+test.each([
+  ['qed', 'QED image'],
+  ['vdi', 'VDI image'],
+  ['vpc', 'dynamic VHD'],
+])('%s is read from a device, and refused for writing before a byte changes', (format, title) => {
+  const image = join(folder, 'image');
+  createDisk(image, format, { size: 32 * MIB, options: new Map() });
   execFileSync('dd', [`if=${image}`, `of=${device}`, 'conv=notrunc,fsync', 'status=none']);
-  expect(() => openDisk(device, { readOnly: false })).toThrow(/is a block device, and a QED image grows with its file/);
+  const before = readFileSync(join(folder, 'volume'));
+  expect(() => openDisk(device, { readOnly: false })).toThrow(`is a block device, and a ${title} grows with its file`);
+  execFileSync('sync', [device]);
+  expect(readFileSync(join(folder, 'volume')).equals(before)).toBe(true);
   const disk = openDisk(device, { readOnly: true });
   expect(disk.status().virtualSize).toBe(32 * MIB);
   disk.close();

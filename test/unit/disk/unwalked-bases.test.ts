@@ -7,8 +7,9 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { guestOffset, hostOffset } from '../../../src/bytes/offsets.ts';
 import { createDisk, openDisk } from '../../../src/disk/index.ts';
 import { formatByName } from '../../../src/disk/registry.ts';
+import type { WritableFormat } from '../../../src/format/image-format.ts';
 import type { MemoryHostFile } from '../../support/memory-file.ts';
-import { openImage } from '../../support/memory-images.ts';
+import { createMemoryImage, openImage } from '../../support/memory-images.ts';
 import { put64 } from '../../support/qcow2-bytes.ts';
 import { RangeServer } from '../../support/range-server.ts';
 import { CLUSTER, COVERED, contentOf, DATA_BYTE, tableHeavy } from '../../support/table-heavy.ts';
@@ -91,6 +92,21 @@ describe.each(['qed', 'qcow2'] as const)('a %s image', (format) => {
     expect(image.allocatedBytes()).toBeGreaterThanOrEqual(CLUSTER);
     image.close();
   });
+});
+
+test.each(['vdi', 'vpc'])('a %s image of 1 TiB, whose table is of MiBs, is not walked below an overlay', (format) => {
+  const size = 2 ** 40;
+  const file = createMemoryImage(formatByName(format) as WritableFormat, size);
+  const writer = openImage(formatByName(format) as WritableFormat, file);
+  writer.write(new Uint8Array(512).fill(DATA_BYTE), 0, 512, guestOffset(size - 512));
+  writer.close();
+  const counting = new CountingHostFile(file);
+  const image = openImage(formatByName(format), counting, { readOnly: true, isLazy: true });
+  const bytes = new Uint8Array(512);
+  image.read(bytes, 0, 512, guestOffset(size - 512));
+  expect(bytes[0]).toBe(DATA_BYTE);
+  expect(counting.bytes.read).toBeLessThan(CLUSTER);
+  image.close();
 });
 
 describe('an entry of a backing file that nobody has walked', () => {
