@@ -67,8 +67,7 @@ export class CopyUp<Run extends AnyRun> {
       try {
         if (offset >= access.virtualSize) return length;
         const { status, length: part } = mapper.map(offset, wanted);
-        if (status === 'unallocated') this.copyReserved(offset, part);
-        return part;
+        return status === 'unallocated' ? this.copyReserved(offset, part) : part;
       } finally {
         if (!lock.held) lock.lock();
         reservations.release();
@@ -79,8 +78,8 @@ export class CopyUp<Run extends AnyRun> {
     }
   }
 
-  /** The range is unallocated and reserved; the lock is held. */
-  private copyReserved(offset: GuestOffset, length: number): void {
+  /** The range is unallocated and reserved; the lock is held. @returns bytes done: a piece, at most, of data */
+  private copyReserved(offset: GuestOffset, length: number): number {
     const { access, backing, lock, tracker } = this.parts;
     const inside = Math.min(length, access.virtualSize - offset);
     lock.unlock();
@@ -95,6 +94,7 @@ export class CopyUp<Run extends AnyRun> {
       // what was done before it failed waits for the next flush all the same
       tracker.noteWrite();
     }
+    return isZero ? length : Math.min(length, buffer.length);
   }
 
   /** Under the lock, which is released while data moves: what the guest finds here from now on. */

@@ -1,15 +1,16 @@
-// Writes where the image has no data yet. A new block reads as zeros and gets a full bitmap, so without a parent only the guest's
-// bytes and the bitmap are written, without the lock, and the link follows: whichever is durable first, the guest finds old zeros or
-// new data. Over the parent's data the whole block is copied up, and its link is held back until a fdatasync has made it durable:
-// a crash must not show zeros where the parent had older data (R6). A block of another program that is here in parts is completed
-// first: what its bitmap lacks is filled in and made durable before the bitmap says so.
+// Writes where the image has no data yet. A new block reads as zeros. Without a parent it gets a full bitmap, and only that and the
+// guest's bytes are written, without the lock, and the link follows: whichever is durable first, the guest finds old zeros or new
+// data. Over the parent's data its bitmap has no bits, so it shows the parent whenever the link is durable; the bits of the sectors
+// that were written are held back until a fdatasync has made these durable: a crash must not show zeros where the parent had older
+// data (R6). Sectors that are missing in a block that is here get theirs in the same way.
 
 import {
   after,
   type GuestCluster,
   type GuestOffset,
-  guestOffset,
   type HostOffset,
+  roundDown,
+  roundUp,
   SECTOR_BYTES,
 } from '../../bytes/offsets.ts';
 import { steadyMs } from '../../concurrency/clock.ts';
@@ -23,14 +24,14 @@ import { readsAsZeros } from '../mapped/backing.ts';
 import type { CowBuffer } from '../mapped/cow-buffer.ts';
 import type { DiskNumbers } from '../mapped/disk-numbers.ts';
 import { type FullHostParts, reclaimingWhenFull } from '../mapped/full-host.ts';
-import type { PendingLinks } from '../mapped/pending-links.ts';
 import type { WriteTracker } from '../write-tracker.ts';
 import type { Allocator } from './allocate.ts';
+import type { Bitmaps } from './bitmaps.ts';
 import type { Flush } from './flush.ts';
+import { fullBitmap } from './full-bitmaps.ts';
 import type { Geometry } from './geometry.ts';
 import type { Linker } from './link.ts';
 import { type Mapper, NO_BLOCK, type Run } from './mapping.ts';
-import type { Tables } from './table.ts';
 
 export interface AllocatingWriteParts {
   readonly file: HostFile;
@@ -39,8 +40,7 @@ export interface AllocatingWriteParts {
   readonly geometry: Geometry;
   readonly lock: Mutex;
   readonly reservations: Reservations;
-  readonly pending: PendingLinks;
-  readonly tables: Tables;
+  readonly bitmaps: Bitmaps;
   readonly mapper: Mapper;
   readonly linker: Linker;
   readonly allocator: Allocator;
@@ -53,16 +53,14 @@ export interface AllocatingWriteParts {
 
 export class AllocatingWrite {
   private readonly parts: AllocatingWriteParts;
-  /** a full bitmap */
+  /** a full bitmap, and one without bits */
   private readonly ones: Uint8Array;
+  private readonly none: Uint8Array;
 
   constructor(parts: AllocatingWriteParts) {
     this.parts = parts;
-    const { bitmapBytes, sectorsPerBlock } = parts.geometry;
-    this.ones = new Uint8Array(bitmapBytes);
-    const whole = Math.floor(sectorsPerBlock / 8);
-    this.ones.fill(0xff, 0, whole);
-    if (sectorsPerBlock % 8 !== 0) this.ones[whole] = (0xff00 >>> (sectorsPerBlock % 8)) & 0xff;
+    this.ones = fullBitmap(parts.geometry.blockSize);
+    this.none = new Uint8Array(this.ones.length);
   }
 
   /**
@@ -70,94 +68,84 @@ export class AllocatingWrite {
    * lock is held, then and now. @returns bytes written
    */
   writeNewClusters(source: Uint8Array, sourceOffset: number, run: Run, offset: GuestOffset): number {
-    const { geometry, lock, file } = this.parts;
+    const { geometry, lock } = this.parts;
     const block = geometry.blockOf(offset);
-    const inBlock = offset - geometry.startOf(block);
-    const length = Math.min(run.length, geometry.blockSize - inBlock);
+    const length = Math.min(run.length, geometry.startOf(block) + geometry.blockSize - offset);
     const present = run.status === 'unallocated' ? run.block : NO_BLOCK;
-    if (present !== NO_BLOCK) {
-      this.complete(block, present);
-      lock.unlock();
-      failpoint('data-write');
-      file.write(source, sourceOffset, length, after(present, geometry.bitmapBytes + inBlock));
-      lock.lock();
+    if (present === NO_BLOCK) {
+      reclaimingWhenFull(this.parts, 1, () => this.writeNewBlock(source, sourceOffset, length, offset));
       return length;
     }
-    reclaimingWhenFull(this.parts, 1, () => this.writeNewBlock(source, sourceOffset, length, offset));
+    lock.unlock();
+    this.writeSectors(source, sourceOffset, length, offset, present);
+    lock.lock();
+    this.holdRange(block, present, offset, length);
     return length;
   }
 
   /** When it throws the lock is held and nothing is linked that was not before. */
   private writeNewBlock(source: Uint8Array, sourceOffset: number, length: number, offset: GuestOffset): void {
-    const { allocator, backing, cow, file, geometry, linker, lock } = this.parts;
-    const { bitmapBytes, blockSize } = geometry;
+    const { allocator, backing, bitmaps, geometry, linker, lock } = this.parts;
     const block = geometry.blockOf(offset);
-    const start = geometry.startOf(block);
     const host = allocator.allocate();
-    const data = after(host, bitmapBytes);
     try {
       lock.unlock();
-      this.writeBitmap(host);
-      const overBacking = !readsAsZeros(backing, start, blockSize);
-      if (overBacking) {
-        cow.writeAround(source, sourceOffset, length, offset, start, blockSize, data);
-      } else {
-        failpoint('data-write');
-        file.write(source, sourceOffset, length, after(data, offset - start));
-      }
+      const isOverZeros = readsAsZeros(backing, geometry.startOf(block), geometry.blockSize);
+      // a flush has no room to find, because a bitmap without bits is written too
+      this.writeBitmap(host, isOverZeros ? this.ones : this.none);
+      this.writeSectors(source, sourceOffset, length, offset, host);
       lock.lock();
-      if (overBacking) this.hold(block, host);
-      else linker.link(block, host);
+      bitmaps.rewritten(host);
+      // the bits come first: they are held back, and without an entry nobody asks for them
+      if (!isOverZeros) this.holdRange(block, host, offset, length);
+      linker.link(block, host, isOverZeros);
     } catch (error) {
       if (!lock.held) lock.lock();
+      bitmaps.drop(block);
       allocator.release(host);
       throw error;
     }
     this.parts.disk.addAllocated(1);
   }
 
-  private writeBitmap(host: HostOffset): void {
-    failpoint('data-write');
-    this.parts.file.write(this.ones, 0, this.ones.length, host);
+  /** The guest's bytes, and around them what their first and last sector had before; without the lock. */
+  private writeSectors(
+    source: Uint8Array,
+    sourceOffset: number,
+    length: number,
+    offset: GuestOffset,
+    host: HostOffset,
+  ): void {
+    const { cow, geometry } = this.parts;
+    const start = roundDown(offset, SECTOR_BYTES);
+    const bytes = roundUp(offset + length, SECTOR_BYTES) - start;
+    const inBlock = start - geometry.startOf(geometry.blockOf(offset));
+    const place = after(host, geometry.bitmapBytes + inBlock);
+    cow.writeAround(source, sourceOffset, length, offset, start, bytes, place);
   }
 
-  /** Adds to the pending links; the list may have filled up again since room was made, so it is asked once more. */
-  private hold(block: GuestCluster, host: HostOffset): void {
-    const { flush, lock, pending } = this.parts;
-    while (!pending.hasRoom(1)) {
+  private writeBitmap(host: HostOffset, bits: Uint8Array): void {
+    failpoint('data-write');
+    this.parts.file.write(bits, 0, bits.length, host);
+  }
+
+  private holdRange(block: GuestCluster, host: HostOffset, offset: GuestOffset, length: number): void {
+    const inBlock = offset - this.parts.geometry.startOf(block);
+    this.hold(block, host, Math.floor(inBlock / SECTOR_BYTES), Math.ceil((inBlock + length) / SECTOR_BYTES));
+  }
+
+  /**
+   * Sectors [first, end) of a block, which are written, are here once that is durable. The block is reserved exclusively; the lock
+   * is held, and released where bits that wait have to make room first.
+   */
+  hold(block: GuestCluster, host: HostOffset, first: number, end: number): void {
+    const { bitmaps, flush, lock } = this.parts;
+    while (!bitmaps.hasRoom()) {
       lock.unlock();
       flush.linkEarly();
       lock.lock();
     }
-    pending.add(block, host, steadyMs());
-  }
-
-  /**
-   * Fills the sectors of a block that its bitmap lacks, and sets the bits once that is durable. The block is reserved exclusively;
-   * the lock is held, is released meanwhile, and is held again.
-   */
-  complete(block: GuestCluster, host: HostOffset): void {
-    const { cow, file, geometry, lock, mapper, tables, tracker } = this.parts;
-    const { bitmapBytes, sectorsPerBlock } = geometry;
-    if (mapper.isFull(block, host)) return;
-    try {
-      for (let sector = 0; sector < sectorsPerBlock; ) {
-        const end = mapper.endOfBits(host, sector, sectorsPerBlock, true);
-        const next = mapper.endOfBits(host, end, sectorsPerBlock, false);
-        lock.unlock();
-        const at = guestOffset(geometry.startOf(block) + end * SECTOR_BYTES);
-        if (next > end) cow.copyOld((next - end) * SECTOR_BYTES, at, after(host, bitmapBytes + end * SECTOR_BYTES));
-        lock.lock();
-        sector = next;
-      }
-      lock.unlock();
-      tracker.sync();
-    } finally {
-      if (!lock.held) lock.lock();
-    }
-    tracker.writeMetadata('l2-update', () => file.write(this.ones, 0, this.ones.length, host));
-    tables.rewritten(host, bitmapBytes);
-    mapper.noteFull(block, true);
+    bitmaps.set(block, host, first, end, steadyMs());
   }
 
   /** Gives the blocks of a range that read as zeros a place in the file; leaves data, here or below, as it is. */
@@ -185,17 +173,18 @@ export class AllocatingWrite {
    */
   linkZeros(block: GuestCluster, takesSpace: boolean): void {
     reclaimingWhenFull(this.parts, 1, () => {
-      const { allocator, disk, file, geometry, linker, lock } = this.parts;
+      const { allocator, bitmaps, disk, file, geometry, linker, lock } = this.parts;
       const host = allocator.allocate();
       try {
         lock.unlock();
-        this.writeBitmap(host);
+        this.writeBitmap(host, this.ones);
         if (takesSpace) {
           failpoint('preallocate');
           file.allocateRange(host, geometry.blockBytes);
         }
         lock.lock();
-        linker.link(block, host);
+        bitmaps.rewritten(host);
+        linker.link(block, host, true);
       } catch (error) {
         if (!lock.held) lock.lock();
         allocator.release(host);

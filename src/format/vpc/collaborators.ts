@@ -15,7 +15,6 @@ import { FreeClusters } from '../mapped/free-clusters.ts';
 import { HostHoles } from '../mapped/host-holes.ts';
 import { ImageMap } from '../mapped/image-map.ts';
 import { METADATA_LOCK } from '../mapped/mapped-state.ts';
-import { PendingLinks } from '../mapped/pending-links.ts';
 import { PlainRunReader } from '../mapped/plain-run-reader.ts';
 import { PlainRunWriter } from '../mapped/plain-run-writer.ts';
 import { ReservedRuns } from '../mapped/reserved-runs.ts';
@@ -24,6 +23,7 @@ import { StatusScan } from '../mapped/status-scan.ts';
 import { WriteTracker } from '../write-tracker.ts';
 import { Allocator } from './allocate.ts';
 import { AllocatingWrite } from './allocating-write.ts';
+import { Bitmaps } from './bitmaps.ts';
 import { Deallocator } from './deallocate.ts';
 import { Flush } from './flush.ts';
 import { Geometry } from './geometry.ts';
@@ -44,22 +44,22 @@ export function connect(
   slot: number,
   log: (sentence: string) => void,
 ) {
-  const { creator, footer, full, grid, header } = state;
+  const { bits, creator, footer, full, grid, header } = state;
   const geometry = new Geometry(header.blockSize, grid);
   const lock = new Mutex(new Int32Array(state.words), METADATA_LOCK, `${TABLES_OF}${file.path}`);
   const shared = { numbers: state.numbers, lock, readOnly: file.readOnly };
   const disk = new DiskNumbers(shared);
   const numbers = new VpcNumbers(shared);
   const reservations = new Reservations(state.reservations, lock, slot);
-  const pending = new PendingLinks(state.pending);
   const free = new FreeClusters(state.free);
   const tracker = new WriteTracker(state.tracker, file, log);
   const access = new GuestAccess(file, tracker, disk);
   const tables = new Tables(file, new TableCache(state.cache), numbers);
-  const mapper = new Mapper(file, header, geometry, tables, pending, numbers, full);
+  const bitmaps = new Bitmaps({ file, geometry, slices: tables.slices, tracker }, bits);
+  const mapper = new Mapper(file, header, geometry, tables, bitmaps, numbers, full);
   const allocator = new Allocator(file, geometry, lock, numbers, free, tracker, footer);
-  const linker = new Linker(tables, mapper, tracker, pending);
-  const flush = new Flush({ file, geometry, lock, tracker, pending, linker, free, log });
+  const linker = new Linker(tables, mapper, tracker, bitmaps);
+  const flush = new Flush({ file, geometry, lock, tracker, bitmaps, free, log });
   const batmap = new XenBatmap({ file, geometry, mapper, numbers, tracker, disk }, creator);
   const reusable = () => ({ waiting: free.unsettledCount, free: free.freeCount });
   const parts = {
@@ -68,6 +68,7 @@ export function connect(
     access,
     allocator,
     batmap,
+    bitmaps,
     dirtyBit: null,
     disk,
     flush,
@@ -78,7 +79,6 @@ export function connect(
     lock,
     mapper,
     numbers,
-    pending,
     reservations,
     reusable,
     tables,
@@ -93,7 +93,7 @@ export function connect(
   const runs = new ReservedRuns({ ...parts, clusterSize, readOnly: file.readOnly, ranges, writer });
   const deallocator = new Deallocator({ ...parts, allocating, runs, writer });
   const copier = backing && new CopyUp({ ...parts, backing, clusterSize, allocating, deallocator });
-  const scanned = new VpcScannedTables(geometry, tables.slices, pending, mapper, numbers);
+  const scanned = new VpcScannedTables(geometry, tables.slices, mapper, numbers);
   const scan = new StatusScan(scanned, new HostHoles(file), backing !== null);
   const imageMap = new ImageMap({ lock, scan, backing, showsPlaces: true, dataFile: null });
   return { ...parts, allocating, copier, deallocator, imageMap, runs };

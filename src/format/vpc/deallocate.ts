@@ -10,7 +10,6 @@ import type { HostFile } from '../../host/host-file.ts';
 import type { ReadableImage } from '../image-format.ts';
 import { readsAsZeros } from '../mapped/backing.ts';
 import type { DiskNumbers } from '../mapped/disk-numbers.ts';
-import type { PendingLinks } from '../mapped/pending-links.ts';
 import type { ReservedRuns, RunWriter } from '../mapped/reserved-runs.ts';
 import { ZeroInPlace } from '../mapped/zero-in-place.ts';
 import { zeroRange } from '../mapped/zero-range.ts';
@@ -28,7 +27,6 @@ export interface DeallocatorParts {
   readonly geometry: Geometry;
   readonly lock: Mutex;
   readonly reservations: Reservations;
-  readonly pending: PendingLinks;
   readonly mapper: Mapper;
   readonly linker: Linker;
   readonly allocator: Allocator;
@@ -120,12 +118,12 @@ export class Deallocator {
       if (!isZero) allocating.linkZeros(block, false);
       return;
     }
-    // what the bitmap lacks shows the parent until the block is complete
-    allocating.complete(block, host);
     lock.unlock();
     failpoint('discard');
     file.punchHole(after(host, geometry.bitmapBytes), geometry.blockSize);
     lock.lock();
+    // without its bit a sector shows the parent
+    if (!mapper.isFull(block, host)) allocating.hold(block, host, 0, geometry.sectorsPerBlock);
   }
 
   /** Blocks that are reserved exclusively become zeros over a parent; the lock is held. @returns blocks done */
@@ -147,7 +145,7 @@ export class Deallocator {
    * not be used again, and is punched there
    */
   private unlink(first: GuestCluster, count: number, always: boolean): void {
-    const { allocator, batmap, disk, file, geometry, linker, lock, mapper, pending } = this.parts;
+    const { allocator, batmap, disk, file, geometry, linker, lock, mapper } = this.parts;
     const last = geometry.blocksFor(disk.virtualSizeOutsideLock());
     for (let i = 0; i < count; ) {
       let run = 0;
@@ -166,7 +164,6 @@ export class Deallocator {
         const start = after(first, i);
         if (batmap.clear(start, run)) this.syncReserved();
         linker.unlink(start, run);
-        for (let j = 0; j < run; j++) pending.drop(after(start, j));
         for (const host of freed) allocator.release(host);
         disk.removeAllocated(freed.length);
         i += run;

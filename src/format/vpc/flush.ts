@@ -1,14 +1,14 @@
-// The flush of an image, and what waits for one: links held back until their data is durable (R6), and freed blocks on their way to
-// reuse (R5). One flush runs at a time, and its fdatasyncs never run under the metadata lock.
+// The flush of an image, and what waits for one: bits of sectors held back until their data is durable (R6), and freed blocks on their
+// way to reuse (R5). One flush runs at a time, and its fdatasyncs never run under the metadata lock.
 //
 // S is a fdatasync, on the right is what a crash leaves from there on.
 //
-//   A block over the parent's data, whose link is held back
-//     request   bitmap and data written, around it what the parent has     the parent's data; the new block is unused space
+//   Sectors over the parent's data, whose bits are held back
+//     request   data written, to a block that is linked without bits       the parent's data
 //     flush
-//         S     all of it is durable; only if links wait                   "
-//               entries of the table                                       the parent's data or the new data
-//         S     the links are durable: the flush may return                the new data
+//         S     the data is durable; only if bits wait                     "
+//               sectors of bitmaps                                         the parent's data or the new data
+//         S     the bits are durable: the flush may return                 the new data
 //
 //   A block that a discard has freed
 //     request   its entry is gone from the table (FREED)                   the old data, or zeros
@@ -23,11 +23,10 @@ import type { Mutex } from '../../concurrency/mutex.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { FreeClusters, SettlingPhase } from '../mapped/free-clusters.ts';
 import { linkInOrder } from '../mapped/link-pieces.ts';
-import type { PendingLinks } from '../mapped/pending-links.ts';
 import { Settling } from '../mapped/settling.ts';
 import type { WriteTracker } from '../write-tracker.ts';
+import type { Bitmaps } from './bitmaps.ts';
 import type { Geometry } from './geometry.ts';
-import type { Linker } from './link.ts';
 
 /** Flushes that settle every freed block: two for those on their way, two for the others. */
 const SETTLING_ROUNDS = 4;
@@ -37,8 +36,7 @@ export interface FlushParts {
   readonly geometry: Geometry;
   readonly lock: Mutex;
   readonly tracker: WriteTracker;
-  readonly pending: PendingLinks;
-  readonly linker: Linker;
+  readonly bitmaps: Bitmaps;
   readonly free: FreeClusters;
   readonly log: (sentence: string) => void;
 }
@@ -52,7 +50,7 @@ export class Flush {
     this.settling = new Settling(parts.free, parts.lock);
   }
 
-  /** Everything acknowledged before the call is durable, links included, when it returns. Costs nothing when it is already. */
+  /** Everything acknowledged before the call is durable, bits included, when it returns. Costs nothing when it is already. */
   run(): void {
     let phase: SettlingPhase = 'none';
     this.parts.tracker.flush(
@@ -75,19 +73,20 @@ export class Flush {
     }
   }
 
-  /** Makes the data of held-back blocks durable and links them, between two flushes. */
+  /** Makes the data of held-back sectors durable and sets their bits, between two flushes. */
   linkEarly(): void {
     this.parts.tracker.betweenFlushes(() => this.linkHeldBack());
     this.parts.tracker.noteWrite();
   }
 
   private linkHeldBack(): void {
-    const { linker, lock, pending, tracker } = this.parts;
-    const count = lock.run(() => pending.count);
+    const { bitmaps, lock, tracker } = this.parts;
+    const count = lock.run(() => bitmaps.freeze());
     if (count === 0) return;
     tracker.sync();
     failpoint('link');
-    linkInOrder(lock, pending, count, linker);
+    linkInOrder(lock, bitmaps.waiting, count, bitmaps);
+    lock.run(() => bitmaps.thaw());
   }
 
   /** After the fdatasync of a flush: punch what is durably removed, or free what is durably punched. */

@@ -1,7 +1,7 @@
 // The order of the durability steps of an open dynamic or differencing VHD:
 //
 //   allocating write   bitmap and guest bytes into a block that reads as zeros -> its entry
-//   over a parent (R6) bitmap, guest bytes and the parent's around them -> [held back: fdatasync] -> its entry
+//   over a parent (R6) guest bytes -> the entry, without bits -> [held back: fdatasync] -> bits of the sectors
 //   discard            entry -> fdatasync -> punch -> fdatasync -> free for reuse (R5)
 //   close              flush -> batmap, if there is one -> footer behind the last block -> fdatasync -> cut -> fdatasync
 //
@@ -63,8 +63,8 @@ class VpcSteps implements ImageSteps {
   }
 
   maintain(nowMs: number): void {
-    const { flush, lock, pending } = this.parts;
-    if (lock.run(() => pending.isOverdue(nowMs))) flush.linkEarly();
+    const { bitmaps, flush, lock } = this.parts;
+    if (lock.run(() => bitmaps.waiting.isOverdue(nowMs))) flush.linkEarly();
   }
 
   makeClean(): void {

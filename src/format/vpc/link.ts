@@ -1,9 +1,8 @@
 // Changes of entries of the block allocation table: linking blocks, and giving them up. Used under the metadata lock.
 
-import type { GuestCluster, HostOffset } from '../../bytes/offsets.ts';
-import { SECTOR_BYTES } from '../../bytes/offsets.ts';
-import type { PendingLink, PendingLinks } from '../mapped/pending-links.ts';
+import { after, type GuestCluster, type HostOffset, SECTOR_BYTES } from '../../bytes/offsets.ts';
 import type { WriteTracker } from '../write-tracker.ts';
+import type { Bitmaps } from './bitmaps.ts';
 import type { Mapper } from './mapping.ts';
 import { type Tables, UNUSED_ENTRY } from './table.ts';
 
@@ -11,13 +10,13 @@ export class Linker {
   private readonly tables: Tables;
   private readonly mapper: Mapper;
   private readonly tracker: WriteTracker;
-  private readonly pending: PendingLinks;
+  private readonly bitmaps: Pick<Bitmaps, 'drop'>;
 
-  constructor(tables: Tables, mapper: Mapper, tracker: WriteTracker, pending: PendingLinks) {
+  constructor(tables: Tables, mapper: Mapper, tracker: WriteTracker, bitmaps: Pick<Bitmaps, 'drop'>) {
     this.tables = tables;
     this.mapper = mapper;
     this.tracker = tracker;
-    this.pending = pending;
+    this.bitmaps = bitmaps;
   }
 
   /** Blocks from this one on that one store can change. */
@@ -25,24 +24,18 @@ export class Linker {
     return this.tables.span(block);
   }
 
-  /** Links a block whose bitmap is full. */
-  link(block: GuestCluster, host: HostOffset): void {
+  /** @param isFull its bitmap has all bits; else it has none yet */
+  link(block: GuestCluster, host: HostOffset, isFull: boolean): void {
     this.tracker.writeMetadata('l2-update', () => this.tables.store(block, 1, host / SECTOR_BYTES));
-    this.mapper.noteFull(block, true);
-  }
-
-  /** Links blocks of one slice that waited among the first `count` entries. */
-  linkSlice(links: readonly PendingLink[], count: number): void {
-    this.tracker.writeMetadata('l2-update', () => this.tables.storeLinks(links));
-    for (const { guestCluster } of links) {
-      this.pending.drop(guestCluster, count);
-      this.mapper.noteFull(guestCluster, true);
-    }
+    if (isFull) this.mapper.noteFull(block, true);
   }
 
   /** Blocks of one slice are not in the file any more. */
   unlink(block: GuestCluster, count: number): void {
     this.tracker.writeMetadata('l2-update', () => this.tables.store(block, count, UNUSED_ENTRY));
-    for (let i = 0; i < count; i++) this.mapper.noteFull((block + i) as GuestCluster, false);
+    for (let i = 0; i < count; i++) {
+      this.bitmaps.drop(after(block, i));
+      this.mapper.noteFull(after(block, i), false);
+    }
   }
 }

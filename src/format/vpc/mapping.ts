@@ -15,8 +15,8 @@ import { failpoint } from '../../concurrency/failpoints.ts';
 import { SharedByteMap, type SharedByteMapState } from '../../concurrency/shared-byte-map.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
-import { NOT_PENDING, type PendingLinks } from '../mapped/pending-links.ts';
 import { type DataRun, MAX_LOOKS } from '../mapped/run-mapper.ts';
+import type { Bitmaps } from './bitmaps.ts';
 import type { Geometry } from './geometry.ts';
 import { FOOTER_BYTES } from './header/footer.ts';
 import { type DynamicHeader, HEADER_BYTES, tableBytesOf } from './header/header.ts';
@@ -46,7 +46,7 @@ export class Mapper {
   readonly headerOffset: number;
   private readonly geometry: Geometry;
   private readonly tables: Tables;
-  private readonly pending: PendingLinks;
+  private readonly bitmaps: Bitmaps;
   private readonly numbers: Pick<VpcNumbers, 'fileEnd' | 'tableEntries' | 'tableOffset'>;
   private readonly full: SharedByteMap;
 
@@ -55,7 +55,7 @@ export class Mapper {
     header: DynamicHeader,
     geometry: Geometry,
     tables: Tables,
-    pending: PendingLinks,
+    bitmaps: Bitmaps,
     numbers: Pick<VpcNumbers, 'fileEnd' | 'tableEntries' | 'tableOffset'>,
     full: SharedByteMapState,
   ) {
@@ -64,7 +64,7 @@ export class Mapper {
     this.headerOffset = header.offset;
     this.geometry = geometry;
     this.tables = tables;
-    this.pending = pending;
+    this.bitmaps = bitmaps;
     this.numbers = numbers;
     this.full = new SharedByteMap(full);
   }
@@ -79,9 +79,9 @@ export class Mapper {
     if (host === NO_BLOCK) return this.holeRun(NO_BLOCK, length + this.unusedBehind(block, maxLength - length));
     if (this.isFull(block, host)) return this.dataRun(host, inBlock, length);
     const sector = Math.floor(inBlock / SECTOR_BYTES);
-    const isHere = this.bit(host, sector);
-    const end = this.endOfBits(host, sector, Math.ceil((inBlock + length) / SECTOR_BYTES), isHere) * SECTOR_BYTES;
-    const part = Math.min(length, end - inBlock);
+    const isHere = this.bitmaps.isHere(block, host, sector);
+    const end = this.bitmaps.endOf(block, host, sector, Math.ceil((inBlock + length) / SECTOR_BYTES), isHere);
+    const part = Math.min(length, end * SECTOR_BYTES - inBlock);
     return isHere ? this.dataRun(host, inBlock, part) : this.holeRun(host, part);
   }
 
@@ -107,10 +107,8 @@ export class Mapper {
     return this.hole;
   }
 
-  /** Where a block is, or will be once every pending link is made: a checked offset, or NO_BLOCK. */
+  /** Where a block is: a checked offset, or NO_BLOCK. */
   lookup(block: GuestCluster): HostOffset {
-    const waiting = this.pending.find(block);
-    if (waiting !== NOT_PENDING) return waiting;
     failpoint('l2-load');
     const entry = this.tables.load(block);
     if (entry === UNUSED_ENTRY) return NO_BLOCK;
@@ -126,8 +124,6 @@ export class Mapper {
 
   /** lookup() of an entry that may be anything: NO_BLOCK for one that is no place. */
   find(block: GuestCluster): HostOffset {
-    const waiting = this.pending.find(block);
-    if (waiting !== NOT_PENDING) return waiting;
     const entry = this.tables.load(block);
     const host = hostOffset(entry * SECTOR_BYTES);
     return entry !== UNUSED_ENTRY && this.isPlace(host) ? host : NO_BLOCK;
@@ -151,8 +147,8 @@ export class Mapper {
 
   /** Whether all sectors of a block are here. What is found out once is remembered: no bit of a block in use is ever cleared. */
   isFull(block: GuestCluster, host: HostOffset): boolean {
-    if (this.isKnownFull(block) || this.pending.find(block) !== NOT_PENDING) return true;
-    if (!this.tables.isFull(host, this.geometry.sectorsPerBlock)) return false;
+    if (this.isKnownFull(block)) return true;
+    if (!this.bitmaps.isFull(block, host)) return false;
     this.noteFull(block, true);
     return true;
   }
@@ -165,22 +161,5 @@ export class Mapper {
   /** The bitmap of a block is full, or the block is gone. */
   noteFull(block: GuestCluster, isFull: boolean): void {
     if (block < this.full.capacity) this.full.fill(block, block + 1, isFull ? 1 : 0);
-  }
-
-  /** Whether a sector of a block is here. */
-  private bit(host: HostOffset, sector: number): boolean {
-    return (this.tables.bitmapByte(after(host, Math.floor(sector / 8))) & (0x80 >>> (sector % 8))) !== 0;
-  }
-
-  /** The first sector from `sector` on whose bit is not `isSet`, `end` at most. */
-  endOfBits(host: HostOffset, sector: number, end: number, isSet: boolean): number {
-    const uniform = isSet ? 0xff : 0;
-    let at = sector;
-    while (at < end) {
-      if (at % 8 === 0 && this.tables.bitmapByte(after(host, at / 8)) === uniform) at += 8;
-      else if (this.bit(host, at) === isSet) at++;
-      else break;
-    }
-    return Math.min(at, end);
   }
 }

@@ -2,7 +2,7 @@
 // which is always there. A block that is here in parts is left to the mapper.
 
 import { type GuestCluster, type HostOffset, hostOffset, SECTOR_BYTES } from '../../bytes/offsets.ts';
-import type { PendingLinks } from '../mapped/pending-links.ts';
+import { createPendingLinksState, PendingLinks } from '../mapped/pending-links.ts';
 import type { EntryKind, ScannedTables } from '../mapped/status-scan.ts';
 import type { TableSlices } from '../mapped/table-slices.ts';
 import type { Geometry } from './geometry.ts';
@@ -16,22 +16,16 @@ export class VpcScannedTables implements ScannedTables {
   readonly tableEntries = MAX_TABLE_ENTRIES;
   readonly entryBytes = ENTRY_BYTES;
   readonly slices: TableSlices;
-  readonly pending: PendingLinks;
+  /** blocks wait for no link */
+  readonly pending = new PendingLinks(createPendingLinksState(1));
   readonly mapper: Mapper;
   private readonly bitmapBytes: number;
   private readonly numbers: Pick<VpcNumbers, 'tableOffset'>;
 
-  constructor(
-    geometry: Geometry,
-    slices: TableSlices,
-    pending: PendingLinks,
-    mapper: Mapper,
-    numbers: Pick<VpcNumbers, 'tableOffset'>,
-  ) {
+  constructor(geometry: Geometry, slices: TableSlices, mapper: Mapper, numbers: Pick<VpcNumbers, 'tableOffset'>) {
     this.clusterSize = geometry.blockSize;
     this.bitmapBytes = geometry.bitmapBytes;
     this.slices = slices;
-    this.pending = pending;
     this.mapper = mapper;
     this.numbers = numbers;
   }

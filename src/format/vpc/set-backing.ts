@@ -5,7 +5,8 @@
 //   name, new header where nothing is -> S -> footers lead there -> S   the old parent before the copy at 0 is written, the new one after
 //   the header at its old place -> S -> footers lead back -> S          programs look for it right behind the copy of the footer
 //
-// The footers change as in a resize: at any moment one of them is right, or both are the same.
+// The footers change as in a resize: at any moment one of them is right, or both are the same. Without a parent clear bits of blocks
+// mean zeros, which full-bitmaps.ts then writes for programs that ignore bits.
 
 import { hostOffset, roundUp, SECTOR_BYTES } from '../../bytes/offsets.ts';
 import { ImgfuseError } from '../../errors/index.ts';
@@ -13,6 +14,7 @@ import type { HostFile } from '../../host/host-file.ts';
 import type { BackingReference, ParentFacts } from '../image-format.ts';
 import { cutTail } from './check/repair.ts';
 import { checkTable, gapsIn, type Stretch, type TableCheck } from './check/table-walk.ts';
+import { fillBitmaps } from './full-bitmaps.ts';
 import { DIFFERENCING, DYNAMIC, FOOTER_BYTES, footerOfHeader, NO_UUID } from './header/footer.ts';
 import { bitmapBytesOf, HEADER_BYTES, headerWithParent } from './header/header.ts';
 import { FAULTS, isSparse, readLayout, type SparseLayout } from './header/layout.ts';
@@ -81,6 +83,7 @@ class ParentChange {
       file.sync();
       this.setFooters(footerOfHeader(this.footer, type, at));
     }
+    if (backing === null) fillBitmaps(file, header.blockSize, this.found.starts);
     if (room.isNew) cutTail(file, this.footer, nameBytes === 0 ? this.found.usedEnd : room.at + nameBytes);
   }
 

@@ -7,6 +7,7 @@ import { assert } from '../../errors/index.ts';
 import { FIRST_OWN_NUMBER } from '../mapped/disk-numbers.ts';
 import { LockedNumbers, type LockedNumbersParts } from '../mapped/locked-numbers.ts';
 import { createMappedState, type MappedState, type MappedStateOptions } from '../mapped/mapped-state.ts';
+import { createWaitingBits, type WaitingBitsState } from './bitmaps.ts';
 import type { Grid } from './geometry.ts';
 import { FOOTER_BYTES, MAX_DISK_BYTES } from './header/footer.ts';
 import { type DynamicHeader, MAX_TABLE_ENTRIES } from './header/header.ts';
@@ -34,6 +35,7 @@ export interface VpcState extends MappedState {
   readonly footer: SharedArrayBuffer;
   /** 1 for a block whose bitmap is known to be full */
   readonly full: SharedByteMapState;
+  readonly bits: WaitingBitsState;
 }
 
 export interface VpcStateOptions extends MappedStateOptions {
@@ -56,11 +58,13 @@ export function createVpcState(options: VpcStateOptions): VpcState {
   const sharedFooter = new SharedArrayBuffer(FOOTER_BYTES);
   new Uint8Array(sharedFooter).set(footer);
   const mostBlocks = Math.min(MAX_TABLE_ENTRIES, Math.ceil(MAX_DISK_BYTES / header.blockSize));
+  const mapped = createMappedState(options, { ...sizes, sliceBytes: SECTOR_BYTES });
   const state = {
-    ...createMappedState(options, { ...sizes, sliceBytes: SECTOR_BYTES }),
+    ...mapped,
     ...{ header, uuid, type, creator, grid },
     footer: sharedFooter,
     full: createSharedByteMap(mostBlocks),
+    bits: createWaitingBits(mapped.pending),
   };
   const numbers = new Float64Array(state.numbers);
   numbers[FILE_END] = usedEnd;

@@ -1,13 +1,11 @@
-// The block allocation table, and the bitmaps of blocks: decoded from cached slices of a sector, and written through to the file
-// before the slice changes (R8). An entry is a big-endian u32: the sector at which the bitmap of a block begins, or all ones. A bit
-// of a bitmap, MSB first, says whether the sector of the disk is here. Used under the metadata lock; nothing here keeps a slice
-// across calls (R2).
+// The block allocation table: decoded from cached slices of a sector, and written through to the file before the slice changes (R8).
+// An entry is a big-endian u32: the sector at which the bitmap of a block begins, or all ones. Used under the metadata lock; nothing
+// here keeps a slice across calls (R2).
 
-import { after, type GuestCluster, type HostOffset, hex, hostOffset, SECTOR_BYTES } from '../../bytes/offsets.ts';
+import { type GuestCluster, type HostOffset, hex, hostOffset, SECTOR_BYTES } from '../../bytes/offsets.ts';
 import type { TableCache } from '../../concurrency/table-cache.ts';
 import { assert } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
-import type { PendingLink } from '../mapped/pending-links.ts';
 import { TableSlices } from '../mapped/table-slices.ts';
 import { ENTRY_BYTES } from './header/header.ts';
 import type { VpcNumbers } from './state.ts';
@@ -53,47 +51,12 @@ export class Tables {
   store(block: GuestCluster, count: number, entry: number): void {
     assert(count > 0 && count <= this.span(block), `store of ${count} entries at ${block}`);
     for (let i = 0; i < count; i++) this.scratchView.setUint32(i * ENTRY_BYTES, entry, false);
-    this.write(this.placeOf(block), count * ENTRY_BYTES);
+    const start = this.placeOf(block);
+    this.file.write(this.scratch, 0, count * ENTRY_BYTES, start);
+    this.slices.written(start, this.scratch.subarray(0, count * ENTRY_BYTES));
   }
 
-  /** Writes the entries of blocks of one slice, in one write with what stands between them. */
-  storeLinks(links: readonly PendingLink[]): void {
-    const first = links[0]!.guestCluster;
-    const count = links.at(-1)!.guestCluster - first + 1;
-    assert(count <= this.span(first), `links beyond the slice of block ${first}`);
-    const at = this.slices.load(this.placeOf(first));
-    this.scratch.set(this.slices.bytes.subarray(at, at + count * ENTRY_BYTES));
-    for (const { guestCluster, hostOffset: host } of links) {
-      this.scratchView.setUint32((guestCluster - first) * ENTRY_BYTES, host / SECTOR_BYTES, false);
-    }
-    this.write(this.placeOf(first), count * ENTRY_BYTES);
-  }
-
-  private write(start: HostOffset, bytes: number): void {
-    this.file.write(this.scratch, 0, bytes, start);
-    this.slices.written(start, this.scratch.subarray(0, bytes));
-  }
-
-  /** The byte of a bitmap at `offset` of the file. */
-  bitmapByte(offset: HostOffset): number {
-    return this.slices.bytes[this.slices.load(offset)]!;
-  }
-
-  /** Whether the first `sectors` bits of the bitmap at `bitmap` are set. */
-  isFull(bitmap: HostOffset, sectors: number): boolean {
-    const { bytes } = this.slices;
-    for (let bit = 0; bit < sectors; bit += 8 * SLICE_BYTES) {
-      const at = this.slices.load(after(bitmap, bit / 8));
-      const left = Math.min(8 * SLICE_BYTES, sectors - bit);
-      const whole = Math.floor(left / 8);
-      for (let i = 0; i < whole; i++) if (bytes[at + i] !== 0xff) return false;
-      const rest = 0xff00 >>> (left % 8);
-      if (left % 8 !== 0 && (bytes[at + whole]! & rest & 0xff) !== (rest & 0xff)) return false;
-    }
-    return true;
-  }
-
-  /** The file has these bytes of bitmaps or a table now. */
+  /** The file has these bytes of a bitmap or a table now. */
   rewritten(offset: number, length: number): void {
     this.slices.forget(offset, length);
   }
