@@ -138,7 +138,7 @@ export class Deallocator {
     const isBare = lock.run(() => mapper.table(geometry.directoryIndexOf(first)) === 0 && pending.isEmpty);
     if (isBare && readsAsZeros(backing, geometry.startOf(first), toNextTable * grainBytes)) return toNextTable;
     const { zeros } = this;
-    if (zeros === null) return this.exclusively(first, 1, () => this.zeroOverParent(first));
+    if (zeros === null) return this.exclusively(first, count, (part) => this.zeroOverParent(first, part));
     return this.exclusively(first, count, (part) => {
       if (zeros !== UNALLOCATED) {
         this.parts.unclean.set();
@@ -148,28 +148,35 @@ export class Deallocator {
     });
   }
 
-  /** A grain that is reserved exclusively, whatever the parent has there; the lock is held, and may be released meanwhile. */
-  private zeroOverParent(grain: GuestCluster): void {
+  /** Grains that are reserved exclusively, whatever the parent has there; the lock is held, and may be released meanwhile. */
+  private zeroOverParent(first: GuestCluster, count: number): void {
     const { allocating, backing, geometry, lock, mapper } = this.parts;
-    const place = mapper.lookup(grain, mapper.table(geometry.directoryIndexOf(grain)));
-    if (place !== UNALLOCATED) {
-      this.punch(hostOffset(place));
-      return;
+    const { grainBytes } = geometry;
+    for (let done = 0; done < count; ) {
+      const grain = after(first, done);
+      const start = geometry.startOf(grain);
+      const run = mapper.map(start, (count - done) * grainBytes);
+      let grains = run.length / grainBytes;
+      if (run.status === 'data') {
+        this.punch(run.hostOffset, run.length);
+      } else {
+        lock.unlock();
+        const isZero = readsAsZeros(backing, start, run.length);
+        lock.lock();
+        if (!isZero) grains = allocating.linkZeros(grain, grains, false);
+      }
+      done += grains;
     }
-    lock.unlock();
-    const isZero = readsAsZeros(backing, geometry.startOf(grain), geometry.grainBytes);
-    lock.lock();
-    if (!isZero) allocating.linkZeros(grain, 1, false);
   }
 
-  /** Zeros where the grain lies; the lock is held, and released meanwhile. */
-  private punch(host: HostOffset): void {
-    const { file, geometry, lock, unclean } = this.parts;
+  /** Zeros where grains lie; the lock is held, and released meanwhile. */
+  private punch(host: HostOffset, bytes: number): void {
+    const { file, lock, unclean } = this.parts;
     unclean.set();
     lock.unlock();
     try {
       failpoint('discard');
-      file.punchHole(host, geometry.grainBytes);
+      file.punchHole(host, bytes);
     } finally {
       lock.lock();
     }
@@ -198,7 +205,7 @@ export class Deallocator {
       i += places.length + 1;
     }
     // the grains stay reserved, so they stay where they are
-    for (const host of keptGrains) this.punch(host);
+    for (const host of keptGrains) this.punch(host, geometry.grainBytes);
   }
 
   /** Writes nothing where nothing changes. The lock is held, and may be released meanwhile. */
