@@ -7,6 +7,7 @@ import { guestOffset } from '../../src/bytes/offsets.ts';
 import type { Extent, ExtentKind } from '../../src/format/vmdk/extent.ts';
 import { sparse } from '../../src/format/vmdk/sparse/index.ts';
 import { stream } from '../../src/format/vmdk/stream/index.ts';
+import { StreamWriter } from '../../src/format/vmdk/stream/writer.ts';
 import { PosixHostFile } from '../../src/host/posix-file.ts';
 import { openExtent, readAll } from '../support/extents.ts';
 import { firstDifference } from '../support/image-files.ts';
@@ -151,6 +152,27 @@ test('what qemu-io writes into an extent that was grown here is there for the ne
     leaks: 0,
   });
   file.close();
+});
+
+test.each([
+  40 * 1024 * 1024,
+  5 * 1024 * 1024 + 1536,
+])('a streamed extent of %i bytes that was written here reads in qemu-img', (bytes) => {
+  const [raw, path] = [join(folder, 'disk.raw'), join(folder, 'disk.vmdk')];
+  writeFileSync(path, '');
+  const file = PosixHostFile.open(path, false);
+  const descriptor = descriptorOf(bytes, 'disk.vmdk').replace('monolithicSparse', 'streamOptimized');
+  const writer = new StreamWriter(file, { capacity: bytes, descriptor, descriptorBytes: DESCRIPTOR_BYTES });
+  const wanted = diskOf(bytes);
+  const { grainBytes } = writer;
+  for (let at = 0; at < bytes; at += grainBytes)
+    writer.writeGrain(at / grainBytes, wanted.subarray(at, at + grainBytes));
+  writer.finish();
+  file.close();
+  qemuCheck(path, 'vmdk');
+  qemuImg('convert', '-f', 'vmdk', '-O', 'raw', path, raw);
+  expect(firstDifference(readFileSync(raw), wanted)).toBe('none');
+  expect(firstDifference(read(stream, path), wanted)).toBe('none');
 });
 
 test('the extents of a split image that qemu-img has made', () => {
