@@ -17,9 +17,15 @@ import type { Geometry } from './geometry.ts';
 import { ALLOCATED_AT, u32Field, writeHeaderFields } from './header.ts';
 import { RESERVE_LOCK, type VdiNumbers } from './state.ts';
 
-/** Blocks that are reserved at once, or so many bytes of smaller blocks: what a crash leaves as leaks. */
+/**
+ * Blocks that are reserved at once, or so many bytes of smaller blocks: what a crash leaves as leaks. Twice as many each time, because
+ * a fdatasync waits for all data that is under way, up to MOST_BYTES. Other programs go on from the count that a crash leaves, and must
+ * not reach cBlocks soon: only one block in MOST_PART of those that were never used is reserved beyond the first step.
+ */
 const RESERVE_BLOCKS = 16;
 const RESERVE_BYTES = 16 * 1024 * 1024;
+const MOST_BYTES = 1024 * 1024 * 1024;
+const MOST_PART = 8;
 
 export interface AllocatedCountParts {
   readonly file: HostFile;
@@ -63,16 +69,19 @@ export class AllocatedCount {
 
   private reserve(wanted: number): void {
     const { geometry, lock, numbers } = this.parts;
-    const { isNeeded, most, reserved } = lock.run(() => ({
+    const { isNeeded, last, most, reserved } = lock.run(() => ({
       isNeeded: this.parts.free.freeCount === 0 && numbers.end >= numbers.reserved,
+      last: numbers.lastStep,
       most: numbers.blockCount - numbers.reserved,
       reserved: numbers.reserved,
     }));
     if (!isNeeded || most === 0) return;
-    const step = Math.max(RESERVE_BLOCKS, Math.floor(RESERVE_BYTES / geometry.stride), wanted);
+    const growing = Math.min(2 * last, Math.floor(MOST_BYTES / geometry.stride), Math.floor(most / MOST_PART));
+    const step = Math.max(RESERVE_BLOCKS, Math.floor(RESERVE_BYTES / geometry.stride), growing, wanted);
     for (let blocks = Math.min(step, most); ; blocks = Math.floor(blocks / 2)) {
       try {
         this.reserveKept(reserved + blocks);
+        lock.run(() => numbers.noteStep(blocks));
         return;
       } catch (error) {
         // near the host's limit of a file's size the step does not fit where a block does
@@ -95,6 +104,7 @@ export class AllocatedCount {
       if (reserved === end) return null;
       // nobody uses more from now on
       numbers.noteReserved(end);
+      numbers.noteStep(0);
       this.write(end);
       return geometry.hostStartOf(end, dataOffset);
     });

@@ -7,6 +7,8 @@ import type { WritableImage } from '../../../../src/format/image-format.ts';
 import { vdi } from '../../../../src/format/vdi/index.ts';
 import { MemoryHostFile } from '../../../support/memory-file.ts';
 import { createMemoryImage, openImage } from '../../../support/memory-images.ts';
+import { crashStates } from '../../../support/power-cut.ts';
+import { seededRandom } from '../../../support/random.ts';
 import { FIELD, FREE, KIB, vdiBytes } from '../../../support/vdi-bytes.ts';
 import { type RecordedOperation, RecordingHostFile } from '../../../support/wrapping-files.ts';
 
@@ -87,18 +89,85 @@ describe('the count of blocks', () => {
     expect(log.map(nameOf)).toEqual(['uuidModify', 'sync', 'truncate', 'count', 'sync', 'data', 'entries']);
   });
 
-  test('goes ahead by 16 blocks of 1 MiB at a time, and never beyond cBlocks', () => {
-    const file = new MemoryHostFile(createMemoryImage(vdi, 40 * KIB * KIB).bytes(), '/disk.vdi');
+  /** cBlocksAllocated in the file. */
+  function countIn(file: MemoryHostFile): number {
+    const count = Buffer.alloc(4);
+    file.read(count, 0, 4, hostOffset(FIELD.allocated));
+    return count.readUInt32LE();
+  }
+
+  /** The counts that the header gets while blocks of 1 MiB get data one after the other. */
+  function countsWhileFilling(file: MemoryHostFile, image: WritableImage, first: number, end: number): number[] {
+    const counts = new Set<number>();
+    for (let n = first; n < end; n++) {
+      write(image, n * KIB * KIB);
+      counts.add(countIn(file));
+    }
+    return [...counts];
+  }
+
+  test('goes ahead by 16 blocks of 1 MiB at a time in a small image, and never beyond cBlocks', () => {
+    const file = createMemoryImage(vdi, 40 * KIB * KIB);
+    const image = openImage(vdi, file);
+    expect(countsWhileFilling(file, image, 0, 40)).toEqual([16, 32, 40]);
+  });
+
+  test('goes ahead by twice as many blocks each time, at most by 1 GiB, and begins anew once it was exact', () => {
+    const file = createMemoryImage(vdi, 100 * 1024 * KIB * KIB);
     const recording = new RecordingHostFile(file);
     const image = openImage(vdi, recording);
-    const counts: number[] = [];
-    for (let n = 0; n < 40; n++) {
-      write(image, n * KIB * KIB);
-      const count = Buffer.alloc(4);
-      file.read(count, 0, 4, hostOffset(FIELD.allocated));
-      counts.push(count.readUInt32LE());
+    const doubled = [16, 48, 112, 240, 496, 1008, 2032, 3056];
+    expect(countsWhileFilling(file, image, 0, 2500)).toEqual(doubled);
+    // that of uuidModify, and one for each step
+    expect(recording.log.filter(({ operation }) => operation === 'sync')).toHaveLength(1 + doubled.length);
+    image.maintain(Number.MAX_SAFE_INTEGER);
+    expect(countsWhileFilling(file, image, 2500, 2530)).toEqual([2516, 2548]);
+  });
+
+  test('in growing steps covers every entry, and loses nothing that was flushed, whenever the power goes', () => {
+    const start = createMemoryImage(vdi, 1024 * KIB * KIB);
+    const recording = new RecordingHostFile(start.clone());
+    const image = openImage(vdi, recording);
+    const random = seededRandom(4);
+    /** host operations at the end of a flush, and how many blocks have data then */
+    const flushed: (readonly [operations: number, blocks: number])[] = [];
+    const places = Array.from({ length: 60 }, (_, n) => ((n * 389) % 1024) * KIB * KIB);
+    for (const [n, at] of places.entries()) {
+      write(image, at);
+      if (random() < 0.2) {
+        image.flush();
+        flushed.push([recording.log.length, n + 1]);
+      }
     }
-    expect(counts).toEqual([...Array(16).fill(16), ...Array(16).fill(32), ...Array(8).fill(40)]);
+    let states = 0;
+    for (const { state, subset, moment } of crashStates(start, recording.log, random)) {
+      if (random() < 0.98) continue;
+      const where = `moment ${moment}, subset ${subset.toString()}`;
+      const safe = flushed.filter(([operations]) => operations <= moment).at(-1)?.[1] ?? 0;
+      const count = countIn(state);
+      const found = openImage(vdi, state.clone());
+      const byte = Buffer.alloc(1);
+      for (const [n, at] of places.entries()) {
+        found.read(byte, 0, 1, guestOffset(at));
+        if (n < safe) expect(byte[0], where).toBe(7);
+        else expect([0, 7], where).toContain(byte[0]);
+      }
+      // what other programs would give out next is no block that an entry leads to
+      expect(count, where).toBeGreaterThanOrEqual(found.allocatedBytes() / (KIB * KIB));
+      states++;
+    }
+    expect(states).toBeGreaterThan(50);
+  });
+
+  test('leaves seven in eight of the unused indices to other programs, which go on from it after a crash', () => {
+    const file = createMemoryImage(vdi, 800 * KIB * KIB);
+    const image = openImage(vdi, file);
+    const counts = countsWhileFilling(file, image, 0, 700);
+    expect(counts.slice(0, 4)).toEqual([16, 48, 112, 198]);
+    for (const [n, count] of counts.entries()) {
+      const before = counts[n - 1] ?? 0;
+      expect(count - before).toBeLessThanOrEqual(Math.max(16, (800 - before) / 8));
+    }
   });
 
   test('is exact after a close, and the file as long as its blocks: count, sync, cut, sync at the end', () => {
