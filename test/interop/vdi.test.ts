@@ -115,6 +115,15 @@ test.each([
   expectGood(theirs);
 });
 
+test('a static image of QEMU, whose map has no room and whose indices are all in use, grows', () => {
+  qemuImg('create', '-q', '-f', 'vdi', '-o', 'static=on', image, '128M');
+  qemuIo(image, 'vdi', 'write -P 0x43 5M 70000', 'write -P 0x44 127M 1M');
+  const grown = Buffer.alloc(300 * MIB);
+  bytesOfQemu().copy(grown);
+  withDisk(image, { readOnly: false }, (disk) => disk.resize(300 * MIB));
+  expectGood(grown);
+});
+
 test('qemu-img and imgfuse take turns at one image, and lose nothing', () => {
   create();
   const random = seededRandom(19);

@@ -6,7 +6,8 @@
 //   the new map, with indices that are m lower, written where block 0 was (durable)
 //   one write of sector 0: offBlocks, offData, cBlocks and cBlocksAllocated (durable)
 //
-// A crash before the last line leaves the old map, whose entries are true at any moment, and a count that is too high.
+// A crash before the last line leaves the old map, whose entries are true at any moment, and a count that is too high. The copies need
+// m indices that are not in use. If there are fewer, as in a static image, blocks that lie in holes are given up for that.
 
 import { after, type GuestCluster, guestCluster, hostOffset } from '../../bytes/offsets.ts';
 import { assert, ImgfuseError } from '../../errors/index.ts';
@@ -67,7 +68,7 @@ function growInPlace(parts: Collaborators, blocks: number): void {
 
 /** Without the lock, and with all blocks reserved: nothing but this changes the image. */
 function moveMap(parts: Collaborators, blocks: number): void {
-  const { allocatedCount, file, flush, free, geometry, lock, numbers, tracker } = parts;
+  const { allocatedCount, file, geometry, lock, numbers, tracker } = parts;
   const moved = Math.ceil((blocks * ENTRY_BYTES) / geometry.stride);
   const { dataOffset, blockCount } = lock.run(() => ({
     dataOffset: numbers.dataOffset,
@@ -75,22 +76,15 @@ function moveMap(parts: Collaborators, blocks: number): void {
   }));
   const newDataOffset = dataOffset + moved * geometry.stride;
   if (newDataOffset > 0xffffffff) throw noRoom(parts, blocks, 'its blocks begin too far behind');
-  // no index may have gaps: then those in use are 0 to N - 1
-  tracker.noteWrite();
-  flush.runUntilSettled();
-  if (lock.run(() => free.freeCount) > 0) {
-    lock.run(() => moveIntoGaps(parts));
-    tracker.noteWrite();
-    flush.runUntilSettled();
+  makeDense(parts, blocks);
+  const missing = lock.run(() => moved + numbers.end) - blockCount;
+  if (missing > 0 && lock.run(() => numbers.end) > 0) {
+    giveUpHoles(parts, missing, blocks);
+    makeDense(parts, blocks);
   }
-  allocatedCount.trimKept();
   const used = lock.run(() => numbers.end);
-  if (lock.run(() => free.unusedCount) > 0) throw noRoom(parts, blocks, 'the host has not freed blocks yet; try again');
   const copies = Math.min(moved, used);
   const first = Math.max(moved, used);
-  if (copies > 0 && first + copies > blockCount) {
-    throw noRoom(parts, blocks, 'all of its blocks are in use, and none can move; convert it with imgfuse convert');
-  }
   if (copies > 0) moveFirstBlocks(parts, copies, first);
   else allocatedCount.reserveKept(used);
   writeMovedMap(parts, blocks, moved, dataOffset);
@@ -107,6 +101,49 @@ function moveMap(parts: Collaborators, blocks: number): void {
   });
   tracker.sync();
   if (copies === 0) file.truncate(Math.max(file.size(), geometry.hostStartOf(0, newDataOffset)));
+}
+
+/** The indices in use are 0 to N - 1, and the file ends after them. */
+function makeDense(parts: Collaborators, blocks: number): void {
+  const { allocatedCount, flush, free, lock, tracker } = parts;
+  tracker.noteWrite();
+  flush.runUntilSettled();
+  if (lock.run(() => free.freeCount) > 0) {
+    lock.run(() => moveIntoGaps(parts));
+    tracker.noteWrite();
+    flush.runUntilSettled();
+  }
+  allocatedCount.trimKept();
+  if (lock.run(() => free.unusedCount) > 0) throw noRoom(parts, blocks, 'the host has not freed blocks yet; try again');
+}
+
+/** Blocks that lie in holes of the file lose their index, as by a discard: the guest reads zeros there before and after. */
+function giveUpHoles(parts: Collaborators, count: number, blocks: number): void {
+  const { deallocator, geometry, lock } = parts;
+  const holes = lock.run(() => blocksInHoles(parts, count));
+  if (holes.length < count) {
+    const what = `all of its blocks are in use, and ${count} of ${geometry.clusterSize} bytes must be empty for that`;
+    throw noRoom(
+      parts,
+      blocks,
+      `${what}: free space in the guest, let it run fstrim, and try again, or copy the disk into a larger image`,
+    );
+  }
+  lock.run(() => {
+    for (const block of holes) deallocator.zeroReserved(block, 1);
+  });
+}
+
+/** @returns at most `most` guest blocks; the end of the file is no hole */
+function blocksInHoles({ file, geometry, mapper, numbers }: Collaborators, most: number): GuestCluster[] {
+  const found: GuestCluster[] = [];
+  for (let block = guestCluster(0); block < numbers.blockCount && found.length < most; block = after(block, 1)) {
+    const index = mapper.lookup(block);
+    if (index >= VDI_IMAGE_BLOCK_ZERO) continue;
+    const start = geometry.hostStartOf(index, numbers.dataOffset);
+    if (file.seekData(start) >= start + geometry.stride) found.push(block);
+  }
+  return found;
 }
 
 /** Host blocks [0, copies) are at `first` and after it, for the map as well. */
