@@ -31,20 +31,14 @@ export async function openImage(parsed: ParsedMountArguments): Promise<void> {
 
 /** Unmounts the image that is mounted there and waits for its close; null if there is neither a mount nor a process. */
 export async function closeImage(mountpoint: string): Promise<ClosedImage | null> {
-  let target: Target;
-  try {
-    target = findTarget(mountpoint);
-  } catch (error) {
-    if (error instanceof ImgfuseError && error.kind === 'missing') return null;
-    throw error;
-  }
+  const target = targetAt(mountpoint);
+  if (target === null) return null;
   const left = target.record?.alive === false ? target.record.left : undefined;
-  const { closed, clean, error, notes, overlay, exitCode } = await unmountTarget(target, {
-    lazy: false,
-    patient: true,
-    output: 'human',
-    quiet: true,
-  });
+  const outcome = await unmountTarget(target, { lazy: false, patient: true, output: 'human', quiet: true }).catch(
+    (error) => endingBy(target, error),
+  );
+  if (outcome === null) return null;
+  const { closed, clean, error, notes, overlay, exitCode } = outcome;
   if (target.record !== null) await processEnded(target.record);
   // a mount whose process is gone is removed; whether that had closed the image is what it has left behind
   const isRemoved = exitCode === EXIT_OK && !closed;
@@ -53,6 +47,28 @@ export async function closeImage(mountpoint: string): Promise<ClosedImage | null
   const kept = overlay === undefined ? [] : [describeOverlayAtEnd(overlay)];
   const isClean = clean || isUntouched || left?.clean === true;
   return { closed: closed || isRemoved, clean: isClean, error, notes: [...notes, ...kept] };
+}
+
+function targetAt(mountpoint: string): Target | null {
+  try {
+    return findTarget(mountpoint);
+  } catch (error) {
+    if (error instanceof ImgfuseError && error.kind === 'missing') return null;
+    throw error;
+  }
+}
+
+/**
+ * A mount process that has lost the command that started it mounts nothing, answers nobody, and ends.
+ * @returns null, when it has ended @throws ImgfuseError `error`, or busy: it goes on
+ */
+async function endingBy({ mount, mountpoint, record }: Target, error: unknown): Promise<null> {
+  const isGone = error instanceof ImgfuseError && error.kind === 'missing' && mount === null;
+  if (!isGone || record === null) throw error;
+  await processEnded(record);
+  if (targetAt(mountpoint) === null) return null;
+  const message = `process ${record.pid} opens ${record.image} and does not answer; detach again when it has ended`;
+  throw new ImgfuseError('busy', message, { path: mountpoint });
 }
 
 /** A mount process has closed the image when it says so, and takes a moment to end. */
