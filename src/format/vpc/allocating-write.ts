@@ -33,6 +33,12 @@ import type { Geometry } from './geometry.ts';
 import type { Linker } from './link.ts';
 import { type Mapper, NO_BLOCK, type Run } from './mapping.ts';
 
+/** Sectors [first, end) of a block. */
+interface Sectors {
+  readonly first: number;
+  readonly end: number;
+}
+
 export interface AllocatingWriteParts {
   readonly file: HostFile;
   readonly backing: ReadableImage | null;
@@ -76,28 +82,34 @@ export class AllocatingWrite {
       reclaimingWhenFull(this.parts, 1, () => this.writeNewBlock(source, sourceOffset, length, offset));
       return length;
     }
+    const sectors = this.sectorsOf(block, present, offset, length);
     lock.unlock();
-    this.writeSectors(source, sourceOffset, length, offset, present);
+    this.writeSectors(source, sourceOffset, length, offset, present, sectors);
     lock.lock();
-    this.holdRange(block, present, offset, length);
+    this.hold(block, present, sectors);
     return length;
   }
 
   /** When it throws the lock is held and nothing is linked that was not before. */
   private writeNewBlock(source: Uint8Array, sourceOffset: number, length: number, offset: GuestOffset): void {
-    const { allocator, backing, bitmaps, geometry, linker, lock } = this.parts;
+    const { allocator, backing, bitmaps, file, geometry, linker, lock } = this.parts;
     const block = geometry.blockOf(offset);
+    const start = geometry.startOf(block);
     const host = allocator.allocate();
     try {
+      const sectors = this.sectorsOf(block, NO_BLOCK, offset, length);
       lock.unlock();
-      const isOverZeros = readsAsZeros(backing, geometry.startOf(block), geometry.blockSize);
+      const isOverZeros = readsAsZeros(backing, start, geometry.blockSize);
       // a flush has no room to find, because a bitmap without bits is written too
       this.writeBitmap(host, isOverZeros ? this.ones : this.none);
-      this.writeSectors(source, sourceOffset, length, offset, host);
+      if (isOverZeros) {
+        failpoint('data-write');
+        file.write(source, sourceOffset, length, after(host, geometry.bitmapBytes + offset - start));
+      } else this.writeSectors(source, sourceOffset, length, offset, host, sectors);
       lock.lock();
       bitmaps.rewritten(host);
       // the bits come first: they are held back, and without an entry nobody asks for them
-      if (!isOverZeros) this.holdRange(block, host, offset, length);
+      if (!isOverZeros) this.hold(block, host, sectors);
       linker.link(block, host, isOverZeros);
     } catch (error) {
       if (!lock.held) lock.lock();
@@ -108,20 +120,32 @@ export class AllocatingWrite {
     this.parts.disk.addAllocated(1);
   }
 
-  /** The guest's bytes, and around them what their first and last sector had before; without the lock. */
+  /** What a write takes of a block: bits of whole bytes, as far as these are clear. @param host NO_BLOCK for a new block */
+  private sectorsOf(block: GuestCluster, host: HostOffset, offset: GuestOffset, length: number): Sectors {
+    const { bitmaps, geometry } = this.parts;
+    const inBlock = offset - geometry.startOf(block);
+    const isClear = (sector: number): boolean => host === NO_BLOCK || !bitmaps.isHere(block, host, sector);
+    let first = Math.floor(inBlock / SECTOR_BYTES);
+    let end = Math.ceil((inBlock + length) / SECTOR_BYTES);
+    const [low, high] = [roundDown(first, 8), Math.min(geometry.sectorsPerBlock, roundUp(end, 8))];
+    while (first > low && isClear(first - 1)) first--;
+    while (end < high && isClear(end)) end++;
+    return { first, end };
+  }
+
+  /** The guest's bytes, and around them what their sectors had before; without the lock. */
   private writeSectors(
     source: Uint8Array,
     sourceOffset: number,
     length: number,
     offset: GuestOffset,
     host: HostOffset,
+    { first, end }: Sectors,
   ): void {
     const { cow, geometry } = this.parts;
-    const start = roundDown(offset, SECTOR_BYTES);
-    const bytes = roundUp(offset + length, SECTOR_BYTES) - start;
-    const inBlock = start - geometry.startOf(geometry.blockOf(offset));
-    const place = after(host, geometry.bitmapBytes + inBlock);
-    cow.writeAround(source, sourceOffset, length, offset, start, bytes, place);
+    const start = after(geometry.startOf(geometry.blockOf(offset)), first * SECTOR_BYTES);
+    const place = after(host, geometry.bitmapBytes + first * SECTOR_BYTES);
+    cow.writeAround(source, sourceOffset, length, offset, start, (end - first) * SECTOR_BYTES, place);
   }
 
   private writeBitmap(host: HostOffset, bits: Uint8Array): void {
@@ -129,16 +153,11 @@ export class AllocatingWrite {
     this.parts.file.write(bits, 0, bits.length, host);
   }
 
-  private holdRange(block: GuestCluster, host: HostOffset, offset: GuestOffset, length: number): void {
-    const inBlock = offset - this.parts.geometry.startOf(block);
-    this.hold(block, host, Math.floor(inBlock / SECTOR_BYTES), Math.ceil((inBlock + length) / SECTOR_BYTES));
-  }
-
   /**
-   * Sectors [first, end) of a block, which are written, are here once that is durable. The block is reserved exclusively; the lock
-   * is held, and released where bits that wait have to make room first.
+   * Sectors of a block, which are written, are here once that is durable. The block is reserved exclusively; the lock is held, and
+   * released where bits that wait have to make room first.
    */
-  hold(block: GuestCluster, host: HostOffset, first: number, end: number): void {
+  hold(block: GuestCluster, host: HostOffset, { first, end }: Sectors): void {
     const { bitmaps, flush, lock } = this.parts;
     while (!bitmaps.hasRoom()) {
       lock.unlock();

@@ -123,7 +123,7 @@ export class Deallocator {
     file.punchHole(after(host, geometry.bitmapBytes), geometry.blockSize);
     lock.lock();
     // without its bit a sector shows the parent
-    if (!mapper.isFull(block, host)) allocating.hold(block, host, 0, geometry.sectorsPerBlock);
+    if (!mapper.isFull(block, host)) allocating.hold(block, host, { first: 0, end: geometry.sectorsPerBlock });
   }
 
   /** Blocks that are reserved exclusively become zeros over a parent; the lock is held. @returns blocks done */

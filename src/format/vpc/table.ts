@@ -51,9 +51,9 @@ export class Tables {
   store(block: GuestCluster, count: number, entry: number): void {
     assert(count > 0 && count <= this.span(block), `store of ${count} entries at ${block}`);
     for (let i = 0; i < count; i++) this.scratchView.setUint32(i * ENTRY_BYTES, entry, false);
-    const start = this.placeOf(block);
-    this.file.write(this.scratch, 0, count * ENTRY_BYTES, start);
-    this.slices.written(start, this.scratch.subarray(0, count * ENTRY_BYTES));
+    const [start, bytes] = [this.placeOf(block), count * ENTRY_BYTES];
+    this.file.write(this.scratch, 0, bytes, start);
+    this.slices.written(start, this.scratch.subarray(0, bytes));
   }
 
   /** The file has these bytes of a bitmap or a table now. */

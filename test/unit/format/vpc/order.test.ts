@@ -20,7 +20,7 @@ const CLEAR = 20;
 const placesOf = (log: readonly RecordedOperation[]) =>
   log.map(({ operation, offset, length }) => (operation === 'sync' ? 'sync' : [operation, offset, length]));
 
-test('a write to a block that is here in parts fills in what its bitmap lacks, durably, before the bits say so (R6)', () => {
+test('a write to a block that is here in parts is durable before the bits say so (R6)', () => {
   const file = new RecordingHostFile(new MemoryHostFile(vhdImage({ sectors: MIXED_SECTORS }).image));
   const disk = openImage(vpc, file);
   const hole = disk.map(guestOffset(CLEAR * SECTOR), BLOCK);
@@ -29,12 +29,8 @@ test('a write to a block that is here in parts fills in what its bitmap lacks, d
   const bitmap = data - (CLEAR % 8) * SECTOR - SECTOR;
   file.log.length = 0;
   disk.write(Buffer.alloc(SECTOR, 7), 0, SECTOR, guestOffset(CLEAR * SECTOR));
-  expect(placesOf(file.log)).toEqual([
-    ['write', data, hole.length],
-    'sync',
-    ['write', bitmap, SECTOR],
-    ['write', data, SECTOR],
-  ]);
+  disk.flush();
+  expect(placesOf(file.log)).toEqual([['write', data, hole.length], 'sync', ['write', bitmap, SECTOR], 'sync']);
 });
 
 test('a close puts the footer behind the last block, durably, before it cuts the file there (R7)', () => {

@@ -60,7 +60,8 @@ test('a write of 4 KiB into a block of 2 MiB writes 4 KiB of data, and its bits 
   log.length = 0;
   write(image, BLOCK + 8192, 4096, 2);
   write(image, BLOCK + 4096, 512, 3);
-  expect(lengths(log)).toEqual([4096, 512]);
+  // the sectors of one byte of a bitmap come together
+  expect(lengths(log)).toEqual([4096, 4096]);
   expect([BLOCK, BLOCK + 4096, BLOCK + 4608, BLOCK + 8192].map((at) => found(file, at)[0])).toEqual(
     Array(4).fill(BELOW),
   );
@@ -90,6 +91,23 @@ test('a write that covers no whole sector gets the rest of it from the parent', 
   expect(found(file, 0, 8192)).toEqual(wanted);
 });
 
+test('bits of a byte of a bitmap come together, and leave those alone that another program has set', () => {
+  const sectors = Array.from({ length: 24 }, (_, sector) => (sector === 11 || sector === 14 ? 100 + sector : null));
+  const file = new MemoryHostFile(vhdImage({ type: 4, sectors, blockSize: 16384, parentName: 'base' }).image);
+  const image = openImage(vpc, file, { backing: parent() });
+  write(image, 12 * 512 + 7, 20, 1);
+  write(image, 18 * 512, 512, 2);
+  image.close();
+  const bytes = Buffer.from(file.bytes());
+  const start = bytes.readUInt32BE(1536) * 512;
+  expect([...bytes.subarray(start, start + 3)]).toEqual([0, 0b00011110, 0xff]);
+  const wanted = Buffer.alloc(24 * 512, BELOW)
+    .fill(111, 11 * 512, 12 * 512)
+    .fill(114, 14 * 512, 15 * 512);
+  wanted.fill(1, 12 * 512 + 7, 12 * 512 + 27).fill(2, 18 * 512, 19 * 512);
+  expect(Buffer.compare(found(file, 0, 24 * 512), wanted)).toBe(0);
+});
+
 test('what is written while a flush makes older data durable waits for the next one', () => {
   const file = child({ block_size: '64k' });
   const acts: (() => void)[] = [];
@@ -99,12 +117,12 @@ test('what is written while a flush makes older data durable waits for the next 
   });
   const image = openImage(vpc, hooked, { backing: parent() });
   write(image, 0, 512, 1);
-  acts.push(() => write(image, 512, 512, 2));
+  acts.push(() => write(image, 4096, 512, 2));
   image.flush();
-  expect([0, 512].map((at) => found(file, at)[0])).toEqual([1, BELOW]);
-  expect([0, 512].map((at) => bytesAt(image, at, 1)[0])).toEqual([1, 2]);
+  expect([0, 4096].map((at) => found(file, at)[0])).toEqual([1, BELOW]);
+  expect([0, 4096].map((at) => bytesAt(image, at, 1)[0])).toEqual([1, 2]);
   image.flush();
-  expect([0, 512].map((at) => found(file, at)[0])).toEqual([1, 2]);
+  expect([0, 4096].map((at) => found(file, at)[0])).toEqual([1, 2]);
   image.close();
   expectSound(file);
 });
