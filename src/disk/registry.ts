@@ -12,9 +12,10 @@ import { qed } from '../format/qed/index.ts';
 import { raw } from '../format/raw/index.ts';
 import { vdi } from '../format/vdi/index.ts';
 import { vhdx } from '../format/vhdx/index.ts';
+import { vmdk } from '../format/vmdk/index.ts';
 import { vpc } from '../format/vpc/index.ts';
 
-export const formats: readonly ImageFormat[] = [qed, qcow2, qcow, vdi, bochs, cloop, dmg, vpc, vhdx, raw];
+export const formats: readonly ImageFormat[] = [qed, qcow2, qcow, vdi, vmdk, bochs, cloop, dmg, vpc, vhdx, raw];
 
 /** The format of a file that no other format recognizes: its own bytes are the disk. */
 export const rawFormat: ImageFormat = raw;

@@ -12,19 +12,7 @@ export interface ForeignFormat extends Signature {
   readonly isGuests?: true;
 }
 
-const SESPARSE_START = '\xbe\xba\xfe\xca\0\0\0\0\x01\0\0\0\x02\0\0\0';
-
 export const FOREIGN_FORMATS: readonly ForeignFormat[] = [
-  {
-    title: 'a VMDK image (VMware)',
-    magics: [
-      { at: 0, text: 'KDMV' },
-      { at: 0, text: 'COWD' },
-      { at: 0, text: SESPARSE_START },
-      { at: 0, text: '# Disk DescriptorFile', ignoreCase: true },
-    ],
-    cure: convertFrom('vmdk'),
-  },
   {
     title: 'a Parallels image',
     magics: [

@@ -14,6 +14,7 @@ import { qed } from '../../src/format/qed/index.ts';
 import { raw } from '../../src/format/raw/index.ts';
 import { vdi } from '../../src/format/vdi/index.ts';
 import { vhdx } from '../../src/format/vhdx/index.ts';
+import { vmdk } from '../../src/format/vmdk/index.ts';
 import { vpc } from '../../src/format/vpc/index.ts';
 import { bochsImage, MIXED_SECTORS } from '../support/bochs-bytes.ts';
 import { cloopImage } from '../support/cloop-bytes.ts';
@@ -66,6 +67,7 @@ const TRAITS: Readonly<Record<string, Pick<DiskVariant, 'holdsLinksBack' | 'sets
   qcow: { holdsLinksBack: true },
   qcow2: { holdsLinksBack: true },
   vpc: { holdsLinksBack: true },
+  vmdk: { setsDirtyBit: (offset, data) => offset === 72 && data.length === 1 && data[0] === 1 },
   qed: { setsDirtyBit: (offset, data) => offset === 16 && (data[0]! & 2) !== 0 },
 };
 
@@ -82,7 +84,8 @@ function variant(format: WritableFormat, options: Readonly<Record<string, string
       if (template === undefined) {
         const initial = new Uint8Array(size);
         backing?.read(initial, 0, Math.min(size, backing.virtualSize()), guestOffset(0));
-        const file = createMemoryImage(format, size, options, backing === null ? undefined : '/base');
+        const made = format === vmdk ? { parentIdentity: '1a2b3c4d' } : {};
+        const file = createMemoryImage(format, size, options, backing === null ? undefined : '/base', made);
         template = { file, initial };
         templates.set(size, template);
       }
@@ -92,18 +95,23 @@ function variant(format: WritableFormat, options: Readonly<Record<string, string
   };
 }
 
-/** qcow2 with its data in a file of its own, or encrypted, or both. */
-function apart(name: string, options: Readonly<Record<string, string>>, withDataFile: boolean): DiskVariant {
+/** An image with its data in a file of its own, or encrypted, or both. */
+function apart(
+  name: string,
+  options: Readonly<Record<string, string>>,
+  withDataFile: boolean,
+  format: WritableFormat = qcow2,
+): DiskVariant {
   const password = options['encrypt.format'] === undefined ? undefined : 'geheim';
   const templates = new Map<number, { file: MemoryHostFile; dataFile: MemoryHostFile }>();
   return {
-    name: `qcow2 ${name}`,
-    format: qcow2,
+    name: `${format.name} ${name}`,
+    format,
     create: (size) => {
       let template = templates.get(size);
       if (template === undefined) {
         const dataFile = new MemoryHostFile(new Uint8Array(0), '/data');
-        template = { file: createMemoryImage(qcow2, size, options, undefined, { dataFile, password }), dataFile };
+        template = { file: createMemoryImage(format, size, options, undefined, { dataFile, password }), dataFile };
         templates.set(size, template);
       }
       return {
@@ -113,7 +121,7 @@ function apart(name: string, options: Readonly<Record<string, string>>, withData
         initial: new Uint8Array(size),
       };
     },
-    holdsLinksBack: true,
+    ...(format === qcow2 ? TRAITS[format.name] : {}),
     ...(password === undefined ? {} : { password }),
   };
 }
@@ -147,6 +155,12 @@ const variants: readonly DiskVariant[] = [
   ),
   variant(vpc, {}, 'no backing file'),
   variant(vpc, { block_size: '64k' }, 'a QED backing file'),
+  // without zero grains a discard over a backing file writes zeros, and each of those writes fails once
+  ...['no backing file', 'a shorter raw backing file'].map((backing) => variant(vmdk, { grain_size: '4k' }, backing)),
+  variant(vmdk, { grain_size: '4k', zeroed_grain: 'on' }, 'a QED backing file'),
+  variant(vmdk, {}, 'no backing file'),
+  apart('with a flat extent', { subformat: 'monolithicFlat' }, true, vmdk),
+  apart('with a sparse extent', { subformat: 'twoGbMaxExtentSparse', grain_size: '4k' }, true, vmdk),
   apart('4k with a data file', { cluster_size: '4k', data_file: 'data' }, true),
   apart('4k with a raw data file', { cluster_size: '4k', data_file: 'data', data_file_raw: 'on' }, true),
   apart('16k with subclusters and a data file', { ...EXTENDED, data_file: 'data' }, true),
@@ -201,6 +215,7 @@ const WITH_FACTS = [
   'qcow2 4k with no backing file',
   'vdi 4k with no backing file',
   'qcow with no backing file',
+  'vmdk 4k with no backing file',
   'qcow2 64k/on with a QED backing file',
 ];
 
@@ -212,6 +227,7 @@ const COPY_ON_READ = [
   'qcow2 4k with a shorter raw backing file',
   'vdi 4k with a QED backing file',
   'qcow with a shorter raw backing file',
+  'vmdk 4k/on with a QED backing file',
   'qcow2 4k/0.10 with a QED backing file',
   'qcow2 64k/on with a QED backing file',
 ];

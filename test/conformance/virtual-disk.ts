@@ -108,9 +108,20 @@ class Subject {
   expectClean(): void {
     if (this.variant.format.check === undefined) return;
     const findings: string[] = [];
-    checkImage(this.variant.format, this.file, { repair: 'none', log: (finding) => findings.push(finding) });
+    const options = { repair: 'none', log: (finding: string) => findings.push(finding), ...this.others } as const;
+    checkImage(this.variant.format, this.file, options);
     expect(findings).toEqual([]);
-    expect(this.variant.format.inspect(this.file).dirty).toBe(false);
+    expect(this.isDirty()).toBe(false);
+  }
+
+  /** As the files say. */
+  isDirty(): boolean {
+    return this.variant.format.inspect(this.file, undefined, this.others.openExtent).dirty;
+  }
+
+  private get others(): { readonly openExtent?: () => HostFile } {
+    const { dataFile } = this;
+    return dataFile === undefined ? {} : { openExtent: () => dataFile };
   }
 }
 
@@ -522,20 +533,21 @@ function describeDurability(variant: DiskVariant): void {
 
   test('a flush with nothing to do costs no fdatasync, and one after an in-place write costs one', () => {
     const subject = new Subject(variant);
-    const counting = new CountingHostFile(subject.file);
-    const disk = subject.open(counting);
+    const counters: CountingHostFile[] = [];
+    const disk = subject.openWrapped((file) => counters[counters.push(new CountingHostFile(file)) - 1]!);
+    const syncs = () => Math.max(...counters.map(({ calls }) => calls.sync));
     disk.write(pattern(70_000, 1), 0, 70_000, guestOffset(100));
     disk.flush();
-    counting.reset();
+    for (const counting of counters) counting.reset();
     disk.flush();
     disk.flush();
-    expect(counting.calls.sync).toBe(0);
+    expect(syncs()).toBe(0);
     disk.write(pattern(500, 2), 0, 500, guestOffset(4000));
-    expect(counting.calls.sync).toBe(0);
+    expect(syncs()).toBe(0);
     disk.flush();
-    expect(counting.calls.sync).toBe(1);
+    expect(syncs()).toBe(1);
     disk.flush();
-    expect(counting.calls.sync).toBe(1);
+    expect(syncs()).toBe(1);
   });
 
   test('flushes come to rest after a discard', () => {
@@ -602,7 +614,7 @@ function describeDurability(variant: DiskVariant): void {
       ({ operation, offset, data }) => operation === 'write' && data !== undefined && setsDirtyBit(offset, data),
     );
     if (first < 0) {
-      expect(variant.format.inspect(subject.file).dirty).toBe(false);
+      expect(subject.isDirty()).toBe(false);
       return;
     }
     expect(log[first + 1]?.operation).toBe('sync');
@@ -611,7 +623,7 @@ function describeDurability(variant: DiskVariant): void {
   });
 
   test('the dirty bit is cleared by a close, by makeClean, and after five idle seconds', () => {
-    const isDirty = (subject: Subject) => variant.format.inspect(subject.file).dirty;
+    const isDirty = (subject: Subject) => subject.isDirty();
     const subject = new Subject(variant);
     const disk = subject.open();
     disk.write(pattern(10, 1), 0, 10, guestOffset(100));
@@ -762,7 +774,7 @@ function describeFaults(variant: DiskVariant): void {
       contentOf(disk);
       // the very last fdatasync is the one after the bit was cleared, when everything else was durable
       if (variant.setsDirtyBit !== undefined && position < total - 1) {
-        expect(variant.format.inspect(subject.file).dirty, `position ${position}`).toBe(true);
+        expect(subject.isDirty(), `position ${position}`).toBe(true);
       }
     }
   });

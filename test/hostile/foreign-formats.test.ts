@@ -128,9 +128,9 @@ describe('a fixed VHD', () => {
   });
 
   test('whose guest makes its head an image of a format that is not opened is not guessed either', () => {
-    writeFileSync(image, fixedVhd(withBytes(0, 'KDMV')));
+    writeFileSync(image, fixedVhd(withBytes(0, 'WithoutFreeSpace')));
     expect(refusalOf(() => openDisk(image, { readOnly: true }))).toMatch(
-      /begins like a VMDK image.*add --format vpc, or add/,
+      /begins like a Parallels image.*add --format vpc, or add/,
     );
   });
 

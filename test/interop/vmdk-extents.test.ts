@@ -93,6 +93,7 @@ test.each([
     capacity: bytes,
     descriptor: descriptorOf(bytes, 'disk.vmdk'),
     descriptorBytes: DESCRIPTOR_BYTES,
+    grainBytes: 65_536,
     zeroedGrain,
   };
   sparse.create(file, options);

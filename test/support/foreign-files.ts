@@ -34,11 +34,6 @@ export function fixedVhd(disk: Buffer, footerBytes = SECTOR): Buffer {
 
 /** The bytes that a format is known by, and where they stand: one entry for each place and spelling. */
 export const FOREIGN_MAGICS: readonly (readonly [name: string, what: string, at: number, bytes: string])[] = [
-  ['VMDK', 'a sparse extent', 0, 'KDMV\x01\0\0\0'],
-  ['VMDK', 'a COWD extent', 0, 'COWD\x01\0\0\0'],
-  ['VMDK', 'an SESparse extent', 0, '\xbe\xba\xfe\xca\0\0\0\0\x01\0\0\0\x02\0\0\0'],
-  ['VMDK', 'a descriptor', 0, '# Disk DescriptorFile\nversion=1\n'],
-  ['VMDK', 'a descriptor in small letters', 0, '# disk descriptorfile\r\n'],
   ['Parallels', 'a header of the first kind', 0, 'WithoutFreeSpace'],
   ['Parallels', 'a header of the second kind', 0, 'WithouFreSpacExt'],
   ['encrypted dmg', 'a header', 0, 'encrcdsa'],

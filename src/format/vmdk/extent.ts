@@ -53,6 +53,8 @@ export interface CreateExtentOptions {
   readonly descriptor: string | null;
   /** bytes that are kept free for a descriptor that grows; whole sectors */
   readonly descriptorBytes: number;
+  /** a power of two from 4 KiB on */
+  readonly grainBytes: number;
   /** grain table entries that stand for zeros are allowed */
   readonly zeroedGrain: boolean;
 }

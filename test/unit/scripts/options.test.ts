@@ -54,7 +54,7 @@ test.each(
 });
 
 test('fuzz.sh refuses a format that it does not know', () => {
-  expect(run('fuzz.sh', '--format', 'vmdk')).toMatchObject({ status: 2, stdout: '' });
+  expect(run('fuzz.sh', '--format', 'vmdkk')).toMatchObject({ status: 2, stdout: '' });
 });
 
 test('figures come last, after the seed, and the exit code is that of the tests', () => {

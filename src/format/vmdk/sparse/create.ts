@@ -4,6 +4,7 @@
 //
 // All tables are there from the start, because other programs take a directory entry of 0 for granted in no extent that they write to.
 
+import { bytesOfName } from '../../../bytes/names.ts';
 import { hostOffset, roundUp, SECTOR_BYTES } from '../../../bytes/offsets.ts';
 import { ImgfuseError } from '../../../errors/index.ts';
 import type { HostFile } from '../../../host/host-file.ts';
@@ -21,6 +22,7 @@ import {
   serializeHeader,
 } from './header.ts';
 
+/** What other programs make; the first grain in the file is aligned to it in any case. */
 export const GRAIN_BYTES = 128 * SECTOR_BYTES;
 export const TABLE_ENTRIES = 512;
 const CHUNK_ENTRIES = 16 * 1024;
@@ -35,7 +37,7 @@ export function createSparse(file: HostFile, options: CreateExtentOptions): void
   file.truncate(header.overheadBytes);
   const { descriptor } = options;
   if (descriptor !== null) {
-    const bytes = Buffer.from(descriptor, 'utf8');
+    const bytes = bytesOfName(descriptor);
     file.write(bytes, 0, bytes.length, hostOffset(header.descriptorOffset));
   }
   for (const offset of [header.redundantOffset, header.directoryOffset as number]) {
@@ -48,13 +50,13 @@ export function createSparse(file: HostFile, options: CreateExtentOptions): void
 }
 
 function headerFor({ path }: HostFile, options: CreateExtentOptions): SparseHeader {
-  const { capacity, descriptorBytes, zeroedGrain } = options;
-  const sizes = { capacity, grainBytes: GRAIN_BYTES, tableEntries: TABLE_ENTRIES };
+  const { capacity, descriptorBytes, grainBytes, zeroedGrain } = options;
+  const sizes = { capacity, grainBytes, tableEntries: TABLE_ENTRIES };
   const entries = directoryEntriesOf(sizes);
   const copyBytes = roundUp(entries * ENTRY_BYTES, SECTOR_BYTES) + entries * TABLE_ENTRIES * ENTRY_BYTES;
   const redundantOffset = SPARSE_HEADER_BYTES + descriptorBytes;
   const directoryOffset = redundantOffset + copyBytes;
-  const overheadBytes = roundUp(directoryOffset + copyBytes, GRAIN_BYTES);
+  const overheadBytes = roundUp(directoryOffset + copyBytes, Math.max(grainBytes, GRAIN_BYTES));
   if (entries > MAX_DIRECTORY_ENTRIES || overheadBytes + capacity > MAX_FILE_BYTES) {
     throw new ImgfuseError(
       'limit',

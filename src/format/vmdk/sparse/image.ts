@@ -17,7 +17,7 @@ import { type ImageSteps, MappedImage } from '../../mapped/mapped-image.ts';
 import type { WritableExtent } from '../extent.ts';
 import { type Collaborators, connect } from './collaborators.ts';
 import type { TableKind } from './layout.ts';
-import { resize } from './resize.ts';
+import { finishShrink, resize } from './resize.ts';
 import type { SparseState } from './state.ts';
 
 /** The mark is cleared after this long without a change. */
@@ -97,6 +97,7 @@ class SparseSteps implements ImageSteps {
     const { allocator, flush, free, lock, pending, reservations, second, tracker, unclean } = this.parts;
     flush.run();
     if (!unclean.isSet) return;
+    finishShrink(this.parts);
     if (second.isBehind) {
       second.catchUp();
       tracker.noteWrite();

@@ -23,6 +23,7 @@ export type WriteHeader = (places: NewPlaces) => void;
 export function resize(parts: Collaborators, size: number, writeHeader: WriteHeader): void {
   const padded = roundUp(size, SECTOR_BYTES);
   checkLimit(parts, padded);
+  finishShrink(parts);
   const old = parts.disk.virtualSizeOutsideLock();
   if (padded > old) grow(parts, old, padded, writeHeader);
   else if (padded < old) shrink(parts, old, padded, writeHeader);
@@ -62,14 +63,23 @@ function grow(parts: Collaborators, old: number, size: number, writeHeader: Writ
 }
 
 function shrink(parts: Collaborators, old: number, size: number, writeHeader: WriteHeader): void {
-  const { deallocator, flush, geometry, tracker } = parts;
+  const { deallocator, flush, geometry, lock, numbers } = parts;
   flush.run();
   setSize(parts, size, writeHeader);
+  lock.run(() => numbers.noteUncut(geometry.grainsFor(old)));
   flush.run();
   deallocator.zeroBehindEnd(size);
-  deallocator.cutOff(guestCluster(geometry.grainsFor(size)), geometry.grainsFor(old));
+  finishShrink(parts);
+}
+
+/** Gives up the grains behind the end. A full host may have kept a shrink from that; a walk finds them after a crash. */
+export function finishShrink({ deallocator, disk, flush, geometry, lock, numbers, tracker }: Collaborators): void {
+  const end = lock.run(() => numbers.uncutEnd);
+  if (end === 0) return;
+  deallocator.cutOff(guestCluster(geometry.grainsFor(disk.virtualSizeOutsideLock())), end);
   tracker.noteWrite();
   flush.run();
+  lock.run(() => numbers.noteUncut(0));
 }
 
 function tablesFor({ geometry }: Collaborators, size: number): number {

@@ -25,7 +25,8 @@ const FILE_END = FIRST_OWN_NUMBER + 2;
 const FILE_LENGTH = FIRST_OWN_NUMBER + 3;
 const ROOM_END = FIRST_OWN_NUMBER + 4;
 const LAST_CHANGE_MS = FIRST_OWN_NUMBER + 5;
-const NUMBER_COUNT = FIRST_OWN_NUMBER + 6;
+const UNCUT_END = FIRST_OWN_NUMBER + 6;
+const NUMBER_COUNT = FIRST_OWN_NUMBER + 7;
 
 export interface SparseState extends MappedState {
   /** as the extent was opened */
@@ -112,6 +113,15 @@ export class SparseNumbers {
   noteCut(length: number): void {
     this.numbers.set(FILE_LENGTH, length);
     this.numbers.set(ROOM_END, 0);
+  }
+
+  /** End of the grains of the disk that a shrink has still to give up; 0: none. */
+  get uncutEnd(): number {
+    return this.numbers.get(UNCUT_END);
+  }
+
+  noteUncut(end: number): void {
+    this.numbers.set(UNCUT_END, end);
   }
 
   /** steadyMs() of the last change of the metadata. */

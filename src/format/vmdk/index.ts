@@ -1,0 +1,28 @@
+// VMDK, the plug: VMware's format. An image is a descriptor, a text in a file of its own or inside the only extent, and extents, one
+// behind the other.
+
+import type { CheckedFormat } from '../image-format.ts';
+import { checkVmdk } from './check/check.ts';
+import { createVmdk, VMDK_CREATE_HELP } from './create.ts';
+import { inspectVmdk } from './inspect.ts';
+import { attachVmdk, openVmdk } from './open.ts';
+
+const SESPARSE_START = '\xbe\xba\xfe\xca\0\0\0\0\x01\0\0\0\x02\0\0\0';
+
+export const vmdk: CheckedFormat = {
+  name: 'vmdk',
+  title: 'a VMDK image (VMware)',
+  magics: [
+    { at: 0, text: 'KDMV' },
+    { at: 0, text: 'COWD' },
+    { at: 0, text: SESPARSE_START },
+    { at: 0, text: '# Disk DescriptorFile', ignoreCase: true },
+  ],
+  can: { write: true, resize: true, backing: true, lazyRefcounts: false },
+  createHelp: VMDK_CREATE_HELP,
+  open: openVmdk,
+  attach: attachVmdk,
+  create: createVmdk,
+  check: checkVmdk,
+  inspect: inspectVmdk,
+};

@@ -1,0 +1,60 @@
+// Changing the size of a disk: the last extent grows or shrinks, and its line in the descriptor says so. A line that a crash leaves
+// behind is shorter than its extent, never longer; of an extent with tables its header is believed, so that this undoes a shrink:
+//
+//   grow     the extent (durable) -> its line
+//   shrink   its line (durable) -> the extent
+
+import { SECTOR_BYTES } from '../../bytes/offsets.ts';
+import { ImgfuseError } from '../../errors/index.ts';
+import { withSectors } from './descriptor/edit.ts';
+import type { ExtentTable } from './extents.ts';
+import type { WritingSession } from './session.ts';
+
+/** Of an extent whose name of the format says so. */
+const TWO_GIB = 2 ** 31;
+
+export interface VmdkResizeParts {
+  readonly path: string;
+  readonly extents: ExtentTable;
+  readonly session: WritingSession;
+  readonly createType: string;
+}
+
+/** @param diskBytes whole sectors; of what the disk has already only the line is written, if it says something else */
+export function resizeVmdk({ createType, extents, path, session }: VmdkResizeParts, diskBytes: number): void {
+  const { last } = extents;
+  const bytes = diskBytes - last.start;
+  const refuse = (kind: 'limit' | 'unsupported', what: string): never => {
+    throw new ImgfuseError(kind, `${path} cannot have ${diskBytes} bytes: ${what}`, { path });
+  };
+  if (last.writer === null) return refuse('unsupported', 'its last extent is only read');
+  if (extents.list.some((other) => other !== last && other.file === last.file)) {
+    return refuse('unsupported', 'its last extent shares a file with another one; copy it into a new image');
+  }
+  if (bytes <= 0) {
+    return refuse(
+      'limit',
+      `its last extent begins at ${last.start}, and only that one changes; copy it into a new image`,
+    );
+  }
+  if (bytes > TWO_GIB && /^(twoGb|2Gb)/i.test(createType)) {
+    return refuse(
+      'limit',
+      `it is ${createType}, and its last extent would be longer than 2 GiB; copy it into a new image`,
+    );
+  }
+  const index = extents.list.length - 1;
+  const writeLine = (): void =>
+    session.edit((text) => withSectors(text, index, bytes / SECTOR_BYTES, diskBytes / SECTOR_BYTES));
+  const now = extents.end;
+  if (diskBytes < now) writeLine();
+  if (diskBytes !== now) last.writer.resize(bytes);
+  if (diskBytes < now) return;
+  try {
+    writeLine();
+  } catch (error) {
+    // without tables only the line says how long the extent is
+    if (last.tables === null && diskBytes > now) last.writer.resize(now - last.start);
+    throw error;
+  }
+}
