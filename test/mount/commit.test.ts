@@ -150,6 +150,36 @@ test("a guest's ext4 that was changed through an overlay is clean in the base", 
   imgfuse('unmount', 'mnt');
 });
 
+test('a VDI that knows its base by UUIDs is committed, rebased, and cut off from it, and QEMU reads what is left', () => {
+  makeBase('vdi', bench.path('base.vdi'));
+  for (const child of ['child.vdi', 'other.vdi'])
+    imgfuse('create', '-q', '-f', 'vdi', '-b', bench.path('base.vdi'), '-F', 'vdi', child);
+  imgfuse('mount', 'child.vdi', 'mnt');
+  write('mnt', 'changed');
+  imgfuse('unmount', 'mnt');
+  const { stdout } = imgfuse('commit', 'child.vdi');
+  expect(stdout).toMatch(/^Image committed\.\n.*base\.vdi has the changes, child\.vdi is empty/);
+  qemuCheck(bench.path('base.vdi'), 'vdi');
+  expect(refused(1, 'mount', '-o', 'ro', 'other.vdi', 'mnt')).toMatch(/is not the image that .*other\.vdi was made on/);
+  for (const text of ['again', 'AGAIN']) {
+    imgfuse('mount', 'child.vdi', 'mnt');
+    expect(read('mnt', 7)).toMatch(/^(changed|again)/);
+    write('mnt', text);
+    imgfuse('unmount', 'mnt');
+  }
+  imgfuse('create', '-q', '-f', 'vdi', 'new.vdi', '4M');
+  for (const name of ['new.vdi', '']) {
+    imgfuse('rebase', '-b', name, 'child.vdi');
+    imgfuse('mount', '-o', 'ro', 'child.vdi', 'mnt');
+    expect(read('mnt', 7)).toBe('AGAINed');
+    expect(read('mnt', 2, MIB)).toBe('\x07\x07');
+    imgfuse('unmount', 'mnt');
+  }
+  qemuCheck(bench.path('child.vdi'), 'vdi');
+  qemuIo(bench.path('child.vdi'), 'vdi', 'read -P 7 1M 1M', 'read -P 9 3M 300k');
+  expect(refused(1, 'rebase', '-b', 'base.raw', '-F', 'raw', '-u', 'child.vdi')).toMatch(/knows its parent by UUIDs/);
+});
+
 test('rebase gives an overlay another base at the command line, and says what it did', () => {
   makeBase('qcow2', bench.path('base.qcow2'));
   imgfuse('mount', '-o', 'overlay=o.qcow2', 'base.qcow2', 'mnt');

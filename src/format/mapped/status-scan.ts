@@ -30,6 +30,8 @@ export interface ScannedTables {
   readonly slices: TableSlices;
   readonly pending: PendingLinks;
   readonly mapper: RunMapper<MappedRun>;
+  /** a map shows what is unallocated as zeros of the image where no backing file shows through, as QEMU does; absent: it does not */
+  readonly showsFreeAsZeros?: boolean;
   /** Offset of the L2 table of an L1 entry, 0 for none. Throws corrupt. */
   l2Table(l1Index: number): HostOffset;
   /** @param at where the entry lies in the memory of the slices @param table offset of its L2 table */
@@ -67,7 +69,7 @@ export class StatusScan {
   private readonly holes: HostHoles | null;
   private readonly hasBacking: boolean;
   private mode: ScanMode = 'status';
-  /** what is unallocated counts as zero: mode content */
+  /** what is unallocated counts as zero */
   private nothingIsZero = false;
   /** where the data of the next cluster of an extent has to lie */
   private nextHost = NO_PLACE;
@@ -91,7 +93,8 @@ export class StatusScan {
     const { run } = this;
     const { clusterSize } = this.tables;
     this.mode = mode;
-    this.nothingIsZero = mode === 'content' && !this.hasBacking;
+    const isShown = mode === 'extent' && this.tables.showsFreeAsZeros === true;
+    this.nothingIsZero = !this.hasBacking && (mode === 'content' || isShown);
     this.looks = MAX_LOOKS;
     this.mostLoads = this.tables.slices.loads + MAX_LOADS;
     // a map is one look; a search for data is asked again and again, also beside a writer with share

@@ -14,6 +14,7 @@ export class VdiScannedTables implements ScannedTables {
   /** more than any map has: what lies behind the end of the disk is not asked for */
   readonly tableEntries = 2 ** 32;
   readonly entryBytes = ENTRY_BYTES;
+  readonly showsFreeAsZeros = true;
   readonly slices: TableSlices;
   readonly pending: PendingLinks;
   readonly mapper: Mapper;
