@@ -1,6 +1,7 @@
 // Where the tables of an extent are, whatever kind of header says it: hosted sparse and COWD extents differ in nothing else. Every
 // number here is bytes; structured-clonable, because all threads of an open extent share it.
 
+import { roundUp, SECTOR_BYTES } from '../../../bytes/offsets.ts';
 import type { HostFile } from '../../../host/host-file.ts';
 import {
   directoryEntriesOf,
@@ -87,7 +88,7 @@ export function directoryEntries(layout: Pick<TableLayout, 'capacity' | 'grainBy
 
 /** Header, descriptor and directories: what no grain and no table may overlap. */
 export function metadataOf(layout: TableLayout): readonly Stretch[] {
-  const bytes = directoryEntries(layout) * ENTRY_BYTES;
+  const bytes = roundUp(directoryEntries(layout) * ENTRY_BYTES, SECTOR_BYTES);
   const directories = [layout.directoryOffset, layout.redundantOffset]
     .filter((offset) => offset !== 0)
     .map((start) => ({ start, end: start + bytes }));

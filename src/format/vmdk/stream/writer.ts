@@ -7,7 +7,6 @@ import { writeU64LE } from '../../../bytes/endian.ts';
 import { hostOffset, roundUp, SECTOR_BYTES } from '../../../bytes/offsets.ts';
 import { assert, ImgfuseError } from '../../../errors/index.ts';
 import type { HostFile } from '../../../host/host-file.ts';
-import { GRAIN_BYTES, TABLE_ENTRIES } from '../sparse/create.ts';
 import {
   COMPRESSION_DEFLATE,
   directoryEntriesOf,
@@ -24,6 +23,8 @@ import {
 } from '../sparse/header.ts';
 import { GRAIN_MARKER_BYTES } from './grain.ts';
 
+const GRAIN_BYTES = 128 * SECTOR_BYTES;
+const TABLE_ENTRIES = 512;
 const MARKER_EOS = 0;
 const MARKER_GT = 1;
 const MARKER_GD = 2;

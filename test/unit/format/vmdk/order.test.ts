@@ -205,3 +205,11 @@ describe('freeSector of a COWD extent', () => {
     expect(file.size() / 512).toBe(cowdData(recipe) + 2 + 32 + 1);
   });
 });
+
+test('a close cuts no sector of the metadata off', () => {
+  for (const capacity of [8, 5000]) {
+    const { file, image } = recorded((extent) => extent.markUnclean(), cowdBytes({ entries: [], capacity }), cowd);
+    image.close();
+    expect(file.size()).toBe(5 * 512);
+  }
+});
