@@ -5,8 +5,9 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { checkDisk, inspectDisk } from '../../src/disk/index.ts';
-import { ADC, dmgImage, RAW, sectorsOf, type TableSpec, ZERO, ZLIB } from '../support/dmg-bytes.ts';
+import { ADC, BZIP2, dmgImage, LZFSE, RAW, sectorsOf, type TableSpec, XZ, ZERO, ZLIB } from '../support/dmg-bytes.ts';
 import { firstDifference, readAll, withDisk } from '../support/image-files.ts';
+import { compressLzfse, compressLzvn } from '../support/lzfse-encoder.ts';
 import { hasQemu, qemuImg } from '../support/qemu.ts';
 import { hasCommand, requireOrSkip } from '../support/requirements.ts';
 import { makeTemporaryDirectory, removeTemporaryDirectory } from '../support/temporary.ts';
@@ -24,11 +25,11 @@ function tablesOf(type: number): readonly TableSpec[] {
 type Reader = (image: string, raw: string) => void;
 const READERS: Readonly<Record<string, { readonly reads: readonly string[]; readonly convert: Reader }>> = {
   dmg2img: {
-    reads: ['adc', 'zlib'],
+    reads: ['adc', 'zlib', 'bzip2'],
     convert: (image, raw) => void execFileSync('dmg2img', ['-s', image, raw], { stdio: 'pipe' }),
   },
   '7zz': {
-    reads: ['adc', 'zlib'],
+    reads: ['adc', 'zlib', 'bzip2', 'lzfse', 'lzvn', 'xz'],
     convert: (image, raw) => {
       const output = execFileSync('7zz', ['x', '-so', '-tdmg', image], { stdio: 'pipe', maxBuffer: 2 ** 28 });
       writeFileSync(raw, output);
@@ -40,7 +41,15 @@ const READERS: Readonly<Record<string, { readonly reads: readonly string[]; read
   },
 };
 
-const KINDS: Readonly<Record<string, number>> = { adc: ADC, zlib: ZLIB };
+/** Type of the runs of each kind, and what compresses them unless dmg-bytes.ts does. */
+const KINDS: Readonly<Record<string, readonly [type: number, compress?: (content: Uint8Array) => Uint8Array]>> = {
+  adc: [ADC],
+  zlib: [ZLIB],
+  bzip2: [BZIP2, (content) => execFileSync('bzip2', ['-c'], { input: content })],
+  lzfse: [LZFSE, compressLzfse],
+  lzvn: [LZFSE, compressLzvn],
+  xz: [XZ, (content) => execFileSync('xz', ['-c'], { input: content })],
+};
 
 let folder: string;
 beforeEach(() => {
@@ -51,7 +60,9 @@ afterEach(() => removeTemporaryDirectory(folder));
 describe.each(Object.entries(READERS))('%s', (name, { reads, convert }) => {
   test.for(reads)('reads the same from runs of the kind %s', (kind, context) => {
     requireOrSkip(context, name === 'qemu-img' ? hasQemu : hasCommand(name), name);
-    const { image, content } = dmgImage({ tables: tablesOf(KINDS[kind]!) });
+    const [type, compress] = KINDS[kind]!;
+    if (type === BZIP2 || type === XZ) requireOrSkip(context, hasCommand(kind), kind);
+    const { image, content } = dmgImage({ tables: tablesOf(type) }, compress === undefined ? {} : { [type]: compress });
     const path = join(folder, 'disk.dmg');
     const raw = join(folder, 'disk.raw');
     writeFileSync(path, image);

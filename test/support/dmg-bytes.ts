@@ -1,7 +1,9 @@
 // dmg images (UDIF), byte by byte, with every field as a test wants it.
 
+import { execFileSync } from 'node:child_process';
 import { crc32, deflateSync } from 'node:zlib';
 import { compressAdc } from './adc-encoder.ts';
+import { compressLzfse, compressLzvn } from './lzfse-encoder.ts';
 
 const SECTOR = 512;
 export const ZERO = 0;
@@ -216,7 +218,15 @@ export const DMG_KINDS: Readonly<Record<string, () => { readonly image: Buffer }
   mixed: () => dmgImage({ gap: 9 }),
   zlib: () => dmgImage({ tables: tablesOf(ZLIB) }),
   adc: () => dmgImage({ tables: tablesOf(ADC) }),
+  bzip2: () => dmgImage({ tables: tablesOf(BZIP2) }, { [BZIP2]: program('bzip2') }),
+  xz: () => dmgImage({ tables: tablesOf(XZ) }, { [XZ]: program('xz') }),
+  lzfse: () => dmgImage({ tables: tablesOf(LZFSE) }, { [LZFSE]: compressLzfse }),
+  lzvn: () => dmgImage({ tables: tablesOf(LZFSE) }, { [LZFSE]: compressLzvn }),
 };
+
+function program(name: string): Compress {
+  return (content) => execFileSync(name, ['-c'], { input: content });
+}
 
 function tablesOf(type: number): readonly TableSpec[] {
   return [{ runs: Array.from({ length: 20 }, (_, i) => ({ type, content: sectorsOf(1 + (i % 9), i) })) }];
