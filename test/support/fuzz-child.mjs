@@ -260,9 +260,9 @@ function examine(subject, mutant, random) {
   if (looking.log.some(isChange)) throw new Bug('a read-only open or a check has changed the image');
 
   const read = reader === null ? 0 : 1;
-  if (!plug.can.write) return { read, opened: 0, repaired: 0 };
-  openWithForgedMark(subject, mutant, file.clone(), random() * 2 ** 32);
-  const opened = openForWriting(subject, mutant, file.clone(), random);
+  const seed = random() * 2 ** 32;
+  if (plug.can.write) openWithForgedMark(subject, mutant, file.clone(), seed);
+  const opened = plug.can.write ? openForWriting(subject, mutant, file.clone(), random) : 0;
   const repaired = plug.check !== undefined && repair(subject, mutant, file.clone(), checkOf, first) ? 1 : 0;
   return { read, opened, repaired };
 }

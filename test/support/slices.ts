@@ -12,7 +12,7 @@ interface Slice {
 
 const SLICES = {
   /** powercut.sh: states of the disk for each kind of image; qcow2 has 16 kinds */
-  cuts: { ci: { raw: 1500, qed: 1500, qcow2: 800, qcow: 800, vdi: 800, vpc: 800 }, long: 10_000 },
+  cuts: { ci: { raw: 1500, qed: 1500, qcow2: 800, qcow: 800, vdi: 800, vpc: 800, vhdx: 200 }, long: 10_000 },
   /** extents of VMDK images that nothing else makes: states of the disk for each kind, and workloads for each kind of fault */
   extentCuts: { ci: 400, long: 10_000 },
   extentFaults: { ci: 1, long: 20 },

@@ -1,6 +1,7 @@
 // The plug of VHDX, the format of Hyper-V: fixed, dynamic and differencing images, read-only. What a crash has left in the log counts.
 
 import type { AttachOptions, ImageFormat, SharedImage } from '../image-format.ts';
+import { checkVhdx } from './check/check.ts';
 import { FILE_SIGNATURE } from './header/file-identifier.ts';
 import { VhdxImage, type VhdxState } from './image.ts';
 import { detailsOf, openVhdx, readSoundLayout, sayLog } from './open.ts';
@@ -13,6 +14,7 @@ export const vhdx: ImageFormat<VhdxImage> = {
   open: openVhdx,
   attach: (file, shared: SharedImage, { backing }: AttachOptions) =>
     new VhdxImage(file, shared.state as VhdxState, backing),
+  check: checkVhdx,
   inspect: (file, log = () => undefined) => {
     const layout = readSoundLayout(file);
     sayLog(file, layout, log);

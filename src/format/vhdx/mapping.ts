@@ -93,7 +93,7 @@ export class Mapper {
 
   private corrupt(index: number, block: GuestCluster, what: string): ImgfuseError {
     const guest = guestOffset(this.geometry.startOf(block));
-    const sentence = `${this.bat.describe(index)}, ${what} (guest offset ${hex(guest)})`;
+    const sentence = `${this.bat.describe(index)}, ${what} (guest offset ${hex(guest)}); run imgfuse check`;
     return new ImgfuseError('corrupt', `${this.path}: ${sentence}`, {
       path: this.path,
       offset: this.bat.placeOf(index),

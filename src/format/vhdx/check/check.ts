@@ -1,0 +1,72 @@
+// The check of an image: headers, log and region tables, then the block allocation table as the log leaves it. A repair of everything
+// carries the log out, and writes a damaged header or region table again from the other one. An entry that cannot be is never
+// changed: its data may be somewhere.
+
+import { hostOffset } from '../../../bytes/offsets.ts';
+import type { HostFile } from '../../../host/host-file.ts';
+import { type CheckReport, limitedLog } from '../../check-report.ts';
+import type { CheckOptions } from '../../image-format.ts';
+import { bytesAt } from '../header/fields.ts';
+import { readHeaders } from '../header/header.ts';
+import type { Layout } from '../header/layout.ts';
+import { REGION_TABLE_BYTES, REGION_TABLE_OFFSETS } from '../header/region-table.ts';
+import { announceChange } from '../header/update.ts';
+import { carryOutLog } from '../log/carry-out.ts';
+import { readSoundLayout } from '../open.ts';
+import { walkTable } from './table-walk.ts';
+
+const PENDING = 'The image was not closed: what its log holds counts here as carried out; check -r all carries it out';
+
+export function checkVhdx(file: HostFile, options: CheckOptions): CheckReport {
+  const log = limitedLog(options.log);
+  const isRepair = options.repair === 'all';
+  const found = readSoundLayout(file);
+  const isPending = found.replay !== null;
+  const faults = faultsOf(found);
+  const isMended = isRepair && (isPending || faults.length > 0);
+  if (isMended) mend(file, found);
+  const layout = isMended ? readSoundLayout(file) : found;
+  if (isPending) log(isRepair ? 'Repaired: what the log holds was carried out' : PENDING);
+  const report = walkTable(layout, { ...options, log });
+  for (const fault of faults) {
+    report.corruptions++;
+    if (isMended) report.corruptionsFixed++;
+    log(isMended ? `Repaired: ${fault}` : `ERROR ${fault}`);
+  }
+  if (report.leaks > 0) checkTail(file, layout, report, { ...options, log });
+  return report;
+}
+
+/** What is wrong and has a twin that is right, as sentences. */
+function faultsOf({ headers, regions, replay }: Layout): string[] {
+  const faults: string[] = [];
+  if (headers.damaged !== null) faults.push(`header ${headers.damaged + 1} is damaged, and the other one is not`);
+  if (headers.current.logGuid !== null && replay === null)
+    faults.push('the headers name a log, which has no valid entry');
+  if (regions.damaged !== null) faults.push(`region table ${regions.damaged + 1} is not as the other one`);
+  return faults;
+}
+
+/** Each step leaves an image that reads the same, whatever happens in the next one. */
+function mend(file: HostFile, { headers, replay, regions }: Layout): void {
+  if (headers.current.logGuid !== null) carryOutLog(file, replay);
+  else announceChange(file, headers.current);
+  if (regions.damaged === null) return;
+  const { bytes } = bytesAt(file, REGION_TABLE_OFFSETS[regions.damaged === 0 ? 1 : 0], REGION_TABLE_BYTES);
+  file.write(bytes, 0, REGION_TABLE_BYTES, hostOffset(REGION_TABLE_OFFSETS[regions.damaged]));
+  file.sync();
+}
+
+/** Space behind the last block; it is cut off only if nothing can lie there that a damaged entry has lost. */
+function checkTail(file: HostFile, { headers }: Layout, report: CheckReport, { log, repair }: CheckOptions): void {
+  const isSound = report.corruptions === report.corruptionsFixed && report.checkErrors === 0;
+  if (repair === 'none' || !isSound || headers.current.logGuid !== null) {
+    log(`Leaked clusters: behind the last block there is room for ${report.leaks}`);
+    return;
+  }
+  announceChange(file, readHeaders(file).current);
+  file.truncate(report.imageEndOffset);
+  file.sync();
+  report.leaksFixed = report.leaks;
+  log(`Repaired: room for ${report.leaks} blocks behind the last one was cut off`);
+}
