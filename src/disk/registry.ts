@@ -2,20 +2,38 @@
 // what others need to know of a format, its plug says.
 
 import { didYouMean, ImgfuseError } from '../errors/index.ts';
+import { asif } from '../format/asif/index.ts';
 import { bochs } from '../format/bochs/index.ts';
 import { cloop } from '../format/cloop/index.ts';
 import { dmg } from '../format/dmg/index.ts';
 import type { ImageFormat } from '../format/image-format.ts';
+import { parallels } from '../format/parallels/index.ts';
 import { qcow } from '../format/qcow/index.ts';
 import { qcow2 } from '../format/qcow2/index.ts';
 import { qed } from '../format/qed/index.ts';
 import { raw } from '../format/raw/index.ts';
+import { sparseimage } from '../format/sparseimage/index.ts';
 import { vdi } from '../format/vdi/index.ts';
 import { vhdx } from '../format/vhdx/index.ts';
 import { vmdk } from '../format/vmdk/index.ts';
 import { vpc } from '../format/vpc/index.ts';
 
-export const formats: readonly ImageFormat[] = [qed, qcow2, qcow, vdi, vmdk, bochs, cloop, dmg, vpc, vhdx, raw];
+export const formats: readonly ImageFormat[] = [
+  qed,
+  qcow2,
+  qcow,
+  vdi,
+  vmdk,
+  bochs,
+  cloop,
+  dmg,
+  parallels,
+  sparseimage,
+  asif,
+  vpc,
+  vhdx,
+  raw,
+];
 
 /** The format of a file that no other format recognizes: its own bytes are the disk. */
 export const rawFormat: ImageFormat = raw;

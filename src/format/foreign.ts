@@ -14,14 +14,6 @@ export interface ForeignFormat extends Signature {
 
 export const FOREIGN_FORMATS: readonly ForeignFormat[] = [
   {
-    title: 'a Parallels image',
-    magics: [
-      { at: 0, text: 'WithoutFreeSpace' },
-      { at: 0, text: 'WithouFreSpacExt' },
-    ],
-    cure: convertFrom('parallels'),
-  },
-  {
     title: 'an encrypted dmg image (macOS)',
     magics: [
       { at: 0, text: 'encrcdsa' },
@@ -29,8 +21,6 @@ export const FOREIGN_FORMATS: readonly ForeignFormat[] = [
     ],
     cure: 'convert it to a raw image on a Mac',
   },
-  { title: 'a sparseimage (macOS)', magics: [{ at: 0, text: 'sprs' }], cure: 'convert it to a raw image on a Mac' },
-  { title: 'an ASIF image (macOS)', magics: [{ at: 0, text: 'shdw' }], cure: 'convert it to a raw image on a Mac' },
   {
     title: 'a LUKS container',
     magics: [{ at: 0, text: 'LUKS\xba\xbe' }],
@@ -38,7 +28,3 @@ export const FOREIGN_FORMATS: readonly ForeignFormat[] = [
     isGuests: true,
   },
 ];
-
-function convertFrom(driver: string): string {
-  return `convert it with qemu-img convert -f ${driver} -O qcow2`;
-}

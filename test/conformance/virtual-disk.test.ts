@@ -4,14 +4,17 @@
 import { expect, test } from 'vitest';
 import { guestOffset } from '../../src/bytes/offsets.ts';
 import { formats } from '../../src/disk/registry.ts';
+import { asif } from '../../src/format/asif/index.ts';
 import { bochs } from '../../src/format/bochs/index.ts';
 import { cloop } from '../../src/format/cloop/index.ts';
 import { dmg } from '../../src/format/dmg/index.ts';
 import type { WritableFormat, WritableImage } from '../../src/format/image-format.ts';
+import { parallels } from '../../src/format/parallels/index.ts';
 import { qcow } from '../../src/format/qcow/index.ts';
 import { qcow2 } from '../../src/format/qcow2/index.ts';
 import { qed } from '../../src/format/qed/index.ts';
 import { raw } from '../../src/format/raw/index.ts';
+import { sparseimage } from '../../src/format/sparseimage/index.ts';
 import { vdi } from '../../src/format/vdi/index.ts';
 import { vhdx } from '../../src/format/vhdx/index.ts';
 import { vmdk } from '../../src/format/vmdk/index.ts';
@@ -21,6 +24,7 @@ import { cloopImage } from '../support/cloop-bytes.ts';
 import { dmgImage } from '../support/dmg-bytes.ts';
 import { MemoryHostFile } from '../support/memory-file.ts';
 import { createMemoryImage, openImage } from '../support/memory-images.ts';
+import { asifImage, parallelsImage, sparseImage } from '../support/piece-bytes.ts';
 import { MIB, mixedVhdx, unreplayedVhdx, type VhdxImage } from '../support/vhdx-bytes.ts';
 import { vhdxContent } from '../support/vhdx-judge.ts';
 import { describeReadableDisk, type ReadVariant } from './readable-disk.ts';
@@ -196,6 +200,15 @@ const readVariants: readonly ReadVariant[] = [
     create: () => cloopImage({ blockSize: 65_536, gap: 77 }),
   },
   { name: 'dmg', format: dmg, isCompressed: true, create: () => dmgImage({ gap: 9 }) },
+  { name: 'parallels', format: parallels, create: () => parallelsImage() },
+  {
+    name: 'parallels of the first kind with clusters of 63 sectors',
+    format: parallels,
+    create: () => parallelsImage({ magic: 'WithoutFreeSpace', clusterSectors: 63 }),
+  },
+  { name: 'sparseimage', format: sparseimage, create: () => sparseImage() },
+  { name: 'sparseimage of one list', format: sparseimage, create: () => sparseImage({ firstPlaces: 1008 }) },
+  { name: 'asif', format: asif, create: () => asifImage() },
   vhdxVariant('vhdx', () => mixedVhdx()),
   vhdxVariant('vhdx with blocks of 2 MiB and sectors of 4096 bytes', () =>
     mixedVhdx({ blockBytes: 2 * MIB, sectorBytes: 4096 }),

@@ -211,10 +211,10 @@ describe('a raw disk that was guessed', () => {
     openDisk(image, { readOnly: true }).close();
   });
 
-  test('that another program made a Parallels image meanwhile is not opened anew', () => {
+  test('that another program made an encrypted image meanwhile is not opened anew', () => {
     withDisk(image, { readOnly: true, locks: 'share' }, (disk) => {
-      writeFileSync(image, withBytes(0, 'WithoutFreeSpace'));
-      expect(refusalOf(() => reopenDisk(disk, { readOnly: false }))).toMatch(/is a Parallels image/);
+      writeFileSync(image, withBytes(0, 'encrcdsa'));
+      expect(refusalOf(() => reopenDisk(disk, { readOnly: false }))).toMatch(/is an encrypted dmg image/);
     });
   });
 });

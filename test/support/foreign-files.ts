@@ -34,12 +34,8 @@ export function fixedVhd(disk: Buffer, footerBytes = SECTOR): Buffer {
 
 /** The bytes that a format is known by, and where they stand: one entry for each place and spelling. */
 export const FOREIGN_MAGICS: readonly (readonly [name: string, what: string, at: number, bytes: string])[] = [
-  ['Parallels', 'a header of the first kind', 0, 'WithoutFreeSpace'],
-  ['Parallels', 'a header of the second kind', 0, 'WithouFreSpacExt'],
   ['encrypted dmg', 'a header', 0, 'encrcdsa'],
   ['encrypted dmg', 'a trailer', -8, 'cdsaencr'],
-  ['sparseimage', 'a header', 0, 'sprs'],
-  ['ASIF', 'a header', 0, 'shdw'],
   ['LUKS', 'a header', 0, 'LUKS\xba\xbe\0\x02'],
 ];
 

@@ -248,6 +248,55 @@ function bochsPlaces(image) {
   return { clusterSize: extentBytes, size, places, pointers, bigEndian: false };
 }
 
+/** Every place of a Parallels image of one file. */
+function parallelsPlaces(image) {
+  const u32 = (at) => image.readUInt32LE(at);
+  const [cluster, entries] = [u32(28) * 512, u32(32)];
+  const size = Number(image.readBigUInt64LE(36)) * 512;
+  const places = [0, 4, 8, 12, 16, 28, 32, 44, 48].map((at) => ({ at, width: 4, affects: 'all', kind: 'header' }));
+  for (const at of [36, 56]) places.push({ at, width: 8, affects: 'all', kind: 'header' });
+  const pointers = [0n, 1n, BigInt(image.length), BigInt(Math.floor(image.length / cluster))];
+  for (let i = 0; i < entries; i++) {
+    places.push({ at: 64 + i * 4, width: 4, affects: [[i * cluster, (i + 1) * cluster]], kind: 'pointer' });
+    pointers.push(BigInt(u32(64 + i * 4)));
+  }
+  return { clusterSize: cluster, size, places, pointers, bigEndian: false };
+}
+
+/** Every place of a sparseimage with one list. A wrong number takes a band away, and nobody knows which. */
+function sparseimagePlaces(image) {
+  const u32 = (at) => image.readUInt32BE(at);
+  const size = Number(image.readBigUInt64BE(28)) * 512;
+  const places = [0, 4, 8, 16].map((at) => ({ at, width: 4, affects: 'all', kind: 'header' }));
+  for (const at of [20, 28]) places.push({ at, width: 8, affects: 'all', kind: 'header' });
+  for (let at = 64; at < 64 + 80 * 4; at += 4) places.push({ at, width: 4, affects: 'all', kind: 'other' });
+  return {
+    clusterSize: u32(8) * 512,
+    size,
+    places,
+    pointers: [0n, 1n, 61n, 62n, BigInt(image.length)],
+    bigEndian: true,
+  };
+}
+
+/** Every place of an ASIF image with one table. Bits that mark an entry as dirty are refused by the open. */
+function asifPlaces(image) {
+  const [chunk, block] = [image.readUInt32BE(64), image.readUInt16BE(68)];
+  const size = Number(image.readBigUInt64BE(48)) * block;
+  const places = [0, 64, 68].map((at) => ({ at, width: 4, affects: 'all', kind: 'header' }));
+  for (const at of [16, 24, 48, 56, 4096, 4104, 8192, 8200]) {
+    places.push({ at, width: 8, affects: 'all', kind: 'header' });
+  }
+  const pointers = [0n, 1n, BigInt(image.length / chunk)];
+  for (let i = 0; i * chunk < size; i++) {
+    const at = chunk + i * 8;
+    places.push({ at, width: 4, affects: 'all', kind: 'other' });
+    places.push({ at: at + 4, width: 4, affects: [[i * chunk, (i + 1) * chunk]], kind: 'pointer' });
+    pointers.push(image.readBigUInt64BE(at));
+  }
+  return { clusterSize: chunk, size, places, pointers, bigEndian: true };
+}
+
 /** Every place of a cloop image. */
 function cloopPlaces(image) {
   const [clusterSize, blocks] = [image.readUInt32BE(128), image.readUInt32BE(132)];
@@ -491,6 +540,9 @@ export const PLACES = {
   qed: qedPlaces,
   vdi: vdiPlaces,
   bochs: bochsPlaces,
+  parallels: parallelsPlaces,
+  sparseimage: sparseimagePlaces,
+  asif: asifPlaces,
   cloop: cloopPlaces,
   dmg: dmgPlaces,
   vpc: vpcPlaces,

@@ -8,6 +8,7 @@ import { cloopImage } from './cloop-bytes.ts';
 import { compileDouble } from './compiled-double.ts';
 import { DMG_KINDS } from './dmg-bytes.ts';
 import { noFigures, type WatchFigures, watchMutants } from './fuzz-watch.ts';
+import { asifImage, parallelsImage, sparseImage } from './piece-bytes.ts';
 import { qemuImg, qemuIo, tryQemu } from './qemu.ts';
 import { CREATE, DISCARDED, differencing, FREE, MODIFY, vdiBytes, vdiVersion0 } from './vdi-bytes.ts';
 import { MIXED_SECTORS as VHD_SECTORS, vhdImage } from './vhd-bytes.ts';
@@ -260,6 +261,17 @@ const SUBJECTS: Readonly<Record<string, MakeSubjects>> = {
   vdi: (folder) => VDI.map(([name, image, below]) => ({ ...oneSubject('vdi', folder, image, name), ...below(folder) })),
   bochs: (folder) => [oneSubject('bochs', folder, bochsImage({ sectors: MIXED_SECTORS }).image)],
   cloop: (folder) => [oneSubject('cloop', folder, cloopImage().image)],
+  parallels: (folder) => [
+    oneSubject('parallels', folder, parallelsImage().image),
+    oneSubject(
+      'parallels',
+      folder,
+      parallelsImage({ magic: 'WithoutFreeSpace', clusterSectors: 63 }).image,
+      'parallels 1',
+    ),
+  ],
+  sparseimage: (folder) => [oneSubject('sparseimage', folder, sparseImage({ firstPlaces: 1008 }).image)],
+  asif: (folder) => [oneSubject('asif', folder, asifImage().image)],
   dmg: (folder) =>
     Object.entries(DMG_KINDS).map(([kind, make]) => oneSubject('dmg', folder, make().image, `dmg ${kind}`)),
   vpc: makeVhds,

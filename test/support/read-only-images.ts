@@ -3,6 +3,7 @@
 import { bochsImage, MIXED_SECTORS } from './bochs-bytes.ts';
 import { cloopImage } from './cloop-bytes.ts';
 import { dmgImage } from './dmg-bytes.ts';
+import { asifImage, parallelsImage, sparseImage } from './piece-bytes.ts';
 import { mixedVhdx } from './vhdx-bytes.ts';
 import { vhdxContent } from './vhdx-judge.ts';
 
@@ -12,6 +13,9 @@ export const READ_ONLY_IMAGES: Readonly<
   bochs: () => bochsImage({ sectors: MIXED_SECTORS }),
   cloop: () => cloopImage(),
   dmg: () => dmgImage(),
+  parallels: () => parallelsImage(),
+  sparseimage: () => sparseImage(),
+  asif: () => asifImage(),
   vhdx: () => {
     const { image } = mixedVhdx();
     return { image, content: vhdxContent(image) };

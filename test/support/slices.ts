@@ -3,7 +3,22 @@
 // may break them. A new format adds its numbers here.
 
 type ByFormat = Readonly<
-  Record<'raw' | 'qed' | 'qcow2' | 'qcow' | 'vdi' | 'bochs' | 'cloop' | 'dmg' | 'vpc' | 'vhdx', number>
+  Record<
+    | 'raw'
+    | 'qed'
+    | 'qcow2'
+    | 'qcow'
+    | 'vdi'
+    | 'bochs'
+    | 'cloop'
+    | 'dmg'
+    | 'parallels'
+    | 'sparseimage'
+    | 'asif'
+    | 'vpc'
+    | 'vhdx',
+    number
+  >
 >;
 interface Slice {
   readonly ci: number | Partial<ByFormat>;
@@ -45,6 +60,9 @@ const SLICES = {
       bochs: 2000,
       cloop: 2000,
       dmg: 4000,
+      parallels: 2000,
+      sparseimage: 1000,
+      asif: 1000,
       vpc: 3000,
       vhdx: 1500,
     },

@@ -1,0 +1,177 @@
+// An open image, read-only, whose disk is cut in pieces of one size, each of which lies as it is anywhere in the file, or nowhere
+// and reads as zeros. What the table of a format says is read once, at the open; all threads share it, and there is no lock,
+// because nothing changes the image.
+
+import { after, type GuestOffset, hex, hostOffset } from '../bytes/offsets.ts';
+import { ImgfuseError, isCorrupt } from '../errors/index.ts';
+import type { HostFile } from '../host/host-file.ts';
+import { readPadded } from '../host/host-file.ts';
+import {
+  type Extent,
+  type ImageDetails,
+  type ImageFile,
+  onlyFile,
+  type ReadOnlyImage,
+  type SharedImage,
+  type StatusRun,
+  shareImage,
+} from './image-format.ts';
+
+/** Pieces of one disk at most: 32 TiB of 1 MiB. */
+export const MAX_PIECES = 2 ** 25;
+/** Limit for the runs that one answer of mapStatus() merges, and for the pieces of one run. */
+const MAX_LOOKS = 16384;
+
+/** The state that all threads share. It does not change after the open. */
+export interface PieceState {
+  readonly details: ImageDetails;
+  readonly pieceBytes: number;
+  /** what the specification calls a piece, for the sentence of an error */
+  readonly word: 'band' | 'chunk' | 'cluster';
+  /** Float64: host offset of each piece; 0 for none; negative: minus the host offset of an entry that leads to no place */
+  readonly places: SharedArrayBuffer;
+  readonly allocatedBytes: number;
+}
+
+/** The table of an image while it is read. */
+export class PieceTable {
+  readonly shared: SharedArrayBuffer;
+  private readonly places: Float64Array;
+  private readonly diskBytes: number;
+  private readonly pieceBytes: number;
+  private bytes = 0;
+
+  /** @throws ImgfuseError limit */
+  constructor(path: string, diskBytes: number, pieceBytes: number) {
+    const count = Math.ceil(diskBytes / pieceBytes);
+    if (count > MAX_PIECES) {
+      const sentence = `${path}: its disk of ${diskBytes} bytes has ${count} pieces of ${pieceBytes} bytes; the limit is ${MAX_PIECES}`;
+      throw new ImgfuseError('limit', sentence, { path });
+    }
+    this.shared = new SharedArrayBuffer(count * Float64Array.BYTES_PER_ELEMENT);
+    this.places = new Float64Array(this.shared);
+    this.diskBytes = diskBytes;
+    this.pieceBytes = pieceBytes;
+  }
+
+  get count(): number {
+    return this.places.length;
+  }
+
+  has(index: number): boolean {
+    return this.places[index] !== 0;
+  }
+
+  /** @param place host offset, not 0 */
+  set(index: number, place: number): void {
+    this.places[index] = place;
+    this.bytes += Math.min(this.pieceBytes, this.diskBytes - index * this.pieceBytes);
+  }
+
+  /** The entry at this host offset leads to no place: an error of whoever reads the piece. */
+  setBad(index: number, entryAt: number): void {
+    this.places[index] = -entryAt;
+  }
+
+  state(details: ImageDetails, word: PieceState['word']): PieceState {
+    return { details, pieceBytes: this.pieceBytes, word, places: this.shared, allocatedBytes: this.bytes };
+  }
+}
+
+export class PieceImage implements ReadOnlyImage {
+  readonly format: string;
+  readonly readOnly = true;
+  readonly backing = null;
+  readonly file: HostFile;
+  readonly files: readonly ImageFile[];
+  readonly clusterSize: number;
+  private readonly state: PieceState;
+  private readonly places: Float64Array;
+
+  constructor(file: HostFile, state: PieceState) {
+    this.format = state.details.format;
+    this.file = file;
+    this.files = onlyFile(file);
+    this.clusterSize = state.pieceBytes;
+    this.state = state;
+    this.places = new Float64Array(state.places);
+  }
+
+  virtualSize(): number {
+    return this.state.details.virtualSize;
+  }
+
+  allocatedBytes(): number {
+    return this.state.allocatedBytes;
+  }
+
+  read(target: Uint8Array, targetOffset: number, length: number, offset: GuestOffset): void {
+    for (let done = 0; done < length; ) {
+      const run = this.map(after(offset, done), length - done);
+      const at = targetOffset + done;
+      if (run.hostOffset === undefined) target.fill(0, at, at + run.length);
+      else readPadded(this.file, target, at, run.length, hostOffset(run.hostOffset));
+      done += run.length;
+    }
+  }
+
+  map(offset: GuestOffset, length: number): Extent {
+    const { places } = this;
+    const { pieceBytes } = this.state;
+    const inPiece = offset % pieceBytes;
+    const index = (offset - inPiece) / pieceBytes;
+    const place = places[index]!;
+    const most = Math.min(Math.ceil((inPiece + length) / pieceBytes), MAX_LOOKS);
+    let count = 1;
+    while (count < most && places[index + count] === (place === 0 ? 0 : place + count * pieceBytes)) count++;
+    const part = Math.min(length, count * pieceBytes - inPiece);
+    if (place === 0) return { start: offset, length: part, status: 'unallocated' };
+    if (place < 0)
+      throw this.corrupt(-place, `the entry of ${this.state.word} ${index} of the disk leads to no place of the file`);
+    // a run ends before the piece that the file has lost
+    const inside = Math.min(part, this.file.size() - (place + inPiece));
+    if (inside <= 0)
+      throw this.corrupt(place, `${this.state.word} ${index} of the disk lies beyond the end of the file`);
+    return { start: offset, length: inside, status: 'data', hostOffset: place + inPiece };
+  }
+
+  private corrupt(offset: number, what: string): ImgfuseError {
+    const { path } = this.file;
+    const sentence = `${path}: at offset ${hex(offset)}: ${what}; copy the image again, or restore it from a backup`;
+    return new ImgfuseError('corrupt', sentence, { path, offset });
+  }
+
+  mapStatus(offset: GuestOffset, length: number): StatusRun {
+    const { status, length: part } = this.map(offset, length);
+    let total = part;
+    try {
+      for (let runs = 1; total < length && runs < MAX_LOOKS; runs++) {
+        const next = this.map(after(offset, total), length - total);
+        if (next.status !== status) break;
+        total += next.length;
+      }
+    } catch (error) {
+      // end the answer before the damaged part
+      if (!isCorrupt(error)) throw error;
+    }
+    return { status, length: total };
+  }
+
+  /** Does not search for holes of the file: pieces are stored because they have data. */
+  mapContent(offset: GuestOffset, length: number): StatusRun {
+    return this.mapStatus(offset, length);
+  }
+
+  close(): void {}
+
+  /** A dead thread leaves nothing behind: threads hold no locks here. */
+  abandon(): void {}
+
+  details(): ImageDetails {
+    return this.state.details;
+  }
+
+  share(): SharedImage {
+    return shareImage(this, this.state);
+  }
+}
