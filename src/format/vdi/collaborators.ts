@@ -26,7 +26,7 @@ import { Allocator } from './allocate.ts';
 import { AllocatedCount } from './allocated-count.ts';
 import { AllocatingWrite } from './allocating-write.ts';
 import { Deallocator } from './deallocate.ts';
-import { Flush } from './flush.ts';
+import { createFlush } from './flush.ts';
 import { geometryOf, VDI_IMAGE_TYPE_FIXED } from './header.ts';
 import { Linker } from './link.ts';
 import { Mapper } from './mapping.ts';
@@ -61,7 +61,7 @@ export function connect(
   const mapped = { file, geometry, blockMap, pending, numbers };
   const mapper = new Mapper(mapped);
   const linker = new Linker({ blockMap, geometry, numbers, pending, tracker });
-  const flush = new Flush({ file, geometry, lock, tracker, pending, linker, free, numbers, log });
+  const flush = createFlush({ file, geometry, lock, tracker, pending, linker, free, numbers, log });
   const settle = () => flush.runUntilSettled();
   const allocatedCount = new AllocatedCount({ file, geometry, lock, words, numbers, free, tracker, settle });
   const allocator = new Allocator(geometry, numbers, free, allocatedCount, tracker);

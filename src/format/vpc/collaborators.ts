@@ -25,7 +25,7 @@ import { Allocator } from './allocate.ts';
 import { AllocatingWrite } from './allocating-write.ts';
 import { Bitmaps } from './bitmaps.ts';
 import { Deallocator } from './deallocate.ts';
-import { Flush } from './flush.ts';
+import { createFlush } from './flush.ts';
 import { Geometry } from './geometry.ts';
 import { Linker } from './link.ts';
 import { Mapper, type Run } from './mapping.ts';
@@ -59,7 +59,7 @@ export function connect(
   const mapper = new Mapper(file, header, geometry, tables, bitmaps, numbers, full);
   const allocator = new Allocator(file, geometry, lock, numbers, free, tracker, footer);
   const linker = new Linker(tables, mapper, tracker, bitmaps);
-  const flush = new Flush({ file, geometry, lock, tracker, bitmaps, free, log });
+  const flush = createFlush({ file, geometry, lock, tracker, bitmaps, free, log });
   const batmap = new XenBatmap({ file, geometry, mapper, numbers, tracker, disk }, creator);
   const reusable = () => ({ waiting: free.unsettledCount, free: free.freeCount });
   const parts = {
