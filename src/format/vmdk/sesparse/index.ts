@@ -68,11 +68,14 @@ class SeSparseTables implements GrainLookup {
   private readonly file: HostFile;
   private readonly header: SeSparseHeader;
   private readonly slices: TableSlices;
+  /** asked once: it is a system call */
+  private readonly fileBytes: number;
 
   constructor(file: HostFile, header: SeSparseHeader) {
     this.file = file;
     this.header = header;
     this.slices = ownSlices(file, CACHE_BYTES);
+    this.fileBytes = file.size();
   }
 
   table(directoryIndex: number): number {
@@ -80,7 +83,7 @@ class SeSparseTables implements GrainLookup {
     const { high, low } = this.load(directoryOffset, directoryIndex);
     if (high === 0 && low === 0) return 0;
     const table = tablesOffset + low * TABLE_BYTES;
-    if (high === TABLE_ALLOCATED && table + TABLE_BYTES <= this.file.size()) return table;
+    if (high === TABLE_ALLOCATED && table + TABLE_BYTES <= this.fileBytes) return table;
     throw this.bad('grain directory', directoryOffset, directoryIndex, high, low);
   }
 
@@ -92,7 +95,7 @@ class SeSparseTables implements GrainLookup {
     // bits 48 .. 59 are the lowest of the number of the grain
     const grain = combine(high & 0xffff, low) * 4096 + ((high >>> 16) & 0xfff);
     const place = this.header.grainsOffset + grain * GRAIN_BYTES;
-    if (kind === GTE_ALLOCATED && place < this.file.size()) return place;
+    if (kind === GTE_ALLOCATED && place < this.fileBytes) return place;
     throw this.bad('grain table', table, index, high, low);
   }
 
@@ -107,7 +110,7 @@ class SeSparseTables implements GrainLookup {
     return new ImgfuseError(
       'corrupt',
       `${path}: ${what} entry ${index} at offset ${hex(offset)} is ${hexWords(high, low)}, which leads to nothing in the file of ` +
-        `${this.file.size() / SECTOR_BYTES} sectors; copy the image again, or restore it from a backup`,
+        `${this.fileBytes / SECTOR_BYTES} sectors; copy the image again, or restore it from a backup`,
       { path, offset },
     );
   }

@@ -83,6 +83,9 @@ export class Geometry {
 export class GridVote {
   private readonly grainBytes: number;
   private readonly counts = new Map<number, number>();
+  /** the phase of the last grains, and how many there were: mostly they are all */
+  private phase = 0;
+  private count = 0;
 
   constructor(grainBytes: number) {
     this.grainBytes = grainBytes;
@@ -90,13 +93,23 @@ export class GridVote {
 
   add(host: number): void {
     const phase = remainder(host, this.grainBytes);
-    this.counts.set(phase, (this.counts.get(phase) ?? 0) + 1);
+    if (phase !== this.phase) {
+      this.store();
+      this.phase = phase;
+    }
+    this.count++;
   }
 
   /** The phase of most grains; 0 if there are none. */
   winner(): number {
+    this.store();
     let [phase, most] = [0, this.counts.get(0) ?? 0];
     for (const [candidate, count] of this.counts) if (count > most) [phase, most] = [candidate, count];
     return phase;
+  }
+
+  private store(): void {
+    this.counts.set(this.phase, (this.counts.get(this.phase) ?? 0) + this.count);
+    this.count = 0;
   }
 }

@@ -74,6 +74,8 @@ class StreamTables implements GrainLookup {
   private readonly file: HostFile;
   private readonly header: StreamHeader;
   private readonly slices: TableSlices;
+  /** asked once: it is a system call */
+  private readonly fileBytes: number;
 
   constructor(file: HostFile, header: StreamHeader) {
     this.file = file;
@@ -81,13 +83,14 @@ class StreamTables implements GrainLookup {
     this.grainBytes = header.grainBytes;
     this.tableEntries = header.tableEntries;
     this.slices = ownSlices(file, CACHE_BYTES);
+    this.fileBytes = file.size();
   }
 
   table(directoryIndex: number): number {
     const { directoryOffset } = this.header;
     const entry = this.load(directoryOffset, directoryIndex);
     const table = entry * SECTOR_BYTES;
-    if (entry === 0 || table + this.tableEntries * ENTRY_BYTES <= this.file.size()) return table;
+    if (entry === 0 || table + this.tableEntries * ENTRY_BYTES <= this.fileBytes) return table;
     throw this.bad('grain directory', directoryOffset, directoryIndex, entry);
   }
 
@@ -96,7 +99,7 @@ class StreamTables implements GrainLookup {
     if (entry === 0) return UNALLOCATED;
     if (entry === 1 && (this.header.flags & SPARSEFLAG_ZERO_GRAINS) !== 0) return ZEROS;
     const place = entry * SECTOR_BYTES;
-    if (place >= SPARSE_HEADER_BYTES && place < this.file.size()) return place;
+    if (place >= SPARSE_HEADER_BYTES && place < this.fileBytes) return place;
     throw this.bad('grain table', table, index, entry);
   }
 
@@ -123,7 +126,7 @@ class StreamTables implements GrainLookup {
     const offset = table + index * ENTRY_BYTES;
     return new ImgfuseError(
       'corrupt',
-      `${path}: ${what} entry ${index} at offset ${hex(offset)} is sector ${hex(entry)}, outside the file of ${this.file.size()} bytes; ` +
+      `${path}: ${what} entry ${index} at offset ${hex(offset)} is sector ${hex(entry)}, outside the file of ${this.fileBytes} bytes; ` +
         'copy the image again, or restore it from a backup',
       { path, offset, isTruncated: true },
     );

@@ -35,7 +35,7 @@ class Repair {
   private readonly log: (sentence: string) => void;
   private readonly directories: Directories;
   /** grains that entries refer to after the repair, as far as it has come */
-  private readonly taken = new SparseBitmap();
+  private readonly taken: SparseBitmap;
   private readonly grainSectors: number;
   private readonly tableBytes: number;
   private readonly fileSectors: number;
@@ -52,6 +52,7 @@ class Repair {
     this.tableBytes = layout.tableEntries * ENTRY_BYTES;
     const size = file.size();
     this.fileSectors = Math.ceil(size / SECTOR_BYTES);
+    this.taken = new SparseBitmap(this.fileSectors);
     this.end = roundUp(Math.max(size, found.usedEnd), layout.grainBytes);
   }
 

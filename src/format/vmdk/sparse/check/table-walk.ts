@@ -55,7 +55,7 @@ export function walkTables(file: HostFile, layout: TableLayout, options: WalkOpt
 
 /** Reads the directory entries, and checks whether they are places for tables. */
 export class Directories {
-  readonly metadata = new SparseBitmap();
+  readonly metadata: SparseBitmap;
   /** entries of the first and of the second directory that are no places for tables */
   readonly bad = [new SparseBitmap(), new SparseBitmap()] as const;
   private readonly file: HostFile;
@@ -68,6 +68,7 @@ export class Directories {
     this.layout = layout;
     this.tableSectors = (layout.tableEntries * ENTRY_BYTES) / SECTOR_BYTES;
     this.fileSectors = Math.floor(file.size() / SECTOR_BYTES);
+    this.metadata = new SparseBitmap(this.fileSectors);
     for (const { start, end } of metadataOf(layout)) {
       const first = Math.floor(start / SECTOR_BYTES);
       this.metadata.addRun(first, Math.ceil(end / SECTOR_BYTES) - first);
@@ -134,15 +135,19 @@ class Walk {
   private readonly options: WalkOptions;
   private readonly report = emptyCheckReport('vmdk');
   private readonly directories: Directories;
-  private readonly grains = new SparseBitmap();
+  private readonly grains: SparseBitmap;
   private readonly damaged = new SparseBitmap();
   private readonly vote: GridVote;
   private readonly grainSectors: number;
+  private readonly fileBytes: number;
   private readonly fileSectors: number;
   private usedEnd: number;
-  private cutEnd = 0;
   private doubleReferences = 0;
-  private previous = 0;
+  /** sectors of grains that follow each other, which are not in `grains` yet */
+  private runStart = 0;
+  private runEnd = 0;
+  /** end of the last grain in the file so far */
+  private highest = 0;
 
   constructor(file: HostFile, layout: TableLayout, options: WalkOptions) {
     this.file = file;
@@ -151,7 +156,10 @@ class Walk {
     this.directories = new Directories(file, layout);
     this.vote = new GridVote(layout.grainBytes);
     this.grainSectors = layout.grainBytes / SECTOR_BYTES;
-    this.fileSectors = Math.ceil(file.size() / SECTOR_BYTES);
+    // asked once: it is a system call
+    this.fileBytes = file.size();
+    this.fileSectors = Math.ceil(this.fileBytes / SECTOR_BYTES);
+    this.grains = new SparseBitmap(this.fileSectors);
     this.usedEnd = Math.max(layout.leastBytes, ...metadataOf(layout).map(({ end }) => end));
   }
 
@@ -164,8 +172,12 @@ class Walk {
       this.checkPair(pair);
       this.options.progress?.((pair.directoryIndex + 1) / count);
     });
+    this.closeRun();
+    const grainsEnd = this.highest * SECTOR_BYTES;
+    this.usedEnd = Math.max(this.usedEnd, grainsEnd);
+    const cutEnd = grainsEnd > this.fileBytes ? grainsEnd : 0;
     const { metadata } = directories;
-    const { cutEnd, damaged, doubleReferences, grains: used, vote } = this;
+    const { damaged, doubleReferences, grains: used, vote } = this;
     // metadata takes whole runs: what lies between its gaps
     let at = 0;
     for (const gap of [...metadata.gaps(this.fileSectors), { start: this.fileSectors, end: this.fileSectors }]) {
@@ -175,7 +187,7 @@ class Walk {
     used.addRun(0, Math.ceil(layout.leastBytes / SECTOR_BYTES));
     const phase = vote.winner();
     report.imageEndOffset = this.usedEnd;
-    report.leaks = Math.max(0, Math.floor((this.file.size() - this.usedEnd) / layout.grainBytes));
+    report.leaks = Math.max(0, Math.floor((this.fileBytes - this.usedEnd) / layout.grainBytes));
     return { report, used, metadata, usedEnd: this.usedEnd, cutEnd, phase, doubleReferences, damaged };
   }
 
@@ -231,14 +243,14 @@ class Walk {
   }
 
   private checkEntry(directoryIndex: number, index: number, table: number, entry: number): void {
-    const { grainSectors, grains, layout, report } = this;
+    const { grainSectors, layout, report } = this;
     if (entry === 1 && layout.hasZeroGrains) return;
     if (entry >= this.fileSectors || this.directories.metadata.hasAny(entry, grainSectors)) {
       const why = entry >= this.fileSectors ? 'beyond the end of the file' : 'where the metadata is';
       this.corruption(directoryIndex, `${this.about(directoryIndex, index, table)} is sector ${hex(entry)}, ${why}`);
       return;
     }
-    if (grains.hasAny(entry, grainSectors)) {
+    if (this.isTaken(entry, entry + grainSectors)) {
       this.doubleReferences++;
       this.corruption(
         directoryIndex,
@@ -246,14 +258,28 @@ class Walk {
       );
       return;
     }
-    grains.addRun(entry, grainSectors);
-    this.vote.add(entry * SECTOR_BYTES);
     report.allocatedClusters++;
-    if (this.previous !== 0 && entry !== this.previous + grainSectors) report.fragmentedClusters++;
-    this.previous = entry;
-    const end = (entry + grainSectors) * SECTOR_BYTES;
-    if (end > this.file.size()) this.cutEnd = Math.max(this.cutEnd, end);
-    this.usedEnd = Math.max(this.usedEnd, end);
+    this.add(entry, entry + grainSectors);
+  }
+
+  private isTaken(start: number, end: number): boolean {
+    if (start >= this.highest) return false;
+    return (start < this.runEnd && end > this.runStart) || this.grains.hasAny(start, end - start);
+  }
+
+  private add(start: number, end: number): void {
+    this.vote.add(start * SECTOR_BYTES);
+    if (end > this.highest) this.highest = end;
+    if (start !== this.runEnd) {
+      if (this.runEnd > 0) this.report.fragmentedClusters++;
+      this.closeRun();
+      this.runStart = start;
+    }
+    this.runEnd = end;
+  }
+
+  private closeRun(): void {
+    this.grains.addRun(this.runStart, this.runEnd - this.runStart);
   }
 
   private about(directoryIndex: number, index: number, table: number): string {
