@@ -7,6 +7,8 @@ import { formatByName, formats } from '../../src/disk/registry.ts';
 import { firstDifference } from '../support/image-files.ts';
 import { READ_ONLY_IMAGES } from '../support/read-only-images.ts';
 import { canMountAsRoot, requireOrSkip } from '../support/requirements.ts';
+import { unreplayedVhdx } from '../support/vhdx-bytes.ts';
+import { vhdxContent } from '../support/vhdx-judge.ts';
 import { Bench, lines } from './cli-harness.ts';
 
 let bench: Bench;
@@ -73,4 +75,24 @@ describe.each(Object.entries(READ_ONLY_IMAGES))('%s', (format, make) => {
     expect(readFileSync(bench.path('mnt/disk.raw')).subarray(0, 3).toString()).toBe('new');
     expect(bench.imgfuse('unmount', 'mnt')).toMatchObject({ code: 0 });
   });
+});
+
+it('a VHDX that was not closed is read through its log, by every thread of a mount, and is closed by a repair', () => {
+  const { image } = unreplayedVhdx();
+  const content = vhdxContent(image);
+  writeFileSync(bench.path('disk.vhdx'), image);
+  for (const workers of ['1', '4']) {
+    const mounted = bench.imgfuse('mount', '-o', 'ro', '--workers', workers, 'disk.vhdx', 'mnt');
+    expect(mounted.code).toBe(0);
+    expect(mounted.stderr).toMatch(
+      /disk\.vhdx was not closed; what its log holds \(2 entries\) is read as if it had been/,
+    );
+    expect(firstDifference(readFileSync(bench.path('mnt/disk.raw')), content)).toBe('none');
+    expect(bench.imgfuse('unmount', 'mnt')).toMatchObject({ code: 0, stderr: '' });
+  }
+  expect(firstDifference(readFileSync(bench.path('disk.vhdx')), image)).toBe('none');
+  expect(bench.imgfuse('check', '-r', 'all', 'disk.vhdx')).toMatchObject({ code: 0 });
+  expect(bench.imgfuse('mount', '-o', 'ro', 'disk.vhdx', 'mnt')).toMatchObject({ code: 0, stderr: '' });
+  expect(firstDifference(readFileSync(bench.path('mnt/disk.raw')), content)).toBe('none');
+  expect(bench.imgfuse('unmount', 'mnt')).toMatchObject({ code: 0, stderr: '' });
 });

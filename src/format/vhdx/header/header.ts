@@ -64,17 +64,17 @@ export interface Headers {
 
 /** @throws ImgfuseError corrupt, unsupported */
 export function readHeaders(file: HostFile): Headers {
-  const found = HEADER_OFFSETS.map((offset) => validHeaderAt(file, offset));
-  const [first, second] = found;
-  if (first === null && second === null) {
+  const first = validHeaderAt(file, HEADER_OFFSETS[0]);
+  const second = validHeaderAt(file, HEADER_OFFSETS[1]);
+  if (first === null) {
+    if (second !== null) return { current: parseHeader(file, second, 1), damaged: 0 };
     throw invalid(
       file,
       HEADER_OFFSETS[0],
       'neither of its two headers has a right checksum; the file is damaged, or was cut',
     );
   }
-  if (first == null) return { current: parseHeader(file, second!, 1), damaged: 0 };
-  if (second == null) return { current: parseHeader(file, first, 0), damaged: 1 };
+  if (second === null) return { current: parseHeader(file, first, 0), damaged: 1 };
   const order = compareSequences(sequenceAt(first.view, SEQUENCE_AT), sequenceAt(second.view, SEQUENCE_AT));
   if (order === 0 && Buffer.compare(first.bytes, second.bytes) !== 0) {
     throw invalid(

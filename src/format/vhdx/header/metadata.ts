@@ -36,9 +36,9 @@ const UNFINISHED = '71cc85f0-1b69-4e28-9558-c3bf83ae75d3';
 
 const LEAVE_BLOCK_ALLOCATED = 1;
 const HAS_PARENT = 2;
-export const MIN_BLOCK_BYTES = MIB;
-export const MAX_BLOCK_BYTES = 256 * MIB;
-export const MAX_DISK_BYTES = 64 * 2 ** 40;
+const MIN_BLOCK_BYTES = MIB;
+const MAX_BLOCK_BYTES = 256 * MIB;
+const MAX_DISK_BYTES = 64 * 2 ** 40;
 const SECTOR_SIZES: readonly number[] = [512, 4096];
 
 /** What disk it is; structured-clonable. */
