@@ -1,4 +1,4 @@
-// An open image, read-only, whose disk is cut in pieces of one size, each of which lies as it is anywhere in the file, or nowhere
+// An open image, read-only, whose disk is cut in pieces of one size, each of which lies as it is anywhere in a file, or nowhere
 // and reads as zeros. What the table of a format says is read once, at the open; all threads share it, and there is no lock,
 // because nothing changes the image.
 
@@ -28,28 +28,30 @@ export interface PieceState {
   readonly pieceBytes: number;
   /** what the specification calls a piece, for the sentence of an error */
   readonly word: 'band' | 'chunk' | 'cluster';
-  /** Float64: host offset of each piece; 0 for none; negative: minus the host offset of an entry that leads to no place */
+  /** Float64: of each piece its host offset and 1; 0 for none; negative: the same of an entry that leads to no place */
   readonly places: SharedArrayBuffer;
+  /** Uint16: of each piece the number of its file among those of the image; null: the image is one file */
+  readonly holders: SharedArrayBuffer | null;
   readonly allocatedBytes: number;
 }
 
 /** The table of an image while it is read. */
 export class PieceTable {
-  readonly shared: SharedArrayBuffer;
-  private readonly places: Float64Array;
+  private readonly places: Float64Array<SharedArrayBuffer>;
+  private readonly holders: Uint16Array<SharedArrayBuffer> | null;
   private readonly diskBytes: number;
   private readonly pieceBytes: number;
   private bytes = 0;
 
   /** @throws ImgfuseError limit */
-  constructor(path: string, diskBytes: number, pieceBytes: number) {
+  constructor(path: string, diskBytes: number, pieceBytes: number, hasExtents = false) {
     const count = Math.ceil(diskBytes / pieceBytes);
     if (count > MAX_PIECES) {
       const sentence = `${path}: its disk of ${diskBytes} bytes has ${count} pieces of ${pieceBytes} bytes; the limit is ${MAX_PIECES}`;
       throw new ImgfuseError('limit', sentence, { path });
     }
-    this.shared = new SharedArrayBuffer(count * Float64Array.BYTES_PER_ELEMENT);
-    this.places = new Float64Array(this.shared);
+    this.places = new Float64Array(new SharedArrayBuffer(count * Float64Array.BYTES_PER_ELEMENT));
+    this.holders = hasExtents ? new Uint16Array(new SharedArrayBuffer(count * Uint16Array.BYTES_PER_ELEMENT)) : null;
     this.diskBytes = diskBytes;
     this.pieceBytes = pieceBytes;
   }
@@ -62,19 +64,23 @@ export class PieceTable {
     return this.places[index] !== 0;
   }
 
-  /** @param place host offset, not 0 */
-  set(index: number, place: number): void {
-    this.places[index] = place;
-    this.bytes += Math.min(this.pieceBytes, this.diskBytes - index * this.pieceBytes);
+  /** What was said of the piece before does not count any more. @param holder number of the file among those of the image */
+  set(index: number, place: number, holder = 0): void {
+    if (this.holders !== null) this.holders[index] = holder;
+    const isNew = !(this.places[index]! > 0);
+    this.places[index] = place + 1;
+    if (isNew) this.bytes += Math.min(this.pieceBytes, this.diskBytes - index * this.pieceBytes);
   }
 
   /** The entry at this host offset leads to no place: an error of whoever reads the piece. */
-  setBad(index: number, entryAt: number): void {
-    this.places[index] = -entryAt;
+  setBad(index: number, entryAt: number, holder = 0): void {
+    if (this.holders !== null) this.holders[index] = holder;
+    this.places[index] = -entryAt - 1;
   }
 
   state(details: ImageDetails, word: PieceState['word']): PieceState {
-    return { details, pieceBytes: this.pieceBytes, word, places: this.shared, allocatedBytes: this.bytes };
+    const shared = { places: this.places.buffer, holders: this.holders?.buffer ?? null };
+    return { details, pieceBytes: this.pieceBytes, word, ...shared, allocatedBytes: this.bytes };
   }
 }
 
@@ -87,14 +93,17 @@ export class PieceImage implements ReadOnlyImage {
   readonly clusterSize: number;
   private readonly state: PieceState;
   private readonly places: Float64Array;
+  private readonly holders: Uint16Array | null;
 
-  constructor(file: HostFile, state: PieceState) {
+  /** @param extents files of the image beside `file` */
+  constructor(file: HostFile, state: PieceState, extents: readonly HostFile[] = []) {
     this.format = state.details.format;
     this.file = file;
-    this.files = onlyFile(file);
+    this.files = [...onlyFile(file), ...extents.map((extent) => ({ role: 'extent' as const, file: extent }))];
     this.clusterSize = state.pieceBytes;
     this.state = state;
     this.places = new Float64Array(state.places);
+    this.holders = state.holders === null ? null : new Uint16Array(state.holders);
   }
 
   virtualSize(): number {
@@ -110,35 +119,34 @@ export class PieceImage implements ReadOnlyImage {
       const run = this.map(after(offset, done), length - done);
       const at = targetOffset + done;
       if (run.hostOffset === undefined) target.fill(0, at, at + run.length);
-      else readPadded(this.file, target, at, run.length, hostOffset(run.hostOffset));
+      else readPadded(run.holder ?? this.file, target, at, run.length, hostOffset(run.hostOffset));
       done += run.length;
     }
   }
 
   map(offset: GuestOffset, length: number): Extent {
-    const { places } = this;
-    const { pieceBytes } = this.state;
+    const { holders, places } = this;
+    const { pieceBytes, word } = this.state;
     const inPiece = offset % pieceBytes;
     const index = (offset - inPiece) / pieceBytes;
-    const place = places[index]!;
+    const entry = places[index]!;
     const most = Math.min(Math.ceil((inPiece + length) / pieceBytes), MAX_LOOKS);
+    const goesOn = (count: number): boolean =>
+      places[index + count] === (entry === 0 ? 0 : entry + count * pieceBytes) &&
+      (entry === 0 || holders?.[index + count] === holders?.[index]);
     let count = 1;
-    while (count < most && places[index + count] === (place === 0 ? 0 : place + count * pieceBytes)) count++;
+    while (count < most && goesOn(count)) count++;
     const part = Math.min(length, count * pieceBytes - inPiece);
-    if (place === 0) return { start: offset, length: part, status: 'unallocated' };
-    if (place < 0)
-      throw this.corrupt(-place, `the entry of ${this.state.word} ${index} of the disk leads to no place of the file`);
+    if (entry === 0) return { start: offset, length: part, status: 'unallocated' };
+    const holder = this.files[holders?.[index] ?? 0]!.file;
+    if (entry < 0)
+      throw corrupt(holder, -entry - 1, `the entry of ${word} ${index} of the disk leads to no place of the file`);
     // a run ends before the piece that the file has lost
-    const inside = Math.min(part, this.file.size() - (place + inPiece));
-    if (inside <= 0)
-      throw this.corrupt(place, `${this.state.word} ${index} of the disk lies beyond the end of the file`);
-    return { start: offset, length: inside, status: 'data', hostOffset: place + inPiece };
-  }
-
-  private corrupt(offset: number, what: string): ImgfuseError {
-    const { path } = this.file;
-    const sentence = `${path}: at offset ${hex(offset)}: ${what}; copy the image again, or restore it from a backup`;
-    return new ImgfuseError('corrupt', sentence, { path, offset });
+    const place = entry - 1 + inPiece;
+    const inside = Math.min(part, holder.size() - place);
+    if (inside <= 0) throw corrupt(holder, place, `${word} ${index} of the disk lies beyond the end of the file`);
+    const run = { start: offset, length: inside, status: 'data', hostOffset: place } as const;
+    return holder === this.file ? run : { ...run, holder };
   }
 
   mapStatus(offset: GuestOffset, length: number): StatusRun {
@@ -174,4 +182,9 @@ export class PieceImage implements ReadOnlyImage {
   share(): SharedImage {
     return shareImage(this, this.state);
   }
+}
+
+function corrupt({ path }: HostFile, offset: number, what: string): ImgfuseError {
+  const sentence = `${path}: at offset ${hex(offset)}: ${what}; copy the image again, or restore it from a backup`;
+  return new ImgfuseError('corrupt', sentence, { path, offset });
 }

@@ -1,34 +1,123 @@
-// Opening a Parallels image to read: its BAT becomes a table of places. One that was not closed clean is read as it is.
+// Opening a Parallels disk to read: its BAT, or those of all its files, become one table of places. A file that was not closed
+// clean is read as it is.
 
-import { hostOffset } from '../../bytes/offsets.ts';
+import { hostOffset, SECTOR_BYTES } from '../../bytes/offsets.ts';
+import { assert } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { OpenOptions } from '../image-format.ts';
 import { PieceImage, PieceTable } from '../piece-image.ts';
-import { describeHeader, HEADER_BYTES, readHeader } from './header.ts';
+import { describeDescriptor, readDescriptor, type Storage } from './descriptor.ts';
+import { describeHeader, HEADER_BYTES, invalid, type ParallelsHeader, readHeader } from './header.ts';
 
 const ENTRY_BYTES = 4;
 const CHUNK_BYTES = 64 * 1024;
+/** Pieces of a disk that has no tables. */
+const PLAIN_PIECE_BYTES = 1024 * 1024;
 
-/** @throws ImgfuseError corrupt, unsupported, limit */
-export function openParallels(file: HostFile, { log }: Pick<OpenOptions, 'log'>): PieceImage {
+/** An image of one file. @throws ImgfuseError corrupt, unsupported, limit */
+export function openImage(file: HostFile, { log }: Pick<OpenOptions, 'log'>): PieceImage {
   const header = readHeader(file);
   const table = new PieceTable(file.path, header.diskBytes, header.clusterBytes);
-  const { clusterBytes, dataOffset, unitBytes } = header;
-  forEachEntry(file, table.count, (index, entry) => {
-    const place = entry * unitBytes;
-    if (place >= dataOffset && place + clusterBytes <= Number.MAX_SAFE_INTEGER) table.set(index, place);
-    else table.setBad(index, HEADER_BYTES + index * ENTRY_BYTES);
+  addClusters(file, header, table.count, {
+    set: (index, place) => table.set(index, place),
+    setBad: (index, entryAt) => table.setBad(index, entryAt),
   });
-  if (header.isInUse) {
-    log(`${file.path} was not closed clean, or another program has it open for writing; it is read as it is`);
-  }
+  sayWhetherInUse(file, header, log);
   if (/\.hds$/i.test(file.path)) {
     log(
       `${file.path} is one file of a disk: if the DiskDescriptor.xml beside it lists other files, or snapshots, this one shows a part ` +
-        'of the disk, and zeros in place of the rest; merge them with the programs of Parallels first',
+        'of the disk, and zeros in place of the rest; open the DiskDescriptor.xml instead',
     );
   }
   return new PieceImage(file, table.state(describeHeader(header), 'cluster'));
+}
+
+/** One file of a storage, in the place that it has in the chain. */
+interface OpenedExtent {
+  readonly file: HostFile;
+  readonly storage: Storage;
+  /** null: the bytes of the file are the storage */
+  readonly header: ParallelsHeader | null;
+}
+
+/** A disk of the files that a descriptor lists. @throws ImgfuseError what readDescriptor() and openExtent() throw, and limit */
+export function openDisk(file: HostFile, { log, openExtent }: OpenOptions): PieceImage {
+  const descriptor = readDescriptor(file);
+  assert(openExtent !== undefined, 'a disk of several files is opened with an opener for them');
+  const extents: OpenedExtent[] = [];
+  for (const storage of descriptor.storages) {
+    for (const { name, type } of storage.chain) {
+      const extent = openExtent(name, 'extent', 'read');
+      const header = type === 'Plain' ? null : readHeader(extent);
+      if (header !== null) sayWhetherInUse(extent, header, log);
+      extents.push({ file: extent, storage, header });
+    }
+  }
+  const pieceBytes = pieceOf(extents);
+  const table = new PieceTable(file.path, descriptor.diskBytes, pieceBytes, true);
+  // the oldest first: what a later file has counts
+  for (const [i, extent] of extents.entries()) addExtent(table, extent, i + 1, pieceBytes);
+  const state = table.state(describeDescriptor(descriptor), 'cluster');
+  return new PieceImage(
+    file,
+    state,
+    extents.map((extent) => extent.file),
+  );
+}
+
+/** The largest piece that divides every cluster, and the place of every storage. */
+function pieceOf(extents: readonly OpenedExtent[]): number {
+  const sizes = extents.flatMap(({ header, storage }) => [header?.clusterBytes ?? PLAIN_PIECE_BYTES, storage.start]);
+  return sizes.reduce(greatestDivisor);
+}
+
+function greatestDivisor(a: number, b: number): number {
+  return b === 0 ? a : greatestDivisor(b, a % b);
+}
+
+function addExtent(table: PieceTable, extent: OpenedExtent, holder: number, pieceBytes: number): void {
+  const { file, header, storage } = extent;
+  const first = storage.start / pieceBytes;
+  const end = Math.ceil(storage.end / pieceBytes);
+  if (header === null) {
+    for (let index = first; index < end; index++) table.set(index, (index - first) * pieceBytes, holder);
+    return;
+  }
+  const { clusterBytes, diskBytes } = header;
+  if (diskBytes < storage.end - storage.start) {
+    const sectors = (storage.end - storage.start) / SECTOR_BYTES;
+    throw invalid(file, 36, `it has ${diskBytes / SECTOR_BYTES} sectors, and the descriptor says ${sectors}`);
+  }
+  const perCluster = clusterBytes / pieceBytes;
+  const forEachPiece = (cluster: number, visit: (index: number, inCluster: number) => void): void => {
+    for (let i = 0; i < perCluster; i++) {
+      const index = first + cluster * perCluster + i;
+      if (index < end) visit(index, i * pieceBytes);
+    }
+  };
+  addClusters(file, header, Math.ceil((storage.end - storage.start) / clusterBytes), {
+    set: (cluster, place) => forEachPiece(cluster, (index, inCluster) => table.set(index, place + inCluster, holder)),
+    setBad: (cluster, entryAt) => forEachPiece(cluster, (index) => table.setBad(index, entryAt, holder)),
+  });
+}
+
+function sayWhetherInUse({ path }: HostFile, { isInUse }: ParallelsHeader, log: OpenOptions['log']): void {
+  if (isInUse) log(`${path} was not closed clean, or another program has it open for writing; it is read as it is`);
+}
+
+interface ClusterPlaces {
+  readonly set: (cluster: number, place: number) => void;
+  readonly setBad: (cluster: number, entryAt: number) => void;
+}
+
+/** The first `count` clusters that have an entry. */
+function addClusters(file: HostFile, header: ParallelsHeader, count: number, places: ClusterPlaces): void {
+  const { clusterBytes, dataOffset, unitBytes } = header;
+  forEachEntry(file, count, (index, entry) => {
+    const place = entry * unitBytes;
+    if (place >= dataOffset && place + clusterBytes <= Number.MAX_SAFE_INTEGER) places.set(index, place);
+    else places.setBad(index, HEADER_BYTES + index * ENTRY_BYTES);
+  });
 }
 
 /** Visits the entries that are not 0, in order. */
