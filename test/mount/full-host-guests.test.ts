@@ -101,7 +101,7 @@ async function fullCycle(cycle: number): Promise<boolean> {
 describe.each(GUESTS)('$guest on a $format image with full=wait', ({ guest: name, format, make, check }) => {
   const cycles = sliceOf('fullHosts', format);
 
-  test(`survives ${cycles} times that its host runs full`, async () => {
+  test(`survives ${cycles} times that its host runs full`, { timeout: 120_000 + cycles * 30_000 }, async () => {
     run('mount', '-t', 'tmpfs', '-o', 'size=200m', 'tmpfs', host);
     const image = `${host}/disk`;
     imgfuse('create', '-q', '-f', format, image, '1G');
