@@ -16,6 +16,7 @@ import {
   shareImage,
   type WritableImage,
 } from '../image-format.ts';
+import { PlainMap } from '../plain-map.ts';
 import { WriteTracker } from '../write-tracker.ts';
 import { ProbeGuard } from './probe-guard.ts';
 import { RawSize, type RawState } from './state.ts';
@@ -48,13 +49,9 @@ export class RawImage implements WritableImage {
   private readonly size: RawSize;
   private readonly tracker: WriteTracker;
   private readonly access: GuestAccess;
+  private readonly plainMap: PlainMap;
   /** null if the user named the format: then the guest may write anything */
   private readonly guard: ProbeGuard | null;
-  /**
-   * Of a file that is only read, the last run of data that was looked for. tmpfs looks at every page up to the next hole, and a write
-   * that allocates over a backing file asks each time. Should somebody punch a hole there, it is shown as data.
-   */
-  private known = { start: 0, end: 0 };
 
   constructor(file: HostFile, state: RawState, { log, recognizedName }: RawImageOptions) {
     this.file = file;
@@ -63,6 +60,7 @@ export class RawImage implements WritableImage {
     this.state = state;
     this.size = new RawSize(state);
     this.tracker = new WriteTracker(state.tracker, file, log);
+    this.plainMap = new PlainMap(file);
     this.access = new GuestAccess(file, this.tracker, this.size);
     assert(!state.probed || recognizedName !== undefined, 'a guessed raw image cannot be guarded');
     this.guard = state.probed && recognizedName !== undefined ? new ProbeGuard(file, recognizedName) : null;
@@ -141,18 +139,7 @@ export class RawImage implements WritableImage {
   }
 
   map(offset: GuestOffset, length: number): Extent {
-    const end = offset + length;
-    const { known } = this;
-    if (offset >= known.start && offset < known.end) {
-      return { start: offset, length: Math.min(known.end, end) - offset, status: 'data', hostOffset: offset };
-    }
-    const data = Math.min(this.file.seekData(hostOffset(offset)), end);
-    if (data > offset) return { start: offset, length: data - offset, status: 'zero', hostOffset: offset };
-    // the end of the last sector, which the file has only in part
-    if (offset >= this.file.size()) return { start: offset, length, status: 'zero' };
-    const hole = this.file.seekHole(hostOffset(offset));
-    if (this.readOnly) this.known = { start: offset, end: hole };
-    return { start: offset, length: Math.max(Math.min(hole, end) - offset, 1), status: 'data', hostOffset: offset };
+    return this.plainMap.map(offset, length);
   }
 
   mapStatus(offset: GuestOffset, length: number): StatusRun {

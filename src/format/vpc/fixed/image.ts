@@ -16,6 +16,7 @@ import {
   shareImage,
   type WritableImage,
 } from '../../image-format.ts';
+import { PlainMap } from '../../plain-map.ts';
 import { createWriteTrackerState, WriteTracker } from '../../write-tracker.ts';
 import { FOOTER_BYTES, MAX_DISK_BYTES } from '../header/footer.ts';
 import { resizeFixed } from './resize.ts';
@@ -61,6 +62,7 @@ export class FixedImage implements WritableImage {
   private readonly resizeLock: Mutex;
   private readonly tracker: WriteTracker;
   private readonly access: GuestAccess;
+  private readonly plainMap: PlainMap;
 
   constructor(file: HostFile, state: FixedState, log: (sentence: string) => void) {
     this.file = file;
@@ -72,6 +74,7 @@ export class FixedImage implements WritableImage {
     this.size = size;
     this.resizeLock = new Mutex(new Int32Array(state.lock), 0, `the footer of ${file.path}`);
     this.tracker = new WriteTracker(state.tracker, file, log);
+    this.plainMap = new PlainMap(file);
     this.access = new GuestAccess(file, this.tracker, {
       get virtualSize(): number {
         return size[0]!;
@@ -158,12 +161,7 @@ export class FixedImage implements WritableImage {
   }
 
   map(offset: GuestOffset, length: number): Extent {
-    const end = offset + length;
-    const data = Math.min(this.file.seekData(hostOffset(offset)), end);
-    if (data > offset) return { start: offset, length: data - offset, status: 'zero', hostOffset: offset };
-    if (offset >= this.file.size()) return { start: offset, length, status: 'zero' };
-    const hole = this.file.seekHole(hostOffset(offset));
-    return { start: offset, length: Math.max(Math.min(hole, end) - offset, 1), status: 'data', hostOffset: offset };
+    return this.plainMap.map(offset, length);
   }
 
   mapStatus(offset: GuestOffset, length: number): StatusRun {
