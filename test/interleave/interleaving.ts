@@ -27,6 +27,8 @@ const JUDGED_BY_QEMU = 16;
 /** The name is stored in the image; each run has a copy of its own. */
 const DATA_FILE = 'disk.data';
 const PASSWORD = 'secret';
+/** Set in the word of a lock while a thread sleeps for it (concurrency/mutex.ts). */
+const SLEEPERS = 1;
 
 export interface Subject {
   readonly name: string;
@@ -314,8 +316,7 @@ export class Interleaving {
     this.rest = null;
     for (const [position, operation] of others.entries()) {
       script.begin(2, operation);
-      // a lock that thread 1 holds makes thread 2 wait unseen
-      if (!isLocked(disk)) await script.untilIdleOrWaiting(2);
+      await untilDoneOrWaiting(script, disk);
       if (script.isIdle(2)) {
         const { error } = await script.answer(2);
         expect(error).toBeNull();
@@ -411,12 +412,23 @@ export class Interleaving {
   }
 }
 
-/** Some thread holds the metadata lock, the lock of the dirty mark, of the count of blocks, or the flush lock of an image of the disk. */
+/** Until the request of thread 2 has ended, waits for clusters, or sleeps for a lock, which only the word of the lock tells. */
+export function untilDoneOrWaiting(script: Script, disk: VirtualDisk): Promise<void> {
+  return script.untilIdleOrWaiting(2, () => locksOf(disk).some((word) => (word & SLEEPERS) !== 0));
+}
+
+/** Some thread holds a lock of an image of the disk. */
 export function isLocked(disk: VirtualDisk): boolean {
+  return locksOf(disk).some((word) => word !== 0);
+}
+
+/** The words of all locks of the images of the disk: the metadata lock, those of a mark and of a count of blocks, the flush lock. */
+function locksOf(disk: VirtualDisk): number[] {
+  const words: number[] = [];
   for (let image: SharedImage | null = disk.share().image; image !== null; image = image.backing) {
-    if (isImageLocked(image)) return true;
+    words.push(...locksOfImage(image));
   }
-  return false;
+  return words;
 }
 
 /** The metadata lock, and which other words of the state of a format are locks: of its mark, and of the count of blocks. */
@@ -427,11 +439,11 @@ const LOCK_WORDS: Readonly<Record<string, readonly number[]>> = {
   vpc: [METADATA_LOCK],
 };
 
-function isImageLocked({ format, state: shared }: SharedImage): boolean {
+function locksOfImage({ format, state: shared }: SharedImage): number[] {
   // a raw image has no such locks
-  if (format === 'raw') return false;
+  if (format === 'raw') return [];
   const state = shared as { readonly words: SharedArrayBuffer; readonly tracker: SharedArrayBuffer };
   const words = new Int32Array(state.words);
-  const flushLock = new Int32Array(state.tracker, 0, 4)[2];
-  return flushLock !== 0 || LOCK_WORDS[format]!.some((word) => words[word] !== 0);
+  const flushLock = Atomics.load(new Int32Array(state.tracker, 0, 4), 2);
+  return [flushLock, ...LOCK_WORDS[format]!.map((word) => Atomics.load(words, word))];
 }

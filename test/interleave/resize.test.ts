@@ -7,7 +7,7 @@ import { beforeEach, describe, expect, test } from 'vitest';
 import { guestOffset } from '../../src/bytes/offsets.ts';
 import { checkDisk, openDisk, type VirtualDisk } from '../../src/disk/index.ts';
 import type { Operation } from '../support/script.ts';
-import { CLUSTER, isLocked, makeTemplate, SIZE, SUBJECTS } from './interleaving.ts';
+import { CLUSTER, makeTemplate, SIZE, SUBJECTS, untilDoneOrWaiting } from './interleaving.ts';
 import { EMPTY, useTwoThreads, write as writeRange } from './situations.ts';
 
 const SMALL = 1024 * 1024;
@@ -45,7 +45,7 @@ async function everyPoint(
     const stopped = await script.stopsBeforeItEnds(1);
     if (stopped) {
       script.begin(2, second);
-      if (!isLocked(disk)) await script.untilIdleOrWaiting(2);
+      await untilDoneOrWaiting(script, disk);
       script.resume(1);
     }
     script.disarm(1);

@@ -4,6 +4,7 @@
 import { once } from 'node:events';
 import { pathToFileURL } from 'node:url';
 import { Worker } from 'node:worker_threads';
+import { steadyMs } from '../../src/concurrency/clock.ts';
 import { FAILPOINTS, type Failpoint } from '../../src/concurrency/failpoints.ts';
 import type { SharedDisk, VirtualDisk } from '../../src/disk/index.ts';
 
@@ -42,6 +43,8 @@ const LAYOUT = {
 } as const;
 /** A thread that does not get where the script says within this time is stuck. */
 const STUCK_MS = 20_000;
+/** How often it is asked whether a thread sleeps for a lock. */
+const LOOK_MS = 1;
 
 interface Thread {
   readonly worker: Worker;
@@ -140,12 +143,16 @@ export class Script {
     return this.until(thread, LAYOUT.states.stopped + FAILPOINTS.indexOf(failpoint), `stops at ${failpoint}`);
   }
 
-  /** Until the request has ended or waits for clusters. */
-  async untilIdleOrWaiting(thread: number): Promise<void> {
+  /** Until the request has ended, waits for clusters, or sleeps for a lock, which no thread tells: `isLockAwaited` is asked again and again. */
+  async untilIdleOrWaiting(thread: number, isLockAwaited: () => boolean): Promise<void> {
+    const word = this.stateWord(thread);
+    const latest = steadyMs() + STUCK_MS;
     for (;;) {
-      const state = Atomics.load(this.words, this.stateWord(thread));
-      if (state === LAYOUT.states.idle || state === LAYOUT.states.waiting) return;
-      await this.change(thread, state, 'ends or waits');
+      const state = Atomics.load(this.words, word);
+      if (state === LAYOUT.states.idle || state === LAYOUT.states.waiting || isLockAwaited()) return;
+      if (steadyMs() > latest) throw new Error(`thread ${thread} neither ends nor waits: ${this.where(thread)}`);
+      const change = Atomics.waitAsync(this.words, word, state, LOOK_MS);
+      if (change.async) await change.value;
     }
   }
 
