@@ -4,7 +4,9 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { guestOffset } from '../../src/bytes/offsets.ts';
+import { cowd } from '../../src/format/vmdk/cowd/index.ts';
 import type { Extent, ExtentKind } from '../../src/format/vmdk/extent.ts';
+import { sesparse } from '../../src/format/vmdk/sesparse/index.ts';
 import { sparse } from '../../src/format/vmdk/sparse/index.ts';
 import { stream } from '../../src/format/vmdk/stream/index.ts';
 import { StreamWriter } from '../../src/format/vmdk/stream/writer.ts';
@@ -15,6 +17,7 @@ import { hasQemu, qemuCheck, qemuImg, qemuIo } from '../support/qemu.ts';
 import { seededRandom } from '../support/random.ts';
 import { requireOrSkip } from '../support/requirements.ts';
 import { makeTemporaryDirectory, removeTemporaryDirectory } from '../support/temporary.ts';
+import { cowdBytes, seSparseBytes } from '../support/vmdk-bytes.ts';
 
 let folder: string;
 beforeEach((context) => {
@@ -174,6 +177,58 @@ test.each([
   qemuImg('convert', '-f', 'vmdk', '-O', 'raw', path, raw);
   expect(firstDifference(readFileSync(raw), wanted)).toBe('none');
   expect(firstDifference(read(stream, path), wanted)).toBe('none');
+});
+
+/** qemu-img reads extents of ESX through a descriptor only. */
+function readByQemu(extent: Buffer, bytes: number, createType: string, type: string): Buffer {
+  const [raw, path] = [join(folder, 'theirs.raw'), join(folder, 'esx.vmdk')];
+  writeFileSync(join(folder, 'esx-delta.vmdk'), extent);
+  const line = `RW ${bytes / 512} ${type} "esx-delta.vmdk"`;
+  const words = [
+    '# Disk DescriptorFile',
+    'version=1',
+    'CID=12345678',
+    'parentCID=ffffffff',
+    `createType="${createType}"`,
+    line,
+    '',
+  ];
+  writeFileSync(path, words.join('\n'));
+  qemuImg('convert', '-f', 'vmdk', '-O', 'raw', path, raw);
+  return readFileSync(raw);
+}
+
+test('a COWD extent that was written here reads in qemu-img', () => {
+  const sectors = 3 * 4096 + 100;
+  const path = join(folder, 'cowd.vmdk');
+  writeFileSync(path, cowdBytes({ entries: [], capacity: sectors }));
+  const file = PosixHostFile.open(path, false);
+  const image = openExtent(cowd, file);
+  const wanted = diskOf(sectors * 512);
+  image.write(wanted, 0, wanted.length, guestOffset(0));
+  image.discard(guestOffset(4096 * 512), 1024 * 512);
+  wanted.fill(0, 4096 * 512, 5120 * 512);
+  image.close();
+  expect(cowd.check(file, { repair: 'none', hasBacking: false, log: () => undefined })).toMatchObject({
+    corruptions: 0,
+    leaks: 0,
+  });
+  file.close();
+  const theirs = readByQemu(readFileSync(path), wanted.length, 'vmfsSparse', 'VMFSSPARSE');
+  expect(firstDifference(theirs, wanted)).toBe('none');
+  expect(firstDifference(read(cowd, path), wanted)).toBe('none');
+});
+
+test('an SESparse extent reads as it reads in qemu-img', () => {
+  const entries = Array.from(
+    { length: 5000 },
+    (_, i) => (['none', 'zero', 'unmapped'] as const)[i % 7] ?? (i * 17) % 5000,
+  );
+  const extent = seSparseBytes(entries);
+  const path = join(folder, 'sesparse.vmdk');
+  writeFileSync(path, extent);
+  const theirs = readByQemu(extent, entries.length * 4096, 'seSparse', 'SESPARSE');
+  expect(firstDifference(read(sesparse, path), theirs)).toBe('none');
 });
 
 test('the extents of a split image that qemu-img has made', () => {
