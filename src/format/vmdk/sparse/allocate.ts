@@ -12,7 +12,7 @@ import { failpoint } from '../../../concurrency/failpoints.ts';
 import { Mutex } from '../../../concurrency/mutex.ts';
 import { ERRNO, ImgfuseError, isHostFull } from '../../../errors/index.ts';
 import type { HostFile } from '../../../host/host-file.ts';
-import type { FreeClusters } from '../../mapped/free-clusters.ts';
+import { type FreeClusters, RUNS_LOOKED_AT } from '../../mapped/free-clusters.ts';
 import type { WriteTracker } from '../../write-tracker.ts';
 import type { Geometry } from './geometry.ts';
 import { MAX_FILE_BYTES } from './header.ts';
@@ -75,14 +75,20 @@ export class Allocator {
     const grains = Math.ceil(bytes / geometry.grainBytes);
     const whole = grains * geometry.grainBytes;
     for (;;) {
-      const run = free.take(grains, true);
-      if (run !== null) return geometry.offsetOf(run.start);
+      const near = free.take(grains, true, RUNS_LOOKED_AT);
+      if (near !== null) return geometry.offsetOf(near.start);
       const host = geometry.nextOnGrid(numbers.fileEnd);
       if (host + whole <= numbers.roomEnd) {
         numbers.advanceFileEnd(host + whole);
         return host;
       }
-      this.makeRoom(whole, whole);
+      try {
+        this.makeRoom(whole, whole);
+      } catch (error) {
+        const far = isHostFull(error) ? free.take(grains, true) : null;
+        if (far === null) throw error;
+        return geometry.offsetOf(far.start);
+      }
     }
   }
 
@@ -126,7 +132,7 @@ export class Allocator {
   private lowerOnce(): boolean {
     const { free, geometry, numbers } = this.parts;
     const before = numbers.fileEnd;
-    // a table need not end on the grid
+    // what was there when the extent was opened need not end on the grid
     if (before <= geometry.phase || !geometry.isOnGrid(before)) return false;
     const end = geometry.offsetOf(free.cutTail(geometry.placeOf(before)));
     numbers.lowerFileEnd(end);
