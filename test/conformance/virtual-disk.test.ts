@@ -88,8 +88,7 @@ function variant(format: WritableFormat, options: Readonly<Record<string, string
       if (template === undefined) {
         const initial = new Uint8Array(size);
         backing?.read(initial, 0, Math.min(size, backing.virtualSize()), guestOffset(0));
-        const made = format === vmdk ? { parentIdentity: '1a2b3c4d' } : {};
-        const file = createMemoryImage(format, size, options, backing === null ? undefined : '/base', made);
+        const file = createMemoryImage(format, size, options, backing === null ? undefined : '/base');
         template = { file, initial };
         templates.set(size, template);
       }

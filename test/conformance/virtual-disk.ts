@@ -11,7 +11,7 @@ import type { ClosedFacts, WritableFormat, WritableImage } from '../../src/forma
 import type { HostFile } from '../../src/host/host-file.ts';
 import { factsOf } from '../support/closed-facts.ts';
 import type { MemoryHostFile } from '../support/memory-file.ts';
-import { checkImage, openImage } from '../support/memory-images.ts';
+import { besideIt, checkImage, openImage } from '../support/memory-images.ts';
 import {
   CountingHostFile,
   type FaultPlan,
@@ -119,9 +119,8 @@ class Subject {
     return this.variant.format.inspect(this.file, undefined, this.others.openExtent).dirty;
   }
 
-  private get others(): { readonly openExtent?: () => HostFile } {
-    const { dataFile } = this;
-    return dataFile === undefined ? {} : { openExtent: () => dataFile };
+  private get others(): ReturnType<typeof besideIt> {
+    return besideIt(this.dataFile);
   }
 }
 

@@ -15,6 +15,7 @@ import { qcow2 } from '../../src/format/qcow2/index.ts';
 import { qed } from '../../src/format/qed/index.ts';
 import { raw } from '../../src/format/raw/index.ts';
 import { vdi } from '../../src/format/vdi/index.ts';
+import { vmdk } from '../../src/format/vmdk/index.ts';
 import { vpc } from '../../src/format/vpc/index.ts';
 import { factsOf } from '../support/closed-facts.ts';
 import { MemoryHostFile } from '../support/memory-file.ts';
@@ -131,6 +132,10 @@ export const subjects: readonly Subject[] = [
     options: {},
     backing,
   })),
+  ...(['none', 'raw', 'qed'] as const).flatMap((backing) => [
+    vmdkSubject({ grain_size: '4k' }, backing),
+    vmdkSubject({ grain_size: '16k', zeroed_grain: 'on' }, backing),
+  ]),
   vdiSubject({ block_size: '1M' }, 'none'),
   vdiSubject({ block_size: '4k', static: 'on' }, 'none'),
   qcow2Subject({ cluster_size: '512', refcount_bits: '1' }, 'none'),
@@ -145,12 +150,21 @@ function maxSizeOf({ format, options }: Subject): number {
     : BEYOND_BACKING;
 }
 
+/** A VMDK image has no extent without sectors. */
+function leastSize(format: WritableFormat): number {
+  return format === vmdk ? 512 : 0;
+}
+
 function qcow2Subject(options: Readonly<Record<string, string>>, backing: Subject['backing']): Subject {
   return { name: `qcow2 ${Object.values(options).join('/')}, backing ${backing}`, format: qcow2, options, backing };
 }
 
 function vdiSubject(options: { readonly block_size: string; static?: string }, backing: Subject['backing']): Subject {
   return { name: `vdi ${Object.values(options).join('/')}, backing ${backing}`, format: vdi, options, backing };
+}
+
+function vmdkSubject(options: Readonly<Record<string, string>>, backing: Subject['backing']): Subject {
+  return { name: `vmdk ${Object.values(options).join('/')}, backing ${backing}`, format: vmdk, options, backing };
 }
 
 interface Figures {
@@ -204,7 +218,7 @@ function describeSubject(subject: Subject, figures: Figures): void {
           fc.array(operationOn(maxSize), { maxLength: 60, size: 'max' }),
           (sectors, operations) => {
             const isJudged = run++ < judged && isOpenedByQemu(subject);
-            runOperations(subject, sectors * 512, operations, isJudged);
+            runOperations(subject, Math.max(leastSize(subject.format), sectors * 512), operations, isJudged);
             figures.operations += operations.length;
             figures.images++;
             if (isJudged) figures.judged++;
@@ -222,6 +236,8 @@ function describeSubject(subject: Subject, figures: Figures): void {
  */
 function isOpenedByQemu({ format, options, backing }: Subject): boolean {
   if (format === vdi) return options['block_size'] === '1M';
+  // the parent is not there under its name, and is no VMDK image
+  if (format === vmdk) return backing === 'none';
   if (format === vpc) return backing === 'none' && options['subformat'] !== 'fixed';
   return format !== qed || options['table_size'] !== '1';
 }
@@ -269,7 +285,7 @@ function runOperations(
   for (const step of operations) {
     switch (step.kind) {
       case 'resize': {
-        if (!format.can.resize) break;
+        if (!format.can.resize || step.size < leastSize(format)) break;
         const resized = new Uint8Array(step.size);
         resized.set(model.subarray(0, step.size));
         model = resized;

@@ -6,7 +6,7 @@ import { guestOffset } from '../../src/bytes/offsets.ts';
 import { ERRNO, ImgfuseError } from '../../src/errors/index.ts';
 import type { WritableFormat, WritableImage } from '../../src/format/image-format.ts';
 import type { MemoryHostFile } from './memory-file.ts';
-import { checkImage, type OpenMemoryOptions, openImage } from './memory-images.ts';
+import { besideIt, checkImage, type OpenMemoryOptions, openImage } from './memory-images.ts';
 import { type GuestStep, type Prepared, runStep, SECTOR, SECTORS, SIZE } from './workloads.ts';
 import { type FaultPlan, FaultyHostFile, type HostOperation } from './wrapping-files.ts';
 
@@ -185,13 +185,16 @@ function judgeFile(
 ): void {
   if (format.check === undefined) return;
   const findings: string[] = [];
-  const first = checkImage(format, file.clone(), { repair: 'none', log: (sentence) => findings.push(sentence) });
-  if (first.corruptions > 0 && !format.inspect(file).dirty) throw where(`left ${findings.join('; ')}`);
+  const beside = besideIt(options.dataFile);
+  const told = (sentence: string) => findings.push(sentence);
+  const first = checkImage(format, file.clone(), { repair: 'none', log: told, ...beside });
+  if (first.corruptions > 0 && !format.inspect(file, undefined, beside.openExtent).dirty)
+    throw where(`left ${findings.join('; ')}`);
   const image = openImage(format, file, options);
   compare(image, legal, where);
   image.close();
-  checkImage(format, file, { repair: 'leaks', log: () => undefined });
-  const second = checkImage(format, file, { repair: 'none', log: () => undefined });
+  checkImage(format, file, { repair: 'leaks', log: () => undefined, ...beside });
+  const second = checkImage(format, file, { repair: 'none', log: () => undefined, ...beside });
   if (second.corruptions + second.leaks > 0) throw where('the repaired image is not clean');
 }
 

@@ -239,9 +239,11 @@ function isChange({ operation }) {
 function examine(subject, mutant, random) {
   const { plug, content } = subject;
   const { file, affected, mustOpen } = mutant;
+  const dataFile = subject.newDataFile();
   const checkOf = (target, repair) => {
     let report = null;
-    const error = refusal(`check -r ${repair}`, () => (report = plug.check(target, { repair, log: () => undefined })));
+    const options = { repair, log: () => undefined, openExtent: () => dataFile };
+    const error = refusal(`check -r ${repair}`, () => (report = plug.check(target, options)));
     return { report, error };
   };
   refusal('probe', () => recognizedName(endsOf(file)));
@@ -297,7 +299,9 @@ function openForWriting(subject, { affected }, file, random) {
   // clusters that two entries shared part without a new COPIED flag: a finding of check, and no danger
   const findings = [];
   const log = (sentence) => findings.push(sentence);
-  const unchecked = refusal('check', () => subject.plug.check(file, { repair: 'none', log }));
+  const unchecked = refusal('check', () =>
+    subject.plug.check(file, { repair: 'none', log, openExtent: () => dataFile }),
+  );
   if (unchecked !== null) throw new Bug(`the image that was left behind is not checked: ${unchecked.message}`);
   const wrong = findings.find((finding) => finding.startsWith('ERROR') && !finding.includes('COPIED'));
   if (wrong !== undefined) throw new Bug(`the image that was left behind: ${wrong}`);

@@ -222,6 +222,45 @@ function vdiPlaces(image) {
   return { clusterSize, size, places, pointers, bigEndian: false };
 }
 
+/** A descriptor alone, or an extent with one: its header, its descriptor, and the entries of both copies of its tables. */
+function vmdkPlaces(image) {
+  const text = (start, end) => {
+    const places = [];
+    for (let at = start; at + 4 <= end && image[at] !== 0; at += 4)
+      places.push({ at, width: 4, affects: 'all', kind: 'header' });
+    return places;
+  };
+  const pointers = [0n, 1n, 2n, 0xffffffffn, BigInt(image.length), BigInt(Math.floor(image.length / 512))];
+  if (image.toString('latin1', 0, 4) !== 'KDMV') {
+    return { clusterSize: 512, size: 64 * 1024, places: text(0, image.length), pointers, bigEndian: false };
+  }
+  const u64 = (at) => Number(image.readBigUInt64LE(at));
+  const [size, clusterSize, perTable] = [u64(12) * 512, u64(20) * 512, image.readUInt32LE(44)];
+  const places = [];
+  for (const at of [4, 8, 44]) places.push({ at, width: 4, affects: 'all', kind: 'header' });
+  for (const at of [12, 20, 28, 36, 48, 56, 64]) places.push({ at, width: 8, affects: 'all', kind: 'header' });
+  places.push(
+    { at: 72, width: 1, affects: 'all', kind: 'header' },
+    { at: 77, width: 2, affects: 'all', kind: 'header' },
+  );
+  places.push(...text(u64(28) * 512, (u64(28) + u64(36)) * 512));
+  for (const field of [48, 56]) {
+    const directory = u64(field) * 512;
+    if (directory === 0 || directory >= image.length) continue;
+    for (let i = 0; i * perTable * clusterSize < size; i++) {
+      const covers = [[i * perTable * clusterSize, (i + 1) * perTable * clusterSize]];
+      places.push({ at: directory + i * 4, width: 4, affects: covers, kind: 'table' });
+      const table = image.readUInt32LE(directory + i * 4) * 512;
+      for (let j = 0; j < perTable && (i * perTable + j) * clusterSize < size; j++) {
+        const guest = (i * perTable + j) * clusterSize;
+        places.push({ at: table + j * 4, width: 4, affects: [[guest, guest + clusterSize]], kind: 'pointer' });
+        pointers.push(BigInt(image.readUInt32LE(table + j * 4)));
+      }
+    }
+  }
+  return { clusterSize, size, places, pointers, bigEndian: false };
+}
+
 /** Every place of a growing Bochs image. */
 function bochsPlaces(image) {
   const u32 = (at) => image.readUInt32LE(at);
@@ -539,6 +578,7 @@ export const PLACES = {
   qcow: qcowPlaces,
   qed: qedPlaces,
   vdi: vdiPlaces,
+  vmdk: vmdkPlaces,
   bochs: bochsPlaces,
   parallels: parallelsPlaces,
   sparseimage: sparseimagePlaces,

@@ -13,6 +13,7 @@ import { qemuImg, qemuIo, tryQemu } from './qemu.ts';
 import { CREATE, DISCARDED, differencing, FREE, MODIFY, vdiBytes, vdiVersion0 } from './vdi-bytes.ts';
 import { MIXED_SECTORS as VHD_SECTORS, vhdImage } from './vhd-bytes.ts';
 import { mixedVhdx, unreplayedVhdx, vhdxImage } from './vhdx-bytes.ts';
+import { descriptorText } from './vmdk-text.ts';
 
 const CHILD = fileURLToPath(new URL('./fuzz-child.mjs', import.meta.url));
 /** A process that has taken thousands of sound images apart has grown to 260 MiB, and to 330 for a moment, and grows no further. */
@@ -190,6 +191,34 @@ const VDI: readonly (readonly [name: string, image: Buffer, below: (folder: stri
   ['vdi, differencing', differencing({ create: CREATE, modify: MODIFY }, { entries: VDI_ENTRIES }), onBase],
 ];
 
+const VMDK: readonly Recipe[] = [
+  { name: 'sparse', options: 'subformat=monolithicSparse', size: 640 * KIB + 512, commands: WRITES },
+  { name: 'zero grains', options: 'zeroed_grain=on', size: 640 * KIB, commands: WRITES },
+  {
+    name: 'not closed clean',
+    options: 'adapter_type=lsilogic',
+    size: 640 * KIB,
+    commands: WRITES,
+    finish: (path) => setByte(path, 72, 1),
+  },
+];
+
+/** Images of QEMU, a compressed one, and a descriptor beside its flat extent. */
+function makeVmdks(folder: string): Subject[] {
+  const raw = join(folder, 'vmdk-source.raw');
+  writeFileSync(raw, Buffer.alloc(300 * KIB, 'data').fill(0, 70 * KIB, 140 * KIB));
+  const streamed = join(folder, 'vmdk-streamed');
+  qemuImg('convert', '-f', 'raw', '-O', 'vmdk', '-o', 'subformat=streamOptimized', raw, streamed);
+  const dataFile = join(folder, 'vmdk-flat');
+  writeFileSync(dataFile, Buffer.alloc(64 * KIB, 'flat'));
+  const extents = ['RW 64 FLAT "vmdk-flat" 0', 'RW 8 ZERO', 'RDONLY 56 FLAT "vmdk-flat" 72'];
+  return [
+    ...makeSubjects('vmdk', VMDK, folder),
+    { name: 'vmdk, streamed', format: 'vmdk', path: streamed, rarity: 1 },
+    { ...oneSubject('vmdk', folder, Buffer.from(descriptorText({ extents })), 'vmdk descriptor'), dataFile },
+  ];
+}
+
 const QEMU_VHD: Recipe = {
   name: 'blocks of 2 MiB, made by QEMU',
   options: 'force_size=on',
@@ -259,6 +288,7 @@ const SUBJECTS: Readonly<Record<string, MakeSubjects>> = {
   qcow: (folder) => makeSubjects('qcow', QCOW, folder),
   qed: (folder) => makeSubjects('qed', QED, folder),
   vdi: (folder) => VDI.map(([name, image, below]) => ({ ...oneSubject('vdi', folder, image, name), ...below(folder) })),
+  vmdk: makeVmdks,
   bochs: (folder) => [oneSubject('bochs', folder, bochsImage({ sectors: MIXED_SECTORS }).image)],
   cloop: (folder) => [oneSubject('cloop', folder, cloopImage().image)],
   parallels: (folder) => [

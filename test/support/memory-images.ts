@@ -54,6 +54,11 @@ export function openImage<Opened extends Image>(
   });
 }
 
+/** What a check, or a look, finds of an image that is two files. */
+export function besideIt(dataFile: HostFile | null | undefined): Pick<CheckOptions, 'openExtent'> {
+  return dataFile == null ? {} : { openExtent: () => dataFile };
+}
+
 /** The check of a format that has one. */
 export function checkImage(format: ImageFormat, file: HostFile, options: CheckOptions): CheckReport {
   if (format.check === undefined) throw new Error(`${format.name} has no check`);
@@ -72,7 +77,8 @@ export function createMemoryImage(
     readonly parentIdentity?: string | undefined;
   } = {},
 ): MemoryHostFile {
-  const { dataFile, parentIdentity, password } = more;
+  // a CID where the format knows its parent by one
+  const { dataFile, parentIdentity = format.name === 'vmdk' ? '1a2b3c4d' : undefined, password } = more;
   const file = new MemoryHostFile();
   format.create(file, {
     size,

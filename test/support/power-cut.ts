@@ -12,7 +12,7 @@ import { readSnapshotTable } from '../../src/format/qcow2/header/snapshot-table.
 import type { HostFile } from '../../src/host/host-file.ts';
 import { findIllegal, LegalValues } from './legal-values.ts';
 import type { MemoryHostFile } from './memory-file.ts';
-import { checkImage, openImage } from './memory-images.ts';
+import { besideIt, checkImage, openImage } from './memory-images.ts';
 import { put32, put64 } from './qcow2-bytes.ts';
 import { AREAS, type GuestStep, type Prepared, runStep, SECTOR, SECTORS } from './workloads.ts';
 import { type RecordedOperation, RecordingHostFile } from './wrapping-files.ts';
@@ -185,7 +185,8 @@ function record(workload: Workload): { log: RecordedOperation[]; events: GuestEv
   for (const [n, step] of steps.entries()) {
     if (n === workload.killBefore) {
       events.push({ step: { kind: 'kill' }, started: log.length, ended: log.length });
-      if (workload.repairAfterKill === true) checkImage(format, file, { repair: 'all', log: () => undefined });
+      if (workload.repairAfterKill === true)
+        checkImage(format, file, { repair: 'all', log: () => undefined, ...besideIt(data.dataFile) });
       image = openImage(format, file, options);
     }
     const started = log.length;
@@ -304,7 +305,7 @@ export function judge(
     open(workload, readOnly, dataFile, true).close();
     if (readOnly.log.length > 0) return { kind: 'corrupt', text: 'a read-only open changed the file' };
     if (workload.onlyLeaks && !(workload.marksDirty && workload.format.inspect(state!).dirty)) {
-      const { corruptions, findings } = checkOf(workload.format, state!);
+      const { corruptions, findings } = checkOf(workload.format, state!, dataFile);
       if (corruptions > 0) return { kind: 'corrupt', text: `a crash left ${findings.join('; ')}` };
     }
     if (number % CUT_REPAIR === 0) {
@@ -357,8 +358,8 @@ function judgeContent(
   image.close();
   if (format.check !== undefined) {
     if ((workload.onlyLeaks && workload.reclaimsLeaks !== true) || workload.leavesLeaks === true)
-      checkImage(format, state, { repair: 'leaks', log: () => undefined });
-    const { corruptions, leaks, findings } = checkOf(format, state);
+      checkImage(format, state, { repair: 'leaks', log: () => undefined, ...besideIt(dataFile) });
+    const { corruptions, leaks, findings } = checkOf(format, state, dataFile);
     if (corruptions + leaks > 0) {
       return { kind: 'unrepaired', text: `after repair and close the check finds ${findings.join('; ')}` };
     }
@@ -397,11 +398,13 @@ function open(
 function checkOf(
   format: WritableFormat,
   file: MemoryHostFile,
+  dataFile: MemoryHostFile | undefined,
 ): { corruptions: number; leaks: number; findings: string[] } {
   const findings: string[] = [];
   const { corruptions, leaks } = checkImage(format, file, {
     repair: 'none',
     log: (sentence) => findings.push(sentence),
+    ...besideIt(dataFile),
   });
   return { corruptions, leaks, findings };
 }

@@ -11,6 +11,7 @@ import { qcow2 } from '../../src/format/qcow2/index.ts';
 import { qed } from '../../src/format/qed/index.ts';
 import { raw } from '../../src/format/raw/index.ts';
 import { vdi } from '../../src/format/vdi/index.ts';
+import { vmdk } from '../../src/format/vmdk/index.ts';
 import { vpc } from '../../src/format/vpc/index.ts';
 import { factsOf } from './closed-facts.ts';
 import { MemoryHostFile } from './memory-file.ts';
@@ -57,6 +58,8 @@ export interface Subject {
 const SUBCLUSTERS = { cluster_size: '16k', extended_l2: 'on' };
 const LAZY = { cluster_size: '4k', lazy_refcounts: 'on' };
 const DATA_FILE = { cluster_size: '4k', data_file: '/data' };
+const FLAT = { subformat: 'monolithicFlat' };
+const BESIDE = { subformat: 'twoGbMaxExtentSparse', grain_size: '4k' };
 const RAW_DATA_FILE = { ...DATA_FILE, data_file_raw: 'on' };
 
 export const SUBJECTS: readonly Subject[] = [
@@ -67,6 +70,7 @@ export const SUBJECTS: readonly Subject[] = [
       { name: `qed${suffix}`, format: qed, options: { cluster_size: '4k', table_size: '1' }, withBacking },
       { name: `vdi${suffix}`, format: vdi, options: { block_size: '4k' }, withBacking },
       { name: `qcow${suffix}`, format: qcow, options: {}, withBacking },
+      { name: `vmdk${suffix}`, format: vmdk, options: { grain_size: '4k' }, withBacking },
       { name: `qcow2${suffix}`, format: qcow2, options: { cluster_size: '4k' }, withBacking },
       { name: `qcow2 version 2${suffix}`, format: qcow2, options: { cluster_size: '4k', compat: '0.10' }, withBacking },
       { name: `qcow2 with subclusters${suffix}`, format: qcow2, options: SUBCLUSTERS, withBacking },
@@ -108,6 +112,16 @@ export const SUBJECTS: readonly Subject[] = [
   {
     name: 'qcow with a short backing file',
     ...{ format: qcow, options: {}, withBacking: true, isShortBelow: true },
+  },
+  {
+    name: 'vmdk with zero grains and a short backing file',
+    ...{ format: vmdk, options: { grain_size: '16k', zeroed_grain: 'on' }, withBacking: true, isShortBelow: true },
+  },
+  { name: 'vmdk, flat', format: vmdk, options: FLAT, withBacking: false, withDataFile: true },
+  { name: 'vmdk, sparse beside its descriptor', format: vmdk, options: BESIDE, withBacking: false, withDataFile: true },
+  {
+    name: 'vmdk, sparse beside its descriptor, with a backing file',
+    ...{ format: vmdk, options: BESIDE, withBacking: true, withDataFile: true },
   },
   { name: 'vdi, static', format: vdi, options: { block_size: '4k', static: 'on' }, withBacking: false },
   {
@@ -182,8 +196,8 @@ export function prepare(subject: Subject, random: () => number): Prepared {
   const dataFile = withDataFile === true ? new MemoryHostFile(new Uint8Array(0), '/data') : null;
   const data = dataFile === null ? {} : { dataFile };
   const start = createMemoryImage(format, SIZE, options, withBacking ? '/base' : undefined, data);
-  const isRaw = options['data_file_raw'] === 'on';
-  if (!isRaw) dataFile?.write(new Uint8Array(SIZE).fill(0xaa), 0, SIZE, hostOffset(0));
+  const isRaw = options['data_file_raw'] === 'on' || options === FLAT;
+  if (format === qcow2 && !isRaw) dataFile?.write(new Uint8Array(SIZE).fill(0xaa), 0, SIZE, hostOffset(0));
   const image = openImage(format, start, { backing, ...data });
   if (isFull === true) {
     image.write(new Uint8Array(SIZE).fill(150), 0, SIZE, guestOffset(0));

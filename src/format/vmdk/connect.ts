@@ -14,7 +14,7 @@ import { ExtentTable, type PlacedExtent } from './extents.ts';
 import { ClosedExtent, ZeroExtent } from './fixed-extents.ts';
 import { FlatExtent } from './flat/extent.ts';
 import { VmdkImage } from './image.ts';
-import { resizeVmdk } from './resize.ts';
+import { resizeVmdk, writeSize } from './resize.ts';
 import { WritingSession } from './session.ts';
 
 /** One extent as other threads attach to it: plain data and the state of its kind. */
@@ -68,6 +68,7 @@ export function connectVmdk(
   const parts = {
     ...{ file, files, readOnly, backing, extents, session, tracker, isOneFile },
     resize: (size: number) => resizeVmdk({ path, extents, session, createType: descriptor.createType }, size),
+    writeSize: () => writeSize({ extents, session }),
     describe: (isChanged: boolean, virtualSize: number, isDirty: boolean) => {
       const { modification } = descriptor.uuids;
       const cid = isChanged ? identity.cid : descriptor.cid;

@@ -37,6 +37,8 @@ export interface VmdkParts {
   /** @param isChanged the CID has been changed */
   readonly describe: (isChanged: boolean, virtualSize: number, isDirty: boolean) => ImageDetails;
   readonly resize: (size: number) => void;
+  /** The descriptor says the size of the disk, if it does not yet. */
+  readonly writeSize: () => void;
   /** the only extent has the descriptor in it, so that its file is the image */
   readonly isOneFile: boolean;
 }
@@ -237,6 +239,7 @@ export class VmdkImage implements WritableImage {
   close(): void {
     if (this.readOnly) return;
     this.flush();
+    if (this.parts.session.isChanged) this.parts.writeSize();
     this.noting(() => closeAll(this.parts.extents.writers));
   }
 

@@ -1,7 +1,7 @@
 // Opening a VMDK image: descriptor, the files of its extents, the image below, then each extent. Headers of all extents are looked at
 // before any is opened, because an open for writing may repair one, and an open that fails changes nothing.
 
-import { hostOffset } from '../../bytes/offsets.ts';
+import { hostOffset, SECTOR_BYTES } from '../../bytes/offsets.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { AttachOptions, OpenOptions, ReadableImage, SharedImage, WritableImage } from '../image-format.ts';
@@ -14,9 +14,9 @@ import {
   type VmdkState,
   withoutRepeats,
 } from './connect.ts';
-import { newIdentity } from './descriptor/edit.ts';
+import { newIdentity, withSectors } from './descriptor/edit.ts';
 import { type Descriptor, type ExtentLine, hasFile, isFlat, parseDescriptor } from './descriptor/parse.ts';
-import { type FoundDescriptor, findDescriptor } from './descriptor/place.ts';
+import { type FoundDescriptor, findDescriptor, replaceText } from './descriptor/place.ts';
 import { extentDetails } from './details.ts';
 import type { ExtentFacts, ExtentKind } from './extent.ts';
 import { createFlatState, FlatExtent, missingBytes } from './flat/extent.ts';
@@ -53,6 +53,7 @@ export function openVmdk(file: HostFile, wanted: OpenOptions): WritableImage {
   const reference = parentReference(descriptor, file.path);
   const backing = reference === null ? null : options.openBacking(reference);
   const opened = extents.map((extent) => openExtentImage(extent, backing, options));
+  if (!options.readOnly) mendLine(file, found, descriptor, extents, options);
   const state: VmdkState = {
     ...{ descriptor, place: found.place, words: createSessionWords(), tracker: createWriteTrackerState() },
     identity: newIdentity(found.text, descriptor.cid),
@@ -193,6 +194,24 @@ function openExtentImage(
     readOnly: file.readOnly,
     backing: viewFrom(backing, start),
   });
+}
+
+/** A resize that was cut short has left a line that says another size than the last extent. */
+function mendLine(
+  file: HostFile,
+  { place }: FoundDescriptor,
+  { extents: lines }: Descriptor,
+  extents: readonly Found[],
+  { log }: OpenOptions,
+): void {
+  const { line, start, tables } = extents.at(-1)!;
+  const before = lines.at(-1)!.length;
+  if (tables === null || before === line.length) return;
+  const [sectors, diskSectors] = [line.length / SECTOR_BYTES, (start + line.length) / SECTOR_BYTES];
+  const write = (action: () => void): void => action();
+  replaceText(file, place, (text) => withSectors(text, lines.length - 1, sectors, diskSectors), write);
+  file.sync();
+  log(`${file.path}: its last extent has ${line.length} bytes, and the descriptor said ${before}: it says so now`);
 }
 
 function kindNamed(title: string): ExtentKind {

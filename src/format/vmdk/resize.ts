@@ -5,6 +5,7 @@
 //   shrink   its line (durable) -> the extent
 
 import { SECTOR_BYTES } from '../../bytes/offsets.ts';
+import { closeQuietly } from '../../errors/close.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import { withSectors } from './descriptor/edit.ts';
 import type { ExtentTable } from './extents.ts';
@@ -31,6 +32,7 @@ export function resizeVmdk({ createType, extents, path, session }: VmdkResizePar
   if (extents.list.some((other) => other !== last && other.file === last.file)) {
     return refuse('unsupported', 'its last extent shares a file with another one; copy it into a new image');
   }
+  if (diskBytes === 0) return refuse('limit', 'it has one sector of 512 bytes at least');
   if (bytes <= 0) {
     return refuse(
       'limit',
@@ -43,9 +45,7 @@ export function resizeVmdk({ createType, extents, path, session }: VmdkResizePar
       `it is ${createType}, and its last extent would be longer than 2 GiB; copy it into a new image`,
     );
   }
-  const index = extents.list.length - 1;
-  const writeLine = (): void =>
-    session.edit((text) => withSectors(text, index, bytes / SECTOR_BYTES, diskBytes / SECTOR_BYTES));
+  const writeLine = (): void => writeSize({ extents, session }, diskBytes);
   const now = extents.end;
   if (diskBytes < now) writeLine();
   if (diskBytes !== now) last.writer.resize(bytes);
@@ -53,8 +53,18 @@ export function resizeVmdk({ createType, extents, path, session }: VmdkResizePar
   try {
     writeLine();
   } catch (error) {
-    // without tables only the line says how long the extent is
-    if (last.tables === null && diskBytes > now) last.writer.resize(now - last.start);
+    // nobody may find an extent that is longer than its line
+    if (diskBytes > now) closeQuietly([{ close: () => last.writer?.resize(now - last.start) }]);
     throw error;
   }
+}
+
+/** The line of the last extent says what that has; writes nothing if it does. A full host may have kept a resize from that. */
+export function writeSize(
+  { extents, session }: Pick<VmdkResizeParts, 'extents' | 'session'>,
+  diskBytes = extents.end,
+): void {
+  const { last, list } = extents;
+  const sectors = (diskBytes - last.start) / SECTOR_BYTES;
+  session.edit((text) => withSectors(text, list.length - 1, sectors, diskBytes / SECTOR_BYTES));
 }
