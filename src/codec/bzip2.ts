@@ -252,18 +252,21 @@ function makeCode(lengths: Uint8Array): Code {
   const limits = new Int32Array(MAX_CODE_BITS + 1).fill(-1);
   const bases = new Int32Array(MAX_CODE_BITS + 1);
   const symbols = new Uint16Array(MAX_SYMBOLS);
+  const places = new Int32Array(MAX_CODE_BITS + 1);
   let code = 0;
   let place = 0;
   let minBits = 0;
   for (let bits = 1; bits <= MAX_CODE_BITS; bits++) {
     if (minBits === 0 && counts[bits]! > 0) minBits = bits;
     bases[bits] = code - place;
-    for (let symbol = 0; symbol < lengths.length; symbol++) if (lengths[symbol] === bits) symbols[place++] = symbol;
+    places[bits] = place;
+    place += counts[bits]!;
     code += counts[bits]!;
     if (code > 2 ** bits) throw new DamagedData('has more bzip2 Huffman codes than are possible');
     limits[bits] = code - 1;
     code *= 2;
   }
+  for (const [symbol, bits] of lengths.entries()) symbols[places[bits]!++] = symbol;
   return { minBits, limits, bases, symbols };
 }
 

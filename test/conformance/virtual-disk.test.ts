@@ -208,6 +208,12 @@ const readVariants: readonly ReadVariant[] = [
   { name: 'sparseimage', format: sparseimage, create: () => sparseImage() },
   { name: 'sparseimage of one list', format: sparseimage, create: () => sparseImage({ firstPlaces: 1008 }) },
   { name: 'asif', format: asif, create: () => asifImage() },
+  {
+    name: 'dmg with a resource fork',
+    format: dmg,
+    isCompressed: true,
+    create: () => dmgImage({ fork: true }),
+  },
   vhdxVariant('vhdx', () => mixedVhdx()),
   vhdxVariant('vhdx with blocks of 2 MiB and sectors of 4096 bytes', () =>
     mixedVhdx({ blockBytes: 2 * MIB, sectorBytes: 4096 }),

@@ -23,13 +23,17 @@ function tablesOf(type: number): readonly TableSpec[] {
 }
 
 type Reader = (image: string, raw: string) => void;
-const READERS: Readonly<Record<string, { readonly reads: readonly string[]; readonly convert: Reader }>> = {
+const READERS: Readonly<
+  Record<string, { readonly reads: readonly string[]; readonly readsFork: boolean; readonly convert: Reader }>
+> = {
   dmg2img: {
     reads: ['adc', 'zlib', 'bzip2'],
+    readsFork: true,
     convert: (image, raw) => void execFileSync('dmg2img', ['-s', image, raw], { stdio: 'pipe' }),
   },
   '7zz': {
     reads: ['adc', 'zlib', 'bzip2', 'lzfse', 'lzvn', 'xz'],
+    readsFork: false,
     convert: (image, raw) => {
       const output = execFileSync('7zz', ['x', '-so', '-tdmg', image], { stdio: 'pipe', maxBuffer: 2 ** 28 });
       writeFileSync(raw, output);
@@ -37,6 +41,7 @@ const READERS: Readonly<Record<string, { readonly reads: readonly string[]; read
   },
   'qemu-img': {
     reads: ['zlib'],
+    readsFork: true,
     convert: (image, raw) => void qemuImg('convert', '-f', 'dmg', '-O', 'raw', image, raw),
   },
 };
@@ -57,19 +62,31 @@ beforeEach(() => {
 });
 afterEach(() => removeTemporaryDirectory(folder));
 
-describe.each(Object.entries(READERS))('%s', (name, { reads, convert }) => {
+/** Writes an image and lets another program read it; this program must read the same. */
+function expectReadAlike(convert: Reader, { image, content }: ReturnType<typeof dmgImage>): void {
+  const path = join(folder, 'disk.dmg');
+  const raw = join(folder, 'disk.raw');
+  writeFileSync(path, image);
+  convert(path, raw);
+  expect(firstDifference(readFileSync(raw), content)).toBe('none');
+  expect(inspectDisk(path)).toMatchObject({ format: 'dmg', virtualSize: content.length });
+  withDisk(path, { readOnly: true }, (disk) => expect(firstDifference(readAll(disk), content)).toBe('none'));
+  expect(checkDisk(path, { repair: 'none', log: () => undefined })).toMatchObject({ corruptions: 0, checkErrors: 0 });
+}
+
+describe.each(Object.entries(READERS))('%s', (name, { reads, readsFork, convert }) => {
+  beforeEach((context) => requireOrSkip(context, name === 'qemu-img' ? hasQemu : hasCommand(name), name));
+
   test.for(reads)('reads the same from runs of the kind %s', (kind, context) => {
-    requireOrSkip(context, name === 'qemu-img' ? hasQemu : hasCommand(name), name);
     const [type, compress] = KINDS[kind]!;
     if (type === BZIP2 || type === XZ) requireOrSkip(context, hasCommand(kind), kind);
-    const { image, content } = dmgImage({ tables: tablesOf(type) }, compress === undefined ? {} : { [type]: compress });
-    const path = join(folder, 'disk.dmg');
-    const raw = join(folder, 'disk.raw');
-    writeFileSync(path, image);
-    convert(path, raw);
-    expect(firstDifference(readFileSync(raw), content)).toBe('none');
-    expect(inspectDisk(path)).toMatchObject({ format: 'dmg', virtualSize: content.length });
-    withDisk(path, { readOnly: true }, (disk) => expect(firstDifference(readAll(disk), content)).toBe('none'));
-    expect(checkDisk(path, { repair: 'none', log: () => undefined })).toMatchObject({ corruptions: 0, checkErrors: 0 });
+    const encoders = compress === undefined ? {} : { [type]: compress };
+    expectReadAlike(convert, dmgImage({ tables: tablesOf(type) }, encoders));
   });
+
+  // test.runIf would count as a skip
+  if (readsFork)
+    test('reads the same from an image with a resource fork', () => {
+      expectReadAlike(convert, dmgImage({ tables: tablesOf(ZLIB), fork: true }));
+    });
 });

@@ -58,7 +58,10 @@ export interface DmgSpec {
   readonly list?: string | Uint8Array;
   readonly listOffset?: number | bigint;
   readonly listBytes?: number | bigint;
-  readonly resourceFork?: readonly [offset: number, bytes: number];
+  /** instead of the property list: the block tables as resources, or these bytes */
+  readonly fork?: true | Uint8Array;
+  readonly forkOffset?: number | bigint;
+  readonly forkBytes?: number | bigint;
 }
 
 type Compress = (content: Uint8Array) => Uint8Array;
@@ -83,7 +86,8 @@ export function dmgImage(
   }
   const data = Buffer.concat(runs.map(({ stored }) => stored).reverse());
   const blobs = tables.map((table, i) => tableBytes(table, placed[i]!));
-  const list = Buffer.from(spec.list ?? listOf(blobs));
+  const isFork = spec.fork !== undefined;
+  const list = Buffer.from(isFork ? (spec.fork === true ? forkOf(blobs) : spec.fork) : (spec.list ?? listOf(blobs)));
   const trailer = Buffer.alloc(SECTOR);
   trailer.write(spec.magic ?? 'koly', 'latin1');
   trailer.writeUInt32BE(spec.version ?? 4, 4);
@@ -91,12 +95,12 @@ export function dmgImage(
   const u64 = (value: number | bigint, at: number): void => void trailer.writeBigUInt64BE(BigInt(value), at);
   u64(spec.dataFork ?? gap, 24);
   u64(data.length, 32);
-  u64(spec.resourceFork?.[0] ?? 0, 40);
-  u64(spec.resourceFork?.[1] ?? 0, 48);
+  u64(spec.forkOffset ?? (isFork ? gap + data.length : 0), 40);
+  u64(spec.forkBytes ?? (isFork ? list.length : 0), 48);
   trailer.writeUInt32BE(1, 56);
   trailer.writeUInt32BE(spec.segments ?? 1, 60);
-  u64(spec.listOffset ?? gap + data.length, 216);
-  u64(spec.listBytes ?? list.length, 224);
+  u64(spec.listOffset ?? (isFork ? 0 : gap + data.length), 216);
+  u64(spec.listBytes ?? (isFork ? 0 : list.length), 224);
   u64(sectors, 492);
   return { image: Buffer.concat([Buffer.alloc(gap, 0xdd), data, list, trailer]), content };
 }
@@ -181,6 +185,34 @@ function listOf(tables: readonly Buffer[]): string {
 `;
 }
 
+/** A resource fork with another type before the block tables. */
+export function forkOf(tables: readonly Buffer[]): Buffer {
+  const u32 = (value: number): Buffer => Buffer.from([value >>> 24, value >>> 16, value >>> 8, value]);
+  const data = Buffer.concat([...tables.flatMap((table) => [u32(table.length), table]), u32(3), Buffer.from('abc')]);
+  const types = Buffer.alloc(2 + 2 * 8);
+  types.writeUInt16BE(1, 0);
+  const lists = [
+    { type: 'plst', count: 1 },
+    { type: 'blkx', count: tables.length },
+  ];
+  for (const [i, { type, count }] of lists.entries()) {
+    types.write(type, 2 + i * 8, 'latin1');
+    types.writeUInt16BE(count - 1, 6 + i * 8);
+    types.writeUInt16BE(types.length + i * 12, 8 + i * 8);
+  }
+  let at = 0;
+  const references = tables.map((table) => {
+    at += 4 + table.length;
+    return Buffer.concat([Buffer.from([0, 1, 0xff, 0xff]), u32(0x50000000 | (at - 4 - table.length)), u32(0)]);
+  });
+  const other = Buffer.concat([Buffer.from([0, 1, 0xff, 0xff]), u32(at), u32(0)]);
+  const map = Buffer.concat([Buffer.alloc(28), types, other, ...references]);
+  map.writeUInt16BE(28, 24);
+  const header = Buffer.concat([u32(256), u32(256 + data.length), u32(data.length), u32(map.length)], 256);
+  header.copy(map, 0, 0, 16);
+  return Buffer.concat([header, data, map]);
+}
+
 /** Text that compresses, and differs from sector to sector. */
 export function sectorsOf(count: number, seed: number): Buffer {
   let text = '';
@@ -216,6 +248,7 @@ export const MIXED_TABLES: readonly TableSpec[] = [
 /** Images that are damaged in the fuzz test, one for each compression. */
 export const DMG_KINDS: Readonly<Record<string, () => { readonly image: Buffer }>> = {
   mixed: () => dmgImage({ gap: 9 }),
+  'resource fork': () => dmgImage({ gap: 9, fork: true }),
   zlib: () => dmgImage({ tables: tablesOf(ZLIB) }),
   adc: () => dmgImage({ tables: tablesOf(ADC) }),
   bzip2: () => dmgImage({ tables: tablesOf(BZIP2) }, { [BZIP2]: program('bzip2') }),

@@ -1,4 +1,5 @@
-// The block tables of a dmg image, one for each partition, in the array resource-fork/blkx of its property list, big-endian:
+// The block tables of a dmg image, one for each partition, in the array resource-fork/blkx of its property list or as
+// resources "blkx" of its resource fork, big-endian:
 //
 //     0 "mish"   8 first sector u64   16 sectors u64   24 data, host offset u64 (from the data fork)
 //    64 checksum: type u32, bits u32, value[128]      200 runs u32
@@ -11,9 +12,10 @@ import { readU64BE } from '../../bytes/endian.ts';
 import { hex, isSafeOffset, SECTOR_BYTES } from '../../bytes/offsets.ts';
 import { MAX_PIECE_BYTES } from '../../codec/compressed-pieces.ts';
 import { DamagedData } from '../../codec/damaged-data.ts';
-import { arrayAt, dataAt, dictionaryAt, type PlistValue, parsePlist } from '../../codec/plist.ts';
+import { arrayAt, dataAt, dictionaryAt, parsePlist } from '../../codec/plist.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
+import { resourcesOf } from './resource-fork.ts';
 import { isCompressed, isSkipped, isZero, RAW_RUN, TERMINATOR } from './run-types.ts';
 import type { Trailer } from './trailer.ts';
 
@@ -46,22 +48,28 @@ export interface BlockTable {
 
 /** Reads and checks all tables of an image. @throws ImgfuseError corrupt, unsupported */
 export function readBlockTables(file: HostFile, trailer: Trailer): readonly BlockTable[] {
-  const { listOffset, listBytes } = trailer;
-  const bytes = new Uint8Array(listBytes);
-  const got = file.read(bytes, 0, listBytes, listOffset);
-  let list: PlistValue;
+  const { name, offset, bytes } = trailer.tables;
+  const holder = new Uint8Array(bytes);
+  const got = file.read(holder, 0, bytes, offset);
+  let found: readonly (Uint8Array | undefined)[];
   try {
-    list = parsePlist(bytes.subarray(0, got));
+    found =
+      name === 'property list' ? tablesOfList(holder.subarray(0, got)) : resourcesOf(holder.subarray(0, got), 'blkx');
+    if (found.length === 0) throw new DamagedData('has no block table');
   } catch (error) {
     if (!(error instanceof DamagedData)) throw error;
-    throw corrupt(file, listOffset, `the property list at ${hex(listOffset)} ${error.message}`, error);
+    throw corrupt(file, offset, `the ${name} at ${hex(offset)} ${error.message}`, error);
   }
-  const entries = arrayAt(dictionaryAt(list, 'resource-fork'), 'blkx');
-  if (entries === undefined)
-    throw corrupt(file, listOffset, `the property list at ${hex(listOffset)} has no array resource-fork/blkx`);
-  const tables = entries.map((entry, i) => new TableReader(file, trailer, i, dataAt(entry, 'Data')).read());
-  checkOverlaps(file, listOffset, sortedRuns(tables));
+  const tables = found.map((table, i) => new TableReader(file, trailer, i, table).read());
+  checkOverlaps(file, offset, sortedRuns(tables));
   return tables;
+}
+
+/** undefined for an entry without a table */
+function tablesOfList(bytes: Uint8Array): readonly (Uint8Array | undefined)[] {
+  const entries = arrayAt(dictionaryAt(parsePlist(bytes), 'resource-fork'), 'blkx');
+  if (entries === undefined) throw new DamagedData('has no array resource-fork/blkx');
+  return entries.map((entry) => dataAt(entry, 'Data'));
 }
 
 /** Runs of every table, in the order of the disk. */
@@ -73,12 +81,12 @@ export function inDiskOrder(runs: readonly Run[]): Run[] {
   return [...runs].sort((a, b) => a.start - b.start);
 }
 
-function checkOverlaps(file: HostFile, listOffset: number, runs: readonly Run[]): void {
+function checkOverlaps(file: HostFile, offset: number, runs: readonly Run[]): void {
   for (const [i, { start }] of runs.entries()) {
     const before = runs[i - 1];
     if (before !== undefined && before.start + before.bytes > start) {
       const sentence = `the block tables have two runs for sector ${start / SECTOR_BYTES} of the disk`;
-      throw corrupt(file, listOffset, sentence);
+      throw corrupt(file, offset, sentence);
     }
   }
 }
@@ -154,7 +162,9 @@ class TableReader {
 
   private invalid(what: string, kind: 'corrupt' | 'unsupported' = 'corrupt'): ImgfuseError {
     const { path } = this.file;
-    return new ImgfuseError(kind, `${path}: block table ${this.index} of the property list ${what}`, { path });
+    return new ImgfuseError(kind, `${path}: block table ${this.index} of the ${this.trailer.tables.name} ${what}`, {
+      path,
+    });
   }
 }
 

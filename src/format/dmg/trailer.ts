@@ -4,7 +4,8 @@
 //   24 data fork, host offset u64    40 resource fork, host offset u64, bytes u64
 //   56 segment u32, segments u32    216 property list, host offset u64, bytes u64    492 disk u64, sectors
 //
-// Invariant: the property list of a Trailer lies inside the file, and is not too long for memory.
+// The block tables are in the property list, or in the resource fork if there is no list. Invariant: what holds them lies
+// inside the file, and is not too long for memory.
 
 import { readU64BE } from '../../bytes/endian.ts';
 import { type HostOffset, hex, hostOffset, isSafeOffset, MAX_VIRTUAL_SIZE, SECTOR_BYTES } from '../../bytes/offsets.ts';
@@ -19,17 +20,25 @@ const VERSION = 4;
 const VERSION_AT = 4;
 const BYTES_AT = 8;
 const DATA_FORK_AT = 24;
-const RESOURCE_FORK_BYTES_AT = 48;
+const FORK_AT = 40;
+const FORK_BYTES_AT = 48;
 const SEGMENTS_AT = 60;
 const LIST_AT = 216;
 const LIST_BYTES_AT = 224;
 const SECTORS_AT = 492;
 
+/** What holds the block tables. */
+export interface TablesPlace {
+  /** for messages */
+  readonly name: 'property list' | 'resource fork';
+  readonly offset: HostOffset;
+  readonly bytes: number;
+}
+
 export interface Trailer {
   /** the host offset that the runs count from */
   readonly dataFork: number;
-  readonly listOffset: HostOffset;
-  readonly listBytes: number;
+  readonly tables: TablesPlace;
   /** virtual size in bytes */
   readonly diskBytes: number;
 }
@@ -50,7 +59,7 @@ export function readTrailer(file: HostFile): Trailer {
     throw invalid(file, DATA_FORK_AT, `the data fork begins at ${dataFork}; the file has ${size} bytes`);
   const diskBytes = readU64BE(view, SECTORS_AT) * SECTOR_BYTES;
   if (!(diskBytes <= MAX_VIRTUAL_SIZE)) throw invalid(file, SECTORS_AT, 'the disk has more than 8 PiB');
-  return { dataFork, ...listOf(file, view, size), diskBytes };
+  return { dataFork, tables: tablesPlace(file, view, size), diskBytes };
 }
 
 function checkKind(file: HostFile, view: DataView): void {
@@ -69,21 +78,21 @@ function checkKind(file: HostFile, view: DataView): void {
   }
 }
 
-function listOf(file: HostFile, view: DataView, size: number): Pick<Trailer, 'listOffset' | 'listBytes'> {
-  const [listOffset, listBytes] = [readU64BE(view, LIST_AT), readU64BE(view, LIST_BYTES_AT)];
-  if (listBytes === 0 && readU64BE(view, RESOURCE_FORK_BYTES_AT) !== 0) {
-    const old = 'has its block table in a resource fork, as macOS 10.1 wrote it';
-    throw refusal(file, LIST_BYTES_AT, `${old}; convert it with hdiutil convert -format UDZO on a Mac`);
-  }
-  if (listBytes === 0) throw invalid(file, LIST_BYTES_AT, 'there is no property list, so there is no block table');
-  const end = listOffset + listBytes;
+function tablesPlace(file: HostFile, view: DataView, size: number): TablesPlace {
+  const hasList = readU64BE(view, LIST_BYTES_AT) !== 0;
+  const name = hasList ? 'property list' : 'resource fork';
+  const [at, bytesAt] = hasList ? [LIST_AT, LIST_BYTES_AT] : [FORK_AT, FORK_BYTES_AT];
+  const [offset, bytes] = [readU64BE(view, at), readU64BE(view, bytesAt)];
+  if (bytes === 0)
+    throw invalid(file, LIST_BYTES_AT, 'there is no property list and no resource fork, so there is no block table');
+  const end = offset + bytes;
   if (!isSafeOffset(end) || end > size - TRAILER_BYTES) {
-    const place = `the property list has ${listBytes} bytes at ${hex(listOffset)}`;
-    throw invalid(file, LIST_AT, `${place}; it must end before the trailer, at ${hex(size - TRAILER_BYTES)}`);
+    const place = `the ${name} has ${bytes} bytes at ${hex(offset)}`;
+    throw invalid(file, at, `${place}; it must end before the trailer, at ${hex(size - TRAILER_BYTES)}`);
   }
-  if (listBytes > MAX_XML_BYTES)
-    throw invalid(file, LIST_BYTES_AT, `the property list has ${listBytes} bytes; the limit is ${MAX_XML_BYTES}`);
-  return { listOffset: hostOffset(listOffset), listBytes };
+  if (bytes > MAX_XML_BYTES)
+    throw invalid(file, bytesAt, `the ${name} has ${bytes} bytes; the limit is ${MAX_XML_BYTES}`);
+  return { name, offset: hostOffset(offset), bytes };
 }
 
 function refusal(file: HostFile, offset: number, what: string): ImgfuseError {

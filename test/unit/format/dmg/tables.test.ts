@@ -5,11 +5,13 @@ import { describe, expect, test } from 'vitest';
 import { guestOffset } from '../../../../src/bytes/offsets.ts';
 import { ImgfuseError } from '../../../../src/errors/index.ts';
 import { dmg } from '../../../../src/format/dmg/index.ts';
+import { resourcesOf } from '../../../../src/format/dmg/resource-fork.ts';
 import { readTrailer } from '../../../../src/format/dmg/trailer.ts';
 import {
   ADC,
   type DmgSpec,
   dmgImage,
+  forkOf,
   IGNORED,
   MIXED_TABLES,
   RAW,
@@ -61,7 +63,8 @@ describe('the trailer', () => {
     const { image } = dmgImage({ tables: [{ runs: GOOD }], gap: 7, sectors: 99 });
     const trailer = readTrailer(new MemoryHostFile(image, '/disk'));
     expect(trailer).toMatchObject({ dataFork: 7, diskBytes: 99 * 512 });
-    expect(trailer.listOffset + trailer.listBytes).toBe(image.length - 512);
+    const { name, offset, bytes } = trailer.tables;
+    expect([name, offset + bytes]).toEqual(['property list', image.length - 512]);
     expect(dmg.inspect(fileOf({ sectors: 99 }))).toEqual({
       ...{ format: 'dmg', virtualSize: 99 * 512, clusterSize: null, dirty: false, specific: {} },
     });
@@ -79,9 +82,14 @@ describe('the trailer', () => {
     ['a disk of 2^64 sectors', { sectors: 2n ** 64n - 1n }, /^corrupt: .* offset 492/],
     ['no list', { list: '' }, /^corrupt: .* offset 224: there is no property list/],
     [
-      'a resource fork alone',
-      { list: '', resourceFork: [0, 9] },
-      /^unsupported: .*block table in a resource fork.*hdiutil/,
+      'a fork that is not there',
+      { fork: true, forkBytes: 0 },
+      /^corrupt: .* offset 224: there is no property list and no/,
+    ],
+    [
+      'a fork inside the trailer',
+      { fork: true, forkBytes: size },
+      /^corrupt: .* offset 40: the resource fork has .* must end/,
     ],
     [
       'a list inside the trailer',
@@ -117,6 +125,41 @@ test.each([
   ],
 ])('the property list %s is refused', (list, sentence) => {
   expect(openRefusal(fileOf({ list }))).toMatch(sentence);
+});
+
+describe('a resource fork', () => {
+  const fork = forkOf([Buffer.from('table')]);
+  const changed = (at: number, value: number): Buffer => {
+    const copy = Buffer.from(fork);
+    copy.writeUInt16BE(value, at);
+    return copy;
+  };
+  const map = fork.readUInt32BE(4);
+
+  test('holds the block tables of an old image', () => {
+    const { image, content } = dmgImage({ tables: MIXED_TABLES, fork: true });
+    const target = new Uint8Array(content.length);
+    open(new MemoryHostFile(image, '/disk')).read(target, 0, target.length, guestOffset(0));
+    expect(Buffer.compare(target, content)).toBe(0);
+    expect(resourcesOf(fork, 'blkx').map((table) => Buffer.from(table).toString())).toEqual(['table']);
+    expect(resourcesOf(fork, 'plst').map((table) => Buffer.from(table).toString())).toEqual(['abc']);
+    expect(resourcesOf(changed(map + 28, 0xffff), 'blkx')).toEqual([]);
+  });
+
+  test.each([
+    ['no header', fork.subarray(0, 15)],
+    ['no map', fork.subarray(0, map + 25)],
+    ['a map beyond it', changed(4, 0xffff)],
+    ['types beyond it', changed(map + 24, 0xffff)],
+    ['references beyond it', changed(map + 28 + 2 + 8 + 6, 0xffff)],
+    ['more references than room', changed(map + 28 + 2 + 8 + 4, 9)],
+    ['a table beyond it', changed(256, 0xffff)],
+    ['no block table', changed(map + 28 + 2 + 8, 0)],
+  ])('with %s is refused', (_, bytes) => {
+    expect(openRefusal(fileOf({ fork: bytes }))).toMatch(
+      /^corrupt: \/disk: the resource fork at 0x[0-9a-f]+ has ([0-9]+ bytes, and goes on at|no block table)/,
+    );
+  });
 });
 
 describe('a block table', () => {
