@@ -32,8 +32,10 @@ const BACKED_ROWS = [
 
 export async function run(workshop, measurements) {
   const onTmpfs = isOnTmpfs(workshop);
-  for (const format of ['qed', 'qcow2']) {
+  for (const format of ['qed', 'qcow2', 'vdi']) {
     await emptyRows(workshop, measurements, format, '16G');
+    // QEMU has no backing files in VDI
+    if (format === 'vdi') continue;
     for (const below of ['raw', format]) {
       const base = { format: below, file: workshop.path(`base.${below}`) };
       const prepare = once(() => makeBase(workshop, base));

@@ -18,14 +18,14 @@ import { ALLOCATED_AT, u32Field, writeHeaderFields } from './header.ts';
 import { RESERVE_LOCK, type VdiNumbers } from './state.ts';
 
 /**
- * Blocks that are reserved at once, or so many bytes of smaller blocks: what a crash leaves as leaks. Twice as many each time, because
- * a fdatasync waits for all data that is under way, up to MOST_BYTES. Other programs go on from the count that a crash leaves, and must
- * not reach cBlocks soon: only one block in MOST_PART of those that were never used is reserved beyond the first step.
+ * Bytes of blocks that are reserved at once: what a crash leaves as leaks. Many, because a fdatasync waits for all data that is under
+ * way; the first one of a session finds hardly any. Other programs go on from the count that a crash leaves, and must not reach cBlocks
+ * soon: of the indices that were never used only one in UNUSED_PART is reserved, or so few that it hardly matters.
  */
-const RESERVE_BLOCKS = 16;
-const RESERVE_BYTES = 16 * 1024 * 1024;
-const MOST_BYTES = 1024 * 1024 * 1024;
-const MOST_PART = 8;
+const RESERVE_BYTES = 1024 * 1024 * 1024;
+const UNUSED_PART = 8;
+const FEW_BLOCKS = 16;
+const FEW_BYTES = 16 * 1024 * 1024;
 
 export interface AllocatedCountParts {
   readonly file: HostFile;
@@ -69,19 +69,18 @@ export class AllocatedCount {
 
   private reserve(wanted: number): void {
     const { geometry, lock, numbers } = this.parts;
-    const { isNeeded, last, most, reserved } = lock.run(() => ({
+    const { isNeeded, most, reserved } = lock.run(() => ({
       isNeeded: this.parts.free.freeCount === 0 && numbers.end >= numbers.reserved,
-      last: numbers.lastStep,
       most: numbers.blockCount - numbers.reserved,
       reserved: numbers.reserved,
     }));
     if (!isNeeded || most === 0) return;
-    const growing = Math.min(2 * last, Math.floor(MOST_BYTES / geometry.stride), Math.floor(most / MOST_PART));
-    const step = Math.max(RESERVE_BLOCKS, Math.floor(RESERVE_BYTES / geometry.stride), growing, wanted);
+    const few = Math.max(FEW_BLOCKS, Math.floor(FEW_BYTES / geometry.stride));
+    const many = Math.min(Math.floor(RESERVE_BYTES / geometry.stride), Math.floor(most / UNUSED_PART));
+    const step = Math.max(few, many, wanted);
     for (let blocks = Math.min(step, most); ; blocks = Math.floor(blocks / 2)) {
       try {
         this.reserveKept(reserved + blocks);
-        lock.run(() => numbers.noteStep(blocks));
         return;
       } catch (error) {
         // near the host's limit of a file's size the step does not fit where a block does
@@ -104,7 +103,6 @@ export class AllocatedCount {
       if (reserved === end) return null;
       // nobody uses more from now on
       numbers.noteReserved(end);
-      numbers.noteStep(0);
       this.write(end);
       return geometry.hostStartOf(end, dataOffset);
     });

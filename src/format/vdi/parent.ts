@@ -33,7 +33,7 @@ export function identityOf({ uuidCreate, uuidModify }: Pick<VdiUuids, 'uuidCreat
 }
 
 /** uuidModify in an identity. */
-export function modifyOf(identity: string): string {
+function modifyOf(identity: string): string {
   return identity.slice(identity.indexOf(' ') + 1);
 }
 

@@ -22,8 +22,7 @@ const BLOCK_COUNT = FIRST_OWN_NUMBER + 2;
 const END = FIRST_OWN_NUMBER + 3;
 const RESERVED = FIRST_OWN_NUMBER + 4;
 const LAST_CHANGE_MS = FIRST_OWN_NUMBER + 5;
-const LAST_STEP = FIRST_OWN_NUMBER + 6;
-const NUMBER_COUNT = FIRST_OWN_NUMBER + 7;
+const NUMBER_COUNT = FIRST_OWN_NUMBER + 6;
 
 export interface VdiState extends MappedState {
   readonly header: VdiHeader;
@@ -107,15 +106,6 @@ export class VdiNumbers {
   noteReserved(blocks: number): void {
     assert(blocks >= this.end, 'blocks in use stay reserved');
     this.numbers.set(RESERVED, blocks);
-  }
-
-  /** Blocks that were reserved at once the last time; 0 once what was reserved has been given back. */
-  get lastStep(): number {
-    return this.numbers.get(LAST_STEP);
-  }
-
-  noteStep(blocks: number): void {
-    this.numbers.set(LAST_STEP, blocks);
   }
 
   /** steadyMs() of the last allocation. */
