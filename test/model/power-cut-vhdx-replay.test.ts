@@ -1,4 +1,4 @@
-// Power cuts inside the replay of a VHDX's log: whatever is left reads as before, here and to the judge, and the next replay
+// Power cuts inside the replay of a VHDX's log, and a repair behind it: whatever is left reads as before, here and to the judge, and the next replay
 // completes it. SEED is the beginning.
 
 import { expect, test } from 'vitest';
@@ -29,6 +29,8 @@ function makeImage(random: () => number): Buffer {
   const { batAt, blocksAt, image, logAt } = made;
   const table = Buffer.from(image.subarray(batAt, batAt + 4096));
   const last = image.length + MIB;
+  // two blocks in one place, which a repair separates when the log is carried out
+  if (random() < 0.5) table.writeBigUInt64LE(table.readBigUInt64LE(0), 8);
   let at = pick(256) * 4096;
   const tail = at;
   const count = 1 + pick(4);

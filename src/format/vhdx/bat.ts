@@ -40,6 +40,18 @@ export function offsetOf(low: number, high: number): HostOffset {
   return hostOffset(((low >>> OFFSET_SHIFT) + high * HIGH_MIB) * MIB);
 }
 
+/** Sets the entry with this low word to another place, a multiple of a MiB; its other bits stay. */
+export function writePlace(entry: DataView, low: number, place: number): void {
+  const mib = place / MIB;
+  entry.setUint32(0, (low & (2 ** OFFSET_SHIFT - 1)) + (mib % HIGH_MIB) * MIB, true);
+  entry.setUint32(4, Math.floor(mib / HIGH_MIB), true);
+}
+
+/** The block has data in the file, all of it or a part. */
+export function hasPlace(state: number): boolean {
+  return state === PAYLOAD_BLOCK_FULLY_PRESENT || state === PAYLOAD_BLOCK_PARTIALLY_PRESENT;
+}
+
 /** Nothing is here, and nothing of the parent shows through: zeros. */
 export function isZeroState(state: number): boolean {
   return (

@@ -5,7 +5,7 @@ import type { HostFile } from '../../host/host-file.ts';
 import type { ImageDetails, OpenOptions } from '../image-format.ts';
 import { COUNTED_TABLE_BYTES, clustersOnHost, possibleClusters } from '../mapped/host-clusters.ts';
 import { createMappedState } from '../mapped/mapped-state.ts';
-import { PAYLOAD_BLOCK_FULLY_PRESENT, PAYLOAD_BLOCK_PARTIALLY_PRESENT, stateOf } from './bat.ts';
+import { hasPlace, stateOf } from './bat.ts';
 import { ENTRY_BYTES, Geometry } from './geometry.ts';
 import { invalid } from './header/fields.ts';
 import { type Layout, readLayout } from './header/layout.ts';
@@ -86,8 +86,7 @@ function countAllocated({ disk, regions, view }: Layout): number | null {
     const part = Math.min(chunk.length, bytes - done);
     const got = view.read(chunk, 0, part, hostOffset(regions.bat.start + done));
     for (let at = 0; at + ENTRY_BYTES <= got; at += ENTRY_BYTES) {
-      const state = stateOf(words.getUint32(at, true));
-      const isData = state === PAYLOAD_BLOCK_FULLY_PRESENT || state === PAYLOAD_BLOCK_PARTIALLY_PRESENT;
+      const isData = hasPlace(stateOf(words.getUint32(at, true)));
       if (isData && !geometry.isBitmapEntry((done + at) / ENTRY_BYTES)) count++;
     }
   }

@@ -1,6 +1,6 @@
 // The check of an image: headers, log and region tables, then the block allocation table as the log leaves it. A repair of everything
-// carries the log out, and writes a damaged header or region table again from the other one. An entry that cannot be is never
-// changed: its data may be somewhere.
+// carries the log out, and writes a damaged header or region table again from the other one. An entry that leads to no block
+// is never changed: its data may be somewhere.
 
 import { hostOffset } from '../../../bytes/offsets.ts';
 import type { HostFile } from '../../../host/host-file.ts';
@@ -13,6 +13,7 @@ import { REGION_TABLE_BYTES, REGION_TABLE_OFFSETS } from '../header/region-table
 import { announceChange } from '../header/update.ts';
 import { carryOutLog } from '../log/carry-out.ts';
 import { readSoundLayout } from '../open.ts';
+import { separateBlocks } from './shared-blocks.ts';
 import { walkTable } from './table-walk.ts';
 
 const PENDING = 'The image was not closed: what its log holds counts here as carried out; check -r all carries it out';
@@ -27,7 +28,14 @@ export function checkVhdx(file: HostFile, options: CheckOptions): CheckReport {
   if (isMended) mend(file, found);
   const layout = isMended ? readSoundLayout(file) : found;
   if (isPending) log(isRepair ? 'Repaired: what the log holds was carried out' : PENDING);
-  const report = walkTable(layout, { ...options, log });
+  const { describe, report, shared } = walkTable(layout, { ...options, log }, !isRepair);
+  if (isRepair && shared.length > 0 && report.checkErrors === 0) {
+    report.imageEndOffset = separateBlocks(file, layout, shared, (entry, what) => {
+      report.corruptionsFixed++;
+      log(`Repaired ${describe(entry)}, where another block lies, too; ${what}`);
+    });
+    report.leaks = 0;
+  }
   for (const fault of faults) {
     report.corruptions++;
     if (isMended) report.corruptionsFixed++;

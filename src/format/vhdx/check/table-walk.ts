@@ -2,7 +2,7 @@
 //
 //   state that is unknown, or that the image cannot have    corruption
 //   place off the file, in a region, in the log             corruption
-//   two blocks in one place                                 corruption
+//   two blocks in one place                                 corruption, which shared-blocks.ts repairs
 //   reserved bits                                           corruption
 //   partially present block without a bitmap                corruption
 //   space behind the last block                             leak, if a block has room there
@@ -28,20 +28,36 @@ import {
 import { BITMAP_BYTES, ENTRY_BYTES, Geometry } from '../geometry.ts';
 import { MIB } from '../header/fields.ts';
 import type { Layout } from '../header/layout.ts';
-import { takenIn } from '../places.ts';
+import { Places, takenIn } from '../places.ts';
 
 const CHUNK_BYTES = 64 * 1024;
 const SB_BLOCK_NOT_PRESENT = 0;
 
-interface Entry {
+export interface Entry {
   readonly index: number;
   readonly low: number;
   readonly high: number;
 }
 
-/** @returns the report; its imageEndOffset is the end of the last MiB in use */
-export function walkTable(layout: Layout, options: Pick<CheckOptions, 'log' | 'progress'>): CheckReport {
-  return new TableWalk(layout, options).run();
+/** Blocks in the place of another one that one repair separates. */
+const MAX_SHARED = 65_536;
+
+export interface TableCheck {
+  /** its imageEndOffset is the end of the last MiB in use */
+  readonly report: CheckReport;
+  /** payload blocks that lie where another block lies; they are counted as corruptions */
+  readonly shared: readonly Entry[];
+  /** an entry at the beginning of a sentence */
+  readonly describe: (entry: Entry) => string;
+}
+
+/** @param logsShared false: whoever repairs them says so */
+export function walkTable(
+  layout: Layout,
+  options: Pick<CheckOptions, 'log' | 'progress'>,
+  logsShared: boolean,
+): TableCheck {
+  return new TableWalk(layout, options, logsShared).run();
 }
 
 class TableWalk {
@@ -52,21 +68,26 @@ class TableWalk {
   private readonly fileLength: number;
   /** MiB of the file that are in use */
   private readonly used: SparseBitmap;
+  private readonly places: Places;
+  private readonly logsShared: boolean;
+  private readonly shared: Entry[] = [];
   private previousEnd = -1;
   private end = 0;
   /** a chunk has partially present blocks; the entry of its bitmap follows them */
   private needsBitmap = false;
 
-  constructor(layout: Layout, options: Pick<CheckOptions, 'log' | 'progress'>) {
+  constructor(layout: Layout, options: Pick<CheckOptions, 'log' | 'progress'>, logsShared: boolean) {
     this.layout = layout;
     this.options = options;
     this.geometry = new Geometry(layout.disk);
     this.fileLength = layout.view.size();
+    this.logsShared = logsShared;
+    this.places = new Places(this.fileLength, takenIn(layout));
     this.used = new SparseBitmap(Math.ceil(this.fileLength / MIB));
     for (const { start, end } of [{ start: 0, end: MIB }, ...takenIn(layout)]) this.take(start, end - start);
   }
 
-  run(): CheckReport {
+  run(): TableCheck {
     const { fileLength, geometry, report } = this;
     report.totalClusters = geometry.blockCount;
     this.forEachEntry((entry) => {
@@ -80,7 +101,7 @@ class TableWalk {
     report.imageEndOffset = this.end;
     const tail = this.layout.view.isDevice ? 0 : fileLength - this.end;
     report.leaks = Math.max(0, Math.floor(tail / geometry.blockBytes));
-    return report;
+    return { report, shared: this.shared, describe: (entry) => this.describe(entry) };
   }
 
   private visitBlock(entry: Entry): void {
@@ -125,8 +146,12 @@ class TableWalk {
   private claim(entry: Entry, host: number, bytes: number, needed: number): void {
     if (host < MIB || host + needed > this.fileLength) {
       this.corruption(entry, `which is no place in this file of ${this.fileLength} bytes`);
-    } else if (!this.take(host, bytes)) {
+    } else if (!this.places.hasRoomAt(host, bytes)) {
       this.corruption(entry, 'where something else lies, too');
+    } else if (!this.take(host, bytes)) {
+      const isKept = !this.geometry.isBitmapEntry(entry.index) && this.shared.length < MAX_SHARED;
+      if (isKept) this.shared.push(entry);
+      this.corruption(entry, 'where another block lies, too', this.logsShared || !isKept);
     }
   }
 
@@ -164,12 +189,16 @@ class TableWalk {
     }
   }
 
-  private corruption({ high, index, low }: Entry, what: string): void {
+  private corruption(entry: Entry, what: string, isLogged = true): void {
+    this.report.corruptions++;
+    if (isLogged) this.options.log(`ERROR ${this.describe(entry)}, ${what}`);
+  }
+
+  private describe({ high, index, low }: Entry): string {
     const { geometry } = this;
     const at = this.layout.regions.bat.start + index * ENTRY_BYTES;
     const block: GuestCluster = geometry.blockOfEntry(index);
     const of = geometry.isBitmapEntry(index) ? 'a bitmap' : `guest offset ${hex(geometry.startOf(block))}`;
-    this.report.corruptions++;
-    this.options.log(`ERROR BAT entry ${index} at offset ${hex(at)} (${of}) is ${hexWords(high, low)}, ${what}`);
+    return `BAT entry ${index} at offset ${hex(at)} (${of}) is ${hexWords(high, low)}`;
   }
 }

@@ -92,15 +92,13 @@ describe('a finding, which a repair leaves alone, is', () => {
     ['a place in the log', entry(2, mib(1) | 6n), 'where something else lies, too'],
     ['a place in the metadata', entry(2, mib(2) | 6n), 'where something else lies, too'],
     ['a place in the table', entry(2, mib(3) | 6n), 'where something else lies, too'],
-    ['a place of another block', entry(2, mib(4) | 6n), 'where something else lies, too'],
-    ['a place that is kept, and is that of another block', entry(2, mib(4) | 3n), 'where something else lies, too'],
     [
       'a part without a bitmap',
       entry(4096, 0n, CHILD),
       '(a bitmap) is 0x0, which has no bitmap, and blocks before it are partially',
     ],
     ['a bitmap of an unknown state', entry(4096, 2n, CHILD), 'which has the state 2, and is the entry of a bitmap'],
-    ['a bitmap in a block', entry(4096, mib(5) | 6n, CHILD), 'where something else lies, too'],
+    ['a bitmap in a block', entry(4096, mib(5) | 6n, CHILD), 'where another block lies, too'],
   ])('%s', (_, spec, sentence) => {
     const { image } = vhdxImage(spec);
     const { report, told } = checkBytes(image);
@@ -129,6 +127,18 @@ const DAMAGED: Readonly<Record<string, () => Buffer>> = {
   'a torn header': () => mixedVhdx().image.fill(1, 0x10100, 0x10110),
   'a torn region table': () => mixedVhdx().image.fill(1, 0x30100, 0x30110),
   'another region table': () => mixedVhdx({ editTable: (table, copy) => void table.writeUInt8(copy, 60_000) }).image,
+  'blocks in one place': () => {
+    const blocks: VhdxBlock[] = [1, 2, 3, 4, 5].map((byte) => ({
+      state: 6,
+      data: new Uint8Array(2 * MIB).fill(byte, MIB),
+    }));
+    const { batAt, image } = vhdxImage({ blocks, blockBytes: 2 * MIB });
+    // the second lies where the first does, the third half there, and the fourth keeps that place
+    image.copy(image, batAt + 8, batAt, batAt + 8);
+    image.writeBigUInt64LE(BigInt(5 * MIB) | 6n, batAt + 16);
+    image.writeBigUInt64LE(BigInt(4 * MIB) | 3n, batAt + 24);
+    return image;
+  },
   'space behind its last block': () => Buffer.concat([mixedVhdx().image, Buffer.alloc(3 * MIB + 5)]),
 };
 

@@ -1,0 +1,49 @@
+// Repair of blocks that lie where another one lies: the second one gets its own copy at the end of the file, so that both keep what
+// they read as. The copy is durable before its entry, which is one aligned write inside a sector; the log is empty, so no replay
+// can undo it. A crash leaves the old entry or the new one, and both read the same.
+
+import { hostOffset, roundUp } from '../../../bytes/offsets.ts';
+import { type HostFile, readPadded } from '../../../host/host-file.ts';
+import { hasPlace, offsetOf, stateOf, writePlace } from '../bat.ts';
+import { ENTRY_BYTES, Geometry } from '../geometry.ts';
+import { MIB } from '../header/fields.ts';
+import { readHeaders } from '../header/header.ts';
+import type { Layout } from '../header/layout.ts';
+import { announceChange } from '../header/update.ts';
+import type { Entry } from './table-walk.ts';
+
+/** @param told what became of an entry, as the end of a sentence @returns the end of the file that is in use */
+export function separateBlocks(
+  file: HostFile,
+  layout: Layout,
+  shared: readonly Entry[],
+  told: (entry: Entry, what: string) => void,
+): number {
+  const { blockBytes } = new Geometry(layout.disk);
+  announceChange(file, readHeaders(file).current);
+  let end = roundUp(file.size(), MIB);
+  for (const entry of shared) {
+    const isData = hasPlace(stateOf(entry.low));
+    const to = isData ? end : 0;
+    if (isData) {
+      end += blockBytes;
+      copyBlock(file, offsetOf(entry.low, entry.high), to, blockBytes);
+    }
+    const bytes = new Uint8Array(ENTRY_BYTES);
+    writePlace(new DataView(bytes.buffer), entry.low, to);
+    file.write(bytes, 0, ENTRY_BYTES, hostOffset(layout.regions.bat.start + entry.index * ENTRY_BYTES));
+    file.sync();
+    told(entry, isData ? `it has a copy at offset ${to} now` : 'it keeps no place any more');
+  }
+  return end;
+}
+
+function copyBlock(file: HostFile, from: number, to: number, blockBytes: number): void {
+  file.truncate(to + blockBytes);
+  const piece = new Uint8Array(MIB);
+  for (let done = 0; done < blockBytes; done += MIB) {
+    readPadded(file, piece, 0, MIB, hostOffset(from + done));
+    file.write(piece, 0, MIB, hostOffset(to + done));
+  }
+  file.sync();
+}
