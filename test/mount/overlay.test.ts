@@ -26,7 +26,15 @@ import {
 
 useBench();
 
+/** QEMU has no driver of these. */
+const UNKNOWN_TO_QEMU = ['sparseimage', 'asif'];
+
 describe.each(formats.map(({ name }) => name))('an overlay on %s', (format) => {
+  /** What qemu-img can say of the overlay: it opens the image below, too. */
+  const judge = (): void => {
+    if (!UNKNOWN_TO_QEMU.includes(format)) qemuCheck(bench.path('changes.qcow2'), 'qcow2');
+  };
+
   test('takes every change, is found again, and leaves each byte of the image as it was', () => {
     const base = bench.path('base.img');
     const content = makeBase(format, base);
@@ -42,7 +50,7 @@ describe.each(formats.map(({ name }) => name))('an overlay on %s', (format) => {
     expect(imgfuse('status', 'mnt').stdout).toContain(`${bench.path('changes.qcow2')} with 64 KiB of changes`);
     expect(imgfuse('unmount', 'mnt').stdout).toContain(`changes are kept in ${bench.path('changes.qcow2')} (64 KiB)`);
     expect(fingerprints(bench.directory)).toMatchObject(before);
-    qemuCheck(bench.path('changes.qcow2'), 'qcow2');
+    judge();
     const info = JSON.parse(qemuImg('info', '--output=json', bench.path('changes.qcow2'))) as Record<string, unknown>;
     // the name alone: both files can be moved together
     expect(info).toMatchObject({ 'backing-filename': 'base.img', 'backing-filename-format': format });
@@ -58,7 +66,7 @@ describe.each(formats.map(({ name }) => name))('an overlay on %s', (format) => {
     expect(read('mnt', 7, 100)).toBe('changed');
     expect(() => writeFileSync(bench.path('mnt/disk.raw'), 'x')).toThrow(/EROFS|EACCES/);
     imgfuse('unmount', 'mnt');
-    qemuCheck(bench.path('changes.qcow2'), 'qcow2');
+    judge();
   });
 });
 
