@@ -26,7 +26,7 @@ import { WriteTracker } from '../write-tracker.ts';
 import { AllocatingWrite } from './allocating-write.ts';
 import { CompressedReader } from './compressed.ts';
 import { Deallocator } from './deallocate.ts';
-import { Flush } from './flush.ts';
+import { createFlush } from './flush.ts';
 import { Geometry } from './geometry.ts';
 import { Linker } from './link.ts';
 import { Mapper, type Run } from './mapping.ts';
@@ -63,7 +63,7 @@ export function connect(
   const mapper = new Mapper(mapped);
   const allocator = new Allocator(file, geometry, numbers, free, tracker);
   const linker = new Linker({ allocator, geometry, mapper, pending, tables, tracker });
-  const flush = new Flush({ file, geometry, lock, tracker, pending, linker, free, log });
+  const flush = createFlush({ file, geometry, lock, tracker, pending, linker, free, log });
   const reusable = () => ({ waiting: free.unsettledCount, free: free.freeCount });
   const data = new GuestData(file, state.volumeKey);
   const ground = { ...mapped, access, allocator, backing, data, disk, flush, free, linker, lock, mapper, reservations };

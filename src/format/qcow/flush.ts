@@ -21,145 +21,78 @@
 
 import type { HostOffset } from '../../bytes/offsets.ts';
 import { failpoint } from '../../concurrency/failpoints.ts';
-import type { Mutex } from '../../concurrency/mutex.ts';
 import { isHostFull } from '../../errors/index.ts';
-import type { HostFile } from '../../host/host-file.ts';
-import type { FreeClusters, SettlingPhase } from '../mapped/free-clusters.ts';
 import { linkInOrder } from '../mapped/link-pieces.ts';
 import type { PendingLinks } from '../mapped/pending-links.ts';
-import { Settling } from '../mapped/settling.ts';
-import type { WriteTracker } from '../write-tracker.ts';
+import { SettlingFlush, type SettlingFlushParts } from '../mapped/settling.ts';
 import type { Geometry } from './geometry.ts';
 import type { Linker, NewTables } from './link.ts';
 
-/** Flushes that settle every freed cluster: two for those on their way, two for the others. */
-const SETTLING_ROUNDS = 4;
+export type Flush = SettlingFlush;
 
-export interface FlushParts {
-  readonly file: HostFile;
+export interface FlushParts extends Omit<SettlingFlushParts, 'linkHeldBack' | 'punch' | 'word'> {
   readonly geometry: Geometry;
-  readonly lock: Mutex;
-  readonly tracker: WriteTracker;
   readonly pending: PendingLinks;
   readonly linker: Linker;
-  readonly free: FreeClusters;
-  /** called once per sentence */
-  readonly log: (sentence: string) => void;
 }
 
-export class Flush {
-  private readonly parts: FlushParts;
-  private readonly settling: Settling;
+export function createFlush(parts: FlushParts): Flush {
+  const { file, geometry } = parts;
+  const flush: SettlingFlush = new SettlingFlush({
+    ...parts,
+    word: 'clusters',
+    linkHeldBack: () => linkHeldBack(parts, () => flush.settleInside()),
+    punch: ({ start, end }) => {
+      failpoint('punch-hole');
+      file.punchHole(geometry.startOf(start), (end - start) * geometry.clusterSize);
+    },
+  });
+  return flush;
+}
 
-  constructor(parts: FlushParts) {
-    this.parts = parts;
-    this.settling = new Settling(parts.free, parts.lock);
-  }
-
-  /** Everything acknowledged before the call is durable, links included, when it returns. Costs nothing when it is already. */
-  run(): void {
-    let phase: SettlingPhase = 'none';
-    this.parts.tracker.flush(
-      () => {
-        this.linkHeldBack();
-        phase = this.settling.begin();
-      },
-      () => this.settle(phase),
-    );
-  }
-
-  /** Flushes until every freed cluster can be reused. */
-  runUntilSettled(): void {
-    const { free, lock, tracker } = this.parts;
-    this.run();
-    // a punch that fails puts its clusters back, so the rounds are bounded
-    for (let round = 0; round < SETTLING_ROUNDS && lock.run(() => free.unsettledCount) > 0; round++) {
-      tracker.noteWrite();
-      this.run();
+/** @param settle makes freed clusters free */
+function linkHeldBack(parts: FlushParts, settle: () => void): void {
+  const { linker, lock, pending, tracker } = parts;
+  const count = lock.run(() => pending.count);
+  if (count === 0) return;
+  const created = takeTables(parts, count, settle);
+  try {
+    tracker.sync();
+    failpoint('link');
+    for (const [l1Index, table] of created) {
+      lock.run(() => linker.showTable(l1Index, table));
+      created.delete(l1Index);
     }
+  } catch (error) {
+    dropTables(parts, created);
+    throw error;
   }
+  linkInOrder(lock, pending, count, linker);
+}
 
-  /** Makes the data of held-back clusters durable and links them, between two flushes. */
-  linkEarly(): void {
-    const { tracker } = this.parts;
-    tracker.betweenFlushes(() => this.linkHeldBack());
-    tracker.noteWrite();
-  }
-
-  private linkHeldBack(): void {
-    const { linker, lock, pending, tracker } = this.parts;
-    const count = lock.run(() => pending.count);
-    if (count === 0) return;
-    const created = this.takeTables(count);
-    try {
-      tracker.sync();
-      failpoint('link');
-      for (const [l1Index, table] of created) {
-        lock.run(() => linker.showTable(l1Index, table));
-        created.delete(l1Index);
+/** Places for the L2 tables that the first `count` links need: nobody else makes tables. */
+function takeTables(parts: FlushParts, count: number, settle: () => void): NewTables {
+  const { free, linker, lock } = parts;
+  const created: NewTables = new Map();
+  const take = (): HostOffset => lock.run(() => linker.takeTable());
+  try {
+    for (const l1Index of lock.run(() => linker.missingTables(count))) {
+      try {
+        created.set(l1Index, take());
+      } catch (error) {
+        // freed clusters make room, once their removal and their holes are durable (R5)
+        if (!isHostFull(error) || lock.run(() => free.unsettledCount) === 0) throw error;
+        settle();
+        created.set(l1Index, take());
       }
-    } catch (error) {
-      this.dropTables(created);
-      throw error;
     }
-    linkInOrder(lock, pending, count, linker);
+  } catch (error) {
+    dropTables(parts, created);
+    throw error;
   }
+  return created;
+}
 
-  /** Places for the L2 tables that the first `count` links need: nobody else makes tables. */
-  private takeTables(count: number): NewTables {
-    const { free, linker, lock } = this.parts;
-    const created: NewTables = new Map();
-    const take = (): HostOffset => lock.run(() => linker.takeTable());
-    try {
-      for (const l1Index of lock.run(() => linker.missingTables(count))) {
-        try {
-          created.set(l1Index, take());
-        } catch (error) {
-          // freed clusters make room, once their removal and their holes are durable (R5)
-          if (!isHostFull(error) || lock.run(() => free.unsettledCount) === 0) throw error;
-          this.settleAll();
-          created.set(l1Index, take());
-        }
-      }
-    } catch (error) {
-      this.dropTables(created);
-      throw error;
-    }
-    return created;
-  }
-
-  private dropTables(created: NewTables): void {
-    const { linker, lock } = this.parts;
-    for (const table of created.values()) lock.run(() => linker.dropTable(table));
-  }
-
-  /** Makes every freed cluster free, inside a flush. Links that are held back have no part in it: nothing leads to those. */
-  private settleAll(): void {
-    for (let round = 0; round < SETTLING_ROUNDS; round++) {
-      const phase = this.settling.begin();
-      if (phase === 'none') return;
-      this.parts.tracker.sync();
-      this.settle(phase);
-    }
-  }
-
-  /** After the fdatasync of a flush: punch what is durably removed, or free what is durably punched. */
-  private settle(phase: SettlingPhase): void {
-    if (phase === 'none') return;
-    if (phase === 'hole-durable-next') {
-      this.settling.settled();
-      return;
-    }
-    const { file, geometry, log, tracker } = this.parts;
-    try {
-      this.settling.punch(({ start, end }) => {
-        failpoint('punch-hole');
-        file.punchHole(geometry.startOf(start), (end - start) * geometry.clusterSize);
-      });
-    } catch (error) {
-      log(`${file.path}: freed clusters are not reused yet: ${(error as Error).message}`);
-      return;
-    }
-    tracker.noteWrite();
-  }
+function dropTables({ linker, lock }: FlushParts, created: NewTables): void {
+  for (const table of created.values()) lock.run(() => linker.dropTable(table));
 }
