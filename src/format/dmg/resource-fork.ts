@@ -6,7 +6,7 @@
 //   reference list (from the type list), of 12 bytes each: id u16, name u16, attributes u8, data offset u24, handle u32
 //   data (from the data): bytes u32, and the bytes
 //
-// Invariant: every resource lies inside the fork.
+// Invariant: every resource lies inside the fork, and together they are no longer than it.
 
 import { DamagedData } from '../../codec/damaged-data.ts';
 
@@ -33,9 +33,12 @@ export function resourcesOf(fork: Uint8Array, type: string): Uint8Array[] {
     const entry = need(typeList + 2 + i * TYPE_BYTES, TYPE_BYTES);
     if (Buffer.from(fork.subarray(entry, entry + type.length)).toString('latin1') !== type) continue;
     const references = typeList + u16(entry + 6);
+    let total = 0;
     return Array.from({ length: u16(entry + 4) + 1 }, (_, n) => {
       const start = data + (u32(references + n * REFERENCE_BYTES + 4) & 0xffffff);
       const bytes = u32(start);
+      total += bytes;
+      if (total > fork.length) throw new DamagedData('has resources that lie in each other');
       return fork.subarray(need(start + 4, bytes), start + 4 + bytes);
     });
   }

@@ -136,6 +136,16 @@ describe('a resource fork', () => {
   };
   const map = fork.readUInt32BE(4);
 
+  /** 65,536 references to one table of half the fork */
+  const manyNames = ((): Buffer => {
+    const table = Buffer.alloc(2 ** 20);
+    const one = forkOf([table]);
+    const references = Buffer.alloc(65_535 * 12);
+    const copy = Buffer.concat([one, references]);
+    copy.writeUInt16BE(0xffff, one.readUInt32BE(4) + 28 + 2 + 8 + 4);
+    return copy;
+  })();
+
   test('holds the block tables of an old image', () => {
     const { image, content } = dmgImage({ tables: MIXED_TABLES, fork: true });
     const target = new Uint8Array(content.length);
@@ -154,10 +164,11 @@ describe('a resource fork', () => {
     ['references beyond it', changed(map + 28 + 2 + 8 + 6, 0xffff)],
     ['more references than room', changed(map + 28 + 2 + 8 + 4, 9)],
     ['a table beyond it', changed(256, 0xffff)],
+    ['many names of one table', manyNames],
     ['no block table', changed(map + 28 + 2 + 8, 0)],
   ])('with %s is refused', (_, bytes) => {
     expect(openRefusal(fileOf({ fork: bytes }))).toMatch(
-      /^corrupt: \/disk: the resource fork at 0x[0-9a-f]+ has ([0-9]+ bytes, and goes on at|no block table)/,
+      /^corrupt: \/disk: the resource fork at 0x[0-9a-f]+ has ([0-9]+ bytes, and goes on at|no block table|resources that lie in each other)/,
     );
   });
 });
