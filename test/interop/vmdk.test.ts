@@ -1,15 +1,16 @@
 // VMDK beside QEMU, and other readers where QEMU is no judge: every subformat with every adapter and parent, made by either side.
 
-import { readFileSync } from 'node:fs';
+import { readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { guestOffset } from '../../src/bytes/offsets.ts';
-import { createDisk, inspectDisk, openDisk } from '../../src/disk/index.ts';
+import { checkDisk, createDisk, inspectDisk, openDisk } from '../../src/disk/index.ts';
 import { firstDifference, readAll, withDisk } from '../support/image-files.ts';
 import { hasQemu, qemuCheck, qemuImg, qemuIo } from '../support/qemu.ts';
 import { seededRandom } from '../support/random.ts';
 import { requireOrSkip } from '../support/requirements.ts';
 import { makeTemporaryDirectory, removeTemporaryDirectory } from '../support/temporary.ts';
+import { descriptorText } from '../support/vmdk-text.ts';
 
 const MIB = 1024 * 1024;
 const SIZE = 5 * MIB + 3 * 512;
@@ -136,4 +137,35 @@ test('a disk of more than 2 GiB is in several extents, and data across their bor
       expect([bytes[0], bytes[1024], bytes[5119], bytes[5120]]).toEqual([5, 6, 6, 5]);
     });
   }
+});
+
+test('extents of different kinds, at borders that no grain knows, are one disk over a parent', () => {
+  const base = join(folder, 'base.vmdk');
+  createDisk(base, 'vmdk', { size: 4 * MIB, options: new Map([['grain_size', '16k']]) });
+  const model = Buffer.alloc(4 * MIB);
+  change(base, model, 7);
+  // each of these has one extent, which the descriptor below names
+  const sparse = (name: string, sectors: number, options: Readonly<Record<string, string>>): string => {
+    const made = new Map(Object.entries({ subformat: 'twoGbMaxExtentSparse', ...options }));
+    createDisk(join(folder, `${name}.vmdk`), 'vmdk', { size: sectors * 512, options: made });
+    rmSync(join(folder, `${name}.vmdk`));
+    return `RW ${sectors} SPARSE "${name}-s001.vmdk"`;
+  };
+  writeFileSync(join(folder, 'flat.bin'), Buffer.alloc(4000 * 512, 0x66));
+  const flat = 'RW 2999 FLAT "flat.bin" 1001';
+  const lines = [sparse('a', 1001, { grain_size: '4k' }), flat, sparse('b', 4 * 2048 - 4000, { zeroed_grain: 'on' })];
+  const cid = (inspectDisk(base).specific['cid'] as number).toString(16);
+  const hint = 'parentFileNameHint="base.vmdk"';
+  writeFileSync(image, descriptorText({ extents: lines, parentCid: cid, lines: [hint] }));
+  model.fill(0x66, 1001 * 512, 4000 * 512);
+  expectReads(model);
+  for (const seed of [8, 9, 10]) {
+    change(image, model, seed);
+    expectReads(model);
+  }
+  const said: string[] = [];
+  const report = checkDisk(image, { repair: 'none', log: (text) => said.push(text) });
+  expect([said, report.corruptions, report.leaks]).toEqual([[], 0, 0]);
+  // what lies before the flat extent in its file is no part of the disk
+  expect(readFileSync(join(folder, 'flat.bin')).subarray(0, 1001 * 512)).toEqual(Buffer.alloc(1001 * 512, 0x66));
 });

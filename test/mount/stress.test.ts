@@ -25,6 +25,8 @@ const FORMATS = [
   ['vdi', '', false],
   ['vpc', 'block_size=64k', false],
   ['vdi', 'static=on', false],
+  ['vmdk', '', false],
+  ['vmdk', 'subformat=twoGbMaxExtentSparse,grain_size=4k', false],
   ['vdi', 'block_size=64k', true],
   ['vpc', 'block_size=64k', true],
   ['qcow2', 'cluster_size=512', false],
