@@ -61,5 +61,6 @@ export function statusOf(
 }
 
 function isWritableKind(image: ReadableImage | null): boolean {
-  return image !== null && image.file.remote === undefined && formatByName(image.format).can.write;
+  if (image === null || image.file.remote !== undefined) return false;
+  return formatByName(image.format).can.write && image.details().isOnlyRead !== true;
 }

@@ -202,6 +202,8 @@ export interface ImageDetails {
   /** null: the format has no clusters */
   readonly clusterSize: number | null;
   readonly dirty: boolean;
+  /** its format is written, and an image of this kind is not; absent: false */
+  readonly isOnlyRead?: boolean;
   /** its counters may be late, and it is marked dirty while it changes; absent: the image has no such choice */
   readonly lazyRefcounts?: boolean;
   readonly backing?: BackingReference;

@@ -9,7 +9,7 @@ import { READ_ONLY_IMAGES } from '../support/read-only-images.ts';
 import { canMountAsRoot, requireOrSkip } from '../support/requirements.ts';
 import { unreplayedVhdx } from '../support/vhdx-bytes.ts';
 import { vhdxContent } from '../support/vhdx-judge.ts';
-import { Bench, lines } from './cli-harness.ts';
+import { Bench, CLI, lines } from './cli-harness.ts';
 
 let bench: Bench;
 beforeEach((context) => {
@@ -75,6 +75,17 @@ describe.each(Object.entries(READ_ONLY_IMAGES))('%s', (format, make) => {
     expect(readFileSync(bench.path('mnt/disk.raw')).subarray(0, 3).toString()).toBe('new');
     expect(bench.imgfuse('unmount', 'mnt')).toMatchObject({ code: 0 });
   });
+});
+
+it('an image of a written format that is only read itself is no base to commit to', () => {
+  const streamed = ['convert', '-O', 'vmdk', '-o', 'subformat=streamOptimized', '-f', 'raw', CLI];
+  bench.run('qemu-img', [...streamed, bench.path('disk.vmdk')]);
+  expect(bench.imgfuse('mount', '-o', 'overlay=overlay', 'disk.vmdk', 'mnt')).toMatchObject({ code: 0 });
+  writeFileSync(bench.path('mnt/disk.raw'), 'new', { flag: 'r+' });
+  expect(bench.imgfuse('status', 'mnt').stdout).not.toContain('imgfuse commit');
+  const { code, stdout } = bench.imgfuse('unmount', 'mnt');
+  expect([code, stdout]).toEqual([0, expect.stringContaining('changes are kept in')]);
+  expect(stdout).not.toContain('imgfuse commit');
 });
 
 it('a VHDX that was not closed is read through its log, by every thread of a mount, and is closed by a repair', () => {

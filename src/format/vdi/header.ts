@@ -318,6 +318,7 @@ export function describeHeader(header: VdiHeader, virtualSize: number, uuidModif
     virtualSize,
     clusterSize: header.blockSize,
     dirty: false,
+    isOnlyRead: !isWritable(header),
     ...(isDiff ? { backing: parentReference(header) } : {}),
     identity: identityOf({ uuidCreate: header.uuidCreate, uuidModify }),
     specific: {

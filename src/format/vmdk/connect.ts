@@ -40,6 +40,7 @@ export interface VmdkState {
   readonly tracker: SharedArrayBuffer;
   readonly readOnly: boolean;
   readonly isOneFile: boolean;
+  readonly isOnlyRead: boolean;
   readonly extents: readonly ExtentState[];
 }
 
@@ -55,7 +56,7 @@ export function connectVmdk(
   opened: readonly OpenExtent[],
   log: (sentence: string) => void,
 ): VmdkImage {
-  const { descriptor, identity, isOneFile, place, readOnly } = state;
+  const { descriptor, identity, isOneFile, isOnlyRead, place, readOnly } = state;
   const extents = new ExtentTable(state.extents.map((extent, i) => placed(file.path, extent, opened[i]!, readOnly)));
   const tracker = new WriteTracker(state.tracker, file, log);
   const session = new WritingSession(state.words, { file, place, identity, tracker, extents });
@@ -73,7 +74,7 @@ export function connectVmdk(
       const { modification } = descriptor.uuids;
       const cid = isChanged ? identity.cid : descriptor.cid;
       const modificationUuid = isChanged && modification !== null ? identity.modificationUuid : modification;
-      return describe({ path, descriptor, extents: details, cid, modificationUuid, virtualSize, isDirty });
+      return describe({ path, descriptor, extents: details, cid, modificationUuid, virtualSize, isDirty, isOnlyRead });
     },
   };
   return new VmdkImage(parts, state);

@@ -42,16 +42,19 @@ export interface Described {
   readonly modificationUuid: string | null;
   readonly virtualSize: number;
   readonly isDirty: boolean;
+  /** one of its extents is */
+  readonly isOnlyRead: boolean;
 }
 
 export function describe(facts: Described): ImageDetails {
-  const { cid, descriptor, extents, isDirty, modificationUuid, path, virtualSize } = facts;
+  const { cid, descriptor, extents, isDirty, isOnlyRead, modificationUuid, path, virtualSize } = facts;
   const backing = parentReference(descriptor, path);
   return {
     format: 'vmdk',
     virtualSize,
     clusterSize: extents.find((extent) => extent['cluster-size'] !== undefined)?.['cluster-size'] ?? null,
     dirty: isDirty,
+    isOnlyRead,
     ...(backing === null ? {} : { backing }),
     identity: identityOf(descriptor, cid, modificationUuid),
     specific: {

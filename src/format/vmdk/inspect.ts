@@ -37,6 +37,7 @@ export function inspectVmdk(
     modificationUuid: descriptor.uuids.modification,
     virtualSize,
     isDirty: facts.some((each) => each?.isUnclean === true),
+    isOnlyRead: facts.some((each) => (each?.onlyRead ?? null) !== null),
   });
 }
 

@@ -59,6 +59,7 @@ export function openVmdk(file: HostFile, wanted: OpenOptions): WritableImage {
     identity: newIdentity(found.text, descriptor.cid),
     readOnly: options.readOnly,
     isOneFile: found.embedding !== null,
+    isOnlyRead: extents.some(({ tables }) => (tables?.facts.onlyRead ?? null) !== null),
     extents: extents.map(({ fileIndex, line, start, tables }, i): ExtentState => {
       const { facts = null, kind = null } = tables ?? {};
       return {
