@@ -12,6 +12,7 @@ import { checkDisk, createDisk, openDisk, type VirtualDisk } from '../../src/dis
 import type { SharedImage } from '../../src/format/image-format.ts';
 import { METADATA_LOCK } from '../../src/format/mapped/mapped-state.ts';
 import { MODIFY_MARK, RESERVE_LOCK } from '../../src/format/vdi/state.ts';
+import { GROW_LOCK, UNCLEAN_MARK } from '../../src/format/vmdk/sparse/state.ts';
 import type { Operation, Script } from '../support/script.ts';
 
 const SECTOR = 512;
@@ -32,7 +33,7 @@ const SLEEPERS = 1;
 
 export interface Subject {
   readonly name: string;
-  readonly format: 'qed' | 'qcow2' | 'vdi' | 'vpc';
+  readonly format: 'qed' | 'qcow2' | 'vdi' | 'vmdk' | 'vpc';
   readonly options: readonly (readonly [string, string])[];
   readonly backing: boolean;
   /** reads copy clusters up */
@@ -56,6 +57,7 @@ export const SUBJECTS: readonly Subject[] = [false, true].flatMap((backing) => {
     { name: `vpc${suffix}`, format: 'vpc', options: [['block_size', '4k']], backing } as const,
     { name: `qcow2${suffix}`, format: 'qcow2', options: [['cluster_size', '4k']], backing } as const,
     { name: `VDI${suffix}`, format: 'vdi', options: [['block_size', '4k']], backing } as const,
+    { name: `VMDK${suffix}`, format: 'vmdk', options: [['grain_size', '4k']], backing } as const,
     {
       name: `qcow2 with subclusters${suffix}`,
       format: 'qcow2',
@@ -192,9 +194,10 @@ export function makeTemplate(folder: string, subject: Subject, content = new Uin
   if (subject.hasDataFile) copyFileSync(join(folder, DATA_FILE), dataOf(path));
 }
 
-/** A VDI child knows its parent by UUIDs, which a raw disk has not. */
+/** A VDI or VMDK child knows its parent by an identity, which a raw disk has not. */
 function baseOf({ format }: Subject): { readonly name: string; readonly format: string } {
-  return format === 'vdi' ? { name: 'base.vdi', format } : { name: 'base.raw', format: 'raw' };
+  const needsOwn = format === 'vdi' || format === 'vmdk';
+  return needsOwn ? { name: `base.${format}`, format } : { name: 'base.raw', format: 'raw' };
 }
 
 function makeBase(path: string, format: string): void {
@@ -439,11 +442,25 @@ const LOCK_WORDS: Readonly<Record<string, readonly number[]>> = {
   vpc: [METADATA_LOCK],
 };
 
-function locksOfImage({ format, state: shared }: SharedImage): number[] {
+function locksOfImage({ format, state }: SharedImage): number[] {
   // a raw image has no such locks
   if (format === 'raw') return [];
-  const state = shared as { readonly words: SharedArrayBuffer; readonly tracker: SharedArrayBuffer };
-  const words = new Int32Array(state.words);
-  const flushLock = Atomics.load(new Int32Array(state.tracker, 0, 4), 2);
-  return [flushLock, ...LOCK_WORDS[format]!.map((word) => Atomics.load(words, word))];
+  const shared = state as LockedState & { readonly extents: readonly { readonly state: unknown }[] };
+  if (format !== 'vmdk') return locksOfState(shared, LOCK_WORDS[format]!);
+  const extents = shared.extents.map((extent) => extent.state as LockedState);
+  return [
+    ...locksOfState(shared, [METADATA_LOCK]),
+    ...extents.flatMap((extent) => locksOfState(extent, [METADATA_LOCK, UNCLEAN_MARK, GROW_LOCK])),
+  ];
+}
+
+interface LockedState {
+  readonly words: SharedArrayBuffer;
+  readonly tracker: SharedArrayBuffer;
+}
+
+function locksOfState({ tracker, words }: LockedState, places: readonly number[]): number[] {
+  const values = new Int32Array(words);
+  const flushLock = Atomics.load(new Int32Array(tracker, 0, 4), 2);
+  return [flushLock, ...places.map((word) => Atomics.load(values, word))];
 }
