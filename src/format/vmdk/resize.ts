@@ -53,8 +53,8 @@ export function resizeVmdk({ createType, extents, path, session }: VmdkResizePar
   try {
     writeLine();
   } catch (error) {
-    // nobody may find an extent that is longer than its line
-    if (diskBytes > now) closeQuietly([{ close: () => last.writer?.resize(now - last.start) }]);
+    // on a full host the line is as it was; after any other error it may say the new size, and must not be longer than its extent
+    if (diskBytes > now && !session.hasFailed) closeQuietly([{ close: () => last.writer?.resize(now - last.start) }]);
     throw error;
   }
 }

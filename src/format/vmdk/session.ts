@@ -45,6 +45,11 @@ export class WritingSession {
     return Atomics.load(this.words, CHANGED) === 1;
   }
 
+  /** What the descriptor says is not known any more. */
+  get hasFailed(): boolean {
+    return this.parts.tracker.failure() !== null;
+  }
+
   /** Called before every change. @throws ImgfuseError read-only once the image has failed */
   begin(): void {
     this.parts.tracker.assertWritable();

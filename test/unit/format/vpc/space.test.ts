@@ -2,13 +2,12 @@
 
 import { expect, test } from 'vitest';
 import { guestOffset, hostOffset } from '../../../../src/bytes/offsets.ts';
-import { ERRNO } from '../../../../src/errors/index.ts';
 import { vpc } from '../../../../src/format/vpc/index.ts';
 import { watchLockHolds } from '../../../support/lock-holds.ts';
 import { MemoryHostFile } from '../../../support/memory-file.ts';
 import { checkImage, createMemoryImage, openImage } from '../../../support/memory-images.ts';
 import { batmapChecksum, MIXED_SECTORS, vhdFooter, vhdImage } from '../../../support/vhd-bytes.ts';
-import { FaultyHostFile, type RecordedOperation, RecordingHostFile } from '../../../support/wrapping-files.ts';
+import { type RecordedOperation, RecordingHostFile } from '../../../support/wrapping-files.ts';
 
 const BLOCK = 64 * 1024;
 
@@ -141,43 +140,6 @@ test('a bit of a batmap is durable before its block loses the entry, and nobody 
   expect(order).toEqual([2560, 2048 + 24, 'sync', 1536 + 4]);
   expect(holds.syncs).toBe(0);
   disk.close();
-});
-
-test.each([
-  ['dynamic', 'grow', 16 * BLOCK],
-  ['dynamic', 'shrink', 4 * BLOCK],
-  ['fixed', 'grow', 16 * BLOCK],
-  ['fixed', 'shrink', 4 * BLOCK],
-] as const)('a %s disk to %s opens for writing again, whichever step of it failed with EIO', (subformat, _how, size) => {
-  for (let position = 0; ; position++) {
-    const file = createMemoryImage(vpc, 8 * BLOCK, {
-      subformat,
-      ...(subformat === 'dynamic' && { block_size: '64k' }),
-    });
-    let steps = 0;
-    let isArmed = false;
-    const disk = openImage(
-      vpc,
-      new FaultyHostFile(file, (operation) => {
-        const isStep = isArmed && operation !== 'read' && operation !== 'punch-hole';
-        return isStep && steps++ === position ? ERRNO.EIO : null;
-      }),
-    );
-    disk.write(fill(7), 0, BLOCK, guestOffset(BLOCK));
-    disk.flush();
-    isArmed = true;
-    try {
-      disk.resize(size);
-      break;
-    } catch (error) {
-      expect(`${error}`).toContain('fails by plan');
-    }
-    const again = openImage(vpc, file);
-    expect([8 * BLOCK, size]).toContain(again.virtualSize());
-    again.close();
-    expect(contentOf(file).subarray(BLOCK, 2 * BLOCK)).toEqual(Buffer.from(fill(7)));
-    expect(vpc.inspect(file).dirty).toBe(false);
-  }
 });
 
 /** A fixed disk of `sectors`, and one byte for each of them. */
