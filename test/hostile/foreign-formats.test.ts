@@ -128,9 +128,9 @@ describe('a fixed VHD', () => {
   });
 
   test('whose guest makes its head an image of a format that is not opened is not guessed either', () => {
-    writeFileSync(image, fixedVhd(withBytes(0, 'WithoutFreeSpace')));
+    writeFileSync(image, fixedVhd(withBytes(0, 'encrcdsa')));
     expect(refusalOf(() => openDisk(image, { readOnly: true }))).toMatch(
-      /begins like a Parallels image.*add --format vpc, or add/,
+      /begins like an encrypted dmg image.*add --format vpc, or add/,
     );
   });
 

@@ -49,6 +49,7 @@ export function readCowdLayout(file: HostFile): TableLayout {
     );
   }
   const capacity = word(CAPACITY_AT) * SECTOR_BYTES;
+  if (capacity === 0) throw invalid(file, CAPACITY_AT, 'capacity is 0; an extent has one sector at least');
   const grainBytes = grainSectors * SECTOR_BYTES;
   const needed = Math.ceil(capacity / (COWD_TABLE_ENTRIES * grainBytes));
   const entries = word(GD_ENTRIES_AT);

@@ -54,6 +54,7 @@ export function readSeSparseHeader(file: HostFile): SeSparseHeader {
     if (field(view, n) !== 0) throw unsupported(file, n * 8, `${shown(view, n)} in a field that must be 0`);
   }
   const capacity = bytesOf(file, view, 2, 'capacity');
+  if (capacity === 0) throw invalid(file, 16, 'capacity is 0; an extent has one sector at least');
   const header = {
     capacity,
     directoryOffset: placeOf(file, view, 16, 'grain directory'),

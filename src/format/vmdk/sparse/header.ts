@@ -96,6 +96,7 @@ export function parseHeader(file: HostFile, bytes: Uint8Array, at: number): Spar
     refuse(NEWLINE_AT, 'the newline test is damaged: the file was copied as text; copy it again as binary');
   }
   const capacity = sectors(CAPACITY_AT, Math.floor(MAX_VIRTUAL_SIZE / SECTOR_BYTES), 'capacity');
+  if (capacity === 0) refuse(CAPACITY_AT, 'capacity is 0; an extent has one sector at least');
   const grainBytes = sectors(20, MAX_GRAIN_SECTORS, 'grainSize');
   if (!isPowerOfTwo(grainBytes) || grainBytes < MIN_GRAIN_SECTORS * SECTOR_BYTES) {
     const limits = `a power of two from ${MIN_GRAIN_SECTORS} to ${MAX_GRAIN_SECTORS}`;

@@ -30,6 +30,7 @@ describe('a COWD extent', () => {
 
   test.each<readonly [string, number, number, RegExp]>([
     ['version 2', COWD_FIELD.version, 2, /has version 2, and known is 1/],
+    ['no capacity', COWD_FIELD.capacity, 0, /capacity is 0; an extent has one sector at least/],
     ['grains of 3 sectors', COWD_FIELD.grain, 3, /grainSize is 3 sectors/],
     ['grains of 0 sectors', COWD_FIELD.grain, 0, /grainSize is 0 sectors/],
     ['grains of 2 MiB', COWD_FIELD.grain, 4096, /grainSize is 4096 sectors/],
@@ -88,6 +89,7 @@ describe('an SESparse extent', () => {
     ['grains of 16 sectors', 3, 16n, /grains of 0x10 sectors/],
     ['larger tables', 4, 128n, /grain tables of 0x80 sectors/],
     ['flags', 5, 1n, /0x1 in a field that must be 0/],
+    ['no capacity', 2, 0n, /capacity is 0/],
     ['a capacity of 2^60 sectors', 2, 2n ** 60n, /capacity is 0x1000000000000000 sectors, more than 8 PiB/],
     ['a directory in the header', 16, 0n, /grain directory is sector 0x0, inside the header/],
     ['a directory that is too small', 17, 0n, /grain directory has 0 bytes, and the capacity needs 8/],

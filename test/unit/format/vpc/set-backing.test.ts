@@ -87,6 +87,16 @@ function findings(file: MemoryHostFile): { readonly corruptions: number; readonl
   return { corruptions, said };
 }
 
+/** Blocks of `over` that are all 77, as the parent is, and those of `alone` for the others. */
+function wholeBlocks(alone: Buffer, over: Buffer): Buffer {
+  const content = Buffer.from(alone);
+  for (let at = 0; at < content.length; at += 4096) {
+    const block = over.subarray(at, at + 4096);
+    if (block.every((byte) => byte === 77)) block.copy(content, at);
+  }
+  return content;
+}
+
 describe.each(IMAGES)('an image %s', (_, make) => {
   test('has all of the old reference or all of the new one, whenever the power goes', () => {
     const random = seededRandom(1);
@@ -98,11 +108,14 @@ describe.each(IMAGES)('an image %s', (_, make) => {
     for (const from of [TARGETS[0]!, TARGETS[2]!, TARGETS[4]!]) {
       const start = make();
       setBacking(start, from);
+      // a disk that has lost its parent has whole blocks, so that only its other blocks show a parent again
+      const hasLost = from.backing === null && vpc.inspect(make()).backing !== undefined;
+      const overIt = hasLost ? wholeBlocks(alone, over) : over;
       for (const to of TARGETS) {
         const log: RecordedOperation[] = [];
         setBacking(new RecordingHostFile(start.clone(), log), to);
         const allowed = [referenceOf(start), expected(to)];
-        const contents = [from, to].map((each) => (each.backing === null ? alone : over));
+        const contents = [from, to].map((each) => (each.backing === null ? alone : overIt));
         let last = '';
         for (const { moment, state, subset } of crashStates(start, log, random)) {
           last = referenceOf(state);
