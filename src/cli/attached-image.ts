@@ -1,20 +1,15 @@
 // The mount of an image on behalf of `attach` and `detach`, and what they say: the same mount processes as those of `mount` and
 // `unmount`, whose sentences become part of the answer.
 
-import { setTimeout as delay } from 'node:timers/promises';
 import { describeOverlayAtEnd } from '../daemon/overlay-report.ts';
 import { EXIT_OK } from '../errors/exit-codes.ts';
 import { ImgfuseError } from '../errors/index.ts';
 import type { ClosedImage } from '../guest/detach.ts';
 import { assertLimits } from '../host/process-limits.ts';
-import { processStartTime } from '../host/processes.ts';
 import { findTarget, type Target } from '../mounts/target.ts';
-import { unmountTarget } from './commands/unmount.ts';
+import { processEnded, unmountTarget } from './commands/unmount.ts';
 import { mountRequest, type ParsedMountArguments } from './mount-arguments.ts';
 import { startInBackground } from './start-mount.ts';
-
-const PROCESS_END_MS = 3000;
-const LOOK_MS = 5;
 
 /** Mounts an image in the background. @throws ImgfuseError as the mount process reported it */
 export async function openImage(parsed: ParsedMountArguments): Promise<void> {
@@ -69,16 +64,4 @@ async function endingBy({ mount, mountpoint, record }: Target, error: unknown): 
   if (targetAt(mountpoint) === null) return null;
   const message = `process ${record.pid} opens ${record.image} and does not answer; detach again when it has ended`;
   throw new ImgfuseError('busy', message, { path: mountpoint });
-}
-
-/** A mount process has closed the image when it says so, and takes a moment to end. */
-async function processEnded({
-  pid,
-  processStart,
-}: {
-  readonly pid: number;
-  readonly processStart: number;
-}): Promise<void> {
-  const end = performance.now() + PROCESS_END_MS;
-  while (processStartTime(pid) === processStart && performance.now() < end) await delay(LOOK_MS);
 }

@@ -26,6 +26,9 @@ const PATIENCE_MS = 2000;
 const NAMESPACE_PATIENCE_MS = 8000;
 /** how long a process that serves a mount may take to say so */
 const ANSWER_MS = 1000;
+/** how long a process that has nothing left to do may take to end */
+const PROCESS_END_MS = 3000;
+const LOOK_MS = 5;
 
 export interface UnmountOptions {
   readonly lazy: boolean;
@@ -201,6 +204,7 @@ async function unmountWithoutProcess(
   if (mount === null) {
     throw new ImgfuseError('missing', `${target.mountpoint} is not mounted`, { path: target.mountpoint });
   }
+  if (record?.alive === true && record.owner === ownUid()) await processEnded(record);
   // a mount answers ENOTCONN only if no process holds its connection
   const isDead = pathKind(target.mountpoint) === 'dead';
   await unmountOrExplain(mount, options.lazy);
@@ -249,3 +253,15 @@ export const unmountCommand: Command = {
   run: (args: { readonly target: string; readonly lazy?: boolean; readonly output: OutputMode }) =>
     unmount(args.target, { lazy: args.lazy === true, patient: true, output: args.output, quiet: true }),
 };
+
+/** A mount process that has closed its image, or was killed, takes a moment to end and to let its mount go. */
+export async function processEnded({
+  pid,
+  processStart,
+}: {
+  readonly pid: number;
+  readonly processStart: number;
+}): Promise<void> {
+  const end = performance.now() + PROCESS_END_MS;
+  while (processStartTime(pid) === processStart && performance.now() < end) await delay(LOOK_MS);
+}
