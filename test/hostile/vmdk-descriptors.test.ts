@@ -177,6 +177,9 @@ describe('a text', () => {
     expect(bytes).toEqual(Buffer.concat([Buffer.alloc(1000, 1), Buffer.alloc(3096), Buffer.alloc(4096, 2)]));
     expect(said.join()).toMatch(/a-flat.vmdk is truncated: its last 3096 bytes are missing/);
     expect(() => openDisk(image, { readOnly: false })).toThrow(/too short by 3096 bytes; mount with -o ro/);
+    write({ extents: [extent('a-flat.vmdk').replace('RW', 'RDONLY'), extent('b-flat.vmdk')] });
+    expect(() => openDisk(image, { readOnly: false })).toThrow(/too short by 3096 bytes; mount with -o ro/);
+    write({ extents: [extent('a-flat.vmdk'), extent('b-flat.vmdk')] });
     const findings: string[] = [];
     const check = (repair: 'none' | 'all') => checkDisk(image, { repair, log: (text) => findings.push(text) });
     expect(check('none')).toMatchObject({ corruptions: 1, corruptionsFixed: 0 });

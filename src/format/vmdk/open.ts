@@ -153,7 +153,7 @@ function tablesOf(file: HostFile): Found['tables'] {
 
 function assertCanWrite({ path }: HostFile, extents: readonly Found[]): void {
   for (const { file, line, tables } of extents) {
-    if (file === null || line.access !== 'RW') continue;
+    if (file === null || line.access === 'NOACCESS') continue;
     if (tables === null) {
       const missing = missingBytes(file, line.length, line.offset);
       if (missing === 0) continue;
@@ -163,6 +163,7 @@ function assertCanWrite({ path }: HostFile, extents: readonly Found[]): void {
         `its extent ${file.path} is too short by ${missing} bytes; mount with -o ro to read the rest`,
       );
     }
+    if (line.access !== 'RW') continue;
     const { capacity, onlyRead } = tables.facts;
     if (onlyRead !== null) {
       throw new ImgfuseError('read-only', `${file.path} is ${onlyRead}`, { path: file.path });

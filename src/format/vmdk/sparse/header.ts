@@ -169,8 +169,18 @@ function checkPlaces(file: HostFile, header: SparseHeader): void {
     }
   };
   if (directoryOffset !== GD_AT_END) check(GD_OFFSET_AT, directoryOffset, 'grain directory');
-  if (redundantOffset !== 0 && !isCompressed(header))
-    check(RGD_OFFSET_AT, redundantOffset, 'redundant grain directory');
+  if (isCompressed(header) || directoryOffset === GD_AT_END) return;
+  if (redundantOffset !== 0) check(RGD_OFFSET_AT, redundantOffset, 'redundant grain directory');
+  // what is written to one of them would change the other
+  const apart = (place: number, what: string, start: number, otherStart: number, otherBytes: number): void => {
+    if (start === 0 || otherStart === 0 || start >= otherStart + otherBytes || start + bytes <= otherStart) return;
+    refuse(place, `the ${what} at ${hex(start)} overlaps what lies at ${hex(otherStart)}`);
+  };
+  apart(GD_OFFSET_AT, 'grain directory', directoryOffset, descriptorOffset, descriptorBytes);
+  apart(RGD_OFFSET_AT, 'redundant grain directory', redundantOffset, descriptorOffset, descriptorBytes);
+  if (redundantOffset !== directoryOffset) {
+    apart(RGD_OFFSET_AT, 'redundant grain directory', redundantOffset, directoryOffset, bytes);
+  }
 }
 
 export function directoryEntriesOf(header: Pick<SparseHeader, 'capacity' | 'grainBytes' | 'tableEntries'>): number {

@@ -101,6 +101,7 @@ describe('a header is refused', () => {
       u64(FIELD.capacity, 2n ** 36n),
       /directory of 67108864 grain tables/,
     ],
+    ['with its directory in its descriptor', u64(FIELD.gd, 1n), /grain directory at 0x200 overlaps what lies at 0x200/],
     ['with no capacity', u64(FIELD.capacity, 0n), /capacity is 0; an extent has one sector at least/],
     ['with grains of 4 sectors', u64(FIELD.grain, 4n), /grainSize is 4 sectors; it must be a power of two from 8/],
     ['with grains of 12 sectors', u64(FIELD.grain, 12n), /grainSize is 12 sectors/],
