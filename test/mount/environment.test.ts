@@ -231,3 +231,19 @@ test('the systemd unit is one that systemd takes, and has the settings that a mo
   expect(code, stdout + stderr).toBe(0);
   expect(stdout + stderr).not.toMatch(/imgfuse@/);
 });
+
+test('the .mount unit that the service tells of comes after it, and holds up no target of the boot', (context) => {
+  requireOrSkip(context, hasCommand('systemd-analyze'), 'systemd-analyze');
+  const service = readFileSync(UNIT, 'utf8');
+  const example = /^# {3}\[Unit\]\n(?:#.*\n)*?#\n(?=# and the same)/m.exec(service)![0].replaceAll(/^# {0,3}/gm, '');
+  expect(example).toContain('[Mount]');
+  writeFileSync(bench.path('mnt-guest.mount'), example);
+  writeFileSync(bench.path('imgfuse@web.service'), service.replaceAll('/usr/local/bin/imgfuse', '/bin/true'));
+  const path = `SYSTEMD_UNIT_PATH=${bench.directory}:`;
+  const { code, stdout, stderr } = bench.run('env', [
+    ...[path, 'systemd-analyze', 'verify', '--man=no'],
+    ...[bench.path('mnt-guest.mount'), bench.path('imgfuse@web.service')],
+  ]);
+  expect(code, stdout + stderr).toBe(0);
+  expect(stdout + stderr).not.toMatch(/cycle|mnt-guest/);
+});
