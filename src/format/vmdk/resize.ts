@@ -9,6 +9,7 @@ import { closeQuietly } from '../../errors/close.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import { withSectors } from './descriptor/edit.ts';
 import type { ExtentTable } from './extents.ts';
+import { FlatExtent } from './flat/extent.ts';
 import type { WritingSession } from './session.ts';
 
 /** Of an extent whose name of the format says so. */
@@ -54,6 +55,7 @@ export function resizeVmdk({ createType, extents, path, session }: VmdkResizePar
     writeLine();
   } catch (error) {
     // on a full host the line is as it was; after any other error it may say the new size, and must not be longer than its extent
+    if (session.hasFailed && last.writer instanceof FlatExtent) last.writer.showSize(now - last.start);
     if (diskBytes > now && !session.hasFailed) closeQuietly([{ close: () => last.writer?.resize(now - last.start) }]);
     throw error;
   }

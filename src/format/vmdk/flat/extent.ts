@@ -129,6 +129,11 @@ export class FlatExtent implements WritableImage {
     this.flush();
   }
 
+  /** After a growth whose line may not be written: the file stays as long as it is. */
+  showSize(size: number): void {
+    this.size[0] = size;
+  }
+
   flush(): void {
     if (this.readOnly) return;
     this.tracker.flush(
