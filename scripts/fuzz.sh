@@ -5,7 +5,7 @@
 # Partition tables, and what partitions contain, are damaged in the same way (test/support/fuzz-partitions.ts).
 set -eu
 usage='usage: fuzz.sh [--format F] [--mutants N] [--seed S] [--first N]
-  --format F   qcow2, qcow, qed, vdi, vmdk, vpc, vhdx, bochs, cloop, dmg, parallels, sparseimage, asif or raw; partitions for partition tables (default: all)
+  --format F   qcow2, qcow, qed, vdi, vmdk, vpc, vhdx, bochs, cloop, dmg, parallels, sparseimage, sparsebundle, asif or raw; partitions for partition tables (default: all)
   --mutants N  for each format (default: see test/support/slices.ts)
   --seed S     the same mutants again (default: others each time, printed)
   --first N    begin with mutant N of the seed'

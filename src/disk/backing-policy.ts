@@ -9,7 +9,7 @@ import { ImgfuseError } from '../errors/index.ts';
 import type { ExtentRole } from '../format/image-format.ts';
 import { workingDirectory } from '../host/canonical-path.ts';
 import { folderOfUrl, isBelowUrl, isUrl, parseUrl } from '../host/http/url.ts';
-import { blockDeviceNumber, isRegularFile, realPath } from '../host/paths.ts';
+import { blockDeviceNumber, fileKind, isRegularFile, realPath } from '../host/paths.ts';
 import { hasProtocol, meaningOfName } from './backing-name.ts';
 
 /** Images in a chain at most. */
@@ -92,18 +92,24 @@ export function resolveBacking(image: NamingImage, name: string, policy: Backing
 export const EXTENT_WORDS = { data: 'data file', extent: 'extent' } as const satisfies Record<ExtentRole, string>;
 
 /**
- * The other file of its own that `image` names `name`, if it may be opened: a plain file always.
+ * The other file of its own that `image` names `name`, if it may be opened: a plain file, or a directory of files where one is due.
  * @returns its absolute path without symbolic links
  * @throws ImgfuseError permission, missing, usage
  */
-export function resolveExtent(image: NamingImage, name: string, role: ExtentRole, policy: BackingPolicy): string {
+export function resolveExtent(
+  image: NamingImage,
+  name: string,
+  role: ExtentRole,
+  policy: BackingPolicy,
+  kind: FileKind = 'regular file',
+): string {
   const what = EXTENT_WORDS[role];
   checkName(what, image.name, name);
   if (hasProtocol(name) || isUrl(image.name)) {
     throw refusal(image.name, `its ${what} '${name}' is no plain file, and nothing else is opened`);
   }
   const wanted = locateFile(image.name, name);
-  return checkFile(what, image, realPathOf(what, image, wanted), policy);
+  return checkFile(what, image, realPathOf(what, image, wanted), policy, kind);
 }
 
 /** The advice if a file that an image refers to is gone. */
@@ -170,8 +176,17 @@ function realPathOf(what: keyof typeof CURES, image: NamingImage, wanted: string
   }
 }
 
-/** @param real without symbolic links @returns the same, if it is a regular file that may be opened */
-function checkFile(what: keyof typeof CURES, image: NamingImage, real: string, policy: BackingPolicy): string {
+/** What may be opened: nothing else is, because opening alone has effects on some devices. */
+type FileKind = 'regular file' | 'directory';
+
+/** @param real without symbolic links @returns the same, if it may be opened and is what it has to be */
+function checkFile(
+  what: keyof typeof CURES,
+  image: NamingImage,
+  real: string,
+  policy: BackingPolicy,
+  kind: FileKind = 'regular file',
+): string {
   const allowed = [path.dirname(realPath(image.path)), ...allowedPaths(policy)];
   if (!allowed.some((entry) => isInside(real, entry)) && !isNamed(real, policy)) {
     throw refusal(
@@ -179,10 +194,10 @@ function checkFile(what: keyof typeof CURES, image: NamingImage, real: string, p
       `its ${what} ${real} lies outside the image's own directory; add --allow-backing ${path.dirname(real)}`,
     );
   }
-  if (isRegularFile(real)) return real;
+  if (kind === 'regular file' ? isRegularFile(real) : fileKind(real) === kind) return real;
   throw refusal(
     image.name,
-    `its ${what} ${real} is no regular file, and nothing else is opened; put a regular file with its content in its place`,
+    `its ${what} ${real} is no ${kind}, and nothing else is opened; put a ${kind} with its content in its place`,
   );
 }
 

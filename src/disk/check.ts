@@ -4,6 +4,7 @@ import { closingAfter } from '../errors/close.ts';
 import { ImgfuseError } from '../errors/index.ts';
 import type { CheckReport, RepairMode } from '../format/check-report.ts';
 import type { LockMode } from '../host/image-locks.ts';
+import { imageFileOf } from './directory-image.ts';
 import { ImageFiles } from './image-files.ts';
 import { formatOf } from './probe.ts';
 
@@ -21,8 +22,9 @@ export interface CheckDiskOptions {
 }
 
 /** Throws unsupported for a format without a check (exit code 63). Without repair the file is opened read-only. */
-export function checkDisk(path: string, options: CheckDiskOptions): CheckReport & { readonly filename: string } {
+export function checkDisk(name: string, options: CheckDiskOptions): CheckReport & { readonly filename: string } {
   const readOnly = options.repair === 'none';
+  const path = imageFileOf(name);
   const { allowBacking, locks } = options;
   const files = new ImageFiles({ allowBacking, locks });
   return closingAfter(
@@ -37,7 +39,7 @@ export function checkDisk(path: string, options: CheckDiskOptions): CheckReport 
       }
       const openExtent = files.extentsOf({ name: path, path: file.path }, readOnly);
       const report = format.check(file, { repair, openExtent, log, ...(progress === undefined ? {} : { progress }) });
-      return { ...report, filename: path };
+      return { ...report, filename: name };
     },
   );
 }

@@ -10,7 +10,14 @@ import { NewFile } from '../host/new-file.ts';
 import { removeFile } from '../host/paths.ts';
 import { PosixHostFile } from '../host/posix-file.ts';
 import { locateFile } from './backing-policy.ts';
-import { assertChainFits, assertExtentName, factsOfBase, locateBase, type OverlayBase } from './overlay-base.ts';
+import {
+  assertChainFits,
+  assertExtentName,
+  baseInDirectory,
+  factsOfBase,
+  locateBase,
+  type OverlayBase,
+} from './overlay-base.ts';
 import { formatByName, formatNames } from './registry.ts';
 
 export interface CreateDiskOptions {
@@ -43,7 +50,10 @@ export function createDisk(imagePath: string, format: string, options: CreateDis
     const cure = `a file of that name is called ./${imagePath}`;
     throw new ImgfuseError('usage', `${imagePath} is a URL, and an image is made as a file of this machine; ${cure}`);
   }
-  const base = backing === undefined ? null : { name: backing, format: formatByName(backingFormat!).name };
+  const base =
+    backing === undefined
+      ? null
+      : baseInDirectory(imagePath, { name: backing, format: formatByName(backingFormat!).name });
   const location = base === null ? null : locateBase(imagePath, base);
   const isNeeded = options.size === undefined;
   const parent = location === null ? null : factsOfBase(location, base!.format, isNeeded, options.log);

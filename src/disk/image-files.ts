@@ -7,7 +7,9 @@ import { type FileIdentity, isSameFile } from '../host/file-identity.ts';
 import type { HostFile } from '../host/host-file.ts';
 import { isUrl } from '../host/http/url.ts';
 import { type LockMode, lockImage } from '../host/image-locks.ts';
+import { PieceFiles } from '../host/piece-files.ts';
 import { PosixHostFile } from '../host/posix-file.ts';
+import type { PieceLayout } from '../host/shared-file.ts';
 import { allowedUrls, type NamingImage, resolveExtent } from './backing-policy.ts';
 import { type NamedBy, openImageFile } from './image-file.ts';
 
@@ -54,6 +56,13 @@ export class ImageFiles {
       descriptor === null
         ? openImageFile(path, readOnly, namedBy, allowedUrls(allowBacking), answerMs)
         : PosixHostFile.reopen(path, descriptor, readOnly);
+    this.add(file);
+    lockImage(file, locks);
+    return file;
+  }
+
+  private add(file: HostFile): void {
+    const { path } = file;
     this.opened.push(file);
     const identity = file.identity();
     if (this.seen.some((other) => isSameFile(other, identity))) {
@@ -64,17 +73,23 @@ export class ImageFiles {
       );
     }
     this.seen.push(identity);
-    lockImage(file, locks);
-    return file;
   }
 
   /** What opens the other files of an image, which only the image names. @param isTop false: it is below another one */
   extentsOf(image: NamingImage, readOnly: boolean, isTop = true): NonNullable<OpenOptions['openExtent']> {
-    return (name, role, access) => {
+    const policy = { allowed: this.options.allowBacking ?? [] };
+    return (name, role, access, layout) => {
       assert(access === 'read' || !readOnly, 'an image that is opened read-only writes to no file');
-      const path = resolveExtent(image, name, role, { allowed: this.options.allowBacking ?? [] });
+      if (layout !== undefined) return this.openPieces(resolveExtent(image, name, role, policy, 'directory'), layout);
+      const path = resolveExtent(image, name, role, policy);
       const open = isTop ? this.open : this.openBelow;
       return open.call(this, path, access === 'read', 'image');
     };
+  }
+
+  private openPieces(path: string, layout: PieceLayout): HostFile {
+    const file = PieceFiles.open(path, layout);
+    this.add(file);
+    return file;
   }
 }

@@ -5,6 +5,7 @@ import { ImgfuseError } from '../errors/index.ts';
 import type { BackingReference, ParentFacts, SnapshotDetails } from '../format/image-format.ts';
 import type { LockMode } from '../host/image-locks.ts';
 import { locateBacking } from './backing-policy.ts';
+import { imageFileOf } from './directory-image.ts';
 import { ImageFiles } from './image-files.ts';
 import { searchParent } from './parent-search.ts';
 import { formatOf, type RawOption } from './probe.ts';
@@ -46,10 +47,11 @@ export function inspectDisk(imagePath: string, options: InspectOptions = {}): Di
 
 /** The same for an image that another one is made on, with what the other one stores of it. */
 export function inspectParent(
-  imagePath: string,
+  name: string,
   options: InspectOptions,
 ): { readonly info: DiskInfo; readonly parent: ParentFacts } {
   const { locks } = options;
+  const imagePath = imageFileOf(name);
   const files = new ImageFiles({ locks });
   return closingAfter(
     () => files.opened,
@@ -60,7 +62,7 @@ export function inspectParent(
       const details = format.inspect(file, options.log, openExtent);
       const { backing, identity, virtualSize } = details;
       const info: DiskInfo = {
-        filename: imagePath,
+        filename: name,
         format: details.format,
         virtualSize,
         clusterSize: details.clusterSize,

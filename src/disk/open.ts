@@ -10,16 +10,18 @@ import { PosixHostFile } from '../host/posix-file.ts';
 import { ChainOpener } from './chain-opener.ts';
 import { ClosedMarks } from './closed-marks.ts';
 import { CopyOnRead, createCopyOnReadState } from './copy-on-read.ts';
+import { imageFileOf } from './directory-image.ts';
 import type { OpenDiskOptions } from './open-options.ts';
 import { recognizedName } from './probe.ts';
 import { formatByName } from './registry.ts';
 import { type SharedDisk, VirtualDisk } from './virtual-disk.ts';
 
 /** Opens an image and its backing chain. Throws ImgfuseError; an unclean image is repaired unless `readOnly`. */
-export function openDisk(path: string, options: OpenDiskOptions): VirtualDisk {
+export function openDisk(path: string, given: OpenDiskOptions): VirtualDisk {
+  const options = withoutDirectory(given);
   const opener = new ChainOpener(options);
   const { overlaid } = options;
-  if (overlaid === undefined) return diskOf(opener.openTop(path), options);
+  if (overlaid === undefined) return diskOf(opener.openTop(imageFileOf(path)), options);
   // nobody opens a temporary file again
   const marks = overlaid.isTemporary ? { closedMarks: undefined } : {};
   const { image, isNew } = opener.openOverlay(path, overlaid);
@@ -29,7 +31,7 @@ export function openDisk(path: string, options: OpenDiskOptions): VirtualDisk {
 /** Opens the file of an open disk a second time, even if its path leads to another file by now. */
 export function reopenDisk(disk: VirtualDisk, options: OpenDiskOptions): VirtualDisk {
   const before = { descriptor: disk.descriptor, format: disk.format };
-  return diskOf(new ChainOpener(options).openTop(disk.path, before), options);
+  return diskOf(new ChainOpener(withoutDirectory(options)).openTop(disk.path, before), options);
 }
 
 /**
@@ -51,11 +53,19 @@ export function closeAndReopenDisk(
       failure = error;
     }
     const before = { descriptor: file.descriptor, format: disk.format };
-    return { disk: diskOf(new ChainOpener(options).openTop(disk.path, before), options), failure };
+    return { disk: diskOf(new ChainOpener(withoutDirectory(options)).openTop(disk.path, before), options), failure };
   } finally {
     // its only purpose was the second opening: an error of its close must not take away the disk that is open now
     closeQuietly([file]);
   }
+}
+
+/** An image that is a directory below an overlay is opened by its file. */
+function withoutDirectory(options: OpenDiskOptions): OpenDiskOptions {
+  const { overlaid } = options;
+  return overlaid === undefined
+    ? options
+    : { ...options, overlaid: { ...overlaid, image: imageFileOf(overlaid.image) } };
 }
 
 function diskOf(image: Image, options: OpenDiskOptions, isNew = false): VirtualDisk {

@@ -10,6 +10,7 @@ import { isUrl, parseUrl } from '../host/http/url.ts';
 import { blockDeviceNumber, isRegularFile } from '../host/paths.ts';
 import { hasProtocol, meaningOfName } from './backing-name.ts';
 import { EXTENT_WORDS, locateBacking, locateFile, MAX_CHAIN_DEPTH } from './backing-policy.ts';
+import { imageFileOf } from './directory-image.ts';
 import { openImageFile } from './image-file.ts';
 import { inspectParent } from './info.ts';
 import { searchParent } from './parent-search.ts';
@@ -43,6 +44,15 @@ export function locateBase(imagePath: string, { name, format }: OverlayBase, ref
 export function assertExtentName(imagePath: string, name: string, role: ExtentRole): void {
   if (hasProtocol(name))
     throw unusable(imagePath, EXTENT_WORDS[role], name, 'is no plain file, and nothing else is opened');
+}
+
+/** The same backing file, of an image that is a directory by the name of its file. Its stored name is that of no directory. */
+export function baseInDirectory(imagePath: string, base: OverlayBase): OverlayBase {
+  const { name } = base;
+  if (meaningOfName(name).kind !== 'file' || hasProtocol(name)) return base;
+  const located = locateFile(imagePath, name);
+  const file = imageFileOf(located);
+  return file === located ? base : { ...base, name: `${name.replace(/\/+$/, '')}${file.slice(located.length)}` };
 }
 
 /**

@@ -12,6 +12,7 @@ import { qcow } from '../format/qcow/index.ts';
 import { qcow2 } from '../format/qcow2/index.ts';
 import { qed } from '../format/qed/index.ts';
 import { raw } from '../format/raw/index.ts';
+import { sparsebundle } from '../format/sparsebundle/index.ts';
 import { sparseimage } from '../format/sparseimage/index.ts';
 import { vdi } from '../format/vdi/index.ts';
 import { vhdx } from '../format/vhdx/index.ts';
@@ -29,6 +30,7 @@ export const formats: readonly ImageFormat[] = [
   dmg,
   parallels,
   sparseimage,
+  sparsebundle,
   asif,
   vpc,
   vhdx,

@@ -3,7 +3,7 @@
 
 import type { GuestOffset } from '../bytes/offsets.ts';
 import type { HostFile } from '../host/host-file.ts';
-import type { SharedFile } from '../host/shared-file.ts';
+import type { PieceLayout, SharedFile } from '../host/shared-file.ts';
 import type { BackingReference, ParentFacts, ParentIdentity } from './backing-reference.ts';
 import type { CheckReport, RepairMode } from './check-report.ts';
 import type { CreateHelp } from './create-option.ts';
@@ -67,8 +67,11 @@ export interface OpenOptions {
   /**
    * Opens another file of the image, any number of times, after the header was checked. It is locked as the image file is,
    * and closed whatever fails. `name` is as the image says it; an image that is opened read-only asks for no write access.
+   * With a layout, the name is that of a directory with files of these pieces (piece-files.ts), which are not locked.
    */
-  readonly openExtent?: ((name: string, role: ExtentRole, access: FileAccess) => HostFile) | undefined;
+  readonly openExtent?:
+    | ((name: string, role: ExtentRole, access: FileAccess, layout?: PieceLayout) => HostFile)
+    | undefined;
   /**
    * Called once when the guest's data is encrypted, before anything is changed. @returns the bytes of the password, which
    * the format overwrites when it has made the key of them. Throws permission when there is none
@@ -332,6 +335,8 @@ export interface ImageFormat<Opened extends Image = Image> extends Signature {
   /** with its article, as a sentence says it */
   readonly title: string;
   readonly can: Capabilities;
+  /** Name of the file by which a directory is an image of the format, and which is opened in its place. Absent: none is. */
+  readonly directoryFile?: string;
   /**
    * Returns a working image, or throws and has changed nothing. Unless read-only, an image that was not closed clean is checked
    * and repaired, and one whose tables contradict each other is refused.

@@ -23,11 +23,11 @@ export class PlainMap {
     if (offset >= known.start && offset < known.end) {
       return { start: offset, length: Math.min(known.end, end) - offset, status: 'data', hostOffset: offset };
     }
-    const data = Math.min(file.seekData(hostOffset(offset)), end);
+    const data = Math.min(file.seekData(hostOffset(offset), end), end);
     if (data > offset) return { start: offset, length: data - offset, status: 'zero', hostOffset: offset };
     // a file may end before its disk does
     if (offset >= file.size()) return { start: offset, length, status: 'zero' };
-    const hole = file.seekHole(hostOffset(offset));
+    const hole = file.seekHole(hostOffset(offset), end);
     if (file.readOnly) this.known = { start: offset, end: hole };
     return { start: offset, length: Math.max(Math.min(hole, end) - offset, 1), status: 'data', hostOffset: offset };
   }

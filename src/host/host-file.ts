@@ -86,11 +86,14 @@ export interface HostFile {
   /** The bytes will be read soon, and may be fetched beside other work. Absent where that cannot be said. */
   prefetch?(offset: HostOffset, length: number): void;
 
-  /** First offset >= `offset` that holds data, or the length of the file if none follows. */
-  seekData(offset: HostOffset): number;
+  /**
+   * First offset >= `offset` that holds data, or the length of the file if none follows.
+   * @param end a file of many pieces need not look further; what it answers then is not below
+   */
+  seekData(offset: HostOffset, end?: number): number;
 
-  /** First offset >= `offset` that is a hole (the end of the file counts as one). */
-  seekHole(offset: HostOffset): number;
+  /** First offset >= `offset` that is a hole (the end of the file counts as one). @param end as in seekData() */
+  seekHole(offset: HostOffset, end?: number): number;
 
   /** For attachHostFile in another thread. */
   share(): SharedFile;

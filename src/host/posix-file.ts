@@ -48,6 +48,11 @@ export class PosixHostFile implements HostFile {
     return PosixHostFile.openName(path, path, readOnly, false);
   }
 
+  /** Like openRegular(), read-only, for a name that must not be a symbolic link. @param path for messages */
+  static openNoLink(name: string, path: string): PosixHostFile {
+    return PosixHostFile.openName(name, path, true, false, fs.constants.O_NOFOLLOW);
+  }
+
   /** Opens a block device by its name, if that still leads to the device with this number. */
   static openDevice(path: string, readOnly: boolean, number: number): PosixHostFile {
     const file = PosixHostFile.open(path, readOnly);
@@ -65,9 +70,9 @@ export class PosixHostFile implements HostFile {
   }
 
   /** @param path for messages */
-  private static openName(name: string, path: string, readOnly: boolean, mayBeDevice = true): PosixHostFile {
+  private static openName(name: string, path: string, readOnly: boolean, mayBeDevice = true, more = 0): PosixHostFile {
     // O_NONBLOCK: opening a FIFO must not wait for its other end; it means nothing to files
-    const flags = (readOnly ? fs.constants.O_RDONLY : fs.constants.O_RDWR) | fs.constants.O_NONBLOCK;
+    const flags = (readOnly ? fs.constants.O_RDONLY : fs.constants.O_RDWR) | fs.constants.O_NONBLOCK | more;
     let descriptor: number;
     try {
       descriptor = fs.openSync(hostPath(name), flags);

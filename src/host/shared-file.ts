@@ -2,9 +2,17 @@
 
 import type { ThreadName } from './thread-life.ts';
 
+/** How the pieces of one file lie in their directory; see piece-files.ts. */
+export interface PieceLayout {
+  readonly pieceBytes: number;
+  /** of all pieces together, in bytes */
+  readonly length: number;
+}
+
 export type SharedFile =
   | { readonly kind: 'descriptor'; readonly path: string; readonly descriptor: number; readonly readOnly: boolean }
   | { readonly kind: 'http'; readonly path: string; readonly state: BlockCacheState }
+  | { readonly kind: 'pieces'; readonly path: string; readonly descriptor: number; readonly layout: PieceLayout }
   /** only objects of this thread can use it (files of tests) */
   | { readonly kind: 'private'; readonly path: string };
 

@@ -2,7 +2,7 @@
 // that looking changes nothing. describeVirtualDisk runs it for formats that can be written.
 
 import { describe, expect, test } from 'vitest';
-import { guestOffset } from '../../src/bytes/offsets.ts';
+import { guestOffset, hostOffset } from '../../src/bytes/offsets.ts';
 import { steadyMs } from '../../src/concurrency/clock.ts';
 import { VirtualDisk } from '../../src/disk/virtual-disk.ts';
 import { ERRNO, errnoOf } from '../../src/errors/index.ts';
@@ -13,6 +13,15 @@ import { openImage } from '../support/memory-images.ts';
 import { seededRandom } from '../support/random.ts';
 import { RecordingHostFile } from '../support/wrapping-files.ts';
 
+/** Parts of the disk that lie in other files than the image file, by their numbers in hexadecimal digits; of 4096 bytes. */
+type Bands = ReadonlyMap<string, Uint8Array>;
+
+function bandsFile(bands: Bands): MemoryHostFile {
+  const file = new MemoryHostFile();
+  for (const [name, bytes] of bands) file.write(bytes, 0, bytes.length, hostOffset(Number.parseInt(name, 16) * 4096));
+  return file;
+}
+
 /** An image of a format that is only read. */
 export interface ReadVariant {
   readonly name: string;
@@ -20,7 +29,7 @@ export interface ReadVariant {
   /** data without a host offset is compressed */
   readonly isCompressed?: true;
   /** bytes of the image file, and what its disk must read as */
-  readonly create: () => { readonly image: Uint8Array; readonly content: Uint8Array };
+  readonly create: () => { readonly image: Uint8Array; readonly content: Uint8Array; readonly bands?: Bands };
   /** false: what the image stores at a place is not always the guest's bytes. Default true */
   readonly showsPlaces?: boolean;
 }
@@ -39,26 +48,30 @@ export function describeReadableDisk(variant: ReadVariant): void {
   const { format, name } = variant;
   describe(name, () => {
     describeReading(() => {
-      const { image, content } = variant.create();
+      const { image, content, bands } = variant.create();
       const file = new MemoryHostFile(image);
-      const disk = new VirtualDisk(openImage(format, file, { readOnly: true }));
-      const dataFile = variant.showsPlaces === false ? null : file;
+      const other = bands && bandsFile(bands);
+      const disk = new VirtualDisk(openImage(format, file, { readOnly: true, dataFile: other }));
+      const dataFile = variant.showsPlaces === false ? null : (other ?? file);
       return { disk, content, dataFile, isCompressed: variant.isCompressed === true };
     });
 
     test('another thread reads the same', () => {
-      const { image, content } = variant.create();
+      const { image, content, bands } = variant.create();
       const file = new MemoryHostFile(image);
-      const opened = openImage(format, file, { readOnly: true, slots: 2 });
+      const other = bands && bandsFile(bands);
+      const opened = openImage(format, file, { readOnly: true, slots: 2, dataFile: other });
       const state = structuredClone(opened.share());
-      const attached = format.attach(file, state, { slot: 1, backing: null, extents: [], log: () => undefined });
+      const extents = other === undefined ? [] : [other];
+      const attached = format.attach(file, state, { slot: 1, backing: null, extents, log: () => undefined });
       expectContent(new VirtualDisk(attached), content);
     });
 
     test('nothing writes to its file, whatever is asked of it, and changes are refused with EROFS', () => {
-      const { image, content } = variant.create();
+      const { image, content, bands } = variant.create();
       const recording = new RecordingHostFile(new MemoryHostFile(image));
-      const disk = new VirtualDisk(openImage(format, recording, { readOnly: true }));
+      const dataFile = bands && bandsFile(bands);
+      const disk = new VirtualDisk(openImage(format, recording, { readOnly: true, dataFile }));
       expectContent(disk, content);
       const changes = [
         () => disk.write(new Uint8Array(9), 0, 9, guestOffset(5)),

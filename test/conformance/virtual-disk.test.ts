@@ -14,12 +14,14 @@ import { qcow } from '../../src/format/qcow/index.ts';
 import { qcow2 } from '../../src/format/qcow2/index.ts';
 import { qed } from '../../src/format/qed/index.ts';
 import { raw } from '../../src/format/raw/index.ts';
+import { sparsebundle } from '../../src/format/sparsebundle/index.ts';
 import { sparseimage } from '../../src/format/sparseimage/index.ts';
 import { vdi } from '../../src/format/vdi/index.ts';
 import { vhdx } from '../../src/format/vhdx/index.ts';
 import { vmdk } from '../../src/format/vmdk/index.ts';
 import { vpc } from '../../src/format/vpc/index.ts';
 import { bochsImage, MIXED_SECTORS } from '../support/bochs-bytes.ts';
+import { bundleImage } from '../support/bundle-bytes.ts';
 import { cloopImage } from '../support/cloop-bytes.ts';
 import { dmgImage } from '../support/dmg-bytes.ts';
 import { MemoryHostFile } from '../support/memory-file.ts';
@@ -207,6 +209,7 @@ const readVariants: readonly ReadVariant[] = [
   },
   { name: 'sparseimage', format: sparseimage, create: () => sparseImage() },
   { name: 'sparseimage of one list', format: sparseimage, create: () => sparseImage({ firstPlaces: 1008 }) },
+  { name: 'sparsebundle', format: sparsebundle, create: () => bundleImage() },
   { name: 'asif', format: asif, create: () => asifImage() },
   {
     name: 'dmg with a resource fork',

@@ -300,8 +300,9 @@ describe('a backing file that is no file to read from', () => {
     execFileSync('mkfifo', [join(folder, 'fifo')]);
     const create = (backing: string) =>
       createDisk(join(folder, 'new.qed'), 'qed', { size: 65536, options: new Map(), backing, backingFormat: 'raw' });
-    for (const name of ['fifo', '/dev/null', '.']) {
-      expect(() => create(name)).toThrow('is no regular file and no block device, and');
+    const refusals = { fifo: 'is no regular file and no block device, and', '.': 'is a directory and no disk image' };
+    for (const [name, sentence] of Object.entries({ ...refusals, '/dev/null': refusals.fifo })) {
+      expect(() => create(name)).toThrow(sentence);
       expect(existsSync(join(folder, 'new.qed'))).toBe(false);
     }
     expect(create('later').virtualSize).toBe(65536);

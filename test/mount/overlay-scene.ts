@@ -1,10 +1,10 @@
 // What the tests of overlays have in common: a bench for each test, images of every format, and short names of what they run.
 
 import { createHash } from 'node:crypto';
-import { readFileSync, writeFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { afterEach, beforeEach, expect } from 'vitest';
 import { hasQemu, type QemuHolder, qemuIo } from '../support/qemu.ts';
-import { READ_ONLY_IMAGES } from '../support/read-only-images.ts';
+import { READ_ONLY_IMAGES, writeReadOnlyImage } from '../support/read-only-images.ts';
 import { canMountAsRoot, requireOrSkip } from '../support/requirements.ts';
 import { Bench, lines, type Result } from './cli-harness.ts';
 
@@ -72,9 +72,9 @@ export function read(mountpoint: string, length: number, position = 0): string {
 export function makeBase(format: string, path: string): Buffer {
   const makeReadOnly = READ_ONLY_IMAGES[format];
   if (makeReadOnly !== undefined) {
-    const { image, content } = makeReadOnly();
-    writeFileSync(path, image);
-    return content;
+    const made = makeReadOnly();
+    writeReadOnlyImage(path, made);
+    return made.content;
   }
   imgfuse('create', '-q', '-f', format, path, '4M');
   qemuIo(path, format, 'write -P 98 0 4k', 'write -P 7 1M 1M', 'write -P 9 3M 300k');

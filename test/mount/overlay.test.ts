@@ -27,7 +27,7 @@ import {
 useBench();
 
 /** QEMU has no driver of these. */
-const UNKNOWN_TO_QEMU = ['sparseimage', 'asif'];
+const UNKNOWN_TO_QEMU = ['sparseimage', 'sparsebundle', 'asif'];
 
 describe.each(formats.map(({ name }) => name))('an overlay on %s', (format) => {
   /** What qemu-img can say of the overlay: it opens the image below, too. */

@@ -5,7 +5,7 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { formatByName, formats } from '../../src/disk/registry.ts';
 import { firstDifference } from '../support/image-files.ts';
-import { READ_ONLY_IMAGES } from '../support/read-only-images.ts';
+import { READ_ONLY_IMAGES, writeReadOnlyImage } from '../support/read-only-images.ts';
 import { canMountAsRoot, requireOrSkip } from '../support/requirements.ts';
 import { unreplayedVhdx } from '../support/vhdx-bytes.ts';
 import { vhdxContent } from '../support/vhdx-judge.ts';
@@ -27,8 +27,9 @@ describe.each(Object.entries(READ_ONLY_IMAGES))('%s', (format, make) => {
   let content: Buffer;
   let image: Uint8Array;
   beforeEach(() => {
-    ({ content, image } = make());
-    writeFileSync(bench.path('disk.img'), image);
+    const made = make();
+    ({ content, image } = made);
+    writeReadOnlyImage(bench.path('disk.img'), made);
   });
   afterEach(() => expect(Buffer.compare(readFileSync(bench.path('disk.img')), image)).toBe(0));
 

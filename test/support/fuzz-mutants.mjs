@@ -318,6 +318,19 @@ function sparseimagePlaces(image) {
   };
 }
 
+/** Every byte of the list of a sparsebundle. */
+function sparsebundlePlaces(image) {
+  const number = (key) => Number(new RegExp(`<key>${key}</key>\\s*<integer>(\\d+)`).exec(image.toString())[1]);
+  const places = Array.from(image, (_, at) => ({ at, width: 1, affects: 'all', kind: 'header' }));
+  return {
+    clusterSize: number('band-size'),
+    size: number('size'),
+    places,
+    pointers: [0n, 0x30n, 0x3cn],
+    bigEndian: false,
+  };
+}
+
 /** Every place of an ASIF image with one table. Bits that mark an entry as dirty are refused by the open. */
 function asifPlaces(image) {
   const [chunk, block] = [image.readUInt32BE(64), image.readUInt16BE(68)];
@@ -582,6 +595,7 @@ export const PLACES = {
   bochs: bochsPlaces,
   parallels: parallelsPlaces,
   sparseimage: sparseimagePlaces,
+  sparsebundle: sparsebundlePlaces,
   asif: asifPlaces,
   cloop: cloopPlaces,
   dmg: dmgPlaces,

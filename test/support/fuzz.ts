@@ -4,6 +4,7 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { bochsImage, MIXED_SECTORS } from './bochs-bytes.ts';
+import { bundleImage } from './bundle-bytes.ts';
 import { cloopImage } from './cloop-bytes.ts';
 import { compileDouble } from './compiled-double.ts';
 import { DMG_KINDS } from './dmg-bytes.ts';
@@ -279,6 +280,14 @@ function makeVhdxs(folder: string): Subject[] {
   ];
 }
 
+/** The list alone is damaged. */
+function makeBundle(folder: string): Subject[] {
+  const { content, image } = bundleImage();
+  const dataFile = join(folder, 'bands');
+  writeFileSync(dataFile, content);
+  return [{ ...oneSubject('sparsebundle', folder, image), dataFile }];
+}
+
 /** Makes valid images of every feature of a format in a folder. */
 type MakeSubjects = (folder: string) => readonly Subject[];
 
@@ -301,6 +310,7 @@ const SUBJECTS: Readonly<Record<string, MakeSubjects>> = {
     ),
   ],
   sparseimage: (folder) => [oneSubject('sparseimage', folder, sparseImage({ firstPlaces: 1008 }).image)],
+  sparsebundle: makeBundle,
   asif: (folder) => [oneSubject('asif', folder, asifImage().image)],
   dmg: (folder) =>
     Object.entries(DMG_KINDS).map(([kind, make]) => oneSubject('dmg', folder, make().image, `dmg ${kind}`)),

@@ -15,6 +15,7 @@ type ByFormat = Readonly<
     | 'dmg'
     | 'parallels'
     | 'sparseimage'
+    | 'sparsebundle'
     | 'asif'
     | 'vpc'
     | 'vhdx',
@@ -64,6 +65,7 @@ const SLICES = {
       dmg: 4000,
       parallels: 2000,
       sparseimage: 1000,
+      sparsebundle: 1000,
       asif: 1000,
       vpc: 3000,
       vhdx: 1500,

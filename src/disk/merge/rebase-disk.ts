@@ -15,7 +15,7 @@ import { ClosedMarks } from '../closed-marks.ts';
 import { ImageFiles } from '../image-files.ts';
 import { inspectDisk } from '../info.ts';
 import type { OpenDiskOptions } from '../open-options.ts';
-import { assertChainFits, factsOfBase, locateBase } from '../overlay-base.ts';
+import { assertChainFits, baseInDirectory, factsOfBase, locateBase } from '../overlay-base.ts';
 import { formatOf } from '../probe.ts';
 import { formatByName, formatNames, rawFormat } from '../registry.ts';
 import { type CopyResult, copyDifferences } from './rebase.ts';
@@ -53,8 +53,9 @@ export function openRebase(path: string, options: RebaseDiskOptions): DiskRebase
   return options.isUnsafe ? headerOnly(path, backing, options) : withContent(path, backing, options);
 }
 
-function newBacking(path: string, { backing: name, backingFormat, isUnsafe, log }: RebaseDiskOptions): NewBacking {
-  const named = { name, format: backingFormat ?? rawFormat.name };
+function newBacking(path: string, { backing, backingFormat, isUnsafe, log }: RebaseDiskOptions): NewBacking {
+  const named = baseInDirectory(path, { name: backing, format: backingFormat ?? rawFormat.name });
+  const { name } = named;
   const location = locateBase(path, named, 'is not rebased');
   const format = backingFormat === undefined ? probedFormat(name, location) : formatByName(backingFormat).name;
   // refuses a file of another format; with -u it need not be there

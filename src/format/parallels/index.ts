@@ -15,6 +15,7 @@ export const parallels: ImageFormat<PieceImage> = {
   magics: [HEADER_MAGIC, HEADER_MAGIC2, DESCRIPTOR_MAGIC].map((text) => ({ at: 0, text })),
   // not every XML document is one
   confirms: (ends) => !ends.has({ at: 0, text: DESCRIPTOR_MAGIC }) || headOf(ends).includes(`<${ROOT}`),
+  directoryFile: 'DiskDescriptor.xml',
   can: { write: false, resize: false, backing: false, lazyRefcounts: false },
   open: (file, options) => (isDescriptor(file) ? openDisk(file, options) : openImage(file, options)),
   attach: (file, shared, { extents }) => new PieceImage(file, shared.state as PieceState, extents),

@@ -1,0 +1,40 @@
+// The plug of sparsebundles of macOS (UDSB), read-only: a directory, of which Info.plist stands for the image.
+
+import { assert } from '../../errors/index.ts';
+import type { HostFile } from '../../host/host-file.ts';
+import type { AttachOptions, ImageDetails, ImageFormat, OpenOptions, SharedImage } from '../image-format.ts';
+import { BAND_KEY, BANDS, describeBundle, INFO_FILE, MAGIC, openToken, readBundle } from './bundle.ts';
+import { BundleImage } from './image.ts';
+
+export const sparsebundle: ImageFormat<BundleImage> = {
+  name: 'sparsebundle',
+  title: 'a sparsebundle (macOS)',
+  magics: [{ at: 0, text: MAGIC }],
+  // not every XML document is one
+  confirms: ({ head }) => Buffer.from(head).toString('latin1').includes(BAND_KEY),
+  directoryFile: INFO_FILE,
+  can: { write: false, resize: false, backing: false, lazyRefcounts: false },
+  open: openBundle,
+  attach: (file: HostFile, shared: SharedImage, { extents }: AttachOptions) =>
+    new BundleImage(file, extents, shared.state as ImageDetails),
+  inspect: (file: HostFile, _log, openExtent) => inspectBundle(file, openExtent).details,
+};
+
+/** @throws ImgfuseError corrupt, unsupported; what openExtent() throws */
+function openBundle(file: HostFile, { openExtent }: OpenOptions): BundleImage {
+  assert(openExtent !== undefined, 'a sparsebundle is opened with an opener for its bands');
+  const { details, extents } = inspectBundle(file, openExtent);
+  return new BundleImage(file, extents, details);
+}
+
+function inspectBundle(
+  file: HostFile,
+  openExtent: OpenOptions['openExtent'],
+): { readonly details: ImageDetails; readonly extents: readonly HostFile[] } {
+  const bundle = readBundle(file);
+  const details = describeBundle(bundle);
+  if (openExtent === undefined) return { details, extents: [] };
+  const token = openToken(file, openExtent);
+  const bands = openExtent(BANDS, 'extent', 'read', { pieceBytes: bundle.bandBytes, length: bundle.diskBytes });
+  return { details, extents: token === null ? [bands] : [bands, token] };
+}
