@@ -1,5 +1,7 @@
 // How an image refers to the image below it: by a name, by an identity, or by an identity alone.
 
+import { ImgfuseError } from '../errors/index.ts';
+
 /** Which image a reference means, whatever its file is called. */
 export interface ParentIdentity {
   /** the word of the specification, as a sentence says it: "CID", "data write GUID" */
@@ -20,6 +22,23 @@ export interface ParentIdentity {
 export function isMeant({ afterCommits = [], values }: ParentIdentity, found: string): boolean {
   const right = [...values, ...afterCommits];
   return right.includes(found) || found.split(' ').some((word) => right.includes(word));
+}
+
+/**
+ * What an image is called once the image above has been committed into it. @param known names that the image above knows it by, in their
+ * order @param now its name @returns null: the image above does not know it, so it will be told @throws ImgfuseError limit
+ */
+export function nameAfterCommit(known: readonly string[], now: string, path: string, format: string): string | null {
+  const at = known.lastIndexOf(now);
+  if (at < 0) return null;
+  const next = known[at + 1];
+  if (next !== undefined) return next;
+  throw new ImgfuseError(
+    'limit',
+    `${known.length - 1} commits into ${path} were broken off, and its child must learn what it is called now: run imgfuse rebase -u ` +
+      `-F ${format} -b ${path} CHILD, and then the commit`,
+    { path },
+  );
 }
 
 /** What a parent is looked for by, if the image has no name of it. */

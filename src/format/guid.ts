@@ -24,6 +24,14 @@ export function uuidBytes(text: string): Uint8Array {
   return stored;
 }
 
+/** A UUID that follows from something: version 8 and the usual variant, whose other bits are its maker's. @param hash 16 bytes and more */
+export function uuidOfHash(hash: Uint8Array): string {
+  const stored = hash.slice(0, UUID_BYTES);
+  stored[7] = (stored[7]! & 0x0f) | 0x80;
+  stored[8] = (stored[8]! & 0x3f) | 0x80;
+  return uuidText(stored);
+}
+
 export function newUuid(): string {
   return randomUUID();
 }

@@ -10,6 +10,7 @@ import { qcow2 } from '../../src/format/qcow2/index.ts';
 import { qed } from '../../src/format/qed/index.ts';
 import { raw } from '../../src/format/raw/index.ts';
 import { vdi } from '../../src/format/vdi/index.ts';
+import { vmdk } from '../../src/format/vmdk/index.ts';
 import { vpc } from '../../src/format/vpc/index.ts';
 import { MemoryHostFile } from '../support/memory-file.ts';
 import { checkImage, createMemoryImage, openImage } from '../support/memory-images.ts';
@@ -42,6 +43,8 @@ const LAZY: Kind = { format: qcow2, options: { cluster_size: '4k', lazy_refcount
 const VDI: Kind = { format: vdi, options: { block_size: '4k' } };
 const VHD: Kind = { format: vpc, options: { block_size: '4k' } };
 const LARGE_BLOCKS: Kind = { format: vpc, options: { block_size: '32k' } };
+const VMDK: Kind = { format: vmdk, options: { grain_size: '4k' } };
+const ZERO_GRAINS: Kind = { format: vmdk, options: { grain_size: '32k', zeroed_grain: 'on' } };
 const DATA_FILE: Kind = { format: qcow2, options: { cluster_size: '4k', data_file: '/data' } };
 
 interface Pair {
@@ -71,6 +74,9 @@ const PAIRS: readonly Pair[] = [
   { name: 'VHD into VHD', overlay: VHD, base: VHD, baseSize: SIZE },
   { name: 'VHD into a smaller raw', overlay: VHD, base: RAW, baseSize: 200 * KIB + 512 },
   { name: 'VHD with larger blocks into a smaller VHD', overlay: LARGE_BLOCKS, base: VHD, baseSize: 200 * KIB + 512 },
+  { name: 'VMDK into VMDK', overlay: VMDK, base: VMDK, baseSize: SIZE },
+  { name: 'VMDK with larger grains into a smaller VMDK', overlay: ZERO_GRAINS, base: VMDK, baseSize: 200 * KIB + 512 },
+  { name: 'qcow2 into VMDK', overlay: QCOW2, base: ZERO_GRAINS, baseSize: SIZE },
   { name: 'qcow2 into VHD', overlay: QCOW2, base: LARGE_BLOCKS, baseSize: SIZE },
 ];
 

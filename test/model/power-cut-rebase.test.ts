@@ -9,6 +9,7 @@ import { qcow2 } from '../../src/format/qcow2/index.ts';
 import { qed } from '../../src/format/qed/index.ts';
 import { raw } from '../../src/format/raw/index.ts';
 import { vdi } from '../../src/format/vdi/index.ts';
+import { vmdk } from '../../src/format/vmdk/index.ts';
 import { vpc } from '../../src/format/vpc/index.ts';
 import type { HostFile } from '../../src/host/host-file.ts';
 import { MemoryHostFile } from '../support/memory-file.ts';
@@ -36,9 +37,13 @@ const KINDS: readonly [name: string, format: CheckedFormat, options: Readonly<Re
   ['qcow2 with lazy refcounts', qcow2, { cluster_size: '4k', lazy_refcounts: 'on' }],
   ['VHD', vpc, { block_size: '4k' }],
   ['VHD with larger blocks', vpc, { block_size: '32k' }],
+  ['VMDK', vmdk, { grain_size: '4k' }],
+  ['VMDK with larger grains', vmdk, { grain_size: '32k', zeroed_grain: 'on' }],
 ];
 
 type Bases = Readonly<Record<string, Image | null>>;
+/** CIDs of these, for a format that knows its parent by one as well. */
+const CIDS: Readonly<Record<string, string>> = { '/old': '01d01d01', '/new': '0e00e00e' };
 /** What a format that stores no name of a backing file knows of these. */
 const IDENTITIES: Readonly<Record<string, string>> = {
   '/old': '01d01d01-0000-4000-8000-000000000000 01d01d01-0000-4000-8000-111111111111',
@@ -78,7 +83,12 @@ function backingOf(format: CheckedFormat, file: HostFile): string {
 
 function setBacking(format: CheckedFormat, file: HostFile, name: string): void {
   if (name === '') format.setBacking!(file, null);
-  else format.setBacking!(file, { name, format: 'raw' }, factsOfParent(name, SIZE, IDENTITIES[name]));
+  else
+    format.setBacking!(
+      file,
+      { name, format: 'raw' },
+      factsOfParent(name, SIZE, (format === vmdk ? CIDS : IDENTITIES)[name]),
+    );
 }
 
 function contentOf(image: Image): Buffer {

@@ -150,34 +150,42 @@ test("a guest's ext4 that was changed through an overlay is clean in the base", 
   imgfuse('unmount', 'mnt');
 });
 
-test('a VDI that knows its base by UUIDs is committed, rebased, and cut off from it, and QEMU reads what is left', () => {
-  makeBase('vdi', bench.path('base.vdi'));
-  for (const child of ['child.vdi', 'other.vdi'])
-    imgfuse('create', '-q', '-f', 'vdi', '-b', bench.path('base.vdi'), '-F', 'vdi', child);
-  imgfuse('mount', 'child.vdi', 'mnt');
+test.each([
+  ['vdi', 'UUIDs'],
+  ['vmdk', 'a CID'],
+])('a %s that knows its base by %s is committed, rebased, and cut off from it, and QEMU reads what is left', (format, word) => {
+  const [base, child, other] = ['base', 'child', 'other'].map((name) => `${name}.${format}`) as [
+    string,
+    string,
+    string,
+  ];
+  makeBase(format, bench.path(base));
+  for (const overlay of [child, other])
+    imgfuse('create', '-q', '-f', format, '-b', bench.path(base), '-F', format, overlay);
+  imgfuse('mount', child, 'mnt');
   write('mnt', 'changed');
   imgfuse('unmount', 'mnt');
-  const { stdout } = imgfuse('commit', 'child.vdi');
-  expect(stdout).toMatch(/^Image committed\.\n.*base\.vdi has the changes, child\.vdi is empty/);
-  qemuCheck(bench.path('base.vdi'), 'vdi');
-  expect(refused(1, 'mount', '-o', 'ro', 'other.vdi', 'mnt')).toMatch(/is not the image that .*other\.vdi was made on/);
+  const { stdout } = imgfuse('commit', child);
+  expect(stdout).toMatch(new RegExp(`^Image committed\\.\\n.*${base} has the changes, ${child} is empty`));
+  qemuCheck(bench.path(base), format);
+  expect(refused(1, 'mount', '-o', 'ro', other, 'mnt')).toMatch(/is not the image that .*other\.v\w+ was made on/);
   for (const text of ['again', 'AGAIN']) {
-    imgfuse('mount', 'child.vdi', 'mnt');
+    imgfuse('mount', child, 'mnt');
     expect(read('mnt', 7)).toMatch(/^(changed|again)/);
     write('mnt', text);
     imgfuse('unmount', 'mnt');
   }
-  imgfuse('create', '-q', '-f', 'vdi', 'new.vdi', '4M');
-  for (const name of ['new.vdi', '']) {
-    imgfuse('rebase', '-b', name, 'child.vdi');
-    imgfuse('mount', '-o', 'ro', 'child.vdi', 'mnt');
+  imgfuse('create', '-q', '-f', format, `new.${format}`, '4M');
+  for (const name of [`new.${format}`, '']) {
+    imgfuse('rebase', '-b', name, child);
+    imgfuse('mount', '-o', 'ro', child, 'mnt');
     expect(read('mnt', 7)).toBe('AGAINed');
     expect(read('mnt', 2, MIB)).toBe('\x07\x07');
     imgfuse('unmount', 'mnt');
   }
-  qemuCheck(bench.path('child.vdi'), 'vdi');
-  qemuIo(bench.path('child.vdi'), 'vdi', 'read -P 7 1M 1M', 'read -P 9 3M 300k');
-  expect(refused(1, 'rebase', '-b', 'base.raw', '-F', 'raw', '-u', 'child.vdi')).toMatch(/knows its parent by UUIDs/);
+  qemuCheck(bench.path(child), format);
+  qemuIo(bench.path(child), format, 'read -P 7 1M 1M', 'read -P 9 3M 300k');
+  expect(refused(1, 'rebase', '-b', 'base.raw', '-F', 'raw', '-u', child)).toMatch(`knows its parent by ${word}`);
 });
 
 test('rebase gives an overlay another base at the command line, and says what it did', () => {

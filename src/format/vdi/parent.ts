@@ -12,8 +12,8 @@ import { createHash } from 'node:crypto';
 import { basename, dirname } from 'node:path';
 import { ImgfuseError } from '../../errors/index.ts';
 import { realPath } from '../../host/paths.ts';
-import type { BackingReference, ParentFacts, ParentIdentity } from '../backing-reference.ts';
-import { NULL_UUID, newUuid, UUID_BYTES, uuidBytes, uuidText } from '../guid.ts';
+import { type BackingReference, nameAfterCommit, type ParentFacts, type ParentIdentity } from '../backing-reference.ts';
+import { NULL_UUID, newUuid, uuidBytes, uuidOfHash } from '../guid.ts';
 
 /** Of a header. */
 export interface VdiUuids {
@@ -57,11 +57,7 @@ function successors({ uuidCreate, uuidLinkage, uuidModify, uuidParentModify }: V
   const identities: string[] = [];
   for (let last = uuidParentModify; identities.length < MOST_COMMITS; ) {
     const hash = createHash('sha256').update(`imgfuse commit ${uuidCreate} ${uuidModify} ${last}`).digest();
-    // version 8 and the usual variant: a UUID whose bits are its maker's
-    const bytes = hash.subarray(0, UUID_BYTES);
-    bytes[7] = (bytes[7]! & 0x0f) | 0x80;
-    bytes[8] = (bytes[8]! & 0x3f) | 0x80;
-    last = uuidText(bytes);
+    last = uuidOfHash(hash);
     identities.push(identityOf({ uuidCreate: uuidLinkage, uuidModify: last }));
   }
   return identities;
@@ -70,17 +66,9 @@ function successors({ uuidCreate, uuidLinkage, uuidModify, uuidParentModify }: V
 /** uuidModify of the next session of writing. @param child of the image that is committed into this one; absent: none is */
 export function nextModify(path: string, header: VdiUuids, child: ParentIdentity | undefined): string {
   const known = child === undefined ? [] : [...child.values, ...(child.afterCommits ?? [])];
-  const now = known.lastIndexOf(identityOf(header));
-  // a parent that any_parent allows gets a name of its own, and the child is told that
-  if (now < 0) return newUuid();
-  const next = known[now + 1];
-  if (next !== undefined) return modifyOf(next);
-  throw new ImgfuseError(
-    'limit',
-    `${MOST_COMMITS} commits into ${path} were broken off, and its child must learn what it is called now: run imgfuse rebase -u ` +
-      `-F vdi -b ${path} CHILD, and then the commit`,
-    { path },
-  );
+  const next = nameAfterCommit(known, identityOf(header), path, 'vdi');
+  // a parent that any_parent allows gets a name of its own
+  return next === null ? newUuid() : modifyOf(next);
 }
 
 /** uuidCreate and uuidModify of a parent, by which alone a child finds it again; null UUIDs for none. */

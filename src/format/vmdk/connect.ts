@@ -5,7 +5,7 @@ import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { ImageFile, ReadableImage } from '../image-format.ts';
 import { WriteTracker } from '../write-tracker.ts';
-import type { NewIdentity } from './descriptor/edit.ts';
+import { type NewIdentity, withParent } from './descriptor/edit.ts';
 import { type Descriptor, type ExtentLine, isFlat } from './descriptor/parse.ts';
 import type { DescriptorPlace } from './descriptor/place.ts';
 import { describe, type ExtentDetails } from './details.ts';
@@ -14,6 +14,7 @@ import { ExtentTable, type PlacedExtent } from './extents.ts';
 import { ClosedExtent, ZeroExtent } from './fixed-extents.ts';
 import { FlatExtent } from './flat/extent.ts';
 import { VmdkImage } from './image.ts';
+import { renamedParent } from './parent.ts';
 import { resizeVmdk, writeSize } from './resize.ts';
 import { WritingSession } from './session.ts';
 
@@ -70,6 +71,7 @@ export function connectVmdk(
     ...{ file, files, readOnly, backing, extents, session, tracker, isOneFile },
     resize: (size: number) => resizeVmdk({ path, extents, session, createType: descriptor.createType }, size),
     writeSize: () => writeSize({ extents, session }),
+    adoptParent: (identity: string) => session.edit((text) => withParent(text, renamedParent(descriptor, identity))),
     describe: (isChanged: boolean, virtualSize: number, isDirty: boolean) => {
       const { modification } = descriptor.uuids;
       const cid = isChanged ? identity.cid : descriptor.cid;

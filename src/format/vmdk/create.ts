@@ -12,6 +12,7 @@ import { parseSize } from '../size.ts';
 import { MAX_CYLINDERS, randomCid } from './descriptor/edit.ts';
 import type { ExtentLine } from './descriptor/parse.ts';
 import { createdKind } from './kinds.ts';
+import { parentWords } from './parent.ts';
 import { GRAIN_BYTES } from './sparse/create.ts';
 
 const SUBFORMATS = ['monolithicSparse', 'monolithicFlat', 'twoGbMaxExtentSparse', 'twoGbMaxExtentFlat'] as const;
@@ -123,20 +124,9 @@ function planOf({ backing, options, parent, size }: CreateOptions): Plan {
     grainBytes: grainOption(options, isFlat),
     ...{ subformat, zeroedGrain, hardware, tools, adapter: choice(options, 'adapter_type', ADAPTERS) },
     size: Math.max(SECTOR_BYTES, roundUp(size, SECTOR_BYTES)),
-    parentCid: backing === undefined ? 'ffffffff' : cidOf(backing.name, parent),
+    parentCid: parentWords(backing ?? null, parent).cid,
     parentHint: backing?.name ?? null,
   };
-}
-
-/** A child knows its parent by that, so the parent has to be there. */
-function cidOf(name: string, parent: CreateOptions['parent']): string {
-  const [cid = ''] = parent?.identity?.split(' ') ?? [];
-  if (/["\n\r]/.test(name)) throw usage(`the name ${JSON.stringify(name)} cannot stand in a VMDK descriptor`);
-  if (/^[0-9a-f]{8}$/.test(cid)) return cid;
-  throw usage(
-    `${name} cannot be the backing file of a VMDK image: that knows its parent by a CID, and this one has none or cannot be read; use ` +
-      '-F vmdk with a VMDK image, or another format for the new one',
-  );
 }
 
 function extentsOf({ size, subformat }: Plan, name: string, own: string): ExtentLine[] {

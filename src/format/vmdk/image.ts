@@ -39,6 +39,8 @@ export interface VmdkParts {
   readonly resize: (size: number) => void;
   /** The descriptor says the size of the disk, if it does not yet. */
   readonly writeSize: () => void;
+  /** The descriptor says what the parent is called now. */
+  readonly adoptParent: (identity: string) => void;
   /** the only extent has the descriptor in it, so that its file is the image */
   readonly isOneFile: boolean;
 }
@@ -157,6 +159,12 @@ export class VmdkImage implements WritableImage {
       for (const { extent, offset: at, length: part } of this.parts.extents.pieces(offset, length))
         extent.writer?.copyUp(at, part);
     });
+  }
+
+  /** What the disk reads stays the same, so the CID does; what the parent is called next depends on it. */
+  adoptParent(identity: string): void {
+    this.assertWritable();
+    this.parts.adoptParent(identity);
   }
 
   /** A change that a part of the disk does not take is refused before any part is touched. */

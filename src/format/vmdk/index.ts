@@ -6,6 +6,7 @@ import { checkVmdk } from './check/check.ts';
 import { createVmdk, VMDK_CREATE_HELP } from './create.ts';
 import { inspectVmdk } from './inspect.ts';
 import { attachVmdk, openVmdk } from './open.ts';
+import { assertVmdkBacking, setVmdkBacking } from './set-backing.ts';
 
 const SESPARSE_START = '\xbe\xba\xfe\xca\0\0\0\0\x01\0\0\0\x02\0\0\0';
 
@@ -23,6 +24,8 @@ export const vmdk: CheckedFormat = {
   open: openVmdk,
   attach: attachVmdk,
   create: createVmdk,
+  setBacking: setVmdkBacking,
+  assertBacking: assertVmdkBacking,
   check: checkVmdk,
   inspect: inspectVmdk,
 };

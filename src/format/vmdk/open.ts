@@ -6,6 +6,7 @@ import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { AttachOptions, OpenOptions, ReadableImage, SharedImage, WritableImage } from '../image-format.ts';
 import { createWriteTrackerState } from '../write-tracker.ts';
+import { nextIdentity } from './commits.ts';
 import {
   assertDistinct,
   connectVmdk,
@@ -14,9 +15,9 @@ import {
   type VmdkState,
   withoutRepeats,
 } from './connect.ts';
-import { newIdentity, withSectors } from './descriptor/edit.ts';
+import { withSectors } from './descriptor/edit.ts';
 import { type Descriptor, type ExtentLine, hasFile, isFlat, parseDescriptor } from './descriptor/parse.ts';
-import { type FoundDescriptor, findDescriptor, replaceText } from './descriptor/place.ts';
+import { type FoundDescriptor, findDescriptor, plainWriter, replaceText, settleText } from './descriptor/place.ts';
 import { extentDetails } from './details.ts';
 import type { ExtentFacts, ExtentKind } from './extent.ts';
 import { createFlatState, FlatExtent, missingBytes } from './flat/extent.ts';
@@ -53,10 +54,10 @@ export function openVmdk(file: HostFile, wanted: OpenOptions): WritableImage {
   const reference = parentReference(descriptor, file.path);
   const backing = reference === null ? null : options.openBacking(reference);
   const opened = extents.map((extent) => openExtentImage(extent, backing, options));
-  if (!options.readOnly) mendLine(file, found, descriptor, extents, options);
+  if (!options.readOnly) mendDescriptor(file, found, descriptor, extents, options);
   const state: VmdkState = {
     ...{ descriptor, place: found.place, words: createSessionWords(), tracker: createWriteTrackerState() },
-    identity: newIdentity(found.text, descriptor.cid),
+    identity: nextIdentity(file.path, found.text, descriptor, options.committedFrom),
     readOnly: options.readOnly,
     isOneFile: found.embedding !== null,
     isOnlyRead: extents.some(({ tables }) => (tables?.facts.onlyRead ?? null) !== null),
@@ -198,21 +199,24 @@ function openExtentImage(
   });
 }
 
-/** A resize that was cut short has left a line that says another size than the last extent. */
-function mendLine(
+/** What was cut short is completed: a change of the text, and a resize, which leaves a line that says another size than the last extent. */
+function mendDescriptor(
   file: HostFile,
-  { place }: FoundDescriptor,
+  { isChanging, place }: FoundDescriptor,
   { extents: lines }: Descriptor,
   extents: readonly Found[],
   { log }: OpenOptions,
 ): void {
+  const writer = plainWriter(file);
+  if (isChanging) {
+    settleText(file, place, writer);
+    log(`${file.path}: a change of its descriptor was cut short, and is complete now`);
+  }
   const { line, start, tables } = extents.at(-1)!;
   const before = lines.at(-1)!.length;
   if (tables === null || before === line.length) return;
   const [sectors, diskSectors] = [line.length / SECTOR_BYTES, (start + line.length) / SECTOR_BYTES];
-  const write = (action: () => void): void => action();
-  replaceText(file, place, (text) => withSectors(text, lines.length - 1, sectors, diskSectors), write);
-  file.sync();
+  replaceText(file, place, (text) => withSectors(text, lines.length - 1, sectors, diskSectors), writer);
   log(`${file.path}: its last extent has ${line.length} bytes, and the descriptor said ${before}: it says so now`);
 }
 

@@ -73,7 +73,10 @@ export class WritingSession {
 
   private rewrite(change: (text: string) => string): void {
     const { file, place, tracker } = this.parts;
-    if (replaceText(file, place, change, (write) => tracker.writeMetadata('header-update', write))) tracker.sync();
+    replaceText(file, place, change, {
+      write: (action) => tracker.writeMetadata('header-update', action),
+      sync: () => tracker.sync(),
+    });
   }
 
   /** The extents are about to be marked as closed clean: the next change marks them again. */

@@ -8,6 +8,7 @@ import { qcow2 } from '../../../src/format/qcow2/index.ts';
 import { qed } from '../../../src/format/qed/index.ts';
 import { raw } from '../../../src/format/raw/index.ts';
 import { vdi } from '../../../src/format/vdi/index.ts';
+import { vmdk } from '../../../src/format/vmdk/index.ts';
 import { MemoryHostFile } from '../../support/memory-file.ts';
 import { checkImage, createMemoryImage, openImage } from '../../support/memory-images.ts';
 import { seededRandom } from '../../support/random.ts';
@@ -19,6 +20,8 @@ const BELOW = 3 * 1024 * 1024;
 const KINDS: readonly [string, WritableFormat, Readonly<Record<string, string>>][] = [
   ['QED', qed, { cluster_size: '4k', table_size: '1' }],
   ['VDI', vdi, { block_size: '4k' }],
+  ['VMDK', vmdk, { grain_size: '4k' }],
+  ['VMDK with entries of zeros', vmdk, { grain_size: '4k', zeroed_grain: 'on' }],
   ['qcow2', qcow2, { cluster_size: '1k' }],
   ['qcow2 version 2', qcow2, { cluster_size: '4k', compat: '0.10' }],
   ['qcow2 with subclusters', qcow2, { cluster_size: '16k', extended_l2: 'on' }],

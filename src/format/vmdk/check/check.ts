@@ -9,7 +9,7 @@ import type { CheckOptions } from '../../image-format.ts';
 import { assertDistinct } from '../connect.ts';
 import { withSectors } from '../descriptor/edit.ts';
 import { type ExtentLine, hasFile, isFlat, parseDescriptor } from '../descriptor/parse.ts';
-import { type FoundDescriptor, findDescriptor, replaceText } from '../descriptor/place.ts';
+import { type FoundDescriptor, findDescriptor, plainWriter, replaceText, settleText } from '../descriptor/place.ts';
 import type { ExtentKind } from '../extent.ts';
 import { missingBytes } from '../flat/extent.ts';
 import { kindOf } from '../kinds.ts';
@@ -21,6 +21,7 @@ export function checkVmdk(file: HostFile, options: CheckOptions): CheckReport {
   const descriptor = parseDescriptor(found.text, file.path);
   const { extents: lines } = descriptor;
   const report = emptyCheckReport('vmdk');
+  if (found.isChanging) checkChange(report, file, found, options);
   const hasBacking = parentReference(descriptor, file.path) !== null;
   if (found.embedding !== null) {
     addTables(report, file, found.embedding.kind, hasBacking, options, 0, 1);
@@ -102,6 +103,20 @@ function checkFlat(report: CheckReport, file: HostFile, line: ExtentLine, { log,
   report.corruptionsFixed++;
 }
 
+/** Programs that do not know of the change see a mixture. */
+function checkChange(
+  report: CheckReport,
+  file: HostFile,
+  { place }: FoundDescriptor,
+  { log, repair }: CheckOptions,
+): void {
+  log('ERROR a change of the descriptor was cut short');
+  report.corruptions++;
+  if (repair !== 'all') return;
+  settleText(file, place, plainWriter(file));
+  report.corruptionsFixed++;
+}
+
 interface CheckedDescriptor {
   readonly file: HostFile;
   readonly found: FoundDescriptor;
@@ -122,13 +137,7 @@ function checkLine(
   if (repair !== 'all' || index !== lines.length - 1) return;
   const before = lines.slice(0, -1).reduce((bytes, line) => bytes + line.length, 0);
   const [sectors, diskSectors] = [capacity / SECTOR_BYTES, (before + capacity) / SECTOR_BYTES];
-  replaceText(
-    file,
-    found.place,
-    (text) => withSectors(text, index, sectors, diskSectors),
-    (write) => write(),
-  );
-  file.sync();
+  replaceText(file, found.place, (text) => withSectors(text, index, sectors, diskSectors), plainWriter(file));
   report.corruptionsFixed++;
 }
 

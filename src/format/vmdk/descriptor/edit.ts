@@ -11,8 +11,13 @@ export function newCid(old: string, digits: number): string {
       .toString('hex')
       .slice(8 - digits)
       .padStart(8, '0');
-    if (cid !== old && !/^f{7}[ef]$/.test(cid)) return cid;
+    if (cid !== old && isFreeCid(cid)) return cid;
   }
+}
+
+/** It means nothing else than an image. */
+export function isFreeCid(cid: string): boolean {
+  return !/^f{7}[ef]$/.test(cid);
 }
 
 export function cidDigits(text: LatinText): number {
@@ -40,16 +45,61 @@ export function withIdentity(text: LatinText, { cid, modificationUuid }: NewIden
     const entry = entryOf(line);
     if (entry === null || line.trimStart().startsWith('#')) return line;
     const { key, value } = entry;
-    const replaced = (next: string): LatinText => {
-      const at = line.lastIndexOf(value);
-      return line.slice(0, at) + next + line.slice(at + value.length);
-    };
+    const replaced = (next: string): LatinText => withValue(line, value, next);
     if (key === 'cid') return replaced(cid.slice(8 - value.length));
     // its last digits are the CID
     if (key === 'ddb.longcontentid' && /^[0-9a-f]{32}$/i.test(value)) return replaced(value.slice(0, 24) + cid);
     if (key === 'ddb.uuid.modification' && /^[0-9a-f-]{36}$/i.test(value)) return replaced(modificationUuid);
     return line;
   });
+}
+
+/** What an image says of its parent. */
+export interface ParentWords {
+  /** eight digits; NO_CID: there is none; absent: it stays */
+  readonly cid?: string;
+  /** null: none; absent: it stays */
+  readonly hint?: LatinText | null;
+  /** ddb.uuid.image and ddb.uuid.modification of the parent, where the image has such lines; absent: they stay */
+  readonly uuids?: { readonly image?: string; readonly modification: string };
+}
+
+/** The text with that parent. Its length stays if no name changes, but for a CID that needs more digits than the old one has. */
+export function withParent(text: LatinText, { cid, hint, uuids }: ParentWords): LatinText {
+  const known = new Set([...linesOf(text)].map(({ text: line }) => keyOf(line)));
+  const lines: LatinText[] = [];
+  for (const line of text.split('\n')) {
+    const key = keyOf(line);
+    const { value = '' } = entryOf(line) ?? {};
+    if (hint !== undefined && key === 'parentfilenamehint') continue;
+    if (key === 'parentcid' && cid !== undefined) lines.push(withValue(line, value, shortest(cid, value.length)));
+    else if (key === 'ddb.uuid.parent' && uuids?.image !== undefined) lines.push(withValue(line, value, uuids.image));
+    else if (key === 'ddb.uuid.parentmodification' && uuids !== undefined)
+      lines.push(withValue(line, value, uuids.modification));
+    else lines.push(line);
+    // QEMU looks for parentCID right behind the CID
+    const end = line.endsWith('\r') ? '\r' : '';
+    if (key === 'cid' && cid !== undefined && !known.has('parentcid')) lines.push(`parentCID=${cid}${end}`);
+    const isPlace = key === (known.has('createtype') ? 'createtype' : 'cid');
+    if (isPlace && typeof hint === 'string') lines.push(`parentFileNameHint="${hint}"${end}`);
+  }
+  return lines.join('\n');
+}
+
+/** null: the line is a comment, an extent, or nothing */
+function keyOf(line: LatinText): string | null {
+  return line.trimStart().startsWith('#') || isExtentLine(line) ? null : (entryOf(line)?.key ?? null);
+}
+
+/** @param value of the line, which it has at its end */
+function withValue(line: LatinText, value: LatinText, next: LatinText): LatinText {
+  const at = line.lastIndexOf(value);
+  return line.slice(0, at) + next + line.slice(at + value.length);
+}
+
+/** A CID of so many digits, or of eight if they are not enough. */
+function shortest(cid: string, digits: number): string {
+  return /^0*$/.test(cid.slice(0, 8 - digits)) ? cid.slice(8 - digits) : cid;
 }
 
 /** The text in which extent number `index` has that many sectors, and the geometry fits the disk. */

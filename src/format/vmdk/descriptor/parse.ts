@@ -14,8 +14,8 @@ import { ImgfuseError } from '../../../errors/index.ts';
 /** The kinds of extents that are opened here. */
 const EXTENT_TYPES = ['SPARSE', 'FLAT', 'ZERO', 'VMFS', 'VMFSSPARSE', 'SESPARSE'] as const;
 const MAX_EXTENTS = 4096;
-const NO_CID = 'ffffffff';
-const NO_UUID = '00000000-0000-0000-0000-000000000000';
+export const NO_CID = 'ffffffff';
+export const NO_UUID = '00000000-0000-0000-0000-000000000000';
 
 /** Text that is one character a byte: positions in it are positions in the file. */
 export type LatinText = string;

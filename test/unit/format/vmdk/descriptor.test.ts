@@ -101,7 +101,7 @@ describe('a descriptor is refused', () => {
 describe('a parent is named', () => {
   test('by its CID, with the hint in both spellings', () => {
     const descriptor = parse({ parentCid: 'ABCD', lines: ['parentFileNameHint="C:\\vm\\base.vmdk"'] });
-    expect(parentReference(descriptor, '')).toEqual({
+    expect(parentReference(descriptor, '')).toMatchObject({
       name: 'C:/vm/base.vmdk',
       otherNames: ['C:\\vm\\base.vmdk', 'base.vmdk'],
       format: 'vmdk',
@@ -113,7 +113,7 @@ describe('a parent is named', () => {
   test('by a UUID in images of VirtualBox, unless that is null', () => {
     const ddb = [`ddb.uuid.parent="${UUIDS.parent}"`, `ddb.uuid.parentmodification="${UUIDS.modification}"`];
     const reference = parentReference(parse({ ddb }), '')!;
-    expect(reference.identity).toEqual({ word: 'ddb.uuid.modification', values: [UUIDS.modification] });
+    expect(reference.identity).toMatchObject({ word: 'ddb.uuid.modification', values: [UUIDS.modification] });
     expect(reference.search!.matches(`12345678 ${UUIDS.parent} ${UUIDS.image}`)).toBe(true);
     expect(reference.search!.matches(`12345678 ${UUIDS.image} ${UUIDS.parent}`)).toBe(false);
     expect(parentReference(parse({ ddb: ['ddb.uuid.parent="00000000-0000-0000-0000-000000000000"'] }), '')).toBeNull();
