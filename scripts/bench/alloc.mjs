@@ -6,6 +6,7 @@ import { rmSync, statfsSync } from 'node:fs';
 import { fill, fio, fioSubjects } from './fio.mjs';
 
 const TMPFS_MAGIC = 0x01021994;
+const WITHOUT_BACKING_IN_QEMU = ['vdi', 'vpc'];
 /** `onTmpfs`: what the ratio to QEMU shall be where a write costs no I/O; on a disk it is 1. */
 const EMPTY_ROWS = [
   { row: 'sequential 1M', unit: 'MiB/s', onTmpfs: 1.5, args: ['--rw=write', '--bs=1M'] },
@@ -32,10 +33,9 @@ const BACKED_ROWS = [
 
 export async function run(workshop, measurements) {
   const onTmpfs = isOnTmpfs(workshop);
-  for (const format of ['qed', 'qcow2', 'vdi']) {
+  for (const format of ['qed', 'qcow2', ...WITHOUT_BACKING_IN_QEMU]) {
     await emptyRows(workshop, measurements, format, '16G');
-    // QEMU has no backing files in VDI
-    if (format === 'vdi') continue;
+    if (WITHOUT_BACKING_IN_QEMU.includes(format)) continue;
     for (const below of ['raw', format]) {
       const base = { format: below, file: workshop.path(`base.${below}`) };
       const prepare = once(() => makeBase(workshop, base));
