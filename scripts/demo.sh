@@ -3,7 +3,7 @@
 #
 #   sudo ./scripts/demo.sh         makes a QED image, puts a partition and ext4 with real files on it, closes it,
 #                                  shows that it is clean, and compares every file when it is attached again
-#   sudo ./scripts/demo.sh -f FMT  the same with an image in another format: qcow2, vdi or vpc
+#   sudo ./scripts/demo.sh -f FMT  the same with an image in another format: qcow2, vdi, vpc (vhd)
 #   sudo ./scripts/demo.sh IMAGE   shows what is on your own image; the image is opened read-only and never written.
 #                                  Options of "imgfuse mount" may follow: --key-file FILE, --allow-backing DIR
 #
@@ -47,9 +47,14 @@ clean_up() {
   set +e
   [ -z "$attached" ] || imgfuse detach "$attached"
   [ -z "$mounted" ] || imgfuse unmount "$mounted"
+  local rest='what it had set up has been removed'
   # never rm -rf over something that is still mounted
-  if [ -n "$work" ] && ! grep -qF " $work/" /proc/self/mountinfo; then rm -rf "$work"; fi
-  [ "$code" -eq 0 ] || printf 'demo.sh: failed (exit code %s); what it had set up has been removed\n' "$code" >&2
+  if [ -n "$work" ] && grep -qF " $work/" /proc/self/mountinfo; then
+    rest="$work stays, because something of it is still mounted"
+  elif [ -n "$work" ]; then
+    rm -rf "$work"
+  fi
+  [ "$code" -eq 0 ] || printf 'demo.sh: failed (exit code %s); %s\n' "$code" "$rest" >&2
   exit "$code"
 }
 
@@ -191,7 +196,7 @@ case ${1:-} in
     main_job qed
     ;;
   -f)
-    case ${2:-} in qed | qcow2 | vdi | vpc) ;; *) die '-f is followed by qed, qcow2, vdi or vpc' ;; esac
+    case ${2:-} in qed | qcow2 | vdi | vpc | vhd) ;; *) die '-f is followed by qed, qcow2, vdi, vpc or vhd' ;; esac
     set_up
     main_job "$2"
     ;;
