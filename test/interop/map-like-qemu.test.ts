@@ -60,8 +60,11 @@ function joined(entries: readonly Entry[]): Entry[] {
 const WHOLE_CLUSTERS = ['write 1M 64k', 'write -z 4M 64k', 'write 6M 192k'];
 /** The first cluster of these has a hole behind what is written. QEMU looks for holes where it takes an image for preallocated. */
 const WRITES = ['write 3M 4k', ...WHOLE_CLUSTERS];
+/** The same in blocks of 2 MiB: QEMU leaves the rest of a block alone. */
+const WHOLE_BLOCKS = ['write 6M 2M', 'write 0 4M'];
 
 function writesFor(format: string, options: readonly string[]): string[] {
+  if (format === 'vpc' && !options.includes('subformat=fixed')) return WHOLE_BLOCKS;
   const writes = format === 'qcow2' && options.length === 0 ? WHOLE_CLUSTERS : WRITES;
   // version 2 has no zero clusters
   return writes.filter((write) => !write.includes('-z') || !options.includes('compat=0.10'));
@@ -78,6 +81,9 @@ describe('the ranges of', () => {
     ['qcow', []],
     ['vdi', []],
     ['vdi', ['static=on']],
+    ['vpc', []],
+    ['vpc', ['force_size=on']],
+    ['vpc', ['subformat=fixed']],
     ['raw', []],
   ])('a %s image with %j are those of qemu-img', (format, options) => {
     const list = options.length === 0 ? [] : ['-o', options.join(',')];

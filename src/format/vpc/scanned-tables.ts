@@ -15,6 +15,7 @@ export class VpcScannedTables implements ScannedTables {
   readonly clusterSize: number;
   readonly tableEntries = MAX_TABLE_ENTRIES;
   readonly entryBytes = ENTRY_BYTES;
+  readonly showsFreeAsZeros = true;
   readonly slices: TableSlices;
   /** blocks wait for no link */
   readonly pending = new PendingLinks(createPendingLinksState(1));

@@ -160,16 +160,18 @@ export class FixedImage implements WritableImage {
     );
   }
 
+  /** All of the disk is allocated, as QEMU has it too: what was never written is data that lies in holes. */
   map(offset: GuestOffset, length: number): Extent {
-    return this.plainMap.map(offset, length);
+    const extent = this.plainMap.map(offset, length);
+    return extent.status === 'zero' ? { ...extent, status: 'data', isHole: true } : extent;
   }
 
   mapStatus(offset: GuestOffset, length: number): StatusRun {
-    return this.map(offset, length);
+    return this.plainMap.map(offset, length);
   }
 
   mapContent(offset: GuestOffset, length: number): StatusRun {
-    return this.map(offset, length);
+    return this.plainMap.map(offset, length);
   }
 
   maintain(): void {}
