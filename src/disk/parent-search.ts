@@ -48,10 +48,11 @@ function findParent(
     second ??= file;
   }
   if (second !== null) return { name: second, path: second };
-  const places = folders.length === 0 ? 'no folder' : folders.join(' and ');
+  const found =
+    folders.length === 0 ? 'no folder is searched' : `no .${format.name} file in ${folders.join(' and ')} is that`;
   throw new ImgfuseError(
     'missing',
-    `the backing file of ${image.path} is ${format.title} ${search.what}, and no such file is in ${places}; put it there, or ` +
+    `the backing file of ${image.path} is ${format.title} ${search.what}, and ${found}; put it there, or ` +
       'name it with --allow-backing FILE',
     { path: image.path },
   );

@@ -86,7 +86,7 @@ describe('is found', () => {
       if (found) expect(firstByte(moved)).toBe(0x11);
       else
         expect(() => firstByte(moved)).toThrow(
-          /is a VDI image .* with uuidCreate .*, and no such file is in .*Elsewhere;/,
+          /is a VDI image .* with uuidCreate .*, and no \.vdi file in .*Elsewhere is that;/,
         );
     }
   });
@@ -117,7 +117,7 @@ describe('is not', () => {
     writeFileSync(join(folder, 'damaged.vdi'), Buffer.alloc(100));
     symlinkSync(join(folder, 'base.away'), join(folder, 'link.vdi'));
     mkdirSync(join(folder, 'folder.vdi'));
-    expect(() => firstByte(child)).toThrow(/no such file is in/);
+    expect(() => firstByte(child)).toThrow(/no \.vdi file in/);
   });
 
   test('the right one after somebody has written to it, unless the user says so', () => {
