@@ -2,9 +2,12 @@
 // file system that went through an overlay.
 
 import { readdirSync, readFileSync } from 'node:fs';
+import { basename } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { describe, expect, test } from 'vitest';
-import { qemuCheck, qemuImg, qemuIo } from '../support/qemu.ts';
+import { guestOffset } from '../../src/bytes/offsets.ts';
+import { withDisk } from '../support/image-files.ts';
+import { qemuCheck, qemuIo } from '../support/qemu.ts';
 import { hasCommand, requireOrSkip } from '../support/requirements.ts';
 import { exitOf } from './cli-harness.ts';
 import { bench, imgfuse, makeBase, read, refused, run, sha256, useBench, write } from './overlay-scene.ts';
@@ -53,40 +56,90 @@ test('what a mount put into an overlay goes into its base, and each step says wh
   expect(imgfuse('unmount', 'mnt').stdout).toBe(`changes are kept in ${bench.path('b.qcow2')} (0 B)\n`);
 });
 
+/** An empty image over an empty base. @returns both */
+function pair(overlayFormat: string, baseFormat: string, size: string, folder = ''): { base: string; over: string } {
+  const base = bench.path(`${folder}base.${baseFormat}`);
+  const over = bench.path(`over.${overlayFormat}`);
+  imgfuse('create', '-q', '-f', baseFormat, base, size);
+  // a VDI finds its parent in its own folder only, and names it by a UUID
+  const quiet = overlayFormat === 'vdi' ? [] : ['-q'];
+  imgfuse('create', ...quiet, '-f', overlayFormat, '-b', base, '-F', baseFormat, over);
+  return { base, over };
+}
+
+/** Writes to an overlay, which QEMU cannot do to a VDI or VHD with a parent. */
+function change(
+  over: string,
+  changes: readonly (readonly [value: number, at: number, length: number])[],
+  allowBacking: readonly string[] = [],
+): void {
+  withDisk(over, { readOnly: false, allowBacking }, (disk) => {
+    for (const [value, at, length] of changes)
+      for (let done = 0; done < length; done += MIB) {
+        const part = Math.min(MIB, length - done);
+        disk.write(new Uint8Array(part).fill(value), 0, part, guestOffset(at + done));
+      }
+  });
+}
+
+function expectSound(image: string, format: string): void {
+  if (format === 'raw') return;
+  if (format === 'vpc' || basename(image).startsWith('over.v')) imgfuse('check', image);
+  else qemuCheck(image, format);
+}
+
+const PAIRS = [
+  ['qcow2', 'raw'],
+  ['vdi', 'vdi'],
+  ['vpc', 'vpc'],
+] as const;
+
 describe('interrupted', () => {
   test.each([
-    'SIGINT',
-    'SIGTERM',
-  ] as const)('by %s it ends in good order, and goes on when it is run again', async (signal) => {
-    const base = bench.path('base.raw');
-    qemuImg('create', '-q', '-f', 'raw', base, '200M');
-    qemuImg('create', '-q', '-f', 'qcow2', '-b', base, '-F', 'raw', bench.path('over.qcow2'));
-    qemuIo(bench.path('over.qcow2'), 'qcow2', 'write -P 7 0 160M');
-    const child = bench.start('commit', 'over.qcow2');
+    ['SIGINT', ...PAIRS[0]],
+    ['SIGTERM', ...PAIRS[0]],
+    ['SIGINT', ...PAIRS[1]],
+    ['SIGTERM', ...PAIRS[2]],
+  ] as const)('by %s, %s into %s ends in good order, and goes on when it is run again', async (signal, format, below) => {
+    const { base, over } = pair(format, below, '200M');
+    change(over, [[7, 0, 160 * MIB]]);
+    const wanted = ['read -P 7 0 160M', 'read -P 0 160M 40M'];
+    const start = Number(run('stat', '-c', '%b', base));
+    const child = bench.start('commit', over);
     // it has begun when the base has data
-    while (Number(run('stat', '-c', '%b', base)) < 2048 && child.exitCode === null) await delay(5);
+    while (Number(run('stat', '-c', '%b', base)) < start + 2048 && child.exitCode === null) await delay(5);
     child.kill(signal);
     const code = await exitOf(child);
     expect([signal === 'SIGINT' ? 130 : 143, 0]).toContain(code);
     if (code !== 0) expect(child.output()).toMatch(/interrupted: nothing is lost; run the same command again/);
-    qemuCheck(bench.path('over.qcow2'), 'qcow2');
-    qemuIo(bench.path('over.qcow2'), 'qcow2', 'read -P 7 0 160M', 'read -P 0 160M 40M');
-    imgfuse('commit', 'over.qcow2');
-    qemuIo(base, 'raw', 'read -P 7 0 160M', 'read -P 0 160M 40M');
-    qemuCheck(bench.path('over.qcow2'), 'qcow2');
+    expectSound(over, format);
+    expectSound(base, below);
+    if (format === 'qcow2') qemuIo(over, format, ...wanted);
+    imgfuse('commit', over);
+    qemuIo(base, below, ...wanted);
+    expectSound(over, format);
+    expectSound(base, below);
   });
 
-  test('by SIGKILL, again and again, it loses nothing', async () => {
-    const base = bench.path('base.qed');
-    qemuImg('create', '-q', '-f', 'qed', base, '100M');
-    qemuImg('create', '-q', '-f', 'qcow2', '-b', base, '-F', 'qed', bench.path('over.qcow2'));
-    qemuIo(bench.path('over.qcow2'), 'qcow2', 'write -P 7 0 30M', 'write -z 40M 10M', 'write -P 8 60M 30M');
+  test.each([
+    ['qcow2', 'qed'],
+    ['qcow2', 'vdi'],
+    ['vdi', 'vdi'],
+    ['qcow2', 'vpc'],
+    ['vpc', 'vpc'],
+  ])('by SIGKILL, again and again, %s into %s loses nothing', async (format, below) => {
+    const { base, over } = pair(format, below, '100M');
+    change(over, [
+      [7, 0, 30 * MIB],
+      [0, 40 * MIB, 10 * MIB],
+      [8, 60 * MIB, 30 * MIB],
+    ]);
     for (const delayMs of [200, 300, 400]) {
-      const child = bench.start('commit', 'over.qcow2');
+      const child = bench.start('commit', over);
       await delay(delayMs);
       child.kill('SIGKILL');
       await exitOf(child);
-      imgfuse('mount', '-o', 'ro', 'over.qcow2', 'mnt');
+      imgfuse('mount', '-o', 'ro', over, 'mnt');
       const disk = readFileSync(bench.path('mnt/disk.raw'));
       for (const [at, value] of [
         [0, 7],
@@ -99,24 +152,31 @@ describe('interrupted', () => {
       }
       imgfuse('unmount', 'mnt');
     }
-    imgfuse('commit', 'over.qcow2');
-    qemuCheck(base, 'qed');
-    qemuCheck(bench.path('over.qcow2'), 'qcow2');
-    qemuIo(base, 'qed', 'read -P 7 0 30M', 'read -P 0 30M 30M', 'read -P 8 60M 30M', 'read -P 0 90M 10M');
+    imgfuse('commit', over);
+    expectSound(base, below);
+    expectSound(over, format);
+    qemuIo(base, below, 'read -P 7 0 30M', 'read -P 0 30M 30M', 'read -P 8 60M 30M', 'read -P 0 90M 10M');
   });
 });
 
-test('a full host stops it, the overlay keeps everything, and it is completed when there is space', () => {
+test.each(
+  PAIRS,
+)('a full host stops a commit of %s into %s, the overlay keeps everything, and it is completed when there is space', (format, below) => {
   const small = bench.makeDirectory('small');
-  run('mount', '-t', 'tmpfs', '-o', 'size=2M', 'tmpfs', small);
-  qemuImg('create', '-q', '-f', 'raw', `${small}/base`, '8M');
-  qemuImg('create', '-q', '-f', 'qcow2', '-b', `${small}/base`, '-F', 'raw', bench.path('over.qcow2'));
-  qemuIo(bench.path('over.qcow2'), 'qcow2', 'write -P 5 1M 4M');
-  expect(refused(1, 'commit', 'over.qcow2')).toMatch(/small\/base .*the host file system is full/);
-  qemuIo(bench.path('over.qcow2'), 'qcow2', 'read -P 0 0 1M', 'read -P 5 1M 4M', 'read -P 0 5M 3M');
+  run('mount', '-t', 'tmpfs', '-o', 'size=3M', 'tmpfs', small);
+  const { base, over } = pair(format, below, '8M', 'small/');
+  change(over, [[5, MIB, 4 * MIB]], [small]);
+  const allowed = ['--allow-backing', small];
+  const pattern = new RegExp(`small/base\\.${below} .*the host file system is full`);
+  expect(refused(1, 'commit', ...allowed, over)).toMatch(pattern);
+  imgfuse('mount', ...allowed, '-o', 'ro', over, 'mnt');
+  const disk = readFileSync(bench.path('mnt/disk.raw'));
+  imgfuse('unmount', 'mnt');
+  expect(disk.equals(Buffer.concat([Buffer.alloc(MIB), Buffer.alloc(4 * MIB, 5), Buffer.alloc(3 * MIB)]))).toBe(true);
   run('mount', '-o', 'remount,size=20M', small);
-  imgfuse('commit', 'over.qcow2');
-  qemuIo(`${small}/base`, 'raw', 'read -P 5 1M 4M', 'read -P 0 5M 3M');
+  imgfuse('commit', ...allowed, over);
+  qemuIo(base, below, 'read -P 0 0 1M', 'read -P 5 1M 4M', 'read -P 0 5M 3M');
+  expectSound(base, below);
   run('umount', small);
 });
 
@@ -186,6 +246,42 @@ test.each([
   qemuCheck(bench.path(child), format);
   qemuIo(bench.path(child), format, 'read -P 7 1M 1M', 'read -P 9 3M 300k');
   expect(refused(1, 'rebase', '-b', 'base.raw', '-F', 'raw', '-u', child)).toMatch(`knows its parent by ${word}`);
+});
+
+test('a VHD that knows its base by a UUID and a name is committed, rebased, and cut off from it, and QEMU reads what is left', () => {
+  const base = bench.path('base.vhd');
+  const [child, other] = [bench.path('child.vhd'), bench.path('other.vhd')];
+  makeBase('vpc', base);
+  for (const name of [child, other]) imgfuse('create', '-q', '-f', 'vhd', '-b', base, '-F', 'vhd', name);
+  for (const text of ['changed', 'again', 'AGAIN']) {
+    imgfuse('mount', child, 'mnt');
+    write('mnt', text);
+    imgfuse('unmount', 'mnt');
+    expect(imgfuse('commit', child)).toMatchObject({
+      stdout: expect.stringMatching(
+        /base\.vhd has the changes, .*child\.vhd is empty; other overlays on .* show a mixture/,
+      ),
+    });
+    imgfuse('check', base);
+    qemuIo(base, 'vpc', 'read -P 7 1M 1M', 'read -P 9 3M 300k');
+  }
+  const { stderr } = imgfuse('mount', '-o', 'ro', other, 'mnt');
+  expect(stderr).toMatch(/base\.vhd .*changed/);
+  expect(read('mnt', 7)).toBe('AGAINed');
+  imgfuse('unmount', 'mnt');
+  imgfuse('mount', child, 'mnt');
+  write('mnt', 'own');
+  imgfuse('unmount', 'mnt');
+  imgfuse('create', '-q', '-f', 'vpc', 'new.vhd', '4M');
+  for (const name of ['new.vhd', '']) {
+    imgfuse('rebase', '-b', name, child);
+    imgfuse('mount', '-o', 'ro', child, 'mnt');
+    expect(read('mnt', 7)).toBe('ownINed');
+    expect(read('mnt', 2, MIB)).toBe('\x07\x07');
+    imgfuse('unmount', 'mnt');
+  }
+  imgfuse('check', child);
+  qemuIo(child, 'vpc', 'read -P 7 1M 1M', 'read -P 9 3M 300k');
 });
 
 test('rebase gives an overlay another base at the command line, and says what it did', () => {
