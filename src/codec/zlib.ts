@@ -1,7 +1,10 @@
-// Decompresses a zlib stream (RFC 1950) of known length with node:zlib.
+// Decompresses a zlib stream (RFC 1950) of known length, or with a known limit, with node:zlib.
 
-import { inflateSync } from 'node:zlib';
+import { inflateRawSync, inflateSync } from 'node:zlib';
 import { DamagedData } from './damaged-data.ts';
+
+/** A byte of deflate gives no more than that. */
+const MOST_RATIO = 1032;
 
 /**
  * @param source begins with the stream; bytes after its end are ignored
@@ -9,15 +12,24 @@ import { DamagedData } from './damaged-data.ts';
  * @throws DamagedData if the stream is damaged or has another length
  */
 export function decompressZlib(source: Uint8Array, length: number): Uint8Array {
-  let output: Uint8Array;
-  try {
-    // a chunk that is larger than the output saves a second one
-    output = inflateSync(source, { chunkSize: length + 64, maxOutputLength: length });
-  } catch (error) {
-    throw new DamagedData(libraryDamage(error, length));
-  }
+  const output = inflateAtMost(source, length);
   if (output.length === length) return output;
   throw new DamagedData(`decompresses to ${output.length} bytes instead of ${length}`);
+}
+
+/**
+ * @param source begins with the stream; bytes after its end are ignored
+ * @param isRaw it is deflate alone (RFC 1951), without the head and the sum of zlib
+ * @throws DamagedData if the stream is damaged or has more than `limit` bytes
+ */
+export function inflateAtMost(source: Uint8Array, limit: number, isRaw = false): Uint8Array {
+  // a chunk that is larger than the output saves a second one
+  const options = { chunkSize: Math.min(limit, MOST_RATIO * source.length) + 64, maxOutputLength: limit };
+  try {
+    return isRaw ? inflateRawSync(source, options) : inflateSync(source, options);
+  } catch (error) {
+    throw new DamagedData(libraryDamage(error, limit));
+  }
 }
 
 /** What an error of node:zlib says of the data. Throws any other error, which is a bug. */

@@ -4,9 +4,11 @@
 //
 //    0 lba u64 | 8 size u32 | 12 data ...          with markers; without them the data begins at once
 
-import { inflateRawSync, inflateSync } from 'node:zlib';
 import { readU64LE } from '../../../bytes/endian.ts';
 import { type GuestOffset, type HostOffset, hex, SECTOR_BYTES } from '../../../bytes/offsets.ts';
+import { DamagedData } from '../../../codec/damaged-data.ts';
+import { KeptPieces } from '../../../codec/kept-pieces.ts';
+import { inflateAtMost } from '../../../codec/zlib.ts';
 import { ImgfuseError } from '../../../errors/index.ts';
 import type { HostFile } from '../../../host/host-file.ts';
 import type { CompressedRun } from '../readonly/mapping.ts';
@@ -27,25 +29,23 @@ export class GrainReader {
   private readonly parts: GrainReaderParts;
   /** a grain that cannot be compressed is a little longer than it was */
   private readonly mostBytes: number;
-  private readonly kept = new Map<HostOffset, Uint8Array>();
+  private readonly kept: KeptPieces;
 
   constructor(parts: GrainReaderParts) {
     this.parts = parts;
     this.mostBytes = 2 * parts.grainBytes;
+    this.kept = new KeptPieces(KEPT_GRAINS * parts.grainBytes);
   }
 
   /** Reads a run, which lies in one grain and begins at `offset`. */
   readPart({ hostOffset, length }: CompressedRun, target: Uint8Array, targetOffset: number, offset: GuestOffset): void {
     const inGrain = offset % this.parts.grainBytes;
-    const grain = this.kept.get(hostOffset) ?? this.keep(hostOffset, this.read(hostOffset, offset - inGrain));
+    let grain = this.kept.get(hostOffset);
+    if (grain === undefined) {
+      grain = this.read(hostOffset, offset - inGrain);
+      this.kept.put(hostOffset, grain);
+    }
     target.set(grain.subarray(inGrain, inGrain + length), targetOffset);
-  }
-
-  private keep(place: HostOffset, grain: Uint8Array): Uint8Array {
-    const [oldest] = this.kept.keys();
-    if (oldest !== undefined && this.kept.size === KEPT_GRAINS) this.kept.delete(oldest);
-    this.kept.set(place, grain);
-    return grain;
   }
 
   /** @param start of the grain on the disk */
@@ -81,16 +81,11 @@ export class GrainReader {
   }
 
   private inflate(data: Uint8Array, place: HostOffset, start: number): Uint8Array {
-    const { grainBytes } = this.parts;
-    const options = { chunkSize: grainBytes + 64, maxOutputLength: grainBytes };
     try {
-      return isZlib(data) ? inflateSync(data, options) : inflateRawSync(data, options);
+      return inflateAtMost(data, this.parts.grainBytes, !isZlib(data));
     } catch (error) {
-      const { code, message } = error as NodeJS.ErrnoException;
-      if (typeof code !== 'string') throw error;
-      const why =
-        code === 'ERR_BUFFER_TOO_LARGE' ? 'decompresses to more than a grain' : `does not decompress: ${message}`;
-      throw this.damaged(place, start, why);
+      if (error instanceof DamagedData) throw this.damaged(place, start, error.message);
+      throw error;
     }
   }
 
