@@ -14,6 +14,7 @@ import {
   shareImage,
   type WritableImage,
 } from '../../image-format.ts';
+import { PlainMap } from '../../plain-map.ts';
 import { createWriteTrackerState, WriteTracker } from '../../write-tracker.ts';
 
 /** Granularity of discards that the guest is told: a page of the host. */
@@ -45,6 +46,7 @@ export class FlatExtent implements WritableImage {
   private readonly size: Float64Array;
   private readonly tracker: WriteTracker;
   private readonly access: GuestAccess;
+  private readonly plainMap: PlainMap;
 
   constructor(file: HostFile, state: FlatState, log: (sentence: string) => void) {
     this.file = file;
@@ -54,6 +56,7 @@ export class FlatExtent implements WritableImage {
     const size = new Float64Array(state.size);
     this.size = size;
     this.tracker = new WriteTracker(state.tracker, file, log);
+    this.plainMap = new PlainMap(file, state.start);
     this.access = new GuestAccess(file, this.tracker, {
       get virtualSize(): number {
         return size[0]!;
@@ -143,13 +146,7 @@ export class FlatExtent implements WritableImage {
   }
 
   map(offset: GuestOffset, length: number): Extent {
-    const place = this.at(offset);
-    const end = place + length;
-    const data = Math.min(this.file.seekData(place), end);
-    if (data > place) return { start: offset, length: data - place, status: 'zero', hostOffset: place };
-    if (place >= this.file.size()) return { start: offset, length, status: 'zero' };
-    const hole = this.file.seekHole(place);
-    return { start: offset, length: Math.max(Math.min(hole, end) - place, 1), status: 'data', hostOffset: place };
+    return this.plainMap.map(offset, length);
   }
 
   mapStatus(offset: GuestOffset, length: number): StatusRun {
