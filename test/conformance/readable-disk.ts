@@ -28,8 +28,13 @@ export interface ReadVariant {
   readonly format: ImageFormat;
   /** data without a host offset is compressed */
   readonly isCompressed?: true;
-  /** bytes of the image file, and what its disk must read as */
-  readonly create: () => { readonly image: Uint8Array; readonly content: Uint8Array; readonly bands?: Bands };
+  /** bytes of the image file, those of the file that has its data if that is another one, and what its disk must read as */
+  readonly create: () => {
+    readonly image: Uint8Array;
+    readonly extent?: Uint8Array;
+    readonly bands?: Bands;
+    readonly content: Uint8Array;
+  };
   /** false: what the image stores at a place is not always the guest's bytes. Default true */
   readonly showsPlaces?: boolean;
 }
@@ -47,31 +52,33 @@ export interface ReadSubject {
 export function describeReadableDisk(variant: ReadVariant): void {
   const { format, name } = variant;
   describe(name, () => {
+    const files = () => {
+      const { image, extent, bands, content } = variant.create();
+      const dataFile = bands ? bandsFile(bands) : extent && new MemoryHostFile(extent, '/extent', true);
+      return { file: new MemoryHostFile(image, '/memory', true), dataFile, content };
+    };
+
     describeReading(() => {
-      const { image, content, bands } = variant.create();
-      const file = new MemoryHostFile(image);
-      const other = bands && bandsFile(bands);
-      const disk = new VirtualDisk(openImage(format, file, { readOnly: true, dataFile: other }));
-      const dataFile = variant.showsPlaces === false ? null : (other ?? file);
-      return { disk, content, dataFile, isCompressed: variant.isCompressed === true };
+      const { file, dataFile, content } = files();
+      const disk = new VirtualDisk(openImage(format, file, { readOnly: true, dataFile }));
+      const shown = variant.showsPlaces === false ? null : (dataFile ?? file);
+      return { disk, content, dataFile: shown, isCompressed: variant.isCompressed === true };
     });
 
     test('another thread reads the same', () => {
-      const { image, content, bands } = variant.create();
-      const file = new MemoryHostFile(image);
-      const other = bands && bandsFile(bands);
-      const opened = openImage(format, file, { readOnly: true, slots: 2, dataFile: other });
+      const { file, dataFile, content } = files();
+      const opened = openImage(format, file, { readOnly: true, slots: 2, dataFile });
       const state = structuredClone(opened.share());
-      const extents = other === undefined ? [] : [other];
+      const extents = dataFile === undefined ? [] : [dataFile];
       const attached = format.attach(file, state, { slot: 1, backing: null, extents, log: () => undefined });
       expectContent(new VirtualDisk(attached), content);
     });
 
     test('nothing writes to its file, whatever is asked of it, and changes are refused with EROFS', () => {
-      const { image, content, bands } = variant.create();
-      const recording = new RecordingHostFile(new MemoryHostFile(image));
-      const dataFile = bands && bandsFile(bands);
-      const disk = new VirtualDisk(openImage(format, recording, { readOnly: true, dataFile }));
+      const { file, dataFile, content } = files();
+      const recording = new RecordingHostFile(file);
+      const recordingData = dataFile === undefined ? undefined : new RecordingHostFile(dataFile);
+      const disk = new VirtualDisk(openImage(format, recording, { readOnly: true, dataFile: recordingData }));
       expectContent(disk, content);
       const changes = [
         () => disk.write(new Uint8Array(9), 0, 9, guestOffset(5)),
@@ -86,7 +93,7 @@ export function describeReadableDisk(variant: ReadVariant): void {
       disk.maintain(steadyMs() + 60_000);
       disk.makeClean();
       disk.close();
-      expect(recording.log).toEqual([]);
+      expect([...recording.log, ...(recordingData?.log ?? [])]).toEqual([]);
     });
   });
 }

@@ -29,6 +29,7 @@ import { createMemoryImage, openImage } from '../support/memory-images.ts';
 import { asifImage, parallelsImage, sparseImage } from '../support/piece-bytes.ts';
 import { MIB, mixedVhdx, unreplayedVhdx, type VhdxImage } from '../support/vhdx-bytes.ts';
 import { vhdxContent } from '../support/vhdx-judge.ts';
+import { seSparseImage, streamImage, trackedImage } from '../support/vmdk-images.ts';
 import { describeReadableDisk, type ReadVariant } from './readable-disk.ts';
 import { type DiskVariant, describeVirtualDisk } from './virtual-disk.ts';
 
@@ -222,6 +223,15 @@ const readVariants: readonly ReadVariant[] = [
     mixedVhdx({ blockBytes: 2 * MIB, sectorBytes: 4096 }),
   ),
   { ...vhdxVariant('vhdx with a log to replay', unreplayedVhdx), showsPlaces: false },
+  { name: 'vmdk, streamOptimized', format: vmdk, isCompressed: true, create: () => streamImage() },
+  {
+    name: 'vmdk, streamOptimized without a footer, markers and zlib',
+    format: vmdk,
+    isCompressed: true,
+    create: () => streamImage({ footer: false, markers: false, raw: true, padding: 3 }),
+  },
+  { name: 'vmdk, SESparse', format: vmdk, create: seSparseImage },
+  { name: 'vmdk with changed block tracking', format: vmdk, create: trackedImage },
 ];
 
 test('every format has a row', () => {

@@ -203,6 +203,8 @@ export interface StreamRecipe {
   readonly padding?: number;
   /** a progress marker between the grains */
   readonly progress?: boolean;
+  /** 512 bytes at most */
+  readonly descriptor?: string;
 }
 
 /** A streamOptimized extent: header, descriptor, grains, tables, directory, footer. */
@@ -223,6 +225,7 @@ export function streamBytes(recipe: StreamRecipe): Buffer {
   header.set([0x0a, 0x20, 0x0d, 0x0a], FIELD.newline);
   header.writeUInt16LE(1, FIELD.compression);
   const parts: Buffer[] = [header, Buffer.alloc(SECTOR)];
+  parts[1]!.write(recipe.descriptor ?? '', 'latin1');
   let end = 2;
   const add = (bytes: Buffer): number => {
     const at = end;
