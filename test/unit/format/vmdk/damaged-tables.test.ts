@@ -199,6 +199,25 @@ describe('a directory entry', () => {
     }
   });
 
+  test.each([
+    true,
+    false,
+  ])('that leads nowhere gets a table behind a grain that only the second one knows and the file cuts (unclean: %s)', (unclean) => {
+    const recipe: SparseRecipe = { ...RECIPE, entries: [0, 1, 2], unclean };
+    const file = withEntry(recipe, 2, place(2) + 4, 'second');
+    const directory = placesOf(recipe).gd * 512;
+    const bytes = Buffer.from(file.bytes());
+    bytes.writeUInt32LE(0x9812ad94, directory);
+    const damaged = new MemoryHostFile(bytes, '/disk.vmdk');
+    expect(checkExtent(sparse, damaged.clone(), 'all')).toMatchObject({ corruptionsFixed: 1, checkErrors: 0 });
+    if (!unclean) return;
+    const half = Buffer.concat([filled(3).subarray(0, GRAIN / 2), Buffer.alloc(GRAIN / 2)]);
+    const image = openExtent(sparse, damaged);
+    expect(isSame(readAll(image).subarray(0, 3 * GRAIN), Buffer.concat([filled(1), filled(2), half]))).toBe(true);
+    image.close();
+    expect(checkExtent(sparse, damaged)).toMatchObject({ corruptions: 0, leaks: 0 });
+  });
+
   test('that leads both directories to one table is no fault, and that table is written once', () => {
     const file = damaged([directory('rgd', 0), placesOf(RECIPE).gd + 1]);
     expect(checkExtent(sparse, file)).toMatchObject({ corruptions: 0, said: [] });

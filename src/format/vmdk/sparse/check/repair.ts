@@ -64,10 +64,22 @@ class Repair {
     }
     this.directories.mark(() => undefined);
     this.directories.forEachPair((pair) => {
+      if (found.damaged.has(pair.directoryIndex)) this.appendBehind(pair.second);
+    });
+    this.directories.forEachPair((pair) => {
       if (found.damaged.has(pair.directoryIndex)) this.repairPair(pair);
       else this.take(pair.table);
     });
     file.sync();
+  }
+
+  /** The walk knows the grains of first tables only: those of a second one may come back, and the file may end inside them. */
+  private appendBehind(second: number): void {
+    if (second === 0) return;
+    const { grainBytes, tableEntries } = this.layout;
+    for (const entry of readEntries(this.file, second, tableEntries)) {
+      if (this.isPlace(entry)) this.end = Math.max(this.end, roundUp(entry * SECTOR_BYTES + grainBytes, grainBytes));
+    }
   }
 
   /** A sound table: its grains are in use. */
