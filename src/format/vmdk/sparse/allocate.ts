@@ -201,7 +201,7 @@ export class Allocator {
   }
 }
 
-function tooLong({ path }: HostFile): ImgfuseError {
+export function tooLong({ path }: HostFile): ImgfuseError {
   return new ImgfuseError(
     'limit',
     `${path} cannot grow beyond 2 TiB: its entries are numbers of sectors with 32 bits`,

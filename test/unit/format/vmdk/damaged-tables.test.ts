@@ -2,7 +2,7 @@
 // what it refuses. Without repair no byte is written.
 
 import { describe, expect, test } from 'vitest';
-import { guestOffset } from '../../../../src/bytes/offsets.ts';
+import { guestOffset, hostOffset } from '../../../../src/bytes/offsets.ts';
 import { cowd } from '../../../../src/format/vmdk/cowd/index.ts';
 import { sparse } from '../../../../src/format/vmdk/sparse/index.ts';
 import { checkExtent, isSame, openExtent, readAll } from '../../../support/extents.ts';
@@ -20,6 +20,7 @@ import {
   sparseBytes,
   trackedSparse,
 } from '../../../support/vmdk-bytes.ts';
+import { RecordingHostFile } from '../../../support/wrapping-files.ts';
 
 const GRAIN = 4096;
 const RECIPE: SparseRecipe = { entries: [0, 1, NONE, 2, NONE], capacity: 200 * 8 };
@@ -135,6 +136,32 @@ describe('a grain that two entries lead to', () => {
     expect(isSame(grainOf(bytes, 1), filled(2))).toBe(true);
     expect(isSame(grainOf(bytes, 2), filled(9))).toBe(true);
     image.close();
+  });
+
+  test('is copied as far as the file goes, however long the header says that it is', () => {
+    const recipe: SparseRecipe = { entries: [0, 0, 0], grainSectors: 16 * 1024 };
+    const bytes = sparseBytes(recipe);
+    const file = new MemoryHostFile(bytes.subarray(0, placesOf(recipe).data * 512 + GRAIN), '/disk.vmdk');
+    const recording = new RecordingHostFile(file);
+    expect(checkExtent(sparse, recording, 'all')).toMatchObject({ checkErrors: 0 });
+    expect(checkExtent(sparse, file)).toMatchObject({ corruptions: 0 });
+    const written = recording.log.reduce((sum, { operation, length }) => sum + (operation === 'write' ? length : 0), 0);
+    expect(written).toBeLessThan(8 * GRAIN);
+    const wanted = Buffer.alloc(3 * 16 * 1024 * 512);
+    for (const n of [0, 1, 2]) wanted.fill(1, n * 16 * 1024 * 512, n * 16 * 1024 * 512 + GRAIN);
+    expect(isSame(read(file), wanted)).toBe(true);
+  });
+
+  test('gets no copy for which entries have no numbers', () => {
+    const bytes = sparseBytes({ entries: [0, 0, 0, 0, 0], grainSectors: 8, fileGrains: 1 });
+    bytes.writeBigUInt64LE(BigInt(2 ** 21), FIELD.grain);
+    bytes.writeBigUInt64LE(BigInt(5 * 2 ** 21), FIELD.capacity);
+    const file = new MemoryHostFile(bytes, '/disk.vmdk');
+    file.truncate(2 ** 41 - 3 * 2 ** 30);
+    expect(() => checkExtent(sparse, file, 'all')).toThrow(/disk.vmdk cannot grow beyond 2 TiB/);
+    const left = Buffer.alloc(bytes.length);
+    file.read(left, 0, left.length, hostOffset(0));
+    expect(isSame(left, bytes)).toBe(true);
   });
 
   test('in part, because one of them lies off its place, is copied as well', () => {

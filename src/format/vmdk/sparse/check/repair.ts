@@ -12,7 +12,8 @@
 import { hex, hostOffset, roundUp, SECTOR_BYTES } from '../../../../bytes/offsets.ts';
 import { SparseBitmap } from '../../../../bytes/sparse-bitmap.ts';
 import type { HostFile } from '../../../../host/host-file.ts';
-import { ENTRY_BYTES } from '../header.ts';
+import { tooLong } from '../allocate.ts';
+import { ENTRY_BYTES, MAX_FILE_BYTES } from '../header.ts';
 import type { TableLayout } from '../layout.ts';
 import { Directories, readEntries, type TablePair, type TableWalk } from './table-walk.ts';
 
@@ -38,6 +39,8 @@ class Repair {
   private readonly taken: SparseBitmap;
   private readonly grainSectors: number;
   private readonly tableBytes: number;
+  /** before the repair */
+  private readonly fileBytes: number;
   private readonly fileSectors: number;
   /** where the next copy goes */
   private end: number;
@@ -50,10 +53,10 @@ class Repair {
     this.directories = new Directories(file, layout);
     this.grainSectors = layout.grainBytes / SECTOR_BYTES;
     this.tableBytes = layout.tableEntries * ENTRY_BYTES;
-    const size = file.size();
-    this.fileSectors = Math.ceil(size / SECTOR_BYTES);
+    this.fileBytes = file.size();
+    this.fileSectors = Math.ceil(this.fileBytes / SECTOR_BYTES);
     this.taken = new SparseBitmap(this.fileSectors);
-    this.end = roundUp(Math.max(size, found.usedEnd), layout.grainBytes);
+    this.end = roundUp(Math.max(this.fileBytes, found.usedEnd), layout.grainBytes);
   }
 
   run(): void {
@@ -152,12 +155,17 @@ class Repair {
   /** @returns the sector of the copy */
   private copyGrain(sector: number): number {
     const { file, layout } = this;
+    const from = sector * SECTOR_BYTES;
+    const end = Math.min(from + layout.grainBytes, this.fileBytes);
     const to = this.append(layout.grainBytes);
     const buffer = new Uint8Array(Math.min(COPY_BYTES, layout.grainBytes));
-    for (let done = 0; done < layout.grainBytes; done += buffer.length) {
-      buffer.fill(0);
-      file.read(buffer, 0, buffer.length, hostOffset(sector * SECTOR_BYTES + done));
-      file.write(buffer, 0, buffer.length, hostOffset(to + done));
+    // a damaged header may say 1 GiB: holes, and what the file does not have, read as zeros in the copy, too
+    for (let at = file.seekData(hostOffset(from)); at < end; at = file.seekData(hostOffset(at))) {
+      const stop = Math.min(file.seekHole(hostOffset(at)), end, at + buffer.length);
+      const part = file.read(buffer, 0, stop - at, hostOffset(at));
+      if (part === 0) break;
+      file.write(buffer, 0, part, hostOffset(to + at - from));
+      at = stop;
     }
     this.taken.addRun(to / SECTOR_BYTES, this.grainSectors);
     return to / SECTOR_BYTES;
@@ -166,8 +174,10 @@ class Repair {
   /** Room behind everything. */
   private append(bytes: number): number {
     const at = this.end;
-    this.end = roundUp(at + bytes, this.layout.grainBytes);
-    this.file.truncate(this.end);
+    const end = roundUp(at + bytes, this.layout.grainBytes);
+    if (end > MAX_FILE_BYTES) throw tooLong(this.file);
+    this.file.truncate(end);
+    this.end = end;
     return at;
   }
 
