@@ -6,7 +6,8 @@ import { rmSync, statfsSync } from 'node:fs';
 import { fill, fio, fioSubjects } from './fio.mjs';
 
 const TMPFS_MAGIC = 0x01021994;
-const WITHOUT_BACKING_IN_QEMU = ['vdi', 'vpc'];
+/** Formats, and those of the backing files that QEMU opens below them. */
+const BELOW = { qed: ['raw', 'qed'], qcow2: ['raw', 'qcow2'], vdi: [], vpc: [], vmdk: ['vmdk'] };
 /** `onTmpfs`: what the ratio to QEMU shall be where a write costs no I/O; on a disk it is 1. */
 const EMPTY_ROWS = [
   { row: 'sequential 1M', unit: 'MiB/s', onTmpfs: 1.5, args: ['--rw=write', '--bs=1M'] },
@@ -33,10 +34,9 @@ const BACKED_ROWS = [
 
 export async function run(workshop, measurements) {
   const onTmpfs = isOnTmpfs(workshop);
-  for (const format of ['qed', 'qcow2', ...WITHOUT_BACKING_IN_QEMU]) {
+  for (const [format, belows] of Object.entries(BELOW)) {
     await emptyRows(workshop, measurements, format, '16G');
-    if (WITHOUT_BACKING_IN_QEMU.includes(format)) continue;
-    for (const below of ['raw', format]) {
+    for (const below of belows) {
       const base = { format: below, file: workshop.path(`base.${below}`) };
       const prepare = once(() => makeBase(workshop, base));
       for (const { row, unit, args, ...each } of BACKED_ROWS) {

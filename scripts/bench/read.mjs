@@ -17,7 +17,7 @@ const ROWS = [
 
 export async function run(workshop, measurements) {
   if (!ROWS.some(({ row }) => measurements.wants(row))) return;
-  for (const format of ['raw', 'qed', 'qcow2', 'vdi', 'vpc']) await runFormat(workshop, measurements, format);
+  for (const format of ['raw', 'qed', 'qcow2', 'vdi', 'vpc', 'vmdk']) await runFormat(workshop, measurements, format);
 }
 
 async function runFormat(workshop, measurements, format) {

@@ -10,7 +10,7 @@ const ROWS = [
 
 export async function run(workshop, measurements) {
   if (!ROWS.some(({ row }) => measurements.wants(row))) return;
-  for (const format of ['raw', 'qed', 'qcow2', 'vdi', 'vpc']) {
+  for (const format of ['raw', 'qed', 'qcow2', 'vdi', 'vpc', 'vmdk']) {
     const subjects = fioSubjects(workshop);
     const mounts = [];
     for (const [index, subject] of subjects.entries()) {
