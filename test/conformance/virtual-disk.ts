@@ -120,7 +120,7 @@ class Subject {
   }
 
   private get others(): ReturnType<typeof besideIt> {
-    return besideIt(this.dataFile);
+    return besideIt(this.dataFile === undefined ? [] : [this.dataFile]);
   }
 }
 

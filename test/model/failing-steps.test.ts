@@ -78,9 +78,10 @@ function failAt(
   times: 'once' | 'always',
 ): boolean {
   const { format } = subject;
-  const { start: first, dataFile: firstData, backing, content } = preparedOf(subject);
-  const [start, dataFile] = [first.clone(), firstData?.clone() ?? null];
-  const options = { backing, tableCacheBytes: 8192, ...(dataFile === null ? {} : { dataFile }) };
+  const { start: first, beside: others, backing, content } = preparedOf(subject);
+  const start = first.clone();
+  const files = others.map((each) => each.clone());
+  const options = { backing, tableCacheBytes: 8192, beside: files };
   const image = openImage(format, start, options);
   const where = `${failpoint} after ${skip}, ${errno} ${times}`;
   const legal = Array.from(content, (value) => new Set([value]));
@@ -118,7 +119,7 @@ function failAt(
   }
   if (format.check === undefined) return count > skip;
   const findings: string[] = [];
-  const beside = besideIt(dataFile);
+  const beside = besideIt(files);
   const log = (text: string) => findings.push(text);
   const { corruptions } = checkImage(format, start.clone(), { repair: 'none', log, ...beside });
   expect(

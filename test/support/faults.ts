@@ -100,7 +100,7 @@ export function failEverywhere(
 
 function failOnce(
   format: WritableFormat,
-  { start, dataFile, backing, content }: Prepared,
+  { start, beside: files, backing, content }: Prepared,
   steps: readonly GuestStep[],
   kind: FaultKind,
   position: number,
@@ -109,7 +109,7 @@ function failOnce(
   let hit: HostOperation | null = null;
   let hasSpace = false;
   const file = start.clone();
-  const data = dataFile === null ? {} : { dataFile: dataFile.clone() };
+  const beside = files.map((each) => each.clone());
   const plan: FaultPlan = (operation, _count, _offset, length) => {
     if (operation === 'read' || operation === 'punch-hole' || hasSpace) return null;
     const number = changes++;
@@ -121,16 +121,16 @@ function failOnce(
     return { errno: kind.errno, transferred: kind.short ? Math.floor(length / 2 / SECTOR) * SECTOR : 0 };
   };
   const faulty = new FaultyHostFile(file, plan);
-  const faultyData = data.dataFile === undefined ? {} : { dataFile: new FaultyHostFile(data.dataFile, plan) };
+  const faultyBeside = beside.map((each) => new FaultyHostFile(each, plan));
   const where = (text: string) =>
     new Error(`${kind.name} at change ${position} (${hit}): ${text}; steps ${JSON.stringify(steps)}`);
   const model = new Model(content);
   let image: WritableImage;
   try {
-    image = openImage(format, faulty, { backing, ...faultyData, tableCacheBytes: 8192 });
+    image = openImage(format, faulty, { backing, beside: faultyBeside, tableCacheBytes: 8192 });
   } catch (error) {
     if (hit === null) throw error;
-    judgeFile(format, file, { backing, ...data }, model.kept, where);
+    judgeFile(format, file, { backing, beside }, model.kept, where);
     return 'failed';
   }
   let failedBefore = false;
@@ -159,7 +159,7 @@ function failOnce(
   }
   if (hit === 'sync' && image.failure() === null) throw where('a failed fdatasync was forgotten');
   close(image, model, hit !== null, where);
-  judgeFile(format, file, { backing, ...data }, model.kept, where);
+  judgeFile(format, file, { backing, beside }, model.kept, where);
   if (hit !== null) return 'failed';
   return changes > position ? 'cannot fail so' : 'no such change';
 }
@@ -185,7 +185,7 @@ function judgeFile(
 ): void {
   if (format.check === undefined) return;
   const findings: string[] = [];
-  const beside = besideIt(options.dataFile);
+  const beside = besideIt(options.beside ?? []);
   const told = (sentence: string) => findings.push(sentence);
   const first = checkImage(format, file.clone(), { repair: 'none', log: told, ...beside });
   if (first.corruptions > 0 && !format.inspect(file, undefined, beside.openExtent).dirty)

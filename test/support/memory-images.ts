@@ -1,5 +1,6 @@
 // Images in memory for model tests: created, opened and reopened without a host file.
 
+import { ImgfuseError } from '../../src/errors/index.ts';
 import type { CheckReport } from '../../src/format/check-report.ts';
 import type {
   CheckOptions,
@@ -24,6 +25,8 @@ export interface OpenMemoryOptions {
   readonly log?: (sentence: string) => void;
   readonly password?: string;
   readonly dataFile?: HostFile | undefined;
+  /** files that the image names, by the ends of their paths; a single one has any name */
+  readonly beside?: readonly HostFile[];
   readonly closedFacts?: ClosedFacts | undefined;
   readonly committedFrom?: ParentIdentity | undefined;
   readonly wantsSnapshots?: boolean;
@@ -41,7 +44,7 @@ export function openImage<Opened extends Image>(
       if (options.backing == null) throw new Error('the test gave no backing image');
       return options.backing;
     },
-    ...(options.dataFile === undefined ? {} : { openExtent: () => options.dataFile! }),
+    ...besideIt(options.beside ?? (options.dataFile === undefined ? [] : [options.dataFile])),
     log: options.log ?? (() => undefined),
     ...(options.password === undefined ? {} : { password: () => new TextEncoder().encode(options.password) }),
     tableCacheBytes: options.tableCacheBytes ?? 64 * 1024,
@@ -54,9 +57,16 @@ export function openImage<Opened extends Image>(
   });
 }
 
-/** What a check, or a look, finds of an image that is two files. */
-export function besideIt(dataFile: HostFile | null | undefined): Pick<CheckOptions, 'openExtent'> {
-  return dataFile == null ? {} : { openExtent: () => dataFile };
+/** What finds the files that an image has beside its own: by the ends of their paths, and a single one by any name. */
+export function besideIt(files: readonly HostFile[]): Pick<CheckOptions, 'openExtent'> {
+  if (files.length === 0) return {};
+  return {
+    openExtent: (name) => {
+      const file = files.length === 1 ? files[0] : files.find(({ path }) => path.endsWith(`/${name}`));
+      if (file === undefined) throw new ImgfuseError('missing', `${name} does not exist`, { path: name });
+      return file;
+    },
+  };
 }
 
 /** The check of a format that has one. */

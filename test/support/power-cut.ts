@@ -5,7 +5,7 @@
 // A process may be killed before: the host has all that it wrote, and none of it is durable for that.
 
 import { guestOffset, hostOffset } from '../../src/bytes/offsets.ts';
-import type { WritableFormat, WritableImage } from '../../src/format/image-format.ts';
+import type { ImageDetails, WritableFormat, WritableImage } from '../../src/format/image-format.ts';
 import { FIELD } from '../../src/format/qcow2/header/header.ts';
 import { readHeader } from '../../src/format/qcow2/header/read-header.ts';
 import { readSnapshotTable } from '../../src/format/qcow2/header/snapshot-table.ts';
@@ -40,6 +40,8 @@ export interface Workload extends Prepared {
   readonly reclaimsLeaks?: boolean;
   /** a program that is content with leaks has written it: an image that it calls clean may have some */
   readonly leavesLeaks?: boolean;
+  /** what else holds of the files of every state, as they are found; null, or what is wrong */
+  readonly invariant?: (files: readonly MemoryHostFile[]) => string | null;
 }
 
 export interface Verdict {
@@ -78,7 +80,7 @@ export function cutPower(
   most = Number.POSITIVE_INFINITY,
 ): void {
   const { log, events } = record(workload);
-  const starts = [workload.start, ...(workload.dataFile === null ? [] : [workload.dataFile])];
+  const starts = [workload.start, ...workload.beside];
   let count = 0;
   for (const _ of crashMoments(starts, log, () => 0)) count++;
   let legal = new LegalValues(workload.content);
@@ -176,17 +178,17 @@ export function replay(start: MemoryHostFile, log: readonly RecordedOperation[])
 
 function record(workload: Workload): { log: RecordedOperation[]; events: GuestEvent[] } {
   const log: RecordedOperation[] = [];
-  const { closedFacts, format, start, backing, dataFile, steps } = workload;
+  const { closedFacts, format, start, backing, steps } = workload;
   const file = new RecordingHostFile(start.clone(), log, 0);
-  const data = dataFile === null ? {} : { dataFile: new RecordingHostFile(dataFile.clone(), log, 1) };
-  const options = { backing, ...data, tableCacheBytes: 8192 };
+  const beside = workload.beside.map((each, i) => new RecordingHostFile(each.clone(), log, i + 1));
+  const options = { backing, beside, tableCacheBytes: 8192 };
   let image = openImage(format, file, { ...options, closedFacts });
   const events: GuestEvent[] = [];
   for (const [n, step] of steps.entries()) {
     if (n === workload.killBefore) {
       events.push({ step: { kind: 'kill' }, started: log.length, ended: log.length });
       if (workload.repairAfterKill === true)
-        checkImage(format, file, { repair: 'all', log: () => undefined, ...besideIt(data.dataFile) });
+        checkImage(format, file, { repair: 'all', log: () => undefined, ...besideIt(beside) });
       image = openImage(format, file, options);
     }
     const started = log.length;
@@ -294,25 +296,28 @@ function apply(file: MemoryHostFile, operation: RecordedOperation, grows: boolea
 /** Every oracle. @param number of this state, to choose the dearer ones. @returns what is wrong, or null */
 export function judge(
   workload: Workload,
-  [state, dataFile]: readonly MemoryHostFile[],
+  [state, ...beside]: readonly MemoryHostFile[],
   legal: LegalValues,
   random: () => number,
   number: number,
 ): Fault | null {
   try {
-    if (workload.format.check === undefined) return judgeContent(workload, state!, dataFile, legal, random, number);
-    const readOnly = new RecordingHostFile(state!.clone(true));
-    open(workload, readOnly, dataFile, true).close();
-    if (readOnly.log.length > 0) return { kind: 'corrupt', text: 'a read-only open changed the file' };
-    if (workload.onlyLeaks && !(workload.marksDirty && workload.format.inspect(state!).dirty)) {
-      const { corruptions, findings } = checkOf(workload.format, state!, dataFile);
+    if (workload.format.check === undefined) return judgeContent(workload, state!, beside, legal, random, number);
+    const broken = workload.invariant?.([state!, ...beside]) ?? null;
+    if (broken !== null) return { kind: 'corrupt', text: broken };
+    const log: RecordedOperation[] = [];
+    const readOnly = (file: MemoryHostFile) => new RecordingHostFile(file.clone(true), log);
+    open(workload, readOnly(state!), beside.map(readOnly), true).close();
+    if (log.length > 0) return { kind: 'corrupt', text: 'a read-only open changed the file' };
+    if (workload.onlyLeaks && !(workload.marksDirty && inspect(workload, state!, beside).dirty)) {
+      const { corruptions, findings } = checkOf(workload.format, state!, beside);
       if (corruptions > 0) return { kind: 'corrupt', text: `a crash left ${findings.join('; ')}` };
     }
     if (number % CUT_REPAIR === 0) {
-      const again = cutRepair(workload, state!, dataFile, legal, random, number);
+      const again = cutRepair(workload, state!, beside, legal, random, number);
       if (again !== null) return { ...again, text: `after a second cut, during the repair: ${again.text}` };
     }
-    return judgeContent(workload, state!, dataFile, legal, random, number);
+    return judgeContent(workload, state!, beside, legal, random, number);
   } catch (error) {
     return { kind: 'corrupt', text: `${(error as Error).stack}` };
   }
@@ -322,29 +327,35 @@ export function judge(
 function cutRepair(
   workload: Workload,
   state: MemoryHostFile,
-  dataFile: MemoryHostFile | undefined,
+  beside: readonly MemoryHostFile[],
   legal: LegalValues,
   random: () => number,
   number: number,
 ): Fault | null {
-  const repairing = new RecordingHostFile(state.clone());
-  open(workload, repairing, dataFile?.clone(), false);
-  const moments = [...crashMoments([state], repairing.log, random)];
-  const chosen = moments[Math.floor(random() * moments.length)]!.build()[0]!;
-  return judgeContent(workload, chosen, dataFile?.clone(), legal, random, number);
+  const log: RecordedOperation[] = [];
+  const repairing = (file: MemoryHostFile, i: number) => new RecordingHostFile(file.clone(), log, i);
+  open(
+    workload,
+    repairing(state, 0),
+    beside.map((file, i) => repairing(file, i + 1)),
+    false,
+  );
+  const moments = [...crashMoments([state, ...beside], log, random)];
+  const [chosen, ...others] = moments[Math.floor(random() * moments.length)]!.build();
+  return judgeContent(workload, chosen!, others, legal, random, number);
 }
 
 function judgeContent(
   workload: Workload,
   state: MemoryHostFile,
-  dataFile: MemoryHostFile | undefined,
+  beside: readonly MemoryHostFile[],
   legal: LegalValues,
   random: () => number,
   number: number,
 ): Fault | null {
   const { format } = workload;
   const whole = number % READ_WHOLE === 0;
-  let image = open(workload, state, dataFile, false);
+  let image = open(workload, state, beside, false);
   const content = new Uint8Array(SECTORS);
   const wrong = compare(image, legal, content, whole);
   if (wrong !== null) return { kind: 'lost', text: wrong };
@@ -358,19 +369,19 @@ function judgeContent(
   image.close();
   if (format.check !== undefined) {
     if ((workload.onlyLeaks && workload.reclaimsLeaks !== true) || workload.leavesLeaks === true)
-      checkImage(format, state, { repair: 'leaks', log: () => undefined, ...besideIt(dataFile) });
-    const { corruptions, leaks, findings } = checkOf(format, state, dataFile);
+      checkImage(format, state, { repair: 'leaks', log: () => undefined, ...besideIt(beside) });
+    const { corruptions, leaks, findings } = checkOf(format, state, beside);
     if (corruptions + leaks > 0) {
       return { kind: 'unrepaired', text: `after repair and close the check finds ${findings.join('; ')}` };
     }
   }
-  image = open(workload, state, dataFile, true);
+  image = open(workload, state, beside, true);
   const changed = compare(image, new LegalValues(content), content, whole);
   if (changed !== null) return { kind: 'lost', text: `after three further writes ${changed}` };
-  if (workload.isRaw && !holds(dataFile!, content))
+  if (workload.isRaw && !holds(beside[0]!, content))
     return { kind: 'corrupt', text: 'the raw data file is not the disk' };
   if (workload.snapshot === null) return null;
-  const reverted = open(workload, revertedToSnapshot(state), dataFile, true);
+  const reverted = open(workload, revertedToSnapshot(state), beside, true);
   const lost = compare(reverted, new LegalValues(workload.snapshot), content, whole);
   return lost === null ? null : { kind: 'lost', text: `in the snapshot ${lost}` };
 }
@@ -389,22 +400,26 @@ function revertedToSnapshot(state: MemoryHostFile): MemoryHostFile {
 function open(
   { format, backing }: Workload,
   file: HostFile,
-  dataFile: HostFile | undefined,
+  beside: readonly HostFile[],
   readOnly: boolean,
 ): WritableImage {
-  return openImage(format, file, { backing, readOnly, dataFile, tableCacheBytes: 8192 });
+  return openImage(format, file, { backing, readOnly, beside, tableCacheBytes: 8192 });
+}
+
+function inspect({ format }: Workload, file: HostFile, beside: readonly HostFile[]): ImageDetails {
+  return format.inspect(file, undefined, besideIt(beside).openExtent);
 }
 
 function checkOf(
   format: WritableFormat,
   file: MemoryHostFile,
-  dataFile: MemoryHostFile | undefined,
+  beside: readonly MemoryHostFile[],
 ): { corruptions: number; leaks: number; findings: string[] } {
   const findings: string[] = [];
   const { corruptions, leaks } = checkImage(format, file, {
     repair: 'none',
     log: (sentence) => findings.push(sentence),
-    ...besideIt(dataFile),
+    ...besideIt(beside),
   });
   return { corruptions, leaks, findings };
 }

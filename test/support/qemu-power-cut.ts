@@ -86,7 +86,7 @@ export async function recordQemu(subject: QemuSubject, folder: string, random: (
   const events = steps.map((step, n) => ({ step, started: done(lengths[n]!), ended: done(lengths[n + 1]!) }));
   const promises = { onlyLeaks: format === qcow2, marksDirty: false, leavesLeaks: true };
   return {
-    workload: { format, start, dataFile: null, isRaw: false, backing, content, snapshot: null, steps, ...promises },
+    workload: { format, start, beside: [], isRaw: false, backing, content, snapshot: null, steps, ...promises },
     log,
     events,
   };

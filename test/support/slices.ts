@@ -33,6 +33,8 @@ const SLICES = {
   /** extents of VMDK images that nothing else makes: states of the disk for each kind, and workloads for each kind of fault */
   extentCuts: { ci: 400, long: 10_000 },
   extentFaults: { ci: 1, long: 20 },
+  /** the same for VMDK images of three files */
+  fileCuts: { ci: 150, long: 10_000 },
   /** damaged extents of each kind */
   extentFuzz: { ci: 400, long: 20_000 },
   /** commit and rebase: states of both files for each pair of formats */

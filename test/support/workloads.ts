@@ -43,6 +43,8 @@ export interface Subject {
   readonly options: Readonly<Record<string, string>>;
   readonly withBacking: boolean;
   readonly withDataFile?: boolean;
+  /** makes a new image instead of the format, of any number of files */
+  readonly make?: (size: number, withBacking: boolean) => Pick<Prepared, 'start' | 'beside'>;
   /** of the whole disk, taken by QEMU before the workload: all clusters are shared then */
   readonly withSnapshot?: boolean;
   /** the workload finds compressed clusters */
@@ -172,7 +174,8 @@ export function randomSteps(random: () => number, count: number, canResize = tru
 /** An image before its workload, closed clean; `content` has the value of each of its sectors. */
 export interface Prepared {
   readonly start: MemoryHostFile;
-  readonly dataFile: MemoryHostFile | null;
+  /** the other files of the image: a data file, extents */
+  readonly beside: readonly MemoryHostFile[];
   /** the data file is the disk itself */
   readonly isRaw: boolean;
   /** absent: the workload opens the image with a walk */
@@ -185,7 +188,7 @@ export interface Prepared {
 
 /** An image with some data, over nothing or over a file full of data; a data file that is not raw is full of old bytes. */
 export function prepare(subject: Subject, random: () => number): Prepared {
-  const { format, options, withBacking, withDataFile, withSnapshot, isCompressed, isFull, isShortBelow } = subject;
+  const { format, options, withBacking, withSnapshot, isCompressed, isFull, isShortBelow } = subject;
   const content = new Uint8Array(SECTORS);
   let backing: WritableImage | null = null;
   if (withBacking) {
@@ -193,12 +196,10 @@ export function prepare(subject: Subject, random: () => number): Prepared {
     content.fill(200, 0, end);
     backing = openBase(new Uint8Array(isShortBelow === true ? end * SECTOR : SIZE).map((_, i) => content[i >> 9]!));
   }
-  const dataFile = withDataFile === true ? new MemoryHostFile(new Uint8Array(0), '/data') : null;
-  const data = dataFile === null ? {} : { dataFile };
-  const start = createMemoryImage(format, SIZE, options, withBacking ? '/base' : undefined, data);
+  const { start, beside } = subject.make?.(SIZE, withBacking) ?? create(subject);
   const isRaw = options['data_file_raw'] === 'on' || options === FLAT;
-  if (format === qcow2 && !isRaw) dataFile?.write(new Uint8Array(SIZE).fill(0xaa), 0, SIZE, hostOffset(0));
-  const image = openImage(format, start, { backing, ...data });
+  if (format === qcow2 && !isRaw) beside[0]?.write(new Uint8Array(SIZE).fill(0xaa), 0, SIZE, hostOffset(0));
+  const image = openImage(format, start, { backing, beside });
   if (isFull === true) {
     image.write(new Uint8Array(SIZE).fill(150), 0, SIZE, guestOffset(0));
     content.fill(150);
@@ -209,10 +210,17 @@ export function prepare(subject: Subject, random: () => number): Prepared {
     content.fill(100 + n, sector, sector + 8);
   }
   image.close();
-  const common = { dataFile, isRaw, backing, content };
+  const common = { beside, isRaw, backing, content };
   const closedFacts = random() < 0.5 ? factsOf(image) : undefined;
   if (withSnapshot !== true) return { start, ...common, snapshot: null, closedFacts };
   return { start: takeSnapshot(start, options, isCompressed === true), ...common, snapshot: content.slice() };
+}
+
+function create({ format, options, withBacking, withDataFile }: Subject): Pick<Prepared, 'start' | 'beside'> {
+  const dataFile = withDataFile === true ? new MemoryHostFile(new Uint8Array(0), '/data') : null;
+  const data = dataFile === null ? {} : { dataFile };
+  const start = createMemoryImage(format, SIZE, options, withBacking ? '/base' : undefined, data);
+  return { start, beside: dataFile === null ? [] : [dataFile] };
 }
 
 function takeSnapshot(
