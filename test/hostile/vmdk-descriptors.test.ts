@@ -11,6 +11,7 @@ import { ERRNO, errnoOf, ImgfuseError } from '../../src/errors/index.ts';
 import { fingerprints, imgfuse, isBuilt, readAll, withDisk } from '../support/image-files.ts';
 import { requireOrSkip } from '../support/requirements.ts';
 import { makeTemporaryDirectory, removeTemporaryDirectory } from '../support/temporary.ts';
+import { sparseBytes } from '../support/vmdk-bytes.ts';
 import { type DescriptorText, descriptorText } from '../support/vmdk-text.ts';
 
 let folder: string;
@@ -156,6 +157,84 @@ describe('a text', () => {
       write({ extents: [line] });
       expect(refusal()).toMatch(/no sectors|no extent that is opened/);
     }
+  });
+
+  const line = extent('a-flat.vmdk');
+  test.each<readonly [string, DescriptorText | string, RegExp]>([
+    ['with two CIDs', { extents: [line], lines: ['CID=00000001'] }, /says cid twice/],
+    ['without a CID', descriptorText({ extents: [line] }).replace(/^CID.*$/m, ''), /has no CID/],
+    ['with a CID that is no number', { extents: [line], cid: '0x1a2b3c' }, /its cid is '0x1a2b3c'/],
+    ['with a CID of nine digits', { extents: [line], cid: '11a2b3c4d' }, /its cid is '11a2b3c4d'/],
+    ['of a version that nobody knows', { extents: [line], lines: ['version=99'] }, /says version twice/],
+    [
+      'with an extent that only VMware reads',
+      { extents: ['RW 8 VMFSRDM "a-flat.vmdk"'] },
+      /a store that only VMware reads/,
+    ],
+    ['with an access that nobody knows', { extents: ['WO 8 FLAT "a-flat.vmdk" 0'] }, /names no extent/],
+    ['with a name that does not end', { extents: ['RW 8 FLAT "a-flat.vmdk 0'] }, /no extent that is opened/],
+    ['with an extent that has no name', { extents: ['RW 8 FLAT'] }, /names no file/],
+    [
+      'with an extent of tables that begins inside its file',
+      { extents: ['RW 8 SPARSE "a-flat.vmdk" 1'] },
+      /and has tables/,
+    ],
+    ['with sectors beyond all sizes', { extents: ['RW 9999999999999999 FLAT "a-flat.vmdk" 0'] }, /beyond the sizes/],
+    ['with an offset beyond all sizes', { extents: ['RW 8 FLAT "a-flat.vmdk" 9999999999999999'] }, /beyond the sizes/],
+    [
+      'whose extents together are beyond all sizes',
+      { extents: Array.from({ length: 5 }, () => `RW ${2 ** 42} ZERO`) },
+      /more than can be opened/,
+    ],
+    ['of 4097 extents', { extents: Array.from({ length: 4097 }, () => 'RW 8 ZERO') }, /more than 4096 extents/],
+    [
+      'that ends before its extents',
+      descriptorText({ extents: [line] }).replace('# Extent', '\0# Extent'),
+      /names no extent/,
+    ],
+    [
+      'whose extents overlap in their file',
+      { extents: ['RW 4 FLAT "a-flat.vmdk" 0', 'RW 4 FLAT "a-flat.vmdk" 3'] },
+      /names the extent a-flat.vmdk twice/,
+    ],
+    [
+      'whose extents with tables are one file',
+      { extents: [extent('a-flat.vmdk', 'SPARSE'), extent('a-flat.vmdk', 'SPARSE')] },
+      /names the extent a-flat.vmdk twice/,
+    ],
+    ['whose extent is flat and has tables', { extents: [line, extent('a-flat.vmdk', 'SPARSE')] }, /twice/],
+    [
+      'whose parent is the image itself',
+      { extents: [line], parentCid: '1a2b3c4d', lines: ['parentFileNameHint="disk.vmdk"'] },
+      /its own backing chain|loop/,
+    ],
+    [
+      'whose parent is its extent',
+      { extents: [line], parentCid: '1a2b3c4d', lines: ['parentFileNameHint="a-flat.vmdk"'] },
+      /that is a loop/,
+    ],
+    [
+      'whose parent lies elsewhere',
+      { extents: [line], parentCid: '1a2b3c4d', lines: ['parentFileNameHint="/etc/passwd"'] },
+      /outside the image's own directory/,
+    ],
+    ['whose parent has no name', { extents: [line], parentCid: '1a2b3c4d' }, /no parentFileNameHint says where/],
+  ])('%s is refused', (_, text, words) => {
+    write(text);
+    expect(refusal()).toMatch(words);
+  });
+
+  test('in an extent, of other extents, is refused', () => {
+    const lines = [`RW 8 SPARSE "disk.vmdk"`, extent('a-flat.vmdk')];
+    writeFileSync(image, sparseBytes({ entries: [0], descriptor: descriptorText({ extents: lines }) }));
+    expect(refusal()).toMatch(/a descriptor of 2 extents in itself/);
+  });
+
+  test('in an extent goes by that extent, whatever name and sectors it says', () => {
+    const text = descriptorText({ extents: ['RW 9999 SPARSE "/etc/passwd"'] });
+    writeFileSync(image, sparseBytes({ entries: [0, 1], descriptor: text }));
+    const disk = withDisk(image, { readOnly: true }, readAll);
+    expect(disk).toEqual(Buffer.concat([Buffer.alloc(4096, 1), Buffer.alloc(4096, 2)]));
   });
 
   test('with lines of Windows is read and written', () => {
