@@ -10,7 +10,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 packages=(
-  7zip bximage bzip2 cloop-utils dmg2img libvhdi-utils qemu-utils qemu-system-common fio fuse3 libfuse2 e2fsprogs xfsprogs btrfs-progs fdisk
+  7zip bximage bzip2 cloop-utils dmg2img libvhdi-utils libvmdk-utils python3-vmdkstream qemu-utils qemu-system-common fio fuse3 libfuse2 e2fsprogs xfsprogs btrfs-progs fdisk
   mount man-db attr zstd openssl jq parted gdisk dosfstools exfatprogs ntfs-3g cryptsetup-bin squashfs-tools xorriso lvm2 fuse2fs squashfuse
   xz-utils
 )

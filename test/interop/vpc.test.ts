@@ -7,9 +7,8 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { guestOffset } from '../../src/bytes/offsets.ts';
 import { checkDisk, createDisk, inspectDisk, openDisk } from '../../src/disk/index.ts';
-import { imgfuse, readAll, withDisk } from '../support/image-files.ts';
+import { changeDisk, imgfuse, readAll, withDisk } from '../support/image-files.ts';
 import { hasQemu, qemuImg, qemuIo } from '../support/qemu.ts';
-import { seededRandom } from '../support/random.ts';
 import { canMountAsRoot, hasCommand, requireOrSkip } from '../support/requirements.ts';
 import { makeTemporaryDirectory, removeTemporaryDirectory } from '../support/temporary.ts';
 import { MIXED_SECTORS, UUID, vhdImage } from '../support/vhd-bytes.ts';
@@ -66,24 +65,6 @@ function expectSound(path: string): void {
   expect(report).toMatchObject({ corruptions: 0, leaks: 0 });
 }
 
-/** Random changes; the model follows. */
-function change(path: string, model: Buffer, seed: number): void {
-  const random = seededRandom(seed);
-  withDisk(path, { readOnly: false }, (disk) => {
-    for (let n = 0; n < 40; n++) {
-      const at = Math.floor(random() * model.length);
-      const length = Math.min(model.length - at, 1 + Math.floor(random() * (random() < 0.8 ? 9000 : 3 * MIB)));
-      const byte = random() < 0.6 ? 1 + Math.floor(random() * 255) : 0;
-      if (byte > 0) disk.write(Buffer.alloc(length, byte), 0, length, guestOffset(at));
-      else if (random() < 0.5) disk.discard(at, length);
-      else disk.writeZeroes(at, length);
-      model.fill(byte, at, at + length);
-      if (random() < 0.2) disk.flush();
-    }
-    expect(readAll(disk).equals(model)).toBe(true);
-  });
-}
-
 test.each<[string, Readonly<Record<string, string>>]>([
   ['dynamic', {}],
   ['dynamic in small blocks', { block_size: '64k' }],
@@ -92,7 +73,7 @@ test.each<[string, Readonly<Record<string, string>>]>([
   create(options);
   const model = Buffer.alloc(SIZE);
   for (const seed of [1, 2]) {
-    change(image, model, seed);
+    changeDisk(image, model, seed);
     expect(qemuReads(image).equals(model)).toBe(true);
     qemuIo(image, 'vpc', 'write -P 7 100k 5M', `write -P ${seed} ${10 * MIB} 4k`);
     model.fill(7, 100 * 1024, 100 * 1024 + 5 * MIB);
@@ -112,7 +93,7 @@ test.each([
   qemuIo(image, 'vpc', 'write -P 9 1M 3M');
   const size = inspectDisk(image, { format: 'vpc' }).virtualSize;
   const model = Buffer.alloc(size).fill(9, MIB, 4 * MIB);
-  change(image, model, 3);
+  changeDisk(image, model, 3);
   expect(qemuReads(image).equals(model)).toBe(true);
   expectSound(image);
 });
@@ -147,7 +128,7 @@ describe('a resized disk', () => {
   ])('(%j) is read by QEMU, larger and smaller', (options) => {
     create(options);
     let model = Buffer.alloc(SIZE);
-    change(image, model, 5);
+    changeDisk(image, model, 5);
     for (const size of [23 * MIB, 5 * MIB + 512, 12 * MIB]) {
       withDisk(image, { readOnly: false }, (disk) => disk.resize(size));
       const resized = Buffer.alloc(size);
@@ -155,7 +136,7 @@ describe('a resized disk', () => {
       model = resized;
       expect(qemuReads(image).equals(model)).toBe(true);
       expectSound(image);
-      change(image, model, size);
+      changeDisk(image, model, size);
     }
   });
 });
@@ -168,7 +149,7 @@ describe('a chain', () => {
   test('of three images is read by libvhdi as here, and the first two are not changed', () => {
     const model = Buffer.alloc(SIZE);
     create();
-    change(image, model, 7);
+    changeDisk(image, model, 7);
     const links = [image];
     for (const name of ['middle.vhd', 'top.vhd']) {
       const before = links.map((path) => readFileSync(path));
@@ -176,7 +157,7 @@ describe('a chain', () => {
       image = join(folder, name);
       create({}, undefined, below === links[0] ? 'disk.vhd' : 'middle.vhd');
       links.push(image);
-      change(image, model, links.length);
+      changeDisk(image, model, links.length);
       expect(vhdiReads(image).equals(model)).toBe(true);
       expectSound(image);
       for (const [i, bytes] of before.entries()) expect(readFileSync(links[i]!).equals(bytes)).toBe(true);
@@ -193,12 +174,12 @@ describe('a chain', () => {
     ] as const) {
       image = join(folder, name);
       create();
-      change(image, Buffer.alloc(SIZE), seed);
+      changeDisk(image, Buffer.alloc(SIZE), seed);
     }
     const model = qemuReads(image);
     image = join(folder, 'child.vhd');
     create({ block_size: '256k' }, undefined, 'disk.vhd');
-    change(image, model, 13);
+    changeDisk(image, model, 13);
     for (const back of ['other.vhd', join(folder, 'disk.vhd')]) {
       expect(imgfuse('rebase', '-b', back, '-F', 'vpc', image)).toMatchObject({ code: 0, stderr: '' });
       expect(vhdiReads(image).equals(model)).toBe(true);
@@ -223,11 +204,11 @@ describe('a chain', () => {
   test('is committed into the parent, and the child is empty then, and no stranger to it', () => {
     const model = Buffer.alloc(SIZE);
     create();
-    change(image, model, 15);
+    changeDisk(image, model, 15);
     const base = image;
     image = join(folder, 'child.vhd');
     create({}, undefined, 'disk.vhd');
-    change(image, model, 16);
+    changeDisk(image, model, 16);
     // the time of the last change has whole seconds
     utimesSync(base, 1_000_000_000, 1_000_000_000);
     expect(imgfuse('commit', '-d', image).code).toBe(0);
@@ -239,7 +220,7 @@ describe('a chain', () => {
       expect(readAll(disk).equals(model)).toBe(true);
     });
     expect(said).toEqual([]);
-    change(image, model, 17);
+    changeDisk(image, model, 17);
     expect(vhdiReads(image).equals(model)).toBe(true);
     for (const path of [base, image]) expectSound(path);
   });

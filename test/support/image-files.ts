@@ -5,8 +5,10 @@ import { createHash } from 'node:crypto';
 import { closeSync, existsSync, fstatSync, openSync, readdirSync, readSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { expect } from 'vitest';
 import { guestOffset } from '../../src/bytes/offsets.ts';
 import { type OpenDiskOptions, openDisk, type VirtualDisk } from '../../src/disk/index.ts';
+import { seededRandom } from './random.ts';
 
 const CLI = fileURLToPath(new URL('../../dist/cli.js', import.meta.url));
 /** Of a sparse giant only the two ends are compared. */
@@ -53,6 +55,24 @@ export function withDisk<T>(path: string, options: OpenDiskOptions, action: (dis
   }
   disk.close();
   return result;
+}
+
+/** Forty random changes of the disk of an image; the model follows. @param longest bytes of a few of them */
+export function changeDisk(path: string, model: Buffer, seed: number, longest = 3 * 1024 * 1024): void {
+  const random = seededRandom(seed);
+  withDisk(path, { readOnly: false }, (disk) => {
+    for (let n = 0; n < 40; n++) {
+      const at = Math.floor(random() * model.length);
+      const length = Math.min(model.length - at, 1 + Math.floor(random() * (random() < 0.8 ? 9000 : longest)));
+      const byte = random() < 0.6 ? 1 + Math.floor(random() * 255) : 0;
+      if (byte > 0) disk.write(Buffer.alloc(length, byte), 0, length, guestOffset(at));
+      else if (random() < 0.5) disk.discard(at, length);
+      else disk.writeZeroes(at, length);
+      model.fill(byte, at, at + length);
+      if (random() < 0.2) disk.flush();
+    }
+    expect(firstDifference(readAll(disk), model)).toBe('none');
+  });
 }
 
 /** All bytes of a disk that fits into memory. */
