@@ -5,9 +5,8 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { guestOffset } from '../../src/bytes/offsets.ts';
 import { checkDisk, createDisk, inspectDisk, openDisk } from '../../src/disk/index.ts';
-import { firstDifference, readAll, withDisk } from '../support/image-files.ts';
+import { changeDisk, firstDifference, readAll, withDisk } from '../support/image-files.ts';
 import { hasQemu, qemuCheck, qemuImg, qemuIo } from '../support/qemu.ts';
-import { seededRandom } from '../support/random.ts';
 import { requireOrSkip } from '../support/requirements.ts';
 import { makeTemporaryDirectory, removeTemporaryDirectory } from '../support/temporary.ts';
 import { descriptorText } from '../support/vmdk-text.ts';
@@ -26,23 +25,50 @@ afterEach(() => {
   if (folder !== '') removeTemporaryDirectory(folder);
 });
 
-const SPARSE = ['monolithicSparse', 'twoGbMaxExtentSparse'] as const;
-const SUBFORMATS = [...SPARSE, 'monolithicFlat', 'twoGbMaxExtentFlat'] as const;
-const VARIANTS: readonly string[] = [
-  ...SUBFORMATS,
-  ...SPARSE.map((each) => `${each},zeroed_grain=on`),
-  'monolithicSparse,adapter_type=lsilogic,hwversion=9',
-  'twoGbMaxExtentFlat,adapter_type=buslogic,toolsversion=7',
-  'monolithicSparse,adapter_type=legacyESX,compat6=on',
-];
+const SPARSE = ['monolithicSparse', 'twoGbMaxExtentSparse'];
+const FLAT = ['monolithicFlat', 'twoGbMaxExtentFlat'];
+const ADAPTERS = ['ide', 'buslogic', 'lsilogic', 'legacyESX'];
+const VERSIONS = ['hwversion=9', 'compat6=on', 'toolsversion=7', 'hwversion=4'];
 
-function optionsOf(variant: string): Map<string, string> {
-  const pairs = `subformat=${variant}`.split(',').map((pair) => pair.split('=') as [string, string]);
-  return new Map(pairs);
+interface Variant {
+  readonly options: string;
+  readonly isChild: boolean;
 }
 
-function create(variant: string, size = SIZE): void {
-  createDisk(image, 'vmdk', { size, options: optionsOf(variant) });
+/** Every subformat with and without a parent and zeroed grains, each with two adapters and two versions: those change nothing else. */
+const VARIANTS: readonly Variant[] = [0, 1].flatMap((round) => {
+  const layouts = [
+    ...SPARSE.flatMap((subformat) =>
+      ['off', 'on'].flatMap((zeroed) =>
+        [false, true].map((isChild) => ({ options: `subformat=${subformat},zeroed_grain=${zeroed}`, isChild })),
+      ),
+    ),
+    ...FLAT.map((subformat) => ({ options: `subformat=${subformat}`, isChild: false })),
+  ];
+  return layouts.map(({ options, isChild }, i) => {
+    const [adapter, version] = [ADAPTERS[(i + 3 * round) % 4], VERSIONS[(Math.floor(i / 2) + 2 * round) % 4]];
+    return { options: `${options},adapter_type=${adapter},${version}`, isChild };
+  });
+});
+
+function optionsOf(variant: string): Map<string, string> {
+  return new Map(variant.split(',').map((pair) => pair.split('=') as [string, string]));
+}
+
+const BASE = 'base.vmdk';
+
+/** What a new image of a variant reads: a child shows its parent, which QEMU has made. */
+function contentBefore({ isChild }: Variant): Buffer {
+  const model = Buffer.alloc(SIZE);
+  if (!isChild) return model;
+  qemuImg('create', '-q', '-f', 'vmdk', join(folder, BASE), String(SIZE));
+  qemuIo(join(folder, BASE), 'vmdk', 'write -P 3 0 1M', 'write -P 4 3M 700k');
+  return model.fill(3, 0, MIB).fill(4, 3 * MIB, 3 * MIB + 700 * 1024);
+}
+
+function create({ options, isChild }: Variant): void {
+  const below = isChild ? { backing: BASE, backingFormat: 'vmdk' } : { size: SIZE };
+  createDisk(image, 'vmdk', { ...below, options: optionsOf(options) });
 }
 
 function qemuReads(path = image): Buffer {
@@ -54,52 +80,23 @@ function expectReads(model: Buffer, path = image): void {
   withDisk(path, { readOnly: true }, (disk) => expect(firstDifference(readAll(disk), model)).toBe('none'));
 }
 
-/** Random changes; the model follows. */
-function change(path: string, model: Buffer, seed: number): void {
-  const random = seededRandom(seed);
-  withDisk(path, { readOnly: false }, (disk) => {
-    for (let n = 0; n < 40; n++) {
-      const at = Math.floor(random() * model.length);
-      const length = Math.min(model.length - at, 1 + Math.floor(random() * (random() < 0.8 ? 9000 : 2 * MIB)));
-      const byte = random() < 0.6 ? 1 + Math.floor(random() * 255) : 0;
-      if (byte > 0) disk.write(Buffer.alloc(length, byte), 0, length, guestOffset(at));
-      else if (random() < 0.5) disk.discard(at, length);
-      else disk.writeZeroes(at, length);
-      model.fill(byte, at, at + length);
-      if (random() < 0.2) disk.flush();
-    }
-    expect(firstDifference(readAll(disk), model)).toBe('none');
-  });
-}
-
-describe.each(VARIANTS)('an image of %s', (variant) => {
+describe.each(VARIANTS)('an image of $options, a child: $isChild,', (variant) => {
   test('made by QEMU is read, written and read again there', () => {
-    qemuImg('create', '-q', '-f', 'vmdk', '-o', `subformat=${variant}`, image, String(SIZE));
-    qemuIo(image, 'vmdk', 'write -P 7 100k 2M', 'write -P 8 5M 1k');
-    const model = Buffer.alloc(SIZE)
+    const model = contentBefore(variant)
       .fill(7, 100 * 1024, 100 * 1024 + 2 * MIB)
       .fill(8, 5 * MIB, 5 * MIB + 1024);
+    const made = variant.isChild ? ['-b', join(folder, BASE), '-F', 'vmdk', image] : [image, String(SIZE)];
+    qemuImg('create', '-q', '-f', 'vmdk', '-o', variant.options, ...made);
+    qemuIo(image, 'vmdk', 'write -P 7 100k 2M', 'write -P 8 5M 1k');
     expectReads(model);
-    change(image, model, 1);
+    changeDisk(image, model, 1);
     expectReads(model);
     expect(firstDifference(qemuReads(), model)).toBe('none');
     qemuCheck(image, 'vmdk');
   });
 
-  test('made here is read and written by QEMU', () => {
-    create(variant);
-    const model = Buffer.alloc(SIZE);
-    for (const seed of [1, 2]) {
-      change(image, model, seed);
-      expect(firstDifference(qemuReads(), model)).toBe('none');
-      qemuIo(image, 'vmdk', `write -P ${seed} 100k 3M`);
-      model.fill(seed, 100 * 1024, 100 * 1024 + 3 * MIB);
-      expectReads(model);
-    }
-    qemuCheck(image, 'vmdk');
-  });
-
-  test('has the same facts in info as in qemu-img', () => {
+  test('made here is read and written by QEMU, and has the same facts in info', () => {
+    const model = contentBefore(variant);
     create(variant);
     const theirs = JSON.parse(qemuImg('info', '--output=json', image)) as Record<string, unknown>;
     const info = inspectDisk(image);
@@ -108,14 +105,40 @@ describe.each(VARIANTS)('an image of %s', (variant) => {
     expect(info.clusterSize ?? undefined).toBe(theirs['cluster-size']);
     expect(info.actualSize).toBe(theirs['actual-size']);
     expect({ type: 'vmdk', data: info.specific }).toEqual(theirs['format-specific']);
+    changeDisk(image, model, 2);
+    expect(firstDifference(qemuReads(), model)).toBe('none');
+    qemuIo(image, 'vmdk', `write -P 5 100k 3M`);
+    model.fill(5, 100 * 1024, 100 * 1024 + 3 * MIB);
+    expectReads(model);
+    qemuCheck(image, 'vmdk');
   });
 });
 
-test('a streamOptimized image of QEMU is read, and a write is refused with the way out', () => {
+test('every adapter and version is in the descriptor as QEMU writes it', () => {
+  const ddbOf = (path: string) => readFileSync(path, 'latin1').match(/^ddb\..*$/gm);
+  for (const adapter of ADAPTERS) {
+    for (const version of VERSIONS) {
+      const options = `adapter_type=${adapter},${version}`;
+      const theirs = join(folder, 'theirs.vmdk');
+      qemuImg('create', '-q', '-f', 'vmdk', '-o', options, theirs, '64M');
+      createDisk(image, 'vmdk', { size: 64 * MIB, options: optionsOf(options) });
+      expect(ddbOf(image), options).toEqual(ddbOf(theirs));
+      rmSync(image);
+    }
+  }
+});
+
+test.each([
+  ['', false],
+  [',adapter_type=lsilogic,hwversion=9', false],
+  [',adapter_type=legacyESX,compat6=on', true],
+  [',adapter_type=buslogic,toolsversion=7', true],
+])('a streamOptimized image%s of QEMU, a child: %s, is read, and a write is refused with the way out', (options, isChild) => {
   const raw = join(folder, 'disk.raw');
-  qemuImg('create', '-q', '-f', 'raw', raw, String(SIZE));
+  writeFileSync(raw, contentBefore({ options, isChild }));
   qemuIo(raw, 'raw', 'write -P 7 100k 2M', 'write -P 8 5M 1k');
-  qemuImg('convert', '-f', 'raw', '-O', 'vmdk', '-o', 'subformat=streamOptimized', raw, image);
+  const below = isChild ? ['-B', join(folder, BASE), '-F', 'vmdk'] : [];
+  qemuImg('convert', '-f', 'raw', '-O', 'vmdk', '-o', `subformat=streamOptimized${options}`, ...below, raw, image);
   expectReads(readFileSync(raw));
   expect(() => openDisk(image, { readOnly: false })).toThrow(/overlay=FILE/);
 });
@@ -123,7 +146,7 @@ test('a streamOptimized image of QEMU is read, and a write is refused with the w
 test('a disk of more than 2 GiB is in several extents, and data across their border is one', () => {
   for (const subformat of ['twoGbMaxExtentSparse', 'twoGbMaxExtentFlat']) {
     const path = join(folder, `${subformat}.vmdk`);
-    createDisk(path, 'vmdk', { size: 3 * 1024 * MIB, options: optionsOf(subformat) });
+    createDisk(path, 'vmdk', { size: 3 * 1024 * MIB, options: optionsOf(`subformat=${subformat}`) });
     const border = 2 * 1024 * MIB;
     withDisk(path, { readOnly: false }, (disk) => {
       disk.write(Buffer.alloc(100_000, 5), 0, 100_000, guestOffset(border - 50_000));
@@ -143,7 +166,7 @@ test('extents of different kinds, at borders that no grain knows, are one disk o
   const base = join(folder, 'base.vmdk');
   createDisk(base, 'vmdk', { size: 4 * MIB, options: new Map([['grain_size', '16k']]) });
   const model = Buffer.alloc(4 * MIB);
-  change(base, model, 7);
+  changeDisk(base, model, 7);
   // each of these has one extent, which the descriptor below names
   const sparse = (name: string, sectors: number, options: Readonly<Record<string, string>>): string => {
     const made = new Map(Object.entries({ subformat: 'twoGbMaxExtentSparse', ...options }));
@@ -160,7 +183,7 @@ test('extents of different kinds, at borders that no grain knows, are one disk o
   model.fill(0x66, 1001 * 512, 4000 * 512);
   expectReads(model);
   for (const seed of [8, 9, 10]) {
-    change(image, model, seed);
+    changeDisk(image, model, seed);
     expectReads(model);
   }
   const said: string[] = [];
