@@ -6,6 +6,7 @@ import { guestOffset } from '../../src/bytes/offsets.ts';
 import { commitImages } from '../../src/disk/merge/commit.ts';
 import { isMeant } from '../../src/format/backing-reference.ts';
 import type { Image, WritableFormat } from '../../src/format/image-format.ts';
+import { qcow } from '../../src/format/qcow/index.ts';
 import { qcow2 } from '../../src/format/qcow2/index.ts';
 import { qed } from '../../src/format/qed/index.ts';
 import { raw } from '../../src/format/raw/index.ts';
@@ -45,6 +46,7 @@ const VHD: Kind = { format: vpc, options: { block_size: '4k' } };
 const LARGE_BLOCKS: Kind = { format: vpc, options: { block_size: '32k' } };
 const VMDK: Kind = { format: vmdk, options: { grain_size: '4k' } };
 const ZERO_GRAINS: Kind = { format: vmdk, options: { grain_size: '32k', zeroed_grain: 'on' } };
+const QCOW: Kind = { format: qcow, options: {} };
 const DATA_FILE: Kind = { format: qcow2, options: { cluster_size: '4k', data_file: '/data' } };
 
 interface Pair {
@@ -74,6 +76,8 @@ const PAIRS: readonly Pair[] = [
   { name: 'VHD into VHD', overlay: VHD, base: VHD, baseSize: SIZE },
   { name: 'VHD into a smaller raw', overlay: VHD, base: RAW, baseSize: 200 * KIB + 512 },
   { name: 'VHD with larger blocks into a smaller VHD', overlay: LARGE_BLOCKS, base: VHD, baseSize: 200 * KIB + 512 },
+  { name: 'version 1 into version 1', overlay: QCOW, base: QCOW, baseSize: SIZE },
+  { name: 'version 1 into a smaller raw', overlay: QCOW, base: RAW, baseSize: 200 * KIB + 512 },
   { name: 'VMDK into VMDK', overlay: VMDK, base: VMDK, baseSize: SIZE },
   { name: 'VMDK with larger grains into a smaller VMDK', overlay: ZERO_GRAINS, base: VMDK, baseSize: 200 * KIB + 512 },
   { name: 'qcow2 into VMDK', overlay: QCOW2, base: ZERO_GRAINS, baseSize: SIZE },

@@ -5,6 +5,7 @@ import { describe, expect, test } from 'vitest';
 import { guestOffset } from '../../src/bytes/offsets.ts';
 import { copyDifferences } from '../../src/disk/merge/rebase.ts';
 import type { CheckedFormat, Image, WritableImage } from '../../src/format/image-format.ts';
+import { qcow } from '../../src/format/qcow/index.ts';
 import { qcow2 } from '../../src/format/qcow2/index.ts';
 import { qed } from '../../src/format/qed/index.ts';
 import { raw } from '../../src/format/raw/index.ts';
@@ -37,6 +38,7 @@ const KINDS: readonly [name: string, format: CheckedFormat, options: Readonly<Re
   ['qcow2 with lazy refcounts', qcow2, { cluster_size: '4k', lazy_refcounts: 'on' }],
   ['VHD', vpc, { block_size: '4k' }],
   ['VHD with larger blocks', vpc, { block_size: '32k' }],
+  ['qcow of version 1', qcow, {}],
   ['VMDK', vmdk, { grain_size: '4k' }],
   ['VMDK with larger grains', vmdk, { grain_size: '32k', zeroed_grain: 'on' }],
 ];
@@ -82,13 +84,13 @@ function backingOf(format: CheckedFormat, file: HostFile): string {
 }
 
 function setBacking(format: CheckedFormat, file: HostFile, name: string): void {
-  if (name === '') format.setBacking!(file, null);
-  else
-    format.setBacking!(
-      file,
-      { name, format: 'raw' },
-      factsOfParent(name, SIZE, (format === vmdk ? CIDS : IDENTITIES)[name]),
-    );
+  if (name === '') {
+    format.setBacking!(file, null);
+    return;
+  }
+  // qcow of version 1 would write a name that says raw in another way
+  const reference = { name, format: format === qcow ? 'qcow2' : 'raw' };
+  format.setBacking!(file, reference, factsOfParent(name, SIZE, (format === vmdk ? CIDS : IDENTITIES)[name]));
 }
 
 function contentOf(image: Image): Buffer {

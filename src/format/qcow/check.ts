@@ -9,6 +9,7 @@
 // entry only after what it will refer to is durable.
 
 import { combine, hexWords, writeU64BE } from '../../bytes/endian.ts';
+import { bytesOfName } from '../../bytes/names.ts';
 import { hex, hostOffset, roundUp, SECTOR_BYTES } from '../../bytes/offsets.ts';
 import { SparseBitmap } from '../../bytes/sparse-bitmap.ts';
 import type { HostFile } from '../../host/host-file.ts';
@@ -79,7 +80,7 @@ class TableWalk {
     const { file, geometry, header, options, report, used } = this;
     if (options.repair === 'all') this.findContested();
     this.mark(0, geometry.l1End);
-    if (header.backingName !== null) this.mark(header.backingOffset, Buffer.byteLength(header.backingName));
+    if (header.backingName !== null) this.mark(header.backingOffset, bytesOfName(header.backingName).length);
     report.totalClusters = geometry.clustersFor(header.size);
     const tables = this.checkL1();
     for (const [position, { l1Index, table }] of tables.entries()) {

@@ -94,7 +94,11 @@ function backingOf({ backing, options }: CreateOptions): BackingReference | null
  * The image stores no format, and a file is never taken for a raw disk only because nothing else fits. A name of QEMU's json: form
  * says that it is one; such a name has to be absolute, because QEMU takes it relative to its working directory.
  */
-function storedName({ path }: HostFile, { format, name }: BackingReference, location: string | undefined): string {
+export function storedName(
+  { path }: HostFile,
+  { format, name }: BackingReference,
+  location: string | undefined,
+): string {
   if (format !== 'raw' || name.startsWith('json:')) return name;
   const absolute = isAbsolute(name) ? name : location;
   if (absolute !== undefined && isAbsolute(absolute)) {

@@ -3,7 +3,8 @@
 //    0 magic "QFI\xfb"    8 backing name u64    20 mtime u32    32 cluster bits u8    36 encryption u32
 //    4 version u32 = 1   16 its length u32      24 size u64     33 L2 bits u8         40 L1 table u64
 //
-// The name of the backing file follows the header, and the L1 table the name. Nothing in it ever changes once it is made.
+// The name of the backing file follows the header, and the L1 table the name; a name that was given later may lie in a cluster of its own.
+// Nothing else in it ever changes once it is made.
 // Invariant: a QcowHeader has been checked against its file, so its whole L1 table can be read.
 
 import { hexWords, readU64BE, writeU64BE } from '../../bytes/endian.ts';
@@ -21,8 +22,8 @@ export const QCOW_CRYPT_NONE = 0;
 export const QCOW_CRYPT_AES = 1;
 
 export const HEADER_BYTES = 48;
-const BACKING_OFFSET_AT = 8;
-const BACKING_SIZE_AT = 16;
+export const BACKING_OFFSET_AT = 8;
+export const BACKING_SIZE_AT = 16;
 const SIZE_AT = 24;
 const CLUSTER_BITS_AT = 32;
 const L2_BITS_AT = 33;

@@ -6,6 +6,7 @@ import { createQcow, QCOW_CREATE_HELP } from './create.ts';
 import { describeHeader, HEADER_MAGIC, readHeader } from './header.ts';
 import { qcowImage } from './image.ts';
 import { openQcow } from './open.ts';
+import { assertQcowBacking, setQcowBacking } from './set-backing.ts';
 import type { QcowState } from './state.ts';
 import { checkQcow } from './verify.ts';
 
@@ -19,6 +20,8 @@ export const qcow: CheckedFormat = {
   attach: (file, shared: SharedImage, options: AttachOptions) =>
     qcowImage(file, shared.state as QcowState, options.slot, options.backing, options.log),
   create: createQcow,
+  setBacking: setQcowBacking,
+  assertBacking: assertQcowBacking,
   check: checkQcow,
   inspect: (file) => describeHeader(readHeader(file)),
 };
