@@ -16,13 +16,15 @@ afterEach(() => {
   removeTemporaryDirectory(folder);
 });
 
-const FILESYSTEMS: readonly ServedFilesystem[] = ['plain', 'raw', 'qed', 'qcow2', 'vdi', 'vpc'];
-/** The transport makes no difference to a format: one format more shows nothing new of fuse-native. */
+const FILESYSTEMS: readonly ServedFilesystem[] = ['plain', 'raw', 'qed', 'qcow2', 'vdi', 'vmdk', 'vpc'];
+/** The transport makes no difference to a format: formats more show nothing new of fuse-native. */
 const SUBJECTS = TRANSPORTS.flatMap((transport) =>
-  FILESYSTEMS.filter((filesystem) => transport === 'kernel' || filesystem !== 'vpc').map((filesystem) => ({
-    transport,
-    filesystem,
-  })),
+  FILESYSTEMS.filter((filesystem) => transport === 'kernel' || !['vmdk', 'vpc'].includes(filesystem)).map(
+    (filesystem) => ({
+      transport,
+      filesystem,
+    }),
+  ),
 );
 
 describe.each(SUBJECTS)('$filesystem over $transport', ({ transport, filesystem }) => {

@@ -3,7 +3,7 @@
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { openDisk } from '../../src/disk/index.ts';
-import { CLUSTER, ENCRYPTED, FEATURES, isLocked, makeTemplate, SUBJECTS } from './interleaving.ts';
+import { CLUSTER, ENCRYPTED, FEATURES, isLocked, makeTemplate, SUBJECTS, VERSION_1 } from './interleaving.ts';
 import {
   discard,
   EMPTY,
@@ -149,7 +149,7 @@ const situations: readonly Situation[] = [
 ];
 
 const setting = useTwoThreads();
-for (const subject of [...SUBJECTS, ...FEATURES]) {
+for (const subject of [...SUBJECTS, ...FEATURES, VERSION_1]) {
   // without a dirty bit and without links that are held back there is nothing to do when idle
   const isNeverIdle = subject.format === 'vpc' && !subject.backing;
   const own = situations.filter(({ first }) => !(isNeverIdle && first === maintain));

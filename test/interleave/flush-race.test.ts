@@ -5,10 +5,12 @@ import { expect, test } from 'vitest';
 import { guestOffset } from '../../src/bytes/offsets.ts';
 import { ERRNO } from '../../src/errors/index.ts';
 import type { WritableFormat, WritableImage } from '../../src/format/image-format.ts';
+import { qcow } from '../../src/format/qcow/index.ts';
 import { qcow2 } from '../../src/format/qcow2/index.ts';
 import { qed } from '../../src/format/qed/index.ts';
 import { raw } from '../../src/format/raw/index.ts';
 import { vdi } from '../../src/format/vdi/index.ts';
+import { vmdk } from '../../src/format/vmdk/index.ts';
 import { vpc } from '../../src/format/vpc/index.ts';
 import { MemoryHostFile } from '../support/memory-file.ts';
 import { createMemoryImage, openImage } from '../support/memory-images.ts';
@@ -28,6 +30,8 @@ const KINDS: readonly Kind[] = [
   { format: qcow2, options: {} },
   { format: vdi, options: { block_size: '64k' } },
   { format: vpc, options: { block_size: '64k' } },
+  { format: vmdk, options: {} },
+  { format: qcow, options: {} },
 ];
 
 function block(value: number): Uint8Array {

@@ -33,7 +33,7 @@ const SLEEPERS = 1;
 
 export interface Subject {
   readonly name: string;
-  readonly format: 'qed' | 'qcow2' | 'vdi' | 'vmdk' | 'vpc';
+  readonly format: 'qed' | 'qcow2' | 'qcow' | 'vdi' | 'vmdk' | 'vpc';
   readonly options: readonly (readonly [string, string])[];
   readonly backing: boolean;
   /** reads copy clusters up */
@@ -69,6 +69,9 @@ export const SUBJECTS: readonly Subject[] = [false, true].flatMap((backing) => {
     } as const,
   ];
 });
+
+/** Every new cluster of it is held back, and its disk keeps its size. */
+export const VERSION_1: Subject = { name: 'version 1 of qcow', format: 'qcow', options: [], backing: true };
 
 /** Features of qcow2 that go ways of their own. */
 export const FEATURES: readonly Subject[] = [
@@ -194,9 +197,9 @@ export function makeTemplate(folder: string, subject: Subject, content = new Uin
   if (subject.hasDataFile) copyFileSync(join(folder, DATA_FILE), dataOf(path));
 }
 
-/** A VDI or VMDK child knows its parent by an identity, which a raw disk has not. */
+/** A VDI or VMDK child knows its parent by an identity, which a raw disk has not; qcow stores raw with an absolute name. */
 function baseOf({ format }: Subject): { readonly name: string; readonly format: string } {
-  const needsOwn = format === 'vdi' || format === 'vmdk';
+  const needsOwn = ['qcow', 'vdi', 'vmdk'].includes(format);
   return needsOwn ? { name: `base.${format}`, format } : { name: 'base.raw', format: 'raw' };
 }
 
@@ -370,8 +373,8 @@ export class Interleaving {
 
   private judgeByQemu(path: string): void {
     const { format, isEncrypted } = this.subject;
-    // it opens no VDI image with blocks of 4 KiB, and has no check of VHD
-    if (format === 'vdi' || format === 'vpc') return;
+    // it opens no VDI image with blocks of 4 KiB, and has no check of the others
+    if (['qcow', 'vdi', 'vpc'].includes(format)) return;
     const options = `driver=${format},file.filename=${path}`;
     const parameters = isEncrypted
       ? ['--object', `secret,id=s,data=${PASSWORD}`, '--image-opts', `${options},encrypt.key-secret=s`]
@@ -440,6 +443,7 @@ const LOCK_WORDS: Readonly<Record<string, readonly number[]>> = {
   qcow2: [METADATA_LOCK, 2],
   vdi: [METADATA_LOCK, MODIFY_MARK, RESERVE_LOCK],
   vpc: [METADATA_LOCK],
+  qcow: [METADATA_LOCK],
 };
 
 function locksOfImage({ format, state }: SharedImage): number[] {

@@ -12,6 +12,7 @@ const SIZE = 128 * CLUSTER;
 /** Options of new images whose clusters are no 64 KiB without them. */
 const OPTIONS: Readonly<Record<string, readonly [string, string][]>> = {
   vdi: [['block_size', '64k']],
+  vmdk: [['grain_size', '64k']],
   vpc: [['block_size', '64k']],
 };
 
@@ -41,7 +42,7 @@ async function withThreads(
   }
 }
 
-describe.each(['qed', 'qcow2', 'vdi', 'vpc'])('a script on a %s image', (format) => {
+describe.each(['qed', 'qcow2', 'vdi', 'vmdk', 'vpc'])('a script on a %s image', (format) => {
   // the order is that of the script; what a format does between two steps shows with few threads, too
   test.each(format in OPTIONS ? [2] : [2, 5, 8])('gives the same order every time, on %i threads', {
     timeout: 60_000,

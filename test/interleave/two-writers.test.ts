@@ -27,12 +27,15 @@ test.each([
   'qcow2',
   'vdi',
   'vpc',
+  'vmdk',
+  'qcow',
 ])('two writes that wait for one unallocated %s cluster do not wait for each other', async (format) => {
   const path = join(folder, `disk.${format}`);
   createDisk(path, format, { size: 1024 * 1024, options: new Map() });
   const disk = openDisk(path, { readOnly: false, slots: 4 });
   const shared = disk.share();
-  const state = shared.image.state as SharedState;
+  const whole = shared.image.state as SharedState & { readonly extents?: readonly { readonly state: SharedState }[] };
+  const state = whole.extents?.[0]?.state ?? whole;
   // a read of cluster 0 is in flight
   const lock = new Mutex(new Int32Array(state.words), 0);
   const reader = new Reservations(state.reservations, lock, 3);

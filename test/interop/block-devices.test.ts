@@ -69,6 +69,7 @@ test.each([
   ['qed', 'QED image'],
   ['vdi', 'VDI image'],
   ['vpc', 'dynamic VHD'],
+  ['qcow', 'qcow image'],
 ])('%s is read from a device, and refused for writing before a byte changes', (format, title) => {
   const image = join(folder, 'image');
   createDisk(image, format, { size: 32 * MIB, options: new Map() });

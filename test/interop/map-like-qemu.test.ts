@@ -81,6 +81,10 @@ describe('the ranges of', () => {
     ['qcow', []],
     ['vdi', []],
     ['vdi', ['static=on']],
+    ['vmdk', []],
+    ['vmdk', ['zeroed_grain=on']],
+    ['vmdk', ['subformat=twoGbMaxExtentSparse']],
+    // but for flat extents, whose holes are data and zeros at once for QEMU
     ['vpc', []],
     ['vpc', ['force_size=on']],
     ['vpc', ['subformat=fixed']],

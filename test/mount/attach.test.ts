@@ -59,6 +59,7 @@ describe.each([
   ['qed', 'dos', 'ext4'],
   ['vdi', 'gpt', 'xfs'],
   ['vpc', 'dos', 'btrfs'],
+  ['vmdk', 'gpt', 'ext4'],
   ['raw', 'gpt', 'xfs'],
 ] as const)('a %s image with a %s table', (format, label, type) => {
   test(`shows the files of its one ${type}, keeps what is written, and leaves nothing`, (context) => {

@@ -50,6 +50,7 @@ describe('without a mount', () => {
     'qed',
     'qcow2',
     'vdi',
+    'vmdk',
     'vpc',
   ])('create -f %s makes a file of exactly this name, and info, check, map and resize find it', (format) => {
     const made = script(`$I create -f ${format} "$N.img" 4M; $I info "$N.img"; $I check -q "$N.img"; $I map "$N.img"`);

@@ -80,7 +80,14 @@ describe.each(['kernel', 'fuse-native'])('transport %s', (transport) => {
     requireOrSkip(context, transport === 'kernel' || fuseNativeAvailable(), 'fuse-native and libfuse.so.2');
   }
 
-  test.for(['raw', 'qcow2', 'qed', 'vdi', 'vpc'])('cp brings the holes of a file onto a %s disk', (format, context) => {
+  test.for([
+    'raw',
+    'qcow2',
+    'qed',
+    'vdi',
+    'vmdk',
+    'vpc',
+  ])('cp brings the holes of a file onto a %s disk', (format, context) => {
     requireTransport(context);
     mountFull(format, transport);
     for (const offsets of [[], [3 * MIB], [0, 7 * MIB]]) {

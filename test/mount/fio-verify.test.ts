@@ -19,6 +19,7 @@ const OPTIONS: Readonly<Record<string, string>> = {
   qed: 'cluster_size=16k,table_size=2',
   qcow2: 'cluster_size=16k',
   vdi: 'block_size=1M',
+  vmdk: 'grain_size=64k',
   vpc: 'block_size=64k',
 };
 /** Trims reach the disk as fallocate, which fuse-native does not have: its loop device announces no discard. */
@@ -89,6 +90,7 @@ describe.each(['kernel', 'fuse-native'])('fio with checksums over the %s transpo
 
 test.for([
   'vdi',
+  'vmdk',
   'vpc',
 ])('mixed sizes, unaligned, read back what they wrote to a %s image, and it is clean', (format, context) => {
   requireOrSkip(context, HAS_ALL, 'root, /dev/fuse, fio and qemu-img');

@@ -51,7 +51,15 @@ function readMib(disk: number, index: number): Buffer {
   return bytes;
 }
 
-describe.each(['qed', 'qcow2', 'vdi', 'vpc', 'raw'])('a %s image on a file system that runs full', (format) => {
+describe.each([
+  'qed',
+  'qcow2',
+  'qcow',
+  'vdi',
+  'vmdk',
+  'vpc',
+  'raw',
+])('a %s image on a file system that runs full', (format) => {
   test('answers ENOSPC, keeps what it has, and goes on once there is space', () => {
     run('mount', '-t', 'tmpfs', '-o', 'size=12m', 'tmpfs', host);
     const image = `${host}/disk`;
@@ -81,7 +89,14 @@ describe.each(['qed', 'qcow2', 'vdi', 'vpc', 'raw'])('a %s image on a file syste
   });
 });
 
-describe.each(['qed', 'qcow2', 'vdi', 'vpc'])('a %s image whose file may not grow (ulimit -f)', (format) => {
+describe.each([
+  'qed',
+  'qcow2',
+  'qcow',
+  'vdi',
+  'vmdk',
+  'vpc',
+])('a %s image whose file may not grow (ulimit -f)', (format) => {
   test('takes new data where the guest has discarded', () => {
     const image = bench.path('disk');
     imgfuse('create', '-q', '-f', format, image, '1G');
@@ -110,7 +125,15 @@ describe.each(['qed', 'qcow2', 'vdi', 'vpc'])('a %s image whose file may not gro
   });
 });
 
-describe.each(['qed', 'qcow2', 'vdi', 'vpc', 'raw'])('a %s image on a file system whose disk fails', (format) => {
+describe.each([
+  'qed',
+  'qcow2',
+  'qcow',
+  'vdi',
+  'vmdk',
+  'vpc',
+  'raw',
+])('a %s image on a file system whose disk fails', (format) => {
   test('is read-only after a fdatasync that failed, says so, and is checked by the next mount', () => {
     // a loop device over a sparse file: what its tmpfs has no room for is an I/O error when it is written back
     const below = bench.makeDirectory('below');

@@ -36,11 +36,14 @@ export const KINDS = [
   'raw',
   'vdi',
   'vpc',
+  'vmdk',
   'qed over data',
   'qcow2 over data',
   'vdi over data',
-  'vpc, fixed',
+  'vmdk over data',
   'vpc over data',
+  'vpc, fixed',
+  'qcow',
 ] as const;
 export type Kind = (typeof KINDS)[number];
 export type Signal = 'SIGKILL' | 'SIGTERM';

@@ -135,6 +135,7 @@ export const IMGFUSE_VISITORS: readonly Visitor[] = [
     name: 'imgfuse resize',
     isCommand: true,
     access: 'write',
+    without: ['qcow'],
     visit: (image, format) => cli('resize', '-f', format, image, '+1M'),
   },
 ];
@@ -165,13 +166,13 @@ export const QEMU_VISITORS: readonly Visitor[] = [
   {
     name: 'qemu-img check',
     access: 'read',
-    without: ['raw', 'vpc'],
+    without: ['raw', 'qcow', 'vpc'],
     visit: (image, format) => command('qemu-img', 'check', '-f', format, image),
   },
   {
     name: 'qemu-img check -r all',
     access: 'write',
-    without: ['raw', 'vdi', 'vpc'],
+    without: ['raw', 'qcow', 'vdi', 'vmdk', 'vpc'],
     visit: (image, format) => command('qemu-img', 'check', '-r', 'all', '-f', format, image),
   },
   {
@@ -193,7 +194,7 @@ export const QEMU_VISITORS: readonly Visitor[] = [
     // QEMU resizes none of these
     name: 'qemu-img resize',
     access: 'write',
-    without: ['qed', 'vdi', 'vpc'],
+    without: ['qed', 'qcow', 'vdi', 'vmdk', 'vpc'],
     visit: (image, format) => command('qemu-img', 'resize', '-f', format, image, '+1M'),
   },
   {
@@ -295,7 +296,7 @@ export const QEMU_HOLDERS: readonly Holder[] = [
   {
     name: 'qemu-img check',
     access: 'read',
-    without: ['raw', 'vpc'],
+    without: ['raw', 'qcow', 'vpc'],
     hold: (image, format) => throttled(image, format, 'check'),
   },
   {
@@ -313,7 +314,7 @@ export const QEMU_HOLDERS: readonly Holder[] = [
   {
     name: 'qemu-img resize',
     access: 'write',
-    without: ['qed', 'vdi', 'vpc', 'raw'],
+    without: ['qed', 'qcow', 'vdi', 'vmdk', 'vpc', 'raw'],
     hold: (image, format) => throttled(image, format, 'resize', '+1M'),
   },
 ];

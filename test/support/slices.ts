@@ -81,9 +81,9 @@ const SLICES = {
   /** fio with checksums: MiB of the disk; one L2 table of its image maps 64 */
   fio: { ci: 96, long: 1024 },
   /** killtest.sh: daemons that are killed under load */
-  kills: { ci: 10, long: 50 },
+  kills: { ci: 11, long: 52 },
   /** file systems on loop devices over a mounted disk: of ext4, xfs and btrfs */
-  guests: { ci: { qed: 3, qcow2: 1, vdi: 1, vpc: 1 }, long: 3 },
+  guests: { ci: { qed: 3, qcow2: 1, vdi: 1, vmdk: 1, vpc: 1 }, long: 3 },
   /** cycles.sh: mount, write, umount, qemu-img check */
   cycles: { ci: 80, long: 1000 },
   /** attach.sh: attach, write, detach, fsck */
@@ -91,7 +91,7 @@ const SLICES = {
   /** attach.sh: commands and mount processes that are killed or interrupted around an attach */
   attachKills: { ci: 8, long: 100 },
   /** fullhost.sh: times that the host runs full under fio, for each guest file system */
-  fullHosts: { ci: { raw: 2, qed: 2, qcow2: 2, vdi: 1, vpc: 1 }, long: 50 },
+  fullHosts: { ci: { raw: 2, qed: 2, qcow2: 2, vdi: 1, vmdk: 1, vpc: 1 }, long: 50 },
   /** soak.sh: seconds under load */
   soak: { ci: 20, long: 3600 },
   /** threads that fight for one lock: rounds of each */

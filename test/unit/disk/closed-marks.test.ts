@@ -88,7 +88,7 @@ function overwrite(path: string, at: number, bytes: Uint8Array): void {
   closeSync(descriptor);
 }
 
-describe.each(['qcow2', 'qed', 'vdi'])('a %s image that was closed clean', (format) => {
+describe.each(['qcow2', 'qed', 'vdi', 'vmdk'])('a %s image that was closed clean', (format) => {
   test('opens without a walk, as often as it is closed clean again', () => {
     const path = closedImage(format);
     for (let round = 0; round < 3; round++) {

@@ -8,6 +8,7 @@ import { qcow2 } from '../../../src/format/qcow2/index.ts';
 import { qed } from '../../../src/format/qed/index.ts';
 import { raw } from '../../../src/format/raw/index.ts';
 import { vdi } from '../../../src/format/vdi/index.ts';
+import { vmdk } from '../../../src/format/vmdk/index.ts';
 import { vpc } from '../../../src/format/vpc/index.ts';
 import { MemoryHostFile } from '../../support/memory-file.ts';
 import { createMemoryImage, openImage } from '../../support/memory-images.ts';
@@ -46,8 +47,8 @@ function overlay(format: WritableFormat, backing: WritableImage, size: number, r
   return new VirtualDisk(openImage(format, shown, { backing, readOnly }));
 }
 
-for (const top of [qed, qcow2, vdi, vpc]) {
-  for (const base of [raw, qed, qcow2, vdi, vpc]) {
+for (const top of [qed, qcow2, vdi, vmdk, vpc]) {
+  for (const base of [raw, qed, qcow2, vdi, vmdk, vpc]) {
     for (const readOnly of [false, true]) {
       const title = `an empty ${top.name} overlay, ${readOnly ? 'read-only' : 'writable'}, shows the ${base.name} data below`;
       test(title, () => {

@@ -14,6 +14,7 @@ import { qcow2 } from '../../../src/format/qcow2/index.ts';
 import { qed } from '../../../src/format/qed/index.ts';
 import { raw } from '../../../src/format/raw/index.ts';
 import { vdi } from '../../../src/format/vdi/index.ts';
+import { vmdk } from '../../../src/format/vmdk/index.ts';
 import { vpc } from '../../../src/format/vpc/index.ts';
 import { createMemoryImage, openImage } from '../../support/memory-images.ts';
 import { TreeOfFiles } from '../../support/tree-of-files.ts';
@@ -30,6 +31,7 @@ const FORMATS: readonly (readonly [WritableFormat, Readonly<Record<string, strin
   [qcow2, { cluster_size: '512' }],
   [vdi, { block_size: '4k' }],
   [vpc, { block_size: '4k' }],
+  [vmdk, { grain_size: '4k' }],
 ];
 
 class Subject {
