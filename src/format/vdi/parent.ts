@@ -11,7 +11,8 @@
 import { createHash } from 'node:crypto';
 import { basename, dirname } from 'node:path';
 import { ImgfuseError } from '../../errors/index.ts';
-import { realPath } from '../../host/paths.ts';
+import { isUrl } from '../../host/http/url.ts';
+import { fileKind, realPath } from '../../host/paths.ts';
 import { type BackingReference, nameAfterCommit, type ParentFacts, type ParentIdentity } from '../backing-reference.ts';
 import { NULL_UUID, newUuid, uuidBytes, uuidOfHash } from '../guid.ts';
 
@@ -94,12 +95,14 @@ export function sayWhereParentIs(
   log: ((sentence: string) => void) | undefined,
 ): void {
   if (parent === undefined) return;
-  const [own, other] = [realPath(dirname(child)), dirname(parent.path)];
-  const isSearched = own === other || (basename(own) === 'Snapshots' && dirname(own) === other);
-  if (isSearched && parent.path.toLowerCase().endsWith('.vdi')) return;
+  const own = realPath(dirname(child));
+  // the search follows no links
+  const file = isUrl(parent.path) || fileKind(parent.path) === 'missing' ? parent.path : realPath(parent.path);
+  const isSearched = own === dirname(file) || (basename(own) === 'Snapshots' && dirname(own) === dirname(file));
+  if (isSearched && file.toLowerCase().endsWith('.vdi')) return;
   log?.(
-    `${child} knows its backing file by a UUID and stores no name; ${parent.path} is no .vdi file in the same folder, so every use of ` +
-      `${child} needs --allow-backing ${parent.path}`,
+    `${child} knows its backing file by a UUID and stores no name; ${file} is no .vdi file in the same folder, so every use of ` +
+      `${child} needs --allow-backing ${file}`,
   );
 }
 

@@ -147,6 +147,22 @@ describe('create', () => {
     expect(warnings.join()).toMatch(/base\.img is no \.vdi file in the same folder, .* --allow-backing .*base\.img/);
   });
 
+  test('warns if the parent is a link in the same folder, which no search follows', () => {
+    mkdirSync(join(folder, 'far'));
+    renameSync(base, join(folder, 'far', 'real.vdi'));
+    symlinkSync(join('far', 'real.vdi'), base);
+    createChild(join(folder, 'other.vdi'));
+    expect(warnings.join()).toMatch(/--allow-backing .*far\/real\.vdi/);
+    expect(firstByte(join(folder, 'other.vdi'), { allowBacking: [join(folder, 'far', 'real.vdi')] })).toBe(0x11);
+  });
+
+  test('does not warn if the parent is named from another folder, as ../base.vdi', () => {
+    mkdirSync(join(folder, 'Snapshots'));
+    createChild(join(folder, 'Snapshots', 'child.vdi'), '../base.vdi');
+    expect(warnings).toEqual([]);
+    expect(firstByte(join(folder, 'Snapshots', 'child.vdi'))).toBe(0x11);
+  });
+
   test('does not warn if the folder of the child is a link to that of its parent', () => {
     symlinkSync(folder, join(folder, 'here'));
     createChild(join(folder, 'here', 'other.vdi'));
