@@ -18,7 +18,7 @@ import { locateBacking, locateFile, type NamingImage } from './backing-policy.ts
 import { openImageFile } from './image-file.ts';
 import { inspectDisk } from './info.ts';
 import { recognizedName } from './probe.ts';
-import { overlayFormat } from './registry.ts';
+import { formatByName, overlayFormat } from './registry.ts';
 
 /** The image below an overlay, as the user named it. */
 export interface OverlaidImage {
@@ -114,7 +114,8 @@ export function assertIsBase(
       { path },
     );
   }
-  if (format === undefined || reference.format === undefined || format === reference.format) return;
+  if (format === undefined || reference.format === undefined) return;
+  if (formatByName(format).name === reference.format) return;
   throw new ImgfuseError(
     'usage',
     `${path} says that ${base.path} is ${reference.format}, and --format says ${format}; leave out --format`,

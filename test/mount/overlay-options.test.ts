@@ -54,6 +54,17 @@ describe('an overlay', () => {
     expect(stdout).toMatch(/kept in .*typed,here\.qcow2.*kept in .*table\.qcow2.*thrown away/s);
   });
 
+  test('is made on an image whose format the user calls by its other name', () => {
+    makeBase('vpc', bench.path('disk.vhd'));
+    for (const text of ['first', 'again']) {
+      imgfuse('mount', '-o', 'overlay=o.qcow2', '--format', 'vhd', 'disk.vhd', 'mnt');
+      write('mnt', text);
+      imgfuse('unmount', 'mnt');
+    }
+    qemuIo(bench.path('o.qcow2'), 'qcow2', 'read -P 97 0 1', 'read -P 7 1M 1M');
+    expect(refused(1, 'mount', '-o', 'overlay=o.qcow2,format=vdi', 'disk.vhd', 'mnt')).toMatch(/vdi/);
+  });
+
   test('that is anything else is refused by name, and no byte of it changes', () => {
     copyFileSync(bench.path('base.qcow2'), bench.path('copy.qcow2'));
     writeFileSync(bench.path('empty'), '');
