@@ -24,7 +24,7 @@ test('a write to a block that is here in parts is durable before the bits say so
   const file = new RecordingHostFile(new MemoryHostFile(vhdImage({ sectors: MIXED_SECTORS }).image));
   const disk = openImage(vpc, file);
   const hole = disk.map(guestOffset(CLEAR * SECTOR), BLOCK);
-  expect(hole).toMatchObject({ status: 'unallocated', length: 2 * SECTOR });
+  expect(hole).toMatchObject({ status: 'zero', length: 2 * SECTOR });
   const data = disk.map(guestOffset((CLEAR - 1) * SECTOR), SECTOR).hostOffset! + SECTOR;
   const bitmap = data - (CLEAR % 8) * SECTOR - SECTOR;
   file.log.length = 0;
