@@ -50,7 +50,7 @@ function refusal(action: () => unknown): { message: string; errno: number } {
   throw new Error('it was not refused');
 }
 
-describe.each(['qed', 'raw'])('a %s image', (format) => {
+describe.each(['qed', 'raw', 'vdi', 'vpc'])('a %s image', (format) => {
   let image: string;
 
   beforeEach(() => {

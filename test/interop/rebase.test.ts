@@ -67,6 +67,7 @@ function judge(format: string, image = 'disk'): void {
   qemuCheck(path(image), format);
 }
 
+/** QEMU opens no VDI or VHD with a parent: test/mount/commit.test.ts and the power cuts of test/model rebase those. */
 const KINDS = [
   ['qed', ''],
   ['qed', 'cluster_size=4k,table_size=2'],

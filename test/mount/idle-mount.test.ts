@@ -43,6 +43,8 @@ function rssMiB(pid: number): number {
 test.each([
   'qcow2',
   'qed',
+  'vdi',
+  'vpc',
 ])('an idle mount of a %s image takes 80 MiB of memory, however many workers it has', async (format) => {
   const pid = mount(CLI, format);
   await delay(1000);

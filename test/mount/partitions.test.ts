@@ -59,6 +59,8 @@ describe.each([
   ['qed', 'gpt'],
   ['qcow2', 'dos'],
   ['qcow2', 'gpt'],
+  ['vdi', 'dos'],
+  ['vpc', 'gpt'],
 ])('in %s images with a %s table', (format, label) => {
   it('have a loop device with ext4 on it, whose files and trimmed space are those of the image', () => {
     mount(format, '256M');

@@ -5,22 +5,33 @@ import { describe, expect, test } from 'vitest';
 import { hostOffset } from '../../../src/bytes/offsets.ts';
 import { formatByName } from '../../../src/disk/registry.ts';
 import { MAX_FINDINGS } from '../../../src/format/check-report.ts';
+import type { WritableFormat } from '../../../src/format/image-format.ts';
 import type { MemoryHostFile } from '../../support/memory-file.ts';
-import { checkImage, openImage } from '../../support/memory-images.ts';
+import { checkImage, createMemoryImage, openImage } from '../../support/memory-images.ts';
 import { CLUSTER, tableHeavy } from '../../support/table-heavy.ts';
 
+/** of a table of a cluster; of the other formats as many blocks are damaged */
 const WRONG = CLUSTER / 8;
 /** No multiple of a cluster, in either byte order. */
+const BLOCK = 4096;
 const NO_CLUSTER = Buffer.from('0002020202020200', 'hex');
 
-/** An image whose only L2 table has nothing but entries that lead nowhere. */
-function damaged(format: 'qed' | 'qcow2'): MemoryHostFile {
+/** An image whose only table has nothing but entries that lead nowhere. */
+function damaged(format: 'qed' | 'qcow2' | 'vdi' | 'vpc'): MemoryHostFile {
+  if (format === 'vdi' || format === 'vpc') {
+    const plug = formatByName(format) as WritableFormat;
+    const image = createMemoryImage(plug, WRONG * BLOCK, { block_size: String(BLOCK) });
+    // the place of the map is a field of the header of VDI; the table of a new VHD follows its header
+    const table = format === 'vdi' ? new DataView(image.bytes().buffer).getUint32(340, true) : 1536;
+    image.write(Buffer.alloc(4 * WRONG, Buffer.from('02020202', 'hex')), 0, 4 * WRONG, hostOffset(table));
+    return image;
+  }
   const file = tableHeavy(format, 1);
   file.write(Buffer.alloc(CLUSTER, NO_CLUSTER), 0, CLUSTER, hostOffset(file.size() - 2 * CLUSTER));
   return file;
 }
 
-describe.each(['qed', 'qcow2'] as const)('a %s image in which every entry is wrong', (format) => {
+describe.each(['qed', 'qcow2', 'vdi', 'vpc'] as const)('a %s image in which every entry is wrong', (format) => {
   test('has all of it counted and the first of it told', () => {
     const told: string[] = [];
     const report = checkImage(formatByName(format), damaged(format), {
@@ -30,6 +41,17 @@ describe.each(['qed', 'qcow2'] as const)('a %s image in which every entry is wro
     expect(report.corruptions).toBeGreaterThanOrEqual(WRONG);
     expect(told.length).toBeLessThanOrEqual(MAX_FINDINGS + 2);
     expect(told).toContain('Further findings are counted and not printed');
+  });
+
+  test('is opened for writing, or refused, without filling a log', () => {
+    const told: string[] = [];
+    const log = (sentence: string) => void told.push(sentence);
+    try {
+      openImage(formatByName(format), damaged(format), { log }).close();
+    } catch (error) {
+      told.push((error as Error).message);
+    }
+    expect(told.join().length).toBeLessThan(200 * MAX_FINDINGS);
   });
 });
 
