@@ -9,7 +9,7 @@ import type { HostFile } from './host-file.ts';
 import { describeHolders } from './lock-holders.ts';
 import { loopWindow, openLoopFile } from './loop-device.ts';
 import { PosixHostFile } from './posix-file.ts';
-import { namesIn } from './small-files.ts';
+import { linkTarget, namesIn } from './small-files.ts';
 
 const USED_BASE = 100;
 const UNSHARED_BASE = 200;
@@ -46,7 +46,10 @@ const ROLES: Readonly<Record<LockRole, Permissions>> = {
 export function lockImage(file: HostFile, mode: LockMode = 'take'): void {
   if (mode === 'none' || file.descriptor === null) return;
   if (mode === 'share') return lockBesideWriter(file.descriptor);
-  assertNoLockFolder(file.path);
+  assertNoLockFolder(file.path, file.path);
+  // beside the file itself, if the path leads there over symbolic links; the kernel knows without asking a mount that may be ours
+  const place = linkTarget(`/proc/self/fd/${file.descriptor}`);
+  if (place !== null && place !== file.path) assertNoLockFolder(file.path, place);
   if (!nativeAvailable()) {
     throw new ImgfuseError(
       'unsupported',
@@ -59,8 +62,9 @@ export function lockImage(file: HostFile, mode: LockMode = 'take'): void {
   lockFileBehind(file, role);
 }
 
-function assertNoLockFolder(path: string): void {
-  const folder = `${path}.lck`;
+/** @param place of the file, where the folder is */
+function assertNoLockFolder(path: string, place: string): void {
+  const folder = `${place}.lck`;
   const names = namesIn(folder);
   if (names.length === 0) return;
   throw new ImgfuseError(

@@ -1,6 +1,6 @@
 // Image locks that both programs understand: who writes is alone, readers share, and the refusal names file, holder and cure.
 
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { createDisk, openDisk, type VirtualDisk } from '../../src/disk/index.ts';
@@ -164,4 +164,9 @@ test('a disk of a running VMware machine is refused by its lock folder, and read
   }
   openDisk(image, { readOnly: true, locks: 'share' }).close();
   openDisk(image, { readOnly: false, locks: 'none' }).close();
+  mkdirSync(join(folder, 'links'));
+  const link = join(folder, 'links', 'disk.qed');
+  symlinkSync(image, link);
+  const held = `${link} is in use by VMware, which holds ${image}.lck/M12345.lck`;
+  expect(refusal(() => open(link, 'qed', false)).message).toContain(held);
 });
