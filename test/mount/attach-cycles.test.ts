@@ -20,6 +20,7 @@ const KINDS: readonly (readonly [Guest, string])[] = [
   ['btrfs', 'qcow2'],
   ['ext4', 'vdi'],
   ['xfs', 'vpc'],
+  ['ext4', 'vmdk'],
 ];
 
 let bench: Bench;

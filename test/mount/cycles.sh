@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # CYCLES times: mount, write, plain umount (which runs our helper), and at once qemu-img check (VHD, of which QEMU has no check: imgfuse
-# check); QED, qcow2, VDI and VHD in turn, umount by an absolute and by a relative path in turn, because umount(8) finds its helper in
+# check); QED, qcow2, VDI, VHD and VMDK in turn, umount by an absolute and by a relative path in turn, because umount(8) finds its helper in
 # two different ways. Called by
 # cycles.test.ts in a mount namespace of its own, so that the helper can stand in /sbin without touching the machine.
 # Usage: cycles.sh CLI DIRECTORY CYCLES SEED
@@ -19,11 +19,11 @@ echo helper >> "$directory/helper.log"
 exec "$(command -v node)" "$cli" umount-helper "\$@"
 HELPER
 chmod 755 /usr/sbin/umount.fuse.imgfuse
-formats=(qed qcow2 vdi vpc)
+formats=(qed qcow2 vdi vpc vmdk)
 for format in "${formats[@]}"; do node "$cli" create -q -f $format disk.$format 256M; done
 for ((cycle = 1; cycle <= cycles; cycle++)); do
-  format=${formats[cycle % 4]} mountpoint=mnt
-  ((cycle / 4 % 2)) || mountpoint=$directory/mnt
+  format=${formats[cycle % 5]} mountpoint=mnt
+  ((cycle / 5 % 2)) || mountpoint=$directory/mnt
   node "$cli" mount disk.$format mnt
   dd if=/dev/urandom of=mnt/disk.raw bs=64k count=8 seek=$((RANDOM % 4000)) conv=notrunc status=none
   fallocate --punch-hole --offset $((RANDOM * 4096)) --length 300000 mnt/disk.raw

@@ -30,6 +30,7 @@ const GUESTS: readonly Guest[] = [
   { format: 'qcow2', filesystem: 'xfs', make: ['mkfs.xfs', '-q', '-f'], check: ['xfs_repair', '-n'] },
   { format: 'vdi', filesystem: 'xfs', make: ['mkfs.xfs', '-q', '-f'], check: ['xfs_repair', '-n'] },
   { format: 'vpc', filesystem: 'ext4', make: ['mkfs.ext4', '-q', '-F'], check: ['e2fsck', '-f', '-n'] },
+  { format: 'vmdk', filesystem: 'ext4', make: ['mkfs.ext4', '-q', '-F'], check: ['e2fsck', '-f', '-n'] },
   { format: 'raw', filesystem: 'btrfs', make: ['mkfs.btrfs', '-q', '-f'], check: ['btrfs', 'check', '--readonly'] },
 ];
 

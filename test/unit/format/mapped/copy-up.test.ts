@@ -6,6 +6,7 @@ import { qcow2 } from '../../../../src/format/qcow2/index.ts';
 import { qed } from '../../../../src/format/qed/index.ts';
 import { raw } from '../../../../src/format/raw/index.ts';
 import { vdi } from '../../../../src/format/vdi/index.ts';
+import { vmdk } from '../../../../src/format/vmdk/index.ts';
 import { vpc } from '../../../../src/format/vpc/index.ts';
 import { MemoryHostFile } from '../../../support/memory-file.ts';
 import { createMemoryImage, openImage } from '../../../support/memory-images.ts';
@@ -18,6 +19,7 @@ test.each([
   { format: qcow2, unit: 'cluster_size' },
   { format: vdi, unit: 'block_size' },
   { format: vpc, unit: 'block_size' },
+  { format: vmdk, unit: 'grain_size' },
 ])('of $format.name copies nothing that lies behind the end of the disk', ({ format, unit }) => {
   const backing = openImage(raw, new MemoryHostFile(new Uint8Array(4 * MIB).fill(7), '/base'));
   const file = createMemoryImage(format, 4 * MIB, { [unit]: '64k' }, '/base');

@@ -9,6 +9,7 @@ import { VirtualDisk } from '../../../../src/disk/virtual-disk.ts';
 import { qcow2 } from '../../../../src/format/qcow2/index.ts';
 import { qed } from '../../../../src/format/qed/index.ts';
 import { vdi } from '../../../../src/format/vdi/index.ts';
+import { vmdk } from '../../../../src/format/vmdk/index.ts';
 import { vpc } from '../../../../src/format/vpc/index.ts';
 import { createMemoryImage, openImage } from '../../../support/memory-images.ts';
 
@@ -24,6 +25,7 @@ describe.each([
   { format: qcow2, options: {} },
   { format: vdi, options: { block_size: '64k' } },
   { format: vpc, options: { block_size: '64k' } },
+  { format: vmdk, options: {} },
 ])('a disk in $format.name', ({ format, options }) => {
   // the bitmap of a VHD block comes before its data, so no two blocks adjoin
   const more = format === vpc ? 1 : 0;

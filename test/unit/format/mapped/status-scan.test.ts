@@ -12,6 +12,7 @@ import { type ScannedTables, StatusScan } from '../../../../src/format/mapped/st
 import { qcow2 } from '../../../../src/format/qcow2/index.ts';
 import { qed } from '../../../../src/format/qed/index.ts';
 import { vdi } from '../../../../src/format/vdi/index.ts';
+import { vmdk } from '../../../../src/format/vmdk/index.ts';
 import { vpc } from '../../../../src/format/vpc/index.ts';
 import { MemoryHostFile } from '../../../support/memory-file.ts';
 import { createMemoryImage, openImage } from '../../../support/memory-images.ts';
@@ -30,6 +31,7 @@ const VARIANTS: Readonly<Record<string, Variant>> = {
   qcow2: { format: qcow2, cluster: 4096, options: { cluster_size: '4096' } },
   VDI: { format: vdi, cluster: 4096, options: { block_size: '4k' } },
   VHD: { format: vpc, cluster: 4096, options: { block_size: '4k' } },
+  VMDK: { format: vmdk, cluster: 4096, options: { grain_size: '4k' } },
   'qcow2 with subclusters': { format: qcow2, cluster: 16_384, options: { cluster_size: '16384', extended_l2: 'on' } },
   'qcow2, preallocated': { format: qcow2, cluster: 65_536, options: { preallocation: 'metadata' } },
 };
