@@ -5,9 +5,10 @@
 //
 // A crash on the way leaves an entry that leads to one of two equal copies. Under the metadata lock, with all blocks reserved.
 
-import { after, type GuestCluster, guestCluster, type HostOffset, hostOffset } from '../../bytes/offsets.ts';
+import { after, type GuestCluster, guestCluster } from '../../bytes/offsets.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { FreeClusters } from '../mapped/free-clusters.ts';
+import { copyBytes } from '../mapped/space/copy-bytes.ts';
 import type { WriteTracker } from '../write-tracker.ts';
 import type { Allocator } from './allocate.ts';
 import type { Geometry } from './geometry.ts';
@@ -15,8 +16,6 @@ import { VDI_IMAGE_BLOCK_ZERO } from './header.ts';
 import type { Linker } from './link.ts';
 import type { Mapper } from './mapping.ts';
 import type { VdiNumbers } from './state.ts';
-
-const COPY_BYTES = 1024 * 1024;
 
 export interface CompactParts {
   readonly file: HostFile;
@@ -34,10 +33,13 @@ export function moveIntoGaps(parts: CompactParts): void {
   const { allocator, file, free, geometry, linker, numbers, tracker } = parts;
   if (free.freeCount === 0) return;
   const { dataOffset } = numbers;
-  const moves = blocksFrom(parts, numbers.end - free.freeCount).map(({ block, index }) => {
-    const run = free.take(1, true)!;
-    return { block, from: index, to: run.start };
-  });
+  const moves: { readonly block: GuestCluster; readonly from: number; readonly to: number }[] = [];
+  for (const { block, index } of blocksFrom(parts, numbers.end - free.freeCount)) {
+    const gap = free.take(1, true);
+    // two entries lead to one block, and no walk has found it
+    if (gap === null) break;
+    moves.push({ block, from: index, to: gap.start });
+  }
   try {
     for (const { from, to } of moves) {
       copyBytes(file, geometry.hostStartOf(from, dataOffset), geometry.hostStartOf(to, dataOffset), geometry.stride);
@@ -61,21 +63,4 @@ function blocksFrom({ mapper, numbers }: CompactParts, start: number): { block: 
     if (index < VDI_IMAGE_BLOCK_ZERO && index >= start) found.push({ block, index });
   }
   return found;
-}
-
-/** Copies bytes of the file to a place that reads as zeros, so that holes stay holes. */
-export function copyBytes(file: HostFile, from: HostOffset, to: HostOffset, length: number): void {
-  const end = from + length;
-  const buffer = new Uint8Array(Math.min(length, COPY_BYTES));
-  for (let at = file.seekData(from); at < end; at = file.seekData(hostOffset(at))) {
-    const dataEnd = Math.min(end, file.seekHole(hostOffset(at)));
-    // the end of the file counts as data
-    if (dataEnd <= at) return;
-    while (at < dataEnd) {
-      const part = file.read(buffer, 0, Math.min(buffer.length, dataEnd - at), hostOffset(at));
-      if (part === 0) return;
-      file.write(buffer, 0, part, after(to, at - from));
-      at += part;
-    }
-  }
 }

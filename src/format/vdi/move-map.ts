@@ -11,8 +11,9 @@
 
 import { after, type GuestCluster, guestCluster, hostOffset } from '../../bytes/offsets.ts';
 import { assert, ImgfuseError } from '../../errors/index.ts';
+import { copyBytes } from '../mapped/space/copy-bytes.ts';
 import type { Collaborators } from './collaborators.ts';
-import { copyBytes, moveIntoGaps } from './compact.ts';
+import { moveIntoGaps } from './compact.ts';
 import { ENTRY_BYTES } from './geometry.ts';
 import {
   ALLOCATED_AT,

@@ -48,7 +48,7 @@ describe.each(['with a size', 'without one'])('%s', (way) => {
     ['nbd://host/disk', /'nbd:\/\/host\/disk' is no plain file and no http or https URL, and nothing else is opened$/],
     ['json:{"driver":"nbd"}', /json:\{"driver":"nbd"\}' names no file/],
     ['http://user:secret@host/x', /a user name or a password/],
-    ['', /is no regular file/],
+    ['', /is a directory and no disk image/],
     ['/dev/null', /is no regular file/],
   ])('the backing name %j is refused', (backing, words) => {
     create('a:b.qcow2', { size: SIZE });

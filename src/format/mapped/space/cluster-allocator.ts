@@ -143,11 +143,11 @@ export class Allocator {
     const { file, numbers } = this;
     const { clusterSize } = this.geometry;
     const start = numbers.fileEnd;
-    const there = Math.max(0, (numbers.fileLength - start) / clusterSize);
+    const there = Math.max(0, Math.floor((numbers.fileLength - start) / clusterSize));
     if (there >= count) return there;
     const step = roundUp(start + count * clusterSize, Math.max(EXTEND_BYTES, clusterSize)) - start;
     const smallest = Math.max(least, there + 1);
-    for (let clusters = step / clusterSize; ; clusters = Math.max(smallest, Math.floor(clusters / 2))) {
+    for (let clusters = Math.floor(step / clusterSize); ; clusters = Math.max(smallest, Math.floor(clusters / 2))) {
       const length = start + clusters * clusterSize;
       try {
         file.truncate(length);

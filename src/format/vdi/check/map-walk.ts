@@ -14,7 +14,7 @@ import { SparseBitmap } from '../../../bytes/sparse-bitmap.ts';
 import type { HostFile } from '../../../host/host-file.ts';
 import { type CheckReport, emptyCheckReport } from '../../check-report.ts';
 import type { CheckOptions } from '../../image-format.ts';
-import { copyBytes } from '../compact.ts';
+import { copyBytes } from '../../mapped/space/copy-bytes.ts';
 import { ENTRY_BYTES, type Geometry } from '../geometry.ts';
 import {
   ALLOCATED_AT,
