@@ -9,7 +9,6 @@ import { bochs } from '../../src/format/bochs/index.ts';
 import { cloop } from '../../src/format/cloop/index.ts';
 import { dmg } from '../../src/format/dmg/index.ts';
 import type { WritableFormat, WritableImage } from '../../src/format/image-format.ts';
-import { parallels } from '../../src/format/parallels/index.ts';
 import { qcow } from '../../src/format/qcow/index.ts';
 import { qcow2 } from '../../src/format/qcow2/index.ts';
 import { qed } from '../../src/format/qed/index.ts';
@@ -26,7 +25,8 @@ import { cloopImage } from '../support/cloop-bytes.ts';
 import { dmgImage } from '../support/dmg-bytes.ts';
 import { MemoryHostFile } from '../support/memory-file.ts';
 import { createMemoryImage, openImage } from '../support/memory-images.ts';
-import { asifImage, parallelsImage, sparseImage } from '../support/piece-bytes.ts';
+import { asifImage, sparseImage } from '../support/piece-bytes.ts';
+import { oldParallels, plainParallels, setsInUse } from '../support/plain-parallels.ts';
 import { MIB, mixedVhdx, unreplayedVhdx, type VhdxImage } from '../support/vhdx-bytes.ts';
 import { vhdxContent } from '../support/vhdx-judge.ts';
 import { seSparseImage, streamImage, trackedImage } from '../support/vmdk-images.ts';
@@ -75,6 +75,7 @@ const TRAITS: Readonly<Record<string, Pick<DiskVariant, 'holdsLinksBack' | 'sets
   qcow2: { holdsLinksBack: true },
   vpc: { holdsLinksBack: true },
   vmdk: { setsDirtyBit: (offset, data) => offset === 72 && data.length === 1 && data[0] === 1 },
+  parallels: { setsDirtyBit: setsInUse },
   qed: { setsDirtyBit: (offset, data) => offset === 16 && (data[0]! & 2) !== 0 },
 };
 
@@ -165,6 +166,14 @@ const variants: readonly DiskVariant[] = [
   ...['no backing file', 'a shorter raw backing file'].map((backing) => variant(vmdk, { grain_size: '4k' }, backing)),
   variant(vmdk, { grain_size: '4k', zeroed_grain: 'on' }, 'a QED backing file'),
   variant(vmdk, {}, 'no backing file'),
+  variant(plainParallels, { cluster_size: '4k' }, 'no backing file'),
+  variant(plainParallels, {}, 'no backing file'),
+  {
+    name: 'parallels of the first kind with clusters of 63 sectors, written',
+    format: plainParallels,
+    create: (size) => ({ file: oldParallels(size), backing: null, initial: new Uint8Array(size) }),
+    setsDirtyBit: setsInUse,
+  },
   apart('with a flat extent', { subformat: 'monolithicFlat' }, true, vmdk),
   apart('with a sparse extent', { subformat: 'twoGbMaxExtentSparse', grain_size: '4k' }, true, vmdk),
   apart('4k with a data file', { cluster_size: '4k', data_file: 'data' }, true),
@@ -202,12 +211,6 @@ const readVariants: readonly ReadVariant[] = [
     create: () => cloopImage({ blockSize: 65_536, gap: 77 }),
   },
   { name: 'dmg', format: dmg, isCompressed: true, create: () => dmgImage({ gap: 9 }) },
-  { name: 'parallels', format: parallels, create: () => parallelsImage() },
-  {
-    name: 'parallels of the first kind with clusters of 63 sectors',
-    format: parallels,
-    create: () => parallelsImage({ magic: 'WithoutFreeSpace', clusterSectors: 63 }),
-  },
   { name: 'sparseimage', format: sparseimage, create: () => sparseImage() },
   { name: 'sparseimage of one list', format: sparseimage, create: () => sparseImage({ firstPlaces: 1008 }) },
   { name: 'sparsebundle', format: sparsebundle, create: () => bundleImage() },
@@ -247,6 +250,7 @@ const WITH_FACTS = [
   'vdi 4k with no backing file',
   'qcow with no backing file',
   'vmdk 4k with no backing file',
+  'parallels 4k with no backing file',
   'qcow2 64k/on with a QED backing file',
 ];
 

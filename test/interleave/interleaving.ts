@@ -11,6 +11,7 @@ import type { Failpoint } from '../../src/concurrency/failpoints.ts';
 import { checkDisk, createDisk, openDisk, type VirtualDisk } from '../../src/disk/index.ts';
 import type { SharedImage } from '../../src/format/image-format.ts';
 import { METADATA_LOCK } from '../../src/format/mapped/mapped-state.ts';
+import { IN_USE_MARK } from '../../src/format/parallels/plain/state.ts';
 import { MODIFY_MARK, RESERVE_LOCK } from '../../src/format/vdi/state.ts';
 import { GROW_LOCK, UNCLEAN_MARK } from '../../src/format/vmdk/sparse/state.ts';
 import type { Operation, Script } from '../support/script.ts';
@@ -33,7 +34,7 @@ const SLEEPERS = 1;
 
 export interface Subject {
   readonly name: string;
-  readonly format: 'qed' | 'qcow2' | 'qcow' | 'vdi' | 'vmdk' | 'vpc';
+  readonly format: 'qed' | 'qcow2' | 'qcow' | 'vdi' | 'vmdk' | 'vpc' | 'parallels';
   readonly options: readonly (readonly [string, string])[];
   readonly backing: boolean;
   /** reads copy clusters up */
@@ -42,7 +43,7 @@ export interface Subject {
   readonly isEncrypted?: boolean;
 }
 
-export const SUBJECTS: readonly Subject[] = [false, true].flatMap((backing) => {
+const BOTH: readonly Subject[] = [false, true].flatMap((backing) => {
   const suffix = backing ? ' over a backing file' : '';
   return [
     {
@@ -72,6 +73,12 @@ export const SUBJECTS: readonly Subject[] = [false, true].flatMap((backing) => {
 
 /** Every new cluster of it is held back, and its disk keeps its size. */
 export const VERSION_1: Subject = { name: 'version 1 of qcow', format: 'qcow', options: [], backing: true };
+
+/** Parallels has no backing files. */
+export const SUBJECTS: readonly Subject[] = [
+  ...BOTH,
+  { name: 'Parallels', format: 'parallels', options: [['cluster_size', '4k']], backing: false },
+];
 
 /** Features of qcow2 that go ways of their own. */
 export const FEATURES: readonly Subject[] = [
@@ -444,6 +451,7 @@ const LOCK_WORDS: Readonly<Record<string, readonly number[]>> = {
   vdi: [METADATA_LOCK, MODIFY_MARK, RESERVE_LOCK],
   vpc: [METADATA_LOCK],
   qcow: [METADATA_LOCK],
+  parallels: [METADATA_LOCK, IN_USE_MARK],
 };
 
 function locksOfImage({ format, state }: SharedImage): number[] {

@@ -14,6 +14,7 @@ const OPTIONS: Readonly<Record<string, readonly [string, string][]>> = {
   vdi: [['block_size', '64k']],
   vmdk: [['grain_size', '64k']],
   vpc: [['block_size', '64k']],
+  parallels: [['cluster_size', '64k']],
 };
 
 let folder: string;
@@ -42,7 +43,7 @@ async function withThreads(
   }
 }
 
-describe.each(['qed', 'qcow2', 'vdi', 'vmdk', 'vpc'])('a script on a %s image', (format) => {
+describe.each(['qed', 'qcow2', 'vdi', 'vmdk', 'vpc', 'parallels'])('a script on a %s image', (format) => {
   // the order is that of the script; what a format does between two steps shows with few threads, too
   test.each(format in OPTIONS ? [2] : [2, 5, 8])('gives the same order every time, on %i threads', {
     timeout: 60_000,

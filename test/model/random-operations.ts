@@ -20,6 +20,7 @@ import { vpc } from '../../src/format/vpc/index.ts';
 import { factsOf } from '../support/closed-facts.ts';
 import { MemoryHostFile } from '../support/memory-file.ts';
 import { checkImage, createMemoryImage, openImage } from '../support/memory-images.ts';
+import { oldKindOfParallels, plainParallels } from '../support/plain-parallels.ts';
 import { hasQemu, qemuCheck, qemuImg } from '../support/qemu.ts';
 import { requireOrSkip } from '../support/requirements.ts';
 import { sliceOf } from '../support/slices.ts';
@@ -136,6 +137,11 @@ export const subjects: readonly Subject[] = [
     vmdkSubject({ grain_size: '4k' }, backing),
     vmdkSubject({ grain_size: '16k', zeroed_grain: 'on' }, backing),
   ]),
+  ...[{ cluster_size: '4k' }, { cluster_size: '64k' }, { cluster_size: '1M' }].map((options) => ({
+    name: `parallels ${options.cluster_size}`,
+    ...{ format: plainParallels as WritableFormat, options, backing: 'none' as const },
+  })),
+  { name: 'parallels of the first kind', format: oldKindOfParallels, options: {}, backing: 'none' },
   vdiSubject({ block_size: '1M' }, 'none'),
   vdiSubject({ block_size: '4k', static: 'on' }, 'none'),
   qcow2Subject({ cluster_size: '512', refcount_bits: '1' }, 'none'),

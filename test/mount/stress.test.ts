@@ -26,6 +26,7 @@ const FORMATS = [
   ['vpc', 'block_size=64k', false],
   ['vdi', 'static=on', false],
   ['vmdk', '', false],
+  ['parallels', 'cluster_size=4k', false],
   ['vmdk', 'subformat=twoGbMaxExtentSparse,grain_size=4k', false],
   ['vdi', 'block_size=64k', true],
   ['vpc', 'block_size=64k', true],

@@ -6,7 +6,7 @@ import { bochsImage, MIXED_SECTORS } from './bochs-bytes.ts';
 import { type BundleBytes, bundleImage, writeBundle } from './bundle-bytes.ts';
 import { cloopImage } from './cloop-bytes.ts';
 import { dmgImage } from './dmg-bytes.ts';
-import { asifImage, parallelsImage, sparseImage } from './piece-bytes.ts';
+import { asifImage, sparseImage } from './piece-bytes.ts';
 import { mixedVhdx } from './vhdx-bytes.ts';
 import { vhdxContent } from './vhdx-judge.ts';
 
@@ -19,7 +19,6 @@ export const READ_ONLY_IMAGES: Readonly<Record<string, () => ReadOnlyImage>> = {
   bochs: () => bochsImage({ sectors: MIXED_SECTORS }),
   cloop: () => cloopImage(),
   dmg: () => dmgImage(),
-  parallels: () => parallelsImage(),
   sparseimage: () => sparseImage(),
   sparsebundle: () => bundleImage(),
   asif: () => asifImage(),

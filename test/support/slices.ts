@@ -29,7 +29,10 @@ interface Slice {
 
 const SLICES = {
   /** powercut.sh: states of the disk for each kind of image; qcow2 has 16 kinds */
-  cuts: { ci: { raw: 1500, qed: 1500, qcow2: 800, qcow: 800, vdi: 800, vmdk: 400, vpc: 800, vhdx: 200 }, long: 10_000 },
+  cuts: {
+    ci: { raw: 1500, qed: 1500, qcow2: 800, qcow: 800, vdi: 800, vmdk: 400, parallels: 800, vpc: 800, vhdx: 200 },
+    long: 10_000,
+  },
   /** extents of VMDK images that nothing else makes: states of the disk for each kind, and workloads for each kind of fault */
   extentCuts: { ci: 400, long: 10_000 },
   extentFaults: { ci: 1, long: 20 },
@@ -42,11 +45,11 @@ const SLICES = {
   /** powercut.sh --qemu: states for each kind of image */
   qemuCuts: { ci: 15, long: 300 },
   /** faults.sh: workloads for each kind of image and of fault */
-  faults: { ci: { raw: 1, qed: 1, qcow2: 1, qcow: 1, vdi: 1, vmdk: 1, vpc: 1 }, long: 20 },
+  faults: { ci: { raw: 1, qed: 1, qcow2: 1, qcow: 1, vdi: 1, vmdk: 1, parallels: 1, vpc: 1 }, long: 20 },
   /** model.sh: images of each kind, with 20 operations each on average */
-  model: { ci: { raw: 60, qed: 60, qcow2: 60, qcow: 40, vdi: 40, vmdk: 40, vpc: 40 }, long: 1000 },
+  model: { ci: { raw: 60, qed: 60, qcow2: 60, qcow: 40, vdi: 40, vmdk: 40, parallels: 40, vpc: 40 }, long: 1000 },
   /** model.sh: how many of them qemu-img sees */
-  judged: { ci: { raw: 3, qed: 3, qcow2: 3, qcow: 3, vdi: 3, vmdk: 3, vpc: 3 }, long: 100 },
+  judged: { ci: { raw: 3, qed: 3, qcow2: 3, qcow: 3, vdi: 3, vmdk: 3, parallels: 3, vpc: 3 }, long: 100 },
   /** images of qemu-img under random operations, for each kind */
   interop: { ci: { qcow2: 2 }, long: 20 },
   /** random operations in imgfuse and in QEMU: images for each kind */
@@ -77,7 +80,7 @@ const SLICES = {
   /** fuzz.sh --format partitions: damaged partition tables */
   fuzzPartitions: { ci: 20_000, long: 200_000 },
   /** npm run stress: rounds of 250 requests a thread */
-  stress: { ci: { raw: 6, qed: 6, qcow2: 6, qcow: 6, vdi: 6, vmdk: 6, vpc: 6 }, long: 60 },
+  stress: { ci: { raw: 6, qed: 6, qcow2: 6, qcow: 6, vdi: 6, vmdk: 6, parallels: 6, vpc: 6 }, long: 60 },
   /** fio with checksums: MiB of the disk; one L2 table of its image maps 64 */
   fio: { ci: 96, long: 1024 },
   /** killtest.sh: daemons that are killed under load */

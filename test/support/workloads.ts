@@ -16,6 +16,7 @@ import { vpc } from '../../src/format/vpc/index.ts';
 import { factsOf } from './closed-facts.ts';
 import { MemoryHostFile } from './memory-file.ts';
 import { createMemoryImage, openImage } from './memory-images.ts';
+import { oldKindOfParallels, plainParallels } from './plain-parallels.ts';
 import { qemuImg } from './qemu.ts';
 import { makeTemporaryDirectory, removeTemporaryDirectory } from './temporary.ts';
 
@@ -125,6 +126,14 @@ export const SUBJECTS: readonly Subject[] = [
     name: 'vmdk, sparse beside its descriptor, with a backing file',
     ...{ format: vmdk, options: BESIDE, withBacking: true, withDataFile: true },
   },
+  { name: 'parallels', format: plainParallels, options: { cluster_size: '4k' }, withBacking: false },
+  {
+    name: 'parallels with large clusters',
+    format: plainParallels,
+    options: { cluster_size: '16k' },
+    withBacking: false,
+  },
+  { name: 'parallels of the first kind', format: oldKindOfParallels, options: {}, withBacking: false },
   { name: 'vdi, static', format: vdi, options: { block_size: '4k', static: 'on' }, withBacking: false },
   {
     name: 'vdi with large blocks and a short backing file',

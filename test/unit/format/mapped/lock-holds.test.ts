@@ -14,6 +14,7 @@ import { vpc } from '../../../../src/format/vpc/index.ts';
 import { type LockHolds, watchLockHolds } from '../../../support/lock-holds.ts';
 import { MemoryHostFile } from '../../../support/memory-file.ts';
 import { checkImage, createMemoryImage, openImage } from '../../../support/memory-images.ts';
+import { plainParallels } from '../../../support/plain-parallels.ts';
 
 const MIB = 2 ** 20;
 const GIB = 2 ** 30;
@@ -40,6 +41,7 @@ const KINDS: readonly Kind[] = [
     name: 'qcow2 with lazy refcounts',
     ...{ format: qcow2, options: { cluster_size: '4k', lazy_refcounts: 'on' }, clusterSize: 4096 },
   },
+  { name: 'parallels', format: plainParallels, options: { cluster_size: '4k' }, clusterSize: 4096 },
   { name: 'vpc', format: vpc, options: { block_size: '4k' }, clusterSize: 4096 },
   { name: 'vmdk', format: vmdk, options: { grain_size: '4k' }, clusterSize: 4096 },
   { name: 'vmdk over a backing file', format: vmdk, options: { grain_size: '4k' }, clusterSize: 4096, below: 9 },

@@ -1,4 +1,4 @@
-// Opening a Parallels disk to read: its BAT, or those of all its files, become one table of places. A file that was not closed
+// Opening a Parallels disk of several files to read: the BATs of all of them become one table of places. A file that was not closed
 // clean is read as it is.
 
 import { hostOffset, SECTOR_BYTES } from '../../bytes/offsets.ts';
@@ -7,30 +7,12 @@ import type { HostFile } from '../../host/host-file.ts';
 import type { OpenOptions } from '../image-format.ts';
 import { PieceImage, PieceTable } from '../piece-image.ts';
 import { describeDescriptor, readDescriptor, type Storage } from './descriptor.ts';
-import { describeHeader, HEADER_BYTES, invalid, type ParallelsHeader, readHeader } from './header.ts';
+import { HEADER_BYTES, invalid, type ParallelsHeader, readHeader } from './header.ts';
 
 const ENTRY_BYTES = 4;
 const CHUNK_BYTES = 64 * 1024;
 /** Pieces of a disk that has no tables. */
 const PLAIN_PIECE_BYTES = 1024 * 1024;
-
-/** An image of one file. @throws ImgfuseError corrupt, unsupported, limit */
-export function openImage(file: HostFile, { log }: Pick<OpenOptions, 'log'>): PieceImage {
-  const header = readHeader(file);
-  const table = new PieceTable(file.path, header.diskBytes, header.clusterBytes);
-  addClusters(file, header, table.count, {
-    set: (index, place) => table.set(index, place),
-    setBad: (index, entryAt) => table.setBad(index, entryAt),
-  });
-  sayWhetherInUse(file, header, log);
-  if (/\.hds$/i.test(file.path)) {
-    log(
-      `${file.path} is one file of a disk: if the DiskDescriptor.xml beside it lists other files, or snapshots, this one shows a part ` +
-        'of the disk, and zeros in place of the rest; open the DiskDescriptor.xml instead',
-    );
-  }
-  return new PieceImage(file, table.state(describeHeader(header), 'cluster'));
-}
 
 /** One file of a storage, in the place that it has in the chain. */
 interface OpenedExtent {

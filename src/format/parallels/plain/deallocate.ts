@@ -1,0 +1,92 @@
+// Ranges that shall read as zeros, and clusters given up: discard, write zeroes, and what lies behind the end of a smaller disk. Whole
+// clusters lose their link and are freed; parts of clusters are zeroed in place. Large ranges go slice by slice, so that other requests
+// are served in between.
+
+import { after, type GuestCluster, type GuestOffset, guestOffset, roundUp } from '../../../bytes/offsets.ts';
+import { failpoint } from '../../../concurrency/failpoints.ts';
+import type { Mutex } from '../../../concurrency/mutex.ts';
+import { type Reservations, SHARED } from '../../../concurrency/reservations.ts';
+import type { DiskNumbers } from '../../mapped/disk-numbers.ts';
+import type { ReservedRuns, RunWriter } from '../../mapped/reserved-runs.ts';
+import type { Allocator } from '../../mapped/space/cluster-allocator.ts';
+import { ZeroInPlace } from '../../mapped/zero-in-place.ts';
+import { zeroRange } from '../../mapped/zero-range.ts';
+import type { Geometry } from './geometry.ts';
+import type { InUse } from './in-use.ts';
+import type { Linker } from './link.ts';
+import { type Mapper, NO_CLUSTER, type Run } from './mapping.ts';
+
+export interface DeallocatorParts {
+  readonly geometry: Geometry;
+  readonly lock: Mutex;
+  readonly reservations: Reservations;
+  readonly mapper: Mapper;
+  readonly linker: Linker;
+  readonly allocator: Allocator;
+  readonly inUse: InUse;
+  readonly disk: Pick<DiskNumbers, 'removeAllocated'>;
+  readonly runs: ReservedRuns<Run>;
+  readonly writer: RunWriter<Run>;
+}
+
+export class Deallocator {
+  private readonly parts: DeallocatorParts;
+  private readonly inPlace: ZeroInPlace<Run>;
+
+  constructor(parts: DeallocatorParts) {
+    this.parts = parts;
+    this.inPlace = new ZeroInPlace({ ...parts, backing: null, clusterSize: parts.geometry.clusterSize });
+  }
+
+  /** [offset, offset + length) reads as zeros afterwards. @param diskEnd virtual size: its last cluster counts as whole */
+  zero(offset: GuestOffset, length: number, diskEnd: number): void {
+    zeroRange(offset, length, this.parts.geometry.clusterSize, diskEnd, {
+      part: (start, end) => this.inPlace.zero(start, end),
+      clusters: (first, count) => this.unlinkFirst(first, count),
+    });
+  }
+
+  /** Guest clusters [first, end), which lie behind the end of the disk, lose what they have. */
+  cutOff(first: GuestCluster, end: number): void {
+    for (let cluster = first; cluster < end; ) cluster = after(cluster, this.unlinkFirst(cluster, end - cluster));
+  }
+
+  /** The rest of the cluster that a disk of `size` bytes ends in: in place, if it has data. */
+  zeroBehindEnd(size: number): void {
+    const { geometry, lock, mapper, reservations, writer } = this.parts;
+    const { clusterSize } = geometry;
+    const end = roundUp(size, clusterSize);
+    if (end === size) return;
+    lock.lock();
+    try {
+      // other bytes of the cluster may be written meanwhile
+      reservations.acquireBytes(size, end - size, clusterSize, SHARED);
+      writer.punchRun(mapper.map(guestOffset(size), end - size));
+    } finally {
+      reservations.release();
+      if (lock.held) lock.unlock();
+    }
+  }
+
+  /** The first clusters of a range, whose entries lie in one slice, lose their links. @returns how many were looked at */
+  private unlinkFirst(first: GuestCluster, count: number): number {
+    const { linker, lock, reservations } = this.parts;
+    const part = lock.run(() => Math.min(count, linker.span(first)));
+    reservations.exclusively(first, first + part, () => this.unlink(first, part));
+    lock.giveWay();
+    return part;
+  }
+
+  /** They are reserved, and stay what they are while the lock is released. */
+  private unlink(first: GuestCluster, count: number): void {
+    const { allocator, disk, inUse, linker, mapper } = this.parts;
+    const hosts = Array.from({ length: count }, (_, i) => mapper.lookup(after(first, i)));
+    const given = hosts.filter((host) => host !== NO_CLUSTER);
+    if (given.length === 0) return;
+    failpoint('discard');
+    inUse.change();
+    linker.unlink(first, count);
+    for (const host of given) allocator.release(host, 1);
+    disk.removeAllocated(given.length);
+  }
+}
