@@ -1,7 +1,7 @@
 // Power cuts on qcow2 images with subclusters, with a data file, or with a snapshot.
 
 import { expect, test } from 'vitest';
-import { cutPower, type Verdict } from '../support/power-cut.ts';
+import { cutPower, noVerdict } from '../support/power-cut.ts';
 import { hasQemu } from '../support/qemu.ts';
 import { seededRandom } from '../support/random.ts';
 import { requireOrSkip } from '../support/requirements.ts';
@@ -14,7 +14,7 @@ test('a discard in an L2 table that a snapshot shares lowers no counter before t
   requireOrSkip(context, hasQemu, 'qemu-img');
   const subject = SUBJECTS.find(({ name }) => name === 'qcow2 with a snapshot')!;
   const random = seededRandom(1);
-  const verdict: Verdict = { states: 0, lost: 0, unrepaired: 0, corrupt: 0, failures: [] };
+  const verdict = noVerdict();
   const steps: GuestStep[] = [
     { kind: 'discard', at: 0, length: 64 * 1024, value: 0 },
     { kind: 'maintain' },

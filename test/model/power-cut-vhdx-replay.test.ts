@@ -4,10 +4,10 @@
 import { expect, test } from 'vitest';
 import { VirtualDisk } from '../../src/disk/virtual-disk.ts';
 import { vhdx } from '../../src/format/vhdx/index.ts';
+import { crashMoments } from '../support/crash-states.ts';
 import { firstDifference, readAll } from '../support/image-files.ts';
 import { MemoryHostFile } from '../support/memory-file.ts';
 import { checkImage, openImage } from '../support/memory-images.ts';
-import { crashMoments } from '../support/power-cut.ts';
 import { seededRandom } from '../support/random.ts';
 import { sliceOf } from '../support/slices.ts';
 import { LOG_GUID, type LogChange, logEntry, MIB, putEntry, vhdxImage } from '../support/vhdx-bytes.ts';

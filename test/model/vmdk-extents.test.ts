@@ -4,7 +4,7 @@
 import { describe, expect, test } from 'vitest';
 import { WRITTEN_EXTENTS } from '../support/extents.ts';
 import { FAULT_KINDS, failEverywhere } from '../support/faults.ts';
-import { cutPower, type Verdict } from '../support/power-cut.ts';
+import { cutPower, noVerdict } from '../support/power-cut.ts';
 import { seededRandom } from '../support/random.ts';
 import { sliceOf } from '../support/slices.ts';
 import { prepare, randomSteps } from '../support/workloads.ts';
@@ -21,7 +21,7 @@ for (const [index, { format, name, withBacking }] of WRITTEN_EXTENTS.entries()) 
   }, () => {
     const wanted = sliceOf('extentCuts', 'vmdk');
     const random = seededRandom(SEED + index);
-    const verdict: Verdict = { states: 0, lost: 0, unrepaired: 0, corrupt: 0, failures: [] };
+    const verdict = noVerdict();
     while (verdict.states < wanted && verdict.failures.length < 10) {
       const steps = randomSteps(random, 9);
       const kill =
@@ -30,8 +30,10 @@ for (const [index, { format, name, withBacking }] of WRITTEN_EXTENTS.entries()) 
       const workload = { format, ...prepare(subject, random), steps, ...kill, ...promises };
       cutPower(workload, random, verdict, Math.ceil(wanted / WORKLOADS));
     }
-    const { states, lost, unrepaired, corrupt } = verdict;
-    console.log(`${name}: ${states} states, ${lost} with lost sectors, ${unrepaired} unrepaired, ${corrupt} corrupt`);
+    const { states, distinct, lost, unrepaired, corrupt } = verdict;
+    console.log(
+      `${name}: ${states} states, ${distinct} of them distinct, ${lost} with lost sectors, ${unrepaired} unrepaired, ${corrupt} corrupt`,
+    );
     expect(verdict.failures.slice(0, 3)).toEqual([]);
   });
 

@@ -3,7 +3,7 @@
 
 import { describe, expect, test } from 'vitest';
 import { FAULT_KINDS, failEverywhere } from '../support/faults.ts';
-import { cutPower, type Verdict } from '../support/power-cut.ts';
+import { cutPower, noVerdict } from '../support/power-cut.ts';
 import { seededRandom } from '../support/random.ts';
 import { sliceOf } from '../support/slices.ts';
 import { markedBeforeChanged, SEVERAL_FILES } from '../support/vmdk-files.ts';
@@ -21,7 +21,7 @@ for (const [index, subject] of SEVERAL_FILES.entries()) {
   }, () => {
     const wanted = sliceOf('fileCuts');
     const random = seededRandom(SEED + index);
-    const verdict: Verdict = { states: 0, lost: 0, unrepaired: 0, corrupt: 0, failures: [] };
+    const verdict = noVerdict();
     while (verdict.states < wanted && verdict.failures.length < 10) {
       const steps = fromTheFirstChange(randomSteps(random, 9));
       const kill =
@@ -32,8 +32,10 @@ for (const [index, subject] of SEVERAL_FILES.entries()) {
       const promises = { onlyLeaks: false, marksDirty: true, reclaimsLeaks: true, invariant };
       cutPower({ format, ...prepared, steps, ...kill, ...promises }, random, verdict, Math.ceil(wanted / WORKLOADS));
     }
-    const { states, lost, unrepaired, corrupt } = verdict;
-    console.log(`${name}: ${states} states, ${lost} with lost sectors, ${unrepaired} unrepaired, ${corrupt} corrupt`);
+    const { states, distinct, lost, unrepaired, corrupt } = verdict;
+    console.log(
+      `${name}: ${states} states, ${distinct} of them distinct, ${lost} with lost sectors, ${unrepaired} unrepaired, ${corrupt} corrupt`,
+    );
     expect(verdict.failures.slice(0, 3)).toEqual([]);
   });
 

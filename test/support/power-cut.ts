@@ -1,8 +1,6 @@
 // Simulated power cuts. A workload runs on a recording file; for every moment between two host operations the states that
-// the disk may be in are built and judged. The crash model: operations before the last completed fdatasync are durable; of
-// the later ones any subset may have happened, the length of the file apart from its data, each write possibly torn at 512
-// bytes; two files lose their operations apart from each other. The guest model: each sector reads the value of the last completed flush or one written since.
-// A process may be killed before: the host has all that it wrote, and none of it is durable for that.
+// the disk may be in (crash-states.ts) are judged. The guest model: each sector reads the value of the last completed flush or
+// one written since. A process may be killed before: the host has all that it wrote, and none of it is durable for that.
 
 import { guestOffset, hostOffset } from '../../src/bytes/offsets.ts';
 import type { ImageDetails, WritableFormat, WritableImage } from '../../src/format/image-format.ts';
@@ -10,6 +8,7 @@ import { FIELD } from '../../src/format/qcow2/header/header.ts';
 import { readHeader } from '../../src/format/qcow2/header/read-header.ts';
 import { readSnapshotTable } from '../../src/format/qcow2/header/snapshot-table.ts';
 import type { HostFile } from '../../src/host/host-file.ts';
+import { crashMoments } from './crash-states.ts';
 import { findIllegal, LegalValues } from './legal-values.ts';
 import type { MemoryHostFile } from './memory-file.ts';
 import { besideIt, checkImage, openImage } from './memory-images.ts';
@@ -17,9 +16,6 @@ import { put32, put64 } from './qcow2-bytes.ts';
 import { AREAS, type GuestStep, type Prepared, runStep, SECTOR, SECTORS } from './workloads.ts';
 import { type RecordedOperation, RecordingHostFile } from './wrapping-files.ts';
 
-const ALL_SUBSETS_UP_TO = 10;
-const RANDOM_SUBSETS = 64;
-const TORN_SUBSETS = 16;
 /** One state out of so many is read whole; of the others only what the workload touches. */
 const READ_WHOLE = 32;
 /** One state out of so many loses its power again while it is repaired. */
@@ -46,6 +42,8 @@ export interface Workload extends Prepared {
 
 export interface Verdict {
   states: number;
+  /** states that no other one of their workload equals: the others are only compared with what they read */
+  distinct: number;
   /** states whose sectors read what they must not */
   lost: number;
   /** states that repair does not mend in one pass */
@@ -54,6 +52,10 @@ export interface Verdict {
   corrupt: number;
   /** one sentence for each of these */
   readonly failures: string[];
+}
+
+export function noVerdict(): Verdict {
+  return { states: 0, distinct: 0, lost: 0, unrepaired: 0, corrupt: 0, failures: [] };
 }
 
 /** What the guest has asked for up to a position of the host log. */
@@ -85,95 +87,29 @@ export function cutPower(
   for (const _ of crashMoments(starts, log, () => 0)) count++;
   let legal = new LegalValues(workload.content);
   let legalAt = -1;
+  // what the sound states read, by their fingerprints
+  const sound = new Map<string, Uint8Array>();
   for (const { moment, subset, build } of crashMoments(starts, log, random)) {
     if (count > most && random() * count >= most) continue;
     if (moment !== legalAt) legal = legalSectors(workload.content, events, moment);
     legalAt = moment;
-    const fault = judge(workload, build(), legal, random, verdict.states++);
-    if (fault === null) continue;
+    verdict.states++;
+    const files = build();
+    const key = files.map((file) => file.fingerprint()).join();
+    const known = sound.get(key);
+    if (known !== undefined && readsLegally(known, legal)) continue;
+    const reads = new Uint8Array(SECTORS);
+    const fault = judge(workload, files, legal, random, verdict.distinct++, reads);
+    if (fault === null) {
+      sound.set(key, reads);
+      continue;
+    }
     verdict[fault.kind]++;
     const kill = workload.killBefore === undefined ? '' : `, killed before step ${workload.killBefore}`;
     verdict.failures.push(
       `moment ${moment} of ${log.length}, subset ${subset}${kill}: ${fault.text}; steps ${JSON.stringify(workload.steps)}`,
     );
   }
-}
-
-export interface CrashState {
-  /** operations of the log that were begun */
-  readonly moment: number;
-  /** the file as it may be found; the caller may change it */
-  readonly state: MemoryHostFile;
-  readonly subset: Shown;
-}
-
-/** A subset says with toString() which operations it has. */
-interface Shown {
-  toString(): string;
-}
-
-/** The states that a file may be in when the power goes between two operations of `log`, which began with `start`. */
-export function* crashStates(
-  start: MemoryHostFile,
-  log: readonly RecordedOperation[],
-  random: () => number,
-): Generator<CrashState> {
-  for (const { moment, subset, build } of crashMoments([start], log, random)) {
-    yield { moment, state: build()[0]!, subset };
-  }
-}
-
-export interface CrashMoment {
-  readonly moment: number;
-  readonly subset: Shown;
-  /** the files as they may be found */
-  readonly build: () => MemoryHostFile[];
-}
-
-/** The same for several files, whose operations are durable apart from each other. */
-export function* crashMoments(
-  starts: readonly MemoryHostFile[],
-  log: readonly RecordedOperation[],
-  random: () => number,
-): Generator<CrashMoment> {
-  const growing = growingWrites(starts, log);
-  const durable = starts.map((start) => start.clone());
-  let pending: RecordedOperation[] = [];
-  for (let moment = 0; moment <= log.length; moment++) {
-    const undone = pending.slice();
-    // a state may be built later, when the log has gone on
-    const before = durable.slice();
-    for (const subset of subsets(undone.length, random)) {
-      const build = () => {
-        const states = before.map((file) => file.clone());
-        for (const [i, operation] of undone.entries()) {
-          if (!subset.has(i)) continue;
-          apply(states[operation.file]!, operation, growing.has(operation), subset.torn === i ? random : null);
-        }
-        return states;
-      };
-      yield { moment, subset, build };
-    }
-    const next = log[moment];
-    if (next === undefined) return;
-    if (next.operation === 'sync') {
-      durable[next.file] = durable[next.file]!.clone();
-      for (const operation of pending.filter(({ file }) => file === next.file)) {
-        apply(durable[next.file]!, operation, growing.has(operation), null);
-      }
-      pending = pending.filter(({ file }) => file !== next.file);
-    } else {
-      pending.push(next);
-    }
-  }
-}
-
-/** The file after all of `log`, which began with `start`. */
-export function replay(start: MemoryHostFile, log: readonly RecordedOperation[]): MemoryHostFile {
-  const growing = growingWrites([start], log);
-  const file = start.clone();
-  for (const operation of log) apply(file, operation, growing.has(operation), null);
-  return file;
 }
 
 function record(workload: Workload): { log: RecordedOperation[]; events: GuestEvent[] } {
@@ -216,93 +152,29 @@ export function legalSectors(content: Uint8Array, events: readonly GuestEvent[],
   return legal;
 }
 
-/** Which of the pending operations happened; one of them may be torn. */
-class Subset {
-  /** index of the operation that is torn, or -1 */
-  readonly torn: number;
-  private readonly bits: readonly boolean[];
-
-  constructor(bits: readonly boolean[], torn = -1) {
-    this.bits = bits;
-    this.torn = torn;
+/** The legal values change with the moment; everything else that judge() asks is the same in equal states. */
+function readsLegally(reads: Uint8Array, legal: LegalValues): boolean {
+  for (const { first, end } of AREAS) {
+    for (let sector = first; sector < end; sector++) if (!legal.allows(sector, reads[sector]!)) return false;
   }
-
-  has(index: number): boolean {
-    return this.bits[index]!;
-  }
-
-  toString(): string {
-    return `${this.bits.map(Number).join('')}${this.torn < 0 ? '' : ` torn ${this.torn}`}`;
-  }
+  return true;
 }
 
-function* subsets(count: number, random: () => number): Generator<Subset> {
-  const fill = (rule: (index: number) => boolean) => Array.from({ length: count }, (_, index) => rule(index));
-  if (count <= ALL_SUBSETS_UP_TO) {
-    for (let mask = 0; mask < 2 ** count; mask++) yield new Subset(fill((index) => (mask & (1 << index)) !== 0));
-  } else {
-    for (let end = 0; end <= count; end++) yield new Subset(fill((index) => index < end));
-    for (let one = 0; one < count; one++) {
-      yield new Subset(fill((index) => index !== one));
-      yield new Subset(fill((index) => index === one));
-    }
-    for (let n = 0; n < RANDOM_SUBSETS; n++) yield new Subset(fill(() => random() < 0.5));
-  }
-  for (let n = 0; n < Math.min(count, TORN_SUBSETS); n++) {
-    yield new Subset(
-      fill(() => random() < 0.7),
-      Math.floor(random() * count),
-    );
-  }
-}
-
-/** The writes that made the file longer, as against those into a part that a truncate had added before. */
-function growingWrites(starts: readonly MemoryHostFile[], log: readonly RecordedOperation[]): Set<RecordedOperation> {
-  const growing = new Set<RecordedOperation>();
-  const sizes = starts.map((start) => start.size());
-  for (const operation of log) {
-    if (operation.operation === 'truncate') sizes[operation.file] = operation.offset;
-    const end = operation.offset + operation.length;
-    if (operation.operation !== 'write' || end <= sizes[operation.file]!) continue;
-    growing.add(operation);
-    sizes[operation.file] = end;
-  }
-  return growing;
-}
-
-/** @param torn when given, only the first sectors of a write arrive */
-function apply(file: MemoryHostFile, operation: RecordedOperation, grows: boolean, torn: (() => number) | null): void {
-  const { offset, length, data } = operation;
-  switch (operation.operation) {
-    case 'write': {
-      const sectors = Math.ceil(length / SECTOR);
-      const part = torn === null ? length : Math.min(length, Math.floor(torn() * sectors) * SECTOR);
-      // a write within the file does not depend on its length having grown: a file system that lost the growth lost the data
-      const room = grows ? part : Math.max(0, Math.min(part, file.size() - offset));
-      file.write(data!, 0, room, hostOffset(offset));
-      break;
-    }
-    case 'truncate':
-      file.truncate(offset);
-      break;
-    case 'punch-hole':
-    case 'zero-range':
-      file.punchHole(hostOffset(offset), length);
-      break;
-    default:
-  }
-}
-
-/** Every oracle. @param number of this state, to choose the dearer ones. @returns what is wrong, or null */
+/**
+ * Every oracle. @param number of this state, to choose the dearer ones. @param reads receives the value of each sector
+ * that workloads touch. @returns what is wrong, or null
+ */
 export function judge(
   workload: Workload,
   [state, ...beside]: readonly MemoryHostFile[],
   legal: LegalValues,
   random: () => number,
   number: number,
+  reads?: Uint8Array,
 ): Fault | null {
   try {
-    if (workload.format.check === undefined) return judgeContent(workload, state!, beside, legal, random, number);
+    if (workload.format.check === undefined)
+      return judgeContent(workload, state!, beside, legal, random, number, reads);
     const broken = workload.invariant?.([state!, ...beside]) ?? null;
     if (broken !== null) return { kind: 'corrupt', text: broken };
     const log: RecordedOperation[] = [];
@@ -317,7 +189,7 @@ export function judge(
       const again = cutRepair(workload, state!, beside, legal, random, number);
       if (again !== null) return { ...again, text: `after a second cut, during the repair: ${again.text}` };
     }
-    return judgeContent(workload, state!, beside, legal, random, number);
+    return judgeContent(workload, state!, beside, legal, random, number, reads);
   } catch (error) {
     return { kind: 'corrupt', text: `${(error as Error).stack}` };
   }
@@ -352,6 +224,7 @@ function judgeContent(
   legal: LegalValues,
   random: () => number,
   number: number,
+  reads?: Uint8Array,
 ): Fault | null {
   const { format } = workload;
   const whole = number % READ_WHOLE === 0;
@@ -359,6 +232,7 @@ function judgeContent(
   const content = new Uint8Array(SECTORS);
   const wrong = compare(image, legal, content, whole);
   if (wrong !== null) return { kind: 'lost', text: wrong };
+  reads?.set(content);
   // three further writes must not reach anything else: the oracle that finds a host cluster with two owners
   for (let n = 0; n < 3; n++) {
     const { first, end } = AREAS[n % 2]!;

@@ -8,18 +8,16 @@ import type { WritableFormat, WritableImage } from '../../src/format/image-forma
 import { qcow2 } from '../../src/format/qcow2/index.ts';
 import { qed } from '../../src/format/qed/index.ts';
 import { raw } from '../../src/format/raw/index.ts';
+import { type CrashMoment, type CrashState, crashMoments, replay } from './crash-states.ts';
 import { findIllegal, LegalValues } from './legal-values.ts';
 import { MemoryHostFile } from './memory-file.ts';
 import { checkImage, openImage } from './memory-images.ts';
 import {
-  type CrashMoment,
-  type CrashState,
-  crashMoments,
   type Fault,
   type GuestEvent,
   judge,
   legalSectors,
-  replay,
+  noVerdict,
   type Verdict,
   WHOLE,
   type Workload,
@@ -161,8 +159,7 @@ export interface Verdicts {
 }
 
 export function noVerdicts(): Verdicts {
-  const none = () => ({ states: 0, lost: 0, unrepaired: 0, corrupt: 0, failures: [] });
-  return { qemu: none(), imgfuse: none(), refused: 0 };
+  return { qemu: noVerdict(), imgfuse: noVerdict(), refused: 0 };
 }
 
 /** Judges one state of each moment of a recording. */

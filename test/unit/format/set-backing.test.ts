@@ -9,9 +9,9 @@ import { readHeader } from '../../../src/format/qcow2/header/read-header.ts';
 import { qcow2 } from '../../../src/format/qcow2/index.ts';
 import { qed } from '../../../src/format/qed/index.ts';
 import { vdi } from '../../../src/format/vdi/index.ts';
+import { crashStates } from '../../support/crash-states.ts';
 import { MemoryHostFile } from '../../support/memory-file.ts';
 import { checkImage } from '../../support/memory-images.ts';
-import { crashStates } from '../../support/power-cut.ts';
 import { seededRandom } from '../../support/random.ts';
 import { type RecordedOperation, RecordingHostFile } from '../../support/wrapping-files.ts';
 

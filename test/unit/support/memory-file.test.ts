@@ -42,3 +42,32 @@ test('a clone and its original change apart from each other', () => {
     { numRuns: 60 },
   );
 });
+
+test('files have equal fingerprints if and only if lengths, pages and holes are equal', () => {
+  const page = (value: number): Uint8Array => new Uint8Array(4096).fill(value);
+  const file = new MemoryHostFile(new Uint8Array(12_288).fill(1));
+  const before = file.fingerprint();
+  const copy = file.clone();
+  copy.write(page(2), 0, 4096, hostOffset(4096));
+  const changed = copy.fingerprint();
+  expect(changed).not.toBe(before);
+  expect(file.fingerprint()).toBe(before);
+  const other = copy.clone();
+  expect(other.fingerprint()).toBe(changed);
+  // one bit of a page that the copy has alone
+  other.write(Uint8Array.of(3), 0, 1, hostOffset(8000));
+  expect(other.fingerprint()).not.toBe(changed);
+  other.write(Uint8Array.of(2), 0, 1, hostOffset(8000));
+  expect(other.fingerprint()).toBe(changed);
+  copy.write(page(1), 0, 4096, hostOffset(4096));
+  expect(copy.fingerprint()).toBe(before);
+  // the same page elsewhere, a hole for zeros, a longer file
+  const [first, second, hole] = [0, 4096, 0].map(() => new MemoryHostFile());
+  first!.write(page(5), 0, 4096, hostOffset(0));
+  second!.write(page(5), 0, 4096, hostOffset(4096));
+  for (const each of [first!, second!, hole!]) each.truncate(8192);
+  const zeros = new MemoryHostFile(new Uint8Array(8192));
+  const longer = hole!.clone();
+  longer.truncate(8704);
+  expect(new Set([first!, second!, hole!, zeros, longer].map((each) => each.fingerprint())).size).toBe(5);
+});

@@ -3,9 +3,9 @@
 import { expect, test } from 'vitest';
 import { guestOffset } from '../../../../src/bytes/offsets.ts';
 import { qcow } from '../../../../src/format/qcow/index.ts';
+import { crashStates } from '../../../support/crash-states.ts';
 import type { MemoryHostFile } from '../../../support/memory-file.ts';
 import { checkImage, createMemoryImage, factsOfParent, openImage } from '../../../support/memory-images.ts';
-import { crashStates } from '../../../support/power-cut.ts';
 import { seededRandom } from '../../../support/random.ts';
 import { type RecordedOperation, RecordingHostFile } from '../../../support/wrapping-files.ts';
 
