@@ -63,14 +63,18 @@ export class ExtentTable {
     return this.pieceAt(this.indexAt(offset), offset, length, 0);
   }
 
-  /** All pieces of a range that lies inside the disk, in its order. */
-  *pieces(offset: GuestOffset, length: number): Generator<ExtentPiece, void> {
+  /** All pieces of a range that lies inside the disk, in its order: one, but for the few that cross a border. */
+  pieces(offset: GuestOffset, length: number): ExtentPiece[] {
+    if (length === 0) return [];
     let index = this.indexAt(offset);
-    for (let done = 0; done < length; index++) {
-      const piece = this.pieceAt(index, offset + done, length - done, done);
-      yield piece;
+    const first = this.pieceAt(index, offset, length, 0);
+    const pieces = [first];
+    for (let done = first.length; done < length; ) {
+      const piece = this.pieceAt(++index, offset + done, length - done, done);
+      pieces.push(piece);
       done += piece.length;
     }
+    return pieces;
   }
 
   private pieceAt(index: number, offset: number, length: number, done: number): ExtentPiece {

@@ -175,7 +175,7 @@ export class VmdkImage implements WritableImage {
     changes: (extent: PlacedExtent) => boolean = () => true,
   ): void {
     this.assertWritable();
-    const pieces = [...this.parts.extents.pieces(offset, length)].filter(({ extent }) => changes(extent));
+    const pieces = this.parts.extents.pieces(offset, length).filter(({ extent }) => changes(extent));
     for (const { extent } of pieces) {
       if (extent.writer !== null) continue;
       const what = `${extent.line.access} ${extent.line.type}`;
