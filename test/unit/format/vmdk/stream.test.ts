@@ -70,6 +70,27 @@ test('it is told from an extent that is not compressed, and not opened for writi
   expect(stream.inspect(new MemoryHostFile(bytes))).toMatchObject({ isCompressed: true, capacity: 6 * GRAIN });
 });
 
+test.each([
+  {},
+  { footer: false },
+  { markers: false },
+  { padding: 3 },
+])('a download that was interrupted is refused wherever it ends, or is whole (%o)', (recipe) => {
+  const bytes = streamBytes({ grains: GRAINS, ...recipe });
+  let whole = 0;
+  for (let end = bytes.length - 1; end > 0; end -= SECTOR / 2) {
+    const cut = new MemoryHostFile(bytes.subarray(0, end), '/disk.vmdk', true);
+    try {
+      // only zeros are missing
+      expect(isSame(readAll(openExtent(stream, cut, { readOnly: true })), CONTENT)).toBe(true);
+      whole++;
+    } catch (error) {
+      expect((error as Error).message).toMatch(/truncated|did not finish|beyond the file|outside the file/);
+    }
+  }
+  expect(whole).toBeLessThan(10);
+});
+
 describe('a damaged extent is an error', () => {
   /** The first grain begins at sector 2. */
   const FIRST = 2 * SECTOR;
