@@ -215,6 +215,7 @@ const readVariants: readonly ReadVariant[] = [
   { name: 'sparseimage of one list', format: sparseimage, create: () => sparseImage({ firstPlaces: 1008 }) },
   { name: 'sparsebundle', format: sparsebundle, create: () => bundleImage() },
   { name: 'asif', format: asif, create: () => asifImage() },
+  { name: 'asif with partial chunks', format: asif, create: () => asifImage({ partial: [0, 5, 8] }) },
   {
     name: 'dmg with a resource fork',
     format: dmg,

@@ -331,7 +331,7 @@ function sparsebundlePlaces(image) {
   };
 }
 
-/** Every place of an ASIF image with one table. Bits that mark an entry as dirty are refused by the open. */
+/** Every place of an ASIF image with one table. The high word of an entry has its status. */
 function asifPlaces(image) {
   const [chunk, block] = [image.readUInt32BE(64), image.readUInt16BE(68)];
   const size = Number(image.readBigUInt64BE(48)) * block;

@@ -311,7 +311,10 @@ const SUBJECTS: Readonly<Record<string, MakeSubjects>> = {
   ],
   sparseimage: (folder) => [oneSubject('sparseimage', folder, sparseImage({ firstPlaces: 1008 }).image)],
   sparsebundle: makeBundle,
-  asif: (folder) => [oneSubject('asif', folder, asifImage().image)],
+  asif: (folder) => [
+    oneSubject('asif', folder, asifImage().image),
+    oneSubject('asif', folder, asifImage({ partial: [0, 5] }).image, 'asif partial'),
+  ],
   dmg: (folder) =>
     Object.entries(DMG_KINDS).map(([kind, make]) => oneSubject('dmg', folder, make().image, `dmg ${kind}`)),
   vpc: makeVhds,

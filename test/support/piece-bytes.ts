@@ -112,6 +112,8 @@ export interface AsifSpec {
   readonly entries?: Readonly<Record<number, bigint>>;
   /** the entry of the active directory */
   readonly table?: bigint;
+  /** chunks that have only every third block, by their index; the bytes of the others are there, and must not be seen */
+  readonly partial?: readonly number[];
 }
 
 /** Chunk 0 has the header and both directories, chunk 1 the table; the directory with the lower version leads nowhere. */
@@ -133,7 +135,20 @@ export function asifImage(spec: AsifSpec = {}): PieceImageBytes {
   head.writeBigUInt64BE(spec.table ?? 1n, 8192 + 8);
   const table = Buffer.alloc(chunkBytes);
   const run = 4 * blockBytes;
-  for (const [place, i] of stored.entries()) table.writeBigUInt64BE(BigInt(2 + place), (i + Math.floor(i / run)) * 8);
+  const { partial = [] } = spec;
+  for (const [place, i] of stored.entries()) {
+    const status = partial.includes(i) ? 3n : 1n;
+    table.writeBigUInt64BE((status << 62n) + BigInt(2 + place), (i + Math.floor(i / run)) * 8);
+  }
+  if (partial.length > 0) table.writeBigUInt64BE(BigInt(2 + stored.length), run * 8);
+  const bitmap = Buffer.alloc(partial.length > 0 ? chunkBytes : 0);
+  for (const i of partial) {
+    for (let block = 0; block < chunkBytes / blockBytes; block++) {
+      const at = (i * chunkBytes) / blockBytes + block;
+      if (block % 3 === 0) bitmap[at >> 2]! |= 1 << ((at & 3) * 2);
+      else content.subarray(at * blockBytes, (at + 1) * blockBytes).fill(0);
+    }
+  }
   for (const [index, entry] of Object.entries(spec.entries ?? {})) table.writeBigUInt64BE(entry, Number(index) * 8);
-  return { image: Buffer.concat([head, table, ...data]), content };
+  return { image: Buffer.concat([head, table, ...data, bitmap]), content };
 }

@@ -1,5 +1,5 @@
 // The header of an ASIF image (Apple Sparse Image Format, macOS 26), big-endian. There is no specification; what is known comes
-// from dissect.hypervisor, which took macOS apart.
+// from dissect.hypervisor, which took macOS apart, and from asif-format, which looked at its images.
 //
 //    0 magic "shdw"   16 directories 2 * u64   48 sectors u64        64 chunk u32, bytes
 //    4 version u32    32 guid[16]              56 most sectors u64   68 block u16, bytes

@@ -1,28 +1,35 @@
 // Opening an ASIF image: the tables of its directory become one table. Of the two directories the one with the higher version counts.
 //
 //   directory: version u64, then the chunk number u64 of each table, 0 for none
-//   table:     r entries of data, one that is reserved, r entries of data, ...     r = 4 * block size
-//   entry:     bits 0 .. 54 chunk number, 0 for zeros; bit 62: the entry is dirty, bit 63: the content is
+//   table:     r entries of data, the entry of their bitmap, r entries of data, ...     r = 4 * block size
+//   entry:     bits 0 .. 54 chunk number; of data, bits 62 and 63 are 0 for nothing, 1 for a chunk that was written as a whole, 3 for one
+//              whose bitmap says which blocks were (image.ts)
+//
+// What else there may be was not seen by anybody outside Apple: such an entry is an error of whoever reads the chunk.
 
 import { combine, hexWords, readU64BE } from '../../bytes/endian.ts';
-import { hex, hostOffset, roundDown } from '../../bytes/offsets.ts';
-import { ImgfuseError } from '../../errors/index.ts';
+import { hostOffset, roundDown } from '../../bytes/offsets.ts';
 import type { HostFile } from '../../host/host-file.ts';
-import { PieceImage, PieceTable } from '../piece-image.ts';
+import { PieceTable } from '../piece-image.ts';
 import { type AsifHeader, describeHeader, invalid, readHeader } from './header.ts';
+import { AsifImage } from './image.ts';
 
 const ENTRY_BYTES = 8;
 /** Of the high word of an entry. */
 const CHUNK_MASK = 2 ** 23 - 1;
-const DIRTY_BITS = 0xc0000000;
+const STATUS_SHIFT = 30;
+const WHOLE = 1;
+const PARTIAL = 3;
 const READ_BYTES = 64 * 1024;
 
 /** @throws ImgfuseError corrupt, unsupported, limit */
-export function openAsif(file: HostFile): PieceImage {
+export function openAsif(file: HostFile): AsifImage {
   const header = readHeader(file);
   const { chunkBytes, diskBytes } = header;
   const table = new PieceTable(file.path, diskBytes, chunkBytes);
   const layout = layoutOf(header);
+  const partial = new Uint8Array(new SharedArrayBuffer(table.count));
+  const bitmaps = new Float64Array(new SharedArrayBuffer(Math.ceil(table.count / layout.run) * 8));
   const directory = activeDirectory(file, header);
   const tables = Math.ceil(table.count / layout.dataEntries);
   forEachEntry(file, directory + ENTRY_BYTES, tables, (index, high, low, at) => {
@@ -31,23 +38,33 @@ export function openAsif(file: HostFile): PieceImage {
       throw invalid(file, at, `the entry of table ${index} is ${hexWords(high, low)}, which is no place`);
     const first = index * layout.dataEntries;
     const count = Math.min(layout.dataEntries, table.count - first);
-    // a reserved entry stands behind each run of entries of data
-    const entries = count + Math.floor((count - 1) / layout.run);
+    const entries = Math.ceil(count / layout.run) * (layout.run + 1);
     forEachEntry(file, place, entries, (entry, entryHigh, entryLow, entryAt) => {
-      const inRuns = entry % (layout.run + 1);
-      if (inRuns === layout.run) return;
-      const piece = first + entry - Math.floor(entry / (layout.run + 1));
-      refuseDirty(file, entryHigh, entryLow, entryAt);
-      const chunk = placeOf(header, entryHigh, entryLow);
-      if (chunk === null) table.setBad(piece, entryAt);
-      else table.set(piece, chunk);
+      const group = Math.floor(entry / (layout.run + 1));
+      if (entry % (layout.run + 1) === layout.run) {
+        bitmaps[first / layout.run + group] = placeOf(header, entryHigh, entryLow) ?? 0;
+        return;
+      }
+      const piece = first + entry - group;
+      if (piece >= table.count) return;
+      const status = entryHigh >>> STATUS_SHIFT;
+      const chunk = placeOf(header, entryHigh & ~(PARTIAL << STATUS_SHIFT), entryLow);
+      if (chunk === null || (status !== WHOLE && status !== PARTIAL)) {
+        table.setBad(piece, entryAt);
+        return;
+      }
+      table.set(piece, chunk);
+      if (status === PARTIAL) partial[piece] = 1;
     });
   });
-  return new PieceImage(file, table.state(describeHeader(header), 'chunk'));
+  return new AsifImage(file, {
+    ...{ pieces: table.state(describeHeader(header), 'chunk'), blockBytes: header.blockBytes, run: layout.run },
+    ...{ partial: partial.buffer, bitmaps: bitmaps.buffer },
+  });
 }
 
 interface Layout {
-  /** entries of data before one that is reserved */
+  /** entries of data before that of their bitmap */
   readonly run: number;
   /** entries of data of a table */
   readonly dataEntries: number;
@@ -69,16 +86,6 @@ function versionAt(file: HostFile, at: number): number {
   const version = got < ENTRY_BYTES ? Number.NaN : readU64BE(new DataView(bytes.buffer), 0);
   if (!Number.isNaN(version) && at > 0) return version;
   throw invalid(file, at, `there is no directory, or its version is too large`);
-}
-
-function refuseDirty(file: HostFile, high: number, low: number, at: number): void {
-  if ((high & DIRTY_BITS) === 0) return;
-  throw new ImgfuseError(
-    'unsupported',
-    `${file.path}: the entry at offset ${hex(at)} is ${hexWords(high, low)}, marked dirty, and nobody outside Apple knows what has ` +
-      'to be done then; let macOS attach and eject the image, or convert it to a raw image on a Mac',
-    { path: file.path, offset: at },
-  );
 }
 
 /** Host offset of the chunk in an entry that is not 0; null if that is no place. */
