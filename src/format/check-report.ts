@@ -46,6 +46,17 @@ export function checkExitCode(report: CheckReport): number {
   return 0;
 }
 
+/**
+ * A repair is believed only when the image reads back true. @param left errors that a second look finds, beside those that were not
+ * repaired @returns whether it does
+ */
+export function believeRepair(report: CheckReport, left: number, log: (sentence: string) => void): boolean {
+  if (left === 0) return true;
+  log(`ERROR ${left} errors are left after the repair: the host does not keep what is written to it`);
+  report.checkErrors++;
+  return false;
+}
+
 /** Findings that are told one by one: an image in which everything is wrong must not fill memory, a log or a terminal. */
 export const MAX_FINDINGS = 1000;
 

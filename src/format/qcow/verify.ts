@@ -2,7 +2,7 @@
 // which is what makes them vanish in normal use as well.
 
 import type { HostFile } from '../../host/host-file.ts';
-import { type CheckReport, limitedLog } from '../check-report.ts';
+import { believeRepair, type CheckReport, limitedLog } from '../check-report.ts';
 import type { CheckOptions } from '../image-format.ts';
 import { UnopenedBacking } from '../unopened-backing.ts';
 import { checkTables } from './check.ts';
@@ -16,10 +16,7 @@ export function checkQcow(file: HostFile, options: CheckOptions): CheckReport {
   // what a repair takes away is told for every entry: nothing else keeps its old value
   const log = options.repair === 'all' ? options.log : limitedLog(options.log);
   const { report, unaligned } = checkTables(file, header, { ...options, log });
-  if (report.corruptionsFixed > 0 && !readsBackSound(file, options)) {
-    report.checkErrors++;
-    return report;
-  }
+  if (report.corruptionsFixed > 0 && !believeRepair(report, errorsIn(file), options.log)) return report;
   const isRepaired = report.corruptions === report.corruptionsFixed && report.checkErrors === 0;
   if (options.repair === 'none' || !isRepaired || report.leaks === 0 || unaligned > 0) return report;
   const openBacking = () => new UnopenedBacking('qcow', file.path);
@@ -32,11 +29,11 @@ export function checkQcow(file: HostFile, options: CheckOptions): CheckReport {
   return report;
 }
 
-/** Walks a repaired image once more; what is still wrong is logged. */
-function readsBackSound(file: HostFile, { log }: CheckOptions): boolean {
-  const { report } = checkTables(file, readHeader(file), { repair: 'none', log: () => undefined });
-  const errors = report.corruptions + report.checkErrors;
-  if (errors === 0) return true;
-  log(`ERROR ${errors} errors are left after the repair: the host does not keep what is written to it`);
-  return false;
+/** Walks a repaired image once more. */
+function errorsIn(file: HostFile): number {
+  const { corruptions, checkErrors } = checkTables(file, readHeader(file), {
+    repair: 'none',
+    log: () => undefined,
+  }).report;
+  return corruptions + checkErrors;
 }

@@ -7,8 +7,11 @@ import type { CheckReport } from '../../../src/format/check-report.ts';
 import type { WritableFormat } from '../../../src/format/image-format.ts';
 import { qcow2 } from '../../../src/format/qcow2/index.ts';
 import { qed } from '../../../src/format/qed/index.ts';
+import { vdi } from '../../../src/format/vdi/index.ts';
+import { vpc } from '../../../src/format/vpc/index.ts';
 import { MemoryHostFile } from '../../support/memory-file.ts';
 import { checkImage, createMemoryImage, openImage } from '../../support/memory-images.ts';
+import { FREE, vdiBytes } from '../../support/vdi-bytes.ts';
 
 /** Does not do the write that covers `victim`, and answers as if it had. */
 class ForgetfulFile extends MemoryHostFile {
@@ -53,17 +56,52 @@ function damagedQcow2(): { content: Uint8Array; victim: number } {
 }
 
 function withData(format: WritableFormat, options: Readonly<Record<string, string>>): Uint8Array {
-  const file = createMemoryImage(format, 1024 * 1024, options);
+  const file = createMemoryImage(format, 4 * 1024 * 1024, options);
   const image = openImage(format, file);
   image.write(new Uint8Array(65536).fill(7), 0, 65536, guestOffset(0));
   image.close();
   return file.bytes();
 }
 
+function twoEntriesOfOneBlock(): Uint8Array {
+  const content = withData(vpc, {});
+  const view = new DataView(content.buffer);
+  view.setUint32(1536 + 4, view.getUint32(1536));
+  return content;
+}
+
 const CASES = [
   { format: qed, damaged: damagedQed, isMarked: (bytes: Uint8Array) => (bytes[16]! & 2) !== 0 },
   { format: qcow2, damaged: damagedQcow2, isMarked: (bytes: Uint8Array) => (bytes[79]! & 1) !== 0 },
 ];
+
+/** Two entries that lead to one block. These formats have no mark that an open goes by. */
+describe.each([
+  {
+    format: vdi,
+    content: vdiBytes({ entries: [0, 0, FREE], diskSize: 12 * 1024 }),
+    victim: 512 + 4,
+  },
+  {
+    format: vpc,
+    content: twoEntriesOfOneBlock(),
+    victim: 1536 + 4,
+  },
+])('$format.name on a host that forgets a write of the repair', ({ format, content, victim }) => {
+  it('is repaired when the host keeps everything', () => {
+    const report = checkImage(format, new MemoryHostFile(content), { repair: 'all', log: () => undefined });
+    expect(report).toMatchObject({ corruptions: 1, corruptionsFixed: 1, checkErrors: 0 });
+  });
+
+  it('is not reported repaired', () => {
+    const file = new ForgetfulFile(content, victim);
+    const said: string[] = [];
+    const report = checkImage(format, file, { repair: 'all', log: (sentence) => said.push(sentence) });
+    expect(file.forgotten).toBeGreaterThan(0);
+    expect(report.checkErrors).toBeGreaterThan(0);
+    expect(said.join('\n')).toContain('left after the repair');
+  });
+});
 
 describe.each(CASES)('$format.name on a host that forgets a write of the repair', ({ format, damaged, isMarked }) => {
   it('is repaired and opened when the host keeps everything', () => {

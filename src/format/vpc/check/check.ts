@@ -1,7 +1,7 @@
 // The check of an image, as the command asks for it: footers and header, then the table, then what lies behind the last block.
 
 import type { HostFile } from '../../../host/host-file.ts';
-import { type CheckReport, emptyCheckReport, limitedLog } from '../../check-report.ts';
+import { believeRepair, type CheckReport, emptyCheckReport, limitedLog } from '../../check-report.ts';
 import type { CheckOptions } from '../../image-format.ts';
 import { finishResize } from '../fixed/resize.ts';
 import { FAULTS, isSparse, type Layout, readLayout, type SparseLayout } from '../header/layout.ts';
@@ -10,6 +10,15 @@ import { checkTable } from './table-walk.ts';
 
 /** Blocks are what the report calls clusters. A fixed disk has none. */
 export function checkVpc(file: HostFile, options: CheckOptions): CheckReport {
+  const report = checkOnce(file, options);
+  if (report.corruptionsFixed === 0) return report;
+  const left = checkOnce(file, { ...options, repair: 'none', log: () => undefined });
+  const isKnown = report.corruptions - report.corruptionsFixed;
+  believeRepair(report, Math.max(0, left.corruptions - isKnown) + left.checkErrors, options.log);
+  return report;
+}
+
+function checkOnce(file: HostFile, options: CheckOptions): CheckReport {
   const log = options.repair === 'all' ? options.log : limitedLog(options.log);
   const found = readLayout(file);
   const before = isSparse(found) ? checkTable(file, found, { repair: 'none', log: () => undefined }) : null;
