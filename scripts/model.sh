@@ -6,7 +6,7 @@ set -eu
 usage='usage: model.sh [--images N] [--judged N] [--format F] [--seed S]
   --images N   for each of 33 kinds of image, with 20 operations each on average (default: see test/support/slices.ts)
   --judged N   of these, how many qemu-img sees (default: see there)
-  --format F   only raw, qed, qcow2, qcow, vdi, vmdk or vpc
+  --format F   only raw, qed, qcow2, qcow, vdi, vmdk, vpc or vhdx
   --seed S     the same operations again (default: others each time, printed)'
 images= judged= format= seed=$(date +%s)
 cd "$(dirname "$0")/.."

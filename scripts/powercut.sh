@@ -8,7 +8,7 @@ set -eu
 usage='usage: powercut.sh [--qemu] [--states N] [--format TEXT] [--seed S]
   --qemu         the engines of QEMU: qed, qcow2, each with and without a backing file
   --states N     states for each kind of image (default: see test/support/slices.ts)
-  --format TEXT  only the kinds of raw, qed, qcow2, qcow, vdi, vmdk or vpc, or those with TEXT in their name: snapshot, "qcow2 with lazy",
+  --format TEXT  only the kinds of raw, qed, qcow2, qcow, vdi, vmdk, vpc or vhdx, or those with TEXT in their name: snapshot, "qcow2 with lazy",
                  commit, rebase, ...
   --seed S       the same workloads again (default: another one each time, printed)'
 states= qemu= format= seed=$(date +%s)

@@ -11,7 +11,7 @@ import type { HostFile } from '../../src/host/host-file.ts';
 import { MemoryHostFile } from '../support/memory-file.ts';
 import { openImage } from '../support/memory-images.ts';
 import { seededRandom } from '../support/random.ts';
-import { RecordingHostFile } from '../support/wrapping-files.ts';
+import { RecordingHostFile, readOnlyView } from '../support/wrapping-files.ts';
 
 /** Parts of the disk that lie in other files than the image file, by their numbers in hexadecimal digits; of 4096 bytes. */
 type Bands = ReadonlyMap<string, Uint8Array>;
@@ -76,7 +76,7 @@ export function describeReadableDisk(variant: ReadVariant): void {
 
     test('nothing writes to its file, whatever is asked of it, and changes are refused with EROFS', () => {
       const { file, dataFile, content } = files();
-      const recording = new RecordingHostFile(file);
+      const recording = new RecordingHostFile(readOnlyView(file));
       const recordingData = dataFile === undefined ? undefined : new RecordingHostFile(dataFile);
       const disk = new VirtualDisk(openImage(format, recording, { readOnly: true, dataFile: recordingData }));
       expectContent(disk, content);

@@ -174,6 +174,9 @@ const variants: readonly DiskVariant[] = [
     create: (size) => ({ file: oldParallels(size), backing: null, initial: new Uint8Array(size) }),
     setsDirtyBit: setsInUse,
   },
+  variant(vhdx, { block_size: '1M' }, 'no backing file'),
+  variant(vhdx, { block_size: '2M', subformat: 'fixed' }, 'no backing file'),
+  variant(vhdx, { block_size: '1M', block_state_zero: 'off' }, 'no backing file'),
   apart('with a flat extent', { subformat: 'monolithicFlat' }, true, vmdk),
   apart('with a sparse extent', { subformat: 'twoGbMaxExtentSparse', grain_size: '4k' }, true, vmdk),
   apart('4k with a data file', { cluster_size: '4k', data_file: 'data' }, true),
@@ -195,7 +198,7 @@ function vhdxVariant(name: string, make: () => VhdxImage): ReadVariant {
   };
 }
 
-/** Formats that are only read. */
+/** Formats that are only read, and images that are made by hand. */
 const readVariants: readonly ReadVariant[] = [
   { name: 'bochs', format: bochs, create: () => bochsImage({ sectors: MIXED_SECTORS }) },
   {

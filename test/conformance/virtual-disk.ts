@@ -18,6 +18,7 @@ import {
   FaultyHostFile,
   type HostOperation,
   RecordingHostFile,
+  readOnlyView,
 } from '../support/wrapping-files.ts';
 import { describeReading, type ReadSubject } from './readable-disk.ts';
 
@@ -567,7 +568,7 @@ function describeDurability(variant: DiskVariant): void {
     for (const step of WORKLOAD.slice(0, 3)) step.run(writer);
     // the writer is left open, so that the file is unclean where the format can say so
     const image = subject.file.clone();
-    const recording = new RecordingHostFile(new ReadOnlyView(image).file);
+    const recording = new RecordingHostFile(readOnlyView(image));
     const disk = subject.open(recording, { readOnly: true });
     contentOf(disk);
     expect(errnoFrom(() => disk.write(new Uint8Array(9), 0, 9, guestOffset(5)))).toBe(ERRNO.EROFS);
@@ -786,19 +787,4 @@ function countSyncs(variant: DiskVariant): number {
   for (const step of workloadOf(variant)) step.run(disk);
   disk.close();
   return counters.reduce((sum, { calls }) => sum + calls.sync, 0);
-}
-
-/** The same bytes, as a file that was opened read-only. */
-class ReadOnlyView {
-  readonly file: HostFile;
-
-  constructor(file: MemoryHostFile) {
-    this.file = new Proxy(file, {
-      get: (target, key) => {
-        if (key === 'readOnly') return true;
-        const value: unknown = Reflect.get(target, key, target);
-        return typeof value === 'function' ? value.bind(target) : value;
-      },
-    });
-  }
 }

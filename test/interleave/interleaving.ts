@@ -13,6 +13,7 @@ import type { SharedImage } from '../../src/format/image-format.ts';
 import { METADATA_LOCK } from '../../src/format/mapped/mapped-state.ts';
 import { IN_USE_MARK } from '../../src/format/parallels/plain/state.ts';
 import { MODIFY_MARK, RESERVE_LOCK } from '../../src/format/vdi/state.ts';
+import { HEADERS_LOCK } from '../../src/format/vhdx/state.ts';
 import { GROW_LOCK, UNCLEAN_MARK } from '../../src/format/vmdk/sparse/state.ts';
 import type { Operation, Script } from '../support/script.ts';
 
@@ -34,7 +35,7 @@ const SLEEPERS = 1;
 
 export interface Subject {
   readonly name: string;
-  readonly format: 'qed' | 'qcow2' | 'qcow' | 'vdi' | 'vmdk' | 'vpc' | 'parallels';
+  readonly format: 'qed' | 'qcow2' | 'qcow' | 'vdi' | 'vhdx' | 'vmdk' | 'vpc' | 'parallels';
   readonly options: readonly (readonly [string, string])[];
   readonly backing: boolean;
   /** reads copy clusters up */
@@ -449,6 +450,7 @@ const LOCK_WORDS: Readonly<Record<string, readonly number[]>> = {
   qed: [METADATA_LOCK, 2],
   qcow2: [METADATA_LOCK, 2],
   vdi: [METADATA_LOCK, MODIFY_MARK, RESERVE_LOCK],
+  vhdx: [METADATA_LOCK, HEADERS_LOCK],
   vpc: [METADATA_LOCK],
   qcow: [METADATA_LOCK],
   parallels: [METADATA_LOCK, IN_USE_MARK],

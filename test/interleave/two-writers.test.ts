@@ -30,6 +30,7 @@ test.each([
   'vmdk',
   'qcow',
   'parallels',
+  'vhdx',
 ])('two writes that wait for one unallocated %s cluster do not wait for each other', async (format) => {
   const path = join(folder, `disk.${format}`);
   createDisk(path, format, { size: 1024 * 1024, options: new Map() });

@@ -30,7 +30,7 @@ for (const [index, subject] of SUBJECTS.entries()) {
         let faults = 0;
         for (let workload = 0; workload < workloads; workload++) {
           const prepared = prepare(subject, random);
-          faults += failEverywhere(subject.format, prepared, randomSteps(random, 12, subject.format.can.resize), kind);
+          faults += failEverywhere(subject.format, prepared, randomSteps(random, 12, subject), kind);
         }
         if (subject.format.can.resize)
           faults += failEverywhere(subject.format, prepare(subject, random), RESIZES, kind);

@@ -7,6 +7,7 @@ import { formats } from '../../src/disk/registry.ts';
 import { qcow } from '../../src/format/qcow/index.ts';
 import { qcow2 } from '../../src/format/qcow2/index.ts';
 import { vdi } from '../../src/format/vdi/index.ts';
+import { vhdx } from '../../src/format/vhdx/index.ts';
 import { cutPower, noVerdict } from '../support/power-cut.ts';
 import { hasQemu } from '../support/qemu.ts';
 import { seededRandom } from '../support/random.ts';
@@ -46,11 +47,11 @@ function describeSubject(index: number, subject: Subject): void {
       const { format, marksDirty = false } = subject;
       const begin = process.cpuUsage();
       while (verdict.states < wanted && verdict.failures.length < 10) {
-        const steps = randomSteps(random, STEPS, subject.format.can.resize);
+        const steps = randomSteps(random, STEPS, subject);
         const kill = random() < KILLED ? addKill(steps, random) : {};
         const repairAfterKill = format.check !== undefined && random() < 0.3;
         const workload = { format, ...prepare(subject, random), steps, marksDirty, ...kill, repairAfterKill };
-        const reclaimsLeaks = format === vdi || format === qcow;
+        const reclaimsLeaks = format === vdi || format === vhdx || format === qcow;
         const promises = { onlyLeaks: format === qcow2 || reclaimsLeaks, reclaimsLeaks };
         cutPower({ ...workload, ...promises }, random, verdict, Math.ceil(wanted / WORKLOADS));
       }

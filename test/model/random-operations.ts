@@ -15,6 +15,7 @@ import { qcow2 } from '../../src/format/qcow2/index.ts';
 import { qed } from '../../src/format/qed/index.ts';
 import { raw } from '../../src/format/raw/index.ts';
 import { vdi } from '../../src/format/vdi/index.ts';
+import { vhdx } from '../../src/format/vhdx/index.ts';
 import { vmdk } from '../../src/format/vmdk/index.ts';
 import { vpc } from '../../src/format/vpc/index.ts';
 import { factsOf } from '../support/closed-facts.ts';
@@ -127,6 +128,16 @@ export const subjects: readonly Subject[] = [
   ...(['none', 'raw', 'qed'] as const).flatMap((backing) =>
     ['4k', '64k'].map((block_size) => vdiSubject({ block_size }, backing)),
   ),
+  ...[
+    { block_size: '1M' },
+    { block_size: '1M', subformat: 'fixed' },
+    { block_size: '2M', block_state_zero: 'off' },
+  ].map((options) => ({
+    name: `vhdx ${Object.values(options).join('/')}`,
+    format: vhdx as WritableFormat,
+    options: options as Readonly<Record<string, string>>,
+    backing: 'none' as const,
+  })),
   ...(['none', 'raw', 'qed'] as const).map((backing) => ({
     name: `qcow, backing ${backing}`,
     format: qcow as WritableFormat,
@@ -151,14 +162,14 @@ export const subjects: readonly Subject[] = [
 
 /** Of the kinds with short tables, some disks have more than one. */
 function maxSizeOf({ format, options }: Subject): number {
-  return format === qcow || (options['cluster_size'] === '4k' && options['table_size'] !== '2')
+  return format === qcow || format === vhdx || (options['cluster_size'] === '4k' && options['table_size'] !== '2')
     ? BEYOND_A_TABLE
     : BEYOND_BACKING;
 }
 
-/** A VMDK image has no extent without sectors. */
+/** A VMDK image has no extent without sectors, and QEMU opens no VHDX without them. */
 function leastSize(format: WritableFormat): number {
-  return format === vmdk ? 512 : 0;
+  return format === vmdk || format === vhdx ? 512 : 0;
 }
 
 function qcow2Subject(options: Readonly<Record<string, string>>, backing: Subject['backing']): Subject {

@@ -7,8 +7,6 @@ import { type BundleBytes, bundleImage, writeBundle } from './bundle-bytes.ts';
 import { cloopImage } from './cloop-bytes.ts';
 import { dmgImage } from './dmg-bytes.ts';
 import { asifImage, sparseImage } from './piece-bytes.ts';
-import { mixedVhdx } from './vhdx-bytes.ts';
-import { vhdxContent } from './vhdx-judge.ts';
 
 export interface ReadOnlyImage {
   readonly image: Uint8Array;
@@ -22,10 +20,6 @@ export const READ_ONLY_IMAGES: Readonly<Record<string, () => ReadOnlyImage>> = {
   sparseimage: () => sparseImage(),
   sparsebundle: () => bundleImage(),
   asif: () => asifImage(),
-  vhdx: () => {
-    const { image } = mixedVhdx();
-    return { image, content: vhdxContent(image) };
-  },
 };
 
 /** Writes the image to a file, and its other files beside it. */

@@ -30,7 +30,7 @@ interface Slice {
 const SLICES = {
   /** powercut.sh: states of the disk for each kind of image; qcow2 has 16 kinds */
   cuts: {
-    ci: { raw: 1500, qed: 1500, qcow2: 800, qcow: 800, vdi: 800, vmdk: 400, parallels: 800, vpc: 800, vhdx: 200 },
+    ci: { raw: 1500, qed: 1500, qcow2: 800, qcow: 800, vdi: 800, vmdk: 400, parallels: 800, vpc: 800, vhdx: 400 },
     long: 10_000,
   },
   /** extents of VMDK images that nothing else makes: states of the disk for each kind, and workloads for each kind of fault */
@@ -45,11 +45,14 @@ const SLICES = {
   /** powercut.sh --qemu: states for each kind of image */
   qemuCuts: { ci: 15, long: 300 },
   /** faults.sh: workloads for each kind of image and of fault */
-  faults: { ci: { raw: 1, qed: 1, qcow2: 1, qcow: 1, vdi: 1, vmdk: 1, parallels: 1, vpc: 1 }, long: 20 },
+  faults: { ci: { raw: 1, qed: 1, qcow2: 1, qcow: 1, vdi: 1, vmdk: 1, parallels: 1, vpc: 1, vhdx: 1 }, long: 20 },
   /** model.sh: images of each kind, with 20 operations each on average */
-  model: { ci: { raw: 60, qed: 60, qcow2: 60, qcow: 40, vdi: 40, vmdk: 40, parallels: 40, vpc: 40 }, long: 1000 },
+  model: {
+    ci: { raw: 60, qed: 60, qcow2: 60, qcow: 40, vdi: 40, vmdk: 40, parallels: 40, vpc: 40, vhdx: 40 },
+    long: 1000,
+  },
   /** model.sh: how many of them qemu-img sees */
-  judged: { ci: { raw: 3, qed: 3, qcow2: 3, qcow: 3, vdi: 3, vmdk: 3, parallels: 3, vpc: 3 }, long: 100 },
+  judged: { ci: { raw: 3, qed: 3, qcow2: 3, qcow: 3, vdi: 3, vmdk: 3, parallels: 3, vpc: 3, vhdx: 3 }, long: 100 },
   /** images of qemu-img under random operations, for each kind */
   interop: { ci: { qcow2: 2 }, long: 20 },
   /** random operations in imgfuse and in QEMU: images for each kind */

@@ -53,11 +53,19 @@ function entryAt(log: Buffer, offset: number, guid: Buffer): Entry | null {
 
 /** 2.3.2: every sector may be the tail of a sequence; the valid sequence that ends with the highest number is active. */
 function activeSequence(log: Buffer, guid: Buffer): Entry[] {
+  const entries = new Map<number, Entry | null>();
+  const entryOf = (offset: number): Entry | null => {
+    const known = entries.get(offset);
+    if (known !== undefined) return known;
+    const entry = entryAt(log, offset, guid);
+    entries.set(offset, entry);
+    return entry;
+  };
   let active: Entry[] = [];
   for (let tail = 0; tail < log.length; tail += 4096) {
     const sequence: Entry[] = [];
     for (let head = tail; ; ) {
-      const entry = entryAt(log, head, guid);
+      const entry = entryOf(head);
       if (entry === null || (sequence.length > 0 && entry.sequence !== sequence.at(-1)!.sequence + 1n)) break;
       sequence.push(entry);
       head = (head + entry.bytes.length) % log.length;

@@ -11,6 +11,7 @@ import { qcow2 } from '../../src/format/qcow2/index.ts';
 import { qed } from '../../src/format/qed/index.ts';
 import { raw } from '../../src/format/raw/index.ts';
 import { vdi } from '../../src/format/vdi/index.ts';
+import { vhdx } from '../../src/format/vhdx/index.ts';
 import { vmdk } from '../../src/format/vmdk/index.ts';
 import { vpc } from '../../src/format/vpc/index.ts';
 import { factsOf } from './closed-facts.ts';
@@ -43,6 +44,8 @@ export interface Subject {
   readonly format: WritableFormat;
   readonly options: Readonly<Record<string, string>>;
   readonly withBacking: boolean;
+  /** blocks are larger than what a workload discards, so that some of its discards are of a whole one */
+  readonly blockBytes?: number;
   readonly withDataFile?: boolean;
   /** makes a new image instead of the format, of any number of files */
   readonly make?: (size: number, withBacking: boolean) => Pick<Prepared, 'start' | 'beside'>;
@@ -134,6 +137,8 @@ export const SUBJECTS: readonly Subject[] = [
     withBacking: false,
   },
   { name: 'parallels of the first kind', format: oldKindOfParallels, options: {}, withBacking: false },
+  { name: 'vhdx', format: vhdx, options: { block_size: '1M' }, withBacking: false, blockBytes: 1024 * 1024 },
+  { name: 'vhdx, fixed', format: vhdx, options: { block_size: '1M', subformat: 'fixed' }, withBacking: false },
   { name: 'vdi, static', format: vdi, options: { block_size: '4k', static: 'on' }, withBacking: false },
   {
     name: 'vdi with large blocks and a short backing file',
@@ -159,8 +164,10 @@ export const AREAS = [
   { first: SECTORS - 192, end: SECTORS },
 ] as const;
 
-/** Near the beginning and near the end of the disk. @param count of steps @param canResize false: the disk keeps its size */
-export function randomSteps(random: () => number, count: number, canResize = true): GuestStep[] {
+/** Near the beginning and near the end of the disk. @param count of steps @param subject if it makes a difference */
+export function randomSteps(random: () => number, count: number, subject?: Subject): GuestStep[] {
+  const { blockBytes } = subject ?? {};
+  const canResize = subject?.format.can.resize ?? true;
   const steps: GuestStep[] = [];
   for (let n = 0; n < count; n++) {
     const pick = random();
@@ -168,6 +175,7 @@ export function randomSteps(random: () => number, count: number, canResize = tru
     const at = (area + Math.floor(random() * 120)) * SECTOR;
     const length = (1 + Math.floor(random() * 24)) * SECTOR;
     if (pick < 0.5) steps.push({ kind: 'write', at, length, value: 1 + (n % 90) });
+    else if (pick < 0.58 && blockBytes !== undefined) steps.push(discardOfBlock(at, blockBytes));
     else if (pick < 0.65) steps.push({ kind: 'discard', at, length: length * 2, value: 0 });
     else if (pick < 0.7) steps.push({ kind: 'zero', at, length, value: 0 });
     else if (pick < 0.75) steps.push({ kind: 'preallocate', at: at + 100, length, value: 0 });
@@ -178,6 +186,11 @@ export function randomSteps(random: () => number, count: number, canResize = tru
     else steps.push({ kind: random() < 0.5 ? 'maintain' : 'makeClean' });
   }
   return steps;
+}
+
+function discardOfBlock(at: number, blockBytes: number): GuestStep {
+  const start = at - (at % blockBytes);
+  return { kind: 'discard', at: start, length: Math.min(blockBytes, SIZE - start), value: 0 };
 }
 
 /** An image before its workload, closed clean; `content` has the value of each of its sectors. */

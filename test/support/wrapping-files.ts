@@ -180,3 +180,14 @@ export class FaultyHostFile extends WrappingFile {
 function zeroCounts(): Record<HostOperation, number> {
   return { read: 0, write: 0, sync: 0, truncate: 0, 'punch-hole': 0, 'zero-range': 0, allocate: 0 };
 }
+
+/** The same bytes, as a file that was opened read-only. */
+export function readOnlyView(file: HostFile): HostFile {
+  return new Proxy(file, {
+    get: (target, key) => {
+      if (key === 'readOnly') return true;
+      const value: unknown = Reflect.get(target, key, target);
+      return typeof value === 'function' ? value.bind(target) : value;
+    },
+  });
+}

@@ -51,11 +51,14 @@ export interface StateSizes {
   readonly numberCount: number;
   /** bytes of its tables that are cached as one, where tables are not aligned to clusters; default: a cluster, 4 KiB at most */
   readonly sliceBytes?: number;
+  /** what places in the file are counted in; default: clusters */
+  readonly unitBytes?: number;
 }
 
 export function createMappedState(options: MappedStateOptions, format: StateSizes): MappedState {
   const { allocatedClusters, fileLength, readOnly, slots, virtualSize } = options;
   const { clusterSize, numberCount, sliceBytes = Math.min(MAX_SLICE_BYTES, clusterSize), wordCount } = format;
+  const { unitBytes = clusterSize } = format;
   const numbers = new SharedArrayBuffer(numberCount * 8);
   initializeDiskNumbers(numbers, virtualSize, allocatedClusters);
   return {
@@ -65,7 +68,7 @@ export function createMappedState(options: MappedStateOptions, format: StateSize
     cache: createTableCacheState(cacheBytes(options, clusterSize), sliceBytes),
     reservations: createReservationState(slots),
     pending: createPendingLinksState(readOnly ? 1 : PENDING_CAPACITY),
-    free: createFreeClustersState(clusterSize, readOnly ? 0 : trackedClusters(clusterSize, fileLength, virtualSize)),
+    free: createFreeClustersState(unitBytes, readOnly ? 0 : trackedClusters(unitBytes, fileLength, virtualSize)),
   };
 }
 

@@ -84,6 +84,8 @@ export interface SettlingFlushParts {
   readonly word: 'blocks' | 'clusters';
   /** Makes durable what links or bits wait for, and writes these. One thread at a time calls it. */
   readonly linkHeldBack: () => void;
+  /** What the fdatasync of a flush has made possible, before freed clusters go on. Absent: nothing. */
+  readonly afterSync?: () => void;
   /** Makes freed clusters, which nothing leads to, a hole. */
   readonly punch: (run: ClusterRun) => void;
   /** called once per sentence */
@@ -109,7 +111,10 @@ export class SettlingFlush {
         linkHeldBack();
         phase = this.settling.begin();
       },
-      () => this.settle(phase),
+      () => {
+        this.parts.afterSync?.();
+        this.settle(phase);
+      },
     );
   }
 

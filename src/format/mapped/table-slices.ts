@@ -6,6 +6,9 @@ import type { TableCache } from '../../concurrency/table-cache.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 
+/** What tables are read from: the image file, or what shows it with changes. */
+export type TableFile = Pick<HostFile, 'path' | 'read' | 'size'>;
+
 export class TableSlices {
   readonly sliceBytes: number;
   /** slices that this thread has read from the file so far */
@@ -14,7 +17,7 @@ export class TableSlices {
   readonly view: DataView;
   /** the same as bytes */
   readonly bytes: Uint8Array;
-  private readonly file: HostFile;
+  private readonly file: TableFile;
   private readonly cache: TableCache;
   private readonly cutBytes: number;
 
@@ -22,7 +25,7 @@ export class TableSlices {
    * @param cutBytes tables lie in units of so many bytes, and the file may end within one, which reads as zeros from there on;
    * 0 where a table must not be cut
    */
-  constructor(file: HostFile, cache: TableCache, cutBytes: number) {
+  constructor(file: TableFile, cache: TableCache, cutBytes: number) {
     this.file = file;
     this.cache = cache;
     this.cutBytes = cutBytes;

@@ -5,8 +5,7 @@
 import { hexWords } from '../../bytes/endian.ts';
 import { after, type HostOffset, hex, hostOffset } from '../../bytes/offsets.ts';
 import type { TableCache } from '../../concurrency/table-cache.ts';
-import type { HostFile } from '../../host/host-file.ts';
-import { TableSlices } from '../mapped/table-slices.ts';
+import { type TableFile, TableSlices } from '../mapped/table-slices.ts';
 import { ENTRY_BYTES } from './geometry.ts';
 import { MIB } from './header/fields.ts';
 
@@ -47,6 +46,13 @@ export function writePlace(entry: DataView, low: number, place: number): void {
   entry.setUint32(4, Math.floor(mib / HIGH_MIB), true);
 }
 
+/** The bytes of an entry. */
+export function entryOf(state: number, place: number): Uint8Array {
+  const bytes = new Uint8Array(ENTRY_BYTES);
+  writePlace(new DataView(bytes.buffer), state, place);
+  return bytes;
+}
+
 /** The block has data in the file, all of it or a part. */
 export function hasPlace(state: number): boolean {
   return state === PAYLOAD_BLOCK_FULLY_PRESENT || state === PAYLOAD_BLOCK_PARTIALLY_PRESENT;
@@ -66,8 +72,8 @@ export class Bat {
   readonly slices: TableSlices;
   readonly start: HostOffset;
 
-  /** @param file with its log replayed */
-  constructor(file: HostFile, cache: TableCache, start: number) {
+  /** @param file with what its log holds */
+  constructor(file: TableFile, cache: TableCache, start: number) {
     this.slices = new TableSlices(file, cache, 0);
     this.start = hostOffset(start);
   }
@@ -85,6 +91,11 @@ export class Bat {
   offset(index: number): HostOffset {
     const at = this.slices.load(this.placeOf(index));
     return offsetOf(this.slices.view.getUint32(at, true), this.slices.view.getUint32(at + 4, true));
+  }
+
+  /** Entries from this one on that lie in its sector of the file. */
+  entriesInSector(index: number): number {
+    return this.slices.bytesInSlice(this.placeOf(index)) / ENTRY_BYTES;
   }
 
   /** The byte at `offset` of the file, which lies in a bitmap. */

@@ -22,7 +22,7 @@ export class Geometry {
   /** entries that the disk needs */
   readonly entryCount: number;
 
-  constructor({ blockBytes, parent, sectorBytes, virtualSize }: Omit<DiskFacts, 'isFixed'>) {
+  constructor({ blockBytes, parent, sectorBytes, virtualSize }: Omit<DiskFacts, 'isFixed' | 'sizeAt'>) {
     this.blockBytes = blockBytes;
     this.sectorBytes = sectorBytes;
     this.chunkRatio = (BITS_OF_BITMAP * sectorBytes) / blockBytes;

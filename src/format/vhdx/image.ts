@@ -1,121 +1,115 @@
-// An open VHDX, read-only: the log is replayed in memory, and the file is not touched. All threads share what does not change after
-// the open, and the cache of the tables, which needs the metadata lock.
+// The order of the durability steps of an open VHDX:
+//
+//   first change             new GUIDs in the headers (durable) -> the change
+//   first change of tables   an empty log entry (durable) -> the headers name the log (durable) -> the change
+//   allocating write         guest bytes into a block that reads as zeros -> log entry
+//   discard                  log entry -> fdatasync -> punch -> fdatasync -> free for reuse (R5)
+//   flush                    fdatasync -> what the log holds is written in its places
+//   close                    flush -> places durable -> the headers name no log (durable) -> the file is cut
+//
+// The steps of a write stand in allocating-write.ts, those of a discard in deallocate.ts, those of the headers in session.ts, and here
+// those of the whole image.
 
 import type { GuestOffset } from '../../bytes/offsets.ts';
-import { TABLES_OF } from '../../concurrency/hold-times.ts';
-import { Mutex } from '../../concurrency/mutex.ts';
-import { TableCache } from '../../concurrency/table-cache.ts';
+import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import {
-  type Extent,
+  type ClosedFacts,
   type ImageDetails,
-  type ImageFile,
   onlyFile,
   type ReadableImage,
-  type ReadOnlyImage,
-  type SharedImage,
-  type StatusRun,
-  shareImage,
+  type WritableImage,
 } from '../image-format.ts';
-import { HostHoles } from '../mapped/host-holes.ts';
-import { ImageMap } from '../mapped/image-map.ts';
-import { type MappedState, METADATA_LOCK } from '../mapped/mapped-state.ts';
-import { PendingLinks } from '../mapped/pending-links.ts';
-import { PlainRunReader } from '../mapped/plain-run-reader.ts';
-import { RangeReader } from '../mapped/run-reader.ts';
-import { StatusScan } from '../mapped/status-scan.ts';
-import { Bat } from './bat.ts';
-import { Geometry } from './geometry.ts';
+import { type ImageSteps, MappedImage } from '../mapped/mapped-image.ts';
+import { type Collaborators, connect } from './collaborators.ts';
 import { viewOf } from './header/layout.ts';
-import type { DiskFacts } from './header/metadata.ts';
-import type { Replay } from './log/replay.ts';
-import { Mapper, type Run } from './mapping.ts';
-import { Places, type Stretch } from './places.ts';
-import { VhdxScannedTables } from './scanned-tables.ts';
+import { resize } from './resize.ts';
+import type { VhdxState } from './state.ts';
 
-/** What all threads share. Nothing of it but the cache changes after the open. */
-export interface VhdxState extends MappedState {
-  readonly disk: DiskFacts;
-  readonly details: ImageDetails;
-  readonly batOffset: number;
-  readonly replay: Replay | null;
-  /** with its log replayed */
-  readonly fileLength: number;
-  /** what is no place for a block */
-  readonly taken: readonly Stretch[];
-  readonly allocatedBlocks: number;
+/** The log is cleared, and what the file was made longer for nothing is cut, after this long without a change of tables. */
+const IDLE_MS = 5000;
+
+/** This thread's objects over the state of an image. @param slot its reservation slot @param log called once per sentence */
+export function vhdxImage(
+  file: HostFile,
+  state: VhdxState,
+  slot: number,
+  parent: ReadableImage | null,
+  log: (sentence: string) => void,
+): WritableImage {
+  const parts = connect(viewOf(file, state.replay), parent, state, slot, log);
+  const { details, disk } = state;
+  const named = { format: 'vhdx', files: onlyFile(file), clusterSize: disk.blockBytes, identity: details.identity! };
+  return new MappedImage(file, { ...named, ...parts, copier: null }, new VhdxSteps(parts), state);
 }
 
-export class VhdxImage implements ReadOnlyImage {
-  readonly format = 'vhdx';
-  readonly readOnly = true;
-  readonly file: HostFile;
-  readonly files: readonly ImageFile[];
-  readonly backing: ReadableImage | null;
-  readonly clusterSize: number;
-  readonly identity: string;
-  private readonly state: VhdxState;
-  private readonly lock: Mutex;
-  private readonly ranges: RangeReader<Run>;
-  private readonly imageMap: ImageMap;
+class VhdxSteps implements ImageSteps {
+  private readonly parts: Collaborators;
 
-  constructor(file: HostFile, state: VhdxState, backing: ReadableImage | null) {
-    const { batOffset, details, disk, fileLength, replay, taken } = state;
-    this.file = file;
-    this.files = onlyFile(file);
-    this.backing = backing;
-    this.clusterSize = disk.blockBytes;
-    this.identity = details.identity!;
-    this.state = state;
-    this.lock = new Mutex(new Int32Array(state.words), METADATA_LOCK, `${TABLES_OF}${file.path}`);
-    const view = viewOf(file, replay);
-    const geometry = new Geometry(disk);
-    const bat = new Bat(view, new TableCache(state.cache), batOffset);
-    const places = new Places(fileLength, taken);
-    const mapper = new Mapper(file.path, geometry, bat, places, disk.parent !== null);
-    this.ranges = new RangeReader<Run>(this.lock, mapper, new PlainRunReader(view, backing, 'block'));
-    const scanned = new VhdxScannedTables(geometry, bat, new PendingLinks(state.pending), mapper, places);
-    const scan = new StatusScan(scanned, new HostHoles(view), backing !== null);
-    // the log may have bytes of a block, too
-    const showsPlaces = replay === null;
-    this.imageMap = new ImageMap({ lock: this.lock, scan, backing, showsPlaces, dataFile: null });
+  constructor(parts: Collaborators) {
+    this.parts = parts;
   }
 
-  virtualSize(): number {
-    return this.state.disk.virtualSize;
+  makeRoom(): boolean {
+    return false;
   }
 
-  allocatedBytes(): number {
-    return Math.min(this.state.allocatedBlocks * this.clusterSize, this.virtualSize());
+  preallocateFirst(offset: GuestOffset, length: number): number {
+    return this.parts.allocating.preallocateFirst(offset, length, true);
   }
 
-  read(target: Uint8Array, targetOffset: number, length: number, offset: GuestOffset): void {
-    this.ranges.readReserved(target, targetOffset, length, offset);
+  resize(size: number): void {
+    resize(this.parts, size);
   }
 
-  map(offset: GuestOffset, length: number): Extent {
-    return this.imageMap.map(offset, length);
+  flush(): void {
+    this.parts.flush.run();
   }
 
-  mapStatus(offset: GuestOffset, length: number): StatusRun {
-    return this.imageMap.mapStatus(offset, length);
+  maintain(nowMs: number): void {
+    const { lock, numbers, session } = this.parts;
+    if (session.isLogging && lock.run(() => nowMs - numbers.lastChangeMs) >= IDLE_MS) this.makeClean();
   }
 
-  mapContent(offset: GuestOffset, length: number): StatusRun {
-    return this.imageMap.mapContent(offset, length);
+  makeClean(): void {
+    const { allocator, file, flush, free, lock, session, tracker, unplaced } = this.parts;
+    flush.run();
+    if (session.isAnnounced && lock.run(() => free.unusedCount) > 0) flush.runUntilSettled();
+    if (session.isLogging) flush.placeAll();
+    session.clear(
+      () => unplaced.count === 0,
+      () => {
+        const before = file.size();
+        allocator.trimInPieces(lock);
+        if (file.size() !== before) tracker.sync();
+      },
+    );
   }
 
-  close(): void {}
-
-  abandon(thread: number): void {
-    this.lock.abandon(thread);
+  close(): void {
+    this.makeClean();
+    const { file, session } = this.parts;
+    if (!session.isLogging) return;
+    const { path } = file;
+    throw new ImgfuseError('io', `${path} is not closed: its log holds changes; the next open carries them out`, {
+      path,
+    });
   }
 
-  details(): ImageDetails {
-    return this.state.details;
+  /** Nothing is stored: an open walks a table of a few MiB. */
+  closedFacts(): ClosedFacts | null {
+    return null;
   }
 
-  share(): SharedImage {
-    return shareImage(this, this.state);
+  /** Blocks lose their places; those of a fixed image are punched where they are, if the host can do that. */
+  canDiscard(): boolean {
+    return !this.parts.isFixed || this.parts.file.punchesHoles();
+  }
+
+  details(virtualSize: number): ImageDetails {
+    const { session, state } = this.parts;
+    const { dataWriteGuid, details } = state;
+    const identity = session.isAnnounced ? dataWriteGuid : details.identity!;
+    return { ...details, virtualSize, identity, dirty: details.dirty || session.isLogging };
   }
 }

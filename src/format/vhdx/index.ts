@@ -1,19 +1,24 @@
-// The plug of VHDX, the format of Hyper-V: fixed, dynamic and differencing images, read-only. What a crash has left in the log counts.
+// The plug of VHDX, the format of Hyper-V: probe, open, attach, create, check. Fixed and dynamic images are read and written,
+// differencing ones read. What a crash has left in the log counts.
 
-import type { AttachOptions, ImageFormat, SharedImage } from '../image-format.ts';
+import type { AttachOptions, CheckedFormat, SharedImage } from '../image-format.ts';
 import { checkVhdx } from './check/check.ts';
+import { createVhdx, VHDX_CREATE_HELP } from './create.ts';
 import { FILE_SIGNATURE } from './header/file-identifier.ts';
-import { VhdxImage, type VhdxState } from './image.ts';
+import { vhdxImage } from './image.ts';
 import { detailsOf, openVhdx, readSoundLayout, sayLog } from './open.ts';
+import type { VhdxState } from './state.ts';
 
-export const vhdx: ImageFormat<VhdxImage> = {
+export const vhdx: CheckedFormat = {
   name: 'vhdx',
   title: 'a VHDX image',
   magics: [{ at: 0, text: FILE_SIGNATURE }],
-  can: { write: false, resize: false, backing: true, lazyRefcounts: false },
+  can: { write: true, resize: true, backing: true, lazyRefcounts: false },
+  createHelp: VHDX_CREATE_HELP,
   open: openVhdx,
-  attach: (file, shared: SharedImage, { backing }: AttachOptions) =>
-    new VhdxImage(file, shared.state as VhdxState, backing),
+  attach: (file, shared: SharedImage, { backing, log, slot }: AttachOptions) =>
+    vhdxImage(file, shared.state as VhdxState, slot, backing, log),
+  create: createVhdx,
   check: checkVhdx,
   inspect: (file, log = () => undefined) => {
     const layout = readSoundLayout(file);

@@ -15,10 +15,12 @@ import { ImgfuseError } from '../../errors/index.ts';
 import type { DataRun, UnallocatedRun, ZeroRun } from '../mapped/run-mapper.ts';
 import {
   type Bat,
+  hasPlace,
   isZeroState,
   PAYLOAD_BLOCK_FULLY_PRESENT,
   PAYLOAD_BLOCK_NOT_PRESENT,
   PAYLOAD_BLOCK_PARTIALLY_PRESENT,
+  PAYLOAD_BLOCK_ZERO,
   SB_BLOCK_PRESENT,
   stateOf,
 } from './bat.ts';
@@ -26,6 +28,14 @@ import { BITMAP_BYTES, type Geometry } from './geometry.ts';
 import type { Places } from './places.ts';
 
 export type Run = DataRun | ZeroRun | UnallocatedRun;
+
+/** What the entry of a block says. */
+export interface Lookup {
+  readonly state: number;
+  readonly hasData: boolean;
+  /** where its data is, or the place that it keeps */
+  readonly place: HostOffset | null;
+}
 
 export class Mapper {
   private readonly path: string;
@@ -75,6 +85,29 @@ export class Mapper {
     const part = Math.min(length, bits * sectorBytes - inSector);
     if (!isHere) return { status: 'unallocated', length: part };
     return { status: 'data', length: part, hostOffset: after(host, offset - geometry.startOf(block)) };
+  }
+
+  /** What the entry of a payload block says that it is. */
+  stateOf(block: GuestCluster): number {
+    return stateOf(this.bat.low(this.geometry.entryOf(block)));
+  }
+
+  /** Entry of a payload block. Throws corrupt. */
+  lookup(block: GuestCluster): Lookup {
+    const { bat, geometry } = this;
+    const index = geometry.entryOf(block);
+    const state = stateOf(bat.low(index));
+    if (hasPlace(state)) return { state, hasData: true, place: this.placeOf(index, block) };
+    return { state, hasData: false, place: this.keptPlace(block) };
+  }
+
+  /** The place that a block without data keeps; null: none. */
+  keptPlace(block: GuestCluster): HostOffset | null {
+    const { bat, geometry } = this;
+    const index = geometry.entryOf(block);
+    const state = stateOf(bat.low(index));
+    const isKept = isZeroState(state) && state !== PAYLOAD_BLOCK_ZERO && bat.offset(index) !== 0;
+    return isKept ? this.placeOf(index, block) : null;
   }
 
   private bitmapOf(block: GuestCluster): HostOffset {

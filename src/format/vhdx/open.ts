@@ -1,43 +1,138 @@
-// Opening a VHDX. It checks headers, log, regions and metadata; each entry of the table is checked by the read that meets it.
+// Opening a VHDX. A read-only open checks headers, log, regions and metadata, and replays the log in memory; each entry of the table is
+// checked by the read that meets it. A read-write open walks the table as well, so that no write starts from an entry that is not
+// true and every place has one owner; then it carries out the log, as the specification asks. It changes nothing else.
 
-import { hostOffset } from '../../bytes/offsets.ts';
+import { hostCluster, hostOffset, roundUp } from '../../bytes/offsets.ts';
+import type { SparseBitmap } from '../../bytes/sparse-bitmap.ts';
+import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
-import type { ImageDetails, OpenOptions } from '../image-format.ts';
+import { type ImageDetails, type OpenOptions, progressOf, type WritableImage } from '../image-format.ts';
+import { FreeClusters, MAX_TRACKED_CLUSTERS } from '../mapped/free-clusters.ts';
 import { COUNTED_TABLE_BYTES, clustersOnHost, possibleClusters } from '../mapped/host-clusters.ts';
-import { createMappedState } from '../mapped/mapped-state.ts';
 import { hasPlace, stateOf } from './bat.ts';
+import { type TableCheck, walkTable } from './check/table-walk.ts';
 import { ENTRY_BYTES, Geometry } from './geometry.ts';
-import { invalid } from './header/fields.ts';
+import { invalid, MIB } from './header/fields.ts';
 import { type Layout, readLayout } from './header/layout.ts';
 import { referenceTo } from './header/locator.ts';
-import { VhdxImage } from './image.ts';
-import { takenIn } from './places.ts';
+import { vhdxImage } from './image.ts';
+import { isWhole, mend } from './mend.ts';
+import { createVhdxState, type VhdxState } from './state.ts';
 
 const CHUNK_BYTES = 64 * 1024;
+/** MiB between blocks that one open makes free; a hostile file may have any number. */
+const MAX_RECLAIMED_UNITS = 2 ** 24;
 
-export function openVhdx(file: HostFile, options: OpenOptions): VhdxImage {
+export function openVhdx(file: HostFile, options: OpenOptions): WritableImage {
   const layout = readSoundLayout(file);
-  const { disk, regions, replay, view } = layout;
+  return options.readOnly ? openReadOnly(file, layout, options) : openReadWrite(file, layout, options);
+}
+
+function openReadOnly(file: HostFile, layout: Layout, options: OpenOptions): WritableImage {
+  const { disk, view } = layout;
   const { blockBytes, parent, virtualSize } = disk;
   const backing = parent === null ? null : options.openBacking(referenceTo(parent));
   sayLog(file, layout, options.log);
   const fileLength = view.size();
-  const allocatedBlocks =
+  const allocatedClusters =
     options.isLazy === true
       ? clustersOnHost(file, virtualSize, blockBytes)
       : (countAllocated(layout) ?? possibleClusters(file, virtualSize, blockBytes));
-  const size = { virtualSize, fileLength, readOnly: true, allocatedClusters: allocatedBlocks };
-  const state = {
-    ...createMappedState(
-      { ...options, ...size },
-      { clusterSize: blockBytes, wordCount: 1, numberCount: 2, sliceBytes: 4096 },
-    ),
-    ...{ disk, replay, fileLength, allocatedBlocks },
-    details: detailsOf(layout),
-    batOffset: regions.bat.start,
-    taken: takenIn(layout),
+  const state = createState(layout, options, allocatedClusters, fileLength);
+  return vhdxImage(file, state, 0, backing, options.log);
+}
+
+function openReadWrite(file: HostFile, layout: Layout, options: OpenOptions): WritableImage {
+  refuseUnwritten(file, layout);
+  const { report, used } = walkOrRefuse(file, layout, options);
+  // an open that fails has changed no byte, so the log comes last
+  const fileEnd = roundUp(report.imageEndOffset, MIB);
+  const isClean = isWhole(layout) && report.leaks === 0;
+  const sound = isClean ? layout : mended(file, layout, fileEnd, report.leaks, options.log);
+  const state = createState(sound, options, report.allocatedClusters, fileEnd);
+  reclaimGaps(state, used, fileEnd / MIB);
+  return vhdxImage(file, state, 0, null, options.log);
+}
+
+function createState(layout: Layout, options: OpenOptions, allocatedClusters: number, fileEnd: number): VhdxState {
+  const { disk, view } = layout;
+  const size = { virtualSize: disk.virtualSize, fileLength: view.size(), fileEnd };
+  return createVhdxState(layout, { ...options, ...size, allocatedClusters, details: detailsOf(layout) });
+}
+
+/** What is read, and not written. */
+function refuseUnwritten({ isDevice, path }: HostFile, { disk, headers }: Layout): void {
+  if (disk.parent !== null) {
+    throw unsupported(
+      path,
+      `${path} is a differencing VHDX, which is only read; mount it with -o ro, or write to an overlay on it (-o overlay=FILE)`,
+    );
+  }
+  if (isDevice) {
+    throw unsupported(
+      path,
+      `${path} is a block device, and a VHDX grows with its file; mount it with -o ro, or copy it to a file`,
+    );
+  }
+  if (headers.current.logLength > 0) return;
+  throw unsupported(path, `${path} has no log, without which no VHDX is written; mount it with -o ro`);
+}
+
+function unsupported(path: string, sentence: string): ImgfuseError {
+  return new ImgfuseError('unsupported', sentence, { path });
+}
+
+/** Walks the table, as the log leaves it, and writes nothing. Throws what cannot be repaired safely. */
+function walkOrRefuse(file: HostFile, layout: Layout, options: OpenOptions): TableCheck {
+  let first = '';
+  const log = (sentence: string): void => {
+    if (first === '' && sentence.startsWith('ERROR BAT')) first = sentence.slice('ERROR '.length);
   };
-  return new VhdxImage(file, state, backing);
+  const steps = progressOf(`checking ${file.path}`, options.progress);
+  const found = walkTable(layout, { log, ...steps }, true);
+  const { checkErrors, corruptions } = found.report;
+  if (checkErrors + corruptions === 0) return found;
+  throw new ImgfuseError(
+    'corrupt',
+    `${file.path}: its block allocation table has ${checkErrors + corruptions} errors, the first: ${first}; it is not opened for ` +
+      'writing. See them with imgfuse check, repair a copy with imgfuse check -r all, or mount with -o ro',
+    { path: file.path },
+  );
+}
+
+/** The image with what its log holds in its places, and without what a crash has left behind everything that is in use. */
+function mended(
+  file: HostFile,
+  layout: Layout,
+  fileEnd: number,
+  leaks: number,
+  log: (sentence: string) => void,
+): Layout {
+  const { headers, regions, replay } = layout;
+  mend(file, layout);
+  if (replay !== null) log(`${file.path} was not closed; what its log holds was carried out`);
+  else if (headers.current.logGuid !== null)
+    log(`${file.path} was not closed, and its log has no valid entry; its headers name no log any more`);
+  if (headers.damaged !== null || regions.damaged !== null)
+    log(`${file.path}: a damaged header or region table was replaced by its twin`);
+  if (leaks > 0) log(`${file.path} was not closed clean; ${leaks} leaked blocks are reclaimed`);
+  if (file.size() > fileEnd) {
+    file.truncate(fileEnd);
+    file.sync();
+  }
+  return readSoundLayout(file);
+}
+
+/** Whole MiB between what is in use. That nothing refers to them may not be durable yet, so they take two flushes (R5). */
+function reclaimGaps(state: VhdxState, used: SparseBitmap, units: number): void {
+  const free = new FreeClusters(state.free);
+  let room = MAX_RECLAIMED_UNITS;
+  for (const gap of used.gaps(Math.min(units, MAX_TRACKED_CLUSTERS))) {
+    const count = Math.min(gap.end - gap.start, room);
+    free.markFreed(hostCluster(gap.start), count);
+    room -= count;
+    if (room === 0) return;
+  }
 }
 
 /** As readLayout(), and the table has an entry for every block. */
@@ -59,6 +154,7 @@ export function detailsOf({ disk, headers }: Layout): ImageDetails {
     virtualSize: disk.virtualSize,
     clusterSize: disk.blockBytes,
     dirty: headers.current.logGuid !== null,
+    ...(disk.parent !== null || headers.current.logLength === 0 ? { isOnlyRead: true } : {}),
     identity: headers.current.dataWriteGuid,
     ...(disk.parent === null ? {} : { backing: referenceTo(disk.parent) }),
     specific: {},

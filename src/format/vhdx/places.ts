@@ -10,23 +10,24 @@ export interface Stretch {
 }
 
 export class Places {
-  private readonly fileLength: number;
+  private readonly fileEnd: () => number;
   private readonly taken: readonly Stretch[];
 
-  constructor(fileLength: number, taken: readonly Stretch[]) {
-    this.fileLength = fileLength;
+  /** @param fileEnd where the file ends, or what is in use of it */
+  constructor(fileEnd: () => number, taken: readonly Stretch[]) {
+    this.fileEnd = fileEnd;
     this.taken = taken;
   }
 
   /** A copy that was cut is read as far as it goes, and the last block of a disk may end with the disk. */
   hasRoomAt(start: number, bytes: number): boolean {
-    const isInside = start >= MIB && start < this.fileLength;
+    const isInside = start >= MIB && start < this.fileEnd();
     return isInside && !this.taken.some((stretch) => start < stretch.end && start + bytes > stretch.start);
   }
 }
 
 /** What is no place for a block. */
-export function takenIn({ headers, regions }: Layout): Stretch[] {
+export function takenIn({ headers, regions }: Pick<Layout, 'headers' | 'regions'>): Stretch[] {
   const { logLength, logOffset } = headers.current;
   const log = { start: logOffset, end: logOffset + logLength };
   return [log, ...regions.all].map(({ end, start }) => ({ start, end }));

@@ -2,16 +2,13 @@
 // carries the log out, and writes a damaged header or region table again from the other one. An entry that leads to no block
 // is never changed: its data may be somewhere.
 
-import { hostOffset } from '../../../bytes/offsets.ts';
 import type { HostFile } from '../../../host/host-file.ts';
 import { type CheckReport, limitedLog } from '../../check-report.ts';
 import type { CheckOptions } from '../../image-format.ts';
-import { bytesAt } from '../header/fields.ts';
 import { readHeaders } from '../header/header.ts';
 import type { Layout } from '../header/layout.ts';
-import { REGION_TABLE_BYTES, REGION_TABLE_OFFSETS } from '../header/region-table.ts';
 import { announceChange } from '../header/update.ts';
-import { carryOutLog } from '../log/carry-out.ts';
+import { mend } from '../mend.ts';
 import { readSoundLayout } from '../open.ts';
 import { separateBlocks } from './shared-blocks.ts';
 import { walkTable } from './table-walk.ts';
@@ -53,16 +50,6 @@ function faultsOf({ headers, regions, replay }: Layout): string[] {
     faults.push('the headers name a log, which has no valid entry');
   if (regions.damaged !== null) faults.push(`region table ${regions.damaged + 1} is not as the other one`);
   return faults;
-}
-
-/** Each step leaves an image that reads the same, whatever happens in the next one. */
-function mend(file: HostFile, { headers, replay, regions }: Layout): void {
-  if (headers.current.logGuid !== null) carryOutLog(file, replay);
-  else announceChange(file, headers.current);
-  if (regions.damaged === null) return;
-  const { bytes } = bytesAt(file, REGION_TABLE_OFFSETS[regions.damaged === 0 ? 1 : 0], REGION_TABLE_BYTES);
-  file.write(bytes, 0, REGION_TABLE_BYTES, hostOffset(REGION_TABLE_OFFSETS[regions.damaged]));
-  file.sync();
 }
 
 /** Space behind the last block; it is cut off only if nothing can lie there that a damaged entry has lost. */

@@ -47,6 +47,8 @@ export interface TableCheck {
   readonly report: CheckReport;
   /** payload blocks that lie where another block lies; they are counted as corruptions */
   readonly shared: readonly Entry[];
+  /** MiB of the file that are in use */
+  readonly used: SparseBitmap;
   /** an entry at the beginning of a sentence */
   readonly describe: (entry: Entry) => string;
 }
@@ -82,7 +84,7 @@ class TableWalk {
     this.geometry = new Geometry(layout.disk);
     this.fileLength = layout.view.size();
     this.logsShared = logsShared;
-    this.places = new Places(this.fileLength, takenIn(layout));
+    this.places = new Places(() => this.fileLength, takenIn(layout));
     this.used = new SparseBitmap(Math.ceil(this.fileLength / MIB));
     for (const { start, end } of [{ start: 0, end: MIB }, ...takenIn(layout)]) this.take(start, end - start);
   }
@@ -101,7 +103,7 @@ class TableWalk {
     report.imageEndOffset = this.end;
     const tail = this.layout.view.isDevice ? 0 : fileLength - this.end;
     report.leaks = Math.max(0, Math.floor(tail / geometry.blockBytes));
-    return { report, shared: this.shared, describe: (entry) => this.describe(entry) };
+    return { report, shared: this.shared, used: this.used, describe: (entry) => this.describe(entry) };
   }
 
   private visitBlock(entry: Entry): void {

@@ -6,6 +6,7 @@ import type { HostFile } from '../../../host/host-file.ts';
 import { bytesAt, textAt } from './fields.ts';
 
 export const FILE_SIGNATURE = 'vhdxfile';
+const CREATOR = 'imgfuse';
 
 /** @throws ImgfuseError corrupt */
 export function checkFileIdentifier(file: HostFile): void {
@@ -13,4 +14,9 @@ export function checkFileIdentifier(file: HostFile): void {
   if (textAt(bytes, 0, FILE_SIGNATURE.length) === FILE_SIGNATURE) return;
   const { path } = file;
   throw new ImgfuseError('corrupt', `${path} does not begin with "${FILE_SIGNATURE}"; it is no VHDX image`, { path });
+}
+
+export function serializeFileIdentifier(): Uint8Array {
+  const signature = Buffer.from(FILE_SIGNATURE, 'latin1');
+  return Uint8Array.from(Buffer.concat([signature, Buffer.from(CREATOR, 'utf16le')]));
 }

@@ -7,11 +7,11 @@
 //
 // A LogGuid that is not null says that the log may hold changes that are not in their places yet.
 
-import { readU64LE } from '../../../bytes/endian.ts';
+import { readU64LE, writeU64LE } from '../../../bytes/endian.ts';
 import { hex } from '../../../bytes/offsets.ts';
 import { ImgfuseError } from '../../../errors/index.ts';
 import type { HostFile } from '../../../host/host-file.ts';
-import { NULL_UUID } from '../../guid.ts';
+import { NULL_UUID, uuidBytes } from '../../guid.ts';
 import {
   bytesAt,
   compareSequences,
@@ -21,6 +21,7 @@ import {
   MIB,
   type Sequence,
   type Structure,
+  seal,
   sequenceAt,
   textAt,
 } from './fields.ts';
@@ -30,7 +31,7 @@ export const HEADER_BYTES = 4096;
 const SIGNATURE = 'head';
 export const SEQUENCE_AT = 8;
 export const FILE_WRITE_GUID_AT = 16;
-const DATA_WRITE_GUID_AT = 32;
+export const DATA_WRITE_GUID_AT = 32;
 export const LOG_GUID_AT = 48;
 const LOG_VERSION_AT = 64;
 const VERSION_AT = 66;
@@ -40,7 +41,7 @@ const LOG_OFFSET_AT = 72;
 const LOG_VERSION = 0;
 const VERSION = 1;
 /** Far above what any program gives a log: its search must not take minutes. */
-const MAX_LOG_BYTES = 1024 * MIB;
+export const MAX_LOG_BYTES = 1024 * MIB;
 
 export interface VhdxHeader {
   /** which of HEADER_OFFSETS it stands at */
@@ -121,4 +122,28 @@ function parseHeader(file: HostFile, { bytes, view }: Structure, slot: 0 | 1): V
 
 function unknownVersion({ path }: HostFile, offset: number, what: string): ImgfuseError {
   return new ImgfuseError('unsupported', `${path}: ${what}; open it with the program that wrote it`, { path, offset });
+}
+
+/** A header of a new image. */
+export function serializeHeader(facts: {
+  readonly sequence: number;
+  readonly fileWriteGuid: string;
+  readonly dataWriteGuid: string;
+  readonly logGuid: string;
+  readonly logOffset: number;
+  readonly logLength: number;
+}): Uint8Array {
+  const bytes = new Uint8Array(HEADER_BYTES);
+  const view = new DataView(bytes.buffer);
+  bytes.set(Buffer.from(SIGNATURE, 'latin1'));
+  writeU64LE(view, SEQUENCE_AT, facts.sequence);
+  bytes.set(uuidBytes(facts.fileWriteGuid), FILE_WRITE_GUID_AT);
+  bytes.set(uuidBytes(facts.dataWriteGuid), DATA_WRITE_GUID_AT);
+  bytes.set(uuidBytes(facts.logGuid), LOG_GUID_AT);
+  view.setUint16(LOG_VERSION_AT, LOG_VERSION, true);
+  view.setUint16(VERSION_AT, VERSION, true);
+  view.setUint32(LOG_LENGTH_AT, facts.logLength, true);
+  writeU64LE(view, LOG_OFFSET_AT, facts.logOffset);
+  seal({ bytes, view });
+  return bytes;
 }

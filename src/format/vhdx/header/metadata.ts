@@ -7,14 +7,17 @@
 //
 // Nothing of it has a checksum, so every field is checked. An item that nobody here knows is refused if it is required.
 
-import { readU64LE } from '../../../bytes/endian.ts';
+import { readU64LE, writeU64LE } from '../../../bytes/endian.ts';
 import { hex, isPowerOfTwo } from '../../../bytes/offsets.ts';
 import { ImgfuseError } from '../../../errors/index.ts';
 import type { HostFile } from '../../../host/host-file.ts';
+import { uuidBytes } from '../../guid.ts';
 import { bytesAt, guidAt, invalid, MIB, type Structure, textAt } from './fields.ts';
 import { type ParentLocator, parseLocator } from './locator.ts';
 import type { Region } from './region-table.ts';
 
+/** Of the region of a new image. */
+export const METADATA_BYTES = MIB;
 const SIGNATURE = 'metadata';
 const TABLE_BYTES = 64 * 1024;
 const COUNT_AT = 10;
@@ -23,6 +26,7 @@ const ENTRY_BYTES = 32;
 const MAX_ENTRIES = 2047;
 const MAX_ITEM_BYTES = MIB;
 const IS_USER = 1;
+const IS_VIRTUAL_DISK = 2;
 const IS_REQUIRED = 4;
 
 const FILE_PARAMETERS = 'caa16737-fa36-4d43-b3b6-33f0aa44e76b';
@@ -37,13 +41,17 @@ const UNFINISHED = '71cc85f0-1b69-4e28-9558-c3bf83ae75d3';
 const LEAVE_BLOCK_ALLOCATED = 1;
 const HAS_PARENT = 2;
 const MIN_BLOCK_BYTES = MIB;
-const MAX_BLOCK_BYTES = 256 * MIB;
-const MAX_DISK_BYTES = 64 * 2 ** 40;
+export const MAX_BLOCK_BYTES = 256 * MIB;
+export const MAX_DISK_BYTES = 64 * 2 ** 40;
 const SECTOR_SIZES: readonly number[] = [512, 4096];
+const NEW_SECTOR_BYTES = 512;
+const MAX_NEW_ITEMS_BYTES = 4096;
 
 /** What disk it is; structured-clonable. */
 export interface DiskFacts {
   readonly virtualSize: number;
+  /** where the file says it, a u64 */
+  readonly sizeAt: number;
   readonly blockBytes: number;
   /** of the guest, and of the bitmaps of a child */
   readonly sectorBytes: number;
@@ -83,7 +91,8 @@ export function readMetadata(file: HostFile, region: Region): DiskFacts {
   }
   const hasParent = (flags & HAS_PARENT) !== 0;
   const parent = hasParent ? parseLocator(file, item(PARENT_LOCATOR, 'the parent', 0)) : null;
-  return { virtualSize, blockBytes, sectorBytes, isFixed: (flags & LEAVE_BLOCK_ALLOCATED) !== 0, parent };
+  const sizeAt = items.get(VIRTUAL_DISK_SIZE)!.offset;
+  return { virtualSize, sizeAt, blockBytes, sectorBytes, isFixed: (flags & LEAVE_BLOCK_ALLOCATED) !== 0, parent };
 }
 
 function readTable(file: HostFile, region: Region): Map<string, Item> {
@@ -177,4 +186,44 @@ function sectorSize(file: HostFile, { view }: Structure, what: string): number {
       path: file.path,
     },
   );
+}
+
+/** The metadata region of a new image, METADATA_BYTES long from its start on: table and items. */
+export function serializeMetadata(disk: {
+  readonly virtualSize: number;
+  readonly blockBytes: number;
+  readonly isFixed: boolean;
+  readonly diskId: string;
+}): Uint8Array {
+  const size = new Uint8Array(8);
+  writeU64LE(new DataView(size.buffer), 0, disk.virtualSize);
+  const items: readonly (readonly [id: string, bytes: Uint8Array, flags: number])[] = [
+    [FILE_PARAMETERS, u32s(disk.blockBytes, disk.isFixed ? LEAVE_BLOCK_ALLOCATED : 0), IS_REQUIRED],
+    [VIRTUAL_DISK_SIZE, size, IS_VIRTUAL_DISK | IS_REQUIRED],
+    [VIRTUAL_DISK_ID, uuidBytes(disk.diskId), IS_VIRTUAL_DISK | IS_REQUIRED],
+    [LOGICAL_SECTOR_SIZE, u32s(NEW_SECTOR_BYTES), IS_VIRTUAL_DISK | IS_REQUIRED],
+    [PHYSICAL_SECTOR_SIZE, u32s(NEW_SECTOR_BYTES), IS_VIRTUAL_DISK | IS_REQUIRED],
+  ];
+  const bytes = new Uint8Array(TABLE_BYTES + MAX_NEW_ITEMS_BYTES);
+  const view = new DataView(bytes.buffer);
+  bytes.set(Buffer.from(SIGNATURE, 'latin1'));
+  view.setUint16(COUNT_AT, items.length, true);
+  let end = TABLE_BYTES;
+  for (const [i, [id, item, flags]] of items.entries()) {
+    const at = ENTRIES_AT + i * ENTRY_BYTES;
+    bytes.set(uuidBytes(id), at);
+    view.setUint32(at + 16, end, true);
+    view.setUint32(at + 20, item.length, true);
+    view.setUint32(at + 24, flags, true);
+    bytes.set(item, end);
+    end += item.length;
+  }
+  return bytes;
+}
+
+function u32s(...values: number[]): Uint8Array {
+  const bytes = new Uint8Array(4 * values.length);
+  const view = new DataView(bytes.buffer);
+  for (const [i, value] of values.entries()) view.setUint32(4 * i, value, true);
+  return bytes;
 }

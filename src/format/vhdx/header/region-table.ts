@@ -4,11 +4,12 @@
 //
 // A region has whole MiB, and overlaps neither another one nor the log nor the first MiB.
 
-import { readU64LE } from '../../../bytes/endian.ts';
+import { readU64LE, writeU64LE } from '../../../bytes/endian.ts';
 import { hex } from '../../../bytes/offsets.ts';
 import { ImgfuseError } from '../../../errors/index.ts';
 import type { HostFile } from '../../../host/host-file.ts';
-import { bytesAt, guidAt, hasChecksum, invalid, MIB, type Structure, textAt } from './fields.ts';
+import { uuidBytes } from '../../guid.ts';
+import { bytesAt, guidAt, hasChecksum, invalid, MIB, type Structure, seal, textAt } from './fields.ts';
 import type { VhdxHeader } from './header.ts';
 
 export const REGION_TABLE_OFFSETS = [192 * 1024, 256 * 1024] as const;
@@ -113,4 +114,30 @@ function refuseOverlaps(file: HostFile, regions: readonly Region[], { logLength,
       `the regions ${region.guid} at ${hex(region.start)} and ${next.guid} at ${hex(next.start)} overlap`,
     );
   }
+}
+
+/** A table with the two regions that every image has. */
+export function serializeRegionTable(regions: {
+  readonly batAt: number;
+  readonly batBytes: number;
+  readonly metadataAt: number;
+  readonly metadataBytes: number;
+}): Uint8Array {
+  const bytes = new Uint8Array(REGION_TABLE_BYTES);
+  const view = new DataView(bytes.buffer);
+  bytes.set(Buffer.from(SIGNATURE, 'latin1'));
+  const entries = [
+    [BAT_REGION, regions.batAt, regions.batBytes],
+    [METADATA_REGION, regions.metadataAt, regions.metadataBytes],
+  ] as const;
+  view.setUint32(COUNT_AT, entries.length, true);
+  for (const [i, [guid, start, length]] of entries.entries()) {
+    const at = ENTRIES_AT + i * ENTRY_BYTES;
+    bytes.set(uuidBytes(guid), at);
+    writeU64LE(view, at + 16, start);
+    view.setUint32(at + 24, length, true);
+    view.setUint32(at + 28, REQUIRED, true);
+  }
+  seal({ bytes, view });
+  return bytes;
 }

@@ -14,7 +14,7 @@ import { crc32c } from '../../../codec/crc32c.ts';
 import { checksumOf, compareSequences, guidAt, type Sequence, sequenceAt, textAt } from '../header/fields.ts';
 import { LOG_SECTOR_BYTES, type LogRing } from './ring.ts';
 
-const ENTRY_HEADER_BYTES = 64;
+export const ENTRY_HEADER_BYTES = 64;
 export const DESCRIPTOR_BYTES = 32;
 
 /** What the header of an entry says. */

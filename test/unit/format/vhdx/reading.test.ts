@@ -4,7 +4,7 @@
 import { describe, expect, test } from 'vitest';
 import { guestOffset } from '../../../../src/bytes/offsets.ts';
 import { VirtualDisk } from '../../../../src/disk/virtual-disk.ts';
-import type { VhdxImage } from '../../../../src/format/vhdx/image.ts';
+import type { Image } from '../../../../src/format/image-format.ts';
 import { vhdx } from '../../../../src/format/vhdx/index.ts';
 import { firstDifference, readAll } from '../../../support/image-files.ts';
 import { MemoryHostFile } from '../../../support/memory-file.ts';
@@ -18,11 +18,11 @@ function patterned(length: number, seed: number): Buffer {
   return Buffer.from(Uint8Array.from({ length }, (_, i) => 1 + ((seed * 37 + i * 11 + (i >> 9)) % 250)));
 }
 
-function opened(image: Uint8Array, backing: VhdxImage | null = null): VhdxImage {
+function opened(image: Uint8Array, backing: Image | null = null): Image {
   return openImage(vhdx, new MemoryHostFile(image, '/disk', true), { readOnly: true, backing });
 }
 
-function contentOf(image: VhdxImage): Buffer {
+function contentOf(image: Image): Buffer {
   return readAll(new VirtualDisk(image));
 }
 

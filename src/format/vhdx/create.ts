@@ -1,0 +1,124 @@
+// A new VHDX: file identifier, headers, region tables, log, BAT, metadata, and the blocks of a fixed one as a hole, where QEMU puts
+// them. The file identifier is written last, so that a file cut short by a crash is no image at all.
+
+import { hostOffset, isPowerOfTwo, roundUp, SECTOR_BYTES } from '../../bytes/offsets.ts';
+import { ImgfuseError } from '../../errors/index.ts';
+import type { HostFile } from '../../host/host-file.ts';
+import { type CreateHelp, refuseUnknownKeys } from '../create-option.ts';
+import { NULL_UUID, newUuid } from '../guid.ts';
+import type { CreateOptions } from '../image-format.ts';
+import { parseSize } from '../size.ts';
+import { entryOf, PAYLOAD_BLOCK_FULLY_PRESENT, PAYLOAD_BLOCK_NOT_PRESENT, PAYLOAD_BLOCK_ZERO } from './bat.ts';
+import { ENTRY_BYTES, Geometry } from './geometry.ts';
+import { MIB } from './header/fields.ts';
+import { serializeFileIdentifier } from './header/file-identifier.ts';
+import { HEADER_OFFSETS, MAX_LOG_BYTES, serializeHeader } from './header/header.ts';
+import { MAX_BLOCK_BYTES, MAX_DISK_BYTES, METADATA_BYTES, serializeMetadata } from './header/metadata.ts';
+import { REGION_TABLE_OFFSETS, serializeRegionTable } from './header/region-table.ts';
+
+export const VHDX_CREATE_HELP: CreateHelp = {
+  options: [
+    { key: 'log_size', value: 'SIZE', text: 'whole MiB, 1 GiB at most; default 1M' },
+    {
+      key: 'block_size',
+      value: 'SIZE',
+      text: 'a power of two from 1M to 256M; default by the size of the disk: 8M to 64M',
+    },
+    {
+      key: 'subformat',
+      value: 'dynamic|fixed',
+      text: 'whether blocks get their place when they are written to; default dynamic',
+    },
+    { key: 'block_state_zero', value: 'on|off', text: 'blocks of a dynamic disk say that they are zeros; default on' },
+  ],
+  examples: [
+    ['disk.vhdx 100G', ''],
+    ['-o subformat=fixed disk.vhdx 10G', 'blocks in the order of the disk'],
+  ],
+};
+const LOG_AT = MIB;
+const CHUNK_ENTRIES = 128 * 1024;
+const TIB = 2 ** 40;
+const GIB = 2 ** 30;
+/** Block size of a disk that is larger than this. */
+const AUTOMATIC = [
+  [32 * TIB, 64 * MIB],
+  [100 * GIB, 32 * MIB],
+  [GIB, 16 * MIB],
+] as const;
+
+/** The size is rounded up to a multiple of 512 bytes. */
+export function createVhdx(file: HostFile, { backing, options, size }: CreateOptions): void {
+  refuseUnknownKeys('vhdx', VHDX_CREATE_HELP, options);
+  if (backing !== undefined) throw usage('a VHDX with a backing file cannot be made; use qcow2 for the overlay');
+  const virtualSize = roundUp(size, SECTOR_BYTES);
+  if (virtualSize === 0) throw usage('a VHDX cannot have 0 bytes: QEMU opens none without a sector');
+  if (virtualSize > MAX_DISK_BYTES)
+    throw usage(`a VHDX cannot hold ${size} bytes; its disk has ${MAX_DISK_BYTES} at most`);
+  const blockBytes = blockSizeOption(options.get('block_size'), virtualSize);
+  const logBytes = logSizeOption(options.get('log_size'));
+  const isFixed = choice(options, 'subformat', ['dynamic', 'fixed']) === 'fixed';
+  const isZero = choice(options, 'block_state_zero', ['on', 'off']) === 'on';
+  const disk = { virtualSize, blockBytes, sectorBytes: SECTOR_BYTES, parent: null };
+  const geometry = new Geometry(disk);
+  const batAt = LOG_AT + logBytes;
+  const batBytes = roundUp(Math.max(1, geometry.entryCount) * ENTRY_BYTES, MIB);
+  const metadataAt = batAt + batBytes;
+  const dataAt = metadataAt + METADATA_BYTES;
+  file.truncate(dataAt + (isFixed ? geometry.blockCount * blockBytes : 0));
+  const state = isFixed ? PAYLOAD_BLOCK_FULLY_PRESENT : isZero ? PAYLOAD_BLOCK_ZERO : PAYLOAD_BLOCK_NOT_PRESENT;
+  writeBat(file, batAt, geometry, state, isFixed ? dataAt : null);
+  const put = (bytes: Uint8Array, at: number): void => file.write(bytes, 0, bytes.length, hostOffset(at));
+  put(serializeMetadata({ virtualSize, blockBytes, isFixed, diskId: newUuid() }), metadataAt);
+  const table = serializeRegionTable({ batAt, batBytes, metadataAt, metadataBytes: METADATA_BYTES });
+  for (const at of REGION_TABLE_OFFSETS) put(table, at);
+  const guids = { fileWriteGuid: newUuid(), dataWriteGuid: newUuid(), logGuid: NULL_UUID };
+  for (const [slot, at] of HEADER_OFFSETS.entries()) {
+    put(serializeHeader({ ...guids, sequence: slot + 1, logOffset: LOG_AT, logLength: logBytes }), at);
+  }
+  file.sync();
+  put(serializeFileIdentifier(), 0);
+  file.sync();
+}
+
+/** @param dataAt where the blocks lie, one behind the other; null: nowhere */
+function writeBat(file: HostFile, batAt: number, geometry: Geometry, state: number, dataAt: number | null): void {
+  if (state === PAYLOAD_BLOCK_NOT_PRESENT) return;
+  for (let first = 0; first < geometry.entryCount; first += CHUNK_ENTRIES) {
+    const count = Math.min(CHUNK_ENTRIES, geometry.entryCount - first);
+    const chunk = new Uint8Array(count * ENTRY_BYTES);
+    for (let i = 0; i < count; i++) {
+      if (geometry.isBitmapEntry(first + i)) continue;
+      const place = dataAt === null ? 0 : dataAt + geometry.blockOfEntry(first + i) * geometry.blockBytes;
+      chunk.set(entryOf(state, place), i * ENTRY_BYTES);
+    }
+    file.write(chunk, 0, chunk.length, hostOffset(batAt + first * ENTRY_BYTES));
+  }
+}
+
+function blockSizeOption(text: string | undefined, virtualSize: number): number {
+  const size = text === undefined ? 0 : parseSize(text, 'block_size');
+  if (size === 0) return AUTOMATIC.find(([above]) => virtualSize > above)?.[1] ?? 8 * MIB;
+  if (isPowerOfTwo(size) && size >= MIB && size <= MAX_BLOCK_BYTES) return size;
+  throw usage(
+    `block_size=${text} is not valid; use a power of two from 1M to 256M, or 0 for a size that fits the disk`,
+  );
+}
+
+/** Rounded up to whole MiB, as qemu-img does. */
+function logSizeOption(text: string | undefined): number {
+  const size = text === undefined ? 0 : parseSize(text, 'log_size');
+  const bytes = Math.max(MIB, roundUp(size, MIB));
+  if (bytes <= MAX_LOG_BYTES) return bytes;
+  throw usage(`log_size=${text} is not valid; a log has 1 GiB at most`);
+}
+
+function choice(options: ReadonlyMap<string, string>, key: string, values: readonly [string, string]): string {
+  const text = options.get(key) ?? values[0];
+  if (values.includes(text)) return text;
+  throw usage(`${key}=${text} is not valid; use ${values.join(' or ')}`);
+}
+
+function usage(sentence: string): ImgfuseError {
+  return new ImgfuseError('usage', sentence);
+}

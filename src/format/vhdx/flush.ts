@@ -1,0 +1,98 @@
+// The flush of an image, and what waits for one: sectors of metadata that the log holds on their way to their places, and freed blocks
+// on their way to reuse (R5). One flush runs at a time, and its fdatasyncs never run under the metadata lock.
+//
+// S is a fdatasync, on the right is what a crash leaves from there on.
+//
+//   A write into a block that has no place
+//     request   data written, to a block that reads as zeros      zeros, as before; the block is unused space
+//               log entry                                         zeros, or the new data; a replay makes the link
+//     flush 1
+//         S     data and log are durable: the flush may return    the new data, by a replay
+//               the sector of the BAT in its place                "
+//     flush 2
+//         S     the place is durable                              the new data; later entries leave the sector out
+//
+//   A block that a discard has freed
+//     request   log entry without it (FREED)                      the old data, or zeros
+//     flush 1   takes it (SETTLING)
+//         S     the removal is durable, in the log                zeros; the block is unused space
+//               punched: nothing leads there                      "
+//     flush 2
+//         S     the hole is durable: free for reuse               "
+
+import { hostOffset } from '../../bytes/offsets.ts';
+import { failpoint } from '../../concurrency/failpoints.ts';
+import { isHostFull } from '../../errors/index.ts';
+import type { SettlingFlushParts } from '../mapped/settling.ts';
+import { SettlingFlush } from '../mapped/settling.ts';
+import { MIB } from './header/fields.ts';
+import type { UnplacedSectors } from './log/unplaced-sectors.ts';
+import type { LogMoment, LogWriter } from './log/writer.ts';
+
+/** Sectors that one hold of the metadata lock writes to their places. */
+const SECTORS_PER_HOLD = 16;
+
+export interface FlushParts extends Omit<SettlingFlushParts, 'linkHeldBack' | 'punch' | 'word'> {
+  readonly logWriter: LogWriter;
+  readonly unplaced: UnplacedSectors;
+}
+
+export interface Flush {
+  /** Everything acknowledged before the call is durable when it returns. */
+  run(): void;
+  /** Flushes until every freed block can be reused. */
+  runUntilSettled(): void;
+  /** What the log holds is in its places, and that is durable. @throws no-space: some places have none */
+  placeAll(): void;
+}
+
+export function createFlush(parts: FlushParts): Flush {
+  const { file, lock, logWriter, tracker } = parts;
+  let moment: LogMoment | null = null;
+  const flush = new SettlingFlush({
+    ...parts,
+    word: 'blocks',
+    linkHeldBack: () => {
+      moment = lock.run(() => logWriter.moment());
+    },
+    afterSync: () => {
+      try {
+        place(parts, moment!);
+      } catch (error) {
+        // everything is durable in the log, and the next flush tries again
+        if (!isHostFull(error)) throw error;
+      }
+    },
+    punch: ({ start, end }) => {
+      failpoint('punch-hole');
+      file.punchHole(hostOffset(start * MIB), (end - start) * MIB);
+    },
+  });
+  return {
+    run: () => flush.run(),
+    runUntilSettled: () => flush.runUntilSettled(),
+    placeAll: () => {
+      tracker.betweenFlushes(() => {
+        for (let round = 0; round < 2; round++) {
+          const now = lock.run(() => logWriter.moment());
+          tracker.sync();
+          place(parts, now);
+        }
+      });
+      tracker.noteWrite();
+    },
+  };
+}
+
+/** A fdatasync that began after `moment` is done. */
+function place({ lock, logWriter, tracker, unplaced }: FlushParts, moment: LogMoment): void {
+  lock.run(() => logWriter.noteDurable(moment));
+  const placeSome = (): boolean => {
+    let isMore = false;
+    tracker.writeMetadata('l1-update', () => {
+      isMore = unplaced.place(moment.sequence, SECTORS_PER_HOLD);
+    });
+    return isMore;
+  };
+  while (lock.run(() => unplaced.count > 0 && placeSome())) lock.giveWay();
+}

@@ -1,0 +1,181 @@
+// What all threads of an open VHDX share beside what every image of tables has: the facts of its header and metadata, where its
+// blocks end, and how far its log is. Guarded by the metadata lock.
+
+import { type HostOffset, hostOffset } from '../../bytes/offsets.ts';
+import { assert } from '../../errors/index.ts';
+import { newUuid, UUID_BYTES } from '../guid.ts';
+import type { ImageDetails } from '../image-format.ts';
+import { FIRST_OWN_NUMBER } from '../mapped/disk-numbers.ts';
+import { LockedNumbers, type LockedNumbersParts } from '../mapped/locked-numbers.ts';
+import { createMappedState, type MappedState, type MappedStateOptions } from '../mapped/mapped-state.ts';
+import { MIB } from './header/fields.ts';
+import type { Layout } from './header/layout.ts';
+import type { DiskFacts } from './header/metadata.ts';
+import type { Replay } from './log/replay.ts';
+import { LOG_SECTOR_BYTES } from './log/ring.ts';
+import { MAX_ENTRY_SECTORS } from './log/serialize-entry.ts';
+import { createUnplacedSectorsState, type UnplacedSectorsState } from './log/unplaced-sectors.ts';
+import { type Stretch, takenIn } from './places.ts';
+
+/** The Int32 words behind the metadata lock: 1 when the new GUIDs are in the headers, 1 when the headers name the log, durably */
+export const ANNOUNCED = 1;
+export const LOGGING = 2;
+/** the lock of whoever changes the headers */
+export const HEADERS_LOCK = 3;
+const WORD_COUNT = 4;
+
+/** Float64 numbers: VhdxNumbers says what they are. */
+const FILE_END = FIRST_OWN_NUMBER;
+const FILE_LENGTH = FIRST_OWN_NUMBER + 1;
+const DURABLE_LENGTH = FIRST_OWN_NUMBER + 2;
+const SEQUENCE = FIRST_OWN_NUMBER + 3;
+const LAST_ENTRY = FIRST_OWN_NUMBER + 4;
+const LOG_HEAD = FIRST_OWN_NUMBER + 5;
+const DURABLE_SEQUENCE = FIRST_OWN_NUMBER + 6;
+const DURABLE_ENTRY = FIRST_OWN_NUMBER + 7;
+const LAST_CHANGE_MS = FIRST_OWN_NUMBER + 8;
+const CUT_BLOCKS = FIRST_OWN_NUMBER + 9;
+const NUMBER_COUNT = FIRST_OWN_NUMBER + 10;
+
+export interface VhdxState extends MappedState {
+  readonly disk: DiskFacts;
+  readonly details: ImageDetails;
+  readonly batOffset: number;
+  /** entries that the BAT has room for */
+  readonly batEntries: number;
+  readonly logOffset: number;
+  readonly logLength: number;
+  /** of an image that is only read: what its log holds */
+  readonly replay: Replay | null;
+  /** what is no place for a block */
+  readonly taken: readonly Stretch[];
+  readonly unplaced: UnplacedSectorsState;
+  /** the LogGuid of this session, stored form */
+  readonly logGuid: SharedArrayBuffer;
+  /** the GUIDs that the first change gives the file */
+  readonly fileWriteGuid: string;
+  readonly dataWriteGuid: string;
+}
+
+export interface VhdxStateOptions extends MappedStateOptions {
+  readonly details: ImageDetails;
+  /** end of what is in use */
+  readonly fileEnd: number;
+}
+
+export function createVhdxState({ disk, headers, regions, replay }: Layout, options: VhdxStateOptions): VhdxState {
+  const { details, fileEnd, fileLength, readOnly } = options;
+  const sizes = { clusterSize: disk.blockBytes, unitBytes: MIB, sliceBytes: LOG_SECTOR_BYTES };
+  const mapped = createMappedState(options, { ...sizes, wordCount: WORD_COUNT, numberCount: NUMBER_COUNT });
+  const numbers = new Float64Array(mapped.numbers);
+  numbers[FILE_END] = fileEnd;
+  numbers[FILE_LENGTH] = fileLength;
+  const { logLength, logOffset } = headers.current;
+  return {
+    ...mapped,
+    ...{ details, disk, logLength, logOffset, replay: readOnly ? replay : null },
+    batOffset: regions.bat.start,
+    batEntries: (regions.bat.end - regions.bat.start) / 8,
+    taken: takenIn({ headers, regions }),
+    unplaced: createUnplacedSectorsState(readOnly ? 0 : MAX_ENTRY_SECTORS),
+    logGuid: new SharedArrayBuffer(UUID_BYTES),
+    fileWriteGuid: newUuid(),
+    dataWriteGuid: newUuid(),
+  };
+}
+
+/** The numbers of an open image beside DiskNumbers. Each needs the metadata lock. */
+export class VhdxNumbers {
+  private readonly numbers: LockedNumbers;
+
+  constructor(parts: LockedNumbersParts) {
+    this.numbers = new LockedNumbers(parts);
+  }
+
+  /** First byte behind everything that is in use, in whole MiB. */
+  get fileEnd(): HostOffset {
+    return hostOffset(this.numbers.get(FILE_END));
+  }
+
+  advanceFileEnd(end: HostOffset): void {
+    assert(end >= this.fileEnd && end <= this.fileLength, 'blocks are appended inside the file');
+    this.numbers.set(FILE_END, end);
+  }
+
+  lowerFileEnd(end: HostOffset): void {
+    assert(end <= this.fileEnd, 'only an append moves the end of the file up');
+    this.numbers.set(FILE_END, end);
+  }
+
+  /** Length of the file; from `fileEnd` on it reads as zeros, unless the headers have not named the log since the open. */
+  get fileLength(): number {
+    return this.numbers.get(FILE_LENGTH);
+  }
+
+  noteExtended(length: number): void {
+    this.numbers.set(FILE_LENGTH, length);
+  }
+
+  noteCut(length: number): void {
+    this.numbers.set(FILE_LENGTH, length);
+    this.numbers.set(DURABLE_LENGTH, Math.min(length, this.durableLength));
+  }
+
+  /** A length that the file has had since a fdatasync. */
+  get durableLength(): number {
+    return this.numbers.get(DURABLE_LENGTH);
+  }
+
+  /** Number of the last entry of the log. */
+  get sequence(): number {
+    return this.numbers.get(SEQUENCE);
+  }
+
+  /** Where in the log the last entry begins. */
+  get lastEntry(): number {
+    return this.numbers.get(LAST_ENTRY);
+  }
+
+  /** Where in the log the next entry begins. */
+  get logHead(): number {
+    return this.numbers.get(LOG_HEAD);
+  }
+
+  /** Where in the log the newest durable entry begins. */
+  get durableEntry(): number {
+    return this.numbers.get(DURABLE_ENTRY);
+  }
+
+  /** There is an entry at `at`, and the next one begins at `head`. */
+  noteEntry(at: number, head: number): void {
+    this.numbers.add(SEQUENCE, 1);
+    this.numbers.set(LAST_ENTRY, at);
+    this.numbers.set(LOG_HEAD, head);
+  }
+
+  /** The entry with this number, at `at`, is durable, and so is this length of the file, unless it was cut meanwhile. */
+  noteDurable(sequence: number, at: number, fileLength: number): void {
+    this.numbers.set(DURABLE_LENGTH, Math.min(fileLength, this.fileLength));
+    if (sequence <= this.numbers.get(DURABLE_SEQUENCE)) return;
+    this.numbers.set(DURABLE_SEQUENCE, sequence);
+    this.numbers.set(DURABLE_ENTRY, at);
+  }
+
+  /** Entries up to this block, behind the end of the disk, may lead to blocks: a shrink has not come to its end. 0: none. */
+  get cutBlocks(): number {
+    return this.numbers.get(CUT_BLOCKS);
+  }
+
+  noteCutBlocks(blocks: number): void {
+    this.numbers.set(CUT_BLOCKS, blocks);
+  }
+
+  /** steadyMs() of the last change of tables. */
+  get lastChangeMs(): number {
+    return this.numbers.get(LAST_CHANGE_MS);
+  }
+
+  noteChange(nowMs: number): void {
+    this.numbers.set(LAST_CHANGE_MS, nowMs);
+  }
+}

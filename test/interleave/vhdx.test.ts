@@ -1,0 +1,71 @@
+// VHDX has no blocks below 1 MiB, so it has situations of its own: what its log, its headers and its blocks can do to each other, at
+// every point of one request.
+
+import { describe } from 'vitest';
+import type { Subject } from './interleaving.ts';
+import {
+  discard,
+  flush,
+  maintain,
+  preallocate,
+  read,
+  type Situation,
+  testSituations,
+  useTwoThreads,
+  write,
+} from './situations.ts';
+
+const BLOCK = 1024 * 1024;
+/** The template has data in blocks 0, 4 and 8. */
+const [FULL, EMPTY, NEXT] = [0, BLOCK, 2 * BLOCK];
+
+const SUBJECT: Subject = { name: 'VHDX', format: 'vhdx', options: [['block_size', '1M']], backing: false };
+
+const part = write(EMPTY + 1024, 1024, 1);
+const situations: readonly Situation[] = [
+  { name: 'a write into the same new block', first: part, others: [write(EMPTY + 4096, 1024, 2), flush] },
+  { name: 'a write into the next block', first: part, others: [write(NEXT, 512, 2), flush] },
+  { name: 'a write across two new blocks', first: write(NEXT - 2048, 4096, 1), others: [part, flush, read(NEXT)] },
+  { name: 'flushes during an allocating write', first: part, others: [flush, flush, read(EMPTY + 1024)] },
+  { name: 'an allocating write during a flush', first: flush, others: [part, flush], before: [write(NEXT, 512, 3)] },
+  { name: 'the keeper during an allocating write', first: part, others: [maintain, flush, maintain] },
+  {
+    name: 'a discard of the block that is written',
+    first: write(FULL + 512, 512, 1),
+    others: [discard(FULL, BLOCK), flush],
+  },
+  {
+    name: 'a write into the block that is discarded',
+    first: discard(FULL, BLOCK),
+    others: [write(FULL, 512, 2), flush],
+  },
+  { name: 'a new block during a discard', first: discard(FULL, BLOCK), others: [part, flush, flush] },
+  {
+    // R5: a freed block is used again only when its removal is durable
+    name: 'a new block while a freed one settles',
+    first: flush,
+    others: [part, flush, write(NEXT, 1024, 2), flush, read(FULL)],
+    before: [discard(FULL, BLOCK)],
+  },
+  {
+    name: 'a new block in a freed one while that is flushed',
+    first: part,
+    others: [flush, flush, read(FULL), write(NEXT, 512, 2), flush],
+    before: [discard(FULL, BLOCK), flush, flush],
+  },
+  { name: 'space for a block during a write', first: preallocate(EMPTY, BLOCK), others: [part, flush] },
+  {
+    name: 'a discard of a block that gets space',
+    first: preallocate(EMPTY, BLOCK),
+    others: [discard(EMPTY, BLOCK), flush],
+  },
+  {
+    name: 'a write in place as the first change',
+    first: write(FULL, 512, 1),
+    others: [write(FULL + 512, 512, 2), part, flush],
+  },
+];
+
+describe('VHDX', () => {
+  testSituations(useTwoThreads(), SUBJECT, situations);
+});
