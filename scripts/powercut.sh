@@ -1,7 +1,8 @@
 #!/bin/sh
 # Simulated power cuts: random workloads on images in memory; for the moments between two host operations the states that
 # the disk may be in are built, opened, repaired, read, written to and checked (test/support/power-cut.ts says how).
-# Prints for each kind of image: states, states with lost sectors, unrepaired, corrupt after reopening.
+# Prints for each kind of image: states, distinct ones (equal states of a workload are judged once), states with lost sectors,
+# unrepaired, corrupt after reopening, and how many states in a second of CPU time.
 # With --qemu it is QEMU that runs the workloads, and that reopens the states (test/support/qemu-power-cut.ts): the same
 # figures of QEMU, and of imgfuse with the states that QEMU left. Examples of what went wrong are printed, and are no failure.
 set -eu
