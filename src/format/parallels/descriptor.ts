@@ -14,6 +14,7 @@ import type { HostFile } from '../../host/host-file.ts';
 import type { ImageDetails } from '../image-format.ts';
 
 export const DESCRIPTOR_MAGIC = '<?xml';
+export const DESCRIPTOR_FILE = 'DiskDescriptor.xml';
 export const ROOT = 'Parallels_disk_image';
 /** The state of the disk that has no name of its own. */
 const DEFAULT_TOP = '{5fbaabe3-6958-40ff-92a7-860e329aab41}';

@@ -7,7 +7,7 @@ import { endsOf, type FileEnds } from '../file-ends.ts';
 import type { AttachOptions, Image, ImageFormat, OpenOptions, SharedImage } from '../image-format.ts';
 import { PieceImage, type PieceState } from '../piece-image.ts';
 import { createParallels, PARALLELS_CREATE_HELP } from './create.ts';
-import { DESCRIPTOR_MAGIC, describeDescriptor, ROOT, readDescriptor } from './descriptor.ts';
+import { DESCRIPTOR_FILE, DESCRIPTOR_MAGIC, describeDescriptor, ROOT, readDescriptor } from './descriptor.ts';
 import { describeHeader, HEADER_MAGIC, HEADER_MAGIC2, readHeader } from './header.ts';
 import { openDisk } from './open-disk.ts';
 import { checkPlain } from './plain/check.ts';
@@ -21,7 +21,7 @@ export const parallels: ImageFormat & Required<Pick<ImageFormat, 'check' | 'crea
   magics: [HEADER_MAGIC, HEADER_MAGIC2, DESCRIPTOR_MAGIC].map((text) => ({ at: 0, text })),
   // not every XML document is one
   confirms: (ends) => !ends.has({ at: 0, text: DESCRIPTOR_MAGIC }) || headOf(ends).includes(`<${ROOT}`),
-  directoryFile: 'DiskDescriptor.xml',
+  directoryFile: DESCRIPTOR_FILE,
   can: { write: true, resize: true, backing: false, lazyRefcounts: false },
   createHelp: PARALLELS_CREATE_HELP,
   open: openParallels,

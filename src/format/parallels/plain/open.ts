@@ -1,15 +1,18 @@
 // Opening an image of one file. An open for writing walks the BAT, unless it is known that nothing has changed since imgfuse closed
 // the image: no write starts from an entry that is not true, and every cluster has one owner. What a crash leaves is taken back then.
 
+import { dirname } from 'node:path';
 import { hostCluster, hostOffset } from '../../../bytes/offsets.ts';
 import type { SparseBitmap } from '../../../bytes/sparse-bitmap.ts';
 import { ImgfuseError } from '../../../errors/index.ts';
 import type { HostFile } from '../../../host/host-file.ts';
+import { identityAt } from '../../../host/paths.ts';
 import { limitedLog } from '../../check-report.ts';
 import { countOf } from '../../closed-facts.ts';
 import { type OpenOptions, progressOf, type WritableImage } from '../../image-format.ts';
 import { FreeClusters, MAX_TRACKED_CLUSTERS } from '../../mapped/free-clusters.ts';
 import { COUNTED_TABLE_BYTES, clustersOnHost, possibleClusters } from '../../mapped/host-clusters.ts';
+import { DESCRIPTOR_FILE } from '../descriptor.ts';
 import { dropExtension, HEADER_BYTES, type ParallelsHeader, readHeader, writeInUse } from '../header.ts';
 import { type BatCheck, checkBat } from './bat-walk.ts';
 import { assertDroppable, readExtension } from './extension.ts';
@@ -24,13 +27,17 @@ const MAX_RECLAIMED_CLUSTERS = 2 ** 24;
 /** @throws ImgfuseError corrupt, unsupported */
 export function openPlain(file: HostFile, options: OpenOptions): WritableImage {
   const header = readHeader(file);
-  if (/\.hds$/i.test(file.path)) {
-    options.log(
-      `${file.path} is one file of a disk: if the DiskDescriptor.xml beside it lists other files, or snapshots, this one shows a part ` +
-        'of the disk, and zeros in place of the rest; open the DiskDescriptor.xml instead',
-    );
-  }
+  sayIfPart(file, options.log);
   return options.readOnly ? openReadOnly(file, header, options) : openWritable(file, header, options);
+}
+
+/** A file does not say whether it is all of a disk. Whoever opens one of several sees a part, and may write to it. */
+function sayIfPart(file: HostFile, log: OpenOptions['log']): void {
+  if (file.remote !== undefined || identityAt(`${dirname(file.path)}/${DESCRIPTOR_FILE}`) === null) return;
+  log(
+    `${file.path} is one file of a disk: if the ${DESCRIPTOR_FILE} beside it lists other files, or snapshots, this one shows a part ` +
+      `of the disk, and zeros in place of the rest; open the ${DESCRIPTOR_FILE} instead`,
+  );
 }
 
 function openWritable(file: HostFile, header: ParallelsHeader, options: OpenOptions): WritableImage {
