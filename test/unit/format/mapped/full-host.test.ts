@@ -12,6 +12,7 @@ import { vdi } from '../../../../src/format/vdi/index.ts';
 import { vpc } from '../../../../src/format/vpc/index.ts';
 import { MemoryHostFile } from '../../../support/memory-file.ts';
 import { checkImage, createMemoryImage, openImage } from '../../../support/memory-images.ts';
+import { plainParallels } from '../../../support/plain-parallels.ts';
 
 const MIB = 2 ** 20;
 const CLUSTER = 65536;
@@ -78,13 +79,17 @@ interface Opened {
   readonly image: WritableImage;
 }
 
+/** Those by which a cluster is 64 KiB. */
+function optionsOf(format: WritableFormat): Readonly<Record<string, string>> {
+  if (format === plainParallels) return { cluster_size: '64k' };
+  return format === vdi || format === vpc ? { block_size: '64k' } : {};
+}
+
 /** A disk whose first MiB has data, on a host that is full. @param below bytes of a backing file */
 function filled(format: WritableFormat, how: 'limit' | 'space', below?: Uint8Array): Opened {
   const name = below === undefined ? undefined : '/base';
   const backing = below === undefined ? null : openImage(raw, new MemoryHostFile(below, '/base'));
-  const file = new LimitedFile(
-    createMemoryImage(format, 2 ** 32, format === vdi || format === vpc ? { block_size: '64k' } : {}, name).bytes(),
-  );
+  const file = new LimitedFile(createMemoryImage(format, 2 ** 32, optionsOf(format), name).bytes());
   let image = openImage(format, file, { backing });
   write(image, 0, CLUSTERS, 1);
   image.flush();
@@ -112,11 +117,11 @@ function closeClean(format: WritableFormat, { file, image }: Opened): void {
   expect(said).toEqual([]);
 }
 
-const FORMATS = [{ format: qed }, { format: qcow2 }, { format: vdi }, { format: vpc }];
+const FORMATS = [qed, qcow2, vdi, vpc, plainParallels].map((format: WritableFormat) => ({ format }));
 
 describe.each(FORMATS)('$format.name', ({ format }) => {
   // a VHD keeps its blocks over a parent, because an unused entry would show that; beside a block there is its bitmap
-  const freesOverBacking = format !== vpc;
+  const freesOverBacking = format.can.backing && format !== vpc;
   const stride = format === vpc ? CLUSTER + 4096 : CLUSTER;
 
   describe.each(['limit', 'space'] as const)('on a host that is full (%s)', (how) => {
