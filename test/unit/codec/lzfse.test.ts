@@ -129,3 +129,32 @@ test('streams that are nothing but blocks are refused before they take long', ()
   const blocks = Buffer.concat([...Array.from({ length: 100_000 }, () => rawBlock(Buffer.alloc(0))), END]);
   expect(damageOf(() => decompressLzfse(blocks, 4096))).toMatch(/is split into more than \d+ blocks for 4096 bytes/);
 });
+
+/** What Apple's own encoder (github.com/lzfse/lzfse) makes of these lines: LZVN for a few, LZFSE for many. */
+const APPLE: readonly (readonly [lines: number, stream: string])[] = [
+  [
+    12,
+    'YnZ4bqMAAABRAAAA7jAgbGluZXMgb2YgMAoxOA3OMQoy9s40CjP2yCc5CjT3yA42CjX25DI1Cjb6yF4zNgr3mF80OfaYYDY09phhODH2bjP04z' +
+      'I0CgYAAAAAAAAAYnZ4JA==',
+  ],
+  [
+    330,
+    'YnZ4MtgRAAAcASAIADsBUDikMD/7IQIgowAAAD8EQAEfwANwpAAACIAAAOjJJ3AmhVsBIAACvATAMT8AT8A6vbkbJ3vv2z0CAAAAAABwAwDAFw' +
+      'AAAAAAwBkAAADwBTwMT8Y38VT8DW/GU/FGfBMAAAAAAAAAAAAAwBgwYDAGMAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA' +
+      'gLZwTrQjGPz7dbOFpAPKtVOndZEnCwE9nUB7OBUHWUhZnSksqHKSTchoh/vyQMb2pTUp/TMehE17+V2VzzmxNcu3jg4cAjeMn6dnEsDMTIk2p5' +
+      'Fs67U2JnNnP59DEyIqLY9U6zXeSy7xkx6sfRPThd+JuryR1iGzyFnQ8VX4zzcAAAAAAAAAAAAAkAzL2LP0dTtgSrV1xXgV96G7I3iz7iImGQ+8' +
+      '83P0LZvFXfkRhfHsxmGS3mBS4IAvztys65Lx2BrLMMLlzo01/GkNDhH7xoZE1/n2gx494VkeaLgviZmLqFd/Pj6Zf3yHwdCUz/bZnS4MJUn1Ju' +
+      'qqHIXCUZm35zE19BOry8XZUnBtpC3k5QpHFTrizTYhxstjaoDzbGJ/lihpEo566s9jHtta0OnxJw0xmvQKjEtS2112uL0zodq6Y7yL2+pHgGej' +
+      'Rdwy8O2TCmx20Ub5EYfx6cZlkie28LAtct3s65rxpChh4uQuzir+aQUOEfvGhkz3+feDH73h2R8ouC+JM0voUI4+nph/fCcdK745s9xd+Eqeik' +
+      '3UVTkKhaMyb89jem6WAhd2S/G18bZ8mI5INARrp/GeaCmjRYSdNQqqy4RpRkUUomDUe+xLY7O73hnf5De37LxaTTRU1YeiXipEYDZSRCw4bk/c' +
+      '4Bbd5cdjqITLNEgo4QFR5Ae74MVzSFqooMLISDnVCMpGnHfjNUH9YBV4OJLzoYHfiTKzRscyVk6m1UzpS6n+BpV6yk//ZuaqVoXCUc/78zQ4D0' +
+      'txk7F/j5/BzlAR0ItJ0WvCgupRHIuADq/gcsDkxcpHKSzyUtnI1ny7J4addG+rnGj/SLOKE0Gw15t44k3QzOawwxIKSAZk6UPr9JdHzGnKy7xC' +
+      'LyDwRxH0FvoHfY6gB2J2eCQ=',
+  ],
+];
+
+test.each(APPLE)('what the encoder of Apple has made of %i lines is read', (lines, stream) => {
+  const text = Array.from({ length: lines }, (_, i) => `${i % 7} lines of ${(i * i) % 97}\n`).join('');
+  const decoded = decompressLzfse(Buffer.from(stream, 'base64'), text.length);
+  expect(Buffer.from(decoded).toString()).toBe(text);
+});
