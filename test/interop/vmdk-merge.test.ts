@@ -118,6 +118,22 @@ describe.each(['monolithicSparse', 'twoGbMaxExtentSparse'])('a child of %s', (ow
   });
 });
 
+test('an image in the middle of a chain is committed, and its child goes on', () => {
+  create('base.vmdk', '3M', '');
+  create('middle.vmdk', '3M', '', '-b', path('base.vmdk'), '-F', 'vmdk');
+  qemuIo(path('middle.vmdk'), 'vmdk', 'write -P 3 100k 33k');
+  create('top.vmdk', '3M', '', '-b', path('middle.vmdk'), '-F', 'vmdk');
+  qemuIo(path('top.vmdk'), 'vmdk', 'write -P 5 1M 64k');
+  qemuImg('convert', '-f', 'vmdk', '-O', 'raw', path('top.vmdk'), path('expected'));
+  const cid = inspectDisk(path('middle.vmdk')).specific['cid'];
+  commit('middle.vmdk');
+  expect(inspectDisk(path('middle.vmdk')).specific['cid']).toBe(cid);
+  judge('top.vmdk', 'expected');
+  qemuIo(path('base.vmdk'), 'vmdk', 'read -P 3 100k 33k');
+  commit('top.vmdk', { base: path('base.vmdk') });
+  judge('base.vmdk', 'expected');
+});
+
 test('what a VirtualBox child knows of its parent changes with a commit and with a rebase', () => {
   const uuid = (digit: string): string => `${digit.repeat(8)}-0000-4000-8000-000000000000`;
   const disk = (name: string, ddb: readonly string[]): void => {

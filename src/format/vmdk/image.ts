@@ -72,7 +72,7 @@ export class VmdkImage implements WritableImage {
     const canUncover = list.every(({ writer }) => writer?.deallocate !== undefined);
     if (parts.backing !== null && canUncover) {
       this.deallocate = (offset, length) =>
-        this.change(offset, length, (piece) => piece.extent.writer!.deallocate!(piece.offset, piece.length));
+        this.keepContent(offset, length, (writer, at, part) => writer.deallocate!(at, part));
     }
   }
 
@@ -151,17 +151,28 @@ export class VmdkImage implements WritableImage {
     this.change(offset, length, ({ extent, offset: at, length: part }) => extent.writer!.preallocate(at, part));
   }
 
-  /** What the disk reads stays the same, so the CID does. */
   copyUp(offset: GuestOffset, length: number): void {
     if (this.backing === null) return;
+    this.keepContent(offset, length, (writer, at, part) => writer.copyUp(at, part));
+  }
+
+  /**
+   * What the disk reads stays the same, here and below, so the CID does: the children of an image that was committed find it as they
+   * left it. Each extent marks itself.
+   */
+  private keepContent(
+    offset: GuestOffset,
+    length: number,
+    action: (writer: WritableImage, offset: GuestOffset, length: number) => void,
+  ): void {
     this.assertWritable();
     this.noting(() => {
       for (const { extent, offset: at, length: part } of this.parts.extents.pieces(offset, length))
-        extent.writer?.copyUp(at, part);
+        if (extent.writer !== null) action(extent.writer, at, part);
     });
   }
 
-  /** What the disk reads stays the same, so the CID does; what the parent is called next depends on it. */
+  /** What the disk reads stays the same, so the CID does. */
   adoptParent(identity: string): void {
     this.assertWritable();
     this.parts.adoptParent(identity);
