@@ -4,7 +4,8 @@
 //   else the name where nothing is -> fdatasync -> offset and length
 //
 // Where nothing is: behind the header, if the old name is elsewhere and the L1 table leaves room; else a cluster of its own at the end
-// of the file, as QEMU reads it, too. A crash leaves the old name or the new one, and maybe a cluster that nobody refers to.
+// of the file, as QEMU reads it, too. A crash leaves the old name or the new one, and maybe a cluster that nobody refers to: a leak
+// that the next read-write open reclaims.
 
 import { writeU64BE } from '../../bytes/endian.ts';
 import { bytesOfName } from '../../bytes/names.ts';
@@ -12,7 +13,9 @@ import { hostOffset, roundUp, SECTOR_BYTES } from '../../bytes/offsets.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { BackingReference, ParentFacts } from '../backing-reference.ts';
+import { checkTables } from './check.ts';
 import { storedName } from './create.ts';
+import { Geometry } from './geometry.ts';
 import {
   BACKING_OFFSET_AT,
   BACKING_SIZE_AT,
@@ -48,12 +51,22 @@ export function setQcowBacking(
   }
   file.write(first, 0, first.length, hostOffset(0));
   file.sync();
+  clearOldName(file, header);
   if (header.backingName === null && name.length > 0 && 2 ** header.clusterBits > QEMU_CLUSTER_BYTES) {
     log(
       `${file.path} has clusters of ${2 ** header.clusterBits} bytes, and QEMU writes zeros around what it writes to them over a backing ` +
         'file: let only imgfuse write to it, or copy it to qcow2',
     );
   }
+}
+
+/** A cluster that held nothing but the old name is free once it reads as zeros, and would be a leak. In a damaged image it may hold more. */
+function clearOldName(file: HostFile, header: QcowHeader): void {
+  if (header.backingName === null || header.backingOffset < new Geometry(header).l1End) return;
+  if (checkTables(file, header, { repair: 'none', log: () => undefined }).report.corruptions > 0) return;
+  const { length } = bytesOfName(header.backingName);
+  file.write(new Uint8Array(length), 0, length, hostOffset(header.backingOffset));
+  file.sync();
 }
 
 /** @throws ImgfuseError usage, limit */

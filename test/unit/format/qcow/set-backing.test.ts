@@ -1,7 +1,7 @@
 // setBacking() of qcow images: whenever the power goes, the header has the old name or the new one, and the check finds a leak at worst.
 
 import { expect, test } from 'vitest';
-import { guestOffset } from '../../../../src/bytes/offsets.ts';
+import { guestOffset, hostOffset } from '../../../../src/bytes/offsets.ts';
 import { qcow } from '../../../../src/format/qcow/index.ts';
 import { crashStates } from '../../../support/crash-states.ts';
 import type { MemoryHostFile } from '../../../support/memory-file.ts';
@@ -62,6 +62,10 @@ test('names change over and over between writes, and nothing leaks', () => {
   for (let round = 0; round < 40; round++) {
     const name = NAMES[(round * 3 + 1) % NAMES.length]!;
     rename(file, name);
+    expect(checkImage(qcow, file, { repair: 'none', log: () => undefined })).toMatchObject({
+      corruptions: 0,
+      leaks: 0,
+    });
     const image = openImage(qcow, file, { backing });
     image.write(new Uint8Array(700).fill(round), 0, 700, guestOffset(round * 5000));
     image.close();
@@ -72,6 +76,17 @@ test('names change over and over between writes, and nothing leaks', () => {
     });
   }
   expect(file.size()).toBeLessThan(120 * 1024);
+});
+
+test('a name that lies in data of the guest, in a damaged image, is not cleared', () => {
+  const file = make('b');
+  const data = openImage(qcow, file, { backing, readOnly: true }).map(guestOffset(100_100), 1).hostOffset!;
+  const field = Buffer.alloc(12);
+  field.writeBigUInt64BE(BigInt(data));
+  field.writeUInt32BE(3, 8);
+  file.write(field, 0, 12, hostOffset(8));
+  rename(file, 'c');
+  expect([nameOf(file), byteIn(file)]).toEqual(['c', 7]);
 });
 
 test('what cannot be named is refused, and no byte changes', () => {
