@@ -87,6 +87,7 @@ describe.each(['kernel', 'fuse-native'])('transport %s', (transport) => {
     'vdi',
     'vmdk',
     'vpc',
+    'vhdx',
   ])('cp brings the holes of a file onto a %s disk', (format, context) => {
     requireTransport(context);
     mountFull(format, transport);

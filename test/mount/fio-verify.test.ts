@@ -21,6 +21,7 @@ const OPTIONS: Readonly<Record<string, string>> = {
   vdi: 'block_size=1M',
   vmdk: 'grain_size=64k',
   vpc: 'block_size=64k',
+  vhdx: 'block_size=1M',
 };
 /** Trims reach the disk as fallocate, which fuse-native does not have: its loop device announces no discard. */
 const TRIM_JOB = {

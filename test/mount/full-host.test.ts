@@ -58,6 +58,7 @@ describe.each([
   'vdi',
   'vmdk',
   'vpc',
+  'vhdx',
   'raw',
 ])('a %s image on a file system that runs full', (format) => {
   test('answers ENOSPC, keeps what it has, and goes on once there is space', () => {

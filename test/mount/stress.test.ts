@@ -24,6 +24,7 @@ const FORMATS = [
   ['qcow', '', true],
   ['vdi', '', false],
   ['vpc', 'block_size=64k', false],
+  ['vhdx', 'block_size=1M', false],
   ['vdi', 'static=on', false],
   ['vmdk', '', false],
   ['parallels', 'cluster_size=4k', false],

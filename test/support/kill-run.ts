@@ -35,6 +35,7 @@ export const KINDS = [
   'qcow2',
   'raw',
   'vdi',
+  'vhdx',
   'vpc',
   'vmdk',
   'qed over data',

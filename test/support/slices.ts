@@ -83,7 +83,7 @@ const SLICES = {
   /** fuzz.sh --format partitions: damaged partition tables */
   fuzzPartitions: { ci: 20_000, long: 200_000 },
   /** npm run stress: rounds of 250 requests a thread */
-  stress: { ci: { raw: 6, qed: 6, qcow2: 6, qcow: 6, vdi: 6, vmdk: 6, parallels: 6, vpc: 6 }, long: 60 },
+  stress: { ci: { raw: 6, qed: 6, qcow2: 6, qcow: 6, vdi: 6, vmdk: 6, parallels: 6, vpc: 6, vhdx: 6 }, long: 60 },
   /** fio with checksums: MiB of the disk; one L2 table of its image maps 64 */
   fio: { ci: 96, long: 1024 },
   /** killtest.sh: daemons that are killed under load */
