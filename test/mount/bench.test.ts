@@ -28,7 +28,7 @@ beforeEach(() => {
 afterEach(() => bench.cleanUp());
 
 test('npm run bench prints allocating writes of both transports and QEMU, and the kernel transport is ahead', {
-  timeout: 240_000,
+  timeout: 480_000,
 }, (context) => {
   requireOrSkip(
     context,
@@ -54,7 +54,7 @@ function measure(group: string, ...options: string[]): Row[] {
   const { code, stdout, stderr } = bench.run(
     process.execPath,
     [SCRIPT, '--quick', '--output', 'json', '--rows', group, ...options],
-    { timeout: 110_000 },
+    { timeout: 220_000 },
   );
   expect(code, stderr).toBe(0);
   return (JSON.parse(stdout) as { rows: Row[] }).rows;
