@@ -70,7 +70,9 @@ test('figures come last, after the seed, and the exit code is that of the tests'
       'test/model/power-cut-raw',
     );
   const { status, stdout, stderr } = figures('^raw: [0-9]', 'raw');
-  expect(stdout).toMatch(/^seed 7\nraw: \d+ states, 0 with lost sectors, 0 unrepaired, 0 corrupt .*\n$/);
+  expect(stdout).toMatch(
+    /^seed 7\nraw: \d+ states, \d+ of them distinct, 0 with lost sectors, 0 unrepaired, 0 corrupt .*\n$/,
+  );
   expect(stderr).toMatch(/Tests +\d+ passed \(/);
   expect(status).toBe(0);
   // no test at all is no success
