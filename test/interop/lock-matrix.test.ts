@@ -83,7 +83,7 @@ function expectNamed(message: string, visitor: Visitor, holder: Held, image: str
 /** All images that are one file are locked alike, so that these meet the writers and a reader only. */
 const BRIEF = ['qcow', 'vmdk'];
 
-describe.each(['qed', 'qcow2', 'vdi', 'vpc', 'raw', ...BRIEF])('%s', (format) => {
+describe.each(['qed', 'qcow2', 'vdi', 'vpc', 'vhdx', 'raw', ...BRIEF])('%s', (format) => {
   const isBrief = BRIEF.includes(format);
 
   describe('open in imgfuse', () => {

@@ -194,7 +194,7 @@ export const QEMU_VISITORS: readonly Visitor[] = [
     // QEMU resizes none of these
     name: 'qemu-img resize',
     access: 'write',
-    without: ['qed', 'qcow', 'vdi', 'vmdk', 'vpc'],
+    without: ['qed', 'qcow', 'vdi', 'vmdk', 'vpc', 'vhdx'],
     visit: (image, format) => command('qemu-img', 'resize', '-f', format, image, '+1M'),
   },
   {
@@ -314,7 +314,7 @@ export const QEMU_HOLDERS: readonly Holder[] = [
   {
     name: 'qemu-img resize',
     access: 'write',
-    without: ['qed', 'qcow', 'vdi', 'vmdk', 'vpc', 'raw'],
+    without: ['qed', 'qcow', 'vdi', 'vmdk', 'vpc', 'vhdx', 'raw'],
     hold: (image, format) => throttled(image, format, 'resize', '+1M'),
   },
 ];
