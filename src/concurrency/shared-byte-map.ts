@@ -154,10 +154,11 @@ export class SharedByteMap {
       this.fillEntry(node * UNIT_WORDS + (at >>> LEAF_BITS), at % LEAF_SIZE, next - at, value);
       at = next;
     }
+    // neighbours are mostly filled one after the other, so that one of the ends tells
     const first = node * UNIT_WORDS;
-    if (this.words[first]! > 0) return;
-    for (let word = first + 1; word < first + FANOUT; word++) if (this.words[word] !== this.words[first]) return;
-    this.top[place] = this.words[first]!;
+    if (this.words[first] !== -value) return;
+    for (let word = first + FANOUT - 1; word > first; word--) if (this.words[word] !== -value) return;
+    this.top[place] = -value;
     this.giveBack(FREE_NODE, node);
   }
 

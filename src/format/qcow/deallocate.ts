@@ -14,6 +14,7 @@ import { failpoint } from '../../concurrency/failpoints.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
 import type { Reservations } from '../../concurrency/reservations.ts';
 import type { ReadableImage } from '../image-format.ts';
+import { eachAdjoining } from '../mapped/adjoining.ts';
 import { readsAsZeros } from '../mapped/backing.ts';
 import type { DiskNumbers } from '../mapped/disk-numbers.ts';
 import type { PendingLinks } from '../mapped/pending-links.ts';
@@ -111,7 +112,7 @@ export class Deallocator {
     tracker.assertWritable();
     linker.clear(first, count);
     for (let i = 0; i < count; i++) pending.drop(after(first, i));
-    for (const host of hosts) allocator.release(host, 1);
+    eachAdjoining(hosts, clusterSize, (host, adjoining) => allocator.release(host, adjoining));
     disk.removeAllocated(removed);
   }
 }

@@ -17,6 +17,7 @@ import type { Mutex } from '../../concurrency/mutex.ts';
 import { type Reservations, SHARED } from '../../concurrency/reservations.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { ReadableImage } from '../image-format.ts';
+import { eachAdjoining } from '../mapped/adjoining.ts';
 import { readsAsZeros } from '../mapped/backing.ts';
 import type { DiskNumbers } from '../mapped/disk-numbers.ts';
 import type { FreeClusters } from '../mapped/free-clusters.ts';
@@ -235,7 +236,7 @@ export class Deallocator {
     if (dirtyBit.set()) table = mapper.l2Table(geometry.l1IndexOf(first));
     if (table !== 0 || entry !== UNALLOCATED_ENTRY) linker.replace(first, count, entry);
     for (let i = 0; i < count; i++) pending.drop(after(first, i));
-    for (const host of hosts) allocator.release(host, 1);
+    eachAdjoining(hosts, geometry.clusterSize, (host, adjoining) => allocator.release(host, adjoining));
     disk.removeAllocated(hosts.length);
     numbers.noteZeroEntries();
   }

@@ -7,6 +7,7 @@ import { failpoint } from '../../concurrency/failpoints.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
 import { type Reservations, SHARED } from '../../concurrency/reservations.ts';
 import type { ReadableImage } from '../image-format.ts';
+import { eachAdjoining } from '../mapped/adjoining.ts';
 import type { DiskNumbers } from '../mapped/disk-numbers.ts';
 import type { PendingLinks } from '../mapped/pending-links.ts';
 import type { ReservedRuns, RunWriter } from '../mapped/reserved-runs.ts';
@@ -121,7 +122,7 @@ export class Deallocator {
     modifyUuid.change();
     linker.replace(first, count, entry);
     for (let i = 0; i < count; i++) pending.drop(after(first, i));
-    for (const index of indices) allocator.release(index, 1);
+    eachAdjoining(indices, 1, (index, adjoining) => allocator.release(index, adjoining));
     disk.removeAllocated(indices.length);
   }
 }

@@ -6,6 +6,7 @@ import { after, type GuestCluster, type GuestOffset, guestOffset, roundUp } from
 import { failpoint } from '../../../concurrency/failpoints.ts';
 import type { Mutex } from '../../../concurrency/mutex.ts';
 import { type Reservations, SHARED } from '../../../concurrency/reservations.ts';
+import { eachAdjoining } from '../../mapped/adjoining.ts';
 import type { DiskNumbers } from '../../mapped/disk-numbers.ts';
 import type { ReservedRuns, RunWriter } from '../../mapped/reserved-runs.ts';
 import type { Allocator } from '../../mapped/space/cluster-allocator.ts';
@@ -79,14 +80,14 @@ export class Deallocator {
 
   /** They are reserved, and stay what they are while the lock is released. */
   private unlink(first: GuestCluster, count: number): void {
-    const { allocator, disk, inUse, linker, mapper } = this.parts;
+    const { allocator, disk, geometry, inUse, linker, mapper } = this.parts;
     const hosts = Array.from({ length: count }, (_, i) => mapper.lookup(after(first, i)));
     const given = hosts.filter((host) => host !== NO_CLUSTER);
     if (given.length === 0) return;
     failpoint('discard');
     inUse.change();
     linker.unlink(first, count);
-    for (const host of given) allocator.release(host, 1);
+    eachAdjoining(given, geometry.clusterSize, (host, adjoining) => allocator.release(host, adjoining));
     disk.removeAllocated(given.length);
   }
 }

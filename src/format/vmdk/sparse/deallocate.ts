@@ -17,6 +17,7 @@ import type { Mutex } from '../../../concurrency/mutex.ts';
 import { type Reservations, SHARED } from '../../../concurrency/reservations.ts';
 import type { HostFile } from '../../../host/host-file.ts';
 import type { ReadableImage } from '../../image-format.ts';
+import { eachAdjoining } from '../../mapped/adjoining.ts';
 import { readsAsZeros } from '../../mapped/backing.ts';
 import type { DiskNumbers } from '../../mapped/disk-numbers.ts';
 import type { PendingLinks } from '../../mapped/pending-links.ts';
@@ -210,14 +211,14 @@ export class Deallocator {
 
   /** Writes nothing where nothing changes. The lock is held, and may be released meanwhile. */
   private replace(first: GuestCluster, places: readonly number[], entry: number): void {
-    const { allocator, disk, linker, pending, unclean } = this.parts;
+    const { allocator, disk, geometry, linker, pending, unclean } = this.parts;
     if (places.every((place) => place === entry)) return;
     failpoint('discard');
     unclean.set();
     linker.replace(first, places.length, entry);
     const freed = places.filter((place) => place > ZEROS);
     for (let i = 0; i < places.length; i++) pending.drop(after(first, i));
-    for (const place of freed) allocator.release(hostOffset(place), 1);
+    eachAdjoining(freed, geometry.grainBytes, (place, adjoining) => allocator.release(hostOffset(place), adjoining));
     disk.removeAllocated(freed.length);
   }
 }
