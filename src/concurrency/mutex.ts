@@ -9,6 +9,7 @@
 
 import { threadId } from 'node:worker_threads';
 import { assert, ImgfuseError } from '../errors/index.ts';
+import { offerProcessor } from './turns.ts';
 
 const FREE = 0;
 const ABANDONED = -1;
@@ -76,10 +77,12 @@ export class Mutex {
 
   /**
    * For long work in many short holds, between two of them: if another thread slept for the mutex, it gets it now. The mutex is not
-   * fair, and without this the thread that runs takes it again before the one that was woken has come to run.
+   * fair, and without this the thread that runs takes it again before the one that was woken has come to run. If none slept, the
+   * processor is offered from time to time.
    */
   giveWay(): void {
     if (this.hasWoken) Atomics.wait(neverNotified, 0, 0, GIVE_WAY_MS);
+    else offerProcessor();
   }
 
   /** Runs `action` with the mutex held. */

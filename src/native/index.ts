@@ -19,5 +19,5 @@ export {
 export * from './mount.ts';
 export { closeOnExec, exitAtOnce, forbidCoreDumps } from './process.ts';
 export { receiveDescriptor, sendDatagram, socketPair } from './sockets.ts';
-export { setIoFlusher } from './thread.ts';
+export { setIoFlusher, yieldProcessor } from './thread.ts';
 export { getAttribute, setAttribute } from './xattr.ts';

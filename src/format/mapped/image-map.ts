@@ -34,11 +34,19 @@ export class ImageMap {
   }
 
   mapStatus(offset: GuestOffset, length: number): StatusRun {
-    return this.parts.lock.run(() => statusOf(this.parts.scan.scan(offset, length, 'status')));
+    return this.look(offset, length, 'status');
   }
 
   mapContent(offset: GuestOffset, length: number): StatusRun {
-    return this.parts.lock.run(() => statusOf(this.parts.scan.scan(offset, length, 'content')));
+    return this.look(offset, length, 'content');
+  }
+
+  private look(offset: GuestOffset, length: number, mode: 'status' | 'content'): StatusRun {
+    const { lock, scan } = this.parts;
+    const run = lock.run(() => statusOf(scan.scan(offset, length, mode)));
+    // the caller goes on with a search that may be long
+    if (scan.isCut) lock.giveWay();
+    return run;
   }
 
   /** Known to read as zeros, here and below, from metadata alone; for a range that this thread has reserved. */

@@ -88,6 +88,11 @@ export class StatusScan {
     this.hasBacking = hasBacking;
   }
 
+  /** The last scan ended because it had looked at enough. */
+  get isCut(): boolean {
+    return this.looks <= 0;
+  }
+
   /** The run that begins at `offset`, at most `length` bytes long. It ends before a damaged entry, unless that is the first. */
   scan(offset: GuestOffset, length: number, mode: ScanMode): ScannedRun {
     const { run } = this;
