@@ -12,6 +12,7 @@ import {
 } from '../bytes/linux.ts';
 import { hostPath } from '../bytes/names.ts';
 import { type HostOffset, hex, hostOffset, isSafeOffset, roundUp } from '../bytes/offsets.ts';
+import { offerProcessor } from '../concurrency/turns.ts';
 import { ERRNO, type ErrorKind, ImgfuseError } from '../errors/index.ts';
 import { errnoName, fallocate, lseek, lseekOrNone, willNeed } from '../native/index.ts';
 import { type FileIdentity, identityOf } from './file-identity.ts';
@@ -22,6 +23,8 @@ import type { SharedFile } from './shared-file.ts';
 const ZEROS = new Uint8Array(1024 * 1024);
 /** A multiple of the logical blocks of every block device. */
 const LARGEST_BLOCK = 4096;
+/** Of a hole, in one system call: the kernel keeps writers of the file out for that long, 0.2 s for each GiB of a full file on tmpfs. */
+const LARGEST_HOLE = 256 * 1024 * 1024;
 
 export class PosixHostFile implements HostFile {
   readonly path: string;
@@ -261,7 +264,10 @@ export class PosixHostFile implements HostFile {
     if (end <= offset) return;
     if (!this.refusedModes.has(mode)) {
       try {
-        fallocate(this.descriptor, mode, offset, end - offset);
+        for (let at = offset as number; at < end; at += LARGEST_HOLE) {
+          if (at > offset) offerProcessor();
+          fallocate(this.descriptor, mode, at, Math.min(LARGEST_HOLE, end - at));
+        }
         return;
       } catch (error) {
         if (!(error instanceof ImgfuseError)) throw error;

@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { hostOffset } from '../../../src/bytes/offsets.ts';
+import { offerProcessorWith } from '../../../src/concurrency/turns.ts';
 import { ImgfuseError } from '../../../src/errors/index.ts';
 import { type HostFile, readPadded } from '../../../src/host/host-file.ts';
 import { PosixHostFile } from '../../../src/host/posix-file.ts';
@@ -216,6 +217,23 @@ describe('holes', () => {
       expect([bytes[65_535], bytes[65_536 + 524_288]]).toEqual([5, 5]);
       expect(file.allocatedBytes()).toBeLessThanOrEqual(before - 400_000);
       expect([file.seekHole(hostOffset(0)), file.seekData(hostOffset(65_536))]).toEqual([65_536, 589_824]);
+    });
+  });
+
+  test('are punched in pieces, between which others run', (context) => {
+    requireOrSkip(context, nativeAvailable(), 'the package koffi');
+    withFile(new Uint8Array(MIB).fill(5), (file) => {
+      let offers = 0;
+      offerProcessorWith(() => offers++);
+      try {
+        file.truncate(1024 * MIB);
+        file.write(new Uint8Array(MIB).fill(5), 0, MIB, hostOffset(1023 * MIB));
+        file.punchHole(hostOffset(4096), 1023 * MIB);
+      } finally {
+        offerProcessorWith(null);
+      }
+      expect(offers).toBeGreaterThan(0);
+      expect(file.seekData(hostOffset(4096))).toBe(1023 * MIB + 4096);
     });
   });
 
