@@ -108,12 +108,16 @@ async function writes(file, seconds) {
   await startFio(file, ['--rw=randwrite', '--fsync=32', ...place, `--runtime=${seconds}`]).ended;
 }
 
-/** One discard, flushed; again until the time is over, when nothing is left to discard. */
+/**
+ * One discard, flushed; again until the time is over, when nothing is left to discard. With pauses: else the row of an image that is
+ * done at once would show what it is to start programs without end.
+ */
 async function discards(file, seconds) {
   const end = performance.now() + seconds * 1000;
   do {
     await program('fallocate', '--punch-hole', '--offset', READ_BYTES, '--length', DISCARDED_BYTES, file);
     await program('sync', file);
+    await sleep(100);
   } while (performance.now() < end);
 }
 
