@@ -28,6 +28,12 @@ export function hostOffset(value: number): HostOffset {
   return value as HostOffset;
 }
 
+/**
+ * What a field of a reused object holds before its first number, if that may be above 2^31. With 0 there, V8 compiles whatever uses the
+ * object for small integers, and all of it anew at the first large one: a tenth of a second in each thread.
+ */
+export const UNSET = hostOffset(Number.NaN);
+
 export function guestCluster(value: number): GuestCluster {
   return value as GuestCluster;
 }

@@ -10,6 +10,7 @@ import {
   hostOffset,
   remainder,
   SECTOR_BYTES,
+  UNSET,
 } from '../../bytes/offsets.ts';
 import { failpoint } from '../../concurrency/failpoints.ts';
 import { ImgfuseError } from '../../errors/index.ts';
@@ -44,8 +45,8 @@ const NO_HOST = hostOffset(0);
 
 export class Mapper {
   /** the answers of map() */
-  private readonly data: Filled<DataRun> = { status: 'data', hostOffset: NO_HOST, length: 0 };
-  private readonly unallocated: Filled<UnallocatedRun> = { status: 'unallocated', length: 0 };
+  private readonly data: Filled<DataRun> = { status: 'data', hostOffset: UNSET, length: UNSET };
+  private readonly unallocated: Filled<UnallocatedRun> = { status: 'unallocated', length: UNSET };
   private readonly compressed: Filled<CompressedRun> = {
     status: 'compressed',
     hostOffset: NO_HOST,

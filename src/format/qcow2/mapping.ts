@@ -9,6 +9,7 @@ import {
   hex,
   hostOffset,
   remainder,
+  UNSET,
 } from '../../bytes/offsets.ts';
 import { failpoint } from '../../concurrency/failpoints.ts';
 import type { ImgfuseError } from '../../errors/index.ts';
@@ -103,17 +104,22 @@ export interface MapperParts {
 }
 
 export class Mapper {
-  private readonly dataRun: DataRun = { status: 'data', length: 0, hostOffset: hostOffset(0), copied: false };
-  private readonly zeroRun: ZeroRun = { status: 'zero', length: 0, home: NO_HOST, copied: false };
-  private readonly unallocatedRun: UnallocatedRun = { status: 'unallocated', length: 0, home: NO_HOST, copied: false };
-  private readonly compressedRun: CompressedRun = { status: 'compressed', length: 0, high: 0, low: 0 };
+  private readonly dataRun: DataRun = { status: 'data', length: UNSET, hostOffset: UNSET, copied: false };
+  private readonly zeroRun: ZeroRun = { status: 'zero', length: UNSET, home: UNSET, copied: false };
+  private readonly unallocatedRun: UnallocatedRun = {
+    status: 'unallocated',
+    length: UNSET,
+    home: UNSET,
+    copied: false,
+  };
+  private readonly compressedRun: CompressedRun = { status: 'compressed', length: UNSET, high: UNSET, low: UNSET };
   private readonly cluster: Cluster = {
     status: 'unallocated',
-    host: NO_HOST,
+    host: UNSET,
     copied: false,
     subclusters: UNALLOCATED_BITMAP,
-    high: 0,
-    low: 0,
+    high: UNSET,
+    low: UNSET,
   };
   private readonly path: string;
   private readonly version: 2 | 3;

@@ -9,7 +9,7 @@
 // An entry is handled as its two words. Used under the metadata lock; nothing here keeps a slice across calls (R2).
 
 import { combine, hexWords } from '../../bytes/endian.ts';
-import { after, type HostOffset, hostOffset } from '../../bytes/offsets.ts';
+import { after, type HostOffset, hostOffset, UNSET } from '../../bytes/offsets.ts';
 import type { Failpoint } from '../../concurrency/failpoints.ts';
 import type { TableCache } from '../../concurrency/table-cache.ts';
 import { assert } from '../../errors/index.ts';
@@ -89,7 +89,7 @@ export function readTable(file: HostFile, offset: number, length: number): DataV
 }
 
 export class Tables {
-  readonly entry: Entry = { high: 0, low: 0 };
+  readonly entry: Entry = { high: UNSET, low: UNSET };
   readonly slices: TableSlices;
   private readonly file: HostFile;
   private readonly tracker: WriteTracker;

@@ -9,6 +9,7 @@ import {
   hex,
   hostOffset,
   remainder,
+  UNSET,
 } from '../../bytes/offsets.ts';
 import { failpoint } from '../../concurrency/failpoints.ts';
 import { ImgfuseError } from '../../errors/index.ts';
@@ -25,9 +26,9 @@ type Filled<R> = { -readonly [Field in keyof R]: R[Field] };
 
 export class Mapper {
   /** the answers of map() */
-  private readonly data: Filled<DataRun> = { status: 'data', hostOffset: hostOffset(0), length: 0 };
-  private readonly zero: Filled<ZeroRun> = { status: 'zero', length: 0 };
-  private readonly unallocated: Filled<UnallocatedRun> = { status: 'unallocated', length: 0 };
+  private readonly data: Filled<DataRun> = { status: 'data', hostOffset: UNSET, length: UNSET };
+  private readonly zero: Filled<ZeroRun> = { status: 'zero', length: UNSET };
+  private readonly unallocated: Filled<UnallocatedRun> = { status: 'unallocated', length: UNSET };
   private readonly path: string;
   private readonly geometry: Geometry;
   private readonly tables: Tables;

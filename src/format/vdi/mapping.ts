@@ -1,7 +1,7 @@
 // Guest range -> where its bytes are: no data I/O, no change. Used under the metadata lock; the answer is values only, so
 // it may be used after the lock is released as long as the range stays reserved (R2, R3).
 
-import { type GuestCluster, type GuestOffset, hex, hostOffset } from '../../bytes/offsets.ts';
+import { type GuestCluster, type GuestOffset, hex, hostOffset, UNSET } from '../../bytes/offsets.ts';
 import { failpoint } from '../../concurrency/failpoints.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import { NOT_PENDING, type PendingLinks } from '../mapped/pending-links.ts';
@@ -24,9 +24,9 @@ export interface MapperParts {
 
 export class Mapper {
   /** the answers of map() */
-  private readonly data: Filled<DataRun> = { status: 'data', hostOffset: hostOffset(0), length: 0 };
-  private readonly zero: Filled<ZeroRun> = { status: 'zero', length: 0 };
-  private readonly unallocated: Filled<UnallocatedRun> = { status: 'unallocated', length: 0 };
+  private readonly data: Filled<DataRun> = { status: 'data', hostOffset: UNSET, length: UNSET };
+  private readonly zero: Filled<ZeroRun> = { status: 'zero', length: UNSET };
+  private readonly unallocated: Filled<UnallocatedRun> = { status: 'unallocated', length: UNSET };
   private readonly parts: MapperParts;
 
   constructor(parts: MapperParts) {

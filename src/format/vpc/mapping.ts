@@ -10,6 +10,7 @@ import {
   hex,
   hostOffset,
   SECTOR_BYTES,
+  UNSET,
 } from '../../bytes/offsets.ts';
 import { failpoint } from '../../concurrency/failpoints.ts';
 import { SharedByteMap, type SharedByteMapState } from '../../concurrency/shared-byte-map.ts';
@@ -39,8 +40,8 @@ export const NO_BLOCK = hostOffset(0);
 
 export class Mapper {
   /** the answers of map() */
-  private readonly data: Filled<DataRun> = { status: 'data', hostOffset: hostOffset(0), length: 0 };
-  private readonly hole: Filled<HoleRun> = { status: 'unallocated', length: 0, block: NO_BLOCK };
+  private readonly data: Filled<DataRun> = { status: 'data', hostOffset: UNSET, length: UNSET };
+  private readonly hole: Filled<HoleRun> = { status: 'unallocated', length: UNSET, block: NO_BLOCK };
   private readonly path: string;
   private readonly readOnly: boolean;
   readonly headerOffset: number;

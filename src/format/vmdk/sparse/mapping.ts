@@ -8,6 +8,7 @@ import {
   hex,
   hostOffset,
   SECTOR_BYTES,
+  UNSET,
 } from '../../../bytes/offsets.ts';
 import { failpoint } from '../../../concurrency/failpoints.ts';
 import { ImgfuseError } from '../../../errors/index.ts';
@@ -26,9 +27,9 @@ const NO_TABLE = hostOffset(0);
 
 export class Mapper {
   /** the answers of map() */
-  private readonly data: Filled<DataRun> = { status: 'data', hostOffset: hostOffset(0), length: 0 };
-  private readonly zero: Filled<ZeroRun> = { status: 'zero', length: 0 };
-  private readonly unallocated: Filled<UnallocatedRun> = { status: 'unallocated', length: 0 };
+  private readonly data: Filled<DataRun> = { status: 'data', hostOffset: UNSET, length: UNSET };
+  private readonly zero: Filled<ZeroRun> = { status: 'zero', length: UNSET };
+  private readonly unallocated: Filled<UnallocatedRun> = { status: 'unallocated', length: UNSET };
   private readonly file: Pick<HostFile, 'path' | 'readOnly'>;
   private readonly fixed: readonly Stretch[];
   private readonly hasZeroGrains: boolean;
