@@ -3,6 +3,8 @@
 
 import { existsSync, readlinkSync } from 'node:fs';
 import { threadId } from 'node:worker_threads';
+import { offerProcessorWith } from '../concurrency/turns.ts';
+import { nativeAvailable, yieldProcessor } from '../native/index.ts';
 
 /** A thread, as others can ask for it. */
 export interface ThreadName {
@@ -10,6 +12,11 @@ export interface ThreadName {
   readonly thread: number;
   /** number of the kernel; null if /proc does not tell it */
   readonly task: number | null;
+}
+
+/** The calling thread lets others run between two pieces of long work, where the system call for that is available. */
+export function takeTurns(): void {
+  if (nativeAvailable()) offerProcessorWith(yieldProcessor);
 }
 
 /** The calling thread. */

@@ -3,7 +3,6 @@
 // main thread must not. Calls are carried out one at a time, in the order in which they came.
 
 import { parentPort, threadId } from 'node:worker_threads';
-import { offerProcessorWith } from '../../concurrency/turns.ts';
 import {
   attachDisk,
   closeAndReopenDisk,
@@ -17,7 +16,8 @@ import {
 import { describeError } from '../../errors/index.ts';
 import { findPartition } from '../../filesystem/index.ts';
 import { passwordFrom } from '../../host/passwords.ts';
-import { nativeAvailable, setIoFlusher, yieldProcessor } from '../../native/index.ts';
+import { takeTurns } from '../../host/thread-life.ts';
+import { setIoFlusher } from '../../native/index.ts';
 import { type LogLevel, requestErrorLog } from '../log.ts';
 import { ServingWords } from '../workers/serving-words.ts';
 import type { KeeperAnswer, KeeperCall, KeeperMessage, KeptDisk, OpenRequest, Reopening } from './disk-keeper.ts';
@@ -179,7 +179,7 @@ try {
   log('debug', `thread ${threadId} is not marked as an I/O flusher: ${describeError(error)}`);
 }
 
-if (nativeAvailable()) offerProcessorWith(yieldProcessor);
+takeTurns();
 
 parentPort?.on('message', ({ id, call }: { readonly id: number; readonly call: KeeperCall }) => {
   let answer: KeeperAnswer;

@@ -2,12 +2,12 @@
 // shared state of the open image, through an attached disk of its own.
 
 import { parentPort, receiveMessageOnPort } from 'node:worker_threads';
-import { offerProcessorWith } from '../../concurrency/turns.ts';
 import { attachDisk, logLongHolds, type SharedDisk, type VirtualDisk } from '../../disk/index.ts';
 import { describeError } from '../../errors/index.ts';
 import { DiskFilesystem } from '../../filesystem/index.ts';
 import { Device, FuseServer, readCounters } from '../../fuse/index.ts';
-import { nativeAvailable, setIoFlusher, yieldProcessor } from '../../native/index.ts';
+import { takeTurns } from '../../host/thread-life.ts';
+import { setIoFlusher } from '../../native/index.ts';
 import { type LogLevel, requestErrorLog } from '../log.ts';
 import { refusalLog, tableLog } from '../refusal-log.ts';
 import { holdRequests } from './hold.ts';
@@ -142,7 +142,7 @@ function wait({ data, filesystem, words, gate, inbox }: Station, { limitMs }: Ro
 
 parentPort?.once('message', (data: ServeData) => {
   markIoFlusher();
-  if (nativeAvailable()) offerProcessorWith(yieldProcessor);
+  takeTurns();
   logLongHolds((sentence) => log('notice', sentence));
   const station = prepare(data);
   if (typeof data.full === 'object') wait(station, data.full);

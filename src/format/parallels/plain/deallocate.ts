@@ -6,9 +6,9 @@ import { after, type GuestCluster, type GuestOffset, guestOffset, roundUp } from
 import { failpoint } from '../../../concurrency/failpoints.ts';
 import type { Mutex } from '../../../concurrency/mutex.ts';
 import { type Reservations, SHARED } from '../../../concurrency/reservations.ts';
-import { eachAdjoining } from '../../mapped/adjoining.ts';
 import type { DiskNumbers } from '../../mapped/disk-numbers.ts';
 import type { ReservedRuns, RunWriter } from '../../mapped/reserved-runs.ts';
+import { eachAdjoining } from '../../mapped/space/adjoining.ts';
 import type { Allocator } from '../../mapped/space/cluster-allocator.ts';
 import { ZeroInPlace } from '../../mapped/zero-in-place.ts';
 import { zeroRange } from '../../mapped/zero-range.ts';
