@@ -37,7 +37,7 @@ function checkLimit({ file: { path }, state }: ResizeParts, size: number): void 
   throw new ImgfuseError(
     'limit',
     `${path} cannot have ${size} bytes: its block allocation table has room for ${batEntries} entries, which are blocks of ${blockBytes} ` +
-      'bytes; copy the disk into a larger image with imgfuse convert',
+      'bytes; copy the disk into a larger image',
     { path },
   );
 }
