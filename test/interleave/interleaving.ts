@@ -316,7 +316,11 @@ export class Interleaving {
       if (stopped) this.judgeClosed(path, first, [...before, ...others], `closed after point ${point}`);
       return stopped;
     } finally {
-      if (isOpen) disk.close();
+      if (isOpen) {
+        // a thread that is stopped may hold the lock that the close needs
+        await script.letGo();
+        disk.close();
+      }
     }
   }
 

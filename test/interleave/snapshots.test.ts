@@ -159,6 +159,7 @@ async function everyPoint(
       if (turn === 0) points = [points[0]!, ...script.pointsOf(1, only)];
       else expect(stops).toBe(true);
     } finally {
+      await script.letGo();
       disk.close();
     }
     if (turn === points.length - 1) qemuCheck(path, 'qcow2');

@@ -209,6 +209,17 @@ export class Script {
     return wanted.filter((i) => !names[i]!.endsWith('-load') || !names[i - 1]?.endsWith('-load'));
   }
 
+  /** Lets every thread go on to the end of its request, whatever becomes of it: after a failure, before the disk is closed. */
+  async letGo(): Promise<void> {
+    for (let thread = 1; thread <= this.threads.length; thread++) {
+      this.disarm(thread);
+      if (Atomics.load(this.words, this.stateWord(thread)) >= LAYOUT.states.stopped) this.resume(thread);
+    }
+    await Promise.allSettled(
+      this.threads.map(({ answer }, index) => (answer === null ? null : this.answer(index + 1))),
+    );
+  }
+
   async end(): Promise<void> {
     await Promise.all(this.threads.map(({ worker }) => worker.terminate()));
   }
