@@ -15,7 +15,7 @@ export function inspectVmdk(
   log: (sentence: string) => void = () => undefined,
   openExtent?: OpenOptions['openExtent'],
 ): ImageDetails {
-  const { embedding, text } = findDescriptor(file);
+  const { embedding, isChanging, text } = findDescriptor(file);
   const descriptor = parseDescriptor(text, file.path);
   const seen = new Map<string, ExtentFacts | null>();
   const factsOf = (line: ExtentLine): ExtentFacts | null => {
@@ -36,7 +36,7 @@ export function inspectVmdk(
     cid: descriptor.cid,
     modificationUuid: descriptor.uuids.modification,
     virtualSize,
-    isDirty: facts.some((each) => each?.isUnclean === true),
+    isDirty: isChanging || facts.some((each) => each?.isUnclean === true),
     isOnlyRead: facts.some((each) => (each?.onlyRead ?? null) !== null),
   });
 }

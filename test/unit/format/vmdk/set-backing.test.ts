@@ -108,6 +108,7 @@ test('a change that was cut short is complete after a read-write open, and the c
   for (const { state } of crashStates(start, log, seededRandom(2))) {
     if (!findDescriptor(state).isChanging) continue;
     found++;
+    expect(vmdk.inspect(state).dirty).toBe(true);
     const text = read(state);
     const said: string[] = [];
     const check = (repair: 'all' | 'none') => checkImage(vmdk, repaired, { repair, log: (line) => said.push(line) });
@@ -121,6 +122,7 @@ test('a change that was cut short is complete after a read-write open, and the c
     expect(said).toContainEqual(expect.stringContaining('was cut short, and is complete now'));
     for (const file of [repaired, state]) {
       expect(findDescriptor(file).isChanging).toBe(false);
+      expect(vmdk.inspect(file).dirty).toBe(false);
       expect(read(file)).toBe(text);
       expect(Buffer.from(file.bytes()).includes('imgfuse:')).toBe(false);
     }
