@@ -67,6 +67,24 @@ describe('the order', () => {
     expect(image.details().dirty).toBe(true);
   });
 
+  test('of a change beside the fdatasync of a flush: its sector stays out of its place until its own entry is durable', () => {
+    const blocks = [0, 0].map((state) => ({ state }));
+    const file = new RecordingHostFile(new MemoryHostFile(vhdxImage({ blocks }).image));
+    const image = openImage(vhdx, file);
+    write(image, 0);
+    const sync = file.sync.bind(file);
+    file.sync = () => {
+      sync();
+      file.sync = sync;
+      write(image, MIB);
+    };
+    file.log.length = 0;
+    image.flush();
+    expect(file.log.map(nameOf)).toEqual(['sync', 'data', 'log']);
+    image.flush();
+    expect(file.log.slice(3).map(nameOf)).toEqual(['sync', 'BAT']);
+  });
+
   test('of a discard: its entry is durable before the block is punched, and the place of the entry comes in between', () => {
     const { names } = recorded((image) => {
       image.discard(guestOffset(0), MIB);
