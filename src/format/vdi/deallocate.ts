@@ -60,11 +60,23 @@ export class Deallocator {
     });
   }
 
-  /** Entries of guest blocks [first, end) become free: the parent shows through, or they are behind the end of the disk. */
+  /** Guest blocks [first, end), which are behind the end of the disk, become free. */
+  cutOff(first: GuestCluster, end: number): void {
+    this.free(first, end, (start, count) => this.unlink(start, count, VDI_IMAGE_BLOCK_FREE));
+  }
+
+  /**
+   * Guest blocks [first, end) become free, so that the parent shows through, which has the same bytes: children of this image find it
+   * as they left it, and uuidModify stays.
+   */
   uncover(first: GuestCluster, end: number): void {
+    this.free(first, end, (start, count) => this.replace(start, count, VDI_IMAGE_BLOCK_FREE));
+  }
+
+  private free(first: GuestCluster, end: number, action: (first: GuestCluster, count: number) => void): void {
     for (let block = first; block < end; ) {
       const start = block;
-      const done = this.exclusively(start, end - start, (count) => this.unlink(start, count, VDI_IMAGE_BLOCK_FREE));
+      const done = this.exclusively(start, end - start, (count) => action(start, count));
       block = after(start, done);
     }
   }
@@ -105,9 +117,29 @@ export class Deallocator {
     return part;
   }
 
-  /** Sets entries to `entry` and frees the blocks they led to; writes nothing where the guest sees no difference. */
+  /** As replace(), and the guest may see a difference. */
   private unlink(first: GuestCluster, count: number, entry: number): void {
-    const { allocator, backing, disk, linker, mapper, modifyUuid, pending } = this.parts;
+    if (this.presentIn(first, count, entry) === null) return;
+    // the blocks are reserved, and stay what they are while the lock is released
+    this.parts.modifyUuid.change();
+    this.replace(first, count, entry);
+  }
+
+  /** Sets entries to `entry` and frees the blocks they led to; writes nothing if that changes nothing. */
+  private replace(first: GuestCluster, count: number, entry: number): void {
+    const { allocator, disk, linker, pending } = this.parts;
+    const indices = this.presentIn(first, count, entry);
+    if (indices === null) return;
+    failpoint('discard');
+    linker.replace(first, count, entry);
+    for (let i = 0; i < count; i++) pending.drop(after(first, i));
+    eachAdjoining(indices, 1, (index, adjoining) => allocator.release(index, adjoining));
+    disk.removeAllocated(indices.length);
+  }
+
+  /** Indices of the blocks that the entries lead to; null if all of them say what `entry` says. */
+  private presentIn(first: GuestCluster, count: number, entry: number): number[] | null {
+    const { backing, mapper } = this.parts;
     const indices: number[] = [];
     let changes = false;
     for (let i = 0; i < count; i++) {
@@ -116,13 +148,6 @@ export class Deallocator {
       // without a parent "free" and "discarded" are the same
       if (present < VDI_IMAGE_BLOCK_ZERO || (present !== entry && backing !== null)) changes = true;
     }
-    if (!changes) return;
-    failpoint('discard');
-    // the blocks are reserved, and stay what they are while the lock is released
-    modifyUuid.change();
-    linker.replace(first, count, entry);
-    for (let i = 0; i < count; i++) pending.drop(after(first, i));
-    eachAdjoining(indices, 1, (index, adjoining) => allocator.release(index, adjoining));
-    disk.removeAllocated(indices.length);
+    return changes ? indices : null;
   }
 }

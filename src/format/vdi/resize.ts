@@ -35,7 +35,7 @@ function grow(parts: ResizeParts, old: number, size: number): void {
   const blocks = geometry.clustersFor(size);
   // a shrink that was cut short, by a crash or a full host, has left blocks behind the end
   const present = lock.run(() => numbers.blockCount);
-  deallocator.uncover(guestCluster(geometry.clustersFor(old)), Math.min(present, blocks));
+  deallocator.cutOff(guestCluster(geometry.clustersFor(old)), Math.min(present, blocks));
   if (blocks > present) growMap(parts, blocks);
   try {
     if (backing !== null && backing.virtualSize() > old) {
@@ -59,7 +59,7 @@ function shrink(parts: ResizeParts, old: number, size: number): void {
   setSize(parts, size);
   flush.run();
   deallocator.zeroBehindEnd(size);
-  deallocator.uncover(guestCluster(geometry.clustersFor(size)), geometry.clustersFor(old));
+  deallocator.cutOff(guestCluster(geometry.clustersFor(size)), geometry.clustersFor(old));
   tracker.noteWrite();
   flush.run();
 }
