@@ -121,10 +121,27 @@ export class ChainOpener {
     const isLazy = file.remote !== undefined;
     const closedFacts = readOnly ? undefined : this.closedFactsOf(file, format);
     const wantsSnapshots = this.options.snapshots;
-    return this.openImage(path, file, format, {
+    const image = this.openImage(path, file, format, {
       ...{ readOnly, isLazy, closedFacts, wantsSnapshots },
       probed: named === undefined,
     });
+    if (this.options.writtenDepth === undefined) this.adoptParent(image);
+    return image;
+  }
+
+  /**
+   * A commit of the image was broken off, and its parent has a name that follows from the state of the image. The first write would make
+   * that another state, so the image learns the name before.
+   */
+  private adoptParent(image: Image): void {
+    const known = image.details().backing?.identity;
+    const now = image.backing?.identity;
+    if (image.readOnly || known === undefined || now === undefined) return;
+    if (isMeant({ ...known, afterCommits: [] }, now) || !isMeant(known, now)) return;
+    image.adoptParent?.(now);
+    this.options.log?.(
+      `a commit of ${image.file.path} into ${image.backing!.file.path} was broken off; the disk is whole, and imgfuse commit completes it`,
+    );
   }
 
   private closedFactsOf(file: HostFile, format: ImageFormat): OpenOptions['closedFacts'] {

@@ -71,6 +71,17 @@ describe.each(BASES)('into a base of %s', (subformat) => {
     // left halfway, kept, and whole: the child knows its base at each of them, and nobody else does
     commit('child.vmdk', {}, 1);
     judge('child.vmdk', 'expected', false);
+    const said: string[] = [];
+    for (let turn = 0; turn < 2; turn++) {
+      // a write gives the child another CID, from which the name of its parent does not follow any more
+      withDisk(path('child.vmdk'), { readOnly: false, log: (line) => said.push(line) }, (disk) =>
+        disk.write(Buffer.alloc(512, 3), 0, 512, guestOffset(100 * 1024)),
+      );
+      judge('child.vmdk', 'expected');
+    }
+    expect(said.filter((line) => line.includes('was broken off'))).toHaveLength(1);
+    commit('child.vmdk', {}, 1);
+    judge('child.vmdk', 'expected', false);
     commit('child.vmdk', { isKept: true });
     judge('child.vmdk', 'expected');
     judge('base.vmdk', 'expected');

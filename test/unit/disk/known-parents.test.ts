@@ -142,6 +142,18 @@ describe('a commit', () => {
     contentOf('over');
   });
 
+  test('that was broken off leaves an overlay that can be written, and committed later', () => {
+    commit('over', {}, 1);
+    for (const value of [8, 9]) {
+      change('over', [value, 3 * MIB + BLOCK, 512]);
+      expected.fill(value, 3 * MIB + BLOCK, 3 * MIB + BLOCK + 512);
+      expect(contentOf('over').equals(expected)).toBe(true);
+    }
+    commit('over');
+    expect(contentOf('base').equals(expected)).toBe(true);
+    expectSound('base', 'over');
+  });
+
   test('with -d leaves the content of the overlay as it is, which can be written afterwards', () => {
     const before = sizeOnDisk('over');
     for (const value of [6, 7]) {
@@ -165,6 +177,21 @@ describe('a commit', () => {
       change('top', [value, 0, 512]);
     }
     expectSound('base', 'over', 'top');
+  });
+
+  test('of an image in the middle of a chain leaves its own overlays usable', () => {
+    create('middle', 'base');
+    change('middle', [1, 0, MIB], [2, 3 * MIB - 512, 1024]);
+    create('top', 'middle');
+    change('top', [3, MIB / 2, MIB]);
+    const content = contentOf('top');
+    commit('middle');
+    expect(sizeOnDisk('middle')).toBe(0);
+    expect(Buffer.compare(contentOf('top'), content)).toBe(0);
+    commit('top');
+    commit('middle');
+    expect(Buffer.compare(contentOf('base'), content)).toBe(0);
+    expectSound('base', 'middle', 'top');
   });
 
   test('that was broken off too often is refused, with the command that helps', () => {
