@@ -21,7 +21,7 @@ export interface Format {
   readonly canWrite: boolean;
   /** images of it can be made */
   readonly canCreate: boolean;
-  /** an image of it may have a backing file */
+  /** images of it can be made with a backing file */
   readonly canHaveBacking: boolean;
 }
 

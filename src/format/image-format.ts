@@ -287,8 +287,8 @@ export interface WritableImage extends ReadableImage {
   /** Whole clusters in which the range lies and which only the backing file has become this image's own (copy-on-read). */
   copyUp(offset: GuestOffset, length: number): void;
   /**
-   * Whole clusters inside the range lose what they have and read from the backing file again; the last one of the disk counts as
-   * whole. A crash leaves each of them as it was or as it will be. Absent: the format has no backing files.
+   * Whole clusters inside the range lose what they have and read from the backing file again, which has the same bytes, so that
+   * children of this image stay its children; the last one of the disk counts as whole. A crash leaves each of them as it was or as it will be. Absent: the format has no backing files.
    */
   readonly deallocate?: (offset: GuestOffset, length: number) => void;
   /**
@@ -321,7 +321,7 @@ export interface Capabilities {
   /** false: every image of it is a ReadOnlyImage */
   readonly write: boolean;
   readonly resize: boolean;
-  /** an image may have a backing file */
+  /** an image may be made with a backing file */
   readonly backing: boolean;
   readonly lazyRefcounts: boolean;
 }

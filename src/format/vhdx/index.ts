@@ -13,7 +13,7 @@ export const vhdx: CheckedFormat = {
   name: 'vhdx',
   title: 'a VHDX image',
   magics: [{ at: 0, text: FILE_SIGNATURE }],
-  can: { write: true, resize: true, backing: true, lazyRefcounts: false },
+  can: { write: true, resize: true, backing: false, lazyRefcounts: false },
   createHelp: VHDX_CREATE_HELP,
   open: openVhdx,
   attach: (file, shared: SharedImage, { backing, log, slot }: AttachOptions) =>
