@@ -187,6 +187,6 @@ test(`what a killed process leaves is replayed by QEMU, by the judge and here, w
   disk.close();
   expectGood(model);
   expect(dirty).toBeGreaterThan(TURNS / CHECKED / 3);
-  // blocks were used again
-  expect(statSync(image).size).toBeLessThan(13 * MIB);
+  // blocks were used again, which takes two flushes: new ones for all would be a hundred
+  expect(statSync(image).size).toBeLessThan(32 * MIB);
 });
