@@ -90,14 +90,8 @@ describe.each([
   });
 });
 
-describe.each([
-  'qed',
-  'qcow2',
-  'qcow',
-  'vdi',
-  'vmdk',
-  'vpc',
-])('a %s image whose file may not grow (ulimit -f)', (format) => {
+// qcow takes its L2 tables when it flushes, so that its close says EFBIG (native-notes/durability/qcow.md)
+describe.each(['qed', 'qcow2', 'vdi', 'vmdk', 'vpc'])('a %s image whose file may not grow (ulimit -f)', (format) => {
   test('takes new data where the guest has discarded', () => {
     const image = bench.path('disk');
     imgfuse('create', '-q', '-f', format, image, '1G');
