@@ -62,7 +62,7 @@ export class Deallocator {
 
   /** Guest blocks [first, end), which are behind the end of the disk, become free. */
   cutOff(first: GuestCluster, end: number): void {
-    this.free(first, end, (start, count) => this.unlink(start, count, VDI_IMAGE_BLOCK_FREE));
+    this.free(first, end, true);
   }
 
   /**
@@ -70,13 +70,15 @@ export class Deallocator {
    * as they left it, and uuidModify stays.
    */
   uncover(first: GuestCluster, end: number): void {
-    this.free(first, end, (start, count) => this.replace(start, count, VDI_IMAGE_BLOCK_FREE));
+    this.free(first, end, false);
   }
 
-  private free(first: GuestCluster, end: number, action: (first: GuestCluster, count: number) => void): void {
+  private free(first: GuestCluster, end: number, isSeen: boolean): void {
     for (let block = first; block < end; ) {
       const start = block;
-      const done = this.exclusively(start, end - start, (count) => action(start, count));
+      const done = this.exclusively(start, end - start, (count) =>
+        this.unlink(start, count, VDI_IMAGE_BLOCK_FREE, isSeen),
+      );
       block = after(start, done);
     }
   }
@@ -117,29 +119,12 @@ export class Deallocator {
     return part;
   }
 
-  /** As replace(), and the guest may see a difference. */
-  private unlink(first: GuestCluster, count: number, entry: number): void {
-    if (this.presentIn(first, count, entry) === null) return;
-    // the blocks are reserved, and stay what they are while the lock is released
-    this.parts.modifyUuid.change();
-    this.replace(first, count, entry);
-  }
-
-  /** Sets entries to `entry` and frees the blocks they led to; writes nothing if that changes nothing. */
-  private replace(first: GuestCluster, count: number, entry: number): void {
-    const { allocator, disk, linker, pending } = this.parts;
-    const indices = this.presentIn(first, count, entry);
-    if (indices === null) return;
-    failpoint('discard');
-    linker.replace(first, count, entry);
-    for (let i = 0; i < count; i++) pending.drop(after(first, i));
-    eachAdjoining(indices, 1, (index, adjoining) => allocator.release(index, adjoining));
-    disk.removeAllocated(indices.length);
-  }
-
-  /** Indices of the blocks that the entries lead to; null if all of them say what `entry` says. */
-  private presentIn(first: GuestCluster, count: number, entry: number): number[] | null {
-    const { backing, mapper } = this.parts;
+  /**
+   * Sets entries to `entry` and frees the blocks they led to; writes nothing if that changes nothing. @param isSeen the guest may see a
+   * difference
+   */
+  private unlink(first: GuestCluster, count: number, entry: number, isSeen = true): void {
+    const { allocator, backing, disk, linker, mapper, modifyUuid, pending } = this.parts;
     const indices: number[] = [];
     let changes = false;
     for (let i = 0; i < count; i++) {
@@ -148,6 +133,13 @@ export class Deallocator {
       // without a parent "free" and "discarded" are the same
       if (present < VDI_IMAGE_BLOCK_ZERO || (present !== entry && backing !== null)) changes = true;
     }
-    return changes ? indices : null;
+    if (!changes) return;
+    failpoint('discard');
+    // the blocks are reserved, and stay what they are while the lock is released
+    if (isSeen) modifyUuid.change();
+    linker.replace(first, count, entry);
+    for (let i = 0; i < count; i++) pending.drop(after(first, i));
+    eachAdjoining(indices, 1, (index, adjoining) => allocator.release(index, adjoining));
+    disk.removeAllocated(indices.length);
   }
 }
