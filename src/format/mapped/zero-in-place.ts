@@ -1,7 +1,7 @@
 // Zeros inside clusters that stay, run by run: data is punched where it lies, what reads as zeros already is left alone, and
 // where neither is possible zeros are written as a guest would.
 
-import { after, type GuestOffset } from '../../bytes/offsets.ts';
+import { after, type GuestOffset, guestOffset, roundUp } from '../../bytes/offsets.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
 import { type Reservations, SHARED } from '../../concurrency/reservations.ts';
 import type { ReadableImage } from '../image-format.ts';
@@ -31,6 +31,22 @@ export class ZeroInPlace<Run extends AnyRun> {
   /** Bytes [start, end) of the disk. */
   zero(start: GuestOffset, end: number): void {
     for (let at = start; at < end; ) at = after(at, this.zeroFirst(at, end - at));
+  }
+
+  /** The rest of the cluster that a disk of `size` bytes ends in, if it has data. */
+  zeroBehindEnd(size: number): void {
+    const { clusterSize, lock, mapper, reservations, writer } = this.parts;
+    const end = roundUp(size, clusterSize);
+    if (end === size) return;
+    lock.lock();
+    try {
+      // other bytes of the cluster may be written meanwhile
+      reservations.acquireBytes(size, end - size, clusterSize, SHARED);
+      writer.punchRun(mapper.map(guestOffset(size), end - size));
+    } finally {
+      reservations.release();
+      if (lock.held) lock.unlock();
+    }
   }
 
   /** The first run of one status. @returns bytes done */

@@ -7,14 +7,13 @@ import {
   type GuestCluster,
   type GuestOffset,
   guestCluster,
-  guestOffset,
   type HostOffset,
   hostOffset,
   roundUp,
 } from '../../bytes/offsets.ts';
 import { failpoint } from '../../concurrency/failpoints.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
-import { type Reservations, SHARED } from '../../concurrency/reservations.ts';
+import type { Reservations } from '../../concurrency/reservations.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { ReadableImage } from '../image-format.ts';
 import { readsAsZeros } from '../mapped/backing.ts';
@@ -158,19 +157,7 @@ export class Deallocator {
 
   /** The rest of the cluster that a disk of `size` bytes ends in: in place, if it has data. */
   zeroBehindEnd(size: number): void {
-    const { geometry, lock, mapper, reservations, writer } = this.parts;
-    const { clusterSize } = geometry;
-    const end = roundUp(size, clusterSize);
-    if (end === size) return;
-    lock.lock();
-    try {
-      // other bytes of the cluster may be written meanwhile
-      reservations.acquireBytes(size, end - size, clusterSize, SHARED);
-      writer.punchRun(mapper.map(guestOffset(size), end - size));
-    } finally {
-      reservations.release();
-      if (lock.held) lock.unlock();
-    }
+    this.inPlace.zeroBehindEnd(size);
   }
 
   /** Whole clusters within one slice of one L2 table, or all up to the next table. @returns clusters done */

@@ -2,10 +2,10 @@
 // disk. Whole blocks lose their link and are freed; parts of blocks, and all blocks of a static image, are zeroed in place. Large
 // ranges go slice by slice, so that other requests are served in between.
 
-import { after, type GuestCluster, type GuestOffset, guestOffset, roundUp } from '../../bytes/offsets.ts';
+import { after, type GuestCluster, type GuestOffset } from '../../bytes/offsets.ts';
 import { failpoint } from '../../concurrency/failpoints.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
-import { type Reservations, SHARED } from '../../concurrency/reservations.ts';
+import type { Reservations } from '../../concurrency/reservations.ts';
 import type { ReadableImage } from '../image-format.ts';
 import type { DiskNumbers } from '../mapped/disk-numbers.ts';
 import type { PendingLinks } from '../mapped/pending-links.ts';
@@ -85,19 +85,7 @@ export class Deallocator {
 
   /** The rest of the block that a disk of `size` bytes ends in: in place, if it has data. */
   zeroBehindEnd(size: number): void {
-    const { geometry, lock, mapper, reservations, writer } = this.parts;
-    const { clusterSize } = geometry;
-    const end = roundUp(size, clusterSize);
-    if (end === size) return;
-    lock.lock();
-    try {
-      // other bytes of the block may be written meanwhile
-      reservations.acquireBytes(size, end - size, clusterSize, SHARED);
-      writer.punchRun(mapper.map(guestOffset(size), end - size));
-    } finally {
-      reservations.release();
-      if (lock.held) lock.unlock();
-    }
+    this.inPlace.zeroBehindEnd(size);
   }
 
   /**

@@ -2,17 +2,10 @@
 // blocks lose their place, which is freed; parts of blocks, and all blocks of a fixed image, are zeroed where they are. Large ranges
 // go sector by sector of the BAT, so that other requests are served in between.
 
-import {
-  after,
-  type GuestCluster,
-  type GuestOffset,
-  guestOffset,
-  type HostOffset,
-  roundUp,
-} from '../../bytes/offsets.ts';
+import { after, type GuestCluster, type GuestOffset, type HostOffset } from '../../bytes/offsets.ts';
 import { failpoint } from '../../concurrency/failpoints.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
-import { type Reservations, SHARED } from '../../concurrency/reservations.ts';
+import type { Reservations } from '../../concurrency/reservations.ts';
 import type { DiskNumbers } from '../mapped/disk-numbers.ts';
 import type { ReservedRuns, RunWriter } from '../mapped/reserved-runs.ts';
 import type { Allocator } from '../mapped/space/cluster-allocator.ts';
@@ -83,19 +76,7 @@ export class Deallocator {
 
   /** The rest of the block that a disk of `size` bytes ends in: in place, if it has data. */
   zeroBehindEnd(size: number): void {
-    const { geometry, lock, mapper, reservations, writer } = this.parts;
-    const { blockBytes } = geometry;
-    const end = roundUp(size, blockBytes);
-    if (end === size) return;
-    lock.lock();
-    try {
-      // other bytes of the block may be written meanwhile
-      reservations.acquireBytes(size, end - size, blockBytes, SHARED);
-      writer.punchRun(mapper.map(guestOffset(size), end - size));
-    } finally {
-      reservations.release();
-      if (lock.held) lock.unlock();
-    }
+    this.inPlace.zeroBehindEnd(size);
   }
 
   /** Runs `action` with the blocks of one sector of the BAT reserved exclusively, under the lock. @returns blocks done */

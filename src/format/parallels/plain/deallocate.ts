@@ -2,10 +2,10 @@
 // clusters lose their link and are freed; parts of clusters are zeroed in place. Large ranges go slice by slice, so that other requests
 // are served in between.
 
-import { after, type GuestCluster, type GuestOffset, guestOffset, roundUp } from '../../../bytes/offsets.ts';
+import { after, type GuestCluster, type GuestOffset } from '../../../bytes/offsets.ts';
 import { failpoint } from '../../../concurrency/failpoints.ts';
 import type { Mutex } from '../../../concurrency/mutex.ts';
-import { type Reservations, SHARED } from '../../../concurrency/reservations.ts';
+import type { Reservations } from '../../../concurrency/reservations.ts';
 import type { DiskNumbers } from '../../mapped/disk-numbers.ts';
 import type { ReservedRuns, RunWriter } from '../../mapped/reserved-runs.ts';
 import { eachAdjoining } from '../../mapped/space/adjoining.ts';
@@ -54,19 +54,7 @@ export class Deallocator {
 
   /** The rest of the cluster that a disk of `size` bytes ends in: in place, if it has data. */
   zeroBehindEnd(size: number): void {
-    const { geometry, lock, mapper, reservations, writer } = this.parts;
-    const { clusterSize } = geometry;
-    const end = roundUp(size, clusterSize);
-    if (end === size) return;
-    lock.lock();
-    try {
-      // other bytes of the cluster may be written meanwhile
-      reservations.acquireBytes(size, end - size, clusterSize, SHARED);
-      writer.punchRun(mapper.map(guestOffset(size), end - size));
-    } finally {
-      reservations.release();
-      if (lock.held) lock.unlock();
-    }
+    this.inPlace.zeroBehindEnd(size);
   }
 
   /** The first clusters of a range, whose entries lie in one slice, lose their links. @returns how many were looked at */

@@ -3,18 +3,10 @@
 // the grid of new grains, its data is punched where it lies; over a parent it gets a grain of zeros first. Large ranges go slice by
 // slice, so that other requests are served in between.
 
-import {
-  after,
-  type GuestCluster,
-  type GuestOffset,
-  guestOffset,
-  type HostOffset,
-  hostOffset,
-  roundUp,
-} from '../../../bytes/offsets.ts';
+import { after, type GuestCluster, type GuestOffset, type HostOffset, hostOffset } from '../../../bytes/offsets.ts';
 import { failpoint } from '../../../concurrency/failpoints.ts';
 import type { Mutex } from '../../../concurrency/mutex.ts';
-import { type Reservations, SHARED } from '../../../concurrency/reservations.ts';
+import type { Reservations } from '../../../concurrency/reservations.ts';
 import type { HostFile } from '../../../host/host-file.ts';
 import type { ReadableImage } from '../../image-format.ts';
 import { readsAsZeros } from '../../mapped/backing.ts';
@@ -85,19 +77,7 @@ export class Deallocator {
 
   /** The rest of the grain that a disk of `size` bytes ends in: in place, if it has data. */
   zeroBehindEnd(size: number): void {
-    const { geometry, lock, mapper, reservations, writer } = this.parts;
-    const { grainBytes } = geometry;
-    const end = roundUp(size, grainBytes);
-    if (end === size) return;
-    lock.lock();
-    try {
-      // other bytes of the grain may be written meanwhile
-      reservations.acquireBytes(size, end - size, grainBytes, SHARED);
-      writer.punchRun(mapper.map(guestOffset(size), end - size));
-    } finally {
-      reservations.release();
-      if (lock.held) lock.unlock();
-    }
+    this.inPlace.zeroBehindEnd(size);
   }
 
   /**
