@@ -4,7 +4,7 @@
 import { emptyRows } from './alloc.mjs';
 
 export async function run(workshop, measurements) {
-  for (const format of ['qed', 'qcow2']) {
+  for (const format of ['qed', 'qcow2', 'vdi', 'vpc', 'vmdk']) {
     await emptyRows(workshop, measurements, format, '64G', ['--ramp_time=2s'], ', warm');
   }
 }
