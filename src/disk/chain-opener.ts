@@ -12,7 +12,7 @@ import { ClosedMarks } from './closed-marks.ts';
 import { ImageFiles } from './image-files.ts';
 import type { OpenDiskOptions } from './open-options.ts';
 import { assertIsBase, laterChange, makeOverlay, noBase, type OverlaidImage } from './overlay.ts';
-import { searchParent } from './parent-search.ts';
+import { isParentAt, searchParent } from './parent-search.ts';
 import { formatOf, probeFormat, recognizedName } from './probe.ts';
 import { formatByName, formatNames, overlayFormat, rawFormat } from './registry.ts';
 
@@ -198,23 +198,29 @@ export class ChainOpener {
     return image;
   }
 
-  /** The first of the names that leads to a file that may be opened. */
+  /** Of the names that lead to a file that may be opened the first that leads to the image that is meant, else the first. */
   private resolveFirst(overlay: NamingImage, reference: BackingReference): NamedFile {
     const policy = { allowed: this.options.allowBacking ?? [] };
     const { name, otherNames = [] } = reference;
     const searched = searchParent(overlay, reference, policy);
     if (searched !== null) return searched;
+    const found: NamedFile[] = [];
     const refusals: ImgfuseError[] = [];
     for (const each of [name, ...otherNames]) {
       try {
-        return resolveBacking(overlay, each, policy);
+        found.push(resolveBacking(overlay, each, policy));
       } catch (error) {
         if (!(error instanceof ImgfuseError && (error.kind === 'missing' || error.kind === 'permission'))) throw error;
         refusals.push(error);
       }
     }
-    // what the user can allow comes before what is not there
-    throw refusals.find(({ kind }) => kind === 'permission') ?? refusals[0]!;
+    // what the user can allow comes before what is not there, and before an image that is not the one
+    const refused = refusals.find(({ kind }) => kind === 'permission');
+    if (found.length === 0) throw refused ?? refusals[0]!;
+    if (found.length + (refused === undefined ? 0 : 1) === 1) return found[0]!;
+    const meant = found.find((file) => isParentAt(file.path, reference));
+    if (meant === undefined && refused !== undefined && this.options.anyParent !== true) throw refused;
+    return meant ?? found[0]!;
   }
 
   /** An overlay on the wrong image shows a mixture of two disks, and nothing else would notice. */

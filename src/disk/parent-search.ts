@@ -1,4 +1,4 @@
-// Looking for a parent that an image does not name: VDI knows its parent by a UUID alone. Looked through are the files that the
+// Looking for a parent by its identity. VDI knows its parent by a UUID alone and does not name it. Looked through are the files that the
 // user named, the image's own folder, the folder above one that is called Snapshots (VirtualBox puts children there), and the
 // folders that the user allowed, in this order. Only headers are read, of regular files, and not of too many.
 
@@ -56,6 +56,13 @@ function findParent(
       'name it with --allow-backing FILE',
     { path: image.path },
   );
+}
+
+/** Whether the image at a path is the one that a reference means, as far as its header says. */
+export function isParentAt(path: string, { format, identity }: BackingReference): boolean {
+  if (format === undefined || identity === undefined || isUrl(path)) return false;
+  const found = identityAt(path, formatByName(format));
+  return found !== undefined && isMeant(identity, found);
 }
 
 function foldersOf(image: NamingImage): string[] {

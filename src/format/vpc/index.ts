@@ -231,8 +231,8 @@ function referenceOf(file: HostFile, { footer, header }: SparseLayout): BackingR
   if (footer.type !== DIFFERENCING) return null;
   const [name, ...otherNames] = parentNames(file, header.locators, header.parentName);
   const { parentUuid } = header;
-  // Xen's sign for a raw parent
-  if (parentUuid === NO_UUID) return { name: name!, otherNames, format: 'raw' };
+  // Xen's sign for a raw parent; nothing tells a wrong one, so no second name is tried
+  if (parentUuid === NO_UUID) return { name: name!, format: 'raw' };
   return { name: name!, otherNames, format: 'vpc', identity: { word: 'UUID', values: [parentUuid] } };
 }
 

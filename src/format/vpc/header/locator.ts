@@ -69,7 +69,7 @@ export function faultOf({ code, offset, length, space }: Locator, fileSize: numb
 
 /**
  * The names by which a child knows its parent, in the order in which they are tried: relative to the child, by its bare name
- * beside the child, absolute.
+ * beside the child, absolute. An absolute name without a relative one is the name that the child was made with, and comes first.
  * @throws ImgfuseError corrupt for a child that names no parent at all
  */
 export function parentNames(file: HostFile, locators: readonly Locator[], bareName: string): string[] {
@@ -77,12 +77,9 @@ export function parentNames(file: HostFile, locators: readonly Locator[], bareNa
     locators.filter((locator) => locator.code === code).map((locator) => readName(file, locator));
   const [relative, absolute] = [named(RELATIVE), named(ABSOLUTE)];
   const urls = named(URL_CODE).map(pathOfUrl);
-  const all = [
-    ...relative.map(fromWindowsPath),
-    fromWindowsPath(bareName).replace(/^.*\//, ''),
-    ...absolute.map(fromWindowsPath),
-    ...urls,
-  ];
+  const bare = fromWindowsPath(bareName).replace(/^.*\//, '');
+  const elsewhere = [...absolute.map(fromWindowsPath), ...urls];
+  const all = relative.length > 0 ? [...relative.map(fromWindowsPath), bare, ...elsewhere] : [...elsewhere, bare];
   const names = [...new Set(all.map(withoutDot).filter((name) => name !== ''))];
   if (names.length > 0) return names;
   const { path } = file;

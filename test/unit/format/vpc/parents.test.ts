@@ -1,6 +1,6 @@
 // Differencing images: under which names a parent is looked for, and what its UUID and its time are good for.
 
-import { mkdirSync, utimesSync, writeFileSync } from 'node:fs';
+import { mkdirSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { guestOffset } from '../../../../src/bytes/offsets.ts';
@@ -107,6 +107,38 @@ test('a parent elsewhere needs --allow-backing', () => {
   withDisk(child, { readOnly: true, allowBacking: [away] }, (disk) => expectMixture(readAll(disk)));
 });
 
+test('another image beside the child does not take the place of a parent that has an absolute name', () => {
+  const away = join(folder, 'away');
+  mkdirSync(away);
+  writeFileSync(join(away, 'base.vhd'), PARENT.image);
+  const other = vhdImage({ sectors: MIXED_SECTORS, uuid: CHILD_UUID.replace('a', 'c') }).image;
+  writeFileSync(join(folder, 'base.vhd'), other);
+  const name = `C:${join(away, 'base.vhd').replaceAll('/', '\\')}`;
+  const both = [
+    { code: 'W2ku', name },
+    { code: 'W2ru', name: '.\\base.vhd' },
+  ];
+  for (const locators of [[{ code: 'W2ku', name }], both]) {
+    writeFileSync(child, vhdImage(childSpec({ locators, parentName: 'base.vhd' })).image);
+    withDisk(child, { readOnly: true, allowBacking: [away] }, (disk) => expectMixture(readAll(disk)));
+  }
+});
+
+test('a raw parent, which nothing identifies, is the file of its best name and no other one', () => {
+  const parentUuid = '00000000-0000-0000-0000-000000000000';
+  writeFileSync(join(folder, 'base.raw'), Buffer.alloc(PARENT.content.length));
+  mkdirSync(join(folder, 'away'));
+  const away = join(folder, 'away', 'base.raw');
+  writeFileSync(away, PARENT.content);
+  const absolute = { code: 'W2ku', name: `C:${away.replaceAll('/', '\\')}` };
+  for (const locators of [[absolute], [absolute, { code: 'W2ru', name: '.\\away\\base.raw' }]]) {
+    writeFileSync(child, vhdImage(childSpec({ parentUuid, locators, parentName: 'base.raw' })).image);
+    withDisk(child, { readOnly: true }, (disk) => expectMixture(readAll(disk)));
+  }
+  rmSync(away);
+  expect(() => openDisk(child, { readOnly: true })).toThrow(/away\/base\.raw of .* does not exist/);
+});
+
 test('a parent UUID of zeros is a raw parent', () => {
   writeFileSync(join(folder, 'base.raw'), PARENT.content);
   const parentUuid = '00000000-0000-0000-0000-000000000000';
@@ -154,4 +186,16 @@ test('create stores name, UUID and time of the parent, and no child without one'
   }
   createDisk(join(folder, 'b.qcow2'), 'qcow2', { size: 512, options: new Map() });
   expect(() => make('b.qcow2', 'qcow2')).toThrow(/is a VHD or a raw file, not qcow2/);
+});
+
+test('if the right image may not be opened, that is said, and not that the one beside the child is the wrong one', () => {
+  const [away, inside] = [join(folder, 'away'), join(folder, 'inside')];
+  for (const each of [away, inside]) mkdirSync(each);
+  writeFileSync(join(away, 'base.vhd'), PARENT.image);
+  writeFileSync(join(inside, 'base.vhd'), vhdImage({ sectors: MIXED_SECTORS, uuid: CHILD_UUID }).image);
+  child = join(inside, 'child.vhd');
+  const locators = [{ code: 'W2ku', name: `C:${join(away, 'base.vhd').replaceAll('/', '\\')}` }];
+  writeFileSync(child, vhdImage(childSpec({ locators, parentName: 'base.vhd' })).image);
+  expect(() => openDisk(child, { readOnly: true })).toThrow(/add --allow-backing .*away/);
+  withDisk(child, { readOnly: true, allowBacking: [away] }, (disk) => expectMixture(readAll(disk)));
 });
