@@ -60,7 +60,7 @@ export function inspectParent(
       const format = formatOf(file, options.format, options.log, options.rawOption);
       const openExtent = files.extentsOf({ name: imagePath, path: file.path }, true);
       const details = format.inspect(file, options.log, openExtent);
-      const { backing, identity, virtualSize } = details;
+      const { backing, identity, sectorSize, virtualSize } = details;
       const info: DiskInfo = {
         filename: name,
         format: details.format,
@@ -86,6 +86,7 @@ export function inspectParent(
           modifiedMs: file.modifiedMs(),
         },
         ...(identity === undefined ? {} : { identity }),
+        ...(sectorSize === undefined ? {} : { sectorSize }),
       };
       return { info, parent };
     },

@@ -71,6 +71,7 @@ export interface ParentFacts {
   readonly virtualSize: number;
   /** of ImageDetails */
   readonly identity?: string;
+  readonly sectorSize?: number;
   /** when its bytes last changed, in ms since the epoch; null if that is not known */
   readonly modifiedMs: number | null;
 }

@@ -114,10 +114,7 @@ export interface OpenOptions {
  */
 export type ClosedFacts = Readonly<Record<string, unknown>>;
 
-/**
- * What another thread needs to attach to an open image: structured-clonable, made of SharedArrayBuffers and plain data.
- * `state` belongs to the format.
- */
+/** What another thread needs to attach to an open image: structured-clonable, of shared buffers and plain data. `state` is the format's. */
 export interface SharedImage {
   readonly format: string;
   /** those of the image, in its order */
@@ -212,6 +209,8 @@ export interface ImageDetails {
   readonly backing?: BackingReference;
   /** what an overlay that knows its parent by more than a name stores of this image; absent: nothing */
   readonly identity?: string;
+  /** bytes of the guest's sectors, if the format says so */
+  readonly sectorSize?: number;
   /** internal snapshots, when the image was not opened but inspected */
   readonly snapshots?: readonly SnapshotDetails[];
   /** format-specific facts with the keys of qemu-img's format-specific data */
