@@ -175,6 +175,9 @@ const variants: readonly DiskVariant[] = [
     setsDirtyBit: setsInUse,
   },
   variant(vhdx, { block_size: '1M' }, 'no backing file'),
+  ...Object.keys(BACKINGS)
+    .slice(1)
+    .map((backing) => variant(vhdx, { block_size: '1M' }, backing)),
   variant(vhdx, { block_size: '2M', subformat: 'fixed' }, 'no backing file'),
   variant(vhdx, { block_size: '1M', block_state_zero: 'off' }, 'no backing file'),
   apart('with a flat extent', { subformat: 'monolithicFlat' }, true, vmdk),
@@ -256,6 +259,8 @@ const WITH_FACTS = [
   'vmdk 4k with no backing file',
   'parallels 4k with no backing file',
   'qcow2 64k/on with a QED backing file',
+  'vhdx 1M with no backing file',
+  'vhdx 1M with a QED backing file',
 ];
 
 const COPY_ON_READ = [
@@ -267,6 +272,7 @@ const COPY_ON_READ = [
   'vdi 4k with a QED backing file',
   'qcow with a shorter raw backing file',
   'vmdk 4k/on with a QED backing file',
+  'vhdx 1M with a shorter raw backing file',
   'qcow2 4k/0.10 with a QED backing file',
   'qcow2 64k/on with a QED backing file',
 ];

@@ -42,6 +42,8 @@ export interface Subject {
   readonly copyOnRead?: boolean;
   readonly hasDataFile?: boolean;
   readonly isEncrypted?: boolean;
+  /** nothing was written to it */
+  readonly isEmpty?: boolean;
 }
 
 const BOTH: readonly Subject[] = [false, true].flatMap((backing) => {
@@ -200,14 +202,14 @@ export function makeTemplate(folder: string, subject: Subject, content = new Uin
     ...(subject.backing ? { backing: base.name, backingFormat: base.format } : {}),
   });
   const disk = openDisk(path, { readOnly: false, ...passwordOf(subject) });
-  prepare(disk, content);
+  if (subject.isEmpty !== true) prepare(disk, content);
   disk.close();
   if (subject.hasDataFile) copyFileSync(join(folder, DATA_FILE), dataOf(path));
 }
 
-/** A VDI or VMDK child knows its parent by an identity, which a raw disk has not; qcow stores raw with an absolute name. */
+/** A VDI, VHDX or VMDK child knows its parent by an identity, which a raw disk has not; qcow stores raw with an absolute name. */
 function baseOf({ format }: Subject): { readonly name: string; readonly format: string } {
-  const needsOwn = ['qcow', 'vdi', 'vmdk'].includes(format);
+  const needsOwn = ['qcow', 'vdi', 'vhdx', 'vmdk'].includes(format);
   return needsOwn ? { name: `base.${format}`, format } : { name: 'base.raw', format: 'raw' };
 }
 
@@ -384,9 +386,9 @@ export class Interleaving {
   }
 
   private judgeByQemu(path: string): void {
-    const { format, isEncrypted } = this.subject;
-    // it opens no VDI image with blocks of 4 KiB, and has no check of the others
-    if (['qcow', 'vdi', 'vpc'].includes(format)) return;
+    const { backing, format, isEncrypted } = this.subject;
+    // it opens no VDI image with blocks of 4 KiB and no differencing VHDX, and has no check of the others
+    if (['qcow', 'vdi', 'vpc'].includes(format) || (format === 'vhdx' && backing)) return;
     const options = `driver=${format},file.filename=${path}`;
     const parameters = isEncrypted
       ? ['--object', `secret,id=s,data=${PASSWORD}`, '--image-opts', `${options},encrypt.key-secret=s`]

@@ -13,6 +13,7 @@ import {
   testSituations,
   useTwoThreads,
   write,
+  zero,
 } from './situations.ts';
 
 const BLOCK = 1024 * 1024;
@@ -66,6 +67,76 @@ const situations: readonly Situation[] = [
   },
 ];
 
+/** In blocks 0, 4 and 8 some sectors are here. */
+const CHILD: Subject = {
+  name: 'VHDX over a backing file',
+  format: 'vhdx',
+  options: [['block_size', '1M']],
+  backing: true,
+};
+/** Sectors of a block that is here in parts, which are not. */
+const ABSENT = FULL + 600 * 1024;
+const absent = write(ABSENT + 1024, 1024, 1);
+
+const situationsOfChild: readonly Situation[] = [
+  { name: 'a write into the same new block', first: part, others: [write(EMPTY + 8192, 1024, 2), flush, read(EMPTY)] },
+  { name: 'a write into the same page of a new block', first: part, others: [write(EMPTY + 512, 1024, 2), flush] },
+  { name: 'a write across two new blocks', first: write(NEXT - 2048, 4096, 1), others: [part, flush, read(NEXT)] },
+  { name: 'flushes during a write over the parent', first: part, others: [flush, flush, read(EMPTY + 1024)] },
+  {
+    name: 'a write over the parent during a flush',
+    first: flush,
+    others: [part, flush, read(EMPTY)],
+    before: [write(NEXT, 512, 3), write(EMPTY + 4096, 512, 4)],
+  },
+  {
+    name: 'a write beside sectors whose bits wait',
+    first: absent,
+    others: [write(ABSENT + 4096, 512, 2), flush, write(ABSENT, 512, 3), flush],
+    before: [write(ABSENT + 8192, 512, 4)],
+  },
+  {
+    name: 'the rest of a block during the flush of its first part',
+    first: flush,
+    others: [write(EMPTY + BLOCK / 2, BLOCK / 2, 2), flush, read(EMPTY)],
+    before: [write(EMPTY, BLOCK / 2, 1)],
+  },
+  {
+    name: 'a discard of the block that is written over the parent',
+    first: absent,
+    others: [discard(FULL, BLOCK), flush, read(ABSENT)],
+  },
+  {
+    name: 'a discard of a block whose bits are flushed',
+    first: flush,
+    others: [discard(EMPTY, BLOCK), flush, write(EMPTY + 512, 512, 2), flush],
+    before: [part],
+  },
+  {
+    name: 'a write into the block that is discarded over the parent',
+    first: discard(EMPTY, BLOCK),
+    others: [write(EMPTY, 512, 2), flush],
+    before: [part],
+  },
+  { name: 'zeros in a part of a block', first: zero(ABSENT, 8192), others: [absent, flush, read(ABSENT)] },
+  { name: 'the keeper during a write over the parent', first: part, others: [maintain, flush, maintain] },
+];
+
+const FRESH: Subject = { ...CHILD, name: 'VHDX over a backing file, new', isEmpty: true };
+
+/** The bitmap of the chunk is not there yet. */
+const situationsOfFresh: readonly Situation[] = [
+  { name: 'a write into another block', first: part, others: [write(NEXT, 512, 2), flush, read(EMPTY + 1024)] },
+  {
+    name: 'a discard and a write into another block',
+    first: discard(EMPTY, BLOCK),
+    others: [write(NEXT, 512, 2), flush],
+  },
+];
+
 describe('VHDX', () => {
-  testSituations(useTwoThreads(), SUBJECT, situations);
+  const setting = useTwoThreads();
+  testSituations(setting, SUBJECT, situations);
+  testSituations(setting, CHILD, situationsOfChild, 'over a backing file: ');
+  testSituations(setting, FRESH, situationsOfFresh, 'over a backing file, without a bitmap: ');
 });

@@ -11,6 +11,7 @@ import { qcow2 } from '../../src/format/qcow2/index.ts';
 import { qed } from '../../src/format/qed/index.ts';
 import { raw } from '../../src/format/raw/index.ts';
 import { vdi } from '../../src/format/vdi/index.ts';
+import { vhdx } from '../../src/format/vhdx/index.ts';
 import { vmdk } from '../../src/format/vmdk/index.ts';
 import { vpc } from '../../src/format/vpc/index.ts';
 import { crashMoments } from '../support/crash-states.ts';
@@ -46,6 +47,7 @@ const VHD: Kind = { format: vpc, options: { block_size: '4k' } };
 const LARGE_BLOCKS: Kind = { format: vpc, options: { block_size: '32k' } };
 const VMDK: Kind = { format: vmdk, options: { grain_size: '4k' } };
 const ZERO_GRAINS: Kind = { format: vmdk, options: { grain_size: '32k', zeroed_grain: 'on' } };
+const VHDX: Kind = { format: vhdx, options: { block_size: '1M' } };
 const QCOW: Kind = { format: qcow, options: {} };
 const DATA_FILE: Kind = { format: qcow2, options: { cluster_size: '4k', data_file: '/data' } };
 
@@ -80,6 +82,8 @@ const PAIRS: readonly Pair[] = [
   { name: 'version 1 into a smaller raw', overlay: QCOW, base: RAW, baseSize: 200 * KIB + 512 },
   { name: 'VMDK into VMDK', overlay: VMDK, base: VMDK, baseSize: SIZE },
   { name: 'VMDK with larger grains into a smaller VMDK', overlay: ZERO_GRAINS, base: VMDK, baseSize: 200 * KIB + 512 },
+  { name: 'VHDX into VHDX', overlay: VHDX, base: VHDX, baseSize: SIZE },
+  { name: 'VHDX into a smaller VHDX', overlay: VHDX, base: VHDX, baseSize: 200 * KIB + 512 },
   { name: 'qcow2 into VMDK', overlay: QCOW2, base: ZERO_GRAINS, baseSize: SIZE },
   { name: 'qcow2 into VHD', overlay: QCOW2, base: LARGE_BLOCKS, baseSize: SIZE },
 ];

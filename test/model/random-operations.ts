@@ -128,16 +128,12 @@ export const subjects: readonly Subject[] = [
   ...(['none', 'raw', 'qed'] as const).flatMap((backing) =>
     ['4k', '64k'].map((block_size) => vdiSubject({ block_size }, backing)),
   ),
-  ...[
-    { block_size: '1M' },
-    { block_size: '1M', subformat: 'fixed' },
-    { block_size: '2M', block_state_zero: 'off' },
-  ].map((options) => ({
-    name: `vhdx ${Object.values(options).join('/')}`,
-    format: vhdx as WritableFormat,
-    options: options as Readonly<Record<string, string>>,
-    backing: 'none' as const,
-  })),
+  vhdxSubject({ block_size: '1M' }, 'none'),
+  vhdxSubject({ block_size: '1M', subformat: 'fixed' }, 'none'),
+  vhdxSubject({ block_size: '2M', block_state_zero: 'off' }, 'none'),
+  vhdxSubject({ block_size: '1M' }, 'raw'),
+  vhdxSubject({ block_size: '1M' }, 'qed'),
+  vhdxSubject({ block_size: '2M' }, 'qed'),
   ...(['none', 'raw', 'qed'] as const).map((backing) => ({
     name: `qcow, backing ${backing}`,
     format: qcow as WritableFormat,
@@ -178,6 +174,10 @@ function qcow2Subject(options: Readonly<Record<string, string>>, backing: Subjec
 
 function vdiSubject(options: { readonly block_size: string; static?: string }, backing: Subject['backing']): Subject {
   return { name: `vdi ${Object.values(options).join('/')}, backing ${backing}`, format: vdi, options, backing };
+}
+
+function vhdxSubject(options: Readonly<Record<string, string>>, backing: Subject['backing']): Subject {
+  return { name: `vhdx ${Object.values(options).join('/')}, backing ${backing}`, format: vhdx, options, backing };
 }
 
 function vmdkSubject(options: Readonly<Record<string, string>>, backing: Subject['backing']): Subject {
@@ -255,6 +255,8 @@ function isOpenedByQemu({ format, options, backing }: Subject): boolean {
   if (format === vdi) return options['block_size'] === '1M';
   // the parent is not there under its name, and is no VMDK image
   if (format === vmdk) return backing === 'none';
+  // QEMU opens no differencing VHDX
+  if (format === vhdx) return backing === 'none';
   if (format === vpc) return backing === 'none' && options['subformat'] !== 'fixed';
   return format !== qed || options['table_size'] !== '1';
 }

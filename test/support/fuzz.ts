@@ -276,6 +276,7 @@ function makeVhdxs(folder: string): Subject[] {
     make('dynamic', mixedVhdx().image),
     make('with a log to replay', unreplayedVhdx().image),
     { ...make('with a parent', vhdxImage({ blocks, locator }).image), backing },
+    { ...make('with a parent and large sectors', vhdxImage({ blocks, locator, sectorBytes: 4096 }).image), backing },
     make('with large sectors', mixedVhdx({ sectorBytes: 4096, flags: 1 }).image),
   ];
 }

@@ -75,6 +75,12 @@ export function checkImage(format: ImageFormat, file: HostFile, options: CheckOp
   return format.check(file, options);
 }
 
+/** Of formats that know their parent by one word: a CID, a GUID. */
+const PARENT_WORDS: Readonly<Record<string, string>> = {
+  vmdk: '1a2b3c4d',
+  vhdx: '66666666-7777-4888-9999-aaaaaaaaaaaa',
+};
+
 /** A new image of `size` bytes in memory. */
 export function createMemoryImage(
   format: WritableFormat,
@@ -87,8 +93,7 @@ export function createMemoryImage(
     readonly parentIdentity?: string | undefined;
   } = {},
 ): MemoryHostFile {
-  // a CID where the format knows its parent by one
-  const { dataFile, parentIdentity = format.name === 'vmdk' ? '1a2b3c4d' : undefined, password } = more;
+  const { dataFile, parentIdentity = PARENT_WORDS[format.name], password } = more;
   const file = new MemoryHostFile();
   format.create(file, {
     size,

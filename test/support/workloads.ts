@@ -138,6 +138,20 @@ export const SUBJECTS: readonly Subject[] = [
   },
   { name: 'parallels of the first kind', format: oldKindOfParallels, options: {}, withBacking: false },
   { name: 'vhdx', format: vhdx, options: { block_size: '1M' }, withBacking: false, blockBytes: 1024 * 1024 },
+  {
+    name: 'vhdx with a backing file',
+    ...{ format: vhdx, options: { block_size: '1M' }, withBacking: true, blockBytes: 1024 * 1024 },
+  },
+  {
+    name: 'vhdx with a short backing file',
+    ...{
+      format: vhdx,
+      options: { block_size: '2M' },
+      withBacking: true,
+      isShortBelow: true,
+      blockBytes: 2 * 1024 * 1024,
+    },
+  },
   { name: 'vhdx, fixed', format: vhdx, options: { block_size: '1M', subformat: 'fixed' }, withBacking: false },
   { name: 'vdi, static', format: vdi, options: { block_size: '4k', static: 'on' }, withBacking: false },
   {

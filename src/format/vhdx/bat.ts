@@ -1,6 +1,5 @@
-// The block allocation table, and the bitmaps of partially present blocks: decoded from cached slices of the file. An entry is a
-// little-endian u64: its state in bits 0 to 2, and from bit 20 on the offset of the block in MiB. A bit of a bitmap, lowest bit of a
-// byte first, says whether a sector is here. Used under the metadata lock; nothing here keeps a slice across calls (R2).
+// The block allocation table, decoded from cached slices of the file. An entry is a little-endian u64: its state in bits 0 to 2, and
+// from bit 20 on the offset of the block in MiB. Used under the metadata lock; nothing here keeps a slice across calls (R2).
 
 import { hexWords } from '../../bytes/endian.ts';
 import { after, type HostOffset, hex, hostOffset } from '../../bytes/offsets.ts';
@@ -8,6 +7,7 @@ import type { TableCache } from '../../concurrency/table-cache.ts';
 import { type TableFile, TableSlices } from '../mapped/table-slices.ts';
 import { ENTRY_BYTES } from './geometry.ts';
 import { MIB } from './header/fields.ts';
+import type { VhdxNumbers } from './state.ts';
 
 export const PAYLOAD_BLOCK_NOT_PRESENT = 0;
 export const PAYLOAD_BLOCK_UNDEFINED = 1;
@@ -17,6 +17,7 @@ export const PAYLOAD_BLOCK_UNMAPPED = 3;
 export const PAYLOAD_BLOCK_UNMAPPED_V095 = 5;
 export const PAYLOAD_BLOCK_FULLY_PRESENT = 6;
 export const PAYLOAD_BLOCK_PARTIALLY_PRESENT = 7;
+export const SB_BLOCK_NOT_PRESENT = 0;
 export const SB_BLOCK_PRESENT = 6;
 
 const STATE_MASK = 7;
@@ -70,12 +71,16 @@ export function isZeroState(state: number): boolean {
 
 export class Bat {
   readonly slices: TableSlices;
-  readonly start: HostOffset;
+  private readonly numbers: Pick<VhdxNumbers, 'batOffset'>;
 
   /** @param file with what its log holds */
-  constructor(file: TableFile, cache: TableCache, start: number) {
+  constructor(file: TableFile, cache: TableCache, numbers: Pick<VhdxNumbers, 'batOffset'>) {
     this.slices = new TableSlices(file, cache, 0);
-    this.start = hostOffset(start);
+    this.numbers = numbers;
+  }
+
+  get start(): HostOffset {
+    return this.numbers.batOffset;
   }
 
   placeOf(index: number): HostOffset {
@@ -96,11 +101,6 @@ export class Bat {
   /** Entries from this one on that lie in its sector of the file. */
   entriesInSector(index: number): number {
     return this.slices.bytesInSlice(this.placeOf(index)) / ENTRY_BYTES;
-  }
-
-  /** The byte at `offset` of the file, which lies in a bitmap. */
-  bitmapByte(offset: HostOffset): number {
-    return this.slices.bytes[this.slices.load(offset)]!;
   }
 
   describe(index: number): string {

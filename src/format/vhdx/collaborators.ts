@@ -9,6 +9,8 @@ import { TableCache } from '../../concurrency/table-cache.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import { GuestAccess } from '../guest-access.ts';
 import type { ReadableImage } from '../image-format.ts';
+import { CopyUp } from '../mapped/copy-up.ts';
+import { CowBuffer } from '../mapped/cow-buffer.ts';
 import { DiskNumbers } from '../mapped/disk-numbers.ts';
 import { FreeClusters } from '../mapped/free-clusters.ts';
 import { HostHoles } from '../mapped/host-holes.ts';
@@ -24,9 +26,10 @@ import { StatusScan } from '../mapped/status-scan.ts';
 import { WriteTracker } from '../write-tracker.ts';
 import { AllocatingWrite } from './allocating-write.ts';
 import { Bat } from './bat.ts';
+import { Bitmaps } from './bitmaps.ts';
 import { Deallocator } from './deallocate.ts';
 import { createFlush } from './flush.ts';
-import { Geometry } from './geometry.ts';
+import { ENTRY_BYTES, Geometry } from './geometry.ts';
 import { MIB } from './header/fields.ts';
 import { Linker } from './link.ts';
 import { UnplacedSectors } from './log/unplaced-sectors.ts';
@@ -66,24 +69,42 @@ export function connect(
   const { logLength, logOffset } = state;
   const logWriter = new LogWriter({ file, logOffset, logLength, logGuid, numbers, tracker, unplaced });
   const session = new Session({ file, lock, words, numbers, tracker, logWriter, state });
-  const flush = createFlush({ file, lock, tracker, free, logWriter, unplaced, log });
-  const bat = new Bat(unplaced.tableFile(), new TableCache(state.cache), state.batOffset);
-  const places = new Places(() => numbers.fileEnd, taken);
-  const mapper = new Mapper(file.path, geometry, bat, places, facts.parent !== null);
+  const bat = new Bat(unplaced.tableFile(), new TableCache(state.cache), numbers);
+  const bitmaps = new Bitmaps(bat, geometry, new PendingLinks<number>(state.waitingBits));
+  const flush = createFlush({
+    ...{ bitmaps, file, lock, tracker, free, logWriter, unplaced, log },
+    linker: () => linker,
+  });
+  const batEnd = () => numbers.batOffset + numbers.batEntries * ENTRY_BYTES;
+  const places = new Places(
+    () => numbers.fileEnd,
+    taken,
+    () => ({ start: numbers.batOffset, end: batEnd() }),
+  );
+  const sectorCount = () => disk.virtualSizeOutsideLock() / facts.sectorBytes;
+  const hasParent = facts.parent !== null;
+  const mapper = new Mapper({ bat, bitmaps, geometry, hasParent, path: file.path, places, sectorCount });
   const makeRoom = () => flush.placeAll();
-  const linker = new Linker({ bat, geometry, lock, logWriter, numbers, session, makeRoom });
-  const allocator = new Allocator(file, unitsOf(geometry), numbers, free, tracker);
+  const linker: Linker = new Linker({
+    ...{ bat, bitmaps, geometry, lock, logWriter, mapper, numbers, session, unplaced, makeRoom },
+  });
+  const allocatorOf = (units: number) => new Allocator(file, unitsOf(units), numbers, free, tracker);
+  const allocator = allocatorOf(geometry.blockBytes / MIB);
   const reusable = () => ({ waiting: free.unsettledCount, free: free.freeCount });
   const parts = {
     file,
     backing,
     access,
     allocator,
+    allocatorOf,
+    bat,
+    bitmaps,
     disk,
     flush,
     free,
     geometry,
-    isFixed: facts.isFixed,
+    // over a parent blocks come and go
+    isFixed: facts.isFixed && !hasParent,
     linker,
     lock,
     mapper,
@@ -96,23 +117,25 @@ export function connect(
     unplaced,
   };
   const clusterSize = geometry.blockBytes;
-  const ranges = new RangeReader<Run>(lock, mapper, new PlainRunReader(file, backing, 'block'));
-  const allocating = new AllocatingWrite(parts);
+  const reader = new PlainRunReader(file, backing, 'block');
+  const ranges = new RangeReader<Run>(lock, mapper, reader);
+  const allocating = new AllocatingWrite({ ...parts, cow: new CowBuffer(reader, file) });
   const writer = new PlainRunWriter<Run>({ file, lock, allocating, beforeChange: session });
   const runs = new ReservedRuns<Run>({ ...parts, clusterSize, readOnly: file.readOnly, ranges, writer });
   const deallocator = new Deallocator({ ...parts, runs, writer });
+  const copier = backing && new CopyUp<Run>({ ...parts, backing, clusterSize, allocating, deallocator });
   const scanned = new VhdxScannedTables(geometry, bat, new PendingLinks(state.pending), mapper, places);
   const scan = new StatusScan(scanned, new HostHoles(file), backing !== null);
   // the log may have bytes of a block, too
   const imageMap = new ImageMap({ lock, scan, backing, showsPlaces: replay === null, dataFile: null });
-  return { ...parts, allocating, deallocator, dirtyBit: session, imageMap, runs };
+  return { ...parts, allocating, copier, deallocator, dirtyBit: session, imageMap, runs };
 }
 
-/** Space is counted in MiB, because blocks and bitmaps lie at any; a block is what others call a table. */
-function unitsOf({ blockBytes }: Geometry) {
+/** Space is counted in MiB, because blocks and bitmaps lie at any; a block, or a BAT, is what others call a table. */
+function unitsOf(tableSizeClusters: number) {
   return {
     clusterSize: MIB,
-    tableSizeClusters: blockBytes / MIB,
+    tableSizeClusters,
     clusterOf: (offset: HostOffset) => hostCluster(offset / MIB),
     startOf: (unit: number) => hostOffset(unit * MIB),
   };

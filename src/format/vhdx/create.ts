@@ -6,15 +6,17 @@ import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import { type CreateHelp, refuseUnknownKeys } from '../create-option.ts';
 import { NULL_UUID, newUuid } from '../guid.ts';
-import type { CreateOptions } from '../image-format.ts';
+import type { BackingReference, CreateOptions, ParentFacts } from '../image-format.ts';
 import { parseSize } from '../size.ts';
 import { entryOf, PAYLOAD_BLOCK_FULLY_PRESENT, PAYLOAD_BLOCK_NOT_PRESENT, PAYLOAD_BLOCK_ZERO } from './bat.ts';
 import { ENTRY_BYTES, Geometry } from './geometry.ts';
 import { MIB } from './header/fields.ts';
 import { serializeFileIdentifier } from './header/file-identifier.ts';
 import { HEADER_OFFSETS, MAX_LOG_BYTES, serializeHeader } from './header/header.ts';
+import { serializeLocator } from './header/locator.ts';
 import { MAX_BLOCK_BYTES, MAX_DISK_BYTES, METADATA_BYTES, serializeMetadata } from './header/metadata.ts';
 import { REGION_TABLE_OFFSETS, serializeRegionTable } from './header/region-table.ts';
+import { newLocator } from './parent.ts';
 
 export const VHDX_CREATE_HELP: CreateHelp = {
   options: [
@@ -34,6 +36,7 @@ export const VHDX_CREATE_HELP: CreateHelp = {
   examples: [
     ['disk.vhdx 100G', ''],
     ['-o subformat=fixed disk.vhdx 10G', 'blocks in the order of the disk'],
+    ['-b base.vhdx -F vhdx child.vhdx', 'changes go to child.vhdx'],
   ],
 };
 const LOG_AT = MIB;
@@ -47,11 +50,12 @@ const AUTOMATIC = [
   [GIB, 16 * MIB],
 ] as const;
 
-/** The size is rounded up to a multiple of 512 bytes. */
-export function createVhdx(file: HostFile, { backing, options, size }: CreateOptions): void {
+/** The size is rounded up to whole sectors, which are those of the parent, or have 512 bytes. */
+export function createVhdx(file: HostFile, { backing, options, parent, size }: CreateOptions): void {
   refuseUnknownKeys('vhdx', VHDX_CREATE_HELP, options);
-  if (backing !== undefined) throw usage('a VHDX with a backing file cannot be made; use qcow2 for the overlay');
-  const virtualSize = roundUp(size, SECTOR_BYTES);
+  const locator = backing === undefined ? null : locatorOf(file, backing, parent);
+  const sectorBytes = locator === null ? SECTOR_BYTES : (parent?.sectorSize ?? SECTOR_BYTES);
+  const virtualSize = roundUp(size, sectorBytes);
   if (virtualSize === 0) throw usage('a VHDX cannot have 0 bytes: QEMU opens none without a sector');
   if (virtualSize > MAX_DISK_BYTES)
     throw usage(`a VHDX cannot hold ${size} bytes; its disk has ${MAX_DISK_BYTES} at most`);
@@ -59,17 +63,19 @@ export function createVhdx(file: HostFile, { backing, options, size }: CreateOpt
   const logBytes = logSizeOption(options.get('log_size'));
   const isFixed = choice(options, 'subformat', ['dynamic', 'fixed']) === 'fixed';
   const isZero = choice(options, 'block_state_zero', ['on', 'off']) === 'on';
-  const disk = { virtualSize, blockBytes, sectorBytes: SECTOR_BYTES, parent: null };
-  const geometry = new Geometry(disk);
+  if (isFixed && locator !== null) throw usage('a VHDX with a backing file cannot be fixed; leave out subformat=fixed');
+  const disk = { virtualSize, blockBytes, sectorBytes };
+  const geometry = new Geometry({ ...disk, parent: locator });
   const batAt = LOG_AT + logBytes;
   const batBytes = roundUp(Math.max(1, geometry.entryCount) * ENTRY_BYTES, MIB);
   const metadataAt = batAt + batBytes;
   const dataAt = metadataAt + METADATA_BYTES;
   file.truncate(dataAt + (isFixed ? geometry.blockCount * blockBytes : 0));
-  const state = isFixed ? PAYLOAD_BLOCK_FULLY_PRESENT : isZero ? PAYLOAD_BLOCK_ZERO : PAYLOAD_BLOCK_NOT_PRESENT;
+  const isNothing = locator !== null || !isZero;
+  const state = isFixed ? PAYLOAD_BLOCK_FULLY_PRESENT : isNothing ? PAYLOAD_BLOCK_NOT_PRESENT : PAYLOAD_BLOCK_ZERO;
   writeBat(file, batAt, geometry, state, isFixed ? dataAt : null);
   const put = (bytes: Uint8Array, at: number): void => file.write(bytes, 0, bytes.length, hostOffset(at));
-  put(serializeMetadata({ virtualSize, blockBytes, isFixed, diskId: newUuid() }), metadataAt);
+  put(serializeMetadata({ ...disk, isFixed, diskId: newUuid(), locator }), metadataAt);
   const table = serializeRegionTable({ batAt, batBytes, metadataAt, metadataBytes: METADATA_BYTES });
   for (const at of REGION_TABLE_OFFSETS) put(table, at);
   const guids = { fileWriteGuid: newUuid(), dataWriteGuid: newUuid(), logGuid: NULL_UUID };
@@ -79,6 +85,13 @@ export function createVhdx(file: HostFile, { backing, options, size }: CreateOpt
   file.sync();
   put(serializeFileIdentifier(), 0);
   file.sync();
+}
+
+function locatorOf(file: HostFile, backing: BackingReference, parent: ParentFacts | undefined): Uint8Array {
+  const { format = 'vhdx' } = backing;
+  if (format !== 'vhdx')
+    throw usage(`the backing file of a VHDX is a VHDX, not ${format}; use an overlay of another format`);
+  return serializeLocator(newLocator(file.path, 'is not made', backing, parent));
 }
 
 /** @param dataAt where the blocks lie, one behind the other; null: nowhere */

@@ -3,13 +3,20 @@
 //
 //   payload 0 ... payload R-1 | bitmap of chunk 0 | payload R ... payload 2R-1 | bitmap of chunk 1 | ...
 
-import { type GuestCluster, type GuestOffset, guestCluster, guestOffset, roundDown } from '../../bytes/offsets.ts';
+import { type GuestCluster, type GuestOffset, guestCluster, guestOffset } from '../../bytes/offsets.ts';
 import { MIB } from './header/fields.ts';
 import type { DiskFacts } from './header/metadata.ts';
 
 export const ENTRY_BYTES = 8;
 export const BITMAP_BYTES = MIB;
 const BITS_OF_BITMAP = 8 * BITMAP_BYTES;
+const WORDS_OF_BITMAP = BITS_OF_BITMAP / 32;
+
+/** What the layout follows from. */
+export type GeometryFacts = Pick<DiskFacts, 'blockBytes' | 'sectorBytes' | 'virtualSize'> & {
+  /** null: none */
+  readonly parent: unknown;
+};
 
 export class Geometry {
   readonly blockBytes: number;
@@ -19,18 +26,27 @@ export class Geometry {
   readonly chunkRatio: number;
   /** payload blocks of the disk, the last one perhaps in part */
   readonly blockCount: number;
+  /** words of 32 bits of a bitmap */
+  readonly bitmapWords = WORDS_OF_BITMAP;
   /** entries that the disk needs */
   readonly entryCount: number;
+  private readonly hasParent: boolean;
 
-  constructor({ blockBytes, parent, sectorBytes, virtualSize }: Omit<DiskFacts, 'isFixed' | 'sizeAt'>) {
+  constructor({ blockBytes, parent, sectorBytes, virtualSize }: GeometryFacts) {
     this.blockBytes = blockBytes;
     this.sectorBytes = sectorBytes;
     this.chunkRatio = (BITS_OF_BITMAP * sectorBytes) / blockBytes;
     this.blockCount = Math.ceil(virtualSize / blockBytes);
-    const chunks = Math.ceil(this.blockCount / this.chunkRatio);
+    this.hasParent = parent !== null;
+    const bitmaps = this.bitmapsFor(this.blockCount);
+    this.entryCount = this.hasParent ? bitmaps * (this.chunkRatio + 1) : this.blockCount + bitmaps;
+  }
+
+  /** Entries of bitmaps in a table for so many blocks. */
+  bitmapsFor(blocks: number): number {
+    const chunks = this.chunksFor(blocks);
     // without a parent the table may end with its last payload entry
-    const bitmaps = parent === null ? Math.max(0, chunks - 1) : chunks;
-    this.entryCount = parent === null ? this.blockCount + bitmaps : chunks * (this.chunkRatio + 1);
+    return this.hasParent ? chunks : Math.max(0, chunks - 1);
   }
 
   blockOf(offset: GuestOffset): GuestCluster {
@@ -43,6 +59,16 @@ export class Geometry {
 
   chunkOf(block: GuestCluster): number {
     return Math.floor(block / this.chunkRatio);
+  }
+
+  /** Chunks that so many blocks take. */
+  chunksFor(blocks: number): number {
+    return Math.ceil(blocks / this.chunkRatio);
+  }
+
+  /** The first block of a chunk. */
+  firstBlockOf(chunk: number): GuestCluster {
+    return guestCluster(chunk * this.chunkRatio);
   }
 
   /** Index of the entry of a payload block. */
@@ -64,9 +90,13 @@ export class Geometry {
     return guestCluster(index - Math.floor(index / (this.chunkRatio + 1)));
   }
 
-  /** Number of the bit for a sector in the bitmap of its chunk. */
-  bitOf(offset: GuestOffset): number {
-    const chunkBytes = this.chunkRatio * this.blockBytes;
-    return Math.floor((offset - roundDown(offset, chunkBytes)) / this.sectorBytes);
+  /** Where in the bitmap of its chunk the bits of a block begin. */
+  bitsAt(block: GuestCluster): number {
+    return (block % this.chunkRatio) * this.bitsBytes;
+  }
+
+  /** Bytes of a bitmap that the bits of a block take. */
+  get bitsBytes(): number {
+    return this.blockBytes / this.sectorBytes / 8;
   }
 }

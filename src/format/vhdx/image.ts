@@ -3,6 +3,7 @@
 //   first change             new GUIDs in the headers (durable) -> the change
 //   first change of tables   an empty log entry (durable) -> the headers name the log (durable) -> the change
 //   allocating write         guest bytes into a block that reads as zeros -> log entry
+//   over a parent (R6)       log entry of a block without bits -> guest bytes -> [held back: fdatasync] -> log entry with the bits
 //   discard                  log entry -> fdatasync -> punch -> fdatasync -> free for reuse (R5)
 //   flush                    fdatasync -> what the log holds is written in its places
 //   close                    flush -> places durable -> the headers name no log (durable) -> the file is cut
@@ -22,7 +23,9 @@ import {
 } from '../image-format.ts';
 import { type ImageSteps, MappedImage } from '../mapped/mapped-image.ts';
 import { type Collaborators, connect } from './collaborators.ts';
+import { MIB } from './header/fields.ts';
 import { viewOf } from './header/layout.ts';
+import { linkagePatches } from './parent.ts';
 import { resize } from './resize.ts';
 import type { VhdxState } from './state.ts';
 
@@ -40,7 +43,20 @@ export function vhdxImage(
   const parts = connect(viewOf(file, state.replay), parent, state, slot, log);
   const { details, disk } = state;
   const named = { format: 'vhdx', files: onlyFile(file), clusterSize: disk.blockBytes, identity: details.identity! };
-  return new MappedImage(file, { ...named, ...parts, copier: null }, new VhdxSteps(parts), state);
+  const adoptParent = (identity: string) => storeParent(parts, identity);
+  return new MappedImage(file, { ...named, ...parts, adoptParent }, new VhdxSteps(parts), state);
+}
+
+/** Durable in the log. What the guest sees stays the same, so the DataWriteGuid does as well. */
+function storeParent({ flush, linker, lock, state, tracker }: Collaborators, identity: string): void {
+  lock.run(() => linker.commit(() => linkagePatches(state.disk, identity), { isSeen: false }));
+  tracker.noteWrite();
+  flush.run();
+}
+
+/** Ends the work on an image that nobody else has open. */
+export function closeParts(parts: Collaborators): void {
+  new VhdxSteps(parts).close();
 }
 
 class VhdxSteps implements ImageSteps {
@@ -67,17 +83,22 @@ class VhdxSteps implements ImageSteps {
   }
 
   maintain(nowMs: number): void {
-    const { lock, numbers, session } = this.parts;
-    if (session.isLogging && lock.run(() => nowMs - numbers.lastChangeMs) >= IDLE_MS) this.makeClean();
+    const { bitmaps, flush, lock, numbers, session } = this.parts;
+    const { idleMs, isOverdue } = lock.run(() => ({
+      idleMs: nowMs - numbers.lastChangeMs,
+      isOverdue: bitmaps.waiting.isOverdue(nowMs),
+    }));
+    if (isOverdue) flush.linkEarly();
+    else if (session.isLogging && idleMs >= IDLE_MS) this.makeClean();
   }
 
   makeClean(): void {
-    const { allocator, file, flush, free, lock, session, tracker, unplaced } = this.parts;
+    const { allocator, bitmaps, file, flush, free, lock, session, tracker, unplaced } = this.parts;
     flush.run();
-    if (session.isAnnounced && lock.run(() => free.unusedCount) > 0) flush.runUntilSettled();
+    if (session.isChanged && lock.run(() => free.unusedCount) > 0) flush.runUntilSettled();
     if (session.isLogging) flush.placeAll();
     session.clear(
-      () => unplaced.count === 0,
+      () => unplaced.count === 0 && bitmaps.waiting.isEmpty,
       () => {
         const before = file.size();
         allocator.trimInPieces(lock);
@@ -96,9 +117,15 @@ class VhdxSteps implements ImageSteps {
     });
   }
 
-  /** Nothing is stored: an open walks a table of a few MiB. */
+  /** Gaps between blocks are found by a walk. */
   closedFacts(): ClosedFacts | null {
-    return null;
+    const { disk, free, lock, numbers, session } = this.parts;
+    if (session.isLogging) return null;
+    const { isCompact, units } = lock.run(() => ({
+      isCompact: free.unusedCount === 0 && numbers.fileLength === numbers.fileEnd,
+      units: numbers.fileEnd / MIB,
+    }));
+    return isCompact ? { allocatedClusters: disk.allocatedClustersOutsideLock(), units } : null;
   }
 
   /** Blocks lose their places; those of a fixed image are punched where they are, if the host can do that. */

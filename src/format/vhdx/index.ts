@@ -1,5 +1,5 @@
-// The plug of VHDX, the format of Hyper-V: probe, open, attach, create, check. Fixed and dynamic images are read and written,
-// differencing ones read. What a crash has left in the log counts.
+// The plug of VHDX, the format of Hyper-V: probe, open, attach, create, check. Fixed, dynamic and differencing images are read and
+// written. What a crash has left in the log counts.
 
 import type { AttachOptions, CheckedFormat, SharedImage } from '../image-format.ts';
 import { checkVhdx } from './check/check.ts';
@@ -13,7 +13,7 @@ export const vhdx: CheckedFormat = {
   name: 'vhdx',
   title: 'a VHDX image',
   magics: [{ at: 0, text: FILE_SIGNATURE }],
-  can: { write: true, resize: true, backing: false, lazyRefcounts: false },
+  can: { write: true, resize: true, backing: true, lazyRefcounts: false },
   createHelp: VHDX_CREATE_HELP,
   open: openVhdx,
   attach: (file, shared: SharedImage, { backing, log, slot }: AttachOptions) =>

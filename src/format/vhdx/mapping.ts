@@ -1,15 +1,7 @@
 // Guest range -> where its bytes are: no data I/O, no change. Used under the metadata lock; the answer is values only. A block that is
 // not here shows the parent, or zeros if there is none; of a partially present one the bitmap says so for each sector.
 
-import {
-  after,
-  type GuestCluster,
-  type GuestOffset,
-  guestOffset,
-  type HostOffset,
-  hex,
-  hostOffset,
-} from '../../bytes/offsets.ts';
+import { after, type GuestCluster, type GuestOffset, guestOffset, type HostOffset, hex } from '../../bytes/offsets.ts';
 import { failpoint } from '../../concurrency/failpoints.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { DataRun, UnallocatedRun, ZeroRun } from '../mapped/run-mapper.ts';
@@ -24,6 +16,7 @@ import {
   SB_BLOCK_PRESENT,
   stateOf,
 } from './bat.ts';
+import type { Bitmaps } from './bitmaps.ts';
 import { BITMAP_BYTES, type Geometry } from './geometry.ts';
 import type { Places } from './places.ts';
 
@@ -37,19 +30,34 @@ export interface Lookup {
   readonly place: HostOffset | null;
 }
 
+export interface MapperParts {
+  readonly path: string;
+  readonly geometry: Geometry;
+  readonly bat: Bat;
+  readonly bitmaps: Bitmaps;
+  readonly places: Places;
+  readonly hasParent: boolean;
+  /** of the disk, by now */
+  readonly sectorCount: () => number;
+}
+
 export class Mapper {
   private readonly path: string;
   private readonly geometry: Geometry;
   private readonly bat: Bat;
+  private readonly bitmaps: Bitmaps;
   private readonly places: Places;
-  private readonly hasParent: boolean;
+  readonly hasParent: boolean;
+  private readonly sectorCount: () => number;
 
-  constructor(path: string, geometry: Geometry, bat: Bat, places: Places, hasParent: boolean) {
+  constructor({ bat, bitmaps, geometry, hasParent, path, places, sectorCount }: MapperParts) {
     this.path = path;
     this.geometry = geometry;
     this.bat = bat;
+    this.bitmaps = bitmaps;
     this.places = places;
     this.hasParent = hasParent;
+    this.sectorCount = sectorCount;
   }
 
   /** The run of one status from `offset` on; it ends with its block at the latest. Throws corrupt. */
@@ -73,16 +81,16 @@ export class Mapper {
 
   /** The sectors of a partially present block that are here, or are not, from `offset` on. */
   private mapSectors(block: GuestCluster, index: number, offset: GuestOffset, length: number): Run {
-    const { geometry } = this;
+    const { bitmaps, geometry } = this;
     const { sectorBytes } = geometry;
     const host = this.placeOf(index, block);
     const bitmap = this.bitmapOf(block);
-    const first = geometry.bitOf(offset);
-    const isHere = this.bit(bitmap, first);
-    const inSector = offset % sectorBytes;
-    const end = first + Math.ceil((inSector + length) / sectorBytes);
-    const bits = this.endOfBits(bitmap, first, end, isHere) - first;
-    const part = Math.min(length, bits * sectorBytes - inSector);
+    const first = bitmaps.sectorOf(offset);
+    const end = Math.ceil((offset + length) / sectorBytes);
+    let reached = bitmaps.endOf(bitmap, first, end, true);
+    const isHere = reached > first;
+    if (!isHere) reached = bitmaps.endOf(bitmap, first, end, false);
+    const part = Math.min(length, reached * sectorBytes - offset);
     if (!isHere) return { status: 'unallocated', length: part };
     return { status: 'data', length: part, hostOffset: after(host, offset - geometry.startOf(block)) };
   }
@@ -90,6 +98,21 @@ export class Mapper {
   /** What the entry of a payload block says that it is. */
   stateOf(block: GuestCluster): number {
     return stateOf(this.bat.low(this.geometry.entryOf(block)));
+  }
+
+  /** All sectors of a partially present block that lie on the disk are here, and no bit of them waits. */
+  isCompleteStored(block: GuestCluster): boolean {
+    const { bitmaps, geometry } = this;
+    if (this.stateOf(block) !== PAYLOAD_BLOCK_PARTIALLY_PRESENT) return false;
+    const bitmap = this.bitmapOf(block);
+    const first = bitmaps.sectorOf(geometry.startOf(block));
+    const end = Math.min(first + geometry.blockBytes / geometry.sectorBytes, this.sectorCount());
+    // most blocks are written from their beginning on
+    return (
+      first < end &&
+      bitmaps.endOfStored(bitmap, end - 1, end, true) === end &&
+      bitmaps.endOfStored(bitmap, first, end, true) === end
+    );
   }
 
   /** Entry of a payload block. Throws corrupt. */
@@ -110,11 +133,18 @@ export class Mapper {
     return isKept ? this.placeOf(index, block) : null;
   }
 
-  private bitmapOf(block: GuestCluster): HostOffset {
+  /** The chunk of a block has a bitmap. As long as one of its blocks is reserved it stays so. */
+  hasBitmap(block: GuestCluster): boolean {
+    const { bat, geometry } = this;
+    return stateOf(bat.low(geometry.bitmapEntryOf(geometry.chunkOf(block)))) === SB_BLOCK_PRESENT;
+  }
+
+  /** Where the bitmap of the chunk of a block is. Throws corrupt. */
+  bitmapOf(block: GuestCluster): HostOffset {
     const { bat, geometry, places } = this;
     const index = geometry.bitmapEntryOf(geometry.chunkOf(block));
     const bitmap = bat.offset(index);
-    if (stateOf(bat.low(index)) === SB_BLOCK_PRESENT && places.hasRoomAt(bitmap, BITMAP_BYTES)) return bitmap;
+    if (this.hasBitmap(block) && places.hasRoomAt(bitmap, BITMAP_BYTES)) return bitmap;
     throw this.corrupt(index, block, 'which is no place for the bitmap of a partially present block');
   }
 
@@ -131,21 +161,5 @@ export class Mapper {
       path: this.path,
       offset: this.bat.placeOf(index),
     });
-  }
-
-  private bit(bitmap: HostOffset, bit: number): boolean {
-    return (this.bat.bitmapByte(after(bitmap, Math.floor(bit / 8))) & (1 << (bit % 8))) !== 0;
-  }
-
-  /** The first bit from `bit` on that is not `isSet`, `end` at most. */
-  private endOfBits(bitmap: HostOffset, bit: number, end: number, isSet: boolean): number {
-    const uniform = isSet ? 0xff : 0;
-    let at = bit;
-    while (at < end) {
-      if (at % 8 === 0 && this.bat.bitmapByte(hostOffset(bitmap + at / 8)) === uniform) at += 8;
-      else if (this.bit(bitmap, at) === isSet) at++;
-      else break;
-    }
-    return Math.min(at, end);
   }
 }

@@ -6,7 +6,14 @@ import { hostCluster, hostOffset, roundUp } from '../../bytes/offsets.ts';
 import type { SparseBitmap } from '../../bytes/sparse-bitmap.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
-import { type ImageDetails, type OpenOptions, progressOf, type WritableImage } from '../image-format.ts';
+import { countOf } from '../closed-facts.ts';
+import {
+  type ImageDetails,
+  type OpenOptions,
+  progressOf,
+  type ReadableImage,
+  type WritableImage,
+} from '../image-format.ts';
 import { FreeClusters, MAX_TRACKED_CLUSTERS } from '../mapped/free-clusters.ts';
 import { COUNTED_TABLE_BYTES, clustersOnHost, possibleClusters } from '../mapped/host-clusters.ts';
 import { hasPlace, stateOf } from './bat.ts';
@@ -14,9 +21,9 @@ import { type TableCheck, walkTable } from './check/table-walk.ts';
 import { ENTRY_BYTES, Geometry } from './geometry.ts';
 import { invalid, MIB } from './header/fields.ts';
 import { type Layout, readLayout } from './header/layout.ts';
-import { referenceTo } from './header/locator.ts';
 import { vhdxImage } from './image.ts';
 import { isWhole, mend } from './mend.ts';
+import { nextDataWriteGuid, parentReference } from './parent.ts';
 import { createVhdxState, type VhdxState } from './state.ts';
 
 const CHUNK_BYTES = 64 * 1024;
@@ -30,8 +37,8 @@ export function openVhdx(file: HostFile, options: OpenOptions): WritableImage {
 
 function openReadOnly(file: HostFile, layout: Layout, options: OpenOptions): WritableImage {
   const { disk, view } = layout;
-  const { blockBytes, parent, virtualSize } = disk;
-  const backing = parent === null ? null : options.openBacking(referenceTo(parent));
+  const { blockBytes, virtualSize } = disk;
+  const backing = openParent(layout, options);
   sayLog(file, layout, options.log);
   const fileLength = view.size();
   const allocatedClusters =
@@ -43,31 +50,56 @@ function openReadOnly(file: HostFile, layout: Layout, options: OpenOptions): Wri
 }
 
 function openReadWrite(file: HostFile, layout: Layout, options: OpenOptions): WritableImage {
+  const { backing, state } = openForChanges(file, layout, options);
+  return vhdxImage(file, state, 0, backing, options.log);
+}
+
+/** The state of an image that is to be changed, and its parent. What a crash has left is mended. */
+export function openForChanges(
+  file: HostFile,
+  layout: Layout,
+  options: OpenOptions,
+): { readonly backing: ReadableImage | null; readonly state: VhdxState } {
   refuseUnwritten(file, layout);
+  const allocated = allocatedWhenClosed(file, layout, options);
+  if (allocated !== null) {
+    const backing = openParent(layout, options);
+    return { backing, state: createState(layout, options, allocated, file.size()) };
+  }
+  // the image's own table comes first: a damaged one is refused before its parent is looked for
   const { report, used } = walkOrRefuse(file, layout, options);
+  const backing = openParent(layout, options);
   // an open that fails has changed no byte, so the log comes last
   const fileEnd = roundUp(report.imageEndOffset, MIB);
   const isClean = isWhole(layout) && report.leaks === 0;
   const sound = isClean ? layout : mended(file, layout, fileEnd, report.leaks, options.log);
   const state = createState(sound, options, report.allocatedClusters, fileEnd);
   reclaimGaps(state, used, fileEnd / MIB);
-  return vhdxImage(file, state, 0, null, options.log);
+  return { backing, state };
+}
+
+function openParent(layout: Layout, options: OpenOptions): ReadableImage | null {
+  const reference = parentReference(layout);
+  return reference === null ? null : options.openBacking(reference);
+}
+
+/** How many blocks there are in an image that was closed clean and not touched since; null if it is not that image. */
+function allocatedWhenClosed(file: HostFile, layout: Layout, { closedFacts }: OpenOptions): number | null {
+  if (closedFacts === undefined || !isWhole(layout)) return null;
+  const size = file.size();
+  if (countOf(closedFacts, 'units', size / MIB) !== size / MIB) return null;
+  return countOf(closedFacts, 'allocatedClusters', new Geometry(layout.disk).blockCount);
 }
 
 function createState(layout: Layout, options: OpenOptions, allocatedClusters: number, fileEnd: number): VhdxState {
-  const { disk, view } = layout;
+  const { disk, headers, view } = layout;
   const size = { virtualSize: disk.virtualSize, fileLength: view.size(), fileEnd };
-  return createVhdxState(layout, { ...options, ...size, allocatedClusters, details: detailsOf(layout) });
+  const nextGuid = options.readOnly ? null : nextDataWriteGuid(view.path, headers.current, options.committedFrom);
+  return createVhdxState(layout, { ...options, ...size, allocatedClusters, details: detailsOf(layout), nextGuid });
 }
 
 /** What is read, and not written. */
-function refuseUnwritten({ isDevice, path }: HostFile, { disk, headers }: Layout): void {
-  if (disk.parent !== null) {
-    throw unsupported(
-      path,
-      `${path} is a differencing VHDX, which is only read; mount it with -o ro, or write to an overlay on it (-o overlay=FILE)`,
-    );
-  }
+function refuseUnwritten({ isDevice, path }: HostFile, { headers }: Layout): void {
   if (isDevice) {
     throw unsupported(
       path,
@@ -149,14 +181,16 @@ export function readSoundLayout(file: HostFile): Layout {
 }
 
 export function detailsOf({ disk, headers }: Layout): ImageDetails {
+  const backing = parentReference({ disk, headers });
   return {
     format: 'vhdx',
     virtualSize: disk.virtualSize,
     clusterSize: disk.blockBytes,
     dirty: headers.current.logGuid !== null,
-    ...(disk.parent !== null || headers.current.logLength === 0 ? { isOnlyRead: true } : {}),
+    ...(headers.current.logLength === 0 ? { isOnlyRead: true } : {}),
+    sectorSize: disk.sectorBytes,
     identity: headers.current.dataWriteGuid,
-    ...(disk.parent === null ? {} : { backing: referenceTo(disk.parent) }),
+    ...(backing === null ? {} : { backing }),
     specific: {},
   };
 }

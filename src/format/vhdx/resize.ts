@@ -3,7 +3,7 @@
 // goes through the log.
 
 import { writeU64LE } from '../../bytes/endian.ts';
-import { guestCluster, roundUp } from '../../bytes/offsets.ts';
+import { guestCluster, guestOffset, roundUp } from '../../bytes/offsets.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { Collaborators } from './collaborators.ts';
 import { Geometry } from './geometry.ts';
@@ -11,7 +11,7 @@ import { MAX_DISK_BYTES } from './header/metadata.ts';
 
 export type ResizeParts = Omit<Collaborators, 'imageMap' | 'runs'>;
 
-/** Sets the virtual size to `size` bytes, rounded up to whole sectors. Throws limit where the table has no room for its blocks. */
+/** Sets the virtual size to `size` bytes, rounded up to whole sectors. Throws limit for what no VHDX can have. */
 export function resize(parts: ResizeParts, size: number): void {
   const padded = roundUp(size, parts.state.disk.sectorBytes);
   checkLimit(parts, padded);
@@ -24,33 +24,42 @@ function blocksFor({ geometry }: ResizeParts, size: number): number {
   return Math.ceil(size / geometry.blockBytes);
 }
 
-function checkLimit({ file: { path }, state }: ResizeParts, size: number): void {
-  const { batEntries, disk } = state;
-  const { blockBytes } = disk;
+function checkLimit({ file: { path } }: ResizeParts, size: number): void {
   if (size === 0) {
     throw new ImgfuseError('limit', `${path} cannot have 0 bytes: QEMU opens no VHDX without a sector`, { path });
   }
   if (size > MAX_DISK_BYTES) {
     throw new ImgfuseError('limit', `${path} cannot have ${size} bytes: a VHDX reaches ${MAX_DISK_BYTES}`, { path });
   }
-  if (new Geometry({ ...disk, virtualSize: size }).entryCount <= batEntries) return;
+}
+
+function assertRoom({ file: { path }, lock, numbers }: ResizeParts, entries: number): void {
+  const batEntries = lock.run(() => numbers.batEntries);
+  if (entries <= batEntries) return;
   throw new ImgfuseError(
     'limit',
-    `${path} cannot have ${size} bytes: its block allocation table has room for ${batEntries} entries, which are blocks of ${blockBytes} ` +
-      'bytes; copy the disk into a larger image',
+    `${path} cannot have ${entries} entries: its block allocation table has room for ${batEntries}; copy the disk into a larger image`,
     { path },
   );
 }
 
 function grow(parts: ResizeParts, old: number, size: number): void {
-  const { allocating, deallocator, flush, geometry, state, tracker } = parts;
+  const { allocating, deallocator, disk, flush, geometry, linker, lock, state, tracker } = parts;
   const [oldBlocks, blocks] = [blocksFor(parts, old), blocksFor(parts, size)];
+  assertRoom(parts, new Geometry({ ...state.disk, virtualSize: size }).entryCount);
   deallocator.zeroBehindEnd(old);
   // entries behind the end of the disk may be anything
   deallocator.forget(guestCluster(oldBlocks), blocks);
-  tracker.noteWrite();
-  flush.run();
-  setSize(parts, size);
+  lock.run(() => linker.forgetBitmaps(geometry.bitmapsFor(oldBlocks), geometry.bitmapsFor(blocks)));
+  try {
+    coverParent(parts, old, size);
+    tracker.noteWrite();
+    flush.run();
+    setSize(parts, size);
+  } catch (error) {
+    lock.run(() => disk.setVirtualSize(old));
+    throw error;
+  }
   if (state.disk.isFixed) {
     for (let block = oldBlocks; block < blocks; block++) {
       allocating.preallocateFirst(geometry.startOf(guestCluster(block)), 1, false);
@@ -58,6 +67,14 @@ function grow(parts: ResizeParts, old: number, size: number): void {
   }
   tracker.noteWrite();
   flush.run();
+}
+
+/** What the parent has behind the old end of the disk does not show. Until the size item says so only memory knows the new size. */
+function coverParent({ backing, deallocator, disk, geometry, lock }: ResizeParts, old: number, size: number): void {
+  if (backing === null || backing.virtualSize() <= old) return;
+  lock.run(() => disk.setVirtualSize(size));
+  const exposed = Math.min(size, roundUp(backing.virtualSize(), geometry.blockBytes));
+  deallocator.zero(guestOffset(old), exposed - old, size);
 }
 
 /** Also goes on with one that has failed behind the end of the disk. */
@@ -85,7 +102,7 @@ function setSize({ disk, linker, lock, reservations, session, state }: ResizePar
   reservations.exclusively(0, Number.POSITIVE_INFINITY, () => {
     const bytes = new Uint8Array(8);
     writeU64LE(new DataView(bytes.buffer), 0, size);
-    linker.commit([{ offset: state.disk.sizeAt, bytes }]);
+    linker.commit(() => [{ offset: state.disk.sizeAt, bytes }]);
     disk.setVirtualSize(size);
   });
 }

@@ -1,7 +1,7 @@
 // What the headers say while an image is written to, in two steps, each durable before what it announces:
 //
-//   announce   before the first change: new FileWriteGuid, by which a parser knows that the file is another one, and new DataWriteGuid,
-//              by which a child knows its parent
+//   announce   before the first change: new FileWriteGuid, by which a parser knows that the file is another one, and, unless nobody
+//              can see the change, new DataWriteGuid, by which a child knows its parent
 //   log        before the first change of metadata: an empty log entry with a new LogGuid -> S -> the headers name it -> S
 //   clear      nothing that the log holds is missing in its place, durably: LogGuid null -> S -> the rest of the file is cut -> S
 //
@@ -20,6 +20,10 @@ import { readHeaders } from './header/header.ts';
 import { type HeaderChange, updateHeaders } from './header/update.ts';
 import type { LogWriter } from './log/writer.ts';
 import { ANNOUNCED, HEADERS_LOCK, LOGGING, type VhdxNumbers, type VhdxState } from './state.ts';
+
+/** What is announced: the new FileWriteGuid, and the new DataWriteGuid as well. */
+const FILE_WRITE = 1;
+const DATA_WRITE = 2;
 
 export interface SessionParts {
   readonly file: HostFile;
@@ -41,9 +45,18 @@ export class Session {
     this.changing = new Mutex(parts.words, HEADERS_LOCK, `the headers of ${parts.file.path}`);
   }
 
-  /** The image has its new GUIDs. */
+  /** The image has its new FileWriteGuid. */
+  get isChanged(): boolean {
+    return this.announced >= FILE_WRITE;
+  }
+
+  /** The image has both of its new GUIDs. */
   get isAnnounced(): boolean {
-    return Atomics.load(this.parts.words, ANNOUNCED) === 1;
+    return this.announced >= DATA_WRITE;
+  }
+
+  private get announced(): number {
+    return Atomics.load(this.parts.words, ANNOUNCED);
   }
 
   /** The headers name the log. */
@@ -58,16 +71,20 @@ export class Session {
   change(): void {
     this.until(
       () => this.isAnnounced,
-      () => this.announce(),
+      () => this.announce(DATA_WRITE),
     );
   }
 
-  /** Called before a change of metadata, in the same hold of the lock. @returns whether it was released meanwhile (R2) */
-  startLog(): boolean {
+  /**
+   * Called before a change of metadata, in the same hold of the lock. @param isSeen the guest may see it, here or through a child
+   * @returns whether the lock was released meanwhile (R2)
+   */
+  startLog(isSeen = true): boolean {
+    const least = isSeen ? DATA_WRITE : FILE_WRITE;
     return this.until(
-      () => this.isLogging,
+      () => this.isLogging && this.announced >= least,
       () => {
-        this.announce();
+        this.announce(least);
         this.beginLog();
       },
     );
@@ -80,7 +97,7 @@ export class Session {
   clear(isQuiet: () => boolean, settle: () => void): void {
     this.changing.run(() => {
       if (this.isLogging && !this.endLog(isQuiet)) return;
-      if (this.isAnnounced) settle();
+      if (this.isChanged) settle();
     });
   }
 
@@ -121,11 +138,11 @@ export class Session {
     }
   }
 
-  private announce(): void {
-    if (this.isAnnounced) return;
+  private announce(least: number): void {
+    if (this.announced >= least) return;
     const { dataWriteGuid, fileWriteGuid } = this.parts.state;
-    this.update({ dataWriteGuid, fileWriteGuid });
-    Atomics.store(this.parts.words, ANNOUNCED, 1);
+    this.update(least === DATA_WRITE ? { dataWriteGuid, fileWriteGuid } : { fileWriteGuid });
+    Atomics.store(this.parts.words, ANNOUNCED, least);
   }
 
   private beginLog(): void {

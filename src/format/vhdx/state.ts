@@ -8,6 +8,8 @@ import type { ImageDetails } from '../image-format.ts';
 import { FIRST_OWN_NUMBER } from '../mapped/disk-numbers.ts';
 import { LockedNumbers, type LockedNumbersParts } from '../mapped/locked-numbers.ts';
 import { createMappedState, type MappedState, type MappedStateOptions } from '../mapped/mapped-state.ts';
+import { createPendingLinksState, type PendingLinksState } from '../mapped/pending-links.ts';
+import { ENTRY_BYTES } from './geometry.ts';
 import { MIB } from './header/fields.ts';
 import type { Layout } from './header/layout.ts';
 import type { DiskFacts } from './header/metadata.ts';
@@ -17,7 +19,7 @@ import { MAX_ENTRY_SECTORS } from './log/serialize-entry.ts';
 import { createUnplacedSectorsState, type UnplacedSectorsState } from './log/unplaced-sectors.ts';
 import { type Stretch, takenIn } from './places.ts';
 
-/** The Int32 words behind the metadata lock: 1 when the new GUIDs are in the headers, 1 when the headers name the log, durably */
+/** The Int32 words behind the metadata lock: which new GUIDs are in the headers, 1 when the headers name the log, durably */
 export const ANNOUNCED = 1;
 export const LOGGING = 2;
 /** the lock of whoever changes the headers */
@@ -35,20 +37,23 @@ const DURABLE_SEQUENCE = FIRST_OWN_NUMBER + 6;
 const DURABLE_ENTRY = FIRST_OWN_NUMBER + 7;
 const LAST_CHANGE_MS = FIRST_OWN_NUMBER + 8;
 const CUT_BLOCKS = FIRST_OWN_NUMBER + 9;
-const NUMBER_COUNT = FIRST_OWN_NUMBER + 10;
+const BAT_OFFSET = FIRST_OWN_NUMBER + 10;
+const BAT_ENTRIES = FIRST_OWN_NUMBER + 11;
+const NUMBER_COUNT = FIRST_OWN_NUMBER + 12;
+/** Words of bitmaps that wait for their data at most: the bits of 512 MiB of adjoining sectors, and of the largest block. */
+const WAITING_WORDS = 32_768;
 
 export interface VhdxState extends MappedState {
   readonly disk: DiskFacts;
   readonly details: ImageDetails;
-  readonly batOffset: number;
-  /** entries that the BAT has room for */
-  readonly batEntries: number;
   readonly logOffset: number;
   readonly logLength: number;
   /** of an image that is only read: what its log holds */
   readonly replay: Replay | null;
-  /** what is no place for a block */
+  /** what is no place for a block, the BAT aside */
   readonly taken: readonly Stretch[];
+  /** bits of bitmaps that wait for their data */
+  readonly waitingBits: PendingLinksState;
   readonly unplaced: UnplacedSectorsState;
   /** the LogGuid of this session, stored form */
   readonly logGuid: SharedArrayBuffer;
@@ -61,26 +66,29 @@ export interface VhdxStateOptions extends MappedStateOptions {
   readonly details: ImageDetails;
   /** end of what is in use */
   readonly fileEnd: number;
+  /** the next DataWriteGuid; absent: any new one */
+  readonly nextGuid?: string | null;
 }
 
 export function createVhdxState({ disk, headers, regions, replay }: Layout, options: VhdxStateOptions): VhdxState {
-  const { details, fileEnd, fileLength, readOnly } = options;
+  const { details, fileEnd, fileLength, nextGuid, readOnly } = options;
   const sizes = { clusterSize: disk.blockBytes, unitBytes: MIB, sliceBytes: LOG_SECTOR_BYTES };
   const mapped = createMappedState(options, { ...sizes, wordCount: WORD_COUNT, numberCount: NUMBER_COUNT });
   const numbers = new Float64Array(mapped.numbers);
   numbers[FILE_END] = fileEnd;
   numbers[FILE_LENGTH] = fileLength;
+  numbers[BAT_OFFSET] = regions.bat.start;
+  numbers[BAT_ENTRIES] = (regions.bat.end - regions.bat.start) / ENTRY_BYTES;
   const { logLength, logOffset } = headers.current;
   return {
     ...mapped,
     ...{ details, disk, logLength, logOffset, replay: readOnly ? replay : null },
-    batOffset: regions.bat.start,
-    batEntries: (regions.bat.end - regions.bat.start) / 8,
     taken: takenIn({ headers, regions }),
+    waitingBits: createPendingLinksState(readOnly || disk.parent === null ? 1 : WAITING_WORDS),
     unplaced: createUnplacedSectorsState(readOnly ? 0 : MAX_ENTRY_SECTORS),
     logGuid: new SharedArrayBuffer(UUID_BYTES),
     fileWriteGuid: newUuid(),
-    dataWriteGuid: newUuid(),
+    dataWriteGuid: nextGuid ?? newUuid(),
   };
 }
 
@@ -90,6 +98,21 @@ export class VhdxNumbers {
 
   constructor(parts: LockedNumbersParts) {
     this.numbers = new LockedNumbers(parts);
+  }
+
+  /** Where the BAT is. */
+  get batOffset(): HostOffset {
+    return hostOffset(this.numbers.get(BAT_OFFSET));
+  }
+
+  /** Entries that the BAT has room for. */
+  get batEntries(): number {
+    return this.numbers.get(BAT_ENTRIES);
+  }
+
+  moveBat(offset: HostOffset, entries: number): void {
+    this.numbers.set(BAT_OFFSET, offset);
+    this.numbers.set(BAT_ENTRIES, entries);
   }
 
   /** First byte behind everything that is in use, in whole MiB. */

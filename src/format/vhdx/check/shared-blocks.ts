@@ -3,7 +3,8 @@
 // can undo it. A crash leaves the old entry or the new one, and both read the same.
 
 import { hostOffset, roundUp } from '../../../bytes/offsets.ts';
-import { type HostFile, readPadded } from '../../../host/host-file.ts';
+import type { HostFile } from '../../../host/host-file.ts';
+import { copyBytes } from '../../mapped/space/copy-bytes.ts';
 import { hasPlace, offsetOf, stateOf, writePlace } from '../bat.ts';
 import { ENTRY_BYTES, Geometry } from '../geometry.ts';
 import { MIB } from '../header/fields.ts';
@@ -40,10 +41,6 @@ export function separateBlocks(
 
 function copyBlock(file: HostFile, from: number, to: number, blockBytes: number): void {
   file.truncate(to + blockBytes);
-  const piece = new Uint8Array(MIB);
-  for (let done = 0; done < blockBytes; done += MIB) {
-    readPadded(file, piece, 0, MIB, hostOffset(from + done));
-    file.write(piece, 0, MIB, hostOffset(to + done));
-  }
+  copyBytes(file, hostOffset(from), hostOffset(to), blockBytes);
   file.sync();
 }

@@ -22,6 +22,7 @@ import {
   PAYLOAD_BLOCK_NOT_PRESENT,
   PAYLOAD_BLOCK_PARTIALLY_PRESENT,
   PAYLOAD_BLOCK_ZERO,
+  SB_BLOCK_NOT_PRESENT,
   SB_BLOCK_PRESENT,
   stateOf,
 } from '../bat.ts';
@@ -31,7 +32,6 @@ import type { Layout } from '../header/layout.ts';
 import { Places, takenIn } from '../places.ts';
 
 const CHUNK_BYTES = 64 * 1024;
-const SB_BLOCK_NOT_PRESENT = 0;
 
 export interface Entry {
   readonly index: number;
@@ -84,9 +84,14 @@ class TableWalk {
     this.geometry = new Geometry(layout.disk);
     this.fileLength = layout.view.size();
     this.logsShared = logsShared;
-    this.places = new Places(() => this.fileLength, takenIn(layout));
+    const { bat } = layout.regions;
+    this.places = new Places(
+      () => this.fileLength,
+      takenIn(layout),
+      () => bat,
+    );
     this.used = new SparseBitmap(Math.ceil(this.fileLength / MIB));
-    for (const { start, end } of [{ start: 0, end: MIB }, ...takenIn(layout)]) this.take(start, end - start);
+    for (const { start, end } of [{ start: 0, end: MIB }, bat, ...takenIn(layout)]) this.take(start, end - start);
   }
 
   run(): TableCheck {

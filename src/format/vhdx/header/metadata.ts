@@ -43,9 +43,7 @@ const HAS_PARENT = 2;
 const MIN_BLOCK_BYTES = MIB;
 export const MAX_BLOCK_BYTES = 256 * MIB;
 export const MAX_DISK_BYTES = 64 * 2 ** 40;
-const SECTOR_SIZES: readonly number[] = [512, 4096];
-const NEW_SECTOR_BYTES = 512;
-const MAX_NEW_ITEMS_BYTES = 4096;
+export const SECTOR_SIZES: readonly number[] = [512, 4096];
 
 /** What disk it is; structured-clonable. */
 export interface DiskFacts {
@@ -55,12 +53,15 @@ export interface DiskFacts {
   readonly blockBytes: number;
   /** of the guest, and of the bitmaps of a child */
   readonly sectorBytes: number;
+  readonly diskId: string;
   readonly isFixed: boolean;
   /** null: the image has no parent */
   readonly parent: ParentLocator | null;
+  /** where the locator begins in the file, if there is a parent */
+  readonly locatorAt: number;
 }
 
-interface Item {
+export interface Item {
   readonly offset: number;
   readonly length: number;
 }
@@ -78,7 +79,7 @@ export function readMetadata(file: HostFile, region: Region): DiskFacts {
   };
   const sectorBytes = sectorSize(file, item(LOGICAL_SECTOR_SIZE, 'the logical sector size', 4), 'logical');
   sectorSize(file, item(PHYSICAL_SECTOR_SIZE, 'the physical sector size', 4), 'physical');
-  item(VIRTUAL_DISK_ID, 'the ID of the disk', 16);
+  const diskId = guidAt(item(VIRTUAL_DISK_ID, 'the ID of the disk', 16).bytes, 0);
   const { view } = item(FILE_PARAMETERS, 'the block size', 8);
   const { blockBytes, flags } = parametersOf(file, view);
   const virtualSize = readU64LE(item(VIRTUAL_DISK_SIZE, 'the size of the disk', 8).view, 0);
@@ -92,7 +93,9 @@ export function readMetadata(file: HostFile, region: Region): DiskFacts {
   const hasParent = (flags & HAS_PARENT) !== 0;
   const parent = hasParent ? parseLocator(file, item(PARENT_LOCATOR, 'the parent', 0)) : null;
   const sizeAt = items.get(VIRTUAL_DISK_SIZE)!.offset;
-  return { virtualSize, sizeAt, blockBytes, sectorBytes, isFixed: (flags & LEAVE_BLOCK_ALLOCATED) !== 0, parent };
+  const locatorAt = items.get(PARENT_LOCATOR)?.offset ?? 0;
+  const isFixed = (flags & LEAVE_BLOCK_ALLOCATED) !== 0;
+  return { virtualSize, sizeAt, blockBytes, sectorBytes, diskId, isFixed, parent, locatorAt };
 }
 
 function readTable(file: HostFile, region: Region): Map<string, Item> {
@@ -128,6 +131,75 @@ function readTable(file: HostFile, region: Region): Map<string, Item> {
     items.set(id, { offset: region.start + inRegion, length });
   }
   return items;
+}
+
+/** Bytes that a change puts at a place of the file. */
+export interface MetadataChange {
+  readonly offset: number;
+  readonly bytes: Uint8Array;
+}
+
+/**
+ * What has to change, all of it at once, for another parent or for none. A new locator lies where nothing is. @param locator of
+ * serializeLocator() @throws ImgfuseError limit: there is no room for it
+ */
+export function parentChanges(file: HostFile, region: Region, locator: Uint8Array | null): MetadataChange[] {
+  const items = readTable(file, region);
+  const { bytes, view } = bytesAt(file, region.start, TABLE_BYTES);
+  const parametersAt = items.get(FILE_PARAMETERS)!.offset + 4;
+  const { view: parameters } = bytesAt(file, parametersAt, 4);
+  const old = parameters.getUint32(0, true);
+  const flags = locator === null ? old & ~HAS_PARENT : old | HAS_PARENT;
+  const changes: MetadataChange[] = [{ offset: parametersAt, bytes: u32s(flags) }];
+  const count = view.getUint16(COUNT_AT, true);
+  const entryAt = (index: number): number => ENTRIES_AT + index * ENTRY_BYTES;
+  const setEntry = (index: number, entry: Uint8Array): void =>
+    void changes.push({ offset: region.start + entryAt(index), bytes: entry });
+  const setCount = (entries: number): void =>
+    void changes.push({ offset: region.start + COUNT_AT, bytes: Uint8Array.of(entries & 0xff, entries >>> 8) });
+  const known = Array.from({ length: count }, (_, index) => index).find((index) =>
+    isLocator(bytes, view, entryAt(index)),
+  );
+  if (locator === null) {
+    if (known === undefined) return changes;
+    // the last one takes its place
+    setEntry(known, bytes.slice(entryAt(count - 1), entryAt(count)));
+    setEntry(count - 1, new Uint8Array(ENTRY_BYTES));
+    setCount(count - 1);
+    return changes;
+  }
+  if (known === undefined && count === MAX_ENTRIES) throw noRoom(file);
+  const offset = freePlace(file, region, view, locator.length);
+  setEntry(known ?? count, tableEntry(PARENT_LOCATOR, { offset, length: locator.length }, IS_REQUIRED));
+  if (known === undefined) setCount(count + 1);
+  changes.push({ offset: region.start + offset, bytes: locator });
+  return changes;
+}
+
+function isLocator(bytes: Uint8Array, view: DataView, at: number): boolean {
+  return guidAt(bytes, at) === PARENT_LOCATOR && (view.getUint32(at + 24, true) & IS_USER) === 0;
+}
+
+/** Where in the region so many bytes lie behind an item, or behind the table, and before the next item. */
+function freePlace(file: HostFile, region: Region, view: DataView, length: number): number {
+  const items: Item[] = [{ offset: 0, length: TABLE_BYTES }];
+  for (let i = 0; i < view.getUint16(COUNT_AT, true); i++) {
+    const at = ENTRIES_AT + i * ENTRY_BYTES;
+    items.push({ offset: view.getUint32(at + 16, true), length: view.getUint32(at + 20, true) });
+  }
+  const room = region.end - region.start;
+  for (const { length: own, offset } of items) {
+    const start = Math.max(TABLE_BYTES, offset + own);
+    const isFree = items.every((item) => item.offset + item.length <= start || item.offset >= start + length);
+    if (start + length <= room && isFree) return start;
+  }
+  throw noRoom(file);
+}
+
+function noRoom({ path }: HostFile): ImgfuseError {
+  return new ImgfuseError('limit', `${path}: its metadata has no room for what an image stores of its parent`, {
+    path,
+  });
 }
 
 const KNOWN: readonly string[] = [
@@ -192,33 +264,46 @@ function sectorSize(file: HostFile, { view }: Structure, what: string): number {
 export function serializeMetadata(disk: {
   readonly virtualSize: number;
   readonly blockBytes: number;
+  readonly sectorBytes: number;
   readonly isFixed: boolean;
   readonly diskId: string;
+  /** of serializeLocator() */
+  readonly locator: Uint8Array | null;
 }): Uint8Array {
+  const { blockBytes, diskId, isFixed, locator, sectorBytes } = disk;
   const size = new Uint8Array(8);
   writeU64LE(new DataView(size.buffer), 0, disk.virtualSize);
-  const items: readonly (readonly [id: string, bytes: Uint8Array, flags: number])[] = [
-    [FILE_PARAMETERS, u32s(disk.blockBytes, disk.isFixed ? LEAVE_BLOCK_ALLOCATED : 0), IS_REQUIRED],
+  const flags = (isFixed ? LEAVE_BLOCK_ALLOCATED : 0) | (locator === null ? 0 : HAS_PARENT);
+  const items: (readonly [id: string, bytes: Uint8Array, flags: number])[] = [
+    [FILE_PARAMETERS, u32s(blockBytes, flags), IS_REQUIRED],
     [VIRTUAL_DISK_SIZE, size, IS_VIRTUAL_DISK | IS_REQUIRED],
-    [VIRTUAL_DISK_ID, uuidBytes(disk.diskId), IS_VIRTUAL_DISK | IS_REQUIRED],
-    [LOGICAL_SECTOR_SIZE, u32s(NEW_SECTOR_BYTES), IS_VIRTUAL_DISK | IS_REQUIRED],
-    [PHYSICAL_SECTOR_SIZE, u32s(NEW_SECTOR_BYTES), IS_VIRTUAL_DISK | IS_REQUIRED],
+    [VIRTUAL_DISK_ID, uuidBytes(diskId), IS_VIRTUAL_DISK | IS_REQUIRED],
+    [LOGICAL_SECTOR_SIZE, u32s(sectorBytes), IS_VIRTUAL_DISK | IS_REQUIRED],
+    [PHYSICAL_SECTOR_SIZE, u32s(sectorBytes), IS_VIRTUAL_DISK | IS_REQUIRED],
   ];
-  const bytes = new Uint8Array(TABLE_BYTES + MAX_NEW_ITEMS_BYTES);
+  if (locator !== null) items.push([PARENT_LOCATOR, locator, IS_REQUIRED]);
+  const bytes = new Uint8Array(items.reduce((end, [, item]) => end + item.length, TABLE_BYTES));
   const view = new DataView(bytes.buffer);
   bytes.set(Buffer.from(SIGNATURE, 'latin1'));
   view.setUint16(COUNT_AT, items.length, true);
   let end = TABLE_BYTES;
-  for (const [i, [id, item, flags]] of items.entries()) {
-    const at = ENTRIES_AT + i * ENTRY_BYTES;
-    bytes.set(uuidBytes(id), at);
-    view.setUint32(at + 16, end, true);
-    view.setUint32(at + 20, item.length, true);
-    view.setUint32(at + 24, flags, true);
+  for (const [i, [id, item, itemFlags]] of items.entries()) {
+    bytes.set(tableEntry(id, { offset: end, length: item.length }, itemFlags), ENTRIES_AT + i * ENTRY_BYTES);
     bytes.set(item, end);
     end += item.length;
   }
   return bytes;
+}
+
+/** @param item its offset counts from the start of the region */
+function tableEntry(id: string, { length, offset }: Item, flags: number): Uint8Array {
+  const entry = new Uint8Array(ENTRY_BYTES);
+  const view = new DataView(entry.buffer);
+  entry.set(uuidBytes(id));
+  view.setUint32(16, offset, true);
+  view.setUint32(20, length, true);
+  view.setUint32(24, flags, true);
+  return entry;
 }
 
 function u32s(...values: number[]): Uint8Array {

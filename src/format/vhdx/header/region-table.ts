@@ -141,3 +141,17 @@ export function serializeRegionTable(regions: {
   seal({ bytes, view });
   return bytes;
 }
+
+/** A table whose BAT lies elsewhere, with its checksum. @param old all of it */
+export function batMovedTo(old: Uint8Array, start: number, length: number): Uint8Array {
+  const bytes = old.slice();
+  const view = new DataView(bytes.buffer);
+  for (let i = 0; i < view.getUint32(COUNT_AT, true); i++) {
+    const at = ENTRIES_AT + i * ENTRY_BYTES;
+    if (guidAt(bytes, at) !== BAT_REGION) continue;
+    writeU64LE(view, at + 16, start);
+    view.setUint32(at + 24, length, true);
+  }
+  seal({ bytes, view });
+  return bytes;
+}

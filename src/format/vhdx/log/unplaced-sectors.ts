@@ -114,6 +114,14 @@ export class UnplacedSectors {
     this.sector(slot).set(content);
   }
 
+  /** Nobody needs what lies in this range any more; no entry after the next one has it. */
+  forget(start: number, bytes: number): void {
+    for (let slot = this.count - 1; slot >= 0; slot--) {
+      const offset = this.get(slot, OFFSET);
+      if (offset >= start && offset < start + bytes) this.removeSlot(slot);
+    }
+  }
+
   /** Those that are in their places, perhaps not durably. */
   placed(): PlacedSector[] {
     const placed: PlacedSector[] = [];
@@ -128,11 +136,7 @@ export class UnplacedSectors {
   remove(placed: readonly PlacedSector[]): void {
     for (const { changed, offset } of placed) {
       const slot = this.find(offset);
-      if (slot < 0 || this.get(slot, CHANGED) !== changed) continue;
-      const last = this.count - 1;
-      this.numbers.copyWithin(FIRST_SLOT + slot * STRIDE, FIRST_SLOT + last * STRIDE, FIRST_SLOT + (last + 1) * STRIDE);
-      this.sector(slot).set(this.sector(last));
-      this.numbers[COUNT] = last;
+      if (slot >= 0 && this.get(slot, CHANGED) === changed) this.removeSlot(slot);
     }
   }
 
@@ -152,6 +156,13 @@ export class UnplacedSectors {
       written++;
     }
     return false;
+  }
+
+  private removeSlot(slot: number): void {
+    const last = this.count - 1;
+    this.numbers.copyWithin(FIRST_SLOT + slot * STRIDE, FIRST_SLOT + last * STRIDE, FIRST_SLOT + (last + 1) * STRIDE);
+    this.sector(slot).set(this.sector(last));
+    this.numbers[COUNT] = last;
   }
 
   private find(offset: number): number {
