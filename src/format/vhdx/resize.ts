@@ -8,6 +8,7 @@ import { ImgfuseError } from '../../errors/index.ts';
 import type { Collaborators } from './collaborators.ts';
 import { Geometry } from './geometry.ts';
 import { MAX_DISK_BYTES } from './header/metadata.ts';
+import { makeRoomInBat } from './move-bat.ts';
 
 export type ResizeParts = Omit<Collaborators, 'imageMap' | 'runs'>;
 
@@ -33,20 +34,10 @@ function checkLimit({ file: { path } }: ResizeParts, size: number): void {
   }
 }
 
-function assertRoom({ file: { path }, lock, numbers }: ResizeParts, entries: number): void {
-  const batEntries = lock.run(() => numbers.batEntries);
-  if (entries <= batEntries) return;
-  throw new ImgfuseError(
-    'limit',
-    `${path} cannot have ${entries} entries: its block allocation table has room for ${batEntries}; copy the disk into a larger image`,
-    { path },
-  );
-}
-
 function grow(parts: ResizeParts, old: number, size: number): void {
   const { allocating, deallocator, disk, flush, geometry, linker, lock, state, tracker } = parts;
   const [oldBlocks, blocks] = [blocksFor(parts, old), blocksFor(parts, size)];
-  assertRoom(parts, new Geometry({ ...state.disk, virtualSize: size }).entryCount);
+  makeRoomInBat(parts, new Geometry({ ...state.disk, virtualSize: size }).entryCount);
   deallocator.zeroBehindEnd(old);
   // entries behind the end of the disk may be anything
   deallocator.forget(guestCluster(oldBlocks), blocks);

@@ -6,6 +6,7 @@ import { guestOffset } from '../../../../src/bytes/offsets.ts';
 import { ERRNO } from '../../../../src/errors/index.ts';
 import type { WritableImage } from '../../../../src/format/image-format.ts';
 import { vhdx } from '../../../../src/format/vhdx/index.ts';
+import { crashStates } from '../../../support/crash-states.ts';
 import { MemoryHostFile } from '../../../support/memory-file.ts';
 import { checkImage, createMemoryImage, openImage } from '../../../support/memory-images.ts';
 import { seededRandom } from '../../../support/random.ts';
@@ -227,6 +228,74 @@ describe('the log', () => {
     write(image, MIB);
     image.close();
     expect(vhdx.inspect(memory).dirty).toBe(false);
+  });
+});
+
+describe('a table without room for more entries', () => {
+  const LARGE = 200_000 * MIB;
+  const grown = (bytes: Uint8Array, run: (image: WritableImage) => void = () => undefined) => {
+    const log: RecordedOperation[] = [];
+    const start = new MemoryHostFile(bytes);
+    const file = start.clone();
+    const image = openImage(vhdx, new RecordingHostFile(file, log));
+    run(image);
+    image.resize(LARGE);
+    return { file, image, log, start };
+  };
+  const regionsOf = (bytes: Uint8Array, copy: number): string =>
+    Buffer.from(bytes).toString('hex', (192 + 64 * copy) * 1024, (193 + 64 * copy) * 1024);
+
+  test('gets another place: the disk grows, keeps what it has, and the old place is used again', () => {
+    const { file, image } = grown(mixedVhdx({ isReversed: false }).image, (opened) => write(opened, MIB + 512, 512, 8));
+    const model = vhdxContent(mixedVhdx().image);
+    model.fill(8, MIB + 512, MIB + 1024);
+    write(image, LARGE - 512, 512, 9);
+    image.flush();
+    image.flush();
+    image.flush();
+    const before = file.size();
+    // where the old table was there is room for a block
+    write(image, 100_000 * MIB, 512, 10);
+    expect(file.size()).toBe(before);
+    const read = (opened: WritableImage, at: number, length: number): Buffer => {
+      const target = Buffer.alloc(length);
+      opened.read(target, 0, length, guestOffset(at));
+      return target;
+    };
+    for (const opened of [image, openImage(vhdx, file.clone(true), { readOnly: true })]) {
+      expect(Buffer.compare(read(opened, 0, model.length), model)).toBe(0);
+      expect([LARGE - 512, 100_000 * MIB, 150_000 * MIB].map((at) => read(opened, at, 1)[0])).toEqual([9, 10, 0]);
+    }
+    image.close();
+    expect(regionsOf(file.bytes(), 0)).toBe(regionsOf(file.bytes(), 1));
+    expect(checkImage(vhdx, file, { repair: 'none', log: () => undefined })).toMatchObject({
+      corruptions: 0,
+      leaks: 0,
+    });
+  });
+
+  test('has the old place or the new one at any moment, and both say the same', () => {
+    const random = seededRandom(11);
+    const bytes = mixedVhdx().image;
+    const model = vhdxContent(bytes);
+    const { image, log, start } = grown(bytes);
+    image.close();
+    const sizes = new Set<number>();
+    for (const { state } of crashStates(start, log, random)) {
+      if (random() < 0.7) continue;
+      const opened = openImage(vhdx, state.clone(true), { readOnly: true });
+      sizes.add(opened.virtualSize());
+      const target = Buffer.alloc(model.length);
+      opened.read(target, 0, target.length, guestOffset(0));
+      expect(Buffer.compare(target, model)).toBe(0);
+      const again = openImage(vhdx, state);
+      again.resize(LARGE);
+      write(again, LARGE - 512);
+      again.close();
+      const { corruptions, checkErrors } = checkImage(vhdx, state, { repair: 'none', log: () => undefined });
+      expect([corruptions, checkErrors]).toEqual([0, 0]);
+    }
+    expect([...sizes].sort((one, other) => one - other)).toEqual([model.length, LARGE]);
   });
 });
 
