@@ -10,6 +10,7 @@ import { qcow2 } from '../../src/format/qcow2/index.ts';
 import { qed } from '../../src/format/qed/index.ts';
 import { raw } from '../../src/format/raw/index.ts';
 import { vdi } from '../../src/format/vdi/index.ts';
+import { vhdx } from '../../src/format/vhdx/index.ts';
 import { vmdk } from '../../src/format/vmdk/index.ts';
 import { vpc } from '../../src/format/vpc/index.ts';
 import type { HostFile } from '../../src/host/host-file.ts';
@@ -40,12 +41,16 @@ const KINDS: readonly [name: string, format: CheckedFormat, options: Readonly<Re
   ['VHD with larger blocks', vpc, { block_size: '32k' }],
   ['qcow of version 1', qcow, {}],
   ['VMDK', vmdk, { grain_size: '4k' }],
+  ['VHDX', vhdx, { block_size: '1M' }],
   ['VMDK with larger grains', vmdk, { grain_size: '32k', zeroed_grain: 'on' }],
 ];
 
+/** Of formats that know their parent by one word: these, of these backing files. */
+const WORDS: Readonly<Record<string, Readonly<Record<string, string>>>> = {
+  vmdk: { '/old': '01d01d01', '/new': '0e00e00e' },
+  vhdx: { '/old': '01d01d01-0000-4000-8000-222222222222', '/new': '0e00e00e-0000-4000-8000-222222222222' },
+};
 type Bases = Readonly<Record<string, Image | null>>;
-/** CIDs of these, for a format that knows its parent by one as well. */
-const CIDS: Readonly<Record<string, string>> = { '/old': '01d01d01', '/new': '0e00e00e' };
 /** What a format that stores no name of a backing file knows of these. */
 const IDENTITIES: Readonly<Record<string, string>> = {
   '/old': '01d01d01-0000-4000-8000-000000000000 01d01d01-0000-4000-8000-111111111111',
@@ -90,7 +95,7 @@ function setBacking(format: CheckedFormat, file: HostFile, name: string): void {
   }
   // qcow of version 1 would write a name that says raw in another way
   const reference = { name, format: format === qcow ? 'qcow2' : 'raw' };
-  format.setBacking!(file, reference, factsOfParent(name, SIZE, (format === vmdk ? CIDS : IDENTITIES)[name]));
+  format.setBacking!(file, reference, factsOfParent(name, SIZE, (WORDS[format.name] ?? IDENTITIES)[name]));
 }
 
 function contentOf(image: Image): Buffer {

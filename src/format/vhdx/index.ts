@@ -7,6 +7,7 @@ import { createVhdx, VHDX_CREATE_HELP } from './create.ts';
 import { FILE_SIGNATURE } from './header/file-identifier.ts';
 import { vhdxImage } from './image.ts';
 import { detailsOf, openVhdx, readSoundLayout, sayLog } from './open.ts';
+import { assertVhdxBacking, setVhdxBacking } from './set-backing.ts';
 import type { VhdxState } from './state.ts';
 
 export const vhdx: CheckedFormat = {
@@ -19,6 +20,9 @@ export const vhdx: CheckedFormat = {
   attach: (file, shared: SharedImage, { backing, log, slot }: AttachOptions) =>
     vhdxImage(file, shared.state as VhdxState, slot, backing, log),
   create: createVhdx,
+  setBacking: setVhdxBacking,
+  backingFormats: ['vhdx'],
+  assertBacking: assertVhdxBacking,
   check: checkVhdx,
   inspect: (file, log = () => undefined) => {
     const layout = readSoundLayout(file);
