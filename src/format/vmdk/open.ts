@@ -194,7 +194,7 @@ function openExtentImage(
   const { closedFacts, isLazy, log, progress, slots, tableCacheBytes } = options;
   return tables.kind.open(file, {
     ...{ closedFacts, isLazy, log, progress, slots, tableCacheBytes },
-    readOnly: file.readOnly,
+    readOnly: options.readOnly || file.readOnly,
     backing: viewFrom(backing, start),
   });
 }

@@ -94,9 +94,16 @@ describe.each(['qed', 'qcow2'] as const)('a %s image', (format) => {
   });
 });
 
-test.each(['vdi', 'vpc'])('a %s image of 1 TiB, whose table is of MiBs, is not walked below an overlay', (format) => {
+test.each([
+  ['vdi', {}, CLUSTER],
+  ['vpc', {}, CLUSTER],
+  ['vmdk', { grain_size: '1M' }, CLUSTER],
+  // two headers and two region tables of 64 KiB
+  ['vhdx', {}, 4 * CLUSTER],
+  ['parallels', {}, CLUSTER],
+])('a %s image of 1 TiB, whose table is of MiBs, is not walked below an overlay', (format, options, most) => {
   const size = 2 ** 40;
-  const file = createMemoryImage(formatByName(format) as WritableFormat, size);
+  const file = createMemoryImage(formatByName(format) as WritableFormat, size, options);
   const writer = openImage(formatByName(format) as WritableFormat, file);
   writer.write(new Uint8Array(512).fill(DATA_BYTE), 0, 512, guestOffset(size - 512));
   writer.close();
@@ -105,7 +112,7 @@ test.each(['vdi', 'vpc'])('a %s image of 1 TiB, whose table is of MiBs, is not w
   const bytes = new Uint8Array(512);
   image.read(bytes, 0, 512, guestOffset(size - 512));
   expect(bytes[0]).toBe(DATA_BYTE);
-  expect(counting.bytes.read).toBeLessThan(CLUSTER);
+  expect(counting.bytes.read).toBeLessThan(most);
   image.close();
 });
 
