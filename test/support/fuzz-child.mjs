@@ -1,17 +1,15 @@
 // The process that takes damaged images apart, one after the other, in memory; its parent (fuzz.ts) watches its time and its
 // memory. It writes down where it is before each mutant, so that whatever ends it can be run again.
 
-import { readFileSync, writeSync } from 'node:fs';
+import { writeSync } from 'node:fs';
 import { setImmediate } from 'node:timers';
-import { mutate, PLACES } from './fuzz-mutants.mjs';
+import { Subject } from './fuzz-subject.mjs';
 
 const dist = new URL('../../dist/', import.meta.url);
 const { ImgfuseError } = await import(new URL('errors/index.js', dist));
-const [memoryFile, wrappingFiles] = process.argv.slice(2);
-const { MemoryHostFile } = await import(memoryFile);
+const [, wrappingFiles] = process.argv.slice(2);
 const { RecordingHostFile } = await import(wrappingFiles);
 const { endsOf } = await import(new URL('format/file-ends.js', dist));
-const { formatByName, rawFormat } = await import(new URL('disk/registry.js', dist));
 const { recognizedName } = await import(new URL('disk/probe.js', dist));
 
 /** The descriptor of the file that has the number of the mutant under way. */
@@ -53,62 +51,6 @@ function refusal(what, act) {
   }
 }
 
-class Subject {
-  constructor(description) {
-    Object.assign(this, description);
-    this.plug = formatByName(this.format);
-    this.image = readFileSync(this.path);
-    /** as the image but for the mutant under way */
-    this.mutable = Buffer.from(this.image);
-    this.file = new MemoryHostFile(this.image);
-    this.backingFile = this.backing === undefined ? null : new MemoryHostFile(readFileSync(this.backing), '/base');
-    this.validDataFile = this.dataFile === undefined ? null : new MemoryHostFile(readFileSync(this.dataFile), '/data');
-    this.map = PLACES[this.format](this.image);
-    this.map.byKind = groupByKind(this.map.places);
-    const opened = this.open(this.file.clone(true), true);
-    this.content = Buffer.alloc(opened.virtualSize());
-    opened.read(this.content, 0, this.content.length, 0);
-    if (this.content.length > scratch.length) scratch = Buffer.alloc(this.content.length);
-    if (this.content.length > modelBuffer.length) modelBuffer = Buffer.alloc(this.content.length);
-  }
-
-  open(file, readOnly, dataFile = this.newDataFile(), closedFacts = undefined) {
-    return this.plug.open(file, {
-      readOnly,
-      closedFacts,
-      openBacking: () => {
-        if (this.backingFile === null) throw new ImgfuseError('permission', 'no backing file is allowed here');
-        return rawFormat.open(this.backingFile.clone(true), { ...options(), readOnly: true });
-      },
-      openExtent: () => {
-        if (dataFile === null) throw new ImgfuseError('permission', 'no data file is allowed here');
-        return dataFile;
-      },
-      password: () => {
-        if (this.password === undefined) throw new ImgfuseError('permission', 'no password');
-        return new TextEncoder().encode(this.password);
-      },
-      ...options(),
-    });
-  }
-
-  newDataFile() {
-    return this.validDataFile?.clone() ?? null;
-  }
-
-  /** The image with damage. @returns the file, what was done as a sentence, and what it may change */
-  mutant(random) {
-    const { length, fields, ...mutant } = mutate(this.mutable, this.map, random);
-    const file = this.file.clone();
-    for (const { at, width } of fields) {
-      file.write(this.mutable, at, width, at);
-      this.image.copy(this.mutable, at, at, at + width);
-    }
-    if (length < this.image.length) file.truncate(length);
-    return { file, ...mutant };
-  }
-}
-
 /** In turn, but for the rare ones, which take long: of these one out of so many. */
 function subjectOf(subjects, index) {
   const subject = subjects[index % subjects.length];
@@ -116,16 +58,6 @@ function subjectOf(subjects, index) {
   if (round % subject.rarity === 0) return subject;
   const others = subjects.filter(({ rarity }) => rarity === 1);
   return others[round % others.length];
-}
-
-function options() {
-  return { log: () => undefined, tableCacheBytes: 16 * 1024, slots: 1, probed: false, wantsSnapshots: true };
-}
-
-function groupByKind(places) {
-  const groups = { header: [], table: [], pointer: [], counter: [], data: [], other: [] };
-  for (const place of places) groups[place.kind].push(place);
-  return groups;
 }
 
 /** Expects the disk to hold `content`, but for the affected ranges and what lies in `written`. */
@@ -238,11 +170,10 @@ function isChange({ operation }) {
 /** Every use of one damaged image. @returns how often it was opened to read, opened for writing, and repaired */
 function examine(subject, mutant, random) {
   const { plug, content } = subject;
-  const { file, affected, mustOpen } = mutant;
-  const dataFile = subject.newDataFile();
-  const checkOf = (target, repair) => {
+  const { file, beside, affected, mustOpen } = mutant;
+  const checkOf = (target, others, repair) => {
     let report = null;
-    const options = { repair, log: () => undefined, openExtent: () => dataFile };
+    const options = { repair, log: () => undefined, openExtent: others.opener };
     const error = refusal(`check -r ${repair}`, () => (report = plug.check(target, options)));
     return { report, error };
   };
@@ -250,16 +181,18 @@ function examine(subject, mutant, random) {
   refusal('info', () => plug.inspect(file));
 
   const looking = new RecordingHostFile(file.clone(true));
+  const others = beside.map((each) => new RecordingHostFile(each.clone(true)));
   let first = { report: null, error: null };
-  if (plug.check !== undefined) first = checkOf(looking, 'none');
+  if (plug.check !== undefined) first = checkOf(looking, others, 'none');
   let reader = null;
-  const refused = refusal('a read-only open', () => (reader = subject.open(looking, true)));
+  const refused = refusal('a read-only open', () => (reader = subject.open(looking, true, others)));
   if (reader !== null) {
     expectContent('read-only', reader, content, affected);
     lookAround(reader, random);
     refusal('close', () => reader.close());
   } else if (mustOpen) throw new Bug(`read-only open refused: ${refused.message}`);
-  if (looking.log.some(isChange)) throw new Bug('a read-only open or a check has changed the image');
+  if ([looking, ...others.files].some(({ log }) => log.some(isChange)))
+    throw new Bug('a read-only open or a check has changed the image');
 
   const read = reader === null ? 0 : 1;
   const seed = random() * 2 ** 32;
@@ -269,13 +202,15 @@ function examine(subject, mutant, random) {
   return { read, opened, repaired };
 }
 
-function openForWriting(subject, { affected }, file, random) {
+function openForWriting(subject, { affected, beside }, file, random) {
   const recording = new RecordingHostFile(file);
-  const dataFile = subject.newDataFile();
+  const others = beside.map((each) => each.clone());
+  const recordings = others.map((each) => new RecordingHostFile(each));
   let image = null;
-  const refused = refusal('a read-write open', () => (image = subject.open(recording, false, dataFile)));
+  const refused = refusal('a read-write open', () => (image = subject.open(recording, false, recordings)));
   if (refused !== null) {
-    if (recording.log.some(isChange)) throw new Bug(`a failed open has changed the image: ${refused.message}`);
+    if ([recording, ...recordings.files].some(({ log }) => log.some(isChange)))
+      throw new Bug(`a failed open has changed the image: ${refused.message}`);
     return 0;
   }
   expectContent('read-write', image, subject.content, affected);
@@ -300,26 +235,31 @@ function openForWriting(subject, { affected }, file, random) {
   const findings = [];
   const log = (sentence) => findings.push(sentence);
   const unchecked = refusal('check', () =>
-    subject.plug.check(file, { repair: 'none', log, openExtent: () => dataFile }),
+    subject.plug.check(file, { repair: 'none', log, openExtent: others.opener }),
   );
   if (unchecked !== null) throw new Bug(`the image that was left behind is not checked: ${unchecked.message}`);
   const wrong = findings.find((finding) => finding.startsWith('ERROR') && !finding.includes('COPIED'));
   if (wrong !== undefined) throw new Bug(`the image that was left behind: ${wrong}`);
   let next = null;
-  const again = refusal('the next open', () => (next = subject.open(file, false, dataFile)));
+  const again = refusal('the next open', () => (next = subject.open(file, false, others)));
   if (again !== null) throw new Bug(`the image that was left behind is not opened: ${again.message}`);
   if (next.virtualSize() === size) expectContent('the next time', next, model, around);
   return 1;
 }
 
 /** Somebody vouches for an image that is damaged: it is not walked. What it then loses is lost, but it ends, and says why. */
-function openWithForgedMark(subject, { affected }, file, seed) {
+function openWithForgedMark(subject, { affected, beside }, file, seed) {
   const random = seededRandom(seed);
   const allocatedClusters = Math.floor((random() * subject.content.length) / 65536);
   const closedFacts = { allocatedClusters, free: random() < 0.5 ? [] : [[0, 1 + Math.floor(random() * 100)]] };
   let image = null;
   refusal('an open with a forged mark', () => {
-    image = subject.open(file, false, subject.newDataFile(), closedFacts);
+    image = subject.open(
+      file,
+      false,
+      beside.map((each) => each.clone()),
+      closedFacts,
+    );
   });
   if (image === null) return;
   expectContent('with a forged mark', image, subject.content, affected);
@@ -333,22 +273,23 @@ function openWithForgedMark(subject, { affected }, file, seed) {
  * A repair ends, a second one finds nothing more, and what was not damaged reads as before.
  * @returns whether there was something to repair, and nothing is left
  */
-function repair(subject, { affected }, file, checkOf, first) {
-  const { report, error } = checkOf(file, 'all');
+function repair(subject, { affected, beside }, file, checkOf, first) {
+  const others = beside.map((each) => each.clone());
+  const { report, error } = checkOf(file, others, 'all');
   if (report === null) {
     if (first.report !== null && first.report.corruptions === 0 && first.report.leaks === 0) {
       throw new Bug(`a check finds nothing and a repair fails: ${error.message}`);
     }
     return false;
   }
-  const again = checkOf(file, 'none');
+  const again = checkOf(file, others, 'none');
   const all =
     report.corruptions === report.corruptionsFixed && report.leaks === report.leaksFixed && report.checkErrors === 0;
   if (all && (again.report === null || again.report.corruptions > 0 || again.report.leaks > 0)) {
     throw new Bug(`a repair that mended everything leaves ${JSON.stringify(again.report ?? again.error.message)}`);
   }
   let image = null;
-  const refused = refusal('an open after the repair', () => (image = subject.open(file.clone(true), true)));
+  const refused = refusal('an open after the repair', () => (image = subject.open(file.clone(true), true, others)));
   if (image !== null) expectContent('after the repair', image, subject.content, affected);
   else if (affected !== 'all') throw new Bug(`read-only open refused after the repair: ${refused.message}`);
   return all && report.corruptions + report.leaks > 0;
@@ -356,6 +297,9 @@ function repair(subject, { affected }, file, checkOf, first) {
 
 process.on('message', async ({ subjects: descriptions, seed, from, to, maxRssBytes }) => {
   const subjects = descriptions.map((description) => new Subject(description));
+  const largest = Math.max(...subjects.map(({ content }) => content.length));
+  if (largest > scratch.length) scratch = Buffer.alloc(largest);
+  modelBuffer = Buffer.alloc(largest);
   // refusals are made by the dozen, and their stacks take a tenth of the time; a mutant that is run alone has them
   if (to - from > 1) Error.stackTraceLimit = 0;
   const counts = { read: 0, opened: 0, repaired: 0 };

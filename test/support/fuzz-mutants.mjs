@@ -222,7 +222,7 @@ function vdiPlaces(image) {
   return { clusterSize, size, places, pointers, bigEndian: false };
 }
 
-/** A descriptor alone, or an extent with one: its header, its descriptor, and the entries of both copies of its tables. */
+/** A descriptor alone, a flat extent, or one with a descriptor in itself: its header, its descriptor, and the entries of both copies of its tables. */
 function vmdkPlaces(image) {
   const text = (start, end) => {
     const places = [];
@@ -231,7 +231,9 @@ function vmdkPlaces(image) {
     return places;
   };
   const pointers = [0n, 1n, 2n, 0xffffffffn, BigInt(image.length), BigInt(Math.floor(image.length / 512))];
-  if (image.toString('latin1', 0, 4) !== 'KDMV') {
+  const isText = image.toString('latin1', 0, 6) === '# Disk';
+  if (!isText && image.toString('latin1', 0, 4) !== 'KDMV') return flatPlaces(image);
+  if (isText) {
     return { clusterSize: 512, size: 64 * 1024, places: text(0, image.length), pointers, bigEndian: false };
   }
   const u64 = (at) => Number(image.readBigUInt64LE(at));
@@ -259,6 +261,13 @@ function vmdkPlaces(image) {
     }
   }
   return { clusterSize, size, places, pointers, bigEndian: false };
+}
+
+/** A byte of each sector of a flat extent. */
+function flatPlaces(image) {
+  const sectors = Array.from({ length: image.length / 512 }, (_, sector) => sector * 512);
+  const places = sectors.map((at) => ({ at, width: 1, affects: [[at, at + 1]], kind: 'data' }));
+  return { clusterSize: 512, size: image.length, places, pointers: [0n], bigEndian: false };
 }
 
 /** Every place of a growing Bochs image. */

@@ -1,6 +1,6 @@
 // Damaged images in a process of its own (fuzz-child.mjs), which is watched (fuzz-watch.ts).
 
-import { readFileSync, writeFileSync } from 'node:fs';
+import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { bochsImage, MIXED_SECTORS } from './bochs-bytes.ts';
@@ -8,52 +8,19 @@ import { bundleImage } from './bundle-bytes.ts';
 import { cloopImage } from './cloop-bytes.ts';
 import { compileDouble } from './compiled-double.ts';
 import { DMG_KINDS } from './dmg-bytes.ts';
+import { KIB, makeSubjects, oneSubject, type Recipe, type Subject, setByte, WRITES } from './fuzz-subjects.ts';
+import { makeVmdks } from './fuzz-vmdk.ts';
 import { noFigures, type WatchFigures, watchMutants } from './fuzz-watch.ts';
 import { asifImage, parallelsImage, sparseImage } from './piece-bytes.ts';
-import { qemuImg, qemuIo, tryQemu } from './qemu.ts';
+import { qemuImg, qemuIo } from './qemu.ts';
 import { CREATE, DISCARDED, differencing, FREE, MODIFY, vdiBytes, vdiVersion0 } from './vdi-bytes.ts';
 import { MIXED_SECTORS as VHD_SECTORS, vhdImage } from './vhd-bytes.ts';
 import { mixedVhdx, unreplayedVhdx, vhdxImage } from './vhdx-bytes.ts';
-import { descriptorText } from './vmdk-text.ts';
 
 const CHILD = fileURLToPath(new URL('./fuzz-child.mjs', import.meta.url));
 /** A process that has taken thousands of sound images apart has grown to 260 MiB, and to 330 for a moment, and grows no further. */
 const MAX_RSS_BYTES = 448 * 1024 * 1024;
-const PASSWORD = 'geheim';
-const KIB = 1024;
 
-/** A valid image to damage, and what belongs to it. */
-interface Subject {
-  readonly name: string;
-  readonly format: string;
-  readonly path: string;
-  readonly backing?: string;
-  readonly dataFile?: string;
-  readonly password?: string;
-  /** one turn out of so many is taken */
-  readonly rarity: number;
-}
-
-interface Recipe {
-  readonly name: string;
-  /** -o of qemu-img create */
-  readonly options: string;
-  readonly size: number;
-  readonly backing?: boolean;
-  /** takes long, so that only one turn out of so many is taken */
-  readonly rarity?: number;
-  readonly commands: readonly string[];
-  /** what is done to the image at last */
-  readonly finish?: (path: string) => void;
-}
-
-const WRITES = [
-  'write -P 1 0 20k',
-  'write -P 2 60k 30k',
-  'write -z 72k 8k',
-  'write -P 3 150k 4k',
-  'write -P 4 190k 9k',
-];
 const COMPRESSED = [0, 1, 2, 3, 9, 10].map((n) => `write -c -P ${n + 1} ${n * 4}k 4k`);
 const snapshots = (path: string): void => {
   qemuImg('snapshot', '-c', 'first', path);
@@ -192,34 +159,6 @@ const VDI: readonly (readonly [name: string, image: Buffer, below: (folder: stri
   ['vdi, differencing', differencing({ create: CREATE, modify: MODIFY }, { entries: VDI_ENTRIES }), onBase],
 ];
 
-const VMDK: readonly Recipe[] = [
-  { name: 'sparse', options: 'subformat=monolithicSparse', size: 640 * KIB + 512, commands: WRITES },
-  { name: 'zero grains', options: 'zeroed_grain=on', size: 640 * KIB, commands: WRITES },
-  {
-    name: 'not closed clean',
-    options: 'adapter_type=lsilogic',
-    size: 640 * KIB,
-    commands: WRITES,
-    finish: (path) => setByte(path, 72, 1),
-  },
-];
-
-/** Images of QEMU, a compressed one, and a descriptor beside its flat extent. */
-function makeVmdks(folder: string): Subject[] {
-  const raw = join(folder, 'vmdk-source.raw');
-  writeFileSync(raw, Buffer.alloc(300 * KIB, 'data').fill(0, 70 * KIB, 140 * KIB));
-  const streamed = join(folder, 'vmdk-streamed');
-  qemuImg('convert', '-f', 'raw', '-O', 'vmdk', '-o', 'subformat=streamOptimized', raw, streamed);
-  const dataFile = join(folder, 'vmdk-flat');
-  writeFileSync(dataFile, Buffer.alloc(64 * KIB, 'flat'));
-  const extents = ['RW 64 FLAT "vmdk-flat" 0', 'RW 8 ZERO', 'RDONLY 56 FLAT "vmdk-flat" 72'];
-  return [
-    ...makeSubjects('vmdk', VMDK, folder),
-    { name: 'vmdk, streamed', format: 'vmdk', path: streamed, rarity: 1 },
-    { ...oneSubject('vmdk', folder, Buffer.from(descriptorText({ extents })), 'vmdk descriptor'), dataFile },
-  ];
-}
-
 const QEMU_VHD: Recipe = {
   name: 'blocks of 2 MiB, made by QEMU',
   options: 'force_size=on',
@@ -324,50 +263,6 @@ const SUBJECTS: Readonly<Record<string, MakeSubjects>> = {
 };
 
 export const FUZZED_FORMATS: readonly string[] = Object.keys(SUBJECTS);
-
-function setByte(path: string, at: number, value: number): void {
-  const bytes = readFileSync(path);
-  bytes[at] = value;
-  writeFileSync(path, bytes);
-}
-
-function oneSubject(format: string, folder: string, image: Uint8Array, name = format): Subject {
-  const path = join(folder, name.replaceAll(' ', '-'));
-  writeFileSync(path, image);
-  return { name, format, path, rarity: 1 };
-}
-
-/** Images that qemu-img makes. */
-function makeSubjects(format: string, recipes: readonly Recipe[], folder: string): Subject[] {
-  const backing = join(folder, 'base.raw');
-  writeFileSync(
-    backing,
-    Uint8Array.from({ length: 230 * KIB }, (_, i) => (i % 50_000 < 30_000 ? 1 + ((i >> 9) % 250) : 0)),
-  );
-  return recipes.map((recipe, index) => {
-    const path = join(folder, `${format}-${index}`);
-    const isEncrypted = recipe.options.includes('encrypt');
-    const dataFile = recipe.options.endsWith('data_file=') ? `${path}.data` : undefined;
-    const secret = isEncrypted ? ['--object', `secret,id=s,data=${PASSWORD}`] : [];
-    const options = recipe.options === '' ? [] : ['-o', `${recipe.options}${dataFile ?? ''}`];
-    const below = recipe.backing === true ? ['-b', backing, '-F', 'raw'] : [];
-    qemuImg('create', '-q', '-f', format, ...secret, ...options, ...below, path, String(recipe.size));
-    const node = `driver=${format},file.filename=${path}${isEncrypted ? ',encrypt.key-secret=s' : ''}`;
-    const commands = recipe.commands.flatMap((command) => ['-c', command]);
-    const { code, output } = tryQemu('qemu-io', '-d', 'unmap', ...secret, '--image-opts', node, ...commands);
-    if (code !== 0 || /failed|error/i.test(output)) throw new Error(output);
-    recipe.finish?.(path);
-    return {
-      name: `${format}, ${recipe.name}`,
-      format,
-      path,
-      rarity: recipe.rarity ?? 1,
-      ...(recipe.backing === true ? { backing } : {}),
-      ...(dataFile === undefined ? {} : { dataFile }),
-      ...(isEncrypted ? { password: PASSWORD } : {}),
-    };
-  });
-}
 
 export interface FuzzFigures extends WatchFigures {
   openedToRead: number;
