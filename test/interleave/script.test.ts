@@ -8,13 +8,15 @@ import { Script } from '../support/script.ts';
 import { makeTemporaryDirectory, removeTemporaryDirectory } from '../support/temporary.ts';
 
 const CLUSTER = 65536;
-const SIZE = 128 * CLUSTER;
+/** VHDX has no smaller blocks. */
+const LARGE_CLUSTER = 1024 * 1024;
 /** Options of new images whose clusters are no 64 KiB without them. */
 const OPTIONS: Readonly<Record<string, readonly [string, string][]>> = {
   vdi: [['block_size', '64k']],
   vmdk: [['grain_size', '64k']],
   vpc: [['block_size', '64k']],
   parallels: [['cluster_size', '64k']],
+  vhdx: [['block_size', '1M']],
 };
 
 let folder: string;
@@ -23,6 +25,10 @@ beforeEach(() => {
 });
 afterEach(() => removeTemporaryDirectory(folder));
 
+function clusterOf(format: string): number {
+  return format === 'vhdx' ? LARGE_CLUSTER : CLUSTER;
+}
+
 async function withThreads(
   format: string,
   count: number,
@@ -30,7 +36,7 @@ async function withThreads(
   hasFailed = false,
 ): Promise<void> {
   const path = join(folder, `disk.${Math.random()}.${format}`);
-  createDisk(path, format, { size: SIZE, options: new Map(OPTIONS[format]) });
+  createDisk(path, format, { size: 128 * clusterOf(format), options: new Map(OPTIONS[format]) });
   const disk = openDisk(path, { readOnly: false, slots: count + 1 });
   const script = await Script.start(count);
   try {
@@ -43,7 +49,9 @@ async function withThreads(
   }
 }
 
-describe.each(['qed', 'qcow2', 'vdi', 'vmdk', 'vpc', 'parallels'])('a script on a %s image', (format) => {
+describe.each(['qed', 'qcow2', 'vdi', 'vmdk', 'vpc', 'parallels', 'vhdx'])('a script on a %s image', (format) => {
+  const cluster = clusterOf(format);
+
   // the order is that of the script; what a format does between two steps shows with few threads, too
   test.each(format in OPTIONS ? [2] : [2, 5, 8])('gives the same order every time, on %i threads', {
     timeout: 60_000,
@@ -52,12 +60,12 @@ describe.each(['qed', 'qcow2', 'vdi', 'vmdk', 'vpc', 'parallels'])('a script on 
     for (let run = 0; run < 4; run++) {
       await withThreads(format, count, async (script) => {
         for (let thread = 1; thread <= count; thread++) {
-          const at = thread * CLUSTER;
+          const at = thread * cluster;
           await script.beginAndStop(thread, { kind: 'write', at, length: 512, value: thread }, 'data-write');
         }
         for (let thread = count; thread >= 1; thread--) expect((await script.finish(thread)).error).toBeNull();
         for (let thread = 1; thread <= count; thread++) {
-          await script.run(thread, { kind: 'discard', at: ((thread % count) + 1) * CLUSTER, length: CLUSTER });
+          await script.run(thread, { kind: 'discard', at: ((thread % count) + 1) * cluster, length: cluster });
           await script.run(thread, { kind: 'flush' });
         }
         orders.add(script.log().join('\n'));
@@ -90,9 +98,9 @@ describe.each(['qed', 'qcow2', 'vdi', 'vmdk', 'vpc', 'parallels'])('a script on 
       format,
       1,
       async (script) => {
-        const write = (cluster: number, length = 512) => ({
+        const write = (index: number, length = 512) => ({
           ...{ kind: 'write' as const, value: 7 },
-          at: cluster * CLUSTER,
+          at: index * cluster,
           length,
         });
         const step = format === 'qcow2' ? 'refcount-update' : 'l2-update';
@@ -101,7 +109,7 @@ describe.each(['qed', 'qcow2', 'vdi', 'vmdk', 'vpc', 'parallels'])('a script on 
         expect((await script.run(1, write(1))).error).toBeNull();
         script.failAt(1, step, 'EIO', 'once');
         // more than qcow2 counts ahead
-        expect((await script.run(1, write(2, 100 * CLUSTER))).error).toMatch(/fails by script/);
+        expect((await script.run(1, write(2, 100 * cluster))).error).toMatch(/fails by script/);
         expect((await script.run(1, write(120))).error).toMatch(/read-only/);
       },
       true,

@@ -26,6 +26,8 @@ import { makeTemporaryDirectory, removeTemporaryDirectory } from '../../support/
 
 const SIZE = 8 * 1024 * 1024;
 const CLUSTER = 65536;
+/** The option that makes a cluster of one of 64 KiB, where it is not. */
+const UNITS: Readonly<Record<string, string>> = { vdi: 'block_size', parallels: 'cluster_size' };
 
 interface EditableMark {
   version: number;
@@ -62,7 +64,8 @@ function walksAtOpen(path: string): boolean {
 /** An image with data, closed clean. */
 function closedImage(format: string): string {
   const path = join(folder, `disk.${format}`);
-  const options = new Map(format === 'vdi' ? [['block_size', String(CLUSTER)]] : []);
+  const unit = UNITS[format];
+  const options = new Map(unit === undefined ? [] : [[unit, String(CLUSTER)]]);
   createDisk(path, format, { size: SIZE, options });
   const { disk } = open(path);
   for (let at = 0; at < SIZE; at += 2 * CLUSTER)
@@ -88,7 +91,7 @@ function overwrite(path: string, at: number, bytes: Uint8Array): void {
   closeSync(descriptor);
 }
 
-describe.each(['qcow2', 'qed', 'vdi', 'vmdk'])('a %s image that was closed clean', (format) => {
+describe.each(['qcow2', 'qed', 'vdi', 'vmdk', 'parallels'])('a %s image that was closed clean', (format) => {
   test('opens without a walk, as often as it is closed clean again', () => {
     const path = closedImage(format);
     for (let round = 0; round < 3; round++) {

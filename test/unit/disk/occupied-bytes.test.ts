@@ -8,10 +8,12 @@ import { qcow2 } from '../../../src/format/qcow2/index.ts';
 import { qed } from '../../../src/format/qed/index.ts';
 import { raw } from '../../../src/format/raw/index.ts';
 import { vdi } from '../../../src/format/vdi/index.ts';
+import { vhdx } from '../../../src/format/vhdx/index.ts';
 import { vmdk } from '../../../src/format/vmdk/index.ts';
 import { vpc } from '../../../src/format/vpc/index.ts';
 import { MemoryHostFile } from '../../support/memory-file.ts';
 import { createMemoryImage, openImage } from '../../support/memory-images.ts';
+import { plainParallels } from '../../support/plain-parallels.ts';
 import { CountingHostFile } from '../../support/wrapping-files.ts';
 
 const MIB = 1024 * 1024;
@@ -32,6 +34,8 @@ class DeviceFile extends UncountedFile {
 
 /** Blocks of less than a MiB, in formats whose default is more. */
 function optionsOf(format: WritableFormat): Readonly<Record<string, string>> {
+  if (format === vhdx) return { block_size: '1M' };
+  if (format === plainParallels) return { cluster_size: '64k' };
   return format === vdi || format === vpc ? { block_size: '64k' } : {};
 }
 
@@ -48,7 +52,7 @@ function overlay(format: WritableFormat, backing: WritableImage, size: number, r
 }
 
 for (const top of [qed, qcow2, vdi, vmdk, vpc]) {
-  for (const base of [raw, qed, qcow2, vdi, vmdk, vpc]) {
+  for (const base of [raw, qed, qcow2, vdi, vmdk, vpc, vhdx, plainParallels]) {
     for (const readOnly of [false, true]) {
       const title = `an empty ${top.name} overlay, ${readOnly ? 'read-only' : 'writable'}, shows the ${base.name} data below`;
       test(title, () => {

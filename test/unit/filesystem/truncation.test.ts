@@ -14,9 +14,11 @@ import { qcow2 } from '../../../src/format/qcow2/index.ts';
 import { qed } from '../../../src/format/qed/index.ts';
 import { raw } from '../../../src/format/raw/index.ts';
 import { vdi } from '../../../src/format/vdi/index.ts';
+import { vhdx } from '../../../src/format/vhdx/index.ts';
 import { vmdk } from '../../../src/format/vmdk/index.ts';
 import { vpc } from '../../../src/format/vpc/index.ts';
 import { createMemoryImage, openImage } from '../../support/memory-images.ts';
+import { plainParallels } from '../../support/plain-parallels.ts';
 import { TreeOfFiles } from '../../support/tree-of-files.ts';
 
 const SIZE = 64 * 1024;
@@ -32,6 +34,8 @@ const FORMATS: readonly (readonly [WritableFormat, Readonly<Record<string, strin
   [vdi, { block_size: '4k' }],
   [vpc, { block_size: '4k' }],
   [vmdk, { grain_size: '4k' }],
+  [vhdx, { block_size: '1M' }],
+  [plainParallels, { cluster_size: '4k' }],
 ];
 
 class Subject {

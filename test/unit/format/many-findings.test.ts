@@ -9,6 +9,8 @@ import type { WritableFormat } from '../../../src/format/image-format.ts';
 import type { MemoryHostFile } from '../../support/memory-file.ts';
 import { checkImage, createMemoryImage, openImage } from '../../support/memory-images.ts';
 import { CLUSTER, tableHeavy } from '../../support/table-heavy.ts';
+import { BAT_GUID, guidBytes, MIB } from '../../support/vhdx-bytes.ts';
+import { SECTOR } from '../../support/vmdk-bytes.ts';
 
 /** of a table of a cluster; of the other formats as many blocks are damaged */
 const WRONG = CLUSTER / 8;
@@ -16,14 +18,32 @@ const WRONG = CLUSTER / 8;
 const BLOCK = 4096;
 const NO_CLUSTER = Buffer.from('0002020202020200', 'hex');
 
+/** The formats of one table: the option for the size of a block, an entry that leads nowhere, and where copies of the table begin. */
+const ONE_TABLE = {
+  vdi: { option: 'block_size', block: BLOCK, entry: '02020202', tables: (image: Buffer) => [image.readUInt32LE(340)] },
+  vpc: { option: 'block_size', block: BLOCK, entry: '02020202', tables: () => [1536] },
+  parallels: { option: 'cluster_size', block: BLOCK, entry: '02020202', tables: () => [64] },
+  vmdk: {
+    ...{ option: 'grain_size', block: BLOCK, entry: '02020202' },
+    // of both directories, whose tables lie side by side
+    tables: (image: Buffer) =>
+      [48, 56].map((at) => image.readUInt32LE(Number(image.readBigUInt64LE(at)) * SECTOR) * SECTOR),
+  },
+  vhdx: {
+    ...{ option: 'block_size', block: MIB, entry: '0600202000000200' },
+    tables: (image: Buffer) => [Number(image.readBigUInt64LE(image.indexOf(guidBytes(BAT_GUID)) + 16))],
+  },
+} as const;
+const FORMATS = ['qed', 'qcow2', 'vdi', 'vpc', 'parallels', 'vmdk', 'vhdx'] as const;
+
 /** An image whose only table has nothing but entries that lead nowhere. */
-function damaged(format: 'qed' | 'qcow2' | 'vdi' | 'vpc'): MemoryHostFile {
-  if (format === 'vdi' || format === 'vpc') {
+function damaged(format: (typeof FORMATS)[number]): MemoryHostFile {
+  if (format !== 'qed' && format !== 'qcow2') {
+    const { option, block, entry, tables } = ONE_TABLE[format];
     const plug = formatByName(format) as WritableFormat;
-    const image = createMemoryImage(plug, WRONG * BLOCK, { block_size: String(BLOCK) });
-    // the place of the map is a field of the header of VDI; the table of a new VHD follows its header
-    const table = format === 'vdi' ? new DataView(image.bytes().buffer).getUint32(340, true) : 1536;
-    image.write(Buffer.alloc(4 * WRONG, Buffer.from('02020202', 'hex')), 0, 4 * WRONG, hostOffset(table));
+    const image = createMemoryImage(plug, WRONG * block, { [option]: String(block) });
+    const wrong = Buffer.alloc((entry.length / 2) * WRONG, Buffer.from(entry, 'hex'));
+    for (const table of tables(Buffer.from(image.bytes()))) image.write(wrong, 0, wrong.length, hostOffset(table));
     return image;
   }
   const file = tableHeavy(format, 1);
@@ -31,7 +51,7 @@ function damaged(format: 'qed' | 'qcow2' | 'vdi' | 'vpc'): MemoryHostFile {
   return file;
 }
 
-describe.each(['qed', 'qcow2', 'vdi', 'vpc'] as const)('a %s image in which every entry is wrong', (format) => {
+describe.each(FORMATS)('a %s image in which every entry is wrong', (format) => {
   test('has all of it counted and the first of it told', () => {
     const told: string[] = [];
     const report = checkImage(formatByName(format), damaged(format), {

@@ -11,6 +11,7 @@ import { vdi } from '../../../src/format/vdi/index.ts';
 import { vpc } from '../../../src/format/vpc/index.ts';
 import { MemoryHostFile } from '../../support/memory-file.ts';
 import { checkImage, createMemoryImage, openImage } from '../../support/memory-images.ts';
+import { plainParallels } from '../../support/plain-parallels.ts';
 import { FREE, vdiBytes } from '../../support/vdi-bytes.ts';
 
 /** Does not do the write that covers `victim`, and answers as if it had. */
@@ -63,10 +64,9 @@ function withData(format: WritableFormat, options: Readonly<Record<string, strin
   return file.bytes();
 }
 
-function twoEntriesOfOneBlock(): Uint8Array {
-  const content = withData(vpc, {});
-  const view = new DataView(content.buffer);
-  view.setUint32(1536 + 4, view.getUint32(1536));
+function twoEntriesOfOneBlock(format: WritableFormat, table: number): Uint8Array {
+  const content = withData(format, {});
+  content.copyWithin(table + 4, table, table + 4);
   return content;
 }
 
@@ -84,8 +84,13 @@ describe.each([
   },
   {
     format: vpc,
-    content: twoEntriesOfOneBlock(),
+    content: twoEntriesOfOneBlock(vpc, 1536),
     victim: 1536 + 4,
+  },
+  {
+    format: plainParallels,
+    content: twoEntriesOfOneBlock(plainParallels, 64),
+    victim: 64 + 4,
   },
 ])('$format.name on a host that forgets a write of the repair', ({ format, content, victim }) => {
   it('is repaired when the host keeps everything', () => {

@@ -10,6 +10,7 @@ import { eachAdjoining } from '../../../../src/format/mapped/space/adjoining.ts'
 import { qcow } from '../../../../src/format/qcow/index.ts';
 import { qed } from '../../../../src/format/qed/index.ts';
 import { vdi } from '../../../../src/format/vdi/index.ts';
+import { vmdk } from '../../../../src/format/vmdk/index.ts';
 import { createMemoryImage, openImage } from '../../../support/memory-images.ts';
 import { plainParallels } from '../../../support/plain-parallels.ts';
 
@@ -38,6 +39,7 @@ const formats: readonly (readonly [WritableFormat, Readonly<Record<string, strin
   [qcow, {}],
   [vdi, { block_size: '4k' }],
   [plainParallels as WritableFormat, { cluster_size: '4k' }],
+  [vmdk, { grain_size: '4k' }],
 ];
 
 test.each(formats)('clusters that lie side by side are freed together: %#', (format, options) => {

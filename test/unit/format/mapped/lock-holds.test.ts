@@ -9,6 +9,7 @@ import { qcow2 } from '../../../../src/format/qcow2/index.ts';
 import { qed } from '../../../../src/format/qed/index.ts';
 import { raw } from '../../../../src/format/raw/index.ts';
 import { vdi } from '../../../../src/format/vdi/index.ts';
+import { vhdx } from '../../../../src/format/vhdx/index.ts';
 import { vmdk } from '../../../../src/format/vmdk/index.ts';
 import { vpc } from '../../../../src/format/vpc/index.ts';
 import { type LockHolds, watchLockHolds } from '../../../support/lock-holds.ts';
@@ -43,6 +44,7 @@ const KINDS: readonly Kind[] = [
   },
   { name: 'parallels', format: plainParallels, options: { cluster_size: '4k' }, clusterSize: 4096 },
   { name: 'vpc', format: vpc, options: { block_size: '4k' }, clusterSize: 4096 },
+  { name: 'vhdx', format: vhdx, options: { block_size: '1M' }, clusterSize: MIB },
   { name: 'vmdk', format: vmdk, options: { grain_size: '4k' }, clusterSize: 4096 },
   { name: 'vmdk over a backing file', format: vmdk, options: { grain_size: '4k' }, clusterSize: 4096, below: 9 },
   { name: 'vpc over a backing file', format: vpc, options: { block_size: '4k' }, clusterSize: 4096, below: 9 },
@@ -87,7 +89,7 @@ describe.each(KINDS)('$name syncs without the metadata lock, and holds it for fe
   const { clusterSize, format } = kind;
 
   test('in allocating writes, their flush, and the clear of the dirty bit beside writes in place', () => {
-    const { file, holds, image } = opened(kind, 16 * MIB);
+    const { file, holds, image } = opened(kind, 4096 * clusterSize);
     for (let cluster = 0; cluster < 1000; cluster++) write(image, 2 * cluster * clusterSize, 512, 1);
     expectShort(holds);
     image.flush();

@@ -12,10 +12,12 @@ import { type ScannedTables, StatusScan } from '../../../../src/format/mapped/st
 import { qcow2 } from '../../../../src/format/qcow2/index.ts';
 import { qed } from '../../../../src/format/qed/index.ts';
 import { vdi } from '../../../../src/format/vdi/index.ts';
+import { vhdx } from '../../../../src/format/vhdx/index.ts';
 import { vmdk } from '../../../../src/format/vmdk/index.ts';
 import { vpc } from '../../../../src/format/vpc/index.ts';
 import { MemoryHostFile } from '../../../support/memory-file.ts';
 import { createMemoryImage, openImage } from '../../../support/memory-images.ts';
+import { plainParallels } from '../../../support/plain-parallels.ts';
 import { placesOf } from '../../../support/qcow2-bytes.ts';
 
 const SIZE = 4 * 1024 * 1024;
@@ -32,6 +34,8 @@ const VARIANTS: Readonly<Record<string, Variant>> = {
   VDI: { format: vdi, cluster: 4096, options: { block_size: '4k' } },
   VHD: { format: vpc, cluster: 4096, options: { block_size: '4k' } },
   VMDK: { format: vmdk, cluster: 4096, options: { grain_size: '4k' } },
+  VHDX: { format: vhdx, cluster: 1024 * 1024, options: { block_size: '1M' } },
+  Parallels: { format: plainParallels, cluster: 4096, options: { cluster_size: '4k' } },
   'qcow2 with subclusters': { format: qcow2, cluster: 16_384, options: { cluster_size: '16384', extended_l2: 'on' } },
   'qcow2, preallocated': { format: qcow2, cluster: 65_536, options: { preallocation: 'metadata' } },
 };
