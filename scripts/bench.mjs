@@ -10,9 +10,10 @@ import { Workshop } from './bench/workshop.mjs';
 import { parseOptions } from './parse-options.mjs';
 
 const USAGE =
-  'npm run bench -- [--rows GROUPS] [--only TEXT] [--seconds N] [--rounds N] [--other CLI] [--quick]\n' +
+  'npm run bench -- [--rows GROUPS] [--formats NAMES] [--only TEXT] [--seconds N] [--rounds N] [--other CLI] [--quick]\n' +
   '  [--output FORM]\n' +
   `  --rows GROUPS   groups of rows, separated by commas (default all): ${GROUPS.join(', ')}\n` +
+  '  --formats NAMES reads, writes and allocating writes of images in these, separated by commas (default all)\n' +
   '  --only TEXT     rows with TEXT in their name: "random 4k"\n' +
   '  --seconds N     for each measurement of fio (default 2)\n' +
   '  --rounds N      in each of which every subject is measured once (default 5)\n' +
@@ -22,6 +23,7 @@ const USAGE =
 
 const options = parseOptions(USAGE, {
   rows: { type: 'string', default: GROUPS.join(',') },
+  formats: { type: 'string', default: '' },
   only: { type: 'string', default: '' },
   seconds: { type: 'string', default: '2' },
   rounds: { type: 'string', default: '5' },
@@ -45,7 +47,8 @@ if (complaint !== null) {
 }
 
 const isJson = options.output === 'json';
-const workshop = new Workshop({ other: options.other });
+const formats = options.formats === '' ? [] : options.formats.split(',');
+const workshop = new Workshop({ other: options.other, formats });
 const measurements = new Measurements({
   rounds: options.quick ? 1 : Number(options.rounds),
   seconds: options.quick ? 1 : Number(options.seconds),

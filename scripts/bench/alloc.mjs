@@ -7,7 +7,15 @@ import { fill, fio, fioSubjects } from './fio.mjs';
 
 const TMPFS_MAGIC = 0x01021994;
 /** Formats, and those of the backing files that QEMU opens below them. */
-const BELOW = { qed: ['raw', 'qed'], qcow2: ['raw', 'qcow2'], vdi: [], vpc: [], vmdk: ['vmdk'] };
+const BELOW = {
+  qed: ['raw', 'qed'],
+  qcow2: ['raw', 'qcow2'],
+  vdi: [],
+  vpc: [],
+  vmdk: ['vmdk'],
+  vhdx: [],
+  parallels: [],
+};
 /** `onTmpfs`: what the ratio to QEMU shall be where a write costs no I/O; on a disk it is 1. */
 const EMPTY_ROWS = [
   { row: 'sequential 1M', unit: 'MiB/s', onTmpfs: 1.5, args: ['--rw=write', '--bs=1M'] },
@@ -35,6 +43,7 @@ const BACKED_ROWS = [
 export async function run(workshop, measurements) {
   const onTmpfs = isOnTmpfs(workshop);
   for (const [format, belows] of Object.entries(BELOW)) {
+    if (!workshop.wants(format)) continue;
     await emptyRows(workshop, measurements, format, '16G');
     for (const below of belows) {
       const base = { format: below, file: workshop.path(`base.${below}`) };

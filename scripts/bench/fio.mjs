@@ -2,6 +2,9 @@
 
 import { execFileSync } from 'node:child_process';
 
+/** Those whose images have rows of reads and of writes in place. */
+export const FORMATS = ['raw', 'qed', 'qcow2', 'vdi', 'vpc', 'vmdk', 'vhdx', 'parallels'];
+
 /**
  * One run of fio on an existing file. @param args its job @param unit which figure of the result counts: MiB/s or IOPS
  * @param seconds null: until the job is done @returns the figure

@@ -1,7 +1,7 @@
 // Reads of an image of 1 GiB, all of it allocated. The subjects have the same file mounted at the same time, because the page
 // cache of another file may lie in smaller or larger pieces.
 
-import { allocatedRows, fill, fioSubjects } from './fio.mjs';
+import { allocatedRows, FORMATS, fill, fioSubjects } from './fio.mjs';
 
 const ROWS = [
   { row: 'sequential read 1M', unit: 'MiB/s', args: ['--rw=read', '--bs=1M'] },
@@ -17,7 +17,7 @@ const ROWS = [
 
 export async function run(workshop, measurements) {
   if (!ROWS.some(({ row }) => measurements.wants(row))) return;
-  for (const format of ['raw', 'qed', 'qcow2', 'vdi', 'vpc', 'vmdk']) await runFormat(workshop, measurements, format);
+  for (const format of FORMATS.filter((each) => workshop.wants(each))) await runFormat(workshop, measurements, format);
 }
 
 async function runFormat(workshop, measurements, format) {

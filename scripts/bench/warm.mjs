@@ -4,7 +4,8 @@
 import { emptyRows } from './alloc.mjs';
 
 export async function run(workshop, measurements) {
-  for (const format of ['qed', 'qcow2', 'vdi', 'vpc', 'vmdk']) {
+  const formats = ['qed', 'qcow2', 'vdi', 'vpc', 'vmdk', 'vhdx', 'parallels'];
+  for (const format of formats.filter((each) => workshop.wants(each))) {
     await emptyRows(workshop, measurements, format, '64G', ['--ramp_time=2s'], ', warm');
   }
 }

@@ -26,12 +26,18 @@ export class Workshop {
   builds;
   #stops = new Set();
 
-  /** @param other dist/cli.js of another build, or undefined */
-  constructor({ other }) {
+  /** @param other dist/cli.js of another build, or undefined @param formats those that are asked for; none: all */
+  constructor({ other, formats = [] }) {
+    this.formats = formats;
     this.builds = [
       { name: 'imgfuse', cli: CLI },
       ...(other === undefined ? [] : [{ name: 'other build', cli: other }]),
     ];
+  }
+
+  /** Whether images of a format are asked for. */
+  wants(format) {
+    return this.formats.length === 0 || this.formats.includes(format);
   }
 
   path(name) {

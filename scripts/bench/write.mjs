@@ -1,6 +1,6 @@
 // Writes in place: an image of 1 GiB, all of it allocated, one for each subject.
 
-import { allocatedRows, fill, fioSubjects } from './fio.mjs';
+import { allocatedRows, FORMATS, fill, fioSubjects } from './fio.mjs';
 
 const ROWS = [
   { row: 'random write 4k, depth 1', unit: 'IOPS', args: ['--rw=randwrite', '--bs=4k'] },
@@ -10,7 +10,7 @@ const ROWS = [
 
 export async function run(workshop, measurements) {
   if (!ROWS.some(({ row }) => measurements.wants(row))) return;
-  for (const format of ['raw', 'qed', 'qcow2', 'vdi', 'vpc', 'vmdk']) {
+  for (const format of FORMATS.filter((each) => workshop.wants(each))) {
     const subjects = fioSubjects(workshop);
     const mounts = [];
     for (const [index, subject] of subjects.entries()) {
