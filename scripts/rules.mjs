@@ -18,8 +18,9 @@ const options = parseOptions(
   { only: { type: 'string', default: '' }, list: { type: 'boolean', default: false } },
 );
 const ROOT = fileURLToPath(new URL('..', import.meta.url));
-const EVERY_POINT = 'test/interleave/every-point.test.ts';
+const EVERY_POINT = 'test/interleave/every-point-';
 const POWER_CUT = 'test/model/power-cut-';
+const VIRTUAL_DISK = 'test/conformance/virtual-disk-';
 
 /** rule, what goes wrong without it, where it stands, what the source says and what it says when switched off, its test. */
 const RULES = [
@@ -238,7 +239,7 @@ const RULES = [
     file: 'src/format/qcow2/table.ts',
     from: 'this.tracker.writeMetadata(failpoint, () =>',
     to: 'this.slices.written(offset, bytes);\n    this.tracker.writeMetadata(failpoint, () =>',
-    test: 'test/conformance/virtual-disk.test.ts',
+    test: VIRTUAL_DISK,
     only: 'qcow2.*an error in a change|qcow2.*full host',
   },
   {
@@ -607,7 +608,7 @@ const RULES = [
     file: 'src/format/vdi/table.ts',
     from: 'this.file.write(bytes, 0, bytes.length, start);',
     to: 'this.slices.written(start, bytes);\n    this.file.write(bytes, 0, bytes.length, start);',
-    test: 'test/conformance/virtual-disk.test.ts',
+    test: VIRTUAL_DISK,
     only: 'vdi.*an error in a change|vdi.*full host',
   },
   {
@@ -616,7 +617,7 @@ const RULES = [
     file: 'src/format/vpc/table.ts',
     from: 'this.file.write(this.scratch, 0, bytes, start);',
     to: 'this.slices.written(start, this.scratch.subarray(0, bytes));\n    this.file.write(this.scratch, 0, bytes, start);',
-    test: 'test/conformance/virtual-disk.test.ts',
+    test: VIRTUAL_DISK,
     only: 'vpc.*an error in a change|vpc.*full host',
   },
   {
@@ -733,7 +734,7 @@ const RULES = [
     file: 'src/format/vhdx/link.ts',
     from: '    logWriter.write(patches);\n',
     to: '    for (const { bytes, offset } of patches) bat.slices.written(offset, bytes);\n    logWriter.write(patches);\n',
-    test: 'test/conformance/virtual-disk.test.ts',
+    test: VIRTUAL_DISK,
     only: 'vhdx.*an error in a change|vhdx.*full host',
   },
   {
@@ -742,7 +743,7 @@ const RULES = [
     file: 'src/format/parallels/plain/table.ts',
     from: 'this.file.write(bytes, 0, bytes.length, start);',
     to: 'this.slices.written(start, bytes);\n    this.file.write(bytes, 0, bytes.length, start);',
-    test: 'test/conformance/virtual-disk.test.ts',
+    test: VIRTUAL_DISK,
     only: 'parallels.*an error in a change|parallels.*full host',
   },
 ];

@@ -23,8 +23,9 @@ const MOUNTING = [
 /** They start first in their group, or a long one is left over for one processor while the others have nothing to do. */
 const LONGEST = [
   'test/mount/request-timeout.test.ts',
-  'test/interleave/every-point.test.ts',
-  'test/conformance/virtual-disk.test.ts',
+  'test/conformance/virtual-disk-qcow2.test.ts',
+  'test/conformance/virtual-disk-virtualbox.test.ts',
+  'test/interleave/every-point-others.test.ts',
   'test/interop/qcow2-random.test.ts',
   'test/model/power-cut-qcow2-features.test.ts',
   'test/model/faults.test.ts',
@@ -35,7 +36,7 @@ const LONGEST = [
   'test/mount/attach.test.ts',
   'test/mount/cycles.test.ts',
   'test/conformance/filesystem.test.ts',
-  'test/mount/stress.test.ts',
+  'test/mount/stress-kernel.test.ts',
 ];
 
 class LongestFirst extends BaseSequencer {

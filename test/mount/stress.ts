@@ -1,5 +1,5 @@
-// A slice of npm run stress: random requests of many threads on one mounted disk, every format and both transports. SEED
-// chooses them.
+// A slice of npm run stress: random requests of many threads on one mounted disk, every format and both transports, which have a
+// test file each. SEED chooses them.
 
 import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, expect, test } from 'vitest';
@@ -9,12 +9,6 @@ import { Bench } from './cli-harness.ts';
 
 const SCRIPT = fileURLToPath(new URL('../../scripts/stress.mjs', import.meta.url));
 const SEED = process.env['SEED'] ?? String(Date.now() % 1_000_000);
-
-let bench: Bench;
-beforeEach(() => {
-  bench = new Bench();
-});
-afterEach(() => bench.cleanUp());
 
 const FORMATS = [
   ['raw', '', false],
@@ -36,7 +30,14 @@ const FORMATS = [
   ['qcow2', 'cluster_size=16k,extended_l2=on', true],
 ] as const;
 
-for (const transport of ['kernel', 'fuse-native']) {
+/** The tests of a file. */
+export function testStress(transport: 'kernel' | 'fuse-native'): void {
+  let bench: Bench;
+  beforeEach(() => {
+    bench = new Bench();
+  });
+  afterEach(() => bench.cleanUp());
+
   for (const [format, options, backing] of FORMATS) {
     // fuse-native has one thread, and the rows of QED and qcow2 show it over a backing file
     if (transport === 'fuse-native' && backing && (format === 'vdi' || format === 'vpc')) continue;

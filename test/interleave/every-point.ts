@@ -1,9 +1,19 @@
-// What destroyed data in real block layers, each at every possible point of one of its requests (native-notes/hazards.md).
+// What destroyed data in real block layers, each at every possible point of one of its requests (native-notes/hazards.md). A file
+// every-point-GROUP.test.ts has the images of one group, so that several processors share the work.
 
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { openDisk } from '../../src/disk/index.ts';
-import { CLUSTER, ENCRYPTED, FEATURES, isLocked, makeTemplate, SUBJECTS, VERSION_1 } from './interleaving.ts';
+import {
+  CLUSTER,
+  ENCRYPTED,
+  FEATURES,
+  isLocked,
+  makeTemplate,
+  SUBJECTS,
+  type Subject,
+  VERSION_1,
+} from './interleaving.ts';
 import {
   discard,
   EMPTY,
@@ -11,6 +21,7 @@ import {
   maintain,
   preallocate,
   read,
+  type Setting,
   type Situation,
   testSituations,
   useTwoThreads,
@@ -148,27 +159,6 @@ const situations: readonly Situation[] = [
   },
 ];
 
-const setting = useTwoThreads();
-for (const subject of [...SUBJECTS, ...FEATURES, VERSION_1]) {
-  // without a dirty bit and without links that are held back there is nothing to do when idle
-  const isNeverIdle = subject.format === 'vpc' && !subject.backing;
-  const own = situations.filter(({ first }) => !(isNeverIdle && first === maintain));
-  describe(subject.name, () => {
-    test('a thread that is stopped in a write of data holds no lock, so that others can go on', async () => {
-      makeTemplate(setting.folder, subject);
-      const disk = openDisk(join(setting.folder, 'template'), { readOnly: false, slots: 3 });
-      await setting.script.attach(disk);
-      await setting.script.beginAndStop(1, middle, 'data-write');
-      expect(isLocked(disk)).toBe(false);
-      expect((await setting.script.run(2, read(CLUSTER))).error).toBeNull();
-      expect((await setting.script.finish(1)).error).toBeNull();
-      disk.close();
-    });
-
-    testSituations(setting, subject, own);
-  });
-}
-
 /** Where it matters that clusters are written whole and sectors are scrambled by their place in the file. */
 const OF_ENCRYPTED = [
   'a write into the middle, then behind it',
@@ -178,10 +168,56 @@ const OF_ENCRYPTED = [
   'a read from the cluster that is discarded and used again',
   'zeroes over part of a cluster that is being allocated',
 ];
-describe(ENCRYPTED.name, () => {
-  testSituations(
-    setting,
-    ENCRYPTED,
-    situations.filter(({ name }) => OF_ENCRYPTED.includes(name)),
-  );
-});
+
+/** The images of each group, which take about as long together as those of any other one. */
+export const GROUPS = {
+  qed: of('qed'),
+  vdi: of('vdi'),
+  vmdk: of('vmdk'),
+  vpc: of('vpc'),
+  qcow2: of('qcow2').filter((subject) => !hasSubclusters(subject)),
+  subclusters: of('qcow2').filter(hasSubclusters),
+  others: [...of('parallels'), ...FEATURES, VERSION_1, ENCRYPTED],
+} as const satisfies Readonly<Record<string, readonly Subject[]>>;
+
+function of(format: Subject['format']): readonly Subject[] {
+  return SUBJECTS.filter((subject) => subject.format === format);
+}
+
+function hasSubclusters({ options }: Subject): boolean {
+  return options.some(([name]) => name === 'extended_l2');
+}
+
+/** The tests of a file. */
+export function testEveryPoint(group: keyof typeof GROUPS): void {
+  const setting = useTwoThreads();
+  for (const subject of GROUPS[group]) {
+    describe(subject.name, () => {
+      if (subject !== ENCRYPTED) testStoppedWrite(setting, subject);
+      testSituations(
+        setting,
+        subject,
+        situations.filter((situation) => concerns(subject, situation)),
+      );
+    });
+  }
+}
+
+function concerns({ backing, format, isEncrypted }: Subject, { first, name }: Situation): boolean {
+  if (isEncrypted === true) return OF_ENCRYPTED.includes(name);
+  // without a dirty bit and without links that are held back there is nothing to do when idle
+  return !(first === maintain && format === 'vpc' && !backing);
+}
+
+function testStoppedWrite(setting: Setting, subject: Subject): void {
+  test('a thread that is stopped in a write of data holds no lock, so that others can go on', async () => {
+    makeTemplate(setting.folder, subject);
+    const disk = openDisk(join(setting.folder, 'template'), { readOnly: false, slots: 3 });
+    await setting.script.attach(disk);
+    await setting.script.beginAndStop(1, middle, 'data-write');
+    expect(isLocked(disk)).toBe(false);
+    expect((await setting.script.run(2, read(CLUSTER))).error).toBeNull();
+    expect((await setting.script.finish(1)).error).toBeNull();
+    disk.close();
+  });
+}

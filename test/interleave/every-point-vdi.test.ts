@@ -1,0 +1,5 @@
+// Every point of every situation on VDI images.
+
+import { testEveryPoint } from './every-point.ts';
+
+testEveryPoint('vdi');

@@ -1,0 +1,5 @@
+// Every point of every situation on VMDK images.
+
+import { testEveryPoint } from './every-point.ts';
+
+testEveryPoint('vmdk');
