@@ -4,7 +4,7 @@
 # root and qemu-img. Prints the number of cycles; one that is not clean ends it with exit code 1.
 set -eu
 usage='usage: cycles.sh [--runs N] [--seed S]
-  --runs N   cycles, QED, qcow2, VDI, VHD and VMDK in turn (default: see test/support/slices.ts)
+  --runs N   cycles, QED, qcow2, VDI, VHD, VMDK, VHDX and Parallels in turn (default: see test/support/slices.ts)
   --seed S   the same writes again (default: others each time, printed)'
 runs= seed=$(($(date +%s) % 30000))
 cd "$(dirname "$0")/.."

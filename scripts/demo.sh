@@ -3,7 +3,7 @@
 #
 #   sudo ./scripts/demo.sh         makes a QED image, puts a partition and ext4 with real files on it, closes it,
 #                                  shows that it is clean, and compares every file when it is attached again
-#   sudo ./scripts/demo.sh -f FMT  the same with an image in another format: qcow2, vdi, vmdk, vpc (vhd)
+#   sudo ./scripts/demo.sh -f FMT  the same with an image in another format: qcow2, vdi, vmdk, vpc (vhd), vhdx, parallels
 #   sudo ./scripts/demo.sh IMAGE   shows what is on your own image; the image is opened read-only and never written.
 #                                  Options of "imgfuse mount" may follow: --key-file FILE, --allow-backing DIR
 #
@@ -196,7 +196,10 @@ case ${1:-} in
     main_job qed
     ;;
   -f)
-    case ${2:-} in qed | qcow2 | vdi | vmdk | vpc | vhd) ;; *) die '-f is followed by qed, qcow2, vdi, vmdk, vpc or vhd' ;; esac
+    case ${2:-} in
+      qed | qcow2 | vdi | vmdk | vpc | vhd | vhdx | parallels) ;;
+      *) die '-f is followed by qed, qcow2, vdi, vmdk, vpc, vhd, vhdx or parallels' ;;
+    esac
     set_up
     main_job "$2"
     ;;

@@ -14,7 +14,7 @@ import { createDisk, openDisk } from '../dist/index.js';
 import { parseOptions } from './parse-options.mjs';
 
 const options = parseOptions(
-  'npm run stress -- [--minutes N | --rounds N] [--format raw|qed|qcow2|qcow|vdi|vmdk|vpc|vhdx] [--options k=v,...] [--workers N] [--threads N]\n' +
+  'npm run stress -- [--minutes N | --rounds N] [--format raw|qed|qcow2|qcow|vdi|vmdk|vpc|vhdx|parallels] [--options k=v,...] [--workers N] [--threads N]\n' +
     '  [--transport kernel|fuse-native] [--backing] [--copy-on-read] [--seed N]',
   {
     minutes: { type: 'string', default: '1' },

@@ -70,6 +70,9 @@ test.each([
   ['vdi', 'VDI image'],
   ['vpc', 'dynamic VHD'],
   ['qcow', 'qcow image'],
+  ['vmdk', 'sparse VMDK extent'],
+  ['vhdx', 'VHDX'],
+  ['parallels', 'Parallels image'],
 ])('%s is read from a device, and refused for writing before a byte changes', (format, title) => {
   const image = join(folder, 'image');
   createDisk(image, format, { size: 32 * MIB, options: new Map() });

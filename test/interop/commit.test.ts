@@ -73,9 +73,12 @@ const BASES = [
   ['vdi', ''],
   ['vpc', 'force_size=on,subformat=fixed'],
   ['vdi', 'static=on'],
+  ['vmdk', ''],
+  ['vhdx', 'block_size=1M'],
+  ['parallels', 'cluster_size=64k'],
 ] as const;
-/** QEMU cannot make these larger, and has no check of vpc. */
-const FIXED_IN_QEMU: readonly string[] = ['vdi', 'vpc'];
+/** QEMU cannot make these larger. */
+const FIXED_IN_QEMU: readonly string[] = ['vdi', 'vpc', 'vmdk', 'vhdx'];
 const OVERLAYS = [
   ['qed', ''],
   ['qcow2', ''],
@@ -130,8 +133,10 @@ describe.each(PAIRS)('$overlay over $base, $sizes', ({ base, overlay, sizes }) =
     }
   }
 
-  /** A commit of QEMU's, if it can make the base long enough. */
+  /** A commit of QEMU's, if it can write to the base and make it long enough. */
   function judgeQemu(): void {
+    // which it opens read-only first, and cannot open again
+    if (baseFormat === 'parallels') return;
     if (FIXED_IN_QEMU.includes(baseFormat) && sizes[0] === '1537k') return;
     qemuImg('commit', '-q', '-f', format, path('overlay'));
     judge();

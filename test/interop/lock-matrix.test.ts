@@ -2,7 +2,7 @@
 // Invariant shown: no two writers, no reader beside a writer but one that asked for that, and a refusal changes nothing.
 
 import { spawn } from 'node:child_process';
-import { appendFileSync, readFileSync, writeFileSync } from 'node:fs';
+import { appendFileSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
@@ -45,6 +45,7 @@ afterEach(async () => {
 /** An image with data all over it, so that reading it takes a throttled program its time. */
 function makeImage(format: string): string {
   const image = join(folder, `disk.${format}`);
+  rmSync(image, { force: true });
   createDisk(image, format, { size: SIZE, options: new Map() });
   const disk = openDisk(image, { readOnly: false, format });
   disk.write(new Uint8Array(SIZE).fill(0x5a), 0, SIZE, guestOffset(0));
@@ -58,8 +59,10 @@ function fits(format: string): (party: Holder | Visitor) => boolean {
 }
 
 async function meet(holder: Holder, visitors: readonly Visitor[], format: string): Promise<void> {
-  const image = makeImage(format);
+  let image = makeImage(format);
   for (const visitor of visitors) {
+    // QEMU does not write to one that a killed QEMU has left marked
+    if (format === 'parallels') image = makeImage(format);
     // what the first one does may be over before the last one comes
     held = await holder.hold(image, format);
     const allowed = mayShare(holder.access, visitor.access) || (format === 'raw' && visitor.sharesRaw === true);
@@ -81,7 +84,7 @@ function expectNamed(message: string, visitor: Visitor, holder: Held, image: str
 }
 
 /** All images that are one file are locked alike, so that these meet the writers and a reader only. */
-const BRIEF = ['qcow', 'vmdk'];
+const BRIEF = ['qcow', 'vmdk', 'parallels'];
 
 describe.each(['qed', 'qcow2', 'vdi', 'vpc', 'vhdx', 'raw', ...BRIEF])('%s', (format) => {
   const isBrief = BRIEF.includes(format);

@@ -65,11 +65,13 @@ const WHOLE_BLOCKS = ['write 6M 2M', 'write 0 4M'];
 
 function writesFor(format: string, options: readonly string[]): string[] {
   if (format === 'vpc' && !options.includes('subformat=fixed')) return WHOLE_BLOCKS;
+  if (format === 'parallels') return options.length === 0 ? WHOLE_BLOCKS : WHOLE_CLUSTERS;
   const writes = format === 'qcow2' && options.length === 0 ? WHOLE_CLUSTERS : WRITES;
   // version 2 has no zero clusters
   return writes.filter((write) => !write.includes('-z') || !options.includes('compat=0.10'));
 }
 
+/** Of VHDX QEMU says nothing: all of the disk is data for it, without a place. */
 describe('the ranges of', () => {
   test.each([
     ['qcow2', []],
@@ -84,6 +86,8 @@ describe('the ranges of', () => {
     ['vmdk', []],
     ['vmdk', ['zeroed_grain=on']],
     ['vmdk', ['subformat=twoGbMaxExtentSparse']],
+    ['parallels', []],
+    ['parallels', ['cluster_size=64k']],
     // but for flat extents, whose holes are data and zeros at once for QEMU
     ['vpc', []],
     ['vpc', ['force_size=on']],
@@ -109,6 +113,16 @@ describe('the ranges of', () => {
       ['top', 'qed'],
     ] as const)
       expect(ours(name, format)).toEqual(theirs(name, format));
+  });
+
+  test('a Parallels cluster that was written in part are those of qemu-img, and say where the host has nothing', () => {
+    qemuImg('create', '-q', '-f', 'parallels', path('disk'), '8M');
+    qemuIo(path('disk'), 'parallels', ...WRITES);
+    const entries = ours('disk', 'parallels');
+    expect(entries.filter(({ data, zero }) => data && zero).length).toBeGreaterThan(0);
+    expect(joined(entries.map((entry) => (entry.data ? { ...entry, zero: false } : entry)))).toEqual(
+      theirs('disk', 'parallels'),
+    );
   });
 
   test('space that the host has allocated and nobody has written are zeros at least where QEMU says so', () => {

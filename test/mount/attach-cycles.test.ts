@@ -21,6 +21,8 @@ const KINDS: readonly (readonly [Guest, string])[] = [
   ['ext4', 'vdi'],
   ['xfs', 'vpc'],
   ['ext4', 'vmdk'],
+  ['ext4', 'vhdx'],
+  ['btrfs', 'parallels'],
 ];
 
 let bench: Bench;

@@ -60,6 +60,8 @@ describe.each([
   ['vdi', 'gpt', 'xfs'],
   ['vpc', 'dos', 'btrfs'],
   ['vmdk', 'gpt', 'ext4'],
+  ['vhdx', 'dos', 'ext4'],
+  ['parallels', 'gpt', 'ext4'],
   ['raw', 'gpt', 'xfs'],
 ] as const)('a %s image with a %s table', (format, label, type) => {
   test(`shows the files of its one ${type}, keeps what is written, and leaves nothing`, (context) => {

@@ -52,6 +52,8 @@ describe('without a mount', () => {
     'vdi',
     'vmdk',
     'vpc',
+    'vhdx',
+    'parallels',
   ])('create -f %s makes a file of exactly this name, and info, check, map and resize find it', (format) => {
     const made = script(`$I create -f ${format} "$N.img" 4M; $I info "$N.img"; $I check -q "$N.img"; $I map "$N.img"`);
     expect(made).toMatchObject({ code: 0, stderr: '' });

@@ -31,7 +31,7 @@ function markOf(image: string): string {
   return `${dev}-${ino}`;
 }
 
-describe.each(['qcow2', 'qed', 'vdi', 'vmdk'])('an image in %s', (format) => {
+describe.each(['qcow2', 'qed', 'vdi', 'vmdk', 'parallels'])('an image in %s', (format) => {
   test('is marked by every clean end, and by nothing else', async () => {
     imgfuse('create', '-f', format, 'image', '64M');
     expect(bench.closedMarks()).toEqual([]);
@@ -62,6 +62,7 @@ describe.each(['qcow2', 'qed', 'vdi', 'vmdk'])('an image in %s', (format) => {
 test.each([
   ['raw', 'no open walks'],
   ['vpc', 'every open walks'],
+  ['vhdx', 'every open walks'],
 ])('a %s image, which %s, has no mark', (format) => {
   imgfuse('create', '-f', format, 'image', '64M');
   imgfuse('mount', '--format', format, 'image', 'mnt');

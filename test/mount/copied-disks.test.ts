@@ -88,6 +88,7 @@ describe.each(['kernel', 'fuse-native'])('transport %s', (transport) => {
     'vmdk',
     'vpc',
     'vhdx',
+    'parallels',
   ])('cp brings the holes of a file onto a %s disk', (format, context) => {
     requireTransport(context);
     mountFull(format, transport);

@@ -19,11 +19,11 @@ echo helper >> "$directory/helper.log"
 exec "$(command -v node)" "$cli" umount-helper "\$@"
 HELPER
 chmod 755 /usr/sbin/umount.fuse.imgfuse
-formats=(qed qcow2 vdi vpc vmdk)
+formats=(qed qcow2 vdi vpc vmdk vhdx parallels)
 for format in "${formats[@]}"; do node "$cli" create -q -f $format disk.$format 256M; done
 for ((cycle = 1; cycle <= cycles; cycle++)); do
-  format=${formats[cycle % 5]} mountpoint=mnt
-  ((cycle / 5 % 2)) || mountpoint=$directory/mnt
+  format=${formats[cycle % ${#formats[@]}]} mountpoint=mnt
+  ((cycle / ${#formats[@]} % 2)) || mountpoint=$directory/mnt
   node "$cli" mount disk.$format mnt
   dd if=/dev/urandom of=mnt/disk.raw bs=64k count=8 seek=$((RANDOM % 4000)) conv=notrunc status=none
   fallocate --punch-hole --offset $((RANDOM * 4096)) --length 300000 mnt/disk.raw

@@ -22,6 +22,7 @@ const OPTIONS: Readonly<Record<string, string>> = {
   vmdk: 'grain_size=64k',
   vpc: 'block_size=64k',
   vhdx: 'block_size=1M',
+  parallels: 'cluster_size=64k',
 };
 /** Trims reach the disk as fallocate, which fuse-native does not have: its loop device announces no discard. */
 const TRIM_JOB = {
@@ -93,6 +94,8 @@ test.for([
   'vdi',
   'vmdk',
   'vpc',
+  'vhdx',
+  'parallels',
 ])('mixed sizes, unaligned, read back what they wrote to a %s image, and it is clean', (format, context) => {
   requireOrSkip(context, HAS_ALL, 'root, /dev/fuse, fio and qemu-img');
   runJob(JOBS[1], 'kernel', false, format);

@@ -16,6 +16,8 @@ const GUESTS = [
   { guest: 'ext4', format: 'vdi', make: ['mkfs.ext4', '-q', '-F'], check: ['e2fsck', '-f', '-n'] },
   { guest: 'xfs', format: 'vpc', make: ['mkfs.xfs', '-q', '-f'], check: ['xfs_repair', '-n'] },
   { guest: 'ext4', format: 'vmdk', make: ['mkfs.ext4', '-q', '-F'], check: ['e2fsck', '-f', '-n'] },
+  { guest: 'xfs', format: 'vhdx', make: ['mkfs.xfs', '-q', '-f'], check: ['xfs_repair', '-n'] },
+  { guest: 'ext4', format: 'parallels', make: ['mkfs.ext4', '-q', '-F'], check: ['e2fsck', '-f', '-n'] },
   { guest: 'ext4', format: 'raw', make: ['mkfs.ext4', '-q', '-F'], check: ['e2fsck', '-f', '-n'] },
 ] as const;
 

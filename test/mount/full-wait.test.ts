@@ -107,7 +107,16 @@ function expectWhole(format: string): void {
   expect(readFileSync(bench.path('copy.raw')).equals(CONTENT)).toBe(true);
 }
 
-describe.each(['raw', 'qed', 'qcow2', 'vdi', 'vmdk', 'vpc'])('a %s image with full=wait', (format) => {
+describe.each([
+  'raw',
+  'qed',
+  'qcow2',
+  'vdi',
+  'vmdk',
+  'vpc',
+  'vhdx',
+  'parallels',
+])('a %s image with full=wait', (format) => {
   test('holds writes until there is space, serves reads meanwhile with its only worker, and says so', async () => {
     mountOnSmallHost(format, '--workers', '1');
     const started = Date.now();

@@ -16,7 +16,7 @@ const GUESTS = [
 ] as const;
 
 /** Each format has its first guest, and as many after that one as its slice says. */
-const ROWS = ['qed', 'qcow2', 'vdi', 'vpc', 'vmdk'].flatMap((format, first) =>
+const ROWS = ['qed', 'qcow2', 'vdi', 'vpc', 'vmdk', 'vhdx', 'parallels'].flatMap((format, first) =>
   Array.from({ length: sliceOf('guests', format) }, (_, n) => ({ format, ...GUESTS[(first + n) % GUESTS.length]! })),
 );
 

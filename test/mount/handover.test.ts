@@ -84,7 +84,7 @@ function fingerprint(): string {
   return createHash('sha256').update(readFileSync(image)).digest('hex');
 }
 
-describe.each(['qed', 'qcow2', 'qcow', 'vdi', 'vmdk', 'vpc', 'vhdx', 'raw'])('a %s image', (format) => {
+describe.each(['qed', 'qcow2', 'qcow', 'vdi', 'vmdk', 'vpc', 'vhdx', 'parallels', 'raw'])('a %s image', (format) => {
   beforeEach(() => create(format));
 
   test('is read beside its writer, refused while that is there, and then taken over under open files', async () => {

@@ -45,6 +45,9 @@ test.each([
   'qed',
   'vdi',
   'vpc',
+  'vmdk',
+  'vhdx',
+  'parallels',
 ])('an idle mount of a %s image takes 80 MiB of memory, however many workers it has', async (format) => {
   const pid = mount(CLI, format);
   await delay(1000);

@@ -15,7 +15,7 @@ function virtualSize(...parameters: readonly string[]): number {
   return JSON.parse(bench.imgfuse('info', '--output=json', ...parameters).stdout)['virtual-size'];
 }
 
-describe.each(['raw', 'qed', 'qcow2', 'vdi', 'vmdk', 'vpc', 'vhdx'])('an image in %s', (format) => {
+describe.each(['raw', 'qed', 'qcow2', 'vdi', 'vmdk', 'vpc', 'vhdx', 'parallels'])('an image in %s', (format) => {
   it('gets whole sectors, says so, and can be mounted afterwards', () => {
     bench.imgfuse('create', '-q', '-f', format, 'disk.img', '1M');
     const answer = bench.imgfuse('resize', '--output=json', 'disk.img', '+1');

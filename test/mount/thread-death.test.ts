@@ -114,7 +114,7 @@ function writeFlushed(): void {
 
 const OUT_OF_MEMORY = '{ const hoard = []; for (;;) hoard.push(new Array(1e6).fill(hoard.length)); }';
 
-describe.each(['qed', 'qcow2', 'vdi', 'vmdk', 'vpc', 'vhdx'])('a mount of a %s image', (format) => {
+describe.each(['qed', 'qcow2', 'vdi', 'vmdk', 'vpc', 'vhdx', 'parallels'])('a mount of a %s image', (format) => {
   const image = `a.${format}`;
 
   test.each([

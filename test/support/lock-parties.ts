@@ -122,7 +122,11 @@ export const IMGFUSE_VISITORS: readonly Visitor[] = [
     isCommand: true,
     access: 'look',
     without: ['raw'],
-    visit: (image, format) => cli('check', '-U', '-f', format, image),
+    visit: (image, format) => {
+      const { opened, message } = cli('check', '-U', '-f', format, image);
+      // beside its writer a Parallels image is marked, which is a finding
+      return { opened: opened || message.includes('found on the image'), message };
+    },
   },
   {
     name: 'imgfuse check -r all',
@@ -194,7 +198,7 @@ export const QEMU_VISITORS: readonly Visitor[] = [
     // QEMU resizes none of these
     name: 'qemu-img resize',
     access: 'write',
-    without: ['qed', 'qcow', 'vdi', 'vmdk', 'vpc', 'vhdx'],
+    without: ['qed', 'qcow', 'vdi', 'vmdk', 'vpc', 'vhdx', 'parallels'],
     visit: (image, format) => command('qemu-img', 'resize', '-f', format, image, '+1M'),
   },
   {
@@ -314,7 +318,7 @@ export const QEMU_HOLDERS: readonly Holder[] = [
   {
     name: 'qemu-img resize',
     access: 'write',
-    without: ['qed', 'qcow', 'vdi', 'vmdk', 'vpc', 'vhdx', 'raw'],
+    without: ['qed', 'qcow', 'vdi', 'vmdk', 'vpc', 'vhdx', 'parallels', 'raw'],
     hold: (image, format) => throttled(image, format, 'resize', '+1M'),
   },
 ];

@@ -70,7 +70,17 @@ interface Message {
 }
 
 /** What is behind a mount: the plain filesystem over a file, or the real one over an image of a format, or over a partition of it. */
-export type ServedFilesystem = 'plain' | 'raw' | 'qed' | 'qcow2' | 'vdi' | 'vmdk' | 'vpc' | 'partition of qcow2';
+export type ServedFilesystem =
+  | 'plain'
+  | 'raw'
+  | 'qed'
+  | 'qcow2'
+  | 'vdi'
+  | 'vmdk'
+  | 'vpc'
+  | 'vhdx'
+  | 'parallels'
+  | 'partition of qcow2';
 
 /** Where the partition begins, and what lies behind it. */
 const BESIDE_PARTITION = 1024 * 1024;

@@ -67,7 +67,7 @@ const SLICES = {
       qcow2: 4000,
       qcow: 3000,
       vdi: 3000,
-      vmdk: 2000,
+      vmdk: 3000,
       bochs: 2000,
       cloop: 2000,
       dmg: 4000,
@@ -87,17 +87,17 @@ const SLICES = {
   /** fio with checksums: MiB of the disk; one L2 table of its image maps 64 */
   fio: { ci: 96, long: 1024 },
   /** killtest.sh: daemons that are killed under load */
-  kills: { ci: 11, long: 52 },
+  kills: { ci: 12, long: 52 },
   /** file systems on loop devices over a mounted disk: of ext4, xfs and btrfs */
-  guests: { ci: { qed: 3, qcow2: 1, vdi: 1, vmdk: 1, vpc: 1 }, long: 3 },
+  guests: { ci: { qed: 3, qcow2: 1, vdi: 1, vmdk: 1, vpc: 1, vhdx: 1, parallels: 1 }, long: 3 },
   /** cycles.sh: mount, write, umount, qemu-img check */
   cycles: { ci: 80, long: 1000 },
   /** attach.sh: attach, write, detach, fsck */
-  attachCycles: { ci: 5, long: 200 },
+  attachCycles: { ci: 8, long: 200 },
   /** attach.sh: commands and mount processes that are killed or interrupted around an attach */
   attachKills: { ci: 8, long: 100 },
   /** fullhost.sh: times that the host runs full under fio, for each guest file system */
-  fullHosts: { ci: { raw: 2, qed: 2, qcow2: 2, vdi: 1, vmdk: 1, vpc: 1 }, long: 50 },
+  fullHosts: { ci: { raw: 2, qed: 2, qcow2: 2, vdi: 1, vmdk: 1, vpc: 1, vhdx: 1, parallels: 1 }, long: 50 },
   /** soak.sh: seconds under load */
   soak: { ci: 20, long: 3600 },
   /** threads that fight for one lock: rounds of each */
