@@ -13,6 +13,7 @@ import { ImageFiles } from './image-files.ts';
 import type { OpenDiskOptions } from './open-options.ts';
 import { assertIsBase, laterChange, makeOverlay, noBase, type OverlaidImage } from './overlay.ts';
 import { isParentAt, searchParent } from './parent-search.ts';
+import { sayUnequalSizes } from './parent-size.ts';
 import { formatOf, probeFormat, recognizedName } from './probe.ts';
 import { formatByName, formatNames, overlayFormat, rawFormat } from './registry.ts';
 
@@ -126,6 +127,7 @@ export class ChainOpener {
       probed: named === undefined,
     });
     if (this.options.writtenDepth === undefined) this.adoptParent(image);
+    sayUnequalSizes(image, (sentence) => this.options.log?.(sentence));
     return image;
   }
 

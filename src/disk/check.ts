@@ -6,6 +6,7 @@ import type { CheckReport, RepairMode } from '../format/check-report.ts';
 import type { LockMode } from '../host/image-locks.ts';
 import { imageFileOf } from './directory-image.ts';
 import { ImageFiles } from './image-files.ts';
+import { sayUnequalParent } from './parent-size.ts';
 import { formatOf } from './probe.ts';
 
 export interface CheckDiskOptions {
@@ -37,8 +38,11 @@ export function checkDisk(name: string, options: CheckDiskOptions): CheckReport 
         const message = `${path} is ${format.title}, and that format has no check`;
         throw new ImgfuseError('unsupported', message, { path, operation: 'check' });
       }
-      const openExtent = files.extentsOf({ name: path, path: file.path }, readOnly);
+      const image = { name: path, path: file.path };
+      const openExtent = files.extentsOf(image, readOnly);
       const report = format.check(file, { repair, openExtent, log, ...(progress === undefined ? {} : { progress }) });
+      if (format.refusesOtherSize !== undefined)
+        sayUnequalParent(format, image, format.inspect(file), { allowed: allowBacking ?? [] }, log);
       return { ...report, filename: name };
     },
   );

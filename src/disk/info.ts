@@ -8,6 +8,7 @@ import { locateBacking } from './backing-policy.ts';
 import { imageFileOf } from './directory-image.ts';
 import { ImageFiles } from './image-files.ts';
 import { searchParent } from './parent-search.ts';
+import { sayUnequalParent } from './parent-size.ts';
 import { formatOf, type RawOption } from './probe.ts';
 
 export interface DiskInfo {
@@ -60,6 +61,8 @@ export function inspectParent(
       const format = formatOf(file, options.format, options.log, options.rawOption);
       const openExtent = files.extentsOf({ name: imagePath, path: file.path }, true);
       const details = format.inspect(file, options.log, openExtent);
+      if (options.log !== undefined)
+        sayUnequalParent(format, { name: imagePath, path: file.path }, details, { allowed: [] }, options.log);
       const { backing, identity, sectorSize, virtualSize } = details;
       const info: DiskInfo = {
         filename: name,

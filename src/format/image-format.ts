@@ -306,9 +306,7 @@ export interface WritableImage extends ReadableImage {
   maintain(nowMs: number): void;
   /** Flushes and clears the dirty bit if no request is in flight. */
   makeClean(): void;
-  /**
-   * After close(): what the next open needs instead of a walk; null if the image is not sound. Absent: the format walks nothing.
-   */
+  /** After close(): what the next open needs instead of a walk; null if it is not sound. Absent: the format walks nothing. */
   closedFacts?(): ClosedFacts | null;
 }
 
@@ -364,6 +362,8 @@ export interface ImageFormat<Opened extends Image = Image> extends Signature {
   ): void;
   /** The formats that a backing file of its images can have. Absent: all. */
   readonly backingFormats?: readonly string[];
+  /** The program that refuses an image whose disk is not as long as its parent's. Absent: nobody does. */
+  readonly refusesOtherSize?: string;
   /** Throws what setBacking() would throw because of these, so that no content is copied in vain. Absent: every backing file will do. */
   assertBacking?(file: HostFile, backing: BackingReference, parent?: ParentFacts): void;
   /** Checks without opening for requests. Absent: there is no check. */

@@ -26,6 +26,7 @@ export const vmdk: CheckedFormat = {
   create: createVmdk,
   setBacking: setVmdkBacking,
   assertBacking: assertVmdkBacking,
+  refusesOtherSize: 'VMware',
   check: checkVmdk,
   inspect: inspectVmdk,
 };

@@ -63,6 +63,7 @@ export const vpc: CheckedFormat = {
   create: createVpc,
   setBacking: setVpcBacking,
   backingFormats: PARENT_FORMATS,
+  refusesOtherSize: 'Windows',
   check: checkVpc,
   inspect: (file, log = () => undefined) => {
     const layout = readLayout(file);
