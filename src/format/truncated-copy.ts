@@ -1,12 +1,38 @@
-// A copy of an image that ends before or inside its L1 table. A repair makes the file long enough, as long as what is missing
+// A copy of an image that ends too early. Before or inside its L1 table: a repair makes the file long enough, as long as what is missing
 // is what tools cut off a new image: zeros. A table that is said to be far beyond the end is a damaged header or a lost disk.
+// Before or inside its last cluster of data: it is read as far as it goes, and whoever reads it is told.
 
-import { hex } from '../bytes/offsets.ts';
+import { hex, roundUp } from '../bytes/offsets.ts';
 import { ImgfuseError } from '../errors/index.ts';
 import type { HostFile } from '../host/host-file.ts';
 
 /** Between the end of the file and its L1 table, at most, in bytes: the first clusters of a new image, whatever their size. */
 const MAX_LOST_BYTES = 256 * 1024 * 1024;
+
+/** What the tables of an image say of its file. */
+export interface DataInFile {
+  /** clusters of the disk that have data */
+  readonly clusters: number;
+  /** host offset behind the last cluster that is stored as it is; 0: there is none */
+  readonly end: number;
+}
+
+/** What a read does not find in the cluster that the file ends in is zeros, which nobody can tell from those of the guest. */
+export function sayWhatIsCut(
+  file: HostFile,
+  { end }: DataInFile,
+  disk: { readonly bytes: number; readonly clusterSize: number },
+  log: (sentence: string) => void,
+): void {
+  const size = file.size();
+  // of the last cluster, a program may leave out what lies beyond the end of the disk
+  const unused = roundUp(disk.bytes, disk.clusterSize) - disk.bytes;
+  if (!(size + unused < end)) return;
+  log(
+    `${file.path} is truncated: it has ${size} bytes, and its tables lead to data up to ${end}; the end of the cluster that it ends in ` +
+      'reads as zeros, and clusters after it are errors',
+  );
+}
 
 /**
  * Makes the file `end` bytes long, durably, before anything else of a repair: a crash leaves a file that is whole, or one that

@@ -3,16 +3,18 @@
 import { combine } from '../../bytes/endian.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import { COUNTED_TABLE_BYTES } from '../mapped/host-clusters.ts';
+import type { DataInFile } from '../truncated-copy.ts';
 import { ENTRY_BYTES, Geometry } from './geometry.ts';
 import type { QcowHeader } from './header.ts';
+import { isCompressed } from './table.ts';
 import { forEachEntry } from './table-parts.ts';
 
 /**
  * An L1 entry that leads to no table of the file is skipped, and a table is counted once.
  * @returns null if there are so many tables that counting would take a noticeable time
  */
-export function countAllocated(file: HostFile, header: QcowHeader): number | null {
-  const { l1Entries, l1End, tableBytes } = new Geometry(header);
+export function dataIn(file: HostFile, header: QcowHeader): DataInFile | null {
+  const { clusterSize, l1Entries, l1End, tableBytes } = new Geometry(header);
   const size = file.size();
   const most = Math.floor(COUNTED_TABLE_BYTES / tableBytes);
   const tables = new Set<number>();
@@ -22,11 +24,12 @@ export function countAllocated(file: HostFile, header: QcowHeader): number | nul
     if (table >= l1End && table < size && tables.size <= most) tables.add(table);
   });
   if (tables.size > most) return null;
-  let count = 0;
+  let [clusters, end] = [0, 0];
   for (const table of tables) {
-    forEachEntry(file, table, tableBytes, () => {
-      count++;
+    forEachEntry(file, table, tableBytes, (_, high, low) => {
+      clusters++;
+      if (!isCompressed(high)) end = Math.max(end, combine(high, low) + clusterSize);
     });
   }
-  return count;
+  return { clusters, end };
 }

@@ -12,7 +12,8 @@ import { countOf } from '../closed-facts.ts';
 import { type OpenOptions, progressOf, type WritableImage } from '../image-format.ts';
 import { FreeClusters, MAX_TRACKED_CLUSTERS } from '../mapped/free-clusters.ts';
 import { clustersOnHost, possibleClusters } from '../mapped/host-clusters.ts';
-import { countAllocated } from './allocated-clusters.ts';
+import { sayWhatIsCut } from '../truncated-copy.ts';
+import { dataIn } from './allocated-clusters.ts';
 import { checkTables, type QcowCheck } from './check.ts';
 import { Geometry } from './geometry.ts';
 import { type QcowHeader, readHeader } from './header.ts';
@@ -35,7 +36,7 @@ export function openQcow(file: HostFile, options: OpenOptions): WritableImage {
   const walk = options.readOnly || known !== null ? null : walkOrRefuse(file, header, options);
   const volumeKey = unlock(file, header, options);
   const backing = header.backingName === null ? null : options.openBacking({ name: header.backingName });
-  const allocatedClusters = known ?? walk?.report.allocatedClusters ?? countOnHost(file, header, options.isLazy);
+  const allocatedClusters = known ?? walk?.report.allocatedClusters ?? countOnHost(file, header, options);
   const place = { virtualSize: header.size, allocatedClusters, volumeKey };
   if (walk !== null) cutLeakedTail(file, walk, options.log);
   const state = createQcowState(header, { ...options, ...place, fileLength: file.size() });
@@ -50,10 +51,13 @@ function allocatedWhenClosed(header: QcowHeader, geometry: Geometry, { closedFac
 }
 
 /** Of an image that is only read: counted, or estimated. */
-function countOnHost(file: HostFile, header: QcowHeader, isLazy: boolean | undefined): number {
+function countOnHost(file: HostFile, header: QcowHeader, { isLazy, log }: OpenOptions): number {
   const clusterSize = 2 ** header.clusterBits;
   if (isLazy === true) return clustersOnHost(file, header.size, clusterSize);
-  return countAllocated(file, header) ?? possibleClusters(file, header.size, clusterSize);
+  const found = dataIn(file, header);
+  if (found === null) return possibleClusters(file, header.size, clusterSize);
+  sayWhatIsCut(file, found, { bytes: header.size, clusterSize }, log);
+  return found.clusters;
 }
 
 /** The key of the guest's data; null for an image that is not encrypted. */

@@ -7,6 +7,7 @@ import { hostOffset, roundDown, roundUp } from '../../bytes/offsets.ts';
 import { SparseBitmap } from '../../bytes/sparse-bitmap.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import { COUNTED_TABLE_BYTES } from '../mapped/host-clusters.ts';
+import type { DataInFile } from '../truncated-copy.ts';
 import { ENTRY_BYTES, Geometry } from './geometry.ts';
 import type { QedHeader } from './header.ts';
 import { ZERO_ENTRY } from './table.ts';
@@ -17,7 +18,7 @@ const CHUNK_BYTES = 64 * 1024;
  * Data clusters of the disk. An L1 entry that leads to no table of the file is skipped.
  * @returns null if there are so many tables that counting would take a noticeable time
  */
-export function countAllocated(file: HostFile, header: QedHeader): number | null {
+export function dataIn(file: HostFile, header: QedHeader): DataInFile | null {
   const { clusterSize, tableBytes } = new Geometry(header.clusterSize, header.tableSizeClusters);
   const fileEnd = roundUp(file.size(), clusterSize);
   const seen = new SparseBitmap(fileEnd / clusterSize);
@@ -33,21 +34,18 @@ export function countAllocated(file: HostFile, header: QedHeader): number | null
     }
   });
   if (tables.length * tableBytes > COUNTED_TABLE_BYTES) return null;
-  let count = 0;
+  let [clusters, last] = [0, 0];
   for (const table of tables) {
     forEachPart(file, table, tableBytes, (l2) => {
-      count += countData(l2);
+      for (let at = 0; at < l2.byteLength; at += ENTRY_BYTES) {
+        const [low, high] = [l2.getUint32(at, true), l2.getUint32(at + 4, true)];
+        if (low <= ZERO_ENTRY && high === 0) continue;
+        clusters++;
+        last = Math.max(last, combine(high, low));
+      }
     });
   }
-  return count;
-}
-
-function countData(l2: DataView): number {
-  let count = 0;
-  for (let at = 0; at < l2.byteLength; at += ENTRY_BYTES) {
-    if (l2.getUint32(at, true) > ZERO_ENTRY || l2.getUint32(at + 4, true) !== 0) count++;
-  }
-  return count;
+  return { clusters, end: last === 0 ? 0 : last + clusterSize };
 }
 
 /** Visits what of a table the file has, in order; bytes that the file has not got are passed over. */

@@ -19,8 +19,9 @@ import {
 } from '../image-format.ts';
 import { FreeClusters, MAX_TRACKED_CLUSTERS } from '../mapped/free-clusters.ts';
 import { clustersOnHost, possibleClusters } from '../mapped/host-clusters.ts';
+import { sayWhatIsCut } from '../truncated-copy.ts';
 import { UnopenedBacking } from '../unopened-backing.ts';
-import { countAllocated } from './allocated-clusters.ts';
+import { dataIn } from './allocated-clusters.ts';
 import { checkTables, type QedCheck } from './check.ts';
 import { createQed, QED_CREATE_HELP } from './create.ts';
 import {
@@ -54,7 +55,7 @@ export const qed: CheckedFormat = {
   check: checkQed,
   inspect: (file, log = () => undefined) => {
     const header = readHeader(file, { mayBeCut: true });
-    sayWhatIsCut(file, header, { log });
+    sayCutL1(file, header, { log });
     return describeHeader(header, header.imageSize, isMarkedDirty(header));
   },
 };
@@ -128,13 +129,13 @@ function openReadOnly(file: HostFile, header: QedHeader, options: OpenOptions): 
   const dirty = isMarkedDirty(header);
   const backing = header.backingName === null ? null : options.openBacking(backingReference(header));
   if (dirty) options.log(`${file.path} was not closed clean; it is read as it is, because it is opened read-only`);
-  sayWhatIsCut(file, header, options);
+  const isCut = sayCutL1(file, header, options);
   const fileLength = roundUp(file.size(), header.clusterSize);
   const { clusterSize, imageSize } = header;
-  const allocatedClusters =
-    options.isLazy === true
-      ? clustersOnHost(file, imageSize, clusterSize)
-      : (countAllocated(file, header) ?? possibleClusters(file, imageSize, clusterSize));
+  const found = options.isLazy === true ? null : dataIn(file, header);
+  if (found !== null && !isCut) sayWhatIsCut(file, found, { bytes: imageSize, clusterSize }, options.log);
+  const estimate = options.isLazy === true ? clustersOnHost : possibleClusters;
+  const allocatedClusters = found?.clusters ?? estimate(file, imageSize, clusterSize);
   const state = createQedState(header, {
     ...options,
     fileLength,
@@ -145,14 +146,18 @@ function openReadOnly(file: HostFile, header: QedHeader, options: OpenOptions): 
   return qedImage(file, state, 0, backing, options.log);
 }
 
-/** The end of a table that is missing reads as zeros, which is not what the guest wrote: whoever reads it has to know. */
-function sayWhatIsCut(file: HostFile, header: QedHeader, { log }: Pick<OpenOptions, 'log'>): void {
+/**
+ * The end of a table that is missing reads as zeros, which is not what the guest wrote: whoever reads it has to know.
+ * @returns whether some is missing
+ */
+function sayCutL1(file: HostFile, header: QedHeader, { log }: Pick<OpenOptions, 'log'>): boolean {
   const end = header.l1TableOffset + header.tableSizeClusters * header.clusterSize;
   const size = file.size();
-  if (size >= end) return;
+  if (size >= end) return false;
   log(
     `${file.path} is truncated: its ${size} bytes end before its L1 table does, at ${end}; what that mapped reads as zeros`,
   );
+  return true;
 }
 
 /** Checks all tables and writes nothing. Throws what cannot be repaired safely. */

@@ -16,7 +16,8 @@ import {
 } from '../image-format.ts';
 import { FreeClusters, MAX_TRACKED_CLUSTERS } from '../mapped/free-clusters.ts';
 import { COUNTED_TABLE_BYTES, clustersOnHost, possibleClusters } from '../mapped/host-clusters.ts';
-import { hasPlace, stateOf } from './bat.ts';
+import { type DataInFile, sayWhatIsCut } from '../truncated-copy.ts';
+import { hasPlace, offsetOf, stateOf } from './bat.ts';
 import { type TableCheck, walkTable } from './check/table-walk.ts';
 import { ENTRY_BYTES, Geometry } from './geometry.ts';
 import { invalid, MIB } from './header/fields.ts';
@@ -41,10 +42,10 @@ function openReadOnly(file: HostFile, layout: Layout, options: OpenOptions): Wri
   const backing = openParent(layout, options);
   sayLog(file, layout, options.log);
   const fileLength = view.size();
-  const allocatedClusters =
-    options.isLazy === true
-      ? clustersOnHost(file, virtualSize, blockBytes)
-      : (countAllocated(layout) ?? possibleClusters(file, virtualSize, blockBytes));
+  const found = options.isLazy === true ? null : dataIn(layout);
+  if (found !== null) sayWhatIsCut(file, found, { bytes: virtualSize, clusterSize: blockBytes }, options.log);
+  const estimate = options.isLazy === true ? clustersOnHost : possibleClusters;
+  const allocatedClusters = found?.clusters ?? estimate(file, virtualSize, blockBytes);
   const state = createState(layout, options, allocatedClusters, fileLength);
   return vhdxImage(file, state, 0, backing, options.log);
 }
@@ -205,20 +206,22 @@ export function sayLog({ path }: HostFile, { headers, replay }: Layout, log: (se
 }
 
 /** @returns null if there are so many entries that counting would take a noticeable time */
-function countAllocated({ disk, regions, view }: Layout): number | null {
+function dataIn({ disk, regions, view }: Layout): DataInFile | null {
   const geometry = new Geometry(disk);
   const bytes = geometry.entryCount * ENTRY_BYTES;
   if (bytes > COUNTED_TABLE_BYTES) return null;
   const chunk = new Uint8Array(Math.min(CHUNK_BYTES, bytes));
   const words = new DataView(chunk.buffer);
-  let count = 0;
+  let [clusters, end] = [0, 0];
   for (let done = 0; done < bytes; done += chunk.length) {
     const part = Math.min(chunk.length, bytes - done);
     const got = view.read(chunk, 0, part, hostOffset(regions.bat.start + done));
     for (let at = 0; at + ENTRY_BYTES <= got; at += ENTRY_BYTES) {
-      const isData = hasPlace(stateOf(words.getUint32(at, true)));
-      if (isData && !geometry.isBitmapEntry((done + at) / ENTRY_BYTES)) count++;
+      const low = words.getUint32(at, true);
+      if (!hasPlace(stateOf(low)) || geometry.isBitmapEntry((done + at) / ENTRY_BYTES)) continue;
+      clusters++;
+      end = Math.max(end, offsetOf(low, words.getUint32(at + 4, true)) + geometry.blockBytes);
     }
   }
-  return count;
+  return { clusters, end };
 }

@@ -12,6 +12,7 @@ import { countOf } from '../../closed-facts.ts';
 import { type OpenOptions, progressOf, type WritableImage } from '../../image-format.ts';
 import { FreeClusters, MAX_TRACKED_CLUSTERS } from '../../mapped/free-clusters.ts';
 import { COUNTED_TABLE_BYTES, clustersOnHost, possibleClusters } from '../../mapped/host-clusters.ts';
+import { type DataInFile, sayWhatIsCut } from '../../truncated-copy.ts';
 import { DESCRIPTOR_FILE } from '../descriptor.ts';
 import { dropExtension, HEADER_BYTES, type ParallelsHeader, readHeader, writeInUse } from '../header.ts';
 import { type BatCheck, checkBat } from './bat-walk.ts';
@@ -110,10 +111,10 @@ function openReadOnly(file: HostFile, header: ParallelsHeader, options: OpenOpti
   if (isInUse) {
     options.log(`${file.path} was not closed clean, or another program has it open for writing; it is read as it is`);
   }
-  const allocatedClusters =
-    options.isLazy === true
-      ? clustersOnHost(file, diskBytes, clusterBytes)
-      : (countAllocated(file, header) ?? possibleClusters(file, diskBytes, clusterBytes));
+  const found = options.isLazy === true ? null : dataIn(file, header);
+  if (found !== null) sayWhatIsCut(file, found, { bytes: diskBytes, clusterSize: clusterBytes }, options.log);
+  const estimate = options.isLazy === true ? clustersOnHost : possibleClusters;
+  const allocatedClusters = found?.clusters ?? estimate(file, diskBytes, clusterBytes);
   const grid = gridOf(file, header);
   // what is only read may lie beside the grid
   const lenient = {
@@ -125,14 +126,20 @@ function openReadOnly(file: HostFile, header: ParallelsHeader, options: OpenOpti
 }
 
 /** @returns null if the BAT is so large that counting would take a noticeable time */
-function countAllocated(file: HostFile, { batEntries, clusterBytes, diskBytes }: ParallelsHeader): number | null {
+function dataIn(file: HostFile, header: ParallelsHeader): DataInFile | null {
+  const { batEntries, clusterBytes, diskBytes, unitBytes } = header;
   const bytes = Math.min(batEntries, Math.ceil(diskBytes / clusterBytes)) * ENTRY_BYTES;
   if (bytes > COUNTED_TABLE_BYTES) return null;
   const bat = new DataView(new ArrayBuffer(bytes));
   file.read(new Uint8Array(bat.buffer), 0, bytes, hostOffset(HEADER_BYTES));
-  let count = 0;
-  for (let at = 0; at < bytes; at += ENTRY_BYTES) if (bat.getUint32(at, true) !== 0) count++;
-  return count;
+  let [clusters, end] = [0, 0];
+  for (let at = 0; at < bytes; at += ENTRY_BYTES) {
+    const entry = bat.getUint32(at, true);
+    if (entry === 0) continue;
+    clusters++;
+    end = Math.max(end, entry * unitBytes + clusterBytes);
+  }
+  return { clusters, end };
 }
 
 /** Walks the BAT and writes nothing. Throws what cannot be repaired safely. */

@@ -4,6 +4,7 @@
 import { hostOffset, roundUp } from '../../../bytes/offsets.ts';
 import { type HostFile, readPadded } from '../../../host/host-file.ts';
 import { COUNTED_TABLE_BYTES } from '../../mapped/host-clusters.ts';
+import type { DataInFile } from '../../truncated-copy.ts';
 import type { Geometry } from '../geometry.ts';
 import type { Qcow2Header } from '../header/header.ts';
 import { isCompressed, isCopied, offsetOf, readTable } from '../table.ts';
@@ -15,21 +16,23 @@ import { TableUses } from './table-uses.ts';
  * reads skip it.
  * @returns null if there are so many tables that counting would take a noticeable time
  */
-export function countAllocated(file: HostFile, header: Qcow2Header, geometry: Geometry): number | null {
+export function dataIn(file: HostFile, header: Qcow2Header, geometry: Geometry): DataInFile | null {
   const { clusterSize } = geometry;
   const tables = activeTables(file, header, clusterSize);
   if (tables.size * clusterSize > COUNTED_TABLE_BYTES) return null;
   const holes = new Holes(file);
   const l2 = new Uint8Array(clusterSize);
   const view = new DataView(l2.buffer);
-  let count = 0;
+  let [clusters, last] = [0, 0];
   for (let place = 0; place < tables.size; place++) {
     const table = tables.tableAt(place);
     if (holes.isHole(table, clusterSize)) continue;
     readPadded(file, l2, 0, clusterSize, hostOffset(table));
-    count += countInTable(view, header, geometry) * tables.referencesAt(place);
+    const found = dataInTable(view, header, geometry);
+    clusters += found.clusters * tables.referencesAt(place);
+    last = Math.max(last, found.last);
   }
-  return count;
+  return { clusters, end: last === 0 || header.hasExternalData ? 0 : last + clusterSize };
 }
 
 function activeTables(file: HostFile, { l1Size, l1TableOffset }: Qcow2Header, clusterSize: number): TableUses {
@@ -44,13 +47,21 @@ function activeTables(file: HostFile, { l1Size, l1TableOffset }: Qcow2Header, cl
   return tables;
 }
 
-function countInTable(l2: DataView, { extendedL2, hasExternalData }: Qcow2Header, { l2EntryBytes }: Geometry): number {
-  let count = 0;
+/** @returns the clusters with data, and the host offset of the last one that is not compressed */
+function dataInTable(
+  l2: DataView,
+  { extendedL2, hasExternalData }: Qcow2Header,
+  { l2EntryBytes }: Geometry,
+): { readonly clusters: number; readonly last: number } {
+  let [clusters, last] = [0, 0];
   for (let entry = 0; entry < l2.byteLength; entry += l2EntryBytes) {
     const high = l2.getUint32(entry);
     const low = l2.getUint32(entry + 4);
-    const hasHost = offsetOf(high, low) !== 0 || (hasExternalData && isCopied(high));
-    if (isCompressed(high) || (hasHost && (extendedL2 || (low & 1) === 0))) count++;
+    const host = offsetOf(high, low);
+    const hasHost = host !== 0 || (hasExternalData && isCopied(high));
+    if (!isCompressed(high) && !(hasHost && (extendedL2 || (low & 1) === 0))) continue;
+    clusters++;
+    if (!isCompressed(high)) last = Math.max(last, host);
   }
-  return count;
+  return { clusters, last };
 }

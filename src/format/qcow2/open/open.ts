@@ -10,7 +10,8 @@ import { ImgfuseError } from '../../../errors/index.ts';
 import type { HostFile } from '../../../host/host-file.ts';
 import type { OpenOptions, WritableImage } from '../../image-format.ts';
 import { clustersOnHost, possibleClusters } from '../../mapped/host-clusters.ts';
-import { countAllocated } from '../check/count-allocated.ts';
+import { sayWhatIsCut } from '../../truncated-copy.ts';
+import { dataIn } from '../check/count-allocated.ts';
 import { type Verified, verifyBeforeWriting } from '../check/verify.ts';
 import { countInStretches, createUnreadFreeState } from '../counters/unread-free.ts';
 import { Geometry, REFCOUNT_TABLE_ENTRY_BYTES } from '../geometry.ts';
@@ -102,12 +103,15 @@ function allocatedWithoutCheck(
   dataFile: HostFile | null,
   header: Qcow2Header,
   geometry: Geometry,
-  { isLazy }: OpenOptions,
+  { isLazy, log }: OpenOptions,
 ): number {
   const { clusterSize, size } = header;
   const holder = dataFile ?? file;
   if (isLazy === true) return clustersOnHost(holder, size, clusterSize);
-  return countAllocated(file, header, geometry) ?? possibleClusters(holder, size, clusterSize);
+  const found = dataIn(file, header, geometry);
+  if (found === null) return possibleClusters(holder, size, clusterSize);
+  sayWhatIsCut(file, found, { bytes: size, clusterSize }, log);
+  return found.clusters;
 }
 
 /** None if the header damages it: it protects nothing then, and only a read-only open gets this far. */

@@ -10,6 +10,7 @@ import { countOf } from '../../closed-facts.ts';
 import { progressOf } from '../../image-format.ts';
 import { FreeClusters, MAX_TRACKED_CLUSTERS } from '../../mapped/free-clusters.ts';
 import { COUNTED_TABLE_BYTES, clustersOnHost, possibleClusters } from '../../mapped/host-clusters.ts';
+import { type DataInFile, sayWhatIsCut } from '../../truncated-copy.ts';
 import type { OpenExtentOptions } from '../extent.ts';
 import { repairTables } from './check/repair.ts';
 import { Directories, readEntries, type TableWalk, walkTables } from './check/table-walk.ts';
@@ -31,27 +32,31 @@ export function openTables(file: HostFile, kind: TableKind, options: OpenExtentO
 function openReadOnly(file: HostFile, layout: TableLayout, options: OpenExtentOptions): SparseState {
   const { capacity, grainBytes, isUnclean } = layout;
   if (isUnclean) options.log(`${file.path} was not closed clean; it is read as it is, because it is opened read-only`);
-  const allocatedClusters =
-    options.isLazy === true
-      ? clustersOnHost(file, capacity, grainBytes)
-      : (countAllocated(file, layout) ?? possibleClusters(file, capacity, grainBytes));
+  const found = options.isLazy === true ? null : dataIn(file, layout);
+  if (found !== null) sayWhatIsCut(file, found, { bytes: capacity, clusterSize: grainBytes }, options.log);
+  const estimate = options.isLazy === true ? clustersOnHost : possibleClusters;
+  const allocatedClusters = found?.clusters ?? estimate(file, capacity, grainBytes);
   const fileLength = file.size();
   const place = { fileLength, virtualSize: capacity, usedEnd: fileLength, phase: 0 };
   return createSparseState(layout, { ...options, ...place, allocatedClusters });
 }
 
 /** @returns null if there are so many tables that counting would take a noticeable time */
-function countAllocated(file: HostFile, layout: TableLayout): number | null {
-  const { hasZeroGrains, tableEntries } = layout;
+function dataIn(file: HostFile, layout: TableLayout): DataInFile | null {
+  const { grainBytes, hasZeroGrains, tableEntries } = layout;
   if (directoryEntries(layout) * tableEntries * 4 > COUNTED_TABLE_BYTES) return null;
   const directories = new Directories(file, layout);
   directories.mark(() => undefined);
-  let count = 0;
+  let [clusters, last] = [0, 0];
   directories.forEachPair(({ table }) => {
     if (table === 0) return;
-    for (const entry of readEntries(file, table, tableEntries)) if (entry > (hasZeroGrains ? 1 : 0)) count++;
+    for (const entry of readEntries(file, table, tableEntries)) {
+      if (entry <= (hasZeroGrains ? 1 : 0)) continue;
+      clusters++;
+      last = Math.max(last, entry);
+    }
   });
-  return count;
+  return { clusters, end: last === 0 ? 0 : last * SECTOR_BYTES + grainBytes };
 }
 
 function openWritable(file: HostFile, layout: TableLayout, options: OpenExtentOptions): SparseState {
