@@ -12,15 +12,16 @@ import {
   DiskFilesystem,
   dropStalePages,
   nodesOf,
-  noteStatusText,
   type SharedTree,
   type Shown,
   setTreeReadOnly,
   writableHandles,
 } from '../filesystem/index.ts';
 import {
+  answerAfterDrop,
   answerLate,
   createCounters,
+  Device,
   type FuseMountOptions,
   flagsLeftOut,
   fuseNativeAvailable,
@@ -174,6 +175,7 @@ async function serveKernel(
   const hears: ThreadHears = {
     log,
     later: answerLateRequests(texts, log),
+    drop: dropLate(session, log),
     space: (message) => space?.hear(message, (held) => crew?.giveHeld(held)),
   };
   let first: Thread;
@@ -198,9 +200,7 @@ async function serveKernel(
     session.unmount({ lazy: true });
     throw (await first.ended) ?? new Error('a worker thread ended before it served anything');
   }
-  const dropPages = async () => {
-    for (const node of nodesOf(tree)) await session.invalidate(node, 'data');
-  };
+  const dropPages = (node: number) => session.invalidate(node, 'data');
   void dropStalePages(tree, dropPages).catch((error) => log('warning', describeError(error)));
   crew = new Crew(first, others, words, hears, {
     ...events,
@@ -284,6 +284,15 @@ function answerLateRequests(texts: StatusTexts, log: Log): ThreadHears['later'] 
   };
 }
 
+function dropLate(session: KernelSession, log: Log): ThreadHears['drop'] {
+  return (drop, descriptor) => {
+    answerAfterDrop(session.fd, drop, new Device(descriptor)).then(
+      (failure) => failure !== null && log('warning', failure),
+      (error) => log('warning', describeError(error)),
+    );
+  };
+}
+
 async function serveFuseNative(
   disk: KeptDisk,
   request: MountRequest,
@@ -297,8 +306,7 @@ async function serveFuseNative(
   }
   const tree = createTree(
     { readOnly: disk.readOnly, modifiedMs: () => disk.modifiedMs },
-    // libfuse 2 has no way to let one handle read past the pages of the kernel
-    { rootIsFile: false, shows: shownOf(disk), mayBypassPages: false, ...owner(request) },
+    { rootIsFile: false, shows: shownOf(disk), ...owner(request) },
   );
   const counters = createCounters();
   const logger = requestErrorLog(log);
@@ -308,8 +316,7 @@ async function serveFuseNative(
     counters,
     onError: logger,
     shouldStop: () => words.isStopped,
-    // it reads through pages, as many as the size says
-    late: new StatusTexts(events.status, (bytes) => noteStatusText(tree, bytes)),
+    late: new StatusTexts(events.status),
   };
   const session = await mountFuseNative(options, new DiskFilesystem(attached, tree, refusalLog(log), tableLog(log)));
   return withEnd(session.ended, {

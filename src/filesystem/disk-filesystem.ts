@@ -9,11 +9,12 @@ import type {
   Attributes,
   DirectoryEntry,
   Filesystem,
+  KernelPages,
   OpenedFile,
   Statfs,
 } from '../fuse/filesystem.ts';
 import { failure } from './failure.ts';
-import { type Conflict, canWrite, HANDLE, type Handles, isTruncating } from './handles.ts';
+import { type Conflict, canWrite, HANDLE, type Handles, isTruncating, NO_PAGES } from './handles.ts';
 import {
   DISK_NAME,
   DISK_NODE,
@@ -61,6 +62,7 @@ export class DiskFilesystem implements Filesystem {
   private readonly tree: SharedTree;
   private readonly records: RecordTable;
   private readonly words: TreeWords;
+  private readonly pages: KernelPages;
   private readonly handles: Handles;
   private readonly table: TableWatch;
   private readonly partitions: Partitions;
@@ -83,13 +85,15 @@ export class DiskFilesystem implements Filesystem {
     tree: SharedTree,
     noteRefusal: (refusal: Refusal) => void = () => undefined,
     noteWarning: (sentence: string) => void = () => undefined,
+    pages: KernelPages = NO_PAGES,
   ) {
     this.disk = disk;
     this.tree = tree;
     this.noteRefusal = noteRefusal;
     this.records = new RecordTable(tree.records);
     this.words = new TreeWords(tree);
-    this.handles = handlesOf(tree);
+    this.pages = pages;
+    this.handles = handlesOf(tree, pages);
     this.handles.addThread();
     this.table = new TableWatch(tree.table);
     this.diskNode = tree.rootIsFile ? ROOT_NODE : DISK_NODE;
@@ -134,7 +138,7 @@ export class DiskFilesystem implements Filesystem {
       ino: node,
       generation: node === ROOT_NODE ? 0 : this.tree.generation,
       entrySeconds: isPartitionNode(node) ? NO_ENTRY_SECONDS : LASTING_ENTRY_SECONDS,
-      size: file?.size() ?? (node === STATUS_NODE ? this.words.statusBytes : 0),
+      size: file?.size() ?? 0,
       allocatedBytes: file?.occupiedBytes() ?? 0,
       atimeMs,
       mtimeMs,
@@ -198,8 +202,7 @@ export class DiskFilesystem implements Filesystem {
     if ('isWriter' in claim) throw this.refusal(file, claim);
     if (truncates) file.truncation.open();
     if (!isReader) this.words.addWritableHandle();
-    const mayKeep = !file.truncation.isActive && !this.words.hasStalePages;
-    return { handle: claim.handle, pages: claim.pages === 'keep' && !mayKeep ? 'drop' : claim.pages };
+    return claim;
   }
 
   /** Its text is made by the main thread, for each handle. */
@@ -330,10 +333,11 @@ export class DiskFilesystem implements Filesystem {
 
   /** The file with that record, for this thread and the present disk. */
   private fileOf(record: number): RangeFile {
-    const { disk, handles, records, words, table } = this;
+    const { disk, handles, pages, records, words, table } = this;
     const [start, end] = [records.start(record), records.end(record)];
     return new RangeFile({
-      ...{ disk, record, handles, words, table, start },
+      ...{ disk, record, handles, pages, words, table, start },
+      node: records.node(record),
       name: this.nameOf(record),
       length: end === Infinity ? null : end - start,
       attributes: records.attributes(record),

@@ -2,13 +2,12 @@
 // an opening that could make them disagree is refused or goes without pages.
 // Invariants: while a file is open for writing, no file that overlaps it is open for writing, or is read through pages of the
 // kernel. Pages are kept from one opening to the next only if no overlapping file was open for writing since they were filled.
+// Pages of a file are never dropped while somebody may be writing through them: see KernelPages in fuse/filesystem.ts.
 
 import { Mutex } from '../concurrency/mutex.ts';
+import type { KernelPages, OpenedFile } from '../fuse/filesystem.ts';
 import type { OpenFiles } from './open-files.ts';
 import type { RecordTable } from './records.ts';
-
-/** How the kernel treats the pages of a file that is opened: `bypass` reads past them and fills none. */
-export type Pages = 'keep' | 'drop' | 'bypass';
 
 /** An opening that was refused: the file that stands in the way. */
 export interface Conflict {
@@ -19,10 +18,17 @@ export interface Conflict {
   readonly pid: number;
 }
 
+/** Every handle goes past the pages, or there is no kernel. */
+export const NO_PAGES: KernelPages = {
+  bypassedByTruncating: true,
+  drop: () => undefined,
+  dropBeforeReply: () => undefined,
+};
+
 export interface Claim {
   /** for release() */
   readonly handle: number;
-  readonly pages: Pages;
+  readonly pages: OpenedFile['pages'];
 }
 
 /** What a handle may do; the two lowest bits of its number. */
@@ -30,8 +36,10 @@ export const HANDLE = { read: 1, write: 2, truncate: 3 } as const;
 export type HandleKind = (typeof HANDLE)[keyof typeof HANDLE];
 
 const KIND_MASK = 3;
-/** the handle reads past the pages of the kernel, because the bytes are being written under another name */
+/** the handle goes past the pages of the kernel */
 const BYPASS = 4;
+/** the bytes are being written under another name; such a handle reads */
+const BESIDE = 8;
 const SLOT_SHIFT = 8;
 
 /** Words. */
@@ -40,8 +48,8 @@ const RELEASES = 1;
 const WAITING = 2;
 /** threads that serve the tree */
 const THREADS = 3;
-/** handles that read beside a writer of the same bytes */
-const BYPASSES = 4;
+/** handles that were opened to read beside a writer of the same bytes */
+const READERS_BESIDE = 4;
 const WORDS = 6;
 
 /** How long an opening waits for a file that has just been closed: the kernel tells us of a close a little later. */
@@ -65,15 +73,14 @@ export class Handles {
   private readonly mutex: Mutex;
   private readonly records: RecordTable;
   private readonly files: OpenFiles;
-  private readonly mayBypass: boolean;
+  private readonly pages: KernelPages;
 
-  /** @param mayBypass whether the transport can let a handle read past the pages */
-  constructor(words: SharedArrayBuffer, records: RecordTable, files: OpenFiles, mayBypass: boolean) {
+  constructor(words: SharedArrayBuffer, records: RecordTable, files: OpenFiles, pages: KernelPages) {
     this.words = new Int32Array(words);
     this.mutex = new Mutex(this.words, MUTEX, 'which files of the mount are open');
     this.records = records;
     this.files = files;
-    this.mayBypass = mayBypass;
+    this.pages = pages;
   }
 
   /** This thread serves the tree from now on. */
@@ -88,7 +95,40 @@ export class Handles {
 
   /** Somebody reads bytes past the pages while they are written under another name; a mapping may have filled pages all the same. */
   get areReadersBeside(): boolean {
-    return Atomics.load(this.words, BYPASSES) > 0;
+    return Atomics.load(this.words, READERS_BESIDE) > 0;
+  }
+
+  /**
+   * Bytes of the file have changed otherwise than the kernel knows. @returns whether somebody uses pages of it, which must be dropped;
+   * if not, what pages there are count as untrue: whoever opens the file goes past them, until nobody has it open
+   */
+  noteGap(record: number): boolean {
+    return this.mutex.run(() => {
+      const isUsed = this.records.count(record, 'paged') > 0;
+      if (!isUsed) this.records.add(record, 'changes', 1);
+      return isUsed;
+    });
+  }
+
+  /**
+   * Makes the kernel drop the pages of every file that is read beside a writer: mappings have filled them. None of these files is
+   * written through pages, and until `drop` has ended none is opened for that.
+   */
+  async dropBeside(drop: (node: number) => Promise<void>): Promise<void> {
+    const { mutex, records } = this;
+    const beside = mutex.run(() => {
+      const open = [...records.all()].filter((record) => records.count(record, 'beside') > 0);
+      for (const record of open) records.add(record, 'dropping', 1);
+      return open.map((record) => ({ record, node: records.node(record) }));
+    });
+    try {
+      for (const { node } of beside) await drop(node);
+    } finally {
+      // a record may have another node by now, which has begun with a count of 0
+      mutex.run(() => {
+        for (const { record, node } of beside) if (records.node(record) === node) records.add(record, 'dropping', -1);
+      });
+    }
   }
 
   /**
@@ -108,12 +148,8 @@ export class Handles {
     this.mutex.run(() => {
       const { records } = this;
       const writes = canWrite(handle);
-      const bypasses = (handle & BYPASS) !== 0;
-      records.add(record, writes ? 'writers' : bypasses ? 'bypassers' : 'readers', -1);
-      if (bypasses) Atomics.sub(this.words, BYPASSES, 1);
-      // the kernel has dropped the older pages by now, at the latest
-      const opened = this.files.remove(handle >>> SLOT_SHIFT);
-      if (opened !== null && !bypasses) records.noteFresh(record, opened.changes);
+      this.count(record, handle, -1);
+      this.files.remove(handle >>> SLOT_SHIFT);
       if (writes) records.forOverlapping(record, (other) => records.noteChanged(other, record));
     });
     Atomics.add(this.words, RELEASES, 1);
@@ -130,17 +166,39 @@ export class Handles {
   }
 
   private claim(record: number, kind: HandleKind, pid: number): Claim | Conflict {
-    const { records, words } = this;
+    const { records } = this;
     const writes = kind !== HANDLE.read;
     const conflict = this.conflictOf(record, writes);
-    const bypasses = conflict !== null && !writes && this.mayBypass;
-    if (conflict !== null && !bypasses) return conflict;
-    records.add(record, writes ? 'writers' : bypasses ? 'bypassers' : 'readers', 1);
+    if (conflict !== null && writes) return conflict;
+    const isBeside = conflict !== null;
+    this.renewPages(record, isBeside);
+    const bypasses = isBeside || !records.isFresh(record);
+    const slot = this.files.add({ record, writes, isBeside, pid });
+    const handle = kind | (bypasses ? BYPASS : 0) | (isBeside ? BESIDE : 0) | (slot << SLOT_SHIFT);
+    this.count(record, handle, 1);
     if (writes) records.forOverlapping(record, (other) => records.noteChanged(other, record));
-    if (bypasses) Atomics.add(words, BYPASSES, 1);
-    const slot = this.files.add({ record, writes, bypasses, pid, changes: records.count(record, 'changes') });
-    const pages = bypasses ? 'bypass' : records.isFresh(record) ? 'keep' : 'drop';
-    return { handle: kind | (bypasses ? BYPASS : 0) | (slot << SLOT_SHIFT), pages };
+    return { handle, pages: bypasses ? 'bypass' : 'keep' };
+  }
+
+  /**
+   * Has untrue pages of a file dropped that nobody has open. While somebody has it open they stay, and whoever opens it goes past
+   * them, until all have closed it: a write through pages may be under way.
+   */
+  private renewPages(record: number, isBeside: boolean): void {
+    const { records } = this;
+    if (this.isOpen(record)) return;
+    if (isBeside || !records.isFresh(record)) this.pages.drop(records.node(record));
+    // they are true from now on, unless somebody writes the bytes under another name; a drop that has not ended may come any time
+    if (!isBeside && records.count(record, 'dropping') === 0) records.noteFresh(record);
+  }
+
+  private count(record: number, handle: number, change: 1 | -1): void {
+    const { records } = this;
+    const isBeside = (handle & BESIDE) !== 0;
+    records.add(record, canWrite(handle) ? 'writers' : isBeside ? 'beside' : 'readers', change);
+    const bypasses = (handle & BYPASS) !== 0 || (isTruncating(handle) && this.pages.bypassedByTruncating);
+    if (!bypasses) records.add(record, 'paged', change);
+    if (isBeside) Atomics.add(this.words, READERS_BESIDE, change);
   }
 
   /** What is open and overlaps the file. A reader minds writers only, and one that bypasses pages is nobody's business. */
@@ -156,7 +214,7 @@ export class Handles {
   }
 
   private isOpen(record: number): boolean {
-    return (['writers', 'readers', 'bypassers'] as const).some((who) => this.records.count(record, who) > 0);
+    return (['writers', 'readers', 'beside'] as const).some((who) => this.records.count(record, who) > 0);
   }
 
   /** @returns false if there is nothing to wait for any more, or nobody who could serve the release */

@@ -9,7 +9,6 @@ export {
   createTree,
   dropStalePages,
   nodesOf,
-  noteStatusText,
   type SharedTree,
   setTreeReadOnly,
   type TreeOptions,

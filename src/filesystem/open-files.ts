@@ -5,14 +5,13 @@
 const RECORD = 0;
 const PID = 1;
 const MODE = 2;
-const CHANGES = 3;
-const SLOT_NUMBERS = 4;
+const SLOT_NUMBERS = 3;
 
 /** Values of MODE; 0: the slot is free. */
 const FREE = 0;
 const READS = 1;
 const WRITES = 2;
-const BYPASSES = 3;
+const READS_BESIDE = 3;
 
 /** Slot 0 stands for "none". */
 const NO_SLOT = 0;
@@ -21,11 +20,10 @@ const SLOTS = 1024;
 export interface OpenFile {
   readonly record: number;
   readonly writes: boolean;
-  readonly bypasses: boolean;
+  /** it reads while somebody writes the bytes under another name */
+  readonly isBeside: boolean;
   /** of the process that opened it; 0: not known */
   readonly pid: number;
-  /** the count of changes of its record at that time */
-  readonly changes: number;
 }
 
 export function createOpenFiles(): SharedArrayBuffer {
@@ -40,27 +38,18 @@ export class OpenFiles {
   }
 
   /** @returns the slot, or NO_SLOT */
-  add({ record, writes, bypasses, pid, changes }: OpenFile): number {
+  add({ record, writes, isBeside, pid }: OpenFile): number {
     for (let slot = NO_SLOT + 1; slot < SLOTS; slot++) {
       if (this.at(slot, MODE) !== FREE) continue;
-      this.slots.set([record, pid, writes ? WRITES : bypasses ? BYPASSES : READS, changes], slot * SLOT_NUMBERS);
+      this.slots.set([record, pid, writes ? WRITES : isBeside ? READS_BESIDE : READS], slot * SLOT_NUMBERS);
       return slot;
     }
     return NO_SLOT;
   }
 
-  /** @returns what was in the slot; null for NO_SLOT, and for a slot that is free */
-  remove(slot: number): OpenFile | null {
-    if (slot <= NO_SLOT || slot >= SLOTS || this.at(slot, MODE) === FREE) return null;
-    const mode = this.at(slot, MODE);
-    this.slots[slot * SLOT_NUMBERS + MODE] = FREE;
-    return {
-      record: this.at(slot, RECORD),
-      writes: mode === WRITES,
-      bypasses: mode === BYPASSES,
-      pid: this.at(slot, PID),
-      changes: this.at(slot, CHANGES),
-    };
+  /** @param slot may be NO_SLOT */
+  remove(slot: number): void {
+    if (slot > NO_SLOT && slot < SLOTS) this.slots[slot * SLOT_NUMBERS + MODE] = FREE;
   }
 
   /** The process that has the file of that record open for writing, or reads it through pages; 0: not known. */

@@ -6,6 +6,7 @@ import { FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE } from 
 import { guestOffset } from '../bytes/offsets.ts';
 import type { VirtualDisk } from '../disk/index.ts';
 import { ERRNO, ImgfuseError } from '../errors/index.ts';
+import type { KernelPages } from '../fuse/filesystem.ts';
 import { failure } from './failure.ts';
 import { HANDLE, type Handles, isTruncating } from './handles.ts';
 import type { SharedNode } from './records.ts';
@@ -20,6 +21,7 @@ const RANGE_STEP = 1024 * 1024 * 1024;
 export interface RangeFileParts {
   readonly disk: VirtualDisk;
   readonly record: number;
+  readonly node: number;
   /** as the user sees it: disk.raw, partitions/1.raw */
   readonly name: string;
   /** the first byte of the disk that the file shows */
@@ -29,6 +31,7 @@ export interface RangeFileParts {
   readonly attributes: SharedNode;
   readonly truncation: Truncation;
   readonly handles: Handles;
+  readonly pages: KernelPages;
   readonly words: TreeWords;
   readonly table: TableWatch;
 }
@@ -41,12 +44,17 @@ export class RangeFile {
   private readonly disk: VirtualDisk;
   private readonly start: number;
   private readonly length: number | null;
+  private readonly node: number;
   private readonly handles: Handles;
+  private readonly pages: KernelPages;
   private readonly words: TreeWords;
   private readonly table: TableWatch;
   private readonly zeroGap = (at: number, length: number): void => {
-    this.disk.discard(this.start + at, length);
-    this.table.noteChange(this.start + at, this.start + at + length);
+    try {
+      this.disk.discard(this.start + at, length);
+    } finally {
+      this.afterGap(at, at + length);
+    }
   };
 
   constructor(parts: RangeFileParts) {
@@ -57,7 +65,9 @@ export class RangeFile {
     this.length = parts.length;
     this.attributes = parts.attributes;
     this.truncation = parts.truncation;
+    this.node = parts.node;
     this.handles = parts.handles;
+    this.pages = parts.pages;
     this.words = parts.words;
     this.table = parts.table;
   }
@@ -159,13 +169,23 @@ export class RangeFile {
   /** Bytes [start, end) are about to change: what a handle opened with O_TRUNC skips before them becomes zeros. */
   private beforeChange(handle: number, start: number, end: number): void {
     if (!isTruncating(handle)) return this.truncation.note(start, end);
-    if (this.truncation.extend(start, end, this.zeroGap)) this.words.noteStalePages();
+    this.truncation.extend(start, end, this.zeroGap);
+  }
+
+  /** Zeros have taken the place of bytes that nobody has written, so the kernel may still hold pages of what was there before. */
+  private afterGap(start: number, end: number): void {
+    this.noteChange(start, end);
+    if (this.handles.noteGap(this.record)) this.pages.dropBeforeReply(this.node, start, end);
   }
 
   private afterChange(start: number, end: number): void {
+    this.noteChange(start, end);
+    this.touch();
+  }
+
+  private noteChange(start: number, end: number): void {
     this.table.noteChange(this.start + start, this.start + end);
     if (this.handles.areReadersBeside) this.words.noteStalePages();
-    this.touch();
   }
 
   /** The content changed. */

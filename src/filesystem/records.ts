@@ -22,14 +22,18 @@ const RECORD_NUMBERS = 10;
 const COUNTS = {
   readers: 0,
   writers: 1,
-  /** readers that go past the pages of the kernel */
-  bypassers: 2,
-  /** openings and closings, for writing, of files that overlap this one */
-  changes: 3,
+  /** those who read while somebody writes the bytes under another name */
+  beside: 2,
+  /** how many of all go through the pages of the kernel, or may do so */
+  paged: 3,
+  /** openings and closings, for writing, of files that overlap this one, and zeros that an O_TRUNC handle has left in it */
+  changes: 4,
   /** how many of them the pages of the kernel are later than */
-  fresh: 4,
+  fresh: 5,
+  /** drops of its pages that are under way, and that no opening waits for */
+  dropping: 6,
 } as const;
-const RECORD_COUNTS = 6;
+const RECORD_COUNTS = 8;
 export type Count = keyof typeof COUNTS;
 
 /** The kernel numbers partitions up to 255. */
@@ -127,11 +131,9 @@ export class RecordTable {
     return this.count(record, 'fresh') === this.count(record, 'changes');
   }
 
-  /** The kernel has dropped its pages after so many changes. */
-  noteFresh(record: number, changes: number): void {
-    const seen = this.count(record, 'fresh');
-    // the counts may wrap around
-    if (((changes - seen) | 0) > 0) this.add(record, 'fresh', (changes - seen) | 0);
+  /** The kernel has dropped its pages after the last change. */
+  noteFresh(record: number): void {
+    this.counts[record * RECORD_COUNTS + COUNTS.fresh] = this.count(record, 'changes');
   }
 
   /** Bytes of the file may have changed through another one. */

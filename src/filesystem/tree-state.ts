@@ -4,7 +4,8 @@
 import { randomInt } from 'node:crypto';
 import { S_IFDIR, S_IFREG } from '../bytes/linux.ts';
 import type { VirtualDisk } from '../disk/index.ts';
-import { createHandleWords, Handles } from './handles.ts';
+import type { KernelPages } from '../fuse/filesystem.ts';
+import { createHandleWords, Handles, NO_PAGES } from './handles.ts';
 import { DISK_NODE, FIRST_PARTITION_NODE, ROOT_NODE, rootEntries, type Shown, STATUS_NODE } from './nodes.ts';
 import { createOpenFiles, OpenFiles } from './open-files.ts';
 import { createRecords, PARTITION_RECORDS, RecordTable, type SharedRecords } from './records.ts';
@@ -23,8 +24,7 @@ const READ_ONLY = 1;
 const STALE_NOTED = 2;
 const STALE_DROPPED = 3;
 const PARTITION_NODES = 4;
-const STATUS_BYTES = 5;
-const WORDS = 6;
+const WORDS = 5;
 
 /** Permission bits to write. */
 const WRITE_BITS = 0o222;
@@ -33,8 +33,6 @@ export interface SharedTree {
   /** the mountpoint is a regular file, and the root node is the disk itself, or one partition of it */
   readonly rootIsFile: boolean;
   readonly shows: readonly Shown[];
-  /** handles may read past the pages of the kernel */
-  readonly mayBypassPages: boolean;
   readonly umask: number;
   /** of all nodes but the root: a file handle of one mount (NFS) must not open the disk of another, mounted later in its place */
   readonly generation: number;
@@ -56,8 +54,6 @@ export interface TreeOptions {
   readonly part?: { readonly start: number; readonly size: number } | undefined;
   /** what a directory shows beside the disk; default: nothing */
   readonly shows?: readonly Shown[] | undefined;
-  /** default: they may */
-  readonly mayBypassPages?: boolean | undefined;
   readonly uid: number;
   readonly gid: number;
   /** permission bits taken away from 0777 (directory) and 0666 (disk); absent: only the owner has access, 0700 and 0600 */
@@ -77,7 +73,6 @@ export function createTree(disk: Pick<VirtualDisk, 'modifiedMs' | 'readOnly'>, o
   const tree: SharedTree = {
     rootIsFile,
     shows: rootIsFile ? [] : (options.shows ?? []),
-    mayBypassPages: options.mayBypassPages ?? true,
     umask,
     generation: randomInt(1, 2 ** 32),
     records: createRecords(),
@@ -136,22 +131,17 @@ export function writableHandles(tree: SharedTree): number {
 }
 
 /**
- * As long as the mount lasts: calls `drop`, which makes the kernel drop its pages, whenever bytes beneath them have changed. If
- * `drop` fails, later openings drop them. Called by one thread, which serves no requests.
+ * As long as the mount lasts: calls `drop`, which makes the kernel drop the pages of a node, whenever bytes have changed that
+ * somebody may have mapped under another name. Called by one thread, which serves no requests.
  */
-export async function dropStalePages(tree: SharedTree, drop: () => Promise<void>): Promise<void> {
+export async function dropStalePages(tree: SharedTree, drop: (node: number) => Promise<void>): Promise<void> {
   const words = new TreeWords(tree);
+  const handles = handlesOf(tree);
   for (;;) {
     const noted = await words.stalePages();
-    await drop();
+    await handles.dropBeside(drop);
     words.noteDropped(noted);
   }
-}
-
-/** The text of status.json has so many bytes from now on: for a kernel that reads a file through its pages. */
-export function noteStatusText(tree: SharedTree, bytes: number): void {
-  new TreeWords(tree).statusBytes = bytes;
-  new RecordTable(tree.records).attributes(STATUS_NODE).mtimeMs = Date.now();
 }
 
 /** A thread that served the tree has died, perhaps in the middle of a request. @param thread its `threadId` */
@@ -162,9 +152,9 @@ export function abandonTree(tree: SharedTree, thread: number): void {
 }
 
 /** @returns an object for this thread, over the same state */
-export function handlesOf(tree: SharedTree): Handles {
-  const { handles, records, openFiles, mayBypassPages } = tree;
-  return new Handles(handles, new RecordTable(records), new OpenFiles(openFiles), mayBypassPages);
+export function handlesOf(tree: SharedTree, pages: KernelPages = NO_PAGES): Handles {
+  const { handles, records, openFiles } = tree;
+  return new Handles(handles, new RecordTable(records), new OpenFiles(openFiles), pages);
 }
 
 /** The same, for the file that has that record. */
@@ -204,28 +194,12 @@ export class TreeWords {
     Atomics.store(this.words, READ_ONLY, readOnly ? 1 : 0);
   }
 
-  /** What status.json has for its size. */
-  get statusBytes(): number {
-    return Atomics.load(this.words, STATUS_BYTES);
-  }
-
-  set statusBytes(bytes: number) {
-    Atomics.store(this.words, STATUS_BYTES, bytes);
-  }
-
   /** An id that no partition has had. */
   newPartitionNode(): number {
     return FIRST_PARTITION_NODE + Atomics.add(this.words, PARTITION_NODES, 1);
   }
 
-  /**
-   * Bytes have changed under pages that the kernel may still hold: zeros where an O_TRUNC handle has skipped, or a write beside
-   * somebody who has mapped the same bytes under another name.
-   */
-  get hasStalePages(): boolean {
-    return Atomics.load(this.words, STALE_NOTED) !== Atomics.load(this.words, STALE_DROPPED);
-  }
-
+  /** Bytes have changed under pages that the kernel may still hold, because somebody has mapped them under another name. */
   noteStalePages(): void {
     Atomics.add(this.words, STALE_NOTED, 1);
     Atomics.notify(this.words, STALE_NOTED);

@@ -81,20 +81,17 @@ export class Truncation {
 
   /**
    * A handle that was opened with O_TRUNC is about to change [start, end): what it has skipped before `start` becomes zeros.
-   * @returns whether there was anything to zero. If `zero` throws, the mark stands at the last byte that was zeroed.
+   * If `zero` throws, the mark stands at the last byte that was zeroed.
    */
-  extend(start: number, end: number, zero: Zero): boolean {
-    return this.mutex.run(() => {
-      const from = this.mark;
+  extend(start: number, end: number, zero: Zero): void {
+    this.mutex.run(() => {
       for (let index = 0; index < this.count && this.startOf(index) < start; index++) {
         this.zeroUpTo(this.startOf(index), zero);
         this.mark = Math.max(this.mark, Math.min(this.endOf(index), start));
       }
-      const zeroed = from < start;
       this.zeroUpTo(start, zero);
       this.mark = Math.max(this.mark, end);
       this.dropBelow(this.mark);
-      return zeroed;
     });
   }
 

@@ -52,8 +52,25 @@ export interface Statfs {
 
 export interface OpenedFile {
   readonly handle: number;
-  /** keep: the pages that the kernel may hold are true; drop: they are not; bypass: and it must not keep new ones either */
-  readonly pages: 'keep' | 'drop' | 'bypass';
+  /** keep: it uses the pages that the kernel may hold of the file; bypass: it goes past them, and leaves none */
+  readonly pages: 'keep' | 'bypass';
+}
+
+/**
+ * The pages that the kernel holds of files. A write through pages has changed them before its WRITE is sent. If they are dropped
+ * in between, a reader may have the old bytes brought back by a READ that overtakes the WRITE, and those stay. So the answer
+ * to an OPEN never drops any: the kernel may act on it much later. They are dropped where nobody can be writing through them.
+ */
+export interface KernelPages {
+  /** Whether handles opened with O_TRUNC go past the pages. */
+  readonly bypassedByTruncating: boolean;
+  /** Has every page of a file dropped when it returns. For a file that nobody has open: else it may wait for this thread. */
+  drop(node: number): void;
+  /**
+   * The request that is being served has changed bytes [start, end) of a file otherwise than the kernel knows: it is answered when
+   * the pages of these bytes are dropped. The kernel lets nobody else write through pages of the file until then.
+   */
+  dropBeforeReply(node: number, start: number, end: number): void;
 }
 
 /** The request is not answered by this thread, but by the LateFilesystem of the main thread, which may take its time. */

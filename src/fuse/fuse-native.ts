@@ -79,10 +79,10 @@ function libfuseOptions(options: FuseNativeOptions): NativeOptions {
   const flags = options.flags.filter((flag) => LIBFUSE_FLAGS.includes(flag));
   if (options.readOnly) flags.push('ro');
   // The package has no option for these. Whatever follows a comma in the subtype reaches libfuse as further options.
-  // big_writes: without it every WRITE has 4 KiB. auto_cache: an opening drops the pages if size or time have changed since
-  // the last one, and zeros in place of skipped bytes change the time. attr_timeout: see ATTRIBUTE_TIMEOUT_SECONDS in reply.ts.
+  // big_writes: without it every WRITE has 4 KiB. direct_io: no handle uses pages of the kernel, because libfuse 2 lets us drop them
+  // only at an opening, which may be beside a writer: see KernelPages. attr_timeout: see ATTRIBUTE_TIMEOUT_SECONDS in reply.ts.
   const timeout = `attr_timeout=${ATTRIBUTE_TIMEOUT_SECONDS}`;
-  const extra = ['big_writes', 'max_write=131072', 'auto_cache', 'use_ino', 'atomic_o_trunc', timeout, ...flags];
+  const extra = ['big_writes', 'max_write=131072', 'direct_io', 'use_ino', 'atomic_o_trunc', timeout, ...flags];
   const native: NativeOptions = {
     timeout: false,
     fsname: options.source.replace(/[\\,]/g, '\\$&'),

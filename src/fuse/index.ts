@@ -16,6 +16,8 @@ export {
   fuseNativeAvailable,
   mountFuseNative,
 } from './fuse-native.ts';
+export { answerAfterDrop } from './invalidate.ts';
+export { type LateDrop, ServedPages } from './kernel-pages.ts';
 export { answerLate } from './late-requests.ts';
 export { type KernelMountOptions, mountKernel } from './mount.ts';
 export { type FuseMountOptions, flagsLeftOut } from './mount-flags.ts';

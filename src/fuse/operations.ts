@@ -12,7 +12,7 @@ import {
   NO_HANDLE,
   type OpenedFile,
 } from './filesystem.ts';
-import type { Protocol } from './protocol.ts';
+import { dropsPagesOfOthers, type Protocol } from './protocol.ts';
 import { DATA_OFFSET, type Reply } from './reply.ts';
 import type { Request } from './request.ts';
 
@@ -65,19 +65,20 @@ function open(filesystem: Filesystem, request: Request, reply: Reply, protocol: 
   const flags = request.u32(abi.fuse_open_in.flags);
   const opened = filesystem.open(request.nodeid, flags, request.pid);
   if (opened === 'later') return reply.later();
-  reply.open(opened.handle, openFlags(opened.pages, flags, protocol.minor));
+  reply.open(opened.handle, openFlags(opened.pages, flags, protocol));
 }
 
 /**
  * How the kernel caches for a handle. Handles opened with O_DIRECT or O_TRUNC go past its pages: one opened with O_TRUNC changes
  * bytes that it does not write. Only Linux 6.6 and later drop the pages of others at such a write; before, only O_DIRECT does.
+ * Without FOPEN_KEEP_CACHE any opening would drop pages, one that goes past them, too: see KernelPages.
  */
-function openFlags(pages: OpenedFile['pages'], flags: number, minor: number): number {
-  if (pages === 'bypass') return abi.FOPEN_DIRECT_IO;
-  const isDirect = minor >= abi.FUSE_DIRECT_WRITES_DROP_PAGES_MINOR_VERSION;
-  if (isDirect && flags & O_DIRECT) return abi.FOPEN_DIRECT_IO | abi.FOPEN_PARALLEL_DIRECT_WRITES;
-  if (isDirect && flags & O_TRUNC) return abi.FOPEN_DIRECT_IO;
-  return pages === 'keep' ? abi.FOPEN_KEEP_CACHE : 0;
+function openFlags(pages: OpenedFile['pages'], flags: number, protocol: Protocol): number {
+  const isParallel = dropsPagesOfOthers(protocol) && (flags & O_DIRECT) !== 0;
+  const bypasses = pages === 'bypass' || isParallel || (dropsPagesOfOthers(protocol) && (flags & O_TRUNC) !== 0);
+  return (
+    abi.FOPEN_KEEP_CACHE | (bypasses ? abi.FOPEN_DIRECT_IO : 0) | (isParallel ? abi.FOPEN_PARALLEL_DIRECT_WRITES : 0)
+  );
 }
 
 function read(filesystem: Filesystem, request: Request, reply: Reply): void {

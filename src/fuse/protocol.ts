@@ -48,6 +48,11 @@ const WANTED_FLAGS =
   abi.FUSE_INIT_EXT;
 const WANTED_FLAGS2 = abi.FUSE_DIRECT_IO_ALLOW_MMAP;
 
+/** Whether the kernel drops the pages that other handles use when one writes past them: FOPEN_DIRECT_IO of Linux 6.6 and later. */
+export function dropsPagesOfOthers({ minor }: Pick<Protocol, 'minor'>): boolean {
+  return minor >= abi.FUSE_DIRECT_WRITES_DROP_PAGES_MINOR_VERSION;
+}
+
 /** The fields of fuse_init_in. */
 export interface KernelOffer {
   readonly major: number;

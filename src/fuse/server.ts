@@ -1,11 +1,12 @@
 // The server of one worker: read a request, act on it through the table of operations, write the reply, again.
-// Invariant: every request that expects a reply gets exactly one, from here, from answerLate() or from who has taken it over
-// (`hold`), whatever the filesystem throws; no buffer is allocated after the constructor.
+// Invariant: every request that expects a reply gets exactly one, from here, from answerLate(), from answerAfterDrop() or from who
+// has taken it over (`hold`), whatever the filesystem throws; no buffer is allocated after the constructor.
 
 import { ERRNO, errnoOf, ImgfuseError, isOutOfSpace } from '../errors/index.ts';
 import { countRequest } from './counters.ts';
 import { type Channel, type ConnectionEnd, Device } from './device.ts';
 import type { Filesystem } from './filesystem.ts';
+import type { ServedPages } from './kernel-pages.ts';
 import { OPERATIONS, operationName } from './operations.ts';
 import type { Protocol } from './protocol.ts';
 import { Reply } from './reply.ts';
@@ -23,6 +24,8 @@ export interface ServerHooks {
    * the message, which is valid during the call, and sees to it that `repeat` or `refuse` answers it.
    */
   readonly hold?: (error: ImgfuseError, message: Uint8Array) => boolean;
+  /** The same that the filesystem has. */
+  readonly pages?: ServedPages;
   /** Requests by opcode, from createCounters(); all workers may share it. */
   readonly counters?: SharedArrayBuffer;
 }
@@ -55,13 +58,13 @@ export class FuseServer {
    * @throws ImgfuseError io when /dev/fuse itself fails
    */
   serve(): ServeEnd {
-    const { channel, request, reply, hooks } = this;
+    const { channel, request, hooks } = this;
     for (;;) {
       const received = channel.receive(request.bytes);
       if (typeof received === 'string') return received;
       if (received > 0) {
         this.handle(received);
-        if (reply.length > 0) this.send(channel);
+        this.answer(channel);
       }
       if (hooks.shouldStop?.() === true) return 'stopped';
     }
@@ -74,9 +77,7 @@ export class FuseServer {
    */
   repeat(message: Uint8Array, channel: Channel): boolean {
     this.handle(this.request.load(message));
-    if (this.reply.length === 0) return false;
-    this.send(channel);
-    return true;
+    return this.answer(channel);
   }
 
   /** Answers a message that was held with an error. @param errno positive */
@@ -127,6 +128,15 @@ export class FuseServer {
     const errno = errnoOf(error);
     this.reply.error(errno);
     if (errno === ERRNO.EIO || !(error instanceof ImgfuseError)) this.hooks.onError?.(error, name);
+  }
+
+  /** @returns false if there is nothing to answer now */
+  private answer(channel: Channel): boolean {
+    const { reply, hooks } = this;
+    const isDue = reply.length > 0;
+    const isLater = hooks.pages?.settle(isDue ? reply.bytes.subarray(0, reply.length) : null, channel) ?? false;
+    if (isDue && !isLater) this.send(channel);
+    return isDue;
   }
 
   /** A reply that the kernel does not take is replaced by EIO, so that its request does not wait for ever. */

@@ -99,8 +99,11 @@ it('stays as it is while it is open, however often it is read', () => {
   closeSync(fd);
 });
 
-it('has the size 0 of a file whose content is made when it is opened, and cannot be written', () => {
-  mount();
+it.each([
+  'kernel',
+  'fuse-native',
+])('has the size 0 of a file whose content is made when it is opened, and cannot be written (%s)', (transport) => {
+  mount('--transport', transport);
   expect(statSync(file)).toMatchObject({ size: 0, blocks: 0, nlink: 1, mode: 0o100400 });
   for (const flags of ['r+', 'w', 'a']) expect(() => openSync(file, flags), flags).toThrow('EPERM');
   expect(() => writeFileSync(file, '')).toThrow('EPERM');

@@ -1,13 +1,12 @@
 // Two files with the same bytes, used by two processes in a real mount: nobody ever sees old bytes, and there are never two writers.
 // The other process is a Python program that does what it is told, because it can map files.
 
-import { type ChildProcess, spawn } from 'node:child_process';
-import { once } from 'node:events';
 import { closeSync, constants, openSync, readFileSync, readSync, writeSync } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { mbrSector } from '../support/partition-bytes.ts';
 import { canMountAsRoot, hasCommand, requireOrSkip } from '../support/requirements.ts';
-import { Bench, exitOf, lines, until } from './cli-harness.ts';
+import { ToldProgram } from '../support/told-program.ts';
+import { Bench, lines, until } from './cli-harness.ts';
 
 const { O_DIRECT, O_RDONLY, O_RDWR } = constants;
 const MiB = 1024 * 1024;
@@ -49,7 +48,7 @@ for line in sys.stdin:
 `;
 
 let bench: Bench;
-let others: Other[] = [];
+let others: ToldProgram[] = [];
 
 beforeEach((context) => {
   requireOrSkip(context, canMountAsRoot(), 'root and /dev/fuse');
@@ -63,31 +62,10 @@ afterEach(async () => {
   bench?.cleanUp();
 });
 
-/** Another process. */
-class Other {
-  readonly child: ChildProcess = spawn('python3', ['-c', PROGRAM], { stdio: ['pipe', 'pipe', 'inherit'] });
-  private pending = '';
-
-  constructor() {
-    others.push(this);
-    this.child.stdout!.setEncoding('utf8').on('data', (chunk: string) => {
-      this.pending += chunk;
-    });
-  }
-
-  async do(command: string): Promise<string> {
-    this.child.stdin!.write(`${command}\n`);
-    while (!this.pending.includes('\n')) await once(this.child.stdout!, 'data');
-    const [answer = '', ...rest] = this.pending.split('\n');
-    this.pending = rest.join('\n');
-    return answer;
-  }
-
-  async end(): Promise<void> {
-    if (this.child.signalCode !== null) return;
-    this.child.kill('SIGKILL');
-    await exitOf(this.child);
-  }
+function another(): ToldProgram {
+  const program = new ToldProgram(PROGRAM);
+  others.push(program);
+  return program;
 }
 
 const disk = () => bench.path('mnt/disk.raw');
@@ -134,7 +112,7 @@ describe.each(PAIRS)('$one and $other', ({ one, other, at: [here, there] }) => {
   it('show each other every byte, written and closed by one process, in the other, through pages and past them', async () => {
     mount();
     const [first, second] = [bench.path(`mnt/${one}`), bench.path(`mnt/${other}`)];
-    const process = new Other();
+    const process = another();
     for (const [mine, theirs] of [
       [0, 0],
       [O_DIRECT, O_DIRECT],
@@ -156,7 +134,7 @@ describe.each(PAIRS)('$one and $other', ({ one, other, at: [here, there] }) => {
   it('never have two writers, nor a writer beside a reader with pages; the log names who is in the way', async () => {
     mount();
     const [first, second] = [bench.path(`mnt/${one}`), bench.path(`mnt/${other}`)];
-    const process = new Other();
+    const process = another();
     for (const flags of [O_RDWR, O_RDONLY, O_RDWR | O_DIRECT]) {
       expect(await process.do(`open ${flags} ${second}`)).toBe('ok');
       expect(() => openSync(first, 'r+')).toThrow('EBUSY');
@@ -179,7 +157,7 @@ describe.each(PAIRS)('$one and $other', ({ one, other, at: [here, there] }) => {
     mount();
     const [first, second] = [bench.path(`mnt/${one}`), bench.path(`mnt/${other}`)];
     writeLetter(first, here, 'a');
-    const process = new Other();
+    const process = another();
     const writer = openSync(first, 'r+');
     expect(await process.do(`open ${O_RDONLY} ${second}`)).toBe('ok');
     expect(await process.do('map private')).toBe('ok');
@@ -203,7 +181,7 @@ describe.each(PAIRS)('$one and $other', ({ one, other, at: [here, there] }) => {
     mount();
     const [first, second] = [bench.path(`mnt/${one}`), bench.path(`mnt/${other}`)];
     expect(readLetter(first, here)).toBe('\0');
-    const process = new Other();
+    const process = another();
     expect(await process.do(`open ${O_RDWR} ${second}`)).toBe('ok');
     expect(await process.do('map shared')).toBe('ok');
     expect(await process.do('close')).toBe('ok');

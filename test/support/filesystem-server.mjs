@@ -3,7 +3,17 @@
 // or after LIFETIME_MS, so that a test that hangs in the mount gets an error instead.
 
 import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads';
-import { createCounters, FuseServer, mountFuseNative, mountKernel, readCounters } from '../../dist/fuse/index.js';
+import {
+  answerAfterDrop,
+  createCounters,
+  Device,
+  FuseServer,
+  mountFuseNative,
+  mountKernel,
+  readCounters,
+  ServedPages,
+} from '../../dist/fuse/index.js';
+import { HoldingDevice } from './holding-device.mjs';
 import { attach, prepare } from './served-filesystem.mjs';
 
 const LIFETIME_MS = 100_000;
@@ -13,13 +23,16 @@ else work(workerData);
 
 async function main(options) {
   const counters = createCounters();
+  /** 1: a worker that has received a WRITE waits before it acts on it; then how many wait */
+  const hold = new Int32Array(new SharedArrayBuffer(8));
   const errors = [];
   let served;
   let session;
   let ended;
   try {
     served = prepare(options);
-    if (options.transport === 'kernel') ({ session, ended } = serveKernel(options, served.shared, counters, errors));
+    if (options.transport === 'kernel')
+      ({ session, ended } = serveKernel(options, served.shared, counters, errors, hold));
     else {
       const filesystem = attach(options, served.shared, false, 0);
       const onError = (error, operation) => errors.push(`${operation}: ${error.stack}`);
@@ -34,8 +47,11 @@ async function main(options) {
 
   process.on('message', async (request) => {
     try {
-      if (request.type === 'counters') return reply({ type: 'counters', counters: readCounters(counters), errors });
+      if (request.type === 'counters') {
+        return reply({ type: 'counters', counters: readCounters(counters), held: Atomics.load(hold, 1), errors });
+      }
       if (request.type === 'abort') session.abort();
+      if (request.type === 'hold') holdWrites(hold, request.on);
       if (request.type === 'unmount') await session.unmount({ lazy: request.lazy === true });
       reply({ type: 'done' });
     } catch (error) {
@@ -63,7 +79,12 @@ async function main(options) {
   if (process.connected) process.removeListener('disconnect', giveUp).disconnect();
 }
 
-function serveKernel(options, shared, counters, errors) {
+function holdWrites(hold, on) {
+  Atomics.store(hold, 0, on ? 1 : 0);
+  Atomics.notify(hold, 0);
+}
+
+function serveKernel(options, shared, counters, errors, hold) {
   const session = mountKernel(options);
   const workers = Array.from({ length: options.workers }, (_, index) => {
     const fd = session.cloneDevice();
@@ -75,12 +96,14 @@ function serveKernel(options, shared, counters, errors) {
       counters,
       fd,
       protocol: session.protocol,
+      hold,
     };
     const worker = new Worker(new URL(import.meta.url), { workerData: data });
     return new Promise((done) => {
       let end;
       worker.on('message', (message) => {
         if (message.error !== undefined) errors.push(message.error);
+        else if (message.drop !== undefined) void answerAfterDrop(session.fd, message.drop, new Device(fd));
         else end = message.end;
       });
       worker.on('error', (error) => errors.push(error.stack));
@@ -91,7 +114,10 @@ function serveKernel(options, shared, counters, errors) {
 }
 
 function work(data) {
-  const server = new FuseServer(data.fd, data.protocol, attach(data.options, data.shared, data.rootIsFile, data.slot), {
+  const pages = new ServedPages(data.fd, data.protocol, (drop) => parentPort.postMessage({ drop }));
+  const filesystem = attach(data.options, data.shared, data.rootIsFile, data.slot, pages);
+  const server = new FuseServer(new HoldingDevice(data.fd, data.hold), data.protocol, filesystem, {
+    pages,
     counters: data.counters,
     onError: (error, operation) => parentPort.postMessage({ error: `${operation}: ${error.stack}` }),
   });

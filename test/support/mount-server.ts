@@ -40,6 +40,10 @@ export interface MountServer {
   readonly mountpoint: string;
   /** requests so far, by opcode name */
   counters(): Promise<Readonly<Record<string, number>>>;
+  /** kernel transport: WRITEs that arrive from now on are not acted on until this is taken back */
+  holdWrites(on: boolean): Promise<void>;
+  /** WRITEs that have arrived and are held */
+  heldWrites(): Promise<number>;
   /** asks the server to unmount. Rejects with `kind` in the message */
   unmount(options?: { lazy?: boolean }): Promise<void>;
   abort(): Promise<void>;
@@ -66,6 +70,7 @@ interface Message {
   readonly message?: string;
   readonly rootIsFile?: boolean;
   readonly counters?: Record<string, number>;
+  readonly held?: number;
   readonly errors?: readonly string[];
 }
 
@@ -193,6 +198,14 @@ class ChildServer implements MountServer {
   async counters(): Promise<Readonly<Record<string, number>>> {
     const answer = await this.ask({ type: 'counters' });
     return answer.counters ?? {};
+  }
+
+  async holdWrites(on: boolean): Promise<void> {
+    await this.ask({ type: 'hold', on });
+  }
+
+  async heldWrites(): Promise<number> {
+    return (await this.ask({ type: 'counters' })).held ?? 0;
   }
 
   async unmount(options: { lazy?: boolean } = {}): Promise<void> {

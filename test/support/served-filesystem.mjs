@@ -14,14 +14,15 @@ export function prepare(options) {
     slots: options.workers + 1,
   });
   const owner = { uid: process.getuid(), gid: process.getgid() };
-  const shown = { shows: ['partitions'], mayBypassPages: options.transport === 'kernel' };
+  const shown = { shows: ['partitions'] };
   const tree = (rootIsFile) => createTree(disk, { rootIsFile, part: options.part, ...shown, ...owner });
   return { shared: { disk: disk.share(), trees: [tree(false), tree(true)] }, close: () => disk.close() };
 }
 
-/** @param slot of this thread; 0 is the main thread's */
-export function attach(options, shared, rootIsFile, slot) {
+/** @param slot of this thread; 0 is the main thread's @param pages of the kernel, as it serves them */
+export function attach(options, shared, rootIsFile, slot, pages) {
   if (options.filesystem === 'plain')
     return new PlainFilesystem({ ...options, rootIsFile, attributes: shared.attributes });
-  return new DiskFilesystem(attachDisk(shared.disk, slot), shared.trees[rootIsFile ? 1 : 0]);
+  const tree = shared.trees[rootIsFile ? 1 : 0];
+  return new DiskFilesystem(attachDisk(shared.disk, slot), tree, undefined, undefined, pages);
 }

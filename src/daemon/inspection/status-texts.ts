@@ -10,14 +10,12 @@ const EMFILE = 24;
 
 export class StatusTexts implements LateFilesystem {
   private readonly make: () => Promise<unknown>;
-  private readonly noteLength: (bytes: number) => void;
   private readonly texts = new Map<number, Uint8Array | null>();
   private lastHandle = 0;
 
-  /** @param make what the status is now @param noteLength called with the length of each new text, in bytes */
-  constructor(make: () => Promise<unknown>, noteLength: (bytes: number) => void = () => undefined) {
+  /** @param make what the status is now */
+  constructor(make: () => Promise<unknown>) {
     this.make = make;
-    this.noteLength = noteLength;
   }
 
   async open(): Promise<number> {
@@ -27,9 +25,7 @@ export class StatusTexts implements LateFilesystem {
     const handle = ++this.lastHandle;
     this.texts.set(handle, null);
     try {
-      const text = Buffer.from(`${JSON.stringify(await this.make(), null, 2)}\n`);
-      this.texts.set(handle, text);
-      this.noteLength(text.length);
+      this.texts.set(handle, Buffer.from(`${JSON.stringify(await this.make(), null, 2)}\n`));
     } catch (error) {
       this.texts.delete(handle);
       throw error;

@@ -5,7 +5,7 @@
 import { Worker } from 'node:worker_threads';
 import type { SharedDisk } from '../../disk/index.ts';
 import type { SharedTree } from '../../filesystem/index.ts';
-import type { KernelSession } from '../../fuse/index.ts';
+import type { KernelSession, LateDrop } from '../../fuse/index.ts';
 import { programBuild } from '../../host/thread-life.ts';
 import type { Log, LogLevel } from '../log.ts';
 import type { Settled } from './waiting-room.ts';
@@ -71,6 +71,8 @@ export type ThreadMessage =
   | { readonly type: 'log'; readonly level: LogLevel; readonly sentence: string }
   /** a request that the main thread answers, see answerLate() */
   | { readonly type: 'later'; readonly message: Uint8Array<ArrayBuffer>; readonly descriptor: number }
+  /** pages that the main thread has dropped before it sends a reply, see answerAfterDrop() */
+  | { readonly type: 'drop'; readonly drop: LateDrop; readonly descriptor: number }
   /** its work is done; it holds nothing any more */
   | { readonly type: 'finished' };
 
@@ -96,6 +98,8 @@ export interface ThreadHears {
   readonly log: Log;
   /** @param message a request that its thread does not answer @param descriptor that it was read from */
   readonly later: (message: Uint8Array, descriptor: number) => void;
+  /** @param descriptor that the request was read from whose reply waits for the drop */
+  readonly drop: (drop: LateDrop, descriptor: number) => void;
   /** of requests that wait for space on the host */
   readonly space: (message: SpaceMessage) => void;
 }
@@ -132,7 +136,7 @@ export function warmThread(): WarmThread {
     });
   });
   return {
-    run: (data, { log, later, space }) => {
+    run: (data, { drop, log, later, space }) => {
       let noteUse: () => void = () => undefined;
       const used = new Promise<void>((resolve) => {
         noteUse = resolve;
@@ -143,6 +147,7 @@ export function warmThread(): WarmThread {
           else if (message.type === 'used') noteUse();
           else if (message.type === 'finished') isFinished = true;
           else if (message.type === 'later') later(message.message, message.descriptor);
+          else if (message.type === 'drop') drop(message.drop, message.descriptor);
           else if (message.type === 'held' || message.type === 'settled') space(message);
           else log(message.level, message.sentence);
         });

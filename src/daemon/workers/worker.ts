@@ -5,7 +5,7 @@ import { parentPort, receiveMessageOnPort } from 'node:worker_threads';
 import { attachDisk, logLongHolds, type SharedDisk, type VirtualDisk } from '../../disk/index.ts';
 import { describeError } from '../../errors/index.ts';
 import { DiskFilesystem } from '../../filesystem/index.ts';
-import { Device, FuseServer, readCounters } from '../../fuse/index.ts';
+import { Device, FuseServer, readCounters, ServedPages } from '../../fuse/index.ts';
 import { takeTurns } from '../../host/thread-life.ts';
 import { setIoFlusher } from '../../native/index.ts';
 import { type LogLevel, requestErrorLog } from '../log.ts';
@@ -78,21 +78,26 @@ class Inbox {
 interface Station {
   readonly data: ServeData;
   readonly filesystem: DiskFilesystem;
+  readonly pages: ServedPages;
   readonly words: ServingWords;
   readonly gate: Gate;
   readonly inbox: Inbox;
 }
 
 function prepare(data: ServeData): Station {
-  const { slot, disk, tree, generation } = data;
+  const { slot, disk, tree, generation, descriptor, protocol } = data;
   const inbox = new Inbox();
-  const filesystem = new DiskFilesystem(attach(disk, slot), tree, refusalLog(log), tableLog(log));
+  const pages = new ServedPages(descriptor, protocol, (drop, channel) => {
+    // a request of the waiting room came to another thread
+    post({ type: 'drop', drop, descriptor: channel instanceof Device ? channel.fd : descriptor });
+  });
+  const filesystem = new DiskFilesystem(attach(disk, slot), tree, refusalLog(log), tableLog(log), pages);
   const words = new ServingWords(data.words);
   const gate = new Gate(words, slot, generation, () => filesystem.takeOver(attach(inbox.takeDisk(), slot)));
-  return { data, filesystem, words, gate, inbox };
+  return { data, filesystem, pages, words, gate, inbox };
 }
 
-function serve({ data, filesystem, words, gate }: Station): void {
+function serve({ data, filesystem, pages, words, gate }: Station): void {
   // only the first thread is asked: the others are there because of it
   let isUsed = data.slot !== FIRST_SLOT;
   const { descriptor } = data;
@@ -111,6 +116,7 @@ function serve({ data, filesystem, words, gate }: Station): void {
         copy.buffer,
       ]);
     },
+    pages,
     counters: data.counters,
     ...(data.full === undefined ? {} : { hold: holdRequests({ words, descriptor, post, log }) }),
   });
@@ -123,9 +129,10 @@ function serve({ data, filesystem, words, gate }: Station): void {
 }
 
 /** Repeats what is held, several times a second, until the mount has ended and nothing is held any more. */
-function wait({ data, filesystem, words, gate, inbox }: Station, { limitMs }: RoomData): void {
+function wait({ data, filesystem, pages, words, gate, inbox }: Station, { limitMs }: RoomData): void {
   const server = new FuseServer(data.descriptor, data.protocol, filesystem, {
     hold: () => true,
+    pages,
     onError: requestErrorLog(log),
   });
   const room = new WaitingRoom({ server, words, gate, limitMs });

@@ -6,7 +6,9 @@ import { SEEK_DATA, SEEK_HOLE } from '../../../src/bytes/linux.ts';
 import { guestOffset } from '../../../src/bytes/offsets.ts';
 import { VirtualDisk } from '../../../src/disk/virtual-disk.ts';
 import { ERRNO, errnoOf } from '../../../src/errors/index.ts';
-import { createTree, nodesOf, type Refusal, setTreeReadOnly } from '../../../src/filesystem/index.ts';
+import { NO_PAGES } from '../../../src/filesystem/handles.ts';
+import { createTree, dropStalePages, nodesOf, type Refusal, setTreeReadOnly } from '../../../src/filesystem/index.ts';
+import { handlesOf } from '../../../src/filesystem/tree-state.ts';
 import { qcow2 } from '../../../src/format/qcow2/index.ts';
 import { createMemoryImage, openImage } from '../../support/memory-images.ts';
 import { mbrSector, type Slot } from '../../support/partition-bytes.ts';
@@ -30,7 +32,10 @@ class Subject {
   readonly filesystem: TreeOfFiles;
   readonly other: TreeOfFiles;
 
-  constructor(slots: readonly (Slot | null)[] = [FIRST, SECOND], mayBypassPages = true) {
+  /** nodes whose pages the kernel has dropped */
+  readonly dropped: number[] = [];
+
+  constructor(slots: readonly (Slot | null)[] = [FIRST, SECOND]) {
     this.disk.write(mbrSector(slots), 0, SECTOR, guestOffset(0));
     this.tree = createTree(this.disk, {
       rootIsFile: false,
@@ -38,10 +43,10 @@ class Subject {
       uid: 5,
       gid: 6,
       timeMs: 5000,
-      mayBypassPages,
     });
-    this.filesystem = new TreeOfFiles(this.disk, this.tree, (refusal) => this.refusals.push(refusal));
-    this.other = new TreeOfFiles(this.disk, this.tree);
+    const pages = { ...NO_PAGES, drop: (node: number) => this.dropped.push(node) };
+    this.filesystem = new TreeOfFiles(this.disk, this.tree, (refusal) => this.refusals.push(refusal), undefined, pages);
+    this.other = new TreeOfFiles(this.disk, this.tree, undefined, undefined, pages);
   }
 
   /** Through disk.raw, in a handle of its own. */
@@ -345,60 +350,89 @@ describe('two files with the same bytes', () => {
     }
   });
 
-  test('refuse a reader beside a writer where the transport cannot read past the pages', () => {
-    const subject = new Subject(OVERLAPPING, false);
-    subject.filesystem.open(DISK, O_RDWR);
-    expect(errno(() => subject.filesystem.open(subject.node(1), O_RDONLY))).toBe(ERRNO.EBUSY);
-  });
-
   test('that lie beside each other are none: each has its writer, and one file has several', () => {
     const subject = new Subject();
     for (const number of [1, 2, 1]) expect(subject.filesystem.open(subject.node(number), O_RDWR).pages).toBe('keep');
   });
 
-  test('never keep pages from before the other was open for writing, nor before the kernel must have dropped them', () => {
-    const { filesystem, other, ...subject } = new Subject();
+  const close = ({ filesystem }: Subject, at: number, { handle }: { handle: number }) => filesystem.release(at, handle);
+
+  test('never keep pages from before the other was open for writing: they are dropped before the file is open', () => {
+    const subject = new Subject();
+    const { filesystem, other, dropped } = subject;
     const node = filesystem.lookup(PARTITIONS, '1.raw').ino;
-    const close = (at: number, { handle }: { handle: number }) => filesystem.release(at, handle);
-    close(node, filesystem.open(node, O_RDONLY));
-    close(DISK, filesystem.open(DISK, O_RDWR));
-    const [one, two] = [filesystem.open(node, O_RDONLY), other.open(node, O_RDONLY)];
-    // the kernel may act on the second answer first
-    expect([one.pages, two.pages]).toEqual(['drop', 'drop']);
-    close(node, one);
+    close(subject, node, filesystem.open(node, O_RDONLY));
+    close(subject, DISK, filesystem.open(DISK, O_RDWR));
+    expect(dropped).toEqual([]);
+    const [one, two] = [filesystem.open(node, O_RDONLY), other.open(node, O_RDWR)];
+    expect([one.pages, two.pages, dropped]).toEqual(['keep', 'keep', [node]]);
+    close(subject, node, one);
+    close(subject, node, two);
     expect(other.open(node, O_RDONLY).pages).toBe('keep');
+    expect(dropped, 'the pages are true').toEqual([node]);
     expect(filesystem.open(DISK, O_RDONLY).pages).toBe('keep');
+    expect(dropped).toEqual([node, DISK]);
     expect(filesystem.getattr(node).mtimeMs).toBe(5000);
     expect(subject.refusals).toEqual([]);
   });
 
-  test('a reader past the pages does not make them true', () => {
-    const { filesystem } = new Subject();
+  test('drop no pages while somebody has the file open: who comes then goes past them, until all have closed it', () => {
+    const subject = new Subject();
+    const { filesystem, dropped } = subject;
     const node = filesystem.lookup(PARTITIONS, '1.raw').ino;
     const writer = filesystem.open(DISK, O_RDWR);
     const beside = filesystem.open(node, O_RDONLY);
+    expect([beside.pages, dropped]).toEqual(['bypass', [node]]);
     filesystem.write(DISK, writer.handle, new Uint8Array(10), 0, 10, START);
-    filesystem.release(DISK, writer.handle);
-    filesystem.release(node, beside.handle);
-    expect(filesystem.open(node, O_RDONLY).pages).toBe('drop');
+    close(subject, DISK, writer);
+    // the reader may have mapped the file while it was written
+    const next = filesystem.open(node, O_RDWR);
+    close(subject, node, beside);
+    const last = filesystem.open(node, O_RDONLY);
+    expect([next.pages, last.pages, dropped]).toEqual(['bypass', 'bypass', [node]]);
+    close(subject, node, next);
+    close(subject, node, last);
+    expect([filesystem.open(node, O_RDWR).pages, dropped]).toEqual(['keep', [node, node]]);
     expect(filesystem.getattr(node).mtimeMs, 'what was written through the disk').toBeGreaterThan(5000);
   });
 
-  test('a write beside a reader that may have mapped the bytes makes the kernel drop its pages', () => {
-    const { filesystem } = new Subject();
+  test('drop the pages of a mapping before each opening beside the writer, and never count them as true meanwhile', () => {
+    const subject = new Subject();
+    const { filesystem, dropped } = subject;
     const node = filesystem.lookup(PARTITIONS, '1.raw').ino;
-    const opened = (file: number) => {
-      const { handle, pages } = filesystem.open(file, O_RDONLY);
-      filesystem.release(file, handle);
-      return pages;
-    };
+    const writer = filesystem.open(DISK, O_RDWR);
+    for (const count of [1, 2]) {
+      const beside = filesystem.open(node, O_RDONLY);
+      close(subject, node, beside);
+      expect([beside.pages, dropped.length]).toEqual(['bypass', count]);
+    }
+    close(subject, DISK, writer);
+  });
+
+  test('a write beside a reader that may have mapped the bytes makes the kernel drop the pages of that reader only', async () => {
+    const subject = new Subject();
+    const { filesystem, tree } = subject;
+    const node = filesystem.lookup(PARTITIONS, '1.raw').ino;
     const writer = filesystem.open(node, O_RDWR);
-    filesystem.write(node, writer.handle, new Uint8Array(10), 0, 10, 0);
-    expect(opened(node)).toBe('keep');
     const beside = filesystem.open(DISK, O_RDONLY);
     filesystem.write(node, writer.handle, new Uint8Array(10), 0, 10, 0);
-    expect(opened(node)).toBe('drop');
-    filesystem.release(DISK, beside.handle);
+    const drops: number[] = [];
+    let isOver = false;
+    const dropping = dropStalePages(tree, async (each) => {
+      drops.push(each);
+      // a writer through pages that comes while the kernel drops them would lose what it is writing
+      close(subject, DISK, beside);
+      close(subject, node, writer);
+      const late = filesystem.open(DISK, O_RDWR);
+      expect(late.pages).toBe('bypass');
+      close(subject, DISK, late);
+      isOver = true;
+      throw new Error('the test is over');
+    });
+    await expect(dropping).rejects.toThrow('the test is over');
+    expect([drops, isOver]).toEqual([[DISK], true]);
+    expect(filesystem.open(DISK, O_RDWR).pages, 'the drop has ended').toBe('keep');
+    await handlesOf(tree).dropBeside(() => Promise.reject(new Error('nobody reads beside a writer')));
   });
 
   test('more open files than there is room to remember are closed like the others', () => {

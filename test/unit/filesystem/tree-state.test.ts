@@ -47,16 +47,23 @@ test('the last writable handle that is released is told from the others', () => 
   expect(writableHandles(shared)).toBe(0);
 });
 
-test('pages are stale from the moment that bytes beneath them became zeros until the kernel dropped them', async () => {
+test('pages are stale from the moment that bytes beneath them changed until the kernel dropped them', async () => {
   const words = new TreeWords(tree());
-  expect(words.hasStalePages).toBe(false);
   const waiting = words.stalePages();
   words.noteStalePages();
-  const zeroed = await waiting;
+  const changed = await waiting;
   words.noteStalePages();
   // those that came while the kernel was dropping the first are stale still
-  words.noteDropped(zeroed);
-  expect(words.hasStalePages).toBe(true);
-  words.noteDropped(await words.stalePages());
-  expect(words.hasStalePages).toBe(false);
+  words.noteDropped(changed);
+  const later = await words.stalePages();
+  expect(later).toBe(changed + 1);
+  words.noteDropped(later);
+  let isWoken = false;
+  const next = words.stalePages().then(() => {
+    isWoken = true;
+  });
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  expect(isWoken).toBe(false);
+  words.noteStalePages();
+  await next;
 });

@@ -7,7 +7,7 @@ import { describe, expect, test, vi } from 'vitest';
 import { guestOffset } from '../../../src/bytes/offsets.ts';
 import { VirtualDisk } from '../../../src/disk/virtual-disk.ts';
 import { ERRNO, ImgfuseError } from '../../../src/errors/index.ts';
-import { abandonTree, createTree, dropStalePages } from '../../../src/filesystem/index.ts';
+import { abandonTree, createTree } from '../../../src/filesystem/index.ts';
 import { createTruncationStates, DISK_EXTENTS, Truncation } from '../../../src/filesystem/truncation.ts';
 import type { WritableFormat } from '../../../src/format/image-format.ts';
 import { qcow2 } from '../../../src/format/qcow2/index.ts';
@@ -254,33 +254,74 @@ test('a thread that died while it zeroed a gap leaves an error, and nobody waiti
   expect(byOther()).toBe(1);
 });
 
-test('the pages of the kernel count as untrue while such a handle is open, and until they were dropped', async () => {
-  const { disk, filesystem, tree } = new Subject();
-  const mayKeep = () => {
-    const { handle, pages } = filesystem.open(NODE, 0);
-    filesystem.release(NODE, handle);
-    return pages === 'keep';
-  };
-  expect(mayKeep()).toBe(true);
-  const { handle } = filesystem.open(NODE, O_RDWR | O_TRUNC);
-  expect([mayKeep(), disk.size()]).toEqual([false, SIZE]);
-  filesystem.write(NODE, handle, new Uint8Array(1), 0, 1, 0);
-  filesystem.release(NODE, handle);
-  expect(mayKeep(), 'nothing was skipped').toBe(true);
-  const second = filesystem.open(NODE, O_RDWR | O_TRUNC).handle;
-  filesystem.write(NODE, second, new Uint8Array(1), 0, 1, 100);
-  filesystem.release(NODE, second);
-  expect(mayKeep(), 'a gap became zeros').toBe(false);
-  const drop = vi.fn(async () => {
-    if (drop.mock.calls.length === 2) throw new Error('the test is over');
+/** Bytes of pages that were dropped before a reply. */
+type Drop = readonly [node: number, start: number, end: number];
+
+function withPages(bypassedByTruncating = true) {
+  const { disk, tree } = new Subject();
+  const drops: Drop[] = [];
+  const whole: number[] = [];
+  const filesystem = new TreeOfFiles(disk, tree, undefined, undefined, {
+    bypassedByTruncating,
+    drop: (node) => whole.push(node),
+    dropBeforeReply: (...drop) => drops.push(drop),
   });
-  const dropping = dropStalePages(tree, drop);
-  await vi.waitFor(() => expect(mayKeep()).toBe(true));
-  const third = filesystem.open(NODE, O_RDWR | O_TRUNC).handle;
-  filesystem.write(NODE, third, new Uint8Array(1), 0, 1, 100);
-  filesystem.release(NODE, third);
-  await expect(dropping).rejects.toThrow('the test is over');
-  expect(mayKeep(), 'the pages could not be dropped').toBe(false);
+  const write = (handle: number, at: number) => filesystem.write(NODE, handle, new Uint8Array(1), 0, 1, at);
+  return { filesystem, drops, whole, write };
+}
+
+test('the pages of a skipped gap are dropped before the reply, if somebody uses pages of the file', () => {
+  const { filesystem, drops, whole, write } = withPages();
+  const reader = filesystem.open(NODE, 0);
+  const { handle } = filesystem.open(NODE, O_RDWR | O_TRUNC);
+  write(handle, 0);
+  expect(drops, 'nothing was skipped').toEqual([]);
+  write(handle, 100);
+  filesystem.fallocate(NODE, handle, ZERO_RANGE, 200, 10);
+  filesystem.setattr(NODE, { size: 300 }, handle);
+  expect(drops).toEqual([
+    [NODE, 1, 100],
+    [NODE, 101, 200],
+    [NODE, 210, 300],
+  ]);
+  // the pages that are left are true, so nobody need go past them
+  for (const flags of [0, O_RDWR]) expect(filesystem.open(NODE, flags).pages).toBe('keep');
+  filesystem.release(NODE, reader.handle);
+  expect(whole).toEqual([]);
+});
+
+test('after a gap that nobody has seen, whoever opens the file goes past the pages, and when all have closed it they are dropped', () => {
+  const { filesystem, drops, whole, write } = withPages();
+  const { handle } = filesystem.open(NODE, O_RDWR | O_TRUNC);
+  const early = filesystem.open(NODE, 0);
+  expect(early.pages).toBe('keep');
+  filesystem.release(NODE, early.handle);
+  write(handle, 100);
+  const late = filesystem.open(NODE, O_RDWR);
+  expect([late.pages, drops, whole]).toEqual(['bypass', [], []]);
+  filesystem.release(NODE, late.handle);
+  filesystem.release(NODE, handle);
+  expect([filesystem.open(NODE, O_RDWR).pages, drops, whole]).toEqual(['keep', [], [NODE]]);
+});
+
+test('a gap that could be zeroed in part only has its pages dropped all the same', () => {
+  const { filesystem, drops, write } = withPages();
+  filesystem.open(NODE, 0);
+  const { handle } = filesystem.open(NODE, O_RDWR | O_TRUNC);
+  const full = () => {
+    throw new ImgfuseError('no-space', 'the host is full', { errno: ERRNO.ENOSPC });
+  };
+  const discard = vi.spyOn(VirtualDisk.prototype, 'discard').mockImplementationOnce(full);
+  expect(() => write(handle, 100)).toThrow('full');
+  discard.mockRestore();
+  expect(drops).toEqual([[NODE, 0, 100]]);
+});
+
+test('where the handle itself uses pages they are dropped, too', () => {
+  const { filesystem, drops, write } = withPages(false);
+  const { handle } = filesystem.open(NODE, O_RDWR | O_TRUNC);
+  write(handle, 100);
+  expect(drops).toEqual([[NODE, 0, 100]]);
 });
 
 /** The rule, byte by byte: a file cut to nothing by each opening, over a disk that keeps the rest. */

@@ -313,27 +313,32 @@ describe('files and directories', () => {
   const [DIRECT_IO, KEEP_CACHE, PARALLEL_DIRECT_WRITES] = [1, 2, 64];
 
   test('OPEN for direct I/O bypasses the page cache and writes in parallel; any other keeps the cache', () => {
-    expect(opened(O_DIRECT | 2, 'keep')).toBe(DIRECT_IO | PARALLEL_DIRECT_WRITES);
+    expect(opened(O_DIRECT | 2, 'keep')).toBe(KEEP_CACHE | DIRECT_IO | PARALLEL_DIRECT_WRITES);
     expect(opened(2, 'keep')).toBe(KEEP_CACHE);
   });
 
-  test('OPEN drops the pages where they may be untrue', () => {
-    expect(opened(2, 'drop')).toBe(0);
-    expect(opened(0, 'drop')).toBe(0);
+  test('OPEN never drops the pages that others may be writing through, whatever it is itself', () => {
+    for (const minor of [38, 39]) {
+      for (const pages of ['keep', 'bypass'] as const) {
+        for (const flags of [0, 2, O_DIRECT, O_DIRECT | 2, O_TRUNC | 1])
+          expect(opened(flags, pages, minor) & KEEP_CACHE, `${pages} ${flags}`).toBe(KEEP_CACHE);
+      }
+    }
   });
 
   test('OPEN of bytes that are written under another name bypasses the page cache, in every version of the protocol', () => {
-    for (const minor of [38, 39]) expect(opened(0, 'bypass', minor)).toBe(DIRECT_IO);
+    for (const minor of [38, 39]) expect(opened(0, 'bypass', minor)).toBe(KEEP_CACHE | DIRECT_IO);
+    expect(opened(O_DIRECT, 'bypass')).toBe(KEEP_CACHE | DIRECT_IO | PARALLEL_DIRECT_WRITES);
   });
 
   test('OPEN with O_TRUNC bypasses the page cache, because it changes bytes that nobody writes', () => {
-    expect(opened(O_TRUNC | 1, 'drop')).toBe(DIRECT_IO);
-    expect(opened(O_TRUNC | O_DIRECT | 1, 'drop')).toBe(DIRECT_IO | PARALLEL_DIRECT_WRITES);
+    expect(opened(O_TRUNC | 1, 'keep')).toBe(KEEP_CACHE | DIRECT_IO);
+    expect(opened(O_TRUNC | O_DIRECT | 1, 'keep')).toBe(KEEP_CACHE | DIRECT_IO | PARALLEL_DIRECT_WRITES);
   });
 
   test('OPEN never bypasses the page cache of a kernel whose direct writes leave the pages of others untrue', () => {
     for (const flags of [O_DIRECT | 2, O_DIRECT]) expect(opened(flags, 'keep', 38)).toBe(KEEP_CACHE);
-    expect(opened(O_TRUNC | O_DIRECT | 2, 'drop', 38)).toBe(0);
+    expect(opened(O_TRUNC | O_DIRECT | 2, 'keep', 38)).toBe(KEEP_CACHE);
   });
 
   test.each([

@@ -44,9 +44,3 @@ test('an opening that fails leaves nothing, and so many at once are refused', as
   texts.release(handles[7]!);
   expect(await texts.open()).toBeGreaterThan(256);
 });
-
-test('the length is told, in bytes', async () => {
-  const noteLength = vi.fn();
-  await new StatusTexts(async () => 'ö', noteLength).open();
-  expect(noteLength).toHaveBeenCalledWith(5);
-});
