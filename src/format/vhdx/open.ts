@@ -81,7 +81,21 @@ export function openForChanges(
 
 function openParent(layout: Layout, options: OpenOptions): ReadableImage | null {
   const reference = parentReference(layout);
-  return reference === null ? null : options.openBacking(reference);
+  if (reference === null) return null;
+  const backing = options.openBacking(reference);
+  if (!options.readOnly) assertSameSectors(layout, backing);
+  return backing;
+}
+
+/** The parent may change into one of other sectors only under another DataWriteGuid, so any_parent or a damaged image lead here. */
+function assertSameSectors({ disk, view }: Layout, backing: ReadableImage | null): void {
+  const found = backing?.details().sectorSize ?? disk.sectorBytes;
+  if (found === disk.sectorBytes) return;
+  const { path } = view;
+  throw unsupported(
+    path,
+    `${path} has sectors of ${disk.sectorBytes} bytes, and those of its backing file ${backing!.file.path} have ${found}; mount it with -o ro`,
+  );
 }
 
 /** How many blocks there are in an image that was closed clean and not touched since; null if it is not that image. */

@@ -82,3 +82,11 @@ test('a parent that is no VHDX is refused', () => {
   writeFileSync(join(folder, 'base.vhdx'), Buffer.alloc(3 * MIB));
   expect(() => openDisk(child, { readOnly: true })).toThrow(/does not begin with "vhdxfile"/);
 });
+
+test('a parent with sectors of another size is read and not written over', () => {
+  const wanted = makeChild({ parent_linkage: LINKAGE, relative_path: '.\\base.vhdx' }, { sectorBytes: 4096 });
+  withDisk(child, { readOnly: true }, (disk) => expect(firstDifference(readAll(disk), wanted)).toBe('none'));
+  expect(() => openDisk(child, { readOnly: false })).toThrow(
+    /sectors of 4096 bytes, and those of .*base\.vhdx have 512/,
+  );
+});
