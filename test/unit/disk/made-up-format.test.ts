@@ -204,7 +204,7 @@ test('a disk of a format that cannot be resized keeps its size', () => {
 test('a new image cannot stand on another one in a format without backing files', () => {
   const options = { options: new Map(), backing: 'base', backingFormat: 'raw' };
   expect(refusalOf(() => createDisk(join(folder, 'x'), 'raw', options))).toBe(
-    'usage: raw images cannot have a backing file; use -f with one of qed, qcow2, qcow, vdi, vmdk, vpc',
+    'usage: raw images cannot have a backing file; use -f with one of qed, qcow2, qcow, vdi, vmdk, vpc, vhdx',
   );
 });
 
