@@ -185,6 +185,8 @@ describe.each([
   ['vdi', 'block_size=64k', '1537k'],
   ['vpc', '', '3M'],
   ['vpc', 'block_size=64k', '1537k'],
+  ['vhdx', 'block_size=1M', '3M'],
+  ['vhdx', '', '1537k'],
 ])('a differencing %s image with %j over a base of %s', (format, option, baseSize) => {
   test('is the disk of the base afterwards, and empty', () => {
     const base = `base.${format}`;

@@ -220,7 +220,7 @@ describe('what cannot be rebased', () => {
       [
         'base',
         { backing: 'other', backingFormat: 'qcow2', format: 'raw' },
-        /base is a raw image, and only qed, qcow2, qcow, vdi, vmdk, vpc/,
+        /base is a raw image, and only qed, qcow2, qcow, vdi, vmdk, vpc, vhdx/,
       ],
       ['disk.bochs', { backing: 'base', backingFormat: 'raw' }, /Bochs image/],
       [

@@ -31,7 +31,7 @@ function markOf(image: string): string {
   return `${dev}-${ino}`;
 }
 
-describe.each(['qcow2', 'qed', 'vdi', 'vmdk', 'parallels'])('an image in %s', (format) => {
+describe.each(['qcow2', 'qed', 'vdi', 'vmdk', 'parallels', 'vhdx'])('an image in %s', (format) => {
   test('is marked by every clean end, and by nothing else', async () => {
     imgfuse('create', '-f', format, 'image', '64M');
     expect(bench.closedMarks()).toEqual([]);

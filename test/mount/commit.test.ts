@@ -67,7 +67,7 @@ function pair(overlayFormat: string, baseFormat: string, size: string, folder = 
   return { base, over };
 }
 
-/** Writes to an overlay, which QEMU cannot do to a VDI or VHD with a parent. */
+/** Writes to an overlay, which QEMU cannot do to a VDI, VHD or VHDX with a parent. */
 function change(
   over: string,
   changes: readonly (readonly [value: number, at: number, length: number])[],
@@ -92,6 +92,7 @@ const PAIRS = [
   ['qcow2', 'raw'],
   ['vdi', 'vdi'],
   ['vpc', 'vpc'],
+  ['vhdx', 'vhdx'],
 ] as const;
 
 describe('interrupted', () => {
@@ -100,6 +101,7 @@ describe('interrupted', () => {
     ['SIGTERM', ...PAIRS[0]],
     ['SIGINT', ...PAIRS[1]],
     ['SIGTERM', ...PAIRS[2]],
+    ['SIGTERM', ...PAIRS[3]],
   ] as const)('by %s, %s into %s ends in good order, and goes on when it is run again', async (signal, format, below) => {
     const { base, over } = pair(format, below, '200M');
     change(over, [[7, 0, 160 * MIB]]);
@@ -127,6 +129,7 @@ describe('interrupted', () => {
     ['vdi', 'vdi'],
     ['qcow2', 'vpc'],
     ['vpc', 'vpc'],
+    ['vhdx', 'vhdx'],
   ])('by SIGKILL, again and again, %s into %s loses nothing', async (format, below) => {
     const { base, over } = pair(format, below, '100M');
     change(over, [
@@ -211,9 +214,10 @@ test("a guest's ext4 that was changed through an overlay is clean in the base", 
 });
 
 test.each([
-  ['vdi', 'UUIDs'],
-  ['vmdk', 'a CID'],
-])('a %s that knows its base by %s is committed, rebased, and cut off from it, and QEMU reads what is left', (format, word) => {
+  ['vdi', 'UUIDs', 'knows its parent by UUIDs'],
+  ['vmdk', 'a CID', 'knows its parent by a CID'],
+  ['vhdx', 'a GUID', 'the backing file of a VHDX image is vhdx'],
+])('a %s that knows its base by %s is committed, rebased, and cut off from it, and QEMU reads what is left', (format, _, refusal) => {
   const [base, child, other] = ['base', 'child', 'other'].map((name) => `${name}.${format}`) as [
     string,
     string,
@@ -245,7 +249,7 @@ test.each([
   }
   qemuCheck(bench.path(child), format);
   qemuIo(bench.path(child), format, 'read -P 7 1M 1M', 'read -P 9 3M 300k');
-  expect(refused(1, 'rebase', '-b', 'base.raw', '-F', 'raw', '-u', child)).toMatch(`knows its parent by ${word}`);
+  expect(refused(1, 'rebase', '-b', 'base.raw', '-F', 'raw', '-u', child)).toMatch(refusal);
 });
 
 test('a VHD that knows its base by a UUID and a name is committed, rebased, and cut off from it, and QEMU reads what is left', () => {

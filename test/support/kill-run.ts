@@ -44,6 +44,7 @@ export const KINDS = [
   'vdi over data',
   'vmdk over data',
   'vpc over data',
+  'vhdx over data',
   'vpc, fixed',
   'vhdx, fixed',
   'qcow',
