@@ -101,6 +101,12 @@ export function storedName(
 ): string {
   if (format !== 'raw' || name.startsWith('json:')) return name;
   const absolute = isAbsolute(name) ? name : location;
+  if (absolute?.isWellFormed() === false) {
+    throw usage(
+      `${path} could not name its backing file ${name}: it is raw, so a qcow image names it in JSON, which has no place for a name that ` +
+        'is not UTF-8; rename it, or make a qcow2 image',
+    );
+  }
   if (absolute !== undefined && isAbsolute(absolute)) {
     return `json:${JSON.stringify({ driver: 'raw', file: { driver: 'file', filename: absolute } })}`;
   }

@@ -42,15 +42,20 @@ export function offsetOf(low: number, high: number): HostOffset {
 
 /** Sets the entry with this low word to another place, a multiple of a MiB; its other bits stay. */
 export function writePlace(entry: DataView, low: number, place: number): void {
+  writeEntry(entry, 0, low & (2 ** OFFSET_SHIFT - 1), place);
+}
+
+/** Puts an entry at `at` of what is written. @param bits below those of the place: its state, and what else is kept */
+export function writeEntry(entries: DataView, at: number, bits: number, place: number): void {
   const mib = place / MIB;
-  entry.setUint32(0, (low & (2 ** OFFSET_SHIFT - 1)) + (mib % HIGH_MIB) * MIB, true);
-  entry.setUint32(4, Math.floor(mib / HIGH_MIB), true);
+  entries.setUint32(at, bits + (mib % HIGH_MIB) * MIB, true);
+  entries.setUint32(at + 4, Math.floor(mib / HIGH_MIB), true);
 }
 
 /** The bytes of an entry. */
 export function entryOf(state: number, place: number): Uint8Array {
   const bytes = new Uint8Array(ENTRY_BYTES);
-  writePlace(new DataView(bytes.buffer), state, place);
+  writeEntry(new DataView(bytes.buffer), 0, state, place);
   return bytes;
 }
 

@@ -8,7 +8,7 @@ import { type CreateHelp, refuseUnknownKeys } from '../create-option.ts';
 import { NULL_UUID, newUuid } from '../guid.ts';
 import type { BackingReference, CreateOptions, ParentFacts } from '../image-format.ts';
 import { parseSize } from '../size.ts';
-import { entryOf, PAYLOAD_BLOCK_FULLY_PRESENT, PAYLOAD_BLOCK_NOT_PRESENT, PAYLOAD_BLOCK_ZERO } from './bat.ts';
+import { PAYLOAD_BLOCK_FULLY_PRESENT, PAYLOAD_BLOCK_NOT_PRESENT, PAYLOAD_BLOCK_ZERO, writeEntry } from './bat.ts';
 import { ENTRY_BYTES, Geometry } from './geometry.ts';
 import { MIB } from './header/fields.ts';
 import { serializeFileIdentifier } from './header/file-identifier.ts';
@@ -100,10 +100,11 @@ function writeBat(file: HostFile, batAt: number, geometry: Geometry, state: numb
   for (let first = 0; first < geometry.entryCount; first += CHUNK_ENTRIES) {
     const count = Math.min(CHUNK_ENTRIES, geometry.entryCount - first);
     const chunk = new Uint8Array(count * ENTRY_BYTES);
+    const entries = new DataView(chunk.buffer);
     for (let i = 0; i < count; i++) {
       if (geometry.isBitmapEntry(first + i)) continue;
       const place = dataAt === null ? 0 : dataAt + geometry.blockOfEntry(first + i) * geometry.blockBytes;
-      chunk.set(entryOf(state, place), i * ENTRY_BYTES);
+      writeEntry(entries, i * ENTRY_BYTES, state, place);
     }
     file.write(chunk, 0, chunk.length, hostOffset(batAt + first * ENTRY_BYTES));
   }

@@ -10,7 +10,7 @@ import { type CreateHelp, refuseUnknownKeys } from '../create-option.ts';
 import type { CreateOptions } from '../image-format.ts';
 import { parseSize } from '../size.ts';
 import { MAX_CYLINDERS, randomCid } from './descriptor/edit.ts';
-import type { ExtentLine } from './descriptor/parse.ts';
+import { type ExtentLine, MAX_EXTENTS } from './descriptor/parse.ts';
 import { createdKind } from './kinds.ts';
 import { parentWords } from './parent.ts';
 import { GRAIN_BYTES } from './sparse/create.ts';
@@ -138,6 +138,9 @@ function extentsOf({ size, subformat }: Plan, name: string, own: string): Extent
   };
   if (subformat === 'monolithicSparse') return [lineOf(size, own)];
   if (subformat === 'monolithicFlat') return [lineOf(size, `${name}-flat.vmdk`)];
+  const most = MAX_EXTENTS * TWO_GIB;
+  if (size > most)
+    throw usage(`a ${subformat} image holds at most ${most} bytes, not ${size}: it has ${MAX_EXTENTS} extents at most`);
   return Array.from({ length: Math.ceil(size / TWO_GIB) }, (_, i) => {
     const number = String(i + 1).padStart(3, '0');
     return lineOf(Math.min(TWO_GIB, size - i * TWO_GIB), `${name}-${isFlat ? 'f' : 's'}${number}.vmdk`);

@@ -13,7 +13,7 @@ import { ImgfuseError } from '../../../errors/index.ts';
 
 /** The kinds of extents that are opened here. */
 const EXTENT_TYPES = ['SPARSE', 'FLAT', 'ZERO', 'VMFS', 'VMFSSPARSE', 'SESPARSE'] as const;
-const MAX_EXTENTS = 4096;
+export const MAX_EXTENTS = 4096;
 export const NO_CID = 'ffffffff';
 export const NO_UUID = '00000000-0000-0000-0000-000000000000';
 
