@@ -25,10 +25,11 @@ test(`damaged tables show what is sane, in few reads, and throw nothing (seed ${
   } finally {
     removeTemporaryDirectory(folder);
   }
-  const { mutants, tables, partitions, contents, hangs, crashes, slowestMs, peakBytes, findings } = figures;
+  const { mutants, tables, partitions, contents, hangs, crashes, slowestMs, peakBytes, cpuSeconds, findings } = figures;
   console.log(
     `partitions: ${mutants} mutants, ${tables} with a table, ${partitions} partitions, ${contents} contents recognized, ${crashes} crashes, ` +
-      `${hangs} hangs over 2 s (slowest ${slowestMs} ms), ${findings.length} findings, peak ${Math.ceil(peakBytes / 2 ** 20)} MiB`,
+      `${hangs} hangs over 2 s (slowest ${slowestMs} ms), ${findings.length} findings, peak ${Math.ceil(peakBytes / 2 ** 20)} MiB, ` +
+      `${Math.round(cpuSeconds)} s of CPU time (seed ${SEED}, mutants ${FIRST} to ${FIRST + mutants - 1})`,
   );
   expect(findings.slice(0, 20)).toEqual([]);
   expect(tables).toBeGreaterThan(0);

@@ -36,10 +36,22 @@ test.concurrent.each(
   } finally {
     removeTemporaryDirectory(folder);
   }
-  const { mutants, openedToRead, openedForWriting, repaired, hangs, crashes, slowestMs, peakBytes, findings } = figures;
+  const {
+    mutants,
+    openedToRead,
+    openedForWriting,
+    repaired,
+    hangs,
+    crashes,
+    slowestMs,
+    peakBytes,
+    cpuSeconds,
+    findings,
+  } = figures;
   console.log(
     `${format}: ${mutants} mutants, ${openedForWriting} opened for writing, ${repaired} repaired in one pass, ${crashes} crashes, ${hangs} hangs over 2 s ` +
-      `(slowest ${slowestMs} ms), ${findings.length} findings, peak ${Math.ceil(peakBytes / 2 ** 20)} MiB`,
+      `(slowest ${slowestMs} ms), ${findings.length} findings, peak ${Math.ceil(peakBytes / 2 ** 20)} MiB, ` +
+      `${Math.round(cpuSeconds)} s of CPU time (seed ${SEED}, mutants ${FIRST} to ${FIRST + mutants - 1})`,
   );
   expect(findings.slice(0, 20)).toEqual([]);
   expect(openedToRead).toBeGreaterThan(0);

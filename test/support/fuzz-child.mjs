@@ -331,6 +331,7 @@ process.on('message', async ({ subjects: descriptions, seed, from, to, maxRssByt
       process.send({ bug: `mutant ${index} of ${subject.name}, or one of the ${LOOK_EVERY} before it: ${what}` });
     }
   }
-  process.send({ done: true, counts, peakBytes: process.resourceUsage().maxRSS * 1024 });
+  const { maxRSS, systemCPUTime, userCPUTime } = process.resourceUsage();
+  process.send({ done: true, counts, peakBytes: maxRSS * 1024, cpuMicroseconds: userCPUTime + systemCPUTime });
   process.disconnect();
 });

@@ -247,6 +247,7 @@ process.on('message', async ({ subjects: descriptions, seed, from, to, maxRssByt
       });
     }
   }
-  process.send({ done: true, counts, peakBytes: process.resourceUsage().maxRSS * 1024 });
+  const { maxRSS, systemCPUTime, userCPUTime } = process.resourceUsage();
+  process.send({ done: true, counts, peakBytes: maxRSS * 1024, cpuMicroseconds: userCPUTime + systemCPUTime });
   process.disconnect();
 });

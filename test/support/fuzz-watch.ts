@@ -11,6 +11,8 @@ const SILENCE_MS = 120_000;
 /** Mutants of one process. */
 const BATCH = 50_000;
 const LOOK_MS = 50;
+/** Processes at the same time. */
+const JOBS = Math.max(1, Number(process.env['PROOF_JOBS'] ?? 1));
 
 export interface WatchFigures {
   mutants: number;
@@ -18,12 +20,14 @@ export interface WatchFigures {
   crashes: number;
   slowestMs: number;
   peakBytes: number;
+  /** CPU time of the processes that came to their end */
+  cpuSeconds: number;
   /** one sentence each, crashes and hangs included */
   readonly findings: string[];
 }
 
 export function noFigures(): WatchFigures {
-  return { mutants: 0, hangs: 0, crashes: 0, slowestMs: 0, peakBytes: 0, findings: [] };
+  return { mutants: 0, hangs: 0, crashes: 0, slowestMs: 0, peakBytes: 0, cpuSeconds: 0, findings: [] };
 }
 
 /** A module that takes a job as its message, writes the number of each mutant to descriptor 4, and sends what it finds. */
@@ -40,10 +44,12 @@ export interface MutantRange {
 }
 
 type Counts = Readonly<Partial<Record<string, number>>>;
-type Message = { readonly bug: string } | { readonly done: true; readonly counts: Counts; readonly peakBytes: number };
+type Message =
+  | { readonly bug: string }
+  | { readonly done: true; readonly counts: Counts; readonly peakBytes: number; readonly cpuMicroseconds: number };
 
 /**
- * Runs every mutant of a range, in as many processes as it takes.
+ * Runs every mutant of a range, in as many processes as it takes, JOBS at a time.
  * @param job what the program needs beside the numbers of its mutants @param count told what each process counted
  */
 export async function watchMutants(
@@ -55,17 +61,26 @@ export async function watchMutants(
   count: (counts: Counts) => void,
 ): Promise<void> {
   const end = first + mutants;
-  const progress = openSync(join(folder, 'progress'), 'w+');
-  try {
-    for (let from = first; from < end; ) {
-      const part = { ...job, seed, from, to: Math.min(end, from + BATCH) };
-      const stoppedAt = await runChild(program, part, figures, progress, count);
-      figures.mutants += stoppedAt - from;
-      from = stoppedAt;
+  const batch = Math.min(BATCH, Math.ceil(mutants / JOBS));
+  let next = first;
+  const work = async (worker: number): Promise<void> => {
+    const progress = openSync(join(folder, `progress-${worker}`), 'w+');
+    try {
+      while (next < end) {
+        let from = next;
+        const to = Math.min(end, from + batch);
+        next = to;
+        while (from < to) {
+          const stoppedAt = await runChild(program, { ...job, seed, from, to }, figures, progress, count);
+          figures.mutants += stoppedAt - from;
+          from = stoppedAt;
+        }
+      }
+    } finally {
+      closeSync(progress);
     }
-  } finally {
-    closeSync(progress);
-  }
+  };
+  await Promise.all(Array.from({ length: JOBS }, (_, worker) => work(worker)));
 }
 
 interface Job {
@@ -103,6 +118,7 @@ async function runChild(
     isDone = true;
     count(message.counts);
     figures.peakBytes = Math.max(figures.peakBytes, message.peakBytes);
+    figures.cpuSeconds += message.cpuMicroseconds / 1e6;
   });
   const current = { index: job.from, startedMs: cpuMs(child), wallMs: Date.now() };
   let hangs = false;
