@@ -6,13 +6,15 @@
 # With --qemu it is QEMU that runs the workloads, and that reopens the states (test/support/qemu-power-cut.ts): the same
 # figures of QEMU, and of imgfuse with the states that QEMU left. Examples of what went wrong are printed, and are no failure.
 set -eu
-usage='usage: powercut.sh [--qemu] [--states N] [--format TEXT] [--seed S]
+usage='usage: powercut.sh [--qemu] [--states N] [--format TEXT] [--seed S] [--first N] [--jobs N]
   --qemu         the engines of QEMU: qed, qcow2, each with and without a backing file
   --states N     states for each kind of image (default: see test/support/slices.ts)
   --format TEXT  only the kinds of raw, qed, qcow2, qcow, vdi, vmdk, vpc or vhdx, or those with TEXT in their name: snapshot, "qcow2 with lazy",
                  commit, rebase, ...
-  --seed S       the same workloads again (default: another one each time, printed)'
-states= qemu= format= seed=$(date +%s)
+  --seed S       the same workloads again (default: another one each time, printed)
+  --first N      begin with workload N of the seed, where another run has ended
+  --jobs N       processes that run them (default: 1)'
+states= qemu= format= seed=$(date +%s) first=0 jobs=1
 cd "$(dirname "$0")/.."
 . scripts/options.sh
 if [ "$qemu" = yes ]; then
@@ -20,4 +22,5 @@ if [ "$qemu" = yes ]; then
     SLICE=long SLICE_QEMUCUTS="$states" POWERCUT_FORMAT="$format" SEED="$seed" -- test/interop/qemu-power-cut.test.ts
 fi
 exec scripts/run-figures.sh ': [0-9][0-9]* states,' \
-  SLICE=long SLICE_CUTS="$states" POWERCUT_FORMAT="$format" SEED="$seed" -- --passWithNoTests test/model/power-cut-
+  SLICE=long SLICE_CUTS="$states" SLICE_EXTENTCUTS="$states" SLICE_FILECUTS="$states" POWERCUT_FORMAT="$format" \
+  POWERCUT_FIRST="$first" PROOF_JOBS="$jobs" SEED="$seed" -- --passWithNoTests test/model/power-cut-

@@ -725,8 +725,8 @@ const RULES = [
     file: 'src/format/vmdk/session.ts',
     from: 'this.rewrite((text) => withIdentity(text, this.parts.identity));',
     to: 'void withIdentity;',
-    test: 'test/model/vmdk-files.test.ts',
-    only: 'power cuts',
+    test: 'test/model/power-cut-vmdk.test.ts',
+    only: 'power cuts on vmdk',
   },
   {
     rule: 'R7',

@@ -8,7 +8,7 @@ import { requireOrSkip } from '../support/requirements.ts';
 import { type GuestStep, prepare, SUBJECTS } from '../support/workloads.ts';
 import { describePowerCuts } from './power-cuts.ts';
 
-describePowerCuts((name) => /subclusters|data file|snapshot/.test(name));
+describePowerCuts(({ subject: { name } }) => /subclusters|data file|snapshot/.test(name));
 
 test('a discard in an L2 table that a snapshot shares lowers no counter before the L1 entry of the copy is durable', (context) => {
   requireOrSkip(context, hasQemu, 'qemu-img');

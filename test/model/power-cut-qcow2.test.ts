@@ -2,4 +2,4 @@
 
 import { describePowerCuts } from './power-cuts.ts';
 
-describePowerCuts((name) => name.startsWith('qcow2') && !/subclusters|data file|snapshot/.test(name));
+describePowerCuts(({ subject: { name } }) => name.startsWith('qcow2') && !/subclusters|data file|snapshot/.test(name));

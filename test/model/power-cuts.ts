@@ -1,34 +1,32 @@
 // A slice of the simulated power cuts (test/support/power-cut.ts), for the files power-cut-*.test.ts, which run side by side.
-// POWERCUT_FORMAT is a format or a part of the names of subjects, SEED the beginning.
+// POWERCUT_FORMAT is a format or a part of the names of subjects, SEED the beginning, POWERCUT_FIRST the number of the workload to
+// begin with; with PROOF_JOBS that many processes run them.
 
-import { describe, expect, test } from 'vitest';
-import { roundDown, roundUp } from '../../src/bytes/offsets.ts';
+import { afterAll, describe, expect, test } from 'vitest';
 import { formats } from '../../src/disk/registry.ts';
-import { qcow } from '../../src/format/qcow/index.ts';
-import { qcow2 } from '../../src/format/qcow2/index.ts';
-import { vdi } from '../../src/format/vdi/index.ts';
-import { vhdx } from '../../src/format/vhdx/index.ts';
-import { cutPower, noVerdict } from '../support/power-cut.ts';
+import { PieceRunner } from '../support/piece-processes.ts';
+import { noVerdict } from '../support/power-cut.ts';
+import { CUT_KINDS, type CutKind } from '../support/power-cut-workloads.ts';
 import { hasQemu } from '../support/qemu.ts';
-import { seededRandom } from '../support/random.ts';
 import { requireOrSkip } from '../support/requirements.ts';
 import { sliceOf } from '../support/slices.ts';
-import { type GuestStep, prepare, randomSteps, SUBJECTS, type Subject } from '../support/workloads.ts';
+import type { Subject } from '../support/workloads.ts';
 
 const FORMAT = process.env['POWERCUT_FORMAT'] ?? '';
 const SEED = Number(process.env['SEED'] ?? Date.now() % 1_000_000);
+const FIRST = Number(process.env['POWERCUT_FIRST'] ?? 0);
 /** States come from so many workloads at least. */
 const WORKLOADS = 12;
-const STEPS = 9;
-/** of the kinds of image */
-const LARGEST_CLUSTER = 16 * 1024;
-/** of the workloads, those whose process is killed on the way */
-const KILLED = 0.3;
+/** Of one workload, however many are asked for: another workload shows more than the last states of one. */
+const MOST_OF_ONE = 10_000;
 
-/** @param wanted which of the subjects, by name */
-export function describePowerCuts(wanted: (name: string) => boolean): void {
-  for (const [index, subject] of SUBJECTS.entries()) {
-    if (wanted(subject.name) && isChosen(subject)) describeSubject(index, subject);
+/** @param wanted which of the kinds of image */
+export function describePowerCuts(wanted: (kind: CutKind) => boolean): void {
+  const runner = new PieceRunner();
+  afterAll(() => runner.close());
+  for (const kind of CUT_KINDS) {
+    const { slice, subject } = kind;
+    if (wanted(kind) && isChosen(subject)) describeKind(kind, sliceOf(slice, subject.format.name), runner);
   }
 }
 
@@ -37,42 +35,36 @@ function isChosen({ name, format }: Subject): boolean {
   return formats.some((each) => each.name === FORMAT) ? format.name === FORMAT : name.includes(FORMAT);
 }
 
-function describeSubject(index: number, subject: Subject): void {
-  const wanted = sliceOf('cuts', subject.format.name);
+function describeKind(kind: CutKind, wanted: number, runner: PieceRunner): void {
+  const { subject } = kind;
   describe(`power cuts on ${subject.name}`, () => {
-    test(`lose nothing that was flushed and leave nothing wrong (seed ${SEED})`, { timeout: 36_000_000 }, (context) => {
+    test(`lose nothing that was flushed and leave nothing wrong (seed ${SEED})`, {
+      timeout: 36_000_000,
+    }, async (context) => {
       if (subject.withSnapshot === true) requireOrSkip(context, hasQemu, 'qemu-img');
-      const random = seededRandom(SEED + index);
       const verdict = noVerdict();
-      const { format, marksDirty = false } = subject;
-      const begin = process.cpuUsage();
-      while (verdict.states < wanted && verdict.failures.length < 10) {
-        const steps = randomSteps(random, STEPS, subject);
-        const kill = random() < KILLED ? addKill(steps, random) : {};
-        const repairAfterKill = format.check !== undefined && random() < 0.3;
-        const workload = { format, ...prepare(subject, random), steps, marksDirty, ...kill, repairAfterKill };
-        const reclaimsLeaks = format === vdi || format === vhdx || format === qcow;
-        const promises = { onlyLeaks: format === qcow2 || reclaimsLeaks, reclaimsLeaks };
-        cutPower({ ...workload, ...promises }, random, verdict, Math.ceil(wanted / WORKLOADS));
-      }
-      const { user, system } = process.cpuUsage(begin);
-      const rate = Math.round((verdict.states * 1e6) / (user + system));
+      const begin = runner.cpuSeconds();
+      const most = Math.min(MOST_OF_ONE, Math.ceil(wanted / WORKLOADS));
+      const next = await runner.run(
+        FIRST,
+        (number) => {
+          if (verdict.states >= wanted || verdict.failures.length >= 10) return null;
+          return { proof: 'cuts' as const, kind: CUT_KINDS.indexOf(kind), number, seed: SEED, most };
+        },
+        (part) => {
+          for (const each of ['states', 'distinct', 'lost', 'unrepaired', 'corrupt'] as const)
+            verdict[each] += part[each];
+          verdict.failures.push(...part.failures);
+        },
+      );
+      const seconds = runner.cpuSeconds() - begin;
       const { states, distinct, lost, unrepaired, corrupt } = verdict;
       console.log(
         `${subject.name}: ${states} states, ${distinct} of them distinct, ${lost} with lost sectors, ${unrepaired} unrepaired, ` +
-          `${corrupt} corrupt (${rate} in a second of CPU time)`,
+          `${corrupt} corrupt (${Math.round(states / seconds)} in a second of CPU time, ${Math.round(seconds)} s; ` +
+          `seed ${SEED}, workloads ${FIRST} to ${next - 1})`,
       );
       expect(verdict.failures.slice(0, 3)).toEqual([]);
     });
   });
-}
-
-/** Somewhere on the way; half of the time just after what was written last is gone again, but not for certain. */
-function addKill(steps: GuestStep[], random: () => number): { readonly killBefore: number } {
-  const at = Math.floor(random() * steps.length);
-  const written = steps.slice(0, at).findLast((step) => step.kind === 'write');
-  if (written?.kind !== 'write' || random() < 0.5) return { killBefore: at };
-  const [start, end] = [roundDown(written.at, LARGEST_CLUSTER), roundUp(written.at + written.length, LARGEST_CLUSTER)];
-  steps.splice(at, 0, { kind: 'flush' }, { kind: 'discard', at: start, length: end - start, value: 0 });
-  return { killBefore: at + 2 };
 }
