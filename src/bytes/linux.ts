@@ -9,8 +9,9 @@ export const FALLOC_FL_ZERO_RANGE = 0x10;
 export const SEEK_DATA = 3;
 export const SEEK_HOLE = 4;
 
-/** Of open(2). */
+/** Of open(2); the value of O_DIRECT depends on the architecture. */
 export const O_TRUNC = 0o1000;
+export const O_DIRECT = { arm: 0o200000, arm64: 0o200000, ppc64: 0o400000 }[process.arch as string] ?? 0o40000;
 
 /** File types in st_mode. */
 export const S_IFMT = 0o170000;

@@ -1,7 +1,7 @@
 // The tree that a mount shows: disk.raw, partitions/, snapshots/ and status.json in a directory, or the disk or a partition as
 // the mountpoint itself. Each request is passed to the file that its node is. Between two requests only what tree-state.ts shares is kept.
 
-import { O_TRUNC, S_IFDIR, S_IFMT } from '../bytes/linux.ts';
+import { O_DIRECT, O_TRUNC, S_IFDIR, S_IFMT } from '../bytes/linux.ts';
 import type { VirtualDisk } from '../disk/index.ts';
 import { ERRNO, ImgfuseError } from '../errors/index.ts';
 import type {
@@ -147,7 +147,7 @@ export class DiskFilesystem implements Filesystem {
       nlink: isDirectory ? 2 : 1,
       uid,
       gid,
-      blockSize: file === null ? SMALLEST_BUFFER : this.bufferSize(),
+      blockSize: Math.min(Math.max(file === null ? 0 : this.disk.clusterSize, SMALLEST_BUFFER), LARGEST_BUFFER),
     };
   }
 
@@ -198,7 +198,7 @@ export class DiskFilesystem implements Filesystem {
     // the size stays, like that of a block device: cp and a shell's > write over a disk and must not cut it to nothing
     const truncates = !isReader && (flags & O_TRUNC) !== 0;
     const kind = isReader ? HANDLE.read : truncates ? HANDLE.truncate : HANDLE.write;
-    const claim = this.handles.open(file.record, kind, pid);
+    const claim = this.handles.open(file.record, kind, pid, (flags & O_DIRECT) !== 0);
     if ('isWriter' in claim) throw this.refusal(file, claim);
     if (truncates) file.truncation.open();
     if (!isReader) this.words.addWritableHandle();
@@ -243,8 +243,9 @@ export class DiskFilesystem implements Filesystem {
     sourceOffset: number,
     length: number,
     offset: number,
+    isDirect = false,
   ): number {
-    return this.fileAt(node).write(handle, source, sourceOffset, length, offset);
+    return this.fileAt(node).write(handle, source, sourceOffset, length, offset, isDirect);
   }
 
   flush(node: number, handle: number): void {
@@ -312,10 +313,6 @@ export class DiskFilesystem implements Filesystem {
       ...(partition === 0 ? {} : { 'user.imgfuse.partition': String(partition) }),
       ...(file instanceof SnapshotFile ? { 'user.imgfuse.snapshot': file.id } : {}),
     };
-  }
-
-  private bufferSize(): number {
-    return Math.min(Math.max(this.disk.clusterSize, SMALLEST_BUFFER), LARGEST_BUFFER);
   }
 
   private refusal(file: RangeFile, { record, isWriter, pid }: Conflict): ImgfuseError {

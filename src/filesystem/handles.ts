@@ -20,7 +20,7 @@ export interface Conflict {
 
 /** Every handle goes past the pages, or there is no kernel. */
 export const NO_PAGES: KernelPages = {
-  bypassedByTruncating: true,
+  bypassedByDirect: true,
   drop: () => undefined,
   dropBeforeReply: () => undefined,
 };
@@ -36,7 +36,7 @@ export const HANDLE = { read: 1, write: 2, truncate: 3 } as const;
 export type HandleKind = (typeof HANDLE)[keyof typeof HANDLE];
 
 const KIND_MASK = 3;
-/** the handle goes past the pages of the kernel */
+/** the handle goes past the pages of the kernel, whatever it does but map the file */
 const BYPASS = 4;
 /** the bytes are being written under another name; such a handle reads */
 const BESIDE = 8;
@@ -110,6 +110,11 @@ export class Handles {
     });
   }
 
+  /** Somebody may have had pages filled, through another handle than this one, while it was writing past them. Takes no lock. */
+  othersUsePages(record: number, handle: number): boolean {
+    return this.records.count(record, 'paged') > ((handle & BYPASS) === 0 ? 1 : 0);
+  }
+
   /**
    * Makes the kernel drop the pages of every file that is read beside a writer: mappings have filled them. None of these files is
    * written through pages, and until `drop` has ended none is opened for that.
@@ -134,12 +139,13 @@ export class Handles {
   /**
    * Opens a file, or says what stands in the way. A file that has just been closed does not: its release is waited for, by as many
    * threads as leave one to serve it.
+   * @param isDirect with O_DIRECT
    */
-  open(record: number, kind: HandleKind, pid: number): Claim | Conflict {
+  open(record: number, kind: HandleKind, pid: number, isDirect = false): Claim | Conflict {
     const end = performance.now() + RELEASE_WAIT_MS;
     for (;;) {
       const releases = Atomics.load(this.words, RELEASES);
-      const answer = this.mutex.run(() => this.claim(record, kind, pid));
+      const answer = this.mutex.run(() => this.claim(record, kind, pid, isDirect));
       if ('handle' in answer || !this.waitForRelease(releases, end - performance.now())) return answer;
     }
   }
@@ -149,6 +155,9 @@ export class Handles {
       const { records } = this;
       const writes = canWrite(handle);
       this.count(record, handle, -1);
+      // a write past the pages that is under way leaves old ones, which nobody drops any more: see RangeFile.write()
+      const leavesPages = (handle & BYPASS) === 0 && records.count(record, 'paged') === 0;
+      if (leavesPages && records.count(record, 'writers') > 0) records.add(record, 'changes', 1);
       this.files.remove(handle >>> SLOT_SHIFT);
       if (writes) records.forOverlapping(record, (other) => records.noteChanged(other, record));
     });
@@ -165,19 +174,20 @@ export class Handles {
     });
   }
 
-  private claim(record: number, kind: HandleKind, pid: number): Claim | Conflict {
+  private claim(record: number, kind: HandleKind, pid: number, isDirect: boolean): Claim | Conflict {
     const { records } = this;
     const writes = kind !== HANDLE.read;
     const conflict = this.conflictOf(record, writes);
     if (conflict !== null && writes) return conflict;
     const isBeside = conflict !== null;
     this.renewPages(record, isBeside);
-    const bypasses = isBeside || !records.isFresh(record);
+    const mustBypass = isBeside || !records.isFresh(record);
+    const bypasses = mustBypass || (this.pages.bypassedByDirect && (isDirect || kind === HANDLE.truncate));
     const slot = this.files.add({ record, writes, isBeside, pid });
     const handle = kind | (bypasses ? BYPASS : 0) | (isBeside ? BESIDE : 0) | (slot << SLOT_SHIFT);
     this.count(record, handle, 1);
     if (writes) records.forOverlapping(record, (other) => records.noteChanged(other, record));
-    return { handle, pages: bypasses ? 'bypass' : 'keep' };
+    return { handle, pages: mustBypass ? 'bypass' : 'keep' };
   }
 
   /**
@@ -196,8 +206,7 @@ export class Handles {
     const { records } = this;
     const isBeside = (handle & BESIDE) !== 0;
     records.add(record, canWrite(handle) ? 'writers' : isBeside ? 'beside' : 'readers', change);
-    const bypasses = (handle & BYPASS) !== 0 || (isTruncating(handle) && this.pages.bypassedByTruncating);
-    if (!bypasses) records.add(record, 'paged', change);
+    if ((handle & BYPASS) === 0) records.add(record, 'paged', change);
     if (isBeside) Atomics.add(this.words, READERS_BESIDE, change);
   }
 

@@ -86,7 +86,14 @@ export class RangeFile {
     return this.disk.read(target, targetOffset, count, guestOffset(this.start + offset));
   }
 
-  write(handle: number, source: Uint8Array, sourceOffset: number, length: number, offset: number): number {
+  write(
+    handle: number,
+    source: Uint8Array,
+    sourceOffset: number,
+    length: number,
+    offset: number,
+    isDirect: boolean,
+  ): number {
     if (length === 0) return 0;
     const room = this.length === null ? length : Math.min(length, this.size() - offset);
     if (room <= 0) throw this.tooLarge('a write', offset);
@@ -99,6 +106,10 @@ export class RangeFile {
     } finally {
       // a write that fails may have changed some of them
       this.afterChange(offset, offset + room);
+      // the kernel has dropped their pages before it sent the WRITE, but an asynchronous one (io_submit(2), io_uring) leaves those
+      // that are filled again until it is served
+      if (isDirect && this.handles.othersUsePages(this.record, handle))
+        this.pages.dropBeforeReply(this.node, offset, offset + room);
     }
   }
 

@@ -100,6 +100,8 @@ export const FATTR_MTIME_NOW = 1 << 8;
 // fuse_write_in.write_flags
 /** A page of a mapping: the handle is any that can write. */
 export const FUSE_WRITE_CACHE = 1 << 0;
+/** There is a lock_owner: only writes that go past the pages name one. */
+export const FUSE_WRITE_LOCKOWNER = 1 << 1;
 
 // fuse_open_out.open_flags
 export const FOPEN_DIRECT_IO = 1 << 0;

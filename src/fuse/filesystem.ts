@@ -62,13 +62,12 @@ export interface OpenedFile {
  * to an OPEN never drops any: the kernel may act on it much later. They are dropped where nobody can be writing through them.
  */
 export interface KernelPages {
-  /** Whether handles opened with O_TRUNC go past the pages. */
-  readonly bypassedByTruncating: boolean;
+  /** Whether handles opened with O_DIRECT or O_TRUNC go past the pages. */
+  readonly bypassedByDirect: boolean;
   /** Has every page of a file dropped when it returns. For a file that nobody has open: else it may wait for this thread. */
   drop(node: number): void;
   /**
-   * The request that is being served has changed bytes [start, end) of a file otherwise than the kernel knows: it is answered when
-   * the pages of these bytes are dropped. The kernel lets nobody else write through pages of the file until then.
+   * The request that is being served has changed bytes [start, end) of a file beneath pages: it is answered when these are dropped.
    */
   dropBeforeReply(node: number, start: number, end: number): void;
 }
@@ -111,8 +110,19 @@ export interface Filesystem {
     length: number,
     offset: number,
   ): number | Later;
-  /** @returns bytes written (all of them, or fewer at the end of a disk that does not grow) */
-  write(node: number, handle: number, source: Uint8Array, sourceOffset: number, length: number, offset: number): number;
+  /**
+   * @param isDirect it went past the pages of the kernel
+   * @returns bytes written (all of them, or fewer at the end of a disk that does not grow)
+   */
+  write(
+    node: number,
+    handle: number,
+    source: Uint8Array,
+    sourceOffset: number,
+    length: number,
+    offset: number,
+    isDirect?: boolean,
+  ): number;
   /** close(2) of one descriptor of the handle. */
   flush(node: number, handle: number): void;
   /** Returns when everything acknowledged before is on stable storage. */

@@ -15,7 +15,7 @@ export interface LateDrop {
 }
 
 export class ServedPages implements KernelPages {
-  readonly bypassedByTruncating: boolean;
+  readonly bypassedByDirect: boolean;
   private readonly descriptor: number;
   private readonly send: (drop: LateDrop, channel: Channel) => void;
   private ranges: PageRange[] = [];
@@ -23,7 +23,7 @@ export class ServedPages implements KernelPages {
   /** @param send passes a drop to the main thread: see answerAfterDrop() @param descriptor any of the connection */
   constructor(descriptor: number, protocol: Protocol, send: (drop: LateDrop, channel: Channel) => void) {
     this.descriptor = descriptor;
-    this.bypassedByTruncating = dropsPagesOfOthers(protocol);
+    this.bypassedByDirect = dropsPagesOfOthers(protocol);
     this.send = send;
   }
 
@@ -48,7 +48,7 @@ export class ServedPages implements KernelPages {
     const ranges = this.ranges;
     this.ranges = [];
     // a page that is written in part stays locked until its WRITE is answered
-    const isLater = reply !== null && this.bypassedByTruncating;
+    const isLater = reply !== null && this.bypassedByDirect;
     this.send({ ranges, reply: isLater ? reply.slice() : null }, channel);
     return isLater;
   }

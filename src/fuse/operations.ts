@@ -2,7 +2,7 @@
 // Invariant: FSYNC, FLUSH, STATFS and FALLOCATE have an entry; an opcode without one is answered ENOSYS, and the kernel
 // remembers that for the life of the mount.
 
-import { O_TRUNC, S_IFDIR, SEEK_DATA, SEEK_HOLE } from '../bytes/linux.ts';
+import { O_DIRECT, O_TRUNC, S_IFDIR, SEEK_DATA, SEEK_HOLE } from '../bytes/linux.ts';
 import { ERRNO, ImgfuseError } from '../errors/index.ts';
 import * as abi from './abi.ts';
 import {
@@ -16,9 +16,7 @@ import { dropsPagesOfOthers, type Protocol } from './protocol.ts';
 import { DATA_OFFSET, type Reply } from './reply.ts';
 import type { Request } from './request.ts';
 
-/** The open(2) flag; its value depends on the architecture. */
-const O_DIRECT = { arm: 0o200000, arm64: 0o200000, ppc64: 0o400000 }[process.arch as string] ?? 0o40000;
-/** The same; O_SYNC has this bit, too. */
+/** The open(2) flag; its value depends on the architecture. O_SYNC has this bit, too. */
 const O_DSYNC = { mips: 0o20, mipsel: 0o20 }[process.arch as string] ?? 0o10000;
 const S_ISUID_S_ISGID = 0o6000;
 
@@ -104,10 +102,12 @@ function write(filesystem: Filesystem, request: Request, reply: Reply): void {
   }
   const offset = sizeOrTooBig(request.u64(layout.offset));
   sizeOrTooBig(offset + length);
-  const isGuessed = (request.u32(layout.write_flags) & abi.FUSE_WRITE_CACHE) !== 0;
+  const writeFlags = request.u32(layout.write_flags);
+  const isGuessed = (writeFlags & abi.FUSE_WRITE_CACHE) !== 0;
+  const isDirect = (writeFlags & abi.FUSE_WRITE_LOCKOWNER) !== 0;
   const handle = isGuessed ? NO_HANDLE : request.handle(layout.fh);
   const dataOffset = request.dataOffset(layout.$bytes);
-  const written = filesystem.write(request.nodeid, handle, request.bytes, dataOffset, length, offset);
+  const written = filesystem.write(request.nodeid, handle, request.bytes, dataOffset, length, offset, isDirect);
   // after a direct write the kernel sends no FSYNC: the server syncs if the write is synchronous (O_DSYNC, RWF_DSYNC)
   if (request.u32(layout.flags) & O_DSYNC) filesystem.fsync(request.nodeid, handle);
   reply.written(written);

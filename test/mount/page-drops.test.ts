@@ -16,9 +16,16 @@ const MiB = 1024 * 1024;
 const PAGE = 4096;
 const AT = 2 * MiB;
 
-/** Does what it is told on its standard input: open FLAGS PATH, read, write BYTE, close. */
+/** Numbers of io_setup(2), io_submit(2) and io_getevents(2). */
+const AIO_CALLS: Partial<Record<string, readonly number[]>> = { x64: [206, 209, 208], arm64: [0, 2, 4] };
+
+/** Does what it is told on its standard input: open FLAGS PATH, read, write BYTE, submit BYTE and finish (an asynchronous write), close. */
 const PROGRAM = `
-import mmap, os, sys
+import ctypes, mmap, os, struct, sys
+setup, submit, getevents = ${JSON.stringify(AIO_CALLS[process.arch] ?? [-1, -1, -1])}
+syscall = ctypes.CDLL(None, use_errno=True).syscall
+events = ctypes.c_ulong(0)
+kept = mmap.mmap(-1, ${PAGE})
 for line in sys.stdin:
     words = line.split()
     area = mmap.mmap(-1, ${PAGE})
@@ -27,6 +34,16 @@ for line in sys.stdin:
         count = os.preadv(file, [area], ${AT})
         answer = ''.join(sorted(set(area[:count].decode('latin1')))) or 'the end'
     elif words[0] == 'write': answer = str(os.pwrite(file, words[1].encode() * ${PAGE}, ${AT}))
+    elif words[0] == 'submit':
+        kept[:] = words[1].encode() * ${PAGE}
+        address = ctypes.addressof(ctypes.c_char.from_buffer(kept))
+        block = ctypes.create_string_buffer(struct.pack('=QIIHhIQQqQII', 0, 0, 0, 1, 0, file, address, ${PAGE}, ${AT}, 0, 0, 0))
+        syscall(setup, 1, ctypes.byref(events))
+        answer = str(syscall(submit, events, 1, ctypes.byref(ctypes.c_void_p(ctypes.addressof(block)))))
+    elif words[0] == 'finish':
+        event = ctypes.create_string_buffer(32)
+        syscall(getevents, events, 1, 1, event, None)
+        answer = str(struct.unpack('=QQqq', event.raw)[2])
     elif words[0] == 'close': os.close(file); answer = 'ok'
     print(answer, flush=True)
 `;
@@ -103,5 +120,27 @@ it('an opening with O_TRUNC drops the pages again when the write has ended', asy
   await reader.do('read');
   await server.holdWrites(false);
   expect([await written, await opened]).toEqual([String(PAGE), 'ok']);
+  expect(await reader.do('read')).toBe('b');
+});
+
+it.each([
+  'an open file',
+  'a file that was closed',
+])('an asynchronous direct write leaves no old page to %s', async (which) => {
+  if (AIO_CALLS[process.arch] === undefined) return;
+  await mountUntrue('raw');
+  const [writer, reader] = [start(), start()] as const;
+  expect(await writer.do(`open ${O_RDWR | O_DIRECT} ${server.diskPath}`)).toBe('ok');
+  expect(await reader.do(`open ${O_RDONLY} ${server.diskPath}`)).toBe('ok');
+  await server.holdWrites(true);
+  expect(await writer.do('submit b')).toBe('1');
+  await vi.waitFor(async () => expect(await server.heldWrites()).toBe(1));
+  expect(await reader.do('read'), 'the page is filled').toBe('a');
+  if (which !== 'an open file') expect(await reader.do('close')).toBe('ok');
+  const releases = async () => (await server.counters())['RELEASE'] ?? 0;
+  if (which !== 'an open file') await vi.waitFor(async () => expect(await releases()).toBe(3));
+  await server.holdWrites(false);
+  expect(await writer.do('finish')).toBe(String(PAGE));
+  if (which !== 'an open file') expect(await reader.do(`open ${O_RDONLY} ${server.diskPath}`)).toBe('ok');
   expect(await reader.do('read')).toBe('b');
 });

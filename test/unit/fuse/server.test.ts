@@ -203,6 +203,17 @@ describe('data', () => {
     expect(write.mock.calls.map((call: unknown[]) => call[1])).toEqual([0, 5]);
   });
 
+  test('WRITE that names a lock owner went past the pages of the kernel', () => {
+    const write = vi.fn(() => 3);
+    for (const flags of [0, 2, 4])
+      answerTo(
+        OPCODES.FUSE_WRITE,
+        [u64(5), u64(0), u32(3), u32(flags), u64(9), u32(0), u32(0), Uint8Array.of(1, 2, 3)],
+        { write },
+      );
+    expect(write.mock.calls.map((call: unknown[]) => call[6])).toEqual([false, true, false]);
+  });
+
   test('READ lets the filesystem read into the reply behind the header', () => {
     const read: Filesystem['read'] = (node, handle, target, targetOffset, length, offset) => {
       expect([node, handle, targetOffset, length, offset]).toEqual([2, 5, 16, 4096, FAR]);
