@@ -22,6 +22,34 @@ export const FOREIGN_FORMATS: readonly ForeignFormat[] = [
     cure: 'convert it to a raw image on a Mac',
   },
   {
+    title: 'an EWF image (EnCase, .E01)',
+    magics: [
+      { at: 0, text: 'EVF\x09\x0d\x0a\xff\0' },
+      { at: 0, text: 'EVF2\x0d\x0a\x81\0' },
+    ],
+    cure: 'convert it to a raw image with ewfexport, or mount it with ewfmount',
+  },
+  {
+    title: 'an AFF image',
+    magics: [{ at: 0, text: 'AFF10\r\n\0' }],
+    cure: 'convert it to a raw image with affconvert -r',
+  },
+  {
+    title: 'an Android sparse image',
+    magics: [{ at: 0, text: '\x3a\xff\x26\xed' }],
+    cure: 'convert it to a raw image with simg2img',
+  },
+  {
+    title: 'a WIM archive (Windows)',
+    magics: [{ at: 0, text: 'MSWIM\0\0\0' }],
+    cure: 'convert it to files with wimapply',
+  },
+  {
+    title: 'a partclone image',
+    magics: [{ at: 0, text: 'partclone-image\0' }],
+    cure: 'convert it to a raw image with partclone.restore',
+  },
+  {
     title: 'a LUKS container',
     magics: [{ at: 0, text: 'LUKS\xba\xbe' }],
     cure: 'unlock it with cryptsetup open',

@@ -22,6 +22,8 @@ import { makeTemporaryDirectory, removeTemporaryDirectory } from '../support/tem
 /** What a plug looks for beside a magic that others share: [format, magic, more bytes, their place]. */
 const MORE: readonly (readonly [format: string, magic: string, bytes: string, at: number])[] = [
   ['qcow', 'QFI\xfb', '\0\0\0\x01', 4],
+  ['vmdk', '#', ' made by hand\r\n\nversion=1\r\n', 1],
+  ['vmdk', 'version=', '3\n', 8],
   ['parallels', '<?xml', '<Parallels_disk_image', 40],
   ['sparsebundle', '<?xml', '<key>band-size</key>', 40],
 ];

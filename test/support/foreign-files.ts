@@ -36,6 +36,12 @@ export function fixedVhd(disk: Buffer, footerBytes = SECTOR): Buffer {
 export const FOREIGN_MAGICS: readonly (readonly [name: string, what: string, at: number, bytes: string])[] = [
   ['encrypted dmg', 'a header', 0, 'encrcdsa'],
   ['encrypted dmg', 'a trailer', -8, 'cdsaencr'],
+  ['EWF', 'a header', 0, 'EVF\x09\x0d\x0a\xff\0'],
+  ['EWF', 'a header of version 2', 0, 'EVF2\x0d\x0a\x81\0'],
+  ['AFF', 'a header', 0, 'AFF10\r\n\0'],
+  ['Android sparse', 'a header', 0, '\x3a\xff\x26\xed'],
+  ['WIM', 'a header', 0, 'MSWIM\0\0\0'],
+  ['partclone', 'a header', 0, 'partclone-image\0'],
   ['LUKS', 'a header', 0, 'LUKS\xba\xbe\0\x02'],
 ];
 
