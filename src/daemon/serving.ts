@@ -26,10 +26,12 @@ import {
   flagsLeftOut,
   fuseNativeAvailable,
   type KernelSession,
+  mayHaveRequest,
   mountFuseNative,
   mountKernel,
   readCounters,
   type Transport,
+  totalRequests,
 } from '../fuse/index.ts';
 import { isInherited, needsFile } from '../mounts/mountpoint.ts';
 import { nativeAvailable } from '../native/index.ts';
@@ -202,10 +204,14 @@ async function serveKernel(
   }
   const dropPages = (node: number) => session.invalidate(node, 'data');
   void dropStalePages(tree, dropPages).catch((error) => log('warning', describeError(error)));
-  crew = new Crew(first, others, words, hears, {
+  const crewEvents = {
     ...events,
     roomMissed: () => space?.roomMissed(),
-    ended: (threadId) => abandonTree(tree, threadId),
+    ended: (threadId: number) => abandonTree(tree, threadId),
+  };
+  crew = new Crew(first, others, words, hears, crewEvents, {
+    received: () => totalRequests(counters),
+    isWaiting: () => mayHaveRequest(session.fd),
   });
   return withEnd(crew.ended, {
     transport: 'kernel',

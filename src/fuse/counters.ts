@@ -25,3 +25,8 @@ export function readCounters(counters: SharedArrayBuffer): Record<string, number
   }
   return counts;
 }
+
+/** All of them, modulo 2^32. */
+export function totalRequests(counters: SharedArrayBuffer): number {
+  return new Int32Array(counters, 0, FUSE_OPCODE_LIMIT).reduce((sum, count) => (sum + count) >>> 0, 0);
+}

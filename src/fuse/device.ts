@@ -3,7 +3,7 @@
 
 import * as fs from 'node:fs';
 import { ERRNO, ImgfuseError } from '../errors/index.ts';
-import { attachFuseDevice } from '../native/index.ts';
+import { attachFuseDevice, hasRequest, nativeAvailable } from '../native/index.ts';
 
 export const FUSE_DEVICE = '/dev/fuse';
 
@@ -65,6 +65,11 @@ export class Device implements Channel {
       }
     }
   }
+}
+
+/** Whether a request waits that no thread has received; true if this system cannot tell. @param fd any descriptor of the connection */
+export function mayHaveRequest(fd: number): boolean {
+  return !nativeAvailable() || hasRequest(fd);
 }
 
 /** Opens /dev/fuse. @throws ImgfuseError permission, unsupported (no FUSE in this kernel or container) */

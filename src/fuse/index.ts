@@ -1,7 +1,7 @@
 // The FUSE transports: what serves a Filesystem to the kernel, and what mounts, finds and ends mounts.
 
-export { createCounters, readCounters } from './counters.ts';
-export { type Channel, type ConnectionEnd, Device } from './device.ts';
+export { createCounters, readCounters, totalRequests } from './counters.ts';
+export { type Channel, type ConnectionEnd, Device, mayHaveRequest } from './device.ts';
 export type {
   AttributeChange,
   Attributes,

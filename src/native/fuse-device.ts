@@ -1,9 +1,14 @@
-// ioctl(2) on /dev/fuse.
+// ioctl(2) and poll(2) on /dev/fuse.
 
 import { checked, lazyFunction } from './library.ts';
 
 /** _IOR(229, 0, uint32_t) */
 const FUSE_DEV_IOC_CLONE = 0x8004e500;
+
+/** of poll(2) */
+const POLLIN = 1;
+
+const pollCall = lazyFunction('poll', 'int poll(void *descriptors, ulong count, int timeout)');
 
 const ioctlCall = lazyFunction('ioctl', (koffi, library) => {
   const ioctl = library.func('int ioctl(int fd, ulong request, ...)');
@@ -17,4 +22,16 @@ const ioctlCall = lazyFunction('ioctl', (koffi, library) => {
  */
 export function attachFuseDevice(fd: number, sessionFd: number): void {
   checked(ioctlCall(fd, FUSE_DEV_IOC_CLONE, new Uint32Array([sessionFd])), 'ioctl(FUSE_DEV_IOC_CLONE)');
+}
+
+/**
+ * Whether a request waits that no thread has received yet.
+ * @param fd any descriptor of the connection
+ * @throws ImgfuseError unsupported without koffi, io
+ */
+export function hasRequest(fd: number): boolean {
+  // struct pollfd: fd, events in the lower half of the next word, what is true of them in the upper one
+  const descriptor = new Int32Array([fd, POLLIN]);
+  checked(pollCall(descriptor, 1, 0), 'poll');
+  return ((descriptor[1]! >>> 16) & POLLIN) !== 0;
 }

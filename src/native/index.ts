@@ -3,7 +3,7 @@
 
 export { errnoName, systemCallError } from './errno.ts';
 export { fallocate, lseek, lseekOrNone, willNeed } from './file-range.ts';
-export { attachFuseDevice } from './fuse-device.ts';
+export { attachFuseDevice, hasRequest } from './fuse-device.ts';
 export { addToMountTable, removeFromMountTable } from './libmount.ts';
 export { nativeAvailable } from './library.ts';
 export { linkDescriptor } from './link.ts';

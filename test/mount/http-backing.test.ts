@@ -272,6 +272,35 @@ describe('a mount', () => {
     imgfuse('check', 'disk.qed');
   });
 
+  test('serves what lies in the image while a reader, the first user of the disk, waits for a server', async () => {
+    server = new RangeServer(content(4 * MIB));
+    const url = `${server.origin}/base.raw`;
+    const at = bench.makeDirectory('mnt');
+    imgfuse('create', '-q', '-f', 'qcow2', '-b', url, '-F', 'raw', 'disk.qcow2');
+    // more than the kernel reads ahead
+    const written = Buffer.alloc(MIB, 7);
+    writeFileSync(bench.path('written'), written);
+    imgfuse('mount', '--allow-backing', url, 'disk.qcow2', at);
+    run('dd', 'if=written', `of=${at}/disk.raw`, 'bs=1M', 'conv=notrunc');
+    imgfuse('unmount', at);
+    imgfuse('mount', '--allow-backing', url, 'disk.qcow2', at);
+    server.plan({ do: 'silence', times: 100 });
+    server.forget();
+    const reader = spawn('dd', [`if=${at}/disk.raw`, 'of=/dev/null', 'bs=4k', 'count=1', 'skip=700'], {
+      stdio: 'ignore',
+    });
+    const ended = exitOf(reader);
+    await until(() => server!.requests().length > 0, 'the request for what is read');
+    const begin = performance.now();
+    const copy = bench.path('copy');
+    run('dd', `if=${at}/disk.raw`, `of=${copy}`, 'bs=4k', 'count=1');
+    expect(performance.now() - begin).toBeLessThan(5000);
+    expect(readFileSync(copy).equals(written.subarray(0, 4096))).toBe(true);
+    expect(reader.exitCode, 'the reader still waits').toBe(null);
+    process.kill(bench.records()[0]!.pid, 'SIGTERM');
+    await ended;
+  });
+
   test('ends soon after SIGTERM, although a reader waits for a server that has fallen silent', async () => {
     server = new RangeServer(content(4 * MIB));
     const url = `${server.origin}/base.raw`;

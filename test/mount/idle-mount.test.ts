@@ -1,11 +1,11 @@
-// What a mount costs while nobody uses it, and what starts when somebody does: the other threads. They may start when the files of
-// the program are those of another build, and are left out then.
+// What a mount costs while nobody uses it, and what starts when requests wait for its first thread: the other threads. They may start
+// when the files of the program are those of another build, and are left out then.
 
 import { cpSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { canMountAsRoot, requireOrSkip } from '../support/requirements.ts';
+import { canMountAsRoot, hasCommand, requireOrSkip } from '../support/requirements.ts';
 import { Bench, CLI } from './cli-harness.ts';
 
 /** 80 MiB, and some for pages of the program node that other processes happen to have loaded; newer ones take more. */
@@ -13,7 +13,7 @@ const RSS_MAX_MIB = Number(process.versions.node.split('.')[0]) < 22 ? 88 : 120;
 
 let bench: Bench;
 beforeEach((context) => {
-  requireOrSkip(context, canMountAsRoot(), 'root and /dev/fuse');
+  requireOrSkip(context, canMountAsRoot() && hasCommand('fio'), 'root, /dev/fuse and fio');
   bench = new Bench();
 });
 afterEach(() => bench?.cleanUp());
@@ -55,11 +55,16 @@ test.each([
   expect(bench.imgfuse('unmount', 'mnt')).toMatchObject({ code: 0 });
 });
 
-test('the other threads start when somebody opens the disk', async () => {
+test('one thread serves requests that come one at a time; the others start when requests wait for it', async () => {
   const pid = mount(CLI, 'qed');
+  // the first open starts the engine of the main thread, and no thread
+  readFirstBytes();
   await delay(500);
   const before = threadsOf(pid);
-  readFirstBytes();
+  readBlocks(1);
+  await delay(500);
+  expect(threadsOf(pid)).toBe(before);
+  readBlocks(16);
   await expect.poll(() => threadsOf(pid), { timeout: 10_000 }).toBe(before + 2);
   expect(bench.imgfuse('unmount', 'mnt')).toMatchObject({ code: 0, stderr: '' });
 });
@@ -75,7 +80,7 @@ test('a thread does not start from the files of another build, and the mount goe
     const path = join(program, 'dist/program', name);
     writeFileSync(path, readFileSync(path, 'utf8').replaceAll(build, build.replaceAll(/\w/g, '0')));
   }
-  readFirstBytes();
+  readBlocks(16);
   const log = (): string => readFileSync(/"log": ?"([^"]+)"/.exec(recordText())![1]!, 'utf8');
   await expect
     .poll(log, { timeout: 10_000 })
@@ -86,6 +91,13 @@ test('a thread does not start from the files of another build, and the mount goe
   expect(bench.run(process.execPath, [cli, 'status', 'mnt']).stdout).toContain('mounted');
   expect(bench.run(process.execPath, [cli, 'unmount', 'mnt'])).toMatchObject({ code: 0, stderr: '' });
 });
+
+/** 4000 blocks, so many at a time. */
+function readBlocks(depth: number): void {
+  const file = ['--name=read', '--filename=mnt/disk.raw', '--allow_file_create=0', '--size=1G', '--io_size=16M'];
+  const job = ['--rw=randread', '--bs=4k', '--direct=1', '--ioengine=libaio', `--iodepth=${depth}`];
+  expect(bench.run('fio', [...file, ...job])).toMatchObject({ code: 0 });
+}
 
 function readFirstBytes(): void {
   expect(bench.run('dd', ['if=mnt/disk.raw', 'of=/dev/null', 'bs=4k', 'count=1', 'iflag=direct'])).toMatchObject({

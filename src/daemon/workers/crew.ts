@@ -1,8 +1,10 @@
-// The threads that serve one mount: the first one from the start, the others once somebody has opened a file. A mount that nobody
-// uses has one thread then, and its memory. With full=wait the last one is the waiting room.
+// The threads that serve one mount: the first one from the start, the others once requests wait for it, or it has died. A mount that
+// nobody uses has one thread then, and its memory. With full=wait the last one is the waiting room, which starts with the first
+// open of a file.
 // Invariant: `ended` resolves when no thread serves any more and none will be started.
 
 import type { SharedDisk } from '../../disk/index.ts';
+import { BacklogWatch } from './backlog-watch.ts';
 import type { ServingWords } from './serving-words.ts';
 import { type HeldMessage, type ServeData, startThread, type Thread, type ThreadHears } from './threads.ts';
 
@@ -22,6 +24,13 @@ export interface CrewEvents {
   readonly roomMissed: () => void;
 }
 
+export interface RequestLooks {
+  /** how many requests the threads have received */
+  readonly received: () => number;
+  /** whether there is one that no thread has received yet */
+  readonly isWaiting: () => boolean;
+}
+
 export class Crew {
   /** resolves when no thread serves the mount any more */
   readonly ended: Promise<void>;
@@ -29,7 +38,8 @@ export class Crew {
   private readonly words: ServingWords;
   private readonly events: CrewEvents;
   private readonly hears: ThreadHears;
-  private readonly waiting: ServeData[];
+  private waiting: readonly ServeData[];
+  private backlog: BacklogWatch | undefined;
   private disk: SharedDisk | null = null;
   private room: Thread | null = null;
   private active = 0;
@@ -38,6 +48,7 @@ export class Crew {
   /**
    * @param first is ready
    * @param waiting what the others are started with
+   * @param requests has looks at what the threads have received, and have not yet
    */
   constructor(
     first: Thread,
@@ -45,16 +56,22 @@ export class Crew {
     words: ServingWords,
     hears: ThreadHears,
     events: CrewEvents,
+    requests: RequestLooks,
   ) {
     this.words = words;
     this.events = events;
     this.hears = hears;
-    this.waiting = [...waiting];
+    this.waiting = waiting;
     this.ended = new Promise((resolve) => {
       this.noteEnd = resolve;
     });
     this.watch(first, Promise.resolve(true));
-    void first.used.then(() => this.startOthers());
+    void first.used.then(() => {
+      if (this.active === 0 || this.words.isStopped) return;
+      this.events.used();
+      this.start(isRoom);
+      this.watchBacklog(first, requests);
+    });
   }
 
   /** Passes every thread, also a later one, the disk that it attaches to when its gate tells it. */
@@ -68,20 +85,34 @@ export class Crew {
     this.room?.giveHeld(message);
   }
 
-  private startOthers(): void {
+  /** The other workers start when requests wait for the first one, or when nobody can tell whether they do. */
+  private watchBacklog(first: Thread, { received, isWaiting }: RequestLooks): void {
+    if (this.waiting.length === 0) return;
+    const crowded = (): void => {
+      this.backlog?.stop();
+      this.start(() => true);
+    };
+    void first.crowded.then(crowded);
+    const inHand = (): number | null => (this.words.hasRequestInHand(first.slot) ? received() : null);
+    this.backlog = new BacklogWatch({ inHand, isWaiting, stuck: crowded });
+  }
+
+  /** Starts those that wait for it and are wanted. */
+  private start(isWanted: (data: ServeData) => boolean): void {
     if (this.active === 0 || this.words.isStopped) return;
-    this.events.used();
     const { generation } = this.words;
-    for (const data of this.waiting.splice(0)) {
+    const wanted = this.waiting.filter(isWanted);
+    this.waiting = this.waiting.filter((data) => !wanted.includes(data));
+    for (const data of wanted) {
       try {
         const thread = startThread({ ...data, disk: this.disk ?? data.disk, generation }, this.hears);
         // the gate may tell it of a disk that was handed over before it was there
         if (this.disk !== null) thread.handOver(this.disk);
-        if (typeof data.full === 'object') this.watchRoom(thread);
+        if (isRoom(data)) this.watchRoom(thread);
         this.watch(thread, thread.started);
       } catch (error) {
         this.hears.log('warning', `thread ${data.slot} of the mount cannot be started: ${(error as Error).message}`);
-        if (typeof data.full === 'object') this.events.roomMissed();
+        if (isRoom(data)) this.events.roomMissed();
       }
     }
   }
@@ -99,12 +130,20 @@ export class Crew {
     this.threads.push(thread);
     this.active++;
     void Promise.all([started, thread.ended]).then(([hasServed, error]) => {
+      // the others serve in its place
+      if (error !== null) this.start(() => true);
       this.active--;
       this.events.ended(threadId);
       if (!hasServed) this.events.missed(error ?? new Error('it ended at once'), threadId, slot);
       else if (error === null) this.events.gone();
       else this.events.died(error, threadId, slot);
-      if (this.active === 0) this.noteEnd();
+      if (this.active > 0) return;
+      this.backlog?.stop();
+      this.noteEnd();
     });
   }
+}
+
+function isRoom({ full }: ServeData): boolean {
+  return typeof full === 'object';
 }

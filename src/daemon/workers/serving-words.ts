@@ -68,8 +68,12 @@ export class ServingWords {
   }
 
   get hasRequestsInHand(): boolean {
-    for (let slot = 1; slot < this.gatesWord; slot++) if (Atomics.load(this.shared, slot) !== IDLE) return true;
+    for (let slot = 1; slot < this.gatesWord; slot++) if (this.hasRequestInHand(slot)) return true;
     return false;
+  }
+
+  hasRequestInHand(slot: number): boolean {
+    return Atomics.load(this.shared, slot) !== IDLE;
   }
 
   get areGatesClosed(): boolean {

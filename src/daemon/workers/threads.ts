@@ -67,6 +67,8 @@ export type ThreadMessage =
   | { readonly type: 'started' }
   /** somebody has opened a file of the mount */
   | { readonly type: 'used' }
+  /** requests wait for the only thread that serves */
+  | { readonly type: 'crowded' }
   | SpaceMessage
   | { readonly type: 'log'; readonly level: LogLevel; readonly sentence: string }
   /** a request that the main thread answers, see answerLate() */
@@ -85,6 +87,8 @@ export interface Thread {
   readonly started: Promise<boolean>;
   /** resolves when it says that somebody has opened a file; never if nobody does */
   readonly used: Promise<void>;
+  /** resolves when requests wait for it, if it is the first thread; never if they do not */
+  readonly crowded: Promise<void>;
   /** Gives it the disk that it takes when its gate says so. */
   handOver(disk: SharedDisk): void;
   /** Gives the waiting room a request. */
@@ -137,14 +141,13 @@ export function warmThread(): WarmThread {
   });
   return {
     run: (data, { drop, log, later, space }) => {
-      let noteUse: () => void = () => undefined;
-      const used = new Promise<void>((resolve) => {
-        noteUse = resolve;
-      });
+      const [used, noteUse] = signal();
+      const [crowded, noteCrowd] = signal();
       const started = new Promise<boolean>((resolve) => {
         worker.on('message', (message: ThreadMessage) => {
           if (message.type === 'started') resolve(true);
           else if (message.type === 'used') noteUse();
+          else if (message.type === 'crowded') noteCrowd();
           else if (message.type === 'finished') isFinished = true;
           else if (message.type === 'later') later(message.message, message.descriptor);
           else if (message.type === 'drop') drop(message.drop, message.descriptor);
@@ -156,7 +159,7 @@ export function warmThread(): WarmThread {
       worker.postMessage(data);
       const handOver = (disk: SharedDisk): void => worker.postMessage({ type: 'disk', disk } satisfies DiskMessage);
       const giveHeld = (message: HeldMessage): void => worker.postMessage(message);
-      return { threadId, slot: data.slot, started, used, handOver, giveHeld, ended };
+      return { threadId, slot: data.slot, started, used, crowded, handOver, giveHeld, ended };
     },
     discard: async () => {
       await worker.terminate();
@@ -166,4 +169,12 @@ export function warmThread(): WarmThread {
 
 export function startThread(data: ServeData, hears: ThreadHears): Thread {
   return warmThread().run(data, hears);
+}
+
+function signal(): [Promise<void>, () => void] {
+  let give: () => void = () => undefined;
+  const promise = new Promise<void>((resolve) => {
+    give = resolve;
+  });
+  return [promise, give];
 }

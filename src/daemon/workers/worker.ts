@@ -5,11 +5,12 @@ import { parentPort, receiveMessageOnPort } from 'node:worker_threads';
 import { attachDisk, logLongHolds, type SharedDisk, type VirtualDisk } from '../../disk/index.ts';
 import { describeError } from '../../errors/index.ts';
 import { DiskFilesystem } from '../../filesystem/index.ts';
-import { Device, FuseServer, readCounters, ServedPages } from '../../fuse/index.ts';
+import { type Channel, Device, FuseServer, mayHaveRequest, readCounters, ServedPages } from '../../fuse/index.ts';
 import { takeTurns } from '../../host/thread-life.ts';
 import { setIoFlusher } from '../../native/index.ts';
 import { type LogLevel, requestErrorLog } from '../log.ts';
 import { refusalLog, tableLog } from '../refusal-log.ts';
+import { BacklogChannel } from './backlog-channel.ts';
 import { holdRequests } from './hold.ts';
 import { Gate, RequestGate } from './request-gate.ts';
 import { ServingWords } from './serving-words.ts';
@@ -97,11 +98,22 @@ function prepare(data: ServeData): Station {
   return { data, filesystem, pages, words, gate, inbox };
 }
 
+/** Only the first thread is asked whether it needs the others. */
+function channelOf({ descriptor, slot }: ServeData): Channel {
+  const device = new Device(descriptor);
+  if (slot !== FIRST_SLOT) return device;
+  return new BacklogChannel(
+    device,
+    () => mayHaveRequest(descriptor),
+    () => post({ type: 'crowded' }),
+  );
+}
+
 function serve({ data, filesystem, pages, words, gate }: Station): void {
   // only the first thread is asked: the others are there because of it
   let isUsed = data.slot !== FIRST_SLOT;
   const { descriptor } = data;
-  const server = new FuseServer(new RequestGate(new Device(descriptor), gate), data.protocol, filesystem, {
+  const server = new FuseServer(new RequestGate(channelOf(data), gate), data.protocol, filesystem, {
     shouldStop: () => {
       if (!isUsed && readCounters(data.counters)['OPEN'] !== undefined) {
         isUsed = true;
