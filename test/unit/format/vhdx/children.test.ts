@@ -364,3 +364,36 @@ describe('the size of a child', () => {
     expectSound(file);
   });
 });
+
+describe('a damaged child is not opened for writing, and not changed, if it has', () => {
+  const data = Buffer.alloc(MIB, 5);
+  const blocks = [
+    { state: 7, data, isHere: () => true },
+    { state: 6, data },
+  ];
+  const BITMAP = 4096;
+  test.each<[string, number, (places: { block: number; end: number }) => number, RegExp]>([
+    ['a bitmap where a block lies', BITMAP, ({ block }) => block + 6, /where another block lies, too/],
+    ['a block where a bitmap lies', 1, ({ end }) => end - 3 * MIB + 6, /where another block lies, too/],
+    ['no bitmap', BITMAP, () => 0, /has no bitmap, and blocks before it are partially present/],
+    ['a bitmap behind the end of the file', BITMAP, ({ end }) => end + 6, /is no place in this file/],
+    ['a bitmap in the log', BITMAP, () => MIB + 6, /where something else lies, too/],
+    [
+      'a bitmap of an unknown state',
+      BITMAP,
+      ({ block }) => block + 5,
+      /which has the state 5, and is the entry of a bitmap/,
+    ],
+    ['bits and no place for their block', 0, () => 7, /is no place in this file/],
+  ])('%s', (_, index, value, sentence) => {
+    const { batAt, blocksAt, image } = vhdxImage({ blocks, locator: LOCATOR });
+    image.writeBigUInt64LE(BigInt(value({ block: blocksAt[1]!, end: image.length })), batAt + 8 * index);
+    const file = new MemoryHostFile(image);
+    const said: string[] = [];
+    const report = checkImage(vhdx, file, { repair: 'none', log: (text) => said.push(text) });
+    expect(report.corruptions).toBeGreaterThan(0);
+    expect(said.join('; ')).toMatch(sentence);
+    expect(() => open(file)).toThrow(/it is not opened for writing/);
+    expect(Buffer.compare(file.bytes(), image)).toBe(0);
+  });
+});
