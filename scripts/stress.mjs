@@ -73,8 +73,8 @@ function imgfuse(...parameters) {
 function create() {
   const o = options.options === '' ? [] : ['-o', options.options];
   if (options.backing) {
-    // a VDI knows its parent by a UUID, which a raw disk has not
-    const format = options.format === 'vdi' ? 'vdi' : 'raw';
+    // these know their parent by a UUID, which a raw disk has not
+    const format = ['vdi', 'vhdx'].includes(options.format) ? options.format : 'raw';
     const backing = join(folder, `base.${format}`);
     for (let sector = 0; sector < SECTORS; sector++) settled[sector] = sector % 3 === 0 ? 0 : sector + 1;
     const content = bytesOf(settled);
@@ -222,10 +222,10 @@ function hasQemu() {
   return spawnSync('qemu-img', ['--version']).status === 0;
 }
 
-/** The disk of the closed image, as QEMU reads it; it is not there, or does not know the parents of VDI and VHD: as it is read here. */
+/** The disk of the closed image, as QEMU reads it; it is not there, or does not know the parents of VDI, VHD and VHDX: as it is read here. */
 function closedBytes() {
   const bytes = Buffer.alloc(SECTORS * SECTOR);
-  if (!hasQemu() || (options.backing && ['vdi', 'vpc'].includes(options.format))) {
+  if (!hasQemu() || (options.backing && ['vdi', 'vpc', 'vhdx'].includes(options.format))) {
     const disk = openDisk(image, { format: options.format });
     disk.read(bytes, 0);
     disk.close();

@@ -90,8 +90,9 @@ export class Bench {
     if (format === 'raw') return;
     const check = ['check', '-q', '-f', format, image];
     const theirs = this.run('qemu-img', check);
-    // it has no check of VHD, and opens no VDI that has a parent
-    const isUnknown = /does not support checks|non-NULL link UUID/.test(theirs.stderr);
+    // it has no check of VHD, and opens no VDI or VHDX that has a parent
+    const isChild = format === 'vhdx' && /Operation not supported/.test(theirs.stderr);
+    const isUnknown = isChild || /does not support checks|non-NULL link UUID/.test(theirs.stderr);
     const { code, stdout, stderr } = isUnknown ? this.imgfuse(...check) : theirs;
     if (code !== 0) throw new Error(`the check of ${image} ends with ${code}: ${stdout}${stderr}`);
   }
