@@ -27,7 +27,12 @@ import { makeTemporaryDirectory, removeTemporaryDirectory } from '../../support/
 const SIZE = 8 * 1024 * 1024;
 const CLUSTER = 65536;
 /** The option that makes a cluster of one of 64 KiB, where it is not. */
-const UNITS: Readonly<Record<string, string>> = { vdi: 'block_size', parallels: 'cluster_size' };
+const UNITS: Readonly<Record<string, string>> = { vdi: 'block_size', parallels: 'cluster_size', vhdx: 'block_size' };
+
+/** VHDX has no smaller blocks. */
+function clusterOf(format: string): number {
+  return format === 'vhdx' ? 16 * CLUSTER : CLUSTER;
+}
 
 interface EditableMark {
   version: number;
@@ -65,11 +70,12 @@ function walksAtOpen(path: string): boolean {
 function closedImage(format: string): string {
   const path = join(folder, `disk.${format}`);
   const unit = UNITS[format];
-  const options = new Map(unit === undefined ? [] : [[unit, String(CLUSTER)]]);
+  const cluster = clusterOf(format);
+  const options = new Map(unit === undefined ? [] : [[unit, String(cluster)]]);
   createDisk(path, format, { size: SIZE, options });
   const { disk } = open(path);
-  for (let at = 0; at < SIZE; at += 2 * CLUSTER)
-    disk.write(new Uint8Array(CLUSTER).fill(at / CLUSTER), 0, CLUSTER, guestOffset(at));
+  for (let at = 0; at < SIZE; at += 2 * cluster)
+    disk.write(new Uint8Array(cluster).fill(at / cluster), 0, cluster, guestOffset(at));
   disk.close();
   return path;
 }
@@ -91,14 +97,16 @@ function overwrite(path: string, at: number, bytes: Uint8Array): void {
   closeSync(descriptor);
 }
 
-describe.each(['qcow2', 'qed', 'vdi', 'vmdk', 'parallels'])('a %s image that was closed clean', (format) => {
+describe.each(['qcow2', 'qed', 'vdi', 'vmdk', 'parallels', 'vhdx'])('a %s image that was closed clean', (format) => {
+  const cluster = clusterOf(format);
+
   test('opens without a walk, as often as it is closed clean again', () => {
     const path = closedImage(format);
     for (let round = 0; round < 3; round++) {
       const { disk, walked } = open(path);
       expect(walked).toBe(false);
-      expect(disk.allocatedBytes()).toBe(SIZE / 2 + round * CLUSTER);
-      disk.write(new Uint8Array(CLUSTER).fill(7), 0, CLUSTER, guestOffset((2 * round + 1) * CLUSTER));
+      expect(disk.allocatedBytes()).toBe(SIZE / 2 + round * cluster);
+      disk.write(new Uint8Array(cluster).fill(7), 0, cluster, guestOffset((2 * round + 1) * cluster));
       disk.close();
     }
     expect(statSync(marks).mode & 0o777).toBe(0o700);
@@ -162,7 +170,7 @@ describe.each(['qcow2', 'qed', 'vdi', 'vmdk', 'parallels'])('a %s image that was
     'time of the last change': (mark) => (mark.file.changed = `${BigInt(mark.file.changed) - 1n}`),
     'facts (none)': (mark) => delete mark.facts,
     'facts (a list)': (mark) => (mark.facts = []),
-    'number of clusters (too many)': (mark) => (facts(mark).allocatedClusters = SIZE / CLUSTER + 1),
+    'number of clusters (too many)': (mark) => (facts(mark).allocatedClusters = SIZE / cluster + 1),
     'number of clusters (a fraction)': (mark) => (facts(mark).allocatedClusters = 1.5),
     'number of clusters (a word)': (mark) => (facts(mark).allocatedClusters = 'many'),
   };
@@ -180,14 +188,14 @@ describe.each(['qcow2', 'qed', 'vdi', 'vmdk', 'parallels'])('a %s image that was
 
   test('is walked if it was truncated, and the mark does not hide that', () => {
     const path = closedImage(format);
-    truncateSync(path, statSync(path).size - CLUSTER);
+    truncateSync(path, statSync(path).size - cluster);
     expect(() => open(path)).toThrow();
   });
 
   test('is walked after a process that was killed', () => {
     const path = closedImage(format);
     const { disk } = open(path);
-    disk.write(new Uint8Array(CLUSTER).fill(9), 0, CLUSTER, guestOffset(CLUSTER));
+    disk.write(new Uint8Array(cluster).fill(9), 0, cluster, guestOffset(cluster));
     disk.flush();
     const copy = readFileSync(path);
     disk.close();
