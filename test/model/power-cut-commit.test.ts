@@ -17,6 +17,7 @@ import { vpc } from '../../src/format/vpc/index.ts';
 import { crashMoments } from '../support/crash-states.ts';
 import { MemoryHostFile } from '../support/memory-file.ts';
 import { checkImage, createMemoryImage, openImage } from '../support/memory-images.ts';
+import { plainParallels } from '../support/plain-parallels.ts';
 import { seededRandom } from '../support/random.ts';
 import { sliceOf } from '../support/slices.ts';
 import { type RecordedOperation, RecordingHostFile } from '../support/wrapping-files.ts';
@@ -48,6 +49,7 @@ const LARGE_BLOCKS: Kind = { format: vpc, options: { block_size: '32k' } };
 const VMDK: Kind = { format: vmdk, options: { grain_size: '4k' } };
 const ZERO_GRAINS: Kind = { format: vmdk, options: { grain_size: '32k', zeroed_grain: 'on' } };
 const VHDX: Kind = { format: vhdx, options: { block_size: '1M' } };
+const PARALLELS: Kind = { format: plainParallels, options: { cluster_size: '4k' } };
 const QCOW: Kind = { format: qcow, options: {} };
 const DATA_FILE: Kind = { format: qcow2, options: { cluster_size: '4k', data_file: '/data' } };
 
@@ -86,6 +88,9 @@ const PAIRS: readonly Pair[] = [
   { name: 'VHDX into a smaller VHDX', overlay: VHDX, base: VHDX, baseSize: 200 * KIB + 512 },
   { name: 'qcow2 into VMDK', overlay: QCOW2, base: ZERO_GRAINS, baseSize: SIZE },
   { name: 'qcow2 into VHD', overlay: QCOW2, base: LARGE_BLOCKS, baseSize: SIZE },
+  { name: 'qcow2 into VHDX', overlay: QCOW2, base: VHDX, baseSize: SIZE },
+  { name: 'qcow2 into Parallels', overlay: QCOW2, base: PARALLELS, baseSize: SIZE },
+  { name: 'QED into a smaller Parallels', overlay: QED, base: PARALLELS, baseSize: 200 * KIB + 512 },
 ];
 
 /** The overlay, its base, and the data file of the overlay if it has one. */
