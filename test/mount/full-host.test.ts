@@ -91,10 +91,10 @@ describe.each([
   });
 });
 
-// qcow takes its L2 tables when it flushes, so that its close says EFBIG (native-notes/durability/qcow.md)
 describe.each([
   'qed',
   'qcow2',
+  'qcow',
   'vdi',
   'vmdk',
   'vpc',

@@ -136,16 +136,6 @@ export class SettlingFlush {
     tracker.noteWrite();
   }
 
-  /** Makes every freed cluster free, inside linkHeldBack(): links that wait have no part in it, because nothing leads to those. */
-  settleInside(): void {
-    for (let round = 0; round < SETTLING_ROUNDS; round++) {
-      const phase = this.settling.begin();
-      if (phase === 'none') return;
-      this.parts.tracker.sync();
-      this.settle(phase);
-    }
-  }
-
   /** After the fdatasync of a flush: punch what is durably removed, or free what is durably punched. */
   private settle(phase: SettlingPhase): void {
     if (phase === 'none') return;

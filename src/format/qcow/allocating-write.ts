@@ -18,10 +18,11 @@ import type { DiskNumbers } from '../mapped/disk-numbers.ts';
 import { type FullHostParts, reclaimingWhenFull } from '../mapped/full-host.ts';
 import { MAX_RUN_CLUSTERS } from '../mapped/mapped-state.ts';
 import type { PendingLinks } from '../mapped/pending-links.ts';
-import type { Allocator } from '../mapped/space/cluster-allocator.ts';
+import type { Allocation, Allocator } from '../mapped/space/cluster-allocator.ts';
 import type { WriteTracker } from '../write-tracker.ts';
 import type { Flush } from './flush.ts';
 import type { Geometry } from './geometry.ts';
+import type { Linker } from './link.ts';
 import type { Mapper, Run } from './mapping.ts';
 
 export interface AllocatingWriteParts {
@@ -33,6 +34,8 @@ export interface AllocatingWriteParts {
   readonly lock: Mutex;
   readonly reservations: Reservations;
   readonly pending: PendingLinks;
+  readonly pendingTables: PendingLinks<number>;
+  readonly linker: Linker;
   readonly mapper: Mapper;
   readonly allocator: Allocator;
   readonly tracker: WriteTracker;
@@ -98,8 +101,8 @@ export class AllocatingWrite {
   }
 
   /**
-   * Takes up to `most` clusters for guest clusters from `first` on, and fills them, without the lock; their links wait then. When it
-   * throws the lock is held, and nothing has changed. @param wasAllocated they have data already @returns clusters
+   * Takes up to `most` clusters of one L2 table for guest clusters from `first` on, with a place for that table, and fills them, without
+   * the lock; their links wait then. When it throws the lock is held, and nothing has changed but that the table may wait. @param wasAllocated they have data already @returns clusters
    */
   private linkNew(
     first: GuestCluster,
@@ -107,9 +110,8 @@ export class AllocatingWrite {
     wasAllocated: boolean,
     fill: (start: GuestOffset, bytes: number, host: HostOffset) => void,
   ): number {
-    const { allocator, disk, flush, geometry, lock, pending, tracker } = this.parts;
-    tracker.assertWritable();
-    const { offset: host, count } = allocator.allocate(most);
+    const { disk, flush, geometry, lock, pending } = this.parts;
+    const { offset: host, count } = this.allocate(first, most);
     try {
       lock.unlock();
       fill(geometry.startOf(first), count * geometry.clusterSize, host);
@@ -123,12 +125,34 @@ export class AllocatingWrite {
       }
     } catch (error) {
       if (!lock.held) lock.lock();
-      allocator.release(host, count);
+      this.parts.allocator.release(host, count);
       throw error;
     }
     const now = steadyMs();
     for (let i = 0; i < count; i++) pending.add(after(first, i), after(host, i * geometry.clusterSize), now);
     if (!wasAllocated) disk.addAllocated(count);
     return count;
+  }
+
+  /** The table comes first: of what is left on a full host, the data can take less. */
+  private allocate(first: GuestCluster, most: number): Allocation {
+    const { allocator, flush, geometry, linker, lock, pendingTables, tracker } = this.parts;
+    while (!pendingTables.hasRoom(1)) {
+      lock.unlock();
+      try {
+        flush.linkEarly();
+      } finally {
+        lock.lock();
+      }
+    }
+    tracker.assertWritable();
+    const l1Index = geometry.l1IndexOf(first);
+    const isNew = linker.holdTable(l1Index, steadyMs());
+    try {
+      return allocator.allocate(Math.min(most, geometry.tableEntries - geometry.l2IndexOf(first)));
+    } catch (error) {
+      if (isNew) linker.dropTable(l1Index);
+      throw error;
+    }
   }
 }

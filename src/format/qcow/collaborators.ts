@@ -55,6 +55,7 @@ export function connect(
   const numbers = new QcowNumbers(shared);
   const reservations = new Reservations(state.reservations, lock, slot);
   const pending = new PendingLinks(state.pending);
+  const pendingTables = new PendingLinks<number>(state.pendingTables);
   const free = new FreeClusters(state.free);
   const tracker = new WriteTracker(state.tracker, file, log);
   const access = new GuestAccess(file, tracker, disk);
@@ -62,12 +63,12 @@ export function connect(
   const mapped = { file, geometry, numbers, pending, tables };
   const mapper = new Mapper(mapped);
   const allocator = new Allocator(file, geometry, numbers, free, tracker);
-  const linker = new Linker({ allocator, geometry, mapper, pending, tables, tracker });
-  const flush = createFlush({ file, geometry, lock, tracker, pending, linker, free, log });
+  const linker = new Linker({ allocator, geometry, mapper, pending, pendingTables, tables, tracker });
+  const flush = createFlush({ file, geometry, lock, tracker, pending, pendingTables, linker, free, log });
   const reusable = () => ({ waiting: free.unsettledCount, free: free.freeCount });
   const data = new GuestData(file, state.volumeKey);
   const ground = { ...mapped, access, allocator, backing, data, disk, flush, free, linker, lock, mapper, reservations };
-  const parts = { ...ground, reusable, tracker };
+  const parts = { ...ground, pendingTables, reusable, tracker };
 
   const reader = new QcowRunReader(data, new CompressedReader(file, clusterSize), backing);
   const ranges = new RangeReader<Run>(lock, mapper, reader);

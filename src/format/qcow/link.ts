@@ -1,9 +1,9 @@
-// Changes of L1 and L2 entries. Tables are made before anything links into them, in three steps, so that an L1 entry never leads
-// to what is not durable: places are taken, a fdatasync makes them zeros in a file that is long enough, then the L1 entries are
-// written. Used under the metadata lock.
+// Changes of L1 and L2 entries. A table is made before anything links into it, in three steps, so that an L1 entry never leads to what
+// is not durable: a write takes its place, a fdatasync makes it zeros in a file that is long enough, then the L1 entry is written. In
+// between it waits in `pendingTables`, and only memory knows it. Used under the metadata lock.
 
-import type { GuestCluster, HostOffset } from '../../bytes/offsets.ts';
-import type { PendingLink, PendingLinks } from '../mapped/pending-links.ts';
+import type { GuestCluster } from '../../bytes/offsets.ts';
+import { NOT_PENDING, type PendingLink, type PendingLinks } from '../mapped/pending-links.ts';
 import type { Allocator } from '../mapped/space/cluster-allocator.ts';
 import type { WriteTracker } from '../write-tracker.ts';
 import type { Geometry } from './geometry.ts';
@@ -15,12 +15,10 @@ export interface LinkerParts {
   readonly geometry: Geometry;
   readonly mapper: Mapper;
   readonly pending: PendingLinks;
+  readonly pendingTables: PendingLinks<number>;
   readonly tables: Tables;
   readonly tracker: WriteTracker;
 }
-
-/** L2 tables that no L1 entry leads to yet, by their L1 index. */
-export type NewTables = Map<number, HostOffset>;
 
 export class Linker {
   private readonly parts: LinkerParts;
@@ -34,30 +32,32 @@ export class Linker {
     return this.parts.tables.span(cluster);
   }
 
-  /** L1 indices of the first `count` waiting links whose L2 table does not exist. */
-  missingTables(count: number): readonly number[] {
-    const { geometry, mapper, pending } = this.parts;
-    const indices = new Set<number>();
-    for (const cluster of pending.indicesOfFirst(count)) indices.add(geometry.l1IndexOf(cluster as GuestCluster));
-    return [...indices].filter((l1Index) => mapper.l2Table(l1Index) === 0);
+  /**
+   * Takes a place for the L2 table of an L1 entry unless there is a table, or one that waits. There is room in `pendingTables`.
+   * @returns whether a place was taken @throws no-space, limit
+   */
+  holdTable(l1Index: number, nowMs: number): boolean {
+    const { allocator, mapper, pendingTables } = this.parts;
+    if (mapper.l2Table(l1Index) !== 0 || pendingTables.find(l1Index) !== NOT_PENDING) return false;
+    pendingTables.add(l1Index, allocator.allocateTable(), nowMs);
+    return true;
   }
 
-  /** Takes a place that reads as zeros, but that is not durable yet. Throws no-space, limit. */
-  takeTable(): HostOffset {
-    return this.parts.allocator.allocateTable();
+  /** Gives back the place of a table that was taken in this hold of the lock. */
+  dropTable(l1Index: number): void {
+    const { allocator, geometry, pendingTables } = this.parts;
+    allocator.giveBack(pendingTables.drop(l1Index), geometry.tableSizeClusters);
   }
 
-  /** The place is durable: an L1 entry leads to it from now on. */
-  showTable(l1Index: number, table: HostOffset): void {
-    const { tables, tracker } = this.parts;
-    tables.forget(table);
-    tracker.writeMetadata('l1-update', () => tables.storeL1(l1Index, table));
-  }
-
-  /** Gives up a table that no L1 entry leads to. */
-  dropTable(table: HostOffset): void {
-    const { allocator, geometry } = this.parts;
-    allocator.release(table, geometry.tableSizeClusters);
+  /** Writes the L1 entries of the first `count` waiting tables, whose places are durable. A table that nothing is linked to stays empty. */
+  linkTables(count: number): void {
+    const { pendingTables, tables, tracker } = this.parts;
+    for (const { guestCluster: l1Index, hostOffset: table } of pendingTables.first(count)) {
+      tables.forget(table);
+      tracker.writeMetadata('l1-update', () => tables.storeL1(l1Index, table));
+      pendingTables.drop(l1Index, count);
+    }
+    pendingTables.removeFirst(count);
   }
 
   /** Links clusters of one slice that waited among the first `count` entries; their table exists. */

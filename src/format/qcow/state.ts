@@ -7,6 +7,7 @@ import { assert } from '../../errors/index.ts';
 import { FIRST_OWN_NUMBER } from '../mapped/disk-numbers.ts';
 import { LockedNumbers, type LockedNumbersParts } from '../mapped/locked-numbers.ts';
 import { createMappedState, type MappedState, type MappedStateOptions } from '../mapped/mapped-state.ts';
+import { createPendingLinksState, type PendingLinksState } from '../mapped/pending-links.ts';
 import type { FileEndNumbers } from '../mapped/space/cluster-allocator.ts';
 import type { QcowHeader } from './header.ts';
 
@@ -22,6 +23,8 @@ export interface QcowState extends MappedState {
   readonly header: QcowHeader;
   /** null: the data is not encrypted */
   readonly volumeKey: VolumeKey | null;
+  /** L2 tables that wait for their L1 entry */
+  readonly pendingTables: PendingLinksState;
 }
 
 export interface QcowStateOptions extends MappedStateOptions {
@@ -31,7 +34,11 @@ export interface QcowStateOptions extends MappedStateOptions {
 export function createQcowState(header: QcowHeader, options: QcowStateOptions): QcowState {
   const clusterSize = 2 ** header.clusterBits;
   const format = { clusterSize, wordCount: WORD_COUNT, numberCount: NUMBER_COUNT };
-  const state = { ...createMappedState(options, format), header, volumeKey: options.volumeKey };
+  const mapped = createMappedState(options, format);
+  const { volumeKey } = options;
+  // each link may need a table
+  const pendingTables = createPendingLinksState(mapped.pending.capacity);
+  const state = { ...mapped, header, volumeKey, pendingTables };
   const numbers = new Float64Array(state.numbers);
   numbers[FILE_END] = roundUp(options.fileLength, clusterSize);
   numbers[FILE_LENGTH] = options.fileLength;

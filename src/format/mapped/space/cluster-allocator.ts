@@ -94,6 +94,13 @@ export class Allocator {
     }
   }
 
+  /** Clusters that nobody has written to or linked since they were allocated: they still read as zeros. */
+  giveBack(offset: HostOffset, count: number): void {
+    const { free, geometry, numbers } = this;
+    if (after(offset, count * geometry.clusterSize) === numbers.fileEnd) numbers.lowerFileEnd(offset);
+    else free.markFree(geometry.clusterOf(offset), count);
+  }
+
   /** Gives FREE clusters at the end back and sets the length of the file to what is in use. */
   trim(): void {
     const { numbers } = this;

@@ -3,10 +3,11 @@
 import { expect, test } from 'vitest';
 import { guestOffset } from '../../../../src/bytes/offsets.ts';
 import { steadyMs } from '../../../../src/concurrency/clock.ts';
+import { ERRNO, errnoOf } from '../../../../src/errors/index.ts';
 import type { WritableImage } from '../../../../src/format/image-format.ts';
 import { qcow } from '../../../../src/format/qcow/index.ts';
-import { createMemoryImage, openImage } from '../../../support/memory-images.ts';
-import { type RecordedOperation, RecordingHostFile } from '../../../support/wrapping-files.ts';
+import { checkImage, createMemoryImage, openImage } from '../../../support/memory-images.ts';
+import { FaultyHostFile, type RecordedOperation, RecordingHostFile } from '../../../support/wrapping-files.ts';
 
 const CLUSTER = 4096;
 /** of the first L1 entry, and behind the second */
@@ -64,4 +65,53 @@ test('a freed cluster is punched when its removal is durable, and used again whe
 test('a write in place waits for nothing', () => {
   expect(recorded(write(0), flush, write(1000))).toEqual(['data']);
   expect(recorded(write(0), write(1000))).toEqual(['data']);
+});
+
+test.each([
+  0, 1, 2, 3, 4, 5,
+])('a host with room for %i more clusters refuses writes, and no flush and no close', (room) => {
+  const file = createMemoryImage(qcow, 16 * 1024 * 1024);
+  const limit = Math.ceil(file.size() / CLUSTER) * CLUSTER + room * CLUSTER;
+  const full = (operation: string, _count: number, length: number): number | null =>
+    operation === 'truncate' && length > limit ? ERRNO.EFBIG : null;
+  const image = openImage(qcow, new FaultyHostFile(file, full));
+  const accepted: number[] = [];
+  // each needs an L2 table of its own, and the last ones have one
+  const places = [0, 2, 4, 6, 8].map((mib) => mib * 1024 * 1024);
+  for (const at of [...places, ...places.map((each) => each + CLUSTER)]) {
+    try {
+      write(at, CLUSTER)(image);
+      accepted.push(at);
+    } catch (error) {
+      expect(errnoOf(error)).toBe(ERRNO.EFBIG);
+    }
+    image.flush();
+  }
+  // a table and a cluster; then one cluster more for each that is left
+  const tables = Math.floor(room / 2);
+  expect(accepted.length).toBe(tables + (tables > 0 ? room - 2 * tables : 0));
+  const bytes = Buffer.alloc(CLUSTER);
+  const expectContent = (disk: WritableImage): void => {
+    for (const at of accepted) {
+      disk.read(bytes, 0, CLUSTER, guestOffset(at));
+      expect(bytes.every((byte) => byte === 7)).toBe(true);
+    }
+  };
+  expectContent(image);
+  image.close();
+  const findings: string[] = [];
+  checkImage(qcow, file, { repair: 'none', log: (finding) => findings.push(finding) });
+  expect(findings).toEqual([]);
+  expectContent(openImage(qcow, file));
+});
+
+test('a table whose only link was dropped is linked empty, and nothing leaks', () => {
+  const file = createMemoryImage(qcow, 3 * 1024 * 1024);
+  const image = openImage(qcow, file);
+  write(0, CLUSTER)(image);
+  image.discard(guestOffset(0), CLUSTER);
+  image.close();
+  const findings: string[] = [];
+  checkImage(qcow, file, { repair: 'none', log: (finding) => findings.push(finding) });
+  expect(findings).toEqual([]);
 });
