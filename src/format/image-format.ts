@@ -8,8 +8,10 @@ import type { BackingReference, ParentFacts, ParentIdentity } from './backing-re
 import type { CheckReport, RepairMode } from './check-report.ts';
 import type { CreateHelp } from './create-option.ts';
 import type { FileEnds, Signature } from './file-ends.ts';
+import type { OpenStep } from './open-step.ts';
 
 export type { BackingReference, ParentFacts, ParentIdentity, ParentSearch } from './backing-reference.ts';
+export { type OpenStep, progressOf } from './open-step.ts';
 
 /** What a range of the virtual disk is, as far as one image of a chain knows. */
 export type ExtentStatus = 'data' | 'zero' | 'unallocated';
@@ -38,24 +40,6 @@ export type FileAccess = 'read' | 'write';
 export interface ImageFile {
   readonly role: 'image' | ExtentRole;
   readonly file: HostFile;
-}
-
-/** What an open is doing that may take long: for whoever waits for it. */
-export interface OpenStep {
-  /** such as "checking disk.qcow2" */
-  readonly doing: string;
-  /** how much of it is done, 0 to 1, where that is known */
-  readonly fraction?: number;
-}
-
-/** What tells how much of one step of an open is done. */
-export function progressOf(
-  doing: string,
-  progress: ((step: OpenStep) => void) | undefined,
-): { readonly progress?: (fraction: number) => void } {
-  if (progress === undefined) return {};
-  progress({ doing, fraction: 0 });
-  return { progress: (fraction) => progress({ doing, fraction }) };
 }
 
 export interface OpenOptions {
