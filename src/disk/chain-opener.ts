@@ -6,7 +6,7 @@ import { ImgfuseError } from '../errors/index.ts';
 import { isMeant } from '../format/backing-reference.ts';
 import type { BackingReference, Image, ImageFormat, OpenOptions, ReadableImage } from '../format/image-format.ts';
 import type { HostFile } from '../host/host-file.ts';
-import { type LockMode, writerOf } from '../host/image-locks.ts';
+import { type LockMode, mayHaveWriter, writerOf } from '../host/image-locks.ts';
 import { MAX_CHAIN_DEPTH, type NamedFile, type NamingImage, resolveBacking } from './backing-policy.ts';
 import { ClosedMarks } from './closed-marks.ts';
 import { ImageFiles } from './image-files.ts';
@@ -16,6 +16,7 @@ import { isParentAt, searchParent } from './parent-search.ts';
 import { sayUnequalSizes } from './parent-size.ts';
 import { formatOf, probeFormat, recognizedName } from './probe.ts';
 import { formatByName, formatNames, overlayFormat, rawFormat } from './registry.ts';
+import { createRounds, ImageBesideWriter } from './share/image-beside-writer.ts';
 
 const DEFAULT_TABLE_CACHE_BYTES = 64 * 1024 * 1024;
 
@@ -271,7 +272,7 @@ export class ChainOpener {
     const { options } = this;
     const image: NamingImage = { name, path: file.path };
     const isTop = this.images++ === 0;
-    return format.open(file, {
+    const opened = format.open(file, {
       ...how,
       openBacking: (reference) => this.openBacking(image, reference),
       openExtent: this.files.extentsOf(image, how.readOnly, isTop),
@@ -283,5 +284,8 @@ export class ChainOpener {
       lazyRefcounts: options.lazyRefcounts,
       progress: options.progress,
     });
+    const { locks, locksBelow = locks } = options;
+    const isBesideWriter = opened.readOnly && file.remote === undefined && mayHaveWriter(isTop ? locks : locksBelow);
+    return isBesideWriter ? new ImageBesideWriter(format, opened, createRounds()) : opened;
   }
 }

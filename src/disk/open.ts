@@ -14,6 +14,7 @@ import { imageFileOf } from './directory-image.ts';
 import type { OpenDiskOptions } from './open-options.ts';
 import { recognizedName } from './probe.ts';
 import { formatByName } from './registry.ts';
+import { ImageBesideWriter } from './share/image-beside-writer.ts';
 import { type SharedDisk, VirtualDisk } from './virtual-disk.ts';
 
 /** Opens an image and its backing chain. Throws ImgfuseError; an unclean image is repaired unless `readOnly`. */
@@ -94,5 +95,7 @@ function attachImage(shared: SharedImage, slot: number, log: (sentence: string) 
   const backing = shared.backing === null ? null : attachImage(shared.backing, slot, log);
   const [file, ...extents] = shared.files.map(attachHostFile);
   assert(file !== undefined, 'an image without a file');
-  return formatByName(shared.format).attach(file, shared, { slot, backing, extents, recognizedName, log });
+  const format = formatByName(shared.format);
+  const image = format.attach(file, shared, { slot, backing, extents, recognizedName, log });
+  return shared.rounds === undefined ? image : new ImageBesideWriter(format, image, shared.rounds);
 }

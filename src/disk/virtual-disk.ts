@@ -22,6 +22,7 @@ import type { ClosedMarks } from './closed-marks.ts';
 import type { CopyOnRead, CopyOnReadState } from './copy-on-read.ts';
 import { type DiskStatus, statusOf } from './disk-status.ts';
 import { formatByName } from './registry.ts';
+import { ImageBesideWriter } from './share/image-beside-writer.ts';
 import { SnapshotDisk } from './snapshot-disk.ts';
 
 /** Structured-clonable: what a worker thread needs to attach. */
@@ -51,6 +52,8 @@ export class VirtualDisk {
   private readonly copyOnRead: CopyOnRead | null;
   /** of the chain, those whose bytes come from a server */
   private readonly remote: readonly RemoteFile[];
+  /** of the chain, those that another program may write to */
+  private readonly besideWriter: readonly ImageBesideWriter[];
   private readonly marks: Pick<ClosedMarks, 'keep'> | null;
   private readonly isNew: boolean;
   private readonly lockWord: SharedArrayBuffer;
@@ -73,6 +76,7 @@ export class VirtualDisk {
     this.readable = imageChain(image).find(({ snapshots }) => snapshots !== undefined)?.snapshots;
     this.copyOnRead = copyOnRead;
     this.remote = imageChain(image).flatMap(({ file }) => file.remote ?? []);
+    this.besideWriter = imageChain(image).filter((each) => each instanceof ImageBesideWriter);
     this.lockWord = lockWord;
     this.resizeLock = new Mutex(new Int32Array(lockWord), 0, `the size of ${image.file.path}`);
   }
@@ -112,6 +116,21 @@ export class VirtualDisk {
   modifiedMs(): number | null {
     const times = this.image.files.flatMap(({ file }) => file.modifiedMs() ?? []);
     return times.length === 0 ? null : Math.max(...times);
+  }
+
+  /** Another program may write to an image of the chain (share, or no locks). */
+  get isBesideWriter(): boolean {
+    return this.besideWriter.length > 0;
+  }
+
+  /**
+   * Another program may have written to images of the chain: what has been read of them does not count any more if their
+   * files have changed. @returns whether they may have
+   */
+  noteChanges(): boolean {
+    let areChanged = false;
+    for (const image of this.besideWriter) if (image.noteChanges()) areChanged = true;
+    return areChanged;
   }
 
   /** Bytes of the disk that have clusters in the image file. */

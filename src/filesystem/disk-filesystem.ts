@@ -13,7 +13,7 @@ import type {
   OpenedFile,
   Statfs,
 } from '../fuse/filesystem.ts';
-import { failure } from './failure.ts';
+import { failure, type Refusal } from './failure.ts';
 import { type Conflict, canWrite, HANDLE, type Handles, isTruncating, NO_PAGES } from './handles.ts';
 import {
   DISK_NAME,
@@ -46,16 +46,6 @@ const PERMISSION_BITS = 0o7777;
 const [SMALLEST_BUFFER, LARGEST_BUFFER] = [4096, 1024 * 1024];
 /** How long the kernel may keep a name: for ever, or not at all. */
 const [LASTING_ENTRY_SECONDS, NO_ENTRY_SECONDS] = [60, 0];
-
-/** An opening was refused. */
-export interface Refusal {
-  /** as the user sees them: disk.raw, partitions/1.raw */
-  readonly name: string;
-  readonly holderName: string;
-  readonly holderWrites: boolean;
-  /** of the process that opened the other file; 0: not known */
-  readonly holder: number;
-}
 
 export class DiskFilesystem implements Filesystem {
   private disk: VirtualDisk;
@@ -190,9 +180,10 @@ export class DiskFilesystem implements Filesystem {
     const isReader = (flags & O_ACCMODE) === O_RDONLY;
     if (node === STATUS_NODE) return this.openStatus(isReader);
     const file = this.fileAt(node);
+    if (this.disk.noteChanges()) this.noteForeignChanges();
     if (file instanceof SnapshotFile) {
       if (!isReader) throw file.readOnly();
-      return { handle: HANDLE.read, pages: 'keep' };
+      return { handle: HANDLE.read, pages: this.disk.isBesideWriter ? 'bypass' : 'keep' };
     }
     if (!isReader) this.assertWritable();
     // the size stays, like that of a block device: cp and a shell's > write over a disk and must not cut it to nothing
@@ -203,6 +194,12 @@ export class DiskFilesystem implements Filesystem {
     if (truncates) file.truncation.open();
     if (!isReader) this.words.addWritableHandle();
     return claim;
+  }
+
+  /** Another program has written to the image: an opening after that sees it. */
+  private noteForeignChanges(): void {
+    this.table.noteEverything();
+    this.handles.noteForeignChanges();
   }
 
   /** Its text is made by the main thread, for each handle. */

@@ -115,6 +115,13 @@ export class Handles {
     return this.records.count(record, 'paged') > ((handle & BYPASS) === 0 ? 1 : 0);
   }
 
+  /** Bytes of any file may have changed, by another program: pages count as untrue, as after a gap. */
+  noteForeignChanges(): void {
+    this.mutex.run(() => {
+      for (const record of this.records.all()) this.records.add(record, 'changes', 1);
+    });
+  }
+
   /**
    * Makes the kernel drop the pages of every file that is read beside a writer: mappings have filled them. None of these files is
    * written through pages, and until `drop` has ended none is opened for that.

@@ -1,6 +1,7 @@
 // The filesystem layer as the commands see it.
 
-export { DiskFilesystem, type Refusal } from './disk-filesystem.ts';
+export { DiskFilesystem } from './disk-filesystem.ts';
+export type { Refusal } from './failure.ts';
 export { DISK_NAME, PARTITIONS_NAME, type Shown, STATUS_NAME, STATUS_NODE } from './nodes.ts';
 export { findPartition, showsTable, sourceOf } from './partitions.ts';
 export { nameSnapshots } from './snapshot-names.ts';

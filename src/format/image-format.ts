@@ -86,6 +86,11 @@ export interface OpenOptions {
    */
   readonly closedFacts?: ClosedFacts | undefined;
   /**
+   * `state` of what an earlier opening of the same file shares: the key of an encrypted image is taken from there, and nobody is asked
+   * for a password.
+   */
+  readonly before?: unknown;
+  /**
    * The image above is committed into this one and knows it by this identity: once this one is changed, it has one of the
    * `afterCommits`, and another one than before. Throws limit if there is none left. Absent: no image above has to know it again.
    */
@@ -105,6 +110,8 @@ export interface SharedImage {
   readonly files: readonly SharedFile[];
   readonly state: unknown;
   readonly backing: SharedImage | null;
+  /** the image is read beside a writer: of disk/share/image-beside-writer.ts */
+  readonly rounds?: SharedArrayBuffer;
 }
 
 export interface AttachOptions {

@@ -35,9 +35,34 @@ export function fileVersion({ descriptor }: Pick<HostFile, 'descriptor'>): FileV
 export function finalVersion(file: Pick<HostFile, 'descriptor'>): FileVersion | null {
   const version = fileVersion(file);
   if (version === null || tellsChangesApart()) return version;
-  const ageMs = Date.now() - Number(version.changed) / 1e6;
+  const ageMs = ageOf(version);
   if (ageMs < TICK_MS) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, Math.min(TICK_MS, TICK_MS - ageMs));
   return version;
+}
+
+/** The versions of several files at one moment. */
+export type FileVersions = readonly FileVersion[];
+
+/** Of files that others may change, without a wait; null: a later change of one of them need not show in another version. */
+export function versionsOf(files: readonly Pick<HostFile, 'descriptor'>[]): FileVersions | null {
+  const versions: FileVersion[] = [];
+  for (const file of files) {
+    const version = fileVersion(file);
+    if (version === null || !(tellsChangesApart() || ageOf(version) >= TICK_MS)) return null;
+    versions.push(version);
+  }
+  return versions;
+}
+
+/** No file has changed between the two moments. */
+export function areSameFiles(one: FileVersions | null, other: FileVersions | null): boolean {
+  if (one === null || other === null || one.length !== other.length) return false;
+  return one.every((version, i) => isSameVersion(version, other[i]!));
+}
+
+/** How long ago the last change was. */
+function ageOf({ changed }: FileVersion): number {
+  return Date.now() - Number(changed) / 1e6;
 }
 
 /** @param kernel such as 6.13.0-1 */

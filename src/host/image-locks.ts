@@ -25,6 +25,11 @@ const PERMISSION_NAMES: Readonly<Record<number, string>> = {
 /** Which locks an opening takes: those that QEMU would take, those of a reader beside a writer, or none. */
 export type LockMode = 'take' | 'share' | 'none';
 
+/** Nothing keeps another program from writing to a file that is opened so to read. */
+export function mayHaveWriter(mode: LockMode = 'take'): boolean {
+  return mode !== 'take';
+}
+
 /** What an opener does with an image: 'share' reads beside a writer and tests nothing. */
 type LockRole = 'read-write' | 'read-only' | 'share';
 

@@ -61,8 +61,10 @@ function countOnHost(file: HostFile, header: QcowHeader, { isLazy, log }: OpenOp
 }
 
 /** The key of the guest's data; null for an image that is not encrypted. */
-function unlock(file: HostFile, { isEncrypted }: QcowHeader, { password }: OpenOptions): VolumeKey | null {
+function unlock(file: HostFile, { isEncrypted }: QcowHeader, { before, password }: OpenOptions): VolumeKey | null {
   if (!isEncrypted) return null;
+  const known = (before as QcowState | undefined)?.volumeKey ?? null;
+  if (known !== null) return known;
   if (password === undefined) {
     throw new ImgfuseError('permission', `${file.path} is encrypted and no password is given`, { path: file.path });
   }

@@ -29,7 +29,7 @@ import {
 import { qcow2Image } from '../image.ts';
 import { createMetadataClustersState } from '../metadata-clusters.ts';
 import { readableSnapshots } from '../snapshots/readable-snapshots.ts';
-import { createQcow2State, type TablePlace } from '../state.ts';
+import { createQcow2State, type Qcow2State, type TablePlace } from '../state.ts';
 import { knownImage } from './closed-clean.ts';
 
 /** @param specific facts for info and status, with qemu-img's keys */
@@ -154,8 +154,10 @@ function assertHasDirtyBit(file: HostFile, { version }: Qcow2Header): void {
 }
 
 /** The key of the guest's data; null for an image that is not encrypted. */
-function unlock(file: HostFile, header: Qcow2Header, { password }: OpenOptions): VolumeKey | null {
+function unlock(file: HostFile, header: Qcow2Header, { before, password }: OpenOptions): VolumeKey | null {
   if (header.cryptMethod === QCOW_CRYPT_NONE) return null;
+  const known = (before as Qcow2State | undefined)?.volumeKey ?? null;
+  if (known !== null) return known;
   // nobody is asked for the password of a cipher that is unknown here
   if (header.cryptMethod === QCOW_CRYPT_LUKS) readLuksHeader(file, header.cryptoHeader!);
   if (password === undefined) {
