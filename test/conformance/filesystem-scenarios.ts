@@ -26,8 +26,6 @@ export interface Capabilities {
   readonly separateTimes: boolean;
   /** bytes of the largest request */
   readonly largestRequest: number;
-  /** writing needs no question for security attributes before each write */
-  readonly killsPrivileges: boolean;
   /** the disk grows by truncate only, never by write */
   readonly fixedSize: boolean;
   /** truncate and fallocate change the size */
@@ -66,7 +64,6 @@ export const CAPABILITIES: Readonly<Record<(typeof TRANSPORTS)[number], Capabili
     fileMountpoint: true,
     separateTimes: true,
     largestRequest: MiB,
-    killsPrivileges: true,
     fixedSize: true,
     resizes: true,
     usesPages: true,
@@ -76,7 +73,6 @@ export const CAPABILITIES: Readonly<Record<(typeof TRANSPORTS)[number], Capabili
     fileMountpoint: false,
     separateTimes: false,
     largestRequest: 128 * KiB,
-    killsPrivileges: false,
     fixedSize: true,
     resizes: true,
     usesPages: false,
@@ -376,15 +372,14 @@ const writing: readonly Scenario[] = [
   },
   {
     name: 'buffered writes do not ask for security attributes again and again',
-    run: async ({ server, disk, capabilities }) => {
+    run: async ({ server, disk }) => {
       const counts = await countsDuring(server, () =>
         withFile(disk, O_RDWR, (fd) => {
           for (let index = 0; index < 50; index += 1) fs.writeSync(fd, pattern(512), 0, 512, index * 4096);
         }),
       );
       expect(counts['WRITE']).toBe(50);
-      if (capabilities.killsPrivileges) expect(counts['GETXATTR'] ?? 0).toBeLessThanOrEqual(1);
-      else expect(counts['GETXATTR']).toBeLessThanOrEqual(50);
+      expect(counts['GETXATTR'] ?? 0).toBeLessThanOrEqual(1);
     },
   },
   {
