@@ -9,7 +9,7 @@ import { ImgfuseError } from '../errors/index.ts';
 import type { ExtentRole } from '../format/image-format.ts';
 import { workingDirectory } from '../host/canonical-path.ts';
 import { folderOfUrl, isBelowUrl, isUrl, parseUrl } from '../host/http/url.ts';
-import { blockDeviceNumber, fileKind, isRegularFile, realPath } from '../host/paths.ts';
+import { blockDeviceNumber, fileKind, isRegularFile, realPath, realPathSoFar } from '../host/paths.ts';
 import { hasProtocol, meaningOfName } from './backing-name.ts';
 
 /** Images in a chain at most. */
@@ -109,7 +109,7 @@ export function resolveExtent(
     throw refusal(image.name, `its ${what} '${name}' is no plain file, and nothing else is opened`);
   }
   const wanted = locateFile(image.name, name);
-  return checkFile(what, image, realPathOf(what, image, wanted), policy, kind);
+  return checkFile(what, image, realPathOf(what, image, wanted, policy), policy, kind);
 }
 
 /** The advice if a file that an image refers to is gone. */
@@ -153,7 +153,7 @@ function resolvePath(
   located: string,
   policy: BackingPolicy,
 ): { readonly path: string; readonly device?: number } {
-  const real = realPathOf('backing file', image, located);
+  const real = realPathOf('backing file', image, located, policy);
   const device = blockDeviceNumber(real);
   if (device === null) return { path: checkFile('backing file', image, real, policy) };
   if (isNamed(real, policy)) return { path: real, device };
@@ -163,10 +163,12 @@ function resolvePath(
   );
 }
 
-function realPathOf(what: keyof typeof CURES, image: NamingImage, wanted: string): string {
+/** A file that may not be opened is refused in the same words whether it is there or not: an image must not find that out. */
+function realPathOf(what: keyof typeof CURES, image: NamingImage, wanted: string, policy: BackingPolicy): string {
   try {
     return realPath(wanted);
   } catch (error) {
+    assertPlace(what, image, realPathSoFar(wanted), policy);
     throw new ImgfuseError(
       'missing',
       `the ${what} ${wanted} of ${image.name} does not exist; ${CURES[what]}`,
@@ -187,17 +189,20 @@ function checkFile(
   policy: BackingPolicy,
   kind: FileKind = 'regular file',
 ): string {
-  const allowed = [path.dirname(realPath(image.path)), ...allowedPaths(policy)];
-  if (!allowed.some((entry) => isInside(real, entry)) && !isNamed(real, policy)) {
-    throw refusal(
-      image.name,
-      `its ${what} ${real} lies outside the image's own directory; add --allow-backing ${path.dirname(real)}`,
-    );
-  }
+  assertPlace(what, image, real, policy);
   if (kind === 'regular file' ? isRegularFile(real) : fileKind(real) === kind) return real;
   throw refusal(
     image.name,
     `its ${what} ${real} is no ${kind}, and nothing else is opened; put a ${kind} with its content in its place`,
+  );
+}
+
+function assertPlace(what: keyof typeof CURES, image: NamingImage, real: string, policy: BackingPolicy): void {
+  const allowed = [path.dirname(realPath(image.path)), ...allowedPaths(policy)];
+  if (allowed.some((entry) => isInside(real, entry)) || isNamed(real, policy)) return;
+  throw refusal(
+    image.name,
+    `its ${what} ${real} lies outside the image's own directory; add --allow-backing ${path.dirname(real)}`,
   );
 }
 

@@ -27,6 +27,13 @@ export interface Before {
   readonly format: string;
 }
 
+/** What is not allowed may not be there either: a place where it is looked for, and may be put, is the other way out. */
+function withOtherPlace(refused: ImgfuseError, refusals: readonly ImgfuseError[]): ImgfuseError {
+  const place = refusals.find(({ kind }) => kind === 'missing')?.context.path;
+  if (refused.kind === 'missing' || place === undefined) return refused;
+  return new ImgfuseError(refused.kind, `${refused.message}, or put it at ${place}`, refused.context);
+}
+
 /** The advice is that for an image on a server. */
 function neverWritten(path: string, { title }: ImageFormat): ImgfuseError {
   return new ImgfuseError(
@@ -219,8 +226,10 @@ export class ChainOpener {
     }
     // what the user can allow comes before what is not there, and before an image that is not the one
     const refused = refusals.find(({ kind }) => kind === 'permission');
-    if (found.length === 0) throw refused ?? refusals[0]!;
-    if (found.length + (refused === undefined ? 0 : 1) === 1) return found[0]!;
+    if (found.length === 0) throw withOtherPlace(refused ?? refusals[0]!, refusals);
+    const isAlone = found.length + (refused === undefined ? 0 : 1) === 1;
+    // without a format there is no telling which image it is
+    if (isAlone || reference.format === undefined) return found[0]!;
     const meant = found.find((file) => isParentAt(file.path, reference));
     if (meant === undefined && refused !== undefined && this.options.anyParent !== true) throw refused;
     return meant ?? found[0]!;

@@ -1,6 +1,7 @@
 // Paths of image files: node:fs is imported by host/ only.
 
 import * as fs from 'node:fs';
+import { dirname, normalize } from 'node:path';
 import { hostPath, nameOfBytes } from '../bytes/names.ts';
 import { withoutLinks } from './canonical-path.ts';
 import { type FileIdentity, identityOf } from './file-identity.ts';
@@ -13,6 +14,18 @@ export function realPath(path: string): string {
   } catch (error) {
     throw hostError(error, path, 'realpath');
   }
+}
+
+/** The same of a path that leads nowhere: its directory without symbolic links, as far as there is one, then the rest as it is. */
+export function realPathSoFar(path: string): string {
+  for (let directory = dirname(path); directory !== '/'; directory = dirname(directory)) {
+    try {
+      return normalize(withoutLinks(directory) + path.slice(directory.length));
+    } catch {
+      // nor is this one there
+    }
+  }
+  return normalize(path);
 }
 
 /** Whether the path leads to a regular file; it is not opened, because opening alone has effects on some devices. */

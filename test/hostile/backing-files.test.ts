@@ -104,7 +104,8 @@ describe('a backing file outside the directory of the image', () => {
     const link = join(outside, 'link.qed');
     symlinkSync(image, link);
     const missing = `${join(outside, 'base.raw')} of ${link} does not exist`;
-    expect(() => openDisk(link, { readOnly: true })).toThrow(missing);
+    expect(() => openDisk(link, { readOnly: true })).toThrow(`lies outside the image's own directory`);
+    expect(() => openDisk(link, { readOnly: true, allowBacking: [outside] })).toThrow(missing);
     writeFileSync(join(outside, 'base.raw'), Buffer.alloc(65536, 0x44));
     expect(() => openDisk(link, { readOnly: true })).toThrow(`lies outside the image's own directory`);
     expect(withDisk(link, { readOnly: true, allowBacking: [outside] }, readAll)[0]).toBe(0x44);
@@ -151,9 +152,7 @@ describe('a name that is no file name', () => {
     '{"file.filename":"../../etc/passwd"}',
   ])('json:%s is the local file it says, and refused outside the directory as any other', (options) => {
     rawBacking(`json:${options}`);
-    expect(refusal('(permission|missing)')).toMatch(
-      /lies outside the image's own directory; add --allow-backing|etc\/passwd .*does not exist/,
-    );
+    expect(refusal('permission')).toMatch(/lies outside the image's own directory; add --allow-backing/);
   });
 
   test('a json: name that leads to a file in the directory is read, in the format that it says', () => {
