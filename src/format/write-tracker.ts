@@ -55,6 +55,11 @@ export class WriteTracker {
     Atomics.add(this.words, WRITTEN, 1);
   }
 
+  /** Nothing has been changed since the image was opened. */
+  get isUntouched(): boolean {
+    return Atomics.load(this.words, WRITTEN) === 0;
+  }
+
   /** Throws the error every change gets once the image has failed. */
   assertWritable(): void {
     if (Atomics.load(this.words, FAILED) === NOT_FAILED) return;

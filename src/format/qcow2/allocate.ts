@@ -6,7 +6,7 @@
 import { writeU64BE } from '../../bytes/endian.ts';
 import { after, type GuestCluster, type HostCluster, type HostOffset, hostCluster } from '../../bytes/offsets.ts';
 import { failpoint } from '../../concurrency/failpoints.ts';
-import { ImgfuseError } from '../../errors/index.ts';
+import { ImgfuseError, isHostFull } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { FreeClusters } from '../mapped/free-clusters.ts';
 import type { WriteTracker } from '../write-tracker.ts';
@@ -105,7 +105,7 @@ export class Allocator {
     if (count > 0) refcounts.setRun(first, count, 0);
   }
 
-  /** Cuts the file after the last cluster in use; a device keeps its length. @returns whether there was something to cut */
+  /** Ends the file with the last cluster in use; a device keeps its length. @returns whether the file has another length now */
   trim(): boolean {
     const { file, geometry, numbers } = this.parts;
     this.giveBackBehindEnd();
@@ -113,10 +113,26 @@ export class Allocator {
     if (file.isDevice) return false;
     const end = geometry.startOf(this.cutTail(geometry.clusterOf(numbers.fileEnd)));
     numbers.lowerFileEnd(end);
-    if (file.size() <= end) return false;
-    file.truncate(end);
+    const length = file.size();
+    if (length === end || (length < end && !this.complete(end))) return false;
+    if (length > end) file.truncate(end);
     numbers.noteCut(end);
     return true;
+  }
+
+  /**
+   * Other readers take a file that ends within its last cluster for one that was cut (7-Zip). One that nothing has changed stays as it
+   * was found. @returns false if it stays as it is, which is an image as well: also if the host lets it grow no further
+   */
+  private complete(end: HostOffset): boolean {
+    if (this.parts.tracker.isUntouched) return false;
+    try {
+      this.parts.file.truncate(end);
+      return true;
+    } catch (error) {
+      if (isHostFull(error)) return false;
+      throw error;
+    }
   }
 
   /** Forgets free clusters at the end of a file of `clusters` clusters. @returns the clusters that are left */

@@ -3,9 +3,10 @@
 
 import { describe, expect, test } from 'vitest';
 import { guestOffset } from '../../../../src/bytes/offsets.ts';
+import { ERRNO } from '../../../../src/errors/index.ts';
 import { qcow2 } from '../../../../src/format/qcow2/index.ts';
-import { createMemoryImage, openImage } from '../../../support/memory-images.ts';
-import { RecordingHostFile } from '../../../support/wrapping-files.ts';
+import { checkImage, createMemoryImage, openImage } from '../../../support/memory-images.ts';
+import { FaultyHostFile, RecordingHostFile } from '../../../support/wrapping-files.ts';
 
 const SECTOR = 512;
 const FIRST_DATA = 0x4000;
@@ -37,5 +38,31 @@ describe.each([{ cluster_size: '4k' }, { cluster_size: '16k', extended_l2: 'on' 
       expect(file.size() % SECTOR).toBe(0);
     }
     image.close();
+  });
+
+  test('a clean close ends the file with a whole cluster, where the host lets it, and leaves what was not written as it is', () => {
+    const file = createMemoryImage(qcow2, 1 << 20, options);
+    // the L2 table, so that what comes later is data
+    const first = openImage(qcow2, file);
+    first.write(new Uint8Array(SECTOR), 0, SECTOR, guestOffset(0));
+    first.close();
+    for (const isFull of [true, false]) {
+      let isClosing = false;
+      const refuses = new FaultyHostFile(file, (operation) =>
+        isFull && isClosing && operation === 'truncate' ? ERRNO.EFBIG : null,
+      );
+      const image = openImage(qcow2, refuses);
+      const { clusterSize } = image;
+      image.write(new Uint8Array(SECTOR).fill(1), 0, SECTOR, guestOffset((isFull ? 3 : 5) * clusterSize));
+      isClosing = true;
+      image.close();
+      expect(file.size() % clusterSize === 0).toBe(!isFull);
+      expect(checkImage(qcow2, file, { repair: 'none', log: () => undefined })).toMatchObject({
+        ...{ corruptions: 0, leaks: 0 },
+      });
+      const before = file.fingerprint();
+      openImage(qcow2, file).close();
+      expect(file.fingerprint()).toBe(before);
+    }
   });
 });
