@@ -48,6 +48,8 @@ export class ChainOpener {
   private readonly options: OpenDiskOptions;
   private readonly files: ImageFiles;
   private images = 0;
+  /** the overlay was made for this opening, so what its image is was guessed, unless the user has said it */
+  private isOverlayNew = false;
   /** paths of the images whose password was asked for */
   private readonly encrypted = new Set<string>();
 
@@ -80,6 +82,7 @@ export class ChainOpener {
       this.sayWhatIsNotEncrypted(image);
       return { image, isNew: false };
     }
+    this.isOverlayNew = true;
     const { descriptor, path: place } = made.file;
     try {
       const image = this.openTop(place, { descriptor, format: overlayFormat.name });
@@ -169,7 +172,7 @@ export class ChainOpener {
     if (mixture !== null) log?.(mixture);
     const format = formatOf(file, reference.format ?? named, log);
     const opened = this.openImage(image, file, format, {
-      ...{ readOnly: true, isLazy: true, probed: false },
+      ...{ readOnly: true, isLazy: true, probed: this.isOverlayNew && named === undefined },
       wantsSnapshots: this.options.snapshots,
     });
     this.assertRightParent(overlay, reference, opened);

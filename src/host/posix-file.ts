@@ -80,13 +80,14 @@ export class PosixHostFile implements HostFile {
     try {
       descriptor = fs.openSync(hostPath(name), flags);
     } catch (error) {
+      // a socket, or a device without a driver
+      if ((error as NodeJS.ErrnoException).code === 'ENXIO') throw noImage(path, mayBeDevice);
       throw hostError(error, path, 'open');
     }
     const stat = fs.fstatSync(descriptor);
     if (!stat.isFile() && !(mayBeDevice && stat.isBlockDevice())) {
       fs.closeSync(descriptor);
-      const what = mayBeDevice ? 'no regular file and no block device' : 'no regular file';
-      throw new ImgfuseError('usage', `${path} is ${what}, so it cannot be a disk image`, { path });
+      throw noImage(path, mayBeDevice);
     }
     return new PosixHostFile(path, descriptor, readOnly);
   }
@@ -313,6 +314,11 @@ export class PosixHostFile implements HostFile {
   }
 }
 
+function noImage(path: string, mayBeDevice: boolean): ImgfuseError {
+  const what = mayBeDevice ? 'no regular file and no block device' : 'no regular file';
+  return new ImgfuseError('usage', `${path} is ${what}, so it cannot be a disk image`, { path });
+}
+
 const CODE_TO_KIND: Readonly<Record<string, readonly [ErrorKind, string]>> = {
   ENOENT: ['missing', 'does not exist'],
   ENOTDIR: ['missing', 'does not exist: a part of the path is no directory'],
@@ -324,6 +330,7 @@ const CODE_TO_KIND: Readonly<Record<string, readonly [ErrorKind, string]>> = {
   EFBIG: ['limit', 'would become larger than its file system allows'],
   EEXIST: ['usage', 'exists already; it is not overwritten'],
   EISDIR: ['usage', 'is a directory, not a disk image'],
+  ELOOP: ['usage', 'leads to no file: its symbolic links go round in a circle'],
   ENAMETOOLONG: ['usage', 'is too long for the name of a file'],
   ETXTBSY: ['busy', 'is in use as an executable or swap file'],
 };

@@ -346,6 +346,8 @@ describe('what cannot be committed', () => {
     create('qcow2', 'inner/outside', '1M', '', '-b', path('elsewhere/base'), '-F', 'raw');
     create('qcow2', 'lost', '1M', '', '-u', '-b', path('gone'), '-F', 'raw');
     qemuImg('create', '-q', '-f', 'qcow2', '-b', path('disk.bochs'), '-F', 'bochs', path('bochs.o'));
+    create('qcow', 'small.qcow', '1M');
+    create('qcow2', 'larger', '2M', '', '-b', path('small.qcow'), '-F', 'qcow');
     const server = new RangeServer(readFileSync(path('base')));
     const url = `${server.origin}/base`;
     qemuImg('create', '-q', '-u', '-f', 'qcow2', '-b', url, '-F', 'raw', path('web.o'), '1M');
@@ -357,6 +359,9 @@ describe('what cannot be committed', () => {
     expect(refusal(path('base'), { format: 'raw' })).toMatch(/has no backing file.*nothing to commit/);
     expect(refusal(path('lost'))).toMatch(/gone .*does not exist/);
     expect(refusal(path('inner/outside'))).toMatch(/--allow-backing/);
+    expect(refusal(path('larger'))).toMatch(
+      /has 2097152 bytes and .*small\.qcow 1048576.*keeps its size; copy the disk/,
+    );
     expect(refusal(path('none'))).toMatch(/none does not exist/);
     const users: [string, string, RegExp][] = [
       ['second', 'first', /shared is in use by .*qemu-io/],

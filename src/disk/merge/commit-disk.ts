@@ -55,6 +55,7 @@ export function openCommit(path: string, options: CommitDiskOptions): DiskCommit
     () => chainFiles(top),
     () => {
       assertKeepsItsParent(imageChain(top)[depth - 1]!);
+      assertHasRoom(base, top.virtualSize());
       if (top.readOnly) assertClean(top);
       else if (!isKept) assertCanBeEmptied(top);
       for (const { file } of changed) marks?.forget(file);
@@ -103,6 +104,18 @@ function assertKeepsItsParent(image: ReadableImage): void {
     'unsupported',
     `${path} knows its base by its ${identity.word}, and every write to the base changes that: it could not be used with that base ` +
       'any more, not even to complete an interrupted commit; copy the disk into a new image instead, for example with qemu-img convert',
+    { path },
+  );
+}
+
+function assertHasRoom(base: WritableImage, size: number): void {
+  const { can, title } = formatByName(base.format);
+  const { path } = base.file;
+  if (can.resize || size <= base.virtualSize()) return;
+  throw new ImgfuseError(
+    'unsupported',
+    `the overlay has ${size} bytes and ${path} ${base.virtualSize()}, and it is ${title}, which keeps its size; copy the disk into a ` +
+      'new image instead, for example with qemu-img convert',
     { path },
   );
 }

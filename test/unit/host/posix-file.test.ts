@@ -2,7 +2,9 @@
 // stands in for it in other tests, must behave the same under random operations.
 
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import { once } from 'node:events';
+import { mkdirSync, readFileSync, statSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:net';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -336,6 +338,16 @@ test('a file in memory behaves as one on the host under random operations', () =
     }),
     { numRuns: 150 },
   );
+});
+
+test('a socket and a circle of links are told as what they are', async () => {
+  const [socket, circle] = [join(folder, 'socket'), join(folder, 'circle')];
+  const server = createServer().listen(socket);
+  await once(server, 'listening');
+  symlinkSync('circle', circle);
+  expect(() => PosixHostFile.open(socket, true)).toThrow(`${socket} is no regular file and no block device`);
+  expect(() => PosixHostFile.open(circle, true)).toThrow(`${circle} leads to no file: its symbolic links go round`);
+  server.close();
 });
 
 test('ranges of a block device become zeros wherever its blocks begin', { timeout: 30_000 }, (context) => {
