@@ -264,7 +264,9 @@ function openWithForgedMark(subject, { affected, beside }, file, seed) {
   if (image === null) return;
   expectContent('with a forged mark', image, subject.content, affected);
   lookAround(image, random);
-  change(image, Buffer.from(subject.content), random);
+  const model = modelBuffer.subarray(0, subject.content.length);
+  subject.content.copy(model);
+  change(image, model, random);
   refusal('flush', () => image.flush());
   refusal('close', () => image.close());
 }

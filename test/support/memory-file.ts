@@ -2,7 +2,6 @@
 // was written, so a file may be long and cheap; a page that is missing is a hole. A clone shares its pages until one of the
 // two files writes to them.
 
-import { createHash } from 'node:crypto';
 import type { HostOffset } from '../../src/bytes/offsets.ts';
 import { ImgfuseError } from '../../src/errors/index.ts';
 import type { FileIdentity } from '../../src/host/file-identity.ts';
@@ -65,8 +64,7 @@ export class MemoryHostFile implements HostFile {
   private fingerprintOf(index: number, page: Uint8Array): Fingerprint {
     const known = this.owned.has(index) ? undefined : shared.get(page);
     if (known !== undefined) return known;
-    const digest = createHash('sha1').update(page).digest();
-    const fingerprint = [digest.readInt32LE(0), digest.readInt32LE(4)] as const;
+    const fingerprint = digestOf(page);
     if (!this.owned.has(index)) shared.set(page, fingerprint);
     return fingerprint;
   }
@@ -96,7 +94,7 @@ export class MemoryHostFile implements HostFile {
       const page = this.pages.get((offset + done - inPage) / PAGE);
       const at = targetOffset + done;
       if (page === undefined) target.fill(0, at, at + part);
-      else target.set(page.subarray(inPage, inPage + part), at);
+      else target.set(part === PAGE ? page : page.subarray(inPage, inPage + part), at);
       done += part;
     }
     return count;
@@ -214,4 +212,18 @@ function mix(word: number): number {
   let mixed = Math.imul(word ^ (word >>> 16), 0x85ebca6b);
   mixed = Math.imul(mixed ^ (mixed >>> 13), 0xc2b2ae35);
   return mixed ^ (mixed >>> 16);
+}
+
+/** Two words that each depend on all words of a page and on their order. */
+function digestOf(page: Uint8Array): Fingerprint {
+  const words = new Int32Array(page.buffer, page.byteOffset, PAGE / 4);
+  let [first, second] = [0x243f6a88, 0x13198a2e];
+  for (let i = 0; i < words.length; i++) {
+    const word = words[i]!;
+    first = Math.imul(first ^ word, 0x9e3779b1);
+    first ^= first >>> 15;
+    second = Math.imul(second + word, 0x85ebca6b);
+    second ^= second >>> 13;
+  }
+  return [mix(first), mix(second)];
 }
