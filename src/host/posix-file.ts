@@ -100,8 +100,12 @@ export class PosixHostFile implements HostFile {
       return new PosixHostFile(path, descriptor, false);
     } catch (error) {
       const { code } = error as NodeJS.ErrnoException;
-      if (code !== 'ENOENT' && code !== 'ENOTDIR') throw hostError(error, path, 'create');
       const directory = dirname(path);
+      if (code === 'EROFS') {
+        const message = `${path} cannot be made: the file system of ${directory} is read-only`;
+        throw new ImgfuseError('read-only', message, { path, operation: 'create', errno: ERRNO.EROFS });
+      }
+      if (code !== 'ENOENT' && code !== 'ENOTDIR') throw hostError(error, path, 'create');
       const what = code === 'ENOENT' ? 'does not exist' : 'is no directory';
       throw new ImgfuseError('missing', `${path} cannot be made: ${directory} ${what}`, { path, operation: 'create' });
     }
@@ -324,7 +328,7 @@ const CODE_TO_KIND: Readonly<Record<string, readonly [ErrorKind, string]>> = {
   ENOTDIR: ['missing', 'does not exist: a part of the path is no directory'],
   EACCES: ['permission', 'is not accessible to this user'],
   EPERM: ['permission', 'may not be opened this way'],
-  EROFS: ['read-only', 'is on a read-only file system; use -o ro'],
+  EROFS: ['read-only', 'is on a read-only file system, where it cannot be changed; mount -o ro reads it'],
   ENOSPC: ['no-space', 'cannot grow: the host file system is full'],
   EDQUOT: ['no-space', 'cannot grow: the disk quota is used up'],
   EFBIG: ['limit', 'would become larger than its file system allows'],

@@ -350,6 +350,24 @@ test('a socket and a circle of links are told as what they are', async () => {
   server.close();
 });
 
+test('a read-only file system is told, and what can be done there', (context) => {
+  requireOrSkip(context, process.geteuid?.() === 0, 'root');
+  const place = join(folder, 'read-only');
+  mkdirSync(place);
+  writeFileSync(join(place, 'disk'), Buffer.alloc(512));
+  execFileSync('mount', ['--bind', place, place]);
+  try {
+    execFileSync('mount', ['-o', 'remount,bind,ro', place]);
+    expect(() => PosixHostFile.open(join(place, 'disk'), false)).toThrow(/cannot be changed; mount -o ro reads it/);
+    expect(() => PosixHostFile.create(join(place, 'new'), false)).toThrow(
+      /new cannot be made: the file system of .* is read-only/,
+    );
+    PosixHostFile.open(join(place, 'disk'), true).close();
+  } finally {
+    execFileSync('umount', [place]);
+  }
+});
+
 test('ranges of a block device become zeros wherever its blocks begin', { timeout: 30_000 }, (context) => {
   requireOrSkip(context, process.geteuid?.() === 0 && hasCommand('losetup'), 'root and losetup');
   const length = 64 * 1024;
