@@ -190,3 +190,35 @@ test(`what a killed process leaves is replayed by QEMU, by the judge and here, w
   // blocks were used again, which takes two flushes: new ones for all would be a hundred
   expect(statSync(image).size).toBeLessThan(32 * MIB);
 });
+
+test('QEMU finds a table that had to move, also when the move is in the log alone', () => {
+  // room for 131072 entries, and blocks of 1 MiB
+  const large = 150_000 * MIB;
+  create({ block_size: '1M' });
+  const disk = openDisk(image, { readOnly: false });
+  disk.write(Buffer.alloc(4096, 0x61), 0, 4096, guestOffset(5 * MIB));
+  disk.resize(large);
+  disk.write(Buffer.alloc(4096, 0x62), 0, 4096, guestOffset(large - 4096));
+  disk.flush();
+  const killed = join(folder, 'killed.vhdx');
+  copyFileSync(image, killed);
+  disk.close();
+  for (const path of [image, killed]) {
+    qemuIo(
+      path,
+      'vhdx',
+      'read -P 0x61 5M 4k',
+      `read -P 0x62 ${large - 4096} 4k`,
+      'read -P 0 100G 1M',
+      'write -P 0x63 120G 4k',
+    );
+    qemuCheck(path, 'vhdx');
+    expect(checkDisk(path, { repair: 'none', log: () => undefined })).toMatchObject({ corruptions: 0 });
+    withDisk(path, { readOnly: true }, (opened) => {
+      const bytes = Buffer.alloc(3);
+      for (const [i, at] of [5 * MIB, large - 4096, 120 * 1024 * MIB].entries())
+        opened.read(bytes, i, 1, guestOffset(at));
+      expect([...bytes]).toEqual([0x61, 0x62, 0x63]);
+    });
+  }
+});

@@ -2,7 +2,7 @@
 // repair leaves an image that reads the same.
 
 import { describe, expect, test } from 'vitest';
-import { hostOffset } from '../../../../src/bytes/offsets.ts';
+import { guestOffset, hostOffset } from '../../../../src/bytes/offsets.ts';
 import { VirtualDisk } from '../../../../src/disk/virtual-disk.ts';
 import { ERRNO } from '../../../../src/errors/index.ts';
 import type { CheckReport, RepairMode } from '../../../../src/format/check-report.ts';
@@ -10,7 +10,7 @@ import { vhdx } from '../../../../src/format/vhdx/index.ts';
 import type { HostFile } from '../../../../src/host/host-file.ts';
 import { firstDifference, readAll } from '../../../support/image-files.ts';
 import { MemoryHostFile } from '../../../support/memory-file.ts';
-import { checkImage, openImage } from '../../../support/memory-images.ts';
+import { checkImage, createMemoryImage, openImage } from '../../../support/memory-images.ts';
 import {
   LOG_GUID,
   MIB,
@@ -204,4 +204,21 @@ test('a repair makes of the file what the judge makes of it, the headers and the
   expect(firstDifference(ours, wanted)).toBe('none');
   expect(ours.subarray(logAt, logAt + MIB)).toEqual(image.subarray(logAt, logAt + MIB));
   expect(file.read(new Uint8Array(1), 0, 1, hostOffset(0))).toBe(1);
+});
+
+test('a block that gets a place of its own keeps its holes', () => {
+  const file = createMemoryImage(vhdx, 8 * MIB, { block_size: '4M' });
+  const image = openImage(vhdx, file);
+  image.write(Buffer.alloc(4096, 7), 0, 4096, guestOffset(MIB));
+  image.close();
+  // the second block lies where the first one does
+  const [batAt, entry] = [hostOffset(2 * MIB), new Uint8Array(8)];
+  file.read(entry, 0, 8, batAt);
+  file.write(entry, 0, 8, hostOffset(batAt + 8));
+  const before = file.allocatedBytes();
+  const report = checkImage(vhdx, file, { repair: 'all', log: () => undefined });
+  expect(report).toMatchObject({ corruptions: 1, corruptionsFixed: 1 });
+  expect(file.allocatedBytes() - before).toBe(4096);
+  const bytes = readAll(new VirtualDisk(openImage(vhdx, file, { readOnly: true })));
+  expect([bytes[MIB], bytes[5 * MIB], bytes[5 * MIB + 4096]]).toEqual([7, 7, 0]);
 });
