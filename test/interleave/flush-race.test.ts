@@ -10,6 +10,7 @@ import { qcow2 } from '../../src/format/qcow2/index.ts';
 import { qed } from '../../src/format/qed/index.ts';
 import { raw } from '../../src/format/raw/index.ts';
 import { vdi } from '../../src/format/vdi/index.ts';
+import { vhdx } from '../../src/format/vhdx/index.ts';
 import { vmdk } from '../../src/format/vmdk/index.ts';
 import { vpc } from '../../src/format/vpc/index.ts';
 import { MemoryHostFile } from '../support/memory-file.ts';
@@ -32,6 +33,7 @@ const KINDS: readonly Kind[] = [
   { format: vpc, options: { block_size: '64k' } },
   { format: vmdk, options: {} },
   { format: qcow, options: {} },
+  { format: vhdx, options: { block_size: '1M' } },
 ];
 
 function block(value: number): Uint8Array {

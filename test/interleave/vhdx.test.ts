@@ -134,9 +134,21 @@ const situationsOfFresh: readonly Situation[] = [
   },
 ];
 
+const COPYING: Subject = { ...CHILD, name: 'VHDX that copies what is read', copyOnRead: true };
+const copying = read(EMPTY + 1024);
+
+const situationsOfCopying: readonly Situation[] = [
+  { name: 'a write to the sector that is read', first: copying, others: [write(EMPTY + 1024, 512, 1), flush] },
+  { name: 'a write to another page of the block', first: copying, others: [write(EMPTY + 8704, 512, 1), flush] },
+  { name: 'a discard of the block', first: copying, others: [discard(EMPTY, BLOCK), flush, read(EMPTY), flush] },
+  { name: 'a write, and a read of its block', first: write(EMPTY + 8192, 512, 1), others: [copying, flush] },
+  { name: 'a flush, and a read that copies', first: flush, others: [copying, read(NEXT)], before: [read(NEXT + 512)] },
+];
+
 describe('VHDX', () => {
   const setting = useTwoThreads();
   testSituations(setting, SUBJECT, situations);
   testSituations(setting, CHILD, situationsOfChild, 'over a backing file: ');
+  testSituations(setting, COPYING, situationsOfCopying, 'a read that copies: ');
   testSituations(setting, FRESH, situationsOfFresh, 'over a backing file, without a bitmap: ');
 });
