@@ -256,6 +256,52 @@ function failAt(
   };
 }
 
+/** Changes of one kind in one step that are all tried; of more, the first and the last ones, and some in between. */
+const ALL_TRIED = 12;
+const ENDS_TRIED = 3;
+
+/**
+ * Which of the changes of the workload, and of the close if `closes`, are to fail, one in each run; the last number is that of none of
+ * them. A run takes the longer the more changes there are: of many changes of one kind and length in one step of the workload, which
+ * are hundreds of entries or clusters in a row, only some are taken, evenly spread. No step is left out, and no kind of change in it.
+ */
+function positionsToFail(variant: DiskVariant, kinds: readonly HostOperation[], closes: boolean): number[] {
+  const subject = new Subject(variant);
+  const groups = new Map<string, number[]>();
+  let doing = 'open';
+  let seen = 0;
+  const note: FaultPlan = (operation, _count, _offset, length) => {
+    if (!kinds.includes(operation)) return null;
+    const key = operation === 'truncate' ? `${doing}: truncate` : `${doing}: ${operation} of ${length}`;
+    groups.set(key, [...(groups.get(key) ?? []), seen++]);
+    return null;
+  };
+  const disk = subject.openWrapped((file) => new FaultyHostFile(file, note));
+  for (const [i, step] of workloadOf(variant).entries()) {
+    doing = `${i}`;
+    step.run(disk);
+  }
+  if (closes) {
+    // a look at all of it copies with copy-on-read
+    doing = 'look';
+    contentOf(disk);
+    doing = 'close';
+    disk.close();
+  }
+  return [...[...groups.values()].flatMap(spread).sort((a, b) => a - b), seen];
+}
+
+function spread(positions: readonly number[]): readonly number[] {
+  const { length } = positions;
+  if (length <= ALL_TRIED) return positions;
+  const between = ALL_TRIED - 2 * ENDS_TRIED;
+  const inner = Array.from({ length: between }, (_, i) => {
+    const part = (i + 1) / (between + 1);
+    return positions[Math.round(ENDS_TRIED - 1 + part * (length - 2 * ENDS_TRIED + 1))]!;
+  });
+  return [...positions.slice(0, ENDS_TRIED), ...inner, ...positions.slice(-ENDS_TRIED)];
+}
+
 export function describeVirtualDisk(variant: DiskVariant): void {
   describe(variant.name, () => {
     describeReading(() => writtenDisk(variant));
@@ -647,7 +693,9 @@ function describeDurability(variant: DiskVariant): void {
 
 function describeFaults(variant: DiskVariant): void {
   test('a full host at any change fails that request only: reading goes on, and so does writing once there is space', () => {
-    for (let position = 0; ; position++) {
+    const positions = positionsToFail(variant, CHANGES, true);
+    expect(positions.length).toBeGreaterThan(5);
+    for (const position of positions) {
       const subject = new Subject(variant);
       const state = { hit: false };
       const plan = failAt(CHANGES, position, ERRNO.ENOSPC, state);
@@ -684,15 +732,13 @@ function describeFaults(variant: DiskVariant): void {
       }
       subject.expectClean();
       expectBytes(contentOf(subject.open()), subject.model, where());
-      if (!state.hit) {
-        expect(position).toBeGreaterThan(5);
-        return;
-      }
+      expect(state.hit).toBe(position !== positions.at(-1));
     }
   });
 
   test('an error in a change of data fails that request only, one of metadata turns the disk read-only with memory as on disk', () => {
-    for (let position = 0; ; position++) {
+    const positions = positionsToFail(variant, ['write'], false);
+    for (const position of positions) {
       const subject = new Subject(variant);
       const state: { hit: boolean; operation?: string } = { hit: false };
       const plan = failAt(['write'], position, ERRNO.EIO, state);
@@ -711,7 +757,7 @@ function describeFaults(variant: DiskVariant): void {
         subject.model = step.apply(subject.model);
       }
       expect(failed).toBe(state.hit);
-      if (!state.hit) return;
+      if (!state.hit) continue;
       const now = contentOf(disk);
       if (disk.status().failure === null) {
         expectBytes(now, subject.model, where());
