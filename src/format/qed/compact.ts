@@ -11,6 +11,7 @@ import type { HostFile } from '../../host/host-file.ts';
 import type { ReadableImage } from '../image-format.ts';
 import type { DiskNumbers } from '../mapped/disk-numbers.ts';
 import type { FreeClusters } from '../mapped/free-clusters.ts';
+import { eachAdjoiningInOrder } from '../mapped/space/adjoining.ts';
 import type { Allocator } from '../mapped/space/cluster-allocator.ts';
 import type { WriteTracker } from '../write-tracker.ts';
 import type { DirtyBit } from './dirty-bit.ts';
@@ -133,7 +134,7 @@ function diskEnd({ disk, geometry }: CompactParts): number {
 /** The second half: data clusters, then tables, that lie where the file could end move into FREE clusters before that, and
  * become free in turn. */
 export function moveIntoGaps(parts: CompactParts): void {
-  const { geometry, free, linker, mapper, numbers } = parts;
+  const { allocator, geometry, free, linker, mapper, numbers } = parts;
   if (free.freeCount === 0) return;
   const { clusterSize } = geometry;
   const newEnd = numbers.fileEnd - free.freeCount * clusterSize;
@@ -148,6 +149,7 @@ export function moveIntoGaps(parts: CompactParts): void {
     }
   });
   const moves: (() => void)[] = [];
+  const left: HostOffset[] = [];
   for (const { l1Index, table } of tables) {
     const run = free.take(geometry.tableSizeClusters, true);
     if (run === null) break;
@@ -160,14 +162,13 @@ export function moveIntoGaps(parts: CompactParts): void {
     if (run === null) break;
     const place = geometry.startOf(run.start);
     copy(parts, host, place, clusterSize);
-    moves.push(() => {
-      linker.link(guestCluster, place, 1);
-      parts.allocator.release(host, 1);
-    });
+    moves.push(() => linker.link(guestCluster, place, 1));
+    left.push(host);
   }
   // the copies are durable before anything refers to them; a data cluster's entry is written into its table's new place
   parts.tracker.sync();
   for (const move of moves) move();
+  eachAdjoiningInOrder(left, clusterSize, (host, count) => allocator.release(host, count));
 }
 
 function copy({ file }: CompactParts, from: HostOffset, to: HostOffset, length: number): void {

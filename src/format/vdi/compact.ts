@@ -8,6 +8,7 @@
 import { after, type GuestCluster, guestCluster } from '../../bytes/offsets.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { FreeClusters } from '../mapped/free-clusters.ts';
+import { eachAdjoiningInOrder } from '../mapped/space/adjoining.ts';
 import { copyBytes } from '../mapped/space/copy-bytes.ts';
 import type { WriteTracker } from '../write-tracker.ts';
 import type { Allocator } from './allocate.ts';
@@ -40,19 +41,19 @@ export function moveIntoGaps(parts: CompactParts): void {
     if (gap === null) break;
     moves.push({ block, from: index, to: gap.start });
   }
+  const release = (indices: readonly number[]): void =>
+    eachAdjoiningInOrder(indices, 1, (index, count) => allocator.release(index, count));
   try {
     for (const { from, to } of moves) {
       copyBytes(file, geometry.hostStartOf(from, dataOffset), geometry.hostStartOf(to, dataOffset), geometry.stride);
     }
     tracker.sync();
   } catch (error) {
-    for (const { to } of moves) allocator.release(to, 1);
+    release(moves.map(({ to }) => to));
     throw error;
   }
-  for (const { block, from, to } of moves) {
-    linker.link(block, to, 1);
-    allocator.release(from, 1);
-  }
+  for (const { block, to } of moves) linker.link(block, to, 1);
+  release(moves.map(({ from }) => from));
 }
 
 /** Guest blocks that lie in host blocks from `start` on. */

@@ -16,3 +16,16 @@ export function eachAdjoining<Place extends number>(
     start = end;
   }
 }
+
+/** The same of places in any order. */
+export function eachAdjoiningInOrder<Place extends number>(
+  places: readonly Place[],
+  step: number,
+  act: (first: Place, count: number) => void,
+): void {
+  eachAdjoining(
+    [...places].sort((one, other) => one - other),
+    step,
+    act,
+  );
+}

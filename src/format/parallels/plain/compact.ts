@@ -8,6 +8,7 @@
 import { after, type GuestCluster, guestCluster, type HostOffset } from '../../../bytes/offsets.ts';
 import type { HostFile } from '../../../host/host-file.ts';
 import type { FreeClusters } from '../../mapped/free-clusters.ts';
+import { eachAdjoiningInOrder } from '../../mapped/space/adjoining.ts';
 import type { Allocator } from '../../mapped/space/cluster-allocator.ts';
 import { copyBytes } from '../../mapped/space/copy-bytes.ts';
 import type { WriteTracker } from '../../write-tracker.ts';
@@ -36,7 +37,7 @@ export interface Move {
 
 /** Moves clusters from the end of the file into FREE ones, which are durable holes. Throws no-space, and nothing has moved. */
 export function moveIntoGaps(parts: CompactParts): void {
-  const { allocator, file, free, geometry, linker, numbers, tracker } = parts;
+  const { file, free, geometry, linker, numbers, tracker } = parts;
   if (free.freeCount === 0) return;
   const newEnd = numbers.fileEnd - free.freeCount * geometry.clusterSize;
   const all = clustersIn(parts, newEnd, Number.POSITIVE_INFINITY, guestCluster(0), numbers.batEntries);
@@ -51,13 +52,25 @@ export function moveIntoGaps(parts: CompactParts): void {
     for (const { from, to } of moves) copyBytes(file, from, to, geometry.clusterSize);
     tracker.sync();
   } catch (error) {
-    for (const { to } of moves) allocator.release(to, 1);
+    releaseAll(
+      parts,
+      moves.map(({ to }) => to),
+    );
     throw error;
   }
-  for (const { cluster, from, to } of moves) {
-    linker.link(cluster, to, 1);
-    allocator.release(from, 1);
-  }
+  for (const { cluster, to } of moves) linker.link(cluster, to, 1);
+  releaseAll(
+    parts,
+    moves.map(({ from }) => from),
+  );
+}
+
+/** Clusters that nothing leads to any more, or never did; under the lock. */
+export function releaseAll(
+  { allocator, geometry }: Pick<CompactParts, 'allocator' | 'geometry'>,
+  places: readonly HostOffset[],
+): void {
+  eachAdjoiningInOrder(places, geometry.clusterSize, (place, count) => allocator.release(place, count));
 }
 
 /** Guest clusters, of those from `first` to before `last`, whose host clusters begin in [start, end) of the file. */

@@ -10,7 +10,7 @@ import { LINKS_PER_HOLD } from '../../mapped/link-pieces.ts';
 import { copyBytes } from '../../mapped/space/copy-bytes.ts';
 import { HEADER_BYTES, writeHeaderFields } from '../header.ts';
 import type { Collaborators } from './collaborators.ts';
-import { clustersIn, type Move } from './compact.ts';
+import { clustersIn, type Move, releaseAll } from './compact.ts';
 import { ENTRY_BYTES } from './geometry.ts';
 import { entryAt } from './table.ts';
 
@@ -34,7 +34,7 @@ export function growBat(parts: Collaborators, entries: number): void {
 }
 
 function growAlone(parts: Collaborators, entries: number): void {
-  const { allocator, bat, file, geometry, lock, numbers, tracker } = parts;
+  const { bat, file, geometry, lock, numbers, tracker } = parts;
   const { dataStart, present } = lock.run(() => ({ dataStart: numbers.dataStart, present: numbers.batEntries }));
   const end = HEADER_BYTES + entries * ENTRY_BYTES;
   const start = Math.max(dataStart, geometry.hostStartOf(geometry.hostClusterFrom(end)));
@@ -55,9 +55,7 @@ function growAlone(parts: Collaborators, entries: number): void {
       numbers.noteLayout(entries, start);
     });
   } catch (error) {
-    lock.run(() => {
-      for (const place of left) allocator.release(place, 1);
-    });
+    lock.run(() => releaseAll(parts, left));
     throw error;
   }
   tracker.sync();
@@ -65,7 +63,7 @@ function growAlone(parts: Collaborators, entries: number): void {
 
 /** Nothing lies below `start` of the file, durably. @returns the places below that nobody has now, and nobody is given */
 function leave(parts: Collaborators, start: number): readonly HostOffset[] {
-  const { allocator, file, flush, geometry, linker, lock, tracker } = parts;
+  const { file, flush, geometry, linker, lock, tracker } = parts;
   tracker.noteWrite();
   flush.runUntilSettled();
   const taken: HostOffset[] = [];
@@ -77,9 +75,7 @@ function leave(parts: Collaborators, start: number): readonly HostOffset[] {
     for (const { from, to } of moves) copyBytes(file, from, to, geometry.clusterSize);
     tracker.sync();
   } catch (error) {
-    lock.run(() => {
-      for (const place of [...taken, ...moves.map(({ to }) => to)]) allocator.release(place, 1);
-    });
+    lock.run(() => releaseAll(parts, [...taken, ...moves.map(({ to }) => to)]));
     throw error;
   }
   for (let done = 0; done < moves.length; done += LINKS_PER_HOLD) {
