@@ -717,7 +717,7 @@ const RULES = [
     from: 'tracker.sync();\n      lock.run(() => use(parts, place, bytes));',
     to: 'lock.run(() => use(parts, place, bytes));',
     test: 'test/unit/format/vhdx/writing.test.ts',
-    only: 'has the old place or the new one',
+    only: 'is copied, durably, before the region tables',
   },
   {
     rule: 'R7',

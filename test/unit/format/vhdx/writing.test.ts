@@ -274,6 +274,13 @@ describe('a table without room for more entries', () => {
     });
   });
 
+  test('is copied, durably, before the region tables name its new place', () => {
+    const { log } = grown(mixedVhdx().image);
+    const copied = log.findIndex(({ length, operation }) => operation === 'write' && length === MIB);
+    const after = log.slice(copied).map(nameOf);
+    expect(after.slice(0, 3)).toEqual(['data', 'sync', 'log']);
+  });
+
   test('has the old place or the new one at any moment, and both say the same', () => {
     const random = seededRandom(11);
     const bytes = mixedVhdx().image;
