@@ -109,7 +109,8 @@ function* descriptorsIn({ descriptors }: LogEntry, index: number): Generator<num
   for (let at = start; at < Math.min(end, LOG_SECTOR_BYTES); at += DESCRIPTOR_BYTES) yield at;
 }
 
-function isDataSector(sector: Uint8Array, { high, low }: Sequence): boolean {
+/** Whether a sector of the log is a data sector of the entry with this number. */
+export function isDataSector(sector: Uint8Array, { high, low }: Sequence): boolean {
   const view = new DataView(sector.buffer, sector.byteOffset, LOG_SECTOR_BYTES);
   return (
     textAt(sector, 0, 4) === 'data' &&

@@ -5,7 +5,7 @@
 import { hex } from '../../../bytes/offsets.ts';
 import { ImgfuseError } from '../../../errors/index.ts';
 import type { HostFile } from '../../../host/host-file.ts';
-import { invalid } from '../header/fields.ts';
+import { invalid, type Sequence } from '../header/fields.ts';
 import type { VhdxHeader } from '../header/header.ts';
 import { REGION_TABLE_OFFSETS } from '../header/region-table.ts';
 import { findActiveSequence } from './active-sequence.ts';
@@ -31,8 +31,19 @@ export interface Replay {
   readonly sources: Float64Array;
   /** EDGE_BYTES of each */
   readonly edges: Uint8Array;
+  /** number of the entry of each: the upper half, the lower half */
+  readonly sequences: Uint32Array;
   /** start and end of each range that becomes zeros before the sectors are written */
   readonly zeros: Float64Array;
+}
+
+/** The last change of a sector. */
+interface Kept {
+  /** counts all changes */
+  readonly order: number;
+  readonly change: LogChange;
+  /** of its entry */
+  readonly sequence: Sequence;
 }
 
 /**
@@ -70,32 +81,34 @@ function sumOf(
   entries: readonly LogEntry[],
   fileLength: number,
 ): Replay {
-  /** of each changed sector, the last change; `order` counts all changes */
-  const sectors = new Map<number, { readonly order: number; readonly change: LogChange }>();
+  const sectors = new Map<number, Kept>();
   const zeros = new ZeroRanges();
   let order = 0;
   for (const entry of entries) {
     for (const change of changesOf(ring, entry)) {
       checkChange(file, header, entry, change, fileLength);
       order++;
-      if (change.data !== null) sectors.set(change.offset, { order, change });
+      if (change.data !== null) sectors.set(change.offset, { order, change, sequence: entry.sequence });
       else if (zeros.count < MAX_ZERO_CHANGES) zeros.add(change.offset, change.offset + change.length, order);
       else throw tooManyZeros(file);
     }
   }
   const kept = [...sectors.values()]
     .filter(({ order: written, change }) => written > zeros.orderAt(change.offset))
-    .map(({ change }) => change)
-    .sort((one, other) => one.offset - other.offset);
+    .sort((one, other) => one.change.offset - other.change.offset);
   const replay = {
     entries: entries.length,
     fileLength,
-    targets: sharedNumbers(kept.map(({ offset }) => offset)),
-    sources: sharedNumbers(kept.map(({ data }) => header.logOffset + data!.sector)),
+    targets: sharedNumbers(kept.map(({ change }) => change.offset)),
+    sources: sharedNumbers(kept.map(({ change }) => header.logOffset + change.data!.sector)),
     edges: new Uint8Array(new SharedArrayBuffer(kept.length * EDGE_BYTES)),
+    sequences: new Uint32Array(new SharedArrayBuffer(kept.length * 2 * Uint32Array.BYTES_PER_ELEMENT)),
     zeros: sharedNumbers(zeros.ranges()),
   };
-  for (const [i, { data }] of kept.entries()) replay.edges.set(data!.edges, i * EDGE_BYTES);
+  for (const [i, { change, sequence }] of kept.entries()) {
+    replay.edges.set(change.data!.edges, i * EDGE_BYTES);
+    replay.sequences.set([sequence.high, sequence.low], i * 2);
+  }
   return replay;
 }
 

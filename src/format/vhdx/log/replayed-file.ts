@@ -1,11 +1,12 @@
 // The image file as it would be with its log replayed, for a read-only open: the file itself is not touched. Changes lie in the way
 // of a read only where the log has some, which is in metadata.
 
-import { after, type HostOffset, hostOffset } from '../../../bytes/offsets.ts';
-import { assert } from '../../../errors/index.ts';
+import { after, type HostOffset, hex, hostOffset } from '../../../bytes/offsets.ts';
+import { assert, ImgfuseError } from '../../../errors/index.ts';
 import type { FileIdentity } from '../../../host/file-identity.ts';
 import type { HostFile } from '../../../host/host-file.ts';
 import type { SharedFile } from '../../../host/shared-file.ts';
+import { isDataSector } from './entry.ts';
 import { EDGE_BYTES, type Replay } from './replay.ts';
 import { LOG_SECTOR_BYTES } from './ring.ts';
 
@@ -53,11 +54,20 @@ export class ReplayedFile implements HostFile {
     return inside;
   }
 
-  /** The changed sector with this index, all of it; void after the next call. */
+  /**
+   * The changed sector with this index, all of it; void after the next call.
+   * @throws ImgfuseError corrupt: a program that writes to the image has gone round the log since it was opened
+   */
   sector(index: number): Uint8Array {
-    const { edges, sources } = this.replay;
+    const { edges, sequences, sources } = this.replay;
     const { scratch } = this;
-    this.file.read(scratch, 0, LOG_SECTOR_BYTES, hostOffset(sources[index]!));
+    const source = hostOffset(sources[index]!);
+    const got = this.file.read(scratch, 0, LOG_SECTOR_BYTES, source);
+    const sequence = { high: sequences[index * 2]!, low: sequences[index * 2 + 1]! };
+    if (got < LOG_SECTOR_BYTES || !isDataSector(scratch, sequence)) {
+      const sentence = `its log has changed at offset ${hex(source)} since it was opened: another program writes to it`;
+      throw new ImgfuseError('corrupt', `${this.path}: ${sentence}`, { path: this.path, offset: source });
+    }
     const at = index * EDGE_BYTES;
     scratch.set(edges.subarray(at, at + LEADING_BYTES));
     scratch.set(edges.subarray(at + LEADING_BYTES, at + EDGE_BYTES), LOG_SECTOR_BYTES - EDGE_BYTES + LEADING_BYTES);

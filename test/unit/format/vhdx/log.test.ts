@@ -78,6 +78,22 @@ describe('is replayed', () => {
     expect(view[BLOCK_0 + 65_536 + 12_288]).toBe(1);
   });
 
+  test('as long as the log is the one of the open, and refuses what another program has written over it', () => {
+    const changes = [{ offset: BLOCK_0 + 8192, data: sector(7) }];
+    const image = imageOf([entry(0, { sequence: 1n, changes })]);
+    const file = new MemoryHostFile(image);
+    const { view } = readLayout(file);
+    const bytes = Buffer.alloc(4096);
+    view.read(bytes, 0, 4096, hostOffset(BLOCK_0 + 8192));
+    expect(bytes.equals(sector(7))).toBe(true);
+    const later = imageOf([entry(0, { sequence: 9n, changes: [{ offset: BLOCK_0 + 16_384, data: sector(8) }] })]);
+    file.write(later.subarray(MIB, 2 * MIB), 0, MIB, hostOffset(MIB));
+    expect(() => view.read(bytes, 0, 4096, hostOffset(BLOCK_0 + 8192))).toThrow(/its log has changed at offset/);
+    // what the log does not change is read as ever
+    expect(view.read(bytes, 0, 4096, hostOffset(BLOCK_0))).toBe(4096);
+    expect(bytes.equals(sector(1))).toBe(true);
+  });
+
   test('with more descriptors than one sector holds, and as many as it just holds', () => {
     for (const count of [125, 126, 127, 200]) {
       const changes = Array.from({ length: count }, (_, i) => ({ offset: BLOCK_0 + i * 4096, data: sector(i + 3) }));
