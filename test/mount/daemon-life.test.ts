@@ -17,7 +17,7 @@ import {
 } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { canMountAsRoot, hasCommand, requireOrSkip } from '../support/requirements.ts';
-import { Bench, CLI, exitOf, isRunning, lines, mountsUnder, outlives, until } from './cli-harness.ts';
+import { Bench, CLI, exitOf, lines, mountsUnder, outlives, until } from './cli-harness.ts';
 
 const DATA = Buffer.alloc(300_000, 'imgfuse');
 let bench: Bench;
@@ -409,11 +409,9 @@ describe('a daemon', () => {
     await until(() => childOf(child.pid!) !== null || child.exitCode !== null, 'the mount process');
     const daemon = childOf(child.pid!);
     child.kill('SIGINT');
-    await exitOf(child);
-    if (daemon !== null && isRunning(daemon)) {
-      if (mountsUnder(bench.directory).length > 0) bench.imgfuse('unmount', 'mnt');
-      expect(await outlives(daemon, 10_000)).toBe(false);
-    }
+    // the mount may have been there before the signal, and before anybody saw its process
+    if ((await exitOf(child)) === 0) expect(bench.imgfuse('unmount', 'mnt')).toMatchObject({ code: 0 });
+    if (daemon !== null) expect(await outlives(daemon, 10_000)).toBe(false);
     expect(mountsUnder(bench.directory)).toEqual([]);
   });
 });
