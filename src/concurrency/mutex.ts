@@ -9,6 +9,7 @@
 
 import { threadId } from 'node:worker_threads';
 import { assert, ImgfuseError } from '../errors/index.ts';
+import { sleepMs } from './clock.ts';
 import { offerProcessor } from './turns.ts';
 
 const FREE = 0;
@@ -19,7 +20,6 @@ const SLEEPERS = 1;
 const SPINS = 200;
 /** A thread that was woken needs some tens of microseconds until it runs and takes the mutex. */
 const GIVE_WAY_MS = 0.1;
-const neverNotified = new Int32Array(new SharedArrayBuffer(4));
 /** How long a thread sleeps before it looks whether the holder has died. */
 const LOOK_MS = 1000;
 
@@ -81,7 +81,7 @@ export class Mutex {
    * processor is offered from time to time.
    */
   giveWay(): void {
-    if (this.hasWoken) Atomics.wait(neverNotified, 0, 0, GIVE_WAY_MS);
+    if (this.hasWoken) sleepMs(GIVE_WAY_MS);
     else offerProcessor();
   }
 

@@ -6,6 +6,7 @@
 
 import { fstatSync, statfsSync } from 'node:fs';
 import { release } from 'node:os';
+import { sleepMs } from '../concurrency/clock.ts';
 import { type FileIdentity, identityOf } from './file-identity.ts';
 import type { HostFile } from './host-file.ts';
 
@@ -36,7 +37,7 @@ export function finalVersion(file: Pick<HostFile, 'descriptor'>): FileVersion | 
   const version = fileVersion(file);
   if (version === null || tellsChangesApart()) return version;
   const ageMs = ageOf(version);
-  if (ageMs < TICK_MS) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, Math.min(TICK_MS, TICK_MS - ageMs));
+  if (ageMs < TICK_MS) sleepMs(Math.min(TICK_MS, TICK_MS - ageMs));
   return version;
 }
 

@@ -88,13 +88,14 @@ export class Crew {
   /** The other workers start when requests wait for the first one, or when nobody can tell whether they do. */
   private watchBacklog(first: Thread, { received, isWaiting }: RequestLooks): void {
     if (this.waiting.length === 0) return;
-    const crowded = (): void => {
-      this.backlog?.stop();
-      this.start(() => true);
-    };
-    void first.crowded.then(crowded);
+    void first.crowded.then(() => this.startAll());
     const inHand = (): number | null => (this.words.hasRequestInHand(first.slot) ? received() : null);
-    this.backlog = new BacklogWatch({ inHand, isWaiting, stuck: crowded });
+    this.backlog = new BacklogWatch({ inHand, isWaiting, stuck: () => this.startAll() });
+  }
+
+  private startAll(): void {
+    this.backlog?.stop();
+    this.start(() => true);
   }
 
   /** Starts those that wait for it and are wanted. */
@@ -131,7 +132,7 @@ export class Crew {
     this.active++;
     void Promise.all([started, thread.ended]).then(([hasServed, error]) => {
       // the others serve in its place
-      if (error !== null) this.start(() => true);
+      if (error !== null) this.startAll();
       this.active--;
       this.events.ended(threadId);
       if (!hasServed) this.events.missed(error ?? new Error('it ended at once'), threadId, slot);

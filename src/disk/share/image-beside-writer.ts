@@ -4,6 +4,7 @@
 // that no format knows of this. Invariant: what one thread has seen of the writer, later reads of every thread see as well.
 
 import type { GuestOffset } from '../../bytes/offsets.ts';
+import { sleepMs } from '../../concurrency/clock.ts';
 import { assert, ImgfuseError, isCorrupt } from '../../errors/index.ts';
 import type {
   Extent,
@@ -132,7 +133,7 @@ export class ImageBesideWriter implements ReadOnlyImage {
     let last = error;
     let before: FileVersions | null = null;
     for (const wait of WAITS_MS) {
-      if (wait > 0) sleep(wait);
+      if (wait > 0) sleepMs(wait);
       before = this.versions();
       if (!this.reopen()) continue;
       try {
@@ -224,8 +225,4 @@ export class ImageBesideWriter implements ReadOnlyImage {
 function settle(error: unknown): unknown {
   settled.add(error as object);
   return error;
-}
-
-function sleep(ms: number): void {
-  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms);
 }
