@@ -28,7 +28,7 @@ interface Recognized {
 
 /**
  * The format of a file: the one that was named, else by its content.
- * @param log gets a sentence when `named` is raw and the content says otherwise
+ * @param log gets a sentence when `named` is raw and the content says otherwise, and when the name of a raw disk does
  * @throws ImgfuseError usage for a name that is unknown; unsupported for content of a format that is not opened here
  */
 export function formatOf(
@@ -37,8 +37,12 @@ export function formatOf(
   log: (sentence: string) => void = () => undefined,
   option: RawOption = '--format',
 ): ImageFormat {
-  if (named === undefined)
-    return probeFormat(file, `add ${option} ${rawFormat.name} if its own bytes are meant to be the disk`);
+  if (named === undefined) {
+    const sayRaw = `add ${option} ${rawFormat.name} if its own bytes are meant to be the disk`;
+    const found = probeFormat(file, sayRaw);
+    if (found === rawFormat) sayUnusualName(file, sayRaw, log);
+    return found;
+  }
   const format = formatByName(named);
   const found = format === rawFormat ? (recognize(endsOf(file)) ?? containerBehind(file)) : null;
   if (found !== null) {
@@ -83,6 +87,17 @@ export function probeFormat(file: HostFile, sayRaw: string): ImageFormat {
 /** The name of the format that a file with these ends would be taken for; null for raw. */
 export function recognizedName(ends: FileEnds): string | null {
   return recognize(ends)?.name ?? null;
+}
+
+/** An image that has lost the end by which it is told looks like a raw disk. Its name proves nothing, so it is not refused. */
+function sayUnusualName({ path, readOnly }: HostFile, sayRaw: string, log: (sentence: string) => void): void {
+  const format = formats.find(({ usualName }) => usualName?.test(path) === true);
+  if (format === undefined) return;
+  const before = readOnly ? '' : ' before you write to it';
+  log(
+    `${path} is named like ${format.title}, and its content is of no known format, so its own bytes are the disk; it may be damaged or ` +
+      `cut short: compare it with a copy${before}, or ${sayRaw}`,
+  );
 }
 
 function recognize(ends: FileEnds): Recognized | null {

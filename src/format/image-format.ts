@@ -322,6 +322,8 @@ export interface ImageFormat<Opened extends Image = Image> extends Signature {
   readonly aliases?: readonly string[];
   /** with its article, as a sentence says it */
   readonly title: string;
+  /** File names that only images of the format have. A raw disk with one is spoken of. Absent: raw disks have such names, too. */
+  readonly usualName?: RegExp;
   readonly can: Capabilities;
   /** Name of the file by which a directory is an image of the format, and which is opened in its place. Absent: none is. */
   readonly directoryFile?: string;

@@ -2,7 +2,7 @@
 // it, as a backing file, and over HTTP. Each magic of each plug is a case; the images of foreign-formats.test.ts are those that are not
 // opened.
 
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { checkDisk, createDisk, formats, inspectDisk, openDisk } from '../../src/disk/index.ts';
@@ -138,6 +138,45 @@ describe.each(CASES)('a file of %s (%s) with no more than its magic %s at %i', (
       expect(firstDifference(readAll(disk), zeros)).toBe('none');
     });
   });
+});
+
+/** What is said when the files are opened, by the name of each. */
+function saidOf(names: readonly string[], format?: string): Record<string, string[]> {
+  const said: Record<string, string[]> = {};
+  for (const name of names) {
+    const path = join(folder, name);
+    writeFileSync(path, Buffer.alloc(4096));
+    said[name] = [];
+    const log = (sentence: string): void => void said[name]!.push(sentence.replace(`${path} `, ''));
+    expect(inspectDisk(path, { format, log }).format).toBe('raw');
+    openDisk(path, { readOnly: false, format, log }).close();
+  }
+  return said;
+}
+
+test('a raw disk with the name of another format is spoken of, for it may be a damaged image', () => {
+  const names = ['a.vhd', 'a.VHDX', 'a.avhdx', 'a.vdi', 'a.vmdk', 'a-s001.vmdk', 'a.qcow2', 'a.qcow', 'a.qed', 'a.hdd'];
+  for (const [name, said] of Object.entries(saidOf(names))) {
+    expect(said, name).toEqual([
+      expect.stringMatching(/^is named like an? .*no known format.* compare it with a copy, or add --format raw/),
+      expect.stringMatching(/compare it with a copy before you write to it, or add --format raw/),
+    ]);
+  }
+});
+
+test('nothing is said of a raw disk that may have its name, or whose format is given', () => {
+  const names = ['a.img', 'a.raw', 'vhd', 'a.vhd.img', 'a-flat.vmdk', 'a-f001.vmdk', 'a.hds', 'a.dmg'];
+  expect(Object.values(saidOf(names)).flat()).toEqual([]);
+  expect(Object.values(saidOf(['a.vhd', 'a.vmdk'], 'raw')).flat()).toEqual([]);
+});
+
+test('a fixed VHD that lost its footer is spoken of', () => {
+  const path = join(folder, 'a.vhd');
+  createDisk(path, 'vpc', { size: 1024 * 1024, options: new Map([['subformat', 'fixed']]) });
+  truncateSync(path, statSync(path).size - 512);
+  const said: string[] = [];
+  expect(inspectDisk(path, { log: (sentence) => void said.push(sentence) }).format).toBe('raw');
+  expect(said).toEqual([expect.stringContaining('is named like a VHD image')]);
 });
 
 /** An image of the format at the path. @returns whether it is one file that any place can hold */

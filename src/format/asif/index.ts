@@ -9,6 +9,7 @@ import { openAsif } from './open.ts';
 export const asif: ImageFormat<AsifImage> = {
   name: 'asif',
   title: 'an ASIF image (macOS)',
+  usualName: /\.asif$/i,
   magics: [{ at: 0, text: HEADER_MAGIC }],
   can: { write: false, resize: false, backing: false, lazyRefcounts: false },
   open: openAsif,

@@ -18,6 +18,7 @@ import type { PlainState } from './plain/state.ts';
 export const parallels: ImageFormat & Required<Pick<ImageFormat, 'check' | 'create' | 'createHelp'>> = {
   name: 'parallels',
   title: 'a Parallels image',
+  usualName: /\.hdd$/i,
   magics: [HEADER_MAGIC, HEADER_MAGIC2, DESCRIPTOR_MAGIC].map((text) => ({ at: 0, text })),
   // not every XML document is one
   confirms: (ends) => !ends.has({ at: 0, text: DESCRIPTOR_MAGIC }) || headOf(ends).includes(`<${ROOT}`),

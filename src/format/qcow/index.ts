@@ -13,6 +13,7 @@ import { checkQcow } from './verify.ts';
 export const qcow: CheckedFormat = {
   name: 'qcow',
   title: 'a qcow image of version 1',
+  usualName: /\.qcow$/i,
   magics: [{ at: 0, text: HEADER_MAGIC }],
   can: { write: true, resize: false, backing: true, lazyRefcounts: false },
   createHelp: QCOW_CREATE_HELP,

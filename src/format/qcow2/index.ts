@@ -16,6 +16,7 @@ import type { Qcow2State } from './state.ts';
 export const qcow2: CheckedFormat = {
   name: 'qcow2',
   title: 'a qcow2 image',
+  usualName: /\.qcow2$/i,
   magics: [{ at: 0, text: 'QFI\xfb' }],
   // version 1 has the same magic and is another format
   confirms: (ends) => !ends.has({ at: 4, text: '\0\0\0\x01' }),

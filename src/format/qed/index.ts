@@ -45,6 +45,7 @@ const MAX_RECLAIMED_CLUSTERS = 2 ** 24;
 export const qed: CheckedFormat = {
   name: 'qed',
   title: 'a QED image',
+  usualName: /\.qed$/i,
   magics: [{ at: 0, text: 'QED\0' }],
   can: { write: true, resize: true, backing: true, lazyRefcounts: false },
   createHelp: QED_CREATE_HELP,

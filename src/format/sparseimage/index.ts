@@ -10,6 +10,7 @@ import { openSparseImage } from './open.ts';
 export const sparseimage: ImageFormat<PieceImage> = {
   name: 'sparseimage',
   title: 'a sparseimage (macOS)',
+  usualName: /\.sparseimage$/i,
   magics: [{ at: 0, text: HEADER_MAGIC }],
   can: { write: false, resize: false, backing: false, lazyRefcounts: false },
   open: openSparseImage,

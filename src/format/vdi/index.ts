@@ -14,6 +14,7 @@ import type { VdiState } from './state.ts';
 export const vdi: CheckedFormat = {
   name: 'vdi',
   title: 'a VDI image (VirtualBox)',
+  usualName: /\.vdi$/i,
   magics: [{ at: 64, text: '\x7f\x10\xda\xbe' }],
   can: { write: true, resize: true, backing: true, lazyRefcounts: false },
   createHelp: VDI_CREATE_HELP,

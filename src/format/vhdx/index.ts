@@ -13,6 +13,7 @@ import type { VhdxState } from './state.ts';
 export const vhdx: CheckedFormat = {
   name: 'vhdx',
   title: 'a VHDX image',
+  usualName: /\.a?vhdx$/i,
   magics: [{ at: 0, text: FILE_SIGNATURE }],
   can: { write: true, resize: true, backing: true, lazyRefcounts: false },
   createHelp: VHDX_CREATE_HELP,

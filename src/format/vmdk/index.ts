@@ -27,6 +27,8 @@ function beginsLikeDescriptor({ head }: FileEnds): boolean {
 export const vmdk: CheckedFormat = {
   name: 'vmdk',
   title: 'a VMDK image (VMware)',
+  // the extents of a flat image are raw
+  usualName: /(?<!-flat|-f\d+)\.vmdk$/i,
   magics: [...MAGICS, { at: 0, text: '#' }, { at: 0, text: 'version=', ignoreCase: true }],
   confirms: (ends) => MAGICS.some((magic) => ends.has(magic)) || beginsLikeDescriptor(ends),
   can: { write: true, resize: true, backing: true, lazyRefcounts: false },

@@ -49,6 +49,7 @@ export const vpc: CheckedFormat = {
   name: 'vpc',
   aliases: ['vhd'],
   title: 'a VHD image',
+  usualName: /\.a?vhd$/i,
   magics: [
     ...TRAILERS.map((length) => ({ at: -length, text: FOOTER_COOKIE })),
     { at: 0, text: FOOTER_COOKIE },
