@@ -1,12 +1,12 @@
-// Repair of blocks that lie where another one lies: the second one gets its own copy at the end of the file, so that both keep what
-// they read as. The copy is durable before its entry, which is one aligned write inside a sector; the log is empty, so no replay
-// can undo it. A crash leaves the old entry or the new one, and both read the same.
+// Repair of blocks, and of bitmaps, that lie where another one lies: the second one gets its own copy at the end of the file, so that
+// both keep what they read as, and the disk shows what it showed. The copy is durable before its entry, which is one aligned write
+// inside a sector; the log is empty, so no replay can undo it. A crash leaves the old entry or the new one, and both read the same.
 
 import { hostOffset, roundUp } from '../../../bytes/offsets.ts';
 import type { HostFile } from '../../../host/host-file.ts';
 import { copyBytes } from '../../mapped/space/copy-bytes.ts';
 import { hasPlace, offsetOf, stateOf, writePlace } from '../bat.ts';
-import { ENTRY_BYTES, Geometry } from '../geometry.ts';
+import { BITMAP_BYTES, ENTRY_BYTES, Geometry } from '../geometry.ts';
 import { MIB } from '../header/fields.ts';
 import { readHeaders } from '../header/header.ts';
 import type { Layout } from '../header/layout.ts';
@@ -20,15 +20,17 @@ export function separateBlocks(
   shared: readonly Entry[],
   told: (entry: Entry, what: string) => void,
 ): number {
-  const { blockBytes } = new Geometry(layout.disk);
+  const geometry = new Geometry(layout.disk);
   announceChange(file, readHeaders(file).current);
   let end = roundUp(file.size(), MIB);
   for (const entry of shared) {
+    // a bitmap that is in its place has the state of a block that is fully present
     const isData = hasPlace(stateOf(entry.low));
     const to = isData ? end : 0;
     if (isData) {
-      end += blockBytes;
-      copyBlock(file, offsetOf(entry.low, entry.high), to, blockBytes);
+      const length = geometry.isBitmapEntry(entry.index) ? BITMAP_BYTES : geometry.blockBytes;
+      end += length;
+      copyBlock(file, offsetOf(entry.low, entry.high), to, length);
     }
     const bytes = new Uint8Array(ENTRY_BYTES);
     writePlace(new DataView(bytes.buffer), entry.low, to);
@@ -39,8 +41,8 @@ export function separateBlocks(
   return end;
 }
 
-function copyBlock(file: HostFile, from: number, to: number, blockBytes: number): void {
-  file.truncate(to + blockBytes);
-  copyBytes(file, hostOffset(from), hostOffset(to), blockBytes);
+function copyBlock(file: HostFile, from: number, to: number, length: number): void {
+  file.truncate(to + length);
+  copyBytes(file, hostOffset(from), hostOffset(to), length);
   file.sync();
 }

@@ -2,7 +2,7 @@
 //
 //   state that is unknown, or that the image cannot have    corruption
 //   place off the file, in a region, in the log             corruption
-//   two blocks in one place                                 corruption, which shared-blocks.ts repairs
+//   two blocks or bitmaps in one place                      corruption, which shared-blocks.ts repairs
 //   reserved bits                                           corruption
 //   partially present block without a bitmap                corruption
 //   space behind the last block                             leak, if a block has room there
@@ -45,7 +45,7 @@ const MAX_SHARED = 65_536;
 export interface TableCheck {
   /** its imageEndOffset is the end of the last MiB in use */
   readonly report: CheckReport;
-  /** payload blocks that lie where another block lies; they are counted as corruptions */
+  /** blocks and bitmaps that lie where another one lies; they are counted as corruptions */
   readonly shared: readonly Entry[];
   /** MiB of the file that are in use */
   readonly used: SparseBitmap;
@@ -156,7 +156,7 @@ class TableWalk {
     } else if (!this.places.hasRoomAt(host, bytes)) {
       this.corruption(entry, 'where something else lies, too');
     } else if (!this.take(host, bytes)) {
-      const isKept = !this.geometry.isBitmapEntry(entry.index) && this.shared.length < MAX_SHARED;
+      const isKept = this.shared.length < MAX_SHARED;
       if (isKept) this.shared.push(entry);
       this.corruption(entry, 'where another block lies, too', this.logsShared || !isKept);
     }

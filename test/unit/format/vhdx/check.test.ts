@@ -6,6 +6,7 @@ import { guestOffset, hostOffset } from '../../../../src/bytes/offsets.ts';
 import { VirtualDisk } from '../../../../src/disk/virtual-disk.ts';
 import { ERRNO } from '../../../../src/errors/index.ts';
 import type { CheckReport, RepairMode } from '../../../../src/format/check-report.ts';
+import { raw } from '../../../../src/format/raw/index.ts';
 import { vhdx } from '../../../../src/format/vhdx/index.ts';
 import type { HostFile } from '../../../../src/host/host-file.ts';
 import { firstDifference, readAll } from '../../../support/image-files.ts';
@@ -24,6 +25,7 @@ import { replayedVhdx, vhdxContent } from '../../../support/vhdx-judge.ts';
 import { FaultyHostFile, RecordingHostFile } from '../../../support/wrapping-files.ts';
 
 const data = new Uint8Array(MIB).fill(7);
+const PARENT = Buffer.alloc(3 * MIB, 9);
 const CHILD: VhdxSpec = {
   blocks: [{ state: 7, data, isHere: (sector) => sector < 9 }, { state: 6, data }, { state: 0 }],
   locator: { parent_linkage: '{00112233-4455-6677-8899-aabbccddeeff}', relative_path: 'a' },
@@ -48,7 +50,8 @@ function checkBytes(image: Buffer): Looked {
 }
 
 function contentOf(file: HostFile): Buffer {
-  return readAll(new VirtualDisk(openImage(vhdx, file, { readOnly: true })));
+  const backing = openImage(raw, new MemoryHostFile(PARENT, '/base', true), { readOnly: true });
+  return readAll(new VirtualDisk(openImage(vhdx, file, { readOnly: true, backing })));
 }
 
 test.each<[string, VhdxSpec, Partial<CheckReport>]>([
@@ -98,7 +101,6 @@ describe('a finding, which a repair leaves alone, is', () => {
       '(a bitmap) is 0x0, which has no bitmap, and blocks before it are partially',
     ],
     ['a bitmap of an unknown state', entry(4096, 2n, CHILD), 'which has the state 2, and is the entry of a bitmap'],
-    ['a bitmap in a block', entry(4096, mib(5) | 6n, CHILD), 'where another block lies, too'],
   ])('%s', (_, spec, sentence) => {
     const { image } = vhdxImage(spec);
     const { report, told } = checkBytes(image);
@@ -139,12 +141,18 @@ const DAMAGED: Readonly<Record<string, () => Buffer>> = {
     image.writeBigUInt64LE(BigInt(4 * MIB) | 3n, batAt + 24);
     return image;
   },
+  'a bitmap where a block lies': () => {
+    const { batAt, blocksAt, image } = vhdxImage(CHILD);
+    image.writeBigUInt64LE(BigInt(blocksAt[1]!) | 6n, batAt + 8 * 4096);
+    return image;
+  },
   'space behind its last block': () => Buffer.concat([mixedVhdx().image, Buffer.alloc(3 * MIB + 5)]),
 };
 
 describe.each(Object.entries(DAMAGED))('an image with %s', (name, make) => {
   const image = make();
-  const content = vhdxContent(name.includes('table') ? mixedVhdx().image : image);
+  const parent = name.includes('bitmap') ? PARENT : undefined;
+  const content = vhdxContent(name.includes('table') ? mixedVhdx().image : image, parent);
 
   test('is as sound after a repair as it says, and reads as before', () => {
     const before = checkBytes(image);
@@ -159,7 +167,7 @@ describe.each(Object.entries(DAMAGED))('an image with %s', (name, make) => {
     expect(vhdx.inspect(file).dirty).toBe(false);
     expect(vhdx.inspect(file).identity).toBe(vhdx.inspect(new MemoryHostFile(image)).identity);
     expect(firstDifference(contentOf(file), content)).toBe('none');
-    expect(firstDifference(vhdxContent(Buffer.from(file.bytes())), content)).toBe('none');
+    expect(firstDifference(vhdxContent(Buffer.from(file.bytes()), parent), content)).toBe('none');
     // nobody who has seen the file before takes it for the same
     expect(file.bytes().subarray(0x10010, 0x10020)).not.toEqual(new Uint8Array(image.subarray(0x10010, 0x10020)));
   });
