@@ -24,14 +24,17 @@ export function attachFuseDevice(fd: number, sessionFd: number): void {
   checked(ioctlCall(fd, FUSE_DEV_IOC_CLONE, new Uint32Array([sessionFd])), 'ioctl(FUSE_DEV_IOC_CLONE)');
 }
 
+/** struct pollfd: fd, events in the lower half of the next word, what is true of them in the upper one */
+const asked = new Int32Array(2);
+
 /**
  * Whether a request waits that no thread has received yet.
  * @param fd any descriptor of the connection
  * @throws ImgfuseError unsupported without koffi, io
  */
 export function hasRequest(fd: number): boolean {
-  // struct pollfd: fd, events in the lower half of the next word, what is true of them in the upper one
-  const descriptor = new Int32Array([fd, POLLIN]);
-  checked(pollCall(descriptor, 1, 0), 'poll');
-  return ((descriptor[1]! >>> 16) & POLLIN) !== 0;
+  asked[0] = fd;
+  asked[1] = POLLIN;
+  checked(pollCall(asked, 1, 0), 'poll');
+  return ((asked[1]! >>> 16) & POLLIN) !== 0;
 }

@@ -1,16 +1,19 @@
 // Entry of the threads that serve requests until the mount ends: the workers, and the waiting room of full=wait. Each works on the
 // shared state of the open image, through an attached disk of its own.
 
+import { availableParallelism } from 'node:os';
 import { parentPort, receiveMessageOnPort } from 'node:worker_threads';
 import { attachDisk, logLongHolds, type SharedDisk, type VirtualDisk } from '../../disk/index.ts';
 import { describeError } from '../../errors/index.ts';
 import { DiskFilesystem } from '../../filesystem/index.ts';
 import { type Channel, Device, FuseServer, mayHaveRequest, readCounters, ServedPages } from '../../fuse/index.ts';
+import { runDelayClock } from '../../host/run-delay.ts';
 import { takeTurns } from '../../host/thread-life.ts';
 import { setIoFlusher } from '../../native/index.ts';
 import { type LogLevel, requestErrorLog } from '../log.ts';
 import { refusalLog, tableLog } from '../refusal-log.ts';
 import { BacklogChannel } from './backlog-channel.ts';
+import { BusyPoll } from './busy-poll.ts';
 import { holdRequests } from './hold.ts';
 import { Gate, RequestGate } from './request-gate.ts';
 import { ServingWords } from './serving-words.ts';
@@ -98,15 +101,18 @@ function prepare(data: ServeData): Station {
   return { data, filesystem, pages, words, gate, inbox };
 }
 
-/** Only the first thread is asked whether it needs the others. */
+/** Only the first thread is asked whether it needs the others, and only one thread keeps a processor awake. */
 function channelOf({ descriptor, slot }: ServeData): Channel {
   const device = new Device(descriptor);
   if (slot !== FIRST_SLOT) return device;
-  return new BacklogChannel(
-    device,
-    () => mayHaveRequest(descriptor),
-    () => post({ type: 'crowded' }),
-  );
+  const isWaiting = (): boolean => mayHaveRequest(descriptor);
+  const crowded = (): void => post({ type: 'crowded' });
+  if (availableParallelism() === 1) return new BacklogChannel(device, isWaiting, crowded);
+  const poll = new BusyPoll(device, { isWaiting, delayMs: runDelayClock() });
+  return new BacklogChannel(poll, isWaiting, () => {
+    poll.stop();
+    crowded();
+  });
 }
 
 function serve({ data, filesystem, pages, words, gate }: Station): void {
