@@ -1,16 +1,22 @@
-// The floor of a read: the least that any program does that serves a file over FUSE. It shows one file as one file, on a
-// regular file as mountpoint, read-only. Each thread has a descriptor of its own of the connection and a buffer of its own,
-// and loops: read a request, pread the file behind the out header, write the reply. What is agreed with the kernel (flags,
+// The floor of a read and of a write in place: the least that any program does that serves a file over FUSE. It shows one file as one
+// file, on a regular file as mountpoint. Each thread has a descriptor of its own of the connection and a buffer of its own,
+// and loops: read a request, pread the file behind the out header or pwrite to it, write the reply. What is agreed with the kernel (flags,
 // sizes, background requests) is what imgfuse asks for, src/fuse/protocol.ts.
 //
-//   floor FILE MOUNTPOINT THREADS      serves until SIGTERM, then unmounts
+//   floor FILE MOUNTPOINT THREADS [MANNER]      serves until SIGTERM, then unmounts
+//
+//   MANNER  poll    looks 60 times for a request before it sleeps in the kernel
+//           splice  moves what is written from the kernel into the file through a pipe, without a buffer. A request is 1020 KiB
+//                   at most, because a page is one of the 256 places of the largest pipe, and the headers are another.
 
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fuse.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,9 +27,14 @@
 
 #define MAX_REQUEST (1024 * 1024)
 #define HEADROOM 4096
+#define PIPE_BYTES (1024 * 1024)
+#define PAGE 4096
+#define LOOKS 60
 
 static int image;
 static int device;
+static bool polls;
+static bool splices;
 
 static void fail(const char *what) {
   perror(what);
@@ -46,7 +57,7 @@ static size_t attributes(struct fuse_attr_out *out) {
   out->attr.ino = 1;
   out->attr.size = stat.st_size;
   out->attr.blocks = stat.st_blocks;
-  out->attr.mode = S_IFREG | 0400;
+  out->attr.mode = S_IFREG | 0600;
   out->attr.nlink = 1;
   out->attr.blksize = 65536;
   return sizeof *out;
@@ -66,14 +77,42 @@ static size_t init_out(const struct fuse_init_in *in, struct fuse_init_out *out)
   out->flags = in->flags & (FUSE_ASYNC_READ | FUSE_BIG_WRITES | FUSE_ASYNC_DIO | FUSE_MAX_PAGES);
   out->max_background = 64;
   out->congestion_threshold = 48;
-  out->max_write = MAX_REQUEST;
-  out->max_pages = 256;
+  out->max_write = splices ? PIPE_BYTES - PAGE : MAX_REQUEST;
+  out->max_pages = out->max_write / PAGE;
   out->time_gran = 1;
   return sizeof *out;
 }
 
+/** Sleeps for the next request. @returns its bytes; of a write by splice only the headers, and the rest is in the pipe */
+static ssize_t receive(int fd, char *in, const int *through) {
+  for (int i = 0; polls && i < LOOKS && poll(&(struct pollfd){.fd = fd, .events = POLLIN}, 1, 0) == 0; i++) continue;
+  if (!splices) return read(fd, in, MAX_REQUEST + HEADROOM);
+  ssize_t length = splice(fd, NULL, through[1], NULL, MAX_REQUEST + HEADROOM, 0);
+  if (length < 0) return length;
+  ssize_t headers = sizeof(struct fuse_in_header) + sizeof(struct fuse_write_in);
+  if (headers > length) headers = length;
+  if (read(through[0], in, headers) != headers) fail("headers");
+  ssize_t rest = length - headers;
+  if (rest > 0 && ((struct fuse_in_header *)in)->opcode != FUSE_WRITE && read(through[0], in + headers, rest) != rest) fail("rest");
+  return length;
+}
+
+/** @returns bytes written, or -1 */
+static ssize_t put(const struct fuse_write_in *want, int from) {
+  if (!splices) return pwrite(image, want + 1, want->size, want->offset);
+  loff_t offset = want->offset;
+  for (ssize_t left = want->size; left > 0;) {
+    ssize_t moved = splice(from, NULL, image, &offset, left, 0);
+    if (moved <= 0) return -1;
+    left -= moved;
+  }
+  return want->size;
+}
+
 static void *serve(void *descriptor) {
   int fd = (int)(long)descriptor;
+  int through[2];
+  if (splices && (pipe(through) < 0 || fcntl(through[1], F_SETPIPE_SZ, PIPE_BYTES) < 0)) fail("pipe");
   char *in = malloc(MAX_REQUEST + HEADROOM);
   char *out = malloc(MAX_REQUEST + HEADROOM);
   if (in == NULL || out == NULL) fail("malloc");
@@ -81,7 +120,7 @@ static void *serve(void *descriptor) {
   void *body = in + sizeof *header;
   void *answer = out + sizeof(struct fuse_out_header);
   for (;;) {
-    if (read(fd, in, MAX_REQUEST + HEADROOM) < 0) {
+    if (receive(fd, in, through) < 0) {
       if (errno == ENODEV) return NULL;
       if (errno == EINTR || errno == ENOENT) continue;
       fail("read of /dev/fuse");
@@ -90,6 +129,11 @@ static void *serve(void *descriptor) {
       struct fuse_read_in *want = body;
       ssize_t got = pread(image, answer, want->size, want->offset);
       reply(fd, out, header->unique, got < 0 ? -errno : 0, got < 0 ? 0 : got);
+    } else if (header->opcode == FUSE_WRITE) {
+      ssize_t written = put(body, through[0]);
+      struct fuse_write_out *told = answer;
+      *told = (struct fuse_write_out){.size = written};
+      reply(fd, out, header->unique, written < 0 ? -errno : 0, written < 0 ? 0 : sizeof *told);
     } else if (header->opcode == FUSE_INIT) {
       reply(fd, out, header->unique, 0, init_out(body, answer));
     } else if (header->opcode == FUSE_GETATTR) {
@@ -105,8 +149,10 @@ static void *serve(void *descriptor) {
 }
 
 int main(int argc, char **argv) {
-  if (argc != 4) return 2;
-  image = open(argv[1], O_RDONLY);
+  if (argc != 4 && argc != 5) return 2;
+  polls = argc == 5 && strcmp(argv[4], "poll") == 0;
+  splices = argc == 5 && strcmp(argv[4], "splice") == 0;
+  image = open(argv[1], O_RDWR);
   if (image < 0) fail(argv[1]);
   device = open("/dev/fuse", O_RDWR);
   if (device < 0) fail("/dev/fuse");
@@ -116,7 +162,7 @@ int main(int argc, char **argv) {
   pthread_sigmask(SIG_BLOCK, &end, NULL);
   char options[128];
   snprintf(options, sizeof options, "fd=%d,rootmode=100000,user_id=0,group_id=0,max_read=%d", device, MAX_REQUEST);
-  if (mount("floor", argv[2], "fuse", MS_NOSUID | MS_NODEV | MS_RDONLY, options) < 0) fail("mount");
+  if (mount("floor", argv[2], "fuse", MS_NOSUID | MS_NODEV, options) < 0) fail("mount");
   int threads = atoi(argv[3]);
   for (int i = 0; i < threads; i++) {
     int clone = open("/dev/fuse", O_RDWR);

@@ -3,12 +3,12 @@
 // write, with as many threads. Pages of two files may lie in pieces of other sizes, so nothing else may be compared.
 // CPU time is that of the process that serves, in user mode and in the kernel: other work on the machine disturbs it less.
 
-import { execFileSync, spawnSync } from 'node:child_process';
-import { statSync, writeFileSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
 import { dirname } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { compileLoop, mountLoop } from './c-loop.mjs';
 import { fill, fio, fioSide } from './fio.mjs';
-import { cpuSecondsOf, until } from './workshop.mjs';
+import { cpuSecondsOf } from './workshop.mjs';
 
 const THREADS = 2;
 const ROWS = [
@@ -22,7 +22,7 @@ const TRANSLATION = 'random read 4k, JavaScript alone';
 
 export async function run(workshop, measurements) {
   if (![TRANSLATION, ...ROWS.map(({ row }) => cpuRow(row))].some((row) => measurements.wants(row))) return;
-  const floor = workshop.hasCompiler ? compile(workshop) : null;
+  const floor = workshop.hasCompiler ? compileLoop(workshop) : null;
   if (floor === null) measurements.print('\nfloor: gcc is not installed, so there is no floor');
   for (const format of ['qed', 'qcow2']) await runFormat(workshop, measurements, format, floor);
 }
@@ -52,7 +52,7 @@ async function runFormat(workshop, measurements, format, floor) {
     add(`${format}${suffix}`, mounted(format), start);
     add(`raw${suffix}`, mounted('raw'), offset);
   }
-  if (floor !== null) add('floor', await mountFloor(workshop, floor, image), offset);
+  if (floor !== null) add('floor', await mountLoop(workshop, floor, image, THREADS), offset);
   const pairs = [
     { of: format, to: 'raw' },
     ...subjects.filter(({ name }) => name.startsWith(`${format},`)).map(({ name }) => ({ of: format, to: name })),
@@ -117,24 +117,4 @@ function cpuPerRead({ file, pid }, args, seconds) {
   const before = cpuSecondsOf(pid);
   const { total_ios: reads } = fioSide(file, args, seconds);
   return ((cpuSecondsOf(pid) - before) * 1e6) / reads;
-}
-
-function compile(workshop) {
-  const program = workshop.path('floor');
-  const source = fileURLToPath(new URL('floor.c', import.meta.url));
-  execFileSync('gcc', ['-O2', '-o', program, source, '-lpthread']);
-  return program;
-}
-
-async function mountFloor(workshop, program, image) {
-  const file = workshop.path('floor.file');
-  writeFileSync(file, '');
-  const { child, stop } = workshop.start(program, [image, file, String(THREADS)]);
-  const forget = workshop.onCleanUp(() => spawnSync('umount', [file]));
-  await until(() => statSync(file).size > 0, 'the floor did not mount the file');
-  const unmount = async () => {
-    forget();
-    await stop('SIGTERM');
-  };
-  return { file, pid: child.pid, unmount };
 }

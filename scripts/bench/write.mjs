@@ -1,5 +1,7 @@
-// Writes in place: an image of 1 GiB, all of it allocated, one for each subject.
+// Writes in place: an image of 1 GiB, all of it allocated, one for each subject. Beside raw images there are loops in C that do the
+// least that a write takes (floor.c).
 
+import { compileLoop, mountLoop } from './c-loop.mjs';
 import { allocatedRows, FORMATS, fill, fioSubjects } from './fio.mjs';
 
 const ROWS = [
@@ -11,7 +13,7 @@ const ROWS = [
 export async function run(workshop, measurements) {
   if (!ROWS.some(({ row }) => measurements.wants(row))) return;
   for (const format of FORMATS.filter((each) => workshop.wants(each))) {
-    const subjects = fioSubjects(workshop);
+    const subjects = [...fioSubjects(workshop), ...(format === 'raw' ? loops(workshop) : [])];
     const mounts = [];
     for (const [index, subject] of subjects.entries()) {
       const image = workshop.path(`write-${index}.${format}`);
@@ -22,4 +24,13 @@ export async function run(workshop, measurements) {
     await allocatedRows(measurements, format, ROWS, subjects, mounts);
     for (const mount of mounts) await mount.unmount();
   }
+}
+
+function loops(workshop) {
+  if (!workshop.hasCompiler) return [];
+  const program = compileLoop(workshop);
+  return [undefined, 'poll', 'splice'].map((manner) => ({
+    name: `C${manner ? `, ${manner}` : ''}`,
+    mount: (image) => mountLoop(workshop, program, image, 1, manner),
+  }));
 }

@@ -12,9 +12,9 @@ const WINDOW_MS = 0.05;
 /** For how many requests the thread sleeps at once, if the next one ... */
 const PAUSE = {
   /** ... was there without waiting */
-  waiting: 16,
+  waiting: 4,
   /** ... did not come in time: twice as many each time in a row, up to `latest` */
-  late: 8,
+  late: 1,
   latest: 256,
   /** ... came while others waited for the processor */
   contended: 1024,
@@ -40,7 +40,7 @@ export class BusyPoll implements Channel {
   private readonly delayMs: () => number;
   private readonly nowMs: () => number;
   /** requests until the thread looks again */
-  private pause: number = PAUSE.late;
+  private pause: number = PAUSE.waiting;
   private nextPause: number = PAUSE.late;
   private untilContention = CONTENTION_EVERY;
   private lastMs: number;
