@@ -19,6 +19,7 @@ import { type Collaborators, connect } from './collaborators.ts';
 import type { TableKind } from './layout.ts';
 import { finishShrink, resize } from './resize.ts';
 import type { SparseState } from './state.ts';
+import { reclaimLeftTables } from './unused-space.ts';
 
 /** The mark is cleared after this long without a change. */
 const IDLE_MS = 5000;
@@ -103,6 +104,7 @@ class SparseSteps implements ImageSteps {
       tracker.noteWrite();
       flush.run();
     }
+    reclaimLeftTables(this.parts);
     if (lock.run(() => free.unusedCount) > 0) flush.runUntilSettled();
     allocator.lowerEnd();
     let isTrimmed = false;

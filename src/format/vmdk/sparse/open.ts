@@ -2,13 +2,13 @@
 // starts from an entry that is not true, unless it is known that nothing has changed since imgfuse closed the extent clean. One that
 // was not closed clean is repaired: its tables are made equal, and space that nothing refers to is used again.
 
-import { hostCluster, SECTOR_BYTES } from '../../../bytes/offsets.ts';
+import { SECTOR_BYTES } from '../../../bytes/offsets.ts';
 import { ImgfuseError } from '../../../errors/index.ts';
 import type { HostFile } from '../../../host/host-file.ts';
 import { type CheckReport, limitedLog } from '../../check-report.ts';
 import { countOf } from '../../closed-facts.ts';
 import { progressOf } from '../../image-format.ts';
-import { FreeClusters, MAX_TRACKED_CLUSTERS } from '../../mapped/free-clusters.ts';
+import { FreeClusters } from '../../mapped/free-clusters.ts';
 import { COUNTED_TABLE_BYTES, clustersOnHost, possibleClusters } from '../../mapped/host-clusters.ts';
 import { type DataInFile, sayWhatIsCut } from '../../truncated-copy.ts';
 import type { OpenExtentOptions } from '../extent.ts';
@@ -18,9 +18,7 @@ import { Geometry } from './geometry.ts';
 import { SparseExtent } from './image.ts';
 import { directoryEntries, type TableKind, type TableLayout } from './layout.ts';
 import { createSparseState, type SparseState } from './state.ts';
-
-/** Leaks between grains in use that one open takes back; a hostile file may have any number. */
-const MAX_RECLAIMED_GRAINS = 2 ** 24;
+import { reclaimUnused } from './unused-space.ts';
 
 export function openTables(file: HostFile, kind: TableKind, options: OpenExtentOptions): SparseExtent {
   const layout = kind.readLayout(file);
@@ -85,7 +83,7 @@ function openWritable(file: HostFile, layout: TableLayout, options: OpenExtentOp
     phase: walk.phase,
     allocatedClusters: walk.report.allocatedClusters,
   });
-  reclaimLeaks(state, walk);
+  reclaimUnused(new FreeClusters(state.free), new Geometry(layout, walk.phase), walk);
   return state;
 }
 
@@ -163,20 +161,4 @@ function cutTail(file: HostFile, usedEnd: number): void {
   file.sync();
   file.truncate(usedEnd);
   file.sync();
-}
-
-/** Frees the places of the grid that nothing refers to. */
-function reclaimLeaks(state: SparseState, { phase, used, usedEnd }: TableWalk): void {
-  const free = new FreeClusters(state.free);
-  const geometry = new Geometry(state.layout, phase);
-  let room = MAX_RECLAIMED_GRAINS;
-  for (const gap of used.gaps(usedEnd / SECTOR_BYTES)) {
-    const start = geometry.placeOf(geometry.nextOnGrid(gap.start * SECTOR_BYTES));
-    const end = Math.min(geometry.placeOf(gap.end * SECTOR_BYTES), MAX_TRACKED_CLUSTERS);
-    const count = Math.min(end - start, room);
-    if (count <= 0) continue;
-    free.markFreed(hostCluster(start), count);
-    room -= count;
-    if (room === 0) return;
-  }
 }

@@ -1,7 +1,8 @@
 // Changing the size of an extent. A grown part reads as zeros, whatever the last grain or the parent hold there; a smaller size is
 // durable before anything behind it is given up, so a crash leaves leaks and never a cut-off grain. A disk that needs more grain
 // tables than its directory has gets longer directories, and the tables, behind everything else: zeros, the directories, fdatasync,
-// and then one write of the header, after which the old directories are space that nothing refers to.
+// and then one write of the header, after which the old directories are space that nothing refers to. It is given back at the next clean
+// mark (unused-space.ts), like the tables of what a shrink has cut off.
 
 import {
   guestCluster,
@@ -66,7 +67,10 @@ function shrink(parts: Collaborators, old: number, size: number, writeHeader: Wr
   const { deallocator, flush, geometry, lock, numbers } = parts;
   flush.run();
   setSize(parts, size, writeHeader);
-  lock.run(() => numbers.noteUncut(geometry.grainsFor(old)));
+  lock.run(() => {
+    numbers.noteUncut(geometry.grainsFor(old));
+    if (tablesFor(parts, size) < tablesFor(parts, old)) numbers.noteLeftTables(true);
+  });
   flush.run();
   deallocator.zeroBehindEnd(size);
   finishShrink(parts);
@@ -139,6 +143,7 @@ function lengthenDirectories(parts: Collaborators, old: number, size: number, wr
     const places = { capacity: old, directoryEntries: used, directoryOffset, redundantOffset };
     tracker.writeMetadata('header-update', () => writeHeader(places));
     numbers.moveDirectories(directoryOffset, redundantOffset);
+    numbers.noteLeftTables(true);
   }
 }
 

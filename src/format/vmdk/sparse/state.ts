@@ -26,7 +26,8 @@ const FILE_LENGTH = FIRST_OWN_NUMBER + 3;
 const ROOM_END = FIRST_OWN_NUMBER + 4;
 const LAST_CHANGE_MS = FIRST_OWN_NUMBER + 5;
 const UNCUT_END = FIRST_OWN_NUMBER + 6;
-const NUMBER_COUNT = FIRST_OWN_NUMBER + 7;
+const LEFT_TABLES = FIRST_OWN_NUMBER + 7;
+const NUMBER_COUNT = FIRST_OWN_NUMBER + 8;
 
 export interface SparseState extends MappedState {
   /** as the extent was opened */
@@ -122,6 +123,15 @@ export class SparseNumbers {
 
   noteUncut(end: number): void {
     this.numbers.set(UNCUT_END, end);
+  }
+
+  /** A resize may have left directories or tables that nothing refers to, and that are not free yet. */
+  get hasLeftTables(): boolean {
+    return this.numbers.get(LEFT_TABLES) === 1;
+  }
+
+  noteLeftTables(hasLeft: boolean): void {
+    this.numbers.set(LEFT_TABLES, hasLeft ? 1 : 0);
   }
 
   /** steadyMs() of the last change of the metadata. */
