@@ -19,6 +19,7 @@ describe('the first thread', () => {
         return waits[looks.length - 1] ?? waits.at(-1)!;
       },
       () => calls.push(request),
+      () => 0,
     );
     for (request = 1; request <= requests; request++) expect(channel.receive(BYTES)).toBe(40);
     return { looks, calls };
@@ -36,6 +37,40 @@ describe('the first thread', () => {
 
   test('does not call for them because a file was closed', () => {
     expect(run(60, [true, true, false])).toEqual({ looks: [16, 17, 18, 34, 50], calls: [] });
+  });
+
+  /** @param longOnes which requests take 1 ms instead of 0.1 @returns at which requests it looked, and called out */
+  function runSlow(longOnes: readonly number[], waits: boolean): { looks: number[]; calls: number[] } {
+    const looks: number[] = [];
+    const calls: number[] = [];
+    let now = 0;
+    let request = 0;
+    const receive = (): number => {
+      // nothing to do for long is nothing that takes long
+      now += 50;
+      return 40;
+    };
+    const isWaiting = (): boolean => {
+      looks.push(request);
+      return waits;
+    };
+    const channel = new BacklogChannel(
+      { receive, send: () => true },
+      isWaiting,
+      () => calls.push(request),
+      () => now,
+    );
+    for (request = 1; request <= 15; request++) {
+      channel.receive(BYTES);
+      now += longOnes.includes(request) ? 1 : 0.1;
+    }
+    return { looks, calls };
+  }
+
+  test('calls for the others when requests have waited behind three long ones, and once', () => {
+    expect(runSlow([2, 5, 9, 11, 13], true)).toEqual({ looks: [3, 6, 10], calls: [10] });
+    expect(runSlow([2, 5], true)).toEqual({ looks: [3, 6], calls: [] });
+    expect(runSlow([2, 5, 9, 11, 13], false)).toEqual({ looks: [3, 6, 10, 12, 14], calls: [] });
   });
 });
 
