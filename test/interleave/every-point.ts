@@ -37,6 +37,13 @@ const flood = [0, 1024, 2048, 3072, 0, 1024, 2048].map((cluster) => read(cluster
 
 const middle = write(EMPTY + 1024, 1024, 1);
 const situations: readonly Situation[] = [
+  // R1: a table changes between two lookups of one request, or between the last of them and its reservation
+  {
+    name: 'a write into the first of two clusters while both are looked up',
+    first: write(EMPTY + 2048, CLUSTER, 1),
+    others: [write(EMPTY, 2560, 2), flush],
+    only: ['l1-load', 'l2-load'],
+  },
   // R2: a table in use
   { name: 'an allocating write while lookups flood the cache', first: middle, others: [...flood, read(EMPTY)] },
   { name: 'a write into a new L2 table while lookups flood the cache', first: write(NEW_TABLE, 512, 1), others: flood },

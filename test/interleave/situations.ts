@@ -23,7 +23,7 @@ export interface Situation {
   readonly first: Operation;
   readonly others: readonly Operation[];
   readonly before?: readonly Operation[];
-  /** at its points of these names; absent: at all */
+  /** at its points of these names; absent: at all, but of lookups that follow each other the first only */
   readonly only?: readonly Failpoint[];
 }
 

@@ -200,13 +200,17 @@ export class Script {
     });
   }
 
-  /** Numbers of the points of these names; of lookups that follow each other, where stops show the same, the first only. */
-  pointsOf(thread: number, only: readonly string[] = FAILPOINTS): number[] {
+  /**
+   * Numbers of the points of these names. If none are given: of all, but of lookups that follow each other the first only, because
+   * another thread that waits for the lock sees no difference.
+   */
+  pointsOf(thread: number, only?: readonly string[]): number[] {
     const names = this.log()
       .filter((entry) => entry.startsWith(`${thread} `) && !entry.endsWith(' reservation-wait'))
       .map((entry) => entry.split(' ')[1]!);
-    const wanted = [...names.keys()].filter((i) => only.includes(names[i]!));
-    return wanted.filter((i) => !names[i]!.endsWith('-load') || !names[i - 1]?.endsWith('-load'));
+    const isWanted = (name: string, i: number): boolean =>
+      only?.includes(name) ?? !(name.endsWith('-load') && names[i - 1]?.endsWith('-load'));
+    return [...names.keys()].filter((i) => isWanted(names[i]!, i));
   }
 
   /** Lets every thread go on to the end of its request, whatever becomes of it: after a failure, before the disk is closed. */
