@@ -7,8 +7,10 @@ import { failpoint } from '../../concurrency/failpoints.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
 import { NOT_PENDING, type PendingLink, type PendingLinks } from './pending-links.ts';
 
-/** Links written in one hold of the metadata lock: half a millisecond, and a few times that while the code is cold. */
+/** Links written in one hold of the metadata lock, if they share host writes. */
 export const LINKS_PER_HOLD = 64;
+/** Host writes in one hold: 5 to 10 us each, and a few times that while the code is cold. A reader waits for the hold. */
+export const WRITES_PER_HOLD = 8;
 
 /**
  * Links the first `count` waiting entries in the order in which they came.
@@ -16,7 +18,7 @@ export const LINKS_PER_HOLD = 64;
  */
 export function linkInPieces(lock: Mutex, count: number, link: (count: number) => void): void {
   for (let left = count; left > 0; ) {
-    const piece = Math.min(left, LINKS_PER_HOLD);
+    const piece = Math.min(left, WRITES_PER_HOLD);
     lock.run(() => link(piece));
     left -= piece;
     if (left > 0) letOthersIn(lock);
@@ -42,20 +44,22 @@ export function linkInOrder<Index extends number>(
   slices: SliceLinks<Index>,
 ): void {
   const clusters = lock.run(() => pending.indicesOfFirst(count)).sort();
-  for (let done = 0; done < clusters.length; done += LINKS_PER_HOLD) {
+  for (let done = 0; done < clusters.length; ) {
     if (done > 0) letOthersIn(lock);
-    lock.run(() => linkPiece(pending, clusters.subarray(done, done + LINKS_PER_HOLD), count, slices));
+    done += lock.run(() => linkPiece(pending, clusters.subarray(done, done + LINKS_PER_HOLD), count, slices));
   }
   lock.run(() => pending.removeFirst(count));
 }
 
+/** @returns how many of `clusters` are done */
 function linkPiece<Index extends number>(
   pending: PendingLinks<Index>,
   clusters: Float64Array,
   count: number,
   slices: SliceLinks<Index>,
-): void {
-  for (let i = 0; i < clusters.length; ) {
+): number {
+  let i = 0;
+  for (let writes = 0; i < clusters.length && writes < WRITES_PER_HOLD; writes++) {
     const end = clusters[i]! + slices.span(clusters[i] as Index);
     const links: PendingLink<Index>[] = [];
     for (; i < clusters.length && clusters[i]! < end; i++) {
@@ -67,6 +71,7 @@ function linkPiece<Index extends number>(
     }
     if (links.length > 0) slices.linkSlice(links, count);
   }
+  return i;
 }
 
 function letOthersIn(lock: Mutex): void {
