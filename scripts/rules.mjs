@@ -227,7 +227,7 @@ const RULES = [
   {
     rule: 'R7',
     hazard: 'QED: a repair is believed that the host has not kept',
-    file: 'src/format/qed/index.ts',
+    file: 'src/format/qed/open.ts',
     from: 'if (isSound(repaired.report)) return repaired;',
     to: 'if (repaired !== undefined) return repaired;',
     test: 'test/unit/format/unkept-repair.test.ts',

@@ -12,7 +12,6 @@ import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { ImageDetails } from '../image-format.ts';
 
-export const HEADER_MAGIC = 'shdw';
 const SHDW = 0x73686477;
 const HEADER_BYTES = 72;
 const DIRECTORIES_AT = 16;

@@ -11,8 +11,8 @@ import { hexWords, readU64LE } from '../../bytes/endian.ts';
 import { hex, hostOffset, isPowerOfTwo, SECTOR_BYTES } from '../../bytes/offsets.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
+import { HEADER_MAGIC } from './signature.ts';
 
-export const HEADER_MAGIC = 'Bochs Virtual HD Image';
 const REDOLOG_TYPE = 'Redolog';
 const GROWING_TYPE = 'Growing';
 const HEADER_VERSION = 0x00020000;

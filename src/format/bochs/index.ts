@@ -2,8 +2,9 @@
 
 import type { HostFile } from '../../host/host-file.ts';
 import type { ImageFormat, SharedImage } from '../image-format.ts';
-import { HEADER_MAGIC, readHeader } from './header.ts';
+import { readHeader } from './header.ts';
 import { BochsImage, type BochsState, describeHeader, openBochs } from './image.ts';
+import { HEADER_MAGIC } from './signature.ts';
 
 export const bochs: ImageFormat<BochsImage> = {
   name: 'bochs',

@@ -10,8 +10,8 @@ import { hex, hostOffset, isSafeOffset, SECTOR_BYTES } from '../../bytes/offsets
 import { type CompressedPiece, MAX_PIECE_BYTES } from '../../codec/compressed-pieces.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
+import { HEADER_MAGIC } from './signature.ts';
 
-export const HEADER_MAGIC = '#!/bin/sh\n#V2.0 Format';
 const BLOCK_SIZE_AT = 128;
 const BLOCKS_AT = 132;
 const TABLE_AT = 136;

@@ -2,8 +2,9 @@
 
 import type { HostFile } from '../../host/host-file.ts';
 import type { ImageFormat, SharedImage } from '../image-format.ts';
-import { type CloopHeader, HEADER_MAGIC, readHeader } from './header.ts';
+import { type CloopHeader, readHeader } from './header.ts';
 import { CloopImage, checkCloop, describeHeader, openCloop } from './image.ts';
+import { HEADER_MAGIC } from './signature.ts';
 
 export const cloop: ImageFormat<CloopImage> = {
   name: 'cloop',

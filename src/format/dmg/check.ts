@@ -11,7 +11,8 @@ import type { CheckOptions } from '../image-format.ts';
 import { type BlockTable, inDiskOrder, type Run, readBlockTables } from './block-table.ts';
 import { DmgImage, stateOf } from './image.ts';
 import { IGNORED_RUN, isCompressed, isZero } from './run-types.ts';
-import { readTrailer, TRAILER_BYTES } from './trailer.ts';
+import { TRAILER_BYTES } from './signature.ts';
+import { readTrailer } from './trailer.ts';
 
 const STEP_BYTES = 1024 * 1024;
 

@@ -4,7 +4,8 @@ import type { HostFile } from '../../host/host-file.ts';
 import type { ImageFormat, SharedImage } from '../image-format.ts';
 import { checkDmg } from './check.ts';
 import { DmgImage, type DmgState, describeDisk, openDmg } from './image.ts';
-import { readTrailer, TRAILER_BYTES, TRAILER_MAGIC } from './trailer.ts';
+import { TRAILER_BYTES, TRAILER_MAGIC } from './signature.ts';
+import { readTrailer } from './trailer.ts';
 
 export const dmg: ImageFormat<DmgImage> = {
   name: 'dmg',

@@ -12,9 +12,8 @@ import { type HostOffset, hex, hostOffset, isSafeOffset, MAX_VIRTUAL_SIZE, SECTO
 import { MAX_XML_BYTES } from '../../codec/xml.ts';
 import { type ErrorKind, ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
+import { TRAILER_BYTES, TRAILER_MAGIC } from './signature.ts';
 
-export const TRAILER_MAGIC = 'koly';
-export const TRAILER_BYTES = 512;
 const VERSION = 4;
 
 const VERSION_AT = 4;

@@ -4,16 +4,13 @@
 import { hostOffset, roundUp, SECTOR_BYTES } from '../../bytes/offsets.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
-import { type CreateHelp, refuseUnknownKeys } from '../create-option.ts';
+import { refuseUnknownKeys } from '../create-option.ts';
 import type { CreateOptions } from '../image-format.ts';
 import { parseSize } from '../size.ts';
+import { PARALLELS_CREATE_HELP } from './create-help.ts';
 import { HEADER_BYTES, MAX_CLUSTER_BYTES, MAX_ENTRIES, serializeHeader } from './header.ts';
 import { ENTRY_BYTES } from './plain/geometry.ts';
 
-export const PARALLELS_CREATE_HELP: CreateHelp = {
-  options: [{ key: 'cluster_size', value: 'SIZE', text: 'whole sectors, up to 1G; default 1M' }],
-  examples: [['disk.hds 10G', '']],
-};
 const DEFAULT_CLUSTER_BYTES = 1024 * 1024;
 
 /** The size is rounded up to a multiple of 512 bytes. */

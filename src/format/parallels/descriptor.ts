@@ -12,10 +12,8 @@ import { childrenNamed, MAX_XML_BYTES, parseXml, type XmlElement } from '../../c
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { ImageDetails } from '../image-format.ts';
+import { DESCRIPTOR_ROOT } from './signature.ts';
 
-export const DESCRIPTOR_MAGIC = '<?xml';
-export const DESCRIPTOR_FILE = 'DiskDescriptor.xml';
-export const ROOT = 'Parallels_disk_image';
 /** The state of the disk that has no name of its own. */
 const DEFAULT_TOP = '{5fbaabe3-6958-40ff-92a7-860e329aab41}';
 const NULL_GUID = '{00000000-0000-0000-0000-000000000000}';
@@ -61,7 +59,7 @@ function rootOf(file: HostFile): XmlElement {
   if (size > MAX_XML_BYTES) throw new DamagedData(`has ${size} bytes; the limit is ${MAX_XML_BYTES}`);
   const bytes = new Uint8Array(size);
   const root = parseXml(bytes.subarray(0, file.read(bytes, 0, size, hostOffset(0))));
-  if (root.name !== ROOT) throw new DamagedData(`has <${root.name}> where <${ROOT}> is due`);
+  if (root.name !== DESCRIPTOR_ROOT) throw new DamagedData(`has <${root.name}> where <${DESCRIPTOR_ROOT}> is due`);
   const parameters = only(root, 'Disk_Parameters');
   const padding = textOf(parameters, 'Padding');
   if (padding !== null && Number(padding) !== 0) throw refused(file, 'has padding');

@@ -13,9 +13,8 @@ import { hostOffset, MAX_VIRTUAL_SIZE, SECTOR_BYTES } from '../../bytes/offsets.
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { ImageDetails } from '../image-format.ts';
+import { HEADER_MAGIC, HEADER_MAGIC2 } from './signature.ts';
 
-export const HEADER_MAGIC = 'WithoutFreeSpace';
-export const HEADER_MAGIC2 = 'WithouFreSpacExt';
 const HEADER_VERSION = 2;
 /** "Ynot": a program has it open for writing, or has died with it. */
 const HEADER_INUSE_MAGIC = 0x746f6e59;

@@ -6,14 +6,16 @@ import type { HostFile } from '../../host/host-file.ts';
 import { endsOf, type FileEnds } from '../file-ends.ts';
 import type { AttachOptions, Image, ImageFormat, OpenOptions, SharedImage } from '../image-format.ts';
 import { PieceImage, type PieceState } from '../piece-image.ts';
-import { createParallels, PARALLELS_CREATE_HELP } from './create.ts';
-import { DESCRIPTOR_FILE, DESCRIPTOR_MAGIC, describeDescriptor, ROOT, readDescriptor } from './descriptor.ts';
-import { describeHeader, HEADER_MAGIC, HEADER_MAGIC2, readHeader } from './header.ts';
+import { createParallels } from './create.ts';
+import { PARALLELS_CREATE_HELP } from './create-help.ts';
+import { describeDescriptor, readDescriptor } from './descriptor.ts';
+import { describeHeader, readHeader } from './header.ts';
 import { openDisk } from './open-disk.ts';
 import { checkPlain } from './plain/check.ts';
 import { plainImage } from './plain/image.ts';
 import { openPlain } from './plain/open.ts';
 import type { PlainState } from './plain/state.ts';
+import { DESCRIPTOR_FILE, DESCRIPTOR_MAGIC, DESCRIPTOR_ROOT, HEADER_MAGIC, HEADER_MAGIC2 } from './signature.ts';
 
 export const parallels: ImageFormat & Required<Pick<ImageFormat, 'check' | 'create' | 'createHelp'>> = {
   name: 'parallels',
@@ -21,7 +23,7 @@ export const parallels: ImageFormat & Required<Pick<ImageFormat, 'check' | 'crea
   usualName: /\.hdd$/i,
   magics: [HEADER_MAGIC, HEADER_MAGIC2, DESCRIPTOR_MAGIC].map((text) => ({ at: 0, text })),
   // not every XML document is one
-  confirms: (ends) => !ends.has({ at: 0, text: DESCRIPTOR_MAGIC }) || headOf(ends).includes(`<${ROOT}`),
+  confirms: (ends) => !ends.has({ at: 0, text: DESCRIPTOR_MAGIC }) || headOf(ends).includes(`<${DESCRIPTOR_ROOT}`),
   directoryFile: DESCRIPTOR_FILE,
   can: { write: true, resize: true, backing: false, lazyRefcounts: false },
   createHelp: PARALLELS_CREATE_HELP,

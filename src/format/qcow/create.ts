@@ -6,22 +6,11 @@ import { bytesOfName } from '../../bytes/names.ts';
 import { hostOffset, roundUp, SECTOR_BYTES } from '../../bytes/offsets.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
-import { type CreateHelp, refuseUnknownKeys } from '../create-option.ts';
+import { refuseUnknownKeys } from '../create-option.ts';
 import type { BackingReference, CreateOptions } from '../image-format.ts';
+import { QCOW_CREATE_HELP } from './create-help.ts';
 import { ENTRY_BYTES, Geometry } from './geometry.ts';
 import { HEADER_BYTES, MAX_BACKING_NAME, MAX_L1_ENTRIES, type QcowHeader, serializeHeader } from './header.ts';
-
-export const QCOW_CREATE_HELP: CreateHelp = {
-  options: [
-    { key: 'backing_file', value: 'NAME', text: 'the same as -b' },
-    { key: 'backing_fmt', value: 'FORMAT', text: 'the same as -F; the image does not store it' },
-    { key: 'encrypt.format', value: 'aes', text: 'encrypts the disk with AES-128, which is weak; see --key-file' },
-  ],
-  examples: [
-    ['disk.qcow 10G', ''],
-    ['-b base.qcow -F qcow overlay.qcow', 'changes go to overlay.qcow'],
-  ],
-};
 
 /** As qemu-img: small clusters over a backing file, because each is copied up as a whole. */
 const ALONE = { clusterBits: 12, l2Bits: 9 } as const;

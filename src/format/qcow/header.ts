@@ -15,7 +15,6 @@ import type { HostFile } from '../../host/host-file.ts';
 import type { ImageDetails } from '../image-format.ts';
 import { ENTRY_BYTES, Geometry, type TableFields } from './geometry.ts';
 
-export const HEADER_MAGIC = 'QFI\xfb\0\0\0\x01';
 const QCOW_MAGIC = 0x514649fb;
 const QCOW_VERSION = 1;
 export const QCOW_CRYPT_NONE = 0;

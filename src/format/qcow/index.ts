@@ -2,8 +2,9 @@
 // disk keeps its size.
 
 import type { AttachOptions, CheckedFormat, SharedImage } from '../image-format.ts';
-import { createQcow, QCOW_CREATE_HELP } from './create.ts';
-import { describeHeader, HEADER_MAGIC, readHeader } from './header.ts';
+import { createQcow } from './create.ts';
+import { QCOW_CREATE_HELP } from './create-help.ts';
+import { describeHeader, readHeader } from './header.ts';
 import { qcowImage } from './image.ts';
 import { openQcow } from './open.ts';
 import { assertQcowBacking, setQcowBacking } from './set-backing.ts';
@@ -14,7 +15,7 @@ export const qcow: CheckedFormat = {
   name: 'qcow',
   title: 'a qcow image of version 1',
   usualName: /\.qcow$/i,
-  magics: [{ at: 0, text: HEADER_MAGIC }],
+  magics: [{ at: 0, text: 'QFI\xfb\0\0\0\x01' }],
   can: { write: true, resize: false, backing: true, lazyRefcounts: false },
   createHelp: QCOW_CREATE_HELP,
   open: openQcow,

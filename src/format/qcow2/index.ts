@@ -5,7 +5,7 @@ import type { AttachOptions, CheckedFormat, SharedImage } from '../image-format.
 import { checkQcow2 } from './check/verify.ts';
 import type { Qcow2Files } from './collaborators.ts';
 import { createQcow2 } from './create/create.ts';
-import { QCOW2_CREATE_HELP } from './create/create-options.ts';
+import { QCOW2_CREATE_HELP } from './create/create-help.ts';
 import { describeHeader, inspectHeader } from './header/describe.ts';
 import { readHeader } from './header/read-header.ts';
 import { setQcow2Backing } from './header/set-backing.ts';

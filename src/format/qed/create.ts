@@ -5,9 +5,10 @@ import { bytesOfName } from '../../bytes/names.ts';
 import { hostOffset, isPowerOfTwo, roundUp, SECTOR_BYTES } from '../../bytes/offsets.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
-import { type CreateHelp, refuseUnknownKeys } from '../create-option.ts';
+import { refuseUnknownKeys } from '../create-option.ts';
 import type { CreateOptions } from '../image-format.ts';
 import { parseSize } from '../size.ts';
+import { QED_CREATE_HELP } from './create-help.ts';
 import { isRefusedByQemu, maxImageSize } from './geometry.ts';
 import {
   QED_F_BACKING_FILE,
@@ -21,17 +22,6 @@ import {
   serializeHeader,
 } from './header.ts';
 
-export const QED_CREATE_HELP: CreateHelp = {
-  options: [
-    { key: 'cluster_size', value: 'SIZE', text: 'a power of two from 4k to 64M; default 64k' },
-    { key: 'table_size', value: 'N', text: 'clusters of each L1 and L2 table, a power of two from 1 to 16; default 4' },
-  ],
-  examples: [
-    ['disk.qed 10G', ''],
-    ['-o cluster_size=64k,table_size=4 disk.qed 10G', ''],
-    ['-b base.qed -F qed overlay.qed', 'changes go to overlay.qed'],
-  ],
-};
 const DEFAULT_CLUSTER_SIZE = 65536;
 const DEFAULT_TABLE_SIZE = 4;
 

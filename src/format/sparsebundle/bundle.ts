@@ -12,10 +12,6 @@ import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { ImageDetails, OpenOptions } from '../image-format.ts';
 
-/** The list is one of every XML document; this is in its first bytes, because the keys are in order. */
-export const MAGIC = '<?xml';
-export const BAND_KEY = '<key>band-size</key>';
-export const INFO_FILE = 'Info.plist';
 export const BANDS = 'bands';
 const TOKEN = 'token';
 const BUNDLE_TYPE = 'com.apple.diskimage.sparsebundle';

@@ -3,16 +3,18 @@
 import { assert } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { AttachOptions, ImageDetails, ImageFormat, OpenOptions, SharedImage } from '../image-format.ts';
-import { BAND_KEY, BANDS, describeBundle, INFO_FILE, MAGIC, openToken, readBundle } from './bundle.ts';
+import { BANDS, describeBundle, openToken, readBundle } from './bundle.ts';
 import { BundleImage } from './image.ts';
+
+/** In the first bytes of the list, because its keys are in order; not every XML document is one. */
+const BAND_KEY = '<key>band-size</key>';
 
 export const sparsebundle: ImageFormat<BundleImage> = {
   name: 'sparsebundle',
   title: 'a sparsebundle (macOS)',
-  magics: [{ at: 0, text: MAGIC }],
-  // not every XML document is one
+  magics: [{ at: 0, text: '<?xml' }],
   confirms: ({ head }) => Buffer.from(head).toString('latin1').includes(BAND_KEY),
-  directoryFile: INFO_FILE,
+  directoryFile: 'Info.plist',
   can: { write: false, resize: false, backing: false, lazyRefcounts: false },
   open: openBundle,
   attach: (file: HostFile, shared: SharedImage, { extents }: AttachOptions) =>

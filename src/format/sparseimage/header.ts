@@ -14,7 +14,6 @@ import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { ImageDetails } from '../image-format.ts';
 
-export const HEADER_MAGIC = 'sprs';
 const SPRS = 0x73707273;
 const VERSION = 3;
 /** Of the header, and of an index node. */

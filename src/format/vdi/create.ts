@@ -5,10 +5,11 @@
 import { hostOffset, isPowerOfTwo, roundUp, SECTOR_BYTES } from '../../bytes/offsets.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
-import { type CreateHelp, refuseUnknownKeys } from '../create-option.ts';
+import { refuseUnknownKeys } from '../create-option.ts';
 import { newUuid } from '../guid.ts';
 import type { CreateOptions } from '../image-format.ts';
 import { parseSize } from '../size.ts';
+import { VDI_CREATE_HELP } from './create-help.ts';
 import { ENTRY_BYTES } from './geometry.ts';
 import {
   serializeHeader,
@@ -19,17 +20,6 @@ import {
 } from './header.ts';
 import { sayWhereParentIs, uuidsOf } from './parent.ts';
 
-export const VDI_CREATE_HELP: CreateHelp = {
-  options: [
-    { key: 'static', value: 'on|off', text: 'all blocks have their place from the start; default off' },
-    { key: 'block_size', value: 'SIZE', text: 'a power of two from 4k to 256M; default 1M, the only one QEMU opens' },
-  ],
-  examples: [
-    ['disk.vdi 10G', ''],
-    ['-o static=on disk.vdi 10G', 'blocks in the order of the disk'],
-    ['-b base.vdi -F vdi child.vdi', 'changes go to child.vdi'],
-  ],
-};
 const DEFAULT_BLOCK_SIZE = 1024 * 1024;
 const MIN_BLOCK_SIZE = 4096;
 const MAX_BLOCK_SIZE = 256 * 1024 * 1024;

@@ -4,7 +4,8 @@
 import type { HostFile } from '../../host/host-file.ts';
 import type { CheckedFormat } from '../image-format.ts';
 import { checkVdi } from './check/check.ts';
-import { createVdi, VDI_CREATE_HELP } from './create.ts';
+import { createVdi } from './create.ts';
+import { VDI_CREATE_HELP } from './create-help.ts';
 import { describeHeader, readHeader, virtualSizeOf } from './header.ts';
 import { vdiImage } from './image.ts';
 import { openVdi, sayWhatIsCut } from './open.ts';

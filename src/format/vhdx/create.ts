@@ -4,11 +4,12 @@
 import { hostOffset, isPowerOfTwo, roundUp, SECTOR_BYTES } from '../../bytes/offsets.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
-import { type CreateHelp, refuseUnknownKeys } from '../create-option.ts';
+import { refuseUnknownKeys } from '../create-option.ts';
 import { NULL_UUID, newUuid } from '../guid.ts';
 import type { BackingReference, CreateOptions, ParentFacts } from '../image-format.ts';
 import { parseSize } from '../size.ts';
 import { PAYLOAD_BLOCK_FULLY_PRESENT, PAYLOAD_BLOCK_NOT_PRESENT, PAYLOAD_BLOCK_ZERO, writeEntry } from './bat.ts';
+import { VHDX_CREATE_HELP } from './create-help.ts';
 import { ENTRY_BYTES, Geometry } from './geometry.ts';
 import { MIB } from './header/fields.ts';
 import { serializeFileIdentifier } from './header/file-identifier.ts';
@@ -18,27 +19,6 @@ import { MAX_BLOCK_BYTES, MAX_DISK_BYTES, METADATA_BYTES, serializeMetadata } fr
 import { REGION_TABLE_OFFSETS, serializeRegionTable } from './header/region-table.ts';
 import { newLocator } from './parent.ts';
 
-export const VHDX_CREATE_HELP: CreateHelp = {
-  options: [
-    { key: 'log_size', value: 'SIZE', text: 'whole MiB, 1 GiB at most; default 1M' },
-    {
-      key: 'block_size',
-      value: 'SIZE',
-      text: 'a power of two from 1M to 256M; default by the size of the disk: 8M to 64M',
-    },
-    {
-      key: 'subformat',
-      value: 'dynamic|fixed',
-      text: 'whether blocks get their place when they are written to; default dynamic',
-    },
-    { key: 'block_state_zero', value: 'on|off', text: 'blocks of a dynamic disk say that they are zeros; default on' },
-  ],
-  examples: [
-    ['disk.vhdx 100G', ''],
-    ['-o subformat=fixed disk.vhdx 10G', 'blocks in the order of the disk'],
-    ['-b base.vhdx -F vhdx child.vhdx', 'changes go to child.vhdx'],
-  ],
-};
 const LOG_AT = MIB;
 const CHUNK_ENTRIES = 128 * 1024;
 const TIB = 2 ** 40;

@@ -3,11 +3,12 @@
 
 import type { AttachOptions, CheckedFormat, SharedImage } from '../image-format.ts';
 import { checkVhdx } from './check/check.ts';
-import { createVhdx, VHDX_CREATE_HELP } from './create.ts';
-import { FILE_SIGNATURE } from './header/file-identifier.ts';
+import { createVhdx } from './create.ts';
+import { VHDX_CREATE_HELP } from './create-help.ts';
 import { vhdxImage } from './image.ts';
 import { detailsOf, openVhdx, readSoundLayout, sayLog } from './open.ts';
 import { assertVhdxBacking, setVhdxBacking } from './set-backing.ts';
+import { FILE_SIGNATURE } from './signature.ts';
 import type { VhdxState } from './state.ts';
 
 export const vhdx: CheckedFormat = {

@@ -6,46 +6,22 @@ import { bytesOfName } from '../../bytes/names.ts';
 import { hostOffset, isPowerOfTwo, roundUp, SECTOR_BYTES } from '../../bytes/offsets.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
-import { type CreateHelp, refuseUnknownKeys } from '../create-option.ts';
+import { refuseUnknownKeys } from '../create-option.ts';
 import type { CreateOptions } from '../image-format.ts';
 import { parseSize } from '../size.ts';
+import { ADAPTERS, SUBFORMATS, VMDK_CREATE_HELP } from './create-help.ts';
 import { MAX_CYLINDERS, randomCid } from './descriptor/edit.ts';
 import { type ExtentLine, MAX_EXTENTS } from './descriptor/parse.ts';
 import { createdKind } from './kinds.ts';
 import { parentWords } from './parent.ts';
 import { GRAIN_BYTES } from './sparse/create.ts';
 
-const SUBFORMATS = ['monolithicSparse', 'monolithicFlat', 'twoGbMaxExtentSparse', 'twoGbMaxExtentFlat'] as const;
 type Subformat = (typeof SUBFORMATS)[number];
-const ADAPTERS = ['ide', 'buslogic', 'lsilogic', 'legacyESX'] as const;
 const MIN_GRAIN_BYTES = 4096;
 const MAX_GRAIN_BYTES = 2 ** 30;
 const TWO_GIB = 2 ** 31;
 /** Room for a descriptor inside an extent, as QEMU leaves it. */
 const EMBEDDED_BYTES = 20 * SECTOR_BYTES;
-
-export const VMDK_CREATE_HELP: CreateHelp = {
-  options: [
-    { key: 'adapter_type', value: ADAPTERS.join('|'), text: 'controller that a guest boots from; default ide' },
-    { key: 'backing_file', value: 'NAME', text: 'the same as -b' },
-    { key: 'backing_fmt', value: 'FORMAT', text: 'the same as -F' },
-    { key: 'compat6', value: 'on|off', text: 'hwversion=6; default off' },
-    { key: 'grain_size', value: 'SIZE', text: 'a power of two from 4k to 1G; default 64k' },
-    { key: 'hwversion', value: 'N', text: 'version of the virtual hardware; default 4' },
-    { key: 'subformat', value: SUBFORMATS.join('|'), text: 'default monolithicSparse' },
-    { key: 'toolsversion', value: 'N', text: "version of the guest's tools; default 2147483647, unknown" },
-    {
-      key: 'zeroed_grain',
-      value: 'on|off',
-      text: 'discards are cheap, and VirtualBox does not open the image; default off',
-    },
-  ],
-  examples: [
-    ['disk.vmdk 10G', ''],
-    ['-o subformat=monolithicFlat disk.vmdk 10G', 'the disk itself is disk-flat.vmdk'],
-    ['-b base.vmdk -F vmdk child.vmdk', 'changes go to child.vmdk'],
-  ],
-};
 
 interface Plan {
   /** bytes of the disk, whole sectors */

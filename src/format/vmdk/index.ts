@@ -4,7 +4,8 @@
 import type { FileEnds, Magic } from '../file-ends.ts';
 import type { CheckedFormat } from '../image-format.ts';
 import { checkVmdk } from './check/check.ts';
-import { createVmdk, VMDK_CREATE_HELP } from './create.ts';
+import { createVmdk } from './create.ts';
+import { VMDK_CREATE_HELP } from './create-help.ts';
 import { inspectVmdk } from './inspect.ts';
 import { attachVmdk, openVmdk } from './open.ts';
 import { assertVmdkBacking, setVmdkBacking } from './set-backing.ts';

@@ -7,9 +7,10 @@ import { randomBytes } from 'node:crypto';
 import { hostOffset, isPowerOfTwo, roundUp, SECTOR_BYTES } from '../../bytes/offsets.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
-import { type CreateHelp, refuseUnknownKeys } from '../create-option.ts';
+import { refuseUnknownKeys } from '../create-option.ts';
 import type { CreateOptions } from '../image-format.ts';
 import { parseSize } from '../size.ts';
+import { VPC_CREATE_HELP } from './create-help.ts';
 import { Geometry, paddedGrid } from './geometry.ts';
 import {
   bytesOfGeometry,
@@ -27,26 +28,6 @@ import {
 import { HEADER_BYTES, MAX_BLOCK_SIZE, MAX_TABLE_ENTRIES, makeHeader, tableBytesOf } from './header/header.ts';
 import { storeParent } from './header/stored-parent.ts';
 
-export const VPC_CREATE_HELP: CreateHelp = {
-  options: [
-    {
-      key: 'subformat',
-      value: 'dynamic|fixed',
-      text: 'blocks are added as they are written, or all of the disk is there; default dynamic',
-    },
-    {
-      key: 'force_size',
-      value: 'on|off',
-      text: 'the disk has exactly the size given; off: as large as its cylinders, which is a little more; default on',
-    },
-    { key: 'block_size', value: 'SIZE', text: 'a power of two from 4k to 256M; default 2M, which every program takes' },
-  ],
-  examples: [
-    ['disk.vhd 10G', ''],
-    ['-o subformat=fixed disk.vhd 10G', 'for Azure, which wants whole MiB'],
-    ['-b base.vhd -F vpc child.vhd', 'changes go to child.vhd'],
-  ],
-};
 const DEFAULT_BLOCK_SIZE = 2 * 1024 * 1024;
 const LEAST_BLOCK_SIZE = 4096;
 /** Written at once. */

@@ -13,8 +13,8 @@ import { type OpenOptions, progressOf, type WritableImage } from '../../image-fo
 import { FreeClusters, MAX_TRACKED_CLUSTERS } from '../../mapped/free-clusters.ts';
 import { COUNTED_TABLE_BYTES, clustersOnHost, possibleClusters } from '../../mapped/host-clusters.ts';
 import { type DataInFile, sayWhatIsCut } from '../../truncated-copy.ts';
-import { DESCRIPTOR_FILE } from '../descriptor.ts';
 import { dropExtension, HEADER_BYTES, type ParallelsHeader, readHeader, writeInUse } from '../header.ts';
+import { DESCRIPTOR_FILE } from '../signature.ts';
 import { type BatCheck, checkBat } from './bat-walk.ts';
 import { assertDroppable, readExtension } from './extension.ts';
 import { ENTRY_BYTES } from './geometry.ts';

@@ -1,25 +1,9 @@
 // The encrypt.* options of qemu-img create, which say what LUKS header a new image gets. Values that QEMU does not know are
 // refused by name, and so are options that would make an image that QEMU cannot open or that is not safe.
 
-import { HASHES, type HashName } from '../../../codec/encryption.ts';
 import type { LuksOptions } from '../../../codec/luks.ts';
 import { ImgfuseError } from '../../../errors/index.ts';
-import type { CreateOption } from '../../create-option.ts';
-
-const CIPHERS = ['aes-128', 'aes-192', 'aes-256'] as const;
-const MODES = ['xts', 'cbc'] as const;
-const IV_GENERATORS = ['plain', 'plain64', 'essiv'] as const;
-const HASH_NAMES = Object.keys(HASHES) as HashName[];
-
-export const ENCRYPTION_OPTIONS: readonly CreateOption[] = [
-  { key: 'encrypt.format', value: 'luks', text: 'encrypts the disk; see --key-file' },
-  { key: 'encrypt.cipher-alg', value: CIPHERS.join('|'), text: 'default aes-256' },
-  { key: 'encrypt.cipher-mode', value: MODES.join('|'), text: 'default xts' },
-  { key: 'encrypt.ivgen-alg', value: IV_GENERATORS.join('|'), text: 'default plain64' },
-  { key: 'encrypt.ivgen-hash-alg', value: HASH_NAMES.join('|'), text: 'only with essiv' },
-  { key: 'encrypt.hash-alg', value: HASH_NAMES.join('|'), text: 'default sha256' },
-  { key: 'encrypt.iter-time', value: 'MS', text: 'how long one password attempt takes; default 2000' },
-];
+import { CIPHERS, ENCRYPTION_OPTIONS, HASH_NAMES, IV_GENERATORS, MODES } from './create-help.ts';
 
 /** @returns null for an image without encryption @throws ImgfuseError usage, unsupported */
 export function parseEncryption(options: ReadonlyMap<string, string>): LuksOptions | null {

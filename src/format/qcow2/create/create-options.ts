@@ -5,12 +5,13 @@ import { bytesOfName } from '../../../bytes/names.ts';
 import { isPowerOfTwo, roundUp, SECTOR_BYTES } from '../../../bytes/offsets.ts';
 import type { LuksOptions } from '../../../codec/luks.ts';
 import { ImgfuseError } from '../../../errors/index.ts';
-import { type CreateHelp, refuseUnknownKeys } from '../../create-option.ts';
+import { refuseUnknownKeys } from '../../create-option.ts';
 import type { BackingReference, CreateOptions } from '../../image-format.ts';
 import { parseSize } from '../../size.ts';
 import { COMPRESSION_TYPES, type CompressionType, MAX_BACKING_NAME } from '../header/header.ts';
 import { MAX_BACKING_FORMAT_BYTES } from '../header/header-extension.ts';
-import { ENCRYPTION_OPTIONS, parseEncryption } from './create-encryption.ts';
+import { parseEncryption } from './create-encryption.ts';
+import { QCOW2_CREATE_HELP } from './create-help.ts';
 
 const MIN_CLUSTER_SIZE = 512;
 const MAX_CLUSTER_SIZE = 2 * 1024 * 1024;
@@ -36,28 +37,6 @@ export interface Qcow2Plan {
   readonly backing: BackingReference | null;
   readonly encryption: LuksOptions | null;
 }
-
-export const QCOW2_CREATE_HELP: CreateHelp = {
-  options: [
-    { key: 'backing_file', value: 'NAME', text: 'the same as -b' },
-    { key: 'backing_fmt', value: 'FORMAT', text: 'the same as -F' },
-    { key: 'cluster_size', value: 'SIZE', text: 'a power of two from 512 to 2M; default 64k' },
-    { key: 'compat', value: '0.10|1.1', text: 'version 2 or 3, also written v2 and v3; default 1.1' },
-    { key: 'compression_type', value: 'zlib|zstd', text: 'of compressed clusters; default zlib' },
-    { key: 'data_file', value: 'NAME', text: "puts the disk's data into a second, new file; never overwrites one" },
-    { key: 'data_file_raw', value: 'on|off', text: 'the data file is a raw image of the disk; default off' },
-    ...ENCRYPTION_OPTIONS,
-    { key: 'extended_l2', value: 'on|off', text: 'clusters have 32 subclusters; default off' },
-    { key: 'lazy_refcounts', value: 'on|off', text: 'the image is marked dirty while it changes; default off' },
-    { key: 'preallocation', value: 'off|metadata|falloc|full', text: 'take space at once; default off' },
-    { key: 'refcount_bits', value: 'N', text: '1, 2, 4, 8, 16, 32 or 64; default 16' },
-  ],
-  examples: [
-    ['disk.qcow2 10G', ''],
-    ['-o encrypt.format=luks disk.qcow2 10G', 'asks for a password'],
-    ['-o data_file=disk.raw,data_file_raw=on disk.qcow2 10G', 'data apart'],
-  ],
-};
 
 /** Options that exist in QEMU and are refused with a message of their own. */
 const REFUSED_KEYS: readonly string[] = ['encryption', 'encrypt.key-secret'];

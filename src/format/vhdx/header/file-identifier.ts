@@ -3,9 +3,9 @@
 
 import { ImgfuseError } from '../../../errors/index.ts';
 import type { HostFile } from '../../../host/host-file.ts';
+import { FILE_SIGNATURE } from '../signature.ts';
 import { bytesAt, textAt } from './fields.ts';
 
-export const FILE_SIGNATURE = 'vhdxfile';
 const CREATOR = 'imgfuse';
 
 /** @throws ImgfuseError corrupt */

@@ -6,8 +6,6 @@ import { timestampOf, uuidBytes } from './footer.ts';
 import type { StoredParent } from './header.ts';
 import { type StoredName, storeName } from './locator.ts';
 
-export const PARENT_FORMATS: readonly string[] = ['vpc', 'raw'];
-
 /**
  * A child knows its parent by its UUID; a raw file has none, which is all zeros.
  * @param path of the child @param refusal, place as in storeName()
@@ -25,7 +23,7 @@ export function storeParent(
   const refuse = (why: string): never => {
     throw new ImgfuseError('usage', `${path} ${refusal}: ${why}`);
   };
-  if (format !== undefined && !PARENT_FORMATS.includes(format)) {
+  if (format !== undefined && format !== 'vpc' && format !== 'raw') {
     refuse(`the backing file of a VHD is a VHD or a raw file, not ${format}; use an overlay of another format`);
   }
   const identity = format === 'raw' ? undefined : parent?.identity;
