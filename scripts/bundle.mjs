@@ -10,6 +10,7 @@ import { basename } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { build } from 'rolldown';
 import { makeCodeCache } from './bundle/code-cache.mjs';
+import { callsEngine, engineGroups, leadsToEngine } from './bundle/engines.mjs';
 import {
   asciiWidth,
   asFunction,
@@ -18,7 +19,7 @@ import {
   cliAsScript,
   entryOf,
   inBundle,
-  lazyBuiltins,
+  lazyRequires,
   libraryAsModule,
   licencesOf,
   loadedWith,
@@ -43,9 +44,12 @@ const WITHOUT_THREAD = ['main', 'library'];
 
 const closure = (...roots) => loadedWith(roots.map((root) => `${dist}${root}`));
 const commands = (...names) => names.map((name) => `cli/commands/${name}.js`);
-const engines = closure(
-  ...commands('info', 'check', 'map', 'create', 'resize'),
-  ...['daemon/keeper/keeper-thread.js', 'daemon/workers/worker.js', 'daemon/inspection/inspector-thread.js'],
+const onImages = commands('info', 'check', 'map', 'create', 'resize');
+const threads = ['daemon/keeper/keeper-thread.js', 'daemon/workers/worker.js', 'daemon/inspection/inspector-thread.js'];
+const engines = closure(...onImages, ...threads);
+const withoutEngines = loadedWith(
+  [...onImages, ...threads].map((root) => `${dist}${root}`),
+  (from, to) => !leadsToEngine(from, to),
 );
 const asking = closure(...commands('status', 'unmount', 'remount', 'umount-helper'));
 const starting = closure('cli/start-mount.js');
@@ -62,8 +66,11 @@ const groups = {
   fuse: new Set([...mounting].filter(isFuse)),
   mounts: aboveFuse,
   shared: common,
-  served: both([...mounting], [engines]),
-  ...{ starting, asking, mounting, engines },
+  served: both([...mounting, ...closure('daemon/workers/request-gate.js')], [engines]),
+  ...{ starting, asking, mounting },
+  ...engineGroups(dist, withoutEngines),
+  disk: closure('disk/index.js'),
+  commands: closure(...onImages),
 };
 
 rmSync(program, { recursive: true, force: true });
@@ -74,7 +81,7 @@ const { output } = await build({
   preserveEntrySignatures: 'allow-extension',
   // these find what belongs to them from where they lie
   external: [/^(koffi|fuse-native)(\/|$)/],
-  plugins: [inBundle, asciiWidth],
+  plugins: [inBundle, callsEngine, asciiWidth],
   output: {
     dir: program,
     // the loader can give V8 its compiled code for a script, and Node cannot for a module
@@ -98,7 +105,7 @@ const { output } = await build({
 assertNoCircle(output);
 const chunks = output.map(({ fileName }) => {
   const text = readFileSync(`${program}${fileName}`, 'utf8');
-  return [fileName, asFunction(lazyBuiltins(plainBuiltins(text), fileName))];
+  return [fileName, asFunction(lazyRequires(plainBuiltins(text), fileName))];
 });
 // a process that loads a chunk late must not get one of another build
 const buildId = createHash('sha256').update(JSON.stringify(chunks)).digest('hex').slice(0, 32);

@@ -9,6 +9,7 @@ import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { isEngineChunk } from './transforms.mjs';
 
 const SELF = fileURLToPath(import.meta.url);
 const EXERCISE = '--exercise';
@@ -23,7 +24,9 @@ if (process.argv[1] === SELF && process.argv[3] !== EXERCISE) makeCodeCache(proc
 else if (process.argv[1] === SELF) {
   const { load, chunks, CODE_FOLDER } = createRequire(import.meta.url)(join(resolve(process.argv[2]), 'load.cjs'));
   rmSync(CODE_FOLDER, { recursive: true, force: true });
-  await exercise(load);
+  const { formats } = load('library.cjs');
+  assertNoEngine([...chunks.keys()]);
+  await exercise(load, formats);
   mkdirSync(CODE_FOLDER);
   for (const [name, { script }] of chunks) {
     writeFileSync(join(CODE_FOLDER, name), script.createCachedData());
@@ -32,16 +35,25 @@ else if (process.argv[1] === SELF) {
   process.exit(0);
 }
 
-/** Every command on small images, and what a mount does with its disk. */
-async function exercise(load) {
+/** @param loaded the chunks that are loaded with the list of formats */
+function assertNoEngine(loaded) {
+  const engine = loaded.find(isEngineChunk);
+  if (engine !== undefined)
+    throw new Error(`${engine} is loaded with the list of formats: its plug uses it before it is called`);
+}
+
+/** Every command on small images of every format, and what a mount does with its disk. */
+async function exercise(load, formats) {
   const { main } = load('main.cjs');
   const folder = mkdtempSync(join(tmpdir(), 'imgfuse-code-'));
   try {
     process.env['IMGFUSE_RUNTIME_DIR'] = folder;
-    for (const format of ['qcow2', 'qed', 'raw']) {
-      const image = join(folder, `disk.${format}`);
+    for (const { name, canCreate } of formats) {
+      load(`format-${name}.cjs`);
+      if (!canCreate) continue;
+      const image = join(folder, `disk.${name}`);
       for (const line of [
-        ['create', '-f', format, image, '16M'],
+        ['create', '-f', name, image, '16M'],
         ...['info', 'check', 'map'].map((command) => [command, image]),
         ['info', '--output=json', image],
         ['resize', image, '+1M'],

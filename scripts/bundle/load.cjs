@@ -15,8 +15,8 @@ const BUILD = 'BUILD';
 const chunks = new Map();
 // for threads, which may start when the files are those of another build
 globalThis[Symbol.for('imgfuse.build')] = BUILD;
-/** One for all files: what a thread allocates while it starts stays in its memory. */
-let scratch = Buffer.allocUnsafeSlow(256 * 1024);
+/** One for all files: what a thread allocates while it starts stays in its memory, as far as it was used. */
+let scratch = Buffer.allocUnsafeSlow(1024 * 1024);
 
 /** A chunk is a function `(exports, require, module, __filename, __dirname)` in ASCII. @returns its exports */
 function load(name) {

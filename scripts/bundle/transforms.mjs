@@ -43,12 +43,18 @@ export function cliAsScript(cli) {
   return `'use strict';\n(async () => {\n${replaceOnce(body, /^#!.*\n/, '')}})();\n`;
 }
 
+/** Whether a chunk is the engine of one format (engines.mjs): it is loaded at its first use. */
+export function isEngineChunk(fileName) {
+  return fileName.startsWith('format-');
+}
+
 /** A chunk that is loaded while it loads another one has no values yet. @throws Error if that can happen */
 export function assertNoCircle(chunks) {
   const byName = new Map(chunks.map((chunk) => [chunk.fileName, chunk]));
   const visit = (name, path) => {
     if (path.includes(name)) throw new Error(`chunks load each other: ${[...path, name].join(' -> ')}`);
-    for (const next of byName.get(name)?.imports ?? []) visit(next, [...path, name]);
+    const loaded = byName.get(name)?.imports.filter((next) => !isEngineChunk(next)) ?? [];
+    for (const next of loaded) visit(next, [...path, name]);
   };
   for (const name of byName.keys()) visit(name, []);
 }
@@ -58,14 +64,18 @@ export function asFunction(chunk) {
   return `(function (exports, require, module, __filename, __dirname) {${chunk}\n})`;
 }
 
-/** The files that are loaded with some, themselves included; not what is imported later, and not packages. */
-export function loadedWith(files) {
+/**
+ * The files that are loaded with some, themselves included; not what is imported later, and not packages.
+ * @param follows whether an import counts
+ */
+export function loadedWith(files, follows = (_from, _to) => true) {
   const loaded = new Set(files);
   for (const file of loaded) {
     for (const [, name] of readFileSync(file, 'utf8').matchAll(
       /^(?:import|export|\}) (?:.* )?from ['"](\.[^'"]+)['"];$/gm,
     )) {
-      loaded.add(join(dirname(file), name));
+      const imported = join(dirname(file), name);
+      if (follows(file, imported)) loaded.add(imported);
     }
   }
   return loaded;
@@ -120,11 +130,13 @@ export function plainBuiltins(text) {
   return changed;
 }
 
-/** Loads modules of Node that not every path needs at their first use: `node_net.connect` becomes `node_net().connect`. */
-export function lazyBuiltins(text, fileName) {
+/** Loads engines, and modules of Node that not every path needs, at the first use: `node_net.connect` becomes `node_net().connect`. */
+export function lazyRequires(text, fileName) {
   let changed = text.replaceAll(/\bimport\("(node:\w+)"\)/g, 'Promise.resolve(require("$1"))');
-  for (const [statement, name, module] of text.matchAll(/^let (\w+) = (require\("node:([\w/]+)"\));\n/gm)) {
-    if (!LAZY.includes(module.slice('require("node:'.length, -2))) continue;
+  for (const [statement, name, module, place, id] of text.matchAll(
+    /^(?:let|const) (\w+) = (require\("(node:|\.\/)([\w./-]+)"\));\n/gm,
+  )) {
+    if (place === './' ? !isEngineChunk(id) : !LAZY.includes(id)) continue;
     changed = changed.replace(statement, '');
     // a default import
     const whole = new RegExp(`^${name} = (\\w+\\.__toESM\\()${name}(, 1\\);)\\n`, 'm').exec(changed);
