@@ -58,7 +58,9 @@ export function openAsif(file: HostFile): AsifImage {
     });
   });
   return new AsifImage(file, {
-    ...{ pieces: table.state(describeHeader(header), 'chunk'), blockBytes: header.blockBytes, run: layout.run },
+    pieces: table.state(describeHeader(header), 'chunk'),
+    blockBytes: header.blockBytes,
+    run: layout.run,
     ...{ partial: partial.buffer, bitmaps: bitmaps.buffer },
   });
 }

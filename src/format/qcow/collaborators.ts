@@ -67,19 +67,19 @@ export function connect(
   const flush = createFlush({ file, geometry, lock, tracker, pending, pendingTables, linker, free, log });
   const reusable = () => ({ waiting: free.unsettledCount, free: free.freeCount });
   const data = new GuestData(file, state.volumeKey);
-  const ground = { ...mapped, access, allocator, backing, data, disk, flush, free, linker, lock, mapper, reservations };
-  const parts = { ...ground, pendingTables, reusable, tracker };
+  const ground = { access, ...mapped, allocator, backing, data, disk, flush, free, linker, lock, mapper, reservations };
+  const parts = { pendingTables, ...ground, reusable, tracker };
 
   const reader = new QcowRunReader(data, new CompressedReader(file, clusterSize), backing);
   const ranges = new RangeReader<Run>(lock, mapper, reader);
-  const allocating = new AllocatingWrite({ ...parts, cow: new CowBuffer(ranges, data) });
+  const allocating = new AllocatingWrite({ cow: new CowBuffer(ranges, data), ...parts });
   const writer = new QcowRunWriter({ allocating, data, lock });
-  const runs = new ReservedRuns<Run>({ ...parts, clusterSize, readOnly: file.readOnly, ranges, writer });
-  const deallocator = new Deallocator({ ...parts, runs, writer });
-  const copier = backing && new CopyUp<Run>({ ...parts, backing, clusterSize, allocating, deallocator });
+  const runs = new ReservedRuns<Run>({ clusterSize, readOnly: file.readOnly, ranges, writer, ...parts });
+  const deallocator = new Deallocator({ runs, writer, ...parts });
+  const copier = backing && new CopyUp<Run>({ clusterSize, allocating, deallocator, ...parts, backing });
   const showsPlaces = !data.isEncrypted;
   const holes = showsPlaces ? new HostHoles(file) : null;
   const scan = new StatusScan(new QcowScannedTables(mapped, mapper), holes, backing !== null);
   const imageMap = new ImageMap({ lock, scan, backing, showsPlaces, dataFile: null });
-  return { ...parts, allocating, copier, deallocator, imageMap, runs };
+  return { allocating, copier, deallocator, imageMap, runs, ...parts };
 }

@@ -39,8 +39,8 @@ export interface FlushParts extends Omit<SettlingFlushParts, 'linkHeldBack' | 'p
 export function createFlush(parts: FlushParts): Flush {
   const { file, geometry } = parts;
   return new SettlingFlush({
-    ...parts,
     word: 'clusters',
+    ...parts,
     linkHeldBack: () => linkHeldBack(parts),
     punch: ({ start, end }) => {
       failpoint('punch-hole');

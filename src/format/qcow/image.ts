@@ -31,8 +31,12 @@ export function qcowImage(
 ): WritableImage {
   const parts = connect(file, backing, state, slot, log);
   const { clusterSize } = parts.geometry;
-  const own = { format: 'qcow', files: onlyFile(file), clusterSize, dirtyBit: null };
-  return new MappedImage(file, { ...parts, ...own }, new QcowSteps(state.header, parts), state);
+  return new MappedImage(
+    file,
+    { format: 'qcow', files: onlyFile(file), clusterSize, dirtyBit: null, ...parts },
+    new QcowSteps(state.header, parts),
+    state,
+  );
 }
 
 class QcowSteps implements ImageSteps {

@@ -39,7 +39,7 @@ export function openQcow(file: HostFile, options: OpenOptions): WritableImage {
   const allocatedClusters = known ?? walk?.report.allocatedClusters ?? countOnHost(file, header, options);
   const place = { virtualSize: header.size, allocatedClusters, volumeKey };
   if (walk !== null) cutLeakedTail(file, walk, options.log);
-  const state = createQcowState(header, { ...options, ...place, fileLength: file.size() });
+  const state = createQcowState(header, { fileLength: file.size(), ...options, ...place });
   if (walk !== null) reclaimLeaks(state, file, walk.used, geometry.clusterSize);
   return qcowImage(file, state, 0, backing, options.log);
 }

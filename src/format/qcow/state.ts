@@ -38,7 +38,7 @@ export function createQcowState(header: QcowHeader, options: QcowStateOptions): 
   const { volumeKey } = options;
   // each link may need a table
   const pendingTables = createPendingLinksState(mapped.pending.capacity);
-  const state = { ...mapped, header, volumeKey, pendingTables };
+  const state = { header, ...mapped, volumeKey, pendingTables };
   const numbers = new Float64Array(state.numbers);
   numbers[FILE_END] = roundUp(options.fileLength, clusterSize);
   numbers[FILE_LENGTH] = options.fileLength;

@@ -74,21 +74,21 @@ function connectTables(files: Qcow2Files, state: Qcow2State, slot: number, log: 
   const tracker = new WriteTracker(state.tracker, file, log, dataFile);
   const access = new GuestAccess(file, tracker, disk);
   const headerBits = new HeaderBits({ file, header, lock, words, tracker, log });
-  const ground = { ...files, header, clusterBits, hasDataFile, version, geometry, lock, log, numbers, headerBits };
-  const shared = { ...ground, disk, reservations, tracker, access, ...connectLists(state) };
+  const ground = { header, ...files, clusterBits, hasDataFile, version, geometry, lock, log, numbers, headerBits };
+  const shared = { disk, ...ground, reservations, tracker, access, ...connectLists(state) };
 
   const { free, decrements, metadata, pending } = shared;
   const tables = new Tables(file, new TableCache(state.cache), tracker, geometry.clusterSize);
   const overlap = new OverlapCheck(geometry, metadata, headerBits, numbers, hasDataFile);
-  const refcounts = new Refcounts({ ...shared, tables, overlap });
-  const unread = new UnreadFree(state.unreadFree, { ...shared, refcounts });
-  const mapper = new Mapper({ ...shared, path: file.path, tables });
-  const newCounters = new NewCounters({ ...shared, tables });
-  const allocator = new Allocator({ ...shared, tables, refcounts, newCounters, unread, overlap });
-  const linker = new Linker({ ...shared, tables, mapper, allocator, overlap });
-  const flush = new Flush({ ...shared, refcounts, newCounters, unread, linker });
+  const refcounts = new Refcounts({ tables, ...shared, overlap });
+  const unread = new UnreadFree(state.unreadFree, { refcounts, ...shared });
+  const mapper = new Mapper({ path: file.path, ...shared, tables });
+  const newCounters = new NewCounters({ tables, ...shared });
+  const allocator = new Allocator({ tables, ...shared, refcounts, newCounters, unread, overlap });
+  const linker = new Linker({ tables, ...shared, mapper, allocator, overlap });
+  const flush = new Flush({ refcounts, ...shared, newCounters, unread, linker });
   const reusable = () => ({ waiting: decrements.count + pending.count, free: free.freeCount + unread.count });
-  return { ...shared, tables, overlap, mapper, allocator, unread, linker, flush, reusable };
+  return { tables, ...shared, overlap, mapper, allocator, unread, linker, flush, reusable };
 }
 
 /** What is known of clusters beside the tables. */
@@ -112,20 +112,20 @@ function connectRuns(shared: ReturnType<typeof connectTables>, snapshots: readon
   const showsPlaces = !data.isEncrypted;
   const compressed = new CompressedReader(file, header.compressionType, header.clusterBits);
   const ranges = new RangeReader<Run>(lock, mapper, new Qcow2RunReader(data, compressed, backing));
-  const scanned = new Qcow2ScannedTables({ ...shared, slices: tables.slices });
+  const scanned = new Qcow2ScannedTables({ slices: tables.slices, ...shared });
   const holes = showsPlaces ? new HostHoles(dataFile ?? file) : null;
   const scan = new StatusScan(scanned, holes, backing !== null);
   const imageMap = new ImageMap({ lock, scan, backing, showsPlaces, dataFile });
 
   const clusters = dataFile === null ? imageClusters(allocator) : dataFileClusters(geometry);
   const cow = new CowBuffer(ranges, data);
-  const allocating = new AllocatingWrite({ ...shared, data, clusters, cow, imageMap });
-  const writer = new Qcow2RunWriter({ ...shared, allocating, data });
-  const runs = new ReservedRuns<Run>({ ...shared, clusterSize, readOnly: file.readOnly, ranges, writer });
+  const allocating = new AllocatingWrite({ data, ...shared, clusters, cow, imageMap });
+  const writer = new Qcow2RunWriter({ allocating, ...shared, data });
+  const runs = new ReservedRuns<Run>({ clusterSize, ...shared, readOnly: file.readOnly, ranges, writer });
   const isRaw = header.dataFileRaw && !data.isEncrypted;
-  const deallocator = new Deallocator({ ...shared, data, isRaw, runs, writer });
-  const copier = backing && new CopyUp<Run>({ ...shared, backing, clusterSize, allocating, deallocator });
+  const deallocator = new Deallocator({ data, ...shared, isRaw, runs, writer });
+  const copier = backing && new CopyUp<Run>({ clusterSize, ...shared, backing, allocating, deallocator });
   const readable =
-    snapshots.length === 0 ? {} : { snapshots: new Qcow2Snapshots(snapshots, { ...shared, data, compressed }) };
+    snapshots.length === 0 ? {} : { snapshots: new Qcow2Snapshots(snapshots, { data, ...shared, compressed }) };
   return { allocating, clusterSize, copier, deallocator, imageMap, runs, ...readable };
 }

@@ -59,7 +59,7 @@ export class Deallocator {
 
   constructor(parts: DeallocatorParts) {
     this.parts = parts;
-    this.inPlace = new ZeroInPlace({ ...parts, clusterSize: parts.geometry.clusterSize });
+    this.inPlace = new ZeroInPlace({ clusterSize: parts.geometry.clusterSize, ...parts });
   }
 
   /** [offset, offset + length) reads as zeros afterwards. @param diskEnd virtual size: its last cluster counts as whole */

@@ -27,7 +27,7 @@ export function qcow2Image(
   const files = [...onlyFile(file), ...(dataFile === null ? [] : [{ role: 'data', file: dataFile } as const])];
   return new MappedImage(
     file,
-    { ...parts, format: 'qcow2', files, dirtyBit: parts.headerBits },
+    { format: 'qcow2', ...parts, files, dirtyBit: parts.headerBits },
     new Qcow2Steps(parts, state),
     state,
   );

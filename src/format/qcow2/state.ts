@@ -108,8 +108,8 @@ export function createQcow2State(header: FixedHeader, options: Qcow2StateOptions
   const { hasLeaks, metadata, readOnly, snapshots, unreadFree, volumeKey } = options;
   const clusterSize = 2 ** header.clusterBits;
   const state = {
-    ...createMappedState(options, { clusterSize, wordCount: WORD_COUNT, numberCount: NUMBER_COUNT }),
     header,
+    ...createMappedState(options, { clusterSize, wordCount: WORD_COUNT, numberCount: NUMBER_COUNT }),
     volumeKey,
     metadata,
     unreadFree,

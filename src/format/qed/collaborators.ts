@@ -88,13 +88,13 @@ export function connect(
   const { clusterSize } = header;
   const reader = new PlainRunReader(file, backing, 'cluster');
   const ranges = new RangeReader(lock, mapper, reader);
-  const allocating = new AllocatingWrite({ ...parts, cow: new CowBuffer(reader, file) });
+  const allocating = new AllocatingWrite({ cow: new CowBuffer(reader, file), ...parts });
   const writer = new PlainRunWriter({ file, lock, allocating });
-  const runs = new ReservedRuns({ ...parts, clusterSize, readOnly: file.readOnly, ranges, writer });
-  const deallocator = new Deallocator({ ...parts, runs, writer });
-  const copier = backing && new CopyUp({ ...parts, backing, clusterSize, allocating, deallocator });
+  const runs = new ReservedRuns({ clusterSize, readOnly: file.readOnly, ranges, writer, ...parts });
+  const deallocator = new Deallocator({ runs, writer, ...parts });
+  const copier = backing && new CopyUp({ clusterSize, allocating, deallocator, ...parts, backing });
   const scanned = new QedScannedTables(geometry, tables.slices, pending, mapper);
   const scan = new StatusScan(scanned, new HostHoles(file), backing !== null);
   const imageMap = new ImageMap({ lock, scan, backing, showsPlaces: true, dataFile: null });
-  return { ...parts, allocating, copier, deallocator, imageMap, runs };
+  return { allocating, copier, deallocator, imageMap, runs, ...parts };
 }

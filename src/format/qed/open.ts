@@ -62,8 +62,8 @@ export function openQed(file: HostFile, options: OpenOptions, reclaim: boolean):
   }
   const { allocatedClusters } = walk.report;
   const state = createQedState(header, {
-    ...options,
     fileLength,
+    ...options,
     virtualSize: header.imageSize,
     allocatedClusters,
     isDirty: dirty || reclaims,
@@ -98,7 +98,7 @@ function openClosedClean(
 ): WritableImage {
   const backing = header.backingName === null ? null : options.openBacking(backingReference(header));
   const place = { fileLength: file.size(), virtualSize: header.imageSize };
-  const state = createQedState(header, { ...options, ...place, allocatedClusters, isDirty: false });
+  const state = createQedState(header, { allocatedClusters, ...options, ...place, isDirty: false });
   return qedImage(file, state, 0, backing, options.log);
 }
 
@@ -115,8 +115,8 @@ function openReadOnly(file: HostFile, header: QedHeader, options: OpenOptions): 
   const estimate = options.isLazy === true ? clustersOnHost : possibleClusters;
   const allocatedClusters = found?.clusters ?? estimate(file, imageSize, clusterSize);
   const state = createQedState(header, {
-    ...options,
     fileLength,
+    ...options,
     virtualSize: header.imageSize,
     allocatedClusters,
     isDirty: dirty,

@@ -37,8 +37,8 @@ export function createQedState(header: QedHeader, options: QedStateOptions): Qed
   const { fileLength, isDirty } = options;
   const { clusterSize } = header;
   const state = {
-    ...createMappedState(options, { clusterSize, wordCount: WORD_COUNT, numberCount: NUMBER_COUNT }),
     header,
+    ...createMappedState(options, { clusterSize, wordCount: WORD_COUNT, numberCount: NUMBER_COUNT }),
   };
   new Int32Array(state.words)[DIRTY] = isDirty ? 1 : 0;
   const numbers = new Float64Array(state.numbers);

@@ -92,11 +92,11 @@ export function connect(
   const { clusterSize } = geometry;
   const reader = new PlainRunReader(file, backing, 'block');
   const ranges = new RangeReader(lock, mapper, reader);
-  const allocating = new AllocatingWrite({ ...parts, cow: new CowBuffer(reader, file) });
+  const allocating = new AllocatingWrite({ cow: new CowBuffer(reader, file), ...parts });
   const writer = new PlainRunWriter({ file, lock, allocating, beforeChange: modifyUuid });
-  const runs = new ReservedRuns({ ...parts, clusterSize, readOnly: file.readOnly, ranges, writer });
-  const deallocator = new Deallocator({ ...parts, runs, writer });
-  const copier = backing && new CopyUp({ ...parts, backing, clusterSize, allocating, deallocator });
+  const runs = new ReservedRuns({ clusterSize, readOnly: file.readOnly, ranges, writer, ...parts });
+  const deallocator = new Deallocator({ runs, writer, ...parts });
+  const copier = backing && new CopyUp({ clusterSize, allocating, deallocator, ...parts, backing });
   const scan = new StatusScan(new VdiScannedTables(mapped, mapper), new HostHoles(file), backing !== null);
   const imageMap = new ImageMap({ lock, scan, backing, showsPlaces: true, dataFile: null });
   const dirtyBit = {
@@ -105,5 +105,5 @@ export function connect(
       allocatedCount.abandon(thread);
     },
   };
-  return { ...parts, allocating, copier, deallocator, dirtyBit, imageMap, runs };
+  return { allocating, copier, deallocator, dirtyBit, imageMap, runs, ...parts };
 }

@@ -39,8 +39,8 @@ export interface FlushParts extends Omit<SettlingFlushParts, 'linkHeldBack' | 'p
 export function createFlush(parts: FlushParts): Flush {
   const { file, geometry, linker, lock, numbers, pending, tracker } = parts;
   return new SettlingFlush({
-    ...parts,
     word: 'blocks',
+    ...parts,
     linkHeldBack: () => {
       const count = lock.run(() => pending.count);
       if (count === 0) return;

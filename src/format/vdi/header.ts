@@ -63,7 +63,10 @@ interface Places {
   readonly uuids: number;
 }
 const PLACES: Places = {
-  ...{ type: TYPE_AT, flags: 80, diskSize: DISK_SIZE_AT, blockSize: 376 },
+  type: TYPE_AT,
+  flags: 80,
+  diskSize: DISK_SIZE_AT,
+  blockSize: 376,
   ...{ blockCount: BLOCK_COUNT_AT, allocated: ALLOCATED_AT, uuids: 392 },
 };
 const PLACES_0: Places = {
@@ -111,7 +114,9 @@ export function readHeader(file: HostFile): VdiHeader {
   const blocks = parseBlocks(file, view, places, isVersion0);
   const [uuidCreate, uuidModify, uuidLinkage, uuidParentModify] = parseUuids(bytes, places);
   const header: VdiHeader = {
-    ...{ isVersion0, type, flags: view.getUint32(places.flags, true) },
+    isVersion0,
+    type,
+    flags: view.getUint32(places.flags, true),
     ...blocks,
     ...parsePlaces(file, view, blocks, isVersion0),
     ...{ uuidCreate, uuidModify, uuidLinkage, uuidParentModify },

@@ -41,7 +41,7 @@ export function vdiImage(
   const { header } = state;
   const named = { format: 'vdi', files: onlyFile(file), clusterSize: header.blockSize, identity: identityOf(header) };
   const adoptParent = (identity: string) => storeParent(parts, identity);
-  return new MappedImage(file, { ...named, ...parts, adoptParent }, new VdiSteps(state, parts, log), state);
+  return new MappedImage(file, { adoptParent, ...named, ...parts }, new VdiSteps(state, parts, log), state);
 }
 
 /** What the guest sees stays the same, so uuidModify does as well. */

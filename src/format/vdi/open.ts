@@ -39,7 +39,7 @@ export function openVdi(file: HostFile, options: OpenOptions): WritableImage {
     const message = `${file.path} is a block device, and a VDI image grows with its file; mount it with -o ro, or copy it to a file`;
     throw new ImgfuseError('unsupported', message, { path: file.path });
   }
-  const named = { ...options, nextModify: nextModify(file.path, header, options.committedFrom) };
+  const named = { nextModify: nextModify(file.path, header, options.committedFrom), ...options };
   const allocated = allocatedWhenClosed(file, header, options);
   if (allocated !== null) {
     const parent = openParent(header, options);
@@ -67,7 +67,7 @@ function stateOf(
   allocatedClusters: number,
 ): VdiState {
   const place = { fileLength: file.size(), virtualSize: virtualSizeOf(header) };
-  return createVdiState(header, { ...options, ...place, allocatedClusters, end, reserved: end });
+  return createVdiState(header, { allocatedClusters, ...options, ...place, end, reserved: end });
 }
 
 /** How many blocks there are in an image that was closed clean and not touched since; null if it is not that image. */
@@ -90,7 +90,7 @@ function openReadOnly(file: HostFile, header: VdiHeader, options: OpenOptions): 
       ? clustersOnHost(file, size, blockSize)
       : (countAllocated(file, header) ?? possibleClusters(file, size, blockSize));
   const end = Math.min(blocks, header.blockCount);
-  const unchanged = { ...options, nextModify: header.uuidModify };
+  const unchanged = { nextModify: header.uuidModify, ...options };
   return vdiImage(file, stateOf(file, header, unchanged, end, allocatedClusters), 0, parent, options.log);
 }
 

@@ -41,7 +41,7 @@ export interface VdiStateOptions extends MappedStateOptions {
 export function createVdiState(header: VdiHeader, options: VdiStateOptions): VdiState {
   const { blockSize, blockCount, dataOffset, mapOffset } = header;
   const format = { clusterSize: blockSize, wordCount: WORD_COUNT, numberCount: NUMBER_COUNT };
-  const state = { ...createMappedState(options, format), header, nextModify: options.nextModify };
+  const state = { header, ...createMappedState(options, format), nextModify: options.nextModify };
   const numbers = new Float64Array(state.numbers);
   numbers[MAP_OFFSET] = mapOffset;
   numbers[DATA_OFFSET] = dataOffset;

@@ -71,10 +71,7 @@ export function connect(
   const session = new Session({ file, lock, words, numbers, tracker, logWriter, state });
   const bat = new Bat(unplaced.tableFile(), new TableCache(state.cache), numbers);
   const bitmaps = new Bitmaps(bat, geometry, new PendingLinks<number>(state.waitingBits));
-  const flush = createFlush({
-    ...{ bitmaps, file, lock, tracker, free, logWriter, unplaced, log },
-    linker: () => linker,
-  });
+  const flush = createFlush({ bitmaps, file, lock, tracker, free, logWriter, unplaced, log, linker: () => linker });
   const batEnd = () => numbers.batOffset + numbers.batEntries * ENTRY_BYTES;
   const places = new Places(
     () => numbers.fileEnd,
@@ -119,16 +116,16 @@ export function connect(
   const clusterSize = geometry.blockBytes;
   const reader = new PlainRunReader(file, backing, 'block');
   const ranges = new RangeReader<Run>(lock, mapper, reader);
-  const allocating = new AllocatingWrite({ ...parts, cow: new CowBuffer(reader, file) });
+  const allocating = new AllocatingWrite({ cow: new CowBuffer(reader, file), ...parts });
   const writer = new PlainRunWriter<Run>({ file, lock, allocating, beforeChange: session });
-  const runs = new ReservedRuns<Run>({ ...parts, clusterSize, readOnly: file.readOnly, ranges, writer });
-  const deallocator = new Deallocator({ ...parts, runs, writer });
-  const copier = backing && new CopyUp<Run>({ ...parts, backing, clusterSize, allocating, deallocator });
+  const runs = new ReservedRuns<Run>({ clusterSize, readOnly: file.readOnly, ranges, writer, ...parts });
+  const deallocator = new Deallocator({ runs, writer, ...parts });
+  const copier = backing && new CopyUp<Run>({ clusterSize, allocating, deallocator, ...parts, backing });
   const scanned = new VhdxScannedTables(geometry, bat, new PendingLinks(state.pending), mapper, places);
   const scan = new StatusScan(scanned, new HostHoles(file), backing !== null);
   // the log may have bytes of a block, too
   const imageMap = new ImageMap({ lock, scan, backing, showsPlaces: replay === null, dataFile: null });
-  return { ...parts, allocating, copier, deallocator, dirtyBit: session, imageMap, runs };
+  return { allocating, copier, deallocator, dirtyBit: session, imageMap, runs, ...parts };
 }
 
 /** Space is counted in MiB, because blocks and bitmaps lie at any; a block, or a BAT, is what others call a table. */

@@ -75,8 +75,8 @@ export function createFlush(parts: FlushParts): Flush {
     }
   };
   const flush = new SettlingFlush({
-    ...parts,
     word: 'blocks',
+    ...parts,
     linkHeldBack: () => {
       const { before, count } = lock.run(() => ({ before: logWriter.moment(), count: bitmaps.waiting.count }));
       if (count > 0) {

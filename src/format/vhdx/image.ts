@@ -44,7 +44,7 @@ export function vhdxImage(
   const { details, disk } = state;
   const named = { format: 'vhdx', files: onlyFile(file), clusterSize: disk.blockBytes, identity: details.identity! };
   const adoptParent = (identity: string) => storeParent(parts, identity);
-  return new MappedImage(file, { ...named, ...parts, adoptParent }, new VhdxSteps(parts), state);
+  return new MappedImage(file, { adoptParent, ...named, ...parts }, new VhdxSteps(parts), state);
 }
 
 /** Durable in the log. What the guest sees stays the same, so the DataWriteGuid does as well. */

@@ -110,7 +110,7 @@ function createState(layout: Layout, options: OpenOptions, allocatedClusters: nu
   const { disk, headers, view } = layout;
   const size = { virtualSize: disk.virtualSize, fileLength: view.size(), fileEnd };
   const nextGuid = options.readOnly ? null : nextDataWriteGuid(view.path, headers.current, options.committedFrom);
-  return createVhdxState(layout, { ...options, ...size, allocatedClusters, details: detailsOf(layout), nextGuid });
+  return createVhdxState(layout, { allocatedClusters, ...options, ...size, details: detailsOf(layout), nextGuid });
 }
 
 /** What is read, and not written. */

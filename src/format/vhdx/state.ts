@@ -73,7 +73,7 @@ export interface VhdxStateOptions extends MappedStateOptions {
 export function createVhdxState({ disk, headers, regions, replay }: Layout, options: VhdxStateOptions): VhdxState {
   const { details, fileEnd, fileLength, nextGuid, readOnly } = options;
   const sizes = { clusterSize: disk.blockBytes, unitBytes: MIB, sliceBytes: LOG_SECTOR_BYTES };
-  const mapped = createMappedState(options, { ...sizes, wordCount: WORD_COUNT, numberCount: NUMBER_COUNT });
+  const mapped = createMappedState(options, { wordCount: WORD_COUNT, ...sizes, numberCount: NUMBER_COUNT });
   const numbers = new Float64Array(mapped.numbers);
   numbers[FILE_END] = fileEnd;
   numbers[FILE_LENGTH] = fileLength;
@@ -81,9 +81,9 @@ export function createVhdxState({ disk, headers, regions, replay }: Layout, opti
   numbers[BAT_ENTRIES] = (regions.bat.end - regions.bat.start) / ENTRY_BYTES;
   const { logLength, logOffset } = headers.current;
   return {
+    taken: takenIn({ headers, regions }),
     ...mapped,
     ...{ details, disk, logLength, logOffset, replay: readOnly ? replay : null },
-    taken: takenIn({ headers, regions }),
     waitingBits: createPendingLinksState(readOnly || disk.parent === null ? 1 : WAITING_WORDS),
     unplaced: createUnplacedSectorsState(readOnly ? 0 : MAX_ENTRY_SECTORS),
     logGuid: new SharedArrayBuffer(UUID_BYTES),

@@ -68,7 +68,14 @@ export function connectVmdk(
   ];
   const details = state.extents.map((extent) => extent.details);
   const parts = {
-    ...{ file, files, readOnly, backing, extents, session, tracker, isOneFile },
+    file,
+    files,
+    readOnly,
+    backing,
+    extents,
+    session,
+    tracker,
+    isOneFile,
     resize: (size: number) => resizeVmdk({ path, extents, session, createType: descriptor.createType }, size),
     writeSize: () => writeSize({ extents, session }),
     adoptParent: (identity: string) => session.edit((text) => withParent(text, renamedParent(descriptor, identity))),

@@ -56,7 +56,10 @@ export function openVmdk(file: HostFile, wanted: OpenOptions): WritableImage {
   const opened = extents.map((extent) => openExtentImage(extent, backing, options));
   if (!options.readOnly) mendDescriptor(file, found, descriptor, extents, options);
   const state: VmdkState = {
-    ...{ descriptor, place: found.place, words: createSessionWords(), tracker: createWriteTrackerState() },
+    descriptor,
+    place: found.place,
+    words: createSessionWords(),
+    tracker: createWriteTrackerState(),
     identity: nextIdentity(file.path, found.text, descriptor, options.committedFrom),
     readOnly: options.readOnly,
     isOneFile: found.embedding !== null,
@@ -64,7 +67,11 @@ export function openVmdk(file: HostFile, wanted: OpenOptions): WritableImage {
     extents: extents.map(({ fileIndex, line, start, tables }, i): ExtentState => {
       const { facts = null, kind = null } = tables ?? {};
       return {
-        ...{ fileIndex, line, start, kind: kind?.title ?? null, grainBytes: facts?.grainBytes ?? 0 },
+        fileIndex,
+        line,
+        start,
+        kind: kind?.title ?? null,
+        grainBytes: facts?.grainBytes ?? 0,
         details: extentDetails(file.path, line, facts, found.embedding !== null),
         state: opened[i]?.share().state ?? null,
       };
@@ -193,7 +200,12 @@ function openExtentImage(
   }
   const { closedFacts, isLazy, log, progress, slots, tableCacheBytes } = options;
   return tables.kind.open(file, {
-    ...{ closedFacts, isLazy, log, progress, slots, tableCacheBytes },
+    closedFacts,
+    isLazy,
+    log,
+    progress,
+    slots,
+    tableCacheBytes,
     readOnly: options.readOnly || file.readOnly,
     backing: viewFrom(backing, start),
   });

@@ -44,7 +44,7 @@ export class Deallocator {
 
   constructor(parts: DeallocatorParts) {
     this.parts = parts;
-    this.inPlace = new ZeroInPlace({ ...parts, clusterSize: parts.geometry.blockSize });
+    this.inPlace = new ZeroInPlace({ clusterSize: parts.geometry.blockSize, ...parts });
   }
 
   /** [offset, offset + length) reads as zeros afterwards. @param diskEnd virtual size: its last block counts as whole */

@@ -35,8 +35,8 @@ export interface FlushParts extends Omit<SettlingFlushParts, 'linkHeldBack' | 'p
 export function createFlush(parts: FlushParts): Flush {
   const { bitmaps, file, geometry, lock, tracker } = parts;
   return new SettlingFlush({
-    ...parts,
     word: 'blocks',
+    ...parts,
     linkHeldBack: () => {
       const count = lock.run(() => bitmaps.freeze());
       if (count === 0) return;

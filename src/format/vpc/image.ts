@@ -33,8 +33,12 @@ export function vpcImage(
 ): WritableImage {
   const parts = connect(file, backing, state, slot, log);
   const { header, uuid } = state;
-  const own = { format: 'vpc', files: onlyFile(file), clusterSize: header.blockSize, identity: uuid };
-  return new MappedImage(file, { ...parts, ...own }, new VpcSteps(header, parts), state);
+  return new MappedImage(
+    file,
+    { format: 'vpc', files: onlyFile(file), clusterSize: header.blockSize, identity: uuid, ...parts },
+    new VpcSteps(header, parts),
+    state,
+  );
 }
 
 class VpcSteps implements ImageSteps {

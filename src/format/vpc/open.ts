@@ -46,9 +46,9 @@ export function openVpc(file: HostFile, options: OpenOptions): WritableImage {
   const starts = Array.from(found.starts, (sector) => sector * SECTOR_BYTES);
   const grid = gridOf(header.blockSize, starts, found.usedEnd);
   const state = createVpcState({
+    offGridEnd: offGridEnd(new Geometry(header.blockSize, grid), found),
     ...options,
     ...{ header, grid, usedEnd: found.usedEnd, hasBatmap: found.batmap !== null },
-    offGridEnd: offGridEnd(new Geometry(header.blockSize, grid), found),
     ...{ footer: footer.bytes, uuid: footer.uuid, type: footer.type, creator: footer.creator },
     fileLength: file.size(),
     virtualSize: size,
@@ -69,10 +69,10 @@ function openReadOnly(file: HostFile, layout: SparseLayout, options: OpenOptions
       : (countAllocated(file, header, size) ?? possibleClusters(file, size, header.blockSize));
   const fileLength = file.size();
   const state = createVpcState({
+    fileLength,
     ...options,
     ...{ header, grid: paddedGrid(header.blockSize, 0), usedEnd: fileLength, offGridEnd: fileLength, hasBatmap: false },
     ...{ footer: footer.bytes, uuid: footer.uuid, type: footer.type, creator: footer.creator },
-    fileLength,
     virtualSize: size,
     allocatedClusters: blocks,
   });

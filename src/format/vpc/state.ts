@@ -58,11 +58,11 @@ export function createVpcState(options: VpcStateOptions): VpcState {
   const sharedFooter = new SharedArrayBuffer(FOOTER_BYTES);
   new Uint8Array(sharedFooter).set(footer);
   const mostBlocks = Math.min(MAX_TABLE_ENTRIES, Math.ceil(MAX_DISK_BYTES / header.blockSize));
-  const mapped = createMappedState(options, { ...sizes, sliceBytes: SECTOR_BYTES });
+  const mapped = createMappedState(options, { sliceBytes: SECTOR_BYTES, ...sizes });
   const state = {
+    footer: sharedFooter,
     ...mapped,
     ...{ header, uuid, type, creator, grid },
-    footer: sharedFooter,
     full: createSharedByteMap(mostBlocks),
     bits: createWaitingBits(mapped.pending),
   };

@@ -60,7 +60,13 @@ export function connect(file: HostFile, state: PlainState, slot: number, log: (s
   const linker = new Linker(bat, numbers, tracker);
   // nothing is held back: there is no data below that a crash could show zeros in place of (R6)
   const flush = new SettlingFlush({
-    ...{ file, free, lock, log, tracker, word: 'clusters', linkHeldBack: () => undefined },
+    file,
+    free,
+    lock,
+    log,
+    tracker,
+    word: 'clusters',
+    linkHeldBack: () => undefined,
     punch: ({ start, end }) => {
       failpoint('punch-hole');
       file.punchHole(geometry.hostStartOf(start), (end - start) * clusterBytes);
@@ -68,17 +74,29 @@ export function connect(file: HostFile, state: PlainState, slot: number, log: (s
   });
   const reusable = () => ({ waiting: free.unsettledCount, free: free.freeCount });
   const parts = {
-    ...{ access, allocator, bat, disk, file, flush, free, geometry, inUse, linker, lock, mapper, numbers },
+    access,
+    allocator,
+    bat,
+    disk,
+    file,
+    flush,
+    free,
+    geometry,
+    inUse,
+    linker,
+    lock,
+    mapper,
+    numbers,
     ...{ reservations, reusable, tracker },
   };
 
   const ranges = new RangeReader<Run>(lock, mapper, new PlainRunReader(file, null, 'cluster'));
   const allocating = new AllocatingWrite(parts);
   const writer = new PlainRunWriter<Run>({ file, lock, allocating, beforeChange: inUse });
-  const runs = new ReservedRuns<Run>({ ...parts, clusterSize: clusterBytes, readOnly: file.readOnly, ranges, writer });
-  const deallocator = new Deallocator({ ...parts, runs, writer });
+  const runs = new ReservedRuns<Run>({ clusterSize: clusterBytes, readOnly: file.readOnly, ranges, writer, ...parts });
+  const deallocator = new Deallocator({ runs, writer, ...parts });
   const scanned = new PlainScannedTables(geometry, bat.slices, new PendingLinks(state.pending), mapper);
   const scan = new StatusScan(scanned, new HostHoles(file), false);
   const imageMap = new ImageMap({ lock, scan, backing: null, showsPlaces: true, dataFile: null });
-  return { ...parts, allocating, backing: null, copier: null, deallocator, dirtyBit: inUse, imageMap, runs };
+  return { allocating, backing: null, copier: null, deallocator, dirtyBit: inUse, imageMap, runs, ...parts };
 }

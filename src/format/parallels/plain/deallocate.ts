@@ -36,7 +36,7 @@ export class Deallocator {
 
   constructor(parts: DeallocatorParts) {
     this.parts = parts;
-    this.inPlace = new ZeroInPlace({ ...parts, backing: null, clusterSize: parts.geometry.clusterSize });
+    this.inPlace = new ZeroInPlace({ backing: null, ...parts, clusterSize: parts.geometry.clusterSize });
   }
 
   /** [offset, offset + length) reads as zeros afterwards. @param diskEnd virtual size: its last cluster counts as whole */

@@ -51,7 +51,7 @@ function openWritable(file: HostFile, header: ParallelsHeader, options: OpenOpti
   if (allocatedClusters !== null) {
     const grid = gridOf(file, header);
     const fileEnd = Math.max(grid.dataStart, file.size());
-    const state = stateOf(file, header, grid, { ...options, allocatedClusters, fileEnd, isInUse: false });
+    const state = stateOf(file, header, grid, { allocatedClusters, ...options, fileEnd, isInUse: false });
     return plainImage(file, state, 0, options.log);
   }
   // the clusters of an extension, which is dropped, belong to nobody
@@ -76,8 +76,8 @@ function openWritable(file: HostFile, header: ParallelsHeader, options: OpenOpti
     file.sync();
   }
   const state = stateOf(file, bare, walk.grid, {
-    ...options,
     allocatedClusters: walk.report.allocatedClusters,
+    ...options,
     fileEnd: walk.end,
     isInUse: header.isInUse || reclaims,
   });
@@ -121,7 +121,7 @@ function openReadOnly(file: HostFile, header: ParallelsHeader, options: OpenOpti
     ...grid,
     dataStart: header.dataOffset,
   };
-  const state = stateOf(file, header, lenient, { ...options, allocatedClusters, fileEnd: file.size(), isInUse });
+  const state = stateOf(file, header, lenient, { allocatedClusters, ...options, fileEnd: file.size(), isInUse });
   return plainImage(file, state, 0, options.log);
 }
 

@@ -48,7 +48,7 @@ export function createPlainState(header: ParallelsHeader, options: PlainStateOpt
     numberCount: NUMBER_COUNT,
     sliceBytes: SLICE_BYTES,
   };
-  const state = { ...createMappedState(options, sizes), header, phase };
+  const state = { header, ...createMappedState(options, sizes), phase };
   new Int32Array(state.words)[IN_USE] = isInUse ? 1 : 0;
   const numbers = new Float64Array(state.numbers);
   numbers[DATA_START] = dataStart;

@@ -149,8 +149,8 @@ function verified(file: HostFile, header: Qcow2Header, { check, runs }: Examined
 
 function examineWithFlags(file: HostFile, header: Qcow2Header, options: WalkOptions, runs?: MetadataRuns): Check {
   const check = examine(file, header, {
-    ...options,
     mark: runs === undefined ? undefined : (kind, first, count) => runs.add(kind, first, count),
+    ...options,
   });
   check.reportFlags();
   return check;

@@ -72,8 +72,8 @@ export function openQcow2(
       specific,
     },
     {
-      ...options,
       volumeKey,
+      ...options,
       metadata: verified?.metadata ?? known?.metadata ?? createMetadataClustersState(0),
       hasLeaks: verified !== null && (hasLeaks(verified) || losesAutoclear(header)),
       unreadFree: createUnreadFreeState(

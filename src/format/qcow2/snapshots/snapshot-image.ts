@@ -87,9 +87,9 @@ class Qcow2SnapshotImage implements SnapshotImage {
     const numbers = new SnapshotTables(snapshot, parts.numbers);
     const headerBits = { damaged: (sentence: string, at: HostOffset) => damaged(file, snapshot, sentence, at) };
     const common = { version, geometry, pending, hasDataFile: false };
-    const mapper = new Mapper({ ...common, path: file.path, tables, pendingTables, numbers, headerBits });
+    const mapper = new Mapper({ path: file.path, ...common, tables, pendingTables, numbers, headerBits });
     this.ranges = new RangeReader(lock, mapper, new Qcow2RunReader(data, compressed, backing));
-    const scanned = new Qcow2ScannedTables({ ...common, slices: tables.slices, mapper });
+    const scanned = new Qcow2ScannedTables({ slices: tables.slices, ...common, mapper });
     const holes = data.isEncrypted ? null : new HostHoles(file);
     const scan = new StatusScan(scanned, holes, backing !== null);
     this.map = new ImageMap({ lock, scan, backing, showsPlaces: !data.isEncrypted, dataFile: null });

@@ -114,7 +114,11 @@ function parseHeader(file: HostFile, { bytes, view }: Structure, slot: 0 | 1): V
   }
   if (logLength === 0 && logGuid !== null) throw invalid(file, at, 'its header has a log GUID and no log');
   return {
-    ...{ slot, bytes, logGuid, logOffset, logLength },
+    slot,
+    bytes,
+    logGuid,
+    logOffset,
+    logLength,
     sequence: sequenceAt(view, SEQUENCE_AT),
     dataWriteGuid: guidAt(bytes, DATA_WRITE_GUID_AT),
   };

@@ -83,7 +83,12 @@ function parseEntry(ring: LogRing, offset: number, logGuid: string): LogEntry | 
   if (!isInside || tail >= ring.length || descriptorSectors * LOG_SECTOR_BYTES > length) return null;
   if (guidAt(bytes, 32) !== logGuid || compareSequences(sequence, { high: 0, low: 0 }) === 0) return null;
   return {
-    ...{ offset, length, tail, sequence, descriptors, descriptorSectors },
+    offset,
+    length,
+    tail,
+    sequence,
+    descriptors,
+    descriptorSectors,
     flushedFileOffset: readU64LE(view, 48),
     lastFileOffset: readU64LE(view, 56),
   };

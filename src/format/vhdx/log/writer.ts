@@ -102,7 +102,10 @@ export class LogWriter {
     const { logGuid, numbers } = this.parts;
     const { durableLength, fileEnd, logHead } = numbers;
     return {
-      ...{ logGuid, sequence, tail: logHead, lastFileOffset: fileEnd },
+      logGuid,
+      sequence,
+      tail: logHead,
+      lastFileOffset: fileEnd,
       flushedFileOffset: Math.min(durableLength, fileEnd),
     };
   }

@@ -95,11 +95,11 @@ export function connect(
   const clusterSize = geometry.grainBytes;
   const reader = new PlainRunReader(file, backing, 'grain');
   const ranges = new RangeReader<Run>(lock, mapper, reader);
-  const allocating = new AllocatingWrite({ ...parts, cow: new CowBuffer(reader, file) });
+  const allocating = new AllocatingWrite({ cow: new CowBuffer(reader, file), ...parts });
   const writer = new PlainRunWriter<Run>({ file, lock, allocating, beforeChange: unclean });
-  const runs = new ReservedRuns({ ...parts, clusterSize, readOnly: file.readOnly, ranges, writer });
-  const deallocator = new Deallocator({ ...parts, allocating, runs, writer });
-  const copier = backing && new CopyUp({ ...parts, backing, clusterSize, allocating, deallocator });
+  const runs = new ReservedRuns({ clusterSize, readOnly: file.readOnly, ranges, writer, ...parts });
+  const deallocator = new Deallocator({ allocating, runs, writer, ...parts });
+  const copier = backing && new CopyUp({ clusterSize, allocating, deallocator, ...parts, backing });
   const scanned = new SparseScannedTables(geometry, tables.slices, pending, mapper);
   const scan = new StatusScan(scanned, new HostHoles(file), backing !== null);
   const imageMap = new ImageMap({ lock, scan, backing, showsPlaces: true, dataFile: null });
@@ -109,5 +109,5 @@ export function connect(
       allocator.abandon(thread);
     },
   };
-  return { ...parts, allocating, copier, deallocator, dirtyBit, imageMap, runs };
+  return { allocating, copier, deallocator, dirtyBit, imageMap, runs, ...parts };
 }

@@ -52,7 +52,7 @@ export class Deallocator {
 
   constructor(parts: DeallocatorParts) {
     this.parts = parts;
-    this.inPlace = new ZeroInPlace({ ...parts, clusterSize: parts.geometry.grainBytes });
+    this.inPlace = new ZeroInPlace({ clusterSize: parts.geometry.grainBytes, ...parts });
     const overParent = parts.hasZeroGrains ? ZEROS : null;
     this.zeros = parts.backing === null ? UNALLOCATED : overParent;
   }

@@ -116,7 +116,11 @@ export function parseHeader(file: HostFile, bytes: Uint8Array, at: number): Spar
   }
   const usesRedundant = (flags & SPARSEFLAG_USE_REDUNDANT) !== 0;
   return {
-    ...{ version, flags, capacity, grainBytes, tableEntries },
+    version,
+    flags,
+    capacity,
+    grainBytes,
+    tableEntries,
     descriptorOffset: place(28, 'descriptorOffset'),
     descriptorBytes: place(36, 'descriptorSize'),
     redundantOffset: usesRedundant ? place(RGD_OFFSET_AT, 'rgdOffset') : 0,
@@ -221,7 +225,10 @@ export function factsOf(header: SparseHeader, onlyRead: string | null): ExtentFa
   const { capacity, descriptorBytes, descriptorOffset, grainBytes, isUnclean } = header;
   const hasRoom = descriptorOffset !== 0 && descriptorBytes !== 0;
   return {
-    ...{ capacity, grainBytes, isUnclean, onlyRead },
+    capacity,
+    grainBytes,
+    isUnclean,
+    onlyRead,
     isCompressed: isCompressed(header),
     descriptor: hasRoom ? { offset: hostOffset(descriptorOffset), length: descriptorBytes } : null,
   };

@@ -37,8 +37,12 @@ export class SparseExtent extends MappedImage implements WritableExtent {
     { writePlaces }: Pick<TableKind, 'writePlaces'>,
   ) {
     const parts = connect(file, backing, state, slot, log);
-    const own = { format: 'vmdk', files: onlyFile(file), clusterSize: state.layout.grainBytes };
-    super(file, { ...parts, ...own }, new SparseSteps(state, parts, writePlaces), state);
+    super(
+      file,
+      { format: 'vmdk', files: onlyFile(file), clusterSize: state.layout.grainBytes, ...parts },
+      new SparseSteps(state, parts, writePlaces),
+      state,
+    );
     this.collaborators = parts;
   }
 
@@ -141,7 +145,10 @@ class SparseSteps implements ImageSteps {
   details(virtualSize: number): ImageDetails {
     const { layout } = this.state;
     return {
-      ...{ format: 'vmdk', virtualSize, clusterSize: layout.grainBytes, dirty: this.parts.unclean.isSet },
+      format: 'vmdk',
+      virtualSize,
+      clusterSize: layout.grainBytes,
+      dirty: this.parts.unclean.isSet,
       specific: {},
     };
   }

@@ -36,7 +36,7 @@ function openReadOnly(file: HostFile, layout: TableLayout, options: OpenExtentOp
   const allocatedClusters = found?.clusters ?? estimate(file, capacity, grainBytes);
   const fileLength = file.size();
   const place = { fileLength, virtualSize: capacity, usedEnd: fileLength, phase: 0 };
-  return createSparseState(layout, { ...options, ...place, allocatedClusters });
+  return createSparseState(layout, { allocatedClusters, ...options, ...place });
 }
 
 /** @returns null if there are so many tables that counting would take a noticeable time */
@@ -66,8 +66,8 @@ function openWritable(file: HostFile, layout: TableLayout, options: OpenExtentOp
   const fileLength = file.size();
   const known = closedAs(layout, options);
   if (known !== null) {
-    const place = { fileLength, usedEnd: fileLength, virtualSize: layout.capacity };
-    return createSparseState(layout, { ...options, ...place, ...known });
+    const place = { usedEnd: fileLength, virtualSize: layout.capacity };
+    return createSparseState(layout, { fileLength, ...options, ...place, ...known });
   }
   const walk = repairIfUnclean(file, layout, options, walkOrRefuse(file, layout, options));
   if (walk.cutEnd > 0) {
@@ -76,8 +76,8 @@ function openWritable(file: HostFile, layout: TableLayout, options: OpenExtentOp
   }
   if (layout.isUnclean) cutTail(file, walk.usedEnd);
   const state = createSparseState(layout, {
-    ...options,
     fileLength: file.size(),
+    ...options,
     virtualSize: layout.capacity,
     usedEnd: walk.usedEnd,
     phase: walk.phase,

@@ -45,7 +45,7 @@ export interface SparseStateOptions extends MappedStateOptions {
 export function createSparseState(layout: TableLayout, options: SparseStateOptions): SparseState {
   const { fileLength, phase, usedEnd } = options;
   const sizes = { clusterSize: layout.grainBytes, wordCount: WORD_COUNT, numberCount: NUMBER_COUNT };
-  const state = { ...createMappedState(options, { ...sizes, sliceBytes: MAX_SLICE_BYTES }), layout, phase };
+  const state = { layout, ...createMappedState(options, { sliceBytes: MAX_SLICE_BYTES, ...sizes }), phase };
   new Int32Array(state.words)[UNCLEAN] = layout.isUnclean ? 1 : 0;
   const numbers = new Float64Array(state.numbers);
   numbers[DIRECTORY_OFFSET] = layout.directoryOffset;
