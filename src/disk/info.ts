@@ -3,13 +3,14 @@
 import { closingAfter } from '../errors/close.ts';
 import { ImgfuseError } from '../errors/index.ts';
 import type { BackingReference, ParentFacts, SnapshotDetails } from '../format/image-format.ts';
-import type { LockMode } from '../host/image-locks.ts';
+import { type LockMode, mayHaveWriter } from '../host/image-locks.ts';
 import { locateBacking } from './backing-policy.ts';
 import { imageFileOf } from './directory-image.ts';
 import { ImageFiles } from './image-files.ts';
 import { searchParent } from './parent-search.ts';
 import { sayUnequalParent } from './parent-size.ts';
 import { formatOf, type RawOption } from './probe.ts';
+import { lookUntilWhole } from './share/first-look.ts';
 
 export interface DiskInfo {
   readonly filename: string;
@@ -51,6 +52,11 @@ export function inspectParent(
   name: string,
   options: InspectOptions,
 ): { readonly info: DiskInfo; readonly parent: ParentFacts } {
+  const { locks, log } = options;
+  return lookUntilWhole(mayHaveWriter(locks), log, (each) => inspectOnce(name, { ...options, log: each }));
+}
+
+function inspectOnce(name: string, options: InspectOptions): ReturnType<typeof inspectParent> {
   const { locks } = options;
   const imagePath = imageFileOf(name);
   const files = new ImageFiles({ locks });

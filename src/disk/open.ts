@@ -6,6 +6,7 @@ import { assert } from '../errors/index.ts';
 import type { Image, SharedImage } from '../format/image-format.ts';
 import { attachHostFile } from '../host/attach.ts';
 import { isCopyOnReadStored } from '../host/copy-on-read-default.ts';
+import { mayHaveWriter } from '../host/image-locks.ts';
 import { PosixHostFile } from '../host/posix-file.ts';
 import { ChainOpener } from './chain-opener.ts';
 import { ClosedMarks } from './closed-marks.ts';
@@ -14,12 +15,19 @@ import { imageFileOf } from './directory-image.ts';
 import type { OpenDiskOptions } from './open-options.ts';
 import { recognizedName } from './probe.ts';
 import { formatByName } from './registry.ts';
+import { lookUntilWhole } from './share/first-look.ts';
 import { ImageBesideWriter } from './share/image-beside-writer.ts';
 import { type SharedDisk, VirtualDisk } from './virtual-disk.ts';
 
 /** Opens an image and its backing chain. Throws ImgfuseError; an unclean image is repaired unless `readOnly`. */
 export function openDisk(path: string, given: OpenDiskOptions): VirtualDisk {
   const options = withoutDirectory(given);
+  const { locks, locksBelow, log, readOnly } = options;
+  const hasWriter = (readOnly && mayHaveWriter(locks)) || mayHaveWriter(locksBelow);
+  return lookUntilWhole(hasWriter, log, (each) => openOnce(path, { ...options, log: each }));
+}
+
+function openOnce(path: string, options: OpenDiskOptions): VirtualDisk {
   const opener = new ChainOpener(options);
   const { overlaid } = options;
   if (overlaid === undefined) return diskOf(opener.openTop(imageFileOf(path)), options);

@@ -26,7 +26,7 @@ import { SnapshotBesideWriter } from './snapshot-beside-writer.ts';
  * Waits before the looks that follow a failed one. Between an entry and the bytes that it leads to, a writer may have to wait for
  * a processor, so the last ones are long.
  */
-const WAITS_MS = [0, 1, 2, 4, 8, 16, 32, 64, 128];
+export const WAITS_MS = [0, 1, 2, 4, 8, 16, 32, 64, 128];
 /** Memory for the tables of one thread once the image was opened again. */
 const TABLE_CACHE_BYTES = 4 * 1024 * 1024;
 

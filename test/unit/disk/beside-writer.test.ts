@@ -6,7 +6,15 @@ import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { guestOffset, hostOffset } from '../../../src/bytes/offsets.ts';
-import { attachDisk, createDisk, type OpenDiskOptions, openDisk, type VirtualDisk } from '../../../src/disk/index.ts';
+import {
+  attachDisk,
+  createDisk,
+  inspectDisk,
+  type OpenDiskOptions,
+  openDisk,
+  type VirtualDisk,
+} from '../../../src/disk/index.ts';
+import type { InspectOptions } from '../../../src/disk/info.ts';
 import { formats } from '../../../src/disk/registry.ts';
 import { createRounds, ImageBesideWriter } from '../../../src/disk/share/image-beside-writer.ts';
 import type { ImageFormat, WritableFormat } from '../../../src/format/image-format.ts';
@@ -55,6 +63,59 @@ function valueAt(disk: { read: VirtualDisk['read'] | ImageBesideWriter['read'] }
 function beside(format: ImageFormat, file: ConstructorParameters<typeof FaultyHostFile>[0]): ImageBesideWriter {
   return new ImageBesideWriter(format, openImage(format, file, { readOnly: true }), createRounds());
 }
+
+/** Where a writer that is in the midst of it makes an image look damaged: every copy of the header, its magic aside. */
+const HALF_WRITTEN: Readonly<Record<string, readonly number[]>> = {
+  vhdx: [0x10100, 0x20100],
+  parallels: [28],
+};
+
+describe.each(Object.keys(HALF_WRITTEN))('the first look at an image of %s whose header is half written', (format) => {
+  let folder: string;
+  let path: string;
+  let whole: Buffer;
+  beforeEach(() => {
+    folder = makeTemporaryDirectory();
+    path = join(folder, 'disk');
+    createDisk(path, format, { size: SIZE, options: new Map() });
+    whole = readFileSync(path);
+    const damaged = Buffer.from(whole);
+    for (const at of HALF_WRITTEN[format]!) damaged.fill(0xff, at, at + 8);
+    writeFileSync(path, damaged);
+  });
+  afterEach(() => removeTemporaryDirectory(folder));
+
+  /** Options that are asked for at each look: at the second one the writer is done. */
+  function whileWritten<Options extends object>(options: Options): Options {
+    let looks = 0;
+    Object.defineProperty(options, 'format', {
+      enumerable: true,
+      get: () => {
+        if (looks++ > 0) writeFileSync(path, whole);
+        return undefined;
+      },
+    });
+    return options;
+  }
+
+  test('is taken again beside a writer', () => {
+    const said: string[] = [];
+    const log = (sentence: string): void => void said.push(sentence);
+    const disk = openDisk(path, whileWritten<OpenDiskOptions>({ readOnly: true, locks: 'share', log }));
+    expect(disk.size()).toBe(SIZE);
+    disk.close();
+    expect(said).toEqual([expect.stringContaining('is read beside its writer')]);
+  });
+
+  test('is taken again by what reads the header alone', () => {
+    expect(inspectDisk(path, whileWritten<InspectOptions>({ locks: 'share' })).virtualSize).toBe(SIZE);
+  });
+
+  test('is the only one where nobody writes, and damage that stays is told', () => {
+    expect(() => openDisk(path, { readOnly: true })).toThrow(path);
+    expect(() => openDisk(path, { readOnly: true, locks: 'share' })).toThrow(path);
+  });
+});
 
 function messageOf(action: () => unknown): string {
   try {
