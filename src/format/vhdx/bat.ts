@@ -103,6 +103,17 @@ export class Bat {
     return offsetOf(this.slices.view.getUint32(at, true), this.slices.view.getUint32(at + 4, true));
   }
 
+  /** `count` entries from this one on, which lie in one sector, have no place and one of two states. */
+  areAll(index: number, count: number, state: number, other: number): boolean {
+    const at = this.slices.load(this.placeOf(index));
+    const { view } = this.slices;
+    for (let i = at; i < at + count * ENTRY_BYTES; i += ENTRY_BYTES) {
+      const low = view.getUint32(i, true);
+      if ((low !== state && low !== other) || view.getUint32(i + 4, true) !== 0) return false;
+    }
+    return true;
+  }
+
   /** Entries from this one on that lie in its sector of the file. */
   entriesInSector(index: number): number {
     return this.slices.bytesInSlice(this.placeOf(index)) / ENTRY_BYTES;

@@ -166,6 +166,8 @@ export class Deallocator {
    */
   private unlink(first: GuestCluster, count: number, to: number, isSeen = true): void {
     const { allocator, bitmaps, disk, geometry, linker, mapper } = this.parts;
+    // most of a large range
+    if (mapper.areSettled(first, count, to)) return;
     const changed: GuestCluster[] = [];
     const places: HostOffset[] = [];
     let withData = 0;

@@ -124,6 +124,23 @@ export class Mapper {
     return { state, hasData: false, place: this.keptPlace(block) };
   }
 
+  /** `count` blocks from `first` on have no place, and it changes nothing to give them the state "zero" or "not present". */
+  areSettled(first: GuestCluster, count: number, state: number): boolean {
+    const { bat, geometry } = this;
+    const { chunkRatio } = geometry;
+    // without a parent "zero" and "not present" read the same
+    const same = state === PAYLOAD_BLOCK_ZERO && !this.hasParent ? PAYLOAD_BLOCK_NOT_PRESENT : state;
+    for (let block = first, left = count; left > 0; ) {
+      const index = geometry.entryOf(block);
+      // the entry of a bitmap may lie between them
+      const row = Math.min(left, bat.entriesInSector(index), chunkRatio - (block % chunkRatio));
+      if (!bat.areAll(index, row, state, same)) return false;
+      block = after(block, row);
+      left -= row;
+    }
+    return true;
+  }
+
   /** The place that a block without data keeps; null: none. */
   keptPlace(block: GuestCluster): HostOffset | null {
     const { bat, geometry } = this;

@@ -67,6 +67,12 @@ export class Mapper {
     throw this.badEntry(cluster, host);
   }
 
+  /** No cluster of `count` from `cluster` on, whose entries lie in one slice, has data: large ranges mostly have none. */
+  isEmpty(cluster: GuestCluster, count: number): boolean {
+    failpoint('l2-load');
+    return this.parts.bat.isEmpty(cluster, count);
+  }
+
   /** There is a cluster of the file. One that is only read may lie beside the grid. */
   isData(host: number): boolean {
     const { file, geometry, numbers } = this.parts;

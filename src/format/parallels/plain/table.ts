@@ -35,6 +35,14 @@ export class Bat {
     return this.geometry.placeOf(this.slices.view.getUint32(at, true));
   }
 
+  /** No cluster of `count` from `cluster` on, whose entries lie in one slice, has data. */
+  isEmpty(cluster: GuestCluster, count: number): boolean {
+    const at = this.slices.load(entryAt(cluster));
+    const { view } = this.slices;
+    for (let i = 0; i < count; i++) if (view.getUint32(at + i * ENTRY_BYTES, true) !== 0) return false;
+    return true;
+  }
+
   /** Entries of one slice from `cluster` on, that is how many a single store may change. */
   entriesInSlice(cluster: GuestCluster): number {
     return this.slices.bytesInSlice(entryAt(cluster)) / ENTRY_BYTES;

@@ -178,6 +178,8 @@ class TableWalk {
     const bytes = this.geometry.entryCount * ENTRY_BYTES;
     const chunk = new Uint8Array(Math.min(CHUNK_BYTES, bytes));
     const words = new DataView(chunk.buffer);
+    const { chunkRatio } = this.geometry;
+    let untilBitmap = chunkRatio;
     for (let done = 0; done < bytes; done += chunk.length) {
       const part = Math.min(chunk.length, bytes - done);
       const got = view.read(chunk, 0, part, hostOffset(regions.bat.start + done));
@@ -189,7 +191,13 @@ class TableWalk {
         return;
       }
       for (let at = 0; at < part; at += ENTRY_BYTES) {
-        const [low, high] = [words.getUint32(at, true), words.getUint32(at + 4, true)];
+        const low = words.getUint32(at, true);
+        const high = words.getUint32(at + 4, true);
+        const isBitmap = untilBitmap === 0;
+        untilBitmap = isBitmap ? chunkRatio : untilBitmap - 1;
+        // most entries of a large disk
+        const hasNothing = high === 0 && (low === PAYLOAD_BLOCK_NOT_PRESENT || low === PAYLOAD_BLOCK_ZERO);
+        if (hasNothing && !isBitmap) continue;
         visit({ index: (done + at) / ENTRY_BYTES, low, high });
       }
       options.progress?.((done + part) / bytes);
