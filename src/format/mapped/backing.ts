@@ -1,8 +1,12 @@
-// Reading the image below: a backing file may be shorter than its overlay, and what lies behind its end reads as zeros.
+// The image below: reads of it, and the growth of a disk above it. A backing file may be shorter than its overlay, and what lies behind
+// its end reads as zeros; it may be longer, and what the overlay did not show before does not show later.
 
-import { after, type GuestOffset } from '../../bytes/offsets.ts';
+import { after, type GuestOffset, guestOffset, roundUp } from '../../bytes/offsets.ts';
 import { failpoint } from '../../concurrency/failpoints.ts';
+import type { Mutex } from '../../concurrency/mutex.ts';
 import type { ReadableImage } from '../image-format.ts';
+import type { WriteTracker } from '../write-tracker.ts';
+import type { DiskNumbers } from './disk-numbers.ts';
 
 /** What says which ranges of an image read as zeros, and what lies below it. */
 type Mapped = Pick<ReadableImage, 'backing' | 'mapStatus'>;
@@ -40,4 +44,40 @@ export function mapsAsZeros(image: Mapped, offset: GuestOffset, length: number):
     at = after(at, part);
   }
   return true;
+}
+
+export interface GrowthParts {
+  readonly backing: ReadableImage | null;
+  readonly deallocator: { zero(offset: GuestOffset, length: number, diskEnd: number): void };
+  readonly disk: Pick<DiskNumbers, 'setVirtualSize'>;
+  readonly flush: { run(): void };
+  readonly lock: Mutex;
+  readonly tracker: Pick<WriteTracker, 'noteWrite'>;
+}
+
+/**
+ * A disk of `old` bytes gets `size` bytes, of which the new ones read as zeros. The last cluster of the old disk does so already, as do
+ * entries behind it. @param setSize stores the new size, in memory too; a flush makes it durable
+ */
+export function growOverBacking(
+  { backing, deallocator, disk, flush, lock, tracker }: GrowthParts,
+  clusterSize: number,
+  old: number,
+  size: number,
+  setSize: () => void,
+): void {
+  try {
+    if (backing !== null && backing.virtualSize() > old) {
+      // the range is zeroed before the file shows it; until then only memory knows the new size
+      lock.run(() => disk.setVirtualSize(size));
+      const exposed = Math.min(size, roundUp(backing.virtualSize(), clusterSize));
+      deallocator.zero(guestOffset(old), exposed - old, size);
+    }
+    tracker.noteWrite();
+    flush.run();
+    setSize();
+  } catch (error) {
+    lock.run(() => disk.setVirtualSize(old));
+    throw error;
+  }
 }

@@ -1,19 +1,13 @@
 // Changing the virtual size. A grown part reads as zeros, whatever the last cluster or the backing file hold there; a
 // smaller size is durable before anything behind it is given up, so a crash leaves leaks and never a cut-off cluster.
 
-import {
-  type GuestCluster,
-  guestCluster,
-  guestOffset,
-  MAX_VIRTUAL_SIZE,
-  roundUp,
-  SECTOR_BYTES,
-} from '../../bytes/offsets.ts';
+import { type GuestCluster, guestCluster, MAX_VIRTUAL_SIZE, roundUp, SECTOR_BYTES } from '../../bytes/offsets.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
 import type { Reservations } from '../../concurrency/reservations.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { ReadableImage } from '../image-format.ts';
+import { growOverBacking } from '../mapped/backing.ts';
 import type { DiskNumbers } from '../mapped/disk-numbers.ts';
 import type { WriteTracker } from '../write-tracker.ts';
 import type { Deallocator } from './deallocate.ts';
@@ -59,24 +53,11 @@ function checkLimit({ file: { path }, geometry }: ResizeParts, size: number): vo
 }
 
 function grow(parts: ResizeParts, old: number, size: number): void {
-  const { backing, deallocator, disk, geometry, flush, lock, tracker } = parts;
+  const { deallocator, flush, geometry } = parts;
   deallocator.zeroBehindEnd(old);
   // a shrink that was cut short, by a crash or a full host, has left clusters behind the end
   deallocator.cutOff(...clustersBetween(old, size, geometry));
-  try {
-    if (backing !== null && backing.virtualSize() > old) {
-      // the range is zeroed before the header shows it; until then only memory knows the new size
-      lock.run(() => disk.setVirtualSize(size));
-      const exposed = Math.min(size, roundUp(backing.virtualSize(), geometry.clusterSize));
-      deallocator.zero(guestOffset(old), exposed - old, size);
-    }
-    tracker.noteWrite();
-    flush.run();
-    setSize(parts, size);
-  } catch (error) {
-    lock.run(() => disk.setVirtualSize(old));
-    throw error;
-  }
+  growOverBacking(parts, geometry.clusterSize, old, size, () => setSize(parts, size));
   flush.run();
 }
 

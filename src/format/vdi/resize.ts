@@ -2,8 +2,9 @@
 // durable before anything behind it is given up, so a crash leaves leaks and never a cut-off block. A disk that needs more
 // entries than its map has gets them in the room up to block 0, or a new map (move-map.ts).
 
-import { guestCluster, guestOffset, MAX_VIRTUAL_SIZE, roundUp, SECTOR_BYTES } from '../../bytes/offsets.ts';
+import { guestCluster, MAX_VIRTUAL_SIZE, roundUp, SECTOR_BYTES } from '../../bytes/offsets.ts';
 import { ImgfuseError } from '../../errors/index.ts';
+import { growOverBacking } from '../mapped/backing.ts';
 import type { Collaborators } from './collaborators.ts';
 import { DISK_SIZE_AT, u64Field, VDI_IMAGE_BLOCK_ZERO, writeHeaderFields } from './header.ts';
 import { growMap } from './move-map.ts';
@@ -30,27 +31,14 @@ function checkLimit({ file: { path }, geometry }: ResizeParts, size: number): vo
 }
 
 function grow(parts: ResizeParts, old: number, size: number): void {
-  const { backing, deallocator, disk, flush, geometry, lock, numbers, tracker } = parts;
+  const { deallocator, flush, geometry, lock, numbers } = parts;
   deallocator.zeroBehindEnd(old);
   const blocks = geometry.clustersFor(size);
   // a shrink that was cut short, by a crash or a full host, has left blocks behind the end
   const present = lock.run(() => numbers.blockCount);
   deallocator.cutOff(guestCluster(geometry.clustersFor(old)), Math.min(present, blocks));
   if (blocks > present) growMap(parts, blocks);
-  try {
-    if (backing !== null && backing.virtualSize() > old) {
-      // the range is zeroed before the header shows it; until then only memory knows the new size
-      lock.run(() => disk.setVirtualSize(size));
-      const exposed = Math.min(size, roundUp(backing.virtualSize(), geometry.clusterSize));
-      deallocator.zero(guestOffset(old), exposed - old, size);
-    }
-    tracker.noteWrite();
-    flush.run();
-    setSize(parts, size);
-  } catch (error) {
-    lock.run(() => disk.setVirtualSize(old));
-    throw error;
-  }
+  growOverBacking(parts, geometry.clusterSize, old, size, () => setSize(parts, size));
   flush.run();
 }
 

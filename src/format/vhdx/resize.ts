@@ -3,8 +3,9 @@
 // goes through the log.
 
 import { writeU64LE } from '../../bytes/endian.ts';
-import { guestCluster, guestOffset, roundUp } from '../../bytes/offsets.ts';
+import { guestCluster, roundUp } from '../../bytes/offsets.ts';
 import { ImgfuseError } from '../../errors/index.ts';
+import { growOverBacking } from '../mapped/backing.ts';
 import type { Collaborators } from './collaborators.ts';
 import { Geometry } from './geometry.ts';
 import { MAX_DISK_BYTES } from './header/metadata.ts';
@@ -35,22 +36,14 @@ function checkLimit({ file: { path } }: ResizeParts, size: number): void {
 }
 
 function grow(parts: ResizeParts, old: number, size: number): void {
-  const { allocating, deallocator, disk, flush, geometry, linker, lock, state, tracker } = parts;
+  const { allocating, deallocator, flush, geometry, linker, lock, state, tracker } = parts;
   const [oldBlocks, blocks] = [blocksFor(parts, old), blocksFor(parts, size)];
   makeRoomInBat(parts, new Geometry({ ...state.disk, virtualSize: size }).entryCount);
   deallocator.zeroBehindEnd(old);
   // entries behind the end of the disk may be anything
   deallocator.forget(guestCluster(oldBlocks), blocks);
   lock.run(() => linker.forgetBitmaps(geometry.bitmapsFor(oldBlocks), geometry.bitmapsFor(blocks)));
-  try {
-    coverParent(parts, old, size);
-    tracker.noteWrite();
-    flush.run();
-    setSize(parts, size);
-  } catch (error) {
-    lock.run(() => disk.setVirtualSize(old));
-    throw error;
-  }
+  growOverBacking(parts, geometry.blockBytes, old, size, () => setSize(parts, size));
   if (state.disk.isFixed) {
     for (let block = oldBlocks; block < blocks; block++) {
       allocating.preallocateFirst(geometry.startOf(guestCluster(block)), 1, false);
@@ -58,14 +51,6 @@ function grow(parts: ResizeParts, old: number, size: number): void {
   }
   tracker.noteWrite();
   flush.run();
-}
-
-/** What the parent has behind the old end of the disk does not show. Until the size item says so only memory knows the new size. */
-function coverParent({ backing, deallocator, disk, geometry, lock }: ResizeParts, old: number, size: number): void {
-  if (backing === null || backing.virtualSize() <= old) return;
-  lock.run(() => disk.setVirtualSize(size));
-  const exposed = Math.min(size, roundUp(backing.virtualSize(), geometry.blockBytes));
-  deallocator.zero(guestOffset(old), exposed - old, size);
 }
 
 /** Also goes on with one that has failed behind the end of the disk. */

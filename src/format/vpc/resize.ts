@@ -7,16 +7,9 @@
 // before anything behind it is given up. A table that is too short is copied behind all blocks, and comes into use with one sector
 // of the header.
 
-import {
-  after,
-  guestCluster,
-  guestOffset,
-  hostOffset,
-  MAX_VIRTUAL_SIZE,
-  roundUp,
-  SECTOR_BYTES,
-} from '../../bytes/offsets.ts';
+import { after, guestCluster, hostOffset, MAX_VIRTUAL_SIZE, roundUp, SECTOR_BYTES } from '../../bytes/offsets.ts';
 import { ImgfuseError } from '../../errors/index.ts';
+import { growOverBacking } from '../mapped/backing.ts';
 import type { Collaborators } from './collaborators.ts';
 import { FOOTER_BYTES, footerOfSize, MAX_DISK_BYTES } from './header/footer.ts';
 import { ENTRY_BYTES, HEADER_BYTES, headerWithTable, MAX_TABLE_ENTRIES, tableBytesOf } from './header/header.ts';
@@ -49,7 +42,7 @@ function checkLimit({ file: { path }, geometry }: ResizeParts, size: number): vo
 }
 
 function grow(parts: ResizeParts, old: number, size: number): void {
-  const { backing, deallocator, disk, flush, geometry, lock, numbers, tracker } = parts;
+  const { deallocator, geometry, lock, numbers } = parts;
   const [oldBlocks, blocks] = [geometry.blocksFor(old), geometry.blocksFor(size)];
   deallocator.zeroBehindEnd(old);
   const entries = lock.run(() => numbers.tableEntries);
@@ -59,20 +52,7 @@ function grow(parts: ResizeParts, old: number, size: number): void {
     if (tableBytesOf(blocks) === tableBytesOf(entries)) lengthenTable(parts, entries, blocks);
     else moveTable(parts, Math.min(oldBlocks, entries), blocks);
   }
-  try {
-    if (backing !== null && backing.virtualSize() > old) {
-      // the range is zeroed before a footer shows it; until then only memory knows the new size
-      lock.run(() => disk.setVirtualSize(size));
-      const exposed = Math.min(size, roundUp(backing.virtualSize(), geometry.blockSize));
-      deallocator.zero(guestOffset(old), exposed - old, size);
-    }
-    tracker.noteWrite();
-    flush.run();
-    setSize(parts, size);
-  } catch (error) {
-    lock.run(() => disk.setVirtualSize(old));
-    throw error;
-  }
+  growOverBacking(parts, geometry.blockSize, old, size, () => setSize(parts, size));
 }
 
 function shrink(parts: ResizeParts, old: number, size: number): void {

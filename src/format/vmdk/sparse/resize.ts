@@ -6,7 +6,6 @@
 
 import {
   guestCluster,
-  guestOffset,
   type HostOffset,
   hostOffset,
   MAX_VIRTUAL_SIZE,
@@ -14,6 +13,7 @@ import {
   SECTOR_BYTES,
 } from '../../../bytes/offsets.ts';
 import { ImgfuseError } from '../../../errors/index.ts';
+import { growOverBacking } from '../../mapped/backing.ts';
 import type { Collaborators } from './collaborators.ts';
 import { ENTRY_BYTES, MAX_DIRECTORY_ENTRIES } from './header.ts';
 import type { NewPlaces } from './layout.ts';
@@ -40,26 +40,13 @@ function checkLimit({ file: { path }, geometry, layout }: Collaborators, size: n
 }
 
 function grow(parts: Collaborators, old: number, size: number, writeHeader: WriteHeader): void {
-  const { backing, deallocator, disk, flush, geometry, lock, tracker } = parts;
+  const { deallocator, flush, geometry } = parts;
   deallocator.zeroBehindEnd(old);
   // a shrink that was cut short, by a crash or a full host, has left grains behind the end
   const inTables = tablesFor(parts, old) * geometry.tableEntries;
   deallocator.cutOff(guestCluster(geometry.grainsFor(old)), Math.min(inTables, geometry.grainsFor(size)));
-  try {
-    if (tablesFor(parts, size) > tablesFor(parts, old)) lengthenDirectories(parts, old, size, writeHeader);
-    if (backing !== null && backing.virtualSize() > old) {
-      // the range is zeroed before the header shows it; until then only memory knows the new size
-      lock.run(() => disk.setVirtualSize(size));
-      const exposed = Math.min(size, roundUp(backing.virtualSize(), geometry.grainBytes));
-      deallocator.zero(guestOffset(old), exposed - old, size);
-    }
-    tracker.noteWrite();
-    flush.run();
-    setSize(parts, size, writeHeader);
-  } catch (error) {
-    lock.run(() => disk.setVirtualSize(old));
-    throw error;
-  }
+  if (tablesFor(parts, size) > tablesFor(parts, old)) lengthenDirectories(parts, old, size, writeHeader);
+  growOverBacking(parts, geometry.grainBytes, old, size, () => setSize(parts, size, writeHeader));
   flush.run();
 }
 
