@@ -33,16 +33,23 @@ export class ZeroInPlace<Run extends AnyRun> {
     for (let at = start; at < end; ) at = after(at, this.zeroFirst(at, end - at));
   }
 
-  /** The rest of the cluster that a disk of `size` bytes ends in, if it has data. */
+  /** The rest of the cluster that a disk of `size` bytes ends in, where it has data. */
   zeroBehindEnd(size: number): void {
+    const end = roundUp(size, this.parts.clusterSize);
+    for (let at = size; at < end; ) at += this.punchFirst(guestOffset(at), end - at);
+  }
+
+  /** Punches the first run of a range in one cluster, if it is data. @returns bytes done */
+  private punchFirst(offset: GuestOffset, length: number): number {
     const { clusterSize, lock, mapper, reservations, writer } = this.parts;
-    const end = roundUp(size, clusterSize);
-    if (end === size) return;
     lock.lock();
     try {
       // other bytes of the cluster may be written meanwhile
-      reservations.acquireBytes(size, end - size, clusterSize, SHARED);
-      writer.punchRun(mapper.map(guestOffset(size), end - size));
+      reservations.acquireBytes(offset, length, clusterSize, SHARED);
+      const run = mapper.map(offset, length);
+      const part = run.length;
+      writer.punchRun(run);
+      return part;
     } finally {
       reservations.release();
       if (lock.held) lock.unlock();

@@ -21,7 +21,7 @@ import type { ReservedRuns, RunWriter } from '../mapped/reserved-runs.ts';
 import { eachAdjoining } from '../mapped/space/adjoining.ts';
 import type { Allocator } from '../mapped/space/cluster-allocator.ts';
 import { ZeroInPlace } from '../mapped/zero-in-place.ts';
-import { zeroRange } from '../mapped/zero-range.ts';
+import { changeEachSlice, changeFirstSlice, zeroRange } from '../mapped/zero-range.ts';
 import type { WriteTracker } from '../write-tracker.ts';
 import type { Geometry } from './geometry.ts';
 import type { Linker } from './link.ts';
@@ -61,7 +61,7 @@ export class Deallocator {
 
   /** Guest clusters [first, end) read from the backing file again. */
   uncover(first: GuestCluster, end: GuestCluster): void {
-    for (let cluster = first; cluster < end; ) cluster = after(cluster, this.unlink(cluster, end - cluster));
+    changeEachSlice(this.parts, first, end, (cluster, count) => this.unlink(cluster, count));
   }
 
   /** An entry cannot say "zeros": the caller writes them. */
@@ -81,21 +81,15 @@ export class Deallocator {
       count,
       lock.run(() => this.parts.linker.span(first)),
     );
-    if (readsAsZeros(backing, start, part * clusterSize)) return this.unlink(first, part);
+    if (readsAsZeros(backing, start, part * clusterSize)) {
+      return changeFirstSlice(this.parts, first, part, (clusters) => this.unlink(first, clusters));
+    }
     this.inPlace.zero(start, Math.min(diskEnd, start + part * clusterSize));
     return part;
   }
 
-  /** Clusters within one slice become unallocated, and what they had is freed. @returns clusters done */
-  private unlink(first: GuestCluster, count: number): number {
-    const { linker, lock, reservations } = this.parts;
-    const part = lock.run(() => Math.min(count, linker.span(first)));
-    reservations.exclusively(first, first + part, () => this.unlinkReserved(first, part));
-    lock.giveWay();
-    return part;
-  }
-
-  private unlinkReserved(first: GuestCluster, count: number): void {
+  /** Clusters within one slice, which are reserved exclusively, become unallocated, and what they had is freed. */
+  private unlink(first: GuestCluster, count: number): void {
     const { allocator, disk, geometry, linker, mapper, pending, tracker } = this.parts;
     const { clusterSize } = geometry;
     const hosts: HostOffset[] = [];

@@ -12,7 +12,7 @@ import type { PendingLinks } from '../mapped/pending-links.ts';
 import type { ReservedRuns, RunWriter } from '../mapped/reserved-runs.ts';
 import { eachAdjoining } from '../mapped/space/adjoining.ts';
 import { ZeroInPlace } from '../mapped/zero-in-place.ts';
-import { zeroRange } from '../mapped/zero-range.ts';
+import { changeEachSlice, changeFirstSlice, zeroRange } from '../mapped/zero-range.ts';
 import type { Allocator } from './allocate.ts';
 import type { Geometry } from './geometry.ts';
 import { VDI_IMAGE_BLOCK_FREE, VDI_IMAGE_BLOCK_ZERO } from './header.ts';
@@ -56,7 +56,7 @@ export class Deallocator {
     zeroRange(offset, length, this.parts.geometry.clusterSize, diskEnd, {
       part: (start, end) => this.inPlace.zero(start, end),
       clusters: (first, count) =>
-        this.exclusively(first, count, (part) => this.unlink(first, part, VDI_IMAGE_BLOCK_ZERO)),
+        changeFirstSlice(this.parts, first, count, (part) => this.unlink(first, part, VDI_IMAGE_BLOCK_ZERO)),
     });
   }
 
@@ -74,13 +74,7 @@ export class Deallocator {
   }
 
   private free(first: GuestCluster, end: number, isSeen: boolean): void {
-    for (let block = first; block < end; ) {
-      const start = block;
-      const done = this.exclusively(start, end - start, (count) =>
-        this.unlink(start, count, VDI_IMAGE_BLOCK_FREE, isSeen),
-      );
-      block = after(start, done);
-    }
+    changeEachSlice(this.parts, first, end, (start, count) => this.unlink(start, count, VDI_IMAGE_BLOCK_FREE, isSeen));
   }
 
   /** The rest of the block that a disk of `size` bytes ends in: in place, if it has data. */
@@ -95,15 +89,6 @@ export class Deallocator {
   zeroReserved(first: GuestCluster, count: number): number {
     const part = Math.min(count, this.parts.linker.span(first));
     this.unlink(first, part, VDI_IMAGE_BLOCK_ZERO);
-    return part;
-  }
-
-  /** Runs `action` with the blocks of one slice from `first` on reserved exclusively, under the lock. @returns blocks done */
-  private exclusively(first: GuestCluster, count: number, action: (count: number) => void): number {
-    const { linker, lock, reservations } = this.parts;
-    const part = lock.run(() => Math.min(count, linker.span(first)));
-    reservations.exclusively(first, first + part, () => action(part));
-    lock.giveWay();
     return part;
   }
 

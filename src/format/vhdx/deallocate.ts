@@ -3,23 +3,16 @@
 // block that is given up is "zero" and never "not present", which would show the parent. Large ranges go sector by sector of the BAT, so
 // that other requests are served in between.
 
-import {
-  after,
-  type GuestCluster,
-  type GuestOffset,
-  guestOffset,
-  type HostOffset,
-  roundUp,
-} from '../../bytes/offsets.ts';
+import { after, type GuestCluster, type GuestOffset, type HostOffset } from '../../bytes/offsets.ts';
 import { failpoint } from '../../concurrency/failpoints.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
-import { type Reservations, SHARED } from '../../concurrency/reservations.ts';
+import type { Reservations } from '../../concurrency/reservations.ts';
 import type { ReadableImage } from '../image-format.ts';
 import type { DiskNumbers } from '../mapped/disk-numbers.ts';
 import type { ReservedRuns, RunWriter } from '../mapped/reserved-runs.ts';
 import type { Allocator } from '../mapped/space/cluster-allocator.ts';
 import { ZeroInPlace } from '../mapped/zero-in-place.ts';
-import { zeroRange } from '../mapped/zero-range.ts';
+import { changeEachSlice, changeFirstSlice, zeroRange } from '../mapped/zero-range.ts';
 import { PAYLOAD_BLOCK_NOT_PRESENT, PAYLOAD_BLOCK_PARTIALLY_PRESENT, PAYLOAD_BLOCK_ZERO } from './bat.ts';
 import type { Bitmaps } from './bitmaps.ts';
 import type { Geometry } from './geometry.ts';
@@ -61,7 +54,7 @@ export class Deallocator {
     zeroRange(offset, length, this.parts.geometry.blockBytes, diskEnd, {
       part: (start, end) => this.inPlace.zero(start, end),
       clusters: (first, count) =>
-        this.exclusively(first, count, (part) => this.unlink(first, part, PAYLOAD_BLOCK_ZERO)),
+        changeFirstSlice(this.parts, first, count, (part) => this.unlink(first, part, PAYLOAD_BLOCK_ZERO)),
     });
   }
 
@@ -82,14 +75,16 @@ export class Deallocator {
   /** Blocks [first, end), which are behind the end of the disk, are not there any more. */
   cutOff(first: GuestCluster, end: number): void {
     const { geometry } = this.parts;
-    this.forEachSector(first, end, (start, count) => this.unlink(start, count, PAYLOAD_BLOCK_NOT_PRESENT));
+    changeEachSlice(this.parts, first, end, (start, count) => this.unlink(start, count, PAYLOAD_BLOCK_NOT_PRESENT));
     for (let chunk = geometry.chunksFor(first); chunk < geometry.chunksFor(end); chunk++) this.removeBitmap(chunk);
   }
 
   /** Blocks [first, end) show the parent again, which has the same bytes. */
   uncover(first: GuestCluster, end: number): void {
     const { geometry } = this.parts;
-    this.forEachSector(first, end, (start, count) => this.unlink(start, count, PAYLOAD_BLOCK_NOT_PRESENT, false));
+    changeEachSlice(this.parts, first, end, (start, count) =>
+      this.unlink(start, count, PAYLOAD_BLOCK_NOT_PRESENT, false),
+    );
     for (let chunk = geometry.chunkOf(first); chunk < geometry.chunksFor(end); chunk++) this.removeBitmap(chunk);
   }
 
@@ -114,50 +109,15 @@ export class Deallocator {
   /** Entries of blocks [first, end) that were behind the end of the disk may say anything: from now on that nothing is there. */
   forget(first: GuestCluster, end: number): void {
     const { linker, mapper } = this.parts;
-    this.forEachSector(first, end, (start, count) => {
+    changeEachSlice(this.parts, first, end, (start, count) => {
       const changed = blocksFrom(start, count).filter((block) => mapper.stateOf(block) !== PAYLOAD_BLOCK_NOT_PRESENT);
       if (changed.length > 0) linker.setEach(changed, PAYLOAD_BLOCK_NOT_PRESENT);
     });
   }
 
-  private forEachSector(first: GuestCluster, end: number, action: (first: GuestCluster, count: number) => void): void {
-    for (let block = first; block < end; ) {
-      const start = block;
-      const done = this.exclusively(start, end - start, (count) => action(start, count));
-      block = after(start, done);
-    }
-  }
-
   /** The rest of the block that a disk of `size` bytes ends in: in place, where it has data. */
   zeroBehindEnd(size: number): void {
-    const end = roundUp(size, this.parts.geometry.blockBytes);
-    for (let at = size; at < end; ) at += this.punchFirst(guestOffset(at), end - at);
-  }
-
-  /** Punches the first run of a range in one block, if it is data. @returns bytes done */
-  private punchFirst(offset: GuestOffset, length: number): number {
-    const { geometry, lock, mapper, reservations, writer } = this.parts;
-    lock.lock();
-    try {
-      // other bytes of the block may be written meanwhile
-      reservations.acquireBytes(offset, length, geometry.blockBytes, SHARED);
-      const run = mapper.map(offset, length);
-      const part = run.length;
-      writer.punchRun(run);
-      return part;
-    } finally {
-      reservations.release();
-      if (lock.held) lock.unlock();
-    }
-  }
-
-  /** Runs `action` with the blocks of one sector of the BAT reserved exclusively, under the lock. @returns blocks done */
-  private exclusively(first: GuestCluster, count: number, action: (count: number) => void): number {
-    const { linker, lock, reservations } = this.parts;
-    const part = lock.run(() => Math.min(count, linker.span(first)));
-    reservations.exclusively(first, first + part, () => action(part));
-    lock.giveWay();
-    return part;
+    this.inPlace.zeroBehindEnd(size);
   }
 
   /**

@@ -2,17 +2,17 @@
 // a parent a whole block loses its entry and is freed, if it lies on the grid of this image; else its data is punched where it is. Over
 // a parent an unused entry would show the parent, so zeros are data: a block of zeros with a full bitmap.
 
-import { after, type GuestCluster, type GuestOffset, guestOffset, roundUp } from '../../bytes/offsets.ts';
+import { after, type GuestCluster, type GuestOffset } from '../../bytes/offsets.ts';
 import { failpoint } from '../../concurrency/failpoints.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
-import { type Reservations, SHARED } from '../../concurrency/reservations.ts';
+import type { Reservations } from '../../concurrency/reservations.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { ReadableImage } from '../image-format.ts';
 import { readsAsZeros } from '../mapped/backing.ts';
 import type { DiskNumbers } from '../mapped/disk-numbers.ts';
 import type { ReservedRuns, RunWriter } from '../mapped/reserved-runs.ts';
 import { ZeroInPlace } from '../mapped/zero-in-place.ts';
-import { zeroRange } from '../mapped/zero-range.ts';
+import { changeEachSlice, changeFirstSlice, zeroRange } from '../mapped/zero-range.ts';
 import type { WriteTracker } from '../write-tracker.ts';
 import type { Allocator } from './allocate.ts';
 import type { AllocatingWrite } from './allocating-write.ts';
@@ -62,48 +62,19 @@ export class Deallocator {
 
   /** Blocks [first, end) lose their entries, as those behind the end of the disk do. */
   cutOff(first: GuestCluster, end: GuestCluster): void {
-    const { linker, lock } = this.parts;
-    for (let block = first; block < end; ) {
-      const count = lock.run(() => Math.min(linker.span(block), end - block));
-      this.exclusively(block, count, () => this.unlink(block, count, true));
-      block = after(block, count);
-    }
+    changeEachSlice(this.parts, first, end, (block, count) => this.unlink(block, count, true));
   }
 
   /** The rest of the block that a disk of `size` bytes ends in: in place, where it has data. */
   zeroBehindEnd(size: number): void {
-    const { geometry } = this.parts;
-    const end = roundUp(size, geometry.blockSize);
-    for (let at = size; at < end; ) at += this.punchFirst(guestOffset(at), end - at);
-  }
-
-  /** Punches the first run of a range, if it is data. @returns bytes done */
-  private punchFirst(offset: GuestOffset, length: number): number {
-    const { geometry, lock, mapper, reservations, writer } = this.parts;
-    lock.lock();
-    try {
-      // other bytes of the block may be written meanwhile
-      reservations.acquireBytes(offset, length, geometry.blockSize, SHARED);
-      const run = mapper.map(offset, length);
-      const part = run.length;
-      writer.punchRun(run);
-      return part;
-    } finally {
-      reservations.release();
-      if (lock.held) lock.unlock();
-    }
+    this.inPlace.zeroBehindEnd(size);
   }
 
   /** Whole blocks, the first of `count`. @returns blocks done */
   private zeroBlocks(first: GuestCluster, count: number): number {
-    const { backing, linker, lock } = this.parts;
-    if (backing !== null) {
-      this.exclusively(first, 1, () => this.zeroOverBacking(first));
-      return 1;
-    }
-    const part = lock.run(() => Math.min(count, linker.span(first)));
-    this.exclusively(first, part, () => this.unlink(first, part, false));
-    return part;
+    return this.parts.backing === null
+      ? changeFirstSlice(this.parts, first, count, (part) => this.unlink(first, part, false))
+      : changeFirstSlice(this.parts, first, 1, () => this.zeroOverBacking(first));
   }
 
   /** A block that is reserved exclusively, whatever the parent has there; the lock is held, and may be released meanwhile. */
@@ -132,12 +103,6 @@ export class Deallocator {
     if (mapper.lookup(first) !== NO_BLOCK) return 0;
     allocating.linkZeros(first, false);
     return 1;
-  }
-
-  private exclusively(first: GuestCluster, count: number, action: () => void): void {
-    const { lock, reservations } = this.parts;
-    reservations.exclusively(first, first + count, action);
-    lock.giveWay();
   }
 
   /**

@@ -11,7 +11,7 @@ import type { ReservedRuns, RunWriter } from '../../mapped/reserved-runs.ts';
 import { eachAdjoining } from '../../mapped/space/adjoining.ts';
 import type { Allocator } from '../../mapped/space/cluster-allocator.ts';
 import { ZeroInPlace } from '../../mapped/zero-in-place.ts';
-import { zeroRange } from '../../mapped/zero-range.ts';
+import { changeEachSlice, changeFirstSlice, zeroRange } from '../../mapped/zero-range.ts';
 import type { Geometry } from './geometry.ts';
 import type { InUse } from './in-use.ts';
 import type { Linker } from './link.ts';
@@ -43,13 +43,13 @@ export class Deallocator {
   zero(offset: GuestOffset, length: number, diskEnd: number): void {
     zeroRange(offset, length, this.parts.geometry.clusterSize, diskEnd, {
       part: (start, end) => this.inPlace.zero(start, end),
-      clusters: (first, count) => this.unlinkFirst(first, count),
+      clusters: (first, count) => changeFirstSlice(this.parts, first, count, (part) => this.unlink(first, part)),
     });
   }
 
   /** Guest clusters [first, end), which lie behind the end of the disk, lose what they have. */
   cutOff(first: GuestCluster, end: number): void {
-    for (let cluster = first; cluster < end; ) cluster = after(cluster, this.unlinkFirst(cluster, end - cluster));
+    changeEachSlice(this.parts, first, end, (cluster, count) => this.unlink(cluster, count));
   }
 
   /** The rest of the cluster that a disk of `size` bytes ends in: in place, if it has data. */
@@ -57,16 +57,7 @@ export class Deallocator {
     this.inPlace.zeroBehindEnd(size);
   }
 
-  /** The first clusters of a range, whose entries lie in one slice, lose their links. @returns how many were looked at */
-  private unlinkFirst(first: GuestCluster, count: number): number {
-    const { linker, lock, reservations } = this.parts;
-    const part = lock.run(() => Math.min(count, linker.span(first)));
-    reservations.exclusively(first, first + part, () => this.unlink(first, part));
-    lock.giveWay();
-    return part;
-  }
-
-  /** They are reserved, and stay what they are while the lock is released. */
+  /** Clusters within one slice lose their links. They are reserved, and stay what they are while the lock is released. */
   private unlink(first: GuestCluster, count: number): void {
     const { allocator, disk, geometry, inUse, linker, mapper } = this.parts;
     if (mapper.isEmpty(first, count)) return;

@@ -15,7 +15,7 @@ import type { PendingLinks } from '../../mapped/pending-links.ts';
 import type { ReservedRuns, RunWriter } from '../../mapped/reserved-runs.ts';
 import { eachAdjoining } from '../../mapped/space/adjoining.ts';
 import { ZeroInPlace } from '../../mapped/zero-in-place.ts';
-import { zeroRange } from '../../mapped/zero-range.ts';
+import { changeEachSlice, changeFirstSlice, zeroRange } from '../../mapped/zero-range.ts';
 import type { Allocator } from './allocate.ts';
 import type { AllocatingWrite } from './allocating-write.ts';
 import type { Geometry } from './geometry.ts';
@@ -67,7 +67,7 @@ export class Deallocator {
 
   /** Grains [first, end), which are behind the end of the disk or to be read from the parent, become unallocated. */
   cutOff(first: GuestCluster, end: number): void {
-    this.forEachPart(first, end, (start, count) => this.unlink(start, count, UNALLOCATED, true));
+    changeEachSlice(this.parts, first, end, (start, count) => this.unlink(start, count, UNALLOCATED, true));
   }
 
   /** Grains [first, end) read from the parent again. */
@@ -93,23 +93,6 @@ export class Deallocator {
     return part;
   }
 
-  private forEachPart(first: GuestCluster, end: number, action: (start: GuestCluster, count: number) => void): void {
-    for (let grain = first; grain < end; ) {
-      const start = grain;
-      const part = this.exclusively(start, end - start, (count) => action(start, count));
-      grain = after(start, part);
-    }
-  }
-
-  /** Runs `action` with the grains of one slice from `first` on reserved exclusively, under the lock. @returns grains done */
-  private exclusively(first: GuestCluster, count: number, action: (count: number) => void): number {
-    const { linker, lock, reservations } = this.parts;
-    const part = lock.run(() => Math.min(count, linker.span(first)));
-    reservations.exclusively(first, first + part, () => action(part));
-    lock.giveWay();
-    return part;
-  }
-
   /** Whole grains of one slice, the first of `count`. @returns grains done */
   private zeroGrains(first: GuestCluster, count: number): number {
     const { backing, geometry, grainTables, lock, mapper, pending } = this.parts;
@@ -119,8 +102,8 @@ export class Deallocator {
     const isBare = lock.run(() => mapper.table(geometry.directoryIndexOf(first)) === 0 && pending.isEmpty);
     if (isBare && readsAsZeros(backing, geometry.startOf(first), toNextTable * grainBytes)) return toNextTable;
     const { zeros } = this;
-    if (zeros === null) return this.exclusively(first, count, (part) => this.zeroOverParent(first, part));
-    return this.exclusively(first, count, (part) => {
+    if (zeros === null) return changeFirstSlice(this.parts, first, count, (part) => this.zeroOverParent(first, part));
+    return changeFirstSlice(this.parts, first, count, (part) => {
       if (zeros !== UNALLOCATED) {
         this.parts.unclean.set();
         grainTables.ensure(first);
