@@ -334,6 +334,7 @@ const CODE_TO_KIND: Readonly<Record<string, readonly [ErrorKind, string]>> = {
   EFBIG: ['limit', 'would become larger than its file system allows'],
   EEXIST: ['usage', 'exists already; it is not overwritten'],
   EISDIR: ['usage', 'is a directory, not a disk image'],
+  EMFILE: ['io', 'cannot be opened: this process has as many files open as it may; raise the limit (ulimit -n)'],
   ELOOP: ['usage', 'leads to no file: its symbolic links go round in a circle'],
   ENAMETOOLONG: ['usage', 'is too long for the name of a file'],
   ETXTBSY: ['busy', 'is in use as an executable or swap file'],

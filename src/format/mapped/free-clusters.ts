@@ -39,12 +39,13 @@ export const MAX_TRACKED_CLUSTERS = 2 ** 29;
 const ROOM_CLUSTERS = 2 ** 24;
 
 /**
- * How many host clusters a map of them covers. Each is a byte of address space from the start, of which a process may have
+ * How many host clusters a map of them covers. @param mayGrow false: the disk keeps its size; an image may consist of hundreds of such
+ * files. Each is a byte of address space from the start, of which a process may have
  * little. What lies beyond is not tracked, and not reused until the image is opened again.
  */
-export function trackedClusters(clusterSize: number, fileLength: number, virtualSize: number): number {
+export function trackedClusters(clusterSize: number, fileLength: number, virtualSize: number, mayGrow = true): number {
   const clusters = Math.ceil(fileLength / clusterSize) + Math.ceil(virtualSize / clusterSize);
-  return Math.min(MAX_TRACKED_CLUSTERS, Math.max(ROOM_CLUSTERS, 2 * clusters));
+  return Math.min(MAX_TRACKED_CLUSTERS, Math.max(mayGrow ? ROOM_CLUSTERS : 0, 2 * clusters));
 }
 
 /** Clusters that one hold of the metadata lock looks at where all of them are concerned. */

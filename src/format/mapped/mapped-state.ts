@@ -42,6 +42,8 @@ export interface MappedStateOptions {
   readonly tableCacheBytes: number;
   readonly slots: number;
   readonly readOnly: boolean;
+  /** false: nobody resizes the disk */
+  readonly mayGrow?: boolean | undefined;
 }
 
 /** What the state of a format needs. */
@@ -56,7 +58,7 @@ export interface StateSizes {
 }
 
 export function createMappedState(options: MappedStateOptions, format: StateSizes): MappedState {
-  const { allocatedClusters, fileLength, readOnly, slots, virtualSize } = options;
+  const { allocatedClusters, fileLength, mayGrow, readOnly, slots, virtualSize } = options;
   const { clusterSize, numberCount, sliceBytes = Math.min(MAX_SLICE_BYTES, clusterSize), wordCount } = format;
   const { unitBytes = clusterSize } = format;
   const numbers = new SharedArrayBuffer(numberCount * 8);
@@ -68,15 +70,18 @@ export function createMappedState(options: MappedStateOptions, format: StateSize
     cache: createTableCacheState(cacheBytes(options, clusterSize), sliceBytes),
     reservations: createReservationState(slots),
     pending: createPendingLinksState(readOnly ? 1 : PENDING_CAPACITY),
-    free: createFreeClustersState(unitBytes, readOnly ? 0 : trackedClusters(unitBytes, fileLength, virtualSize)),
+    free: createFreeClustersState(
+      unitBytes,
+      readOnly ? 0 : trackedClusters(unitBytes, fileLength, virtualSize, mayGrow),
+    ),
   };
 }
 
 /** The budget, or less where the tables of the image cannot fill it: 16 bytes a guest cluster and 8 a host cluster at most. */
 function cacheBytes(
-  { fileLength, readOnly, tableCacheBytes, virtualSize }: MappedStateOptions,
+  { fileLength, mayGrow = true, readOnly, tableCacheBytes, virtualSize }: MappedStateOptions,
   clusterSize: number,
 ): number {
   const tables = (16 * virtualSize + 8 * fileLength) / clusterSize;
-  return Math.min(tableCacheBytes, Math.max(tables, readOnly ? LEAST_CACHE_BYTES : ROOM_CACHE_BYTES));
+  return Math.min(tableCacheBytes, Math.max(tables, readOnly || !mayGrow ? LEAST_CACHE_BYTES : ROOM_CACHE_BYTES));
 }

@@ -25,6 +25,8 @@ export interface OpenExtentOptions
   extends Pick<OpenOptions, 'closedFacts' | 'isLazy' | 'log' | 'progress' | 'readOnly' | 'slots' | 'tableCacheBytes'> {
   /** the image below, from the first byte of the extent on; null: what is not mapped reads as zeros */
   readonly backing: ReadableImage | null;
+  /** false: it keeps its size, because another extent follows it */
+  readonly mayGrow?: boolean | undefined;
 }
 
 export interface AttachExtentOptions {

@@ -53,7 +53,7 @@ export function openVmdk(file: HostFile, wanted: OpenOptions): WritableImage {
   sayWhatIsCut(extents, options);
   const reference = parentReference(descriptor, file.path);
   const backing = reference === null ? null : options.openBacking(reference);
-  const opened = extents.map((extent) => openExtentImage(extent, backing, options));
+  const opened = extents.map((extent, i) => openExtentImage(extent, backing, options, i === extents.length - 1));
   if (!options.readOnly) mendDescriptor(file, found, descriptor, extents, options);
   const state: VmdkState = {
     descriptor,
@@ -193,6 +193,7 @@ function openExtentImage(
   { file, line, start, tables }: Found,
   backing: ReadableImage | null,
   options: OpenOptions,
+  isLast: boolean,
 ): OpenExtent {
   if (file === null) return null;
   if (tables === null) {
@@ -207,6 +208,7 @@ function openExtentImage(
     slots,
     tableCacheBytes,
     readOnly: options.readOnly || file.readOnly,
+    mayGrow: isLast,
     backing: viewFrom(backing, start),
   });
 }

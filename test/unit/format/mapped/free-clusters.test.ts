@@ -158,6 +158,8 @@ test('the capacity covers an image filled to its end twice over, and grows with 
   expect(trackedClusters(65536, 2 ** 30, 2 ** 36)).toBe(16 * MIB);
   expect(trackedClusters(65536, 2 ** 41, 2 ** 42)).toBe(2 * (32 + 64) * MIB);
   expect(trackedClusters(512, 2 ** 40, 2 ** 40)).toBe(512 * MIB);
+  // one of hundreds of files, of which only the last one grows
+  expect(trackedClusters(65536, 2 ** 20, 2 ** 31, false)).toBe(2 * (16 + 32_768));
 });
 
 test('millions of freed clusters settle in short holds of the lock, between which others free and take clusters', () => {
