@@ -8,10 +8,11 @@ import type { Channel, ConnectionEnd } from '../../fuse/index.ts';
 const REQUESTS = 16;
 /** In a row, at one request after the other. Fewer may be a file that is closed, which waits for nobody. */
 const LOOKS = 3;
-/** A request that took so long, a flush or a discard, has another look behind it: a small read takes a tenth of it. */
+/** A request that took so long, a flush or a discard, has another look behind it. A small read takes a tenth of it. */
 const LONG_MS = 0.25;
-/** So many times another request waited behind a long one. */
+/** So many times another request waited behind a long one, within so many requests: now and then it is a file that is closed. */
 const LONG_WAITS = 3;
+const LONG_WINDOW = 256;
 
 export class BacklogChannel implements Channel {
   private readonly channel: Channel;
@@ -20,7 +21,9 @@ export class BacklogChannel implements Channel {
   private readonly nowMs: () => number;
   private left = REQUESTS;
   private seen = 0;
-  private waits = 0;
+  /** the first ones are long because nothing is compiled yet, so nothing is counted before the first window begins */
+  private waits = Number.NEGATIVE_INFINITY;
+  private window = LONG_WINDOW;
   private receivedMs: number;
 
   /**
@@ -42,14 +45,16 @@ export class BacklogChannel implements Channel {
   }
 
   receive(target: Uint8Array): number | ConnectionEnd {
-    if (this.left > 0 && this.nowMs() - this.receivedMs > LONG_MS) this.lookBehind();
     const received = this.channel.receive(target);
+    if (--this.window === 0) this.beginWindow();
     if (--this.left === 0) this.look();
     this.receivedMs = this.nowMs();
     return received;
   }
 
+  /** Before the reply is sent, a request that waits is of somebody else. */
   send(source: Uint8Array, length: number): boolean {
+    if (this.left > 0 && this.nowMs() - this.receivedMs > LONG_MS) this.lookBehind();
     return this.channel.send(source, length);
   }
 
@@ -61,6 +66,11 @@ export class BacklogChannel implements Channel {
 
   private lookBehind(): void {
     if (this.isWaiting() && ++this.waits === LONG_WAITS) this.call();
+  }
+
+  private beginWindow(): void {
+    this.waits = 0;
+    this.window = LONG_WINDOW;
   }
 
   private call(): void {

@@ -39,8 +39,8 @@ describe('the first thread', () => {
     expect(run(60, [true, true, false])).toEqual({ looks: [16, 17, 18, 34, 50], calls: [] });
   });
 
-  /** @param longOnes which requests take 1 ms instead of 0.1 @returns at which requests it looked, and called out */
-  function runSlow(longOnes: readonly number[], waits: boolean): { looks: number[]; calls: number[] } {
+  /** @param longOnes which requests take 1 ms instead of 0.1 @returns at which requests it found one waiting, and called out */
+  function runSlow(requests: number, longOnes: readonly number[]): { looks: number[]; calls: number[] } {
     const looks: number[] = [];
     const calls: number[] = [];
     let now = 0;
@@ -50,27 +50,32 @@ describe('the first thread', () => {
       now += 50;
       return 40;
     };
-    const isWaiting = (): boolean => {
-      looks.push(request);
-      return waits;
-    };
     const channel = new BacklogChannel(
       { receive, send: () => true },
-      isWaiting,
+      () => {
+        const waits = longOnes.includes(request);
+        if (waits) looks.push(request);
+        return waits;
+      },
       () => calls.push(request),
       () => now,
     );
-    for (request = 1; request <= 15; request++) {
+    for (request = 1; request <= requests; request++) {
       channel.receive(BYTES);
       now += longOnes.includes(request) ? 1 : 0.1;
+      channel.send(BYTES, 16);
     }
     return { looks, calls };
   }
 
   test('calls for the others when requests have waited behind three long ones, and once', () => {
-    expect(runSlow([2, 5, 9, 11, 13], true)).toEqual({ looks: [3, 6, 10], calls: [10] });
-    expect(runSlow([2, 5], true)).toEqual({ looks: [3, 6], calls: [] });
-    expect(runSlow([2, 5, 9, 11, 13], false)).toEqual({ looks: [3, 6, 10, 12, 14], calls: [] });
+    expect(runSlow(512, [259, 300, 401, 403])).toEqual({ looks: [259, 300, 401], calls: [401] });
+    expect(runSlow(512, [259, 300])).toEqual({ looks: [259, 300], calls: [] });
+  });
+
+  test('does not call for them because the first requests are slow, or a request has waited now and then', () => {
+    expect(runSlow(256, [1, 2, 5, 100, 200]).calls).toEqual([]);
+    expect(runSlow(4000, [301, 401, 602, 702, 1001, 1101, 3001, 3201]).calls).toEqual([]);
   });
 });
 
