@@ -714,7 +714,7 @@ const RULES = [
     rule: 'R6',
     hazard: 'VMDK: an entry is durable before the data that covers the parent',
     file: 'src/format/vmdk/sparse/flush.ts',
-    from: "tracker.sync();\n    failpoint('link');",
+    from: "tracker.sync();\n  failpoint('link');",
     to: "failpoint('link');",
     test: POWER_CUT,
     only: 'power cuts on vmdk with a backing file',

@@ -81,7 +81,7 @@ export interface SettlingFlushParts {
   readonly tracker: WriteTracker;
   readonly free: FreeClusters;
   /** as the specification calls them, for the sentence of an error */
-  readonly word: 'blocks' | 'clusters';
+  readonly word: 'blocks' | 'clusters' | 'grains';
   /** Makes durable what links or bits wait for, and writes these. One thread at a time calls it. */
   readonly linkHeldBack: () => void;
   /** What the fdatasync of a flush has made possible, before freed clusters go on. Absent: nothing. */

@@ -25,7 +25,7 @@ import { WriteTracker } from '../../write-tracker.ts';
 import { Allocator } from './allocate.ts';
 import { AllocatingWrite } from './allocating-write.ts';
 import { Deallocator } from './deallocate.ts';
-import { Flush } from './flush.ts';
+import { createFlush } from './flush.ts';
 import { Geometry } from './geometry.ts';
 import { GrainTables } from './grain-tables.ts';
 import { Linker } from './link.ts';
@@ -65,7 +65,7 @@ export function connect(
   const second = new SecondTables({ geometry, lock, words, tables, mapper, allocator, disk, numbers, tracker });
   const grainTables = new GrainTables({ geometry, tables, mapper, allocator, numbers, tracker, second });
   const linker = new Linker(geometry, tables, mapper, tracker, pending, second);
-  const flush = new Flush({ file, geometry, lock, tracker, pending, linker, free, log });
+  const flush = createFlush({ file, geometry, lock, tracker, pending, linker, free, log });
   const reusable = () => ({ waiting: free.unsettledCount, free: free.freeCount });
   const parts = {
     file,
