@@ -7,7 +7,7 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { guestOffset, hostOffset } from '../../../src/bytes/offsets.ts';
 import { createDisk, openDisk } from '../../../src/disk/index.ts';
 import { formatByName } from '../../../src/disk/registry.ts';
-import type { WritableFormat } from '../../../src/format/image-format.ts';
+import type { WritableFormat, WritableImage } from '../../../src/format/image-format.ts';
 import type { MemoryHostFile } from '../../support/memory-file.ts';
 import { createMemoryImage, openImage } from '../../support/memory-images.ts';
 import { put64 } from '../../support/qcow2-bytes.ts';
@@ -25,6 +25,38 @@ beforeEach(() => {
 afterEach(async () => {
   await server?.close();
   removeTemporaryDirectory(folder);
+});
+
+/** Data at both ends of a disk of many tables; the file is sparse. */
+function dataAtBothEnds(format: string, size: number): Uint8Array {
+  const file = createMemoryImage(formatByName(format) as WritableFormat, size);
+  const image = openImage(formatByName(format), file) as WritableImage;
+  for (const at of [0, size - 512]) image.write(Buffer.alloc(512, DATA_BYTE), 0, 512, guestOffset(at));
+  image.close();
+  return file.bytes();
+}
+
+// log, headers, region and metadata tables of a VHDX are read before anything else
+test.each([
+  ['qcow', 6],
+  ['vdi', 6],
+  ['vmdk', 6],
+  ['vpc', 6],
+  ['vhdx', 16],
+  ['parallels', 6],
+])('a %s image of 64 GiB over HTTP costs an overlay %i requests at most', (format, most) => {
+  const size = 64 * 1024 ** 3;
+  server = new RangeServer(Buffer.from(dataAtBothEnds(format, size)));
+  const url = `${server.origin}/base`;
+  const image = join(folder, 'overlay.qcow2');
+  createDisk(image, 'qcow2', { size, options: new Map(), backing: url, backingFormat: format });
+  server.forget();
+  const disk = openDisk(image, { readOnly: false, allowBacking: [server.origin] });
+  expect(server.requests().length).toBeLessThanOrEqual(most);
+  const bytes = new Uint8Array(512);
+  disk.read(bytes, 0, 512, guestOffset(size - 512));
+  disk.close();
+  expect(bytes[0]).toBe(DATA_BYTE);
 });
 
 describe.each(['qed', 'qcow2'] as const)('a %s image', (format) => {
