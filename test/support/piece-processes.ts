@@ -13,6 +13,9 @@ const JOBS = Number(process.env['PROOF_JOBS'] ?? 0);
 /** Pieces leave thousands of short-lived images behind: most are gone before a larger young generation is full. */
 const EXEC_ARGV = ['--max-semi-space-size=32', '--single-threaded-gc'];
 
+/** However busy the machine is, a piece that has no result by then never ends; most take seconds. */
+const STUCK_MS = 20 * 60_000;
+
 type Answer = { readonly cpuSeconds: number } & ({ readonly result: object } | { readonly error: string });
 
 /** Runs pieces: in this process, or in others. */
@@ -84,12 +87,17 @@ export class PieceRunner {
   }
 }
 
-function answerOf(child: ChildProcess, piece: Piece): Promise<Answer> {
+/** @param stuckMs after which a process that does not answer is killed */
+export function answerOf(child: ChildProcess, piece: Piece, stuckMs = STUCK_MS): Promise<Answer> {
   return new Promise((resolve, reject) => {
-    const ended = (code: number | null, signal: string | null): void =>
+    const watch = setTimeout(() => child.kill('SIGKILL'), stuckMs);
+    const ended = (code: number | null, signal: string | null): void => {
+      clearTimeout(watch);
       reject(new Error(`the process of ${JSON.stringify(piece)} has ended: ${code ?? signal}`));
+    };
     child.once('exit', ended);
     child.once('message', (answer: Answer) => {
+      clearTimeout(watch);
       child.off('exit', ended);
       resolve(answer);
     });
