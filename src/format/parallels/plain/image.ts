@@ -29,8 +29,12 @@ export function plainImage(
   log: (sentence: string) => void,
 ): WritableImage {
   const parts = connect(file, state, slot, log);
-  const named = { format: 'parallels', files: onlyFile(file), clusterSize: state.header.clusterBytes };
-  return new MappedImage(file, { ...named, ...parts }, new PlainSteps(state, parts, log), state);
+  return new MappedImage(
+    file,
+    { format: 'parallels', files: onlyFile(file), clusterSize: state.header.clusterBytes, ...parts },
+    new PlainSteps(state, parts, log),
+    state,
+  );
 }
 
 class PlainSteps implements ImageSteps {
