@@ -20,7 +20,7 @@ export const callsEngine = {
   name: 'calls-engine',
   transform(code, id) {
     if (!PLUG.test(id)) return code;
-    const imports = [...code.matchAll(/^import \{ (.+) \} from '(.+)';$/gm)];
+    const imports = [...code.matchAll(/^import \{ (.+) \} from ['"](.+)['"];$/gm)];
     const names = imports.flatMap(([, list, file]) =>
       leadsToEngine(id, join(dirname(id), file)) ? list.split(', ') : [],
     );
