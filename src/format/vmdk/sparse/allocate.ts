@@ -32,7 +32,7 @@ export interface Allocation {
 
 export interface AllocatorParts {
   readonly file: HostFile;
-  readonly layout: Pick<TableLayout, 'freeSectorAt'>;
+  readonly layout: Pick<TableLayout, 'freeSectorAt' | 'leastBytes'>;
   readonly geometry: Geometry;
   readonly lock: Mutex;
   readonly words: Int32Array;
@@ -130,11 +130,12 @@ export class Allocator {
 
   /** @returns whether grains were given back, so that there may be more */
   private lowerOnce(): boolean {
-    const { free, geometry, numbers } = this.parts;
+    const { free, geometry, layout, numbers } = this.parts;
     const before = numbers.fileEnd;
-    // what was there when the extent was opened need not end on the grid
-    if (before <= geometry.phase || !geometry.isOnGrid(before)) return false;
-    const end = geometry.offsetOf(free.cutTail(geometry.placeOf(before)));
+    // what was there when the extent was opened need not end on the grid, and its header may call grains a part of what precedes them
+    const least = geometry.nextOnGrid(layout.leastBytes);
+    if (before <= Math.max(geometry.phase, least) || !geometry.isOnGrid(before)) return false;
+    const end = hostOffset(Math.max(least, geometry.offsetOf(free.cutTail(geometry.placeOf(before)))));
     numbers.lowerFileEnd(end);
     return end < before;
   }

@@ -305,3 +305,22 @@ test('a freeSector below what is in use is a corruption, and repaired', () => {
   expect(checkExtent(cowd, file)).toMatchObject({ corruptions: 0 });
   expect(Buffer.from(file.bytes()).readUInt32LE(COWD_FIELD.free)).toBe(40);
 });
+
+test('an overHead that takes grains in is kept when these become free at the end', () => {
+  const recipe: SparseRecipe = { entries: [0, 1, 2], capacity: 200 * 8 };
+  const bytes = sparseBytes(recipe);
+  const { data, grainSectors } = placesOf(recipe);
+  const overhead = data + 2 * grainSectors + 1;
+  bytes.writeUInt32LE(overhead, FIELD.overhead);
+  const file = new MemoryHostFile(bytes, '/disk.vmdk');
+  const image = openExtent(sparse, file);
+  image.discard(guestOffset(0), 3 * GRAIN);
+  for (let n = 0; n < 3; n++) {
+    image.flush();
+    image.write(filled(9), 0, GRAIN, guestOffset(100 * GRAIN));
+    image.discard(guestOffset(100 * GRAIN), GRAIN);
+  }
+  image.close();
+  expect(file.size()).toBeGreaterThanOrEqual(overhead * 512);
+  expect(checkExtent(sparse, file)).toMatchObject({ corruptions: 0, said: [] });
+});
