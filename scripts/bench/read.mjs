@@ -1,6 +1,7 @@
 // Reads of an image of 1 GiB, all of it allocated. The subjects have the same file mounted at the same time, because the page
 // cache of another file may lie in smaller or larger pieces.
 
+import { rmSync } from 'node:fs';
 import { allocatedRows, FORMATS, fill, fioSubjects } from './fio.mjs';
 
 const ROWS = [
@@ -33,4 +34,5 @@ async function runFormat(workshop, measurements, format) {
   }
   await allocatedRows(measurements, format, ROWS, subjects, mounts);
   for (const mount of mounts) await mount.unmount();
+  rmSync(image);
 }
