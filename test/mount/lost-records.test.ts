@@ -3,8 +3,9 @@
 
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { chownSync, closeSync, mkdirSync, openSync, readdirSync, rmSync } from 'node:fs';
+import { chownSync, closeSync, mkdirSync, openSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { afterEach, beforeEach, expect, it } from 'vitest';
+import { processStartTime } from '../../src/host/processes.ts';
 import { canMountAsRoot, hasCommand, requireOrSkip } from '../support/requirements.ts';
 import { Bench, CLI, exitOf, NOBODY, outlives } from './cli-harness.ts';
 
@@ -105,5 +106,34 @@ it('an unmount that sees the process die leaves no record of it', async () => {
     closeSync(user);
   } catch {
     // ENOTCONN: nobody serves the file any more
+  }
+});
+
+/** Serves a control socket; asked to wait, it lets go of the socket, as a killed process does, and ends a while later. */
+const SLOW_TO_DIE = `
+const server = require('node:net').createServer((socket) => {
+  socket.on('data', (lines) => {
+    if (!String(lines).includes('wait')) return;
+    setTimeout(() => process.exit(9), 700);
+    socket.destroy();
+  });
+});
+server.listen(process.argv[1], () => console.log('listening'));
+`;
+
+it('unmount waits for a process that lets go of its socket before it has ended, and leaves no record of it', async () => {
+  const name = `${bench.runtime}/1-dead`;
+  const server = spawn(process.execPath, ['-e', SLOW_TO_DIE, `${name}.sock`], { stdio: ['ignore', 'pipe', 'inherit'] });
+  try {
+    await once(server.stdout, 'data');
+    const record = { image: bench.path('a.qcow2'), mountpoint: bench.path('mnt'), log: null };
+    const identity = { pid: server.pid, processStart: processStartTime(server.pid!) };
+    writeFileSync(`${name}.json`, JSON.stringify({ ...record, ...identity }), { mode: 0o600 });
+    const { code, stderr } = bench.imgfuse('unmount', 'mnt');
+    expect(stderr).toContain(`the process ${server.pid} that served ${record.image} ended without saying whether`);
+    expect(code).toBe(32);
+    expect(readdirSync(bench.runtime)).toEqual([]);
+  } finally {
+    server.kill('SIGKILL');
   }
 });

@@ -98,17 +98,17 @@ export async function unmountTarget(target: Target, options: UnmountOptions): Pr
       if (elsewhere.length > 0) return elsewhereOutcome(target, image, elsewhere);
     }
     const ended = mount === null && placeElsewhere(target) !== null ? null : await endedSoon(result);
-    if (ended !== null) return closeOutcome(image, ended.result, record!);
+    if (ended !== null) return await closeOutcome(image, ended.result, record!);
     // look only now: the unmounted file system may have needed that moment to end
     const place = placeElsewhere(target);
     if (place !== null) {
       // a short-lived namespace, such as that of a sandbox, goes away by itself
       const late = mount === null ? null : await endedSoon(result, NAMESPACE_PATIENCE_MS);
-      return late === null ? namespaceOutcome(target, image, place) : closeOutcome(image, late.result, record!);
+      return late === null ? namespaceOutcome(target, image, place) : await closeOutcome(image, late.result, record!);
     }
     complain(await describeWait(client, target, users, options));
     if (!options.patient) return { closed: false, clean: false, image, notes: [], exitCode: EXIT_OK };
-    return closeOutcome(image, await result, record!);
+    return await closeOutcome(image, await result, record!);
   } finally {
     client.close();
   }
@@ -181,7 +181,11 @@ async function describeWait(
   return `waiting for ${what}: its process ${record?.pid} still serves it, although nothing is mounted here any more ...`;
 }
 
-function closeOutcome(image: string | undefined, result: CloseResult | null, record: StoredRecord): Outcome {
+async function closeOutcome(
+  image: string | undefined,
+  result: CloseResult | null,
+  record: StoredRecord,
+): Promise<Outcome> {
   const overlay = result?.overlay;
   if (result?.clean === true) return { closed: true, clean: true, image, overlay, notes: [], exitCode: EXIT_OK };
   const changed = changedFile(record);
@@ -190,8 +194,8 @@ function closeOutcome(image: string | undefined, result: CloseResult | null, rec
       ? `the process ${record.pid} that served ${record.image} ended without saying whether ${changed} is clean`
       : `${changed} was not closed clean: ${result.error ?? 'no reason was given'}`;
   const notes = recoverySteps(record);
-  // a process that ended without an answer leaves its files
-  if (result === null && processStartTime(record.pid) !== record.processStart) forgetRecord(record);
+  // a process that ended without an answer leaves its files; a killed one closes its sockets a while before it has ended
+  if (result === null && (await processEnded(record))) forgetRecord(record);
   return { closed: result !== null, clean: false, image, error, overlay, notes, exitCode: EXIT_MOUNT };
 }
 
@@ -254,14 +258,19 @@ export const unmountCommand: Command = {
     unmount(args.target, { lazy: args.lazy === true, patient: true, output: args.output, quiet: true }),
 };
 
-/** A mount process that has closed its image, or was killed, takes a moment to end and to let its mount go. */
+/**
+ * A mount process that has closed its image, or was killed, takes a moment to end and to let its mount go.
+ * @returns whether it has ended, after three seconds at most
+ */
 export async function processEnded({
   pid,
   processStart,
 }: {
   readonly pid: number;
   readonly processStart: number;
-}): Promise<void> {
+}): Promise<boolean> {
   const end = performance.now() + PROCESS_END_MS;
-  while (processStartTime(pid) === processStart && performance.now() < end) await delay(LOOK_MS);
+  const isThere = (): boolean => processStartTime(pid) === processStart;
+  while (isThere() && performance.now() < end) await delay(LOOK_MS);
+  return !isThere();
 }
