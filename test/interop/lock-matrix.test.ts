@@ -19,6 +19,7 @@ import {
   QEMU_HOLDERS,
   QEMU_VISITORS,
   type Visitor,
+  visit,
 } from '../support/lock-parties.ts';
 import { hasQemu, qemuCheck } from '../support/qemu.ts';
 import { hasCommand, requireOrSkip } from '../support/requirements.ts';
@@ -67,7 +68,7 @@ async function meet(holder: Holder, visitors: readonly Visitor[], format: string
     held = await holder.hold(image, format);
     const allowed = mayShare(holder.access, visitor.access) || (format === 'raw' && visitor.sharesRaw === true);
     const before = fingerprints(folder)[`disk.${format}`];
-    const { opened, message } = visitor.visit(image, format);
+    const { opened, message } = visit(visitor, image, format);
     expect(opened, `${visitor.name} beside ${holder.name}: ${message}`).toBe(allowed);
     if (!allowed) expectNamed(message, visitor, held, image);
     // a writer may have changed it meanwhile, and so may one that was let in

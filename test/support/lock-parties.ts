@@ -76,7 +76,6 @@ const storageDaemon = (image: string, format: string, readOnly: boolean): readon
 /** qemu-storage-daemon stays: it is taken to have opened the image when it still runs with its server in place. */
 function visitAsStorageDaemon(image: string, format: string, readOnly: boolean): Attempt {
   const pidFile = `${image}.pid`;
-  const held = locksOn(image).length;
   const started = command(
     'qemu-storage-daemon',
     ...storageDaemon(image, format, readOnly),
@@ -85,11 +84,17 @@ function visitAsStorageDaemon(image: string, format: string, readOnly: boolean):
   if (started.opened) {
     const pid = Number(readFileSync(pidFile, 'utf8'));
     process.kill(pid, 'SIGKILL');
-    // its locks go with the last of its threads, which may be later than the process
-    const isGone = (): boolean => !isRunning(pid) && locksOn(image).length <= held;
-    for (let tries = 0; !isGone() && tries < 500; tries++) spawnSync('sleep', ['0.01']);
+    for (let tries = 0; isRunning(pid) && tries < 500; tries++) spawnSync('sleep', ['0.01']);
   }
   return started;
+}
+
+/** Lets the visitor in, and waits for its locks to go: they do with the last of its threads, which may be later than its end. */
+export function visit(visitor: Visitor, image: string, format: string): Attempt {
+  const held = locksOn(image).length;
+  const attempt = visitor.visit(image, format);
+  for (let tries = 0; locksOn(image).length > held && tries < 500; tries++) spawnSync('sleep', ['0.01']);
+  return attempt;
 }
 
 export const IMGFUSE_VISITORS: readonly Visitor[] = [
@@ -232,7 +237,7 @@ async function holdWith(image: string, name: string, ...parameters: readonly str
   const child = spawn(name, parameters, { stdio: ['pipe', 'pipe', 'pipe'], cwd: '/' });
   let output = '';
   for (const stream of [child.stdout, child.stderr]) stream.on('data', (chunk) => (output += String(chunk)));
-  const release = (): Promise<void> => end(child);
+  const release = (): Promise<void> => end(child, image);
   for (let waited = 0; !isLocked(image); waited += 10) {
     if (waited > 10_000 || child.exitCode !== null) {
       await release();
@@ -243,11 +248,12 @@ async function holdWith(image: string, name: string, ...parameters: readonly str
   return { pid: child.pid!, release };
 }
 
-async function end(child: ChildProcess): Promise<void> {
+async function end(child: ChildProcess, image: string): Promise<void> {
   if (child.exitCode !== null || child.signalCode !== null) return;
   const gone = once(child, 'exit');
   child.kill('SIGKILL');
   await gone;
+  for (let waited = 0; isLocked(image) && waited < 5000; waited += 10) await delay(10);
 }
 
 /** Whether anybody has an OFD lock on byte 100, 201 or 203: QEMU sets them all at once. */
