@@ -1,14 +1,14 @@
 // Descriptors come from anybody, and so do the names in them. Each of these is refused with a clear error, or read as it is meant; no
 // file changes, nothing outside the image's own directory is opened, and every file is closed again.
 
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import { linkSync, mkdirSync, readdirSync, readFileSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { guestOffset } from '../../src/bytes/offsets.ts';
 import { checkDisk, createDisk, inspectDisk, openDisk } from '../../src/disk/index.ts';
 import { ERRNO, errnoOf, ImgfuseError } from '../../src/errors/index.ts';
-import { fingerprints, imgfuse, isBuilt, readAll, withDisk } from '../support/image-files.ts';
+import { CLI, fingerprints, imgfuse, isBuilt, readAll, withDisk } from '../support/image-files.ts';
 import { requireOrSkip } from '../support/requirements.ts';
 import { makeTemporaryDirectory, removeTemporaryDirectory } from '../support/temporary.ts';
 import { sparseBytes } from '../support/vmdk-bytes.ts';
@@ -301,6 +301,33 @@ describe('extents', () => {
   test('are all closed if one of them cannot be opened', () => {
     write({ extents: [extent('a-flat.vmdk'), extent('b-flat.vmdk'), extent('nowhere.vmdk')] });
     expect(refusal()).toMatch(/nowhere.vmdk .*does not exist/);
+  });
+
+  test('that info cannot look at are told in one sentence for each reason', () => {
+    const names = Array.from({ length: 500 }, (_, i) => extent(`gone-${i}.vmdk`));
+    mkdirSync(join(folder, 'directory.vmdk'));
+    write({ extents: [extent('a-flat.vmdk'), ...names, extent('directory.vmdk')] });
+    const sentences: string[] = [];
+    expect(inspectDisk(image, { log: (sentence) => sentences.push(sentence) }).virtualSize).toBe(502 * 4096);
+    expect(sentences).toEqual([
+      expect.stringMatching(
+        /^the extent .*gone-0\.vmdk of .* does not exist; .*; so it is with 499 other extents of .*disk\.vmdk$/,
+      ),
+      expect.stringMatching(
+        /directory\.vmdk is no regular file[^;]*; put a regular file with its content in its place$/,
+      ),
+    ]);
+  });
+
+  test('of which more are open than the process may have are told in one sentence', (context) => {
+    requireOrSkip(context, isBuilt(), 'the built command line');
+    const names = Array.from({ length: 200 }, (_, i) => `x${i}-flat.vmdk`);
+    for (const name of names) flat(name, 1);
+    write({ extents: names.map((name) => extent(name)) });
+    const { stderr } = spawnSync('sh', ['-c', 'ulimit -n 128; exec "$@"', 'sh', process.execPath, CLI, 'info', image], {
+      encoding: 'utf8',
+    });
+    expect(stderr).toMatch(/^imgfuse: .* cannot be opened: .*\(ulimit -n\); so it is with \d+ other extents of .*\n$/);
   });
 
   test('of a disk that is open here are locked one by one', () => {

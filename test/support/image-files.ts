@@ -10,7 +10,8 @@ import { guestOffset } from '../../src/bytes/offsets.ts';
 import { type OpenDiskOptions, openDisk, type VirtualDisk } from '../../src/disk/index.ts';
 import { seededRandom } from './random.ts';
 
-const CLI = fileURLToPath(new URL('../../dist/cli.js', import.meta.url));
+/** The built command line. */
+export const CLI = fileURLToPath(new URL('../../dist/cli.js', import.meta.url));
 /** Of a sparse giant only the two ends are compared. */
 const HASHED_BYTES = 4 * 1024 * 1024;
 

@@ -21,10 +21,12 @@ export function inspectVmdk(
   const factsOf = (line: ExtentLine): ExtentFacts | null => {
     if (embedding !== null) return embedding.facts;
     if (openExtent === undefined || line.name === null || line.access === 'NOACCESS') return null;
-    if (!seen.has(line.name)) seen.set(line.name, look(line.name, openExtent, log));
+    if (!seen.has(line.name)) seen.set(line.name, look(line.name, openExtent, failures));
     return seen.get(line.name)!;
   };
+  const failures = new Failures();
   const facts = descriptor.extents.map(factsOf);
+  failures.tell(file.path, log);
   const virtualSize = descriptor.extents.reduce(
     (bytes, { length }, i) => bytes + (i === descriptor.extents.length - 1 ? (facts[i]?.capacity ?? length) : length),
     0,
@@ -45,14 +47,34 @@ export function inspectVmdk(
 function look(
   name: string,
   openExtent: NonNullable<OpenOptions['openExtent']>,
-  log: (sentence: string) => void,
+  failures: Failures,
 ): ExtentFacts | null {
   try {
     const file = openExtent(name, 'extent', 'read');
     return kindOf(file)?.inspect(file) ?? null;
   } catch (error) {
     if (!(error instanceof ImgfuseError)) throw error;
-    log(describeError(error));
+    failures.add(name, describeError(error));
     return null;
+  }
+}
+
+/** Why extents cannot be looked at: one sentence for each reason, however many extents have it. */
+class Failures {
+  /** by the sentence without the name of the extent */
+  private readonly reasons = new Map<string, { readonly sentence: string; count: number }>();
+
+  add(name: string, sentence: string): void {
+    const key = sentence.replaceAll(name, '');
+    const reason = this.reasons.get(key);
+    if (reason === undefined) this.reasons.set(key, { sentence, count: 1 });
+    else reason.count++;
+  }
+
+  tell(path: string, log: (sentence: string) => void): void {
+    for (const { sentence, count } of this.reasons.values()) {
+      const others = count === 2 ? 'one other extent' : `${count - 1} other extents`;
+      log(count === 1 ? sentence : `${sentence}; so it is with ${others} of ${path}`);
+    }
   }
 }
