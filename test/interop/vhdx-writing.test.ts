@@ -94,10 +94,28 @@ describe.each([
   });
 });
 
+test('the table of a new image of 64 TiB takes no room on the host, and its disk is zeros for QEMU', () => {
+  create({ block_size: '1M' }, 2 ** 46);
+  const { blocks, size } = statSync(image);
+  expect(size).toBeGreaterThan(2 ** 29);
+  expect(blocks * 512).toBeLessThan(2 * MIB);
+  withDisk(image, { readOnly: false }, (disk) =>
+    disk.write(Buffer.alloc(512, 0x62), 0, 512, guestOffset(2 ** 46 - 512)),
+  );
+  qemuIo(
+    image,
+    'vhdx',
+    'read -P 0 0 1M',
+    `read -P 0 ${2 ** 46 - MIB} ${MIB - 512}`,
+    `read -P 0x62 ${2 ** 46 - 512} 512`,
+  );
+  expect(statSync(image).blocks * 512).toBeLessThan(8 * MIB);
+});
+
 test.each([
   {},
   { block_size: '1M', log_size: '3M' },
-  { block_state_zero: 'off' },
+  { block_state_zero: 'on' },
   { subformat: 'fixed' },
 ] as const)('an image made here with %j is read, written and checked by QEMU', (options) => {
   create(options);

@@ -15,7 +15,11 @@ export const VHDX_CREATE_HELP: CreateHelp = {
       value: 'dynamic|fixed',
       text: 'whether blocks get their place when they are written to; default dynamic',
     },
-    { key: 'block_state_zero', value: 'on|off', text: 'blocks of a dynamic disk say that they are zeros; default on' },
+    {
+      key: 'block_state_zero',
+      value: 'on|off',
+      text: 'blocks of a dynamic disk say that they are zeros, as qemu-img makes them; default off: they are not there',
+    },
   ],
   examples: [
     ['disk.vhdx 100G', ''],

@@ -42,7 +42,7 @@ export function createVhdx(file: HostFile, { backing, options, parent, size }: C
   const blockBytes = blockSizeOption(options.get('block_size'), virtualSize);
   const logBytes = logSizeOption(options.get('log_size'));
   const isFixed = choice(options, 'subformat', ['dynamic', 'fixed']) === 'fixed';
-  const isZero = choice(options, 'block_state_zero', ['on', 'off']) === 'on';
+  const isZero = choice(options, 'block_state_zero', ['off', 'on']) === 'on';
   if (isFixed && locator !== null) throw usage('a VHDX with a backing file cannot be fixed; leave out subformat=fixed');
   const disk = { virtualSize, blockBytes, sectorBytes };
   const geometry = new Geometry({ ...disk, parent: locator });
@@ -74,7 +74,10 @@ function locatorOf(file: HostFile, backing: BackingReference, parent: ParentFact
   return serializeLocator(newLocator(file.path, 'is not made', backing, parent));
 }
 
-/** @param dataAt where the blocks lie, one behind the other; null: nowhere */
+/**
+ * Entries of state 0 (NOT_PRESENT) are a hole of the file: the BAT of 64 TiB in blocks of 1 MiB has 512 MiB.
+ * @param dataAt where the blocks lie, one behind the other; null: nowhere
+ */
 function writeBat(file: HostFile, batAt: number, geometry: Geometry, state: number, dataAt: number | null): void {
   if (state === PAYLOAD_BLOCK_NOT_PRESENT) return;
   for (let first = 0; first < geometry.entryCount; first += CHUNK_ENTRIES) {
