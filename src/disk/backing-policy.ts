@@ -105,8 +105,11 @@ export function resolveExtent(
 ): string {
   const what = EXTENT_WORDS[role];
   checkName(what, image.name, name);
-  if (hasProtocol(name) || isUrl(image.name)) {
+  if (hasProtocol(name))
     throw refusal(image.name, `its ${what} '${name}' is no plain file, and nothing else is opened`);
+  if (isUrl(image.name)) {
+    const why = `its ${what} '${name}' would be read from the server, too, and only images of one file are`;
+    throw refusal(image.name, `${why}; copy all of its files here`);
   }
   const wanted = locateFile(image.name, name);
   return checkFile(what, image, realPathOf(what, image, wanted, policy), policy, kind);

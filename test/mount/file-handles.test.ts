@@ -2,6 +2,7 @@
 
 import { closeSync, openSync, readSync, writeFileSync } from 'node:fs';
 import { afterEach, beforeEach, expect, test } from 'vitest';
+import { EVERY_KIND } from '../support/every-kind.ts';
 import { fileHandle, openFileHandle } from '../support/file-handles.ts';
 import { canMountAsRoot, requireOrSkip } from '../support/requirements.ts';
 import { Bench } from './cli-harness.ts';
@@ -41,4 +42,19 @@ test('a file handle opens the disk of its own mount, and is stale in the next', 
   // the failed one has not hurt the disk that is there
   expect(openedByte(handles[1]!)).toBe('b');
   expect(openedByte(fileHandle(bench.path('m/disk.raw')))).toBe('b');
+});
+
+test('a file handle of an image of any kind is stale in every later mount at its place', (context) => {
+  requireOrSkip(context, canMountAsRoot(), 'root and /dev/fuse');
+  bench.makeDirectory('m');
+  const earlier: Buffer[] = [];
+  for (const { name, isWritable, make } of EVERY_KIND) {
+    const { image, content } = make(bench.makeDirectory(name));
+    expect(bench.imgfuse('mount', ...(isWritable ? [] : ['-o', 'ro']), image, 'm'), name).toMatchObject({ code: 0 });
+    for (const handle of earlier) expect(openedByte(handle), name).toBe(-ESTALE);
+    const handle = fileHandle(bench.path('m/disk.raw'));
+    expect(openedByte(handle), name).toBe(content.subarray(0, 1).toString());
+    earlier.push(handle);
+    expect(bench.imgfuse('unmount', 'm'), name).toMatchObject({ code: 0, stderr: '' });
+  }
 });

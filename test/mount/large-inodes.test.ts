@@ -2,7 +2,9 @@
 // As JavaScript numbers such neighbours are one; here they stay two.
 
 import { readFileSync } from 'node:fs';
+import { relative } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
+import { EVERY_KIND } from '../support/every-kind.ts';
 import { hasQemu } from '../support/qemu.ts';
 import { canMountAsRoot, hasCommand, requireOrSkip } from '../support/requirements.ts';
 import { Bench, CLI, type Result } from './cli-harness.ts';
@@ -14,6 +16,7 @@ beforeEach((context) => {
   requireOrSkip(context, hasQemu, 'qemu-img and qemu-io');
   requireOrSkip(context, readFileSync('/proc/filesystems', 'utf8').includes('\toverlay\n'), 'overlayfs');
   bench = new Bench();
+  bench.makeDirectory('made');
 });
 
 afterEach(() => bench?.cleanUp());
@@ -23,11 +26,14 @@ const SET_UP = `set -eu; mkdir lower upper joined; mount -t tmpfs lower lower; m
   qemu-img create -q -f raw lower/l/base 1M; printf BASE | dd of=lower/l/base conv=notrunc status=none
   (cd lower/l; qemu-img create -q -f qcow2 -b base -F raw middle; qemu-img create -q -f qcow2 -b middle -F qcow2 top
    qemu-img create -q -f qcow2 a 1M; qemu-img create -q -f qcow2 b 1M)
-  mount -t overlay -o lowerdir=lower/l,upperdir=upper/u,workdir=upper/w,xino=on joined joined
-  I="${process.execPath} ${CLI}"`;
+  I="${process.execPath} ${CLI}"
+  cp -r made/. lower/l`;
+const JOIN = `mount -t overlay -o lowerdir=lower/l,upperdir=upper/u,workdir=upper/w,xino=on joined joined`;
 
-function script(text: string): Result {
-  return bench.run('unshare', ['--mount', '--propagation', 'private', 'sh', '-c', `${SET_UP}; ${text}`]);
+/** @param before runs where the files of the lower layer are, before it is one: those alone get large numbers */
+function script(text: string, before = ':'): Result {
+  const all = `${SET_UP}\n(cd lower/l; ${before})\n${JOIN}\n${text}`;
+  return bench.run('unshare', ['--mount', '--propagation', 'private', 'sh', '-c', all]);
 }
 
 it('the images of a chain are no loop', () => {
@@ -55,6 +61,39 @@ it('a mount without locks keeps a second writer from its own image, and from no 
   expect(stderr).not.toContain('joined/b is open for writing');
   expect(stdout).toMatch(/^kept$/m);
   expect(stdout).not.toContain('refused');
+});
+
+const INODES = `find joined -type f -exec stat -c '%i inode' {} +`;
+
+/** @throws unless the numbers are those that this test is about: large, and fewer as JavaScript numbers */
+function expectNeighbours(stdout: string): void {
+  const inodes = [...stdout.matchAll(/^(\d+) inode$/gm)].map(([, digits]) => digits!);
+  expect(inodes.every((inode) => Number(inode) > Number.MAX_SAFE_INTEGER)).toBe(true);
+  expect(new Set(inodes.map(Number)).size).toBeLessThan(new Set(inodes).size);
+}
+
+it('the files of one image are told apart in every kind of image', () => {
+  const made = EVERY_KIND.map(({ name, make }) => make(bench.makeDirectory(`made/${name.replaceAll(/[, ]+/g, '-')}`)));
+  const images = made.map(({ image }) => relative(bench.path('made'), image));
+  const { code, stdout, stderr } = script(`${INODES}; for each in ${images.join(' ')}; do $I map joined/$each; done`);
+  expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
+  expectNeighbours(stdout);
+});
+
+it.each(EVERY_KIND.filter(({ hasBacking }) => hasBacking))('the images of a chain of $name are no loop', ({
+  format,
+  make,
+}) => {
+  // VirtualBox has no names in its images; its parents are looked for among the files with this ending
+  make(bench.path('made'), 'base.vdi');
+  const create = `$I create -q -f ${format} -F ${format}`;
+  const { code, stdout, stderr } = script(
+    `${INODES}; $I mount joined/top.vdi upper/one; head -c 5 upper/one/disk.raw; $I unmount joined/top.vdi`,
+    `${create} -b base.vdi middle.vdi; ${create} -b middle.vdi top.vdi`,
+  );
+  expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
+  expectNeighbours(stdout);
+  expect(stdout).toMatch(/first$/);
 });
 
 it('who holds a lock is told from who holds one of a neighbour', (context) => {

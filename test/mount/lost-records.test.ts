@@ -6,6 +6,7 @@ import { once } from 'node:events';
 import { chownSync, closeSync, mkdirSync, openSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { processStartTime } from '../../src/host/processes.ts';
+import { EVERY_KIND } from '../support/every-kind.ts';
 import { canMountAsRoot, hasCommand, requireOrSkip } from '../support/requirements.ts';
 import { Bench, CLI, exitOf, NOBODY, outlives } from './cli-harness.ts';
 
@@ -36,6 +37,20 @@ it.each([
   const unmounted = bench.imgfuse('unmount', '--output=json', target);
   expect(JSON.parse(unmounted.stdout)).toMatchObject({ closed: true, clean: true });
   expect(unmounted).toMatchObject({ code: 0, stderr: '' });
+  expect(await outlives(pid, 5000)).toBe(false);
+});
+
+it.each(EVERY_KIND)('status and unmount by the name of an image that is $name ask the process', async (kind) => {
+  const { format, isWritable, make } = kind;
+  const { image } = make(bench.directory);
+  expect(bench.imgfuse('mount', ...(isWritable ? [] : ['-o', 'ro']), image, 'mnt')).toMatchObject({ code: 0 });
+  const pid = bench.daemonPid();
+  loseRuntimeFiles();
+  const [status] = JSON.parse(bench.imgfuse('status', '--output=json', 'mnt').stdout) as Record<string, unknown>[];
+  expect(status).toMatchObject({ state: 'mounted', pid, format, 'read-only': !isWritable });
+  const unmounted = bench.imgfuse('unmount', '--output=json', image);
+  expect(unmounted).toMatchObject({ code: 0, stderr: '' });
+  expect(JSON.parse(unmounted.stdout)).toMatchObject({ closed: true, clean: true });
   expect(await outlives(pid, 5000)).toBe(false);
 });
 

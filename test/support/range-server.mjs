@@ -1,4 +1,4 @@
-// A server of one file in ranges that misbehaves on demand. It runs in a thread of its own, because who reads through a
+// A server of one file, or of a few, in ranges that misbehaves on demand. It runs in a thread of its own, because who reads through a
 // HostFile blocks its thread. Commands come through a port; a shared word says that the answer is there.
 
 import { readFileSync } from 'node:fs';
@@ -6,7 +6,11 @@ import { createServer } from 'node:http';
 import { createServer as createTlsServer } from 'node:https';
 import { parentPort, workerData } from 'node:worker_threads';
 
-let { content, tls } = workerData;
+const { tls } = workerData;
+/** What every path has, if there are no files of their own. */
+let theFile = workerData.content;
+/** path to content; empty: there is one file */
+let files = new Map();
 const settings = {
   etag: '"one"',
   lastModified: null,
@@ -39,7 +43,7 @@ async function send(response, bytes) {
   response.end();
 }
 
-function rangeOf(request) {
+function rangeOf(request, content) {
   const [, first, last] = /^bytes=(\d+)-(\d+)$/.exec(request.headers.range ?? '') ?? [];
   if (first === undefined) return null;
   return { start: Number(first), end: Math.min(Number(last) + 1, content.length) };
@@ -63,11 +67,13 @@ function nextRule(range) {
 }
 
 async function answer(request, response) {
-  const range = rangeOf(request);
+  const content = files.get(request.url) ?? theFile;
+  const range = rangeOf(request, content);
   seen.push({ url: request.url, range: request.headers.range ?? null, ifRange: request.headers['if-range'] ?? null });
   response.on('error', () => {});
   const rule = nextRule(range);
-  if (settings.path !== null && request.url !== settings.path && rule === null) {
+  const isMissing = files.size > 0 ? !files.has(request.url) : settings.path !== null && request.url !== settings.path;
+  if (isMissing && rule === null) {
     response.writeHead(404).end();
     return;
   }
@@ -160,7 +166,10 @@ const commands = {
     plan = rules;
   },
   content: (bytes) => {
-    content = bytes;
+    theFile = bytes;
+  },
+  files: (entries) => {
+    files = new Map(entries);
   },
   requests: () => seen,
   forget: () => {

@@ -69,6 +69,11 @@ export class RangeServer {
     this.#call('content', content);
   }
 
+  /** These files, by their paths, and no other. */
+  serve(files: Readonly<Record<string, Uint8Array>>): void {
+    this.#call('files', Object.entries(files));
+  }
+
   requests(): SeenRequest[] {
     return this.#call('requests') as SeenRequest[];
   }
