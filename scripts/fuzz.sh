@@ -1,7 +1,7 @@
 #!/bin/sh
 # Damaged images: valid ones of every kind with fields at the edges of their ranges, pointers crossed, tables cut, compressed
 # data broken, through open, info, check, repair, map, reads and writes, in a process that is watched (test/support/fuzz.ts).
-# Prints for each format: mutants, opened for writing, repaired in one pass, crashes, hangs over 2 s of CPU time, findings, peak memory, and which mutants these were.
+# Prints for each format: mutants, distinct ones (equal mutants are judged once), opened for writing, repaired in one pass, crashes, hangs over 2 s of CPU time, findings, peak memory, and which mutants these were.
 # Partition tables, and what partitions contain, are damaged in the same way (test/support/fuzz-partitions.ts).
 set -eu
 usage='usage: fuzz.sh [--format F] [--mutants N] [--seed S] [--first N] [--jobs N]

@@ -38,6 +38,7 @@ test.concurrent.each(
   }
   const {
     mutants,
+    distinct,
     openedToRead,
     openedForWriting,
     repaired,
@@ -49,8 +50,8 @@ test.concurrent.each(
     findings,
   } = figures;
   console.log(
-    `${format}: ${mutants} mutants, ${openedForWriting} opened for writing, ${repaired} repaired in one pass, ${crashes} crashes, ${hangs} hangs over 2 s ` +
-      `(slowest ${slowestMs} ms), ${findings.length} findings, peak ${Math.ceil(peakBytes / 2 ** 20)} MiB, ` +
+    `${format}: ${mutants} mutants, ${distinct} of them distinct, ${openedForWriting} opened for writing, ${repaired} repaired in one pass, ${crashes} crashes, ` +
+      `${hangs} hangs over 2 s (slowest ${slowestMs} ms), ${findings.length} findings, peak ${Math.ceil(peakBytes / 2 ** 20)} MiB, ` +
       `${Math.round(cpuSeconds)} s of CPU time (seed ${SEED}, mutants ${FIRST} to ${FIRST + mutants - 1})`,
   );
   expect(findings.slice(0, 20)).toEqual([]);

@@ -1,8 +1,9 @@
 // The process that takes damaged images apart, one after the other, in memory; its parent (fuzz.ts) watches its time and its
-// memory. It writes down where it is before each mutant, so that whatever ends it can be run again.
+// memory. It writes down where it is before each mutant, so that whatever ends it can be run again. Equal mutants are judged once.
 
 import { writeSync } from 'node:fs';
 import { setImmediate } from 'node:timers';
+import { KnownMutants } from './fuzz-known.mjs';
 import { Subject } from './fuzz-subject.mjs';
 
 const dist = new URL('../../dist/', import.meta.url);
@@ -14,6 +15,10 @@ const { recognizedName } = await import(new URL('disk/probe.js', dist));
 
 /** The descriptor of the file that has the number of the mutant under way. */
 const PROGRESS = 4;
+/** The descriptor of the table of the mutants that were judged. */
+const KNOWN = 5;
+/** Equal damage is judged so often, each time with other changes of the disk behind it. */
+const TURNS = 4;
 /** of a disk that claims to be large, this much is looked at */
 const LOOKED_AT = 4 * 1024 * 1024;
 const SPOT = LOOKED_AT / 4;
@@ -21,6 +26,8 @@ const MAX_EXTENTS = 300;
 const MAX_SNAPSHOTS = 4;
 /** What mutants leave behind is given back, and memory is looked at, after so many of them. */
 const LOOK_EVERY = 16;
+/** Where no mutant is judged, the number is told after so many. */
+const TELL_EVERY = 4096;
 
 class Bug extends Error {}
 
@@ -297,43 +304,83 @@ function repair(subject, { affected, beside }, file, checkOf, first) {
   return all && report.corruptions + report.leaks > 0;
 }
 
-process.on('message', async ({ subjects: descriptions, seed, from, to, maxRssBytes }) => {
-  const subjects = descriptions.map((description) => new Subject(description));
-  const largest = Math.max(...subjects.map(({ content }) => content.length));
-  if (largest > scratch.length) scratch = Buffer.alloc(largest);
-  modelBuffer = Buffer.alloc(largest);
-  // refusals are made by the dozen, and their stacks take a tenth of the time; a mutant that is run alone has them
-  if (to - from > 1) Error.stackTraceLimit = 0;
-  const counts = { read: 0, opened: 0, repaired: 0 };
-  const progress = new Float64Array(1);
-  let tooLarge = false;
-  for (let index = from; index < to; index++) {
-    const subject = subjectOf(subjects, index);
-    progress[0] = index;
-    writeSync(PROGRESS, progress, 0, progress.byteLength, 0);
-    const random = seededRandom(seed * 1_000_003 + index * 7919);
-    const mutant = subject.mutant(random);
+/** Draws mutants and judges those that were not judged before. */
+class Run {
+  counts = { distinct: 0, read: 0, opened: 0, repaired: 0 };
+  progress = new Float64Array(1);
+  tooLarge = false;
+  lookedAt = 0;
+
+  constructor({ subjects, seed, maxRssBytes, knownBytes }) {
+    this.subjects = subjects.map((description, number) => new Subject(description, number));
+    this.seed = seed;
+    this.maxRssBytes = maxRssBytes;
+    this.known = new KnownMutants(KNOWN, knownBytes);
+    const largest = Math.max(...this.subjects.map(({ content }) => content.length));
+    if (largest > scratch.length) scratch = Buffer.alloc(largest);
+    modelBuffer = Buffer.alloc(largest);
+  }
+
+  async from(first, end) {
+    for (let index = first; index < end; index++) {
+      if (index % TELL_EVERY === 0) this.tell(index);
+      if (!this.take(index)) continue;
+      this.counts.distinct++;
+      if (this.counts.distinct - this.lookedAt < LOOK_EVERY) continue;
+      await new Promise(setImmediate);
+      this.lookAtMemory(index);
+    }
+    this.lookAtMemory(end - 1);
+  }
+
+  /** @returns whether this is a mutant that was not judged before */
+  take(index) {
+    const subject = subjectOf(this.subjects, index);
+    const random = seededRandom(this.seed * 1_000_003 + index * 7919);
+    const damage = subject.draw(random, Math.floor(random() * TURNS));
+    if (!this.known.add(damage.key)) return false;
+    this.tell(index);
     try {
-      const { read, opened, repaired } = examine(subject, mutant, random);
-      counts.read += read;
-      counts.opened += opened;
-      counts.repaired += repaired;
+      // what follows is drawn from the damage, so that equal mutants are equal runs
+      const { read, opened, repaired } = examine(subject, subject.mutant(damage), seededRandom(damage.key.low));
+      this.counts.read += read;
+      this.counts.opened += opened;
+      this.counts.repaired += repaired;
     } catch (error) {
       if (!(error instanceof Bug)) throw error;
-      process.send({ bug: `mutant ${index} of ${subject.name} (${mutant.what}): ${error.message}` });
+      process.send({ bug: `mutant ${index} of ${subject.name} (${damage.what()}): ${error.message}` });
     }
-    if (index % LOOK_EVERY > 0 && index + 1 < to) continue;
-    await new Promise(setImmediate);
-    // what is measured is what an image makes the engine take, not what thousands of them have left behind
+    return true;
+  }
+
+  tell(index) {
+    this.progress[0] = index;
+    writeSync(PROGRESS, this.progress, 0, this.progress.byteLength, 0);
+  }
+
+  /** What is measured is what an image makes the engine take, not what thousands of them have left behind. */
+  lookAtMemory(index) {
+    this.lookedAt = this.counts.distinct;
     globalThis.gc({ type: 'minor' });
     const peak = process.resourceUsage().maxRSS * 1024;
-    if (peak > maxRssBytes && !tooLarge) {
-      tooLarge = true;
-      const what = `the process has grown to ${Math.ceil(peak / 2 ** 20)} MiB`;
-      process.send({ bug: `mutant ${index} of ${subject.name}, or one of the ${LOOK_EVERY} before it: ${what}` });
-    }
+    if (peak <= this.maxRssBytes || this.tooLarge) return;
+    this.tooLarge = true;
+    const what = `the process has grown to ${Math.ceil(peak / 2 ** 20)} MiB`;
+    process.send({ bug: `mutant ${index}, or one of the ${LOOK_EVERY} that were judged before it: ${what}` });
   }
+}
+
+process.on('message', async ({ from, to, ...job }) => {
+  const run = new Run(job);
+  // refusals are made by the dozen, and their stacks take a tenth of the time; a mutant that is run alone has them
+  if (to - from > 1) Error.stackTraceLimit = 0;
+  await run.from(from, to);
   const { maxRSS, systemCPUTime, userCPUTime } = process.resourceUsage();
-  process.send({ done: true, counts, peakBytes: maxRSS * 1024, cpuMicroseconds: userCPUTime + systemCPUTime });
+  process.send({
+    done: true,
+    counts: run.counts,
+    peakBytes: maxRSS * 1024,
+    cpuMicroseconds: userCPUTime + systemCPUTime,
+  });
   process.disconnect();
 });

@@ -613,6 +613,8 @@ export const PLACES = {
   raw: rawPlaces,
 };
 
+const KINDS = ['header', 'table', 'pointer', 'pointer', 'counter', 'data', 'other'];
+
 const NUMBERS = [
   0n,
   1n,
@@ -666,13 +668,13 @@ const NUMBERS = [
 
 /**
  * Damages an image in place.
- * @returns the fields that were changed, the length that is left of the image, what was done, as a sentence, and what that
- * may change
+ * @returns the fields that were changed, the length that is left of the image, what was done, as a function that gives a
+ * sentence, and what that may change
  */
 export function mutate(image, map, random) {
   const pick = (list) => list[Math.floor(random() * list.length)];
   const damages = random() < 0.7 ? 1 : 2 + Math.floor(random() * 3);
-  const told = [];
+  const changes = [];
   const fields = [];
   const affected = [];
   let everything = false;
@@ -682,11 +684,10 @@ export function mutate(image, map, random) {
     // a file that was cut, at a border or anywhere
     length = Math.floor(random() * image.length);
     if (random() >= 0.5) length -= length % map.clusterSize;
-    told.push(`cut to ${length} bytes`);
     everything = true;
   }
   for (let n = 0; n < damages; n++) {
-    const kind = pick(['header', 'table', 'pointer', 'pointer', 'counter', 'data', 'other']);
+    const kind = pick(KINDS);
     const ofKind = map.byKind[kind];
     const place = pick(ofKind.length > 0 ? ofKind : map.places);
     const { at, width } = place;
@@ -695,14 +696,19 @@ export function mutate(image, map, random) {
     const read = readField(image, at, width, map.bigEndian);
     if (value === read) continue;
     writeField(image, at, width, map.bigEndian, value);
-    fields.push({ at, width });
-    told.push(`${place.kind} at ${at}: 0x${read.toString(16)} -> 0x${value.toString(16)}`);
+    fields.push(place);
+    changes.push({ place, read, value });
     if (place.affects === 'all') everything = true;
     else affected.push(...(place.affects === 'compressed' ? map.compressed(at) : place.affects));
     if (place.kind === 'header' || place.kind === 'other') mustOpen = false;
   }
   if (map.sealed !== undefined && random() < 0.8) fields.push(...seal(image, map.sealed, fields));
-  const what = told.join(', ');
+  const what = () => {
+    const told = changes.map(
+      ({ place, read, value }) => `${place.kind} at ${place.at}: 0x${read.toString(16)} -> 0x${value.toString(16)}`,
+    );
+    return [...(length < image.length ? [`cut to ${length} bytes`] : []), ...told].join(', ');
+  };
   return { fields, length, what, affected: everything ? 'all' : affected, mustOpen: mustOpen && !everything };
 }
 

@@ -34,6 +34,8 @@ export function noFigures(): WatchFigures {
 export interface MutantProgram {
   readonly path: string;
   readonly parameters: readonly string[];
+  /** files that it has open, from descriptor 5 on */
+  readonly descriptors?: readonly number[];
 }
 
 /** The mutants of a seed, from number `first` on. */
@@ -91,7 +93,7 @@ interface Job {
 
 /** @returns the number of the mutant to go on with */
 async function runChild(
-  { path, parameters }: MutantProgram,
+  { path, parameters, descriptors = [] }: MutantProgram,
   job: Job,
   figures: WatchFigures,
   progress: number,
@@ -99,7 +101,7 @@ async function runChild(
 ): Promise<number> {
   writeSync(progress, Float64Array.of(job.from), 0, 8, 0);
   const child = fork(path, parameters, {
-    stdio: ['ignore', 'ignore', 'pipe', 'ipc', progress],
+    stdio: ['ignore', 'ignore', 'pipe', 'ipc', progress, ...descriptors],
     // one thread: what helps a collection along takes the processor from the other processes
     execArgv: ['--max-old-space-size=128', '--expose-gc', '--single-threaded'],
     // large buffers go back to the kernel when they are freed: what is measured is what is in use

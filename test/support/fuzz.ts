@@ -1,6 +1,6 @@
 // Damaged images in a process of its own (fuzz-child.mjs), which is watched (fuzz-watch.ts).
 
-import { writeFileSync } from 'node:fs';
+import { closeSync, ftruncateSync, openSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { bochsImage, MIXED_SECTORS } from './bochs-bytes.ts';
@@ -265,10 +265,17 @@ const SUBJECTS: Readonly<Record<string, MakeSubjects>> = {
 export const FUZZED_FORMATS: readonly string[] = Object.keys(SUBJECTS);
 
 export interface FuzzFigures extends WatchFigures {
+  /** equal ones are judged once */
+  distinct: number;
   openedToRead: number;
   openedForWriting: number;
   /** had something wrong that one repair mended */
   repaired: number;
+}
+
+/** The size of the table of mutants that were judged (fuzz-known.mjs): half of its slots of 8 bytes stay empty at least. */
+function tableBytes(mutants: number): number {
+  return Math.min(256 * 1024 * KIB, 2 ** Math.ceil(Math.log2(Math.max(32, mutants * 2) * 8)));
 }
 
 /** Takes `mutants` damaged images of a format apart. @param first number of the first one, to run a single one again */
@@ -280,21 +287,21 @@ export async function fuzz(
   first = 0,
 ): Promise<FuzzFigures> {
   const subjects = SUBJECTS[format]!(folder);
-  const figures: FuzzFigures = { ...noFigures(), openedToRead: 0, openedForWriting: 0, repaired: 0 };
-  const doubles = ['memory-file', 'wrapping-files'].map((name) => compileDouble(name, folder));
-  const child = { path: CHILD, parameters: doubles };
-  const range = { seed, first, mutants };
-  await watchMutants(
-    child,
-    { subjects, maxRssBytes: MAX_RSS_BYTES },
-    range,
-    folder,
-    figures,
-    ({ read, opened, repaired }) => {
-      figures.openedToRead += read ?? 0;
-      figures.openedForWriting += opened ?? 0;
-      figures.repaired += repaired ?? 0;
-    },
-  );
+  const figures: FuzzFigures = { ...noFigures(), distinct: 0, openedToRead: 0, openedForWriting: 0, repaired: 0 };
+  const parameters = ['memory-file', 'wrapping-files'].map((name) => compileDouble(name, folder));
+  const known = openSync(join(folder, 'known-mutants'), 'w+');
+  const job = { subjects, maxRssBytes: MAX_RSS_BYTES, knownBytes: tableBytes(mutants) };
+  try {
+    ftruncateSync(known, job.knownBytes);
+    const child = { path: CHILD, parameters, descriptors: [known] };
+    await watchMutants(child, job, { seed, first, mutants }, folder, figures, (counts) => {
+      figures.distinct += counts['distinct'] ?? 0;
+      figures.openedToRead += counts['read'] ?? 0;
+      figures.openedForWriting += counts['opened'] ?? 0;
+      figures.repaired += counts['repaired'] ?? 0;
+    });
+  } finally {
+    closeSync(known);
+  }
   return figures;
 }
