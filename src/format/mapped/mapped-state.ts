@@ -3,7 +3,6 @@
 
 import { createReservationState, type ReservationState } from '../../concurrency/reservations.ts';
 import { createTableCacheState, MAX_SLICE_BYTES, type TableCacheState } from '../../concurrency/table-cache.ts';
-import { assert } from '../../errors/index.ts';
 import { createWriteTrackerState } from '../write-tracker.ts';
 import { initializeDiskNumbers } from './disk-numbers.ts';
 import { createFreeClustersState, type FreeClustersState, trackedClusters } from './free-clusters.ts';
@@ -14,9 +13,10 @@ export const METADATA_LOCK = 0;
 
 /** Links held back at most; a full list is linked early. */
 const PENDING_CAPACITY = 16384;
-/** Clusters that one write allocates at once. */
-export const MAX_RUN_CLUSTERS = 4096;
-assert(MAX_RUN_CLUSTERS <= PENDING_CAPACITY, 'a write waits for ever for room that its links never find');
+/** Links that a small disk has room for, which may grow while it is open. */
+const LEAST_PENDING = 1024;
+/** Clusters that one write allocates at once: more links than there is ever room for would wait for ever. */
+export const MAX_RUN_CLUSTERS = LEAST_PENDING;
 
 /** Table cache of the smallest image, and of one that may grow while it is open. */
 const LEAST_CACHE_BYTES = 2 ** 20;
@@ -69,12 +69,17 @@ export function createMappedState(options: MappedStateOptions, format: StateSize
     tracker: createWriteTrackerState(),
     cache: createTableCacheState(cacheBytes(options, clusterSize), sliceBytes),
     reservations: createReservationState(slots),
-    pending: createPendingLinksState(readOnly ? 1 : PENDING_CAPACITY),
+    pending: createPendingLinksState(readOnly ? 1 : pendingCapacity(virtualSize / clusterSize)),
     free: createFreeClustersState(
       unitBytes,
       readOnly ? 0 : trackedClusters(unitBytes, fileLength, virtualSize, mayGrow),
     ),
   };
+}
+
+/** A cluster that is dropped and written again waits twice. */
+function pendingCapacity(guestClusters: number): number {
+  return Math.min(PENDING_CAPACITY, Math.max(LEAST_PENDING, 2 * Math.ceil(guestClusters)));
 }
 
 /** The budget, or less where the tables of the image cannot fill it: 16 bytes a guest cluster and 8 a host cluster at most. */
