@@ -8,8 +8,9 @@ import { Subject } from './fuzz-subject.mjs';
 
 const dist = new URL('../../dist/', import.meta.url);
 const { ImgfuseError } = await import(new URL('errors/index.js', dist));
-const [, wrappingFiles] = process.argv.slice(2);
+const [, wrappingFiles, reusedMemory] = process.argv.slice(2);
 const { CountingHostFile } = await import(wrappingFiles);
+const { reusingSharedMemory } = await import(reusedMemory);
 const { endsOf } = await import(new URL('format/file-ends.js', dist));
 const { recognizedName } = await import(new URL('disk/probe.js', dist));
 
@@ -342,7 +343,8 @@ class Run {
     this.tell(index);
     try {
       // what follows is drawn from the damage, so that equal mutants are equal runs
-      const { read, opened, repaired } = examine(subject, subject.mutant(damage), seededRandom(damage.key.low));
+      const act = () => examine(subject, subject.mutant(damage), seededRandom(damage.key.low));
+      const { read, opened, repaired } = reusingSharedMemory(act);
       this.counts.read += read;
       this.counts.opened += opened;
       this.counts.repaired += repaired;

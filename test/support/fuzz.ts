@@ -288,7 +288,7 @@ export async function fuzz(
 ): Promise<FuzzFigures> {
   const subjects = SUBJECTS[format]!(folder);
   const figures: FuzzFigures = { ...noFigures(), distinct: 0, openedToRead: 0, openedForWriting: 0, repaired: 0 };
-  const parameters = ['memory-file', 'wrapping-files'].map((name) => compileDouble(name, folder));
+  const parameters = ['memory-file', 'wrapping-files', 'reused-memory'].map((name) => compileDouble(name, folder));
   const known = openSync(join(folder, 'known-mutants'), 'w+');
   const job = { subjects, maxRssBytes: MAX_RSS_BYTES, knownBytes: tableBytes(mutants) };
   try {

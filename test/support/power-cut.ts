@@ -13,6 +13,7 @@ import { findIllegal, LegalValues } from './legal-values.ts';
 import type { MemoryHostFile } from './memory-file.ts';
 import { besideIt, checkImage, openImage } from './memory-images.ts';
 import { put32, put64 } from './qcow2-bytes.ts';
+import { reusingSharedMemory } from './reused-memory.ts';
 import { AREAS, type GuestStep, type Prepared, runStep, SECTOR, SECTORS } from './workloads.ts';
 import { type RecordedOperation, RecordingHostFile } from './wrapping-files.ts';
 
@@ -81,7 +82,7 @@ export function cutPower(
   verdict: Verdict,
   most = Number.POSITIVE_INFINITY,
 ): void {
-  const { log, events } = record(workload);
+  const { log, events } = reusingSharedMemory(() => record(workload));
   const starts = [workload.start, ...workload.beside];
   let count = 0;
   for (const _ of crashMoments(starts, log, () => 0)) count++;
@@ -99,7 +100,8 @@ export function cutPower(
     const known = sound.get(key);
     if (known !== undefined && readsLegally(known, legal)) continue;
     const reads = new Uint8Array(SECTORS);
-    const fault = judge(workload, files, legal, random, verdict.distinct++, reads);
+    const number = verdict.distinct++;
+    const fault = reusingSharedMemory(() => judge(workload, files, legal, random, number, reads));
     if (fault === null) {
       sound.set(key, reads);
       continue;

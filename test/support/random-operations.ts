@@ -23,6 +23,7 @@ import { checkImage, createMemoryImage, openImage } from './memory-images.ts';
 import { oldKindOfParallels, plainParallels } from './plain-parallels.ts';
 import { qemuCheck, qemuImg } from './qemu.ts';
 import { seedOf } from './random.ts';
+import { reusingSharedMemory } from './reused-memory.ts';
 
 type Operation =
   | {
@@ -215,12 +216,8 @@ export function runImages({ kind, seed, images, judged }: ImagePiece, number: nu
       fc.array(operationOn(maxSize), { maxLength: 60, size: 'max' }),
       (sectors, operations) => {
         const isJudged = figures.images < judged && isOpenedByQemu(subject);
-        runOperations(
-          subject,
-          Math.max(leastSize(subject.format), sectors * 512),
-          operations,
-          isJudged ? folder : null,
-        );
+        const size = Math.max(leastSize(subject.format), sectors * 512);
+        reusingSharedMemory(() => runOperations(subject, size, operations, isJudged ? folder : null));
         figures.operations += operations.length;
         figures.images++;
         if (isJudged) figures.judged++;
