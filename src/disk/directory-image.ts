@@ -21,6 +21,7 @@ const KINDS = formats.flatMap((format) =>
 export function imageFileOf(name: string): string {
   if (isUrl(name) || fileKind(name) !== 'directory') return name;
   const directory = name.replace(/(?<=.)\/+$/, '');
+  let unlike = '';
   for (const { format, file } of KINDS) {
     const path = `${directory === '/' ? '' : directory}/${file}`;
     if (fileKind(path) === 'missing') continue;
@@ -28,6 +29,7 @@ export function imageFileOf(name: string): string {
     const opened = openImageFile(path, true, 'image');
     try {
       if (isSigned(format, endsOf(opened), 'head')) return path;
+      unlike ||= `its ${file} is not that of ${format.title}`;
     } finally {
       opened.close();
     }
@@ -35,7 +37,7 @@ export function imageFileOf(name: string): string {
   const files = KINDS.map(({ format, file }) => `no ${file} of ${format.title}`).join(' and ');
   throw new ImgfuseError(
     'usage',
-    `${name} is a directory and no disk image: it has ${files}; name the image file in it`,
+    `${name} is a directory and no disk image: ${unlike === '' ? `it has ${files}` : unlike}; name the image file in it`,
     {
       path: name,
     },

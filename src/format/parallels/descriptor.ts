@@ -156,5 +156,6 @@ function sectorsOf(element: XmlElement, name: string): number {
 }
 
 export function describeDescriptor({ blockBytes, diskBytes }: Descriptor): ImageDetails {
-  return { format: 'parallels', virtualSize: diskBytes, clusterSize: blockBytes, dirty: false, specific: {} };
+  const sizes = { virtualSize: diskBytes, clusterSize: blockBytes };
+  return { format: 'parallels', ...sizes, dirty: false, isOnlyRead: true, specific: {} };
 }

@@ -8,8 +8,8 @@ import type { AttachOptions, Image, ImageFormat, OpenOptions, SharedImage } from
 import { PieceImage, type PieceState } from '../piece-image.ts';
 import { createParallels } from './create.ts';
 import { PARALLELS_CREATE_HELP } from './create-help.ts';
-import { describeDescriptor, readDescriptor } from './descriptor.ts';
 import { describeHeader, readHeader } from './header.ts';
+import { inspectDisk } from './inspect-disk.ts';
 import { openDisk } from './open-disk.ts';
 import { checkPlain } from './plain/check.ts';
 import { plainImage } from './plain/image.ts';
@@ -34,10 +34,8 @@ export const parallels: ImageFormat & Required<Pick<ImageFormat, 'check' | 'crea
     if (!isDescriptor(file)) return checkPlain(file, options);
     throw ofSeveralFiles('unsupported', 'check', file, 'which have to be checked one by one');
   },
-  inspect: (file) =>
-    isDescriptor(file)
-      ? { ...describeDescriptor(readDescriptor(file)), isOnlyRead: true }
-      : describeHeader(readHeader(file)),
+  inspect: (file, log, openExtent) =>
+    isDescriptor(file) ? inspectDisk(file, log, openExtent) : describeHeader(readHeader(file)),
 };
 
 function openParallels(file: HostFile, options: OpenOptions): Image {

@@ -1,7 +1,7 @@
 // Looking at an image without opening it: the descriptor, and the headers of the extents that can be reached.
 
-import { describeError, ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
+import { ExtentLooks } from '../extent-looks.ts';
 import type { ImageDetails, OpenOptions } from '../image-format.ts';
 import { type ExtentLine, parseDescriptor } from './descriptor/parse.ts';
 import { findDescriptor } from './descriptor/place.ts';
@@ -17,16 +17,14 @@ export function inspectVmdk(
 ): ImageDetails {
   const { embedding, isChanging, text } = findDescriptor(file);
   const descriptor = parseDescriptor(text, file.path);
-  const seen = new Map<string, ExtentFacts | null>();
+  const looks = new ExtentLooks<ExtentFacts | null>(openExtent);
   const factsOf = (line: ExtentLine): ExtentFacts | null => {
     if (embedding !== null) return embedding.facts;
-    if (openExtent === undefined || line.name === null || line.access === 'NOACCESS') return null;
-    if (!seen.has(line.name)) seen.set(line.name, look(line.name, openExtent, failures));
-    return seen.get(line.name)!;
+    if (line.name === null || line.access === 'NOACCESS') return null;
+    return looks.look(line.name, (extent) => kindOf(extent)?.inspect(extent) ?? null);
   };
-  const failures = new Failures();
   const facts = descriptor.extents.map(factsOf);
-  failures.tell(file.path, log);
+  looks.tell(file.path, log);
   const virtualSize = descriptor.extents.reduce(
     (bytes, { length }, i) => bytes + (i === descriptor.extents.length - 1 ? (facts[i]?.capacity ?? length) : length),
     0,
@@ -41,40 +39,4 @@ export function inspectVmdk(
     isDirty: isChanging || facts.some((each) => each?.isUnclean === true),
     isOnlyRead: facts.some((each) => (each?.onlyRead ?? null) !== null),
   });
-}
-
-/** null: it has no tables, or cannot be looked at. */
-function look(
-  name: string,
-  openExtent: NonNullable<OpenOptions['openExtent']>,
-  failures: Failures,
-): ExtentFacts | null {
-  try {
-    const file = openExtent(name, 'extent', 'read');
-    return kindOf(file)?.inspect(file) ?? null;
-  } catch (error) {
-    if (!(error instanceof ImgfuseError)) throw error;
-    failures.add(name, describeError(error));
-    return null;
-  }
-}
-
-/** Why extents cannot be looked at: one sentence for each reason, however many extents have it. */
-class Failures {
-  /** by the sentence without the name of the extent */
-  private readonly reasons = new Map<string, { readonly sentence: string; count: number }>();
-
-  add(name: string, sentence: string): void {
-    const key = sentence.replaceAll(name, '');
-    const reason = this.reasons.get(key);
-    if (reason === undefined) this.reasons.set(key, { sentence, count: 1 });
-    else reason.count++;
-  }
-
-  tell(path: string, log: (sentence: string) => void): void {
-    for (const { sentence, count } of this.reasons.values()) {
-      const others = count === 2 ? 'one other extent' : `${count - 1} other extents`;
-      log(count === 1 ? sentence : `${sentence}; so it is with ${others} of ${path}`);
-    }
-  }
 }

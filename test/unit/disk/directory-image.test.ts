@@ -105,7 +105,9 @@ describe('a directory is refused', () => {
     ['that is a disk image of another format', Buffer.from('QED\0 and more')],
   ])('if its Info.plist is one %s', (_, bytes) => {
     writeFileSync(join(bundle, 'Info.plist'), bytes);
-    expect(refusalOf(() => openDisk(bundle, { readOnly: true }))).toBe(sentence(bundle));
+    expect(refusalOf(() => openDisk(bundle, { readOnly: true }))).toBe(
+      `usage: ${bundle} is a directory and no disk image: its Info.plist is not that of a sparsebundle (macOS); name the image file in it`,
+    );
   });
 
   test('also as a backing file that an image names', () => {

@@ -1,6 +1,6 @@
 // Parallels disks of several files: storages one behind the other, snapshots, and what a DiskDescriptor.xml must not say.
 
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { guestOffset } from '../../../../src/bytes/offsets.ts';
@@ -106,6 +106,23 @@ test('a disk of several files with a snapshot is read whole, by every thread, an
   expect(log).toEqual([]);
   expect(inspectDisk(descriptor)).toMatchObject({ format: 'parallels', virtualSize: wanted.length, dirty: false });
   expect(fingerprints(folder)).toEqual(before);
+});
+
+test('its files count for info: the space they take, one that is in use, and those that are gone', () => {
+  makeDisk();
+  const names = readdirSync(folder);
+  const blocks = names.reduce((sum, name) => sum + statSync(join(folder, name)).blocks, 0);
+  expect(inspectDisk(descriptor)).toMatchObject({ actualSize: blocks * SECTOR, dirty: false });
+  const { image } = parallelsImage({ pieces: [0], clusterSectors: CLUSTER, inUse: 0x746f6e59, sectors: CLUSTER });
+  writeFileSync(join(folder, 'c.1.hds'), image);
+  expect(inspectDisk(descriptor)).toMatchObject({ dirty: true });
+  rmSync(join(folder, 'c.1.hds'));
+  for (const letter of ['a', 'b']) rmSync(join(folder, `${letter}.0.hds`));
+  const log: string[] = [];
+  expect(inspectDisk(descriptor, { log: (sentence) => log.push(sentence) })).toMatchObject({ dirty: false });
+  expect(log).toEqual([
+    expect.stringMatching(/\.hds of .* does not exist; .*; so it is with 2 other extents of .*DiskDescriptor\.xml$/),
+  ]);
 });
 
 test('one of its files alone is read with a warning', () => {
