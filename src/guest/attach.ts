@@ -154,33 +154,48 @@ async function openImage(
     await tools.openImage(disk, wanted);
     return wanted;
   } catch (error) {
-    const fallback = fallbackFor(error, request);
-    if (fallback === null) throw error;
-    tools.checkpoint();
-    // an attach that began at the same moment was faster
-    const other = listAttachments().find((each) => each.image === request.image && each.recordPath !== recordPath);
-    if (fallback.share && other !== undefined) {
-      throw new ImgfuseError('busy', describeOther(other), { path: request.image });
+    for (const fallback of fallbacksFor(error, request)) {
+      tools.checkpoint();
+      // an attach that began at the same moment was faster
+      const other = listAttachments().find((each) => each.image === request.image && each.recordPath !== recordPath);
+      if (isInUse(error) && other !== undefined) {
+        throw new ImgfuseError('busy', describeOther(other), { path: request.image });
+      }
+      if (!(await opens(fallback, disk, tools))) continue;
+      const { message } = error as ImgfuseError;
+      const warning = fallback.share ? '; what is being written there now may look inconsistent' : '';
+      tools.note(`${message.split(';')[0]}: it is attached read-only${warning}`);
+      return fallback;
     }
-    try {
-      await tools.openImage(disk, fallback);
-    } catch {
-      throw error;
-    }
-    const { message } = error as ImgfuseError;
-    const warning = fallback.share ? '; what is being written there now may look inconsistent' : '';
-    tools.note(`${message.split(';')[0]}: it is attached read-only${warning}`);
-    return fallback;
+    throw error;
   }
 }
 
-/** How to read an image that cannot be written; null if the error says something else. */
-function fallbackFor(error: unknown, { readOnly, mayFallBack, writesAside }: AttachRequest): ImageAccess | null {
-  if (!(error instanceof ImgfuseError) || writesAside) return null;
-  const isInUse = error.kind === 'busy' && error.context.operation === 'lock';
-  if (isInUse && (readOnly || mayFallBack)) return { readOnly: true, share: true };
+async function opens(access: ImageAccess, disk: string, tools: AttachTools): Promise<boolean> {
+  try {
+    await tools.openImage(disk, access);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** How to read an image that cannot be written, the best way first; none if the error says something else. */
+function fallbacksFor(error: unknown, { readOnly, mayFallBack, writesAside }: AttachRequest): readonly ImageAccess[] {
+  const unshared = { readOnly: true, share: false };
+  if (!(error instanceof ImgfuseError) || writesAside) return [];
+  if (isInUse(error)) {
+    const shared = { readOnly: true, share: true };
+    if (readOnly) return [shared];
+    // others may only read it: then nothing is being written there, and nothing will be
+    return mayFallBack ? [unshared, shared] : [];
+  }
   const isUnwritable = error.kind === 'read-only' || error.kind === 'permission';
-  return isUnwritable && mayFallBack && !readOnly ? { readOnly: true, share: false } : null;
+  return isUnwritable && mayFallBack && !readOnly ? [unshared] : [];
+}
+
+function isInUse(error: unknown): boolean {
+  return error instanceof ImgfuseError && error.kind === 'busy' && error.context.operation === 'lock';
 }
 
 function placeFor(partition: GuestPartition, directory: string, choice: PartitionChoice): AttachedPartition {

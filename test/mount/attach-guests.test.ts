@@ -8,7 +8,7 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { loopsUnder } from '../support/attach-run.ts';
 import { makeGuestDisk, run } from '../support/guest-images.ts';
 import { canMountAsRoot, hasCommand, requireOrSkip } from '../support/requirements.ts';
-import { Bench, isRunning, mountsUnder, until } from './cli-harness.ts';
+import { Bench, isRunning, lines, mountsUnder, until } from './cli-harness.ts';
 
 const GUESTS = {
   ext4: { mib: 32, make: ['mkfs.ext4', '-q', '-F'] },
@@ -133,6 +133,20 @@ describe('an image that another program writes', () => {
     imgfuse('detach', guest);
     imgfuse('unmount', at);
     expect(leftovers()).toEqual([]);
+  });
+
+  test('is not spoken of if the other one only reads', () => {
+    const image = imageWith('ext4');
+    const at = bench.makeDirectory('mnt');
+    const guest = bench.makeDirectory('guest');
+    imgfuse('mount', '-o', 'overlay=changes.qcow2', image, at);
+    const beside = bench.imgfuse('attach', image, guest);
+    expect(beside.code, beside.stderr).toBe(0);
+    expect(lines(beside.stderr)).toEqual([
+      expect.stringMatching(/is in use by imgfuse \(process \d+\).*: it is attached read-only$/),
+    ]);
+    imgfuse('detach', guest);
+    imgfuse('unmount', at);
   });
 
   test('keeps its bytes if changes go to a temporary overlay', () => {
