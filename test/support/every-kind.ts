@@ -54,7 +54,7 @@ function written(format: string, options: Readonly<Record<string, string>> = {},
     ...{ format, isWritable: true, hasBacking },
     make: (directory, name = 'disk.img') => {
       createAt(join(directory, name), format, options);
-      return { image: join(directory, name), content: WRITTEN };
+      return { image: join(directory, name), content: Buffer.from(WRITTEN) };
     },
   };
 }
@@ -75,7 +75,7 @@ function parallelsDirectory(directory: string, name = 'disk.hdd'): MadeImage {
       `<Snapshots><Shot><GUID>${guid}</GUID><ParentGUID>{00000000-0000-0000-0000-000000000000}</ParentGUID></Shot></Snapshots>\n` +
       '</Parallels_disk_image>\n',
   );
-  return { image, content: WRITTEN };
+  return { image, content: Buffer.from(WRITTEN) };
 }
 
 function bundleDirectory(directory: string, name = 'disk.sparsebundle'): MadeImage {
