@@ -9,6 +9,7 @@ import { vhdx } from '../../src/format/vhdx/index.ts';
 import { WRITTEN_EXTENTS } from './extents.ts';
 import { cutPower, noVerdict, type Verdict, type Workload } from './power-cut.ts';
 import { seededRandom, seedOf } from './random.ts';
+import { seededCrypto } from './seeded-crypto.ts';
 import { markedBeforeChanged, SEVERAL_FILES } from './vmdk-files.ts';
 import { type GuestStep, type Prepared, prepare, randomSteps, SUBJECTS, type Subject } from './workloads.ts';
 
@@ -69,7 +70,11 @@ export const CUT_KINDS: readonly CutKind[] = [...ordinary, ...extents, ...severa
 
 /** @param number of the workload @param most states of it that are judged, about */
 export function cutWorkload(kind: CutKind, seed: number, number: number, most: number): Verdict {
-  const random = seededRandom(seedOf(seed, CUT_KINDS.indexOf(kind), number));
+  const own = seedOf(seed, CUT_KINDS.indexOf(kind), number);
+  return seededCrypto(own, () => runWorkload(kind, seededRandom(own), most));
+}
+
+function runWorkload(kind: CutKind, random: () => number, most: number): Verdict {
   const { subject } = kind;
   const guestSteps = kind.steps(random);
   const kill = random() < KILLED ? addKill(guestSteps, random) : {};
