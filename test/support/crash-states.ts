@@ -80,6 +80,24 @@ export function* crashMoments(
   }
 }
 
+/** How many crashMoments() there are. */
+export function countMoments(files: number, log: readonly RecordedOperation[]): number {
+  const pending = new Array<number>(files).fill(0);
+  let undone = 0;
+  let count = countSubsets(0);
+  for (const { operation, file } of log) {
+    if (operation === 'sync') {
+      undone -= pending[file]!;
+      pending[file] = 0;
+    } else {
+      pending[file]!++;
+      undone++;
+    }
+    count += countSubsets(undone);
+  }
+  return count;
+}
+
 /** The file after all of `log`, which began with `start`. */
 export function replay(start: MemoryHostFile, log: readonly RecordedOperation[]): MemoryHostFile {
   const growing = growingWrites([start], log);
@@ -109,23 +127,34 @@ class Subset {
 }
 
 function* subsets(count: number, random: () => number): Generator<Subset> {
-  const fill = (rule: (index: number) => boolean) => Array.from({ length: count }, (_, index) => rule(index));
   if (count <= ALL_SUBSETS_UP_TO) {
-    for (let mask = 0; mask < 2 ** count; mask++) yield new Subset(fill((index) => (mask & (1 << index)) !== 0));
+    for (let mask = 0; mask < 2 ** count; mask++) yield new Subset(fill(count, (index) => (mask & (1 << index)) !== 0));
   } else {
-    for (let end = 0; end <= count; end++) yield new Subset(fill((index) => index < end));
+    for (let end = 0; end <= count; end++) yield new Subset(fill(count, (index) => index < end));
     for (let one = 0; one < count; one++) {
-      yield new Subset(fill((index) => index !== one));
-      yield new Subset(fill((index) => index === one));
+      yield new Subset(fill(count, (index) => index !== one));
+      yield new Subset(fill(count, (index) => index === one));
     }
-    for (let n = 0; n < RANDOM_SUBSETS; n++) yield new Subset(fill(() => random() < 0.5));
+    for (let n = 0; n < RANDOM_SUBSETS; n++) yield new Subset(fill(count, () => random() < 0.5));
   }
   for (let n = 0; n < Math.min(count, TORN_SUBSETS); n++) {
     yield new Subset(
-      fill(() => random() < 0.7),
+      fill(count, () => random() < 0.7),
       Math.floor(random() * count),
     );
   }
+}
+
+function fill(count: number, rule: (index: number) => boolean): boolean[] {
+  const bits: boolean[] = [];
+  for (let index = 0; index < count; index++) bits.push(rule(index));
+  return bits;
+}
+
+/** How many subsets() there are. */
+function countSubsets(count: number): number {
+  const whole = count <= ALL_SUBSETS_UP_TO ? 2 ** count : count + 1 + 2 * count + RANDOM_SUBSETS;
+  return whole + Math.min(count, TORN_SUBSETS);
 }
 
 /** The writes that made the file longer, as against those into a part that a truncate had added before. */

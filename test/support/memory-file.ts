@@ -10,11 +10,22 @@ import type { SharedFile } from '../../src/host/shared-file.ts';
 
 const PAGE = 4096;
 let nextInode = 1;
-/** Fingerprints of pages that more than one file may have, which never change. */
-const shared = new WeakMap<Uint8Array, Fingerprint>();
+let nextOwner = 1;
 
-/** 64 bits, as two words */
-type Fingerprint = readonly [number, number];
+/** A page of one file or of several; only its owner changes it. */
+class Page {
+  readonly bytes: Uint8Array;
+  readonly owner: number;
+  /** the fingerprint, two words, if it is known */
+  first = 0;
+  second = 0;
+  isDigested = false;
+
+  constructor(bytes: Uint8Array, owner: number) {
+    this.bytes = bytes;
+    this.owner = owner;
+  }
+}
 
 export class MemoryHostFile implements HostFile {
   readonly path: string;
@@ -22,9 +33,9 @@ export class MemoryHostFile implements HostFile {
   readonly descriptor = null;
   readonly isDevice = false;
   private readonly inode = nextInode++;
-  private pages = new Map<number, Uint8Array>();
-  /** pages that no other file has */
-  private readonly owned = new Set<number>();
+  private pages = new Map<number, Page>();
+  /** of the pages that no other file has */
+  private owner = nextOwner++;
   private length = 0;
 
   constructor(content: Uint8Array = new Uint8Array(0), path = '/memory', readOnly = false) {
@@ -37,7 +48,7 @@ export class MemoryHostFile implements HostFile {
   clone(readOnly = this.readOnly): MemoryHostFile {
     const copy = new MemoryHostFile(new Uint8Array(0), this.path, readOnly);
     copy.pages = new Map(this.pages);
-    this.owned.clear();
+    this.owner = nextOwner++;
     copy.length = this.length;
     return copy;
   }
@@ -53,20 +64,12 @@ export class MemoryHostFile implements HostFile {
   fingerprint(): string {
     let [low, high] = [0, 0];
     for (const [index, page] of this.pages) {
-      const [first, second] = this.fingerprintOf(index, page);
+      if (!page.isDigested) digest(page);
       // a sum: the pages are in no order
-      low = (low + mix(first ^ Math.imul(index, 0x9e3779b1))) >>> 0;
-      high = (high + mix(second ^ Math.imul(index + 1, 0x85ebca6b))) >>> 0;
+      low = (low + mix(page.first ^ Math.imul(index, 0x9e3779b1))) >>> 0;
+      high = (high + mix(page.second ^ Math.imul(index + 1, 0x85ebca6b))) >>> 0;
     }
     return `${this.length}:${low}:${high}`;
-  }
-
-  private fingerprintOf(index: number, page: Uint8Array): Fingerprint {
-    const known = this.owned.has(index) ? undefined : shared.get(page);
-    if (known !== undefined) return known;
-    const fingerprint = digestOf(page);
-    if (!this.owned.has(index)) shared.set(page, fingerprint);
-    return fingerprint;
   }
 
   size(): number {
@@ -91,7 +94,7 @@ export class MemoryHostFile implements HostFile {
     for (let done = 0; done < count; ) {
       const inPage = (offset + done) % PAGE;
       const part = Math.min(PAGE - inPage, count - done);
-      const page = this.pages.get((offset + done - inPage) / PAGE);
+      const page = this.pages.get((offset + done - inPage) / PAGE)?.bytes;
       const at = targetOffset + done;
       if (page === undefined) target.fill(0, at, at + part);
       else target.set(part === PAGE ? page : page.subarray(inPage, inPage + part), at);
@@ -159,13 +162,16 @@ export class MemoryHostFile implements HostFile {
     if (length > 0) this.length = Math.max(this.length, offset + length);
   }
 
+  /** The bytes of a page, to be changed. */
   private ownPage(index: number): Uint8Array {
     const present = this.pages.get(index);
-    if (present !== undefined && this.owned.has(index)) return present;
-    const page = present?.slice() ?? new Uint8Array(PAGE);
+    if (present?.owner === this.owner) {
+      present.isDigested = false;
+      return present.bytes;
+    }
+    const page = new Page(present?.bytes.slice() ?? new Uint8Array(PAGE), this.owner);
     this.pages.set(index, page);
-    this.owned.add(index);
-    return page;
+    return page.bytes;
   }
 
   /** [start, end) becomes zeros; whole pages become holes. */
@@ -214,16 +220,23 @@ function mix(word: number): number {
   return mixed ^ (mixed >>> 16);
 }
 
-/** Two words that each depend on all words of a page and on their order. */
-function digestOf(page: Uint8Array): Fingerprint {
-  const words = new Int32Array(page.buffer, page.byteOffset, PAGE / 4);
-  let [first, second] = [0x243f6a88, 0x13198a2e];
-  for (let i = 0; i < words.length; i++) {
-    const word = words[i]!;
-    first = Math.imul(first ^ word, 0x9e3779b1);
+/** Two words that each depend on all words of a page and on their order; even and odd words apart, which takes half of the time. */
+function digest(page: Page): void {
+  const { buffer, byteOffset } = page.bytes;
+  const words = new Int32Array(buffer, byteOffset, PAGE / 4);
+  let [first, second, third, fourth] = [0x243f6a88, 0x13198a2e, 0x03707344, 0x299f31d0];
+  for (let i = 0; i < PAGE / 4; i += 2) {
+    const [even, odd] = [words[i]!, words[i + 1]!];
+    first = Math.imul(first ^ even, 0x9e3779b1);
     first ^= first >>> 15;
-    second = Math.imul(second + word, 0x85ebca6b);
+    second = Math.imul(second + even, 0x85ebca6b);
     second ^= second >>> 13;
+    third = Math.imul(third ^ odd, 0x9e3779b1);
+    third ^= third >>> 15;
+    fourth = Math.imul(fourth + odd, 0x85ebca6b);
+    fourth ^= fourth >>> 13;
   }
-  return [mix(first), mix(second)];
+  page.first = mix(first + mix(third));
+  page.second = mix(second + mix(fourth));
+  page.isDigested = true;
 }

@@ -8,7 +8,7 @@ import { FIELD } from '../../src/format/qcow2/header/header.ts';
 import { readHeader } from '../../src/format/qcow2/header/read-header.ts';
 import { readSnapshotTable } from '../../src/format/qcow2/header/snapshot-table.ts';
 import type { HostFile } from '../../src/host/host-file.ts';
-import { crashMoments } from './crash-states.ts';
+import { countMoments, crashMoments } from './crash-states.ts';
 import { findIllegal, LegalValues } from './legal-values.ts';
 import type { MemoryHostFile } from './memory-file.ts';
 import { besideIt, checkImage, openImage } from './memory-images.ts';
@@ -90,8 +90,7 @@ export function cutPower(
 ): void {
   const { log, events } = reusingSharedMemory(() => record(workload));
   const starts = [workload.start, ...workload.beside];
-  let count = 0;
-  for (const _ of crashMoments(starts, log, () => 0)) count++;
+  const count = countMoments(starts.length, log);
   let legal = new LegalValues(workload.content);
   let legalAt = -1;
   /** what may be read at this moment, of what was read */
@@ -205,7 +204,7 @@ export function judge(
     const broken = workload.invariant?.([state!, ...beside]) ?? null;
     if (broken !== null) return { kind: 'corrupt', text: broken };
     const log: RecordedOperation[] = [];
-    const readOnly = (file: MemoryHostFile) => new RecordingHostFile(file.clone(true), log);
+    const readOnly = (file: MemoryHostFile) => new RecordingHostFile(file, log, 0, true);
     open(workload, readOnly(state!), beside.map(readOnly), true).close();
     if (log.length > 0) return { kind: 'corrupt', text: 'a read-only open changed the file' };
     if (workload.onlyLeaks && !(workload.marksDirty && inspect(workload, state!, beside).dirty)) {

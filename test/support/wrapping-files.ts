@@ -118,12 +118,18 @@ export interface RecordedOperation {
 export class RecordingHostFile extends WrappingFile {
   readonly log: RecordedOperation[];
   private readonly file: number;
+  private readonly isReadOnly: boolean;
 
-  /** @param log shared by files whose order matters @param file this one's number among them */
-  constructor(inner: HostFile, log: RecordedOperation[] = [], file = 0) {
+  /** @param log shared by files whose order matters @param file this one's number among them @param readOnly what it says of itself */
+  constructor(inner: HostFile, log: RecordedOperation[] = [], file = 0, readOnly = inner.readOnly) {
     super(inner);
     this.log = log;
     this.file = file;
+    this.isReadOnly = readOnly;
+  }
+
+  override get readOnly(): boolean {
+    return this.isReadOnly;
   }
 
   protected override before(operation: HostOperation, offset: number, length: number, data?: Uint8Array): void {

@@ -71,3 +71,20 @@ test('files have equal fingerprints if and only if lengths, pages and holes are 
   longer.truncate(8704);
   expect(new Set([first!, second!, hole!, zeros, longer].map((each) => each.fingerprint())).size).toBe(5);
 });
+
+test('a fingerprint depends on every word of a page and on the order of words', () => {
+  const words = new Int32Array(1024).map((_, i) => Math.imul(i + 1, 0x01234567));
+  const fingerprint = (changed: Int32Array): string => new MemoryHostFile(new Uint8Array(changed.buffer)).fingerprint();
+  const seen = new Set([fingerprint(words)]);
+  for (let at = 0; at < 1024; at++) seen.add(fingerprint(words.with(at, words[at]! ^ 0x80000000)));
+  for (let at = 0; at + 2 < 1024; at++) {
+    for (const other of [at + 1, at + 2]) {
+      seen.add(fingerprint(words.with(at, words[other]!).with(other, words[at]!)));
+    }
+  }
+  expect(seen.size).toBe(1 + 1024 + 2 * 1022);
+  for (const half of [0, 1]) {
+    const parts = [...seen].map((text) => text.split(':')[1 + half]);
+    expect(new Set(parts).size).toBeGreaterThan(seen.size - 5);
+  }
+});
