@@ -2,11 +2,15 @@
 // for is asked for, what waits for the network answers in time, and a connection that is ended all the same is named.
 
 import { spawn } from 'node:child_process';
-import { readFileSync, writeFileSync } from 'node:fs';
+import { closeSync, openSync, readFileSync, writeFileSync, writeSync } from 'node:fs';
 import { afterEach, beforeEach, expect, it } from 'vitest';
+import { guestOffset } from '../../src/bytes/offsets.ts';
+import { createDisk } from '../../src/disk/index.ts';
+import { EVERY_KIND } from '../support/every-kind.ts';
+import { readAll, withDisk } from '../support/image-files.ts';
 import { RangeServer } from '../support/range-server.ts';
 import { canMountAsRoot, requireOrSkip } from '../support/requirements.ts';
-import { Bench, exitOf, outlives } from './cli-harness.ts';
+import { Bench, exitOf, outlives, until } from './cli-harness.ts';
 
 const SYSCTL = '/proc/sys/fs/fuse';
 /** the least that the kernel takes */
@@ -46,9 +50,18 @@ function mount(image: string, mountpoint: string, ...options: readonly string[])
   return bench.records().find((record) => record.mountpoint === bench.path(mountpoint))!.pid;
 }
 
+function writeAt(path: string, text: string, offset: number): void {
+  const file = openSync(path, 'r+');
+  writeSync(file, text, offset);
+  closeSync(file);
+}
+
 /** Begins to read a disk in another process, which may have to wait. */
-function reader(mountpoint: string): { readonly ended: Promise<number | string>; readonly error: () => string } {
-  const child = spawn('head', ['-c', '1', bench.path(`${mountpoint}/disk.raw`)], {
+function reader(
+  mountpoint: string,
+  at = 0,
+): { readonly ended: Promise<number | string>; readonly error: () => string } {
+  const child = spawn('tail', ['-c', `+${at + 1}`, bench.path(`${mountpoint}/disk.raw`)], {
     stdio: ['ignore', 'ignore', 'pipe'],
   });
   let text = '';
@@ -112,5 +125,93 @@ it('a default is overridden, what waits for a server fails in time, and an end t
       }
     }
     await server.close();
+  }
+});
+
+it('an image of every kind is closed clean after such an end, with what was written before', async () => {
+  const mounts = EVERY_KIND.map(({ isWritable, make, name }, index) => {
+    const { content, image } = make(bench.makeDirectory(`image${index}`));
+    bench.makeDirectory(`m${index}`);
+    return { name, content, image, isWritable, at: `m${index}`, pid: 0 };
+  });
+  setTimeouts('0', String(SECONDS));
+  // at once, because others who mount meanwhile get the same limit
+  const started = mounts.map(({ at, image, isWritable }) =>
+    bench.start('mount', '--workers', '1', ...(isWritable ? [] : ['-o', 'ro']), image, at),
+  );
+  const codes = await Promise.all(started.map(exitOf));
+  setTimeouts(...before);
+  expect(codes).toEqual(mounts.map(() => 0));
+  for (const each of mounts) {
+    each.pid = bench.records().find(({ mountpoint }) => mountpoint === bench.path(each.at))!.pid;
+    if (!each.isWritable) continue;
+    each.content.write('written', 20 * 512);
+    writeAt(bench.path(`${each.at}/disk.raw`), 'written', 20 * 512);
+  }
+  try {
+    for (const { pid } of mounts) process.kill(pid, 'SIGSTOP');
+    const readers = mounts.map(({ at }) => reader(at));
+    expect(await Promise.all(readers.map(({ ended }) => ended))).toEqual(mounts.map(() => 1));
+  } finally {
+    for (const { pid } of mounts) process.kill(pid, 'SIGCONT');
+  }
+  for (const { at, content, image, name, pid } of mounts) {
+    expect(await outlives(pid, 20_000), name).toBe(false);
+    const { code, stderr } = bench.imgfuse('unmount', at);
+    expect({ name, code, stderr }).toEqual({
+      ...{ name, code: 0 },
+      stderr: expect.stringMatching(
+        /a request took longer than 15 seconds .* is closed and clean; the dead mount is removed\n$/,
+      ),
+    });
+    withDisk(image, { readOnly: true }, (disk) => expect(readAll(disk).equals(content), name).toBe(true));
+  }
+});
+
+const REMOTE = ['qcow', 'vdi', 'vpc', 'vmdk', 'vhdx', 'parallels'];
+
+it('a base of any format fails in time, its tables as well as its data, and is read when its server answers again', {
+  timeout: 240_000,
+}, async () => {
+  const size = 64 * 1024 * 1024;
+  // an open fetches the first and the last block of a file
+  const written = Buffer.alloc(1024 * 1024, 'x');
+  const at = size - written.length / 2;
+  const remotes = REMOTE.map((format) => {
+    const base = bench.path(`base.${format}`);
+    createDisk(base, format, { size, options: new Map() });
+    withDisk(base, { readOnly: false, format }, (disk) =>
+      disk.write(written, 0, written.length, guestOffset(size - written.length)),
+    );
+    const server = new RangeServer(readFileSync(base));
+    const url = `${server.origin}/base`;
+    const overlay = `${format}.qcow2`;
+    createDisk(bench.path(overlay), 'qcow2', { size, options: new Map(), backing: url, backingFormat: format });
+    bench.makeDirectory(format);
+    return { format, server, url, overlay };
+  });
+  try {
+    setTimeouts('0', String(SECONDS));
+    const started = remotes.map(({ format, overlay, url }) =>
+      bench.start('mount', '--workers', '1', '--allow-backing', url, overlay, format),
+    );
+    const codes = await Promise.all(started.map(exitOf));
+    setTimeouts(...before);
+    expect(codes).toEqual(REMOTE.map(() => 0));
+    for (const { server } of remotes) server.plan({ do: 'silence', times: 1000 });
+    const start = performance.now();
+    const readers = remotes.map(({ format }) => reader(format, at));
+    expect(await Promise.all(readers.map(({ ended }) => ended))).toEqual(REMOTE.map(() => 1));
+    expect(performance.now() - start).toBeLessThan(SECONDS * 1000);
+    for (const { error } of readers) expect(error()).toMatch(/Input\/output error/);
+    for (const { format, server } of remotes) {
+      server.plan();
+      // the block that was asked for is on its way until its answer is given up
+      const again = (): string => bench.run('tail', ['-c', String(size - at), `${format}/disk.raw`]).stdout;
+      await until(() => again() === 'x'.repeat(size - at), `the disk over ${format} is read`);
+      expect(bench.imgfuse('unmount', format)).toMatchObject({ code: 0, stderr: '' });
+    }
+  } finally {
+    for (const { server } of remotes) await server.close();
   }
 });
