@@ -16,6 +16,7 @@ import {
   type StatusRun,
   shareImage,
 } from './image-format.ts';
+import { sayThatItIsCut } from './truncated-copy.ts';
 
 /** Pieces of one disk at most: 32 TiB of 1 MiB. */
 export const MAX_PIECES = 2 ** 25;
@@ -42,6 +43,8 @@ export class PieceTable {
   private readonly diskBytes: number;
   private readonly pieceBytes: number;
   private bytes = 0;
+  /** of each file, by its number, where the last piece in it begins */
+  private readonly lastPlaces: number[] = [];
 
   /** @throws ImgfuseError limit */
   constructor(path: string, diskBytes: number, pieceBytes: number, hasExtents = false) {
@@ -67,6 +70,7 @@ export class PieceTable {
   /** What was said of the piece before does not count any more. @param holder number of the file among those of the image */
   set(index: number, place: number, holder = 0): void {
     if (this.holders !== null) this.holders[index] = holder;
+    this.lastPlaces[holder] = Math.max(place, this.lastPlaces[holder] ?? 0);
     const isNew = !(this.places[index]! > 0);
     this.places[index] = place + 1;
     if (isNew) this.bytes += Math.min(this.pieceBytes, this.diskBytes - index * this.pieceBytes);
@@ -76,6 +80,15 @@ export class PieceTable {
   setBad(index: number, entryAt: number, holder = 0): void {
     if (this.holders !== null) this.holders[index] = holder;
     this.places[index] = -entryAt - 1;
+  }
+
+  /** Says which files end before a piece that the table leads to: whoever reads that piece gets an error. */
+  sayWhatIsCut(files: readonly HostFile[], log: (sentence: string) => void): void {
+    for (const [number, file] of files.entries()) {
+      const last = this.lastPlaces[number];
+      if (last === undefined || last < file.size()) continue;
+      sayThatItIsCut(file, last + this.pieceBytes, log);
+    }
   }
 
   state(details: ImageDetails, word: PieceState['word']): PieceState {

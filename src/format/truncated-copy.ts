@@ -28,9 +28,14 @@ export function sayWhatIsCut(
   // of the last cluster, a program may leave out what lies beyond the end of the disk
   const unused = roundUp(disk.bytes, disk.clusterSize) - disk.bytes;
   if (!(size + unused < end)) return;
+  sayThatItIsCut(file, end, log);
+}
+
+/** @param end host offset behind the last data that the tables lead to */
+export function sayThatItIsCut(file: HostFile, end: number, log: (sentence: string) => void): void {
   log(
-    `${file.path} is truncated: it has ${size} bytes, and its tables lead to data up to ${end}; the end of the cluster that it ends in ` +
-      'reads as zeros, and clusters after it are errors',
+    `${file.path} is truncated: it has ${file.size()} bytes, and its tables lead to data up to ${end}; the end of the cluster that it ` +
+      'ends in reads as zeros, and clusters after it are errors',
   );
 }
 

@@ -1,12 +1,13 @@
 // Copies that end too early, of every format with tables: a read gives the right bytes or an error, but for the cluster that the
 // file ends in, whose end reads as zeros; whoever opens such a copy read-only is told. A whole image tells nothing.
 
-import { readFileSync, truncateSync } from 'node:fs';
+import { readFileSync, statSync, truncateSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { guestOffset } from '../../src/bytes/offsets.ts';
 import { createDisk } from '../../src/disk/index.ts';
 import { ImgfuseError } from '../../src/errors/index.ts';
+import { EVERY_KIND } from '../support/every-kind.ts';
 import { withDisk } from '../support/image-files.ts';
 import { makeTemporaryDirectory, removeTemporaryDirectory } from '../support/temporary.ts';
 
@@ -80,4 +81,24 @@ describe.each(IMAGES)('of a %s image', (format, options) => {
     expect(said[0]).toMatch(/is truncated|footer at the end is missing/);
     expect(pieces.some((piece) => piece !== 'right')).toBe(true);
   });
+});
+
+test.each([
+  ['parallels, a directory', 'root.hds', 0.6],
+  // its last list of bands is not far from the end
+  ['sparseimage', '', 0.99],
+  ['asif', '', 0.6],
+])('of %s, whose pieces lie anywhere, one that has lost whole pieces says so', (name, part, kept) => {
+  const { image: made } = EVERY_KIND.find((kind) => kind.name === name)!.make(folder);
+  const said: string[] = [];
+  const open = (): void =>
+    withDisk(made, { readOnly: true, log: (sentence) => void said.push(sentence) }, () => undefined);
+  open();
+  expect(said).toEqual([]);
+  const file = join(made, part);
+  truncateSync(file, Math.floor(statSync(file).size * kept));
+  open();
+  expect(said).toEqual([
+    expect.stringMatching(/^.*(root\.hds|disk\.img) is truncated: .* clusters after it are errors$/),
+  ]);
 });

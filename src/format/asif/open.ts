@@ -10,6 +10,7 @@
 import { combine, hexWords, readU64BE } from '../../bytes/endian.ts';
 import { hostOffset, roundDown } from '../../bytes/offsets.ts';
 import type { HostFile } from '../../host/host-file.ts';
+import type { OpenOptions } from '../image-format.ts';
 import { PieceTable } from '../piece-image.ts';
 import { type AsifHeader, describeHeader, invalid, readHeader } from './header.ts';
 import { AsifImage } from './image.ts';
@@ -23,7 +24,7 @@ const PARTIAL = 3;
 const READ_BYTES = 64 * 1024;
 
 /** @throws ImgfuseError corrupt, unsupported, limit */
-export function openAsif(file: HostFile): AsifImage {
+export function openAsif(file: HostFile, { log }: OpenOptions): AsifImage {
   const header = readHeader(file);
   const { chunkBytes, diskBytes } = header;
   const table = new PieceTable(file.path, diskBytes, chunkBytes);
@@ -57,6 +58,7 @@ export function openAsif(file: HostFile): AsifImage {
       if (status === PARTIAL) partial[piece] = 1;
     });
   });
+  table.sayWhatIsCut([file], log);
   return new AsifImage(file, {
     pieces: table.state(describeHeader(header), 'chunk'),
     blockBytes: header.blockBytes,

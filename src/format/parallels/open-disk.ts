@@ -39,12 +39,10 @@ export function openDisk(file: HostFile, { log, openExtent }: OpenOptions): Piec
   const table = new PieceTable(file.path, descriptor.diskBytes, pieceBytes, true);
   // the oldest first: what a later file has counts
   for (const [i, extent] of extents.entries()) addExtent(table, extent, i + 1, pieceBytes);
+  const files = extents.map((extent) => extent.file);
+  table.sayWhatIsCut([file, ...files], log);
   const state = table.state(describeDescriptor(descriptor), 'cluster');
-  return new PieceImage(
-    file,
-    state,
-    extents.map((extent) => extent.file),
-  );
+  return new PieceImage(file, state, files);
 }
 
 /** The largest piece that divides every cluster, and the place of every storage. */

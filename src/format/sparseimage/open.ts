@@ -2,11 +2,12 @@
 
 import { hex } from '../../bytes/offsets.ts';
 import type { HostFile } from '../../host/host-file.ts';
+import type { OpenOptions } from '../image-format.ts';
 import { PieceImage, PieceTable } from '../piece-image.ts';
 import { describeHeader, invalid, readBandList, readHeader } from './header.ts';
 
 /** @throws ImgfuseError corrupt, unsupported, limit */
-export function openSparseImage(file: HostFile): PieceImage {
+export function openSparseImage(file: HostFile, { log }: OpenOptions): PieceImage {
   const header = readHeader(file);
   const { bandBytes, diskBytes } = header;
   const table = new PieceTable(file.path, diskBytes, bandBytes);
@@ -24,5 +25,6 @@ export function openSparseImage(file: HostFile): PieceImage {
     }
     at = next;
   }
+  table.sayWhatIsCut([file], log);
   return new PieceImage(file, table.state(describeHeader(header), 'band'));
 }
