@@ -34,6 +34,8 @@ export class MemoryHostFile implements HostFile {
   readonly isDevice = false;
   private readonly inode = nextInode++;
   private pages = new Map<number, Page>();
+  /** another file has the same map, which is copied before it changes */
+  private isMapShared = false;
   /** of the pages that no other file has */
   private owner = nextOwner++;
   private length = 0;
@@ -47,7 +49,9 @@ export class MemoryHostFile implements HostFile {
   /** A file with the same content. */
   clone(readOnly = this.readOnly): MemoryHostFile {
     const copy = new MemoryHostFile(new Uint8Array(0), this.path, readOnly);
-    copy.pages = new Map(this.pages);
+    copy.pages = this.pages;
+    copy.isMapShared = true;
+    this.isMapShared = true;
     this.owner = nextOwner++;
     copy.length = this.length;
     return copy;
@@ -170,8 +174,14 @@ export class MemoryHostFile implements HostFile {
       return present.bytes;
     }
     const page = new Page(present?.bytes.slice() ?? new Uint8Array(PAGE), this.owner);
-    this.pages.set(index, page);
+    this.ownMap().set(index, page);
     return page.bytes;
+  }
+
+  private ownMap(): Map<number, Page> {
+    if (this.isMapShared) this.pages = new Map(this.pages);
+    this.isMapShared = false;
+    return this.pages;
   }
 
   /** [start, end) becomes zeros; whole pages become holes. */
@@ -180,7 +190,7 @@ export class MemoryHostFile implements HostFile {
       const from = Math.max(start - index * PAGE, 0);
       const to = Math.min(end - index * PAGE, PAGE);
       if (from >= to) continue;
-      if (to - from === PAGE) this.pages.delete(index);
+      if (to - from === PAGE) this.ownMap().delete(index);
       else this.ownPage(index).fill(0, from, to);
     }
   }
