@@ -25,6 +25,10 @@ const LOOKED_AT = 4 * 1024 * 1024;
 const SPOT = LOOKED_AT / 4;
 const MAX_EXTENTS = 300;
 const MAX_SNAPSHOTS = 4;
+/** Of a disk that is larger than this, pieces are compared, and the whole for every eighth mutant. */
+const WHOLE = 768 * 1024;
+/** so much around what is compared */
+const MARGIN = 4096;
 /** What mutants leave behind is given back, and memory is looked at, after so many of them. */
 const LOOK_EVERY = 16;
 /** Where no mutant is judged, the number is told after so many. */
@@ -35,6 +39,8 @@ class Bug extends Error {}
 // as large as the largest disk of the valid images
 let scratch = Buffer.alloc(128 * 1024);
 let modelBuffer = Buffer.alloc(0);
+/** what is written to a disk */
+const written = Buffer.alloc(60_000);
 
 /** Mulberry32, as test/support/random.ts. */
 function seededRandom(seed) {
@@ -68,8 +74,11 @@ function subjectOf(subjects, index) {
   return others[round % others.length];
 }
 
-/** Expects the disk to hold `content`, but for the affected ranges and what lies in `written`. */
-function expectContent(when, image, content, affected) {
+/**
+ * Expects the disk to hold `content`, but for the affected ranges. All of a small disk is read, and of a large one the pieces
+ * that `look` chooses.
+ */
+function expectContent(when, image, content, affected, look) {
   if (affected === 'all') return;
   const size = Math.min(content.length, image.virtualSize());
   if (size !== content.length) throw new Bug(`${when}: the disk has ${size} bytes`);
@@ -77,17 +86,56 @@ function expectContent(when, image, content, affected) {
   let start = 0;
   for (const [from, to] of [...ranges, [size, size]]) {
     const end = Math.min(from, size);
-    if (end > start) {
-      const bytes = scratch.subarray(0, end - start).fill(0xee);
-      const error = refusal(`${when}: reading ${start} to ${end}`, () => image.read(bytes, 0, bytes.length, start));
-      if (error !== null) throw new Bug(`${when}: reading ${start} to ${end}, which is not damaged: ${error.message}`);
-      if (Buffer.compare(bytes, content.subarray(start, end)) !== 0) {
-        const at = start + bytes.findIndex((byte, i) => byte !== content[start + i]);
-        throw new Bug(`${when}: byte ${at}, which is not damaged, is ${bytes[at - start]} instead of ${content[at]}`);
-      }
-    }
+    for (const [first, last] of look.piecesOf(start, end)) expectBytes(when, image, content, first, last);
     start = Math.max(start, Math.min(to, size));
   }
+}
+
+function expectBytes(when, image, content, start, end) {
+  const bytes = scratch.subarray(0, end - start).fill(0xee);
+  const error = refusal(`${when}: reading ${start} to ${end}`, () => image.read(bytes, 0, bytes.length, start));
+  if (error !== null) throw new Bug(`${when}: reading ${start} to ${end}, which is not damaged: ${error.message}`);
+  if (Buffer.compare(bytes, content.subarray(start, end)) === 0) return;
+  const at = start + bytes.findIndex((byte, i) => byte !== content[start + i]);
+  throw new Bug(`${when}: byte ${at}, which is not damaged, is ${bytes[at - start]} instead of ${content[at]}`);
+}
+
+/** Where the disk of a mutant is compared, which other mutants have elsewhere. */
+class Look {
+  /** ranges of the disk that were changed */
+  changed = [];
+
+  constructor({ content, map }, random) {
+    this.size = content.length;
+    this.borders = map.clusterSize;
+    this.isWhole = this.size <= WHOLE || random() < 1 / 8;
+    this.spots = this.isWhole ? [] : Array.from({ length: 8 }, () => Math.floor(random() * this.size));
+  }
+
+  /** The pieces in [start, end), in order: what was changed, both sides of the borders of clusters, and spots anywhere. */
+  piecesOf(start, end) {
+    if (end <= start) return [];
+    if (this.isWhole) return [[start, end]];
+    const wanted = [...this.changed, ...this.spots.map((spot) => [spot, spot])];
+    for (let border = 0; border <= this.size; border += this.borders) wanted.push([border, border]);
+    wanted.push([start, start], [end, end]);
+    const pieces = [];
+    for (const [from, to] of wanted.sort((a, b) => a[0] - b[0])) {
+      const piece = [Math.max(start, from - MARGIN), Math.min(end, to + MARGIN)];
+      const last = pieces.at(-1);
+      if (piece[1] <= piece[0]) continue;
+      if (last !== undefined && last[1] >= piece[0]) last[1] = Math.max(last[1], piece[1]);
+      else pieces.push(piece);
+    }
+    return pieces;
+  }
+}
+
+/** A copy of the content of the disk that follows what is done to it. */
+function modelOf({ content }) {
+  const model = modelBuffer.subarray(0, content.length);
+  content.copy(model);
+  return model;
 }
 
 /** Reads and maps a disk of any size, in pieces, and does not mind damage. */
@@ -148,8 +196,8 @@ function expectSnapshots(when, image, wanted) {
   }
 }
 
-/** Changes a disk that was opened for writing, and the model of it. */
-function change(image, content, random) {
+/** Changes a disk that was opened for writing, and the model of it, if there is one. */
+function change(image, content, look, random) {
   const size = image.virtualSize();
   if (size === 0) return;
   for (let n = 0; n < 8; n++) {
@@ -158,15 +206,16 @@ function change(image, content, random) {
     const way = random();
     const byte = way < 0.6 ? 1 + Math.floor(random() * 255) : 0;
     const act = () => {
-      if (way < 0.6) image.write(Buffer.alloc(length, byte), 0, length, at);
+      if (way < 0.6) image.write(written.fill(byte, 0, length), 0, length, at);
       else if (way < 0.75) image.writeZeroes(at, length);
       else if (way < 0.9) image.discard(at, length);
       else image.flush();
     };
     const error = refusal('a change', act);
     if (way >= 0.9) continue;
+    look.changed.push([at, at + length]);
     if (error !== null) return { stopped: [at, at + length] };
-    content.fill(byte, Math.min(at, content.length), Math.min(at + length, content.length));
+    content?.fill(byte, Math.min(at, content.length), Math.min(at + length, content.length));
   }
   return { stopped: null };
 }
@@ -179,6 +228,7 @@ function isChanged({ calls }) {
 /** Every use of one damaged image. @returns how often it was opened to read, opened for writing, and repaired */
 function examine(subject, mutant, random) {
   const { plug, content } = subject;
+  const look = new Look(subject, random);
   const { file, beside, affected, mustOpen } = mutant;
   const checkOf = (target, others, repair) => {
     let report = null;
@@ -196,7 +246,7 @@ function examine(subject, mutant, random) {
   let reader = null;
   const refused = refusal('a read-only open', () => (reader = subject.open(looking, true, others)));
   if (reader !== null) {
-    expectContent('read-only', reader, content, affected);
+    expectContent('read-only', reader, content, affected, look);
     lookAround(reader, random);
     refusal('close', () => reader.close());
   } else if (mustOpen) throw new Bug(`read-only open refused: ${refused.message}`);
@@ -206,7 +256,7 @@ function examine(subject, mutant, random) {
   const seed = random() * 2 ** 32;
   if (plug.can.write) openWithForgedMark(subject, mutant, file.clone(), seed);
   const opened = plug.can.write ? openForWriting(subject, mutant, file.clone(), random) : 0;
-  const repaired = plug.check !== undefined && repair(subject, mutant, file.clone(), checkOf, first) ? 1 : 0;
+  const repaired = plug.check !== undefined && repair(subject, mutant, file.clone(), checkOf, first, look) ? 1 : 0;
   return { read, opened, repaired };
 }
 
@@ -221,18 +271,18 @@ function openForWriting(subject, { affected, beside }, file, random) {
       throw new Bug(`a failed open has changed the image: ${refused.message}`);
     return 0;
   }
-  expectContent('read-write', image, subject.content, affected);
-  const model = modelBuffer.subarray(0, subject.content.length);
-  subject.content.copy(model);
+  const look = new Look(subject, random);
+  expectContent('read-write', image, subject.content, affected, look);
+  const model = modelOf(subject);
   const snapshots = snapshotContents(image);
-  const done = change(image, model, random);
+  const done = change(image, model, look, random);
   expectSnapshots('after changes', image, snapshots);
   // what was replaced is free after two flushes, and new clusters go there
   for (let n = 0; n < 2; n++) refusal('flush', () => image.flush());
-  const more = done?.stopped === null ? change(image, model, random) : done;
+  const more = done?.stopped === null ? change(image, model, look, random) : done;
   expectSnapshots('after two flushes', image, snapshots);
   const around = affected === 'all' || more?.stopped == null ? affected : [...affected, more.stopped];
-  expectContent('after changes', image, model, around);
+  expectContent('after changes', image, model, around, look);
   const size = image.virtualSize();
   refusal('flush', () => image.flush());
   if (random() < 0.2) refusal('resize', () => image.resize(Math.floor((size * random()) / 512) * 512));
@@ -251,7 +301,7 @@ function openForWriting(subject, { affected, beside }, file, random) {
   let next = null;
   const again = refusal('the next open', () => (next = subject.open(file, false, others)));
   if (again !== null) throw new Bug(`the image that was left behind is not opened: ${again.message}`);
-  if (next.virtualSize() === size) expectContent('the next time', next, model, around);
+  if (next.virtualSize() === size) expectContent('the next time', next, model, around, look);
   return 1;
 }
 
@@ -270,11 +320,10 @@ function openWithForgedMark(subject, { affected, beside }, file, seed) {
     );
   });
   if (image === null) return;
-  expectContent('with a forged mark', image, subject.content, affected);
+  const look = new Look(subject, random);
+  expectContent('with a forged mark', image, subject.content, affected, look);
   lookAround(image, random);
-  const model = modelBuffer.subarray(0, subject.content.length);
-  subject.content.copy(model);
-  change(image, model, random);
+  change(image, null, look, random);
   refusal('flush', () => image.flush());
   refusal('close', () => image.close());
 }
@@ -283,7 +332,7 @@ function openWithForgedMark(subject, { affected, beside }, file, seed) {
  * A repair ends, a second one finds nothing more, and what was not damaged reads as before.
  * @returns whether there was something to repair, and nothing is left
  */
-function repair(subject, { affected, beside }, file, checkOf, first) {
+function repair(subject, { affected, beside }, file, checkOf, first, look) {
   const others = beside.map((each) => each.clone());
   const { report, error } = checkOf(file, others, 'all');
   if (report === null) {
@@ -300,7 +349,7 @@ function repair(subject, { affected, beside }, file, checkOf, first) {
   }
   let image = null;
   const refused = refusal('an open after the repair', () => (image = subject.open(file.clone(true), true, others)));
-  if (image !== null) expectContent('after the repair', image, subject.content, affected);
+  if (image !== null) expectContent('after the repair', image, subject.content, affected, look);
   else if (affected !== 'all') throw new Bug(`read-only open refused after the repair: ${refused.message}`);
   return all && report.corruptions + report.leaks > 0;
 }
