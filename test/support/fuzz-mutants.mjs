@@ -720,8 +720,20 @@ function newValue(bytes, { at, width, kind }, map, random) {
   if (way < 0.3) return old ^ (1n << BigInt(Math.floor(random() * width * 8)));
   if (way < 0.6 && kind !== 'counter' && kind !== 'data')
     return (pick(map.pointers) + pick([0n, 0n, 0n, 1n, 512n, -512n, BigInt(map.clusterSize)])) & limit;
-  if (way < 0.9) return pick(NUMBERS) & limit;
+  if (way < 0.88) return pick(NUMBERS) & limit;
+  if (way < 0.92) return (old + pick(STEPS) * BigInt(1 + Math.floor(random() * 16))) & limit;
+  if (way < 0.96) return (pick(sizesOf(bytes, map)) + BigInt(Math.floor(random() * 5) - 2)) & limit;
   return BigInt(Math.floor(random() * 2 ** 32)) & limit;
+}
+
+/** How far a neighbour of a value is away. */
+const STEPS = [1n, -1n, 8n, -8n, 512n, -512n];
+
+/** What fields of this very image are compared with: sizes of its file and its disk, in bytes, sectors and clusters. */
+function sizesOf(bytes, { size, clusterSize }) {
+  return [bytes.length, size].flatMap((length) =>
+    [1, 512, clusterSize].map((unit) => BigInt(Math.floor(length / unit))),
+  );
 }
 
 function readField(bytes, at, width, bigEndian) {
