@@ -24,6 +24,8 @@ export interface ParallelsSpec {
   readonly magic?: string;
   readonly version?: number;
   readonly clusterSectors?: number;
+  /** what the header says instead */
+  readonly saidClusterSectors?: number;
   readonly batEntries?: number;
   readonly sectors?: number | bigint;
   readonly inUse?: number;
@@ -42,7 +44,13 @@ export function parallelsImage(spec: ParallelsSpec = {}): PieceImageBytes {
   const dataAt = Math.ceil(batBytes / (isExtended ? clusterBytes : SECTOR)) * (isExtended ? clusterBytes : SECTOR);
   const head = Buffer.alloc(dataAt);
   head.write(magic, 'latin1');
-  const fields = [spec.version ?? 2, 16, 1, clusterSectors, spec.batEntries ?? pieces.length];
+  const fields = [
+    spec.version ?? 2,
+    16,
+    1,
+    spec.saidClusterSectors ?? clusterSectors,
+    spec.batEntries ?? pieces.length,
+  ];
   fields.forEach((value, i) => void head.writeUInt32LE(value, 16 + i * 4));
   head.writeBigUInt64LE(sectors, 36);
   head.writeUInt32LE(spec.inUse ?? 0x312e3276, 44);

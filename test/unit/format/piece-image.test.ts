@@ -48,7 +48,7 @@ describe('a Parallels header', () => {
     ['no cluster', { clusterSectors: 0, sectors: 0 }, 'offset 28: a cluster has 0 sectors'],
     [
       'a cluster too large',
-      { clusterSectors: 2 ** 21 + 1, pieces: [], sectors: 0 },
+      { saidClusterSectors: 2 ** 21 + 1, pieces: [], sectors: 0 },
       'offset 28: a cluster has 2097153 sectors',
     ],
     ['a BAT longer than the file', { batEntries: 2 ** 26 }, 'offset 32: the BAT of 67108864 entries'],
