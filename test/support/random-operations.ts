@@ -279,7 +279,7 @@ function runOperations(
   // a cache of two slices evicts at every turn
   const open = (closedFacts?: ClosedFacts) => openImage(format, file, { backing, tableCacheBytes: 8192, closedFacts });
   let image = open();
-  let model = new Uint8Array(size);
+  let model = Buffer.alloc(size);
   if (backing !== null) {
     const below = new Uint8Array(Math.min(size, backing.virtualSize()));
     backing.read(below, 0, below.length, guestOffset(0));
@@ -291,7 +291,7 @@ function runOperations(
     switch (step.kind) {
       case 'resize': {
         if (!format.can.resize || step.size < leastSize(format)) break;
-        const resized = new Uint8Array(step.size);
+        const resized = Buffer.alloc(step.size);
         resized.set(model.subarray(0, step.size));
         model = resized;
         image.resize(step.size);
@@ -319,7 +319,7 @@ function runOperations(
           break;
         }
         model.fill(step.byte, at, at + length);
-        if (step.kind === 'write') image.write(new Uint8Array(length).fill(step.byte), 0, length, guestOffset(at));
+        if (step.kind === 'write') image.write(source.fill(step.byte, 0, length), 0, length, guestOffset(at));
         else if (step.kind === 'zero') image.writeZeroes(guestOffset(at), length);
         else image.discard(guestOffset(at), length);
       }
@@ -342,6 +342,8 @@ function judge(format: string, file: MemoryHostFile, model: Uint8Array, folder: 
   qemuImg('compare', '-q', '-f', format, '-F', 'raw', image, wanted);
 }
 
+/** what is written to a disk */
+const source = Buffer.alloc(BEYOND_A_TABLE);
 /** what was read of a disk */
 const scratch = Buffer.alloc(BEYOND_A_TABLE);
 
