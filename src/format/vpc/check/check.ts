@@ -37,6 +37,15 @@ function checkOnce(file: HostFile, options: CheckOptions): CheckReport {
 function checkFixed(file: HostFile, layout: Layout, { log, repair }: CheckOptions): CheckReport {
   const report = emptyCheckReport('vpc');
   report.imageEndOffset = file.size();
+  const { footer, trailerOffset } = layout;
+  // whoever may write is refused such a file, so this is a check that repairs nothing
+  if (footer.size > trailerOffset) {
+    report.corruptions++;
+    log(
+      `ERROR the footer says that the disk has ${footer.size} bytes, and the file has ${trailerOffset} before it; it was cut`,
+    );
+    return report;
+  }
   if (layout.cutShort === null) return report;
   report.corruptions++;
   if (repair === 'all') {

@@ -78,6 +78,15 @@ test('whatever the first sector of a fixed disk says, its footer counts', () => 
   expect(read(image)).toEqual(content);
 });
 
+test('a check finds that a fixed disk is longer than its file, as a repair does', () => {
+  const { image } = vhdImage({ type: 2, sectors: SOME.map((value) => value ?? 0) });
+  const cut = image.subarray(512);
+  const options = { repair: 'none', log: () => undefined } as const;
+  expect(checkImage(vpc, fileOf(cut, true), options)).toMatchObject({ corruptions: 1, corruptionsFixed: 0 });
+  expect(() => checkImage(vpc, fileOf(cut), { ...options, repair: 'all' })).toThrow(/has 4608 before it; it was cut/);
+  expect(checkImage(vpc, fileOf(image, true), options)).toMatchObject({ corruptions: 0, checkErrors: 0 });
+});
+
 test('a fixed disk that has lost its footer is refused, whatever its first sector says', () => {
   const { image } = vhdImage({ type: 2, sectors: SOME.map((value) => value ?? 0) });
   vhdFooter({ type: 2, sectors: SOME }).copy(image);
