@@ -372,6 +372,7 @@ class Run {
   }
 
   async from(first, end) {
+    this.tell(first);
     for (let index = first; index < end; index++) {
       if (index % TELL_EVERY === 0) this.tell(index);
       if (!this.take(index)) continue;

@@ -6,6 +6,10 @@ import { closeSync, openSync, readFileSync, readSync, writeSync } from 'node:fs'
 import { join } from 'node:path';
 
 const HANG_MS = 2000;
+/** A process takes this long at most until its first mutant: it loads modules and reads images. */
+const START_MS = 20_000;
+/** The number of the mutant under way before the first one. */
+const STARTING = -1;
 /** However busy the machine is, a process that says nothing for this long has stopped. */
 const SILENCE_MS = 120_000;
 /** Mutants of one process. */
@@ -99,7 +103,7 @@ async function runChild(
   progress: number,
   count: (counts: Counts) => void,
 ): Promise<number> {
-  writeSync(progress, Float64Array.of(job.from), 0, 8, 0);
+  writeSync(progress, Float64Array.of(STARTING), 0, 8, 0);
   const child = fork(path, parameters, {
     stdio: ['ignore', 'ignore', 'pipe', 'ipc', progress, ...descriptors],
     // one thread: what helps a collection along takes the processor from the other processes
@@ -126,7 +130,7 @@ async function runChild(
     figures.peakBytes = Math.max(figures.peakBytes, message.peakBytes);
     figures.cpuSeconds += message.cpuMicroseconds / 1e6;
   });
-  const current = { index: job.from, startedMs: cpuMs(child), wallMs: Date.now() };
+  const current = { index: STARTING, startedMs: cpuMs(child), wallMs: Date.now() };
   let hangs = false;
   const watch = setInterval(() => {
     const usedMs = cpuMs(child);
@@ -136,8 +140,8 @@ async function runChild(
       return;
     }
     const took = usedMs - current.startedMs;
-    figures.slowestMs = Math.max(figures.slowestMs, took);
-    if (took <= HANG_MS && Date.now() - current.wallMs <= SILENCE_MS) return;
+    if (index !== STARTING) figures.slowestMs = Math.max(figures.slowestMs, took);
+    if (took <= (index === STARTING ? START_MS : HANG_MS) && Date.now() - current.wallMs <= SILENCE_MS) return;
     hangs = true;
     child.kill('SIGKILL');
   }, LOOK_MS);
@@ -147,7 +151,7 @@ async function runChild(
   });
   clearInterval(watch);
   if (isDone) return job.to;
-  const index = mutantUnderWay(progress);
+  const index = Math.max(job.from, mutantUnderWay(progress));
   if (hangs) figures.hangs++;
   else figures.crashes++;
   figures.findings.push(
