@@ -28,9 +28,9 @@ const SUBJECT: Subject = {
   backing: false,
 };
 
-/** Just before the table has to grow, and beyond. */
-const nearTableEnd = write(EMPTY, 1700 * KIB, 1);
-const overTableEnd = write(EMPTY, 2100 * KIB, 1);
+/** Just before the table has to grow, and beyond. What was flushed before makes no more points of the flush that is looked at. */
+const nearTableEnd = [write(EMPTY, 1600 * KIB, 1), flush, write(EMPTY + 1600 * KIB, 100 * KIB, 1)];
+const overTableEnd = [write(EMPTY, 1700 * KIB, 1), flush, write(EMPTY + 1700 * KIB, 400 * KIB, 1)];
 /** Where the flush has no lock, and where it shows the refcount table. */
 const STEPS = ['flush', 'link', 'link-pause', 'header-update'] as const;
 const NEXT = EMPTY + 4096 * KIB;
@@ -51,14 +51,14 @@ const situations: readonly Situation[] = [
     name: 'a flush that shows refcount blocks beside a write that moves the refcount table',
     first: flush,
     others: [write(NEXT, 400 * KIB, 2), flush],
-    before: [nearTableEnd],
+    before: nearTableEnd,
     only: STEPS,
   },
   {
     name: 'a flush that shows a refcount table beside a write that needs blocks',
     first: flush,
     others: [write(NEXT, 96 * KIB, 2), flush, discard(EMPTY, 8 * CLUSTER), flush],
-    before: [overTableEnd],
+    before: overTableEnd,
     only: STEPS,
   },
 ];
