@@ -52,7 +52,7 @@ class LongestFirst extends BaseSequencer {
 export default defineConfig({
   test: {
     root: new URL('..', import.meta.url).pathname,
-    testTimeout: 120_000,
+    testTimeout: 240_000,
     hookTimeout: 120_000,
     pool: namespacePool,
     sequence: { sequencer: LongestFirst },

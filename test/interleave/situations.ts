@@ -49,7 +49,8 @@ export function useTwoThreads(): Setting {
 /** A test for each situation, at every point. @param title in front of their names */
 export function testSituations(setting: Setting, subject: Subject, situations: readonly Situation[], title = ''): void {
   for (const { name, first, others, before, only } of situations) {
-    test(title + name, { timeout: 120_000 }, async () => {
+    // some have sixty points, and half a second of work at each; a busy machine takes its time
+    test(title + name, { timeout: 300_000 }, async () => {
       const interleaving = new Interleaving(setting.folder, setting.script, subject);
       expect(await interleaving.everyPoint(first, others, before, only)).toBeGreaterThan(0);
     });
