@@ -4,7 +4,8 @@
 //   the same over backing data (R6)   ... guest bytes -> [held back: fdatasync] -> L2 entries
 //   discard            dirty bit (durable) -> L2 entries -> fdatasync -> punch -> fdatasync -> free for reuse (R5)
 //
-// The steps of a write stand in allocating-write.ts, those of a discard in deallocate.ts, and here those of the whole image.
+// The steps of a write stand in mapped/allocating-write.ts and new-clusters.ts, those of a discard in deallocate.ts, and here those
+// of the whole image.
 
 import type { GuestOffset } from '../../bytes/offsets.ts';
 import { ImgfuseError, isHostFull } from '../../errors/index.ts';

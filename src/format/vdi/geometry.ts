@@ -47,6 +47,11 @@ export class Geometry {
     return hostOffset(dataOffset + index * this.stride + this.blockExtra);
   }
 
+  /** The host block whose data begins at `host`. */
+  indexOf(host: HostOffset, dataOffset: number): number {
+    return (host - this.blockExtra - dataOffset) / this.stride;
+  }
+
   /** Host blocks whose data can be next to each other, of `count`: with extra bytes between them none are. */
   adjoining(count: number): number {
     return this.blockExtra === 0 ? count : Math.min(count, 1);

@@ -6,7 +6,8 @@
 //   discard            entries -> fdatasync -> punch -> fdatasync -> free for reuse (R5)
 //   close              flush -> last blocks into gaps -> count (durable) -> length (durable)
 //
-// The steps of a write stand in allocating-write.ts, those of a discard in deallocate.ts, and here those of the whole image.
+// The steps of a write stand in mapped/allocating-write.ts and new-clusters.ts, those of a discard in deallocate.ts, and here those
+// of the whole image.
 
 import type { GuestOffset } from '../../bytes/offsets.ts';
 import { isHostFull } from '../../errors/index.ts';

@@ -42,7 +42,7 @@ export class Linker {
     const { blockMap, geometry, numbers, pending, tracker } = this.parts;
     const entries = links.map(({ guestCluster, hostOffset }) => ({
       block: guestCluster,
-      index: (hostOffset - numbers.dataOffset) / geometry.stride,
+      index: geometry.indexOf(hostOffset, numbers.dataOffset),
     }));
     tracker.writeMetadata('l2-update', () => blockMap.storeEach(entries));
     for (const { guestCluster } of links) pending.drop(guestCluster, count);

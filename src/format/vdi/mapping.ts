@@ -66,7 +66,7 @@ export class Mapper {
   lookup(block: GuestCluster): number {
     const { blockMap, geometry, numbers, pending } = this.parts;
     const waiting = pending.find(block);
-    if (waiting !== NOT_PENDING) return (waiting - numbers.dataOffset) / geometry.stride;
+    if (waiting !== NOT_PENDING) return geometry.indexOf(waiting, numbers.dataOffset);
     failpoint('l2-load');
     const entry = blockMap.load(block);
     if (entry >= VDI_IMAGE_BLOCK_ZERO || this.isData(entry)) return entry;

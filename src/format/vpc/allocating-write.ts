@@ -23,7 +23,7 @@ import type { ReadableImage } from '../image-format.ts';
 import { readsAsZeros } from '../mapped/backing.ts';
 import type { CowBuffer } from '../mapped/cow-buffer.ts';
 import type { DiskNumbers } from '../mapped/disk-numbers.ts';
-import { type FullHostParts, reclaimingWhenFull } from '../mapped/full-host.ts';
+import { type FullHostParts, reclaimingWhenFull } from '../mapped/space/full-host.ts';
 import type { WriteTracker } from '../write-tracker.ts';
 import type { Allocator } from './allocate.ts';
 import type { Bitmaps } from './bitmaps.ts';

@@ -13,6 +13,7 @@ import { Mutex } from '../../../concurrency/mutex.ts';
 import { ERRNO, ImgfuseError, isHostFull } from '../../../errors/index.ts';
 import type { HostFile } from '../../../host/host-file.ts';
 import { type FreeClusters, RUNS_LOOKED_AT } from '../../mapped/free-clusters.ts';
+import type { Allocation } from '../../mapped/space/cluster-allocator.ts';
 import type { WriteTracker } from '../../write-tracker.ts';
 import type { Geometry } from './geometry.ts';
 import { MAX_FILE_BYTES } from './header.ts';
@@ -22,13 +23,6 @@ import { GROW_LOCK, type SparseNumbers } from './state.ts';
 /** The file grows by a quarter of what it has, at least and at most by this much; the rest is cut at a clean close. */
 const LEAST_EXTEND_BYTES = 16 * 1024 * 1024;
 const MOST_EXTEND_BYTES = 1024 * 1024 * 1024;
-
-export interface Allocation {
-  /** of the first grain */
-  readonly host: HostOffset;
-  /** adjoining grains */
-  readonly count: number;
-}
 
 export interface AllocatorParts {
   readonly file: HostFile;
@@ -57,12 +51,12 @@ export class Allocator {
     const { grainBytes } = geometry;
     for (;;) {
       const run = free.take(count, false);
-      if (run !== null) return { host: geometry.offsetOf(run.start), count: run.end - run.start };
-      const host = geometry.nextOnGrid(numbers.fileEnd);
-      const got = Math.min(count, Math.floor((numbers.roomEnd - host) / grainBytes));
+      if (run !== null) return { offset: geometry.offsetOf(run.start), count: run.end - run.start };
+      const offset = geometry.nextOnGrid(numbers.fileEnd);
+      const got = Math.min(count, Math.floor((numbers.roomEnd - offset) / grainBytes));
       if (got > 0) {
-        numbers.advanceFileEnd(host + got * grainBytes);
-        return { host, count: got };
+        numbers.advanceFileEnd(offset + got * grainBytes);
+        return { offset, count: got };
       }
       this.makeRoom(grainBytes, count * grainBytes);
     }

@@ -7,7 +7,8 @@
 //   discard            entries -> fdatasync -> punch -> fdatasync -> free for reuse (R5)
 //   close              flush -> the tail is cut -> fdatasync -> mark cleared -> fdatasync
 //
-// The steps of a write stand in allocating-write.ts, those of a discard in deallocate.ts, and here those of the whole extent.
+// The steps of a write stand in mapped/allocating-write.ts and new-clusters.ts, those of a discard in deallocate.ts, and here those
+// of the whole extent.
 
 import type { GuestOffset } from '../../../bytes/offsets.ts';
 import { ImgfuseError, isHostFull } from '../../../errors/index.ts';

@@ -2,8 +2,8 @@
 // are reclaimed, and what needed them is tried once more, in smaller pieces if need be. R5 stands: a cluster is used again
 // only after the flushes that make its removal, and its hole, durable.
 
-import type { Mutex } from '../../concurrency/mutex.ts';
-import { isHostFull } from '../../errors/index.ts';
+import type { Mutex } from '../../../concurrency/mutex.ts';
+import { isHostFull } from '../../../errors/index.ts';
 
 export interface FullHostParts {
   readonly lock: Mutex;
