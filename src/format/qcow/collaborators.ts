@@ -21,6 +21,7 @@ import { PendingLinks } from '../mapped/pending-links.ts';
 import { ReservedRuns } from '../mapped/reserved-runs.ts';
 import { RangeReader } from '../mapped/run-reader.ts';
 import { Allocator } from '../mapped/space/cluster-allocator.ts';
+import { FileEnd } from '../mapped/space/file-end.ts';
 import { StatusScan } from '../mapped/status-scan.ts';
 import { WriteTracker } from '../write-tracker.ts';
 import { AllocatingWrite } from './allocating-write.ts';
@@ -33,7 +34,7 @@ import { Mapper, type Run } from './mapping.ts';
 import { QcowRunReader } from './run-reader.ts';
 import { QcowRunWriter } from './run-writer.ts';
 import { QcowScannedTables } from './scanned-tables.ts';
-import { QcowNumbers, type QcowState } from './state.ts';
+import type { QcowState } from './state.ts';
 import { Tables } from './table.ts';
 
 export type Collaborators = ReturnType<typeof connect>;
@@ -52,7 +53,7 @@ export function connect(
   const lock = new Mutex(new Int32Array(state.words), METADATA_LOCK, `${TABLES_OF}${file.path}`);
   const shared = { numbers: state.numbers, lock, readOnly: file.readOnly };
   const disk = new DiskNumbers(shared);
-  const numbers = new QcowNumbers(shared);
+  const numbers = new FileEnd(shared);
   const reservations = new Reservations(state.reservations, lock, slot);
   const pending = new PendingLinks(state.pending);
   const pendingTables = new PendingLinks<number>(state.pendingTables);

@@ -16,8 +16,8 @@ import { failpoint } from '../../concurrency/failpoints.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import { NOT_PENDING, type PendingLinks } from '../mapped/pending-links.ts';
 import { type DataRun, MAX_LOOKS, type UnallocatedRun } from '../mapped/run-mapper.ts';
+import type { FileEnd } from '../mapped/space/file-end.ts';
 import { ENTRY_BYTES, type Geometry } from './geometry.ts';
-import type { QcowNumbers } from './state.ts';
 import { compressedLength, compressedOffset, isCompressed, type Tables, UNALLOCATED_ENTRY } from './table.ts';
 
 /** Bytes of one compressed cluster. */
@@ -37,7 +37,7 @@ export interface MapperParts {
   readonly geometry: Geometry;
   readonly tables: Tables;
   readonly pending: PendingLinks;
-  readonly numbers: Pick<QcowNumbers, 'fileEnd'>;
+  readonly numbers: Pick<FileEnd, 'fileEnd'>;
 }
 
 /** No data: 0 is the header, so no cluster is there. */

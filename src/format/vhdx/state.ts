@@ -2,13 +2,11 @@
 // blocks end, and how far its log is. Guarded by the metadata lock.
 
 import { type HostOffset, hostOffset } from '../../bytes/offsets.ts';
-import { assert } from '../../errors/index.ts';
 import { newUuid, UUID_BYTES } from '../guid.ts';
 import type { ImageDetails } from '../image-format.ts';
-import { FIRST_OWN_NUMBER } from '../mapped/disk-numbers.ts';
-import { LockedNumbers, type LockedNumbersParts } from '../mapped/locked-numbers.ts';
 import { createMappedState, type MappedState, type MappedStateOptions } from '../mapped/mapped-state.ts';
 import { createPendingLinksState, type PendingLinksState } from '../mapped/pending-links.ts';
+import { FIRST_AFTER_FILE_END, FileEnd, initializeFileEnd } from '../mapped/space/file-end.ts';
 import { ENTRY_BYTES } from './geometry.ts';
 import { MIB } from './header/fields.ts';
 import type { Layout } from './header/layout.ts';
@@ -27,19 +25,17 @@ export const HEADERS_LOCK = 3;
 const WORD_COUNT = 4;
 
 /** Float64 numbers: VhdxNumbers says what they are. */
-const FILE_END = FIRST_OWN_NUMBER;
-const FILE_LENGTH = FIRST_OWN_NUMBER + 1;
-const DURABLE_LENGTH = FIRST_OWN_NUMBER + 2;
-const SEQUENCE = FIRST_OWN_NUMBER + 3;
-const LAST_ENTRY = FIRST_OWN_NUMBER + 4;
-const LOG_HEAD = FIRST_OWN_NUMBER + 5;
-const DURABLE_SEQUENCE = FIRST_OWN_NUMBER + 6;
-const DURABLE_ENTRY = FIRST_OWN_NUMBER + 7;
-const LAST_CHANGE_MS = FIRST_OWN_NUMBER + 8;
-const CUT_BLOCKS = FIRST_OWN_NUMBER + 9;
-const BAT_OFFSET = FIRST_OWN_NUMBER + 10;
-const BAT_ENTRIES = FIRST_OWN_NUMBER + 11;
-const NUMBER_COUNT = FIRST_OWN_NUMBER + 12;
+const DURABLE_LENGTH = FIRST_AFTER_FILE_END;
+const SEQUENCE = FIRST_AFTER_FILE_END + 1;
+const LAST_ENTRY = FIRST_AFTER_FILE_END + 2;
+const LOG_HEAD = FIRST_AFTER_FILE_END + 3;
+const DURABLE_SEQUENCE = FIRST_AFTER_FILE_END + 4;
+const DURABLE_ENTRY = FIRST_AFTER_FILE_END + 5;
+const LAST_CHANGE_MS = FIRST_AFTER_FILE_END + 6;
+const CUT_BLOCKS = FIRST_AFTER_FILE_END + 7;
+const BAT_OFFSET = FIRST_AFTER_FILE_END + 8;
+const BAT_ENTRIES = FIRST_AFTER_FILE_END + 9;
+const NUMBER_COUNT = FIRST_AFTER_FILE_END + 10;
 /** Words of bitmaps that wait for their data at most: the bits of 512 MiB of adjoining sectors, and of the largest block. */
 const WAITING_WORDS = 32_768;
 
@@ -74,9 +70,8 @@ export function createVhdxState({ disk, headers, regions, replay }: Layout, opti
   const { details, fileEnd, fileLength, nextGuid, readOnly } = options;
   const sizes = { clusterSize: disk.blockBytes, unitBytes: MIB, sliceBytes: LOG_SECTOR_BYTES };
   const mapped = createMappedState(options, { wordCount: WORD_COUNT, ...sizes, numberCount: NUMBER_COUNT });
+  initializeFileEnd(mapped.numbers, fileEnd, fileLength);
   const numbers = new Float64Array(mapped.numbers);
-  numbers[FILE_END] = fileEnd;
-  numbers[FILE_LENGTH] = fileLength;
   numbers[BAT_OFFSET] = regions.bat.start;
   numbers[BAT_ENTRIES] = (regions.bat.end - regions.bat.start) / ENTRY_BYTES;
   const { logLength, logOffset } = headers.current;
@@ -92,14 +87,11 @@ export function createVhdxState({ disk, headers, regions, replay }: Layout, opti
   };
 }
 
-/** The numbers of an open image beside DiskNumbers. Each needs the metadata lock. */
-export class VhdxNumbers {
-  private readonly numbers: LockedNumbers;
-
-  constructor(parts: LockedNumbersParts) {
-    this.numbers = new LockedNumbers(parts);
-  }
-
+/**
+ * The numbers of an open image beside DiskNumbers. Each needs the metadata lock. From `fileEnd` to `fileLength` the file reads as zeros,
+ * unless the headers have not named the log since the open.
+ */
+export class VhdxNumbers extends FileEnd {
   /** Where the BAT is. */
   get batOffset(): HostOffset {
     return hostOffset(this.numbers.get(BAT_OFFSET));
@@ -115,32 +107,8 @@ export class VhdxNumbers {
     this.numbers.set(BAT_ENTRIES, entries);
   }
 
-  /** First byte behind everything that is in use, in whole MiB. */
-  get fileEnd(): HostOffset {
-    return hostOffset(this.numbers.get(FILE_END));
-  }
-
-  advanceFileEnd(end: HostOffset): void {
-    assert(end >= this.fileEnd && end <= this.fileLength, 'blocks are appended inside the file');
-    this.numbers.set(FILE_END, end);
-  }
-
-  lowerFileEnd(end: HostOffset): void {
-    assert(end <= this.fileEnd, 'only an append moves the end of the file up');
-    this.numbers.set(FILE_END, end);
-  }
-
-  /** Length of the file; from `fileEnd` on it reads as zeros, unless the headers have not named the log since the open. */
-  get fileLength(): number {
-    return this.numbers.get(FILE_LENGTH);
-  }
-
-  noteExtended(length: number): void {
-    this.numbers.set(FILE_LENGTH, length);
-  }
-
-  noteCut(length: number): void {
-    this.numbers.set(FILE_LENGTH, length);
+  override noteCut(length: number): void {
+    super.noteCut(length);
     this.numbers.set(DURABLE_LENGTH, Math.min(length, this.durableLength));
   }
 

@@ -9,6 +9,7 @@ import { ImgfuseError, isHostFull } from '../../../errors/index.ts';
 import type { HostFile } from '../../../host/host-file.ts';
 import type { WriteTracker } from '../../write-tracker.ts';
 import { type FreeClusters, RUNS_LOOKED_AT } from '../free-clusters.ts';
+import type { FileEnd } from './file-end.ts';
 
 /** The file grows by this much at a time; the rest is cut at a clean close and counts as leaked after a crash. */
 const EXTEND_BYTES = 64 * 1024 * 1024;
@@ -29,27 +30,17 @@ export interface AllocatorGeometry {
   startOf(cluster: HostCluster): HostOffset;
 }
 
-/** Where the clusters in use end, and the file, which may be longer; guarded by the metadata lock. */
-export interface FileEndNumbers {
-  readonly fileEnd: HostOffset;
-  readonly fileLength: number;
-  advanceFileEnd(end: HostOffset): void;
-  lowerFileEnd(end: HostOffset): void;
-  noteExtended(length: number): void;
-  noteCut(length: number): void;
-}
-
 export class Allocator {
   private readonly file: HostFile;
   private readonly geometry: AllocatorGeometry;
-  private readonly numbers: FileEndNumbers;
+  private readonly numbers: FileEnd;
   private readonly free: FreeClusters;
   private readonly tracker: WriteTracker;
 
   constructor(
     file: HostFile,
     geometry: AllocatorGeometry,
-    numbers: FileEndNumbers,
+    numbers: FileEnd,
     free: FreeClusters,
     tracker: WriteTracker,
   ) {
