@@ -3,7 +3,7 @@
 // disk when all is done, and the closed image. Every image has the smallest table cache.
 
 import { execFileSync } from 'node:child_process';
-import { copyFileSync, linkSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { copyFileSync, linkSync, mkdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect } from 'vitest';
 import { guestOffset } from '../../src/bytes/offsets.ts';
@@ -15,6 +15,7 @@ import { IN_USE_MARK } from '../../src/format/parallels/plain/state.ts';
 import { MODIFY_MARK, RESERVE_LOCK } from '../../src/format/vdi/state.ts';
 import { HEADERS_LOCK } from '../../src/format/vhdx/state.ts';
 import { GROW_LOCK, UNCLEAN_MARK } from '../../src/format/vmdk/sparse/state.ts';
+import { copyData } from '../support/image-files.ts';
 import type { Operation, Script } from '../support/script.ts';
 
 const SECTOR = 512;
@@ -358,7 +359,7 @@ export class Interleaving {
   private judgeCrash(path: string, first: Operation, others: readonly Operation[], ended: number, when: string): void {
     const copy = join(this.crashed, 'disk');
     // copyFileSync never ends if another thread cuts the file meanwhile
-    writeFileSync(copy, readFileSync(path));
+    copyData(path, copy);
     if (this.subject.hasDataFile) copyFileSync(join(this.folder, DATA_FILE), join(this.crashed, DATA_FILE));
     const disk = openDisk(copy, { readOnly: false, ...passwordOf(this.subject) });
     try {

@@ -6,14 +6,38 @@ import { closeSync, existsSync, fstatSync, openSync, readdirSync, readSync } fro
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { expect } from 'vitest';
-import { guestOffset } from '../../src/bytes/offsets.ts';
+import { after, guestOffset, hostOffset } from '../../src/bytes/offsets.ts';
 import { type OpenDiskOptions, openDisk, type VirtualDisk } from '../../src/disk/index.ts';
+import { PosixHostFile } from '../../src/host/posix-file.ts';
 import { seededRandom } from './random.ts';
 
 /** The built command line. */
 export const CLI = fileURLToPath(new URL('../../dist/cli.js', import.meta.url));
 /** Of a sparse giant only the two ends are compared. */
 const HASHED_BYTES = 4 * 1024 * 1024;
+
+const COPIED = Buffer.alloc(1024 * 1024);
+
+/** Copies a file that another thread may be changing, holes as holes: an open image is extended far ahead of its data. */
+export function copyData(from: string, to: string): void {
+  const source = PosixHostFile.open(from, true);
+  const target = PosixHostFile.create(to, true);
+  try {
+    const size = source.size();
+    target.truncate(size);
+    for (let start = source.seekData(hostOffset(0)); start < size; ) {
+      const end = Math.min(size, source.seekHole(hostOffset(start)));
+      for (let at = hostOffset(start); at < end; at = after(at, COPIED.length)) {
+        const got = source.read(COPIED, 0, Math.min(COPIED.length, end - at), at);
+        target.write(COPIED, 0, got, at);
+      }
+      start = source.seekData(hostOffset(end));
+    }
+  } finally {
+    source.close();
+    target.close();
+  }
+}
 
 /** Length, ends and time of the last change of every file in a directory: what a failed open must leave as it is. */
 export function fingerprints(directory: string): Record<string, string> {
