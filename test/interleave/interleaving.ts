@@ -361,7 +361,7 @@ export class Interleaving {
     // copyFileSync never ends if another thread cuts the file meanwhile
     copyData(path, copy);
     if (this.subject.hasDataFile) copyFileSync(join(this.folder, DATA_FILE), join(this.crashed, DATA_FILE));
-    const disk = openDisk(copy, { readOnly: false, ...passwordOf(this.subject) });
+    const disk = openDisk(copy, { readOnly: false, tableCacheBytes: TABLE_CACHE_BYTES, ...passwordOf(this.subject) });
     try {
       this.compare(disk, first, others, ended, true, `${when}, after a kill`);
     } finally {
@@ -377,7 +377,7 @@ export class Interleaving {
   private judgeClosed(path: string, first: Operation, others: readonly Operation[], when: string): void {
     const report = checkDisk(path, { repair: 'none', log: () => undefined });
     expect([report.corruptions, report.leaks, report.checkErrors], `corruptions, leaks ${when}`).toEqual([0, 0, 0]);
-    const disk = openDisk(path, { readOnly: true, ...passwordOf(this.subject) });
+    const disk = openDisk(path, { readOnly: true, tableCacheBytes: TABLE_CACHE_BYTES, ...passwordOf(this.subject) });
     try {
       this.judge(disk, first, others, when, true);
     } finally {
