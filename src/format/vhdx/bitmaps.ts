@@ -10,10 +10,8 @@
 import { after, type GuestCluster, type GuestOffset, type HostOffset } from '../../bytes/offsets.ts';
 import { NOT_PENDING, type PendingLinks } from '../mapped/pending-links.ts';
 import type { Bat } from './bat.ts';
-import type { Geometry } from './geometry.ts';
+import { type Geometry, WORD_SECTORS } from './geometry.ts';
 
-/** Sectors of a word, little-endian; the lowest bit is the first. */
-export const WORD_SECTORS = 32;
 export const WORD_BYTES = 4;
 const ALL = 0xffffffff;
 

@@ -8,6 +8,8 @@ import { MIB } from './header/fields.ts';
 import type { DiskFacts } from './header/metadata.ts';
 
 export const ENTRY_BYTES = 8;
+/** Sectors of a word of a bitmap, little-endian; the lowest bit is the first. */
+export const WORD_SECTORS = 32;
 export const BITMAP_BYTES = MIB;
 const BITS_OF_BITMAP = 8 * BITMAP_BYTES;
 const WORDS_OF_BITMAP = BITS_OF_BITMAP / 32;

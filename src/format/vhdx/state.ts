@@ -7,7 +7,7 @@ import type { ImageDetails } from '../image-format.ts';
 import { createMappedState, type MappedState, type MappedStateOptions } from '../mapped/mapped-state.ts';
 import { createPendingLinksState, type PendingLinksState } from '../mapped/pending-links.ts';
 import { FIRST_AFTER_FILE_END, FileEnd, initializeFileEnd } from '../mapped/space/file-end.ts';
-import { ENTRY_BYTES } from './geometry.ts';
+import { ENTRY_BYTES, WORD_SECTORS } from './geometry.ts';
 import { MIB } from './header/fields.ts';
 import type { Layout } from './header/layout.ts';
 import type { DiskFacts } from './header/metadata.ts';
@@ -38,6 +38,8 @@ const BAT_ENTRIES = FIRST_AFTER_FILE_END + 9;
 const NUMBER_COUNT = FIRST_AFTER_FILE_END + 10;
 /** Words of bitmaps that wait for their data at most: the bits of 512 MiB of adjoining sectors, and of the largest block. */
 const WAITING_WORDS = 32_768;
+/** A disk may become larger. */
+const LEAST_WAITING_WORDS = 1024;
 
 export interface VhdxState extends MappedState {
   readonly disk: DiskFacts;
@@ -79,12 +81,19 @@ export function createVhdxState({ disk, headers, regions, replay }: Layout, opti
     taken: takenIn({ headers, regions }),
     ...mapped,
     ...{ details, disk, logLength, logOffset, replay: readOnly ? replay : null },
-    waitingBits: createPendingLinksState(readOnly || disk.parent === null ? 1 : WAITING_WORDS),
+    waitingBits: createPendingLinksState(readOnly || disk.parent === null ? 1 : waitingCapacity(disk)),
     unplaced: createUnplacedSectorsState(readOnly ? 0 : MAX_ENTRY_SECTORS),
     logGuid: new SharedArrayBuffer(UUID_BYTES),
     fileWriteGuid: newUuid(),
     dataWriteGuid: nextGuid ?? newUuid(),
   };
+}
+
+/** A word that gets more bits during a flush waits twice. */
+function waitingCapacity({ blockBytes, sectorBytes, virtualSize }: DiskFacts): number {
+  const wordBytes = WORD_SECTORS * sectorBytes;
+  const ofBlock = blockBytes / wordBytes + 1;
+  return Math.min(WAITING_WORDS, 2 * Math.max(LEAST_WAITING_WORDS, ofBlock, Math.ceil(virtualSize / wordBytes)));
 }
 
 /**
