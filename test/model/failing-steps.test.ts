@@ -8,6 +8,7 @@ import { ImgfuseError } from '../../src/errors/index.ts';
 import type { WritableImage } from '../../src/format/image-format.ts';
 import { besideIt, checkImage, openImage } from '../support/memory-images.ts';
 import { seededRandom } from '../support/random.ts';
+import { reusingSharedMemory } from '../support/reused-memory.ts';
 import {
   type GuestStep,
   type Prepared,
@@ -52,8 +53,11 @@ for (const subject of SUBJECTS) {
     for (const [errno, times] of FAILURES) {
       test(`with ${errno}, ${times}: the request fails, memory is the disk, leaks at worst`, () => {
         const reached = new Set<Failpoint>();
+        const prepared = prepare(subject, seededRandom(7));
         for (const failpoint of FAILPOINTS.filter((each) => !LOOKING.includes(each))) {
-          for (let skip = 0; failAt(subject, failpoint, skip, errno, times); skip++) reached.add(failpoint);
+          const fails = (skip: number) =>
+            reusingSharedMemory(() => failAt(subject.format, prepared, failpoint, skip, errno, times));
+          for (let skip = 0; fails(skip); skip++) reached.add(failpoint);
         }
         expect(reached.has('data-write') || WITHOUT_TABLES.includes(subject.name)).toBe(true);
       });
@@ -61,24 +65,18 @@ for (const subject of SUBJECTS) {
   });
 }
 
-const prepared = new Map<Subject, Prepared>();
-
-function preparedOf(subject: Subject): Prepared {
-  const known = prepared.get(subject) ?? prepare(subject, seededRandom(7));
-  prepared.set(subject, known);
-  return known;
-}
+const SEEN = new Uint8Array(SIZE);
+const AGAIN = new Uint8Array(SIZE);
 
 /** @returns whether the step was reached more than `skip` times */
 function failAt(
-  subject: Subject,
+  format: Subject['format'],
+  { start: first, beside: others, backing, content }: Prepared,
   failpoint: Failpoint,
   skip: number,
   errno: 'EIO' | 'ENOSPC',
   times: 'once' | 'always',
 ): boolean {
-  const { format } = subject;
-  const { start: first, beside: others, backing, content } = preparedOf(subject);
   const start = first.clone();
   const files = others.map((each) => each.clone());
   const options = { backing, tableCacheBytes: 8192, beside: files };
@@ -108,7 +106,7 @@ function failAt(
     }
   }
   listenToFailpoints(null);
-  const seen = contentOf(image, legal, where);
+  readInto(SEEN, image, legal, where);
   if (errno === 'ENOSPC' && failpoint !== 'flush') expect(image.failure(), where).toBeNull();
   const failed = image.failure() !== null;
   try {
@@ -128,15 +126,16 @@ function failAt(
   ).toBe(false);
   const again = openImage(format, start, options);
   // a disk that failed may have lost what was not flushed, and nothing else
-  if (!failed) expect(Buffer.compare(contentOf(again, legal, where), seen), where).toBe(0);
+  if (!failed) {
+    readInto(AGAIN, again, legal, where);
+    expect(Buffer.compare(AGAIN, SEEN), where).toBe(0);
+  }
   again.close();
   return count > skip;
 }
 
-function contentOf(image: WritableImage, legal: readonly Set<number>[], where: string): Uint8Array {
-  const bytes = new Uint8Array(SIZE);
+function readInto(bytes: Uint8Array, image: WritableImage, legal: readonly Set<number>[], where: string): void {
   image.read(bytes, 0, SIZE, guestOffset(0));
   const wrong = legal.findIndex((values, sector) => !values.has(bytes[sector * SECTOR]!));
   expect(wrong, `first sector that reads what nobody wrote, ${where}`).toBe(-1);
-  return bytes;
 }

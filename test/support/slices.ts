@@ -54,7 +54,7 @@ const SLICES = {
   /** model.sh: how many of them qemu-img sees */
   judged: { ci: { raw: 3, qed: 3, qcow2: 3, qcow: 3, vdi: 3, vmdk: 3, parallels: 3, vpc: 3, vhdx: 3 }, long: 100 },
   /** images of qemu-img under random operations, for each kind */
-  interop: { ci: { qcow2: 2 }, long: 20 },
+  interop: { ci: { qcow2: 1 }, long: 20 },
   /** random operations in imgfuse and in QEMU: images for each kind */
   besideQemu: { ci: { qed: 12, qcow2: 4 }, long: 40 },
   /** images of QEMU through a mount: widths of reference counts for each cluster size and feature */
