@@ -798,7 +798,7 @@ const RULES = [
     from: 'return used + bytes + LOG_SECTOR_BYTES <= logLength;',
     to: 'return used + bytes >= 0;',
     test: 'test/model/power-cut-vhdx-log.test.ts',
-    only: 'a cut during any round',
+    only: 'a log that goes round',
   },
   {
     rule: 'R7',
