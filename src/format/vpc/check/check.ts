@@ -63,7 +63,7 @@ function checkBlocks(file: HostFile, layout: SparseLayout, options: CheckOptions
   if (leaks === 0) return report;
   // what an entry that is no place has lost may lie there
   if (options.repair === 'none' || report.corruptions > report.corruptionsFixed || layout.faults.length > 0) {
-    options.log(`Leaked clusters: behind the last block there is room for ${leaks}`);
+    options.log(`Leaked clusters: behind the last block there is room for ${leaks} blocks`);
     return report;
   }
   cutTail(file, layout.footer.bytes, usedEnd);
