@@ -1,7 +1,7 @@
 // The steps of a flush for all freed clusters (R5), which may be millions: each in many short holds of the metadata lock. Only
 // a flush makes them, one at a time. A cluster that is freed meanwhile joins this flush or waits for the next: either is right,
-// because its entry was removed before the fdatasync that this flush still has to make. SettlingFlush is the flush of the formats
-// that have nothing else to do around them.
+// because its entry was removed before the fdatasync that this flush still has to make. SettlingFlush is the flush of every format
+// but qcow2, whose counters come in between.
 
 import type { Mutex } from '../../concurrency/mutex.ts';
 import type { HostFile } from '../../host/host-file.ts';
@@ -84,7 +84,9 @@ export interface SettlingFlushParts {
   readonly word: 'blocks' | 'clusters' | 'grains';
   /** Makes durable what links or bits wait for, and writes these. One thread at a time calls it. */
   readonly linkHeldBack: () => void;
-  /** What the fdatasync of a flush has made possible, before freed clusters go on. Absent: nothing. */
+  /** Right before the fdatasync of a flush. Absent: nothing. */
+  readonly beforeSync?: () => void;
+  /** What that fdatasync has made possible, before freed clusters go on. Absent: nothing. */
   readonly afterSync?: () => void;
   /** Makes freed clusters, which nothing leads to, a hole. */
   readonly punch: (run: ClusterRun) => void;
@@ -110,12 +112,25 @@ export class SettlingFlush {
       () => {
         linkHeldBack();
         phase = this.settling.begin();
+        this.parts.beforeSync?.();
       },
       () => {
         this.parts.afterSync?.();
         this.settle(phase);
       },
     );
+  }
+
+  /** Makes every freed cluster free, inside a flush: for a linkHeldBack() that needs clusters. What is held back has no part in it. */
+  settleInside(): void {
+    for (let round = 0; round < SETTLING_ROUNDS; round++) {
+      const phase = this.settling.begin();
+      if (phase === 'none') return;
+      this.parts.beforeSync?.();
+      this.parts.tracker.sync();
+      this.parts.afterSync?.();
+      this.settle(phase);
+    }
   }
 
   /** Flushes until every freed cluster can be reused. */

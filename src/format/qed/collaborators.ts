@@ -27,7 +27,7 @@ import { StatusScan } from '../mapped/status-scan.ts';
 import { WriteTracker } from '../write-tracker.ts';
 import { Deallocator } from './deallocate.ts';
 import { DirtyBit } from './dirty-bit.ts';
-import { Flush } from './flush.ts';
+import { createFlush } from './flush.ts';
 import { Geometry } from './geometry.ts';
 import { Linker } from './link.ts';
 import { Mapper } from './mapping.ts';
@@ -64,7 +64,7 @@ export function connect(
   const allocator = new Allocator(file, geometry, numbers, free, tracker);
   const l1Table = hostOffset(header.l1TableOffset);
   const linker = new Linker(l1Table, geometry, tables, mapper, allocator, tracker, pending, numbers);
-  const flush = new Flush(file, geometry, lock, tracker, pending, linker, free, numbers, log);
+  const flush = createFlush({ file, free, geometry, linker, lock, log, numbers, pending, tracker });
   const reusable = () => ({ waiting: free.unsettledCount, free: free.freeCount });
   const parts = {
     file,
