@@ -58,7 +58,7 @@ const SLICES = {
   /** random operations in imgfuse and in QEMU: images for each kind */
   besideQemu: { ci: { qed: 12, qcow2: 4 }, long: 40 },
   /** images of QEMU through a mount: widths of reference counts for each cluster size and feature */
-  matrixWidths: { ci: 2, long: 5 },
+  matrixWidths: { ci: 1, long: 5 },
   /** fuzz.sh: damaged images */
   fuzz: {
     ci: {
@@ -83,7 +83,7 @@ const SLICES = {
   /** fuzz.sh --format partitions: damaged partition tables */
   fuzzPartitions: { ci: 20_000, long: 200_000 },
   /** npm run stress: rounds of 250 requests a thread */
-  stress: { ci: { raw: 6, qed: 6, qcow2: 6, qcow: 6, vdi: 6, vmdk: 6, parallels: 6, vpc: 6, vhdx: 6 }, long: 60 },
+  stress: { ci: { raw: 4, qed: 4, qcow2: 4, qcow: 4, vdi: 4, vmdk: 4, parallels: 4, vpc: 4, vhdx: 4 }, long: 60 },
   /** fio with checksums: MiB of the disk; one L2 table of its image maps 64 */
   fio: { ci: 96, long: 1024 },
   /** killtest.sh: daemons that are killed under load */
@@ -91,7 +91,7 @@ const SLICES = {
   /** file systems on loop devices over a mounted disk: of ext4, xfs and btrfs */
   guests: { ci: { qed: 3, qcow2: 1, vdi: 1, vmdk: 1, vpc: 1, vhdx: 1, parallels: 1 }, long: 3 },
   /** cycles.sh: mount, write, umount, qemu-img check */
-  cycles: { ci: 80, long: 1000 },
+  cycles: { ci: 40, long: 1000 },
   /** attach.sh: attach, write, detach, fsck */
   attachCycles: { ci: 8, long: 200 },
   /** attach.sh: commands and mount processes that are killed or interrupted around an attach */
