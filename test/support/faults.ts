@@ -7,6 +7,7 @@ import { ERRNO, ImgfuseError } from '../../src/errors/index.ts';
 import type { WritableFormat, WritableImage } from '../../src/format/image-format.ts';
 import type { MemoryHostFile } from './memory-file.ts';
 import { besideIt, checkImage, type OpenMemoryOptions, openImage } from './memory-images.ts';
+import { reusingSharedMemory } from './reused-memory.ts';
 import { type GuestStep, type Prepared, runStep, SECTOR, SECTORS, SIZE } from './workloads.ts';
 import { type FaultPlan, FaultyHostFile, type HostOperation } from './wrapping-files.ts';
 
@@ -92,7 +93,7 @@ export function failEverywhere(
 ): number {
   let faults = 0;
   for (let position = 0; ; position++) {
-    const outcome = failOnce(format, prepared, steps, kind, position);
+    const outcome = reusingSharedMemory(() => failOnce(format, prepared, steps, kind, position));
     if (outcome === 'failed') faults++;
     if (outcome === 'no such change') return faults;
   }
