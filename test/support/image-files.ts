@@ -25,13 +25,16 @@ export function copyData(from: string, to: string): void {
   try {
     const size = source.size();
     target.truncate(size);
-    for (let start = source.seekData(hostOffset(0)); start < size; ) {
+    for (let done = 0; done < size; ) {
+      const start = source.seekData(hostOffset(done));
       const end = Math.min(size, source.seekHole(hostOffset(start)));
+      // the file became shorter meanwhile
+      if (end <= done) break;
       for (let at = hostOffset(start); at < end; at = after(at, COPIED.length)) {
         const got = source.read(COPIED, 0, Math.min(COPIED.length, end - at), at);
         target.write(COPIED, 0, got, at);
       }
-      start = source.seekData(hostOffset(end));
+      done = end;
     }
   } finally {
     source.close();
