@@ -1,7 +1,7 @@
 // The steps of a flush for all freed clusters (R5), which may be millions: each in many short holds of the metadata lock. Only
 // a flush makes them, one at a time. A cluster that is freed meanwhile joins this flush or waits for the next: either is right,
 // because its entry was removed before the fdatasync that this flush still has to make. SettlingFlush is the flush of every format
-// but qcow2, whose counters come in between.
+// with tables but qcow2, whose counters come in between.
 
 import type { Mutex } from '../../concurrency/mutex.ts';
 import type { HostFile } from '../../host/host-file.ts';

@@ -12,7 +12,7 @@ export const ENTRY_BYTES = 8;
 export const WORD_SECTORS = 32;
 export const BITMAP_BYTES = MIB;
 const BITS_OF_BITMAP = 8 * BITMAP_BYTES;
-const WORDS_OF_BITMAP = BITS_OF_BITMAP / 32;
+const WORDS_OF_BITMAP = BITS_OF_BITMAP / WORD_SECTORS;
 
 /** What the layout follows from. */
 export type GeometryFacts = Pick<DiskFacts, 'blockBytes' | 'sectorBytes' | 'virtualSize'> & {
