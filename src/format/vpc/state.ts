@@ -3,10 +3,9 @@
 
 import { type HostOffset, hostOffset, SECTOR_BYTES } from '../../bytes/offsets.ts';
 import { createSharedByteMap, type SharedByteMapState } from '../../concurrency/shared-byte-map.ts';
-import { assert } from '../../errors/index.ts';
-import { FIRST_OWN_NUMBER } from '../mapped/disk-numbers.ts';
-import { LockedNumbers, type LockedNumbersParts } from '../mapped/locked-numbers.ts';
 import { createMappedState, type MappedState, type MappedStateOptions } from '../mapped/mapped-state.ts';
+import { initializeFileEnd } from '../mapped/space/file-end.ts';
+import { FIRST_AFTER_ROOM_END, RoomEnd } from '../mapped/space/room-end.ts';
 import { createWaitingBits, type WaitingBitsState } from './bitmaps.ts';
 import type { Grid } from './geometry.ts';
 import { FOOTER_BYTES, MAX_DISK_BYTES } from './header/footer.ts';
@@ -15,14 +14,11 @@ import { type DynamicHeader, MAX_TABLE_ENTRIES } from './header/header.ts';
 const WORD_COUNT = 1;
 
 /** Float64 numbers: VpcNumbers says what they are. */
-const FILE_END = FIRST_OWN_NUMBER;
-const FILE_LENGTH = FIRST_OWN_NUMBER + 1;
-const ROOM_END = FIRST_OWN_NUMBER + 2;
-const TABLE_OFFSET = FIRST_OWN_NUMBER + 3;
-const TABLE_ENTRIES = FIRST_OWN_NUMBER + 4;
-const HAS_BATMAP = FIRST_OWN_NUMBER + 5;
-const OFF_GRID_END = FIRST_OWN_NUMBER + 6;
-const NUMBER_COUNT = FIRST_OWN_NUMBER + 7;
+const TABLE_OFFSET = FIRST_AFTER_ROOM_END;
+const TABLE_ENTRIES = FIRST_AFTER_ROOM_END + 1;
+const HAS_BATMAP = FIRST_AFTER_ROOM_END + 2;
+const OFF_GRID_END = FIRST_AFTER_ROOM_END + 3;
+const NUMBER_COUNT = FIRST_AFTER_ROOM_END + 4;
 
 export interface VpcState extends MappedState {
   /** as the image was opened */
@@ -66,9 +62,8 @@ export function createVpcState(options: VpcStateOptions): VpcState {
     full: createSharedByteMap(mostBlocks),
     bits: createWaitingBits(mapped.pending),
   };
+  initializeFileEnd(state.numbers, usedEnd, fileLength);
   const numbers = new Float64Array(state.numbers);
-  numbers[FILE_END] = usedEnd;
-  numbers[FILE_LENGTH] = fileLength;
   numbers[TABLE_OFFSET] = header.tableOffset;
   numbers[TABLE_ENTRIES] = header.maxTableEntries;
   numbers[HAS_BATMAP] = hasBatmap ? 1 : 0;
@@ -76,51 +71,11 @@ export function createVpcState(options: VpcStateOptions): VpcState {
   return state;
 }
 
-/** The numbers of an open image beside DiskNumbers. Each needs the metadata lock. */
-export class VpcNumbers {
-  private readonly numbers: LockedNumbers;
-
-  constructor(parts: LockedNumbersParts) {
-    this.numbers = new LockedNumbers(parts);
-  }
-
-  /** First byte behind the last block and all metadata but the footer. */
-  get fileEnd(): HostOffset {
-    return hostOffset(this.numbers.get(FILE_END));
-  }
-
-  /** What lies below `end` is in use. */
-  advanceFileEnd(end: number): void {
-    assert(end >= this.fileEnd && end <= this.roomEnd, 'blocks are appended where there is room');
-    this.numbers.set(FILE_END, end);
-  }
-
-  /** Nothing from `end` on is in use any more. */
-  lowerFileEnd(end: number): void {
-    assert(end <= this.fileEnd, 'only an append moves the end of what is in use up');
-    this.numbers.set(FILE_END, end);
-  }
-
-  /** Length of the file, its footer included. */
-  get fileLength(): number {
-    return this.numbers.get(FILE_LENGTH);
-  }
-
-  /** From the next place of the grid up to here the file reads as zeros, durably; 0 before it was made longer. */
-  get roomEnd(): number {
-    return this.numbers.get(ROOM_END);
-  }
-
+/** The numbers of an open image beside DiskNumbers. Each needs the metadata lock. The footer counts as no part of what is in use. */
+export class VpcNumbers extends RoomEnd {
   /** The file has so many bytes now, all of which behind `fileEnd` read as zeros, but for its footer. */
-  noteExtended(length: number): void {
-    this.numbers.set(FILE_LENGTH, length);
-    this.numbers.set(ROOM_END, length - FOOTER_BYTES);
-  }
-
-  /** The file was cut; nobody appends to it before it is made longer. */
-  noteCut(length: number): void {
-    this.numbers.set(FILE_LENGTH, length);
-    this.numbers.set(ROOM_END, 0);
+  override noteExtended(length: number): void {
+    super.noteExtended(length, length - FOOTER_BYTES);
   }
 
   get tableOffset(): HostOffset {

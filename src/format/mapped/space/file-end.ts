@@ -31,13 +31,13 @@ export class FileEnd {
   }
 
   /** Clusters up to `end` are in use. */
-  advanceFileEnd(end: HostOffset): void {
+  advanceFileEnd(end: number): void {
     assert(end >= this.fileEnd && end <= this.fileLength, 'clusters are appended inside the file');
     this.numbers.set(FILE_END, end);
   }
 
   /** The clusters from `end` on are not in use any more. */
-  lowerFileEnd(end: HostOffset): void {
+  lowerFileEnd(end: number): void {
     assert(end <= this.fileEnd, 'only an append moves the end of the clusters in use up');
     this.numbers.set(FILE_END, end);
   }

@@ -3,10 +3,9 @@
 
 import { type HostOffset, hostOffset } from '../../../bytes/offsets.ts';
 import { MAX_SLICE_BYTES } from '../../../concurrency/table-cache.ts';
-import { assert } from '../../../errors/index.ts';
-import { FIRST_OWN_NUMBER } from '../../mapped/disk-numbers.ts';
-import { LockedNumbers, type LockedNumbersParts } from '../../mapped/locked-numbers.ts';
 import { createMappedState, type MappedState, type MappedStateOptions } from '../../mapped/mapped-state.ts';
+import { initializeFileEnd } from '../../mapped/space/file-end.ts';
+import { FIRST_AFTER_ROOM_END, RoomEnd } from '../../mapped/space/room-end.ts';
 import type { TableLayout } from './layout.ts';
 
 /** The Int32 words behind the metadata lock: 1 when the unclean mark is in the file and durable; the words of the mark */
@@ -19,15 +18,12 @@ export const SECOND_BEHIND = 5;
 const WORD_COUNT = 6;
 
 /** Float64 numbers: SparseNumbers says what they are. */
-const DIRECTORY_OFFSET = FIRST_OWN_NUMBER;
-const REDUNDANT_OFFSET = FIRST_OWN_NUMBER + 1;
-const FILE_END = FIRST_OWN_NUMBER + 2;
-const FILE_LENGTH = FIRST_OWN_NUMBER + 3;
-const ROOM_END = FIRST_OWN_NUMBER + 4;
-const LAST_CHANGE_MS = FIRST_OWN_NUMBER + 5;
-const UNCUT_END = FIRST_OWN_NUMBER + 6;
-const LEFT_TABLES = FIRST_OWN_NUMBER + 7;
-const NUMBER_COUNT = FIRST_OWN_NUMBER + 8;
+const DIRECTORY_OFFSET = FIRST_AFTER_ROOM_END;
+const REDUNDANT_OFFSET = FIRST_AFTER_ROOM_END + 1;
+const LAST_CHANGE_MS = FIRST_AFTER_ROOM_END + 2;
+const UNCUT_END = FIRST_AFTER_ROOM_END + 3;
+const LEFT_TABLES = FIRST_AFTER_ROOM_END + 4;
+const NUMBER_COUNT = FIRST_AFTER_ROOM_END + 5;
 
 export interface SparseState extends MappedState {
   /** as the extent was opened */
@@ -47,22 +43,15 @@ export function createSparseState(layout: TableLayout, options: SparseStateOptio
   const sizes = { clusterSize: layout.grainBytes, wordCount: WORD_COUNT, numberCount: NUMBER_COUNT };
   const state = { layout, ...createMappedState(options, { sliceBytes: MAX_SLICE_BYTES, ...sizes }), phase };
   new Int32Array(state.words)[UNCLEAN] = layout.isUnclean ? 1 : 0;
+  initializeFileEnd(state.numbers, usedEnd, fileLength);
   const numbers = new Float64Array(state.numbers);
   numbers[DIRECTORY_OFFSET] = layout.directoryOffset;
   numbers[REDUNDANT_OFFSET] = layout.redundantOffset;
-  numbers[FILE_END] = usedEnd;
-  numbers[FILE_LENGTH] = fileLength;
   return state;
 }
 
 /** The numbers of an open extent beside DiskNumbers. Each needs the metadata lock. */
-export class SparseNumbers {
-  private readonly numbers: LockedNumbers;
-
-  constructor(parts: LockedNumbersParts) {
-    this.numbers = new LockedNumbers(parts);
-  }
-
+export class SparseNumbers extends RoomEnd {
   get directoryOffset(): HostOffset {
     return hostOffset(this.numbers.get(DIRECTORY_OFFSET));
   }
@@ -76,44 +65,6 @@ export class SparseNumbers {
   moveDirectories(directory: number, redundant: number): void {
     this.numbers.set(DIRECTORY_OFFSET, directory);
     this.numbers.set(REDUNDANT_OFFSET, redundant);
-  }
-
-  /** First byte behind the last grain in use and all metadata. */
-  get fileEnd(): HostOffset {
-    return hostOffset(this.numbers.get(FILE_END));
-  }
-
-  /** What lies below `end` is in use. */
-  advanceFileEnd(end: number): void {
-    assert(end >= this.fileEnd && end <= this.roomEnd, 'grains are appended where there is room');
-    this.numbers.set(FILE_END, end);
-  }
-
-  /** Nothing from `end` on is in use any more. */
-  lowerFileEnd(end: number): void {
-    assert(end <= this.fileEnd, 'only an append moves the end of what is in use up');
-    this.numbers.set(FILE_END, end);
-  }
-
-  get fileLength(): number {
-    return this.numbers.get(FILE_LENGTH);
-  }
-
-  /** From `fileEnd` up to here the file reads as zeros, durably; 0 before it was made longer. */
-  get roomEnd(): number {
-    return this.numbers.get(ROOM_END);
-  }
-
-  /** The file has so many bytes now, durably; those behind `fileEnd` read as zeros. */
-  noteExtended(length: number): void {
-    this.numbers.set(FILE_LENGTH, length);
-    this.numbers.set(ROOM_END, length);
-  }
-
-  /** The file was cut; nobody appends to it before it is made longer. */
-  noteCut(length: number): void {
-    this.numbers.set(FILE_LENGTH, length);
-    this.numbers.set(ROOM_END, 0);
   }
 
   /** End of the grains of the disk that a shrink has still to give up; 0: none. */
