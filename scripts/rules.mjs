@@ -36,7 +36,7 @@ const RULES = [
   {
     rule: 'R2',
     hazard: 'QED: what was mapped before a wait is used after it',
-    file: 'src/format/mapped/reserved-runs.ts',
+    file: 'src/format/mapped/runs/reserved-runs.ts',
     from: 'if (reservations.acquireBytes(offset, part, clusterSize, mode)) return run;',
     to: 'const before = { ...run }; reservations.acquireBytes(offset, part, clusterSize, mode); return before;',
     test: EVERY_POINT,
@@ -45,7 +45,7 @@ const RULES = [
   {
     rule: 'R2',
     hazard: 'qcow2: what was mapped before a wait is used after it',
-    file: 'src/format/mapped/reserved-runs.ts',
+    file: 'src/format/mapped/runs/reserved-runs.ts',
     from: 'if (reservations.acquireBytes(offset, part, clusterSize, mode)) return run;',
     to: 'const before = { ...run }; reservations.acquireBytes(offset, part, clusterSize, mode); return before;',
     test: EVERY_POINT,
@@ -425,7 +425,7 @@ const RULES = [
   {
     rule: 'R2',
     hazard: 'VDI: what was mapped before a wait is used after it',
-    file: 'src/format/mapped/reserved-runs.ts',
+    file: 'src/format/mapped/runs/reserved-runs.ts',
     from: 'if (reservations.acquireBytes(offset, part, clusterSize, mode)) return run;',
     to: 'const before = { ...run }; reservations.acquireBytes(offset, part, clusterSize, mode); return before;',
     test: EVERY_POINT,
@@ -434,7 +434,7 @@ const RULES = [
   {
     rule: 'R2',
     hazard: 'VHD: what was mapped before a wait is used after it',
-    file: 'src/format/mapped/reserved-runs.ts',
+    file: 'src/format/mapped/runs/reserved-runs.ts',
     from: 'if (reservations.acquireBytes(offset, part, clusterSize, mode)) return run;',
     to: 'const before = { ...run }; reservations.acquireBytes(offset, part, clusterSize, mode); return before;',
     test: EVERY_POINT,

@@ -5,7 +5,7 @@
 import { type GuestOffset, type HostOffset, hex, hostOffset, SECTOR_BYTES } from '../../bytes/offsets.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
-import type { DataRun, UnallocatedRun } from '../mapped/run-mapper.ts';
+import type { DataRun, UnallocatedRun } from '../mapped/runs/run-mapper.ts';
 import { type Geometry, NO_EXTENT } from './geometry.ts';
 import { type BochsHeader, CATALOG_ENTRY_BYTES } from './header.ts';
 

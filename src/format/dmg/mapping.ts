@@ -2,7 +2,7 @@
 // as zeros. There is no lock, because nothing changes the image.
 
 import { type GuestOffset, type HostOffset, hostOffset } from '../../bytes/offsets.ts';
-import type { DataRun, ZeroRun } from '../mapped/run-mapper.ts';
+import type { DataRun, ZeroRun } from '../mapped/runs/run-mapper.ts';
 import type { Run } from './block-table.ts';
 import { isZero, RAW_RUN } from './run-types.ts';
 

@@ -22,7 +22,7 @@ import type { CowBuffer } from './cow-buffer.ts';
 import type { DiskNumbers } from './disk-numbers.ts';
 import { MAX_RUN_CLUSTERS } from './mapped-state.ts';
 import type { PendingLinks } from './pending-links.ts';
-import type { DataRun, RunMapper, UnallocatedRun, ZeroRun } from './run-mapper.ts';
+import type { DataRun, RunMapper, UnallocatedRun, ZeroRun } from './runs/run-mapper.ts';
 import type { Allocation } from './space/cluster-allocator.ts';
 import { type FullHostParts, reclaimingWhenFull } from './space/full-host.ts';
 

@@ -13,7 +13,7 @@ import type { GuestAccess } from '../guest-access.ts';
 import type { ReadableImage } from '../image-format.ts';
 import type { WriteTracker } from '../write-tracker.ts';
 import { readBackingData, readsAsZeros } from './backing.ts';
-import type { AnyRun, RunMapper } from './run-mapper.ts';
+import type { AnyRun, RunMapper } from './runs/run-mapper.ts';
 
 /** Read from the backing file at once; of a larger cluster the allocating write itself copies the rest. */
 const PIECE_BYTES = 1024 * 1024;

@@ -22,7 +22,7 @@ import {
 import type { WriteTracker } from '../write-tracker.ts';
 import type { DiskNumbers } from './disk-numbers.ts';
 import type { ImageMap } from './image-map.ts';
-import type { ReservedRuns } from './reserved-runs.ts';
+import type { ReservedRuns } from './runs/reserved-runs.ts';
 
 /** The format's own orders of durability steps. Called without the metadata lock; for a read-only image only details(). */
 export interface ImageSteps {

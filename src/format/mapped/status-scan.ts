@@ -15,7 +15,7 @@ import { isCorrupt } from '../../errors/index.ts';
 import type { Extent, ExtentStatus, StatusRun } from '../image-format.ts';
 import type { HostHoles } from './host-holes.ts';
 import type { PendingLinks } from './pending-links.ts';
-import { type DataRun, MAX_LOOKS, type RunMapper } from './run-mapper.ts';
+import { type DataRun, MAX_LOOKS, type RunMapper } from './runs/run-mapper.ts';
 import type { TableSlices } from './table-slices.ts';
 
 /** What one L2 entry says; 'other' is for what the mapper must decide: subclusters that differ, and damage. */

@@ -6,8 +6,8 @@ import type { Mutex } from '../../concurrency/mutex.ts';
 import { type Reservations, SHARED } from '../../concurrency/reservations.ts';
 import type { ReadableImage } from '../image-format.ts';
 import { readsAsZeros } from './backing.ts';
-import type { ReservedRuns, RunWriter } from './reserved-runs.ts';
-import type { AnyRun, RunMapper } from './run-mapper.ts';
+import type { ReservedRuns, RunWriter } from './runs/reserved-runs.ts';
+import type { AnyRun, RunMapper } from './runs/run-mapper.ts';
 
 const ZEROS = new Uint8Array(64 * 1024);
 

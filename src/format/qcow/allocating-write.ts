@@ -149,7 +149,7 @@ export class AllocatingWrite {
     const l1Index = geometry.l1IndexOf(first);
     const isNew = linker.holdTable(l1Index, steadyMs());
     try {
-      return allocator.allocate(Math.min(most, geometry.tableEntries - geometry.l2IndexOf(first)));
+      return allocator.allocate(Math.min(most, geometry.l2Entries - geometry.l2IndexOf(first)));
     } catch (error) {
       if (isNew) linker.dropTable(l1Index);
       throw error;

@@ -155,10 +155,10 @@ class TableWalk {
 
   private checkL2(l1Index: number, table: number): void {
     const { geometry } = this;
-    const { clusterSize, tableBytes, tableEntries } = geometry;
+    const { clusterSize, tableBytes, l2Entries } = geometry;
     forEachEntry(this.file, table, tableBytes, (index, high, low) => {
       const at = table + index * ENTRY_BYTES;
-      const guest = (l1Index * tableEntries + index) * clusterSize;
+      const guest = (l1Index * l2Entries + index) * clusterSize;
       const place = { at, says: `L2 entry ${index} at offset ${hex(at)} (guest offset ${hex(guest)})` };
       const value = hexWords(high, low);
       const data = this.placeOf(high, low);

@@ -18,8 +18,9 @@ import { HostHoles } from '../mapped/host-holes.ts';
 import { ImageMap } from '../mapped/image-map.ts';
 import { METADATA_LOCK } from '../mapped/mapped-state.ts';
 import { PendingLinks } from '../mapped/pending-links.ts';
-import { ReservedRuns } from '../mapped/reserved-runs.ts';
-import { RangeReader } from '../mapped/run-reader.ts';
+import { GuestDataReader } from '../mapped/runs/guest-data-reader.ts';
+import { ReservedRuns } from '../mapped/runs/reserved-runs.ts';
+import { RangeReader } from '../mapped/runs/run-reader.ts';
 import { Allocator } from '../mapped/space/cluster-allocator.ts';
 import { FileEnd } from '../mapped/space/file-end.ts';
 import { StatusScan } from '../mapped/status-scan.ts';
@@ -31,7 +32,6 @@ import { createFlush } from './flush.ts';
 import { Geometry } from './geometry.ts';
 import { Linker } from './link.ts';
 import { Mapper, type Run } from './mapping.ts';
-import { QcowRunReader } from './run-reader.ts';
 import { QcowRunWriter } from './run-writer.ts';
 import { QcowScannedTables } from './scanned-tables.ts';
 import type { QcowState } from './state.ts';
@@ -71,7 +71,7 @@ export function connect(
   const ground = { access, ...mapped, allocator, backing, data, disk, flush, free, linker, lock, mapper, reservations };
   const parts = { pendingTables, ...ground, reusable, tracker };
 
-  const reader = new QcowRunReader(data, new CompressedReader(file, clusterSize), backing);
+  const reader = new GuestDataReader(data, new CompressedReader(file, clusterSize), backing);
   const ranges = new RangeReader<Run>(lock, mapper, reader);
   const allocating = new AllocatingWrite({ cow: new CowBuffer(ranges, data), ...parts });
   const writer = new QcowRunWriter({ allocating, data, lock });

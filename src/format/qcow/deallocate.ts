@@ -17,7 +17,7 @@ import type { ReadableImage } from '../image-format.ts';
 import { readsAsZeros } from '../mapped/backing.ts';
 import type { DiskNumbers } from '../mapped/disk-numbers.ts';
 import type { PendingLinks } from '../mapped/pending-links.ts';
-import type { ReservedRuns, RunWriter } from '../mapped/reserved-runs.ts';
+import type { ReservedRuns, RunWriter } from '../mapped/runs/reserved-runs.ts';
 import { eachAdjoining } from '../mapped/space/adjoining.ts';
 import type { Allocator } from '../mapped/space/cluster-allocator.ts';
 import { ZeroInPlace } from '../mapped/zero-in-place.ts';
@@ -72,9 +72,9 @@ export class Deallocator {
   /** @returns clusters done */
   private zeroClusters(first: GuestCluster, count: number, diskEnd: number): number {
     const { backing, geometry, lock, mapper, pending } = this.parts;
-    const { clusterSize, tableEntries } = geometry;
+    const { clusterSize, l2Entries } = geometry;
     const start = geometry.startOf(first);
-    const toNextTable = Math.min(count, tableEntries - geometry.l2IndexOf(first));
+    const toNextTable = Math.min(count, l2Entries - geometry.l2IndexOf(first));
     const isBare = lock.run(() => mapper.l2Table(geometry.l1IndexOf(first)) === 0 && pending.isEmpty);
     if (isBare && readsAsZeros(backing, start, toNextTable * clusterSize)) return toNextTable;
     const part = Math.min(

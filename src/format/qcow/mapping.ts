@@ -15,7 +15,7 @@ import {
 import { failpoint } from '../../concurrency/failpoints.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import { NOT_PENDING, type PendingLinks } from '../mapped/pending-links.ts';
-import { type DataRun, MAX_LOOKS, type UnallocatedRun } from '../mapped/run-mapper.ts';
+import { type DataRun, MAX_LOOKS, type UnallocatedRun } from '../mapped/runs/run-mapper.ts';
 import type { FileEnd } from '../mapped/space/file-end.ts';
 import { ENTRY_BYTES, type Geometry } from './geometry.ts';
 import { compressedLength, compressedOffset, isCompressed, type Tables, UNALLOCATED_ENTRY } from './table.ts';
@@ -84,7 +84,7 @@ export class Mapper {
         table = this.l2Table(l1Index);
       }
       if (table === 0 && host === NO_HOST && pending.isEmpty) {
-        cluster = after(geometry.firstClusterOf(l1Index), geometry.tableEntries - 1);
+        cluster = after(geometry.firstClusterOf(l1Index), geometry.l2Entries - 1);
         covered = geometry.startOf(cluster) + clusterSize;
         continue;
       }

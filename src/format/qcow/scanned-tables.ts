@@ -19,7 +19,7 @@ export class QcowScannedTables implements ScannedTables {
 
   constructor({ geometry, pending, tables }: MapperParts, mapper: Mapper) {
     this.clusterSize = geometry.clusterSize;
-    this.tableEntries = geometry.tableEntries;
+    this.tableEntries = geometry.l2Entries;
     this.slices = tables.slices;
     this.pending = pending;
     this.mapper = mapper;

@@ -20,7 +20,7 @@ import { assert } from '../../errors/index.ts';
 import type { ReadableImage } from '../image-format.ts';
 import { readsAsZeros } from '../mapped/backing.ts';
 import { NOT_PENDING, type PendingLinks } from '../mapped/pending-links.ts';
-import type { ReservedRuns } from '../mapped/reserved-runs.ts';
+import type { ReservedRuns } from '../mapped/runs/reserved-runs.ts';
 import { type FullHostParts, reclaimingWhenFull } from '../mapped/space/full-host.ts';
 import { ZeroInPlace } from '../mapped/zero-in-place.ts';
 import { zeroRange } from '../mapped/zero-range.ts';

@@ -14,7 +14,7 @@ import {
 import { failpoint } from '../../concurrency/failpoints.ts';
 import type { ImgfuseError } from '../../errors/index.ts';
 import { NOT_PENDING, type PendingLinks } from '../mapped/pending-links.ts';
-import { MAX_LOOKS } from '../mapped/run-mapper.ts';
+import { MAX_LOOKS } from '../mapped/runs/run-mapper.ts';
 import { type Geometry, placeInDataFile } from './geometry.ts';
 import type { HeaderBits } from './header-bits.ts';
 import type { Qcow2Numbers } from './state.ts';

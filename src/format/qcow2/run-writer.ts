@@ -5,7 +5,7 @@ import type { GuestOffset } from '../../bytes/offsets.ts';
 import type { GuestData } from '../../codec/guest-data.ts';
 import { failpoint } from '../../concurrency/failpoints.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
-import type { RunWriter } from '../mapped/reserved-runs.ts';
+import type { RunWriter } from '../mapped/runs/reserved-runs.ts';
 import type { AllocatingWrite } from './allocating-write.ts';
 import type { DataRun, Run } from './mapping.ts';
 import type { OverlapCheck } from './overlap.ts';

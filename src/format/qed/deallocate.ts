@@ -20,7 +20,7 @@ import { readsAsZeros } from '../mapped/backing.ts';
 import type { DiskNumbers } from '../mapped/disk-numbers.ts';
 import type { FreeClusters } from '../mapped/free-clusters.ts';
 import { NOT_PENDING, type PendingLinks } from '../mapped/pending-links.ts';
-import type { ReservedRuns, RunWriter } from '../mapped/reserved-runs.ts';
+import type { ReservedRuns, RunWriter } from '../mapped/runs/reserved-runs.ts';
 import { eachAdjoining } from '../mapped/space/adjoining.ts';
 import type { Allocator } from '../mapped/space/cluster-allocator.ts';
 import { type FullHostParts, reclaimingWhenFull } from '../mapped/space/full-host.ts';

@@ -15,7 +15,7 @@ import { failpoint } from '../../concurrency/failpoints.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import { NOT_PENDING, type PendingLinks } from '../mapped/pending-links.ts';
-import { type DataRun, MAX_LOOKS, type UnallocatedRun, type ZeroRun } from '../mapped/run-mapper.ts';
+import { type DataRun, MAX_LOOKS, type UnallocatedRun, type ZeroRun } from '../mapped/runs/run-mapper.ts';
 import type { Geometry } from './geometry.ts';
 import type { QedHeader } from './header.ts';
 import type { QedNumbers } from './state.ts';

@@ -9,7 +9,7 @@ import type { Reservations } from '../../concurrency/reservations.ts';
 import type { ReadableImage } from '../image-format.ts';
 import type { DiskNumbers } from '../mapped/disk-numbers.ts';
 import type { PendingLinks } from '../mapped/pending-links.ts';
-import type { ReservedRuns, RunWriter } from '../mapped/reserved-runs.ts';
+import type { ReservedRuns, RunWriter } from '../mapped/runs/reserved-runs.ts';
 import { eachAdjoining } from '../mapped/space/adjoining.ts';
 import { ZeroInPlace } from '../mapped/zero-in-place.ts';
 import { changeEachSlice, changeFirstSlice, zeroRange } from '../mapped/zero-range.ts';

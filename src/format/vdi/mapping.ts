@@ -5,7 +5,7 @@ import { type GuestCluster, type GuestOffset, hex, hostOffset, UNSET } from '../
 import { failpoint } from '../../concurrency/failpoints.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import { NOT_PENDING, type PendingLinks } from '../mapped/pending-links.ts';
-import { type DataRun, MAX_LOOKS, type UnallocatedRun, type ZeroRun } from '../mapped/run-mapper.ts';
+import { type DataRun, MAX_LOOKS, type UnallocatedRun, type ZeroRun } from '../mapped/runs/run-mapper.ts';
 import { ENTRY_BYTES, type Geometry } from './geometry.ts';
 import { VDI_IMAGE_BLOCK_FREE, VDI_IMAGE_BLOCK_ZERO } from './header.ts';
 import type { VdiNumbers } from './state.ts';

@@ -25,7 +25,7 @@ import type { ReadableImage } from '../image-format.ts';
 import { readsAsZeros } from '../mapped/backing.ts';
 import type { CowBuffer } from '../mapped/cow-buffer.ts';
 import type { DiskNumbers } from '../mapped/disk-numbers.ts';
-import type { UnallocatedRun, ZeroRun } from '../mapped/run-mapper.ts';
+import type { UnallocatedRun, ZeroRun } from '../mapped/runs/run-mapper.ts';
 import type { Allocator } from '../mapped/space/cluster-allocator.ts';
 import { type FullHostParts, reclaimingWhenFull } from '../mapped/space/full-host.ts';
 import { PAYLOAD_BLOCK_FULLY_PRESENT, PAYLOAD_BLOCK_NOT_PRESENT } from './bat.ts';

@@ -4,7 +4,7 @@
 import { after, type GuestCluster, type GuestOffset, guestOffset, type HostOffset, hex } from '../../bytes/offsets.ts';
 import { failpoint } from '../../concurrency/failpoints.ts';
 import { ImgfuseError } from '../../errors/index.ts';
-import type { DataRun, UnallocatedRun, ZeroRun } from '../mapped/run-mapper.ts';
+import type { DataRun, UnallocatedRun, ZeroRun } from '../mapped/runs/run-mapper.ts';
 import {
   type Bat,
   hasPlace,

@@ -10,7 +10,7 @@ import type { HostFile } from '../../host/host-file.ts';
 import type { ReadableImage } from '../image-format.ts';
 import { readsAsZeros } from '../mapped/backing.ts';
 import type { DiskNumbers } from '../mapped/disk-numbers.ts';
-import type { ReservedRuns, RunWriter } from '../mapped/reserved-runs.ts';
+import type { ReservedRuns, RunWriter } from '../mapped/runs/reserved-runs.ts';
 import { ZeroInPlace } from '../mapped/zero-in-place.ts';
 import { changeEachSlice, changeFirstSlice, zeroRange } from '../mapped/zero-range.ts';
 import type { WriteTracker } from '../write-tracker.ts';

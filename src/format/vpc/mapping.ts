@@ -16,7 +16,7 @@ import { failpoint } from '../../concurrency/failpoints.ts';
 import { SharedByteMap, type SharedByteMapState } from '../../concurrency/shared-byte-map.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
-import { type DataRun, MAX_LOOKS } from '../mapped/run-mapper.ts';
+import { type DataRun, MAX_LOOKS } from '../mapped/runs/run-mapper.ts';
 import type { Bitmaps } from './bitmaps.ts';
 import type { Geometry } from './geometry.ts';
 import { FOOTER_BYTES } from './header/footer.ts';

@@ -6,7 +6,7 @@ import { after, type GuestCluster, type GuestOffset, type HostOffset } from '../
 import type { VirtualDisk } from '../../../src/disk/virtual-disk.ts';
 import type { ReadableImage } from '../../../src/format/image-format.ts';
 import type { PendingLink, PendingLinks } from '../../../src/format/mapped/pending-links.ts';
-import type { DataRun } from '../../../src/format/mapped/run-mapper.ts';
+import type { DataRun } from '../../../src/format/mapped/runs/run-mapper.ts';
 import type { Allocation, Allocator } from '../../../src/format/mapped/space/cluster-allocator.ts';
 import type { Geometry } from '../../../src/format/qed/geometry.ts';
 import type { Linker } from '../../../src/format/qed/link.ts';

@@ -7,7 +7,7 @@ import { failpoint } from '../../../concurrency/failpoints.ts';
 import type { Mutex } from '../../../concurrency/mutex.ts';
 import type { Reservations } from '../../../concurrency/reservations.ts';
 import type { DiskNumbers } from '../../mapped/disk-numbers.ts';
-import type { ReservedRuns, RunWriter } from '../../mapped/reserved-runs.ts';
+import type { ReservedRuns, RunWriter } from '../../mapped/runs/reserved-runs.ts';
 import { eachAdjoining } from '../../mapped/space/adjoining.ts';
 import type { Allocator } from '../../mapped/space/cluster-allocator.ts';
 import { ZeroInPlace } from '../../mapped/zero-in-place.ts';

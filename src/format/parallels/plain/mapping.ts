@@ -11,7 +11,7 @@ import {
 } from '../../../bytes/offsets.ts';
 import { failpoint } from '../../../concurrency/failpoints.ts';
 import { ImgfuseError } from '../../../errors/index.ts';
-import { type DataRun, MAX_LOOKS, type UnallocatedRun } from '../../mapped/run-mapper.ts';
+import { type DataRun, MAX_LOOKS, type UnallocatedRun } from '../../mapped/runs/run-mapper.ts';
 import type { Geometry } from './geometry.ts';
 import type { PlainNumbers } from './state.ts';
 import { type Bat, entryAt } from './table.ts';

@@ -3,7 +3,7 @@
 import { type GuestOffset, type HostOffset, hostOffset } from '../../../bytes/offsets.ts';
 import { createTableCacheState, MAX_SLICE_BYTES, TableCache } from '../../../concurrency/table-cache.ts';
 import type { HostFile } from '../../../host/host-file.ts';
-import { type DataRun, MAX_LOOKS, type UnallocatedRun, type ZeroRun } from '../../mapped/run-mapper.ts';
+import { type DataRun, MAX_LOOKS, type UnallocatedRun, type ZeroRun } from '../../mapped/runs/run-mapper.ts';
 import { TableSlices } from '../../mapped/table-slices.ts';
 
 /** One grain, which must be decompressed. */

@@ -5,7 +5,7 @@ import { describe, expect, test } from 'vitest';
 import { guestOffset } from '../../../../src/bytes/offsets.ts';
 import { VirtualDisk } from '../../../../src/disk/index.ts';
 import type { Image } from '../../../../src/format/image-format.ts';
-import { MAX_LOOKS } from '../../../../src/format/mapped/run-mapper.ts';
+import { MAX_LOOKS } from '../../../../src/format/mapped/runs/run-mapper.ts';
 import { qcow2 } from '../../../../src/format/qcow2/index.ts';
 import { qed } from '../../../../src/format/qed/index.ts';
 import { type FillPage, qcow2Of, qedOf, TIB } from '../../../support/endless-tables.ts';

@@ -1,10 +1,10 @@
 // Writes of one run of the guest's, in formats whose data lies in the file as the guest wrote it: in place where it has data, into
 // new clusters where it has none. Called under the metadata lock, which is released while the guest's bytes move.
 
-import type { GuestOffset } from '../../bytes/offsets.ts';
-import { failpoint } from '../../concurrency/failpoints.ts';
-import type { Mutex } from '../../concurrency/mutex.ts';
-import type { HostFile } from '../../host/host-file.ts';
+import type { GuestOffset } from '../../../bytes/offsets.ts';
+import { failpoint } from '../../../concurrency/failpoints.ts';
+import type { Mutex } from '../../../concurrency/mutex.ts';
+import type { HostFile } from '../../../host/host-file.ts';
 import type { PlainRun } from './plain-run-reader.ts';
 import type { RunWriter } from './reserved-runs.ts';
 

@@ -1,7 +1,7 @@
 // Runs, the answers of the mappers: a piece of a guest range with one status. Each variant has the fields that mean something
 // for it. A mapper may reuse one object for each variant, so a run is void once its mapper is asked again.
 
-import type { GuestOffset, HostOffset } from '../../bytes/offsets.ts';
+import type { GuestOffset, HostOffset } from '../../../bytes/offsets.ts';
 
 /** Data in adjoining host clusters. */
 export interface DataRun {

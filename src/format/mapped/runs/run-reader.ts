@@ -1,8 +1,8 @@
 // Reads of guest ranges that are reserved already, run by run: a run is mapped under the metadata lock, and its bytes move
 // without the lock (R1). How the bytes of one run are read is the format's: its RunReader.
 
-import { after, type GuestOffset } from '../../bytes/offsets.ts';
-import type { Mutex } from '../../concurrency/mutex.ts';
+import { after, type GuestOffset } from '../../../bytes/offsets.ts';
+import type { Mutex } from '../../../concurrency/mutex.ts';
 import type { AnyRun, RunMapper } from './run-mapper.ts';
 
 export interface RunReader<Run> {

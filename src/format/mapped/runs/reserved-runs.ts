@@ -2,10 +2,10 @@
 // mapped again after a wait (R2); its bytes move without the lock (R1). What is done with a run is the format's: its
 // RunReader and RunWriter.
 
-import { after, type GuestOffset } from '../../bytes/offsets.ts';
-import type { Mutex } from '../../concurrency/mutex.ts';
-import { EXCLUSIVE, type Reservations, SHARED } from '../../concurrency/reservations.ts';
-import type { GuestAccess } from '../guest-access.ts';
+import { after, type GuestOffset } from '../../../bytes/offsets.ts';
+import type { Mutex } from '../../../concurrency/mutex.ts';
+import { EXCLUSIVE, type Reservations, SHARED } from '../../../concurrency/reservations.ts';
+import type { GuestAccess } from '../../guest-access.ts';
 import type { AnyRun, RunMapper } from './run-mapper.ts';
 import type { RangeReader } from './run-reader.ts';
 

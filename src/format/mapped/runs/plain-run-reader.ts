@@ -1,13 +1,13 @@
 // Reads of one run of the guest's, and of what new clusters show before the guest writes to them, in formats whose data lies in the
 // file as the guest wrote it. Without the metadata lock; the clusters are reserved.
 
-import { type GuestOffset, type HostOffset, hex } from '../../bytes/offsets.ts';
-import { failpoint } from '../../concurrency/failpoints.ts';
-import { ImgfuseError } from '../../errors/index.ts';
-import type { HostFile } from '../../host/host-file.ts';
-import type { ReadableImage } from '../image-format.ts';
-import { readBackingData } from './backing.ts';
-import type { OldContent } from './cow-buffer.ts';
+import { type GuestOffset, type HostOffset, hex } from '../../../bytes/offsets.ts';
+import { failpoint } from '../../../concurrency/failpoints.ts';
+import { ImgfuseError } from '../../../errors/index.ts';
+import type { HostFile } from '../../../host/host-file.ts';
+import type { ReadableImage } from '../../image-format.ts';
+import { readBackingData } from '../backing.ts';
+import type { OldContent } from '../cow-buffer.ts';
 import type { RunReader } from './run-reader.ts';
 
 export type PlainRun =
