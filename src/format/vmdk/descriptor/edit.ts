@@ -91,9 +91,11 @@ function keyOf(line: LatinText): string | null {
   return line.trimStart().startsWith('#') || isExtentLine(line) ? null : (entryOf(line)?.key ?? null);
 }
 
-/** @param value of the line, which it has at its end */
+/** @param value of the line, which it has at its end; an empty one is between quotes, or nothing */
 function withValue(line: LatinText, value: LatinText, next: LatinText): LatinText {
-  const at = line.lastIndexOf(value);
+  const quotes = line.lastIndexOf('""');
+  const empty = quotes < 0 ? line.trimEnd().length : quotes + 1;
+  const at = value === '' ? empty : line.lastIndexOf(value);
   return line.slice(0, at) + next + line.slice(at + value.length);
 }
 
@@ -102,20 +104,28 @@ function shortest(cid: string, digits: number): string {
   return /^0*$/.test(cid.slice(0, 8 - digits)) ? cid.slice(8 - digits) : cid;
 }
 
-/** The text in which extent number `index` has that many sectors, and the geometry fits the disk. */
+/**
+ * The text in which extent number `index` has that many sectors, and the geometry fits the disk; the same text if that extent has them
+ * already, because programs disagree about geometries.
+ */
 export function withSectors(text: LatinText, index: number, sectors: number, diskSectors: number): LatinText {
+  const line = [...linesOf(text)].map((each) => each.text).filter(isExtentLine)[index];
+  if (line !== undefined && Number(SECTORS.exec(line)?.[0]) === sectors) return text;
   let extents = 0;
   const heads = numberOf(text, 'ddb.geometry.heads');
   const perTrack = numberOf(text, 'ddb.geometry.sectors');
   return mapLines(text, (line) => {
     if (line.trimStart().startsWith('#')) return line;
-    if (isExtentLine(line)) return extents++ === index ? line.replace(/\d+/, String(sectors)) : line;
+    if (isExtentLine(line)) return extents++ === index ? line.replace(SECTORS, String(sectors)) : line;
     const entry = entryOf(line);
     if (entry?.key !== 'ddb.geometry.cylinders' || heads === null || perTrack === null) return line;
-    const cylinders = Math.min(MAX_CYLINDERS, Math.floor(diskSectors / (heads * perTrack)));
-    return line.replace(entry.value, String(cylinders));
+    const cylinders = Math.max(1, Math.min(MAX_CYLINDERS, Math.floor(diskSectors / (heads * perTrack))));
+    return withValue(line, entry.value, String(cylinders));
   });
 }
+
+/** The first number of an extent's line. */
+const SECTORS = /\d+/;
 
 /** What VMware writes at most. */
 export const MAX_CYLINDERS = 65535;

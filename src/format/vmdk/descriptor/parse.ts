@@ -148,7 +148,12 @@ function parseExtent(line: LatinText, path: string): ExtentLine {
   const shown = line.trim();
   if (match === null) {
     const known = EXTENT_TYPES.join(', ');
-    throw refusal('unsupported', path, `its line '${shown}' is no extent that is opened here (${known})`);
+    throw refusal(
+      'unsupported',
+      path,
+      `its line '${shown}' is no extent that is opened here: an access (RW, RDONLY, NOACCESS), a number of sectors, a type (${known}), ` +
+        'and for all but ZERO a file name in quotes, which only an offset in sectors may follow',
+    );
   }
   const access = match[1]!.toUpperCase() as ExtentLine['access'];
   const type = EXTENT_TYPES.find((each) => each === match[3]!.toUpperCase());

@@ -1,7 +1,7 @@
 // The descriptor: what is read of every spelling that is in use, what is refused, and changes that keep everything else.
 
 import { describe, expect, test } from 'vitest';
-import { newIdentity, withIdentity, withSectors } from '../../../../src/format/vmdk/descriptor/edit.ts';
+import { newIdentity, withIdentity, withParent, withSectors } from '../../../../src/format/vmdk/descriptor/edit.ts';
 import { type Descriptor, parseDescriptor, textOf } from '../../../../src/format/vmdk/descriptor/parse.ts';
 import { parentReference } from '../../../../src/format/vmdk/parent.ts';
 import { type DescriptorText, descriptorText } from '../../../support/vmdk-text.ts';
@@ -149,5 +149,33 @@ describe('a change', () => {
     const text = descriptorText({ extents: ['RW 100 ZERO', FLAT], ddb });
     const changed = withSectors(text, 1, 20160, 20260);
     expect(changed).toBe(text.replace('RW 2048', 'RW 20160').replace('cylinders = "2"', 'cylinders = "20"'));
+  });
+
+  // VMware and VirtualBox write 16383 cylinders for larger disks, QEMU 65535 at most
+  test.each(['16383', '', '7'])('of nothing leaves %j cylinders as they are', (cylinders) => {
+    const text = descriptorText({ extents: [FLAT], ddb: [...ddb.slice(0, 2), `ddb.geometry.cylinders = "${cylinders}"`] });
+    expect(withSectors(text, 0, 2048, 2048)).toBe(text);
+  });
+
+  test.each([
+    ['ddb.geometry.cylinders = ""', 'ddb.geometry.cylinders = "20"'],
+    ['ddb.geometry.cylinders=', 'ddb.geometry.cylinders=20'],
+    ['ddb.geometry.cylinders = "1" ', 'ddb.geometry.cylinders = "20" '],
+  ])('of a size in %j', (line, changed) => {
+    const text = descriptorText({ extents: [FLAT], ddb: [...ddb.slice(0, 2), line] });
+    const resized = text.replace('RW 2048', 'RW 20160');
+    expect(withSectors(text, 0, 20160, 20160)).toBe(resized.replace(line, changed));
+  });
+
+  test('of a size below a cylinder leaves one', () => {
+    const text = descriptorText({ extents: [FLAT], ddb });
+    expect(withSectors(text, 0, 40, 40)).toContain('cylinders = "1"');
+  });
+
+  test('of a parent keeps keys whose values are empty', () => {
+    const text = descriptorText({ extents: [FLAT], ddb: ['ddb.uuid.parent=""', 'ddb.uuid.parentmodification = ""'] });
+    const changed = withParent(text, { uuids: { image: UUIDS.image, modification: UUIDS.modification } });
+    expect(changed).toContain(`ddb.uuid.parent="${UUIDS.image}"`);
+    expect(changed).toContain(`ddb.uuid.parentmodification = "${UUIDS.modification}"`);
   });
 });
