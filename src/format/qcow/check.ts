@@ -63,6 +63,8 @@ class TableWalk {
   /** clusters of L2 tables that hold data, too; only of a repair */
   private readonly contested = new SparseBitmap();
   private fileEnd: number;
+  /** before copies were put behind it: an entry that leads beyond this leads to nothing, and never to a copy */
+  private readonly foundEnd: number;
   private doubleReferences = 0;
   private unaligned = 0;
   private previousData = 0;
@@ -73,6 +75,7 @@ class TableWalk {
     this.options = options;
     this.geometry = new Geometry(header);
     this.fileEnd = roundUp(file.size(), this.geometry.clusterSize);
+    this.foundEnd = this.fileEnd;
     this.used = new SparseBitmap(this.fileEnd / this.geometry.clusterSize);
   }
 
@@ -215,14 +218,14 @@ class TableWalk {
   /** As the mapper judges it: plain data must begin in the file, at a sector, and need not end there. */
   private isData(high: number, { start, length }: DataPlace, table: number): boolean {
     const { l1End, tableBytes } = this.geometry;
-    if (isCompressed(high)) return length > 0 && start >= l1End && start + length <= this.fileEnd;
-    const isInside = start % SECTOR_BYTES === 0 && start >= l1End && start < this.fileEnd;
+    if (isCompressed(high)) return length > 0 && start >= l1End && start + length <= this.foundEnd;
+    const isInside = start % SECTOR_BYTES === 0 && start >= l1End && start < this.foundEnd;
     return isInside && (start + length <= table || start >= table + tableBytes);
   }
 
   private isTable(entry: number): boolean {
     const { l1End, tableBytes } = this.geometry;
-    return entry % SECTOR_BYTES === 0 && entry >= l1End && entry + tableBytes <= this.fileEnd;
+    return entry % SECTOR_BYTES === 0 && entry >= l1End && entry + tableBytes <= this.foundEnd;
   }
 
   /** @param mayShare compressed data shares clusters with other compressed data */

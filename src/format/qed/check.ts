@@ -46,6 +46,8 @@ class TableWalk {
   private readonly l1End: number;
   /** as if the file had all of its L1 table: what is missing of it reads as zeros */
   private fileEnd: number;
+  /** before copies were put behind it: an entry that leads beyond this leads to nothing, and never to a copy */
+  private readonly foundEnd: number;
   private doubleReferences = 0;
   private previousData = 0;
   /** the part of a table that is visited */
@@ -59,6 +61,7 @@ class TableWalk {
     this.geometry = new Geometry(header.clusterSize, header.tableSizeClusters);
     this.l1End = header.l1TableOffset + this.geometry.tableBytes;
     this.fileEnd = Math.max(roundUp(file.size(), header.clusterSize), this.l1End);
+    this.foundEnd = this.fileEnd;
     this.used = new SparseBitmap(this.fileEnd / header.clusterSize);
     this.chunk = new Uint8Array(Math.min(CHUNK_BYTES, this.geometry.tableBytes));
     this.words = new DataView(this.chunk.buffer);
@@ -192,7 +195,7 @@ class TableWalk {
     let high = words.getInt32(at + 4, true);
     const host = combine(high >>> 0, low >>> 0);
     if (!this.isCluster(host, clusterSize)) return 1;
-    const most = Math.min((words.byteLength - at) / ENTRY_BYTES, (this.fileEnd - host) / clusterSize);
+    const most = Math.min((words.byteLength - at) / ENTRY_BYTES, (this.foundEnd - host) / clusterSize);
     let count = 1;
     for (let next = at + ENTRY_BYTES; count < most; next += ENTRY_BYTES) {
       low = (low + clusterSize) | 0;
@@ -205,9 +208,12 @@ class TableWalk {
 
   /** Marks data clusters. @returns false, and nothing is done, if one of them is none or is in use */
   private markRun(host: number, count: number): boolean {
+    return this.isCluster(host, this.geometry.clusterSize) && this.markClusters(host, count);
+  }
+
+  private markClusters(host: number, count: number): boolean {
     const { clusterSize } = this.geometry;
     const { report } = this;
-    if (!this.isCluster(host, clusterSize)) return false;
     const first = host / clusterSize;
     if (count === 1) {
       if (!this.used.add(first)) return false;
@@ -236,7 +242,7 @@ class TableWalk {
       return;
     }
     const copied = this.copyEntry(table, index, entry, clusterSize, sentence);
-    if (copied !== 0) this.markRun(copied, 1);
+    if (copied !== 0) this.markClusters(copied, 1);
   }
 
   /** Visits the entries that are not 0, in order; `entry` is NaN when it is no safe integer. */
@@ -319,7 +325,7 @@ class TableWalk {
   }
 
   private isCluster(entry: number, bytes: number): boolean {
-    return entry % this.geometry.clusterSize === 0 && entry > 0 && entry + bytes <= this.fileEnd;
+    return entry % this.geometry.clusterSize === 0 && entry > 0 && entry + bytes <= this.foundEnd;
   }
 
   /** Inside the file, and neither in the header nor in the L1 table. */

@@ -139,10 +139,11 @@ function walkOrRefuse(file: HostFile, layout: Layout, options: OpenOptions): Tab
   const found = walkTable(layout, { log, ...steps }, true);
   const { checkErrors, corruptions } = found.report;
   if (checkErrors + corruptions === 0) return found;
+  const cure = found.cutOff > 0 ? 'copy the image again' : 'repair a copy with imgfuse check -r all';
   throw new ImgfuseError(
     'corrupt',
     `${file.path}: its block allocation table has ${checkErrors + corruptions} errors, the first: ${first}; it is not opened for ` +
-      'writing. See them with imgfuse check, repair a copy with imgfuse check -r all, or mount with -o ro',
+      `writing. See them with imgfuse check, ${cure}, or mount with -o ro`,
     { path: file.path },
   );
 }

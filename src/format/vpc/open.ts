@@ -130,10 +130,11 @@ function walkOrRefuse(file: HostFile, layout: SparseLayout, options: OpenOptions
   const { corruptions } = found.report;
   if (corruptions === 0) return found;
   const overlaps = found.overlaps > 0 ? `, ${found.overlaps} of them blocks that overlap` : '';
+  const cure = found.cutOff > 0 ? 'copy the image again' : 'repair a copy with imgfuse check -r all';
   throw new ImgfuseError(
     'corrupt',
     `${file.path}: its table has ${corruptions} errors${overlaps}, the first: ${first}; it is not opened for writing. See them with ` +
-      `imgfuse check ${file.path}, repair a copy with imgfuse check -r all, or mount with -o ro`,
+      `imgfuse check ${file.path}, ${cure}, or mount with -o ro`,
     { path: file.path },
   );
 }

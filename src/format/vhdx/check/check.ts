@@ -15,6 +15,11 @@ import { walkTable } from './table-walk.ts';
 
 const PENDING = 'The image was not closed: what its log holds counts here as carried out; check -r all carries it out';
 
+/** Of a repair that was asked for: a copy behind the end would make the file so long that the entry leads into it. */
+const CUT_OFF =
+  'Nothing is written at the end of the file: an entry leads beyond it, so the file was cut, perhaps inside that block. Copy the image ' +
+  'again, or copy what is left of the disk from a mount with -o ro';
+
 export function checkVhdx(file: HostFile, options: CheckOptions): CheckReport {
   const log = limitedLog(options.log);
   const isRepair = options.repair === 'all';
@@ -25,8 +30,11 @@ export function checkVhdx(file: HostFile, options: CheckOptions): CheckReport {
   if (isMended) mend(file, found);
   const layout = isMended ? readSoundLayout(file) : found;
   if (isPending) log(isRepair ? 'Repaired: what the log holds was carried out' : PENDING);
-  const { describe, report, shared } = walkTable(layout, { ...options, log }, !isRepair);
-  if (isRepair && shared.length > 0 && report.checkErrors === 0) {
+  const { cutOff, describe, report, shared } = walkTable(layout, { ...options, log }, !isRepair);
+  if (isRepair && cutOff > 0) {
+    for (const entry of shared) log(`ERROR ${describe(entry)}, where another block lies, too`);
+    log(CUT_OFF);
+  } else if (isRepair && shared.length > 0 && report.checkErrors === 0) {
     report.imageEndOffset = separateBlocks(file, layout, shared, (entry, what) => {
       report.corruptionsFixed++;
       log(`Repaired ${describe(entry)}, where another block lies, too; ${what}`);

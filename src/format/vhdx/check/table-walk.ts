@@ -45,6 +45,8 @@ const MAX_SHARED = 65_536;
 export interface TableCheck {
   /** its imageEndOffset is the end of the last MiB in use */
   readonly report: CheckReport;
+  /** of the corruptions, those of places beyond the file, which was cut, perhaps inside one of them */
+  readonly cutOff: number;
   /** blocks and bitmaps that lie where another one lies; they are counted as corruptions */
   readonly shared: readonly Entry[];
   /** MiB of the file that are in use */
@@ -73,6 +75,7 @@ class TableWalk {
   private readonly places: Places;
   private readonly logsShared: boolean;
   private readonly shared: Entry[] = [];
+  private cutOff = 0;
   private previousEnd = -1;
   private end = 0;
   /** a chunk has partially present blocks; the entry of its bitmap follows them */
@@ -108,7 +111,8 @@ class TableWalk {
     report.imageEndOffset = this.end;
     const tail = this.layout.view.isDevice ? 0 : fileLength - this.end;
     report.leaks = Math.max(0, Math.floor(tail / geometry.blockBytes));
-    return { report, shared: this.shared, used: this.used, describe: (entry) => this.describe(entry) };
+    const { cutOff, shared, used } = this;
+    return { report, cutOff, shared, used, describe: (entry) => this.describe(entry) };
   }
 
   private visitBlock(entry: Entry): void {
@@ -152,6 +156,7 @@ class TableWalk {
   /** @param needed bytes that the file must have of it */
   private claim(entry: Entry, host: number, bytes: number, needed: number): void {
     if (host < MIB || host + needed > this.fileLength) {
+      if (host >= MIB) this.cutOff++;
       this.corruption(entry, `which is no place in this file of ${this.fileLength} bytes`);
     } else if (!this.places.hasRoomAt(host, bytes)) {
       this.corruption(entry, 'where something else lies, too');

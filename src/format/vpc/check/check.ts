@@ -5,8 +5,13 @@ import { believeRepair, type CheckReport, emptyCheckReport, limitedLog } from '.
 import type { CheckOptions } from '../../image-format.ts';
 import { finishResize } from '../fixed/resize.ts';
 import { FAULTS, isSparse, type Layout, readLayout, type SparseLayout } from '../header/layout.ts';
-import { cutTail, repairLayout } from './repair.ts';
+import { AT_THE_END, cutTail, repairLayout } from './repair.ts';
 import { checkTable } from './table-walk.ts';
+
+/** Of a repair that was asked for. */
+const CUT_OFF =
+  'Nothing is written at the end of the file: a block would end beyond it, so the file was cut, perhaps inside that block. Copy the ' +
+  'image again, or copy what is left of the disk from a mount with -o ro';
 
 /** Blocks are what the report calls clusters. A fixed disk has none. */
 export function checkVpc(file: HostFile, options: CheckOptions): CheckReport {
@@ -22,15 +27,20 @@ function checkOnce(file: HostFile, options: CheckOptions): CheckReport {
   const log = options.repair === 'all' ? options.log : limitedLog(options.log);
   const found = readLayout(file);
   const before = isSparse(found) ? checkTable(file, found, { repair: 'none', log: () => undefined }) : null;
-  const isMended = options.repair === 'all' && found.faults.length > 0;
-  if (isMended) repairLayout(file, found, before?.usedEnd ?? found.trailerOffset);
+  // where the last bytes of the file are the first ones of a block that was cut off, a footer would take their place
+  const isCut = before !== null && before.cutOff > 0;
+  const mended = options.repair === 'all' ? found.faults.filter((fault) => !isCut || !AT_THE_END.includes(fault)) : [];
+  const isMended = mended.length > 0;
+  if (isMended) repairLayout(file, found, before?.usedEnd ?? found.trailerOffset, mended);
   const layout = isMended ? readLayout(file) : found;
   const report = isSparse(layout) ? checkBlocks(file, layout, { ...options, log }) : checkFixed(file, layout, options);
   for (const fault of found.faults) {
     report.corruptions++;
-    if (isMended) report.corruptionsFixed++;
-    log(isMended ? `Repaired: ${FAULTS[fault].what}: ${FAULTS[fault].repair}` : `ERROR ${FAULTS[fault].what}`);
+    const isFixed = mended.includes(fault);
+    if (isFixed) report.corruptionsFixed++;
+    log(isFixed ? `Repaired: ${FAULTS[fault].what}: ${FAULTS[fault].repair}` : `ERROR ${FAULTS[fault].what}`);
   }
+  if (isCut && options.repair === 'all') log(CUT_OFF);
   return report;
 }
 

@@ -7,9 +7,12 @@ import { FOOTER_BYTES, FOOTER_CHECKSUM, sign } from '../header/footer.ts';
 import { HEADER_BYTES, resignedHeader } from '../header/header.ts';
 import type { Fault, Layout } from '../header/layout.ts';
 
-/** @param usedEnd end of what the file has, its footer aside @param log one sentence for each fault */
-export function repairLayout(file: HostFile, layout: Layout, usedEnd: number): void {
-  for (const fault of layout.faults) REPAIRS[fault](file, layout, usedEnd);
+/** Faults whose repair writes a footer at the end of a file that has none there. */
+export const AT_THE_END: readonly Fault[] = ['trailer', 'footer-checksum'];
+
+/** @param usedEnd end of what the file has, its footer aside @param faults those to be repaired */
+export function repairLayout(file: HostFile, layout: Layout, usedEnd: number, faults = layout.faults): void {
+  for (const fault of faults) REPAIRS[fault](file, layout, usedEnd);
 }
 
 const REPAIRS: Readonly<Record<Fault, (file: HostFile, layout: Layout, usedEnd: number) => void>> = {

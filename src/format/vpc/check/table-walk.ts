@@ -1,7 +1,8 @@
 // Check and repair of the block allocation table: where each block lies, and whether that can be true.
 //
 //   entry that is no place for a block in this file    corruption; never repaired, because its data may be somewhere
-//   blocks that overlap                                corruption; repaired by copying the second one, so that both keep their data
+//   blocks that overlap                                corruption; repaired by copying the second one, so that both keep their data,
+//                                                      unless an entry leads beyond the file: a copy there would seem to be its block
 //   space between the last block and the footer        leak, if a block has room there; cut off
 //
 // Space between blocks is no finding: the format has no list of free blocks, and a read-write open uses it again. Invariant: without
@@ -37,6 +38,8 @@ export interface TableCheck {
   readonly usedEnd: number;
   /** of the corruptions, those where two blocks overlap */
   readonly overlaps: number;
+  /** and those where a block would end beyond the file, which was cut, perhaps inside it */
+  readonly cutOff: number;
   readonly batmap: BatmapPlace | null;
 }
 
@@ -75,6 +78,7 @@ class TableWalk {
   private count = 0;
   private previous = 0;
   private overlaps = 0;
+  private cutOff = 0;
   /** the first overlap, by place */
   private readonly kept = new Map<number, number>();
 
@@ -107,7 +111,8 @@ class TableWalk {
     const usedEnd = Math.max(blocksEnd, ...metadata.map(({ end }) => end));
     report.imageEndOffset = usedEnd + FOOTER_BYTES;
     report.leaks = Math.max(0, Math.floor((this.file.size() - FOOTER_BYTES - usedEnd) / this.blockBytes));
-    return { report, starts, metadata, usedEnd, overlaps: this.overlaps, batmap: this.batmap };
+    const { batmap, cutOff, overlaps } = this;
+    return { report, starts, metadata, usedEnd, overlaps, cutOff, batmap };
   }
 
   private metadataStretches(): Stretch[] {
@@ -139,10 +144,9 @@ class TableWalk {
     const isOfDisk = index < this.blocks;
     if (!this.isPlace(start)) {
       // nobody reads what lies behind the end of the disk
-      if (isOfDisk)
-        this.corruption(
-          `${this.entry(index)} is sector ${sector}, which is no place for a block: ${this.whyNot(start)}`,
-        );
+      if (!isOfDisk) return;
+      if (this.isCutOff(start)) this.cutOff++;
+      this.corruption(`${this.entry(index)} is sector ${sector}, which is no place for a block: ${this.whyNot(start)}`);
       return;
     }
     this.add(sector);
@@ -156,11 +160,15 @@ class TableWalk {
 
   private isPlace(start: number): boolean {
     const end = start + this.blockBytes;
-    return end <= this.limit && !this.metadata.some((stretch) => start < stretch.end && end > stretch.start);
+    return !this.isCutOff(start) && !this.metadata.some((stretch) => start < stretch.end && end > stretch.start);
+  }
+
+  private isCutOff(start: number): boolean {
+    return start + this.blockBytes > this.limit;
   }
 
   private whyNot(start: number): string {
-    return start + this.blockBytes > this.limit
+    return this.isCutOff(start)
       ? `it would end at ${hex(start + this.blockBytes)}, and the file ends at ${hex(this.limit)}`
       : 'metadata lies there';
   }
@@ -203,7 +211,7 @@ class TableWalk {
       }
       const sentence = `${this.entry(index)}: the block at ${hex(start)} overlaps another one`;
       this.overlaps++;
-      if (this.options.repair !== 'all') {
+      if (this.options.repair !== 'all' || this.cutOff > 0) {
         this.corruption(sentence);
         this.add(sector);
         return;
