@@ -102,13 +102,13 @@ function inspectOnce(name: string, options: InspectOptions): ReturnType<typeof i
   );
 }
 
-/** A parent that is looked for, and not found, has no place but its name. */
+/** A parent that is looked for, and not found or not told from a copy, has no place but its name. */
 function placeOf(imagePath: string, path: string, backing: BackingReference): string {
   try {
     const found = searchParent({ name: imagePath, path }, backing, { allowed: [] });
     return found?.path ?? locateBacking(imagePath, backing.name);
   } catch (error) {
-    if (error instanceof ImgfuseError && error.kind === 'missing') return backing.name;
+    if (error instanceof ImgfuseError && ['missing', 'usage'].includes(error.kind)) return backing.name;
     throw error;
   }
 }

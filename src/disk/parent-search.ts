@@ -8,7 +8,7 @@ import { ImgfuseError } from '../errors/index.ts';
 import { isMeant, type ParentIdentity, type ParentSearch } from '../format/backing-reference.ts';
 import type { BackingReference, ImageFormat } from '../format/image-format.ts';
 import { isUrl } from '../host/http/url.ts';
-import { fileKind, realPath, regularFilesIn } from '../host/paths.ts';
+import { fileKind, identityAt, realPath, regularFilesIn } from '../host/paths.ts';
 import type { BackingPolicy, NamedFile, NamingImage } from './backing-policy.ts';
 import { openImageFile } from './image-file.ts';
 import { formatByName } from './registry.ts';
@@ -29,8 +29,8 @@ export function searchParent(
 
 /**
  * The file that the image means. If several have the right identity, as copies do, the one in the state that the image was
- * made on comes first.
- * @param wanted of that state @throws ImgfuseError missing
+ * made on comes first. Nothing but the user tells two of those apart: another program may have written to one and left its identity.
+ * @param wanted of that state @throws ImgfuseError missing, usage: there are two
  */
 function findParent(
   image: NamingImage,
@@ -39,15 +39,20 @@ function findParent(
   wanted: ParentIdentity,
   { allowed }: BackingPolicy,
 ): NamedFile {
+  let meant: string | null = null;
   let second: string | null = null;
   const folders = isUrl(image.name) ? [] : foldersOf(image);
-  for (const file of candidates(folders, allowed, format)) {
-    const identity = identityAt(file, format);
+  const named = placesOf(allowed, 'file');
+  for (const file of new Set([...named, ...candidates(folders, allowed, format)])) {
+    const identity = imageIdentityAt(file, format);
     if (identity === undefined || !search.matches(identity)) continue;
-    if (isMeant(wanted, identity)) return { name: file, path: file };
-    second ??= file;
+    if (!isMeant(wanted, identity)) second ??= file;
+    else if (named.includes(file)) return { name: file, path: file };
+    else if (meant === null) meant = file;
+    else if (!isSameFile(meant, file)) throw twoParents(image, search, format, [meant, file]);
   }
-  if (second !== null) return { name: second, path: second };
+  const chosen = meant ?? second;
+  if (chosen !== null) return { name: chosen, path: chosen };
   const found =
     folders.length === 0 ? 'no folder is searched' : `no .${format.name} file in ${folders.join(' and ')} is that`;
   throw new ImgfuseError(
@@ -58,10 +63,29 @@ function findParent(
   );
 }
 
+function isSameFile(one: string, other: string): boolean {
+  const [first, second] = [identityAt(one), identityAt(other)];
+  return first !== null && second !== null && first.device === second.device && first.inode === second.inode;
+}
+
+function twoParents(
+  image: NamingImage,
+  search: ParentSearch,
+  format: ImageFormat,
+  [one, other]: readonly [string, string],
+): ImgfuseError {
+  return new ImgfuseError(
+    'usage',
+    `the backing file of ${image.path} is ${format.title} ${search.what}, which both ${one} and ${other} are; name the right one with ` +
+      '--allow-backing FILE, or put the other one elsewhere',
+    { path: image.path },
+  );
+}
+
 /** Whether the image at a path is the one that a reference means, as far as its header says. */
 export function isParentAt(path: string, { format, identity }: BackingReference): boolean {
   if (format === undefined || identity === undefined || isUrl(path)) return false;
-  const found = identityAt(path, formatByName(format));
+  const found = imageIdentityAt(path, formatByName(format));
   return found !== undefined && isMeant(identity, found);
 }
 
@@ -70,15 +94,18 @@ function foldersOf(image: NamingImage): string[] {
   return path.basename(own) === SNAPSHOT_FOLDER ? [own, path.dirname(own)] : [own];
 }
 
-function* candidates(folders: readonly string[], allowed: readonly string[], format: ImageFormat): Generator<string> {
+function placesOf(allowed: readonly string[], kind: 'directory' | 'file'): string[] {
   const places = allowed.filter((place) => !isUrl(place)).map((place) => realPath(place));
-  yield* places.filter((place) => fileKind(place) === 'file');
-  const searched = [...folders, ...places.filter((place) => fileKind(place) === 'directory')];
-  for (const folder of new Set(searched)) yield* regularFilesIn(folder, `.${format.name}`, MOST_FILES);
+  return places.filter((place) => fileKind(place) === kind);
+}
+
+function* candidates(folders: readonly string[], allowed: readonly string[], format: ImageFormat): Generator<string> {
+  const searched = new Set([...folders, ...placesOf(allowed, 'directory')]);
+  for (const folder of searched) yield* regularFilesIn(folder, `.${format.name}`, MOST_FILES);
 }
 
 /** undefined for a file that is no image of the format, or cannot be read. */
-function identityAt(file: string, format: ImageFormat): string | undefined {
+function imageIdentityAt(file: string, format: ImageFormat): string | undefined {
   try {
     const opened = openImageFile(file, true, 'image');
     return closingAfter(

@@ -1,7 +1,7 @@
 // A parent that its child does not name: it is found by its UUID in the places where VirtualBox and the user put it, and nowhere
 // else, and the wrong one, or the right one in another state, is refused.
 
-import { copyFileSync, mkdirSync, renameSync, symlinkSync, writeFileSync } from 'node:fs';
+import { copyFileSync, linkSync, mkdirSync, readFileSync, renameSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { guestOffset } from '../../../src/bytes/offsets.ts';
@@ -107,6 +107,40 @@ describe('is found', () => {
     copyFileSync(base, copy);
     write(copy, 0x33);
     expect(firstByte(child)).toBe(0x11);
+  });
+});
+
+describe('is not one of two', () => {
+  /** QEMU writes to an image and leaves its UUIDs. */
+  function writeAsQemu(path: string, byte: number): void {
+    const uuids = readFileSync(path).subarray(0x188, 0x1a8);
+    write(path, byte);
+    const bytes = readFileSync(path);
+    uuids.copy(bytes, 0x188);
+    writeFileSync(path, bytes);
+  }
+
+  test.each(['a copy.vdi', 'z copy.vdi', '../above.vdi'])('in the same state, unless the user names it: %s', (name) => {
+    const own = join(folder, 'Snapshots');
+    mkdirSync(own);
+    const moved = ['base.vdi', 'child.vdi'].map((each) => join(own, each)) as [string, string];
+    renameSync(base, moved[0]);
+    renameSync(child, moved[1]);
+    const copy = join(own, name);
+    copyFileSync(moved[0], copy);
+    writeAsQemu(moved[0], 0x55);
+    const both = /with uuidCreate .*, which both .*\.vdi and .*\.vdi are; name the right one with --allow-backing FILE/;
+    expect(() => firstByte(moved[1])).toThrow(both);
+    expect(() => write(moved[1], 1)).toThrow(both);
+    expect(() => inspectDisk(moved[1])).not.toThrow();
+    expect(firstByte(moved[1], { allowBacking: [moved[0]] })).toBe(0x55);
+    expect(firstByte(moved[1], { allowBacking: [copy] })).toBe(0x11);
+  });
+
+  test('if both are the same file', () => {
+    linkSync(base, join(folder, 'a hard link.vdi'));
+    expect(firstByte(child)).toBe(0x11);
+    expect(firstByte(child, { allowBacking: [folder] })).toBe(0x11);
   });
 });
 

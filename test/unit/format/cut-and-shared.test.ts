@@ -182,7 +182,7 @@ describe.each(SUBJECTS)('$format.name', (subject) => {
         const after = sectorsOf(subject, file);
         const wrong = after.flatMap((byte, i) => {
           const cluster = Math.floor((i * SECTOR) / clusterBytes);
-          const allowed = before[i] === wanted[cluster] ? [wanted[cluster]] : [0, null];
+          const allowed: (number | null)[] = before[i] === wanted[cluster] ? [wanted[cluster]!] : [0, null];
           // what is left of the cluster that the file ends in may be given up with it
           const sectorsOfCluster = after.slice(
             (cluster * clusterBytes) / SECTOR,
