@@ -4,13 +4,15 @@
 import { hostOffset } from '../bytes/offsets.ts';
 import type { HostFile } from '../host/host-file.ts';
 
-/** Bytes of each end that a probe can see: one sector. */
-export const END_BYTES = 512;
+/** Bytes of each end that a probe can see: two sectors. */
+export const END_BYTES = 1024;
 
 /** Bytes that every file of some format has at one place. */
 export interface Magic {
   /** offset in the file; a negative one counts from the end of the file */
   readonly at: number;
+  /** the last offset where they may begin; absent: `at` */
+  readonly upTo?: number;
   /** one character per byte (latin1) */
   readonly text: string;
   /** it is text, in which capitals do not matter */
@@ -53,12 +55,12 @@ export class FileEnds {
     return this.lastBytes;
   }
 
-  has({ at, text, ignoreCase }: Magic): boolean {
+  has({ at, ignoreCase, text, upTo = at }: Magic): boolean {
     const end = at < 0 ? this.tail : this.head;
-    const start = at < 0 ? end.length + at : at;
-    if (start < 0 || start + text.length > end.length) return false;
-    const found = Buffer.from(end.subarray(start, start + text.length)).toString('latin1');
-    return ignoreCase === true ? found.toLowerCase() === text.toLowerCase() : found === text;
+    const from = at < 0 ? end.length : 0;
+    const first = Math.max(0, from + at);
+    const found = Buffer.from(end.subarray(first, Math.max(first, from + upTo + text.length))).toString('latin1');
+    return ignoreCase === true ? found.toLowerCase().includes(text.toLowerCase()) : found.includes(text);
   }
 }
 

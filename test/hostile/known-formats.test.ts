@@ -25,7 +25,11 @@ const MORE: readonly (readonly [format: string, magic: string, bytes: string, at
   ['vmdk', '#', ' made by hand\r\n\nversion=1\r\n', 1],
   ['vmdk', 'version=', '3\n', 8],
   ['parallels', '<?xml', '<Parallels_disk_image', 40],
-  ['sparsebundle', '<?xml', '<key>band-size</key>', 40],
+  ['parallels', '\xef\xbb\xbf<', '<Parallels_disk_image', 40],
+  ...['<?xml', '\xef\xbb\xbf<', '<!DOCTYPE plist', '<plist'].map(
+    (magic) => ['sparsebundle', magic, '<key>band-size</key>', 40] as const,
+  ),
+  ['cloop', '#!/bin/sh\n#V', '3.1 Format', 12],
 ];
 
 function bytesWith(format: string, { at, text }: Magic): Buffer {

@@ -10,7 +10,7 @@ import { hex, hostOffset, isSafeOffset, SECTOR_BYTES } from '../../bytes/offsets
 import { type CompressedPiece, MAX_PIECE_BYTES } from '../../codec/compressed-pieces.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
-import { HEADER_MAGIC } from './signature.ts';
+import { ANY_VERSION, HEADER_MAGIC } from './signature.ts';
 
 const BLOCK_SIZE_AT = 128;
 const BLOCKS_AT = 132;
@@ -31,7 +31,13 @@ export function readHeader(file: HostFile): CloopHeader {
   const got = file.read(bytes, 0, TABLE_AT, hostOffset(0));
   if (got < TABLE_AT)
     throw invalid(file, 0, `the file has ${got} bytes, but a cloop header has ${TABLE_AT}; the file is truncated`);
-  const magic = Buffer.from(bytes.subarray(0, HEADER_MAGIC.length)).toString('latin1');
+  const text = Buffer.from(bytes).toString('latin1');
+  const version = ANY_VERSION.exec(text)?.[1];
+  if (version !== undefined && version !== '2.0') {
+    const sentence = `${file.path} is a cloop image of version ${version}, and imgfuse reads version 2.0; unpack it with extract_compressed_fs`;
+    throw new ImgfuseError('unsupported', sentence, { path: file.path });
+  }
+  const magic = text.slice(0, HEADER_MAGIC.length);
   if (magic !== HEADER_MAGIC)
     throw invalid(file, 0, `text begins with ${JSON.stringify(magic)}; this is not a cloop image of version 2`);
   const view = new DataView(bytes.buffer);

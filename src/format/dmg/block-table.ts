@@ -67,7 +67,9 @@ export function readBlockTables(file: HostFile, trailer: Trailer): readonly Bloc
 
 /** undefined for an entry without a table */
 function tablesOfList(bytes: Uint8Array): readonly (Uint8Array | undefined)[] {
-  const entries = arrayAt(dictionaryAt(parsePlist(bytes), 'resource-fork'), 'blkx');
+  // some programs count the NUL behind the text
+  const text = bytes.at(-1) === 0 ? bytes.subarray(0, -1) : bytes;
+  const entries = arrayAt(dictionaryAt(parsePlist(text), 'resource-fork'), 'blkx');
   if (entries === undefined) throw new DamagedData('has no array resource-fork/blkx');
   return entries.map((entry) => dataAt(entry, 'Data'));
 }

@@ -4,13 +4,13 @@ import type { HostFile } from '../../host/host-file.ts';
 import type { ImageFormat, SharedImage } from '../image-format.ts';
 import { checkDmg } from './check.ts';
 import { DmgImage, type DmgState, describeDisk, openDmg } from './image.ts';
-import { TRAILER_BYTES, TRAILER_MAGIC } from './signature.ts';
+import { MAGICS } from './signature.ts';
 import { readTrailer } from './trailer.ts';
 
 export const dmg: ImageFormat<DmgImage> = {
   name: 'dmg',
   title: 'a dmg image',
-  magics: [{ at: -TRAILER_BYTES, text: TRAILER_MAGIC }],
+  magics: MAGICS,
   can: { write: false, resize: false, backing: false, lazyRefcounts: false },
   open: openDmg,
   attach: (file: HostFile, shared: SharedImage) => new DmgImage(file, shared.state as DmgState),

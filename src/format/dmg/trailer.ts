@@ -1,4 +1,4 @@
-// The trailer of a dmg image (UDIF): the last 512 bytes of the file, big-endian.
+// The trailer of a dmg image (UDIF): the last 512 bytes of the file, but for zeros that fill its last sector up, big-endian.
 //
 //    0 "koly"   4 version u32   8 trailer bytes u32
 //   24 data fork, host offset u64    40 resource fork, host offset u64, bytes u64
@@ -12,7 +12,8 @@ import { type HostOffset, hex, hostOffset, isSafeOffset, MAX_VIRTUAL_SIZE, SECTO
 import { MAX_XML_BYTES } from '../../codec/xml.ts';
 import { type ErrorKind, ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
-import { TRAILER_BYTES, TRAILER_MAGIC } from './signature.ts';
+import { endsOf } from '../file-ends.ts';
+import { MOST_PADDING, TRAILER_BYTES, TRAILER_MAGIC } from './signature.ts';
 
 const VERSION = 4;
 
@@ -44,7 +45,7 @@ export interface Trailer {
 
 /** Reads and checks the trailer of `file`. @throws ImgfuseError corrupt, unsupported: with field, value and what to do */
 export function readTrailer(file: HostFile): Trailer {
-  const size = file.size();
+  const size = trailerEnd(file);
   if (size < TRAILER_BYTES)
     throw invalid(file, 0, `the file has ${size} bytes, but the trailer alone has ${TRAILER_BYTES}`);
   const bytes = new Uint8Array(TRAILER_BYTES);
@@ -59,6 +60,16 @@ export function readTrailer(file: HostFile): Trailer {
   const diskBytes = readU64BE(view, SECTORS_AT) * SECTOR_BYTES;
   if (!(diskBytes <= MAX_VIRTUAL_SIZE)) throw invalid(file, SECTORS_AT, 'the disk has more than 8 PiB');
   return { dataFork, tables: tablesPlace(file, view, size), diskBytes };
+}
+
+/** The end of the last trailer in the file; the end of the file if there is none. */
+function trailerEnd(file: HostFile): number {
+  const size = file.size();
+  const { tail } = endsOf(file);
+  const text = Buffer.from(tail.subarray(0, tail.length - TRAILER_BYTES + TRAILER_MAGIC.length)).toString('latin1');
+  const at = size < TRAILER_BYTES ? -1 : text.lastIndexOf(TRAILER_MAGIC);
+  const isNear = at >= tail.length - TRAILER_BYTES - MOST_PADDING;
+  return isNear && at >= 0 ? size - tail.length + at + TRAILER_BYTES : size;
 }
 
 function checkKind(file: HostFile, view: DataView): void {

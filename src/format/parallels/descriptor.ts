@@ -85,6 +85,10 @@ function descriptorFrom(root: XmlElement): Descriptor {
     if (storage.start !== end) throw new DamagedData(`has a storage from ${storage.start} on, where ${end} is due`);
     end = storage.end;
   }
+  const sized = childrenNamed(only(root, 'Disk_Parameters'), 'Disk_size')[0];
+  const size = sized === undefined ? end : sectorsOf(only(root, 'Disk_Parameters'), 'Disk_size');
+  // a storage may end with its last block
+  if (size > end) throw new DamagedData(`has storages up to ${end}, and a disk of ${size} bytes: one is missing`);
   const blockBytes = sectorsOf(found[0]!, 'Blocksize');
   if (blockBytes === 0) throw new DamagedData('has blocks of no sectors');
   return { diskBytes: end, blockBytes, storages };
@@ -95,7 +99,9 @@ function chainOf(root: XmlElement): readonly string[] {
   const snapshots = childrenNamed(root, 'Snapshots')[0];
   const parents = new Map<string, string>();
   for (const shot of snapshots === undefined ? [] : childrenNamed(snapshots, 'Shot')) {
-    parents.set(guidOf(shot, 'GUID'), guidOf(shot, 'ParentGUID'));
+    const guid = guidOf(shot, 'GUID');
+    if (parents.has(guid)) throw new DamagedData(`has two snapshots ${guid}`);
+    parents.set(guid, guidOf(shot, 'ParentGUID'));
   }
   const named = snapshots === undefined ? null : textOf(snapshots, 'TopGUID');
   const chain: string[] = [];
@@ -115,7 +121,12 @@ function storageFrom(storage: XmlElement, guids: readonly string[]): Storage {
   const start = sectorsOf(storage, 'Start');
   const end = sectorsOf(storage, 'End');
   if (end <= start) throw new DamagedData(`has a storage from ${start} to ${end}`);
-  const images = new Map(childrenNamed(storage, 'Image').map((image) => [guidOf(image, 'GUID'), imageFrom(image)]));
+  const images = new Map<string, StorageImage>();
+  for (const image of childrenNamed(storage, 'Image')) {
+    const guid = guidOf(image, 'GUID');
+    if (images.has(guid)) throw new DamagedData(`has two files of the snapshot ${guid} for the storage at ${start}`);
+    images.set(guid, imageFrom(image));
+  }
   const chain = guids.map((guid) => {
     const image = images.get(guid);
     if (image === undefined) throw new DamagedData(`has no file of the snapshot ${guid} for the storage at ${start}`);

@@ -15,15 +15,15 @@ import { checkPlain } from './plain/check.ts';
 import { plainImage } from './plain/image.ts';
 import { openPlain } from './plain/open.ts';
 import type { PlainState } from './plain/state.ts';
-import { DESCRIPTOR_FILE, DESCRIPTOR_MAGIC, DESCRIPTOR_ROOT, HEADER_MAGIC, HEADER_MAGIC2 } from './signature.ts';
+import { DESCRIPTOR_FILE, DESCRIPTOR_MAGICS, DESCRIPTOR_ROOT, HEADER_MAGIC, HEADER_MAGIC2 } from './signature.ts';
 
 export const parallels: ImageFormat & Required<Pick<ImageFormat, 'check' | 'create' | 'createHelp'>> = {
   name: 'parallels',
   title: 'a Parallels image',
   usualName: /\.hdd$/i,
-  magics: [HEADER_MAGIC, HEADER_MAGIC2, DESCRIPTOR_MAGIC].map((text) => ({ at: 0, text })),
+  magics: [HEADER_MAGIC, HEADER_MAGIC2, ...DESCRIPTOR_MAGICS].map((text) => ({ at: 0, text })),
   // not every XML document is one
-  confirms: (ends) => !ends.has({ at: 0, text: DESCRIPTOR_MAGIC }) || headOf(ends).includes(`<${DESCRIPTOR_ROOT}`),
+  confirms: (ends) => !isMarkup(ends) || headOf(ends).includes(`<${DESCRIPTOR_ROOT}`),
   directoryFile: DESCRIPTOR_FILE,
   can: { write: true, resize: true, backing: false, lazyRefcounts: false },
   createHelp: PARALLELS_CREATE_HELP,
@@ -59,7 +59,11 @@ function ofSeveralFiles(kind: ErrorKind, operation: string, { path }: HostFile, 
 }
 
 function isDescriptor(file: HostFile): boolean {
-  return endsOf(file).has({ at: 0, text: DESCRIPTOR_MAGIC });
+  return isMarkup(endsOf(file));
+}
+
+function isMarkup(ends: FileEnds): boolean {
+  return DESCRIPTOR_MAGICS.some((text) => ends.has({ at: 0, text }));
 }
 
 function headOf({ head }: FileEnds): string {

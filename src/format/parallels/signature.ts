@@ -2,7 +2,7 @@
 
 export const HEADER_MAGIC = 'WithoutFreeSpace';
 export const HEADER_MAGIC2 = 'WithouFreSpacExt';
-/** Of every XML document. */
-export const DESCRIPTOR_MAGIC = '<?xml';
 export const DESCRIPTOR_ROOT = 'Parallels_disk_image';
+/** With a declaration, behind a byte-order mark, and without both. */
+export const DESCRIPTOR_MAGICS = ['<?xml', '\xef\xbb\xbf<', `<${DESCRIPTOR_ROOT}`] as const;
 export const DESCRIPTOR_FILE = 'DiskDescriptor.xml';

@@ -6,13 +6,15 @@ import type { AttachOptions, ImageDetails, ImageFormat, OpenOptions, SharedImage
 import { BANDS, describeBundle, openToken, readBundle } from './bundle.ts';
 import { BundleImage } from './image.ts';
 
-/** In the first bytes of the list, because its keys are in order; not every XML document is one. */
+/** Property lists begin so: with a declaration, behind a byte-order mark, without both. */
+const LIST_MAGICS = ['<?xml', '\xef\xbb\xbf<', '<!DOCTYPE plist', '<plist'];
+/** In the first bytes of the list, because its keys are in order; not every list is one. */
 const BAND_KEY = '<key>band-size</key>';
 
 export const sparsebundle: ImageFormat<BundleImage> = {
   name: 'sparsebundle',
   title: 'a sparsebundle (macOS)',
-  magics: [{ at: 0, text: '<?xml' }],
+  magics: LIST_MAGICS.map((text) => ({ at: 0, text })),
   confirms: ({ head }) => Buffer.from(head).toString('latin1').includes(BAND_KEY),
   directoryFile: 'Info.plist',
   can: { write: false, resize: false, backing: false, lazyRefcounts: false },

@@ -10,7 +10,8 @@ import { inspectVmdk } from './inspect.ts';
 import { attachVmdk, openVmdk } from './open.ts';
 import { assertVmdkBacking, setVmdkBacking } from './set-backing.ts';
 
-const SESPARSE_START = '\xbe\xba\xfe\xca\0\0\0\0\x01\0\0\0\x02\0\0\0';
+/** Of every version. */
+const SESPARSE_START = '\xbe\xba\xfe\xca\0\0\0\0';
 /** Each of them is enough. */
 const MAGICS: readonly Magic[] = [
   { at: 0, text: 'KDMV' },

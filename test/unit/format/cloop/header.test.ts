@@ -6,6 +6,7 @@ import { guestOffset } from '../../../../src/bytes/offsets.ts';
 import { ImgfuseError } from '../../../../src/errors/index.ts';
 import { readHeader } from '../../../../src/format/cloop/header.ts';
 import { cloop } from '../../../../src/format/cloop/index.ts';
+import { endsOf, isSigned } from '../../../../src/format/file-ends.ts';
 import { type CloopSpec, cloopImage } from '../../../support/cloop-bytes.ts';
 import { MemoryHostFile } from '../../../support/memory-file.ts';
 import { openImage } from '../../../support/memory-images.ts';
@@ -50,7 +51,7 @@ test('a disk may have no block', () => {
 });
 
 test.each<[string, CloopSpec, string]>([
-  ['another version', { text: '#!/bin/sh\n#V1.0 Format' }, 'text begins with "#!/bin/sh\\n#V1.0 Format"; this is not'],
+  ['no version', { text: '#!/bin/sh\n#V Format' }, 'text begins with "#!/bin/sh\\n#V Format'],
   ['blocks of no bytes', { blockSize: 0 }, 'at offset 128: block size is 0 bytes'],
   ['a block size of 513', { blockSize: 513 }, 'block size is 513 bytes; it must be a multiple of 512 up to 67108864'],
   ['a block size above 64 MiB', { blockSize: 67_109_376 }, 'block size is 67109376 bytes'],
@@ -60,6 +61,14 @@ test.each<[string, CloopSpec, string]>([
     expect(refusalOf(look)).toMatch(/^corrupt: \/disk: cloop header at offset /);
     expect(refusalOf(look)).toContain(sentence);
   }
+});
+
+test.each(['0.9', '1.0', '2.1', '3.0', '4.12'])('version %s is recognized, and refused by name', (version) => {
+  const file = fileOf({ text: `#!/bin/sh\n#V${version} Format\n` });
+  expect(isSigned(cloop, endsOf(file), 'head')).toBe(true);
+  expect(refusalOf(() => readHeader(file))).toMatch(
+    `unsupported: /disk is a cloop image of version ${version}, and imgfuse reads version 2.0;`,
+  );
 });
 
 test('a table that ends with the file is read, and one byte less is refused', () => {

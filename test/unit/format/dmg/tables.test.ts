@@ -7,6 +7,7 @@ import { ImgfuseError } from '../../../../src/errors/index.ts';
 import { dmg } from '../../../../src/format/dmg/index.ts';
 import { resourcesOf } from '../../../../src/format/dmg/resource-fork.ts';
 import { readTrailer } from '../../../../src/format/dmg/trailer.ts';
+import { endsOf, isSigned } from '../../../../src/format/file-ends.ts';
 import {
   ADC,
   type DmgSpec,
@@ -59,6 +60,32 @@ function readRefusal(file: MemoryHostFile): string {
 }
 
 describe('the trailer', () => {
+  test.each([1, 100, 511])('is found before %i zeros that fill the last sector up', (zeros) => {
+    const whole = fileOf({}).bytes();
+    const padded = new MemoryHostFile(Buffer.concat([whole, Buffer.alloc(zeros)]), '/disk');
+    expect(isSigned(dmg, endsOf(padded), 'tail')).toBe(true);
+    const target = new Uint8Array(512);
+    open(padded).read(target, 0, 512, guestOffset(0));
+    expect(Buffer.from(target)).toEqual(Buffer.from(sectorsOf(2, 1).subarray(0, 512)));
+  });
+
+  test('is not found before a whole sector, and not by four letters among other bytes', () => {
+    const whole = fileOf({}).bytes();
+    const far = new MemoryHostFile(Buffer.concat([whole, Buffer.alloc(512)]), '/disk');
+    expect(isSigned(dmg, endsOf(far), 'tail')).toBe(false);
+    const letters = Buffer.alloc(4096);
+    letters.write('koly', 4096 - 700);
+    expect(isSigned(dmg, endsOf(new MemoryHostFile(letters)), 'tail')).toBe(false);
+  });
+
+  test('may count the NUL behind its property list', () => {
+    const bytes = Buffer.from(fileOf({}).bytes());
+    const trailer = bytes.subarray(bytes.length - 512);
+    trailer.writeBigUInt64BE(trailer.readBigUInt64BE(224) + 1n, 224);
+    const longer = Buffer.concat([bytes.subarray(0, -512), Buffer.alloc(1), trailer]);
+    expect(() => open(new MemoryHostFile(longer, '/disk'))).not.toThrow();
+  });
+
   test('says where everything is', () => {
     const { image } = dmgImage({ tables: [{ runs: GOOD }], gap: 7, sectors: 99 });
     const trailer = readTrailer(new MemoryHostFile(image, '/disk'));

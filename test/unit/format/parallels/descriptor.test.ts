@@ -138,6 +138,18 @@ test('a disk without snapshots need not list any', () => {
   withDisk(descriptor, { readOnly: true }, (disk) => expect(firstDifference(readAll(disk), wanted)).toBe('none'));
 });
 
+test.each([
+  ['without a declaration', (text: string) => text.replace(/^<\?xml.*\n/, '')],
+  ['behind a byte-order mark', (text: string) => `\ufeff${text}`],
+  ['behind a long comment', (text: string) => text.replace('?>\n', `?>\n<!--${'x'.repeat(900)}-->\n`)],
+])('its descriptor is recognized %s', (_, change) => {
+  const wanted = expanding('only.hds', [1, 2, 0]);
+  writeFileSync(descriptor, change(xml([{ start: 0, end: 24, images: [[TOP, 'Compressed', 'only.hds']] }], [])));
+  for (const name of [descriptor, folder]) {
+    withDisk(name, { readOnly: true }, (disk) => expect(firstDifference(readAll(disk), wanted)).toBe('none'));
+  }
+});
+
 test('it is never written to, and never taken for a raw disk', () => {
   makeDisk();
   const refusal = (action: () => unknown): string => {
@@ -184,6 +196,17 @@ describe('is refused', () => {
         [BASE, NULL_GUID],
       ]),
       /has no file of the snapshot \{1111/,
+    ],
+    [
+      'two files of one snapshot',
+      xml([{ ...ONE[0]!, images: [...ONE[0]!.images, [TOP, 'Compressed', 'other.hds']] }], SHOTS),
+      /has two files of the snapshot \{5fba.* for the storage at 0/,
+    ],
+    ['two snapshots of one name', xml(ONE, [...SHOTS, ...SHOTS]), /has two snapshots \{5fba/],
+    [
+      'a storage that is missing at the end',
+      xml(ONE, SHOTS).replace('<Disk_size>1<', '<Disk_size>25<'),
+      /has storages up to 12288, and a disk of 12800 bytes: one is missing/,
     ],
     ['a parent that is not there', xml(ONE, [[TOP, BASE]]), /has no snapshot \{1111/],
     [

@@ -153,7 +153,10 @@ describe('a change', () => {
 
   // VMware and VirtualBox write 16383 cylinders for larger disks, QEMU 65535 at most
   test.each(['16383', '', '7'])('of nothing leaves %j cylinders as they are', (cylinders) => {
-    const text = descriptorText({ extents: [FLAT], ddb: [...ddb.slice(0, 2), `ddb.geometry.cylinders = "${cylinders}"`] });
+    const text = descriptorText({
+      extents: [FLAT],
+      ddb: [...ddb.slice(0, 2), `ddb.geometry.cylinders = "${cylinders}"`],
+    });
     expect(withSectors(text, 0, 2048, 2048)).toBe(text);
   });
 
