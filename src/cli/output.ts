@@ -155,8 +155,3 @@ export function formatTable(table: readonly (readonly string[])[]): string {
   );
   return lines.join('\n');
 }
-
-/** `count` with the noun in the right number. */
-export function plural(count: number, noun: string): string {
-  return `${count} ${noun}${count === 1 ? '' : 's'}`;
-}

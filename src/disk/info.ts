@@ -80,7 +80,7 @@ function inspectOnce(name: string, options: InspectOptions): ReturnType<typeof i
         ...(backing === undefined
           ? {}
           : {
-              backingFilename: backing.name,
+              backingFilename: backing.stored ?? backing.name,
               fullBackingFilename: placeOf(imagePath, file.path, backing),
               ...(backing.format === undefined ? {} : { backingFormat: backing.format }),
             }),

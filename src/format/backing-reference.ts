@@ -52,6 +52,8 @@ export interface ParentSearch {
 /** How an image names the image below it. */
 export interface BackingReference {
   readonly name: string;
+  /** as the image spells it, for `info`; absent: as `name` */
+  readonly stored?: string;
   /** `name` leads to no file, and stands in messages and for `info`; `format` is given */
   readonly search?: ParentSearch;
   /** tried in their order if no file of that name is there, or may be opened */

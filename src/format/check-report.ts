@@ -1,5 +1,7 @@
 // The outcome of a check: the counters that qemu-img prints, under its names, and the exit code that follows from them.
 
+import { plural } from '../errors/plural.ts';
+
 export type RepairMode = 'none' | 'leaks' | 'all';
 
 export interface CheckReport {
@@ -52,7 +54,7 @@ export function checkExitCode(report: CheckReport): number {
  */
 export function believeRepair(report: CheckReport, left: number, log: (sentence: string) => void): boolean {
   if (left === 0) return true;
-  log(`ERROR ${left} errors are left after the repair: the host does not keep what is written to it`);
+  log(`ERROR ${plural(left, 'error')} are left after the repair: the host does not keep what is written to it`);
   report.checkErrors++;
   return false;
 }

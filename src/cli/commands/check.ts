@@ -5,9 +5,10 @@ import { printable } from '../../bytes/printable.ts';
 import { type CheckReport, checkDisk, checkExitCode, limitedLog, type RepairMode } from '../../disk/index.ts';
 import { EXIT_NO_CHECK, EXIT_USAGE } from '../../errors/exit-codes.ts';
 import { ImgfuseError } from '../../errors/index.ts';
+import { plural } from '../../errors/plural.ts';
 import { type Command, QUIET } from '../command.ts';
 import { ALLOW_BACKING, directories, FORCE_SHARE, FORMAT, IMAGE_NAME, lockMode, lookAt } from '../image-arguments.ts';
-import { answered, complainAbout, type OutputMode, plural, print, printJson } from '../output.ts';
+import { answered, complainAbout, type OutputMode, print, printJson } from '../output.ts';
 import { Progress } from '../progress.ts';
 import { NO_LOCK } from '../shared-options.ts';
 

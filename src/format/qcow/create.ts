@@ -35,6 +35,8 @@ export function createQcow(file: HostFile, create: CreateOptions): void {
     backingName: name,
     backingOffset: name === null ? 0 : HEADER_BYTES,
   };
+  // QEMU opens no empty one
+  if (header.size === 0) throw new ImgfuseError('limit', 'a qcow image has one sector of 512 bytes at least');
   const { l1Entries, l2Coverage } = new Geometry(header);
   if (l1Entries > MAX_L1_ENTRIES) {
     throw new ImgfuseError(

@@ -105,7 +105,7 @@ function checkL1(file: HostFile, view: DataView, header: TableFields): void {
     file,
     L1_OFFSET_AT,
     `l1_table_offset is ${value}; a table of ${bytes} bytes must begin at a multiple of 8 behind the header, and end in the ` +
-      `${file.size()} bytes of the file`,
+      `${file.size()} bytes of the file; if that is truncated, copy it again`,
   );
 }
 

@@ -7,6 +7,7 @@ import type { SparseBitmap } from '../../bytes/sparse-bitmap.ts';
 import { legacyAesKey } from '../../codec/aes-legacy.ts';
 import { type VolumeKey, wipe } from '../../codec/encryption.ts';
 import { ImgfuseError } from '../../errors/index.ts';
+import { plural } from '../../errors/plural.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import { countOf } from '../closed-facts.ts';
 import { type OpenOptions, progressOf, type WritableImage } from '../image-format.ts';
@@ -91,7 +92,7 @@ function walkOrRefuse(file: HostFile, header: QcowHeader, options: OpenOptions):
     const doubles = doubleReferences > 0 ? `, ${doubleReferences} of them clusters used twice` : '';
     throw new ImgfuseError(
       'corrupt',
-      `${path}: its tables have ${errors} errors${doubles}, the first: ${first}; it is not opened for writing. See them with ` +
+      `${path}: its tables have ${plural(errors, 'error')}${doubles}, the first: ${first}; it is not opened for writing. See them with ` +
         `imgfuse check ${path}, repair a copy with imgfuse check -r all, or mount with -o ro`,
       { path },
     );

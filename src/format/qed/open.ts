@@ -5,6 +5,7 @@
 import { hostCluster, roundUp } from '../../bytes/offsets.ts';
 import type { SparseBitmap } from '../../bytes/sparse-bitmap.ts';
 import { ImgfuseError } from '../../errors/index.ts';
+import { plural } from '../../errors/plural.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import { type CheckReport, limitedLog } from '../check-report.ts';
 import { countOf } from '../closed-facts.ts';
@@ -148,7 +149,7 @@ function walkOrRefuse(file: HostFile, header: QedHeader, options: OpenOptions, d
   const doubles = doubleReferences > 0 ? `, ${doubleReferences} of them clusters used twice` : '';
   throw new ImgfuseError(
     'corrupt',
-    `${file.path}: its tables have ${errorsIn(report)} errors${doubles}, the first: ${finding.sentence}; ` +
+    `${file.path}: its tables have ${plural(errorsIn(report), 'error')}${doubles}, the first: ${finding.sentence}; ` +
       `it is not opened for writing. See them with imgfuse check ${file.path}, repair a copy with imgfuse check -r all, ` +
       'or mount with -o ro',
     { path: file.path },
@@ -171,7 +172,7 @@ function repairIfUnclean(
     );
     return found;
   }
-  options.log(`${file.path} was not closed clean; repairing ${errorsIn(report)} errors`);
+  options.log(`${file.path} was not closed clean; repairing ${plural(errorsIn(report), 'error')}`);
   const repairing = progressOf(`repairing ${file.path}`, options.progress);
   checkTables(file, header, { repair: 'all', log: limitedLog(options.log), ...repairing });
   // the tables are read back: a host that answers a write and does not do it must not make a damaged image look clean (R7)
@@ -181,7 +182,7 @@ function repairIfUnclean(
   if (isSound(repaired.report)) return repaired;
   throw new ImgfuseError(
     'corrupt',
-    `${file.path} was repaired, and its tables still have ${errorsIn(repaired.report)} errors, the first: ${finding.sentence}; ` +
+    `${file.path} was repaired, and its tables still have ${plural(errorsIn(repaired.report), 'error')}, the first: ${finding.sentence}; ` +
       'the host does not keep what is written to it. The image stays marked as not clean: copy it to another disk, and repair the copy ' +
       'with imgfuse check -r all',
     { path: file.path },

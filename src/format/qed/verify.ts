@@ -1,5 +1,6 @@
 // The check of a QED image that nobody has open: its tables, what a repair has made of them, and its leaks.
 
+import { plural } from '../../errors/plural.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import { type CheckReport, limitedLog } from '../check-report.ts';
 import type { CheckOptions } from '../image-format.ts';
@@ -40,6 +41,8 @@ export function checkQed(file: HostFile, options: CheckOptions): CheckReport {
 function readsBackSound(file: HostFile, header: QedHeader, { log }: CheckOptions): boolean {
   const { report } = checkTables(file, header, { repair: 'none', log: () => undefined });
   if (isSound(report)) return true;
-  log(`ERROR ${errorsIn(report)} errors are left after the repair: the host does not keep what is written to it`);
+  log(
+    `ERROR ${plural(errorsIn(report), 'error')} are left after the repair: the host does not keep what is written to it`,
+  );
   return false;
 }

@@ -6,6 +6,7 @@
 import { hostCluster } from '../../bytes/offsets.ts';
 import type { SparseBitmap } from '../../bytes/sparse-bitmap.ts';
 import { ImgfuseError } from '../../errors/index.ts';
+import { plural } from '../../errors/plural.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import { countOf } from '../closed-facts.ts';
 import { type OpenOptions, progressOf, type ReadableImage, type WritableImage } from '../image-format.ts';
@@ -116,7 +117,7 @@ function walkOrRefuse(file: HostFile, header: VdiHeader, options: OpenOptions): 
   const doubles = doubleReferences > 0 ? `, ${doubleReferences} of them blocks used twice` : '';
   throw new ImgfuseError(
     'corrupt',
-    `${file.path}: its map has ${badEntries + doubleReferences + report.checkErrors} errors${doubles}, the first: ${first}; ` +
+    `${file.path}: its map has ${plural(badEntries + doubleReferences + report.checkErrors, 'error')}${doubles}, the first: ${first}; ` +
       `it is not opened for writing. See them with imgfuse check ${file.path}, repair a copy with imgfuse check -r all, ` +
       'or mount with -o ro',
     { path: file.path },

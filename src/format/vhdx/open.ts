@@ -5,6 +5,7 @@
 import { hostCluster, hostOffset, roundUp } from '../../bytes/offsets.ts';
 import type { SparseBitmap } from '../../bytes/sparse-bitmap.ts';
 import { ImgfuseError } from '../../errors/index.ts';
+import { plural } from '../../errors/plural.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import { countOf } from '../closed-facts.ts';
 import {
@@ -142,7 +143,7 @@ function walkOrRefuse(file: HostFile, layout: Layout, options: OpenOptions): Tab
   const cure = found.cutOff > 0 ? 'copy the image again' : 'repair a copy with imgfuse check -r all';
   throw new ImgfuseError(
     'corrupt',
-    `${file.path}: its block allocation table has ${checkErrors + corruptions} errors, the first: ${first}; it is not opened for ` +
+    `${file.path}: its block allocation table has ${plural(checkErrors + corruptions, 'error')}, the first: ${first}; it is not opened for ` +
       `writing. See them with imgfuse check, ${cure}, or mount with -o ro`,
     { path: file.path },
   );

@@ -1,6 +1,5 @@
 // What info and status say of an image, with QEMU's keys.
 
-import { dirname } from 'node:path';
 import type { ImageDetails } from '../image-format.ts';
 import type { Descriptor, ExtentLine } from './descriptor/parse.ts';
 import type { ExtentFacts } from './extent.ts';
@@ -25,7 +24,12 @@ export function extentDetails(
   isEmbedding: boolean,
 ): ExtentDetails {
   return {
-    filename: isEmbedding || name === null ? path : name.startsWith('/') ? name : `${dirname(path)}/${name}`,
+    filename:
+      isEmbedding || name === null
+        ? path
+        : name.startsWith('/')
+          ? name
+          : path.slice(0, path.lastIndexOf('/') + 1) + name,
     format: isEmbedding ? '' : type,
     'virtual-size': facts?.capacity ?? length,
     ...(facts === null ? {} : { 'cluster-size': facts.grainBytes }),

@@ -34,7 +34,8 @@ export function parentReference(descriptor: Descriptor, path: string): BackingRe
   const last = name.slice(name.lastIndexOf('/') + 1);
   const otherNames = [parentHint, last].filter((other, i, all) => other !== name && all.indexOf(other) === i);
   const afterCommits = cidsAfterCommits(descriptor, parentCid);
-  return { name, otherNames, format: 'vmdk', identity: { word: CID_WORD, values: [parentCid], afterCommits } };
+  const identity = { word: CID_WORD, values: [parentCid], afterCommits };
+  return { name, ...(name === parentHint ? {} : { stored: parentHint }), otherNames, format: 'vmdk', identity };
 }
 
 function byUuid(descriptor: Descriptor, uuid: string): BackingReference {

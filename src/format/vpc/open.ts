@@ -4,6 +4,7 @@
 
 import { hostCluster, hostOffset, SECTOR_BYTES } from '../../bytes/offsets.ts';
 import { ImgfuseError } from '../../errors/index.ts';
+import { plural } from '../../errors/plural.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import {
   type AttachOptions,
@@ -133,7 +134,7 @@ function walkOrRefuse(file: HostFile, layout: SparseLayout, options: OpenOptions
   const cure = found.cutOff > 0 ? 'copy the image again' : 'repair a copy with imgfuse check -r all';
   throw new ImgfuseError(
     'corrupt',
-    `${file.path}: its table has ${corruptions} errors${overlaps}, the first: ${first}; it is not opened for writing. See them with ` +
+    `${file.path}: its table has ${plural(corruptions, 'error')}${overlaps}, the first: ${first}; it is not opened for writing. See them with ` +
       `imgfuse check ${file.path}, ${cure}, or mount with -o ro`,
     { path: file.path },
   );

@@ -10,6 +10,7 @@
 
 import { hostOffset, roundUp, SECTOR_BYTES } from '../../bytes/offsets.ts';
 import { ImgfuseError } from '../../errors/index.ts';
+import { plural } from '../../errors/plural.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { BackingReference, ParentFacts } from '../image-format.ts';
 import { cutTail } from './check/repair.ts';
@@ -94,7 +95,8 @@ class ParentChange {
     const lost = layout.header.locators.filter((locator) => faultOf(locator, file.size()) !== null).length;
     const fault = layout.faults[0];
     if (fault === undefined && found.report.corruptions === lost) return;
-    const what = fault === undefined ? `its table has ${found.report.corruptions - lost} errors` : FAULTS[fault].what;
+    const what =
+      fault === undefined ? `its table has ${plural(found.report.corruptions - lost, 'error')}` : FAULTS[fault].what;
     throw new ImgfuseError('corrupt', `${path} ${REFUSAL}: ${what}; repair a copy with imgfuse check -r all`, { path });
   }
 

@@ -29,6 +29,11 @@ test.each([
   expect(readdirSync(folder)).toEqual([]);
 });
 
+test('an empty qcow image is not made, because QEMU opens none', () => {
+  expect(() => create('qcow', 0)).toThrow(/has one sector of 512 bytes at least/);
+  expect(readdirSync(folder)).toEqual([]);
+});
+
 test('a qcow image is not made on a raw file whose name JSON cannot hold', () => {
   const base = join(folder, 'caf\udce9.raw');
   writeFileSync(hostPath(base), Buffer.alloc(512));

@@ -2,7 +2,6 @@
 // cluster, from the backing file. Without the metadata lock; the clusters are reserved.
 
 import type { GuestOffset, HostOffset } from '../../../bytes/offsets.ts';
-import type { GuestData } from '../../../codec/guest-data.ts';
 import { failpoint } from '../../../concurrency/failpoints.ts';
 import type { ReadableImage } from '../../image-format.ts';
 import { readBackingData } from '../backing.ts';
@@ -13,6 +12,11 @@ type UncompressedRun =
   | { readonly status: 'data'; readonly length: number; readonly hostOffset: HostOffset }
   | { readonly status: 'zero' | 'unallocated'; readonly length: number };
 
+/** Reads data from its place in the file, and decrypts it. */
+export interface PlacedDataReader {
+  read(target: Uint8Array, targetOffset: number, length: number, host: HostOffset, guest: GuestOffset): void;
+}
+
 /** Reads runs of bytes of one compressed cluster. */
 export interface CompressedRunReader<Compressed> {
   readPart(run: Compressed, target: Uint8Array, targetOffset: number, offset: GuestOffset): void;
@@ -21,11 +25,11 @@ export interface CompressedRunReader<Compressed> {
 export class GuestDataReader<Compressed extends { readonly status: 'compressed' }>
   implements RunReader<UncompressedRun | Compressed>
 {
-  private readonly data: GuestData;
+  private readonly data: PlacedDataReader;
   private readonly compressed: CompressedRunReader<Compressed>;
   private readonly backing: ReadableImage | null;
 
-  constructor(data: GuestData, compressed: CompressedRunReader<Compressed>, backing: ReadableImage | null) {
+  constructor(data: PlacedDataReader, compressed: CompressedRunReader<Compressed>, backing: ReadableImage | null) {
     this.data = data;
     this.compressed = compressed;
     this.backing = backing;

@@ -1,6 +1,7 @@
 // `check` of an image of one file: the walk of its BAT, and what a repair does beside it. Leaks are reclaimed by an open and a clean
 // close, which also takes the mark of an image in use away.
 
+import { plural } from '../../../errors/plural.ts';
 import type { HostFile } from '../../../host/host-file.ts';
 import { type CheckReport, limitedLog } from '../../check-report.ts';
 import type { CheckOptions } from '../../image-format.ts';
@@ -54,6 +55,6 @@ function readsBackSound(file: HostFile, { log }: CheckOptions): boolean {
   const { report } = checkBat(file, readHeader(file), { repair: 'none', log: () => undefined });
   const errors = report.corruptions + report.checkErrors;
   if (errors === 0) return true;
-  log(`ERROR ${errors} errors are left after the repair: the host does not keep what is written to it`);
+  log(`ERROR ${plural(errors, 'error')} are left after the repair: the host does not keep what is written to it`);
   return false;
 }

@@ -5,6 +5,7 @@ import { dirname } from 'node:path';
 import { hostCluster, hostOffset } from '../../../bytes/offsets.ts';
 import type { SparseBitmap } from '../../../bytes/sparse-bitmap.ts';
 import { ImgfuseError } from '../../../errors/index.ts';
+import { plural } from '../../../errors/plural.ts';
 import type { HostFile } from '../../../host/host-file.ts';
 import { identityAt } from '../../../host/paths.ts';
 import { limitedLog } from '../../check-report.ts';
@@ -159,7 +160,7 @@ function walkOrRefuse(file: HostFile, header: ParallelsHeader, options: OpenOpti
   const doubles = doubleReferences > 0 ? `, ${doubleReferences} of them clusters used twice or beside the grid` : '';
   throw new ImgfuseError(
     'corrupt',
-    `${file.path}: its BAT has ${errors} errors${doubles}, the first: ${first}; it is not opened for writing. See them with imgfuse ` +
+    `${file.path}: its BAT has ${plural(errors, 'error')}${doubles}, the first: ${first}; it is not opened for writing. See them with imgfuse ` +
       `check ${file.path}, repair a copy with imgfuse check -r all, or mount with -o ro`,
     { path: file.path },
   );
@@ -174,14 +175,14 @@ function repairIfInUse(file: HostFile, header: ParallelsHeader, options: OpenOpt
     options.log(`${file.path} was not closed clean; checked: no errors, ${leaks} leaked clusters will be reclaimed`);
     return found;
   }
-  options.log(`${file.path} was not closed clean; repairing ${errors} errors`);
+  options.log(`${file.path} was not closed clean; repairing ${plural(errors, 'error')}`);
   checkBat(file, header, { repair: 'all', log: limitedLog(options.log) });
   // the BAT is read back: a host that answers a write and does not do it must not make a damaged image look clean (R7)
   const repaired = checkBat(file, header, { repair: 'none', log: () => undefined });
   if (errorsIn(repaired) === 0) return repaired;
   throw new ImgfuseError(
     'corrupt',
-    `${file.path} was repaired, and its BAT still has ${errorsIn(repaired)} errors; the host does not keep what is written to it. ` +
+    `${file.path} was repaired, and its BAT still has ${plural(errorsIn(repaired), 'error')}; the host does not keep what is written to it. ` +
       'Copy the image to another disk, and repair the copy with imgfuse check -r all',
     { path: file.path },
   );

@@ -4,6 +4,7 @@
 
 import { SECTOR_BYTES } from '../../../bytes/offsets.ts';
 import { ImgfuseError } from '../../../errors/index.ts';
+import { plural } from '../../../errors/plural.ts';
 import type { HostFile } from '../../../host/host-file.ts';
 import { type CheckReport, limitedLog } from '../../check-report.ts';
 import { countOf } from '../../closed-facts.ts';
@@ -109,7 +110,7 @@ function walkOrRefuse(file: HostFile, layout: TableLayout, options: OpenExtentOp
   const doubles = doubleReferences > 0 ? `, ${doubleReferences} of them grains used twice` : '';
   throw new ImgfuseError(
     'corrupt',
-    `${file.path}: its tables have ${report.corruptions} errors${doubles}, the first: ${finding.sentence}; ` +
+    `${file.path}: its tables have ${plural(report.corruptions, 'error')}${doubles}, the first: ${finding.sentence}; ` +
       'it is not opened for writing. See them with imgfuse check, repair a copy with imgfuse check -r all, or mount with -o ro',
     { path: file.path },
   );
@@ -124,7 +125,7 @@ function repairIfUnclean(file: HostFile, layout: TableLayout, options: OpenExten
     options.log(`${path} was not closed clean; checked: no errors, ${leaks} leaked grains will be reclaimed`);
     return found;
   }
-  options.log(`${path} was not closed clean; repairing ${corruptions} errors`);
+  options.log(`${path} was not closed clean; repairing ${plural(corruptions, 'error')}`);
   repairTables(file, layout, found, limitedLog(options.log));
   // read back: a host that answers a write and does not do it must not make a damaged extent look clean (R7)
   const finding = new FirstFinding();
@@ -133,7 +134,7 @@ function repairIfUnclean(file: HostFile, layout: TableLayout, options: OpenExten
   if (isSound(repaired.report)) return repaired;
   throw new ImgfuseError(
     'corrupt',
-    `${path} was repaired, and its tables still have ${repaired.report.corruptions} errors, the first: ${finding.sentence}; ` +
+    `${path} was repaired, and its tables still have ${plural(repaired.report.corruptions, 'error')}, the first: ${finding.sentence}; ` +
       'the host does not keep what is written to it. It stays marked as not clean: copy it to another disk, and repair the copy ' +
       'with imgfuse check -r all',
     { path },

@@ -202,7 +202,7 @@ describe('check', () => {
     const lost = fileOf({ pieces, sectors, bat: [4, 99, 2, 1], inUse: 0x746f6e59 });
     const log: string[] = [];
     const image = openImage(plainParallels, lost, { log: (sentence) => log.push(sentence) });
-    expect(log.join()).toMatch(/repairing 1 errors.*Repaired BAT entry 1/);
+    expect(log.join()).toMatch(/repairing 1 error.*Repaired BAT entry 1/);
     expect(contentOf(image)[CLUSTER]).toBe(0);
     image.close();
     const twice = fileOf({ pieces, sectors, bat: [4, 4, 2, 1], inUse: 0x746f6e59 });

@@ -50,7 +50,7 @@ describe.each<[string, QcowSpec, string]>([
   test('is not written to before a repair has made it 0', () => {
     const file = fileOf(spec);
     const before = file.bytes();
-    expect(refusal(() => openImage(qcow, file))).toMatch(/its tables have 1 errors, the first: L2 entry 0.*-o ro/);
+    expect(refusal(() => openImage(qcow, file))).toMatch(/its tables have 1 error, the first: L2 entry 0.*-o ro/);
     expect(check(file, 'none').findings[0]).toContain(what);
     expect(Buffer.compare(file.bytes(), before)).toBe(0);
     const { findings, report } = check(file, 'all');
@@ -76,7 +76,7 @@ describe('a cluster that is used twice', () => {
     ['by two entries off the grid', { l2: [2 * CLUSTER, 2 * CLUSTER + 512, 3 * CLUSTER] }],
   ])('%s is copied by a repair, and both read as before', (_, spec) => {
     const file = fileOf(spec);
-    expect(refusal(() => openImage(qcow, file))).toMatch(/1 errors, 1 of them clusters used twice/);
+    expect(refusal(() => openImage(qcow, file))).toMatch(/1 error, 1 of them clusters used twice/);
     const { report } = check(file, 'all');
     expect([report.corruptions, report.corruptionsFixed]).toEqual([1, 1]);
     expect(check(file, 'none').findings.filter((finding) => finding.startsWith('ERROR'))).toEqual([]);

@@ -39,7 +39,7 @@ describe.each([
     const before = Buffer.from(file.bytes());
     expect(check(file)).toMatchObject({ corruptions: 1, corruptionsFixed: 0 });
     expect(check(file).said.join()).toMatch(words);
-    expect(() => openImage(vdi, file)).toThrow(/its map has 1 errors, the first: map entry 1.*imgfuse check -r all/s);
+    expect(() => openImage(vdi, file)).toThrow(/its map has 1 error, the first: map entry 1.*imgfuse check -r all/s);
     expect(check(file, 'leaks')).toMatchObject({ corruptions: 1, corruptionsFixed: 0, leaksFixed: 0 });
     expect(Buffer.from(file.bytes())).toEqual(before);
     expect(check(file, 'all')).toMatchObject({ corruptions: 1, corruptionsFixed: 1, checkErrors: 0 });

@@ -3,6 +3,7 @@
 import { describe, expect, test } from 'vitest';
 import { newIdentity, withIdentity, withParent, withSectors } from '../../../../src/format/vmdk/descriptor/edit.ts';
 import { type Descriptor, parseDescriptor, textOf } from '../../../../src/format/vmdk/descriptor/parse.ts';
+import { extentDetails } from '../../../../src/format/vmdk/details.ts';
 import { parentReference } from '../../../../src/format/vmdk/parent.ts';
 import { type DescriptorText, descriptorText } from '../../../support/vmdk-text.ts';
 
@@ -98,11 +99,20 @@ describe('a descriptor is refused', () => {
   });
 });
 
+test.each([
+  ['disk.vmdk', 'disk-flat.vmdk'],
+  ['../sub/disk.vmdk', '../sub/disk-flat.vmdk'],
+  ['/disk.vmdk', '/disk-flat.vmdk'],
+])('an extent of %s is called %s, as by qemu-img info', (path, name) => {
+  expect(extentDetails(path, parse().extents[0]!, null, false).filename).toBe(name);
+});
+
 describe('a parent is named', () => {
   test('by its CID, with the hint in both spellings', () => {
     const descriptor = parse({ parentCid: 'ABCD', lines: ['parentFileNameHint="C:\\vm\\base.vmdk"'] });
     expect(parentReference(descriptor, '')).toMatchObject({
       name: 'C:/vm/base.vmdk',
+      stored: 'C:\\vm\\base.vmdk',
       otherNames: ['C:\\vm\\base.vmdk', 'base.vmdk'],
       format: 'vmdk',
       identity: { word: 'CID', values: ['0000abcd'] },

@@ -226,7 +226,7 @@ test.each<[string, (table: Buffer) => void, RegExp]>([
 test('blocks that overlap are refused, and check -r all gives the second one a copy', () => {
   const sectors = Array.from({ length: 16 }, (_, i) => i + 1);
   const { image } = vhdImage({ sectors, editTable: (table) => table.copy(table, 4, 0, 4) });
-  expect(refusal(image, false)).toMatch(/1 errors, 1 of them blocks that overlap/);
+  expect(refusal(image, false)).toMatch(/1 error, 1 of them blocks that overlap/);
   const before = read(image);
   const file = fileOf(image);
   expect(checkImage(vpc, file, { repair: 'all', log: () => undefined })).toMatchObject({ corruptionsFixed: 1 });

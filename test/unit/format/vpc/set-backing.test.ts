@@ -176,8 +176,8 @@ test('a name that leads nowhere can be replaced; any other damage is refused, an
   setBacking(lost, TARGETS[2]!);
   expect(referenceOf(lost)).toBe(expected(TARGETS[2]!));
   const damaged: readonly [VhdSpec, RegExp][] = [
-    [{ editTable: (table) => table.writeUInt32BE(0x00ffffff, 4) }, /its table has 1 errors; repair a copy/],
-    [{ editTable: (table) => table.writeUInt32BE(table.readUInt32BE(8), 0) }, /its table has 1 errors/],
+    [{ editTable: (table) => table.writeUInt32BE(0x00ffffff, 4) }, /its table has 1 error; repair a copy/],
+    [{ editTable: (table) => table.writeUInt32BE(table.readUInt32BE(8), 0) }, /its table has 1 error/],
   ];
   for (const [spec, sentence] of damaged) {
     const file = new MemoryHostFile(vhdImage({ ...CHILD, ...spec, locators: LOCATORS }).image);

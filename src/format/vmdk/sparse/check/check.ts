@@ -1,6 +1,7 @@
 // `check` of one extent: the walk of its tables, the repair, and what an open and a clean close do beside it: leaks are cut off, and
 // the mark of an extent that was not closed clean is taken away.
 
+import { plural } from '../../../../errors/plural.ts';
 import type { HostFile } from '../../../../host/host-file.ts';
 import { type CheckReport, limitedLog } from '../../../check-report.ts';
 import type { CheckExtentOptions } from '../../extent.ts';
@@ -49,7 +50,7 @@ function closeClean(file: HostFile, kind: TableKind, report: CheckReport, { log 
   const left = walkTables(file, kind.readLayout(file), { log: () => undefined });
   if (left.report.corruptions > 0) {
     log(
-      `ERROR ${left.report.corruptions} errors are left after the repair: the host does not keep what is written to it`,
+      `ERROR ${plural(left.report.corruptions, 'error')} are left after the repair: the host does not keep what is written to it`,
     );
     report.checkErrors++;
     return report;
@@ -59,6 +60,7 @@ function closeClean(file: HostFile, kind: TableKind, report: CheckReport, { log 
   extent.close();
   const after = walkTables(file, kind.readLayout(file), { log: () => undefined });
   report.leaksFixed = report.leaks - after.report.leaks;
-  report.imageEndOffset = after.report.imageEndOffset;
+  const { allocatedClusters, fragmentedClusters, imageEndOffset } = after.report;
+  Object.assign(report, { allocatedClusters, fragmentedClusters, imageEndOffset });
   return report;
 }
