@@ -182,6 +182,10 @@ export class PosixHostFile implements HostFile {
 
   truncate(length: number): void {
     this.checkRange('truncate', length, 0);
+    if (this.isDevice) {
+      const context = { path: this.path, offset: length, operation: 'truncate' };
+      throw new ImgfuseError('unsupported', `${this.path} is a block device, whose length stays`, context);
+    }
     try {
       fs.ftruncateSync(this.descriptor, length);
     } catch (error) {

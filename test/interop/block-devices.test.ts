@@ -86,6 +86,32 @@ test.each([
   disk.close();
 });
 
+test.each([
+  ['vdi', { static: 'on' }, 'imgfuse writes VDI images in files only'],
+  ['vhdx', { subformat: 'fixed' }, 'imgfuse writes a VHDX in a file only'],
+] as const)('%s whose blocks all have places is refused for another reason', (format, options, why) => {
+  const image = join(folder, 'image');
+  createDisk(image, format, { size: 8 * MIB, options: new Map(Object.entries(options)) });
+  execFileSync('dd', [`if=${image}`, `of=${device}`, 'conv=notrunc,fsync', 'status=none']);
+  expect(() => openDisk(device, { readOnly: false })).toThrow(`is a block device, and ${why};`);
+});
+
+test.each(['raw', 'vpc'])('%s does not change its size there, and is as it was', (format) => {
+  const image = join(folder, 'image');
+  const length = statSync(join(folder, 'volume')).size;
+  const options = new Map(format === 'vpc' ? [['subformat', 'fixed']] : []);
+  createDisk(image, format, { size: length - 512, options });
+  execFileSync('dd', [`if=${image}`, `of=${device}`, 'conv=notrunc,fsync', 'status=none']);
+  const before = readFileSync(join(folder, 'volume'));
+  for (const bytes of [-MIB, MIB]) {
+    const disk = openDisk(device, { readOnly: false, format });
+    expect(() => disk.resize(length + bytes)).toThrow('is a block device, whose length stays');
+    disk.close();
+  }
+  execFileSync('sync', [device]);
+  expect(readFileSync(join(folder, 'volume')).equals(before)).toBe(true);
+});
+
 // a VDI has no parent but a VDI
 describe.each(['qcow2', 'qed', 'vpc'])('a %s overlay of a block device', (format) => {
   const SIZE = 16 * MIB;

@@ -41,6 +41,8 @@ export function createVdi(file: HostFile, { size: wanted, options, backing, log,
   }
   if (isStatic && backing !== undefined)
     throw usage('a VDI image with a backing file cannot be static; leave out static=on');
+  if (blockSize !== DEFAULT_BLOCK_SIZE)
+    log?.(`${file.path} has block_size=${blockSize}, which is legal, but QEMU opens images with 1M only`);
   const uuidsOfParent = uuidsOf(backing ?? null, parent);
   sayWhereParentIs(file.path, parent, log);
   const dataOffset = roundUp(mapEnd, ALIGNMENT);

@@ -21,6 +21,7 @@ import {
   readHeader,
   u32Field,
   VDI_IMAGE_TYPE_DIFF,
+  VDI_IMAGE_TYPE_FIXED,
   type VdiHeader,
   virtualSizeOf,
   writeHeaderFields,
@@ -37,7 +38,11 @@ export function openVdi(file: HostFile, options: OpenOptions): WritableImage {
   if (options.readOnly) return openReadOnly(file, header, options);
   assertWritable(file, header);
   if (file.isDevice) {
-    const message = `${file.path} is a block device, and a VDI image grows with its file; mount it with -o ro, or copy it to a file`;
+    const why =
+      header.type === VDI_IMAGE_TYPE_FIXED
+        ? 'imgfuse writes VDI images in files only'
+        : 'a VDI image grows with its file';
+    const message = `${file.path} is a block device, and ${why}; mount it with -o ro, or copy it to a file`;
     throw new ImgfuseError('unsupported', message, { path: file.path });
   }
   const named = { nextModify: nextModify(file.path, header, options.committedFrom), ...options };

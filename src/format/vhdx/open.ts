@@ -115,12 +115,10 @@ function createState(layout: Layout, options: OpenOptions, allocatedClusters: nu
 }
 
 /** What is read, and not written. */
-function refuseUnwritten({ isDevice, path }: HostFile, { headers }: Layout): void {
+function refuseUnwritten({ isDevice, path }: HostFile, { disk, headers }: Layout): void {
   if (isDevice) {
-    throw unsupported(
-      path,
-      `${path} is a block device, and a VHDX grows with its file; mount it with -o ro, or copy it to a file`,
-    );
+    const why = disk.isFixed ? 'imgfuse writes a VHDX in a file only' : 'a VHDX grows with its file';
+    throw unsupported(path, `${path} is a block device, and ${why}; mount it with -o ro, or copy it to a file`);
   }
   if (headers.current.logLength > 0) return;
   throw unsupported(path, `${path} has no log, without which no VHDX is written; mount it with -o ro`);

@@ -135,6 +135,10 @@ export class FixedImage implements WritableImage {
     this.access.assertWritable();
     const { file, tracker } = this;
     const padded = roundUp(size, SECTOR_BYTES);
+    if (file.isDevice) {
+      const sentence = `${file.path} is a block device, whose length stays, and a VHD ends with its file; copy it to a file`;
+      throw new ImgfuseError('unsupported', sentence, { path: file.path });
+    }
     if (padded > MAX_DISK_BYTES) {
       throw new ImgfuseError('limit', `${file.path} cannot have ${padded} bytes: a VHD reaches ${MAX_DISK_BYTES}`, {
         path: file.path,
