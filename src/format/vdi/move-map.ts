@@ -76,7 +76,12 @@ function moveMap(parts: Collaborators, blocks: number): void {
     blockCount: numbers.blockCount,
   }));
   const newDataOffset = dataOffset + moved * geometry.stride;
-  if (newDataOffset > 0xffffffff) throw noRoom(parts, blocks, 'its blocks begin too far behind');
+  if (newDataOffset > 0xffffffff)
+    throw noRoom(
+      parts,
+      blocks,
+      `it would move the first block beyond 4 GiB, where offData does not reach; it has ${blockCount} blocks now`,
+    );
   makeDense(parts, blocks);
   const missing = lock.run(() => moved + numbers.end) - blockCount;
   if (missing > 0 && lock.run(() => numbers.end) > 0) {

@@ -4,7 +4,7 @@
 
 import { writeU64LE } from '../../bytes/endian.ts';
 import { guestCluster, roundUp } from '../../bytes/offsets.ts';
-import { ImgfuseError } from '../../errors/index.ts';
+import { ERRNO, ImgfuseError } from '../../errors/index.ts';
 import { growOverBacking } from '../mapped/backing.ts';
 import type { Collaborators } from './collaborators.ts';
 import { Geometry } from './geometry.ts';
@@ -28,7 +28,8 @@ function blocksFor({ geometry }: ResizeParts, size: number): number {
 
 function checkLimit({ file: { path } }: ResizeParts, size: number): void {
   if (size === 0) {
-    throw new ImgfuseError('limit', `${path} cannot have 0 bytes: QEMU opens no VHDX without a sector`, { path });
+    const context = { path, errno: ERRNO.EINVAL };
+    throw new ImgfuseError('limit', `${path} cannot have 0 bytes: QEMU opens no VHDX without a sector`, context);
   }
   if (size > MAX_DISK_BYTES) {
     throw new ImgfuseError('limit', `${path} cannot have ${size} bytes: a VHDX reaches ${MAX_DISK_BYTES}`, { path });

@@ -26,14 +26,14 @@ export interface VmdkResizeParts {
 export function resizeVmdk({ createType, extents, path, session }: VmdkResizeParts, diskBytes: number): void {
   const { last } = extents;
   const bytes = diskBytes - last.start;
-  const refuse = (kind: 'limit' | 'unsupported', what: string): never => {
+  const refuse = (kind: 'limit' | 'unsupported' | 'usage', what: string): never => {
     throw new ImgfuseError(kind, `${path} cannot have ${diskBytes} bytes: ${what}`, { path });
   };
   if (last.writer === null) return refuse('unsupported', 'its last extent is only read');
   if (extents.list.some((other) => other !== last && other.file === last.file)) {
     return refuse('unsupported', 'its last extent shares a file with another one; copy it into a new image');
   }
-  if (diskBytes === 0) return refuse('limit', 'it has one sector of 512 bytes at least');
+  if (diskBytes === 0) return refuse('usage', 'it has one sector of 512 bytes at least');
   if (bytes <= 0) {
     return refuse(
       'limit',

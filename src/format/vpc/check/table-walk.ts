@@ -8,7 +8,7 @@
 // Space between blocks is no finding: the format has no list of free blocks, and a read-write open uses it again. Invariant: without
 // repair nothing is written, and a repair writes an entry only after what it will refer to is durable.
 
-import { hex, hostOffset, SECTOR_BYTES } from '../../../bytes/offsets.ts';
+import { hex, hostOffset, roundUp, SECTOR_BYTES } from '../../../bytes/offsets.ts';
 import type { HostFile } from '../../../host/host-file.ts';
 import { type CheckReport, emptyCheckReport } from '../../check-report.ts';
 import type { CheckOptions } from '../../image-format.ts';
@@ -109,7 +109,7 @@ class TableWalk {
     const last = starts.at(-1);
     const blocksEnd = last === undefined ? 0 : last * SECTOR_BYTES + this.blockBytes;
     const usedEnd = Math.max(blocksEnd, ...metadata.map(({ end }) => end));
-    report.imageEndOffset = usedEnd + FOOTER_BYTES;
+    report.imageEndOffset = roundUp(usedEnd, SECTOR_BYTES) + FOOTER_BYTES;
     report.leaks = Math.max(0, Math.floor((this.file.size() - FOOTER_BYTES - usedEnd) / this.blockBytes));
     const { batmap, cutOff, overlaps } = this;
     return { report, starts, metadata, usedEnd, overlaps, cutOff, batmap };

@@ -80,6 +80,8 @@ export function parentNames(file: HostFile, locators: readonly Locator[], bareNa
   const bare = fromWindowsPath(bareName).replace(/^.*\//, '');
   const elsewhere = [...absolute.map(fromWindowsPath), ...urls];
   const all = relative.length > 0 ? [...relative.map(fromWindowsPath), bare, ...elsewhere] : [...elsewhere, bare];
+  // both may have been moved together
+  all.push(...elsewhere.map((name) => name.replace(/^.*\//, '')));
   const names = [...new Set(all.map(withoutDot).filter((name) => name !== ''))];
   if (names.length > 0) return names;
   const { path } = file;

@@ -60,7 +60,7 @@ test('a relative name comes first, then the bare name, then the absolute one', (
   );
   expect(backing).toMatchObject({
     name: 'relative.vhd',
-    otherNames: ['bare.vhd', '/elsewhere/absolute.vhd'],
+    otherNames: ['bare.vhd', '/elsewhere/absolute.vhd', 'absolute.vhd'],
     format: 'vpc',
     identity: { word: 'UUID', values: [UUID] },
   });
