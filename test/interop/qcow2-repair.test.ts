@@ -8,7 +8,7 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { guestOffset, hostOffset } from '../../src/bytes/offsets.ts';
 import type { CheckReport, RepairMode } from '../../src/format/check-report.ts';
 import { qcow2 } from '../../src/format/qcow2/index.ts';
-import { crashStates } from '../support/crash-states.ts';
+import { distinctCrashStates } from '../support/crash-states.ts';
 import { MemoryHostFile } from '../support/memory-file.ts';
 import { createMemoryImage, openImage } from '../support/memory-images.ts';
 import { COPIED, get64, type Places, placesOf, put32, put64, putCounter16 } from '../support/qcow2-bytes.ts';
@@ -454,7 +454,7 @@ describe('a power cut inside a repair', () => {
     const recorded = new RecordingHostFile(start.clone());
     qcow2.check(recorded, { repair: 'all', log: () => undefined });
     let states = 0;
-    for (const { state, moment, subset } of crashStates(start, recorded.log, seededRandom(seed))) {
+    for (const { state, moment, subset } of distinctCrashStates(start, recorded.log, seededRandom(seed))) {
       states++;
       const where = `moment ${moment} of ${recorded.log.length}, ${subset}`;
       expect(contentOf(state).equals(content), where).toBe(true);
@@ -462,6 +462,6 @@ describe('a power cut inside a repair', () => {
       expect(left(check(state)), where).toEqual(NOTHING);
       expect(contentOf(state).equals(content), where).toBe(true);
     }
-    expect(states).toBeGreaterThan(20);
+    expect(states).toBeGreaterThan(5);
   });
 });

@@ -35,6 +35,21 @@ export function* crashStates(
   }
 }
 
+/** Each of them once: for what does not depend on the moment. */
+export function* distinctCrashStates(
+  start: MemoryHostFile,
+  log: readonly RecordedOperation[],
+  random: () => number,
+): Generator<CrashState> {
+  const seen = new Set<string>();
+  for (const crash of crashStates(start, log, random)) {
+    const key = crash.state.fingerprint();
+    if (seen.has(key)) continue;
+    seen.add(key);
+    yield crash;
+  }
+}
+
 export interface CrashMoment {
   readonly moment: number;
   readonly subset: Shown;

@@ -9,7 +9,7 @@ import { readHeader } from '../../../src/format/qcow2/header/read-header.ts';
 import { qcow2 } from '../../../src/format/qcow2/index.ts';
 import { qed } from '../../../src/format/qed/index.ts';
 import { vdi } from '../../../src/format/vdi/index.ts';
-import { crashStates } from '../../support/crash-states.ts';
+import { distinctCrashStates } from '../../support/crash-states.ts';
 import { MemoryHostFile } from '../../support/memory-file.ts';
 import { checkImage } from '../../support/memory-images.ts';
 import { seededRandom } from '../../support/random.ts';
@@ -92,13 +92,14 @@ describe.each(KINDS)('%s', (_, format, options) => {
         }
         changes++;
         const allowed = [expected(format, from), expected(format, to)];
-        let last = '';
-        for (const { moment, state, subset } of crashStates(start, log, random)) {
-          last = referenceOf(format, state);
-          expect(allowed, `moment ${moment}, ${subset}`).toContain(last);
+        const found = new Set<string>();
+        for (const { moment, state, subset } of distinctCrashStates(start, log, random)) {
+          const reference = referenceOf(format, state);
+          found.add(reference);
+          expect(allowed, `moment ${moment}, ${subset}`).toContain(reference);
           expect(rest(format, state)).toBe(rest(format, start));
         }
-        expect(last).toBe(expected(format, to));
+        expect(found).toContain(expected(format, to));
       }
     }
     expect(changes).toBeGreaterThan(options['cluster_size'] === '512' ? 5 : 15);
@@ -135,7 +136,7 @@ test('extensions of any kind and unknown header fields survive, also where they 
     expect(after.headerLength).toBe(before.headerLength);
     expect(after.extensions.find(({ type }) => type === 0x12345678)?.data).toEqual(unknown.data);
     expect(after.extensions.length).toBe(to === null ? before.extensions.length - 1 : header.extensions.length + 1);
-    for (const { state } of crashStates(start, log, seededRandom(2))) {
+    for (const { state } of distinctCrashStates(start, log, seededRandom(2))) {
       const { backingFormat, backingName, extensions } = readHeader(state, { readOnly: true });
       const is = (name: string | null, format: string | null): boolean =>
         backingName === name && backingFormat === format;
@@ -166,7 +167,7 @@ test('VDI has the old parent or the new one, whenever the power goes, and is ano
     expect(known(file)).toBe(name);
     expect(vdi.inspect(file).identity).not.toBe(vdi.inspect(start).identity);
     expect(log.map(({ operation }) => operation)).toEqual(['write', 'sync']);
-    for (const { state } of crashStates(start, log, seededRandom(3))) {
+    for (const { state } of distinctCrashStates(start, log, seededRandom(3))) {
       expect([known(start), name]).toContain(known(state));
       // type and UUIDs go together, or the header would be refused
       checkImage(vdi, state, { repair: 'none', log: () => undefined });

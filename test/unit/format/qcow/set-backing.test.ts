@@ -3,7 +3,7 @@
 import { expect, test } from 'vitest';
 import { guestOffset, hostOffset } from '../../../../src/bytes/offsets.ts';
 import { qcow } from '../../../../src/format/qcow/index.ts';
-import { crashStates } from '../../../support/crash-states.ts';
+import { distinctCrashStates } from '../../../support/crash-states.ts';
 import type { MemoryHostFile } from '../../../support/memory-file.ts';
 import { checkImage, createMemoryImage, factsOfParent, openImage } from '../../../support/memory-images.ts';
 import { seededRandom } from '../../../support/random.ts';
@@ -48,7 +48,7 @@ test('the name is the old one or the new one, whenever the power goes', () => {
       const end = start.clone();
       rename(new RecordingHostFile(end, log), to);
       expect(nameOf(end)).toBe(to);
-      for (const { moment, state, subset } of crashStates(start, log, random)) {
+      for (const { moment, state, subset } of distinctCrashStates(start, log, random)) {
         expect([from, to], `moment ${moment}, ${subset}`).toContain(nameOf(state));
         const { corruptions, checkErrors } = checkImage(qcow, state, { repair: 'none', log: () => undefined });
         expect([corruptions, checkErrors, byteIn(state)]).toEqual([0, 0, 7]);

@@ -7,7 +7,7 @@ import type { ParentFacts } from '../../../../src/format/backing-reference.ts';
 import type { WritableImage } from '../../../../src/format/image-format.ts';
 import { raw } from '../../../../src/format/raw/index.ts';
 import { vhdx } from '../../../../src/format/vhdx/index.ts';
-import { crashStates } from '../../../support/crash-states.ts';
+import { distinctCrashStates } from '../../../support/crash-states.ts';
 import { MemoryHostFile } from '../../../support/memory-file.ts';
 import { checkImage, createMemoryImage, openImage } from '../../../support/memory-images.ts';
 import { seededRandom } from '../../../support/random.ts';
@@ -68,7 +68,7 @@ test('at any moment the image has the old parent or the new one, and shows the s
       expect(after.backing?.name).toBe(to ?? undefined);
       expect(after.identity).not.toBe(before.identity);
       expect(Buffer.compare(vhdxContent(Buffer.from(end.bytes()), NOTHING), wanted)).toBe(0);
-      for (const { state } of crashStates(start, log, random)) {
+      for (const { state } of distinctCrashStates(start, log, random)) {
         if (random() < 0.93) continue;
         const { backing } = vhdx.inspect(state);
         expect([from, to]).toContain(backing?.name ?? null);

@@ -6,7 +6,7 @@ import { guestOffset } from '../../../../src/bytes/offsets.ts';
 import { ERRNO } from '../../../../src/errors/index.ts';
 import type { WritableImage } from '../../../../src/format/image-format.ts';
 import { vhdx } from '../../../../src/format/vhdx/index.ts';
-import { crashStates } from '../../../support/crash-states.ts';
+import { distinctCrashStates } from '../../../support/crash-states.ts';
 import { MemoryHostFile } from '../../../support/memory-file.ts';
 import { checkImage, createMemoryImage, openImage } from '../../../support/memory-images.ts';
 import { seededRandom } from '../../../support/random.ts';
@@ -288,7 +288,7 @@ describe('a table without room for more entries', () => {
     const { image, log, start } = grown(bytes);
     image.close();
     const sizes = new Set<number>();
-    for (const { state } of crashStates(start, log, random)) {
+    for (const { state } of distinctCrashStates(start, log, random)) {
       if (random() < 0.7) continue;
       const opened = openImage(vhdx, state.clone(true), { readOnly: true });
       sizes.add(opened.virtualSize());

@@ -10,7 +10,7 @@ import { withSectors } from '../../../../src/format/vmdk/descriptor/edit.ts';
 import { parseDescriptor } from '../../../../src/format/vmdk/descriptor/parse.ts';
 import { findDescriptor, plainWriter, replaceText } from '../../../../src/format/vmdk/descriptor/place.ts';
 import { vmdk } from '../../../../src/format/vmdk/index.ts';
-import { crashStates } from '../../../support/crash-states.ts';
+import { distinctCrashStates } from '../../../support/crash-states.ts';
 import { MemoryHostFile } from '../../../support/memory-file.ts';
 import { checkImage, createMemoryImage, openImage } from '../../../support/memory-images.ts';
 import { seededRandom } from '../../../support/random.ts';
@@ -79,7 +79,7 @@ describe.each<readonly [string, (name: string | null) => MemoryHostFile]>([
         expect(vmdk.inspect(end).backing?.name).toBe(to ?? undefined);
         expect(vmdk.inspect(end).backing?.identity?.values).toEqual(to === null ? undefined : ['c0ffee00']);
         expect(vmdk.inspect(end).identity?.split(' ')[0]).not.toBe(vmdk.inspect(start).identity?.split(' ')[0]);
-        for (const { moment, state, subset } of crashStates(start, log, random)) {
+        for (const { moment, state, subset } of distinctCrashStates(start, log, random)) {
           expect([before, after], `moment ${moment}, ${subset}`).toContain(read(state));
           // the next change completes this one
           setBacking(state, from);
@@ -105,7 +105,7 @@ test('a change that was cut short is complete after a read-write open, and the c
   const log: RecordedOperation[] = [];
   setBacking(new RecordingHostFile(start.clone(), log), 'c'.repeat(700));
   let found = 0;
-  for (const { state } of crashStates(start, log, seededRandom(2))) {
+  for (const { state } of distinctCrashStates(start, log, seededRandom(2))) {
     if (!findDescriptor(state).isChanging) continue;
     found++;
     expect(vmdk.inspect(state).dirty).toBe(true);
@@ -127,7 +127,7 @@ test('a change that was cut short is complete after a read-write open, and the c
       expect(Buffer.from(file.bytes()).includes('imgfuse:')).toBe(false);
     }
   }
-  expect(found).toBeGreaterThan(5);
+  expect(found).toBeGreaterThan(2);
 });
 
 test('whoever has changed the text since a change was cut short is right', () => {
@@ -135,7 +135,7 @@ test('whoever has changed the text since a change was cut short is right', () =>
   const log: RecordedOperation[] = [];
   setBacking(new RecordingHostFile(start.clone(), log), 'b'.repeat(100));
   const old = Buffer.from(start.bytes());
-  const half = [...crashStates(start, log, seededRandom(3))]
+  const half = [...distinctCrashStates(start, log, seededRandom(3))]
     .map(({ state }) => state)
     .find((each) => findDescriptor(each).isChanging && Buffer.from(each.bytes()).subarray(0, old.length).equals(old))!;
   expect(vmdk.inspect(half).backing?.name).toBe('b'.repeat(100));
@@ -154,7 +154,8 @@ test('an extent line with one digit more is the old one or the new one, whenever
   const grow = (text: string): string => withSectors(text, 39, 100_000, 1_000_000);
   replaceText(file, findDescriptor(file).place, grow, plainWriter(file));
   const sizes = (of: MemoryHostFile): number => parseDescriptor(read(of), '').extents[39]!.length / 512;
-  for (const { state } of crashStates(start, log, seededRandom(4))) expect([99_999, 100_000]).toContain(sizes(state));
+  for (const { state } of distinctCrashStates(start, log, seededRandom(4)))
+    expect([99_999, 100_000]).toContain(sizes(state));
 });
 
 test('a full host or a failing one keeps the old parent', () => {

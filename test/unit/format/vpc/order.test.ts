@@ -5,7 +5,7 @@ import { expect, test } from 'vitest';
 import { guestOffset } from '../../../../src/bytes/offsets.ts';
 import { ERRNO } from '../../../../src/errors/index.ts';
 import { vpc } from '../../../../src/format/vpc/index.ts';
-import { crashStates } from '../../../support/crash-states.ts';
+import { distinctCrashStates } from '../../../support/crash-states.ts';
 import { MemoryHostFile } from '../../../support/memory-file.ts';
 import { checkImage, createMemoryImage, openImage } from '../../../support/memory-images.ts';
 import { seededRandom } from '../../../support/random.ts';
@@ -78,7 +78,7 @@ test.each([
   resized.resize(to * BLOCK);
   resized.close();
   const sizes = new Set<number>();
-  for (const { state, subset, moment } of crashStates(start, recording.log, seededRandom(1))) {
+  for (const { state, subset, moment } of distinctCrashStates(start, recording.log, seededRandom(1))) {
     const found = openImage(vpc, state);
     const content = Buffer.alloc(found.virtualSize());
     found.read(content, 0, content.length, guestOffset(0));
