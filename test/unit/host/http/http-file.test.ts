@@ -1,7 +1,7 @@
 // HttpHostFile against a server in another thread: what it reads, what it asks for, and what becomes of every way in which
 // a server fails. No byte that it returns is ever of another version or another place than the one asked for.
 
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { hostOffset } from '../../../../src/bytes/offsets.ts';
 import { ERRNO, errnoOf } from '../../../../src/errors/index.ts';
 import { attachHostFile } from '../../../../src/host/attach.ts';
@@ -36,6 +36,18 @@ const CONTENT = bytesOf(LENGTH, 1);
 let server: RangeServer;
 let url: string;
 const opened: HttpHostFile[] = [];
+
+/** keeps the network thread, whose start takes longer than most tests */
+let kept: HttpHostFile;
+let keptServer: RangeServer;
+beforeAll(() => {
+  keptServer = new RangeServer(Buffer.alloc(512));
+  kept = HttpHostFile.open(`${keptServer.origin}/kept`);
+});
+afterAll(async () => {
+  kept.close();
+  await keptServer.close();
+});
 
 beforeEach(() => {
   server = new RangeServer(CONTENT);
