@@ -8,6 +8,7 @@ import { guestOffset } from '../../src/bytes/offsets.ts';
 import { createDisk, inspectDisk, openDisk } from '../../src/disk/index.ts';
 import { ImgfuseError } from '../../src/errors/index.ts';
 import { fingerprints, readAll, withDisk } from '../support/image-files.ts';
+import { keepNetworkThread } from '../support/kept-network.ts';
 import { CLUSTER, writeQed } from '../support/qed-bytes.ts';
 import { RangeServer } from '../support/range-server.ts';
 import { makeTemporaryDirectory, removeTemporaryDirectory } from '../support/temporary.ts';
@@ -16,6 +17,7 @@ let folder: string;
 let image: string;
 let server: RangeServer;
 
+keepNetworkThread();
 beforeEach(() => {
   folder = makeTemporaryDirectory();
   image = join(folder, 'disk.qed');

@@ -9,10 +9,9 @@ import { checkDisk, createDisk, formats, inspectDisk, openDisk } from '../../src
 import { recognizedName } from '../../src/disk/probe.ts';
 import { ImgfuseError } from '../../src/errors/index.ts';
 import { endsOf, type Magic } from '../../src/format/file-ends.ts';
-import type { HostFile } from '../../src/host/host-file.ts';
-import { HttpHostFile } from '../../src/host/http/http-file.ts';
 import { withBytes } from '../support/foreign-files.ts';
 import { fingerprints, firstDifference, readAll, withDisk } from '../support/image-files.ts';
+import { keepNetworkThread } from '../support/kept-network.ts';
 import { MemoryHostFile } from '../support/memory-file.ts';
 import { CLUSTER, writeQed } from '../support/qed-bytes.ts';
 import { RangeServer } from '../support/range-server.ts';
@@ -46,16 +45,11 @@ const CASES = formats.flatMap(({ magics, name, title }) =>
 
 let server: RangeServer;
 let served = 0;
-/** keeps the network thread, whose start takes longer than a test */
-let kept: HostFile;
+keepNetworkThread();
 beforeAll(() => {
   server = new RangeServer(Buffer.alloc(512));
-  kept = HttpHostFile.open(`${server.origin}/kept`);
 });
-afterAll(async () => {
-  kept.close();
-  await server.close();
-});
+afterAll(() => server.close());
 
 /** A place on the server with this content. */
 function serve(content: Uint8Array): string {

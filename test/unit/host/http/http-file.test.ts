@@ -1,13 +1,14 @@
 // HttpHostFile against a server in another thread: what it reads, what it asks for, and what becomes of every way in which
 // a server fails. No byte that it returns is ever of another version or another place than the one asked for.
 
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { hostOffset } from '../../../../src/bytes/offsets.ts';
 import { ERRNO, errnoOf } from '../../../../src/errors/index.ts';
 import { attachHostFile } from '../../../../src/host/attach.ts';
 import type { HostFile } from '../../../../src/host/host-file.ts';
 import { HttpHostFile } from '../../../../src/host/http/http-file.ts';
 import { HTTP_LIMITS, type HttpLimits } from '../../../../src/host/http/limits.ts';
+import { keepNetworkThread } from '../../../support/kept-network.ts';
 import { RangeServer } from '../../../support/range-server.ts';
 
 const BLOCK = 4096;
@@ -37,18 +38,7 @@ let server: RangeServer;
 let url: string;
 const opened: HttpHostFile[] = [];
 
-/** keeps the network thread, whose start takes longer than most tests */
-let kept: HttpHostFile;
-let keptServer: RangeServer;
-beforeAll(() => {
-  keptServer = new RangeServer(Buffer.alloc(512));
-  kept = HttpHostFile.open(`${keptServer.origin}/kept`);
-});
-afterAll(async () => {
-  kept.close();
-  await keptServer.close();
-});
-
+keepNetworkThread();
 beforeEach(() => {
   server = new RangeServer(CONTENT);
   url = `${server.origin}/base.raw`;
