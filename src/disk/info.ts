@@ -108,7 +108,8 @@ function placeOf(imagePath: string, path: string, backing: BackingReference): st
     const found = searchParent({ name: imagePath, path }, backing, { allowed: [] });
     return found?.path ?? locateBacking(imagePath, backing.name);
   } catch (error) {
-    if (error instanceof ImgfuseError && ['missing', 'usage'].includes(error.kind)) return backing.name;
+    const kinds = backing.search === undefined ? ['missing'] : ['missing', 'usage'];
+    if (error instanceof ImgfuseError && kinds.includes(error.kind)) return backing.name;
     throw error;
   }
 }

@@ -54,7 +54,7 @@ export function checkExitCode(report: CheckReport): number {
  */
 export function believeRepair(report: CheckReport, left: number, log: (sentence: string) => void): boolean {
   if (left === 0) return true;
-  log(`ERROR ${plural(left, 'error')} are left after the repair: the host does not keep what is written to it`);
+  log(`ERROR ${plural(left, 'error')} left after the repair: the host does not keep what is written to it`);
   report.checkErrors++;
   return false;
 }

@@ -41,8 +41,6 @@ export function checkQed(file: HostFile, options: CheckOptions): CheckReport {
 function readsBackSound(file: HostFile, header: QedHeader, { log }: CheckOptions): boolean {
   const { report } = checkTables(file, header, { repair: 'none', log: () => undefined });
   if (isSound(report)) return true;
-  log(
-    `ERROR ${plural(errorsIn(report), 'error')} are left after the repair: the host does not keep what is written to it`,
-  );
+  log(`ERROR ${plural(errorsIn(report), 'error')} left after the repair: the host does not keep what is written to it`);
   return false;
 }

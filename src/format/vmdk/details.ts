@@ -24,17 +24,16 @@ export function extentDetails(
   isEmbedding: boolean,
 ): ExtentDetails {
   return {
-    filename:
-      isEmbedding || name === null
-        ? path
-        : name.startsWith('/')
-          ? name
-          : path.slice(0, path.lastIndexOf('/') + 1) + name,
+    filename: isEmbedding || name === null ? path : besideIt(path, name),
     format: isEmbedding ? '' : type,
     'virtual-size': facts?.capacity ?? length,
     ...(facts === null ? {} : { 'cluster-size': facts.grainBytes }),
     ...(facts?.isCompressed === true ? { compressed: true as const } : {}),
   };
+}
+
+function besideIt(path: string, name: string): string {
+  return name.startsWith('/') ? name : path.slice(0, path.lastIndexOf('/') + 1) + name;
 }
 
 export interface Described {

@@ -55,6 +55,6 @@ function readsBackSound(file: HostFile, { log }: CheckOptions): boolean {
   const { report } = checkBat(file, readHeader(file), { repair: 'none', log: () => undefined });
   const errors = report.corruptions + report.checkErrors;
   if (errors === 0) return true;
-  log(`ERROR ${plural(errors, 'error')} are left after the repair: the host does not keep what is written to it`);
+  log(`ERROR ${plural(errors, 'error')} left after the repair: the host does not keep what is written to it`);
   return false;
 }

@@ -50,7 +50,7 @@ function closeClean(file: HostFile, kind: TableKind, report: CheckReport, { log 
   const left = walkTables(file, kind.readLayout(file), { log: () => undefined });
   if (left.report.corruptions > 0) {
     log(
-      `ERROR ${plural(left.report.corruptions, 'error')} are left after the repair: the host does not keep what is written to it`,
+      `ERROR ${plural(left.report.corruptions, 'error')} left after the repair: the host does not keep what is written to it`,
     );
     report.checkErrors++;
     return report;
