@@ -35,11 +35,13 @@ export function checkVhdx(file: HostFile, options: CheckOptions): CheckReport {
     for (const entry of shared) log(`ERROR ${describe(entry)}, where another block lies, too`);
     log(CUT_OFF);
   } else if (isRepair && shared.length > 0 && report.checkErrors === 0) {
-    report.imageEndOffset = separateBlocks(file, layout, shared, (entry, what) => {
+    separateBlocks(file, layout, shared, (entry, what) => {
       report.corruptionsFixed++;
       log(`Repaired ${describe(entry)}, where another block lies, too; ${what}`);
     });
-    report.leaks = 0;
+    // an entry that keeps no place any more may have had the last one
+    const { imageEndOffset, leaks } = walkTable(readSoundLayout(file), { log: () => undefined }, true).report;
+    Object.assign(report, { imageEndOffset, leaks });
   }
   for (const fault of faults) {
     report.corruptions++;

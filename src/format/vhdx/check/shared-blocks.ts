@@ -13,13 +13,13 @@ import type { Layout } from '../header/layout.ts';
 import { announceChange } from '../header/update.ts';
 import type { Entry } from './table-walk.ts';
 
-/** @param told what became of an entry, as the end of a sentence @returns the end of the file that is in use */
+/** @param told what became of an entry, as the end of a sentence */
 export function separateBlocks(
   file: HostFile,
   layout: Layout,
   shared: readonly Entry[],
   told: (entry: Entry, what: string) => void,
-): number {
+): void {
   const geometry = new Geometry(layout.disk);
   announceChange(file, readHeaders(file).current);
   let end = roundUp(file.size(), MIB);
@@ -38,7 +38,6 @@ export function separateBlocks(
     file.sync();
     told(entry, isData ? `it has a copy at offset ${to} now` : 'it keeps no place any more');
   }
-  return end;
 }
 
 function copyBlock(file: HostFile, from: number, to: number, length: number): void {

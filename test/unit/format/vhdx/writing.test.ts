@@ -413,4 +413,20 @@ describe('an image of another program', () => {
     expect(() => openImage(vhdx, file)).toThrow(/where another block lies, too; it is not opened for writing/);
     expect(Buffer.compare(file.bytes(), bytes)).toBe(0);
   });
+
+  test('with an entry that keeps the place of another block leaves nothing behind the last one after a repair', () => {
+    const data = Buffer.alloc(MIB, 1);
+    const { image: bytes, batAt } = vhdxImage({
+      blocks: [
+        { state: 6, data },
+        { state: 6, data },
+      ],
+    });
+    // "undefined" may keep a place
+    bytes.writeBigUInt64LE(bytes.readBigUInt64LE(batAt) - 5n, batAt + 8);
+    const file = new MemoryHostFile(bytes);
+    const check = (repair: 'all' | 'none') => checkImage(vhdx, file, { repair, log: () => undefined });
+    expect(check('all')).toMatchObject({ corruptions: 1, corruptionsFixed: 1, leaks: 1, leaksFixed: 1 });
+    expect(check('none')).toMatchObject({ corruptions: 0, leaks: 0 });
+  });
 });
