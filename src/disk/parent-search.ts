@@ -7,6 +7,7 @@ import { closingAfter } from '../errors/close.ts';
 import { ImgfuseError } from '../errors/index.ts';
 import { isMeant, type ParentIdentity, type ParentSearch } from '../format/backing-reference.ts';
 import type { BackingReference, ImageFormat } from '../format/image-format.ts';
+import { isSameFile } from '../host/file-identity.ts';
 import { isUrl } from '../host/http/url.ts';
 import { fileKind, identityAt, realPath, regularFilesIn } from '../host/paths.ts';
 import type { BackingPolicy, NamedFile, NamingImage } from './backing-policy.ts';
@@ -42,14 +43,14 @@ function findParent(
   let meant: string | null = null;
   let second: string | null = null;
   const folders = isUrl(image.name) ? [] : foldersOf(image);
-  const named = placesOf(allowed, 'file');
-  for (const file of new Set([...named, ...candidates(folders, allowed, format)])) {
+  const { directories, files: named } = placesOf(allowed);
+  for (const file of new Set([...named, ...filesIn([...folders, ...directories], format)])) {
     const identity = imageIdentityAt(file, format);
     if (identity === undefined || !search.matches(identity)) continue;
     if (!isMeant(wanted, identity)) second ??= file;
     else if (named.includes(file)) return { name: file, path: file };
     else if (meant === null) meant = file;
-    else if (!isSameFile(meant, file)) throw twoParents(image, search, format, [meant, file]);
+    else if (!leadToOneFile(meant, file)) throw twoParents(image, search, format, [meant, file]);
   }
   const chosen = meant ?? second;
   if (chosen !== null) return { name: chosen, path: chosen };
@@ -63,9 +64,9 @@ function findParent(
   );
 }
 
-function isSameFile(one: string, other: string): boolean {
+function leadToOneFile(one: string, other: string): boolean {
   const [first, second] = [identityAt(one), identityAt(other)];
-  return first !== null && second !== null && first.device === second.device && first.inode === second.inode;
+  return first !== null && second !== null && isSameFile(first, second);
 }
 
 function twoParents(
@@ -94,14 +95,14 @@ function foldersOf(image: NamingImage): string[] {
   return path.basename(own) === SNAPSHOT_FOLDER ? [own, path.dirname(own)] : [own];
 }
 
-function placesOf(allowed: readonly string[], kind: 'directory' | 'file'): string[] {
+function placesOf(allowed: readonly string[]): { readonly directories: string[]; readonly files: string[] } {
   const places = allowed.filter((place) => !isUrl(place)).map((place) => realPath(place));
-  return places.filter((place) => fileKind(place) === kind);
+  const those = (kind: string): string[] => places.filter((place) => fileKind(place) === kind);
+  return { directories: those('directory'), files: those('file') };
 }
 
-function* candidates(folders: readonly string[], allowed: readonly string[], format: ImageFormat): Generator<string> {
-  const searched = new Set([...folders, ...placesOf(allowed, 'directory')]);
-  for (const folder of searched) yield* regularFilesIn(folder, `.${format.name}`, MOST_FILES);
+function filesIn(folders: readonly string[], format: ImageFormat): string[] {
+  return [...new Set(folders)].flatMap((folder) => regularFilesIn(folder, `.${format.name}`, MOST_FILES));
 }
 
 /** undefined for a file that is no image of the format, or cannot be read. */

@@ -7,6 +7,9 @@ import type { HostFile } from '../host/host-file.ts';
 /** Bytes of each end that a probe can see: two sectors. */
 export const END_BYTES = 1024;
 
+/** XML documents begin so: with a declaration, or behind a byte-order mark. */
+export const XML_STARTS = ['<?xml', '\xef\xbb\xbf<'] as const;
+
 /** Bytes that every file of some format has at one place. */
 export interface Magic {
   /** offset in the file; a negative one counts from the end of the file */

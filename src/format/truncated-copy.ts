@@ -57,3 +57,16 @@ export function completeFile(file: HostFile, l1TableOffset: number, end: number)
   file.truncate(end);
   file.sync();
 }
+
+/** Of a repair that was asked for, and leaves the end of the file alone. @param what leads beyond it, as the beginning of a sentence */
+export function nothingAtTheEnd(what: string): string {
+  return (
+    `Nothing is written at the end of the file: ${what} beyond it, so the file was cut, perhaps inside that block. Copy the image ` +
+    'again, or copy what is left of the disk from a mount with -o ro'
+  );
+}
+
+/** What helps an image that is not opened for writing, beside -o ro. @param cutOff how many entries lead beyond its file */
+export function cureOf(cutOff: number): string {
+  return cutOff > 0 ? 'copy the image again' : 'repair a copy with imgfuse check -r all';
+}

@@ -66,10 +66,11 @@ export function readTrailer(file: HostFile): Trailer {
 function trailerEnd(file: HostFile): number {
   const size = file.size();
   const { tail } = endsOf(file);
-  const text = Buffer.from(tail.subarray(0, tail.length - TRAILER_BYTES + TRAILER_MAGIC.length)).toString('latin1');
-  const at = size < TRAILER_BYTES ? -1 : text.lastIndexOf(TRAILER_MAGIC);
-  const isNear = at >= tail.length - TRAILER_BYTES - MOST_PADDING;
-  return isNear && at >= 0 ? size - tail.length + at + TRAILER_BYTES : size;
+  const last = tail.length - TRAILER_BYTES;
+  const first = Math.max(0, last - MOST_PADDING);
+  const starts = tail.subarray(first, Math.max(first, last + TRAILER_MAGIC.length));
+  const at = Buffer.from(starts).toString('latin1').lastIndexOf(TRAILER_MAGIC);
+  return at < 0 ? size : size - (last - first - at);
 }
 
 function checkKind(file: HostFile, view: DataView): void {

@@ -85,8 +85,8 @@ function descriptorFrom(root: XmlElement): Descriptor {
     if (storage.start !== end) throw new DamagedData(`has a storage from ${storage.start} on, where ${end} is due`);
     end = storage.end;
   }
-  const sized = childrenNamed(only(root, 'Disk_Parameters'), 'Disk_size')[0];
-  const size = sized === undefined ? end : sectorsOf(only(root, 'Disk_Parameters'), 'Disk_size');
+  const parameters = only(root, 'Disk_Parameters');
+  const size = textOf(parameters, 'Disk_size') === null ? end : sectorsOf(parameters, 'Disk_size');
   // a storage may end with its last block
   if (size > end) throw new DamagedData(`has storages up to ${end}, and a disk of ${size} bytes: one is missing`);
   const blockBytes = sectorsOf(found[0]!, 'Blocksize');

@@ -201,7 +201,7 @@ export function errorsIn({ corruptions, checkErrors }: CheckReport): number {
   return corruptions + checkErrors;
 }
 
-export function isSound({ corruptions, checkErrors }: CheckReport): boolean {
+function isSound({ corruptions, checkErrors }: CheckReport): boolean {
   return corruptions === 0 && checkErrors === 0;
 }
 

@@ -1,13 +1,12 @@
 // The check of a QED image that nobody has open: its tables, what a repair has made of them, and its leaks.
 
-import { plural } from '../../errors/plural.ts';
 import type { HostFile } from '../../host/host-file.ts';
-import { type CheckReport, limitedLog } from '../check-report.ts';
+import { believeRepair, type CheckReport, limitedLog } from '../check-report.ts';
 import type { CheckOptions } from '../image-format.ts';
 import { UnopenedBacking } from '../unopened-backing.ts';
 import { checkTables } from './check.ts';
-import { type QedHeader, readHeader } from './header.ts';
-import { errorsIn, isMarkedDirty, isSound, openQed } from './open.ts';
+import { readHeader } from './header.ts';
+import { errorsIn, isMarkedDirty, openQed } from './open.ts';
 
 const REPAIR_OPTIONS = { readOnly: false, tableCacheBytes: 16 * 1024 * 1024, slots: 1, probed: false } as const;
 
@@ -17,9 +16,9 @@ export function checkQed(file: HostFile, options: CheckOptions): CheckReport {
   // what a repair takes away is told for every entry: nothing else keeps its old value
   const log = options.repair === 'all' ? options.log : limitedLog(options.log);
   const { report, doubleReferences } = checkTables(file, header, { ...options, log });
-  if (report.corruptionsFixed > 0 && !readsBackSound(file, header, options)) {
-    report.checkErrors++;
-    return report;
+  if (report.corruptionsFixed > 0) {
+    const left = checkTables(file, header, { repair: 'none', log: () => undefined }).report;
+    if (!believeRepair(report, errorsIn(left), options.log)) return report;
   }
   const repaired = report.corruptions === report.corruptionsFixed && report.checkErrors === 0;
   if (options.repair === 'none' || !repaired || (doubleReferences > 0 && options.repair !== 'all')) return report;
@@ -35,12 +34,4 @@ export function checkQed(file: HostFile, options: CheckOptions): CheckReport {
   report.leaksFixed = report.leaks - after.report.leaks;
   report.imageEndOffset = after.report.imageEndOffset;
   return report;
-}
-
-/** Walks a repaired image once more; what is still wrong is logged. */
-function readsBackSound(file: HostFile, header: QedHeader, { log }: CheckOptions): boolean {
-  const { report } = checkTables(file, header, { repair: 'none', log: () => undefined });
-  if (isSound(report)) return true;
-  log(`ERROR ${plural(errorsIn(report), 'error')} left after the repair: the host does not keep what is written to it`);
-  return false;
 }

@@ -2,12 +2,13 @@
 
 import { assert } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
+import { XML_STARTS } from '../file-ends.ts';
 import type { AttachOptions, ImageDetails, ImageFormat, OpenOptions, SharedImage } from '../image-format.ts';
 import { BANDS, describeBundle, openToken, readBundle } from './bundle.ts';
 import { BundleImage } from './image.ts';
 
-/** Property lists begin so: with a declaration, behind a byte-order mark, without both. */
-const LIST_MAGICS = ['<?xml', '\xef\xbb\xbf<', '<!DOCTYPE plist', '<plist'];
+/** Property lists begin so; the last two without a declaration. */
+const LIST_MAGICS = [...XML_STARTS, '<!DOCTYPE plist', '<plist'];
 /** In the first bytes of the list, because its keys are in order; not every list is one. */
 const BAND_KEY = '<key>band-size</key>';
 

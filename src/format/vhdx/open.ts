@@ -17,7 +17,7 @@ import {
 } from '../image-format.ts';
 import { FreeClusters, MAX_TRACKED_CLUSTERS } from '../mapped/free-clusters.ts';
 import { COUNTED_TABLE_BYTES, clustersOnHost, possibleClusters } from '../mapped/host-clusters.ts';
-import { type DataInFile, sayWhatIsCut } from '../truncated-copy.ts';
+import { cureOf, type DataInFile, sayWhatIsCut } from '../truncated-copy.ts';
 import { hasPlace, offsetOf, stateOf } from './bat.ts';
 import { type TableCheck, walkTable } from './check/table-walk.ts';
 import { ENTRY_BYTES, Geometry } from './geometry.ts';
@@ -138,11 +138,10 @@ function walkOrRefuse(file: HostFile, layout: Layout, options: OpenOptions): Tab
   const found = walkTable(layout, { log, ...steps }, true);
   const { checkErrors, corruptions } = found.report;
   if (checkErrors + corruptions === 0) return found;
-  const cure = found.cutOff > 0 ? 'copy the image again' : 'repair a copy with imgfuse check -r all';
   throw new ImgfuseError(
     'corrupt',
     `${file.path}: its block allocation table has ${plural(checkErrors + corruptions, 'error')}, the first: ${first}; it is not opened for ` +
-      `writing. See them with imgfuse check, ${cure}, or mount with -o ro`,
+      `writing. See them with imgfuse check, ${cureOf(found.cutOff)}, or mount with -o ro`,
     { path: file.path },
   );
 }

@@ -18,6 +18,7 @@ import {
 } from '../image-format.ts';
 import { FreeClusters } from '../mapped/free-clusters.ts';
 import { clustersOnHost, possibleClusters } from '../mapped/host-clusters.ts';
+import { cureOf } from '../truncated-copy.ts';
 import { countAllocated } from './check/count-allocated.ts';
 import { repairLayout } from './check/repair.ts';
 import { checkTable, gapsIn, type TableCheck } from './check/table-walk.ts';
@@ -131,11 +132,10 @@ function walkOrRefuse(file: HostFile, layout: SparseLayout, options: OpenOptions
   const { corruptions } = found.report;
   if (corruptions === 0) return found;
   const overlaps = found.overlaps > 0 ? `, ${found.overlaps} of them blocks that overlap` : '';
-  const cure = found.cutOff > 0 ? 'copy the image again' : 'repair a copy with imgfuse check -r all';
   throw new ImgfuseError(
     'corrupt',
     `${file.path}: its table has ${plural(corruptions, 'error')}${overlaps}, the first: ${first}; it is not opened for writing. See them with ` +
-      `imgfuse check ${file.path}, ${cure}, or mount with -o ro`,
+      `imgfuse check ${file.path}, ${cureOf(found.cutOff)}, or mount with -o ro`,
     { path: file.path },
   );
 }

@@ -29,12 +29,10 @@ interface Subject {
   readonly entryBytes: number;
 }
 
-/** The entry in the only L2 table. */
-function behindL1(
-  l1At: (bytes: Buffer) => number,
-  tableAt: (bytes: Buffer, l1: number) => number,
-): Subject['entriesOf'] {
-  return (bytes, cluster) => [tableAt(bytes, l1At(bytes)) + cluster * 8];
+/** The entry in the only L2 table; @param read a pointer, without its flags */
+function behindL1(read: (bytes: Buffer, at: number) => bigint): Subject['entriesOf'] {
+  const pointerAt = (bytes: Buffer, at: number): number => Number(read(bytes, at));
+  return (bytes, cluster) => [pointerAt(bytes, pointerAt(bytes, 40)) + cluster * 8];
 }
 
 const SUBJECTS: readonly Subject[] = [
@@ -42,29 +40,20 @@ const SUBJECTS: readonly Subject[] = [
     format: qed,
     options: { cluster_size: '4k' },
     clusterBytes: 4096,
-    entriesOf: behindL1(
-      (bytes) => Number(bytes.readBigUInt64LE(40)),
-      (bytes, l1) => Number(bytes.readBigUInt64LE(l1)),
-    ),
+    entriesOf: behindL1((bytes, at) => bytes.readBigUInt64LE(at)),
     entryBytes: 8,
   },
   {
     format: qcow,
     clusterBytes: 4096,
-    entriesOf: behindL1(
-      (bytes) => Number(bytes.readBigUInt64BE(40)),
-      (bytes, l1) => Number(bytes.readBigUInt64BE(l1)),
-    ),
+    entriesOf: behindL1((bytes, at) => bytes.readBigUInt64BE(at)),
     entryBytes: 8,
   },
   {
     format: qcow2,
     options: { cluster_size: '4k' },
     clusterBytes: 4096,
-    entriesOf: behindL1(
-      (bytes) => Number(bytes.readBigUInt64BE(40)),
-      (bytes, l1) => Number(bytes.readBigUInt64BE(l1) & 0xffff_ffff_ff00n),
-    ),
+    entriesOf: behindL1((bytes, at) => bytes.readBigUInt64BE(at) & 0xffff_ffff_ff00n),
     entryBytes: 8,
   },
   {

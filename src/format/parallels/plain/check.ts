@@ -1,9 +1,8 @@
 // `check` of an image of one file: the walk of its BAT, and what a repair does beside it. Leaks are reclaimed by an open and a clean
 // close, which also takes the mark of an image in use away.
 
-import { plural } from '../../../errors/plural.ts';
 import type { HostFile } from '../../../host/host-file.ts';
-import { type CheckReport, limitedLog } from '../../check-report.ts';
+import { believeRepair, type CheckReport, limitedLog } from '../../check-report.ts';
 import type { CheckOptions } from '../../image-format.ts';
 import { UnopenedBacking } from '../../unopened-backing.ts';
 import { readHeader } from '../header.ts';
@@ -25,10 +24,7 @@ export function checkPlain(file: HostFile, options: CheckOptions): CheckReport {
     return report;
   }
   const { report } = checkBat(file, header, { ...options, log });
-  if (report.corruptionsFixed > 0 && !readsBackSound(file, options)) {
-    report.checkErrors++;
-    return report;
-  }
+  if (report.corruptionsFixed > 0 && !believeRepair(report, errorsIn(file), options.log)) return report;
   const isRepaired = report.corruptions === report.corruptionsFixed && report.checkErrors === 0;
   if (isInUse) report.corruptions++;
   const marked = 'the header says that the image is in use: it was not closed clean';
@@ -50,11 +46,8 @@ export function checkPlain(file: HostFile, options: CheckOptions): CheckReport {
   return report;
 }
 
-/** Walks a repaired image once more; what is still wrong is logged. */
-function readsBackSound(file: HostFile, { log }: CheckOptions): boolean {
+/** Walks a repaired image once more. */
+function errorsIn(file: HostFile): number {
   const { report } = checkBat(file, readHeader(file), { repair: 'none', log: () => undefined });
-  const errors = report.corruptions + report.checkErrors;
-  if (errors === 0) return true;
-  log(`ERROR ${plural(errors, 'error')} left after the repair: the host does not keep what is written to it`);
-  return false;
+  return report.corruptions + report.checkErrors;
 }

@@ -5,6 +5,7 @@
 import type { HostFile } from '../../../host/host-file.ts';
 import { type CheckReport, limitedLog } from '../../check-report.ts';
 import type { CheckOptions } from '../../image-format.ts';
+import { nothingAtTheEnd } from '../../truncated-copy.ts';
 import { readHeaders } from '../header/header.ts';
 import type { Layout } from '../header/layout.ts';
 import { announceChange } from '../header/update.ts';
@@ -14,11 +15,6 @@ import { separateBlocks } from './shared-blocks.ts';
 import { walkTable } from './table-walk.ts';
 
 const PENDING = 'The image was not closed: what its log holds counts here as carried out; check -r all carries it out';
-
-/** Of a repair that was asked for: a copy behind the end would make the file so long that the entry leads into it. */
-const CUT_OFF =
-  'Nothing is written at the end of the file: an entry leads beyond it, so the file was cut, perhaps inside that block. Copy the image ' +
-  'again, or copy what is left of the disk from a mount with -o ro';
 
 export function checkVhdx(file: HostFile, options: CheckOptions): CheckReport {
   const log = limitedLog(options.log);
@@ -33,7 +29,8 @@ export function checkVhdx(file: HostFile, options: CheckOptions): CheckReport {
   const { cutOff, describe, report, shared } = walkTable(layout, { ...options, log }, !isRepair);
   if (isRepair && cutOff > 0) {
     for (const entry of shared) log(`ERROR ${describe(entry)}, where another block lies, too`);
-    log(CUT_OFF);
+    // a copy behind the end would make the file so long that the entry leads into it
+    log(nothingAtTheEnd('an entry leads'));
   } else if (isRepair && shared.length > 0 && report.checkErrors === 0) {
     separateBlocks(file, layout, shared, (entry, what) => {
       report.corruptionsFixed++;

@@ -3,15 +3,11 @@
 import type { HostFile } from '../../../host/host-file.ts';
 import { believeRepair, type CheckReport, emptyCheckReport, limitedLog } from '../../check-report.ts';
 import type { CheckOptions } from '../../image-format.ts';
+import { nothingAtTheEnd } from '../../truncated-copy.ts';
 import { finishResize } from '../fixed/resize.ts';
 import { FAULTS, isSparse, type Layout, readLayout, type SparseLayout } from '../header/layout.ts';
 import { AT_THE_END, cutTail, repairLayout } from './repair.ts';
 import { checkTable } from './table-walk.ts';
-
-/** Of a repair that was asked for. */
-const CUT_OFF =
-  'Nothing is written at the end of the file: a block would end beyond it, so the file was cut, perhaps inside that block. Copy the ' +
-  'image again, or copy what is left of the disk from a mount with -o ro';
 
 /** Blocks are what the report calls clusters. A fixed disk has none. */
 export function checkVpc(file: HostFile, options: CheckOptions): CheckReport {
@@ -40,7 +36,7 @@ function checkOnce(file: HostFile, options: CheckOptions): CheckReport {
     if (isFixed) report.corruptionsFixed++;
     log(isFixed ? `Repaired: ${FAULTS[fault].what}: ${FAULTS[fault].repair}` : `ERROR ${FAULTS[fault].what}`);
   }
-  if (isCut && options.repair === 'all') log(CUT_OFF);
+  if (isCut && options.repair === 'all') log(nothingAtTheEnd('a block would end'));
   return report;
 }
 
