@@ -57,6 +57,20 @@ describe('a descriptor is read', () => {
     const utf8 = textOf(Buffer.from('CID=1\nRW 1 FLAT "dä.vmdk" 0\n'));
     expect(parseDescriptor(utf8, '').extents[0]!.name).toBe('dä.vmdk');
   });
+
+  test.each([
+    ['windows-1252', 'B\xfcro \x96 1', 'Büro – 1'],
+    ['Shift_JIS', '\x83\x5c', 'ソ'],
+    ['GBK', '\xb4\xc5\xc5\xcc', '磁盘'],
+    ['windows-1252', Buffer.from('Büro').toString('latin1'), 'Büro'],
+    ['UTF-8', 'B\xfcro', 'B\udcfcro'],
+    ['of another world', 'B\xfcro', 'B\udcfcro'],
+    ['Shift_JIS', '\x83', '\udc83'],
+  ])('with names in the encoding %s', (encoding, bytes, name) => {
+    const text = `version=1\nRW 1 FLAT "${bytes}.vmdk" 0\nencoding="${encoding}"\nCID=1\nparentFileNameHint="${bytes}"\n`;
+    const descriptor = parseDescriptor(text, '');
+    expect([descriptor.extents[0]!.name, descriptor.parentHint]).toEqual([`${name}.vmdk`, name]);
+  });
 });
 
 describe('a descriptor is refused', () => {
