@@ -176,7 +176,8 @@ function realPathOf(what: keyof typeof CURES, image: NamingImage, wanted: string
       'missing',
       `the ${what} ${wanted} of ${image.name} does not exist; ${CURES[what]}`,
       { path: wanted },
-      error,
+      // it would say the same once more
+      error instanceof ImgfuseError && error.kind === 'missing' ? undefined : error,
     );
   }
 }

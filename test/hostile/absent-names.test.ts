@@ -5,6 +5,7 @@ import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { createDisk, openDisk } from '../../src/disk/index.ts';
+import { describeError } from '../../src/errors/index.ts';
 import { makeTemporaryDirectory, removeTemporaryDirectory } from '../support/temporary.ts';
 
 const SIZE = 8 * 1024 * 1024;
@@ -25,7 +26,7 @@ function refusal(allowBacking: readonly string[] = []): string {
   try {
     openDisk(image, { readOnly: true, allowBacking }).close();
   } catch (error) {
-    return (error as Error).message;
+    return describeError(error);
   }
   return 'it was opened';
 }
@@ -46,6 +47,7 @@ test.each(['vmdk', 'vpc', 'vhdx', 'qed', 'qcow2', 'qcow'])('the parent of a %s i
   rmSync(parent);
   expect(refusal()).toBe(present);
   expect(refusal([outside])).toContain(`${parent} of ${image} does not exist`);
+  expect(refusal([outside]).match(/does not exist/g)).toHaveLength(1);
   rmSync(outside, { recursive: true });
   expect(refusal(), 'nor is its directory there').toBe(present);
 });

@@ -5,7 +5,7 @@
 import type { SharedByteMapState } from '../../../concurrency/shared-byte-map.ts';
 import { ImgfuseError, isHostFull } from '../../../errors/index.ts';
 import type { HostFile } from '../../../host/host-file.ts';
-import type { CheckReport } from '../../check-report.ts';
+import { believeRepair, type CheckReport } from '../../check-report.ts';
 import { type CheckOptions, type OpenOptions, progressOf } from '../../image-format.ts';
 import { trackedClusters } from '../../mapped/free-clusters.ts';
 import { completeFile } from '../../truncated-copy.ts';
@@ -48,11 +48,7 @@ export function checkQcow2(file: HostFile, options: CheckOptions): CheckReport {
     // check again from the file: a host that drops writes must not make a damaged image look clean (R7)
     const again = readHeader(file, { readOnly: false, check: true });
     const left = examineWithFlags(file, again, { log: () => undefined }).report.corruptions;
-    if (left === 0) clearMarks(file, again);
-    else {
-      report.checkErrors++;
-      options.log(`ERROR ${left} corruptions are left after the repair: the host does not keep what is written to it`);
-    }
+    if (believeRepair(report, left, options.log)) clearMarks(file, again);
   }
   return report;
 }

@@ -118,8 +118,8 @@ export function parseDescriptor(text: LatinText, path: string): Descriptor {
     }
     entries.set(entry.key, entry.value);
   }
-  const decoder = decoderOf(entries.get('encoding') ?? '');
-  const extents = lines.map((line) => parseExtent(line, decoder, path));
+  const decode = decodingOf(entries.get('encoding') ?? '');
+  const extents = lines.map((line) => parseExtent(line, decode, path));
   refuseForeign(entries, path);
   if (extents.length === 0) throw refusal('corrupt', path, 'it names no extent');
   const size = extents.reduce((bytes, { length }) => bytes + length, 0);
@@ -128,7 +128,7 @@ export function parseDescriptor(text: LatinText, path: string): Descriptor {
   return {
     cid: wanted(cidOf(entries, 'cid', path), path),
     parentCid: parentCid === NO_CID ? null : parentCid,
-    parentHint: nameOrNull(entries.get('parentfilenamehint'), decoder),
+    parentHint: nameOrNull(entries.get('parentfilenamehint'), decode),
     createType: nameOfBytes(Buffer.from(entries.get('createtype') ?? '', 'latin1')),
     extents,
     uuids: {
@@ -145,7 +145,7 @@ function wanted(cid: string | null, path: string): string {
   return cid;
 }
 
-function parseExtent(line: LatinText, decoder: TextDecoder | null, path: string): ExtentLine {
+function parseExtent(line: LatinText, decode: Decode | null, path: string): ExtentLine {
   const match = EXTENT.exec(line);
   const shown = line.trim();
   if (match === null) {
@@ -166,7 +166,7 @@ function parseExtent(line: LatinText, decoder: TextDecoder | null, path: string)
       `its extent '${shown}' is on a device or in a store that only VMware reads; copy the disk with VMware's tools into a file`,
     );
   }
-  const name = nameOrNull(match[4], decoder);
+  const name = nameOrNull(match[4], decode);
   const length = Number(match[2]) * SECTOR_BYTES;
   const offset = Number(match[5] ?? 0) * SECTOR_BYTES;
   if (name === null && type !== 'ZERO') throw refusal('corrupt', path, `its extent '${shown}' names no file`);
@@ -209,31 +209,37 @@ function uuidOf(entries: ReadonlyMap<string, LatinText>, key: string): string | 
   return value === undefined || value === NO_UUID || !/^[0-9a-f-]{36}$/.test(value) ? null : value;
 }
 
+/** @throws TypeError if the bytes are no text */
+type Decode = (bytes: Uint8Array) => string;
+
 /** VMware writes names in the encoding of its host, windows-1252 for one. Null: UTF-8, or one that is not known. */
-function decoderOf(encoding: string): TextDecoder | null {
+function decodingOf(encoding: string): Decode | null {
   try {
     const decoder = new TextDecoder(encoding, { fatal: true });
-    return decoder.encoding === 'utf-8' ? null : decoder;
+    if (decoder.encoding === 'utf-8') return null;
+    // the decoder of Node 20 takes bytes of windows-1252 for control characters
+    return (bytes) =>
+      decoder.decode(bytes).replace(/[\x80-\x9f]/g, (control) => WINDOWS_1252[control.charCodeAt(0) - 0x80]!);
   } catch {
     return null;
   }
 }
 
+/** Its bytes 0x80 to 0x9f. */
+const WINDOWS_1252 = '€\x81‚ƒ„…†‡ˆ‰Š‹Œ\x8dŽ\x8f\x90‘’“”•–—˜™š›œ\x9džŸ';
+
 /** A name in UTF-8 is one whatever the encoding: Linux programs change names, and leave the encoding. */
-function nameOrNull(text: LatinText | undefined, decoder: TextDecoder | null): string | null {
+function nameOrNull(text: LatinText | undefined, decode: Decode | null): string | null {
   if (text === undefined || text === '') return null;
   const bytes = Buffer.from(text, 'latin1');
   const name = nameOfBytes(bytes);
-  if (decoder === null || name.isWellFormed()) return name;
+  if (decode === null || name.isWellFormed()) return name;
   try {
-    return decoder.decode(bytes).replace(/[\x80-\x9f]/g, (control) => WINDOWS_1252[control.charCodeAt(0) - 0x80]!);
+    return decode(bytes);
   } catch {
     return name;
   }
 }
-
-/** Its bytes 0x80 to 0x9f, which the decoder of Node 20 takes for control characters. */
-const WINDOWS_1252 = '€\x81‚ƒ„…†‡ˆ‰Š‹Œ\x8dŽ\x8f\x90‘’“”•–—˜™š›œ\x9džŸ';
 
 function refusal(kind: 'corrupt' | 'limit' | 'unsupported', path: string, what: string): ImgfuseError {
   return new ImgfuseError(kind, `${path} has a descriptor that is not opened: ${what}`, { path });
