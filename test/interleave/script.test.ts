@@ -1,7 +1,7 @@
 // The scripts themselves: the same one gives the same order every time, and a failpoint stops, fails and counts.
 
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { guestOffset } from '../../src/bytes/offsets.ts';
 import { createDisk, openDisk, type VirtualDisk } from '../../src/disk/index.ts';
 import { Script } from '../support/script.ts';
@@ -19,11 +19,23 @@ const OPTIONS: Readonly<Record<string, readonly [string, string][]>> = {
   vhdx: [['block_size', '1M']],
 };
 
+/** By how many threads they have: a thread takes longer to start than to run a script. */
+const scripts = new Map<number, Promise<Script>>();
+
 let folder: string;
 beforeEach(() => {
   folder = makeTemporaryDirectory();
 });
 afterEach(() => removeTemporaryDirectory(folder));
+afterAll(async () => {
+  for (const script of scripts.values()) await (await script).end();
+});
+
+function scriptOf(count: number): Promise<Script> {
+  const script = scripts.get(count) ?? Script.start(count);
+  scripts.set(count, script);
+  return script;
+}
 
 function clusterOf(format: string): number {
   return format === 'vhdx' ? LARGE_CLUSTER : CLUSTER;
@@ -38,15 +50,11 @@ async function withThreads(
   const path = join(folder, `disk.${Math.random()}.${format}`);
   createDisk(path, format, { size: 128 * clusterOf(format), options: new Map(OPTIONS[format]) });
   const disk = openDisk(path, { readOnly: false, slots: count + 1 });
-  const script = await Script.start(count);
-  try {
-    await script.attach(disk);
-    await action(script, disk);
-    if (hasFailed) expect(() => disk.close()).toThrow(/could not be closed clean/);
-    else disk.close();
-  } finally {
-    await script.end();
-  }
+  const script = await scriptOf(count);
+  await script.attach(disk);
+  await action(script, disk);
+  if (hasFailed) expect(() => disk.close()).toThrow(/could not be closed clean/);
+  else disk.close();
 }
 
 describe.each(['qed', 'qcow2', 'vdi', 'vmdk', 'vpc', 'parallels', 'vhdx'])('a script on a %s image', (format) => {
@@ -78,6 +86,7 @@ describe.each(['qed', 'qcow2', 'vdi', 'vmdk', 'vpc', 'parallels', 'vhdx'])('a sc
   test('fails a step once or always, and counts how often it was reached', async () => {
     await withThreads(format, 1, async (script, disk) => {
       const write = { kind: 'write', at: 0, length: 512, value: 7 } as const;
+      const reached = script.count(1, 'data-write');
       script.failAt(1, 'cluster-allocate', 'ENOSPC', 'once');
       expect((await script.run(1, write)).error).toMatch(/cluster-allocate fails by script/);
       expect((await script.run(1, write)).error).toBeNull();
@@ -86,7 +95,7 @@ describe.each(['qed', 'qcow2', 'vdi', 'vmdk', 'vpc', 'parallels', 'vhdx'])('a sc
       script.disarm(1);
       expect((await script.run(1, write)).error).toBeNull();
       // the bitmap of a new block of a VHD is one more
-      expect(script.count(1, 'data-write')).toBe(format === 'vpc' ? 6 : 5);
+      expect(script.count(1, 'data-write') - reached).toBe(format === 'vpc' ? 6 : 5);
       const bytes = new Uint8Array(1);
       disk.read(bytes, 0, 1, guestOffset(0));
       expect(bytes[0]).toBe(7);

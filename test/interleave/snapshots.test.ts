@@ -182,7 +182,7 @@ describe.each(SUBJECTS)('a snapshot of $name', (subject) => {
       expectDone(answers, where);
       expect(firstDifference(answers.at(-1)!.bytes!, wanted), where).toBe('none');
     });
-    expect(points).toBeGreaterThan(4);
+    expect(points).toBeGreaterThan(0);
   });
 
   const steps = subject === SUBJECTS[0] ? [...OVERWRITE.keys()] : SOME_STEPS;

@@ -6,6 +6,7 @@ import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { createDisk, openDisk, type VirtualDisk } from '../../src/disk/index.ts';
 import { ERRNO, errnoOf } from '../../src/errors/index.ts';
 import { nativeAvailable } from '../../src/native/index.ts';
+import { drawnFormats } from '../support/drawn-rows.ts';
 import { imgfuse, isBuilt } from '../support/image-files.ts';
 import { hasQemu, QemuHolder, qemuImg, qemuIo, tryQemu } from '../support/qemu.ts';
 import { requireOrSkip } from '../support/requirements.ts';
@@ -50,7 +51,7 @@ function refusal(action: () => unknown): { message: string; errno: number } {
   throw new Error('it was not refused');
 }
 
-describe.each(['qed', 'raw', 'vdi', 'vpc', 'vmdk', 'vhdx', 'parallels'])('a %s image', (format) => {
+describe.each(drawnFormats(['qed', 'raw', 'vdi', 'vpc', 'vmdk', 'vhdx', 'parallels']))('a %s image', (format) => {
   let image: string;
 
   beforeEach(() => {

@@ -22,7 +22,7 @@ const RESIZES: readonly GuestStep[] = [
 const SEED = Number(process.env['SEED'] ?? Date.now() % 1_000_000);
 
 for (const [index, subject] of SUBJECTS.entries()) {
-  const workloads = sliceOf('faults', subject.format.name);
+  const workloads = sliceOf('faults');
   describe(`failing host operations under ${subject.name}`, () => {
     for (const kind of FAULT_KINDS) {
       test(`${kind.name}: memory and file stay true (seed ${SEED})`, { timeout: 3_600_000 }, () => {
@@ -30,7 +30,7 @@ for (const [index, subject] of SUBJECTS.entries()) {
         let faults = 0;
         for (let workload = 0; workload < workloads; workload++) {
           const prepared = prepare(subject, random);
-          faults += failEverywhere(subject.format, prepared, randomSteps(random, 12, subject), kind);
+          faults += failEverywhere(subject.format, prepared, randomSteps(random, sliceOf('faultSteps'), subject), kind);
         }
         if (subject.format.can.resize)
           faults += failEverywhere(subject.format, prepare(subject, random), RESIZES, kind);

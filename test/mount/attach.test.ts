@@ -3,6 +3,7 @@
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { drawnRows } from '../support/drawn-rows.ts';
 import { exactSize, fsckOf, makeGuestDisk, run } from '../support/guest-images.ts';
 import { canMountAsRoot, hasCommand, requireOrSkip } from '../support/requirements.ts';
 import { Bench, exitOf, isRunning, lines, mountsUnder, until } from './cli-harness.ts';
@@ -52,18 +53,23 @@ function leftovers(): string[] {
   return [...mountsUnder(bench.directory), ...loops(), ...bench.runtimeFiles()];
 }
 
-describe.each([
-  ['qcow2', 'gpt', 'ext4'],
-  ['qcow2', 'dos', 'xfs'],
-  ['qed', 'gpt', 'btrfs'],
-  ['qed', 'dos', 'ext4'],
-  ['vdi', 'gpt', 'xfs'],
-  ['vpc', 'dos', 'btrfs'],
-  ['vmdk', 'gpt', 'ext4'],
-  ['vhdx', 'dos', 'ext4'],
-  ['parallels', 'gpt', 'ext4'],
-  ['raw', 'gpt', 'xfs'],
-] as const)('a %s image with a %s table', (format, label, type) => {
+describe.each(
+  drawnRows(
+    [
+      ['qcow2', 'gpt', 'ext4'],
+      ['qcow2', 'dos', 'xfs'],
+      ['qed', 'gpt', 'btrfs'],
+      ['qed', 'dos', 'ext4'],
+      ['vdi', 'gpt', 'xfs'],
+      ['vpc', 'dos', 'btrfs'],
+      ['vmdk', 'gpt', 'ext4'],
+      ['vhdx', 'dos', 'ext4'],
+      ['parallels', 'gpt', 'ext4'],
+      ['raw', 'gpt', 'xfs'],
+    ] as const,
+    ([format]) => format === 'qcow2',
+  ),
+)('a %s image with a %s table', (format, label, type) => {
   test(`shows the files of its one ${type}, keeps what is written, and leaves nothing`, (context) => {
     needTools(context);
     const raw = bench.path('disk.img');

@@ -4,6 +4,7 @@
 
 import { chownSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { drawnFormats } from '../support/drawn-rows.ts';
 import { canMountAsRoot, hasCommand, requireOrSkip } from '../support/requirements.ts';
 import { Bench, CLI, NOBODY, type Result } from './cli-harness.ts';
 
@@ -46,15 +47,9 @@ function namesIn(directory: string): string[] {
 }
 
 describe('without a mount', () => {
-  it.each([
-    'qed',
-    'qcow2',
-    'vdi',
-    'vmdk',
-    'vpc',
-    'vhdx',
-    'parallels',
-  ])('create -f %s makes a file of exactly this name, and info, check, map and resize find it', (format) => {
+  it.each(
+    drawnFormats(['qed', 'qcow2', 'vdi', 'vmdk', 'vpc', 'vhdx', 'parallels']),
+  )('create -f %s makes a file of exactly this name, and info, check, map and resize find it', (format) => {
     const made = script(`$I create -f ${format} "$N.img" 4M; $I info "$N.img"; $I check -q "$N.img"; $I map "$N.img"`);
     expect(made).toMatchObject({ code: 0, stderr: '' });
     expect(made.stdout).toContain('image: caf\\351.img\n');

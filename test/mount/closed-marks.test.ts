@@ -2,6 +2,7 @@
 
 import { closeSync, openSync, statSync, writeSync } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { drawnFormats } from '../support/drawn-rows.ts';
 import { canMountAsRoot, requireOrSkip } from '../support/requirements.ts';
 import { Bench, isRunning, until } from './cli-harness.ts';
 
@@ -31,7 +32,7 @@ function markOf(image: string): string {
   return `${dev}-${ino}`;
 }
 
-describe.each(['qcow2', 'qed', 'vdi', 'vmdk', 'parallels', 'vhdx'])('an image in %s', (format) => {
+describe.each(drawnFormats(['qcow2', 'qed', 'vdi', 'vmdk', 'parallels', 'vhdx']))('an image in %s', (format) => {
   test('is marked by every clean end, and by nothing else', async () => {
     imgfuse('create', '-f', format, 'image', '64M');
     expect(bench.closedMarks()).toEqual([]);

@@ -6,6 +6,7 @@ import { basename } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { describe, expect, test } from 'vitest';
 import { guestOffset } from '../../src/bytes/offsets.ts';
+import { drawnRows } from '../support/drawn-rows.ts';
 import { withDisk } from '../support/image-files.ts';
 import { qemuCheck, qemuIo } from '../support/qemu.ts';
 import { hasCommand, requireOrSkip } from '../support/requirements.ts';
@@ -96,13 +97,15 @@ const PAIRS = [
 ] as const;
 
 describe('interrupted', () => {
-  test.each([
-    ['SIGINT', ...PAIRS[0]],
-    ['SIGTERM', ...PAIRS[0]],
-    ['SIGINT', ...PAIRS[1]],
-    ['SIGTERM', ...PAIRS[2]],
-    ['SIGTERM', ...PAIRS[3]],
-  ] as const)('by %s, %s into %s ends in good order, and goes on when it is run again', async (signal, format, below) => {
+  test.each(
+    drawnRows([
+      ['SIGINT', ...PAIRS[0]],
+      ['SIGTERM', ...PAIRS[0]],
+      ['SIGINT', ...PAIRS[1]],
+      ['SIGTERM', ...PAIRS[2]],
+      ['SIGTERM', ...PAIRS[3]],
+    ] as const),
+  )('by %s, %s into %s ends in good order, and goes on when it is run again', async (signal, format, below) => {
     const { base, over } = pair(format, below, '200M');
     change(over, [[7, 0, 160 * MIB]]);
     const wanted = ['read -P 7 0 160M', 'read -P 0 160M 40M'];
@@ -123,14 +126,16 @@ describe('interrupted', () => {
     expectSound(base, below);
   });
 
-  test.each([
-    ['qcow2', 'qed'],
-    ['qcow2', 'vdi'],
-    ['vdi', 'vdi'],
-    ['qcow2', 'vpc'],
-    ['vpc', 'vpc'],
-    ['vhdx', 'vhdx'],
-  ])('by SIGKILL, again and again, %s into %s loses nothing', async (format, below) => {
+  test.each(
+    drawnRows([
+      ['qcow2', 'qed'],
+      ['qcow2', 'vdi'],
+      ['vdi', 'vdi'],
+      ['qcow2', 'vpc'],
+      ['vpc', 'vpc'],
+      ['vhdx', 'vhdx'],
+    ] as const),
+  )('by SIGKILL, again and again, %s into %s loses nothing', async (format, below) => {
     const { base, over } = pair(format, below, '100M');
     change(over, [
       [7, 0, 30 * MIB],
@@ -163,7 +168,7 @@ describe('interrupted', () => {
 });
 
 test.each(
-  PAIRS,
+  drawnRows(PAIRS),
 )('a full host stops a commit of %s into %s, the overlay keeps everything, and it is completed when there is space', (format, below) => {
   const small = bench.makeDirectory('small');
   run('mount', '-t', 'tmpfs', '-o', 'size=3M', 'tmpfs', small);
@@ -213,11 +218,13 @@ test("a guest's ext4 that was changed through an overlay is clean in the base", 
   imgfuse('unmount', 'mnt');
 });
 
-test.each([
-  ['vdi', 'UUIDs', 'knows its parent by UUIDs'],
-  ['vmdk', 'a CID', 'knows its parent by a CID'],
-  ['vhdx', 'a GUID', 'the backing file of a VHDX image is vhdx'],
-])('a %s that knows its base by %s is committed, rebased, and cut off from it, and QEMU reads what is left', (format, _, refusal) => {
+test.each(
+  drawnRows([
+    ['vdi', 'UUIDs', 'knows its parent by UUIDs'],
+    ['vmdk', 'a CID', 'knows its parent by a CID'],
+    ['vhdx', 'a GUID', 'the backing file of a VHDX image is vhdx'],
+  ] as const),
+)('a %s that knows its base by %s is committed, rebased, and cut off from it, and QEMU reads what is left', (format, _, refusal) => {
   const [base, child, other] = ['base', 'child', 'other'].map((name) => `${name}.${format}`) as [
     string,
     string,

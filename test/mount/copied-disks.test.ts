@@ -15,6 +15,7 @@ import {
 import { open } from 'node:fs/promises';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { fuseNativeAvailable } from '../../src/fuse/fuse-native-package.ts';
+import { drawnFormats } from '../support/drawn-rows.ts';
 import { canMountAsRoot, hasCommand, requireOrSkip } from '../support/requirements.ts';
 import { Bench } from './cli-harness.ts';
 
@@ -80,16 +81,9 @@ describe.each(['kernel', 'fuse-native'])('transport %s', (transport) => {
     requireOrSkip(context, transport === 'kernel' || fuseNativeAvailable(), 'fuse-native and libfuse.so.2');
   }
 
-  test.for([
-    'raw',
-    'qcow2',
-    'qed',
-    'vdi',
-    'vmdk',
-    'vpc',
-    'vhdx',
-    'parallels',
-  ])('cp brings the holes of a file onto a %s disk', (format, context) => {
+  test.for(
+    drawnFormats(['raw', 'qcow2', 'qed', 'vdi', 'vmdk', 'vpc', 'vhdx', 'parallels']),
+  )('cp brings the holes of a file onto a %s disk', (format, context) => {
     requireTransport(context);
     mountFull(format, transport);
     for (const offsets of [[], [3 * MIB], [0, 7 * MIB]]) {

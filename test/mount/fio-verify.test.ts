@@ -1,6 +1,7 @@
 // fio writes checksummed blocks and reads them back, through the mount and through a loop device, on both transports.
 
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { drawnFormats } from '../support/drawn-rows.ts';
 import { canMountAsRoot, hasCommand, requireOrSkip } from '../support/requirements.ts';
 import { sliceOf } from '../support/slices.ts';
 import { Bench } from './cli-harness.ts';
@@ -90,19 +91,15 @@ describe.each(['kernel', 'fuse-native'])('fio with checksums over the %s transpo
   }
 });
 
-test.for([
-  'vdi',
-  'vmdk',
-  'vpc',
-  'vhdx',
-  'parallels',
-])('mixed sizes, unaligned, read back what they wrote to a %s image, and it is clean', (format, context) => {
+test.for(
+  drawnFormats(['vdi', 'vmdk', 'vpc', 'vhdx', 'parallels']),
+)('mixed sizes, unaligned, read back what they wrote to a %s image, and it is clean', (format, context) => {
   requireOrSkip(context, HAS_ALL, 'root, /dev/fuse, fio and qemu-img');
   runJob(JOBS[1], 'kernel', false, format);
 });
 
 test.for(
-  Object.keys(OPTIONS),
+  drawnFormats(Object.keys(OPTIONS)),
 )(`${TRIM_JOB.name} on a loop device read back what they wrote to a %s image, and it is clean`, (format, context) => {
   requireOrSkip(context, HAS_ALL, 'root, /dev/fuse, fio and qemu-img');
   runJob(TRIM_JOB, 'kernel', false, format);

@@ -3,6 +3,7 @@
 
 import { closeSync, fdatasyncSync, openSync, readFileSync, readSync, statSync, writeSync } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { drawnFormats } from '../support/drawn-rows.ts';
 import { canMountAsRoot, hasCommand, requireOrSkip } from '../support/requirements.ts';
 import { Bench, CLI } from './cli-harness.ts';
 
@@ -51,17 +52,9 @@ function readMib(disk: number, index: number): Buffer {
   return bytes;
 }
 
-describe.each([
-  'qed',
-  'qcow2',
-  'qcow',
-  'vdi',
-  'vmdk',
-  'vpc',
-  'vhdx',
-  'parallels',
-  'raw',
-])('a %s image on a file system that runs full', (format) => {
+describe.each(
+  drawnFormats(['qed', 'qcow2', 'qcow', 'vdi', 'vmdk', 'vpc', 'vhdx', 'parallels', 'raw']),
+)('a %s image on a file system that runs full', (format) => {
   test('answers ENOSPC, keeps what it has, and goes on once there is space', () => {
     run('mount', '-t', 'tmpfs', '-o', 'size=12m', 'tmpfs', host);
     const image = `${host}/disk`;
@@ -91,16 +84,9 @@ describe.each([
   });
 });
 
-describe.each([
-  'qed',
-  'qcow2',
-  'qcow',
-  'vdi',
-  'vmdk',
-  'vpc',
-  'vhdx',
-  'parallels',
-])('a %s image whose file may not grow (ulimit -f)', (format) => {
+describe.each(
+  drawnFormats(['qed', 'qcow2', 'qcow', 'vdi', 'vmdk', 'vpc', 'vhdx', 'parallels']),
+)('a %s image whose file may not grow (ulimit -f)', (format) => {
   test('takes new data where the guest has discarded', () => {
     const image = bench.path('disk');
     // the blocks of a large VHDX are larger than what is written here
@@ -130,17 +116,9 @@ describe.each([
   });
 });
 
-describe.each([
-  'qed',
-  'qcow2',
-  'qcow',
-  'vdi',
-  'vmdk',
-  'vpc',
-  'vhdx',
-  'parallels',
-  'raw',
-])('a %s image on a file system whose disk fails', (format) => {
+describe.each(
+  drawnFormats(['qed', 'qcow2', 'qcow', 'vdi', 'vmdk', 'vpc', 'vhdx', 'parallels', 'raw']),
+)('a %s image on a file system whose disk fails', (format) => {
   test('is read-only after a fdatasync that failed, says so, and is checked by the next mount', () => {
     // a loop device over a sparse file: what its tmpfs has no room for is an I/O error when it is written back
     const below = bench.makeDirectory('below');

@@ -5,6 +5,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { closeSync, openSync, readFileSync, readSync, statSync, writeFileSync } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { drawnFormats } from '../support/drawn-rows.ts';
 import { canMountAsRoot, hasCommand, requireOrSkip } from '../support/requirements.ts';
 import { Bench, exitOf, isRunning, outlives, until } from './cli-harness.ts';
 
@@ -107,16 +108,9 @@ function expectWhole(format: string): void {
   expect(readFileSync(bench.path('copy.raw')).equals(CONTENT)).toBe(true);
 }
 
-describe.each([
-  'raw',
-  'qed',
-  'qcow2',
-  'vdi',
-  'vmdk',
-  'vpc',
-  'vhdx',
-  'parallels',
-])('a %s image with full=wait', (format) => {
+describe.each(
+  drawnFormats(['raw', 'qed', 'qcow2', 'vdi', 'vmdk', 'vpc', 'vhdx', 'parallels']),
+)('a %s image with full=wait', (format) => {
   test('holds writes until there is space, serves reads meanwhile with its only worker, and says so', async () => {
     mountOnSmallHost(format, '--workers', '1');
     const started = Date.now();

@@ -18,6 +18,7 @@ import {
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { drawnFormats } from '../support/drawn-rows.ts';
 import { hasQemu, QemuHolder, qemuCheck, qemuIo } from '../support/qemu.ts';
 import { canMountAsRoot, requireOrSkip } from '../support/requirements.ts';
 import { Bench, exitOf, type Result } from './cli-harness.ts';
@@ -84,7 +85,9 @@ function fingerprint(): string {
   return createHash('sha256').update(readFileSync(image)).digest('hex');
 }
 
-describe.each(['qed', 'qcow2', 'qcow', 'vdi', 'vmdk', 'vpc', 'vhdx', 'parallels', 'raw'])('a %s image', (format) => {
+describe.each(
+  drawnFormats(['qed', 'qcow2', 'qcow', 'vdi', 'vmdk', 'vpc', 'vhdx', 'parallels', 'raw']),
+)('a %s image', (format) => {
   beforeEach(() => create(format));
 
   test('is read beside its writer, refused while that is there, and then taken over under open files', async () => {

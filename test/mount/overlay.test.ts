@@ -4,6 +4,7 @@
 import { existsSync, readdirSync, readFileSync, statSync, utimesSync, writeFileSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
 import { formats } from '../../src/disk/registry.ts';
+import { drawnFormats } from '../support/drawn-rows.ts';
 import { fingerprints, firstDifference } from '../support/image-files.ts';
 import { QemuHolder, qemuCheck, qemuImg } from '../support/qemu.ts';
 import { RangeServer } from '../support/range-server.ts';
@@ -29,7 +30,7 @@ useBench();
 /** QEMU has no driver of these. */
 const UNKNOWN_TO_QEMU = ['sparseimage', 'sparsebundle', 'asif'];
 
-describe.each(formats.map(({ name }) => name))('an overlay on %s', (format) => {
+describe.each(drawnFormats(formats.map(({ name }) => name)))('an overlay on %s', (format) => {
   /** What qemu-img can say of the overlay: it opens the image below, too. */
   const judge = (): void => {
     if (!UNKNOWN_TO_QEMU.includes(format)) qemuCheck(bench.path('changes.qcow2'), 'qcow2');

@@ -17,6 +17,7 @@ import {
 } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { fuseNativeAvailable } from '../../src/fuse/fuse-native-package.ts';
+import { drawnRows } from '../support/drawn-rows.ts';
 import { mbrSector } from '../support/partition-bytes.ts';
 import { canMountAsRoot, hasCommand, requireOrSkip } from '../support/requirements.ts';
 import { Bench, until } from './cli-harness.ts';
@@ -56,17 +57,22 @@ function sfdisk(script: string, ...options: readonly string[]): void {
   expect(made, made.stderr).toMatchObject({ status: 0 });
 }
 
-describe.each([
-  ['raw', 'dos'],
-  ['qed', 'gpt'],
-  ['qcow2', 'dos'],
-  ['qcow2', 'gpt'],
-  ['vdi', 'dos'],
-  ['vpc', 'gpt'],
-  ['vmdk', 'dos'],
-  ['vhdx', 'gpt'],
-  ['parallels', 'dos'],
-])('in %s images with a %s table', (format, label) => {
+describe.each(
+  drawnRows(
+    [
+      ['raw', 'dos'],
+      ['qed', 'gpt'],
+      ['qcow2', 'dos'],
+      ['qcow2', 'gpt'],
+      ['vdi', 'dos'],
+      ['vpc', 'gpt'],
+      ['vmdk', 'dos'],
+      ['vhdx', 'gpt'],
+      ['parallels', 'dos'],
+    ],
+    ([format]) => format === 'qcow2',
+  ),
+)('in %s images with a %s table', (format, label) => {
   it('have a loop device with ext4 on it, whose files and trimmed space are those of the image', () => {
     mount(format, '256M');
     sfdisk(`label: ${label}\nsize=1M\nsize=128M\n`);

@@ -6,6 +6,7 @@ import { closeSync, openSync, readFileSync, writeFileSync, writeSync } from 'nod
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { guestOffset } from '../../src/bytes/offsets.ts';
 import { createDisk } from '../../src/disk/index.ts';
+import { drawnRows } from '../support/drawn-rows.ts';
 import { EVERY_KIND } from '../support/every-kind.ts';
 import { readAll, withDisk } from '../support/image-files.ts';
 import { RangeServer } from '../support/range-server.ts';
@@ -168,7 +169,7 @@ it('an image of every kind is closed clean after such an end, with what was writ
   }
 });
 
-const REMOTE = ['qcow', 'vdi', 'vpc', 'vmdk', 'vhdx', 'parallels'];
+const REMOTE = drawnRows(['qcow', 'vdi', 'vpc', 'vmdk', 'vhdx', 'parallels']);
 
 it('a base of any format fails in time, its tables as well as its data, and is read when its server answers again', {
   timeout: 240_000,

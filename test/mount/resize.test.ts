@@ -2,6 +2,7 @@
 
 import { statSync, truncateSync, writeFileSync } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { drawnFormats } from '../support/drawn-rows.ts';
 import { Bench } from './cli-harness.ts';
 
 let bench: Bench;
@@ -15,7 +16,9 @@ function virtualSize(...parameters: readonly string[]): number {
   return JSON.parse(bench.imgfuse('info', '--output=json', ...parameters).stdout)['virtual-size'];
 }
 
-describe.each(['raw', 'qed', 'qcow2', 'vdi', 'vmdk', 'vpc', 'vhdx', 'parallels'])('an image in %s', (format) => {
+describe.each(
+  drawnFormats(['raw', 'qed', 'qcow2', 'vdi', 'vmdk', 'vpc', 'vhdx', 'parallels']),
+)('an image in %s', (format) => {
   it('gets whole sectors, says so, and can be mounted afterwards', () => {
     bench.imgfuse('create', '-q', '-f', format, 'disk.img', '1M');
     const answer = bench.imgfuse('resize', '--output=json', 'disk.img', '+1');

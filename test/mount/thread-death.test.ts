@@ -13,6 +13,7 @@ import {
   writeSync,
 } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { drawnFormats } from '../support/drawn-rows.ts';
 import { canMountAsRoot, requireOrSkip } from '../support/requirements.ts';
 import { Bench, CLI, exitOf, mountsUnder, until } from './cli-harness.ts';
 
@@ -114,7 +115,9 @@ function writeFlushed(): void {
 
 const OUT_OF_MEMORY = '{ const hoard = []; for (;;) hoard.push(new Array(1e6).fill(hoard.length)); }';
 
-describe.each(['qed', 'qcow2', 'vdi', 'vmdk', 'vpc', 'vhdx', 'parallels'])('a mount of a %s image', (format) => {
+describe.each(
+  drawnFormats(['qed', 'qcow2', 'vdi', 'vmdk', 'vpc', 'vhdx', 'parallels']),
+)('a mount of a %s image', (format) => {
   const image = `a.${format}`;
 
   test.each([

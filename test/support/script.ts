@@ -7,6 +7,7 @@ import { Worker } from 'node:worker_threads';
 import { steadyMs } from '../../src/concurrency/clock.ts';
 import { FAILPOINTS, type Failpoint } from '../../src/concurrency/failpoints.ts';
 import type { SharedDisk, VirtualDisk } from '../../src/disk/index.ts';
+import { sliceOf } from './slices.ts';
 
 export type Operation =
   | { readonly kind: 'write'; readonly at: number; readonly length: number; readonly value: number }
@@ -54,6 +55,8 @@ interface Thread {
 export class Script {
   private readonly words: Int32Array;
   private readonly threads: readonly Thread[];
+  /** how often points were asked for: each time others are left out */
+  private turns = 0;
 
   private constructor(words: Int32Array, threads: readonly Thread[]) {
     this.words = words;
@@ -201,8 +204,8 @@ export class Script {
   }
 
   /**
-   * Numbers of the points of these names. If none are given: of all, but of lookups that follow each other the first only, because
-   * another thread that waits for the lock sees no difference.
+   * Numbers of the points of these names, or of a slice of them. If no names are given: of all, but of lookups that follow each other
+   * the first only, because another thread that waits for the lock sees no difference.
    */
   pointsOf(thread: number, only?: readonly string[]): number[] {
     const names = this.log()
@@ -210,7 +213,10 @@ export class Script {
       .map((entry) => entry.split(' ')[1]!);
     const isWanted = (name: string, i: number): boolean =>
       only?.includes(name) ?? !(name.endsWith('-load') && names[i - 1]?.endsWith('-load'));
-    return [...names.keys()].filter((i) => isWanted(names[i]!, i));
+    const points = [...names.keys()].filter((i) => isWanted(names[i]!, i));
+    const step = Math.min(sliceOf('points'), points.length);
+    const first = this.turns++ % step;
+    return points.filter((_, i) => i % step === first);
   }
 
   /** Lets every thread go on to the end of its request, whatever becomes of it: after a failure, before the disk is closed. */

@@ -45,7 +45,9 @@ const SLICES = {
   /** powercut.sh --qemu: states for each kind of image */
   qemuCuts: { ci: 15, long: 300 },
   /** faults.sh: workloads for each kind of image and of fault */
-  faults: { ci: { raw: 1, qed: 1, qcow2: 1, qcow: 1, vdi: 1, vmdk: 1, parallels: 1, vpc: 1, vhdx: 1 }, long: 20 },
+  faults: { ci: 1, long: 20 },
+  /** requests of each workload; it runs once for each of its host operations */
+  faultSteps: { ci: 8, long: 12 },
   /** model.sh: images of each kind, with 20 operations each on average */
   model: {
     ci: { raw: 60, qed: 60, qcow2: 60, qcow: 40, vdi: 40, vmdk: 40, parallels: 40, vpc: 40, vhdx: 40 },
@@ -59,24 +61,26 @@ const SLICES = {
   besideQemu: { ci: { qed: 12, qcow2: 4 }, long: 40 },
   /** images of QEMU through a mount: widths of reference counts for each cluster size and feature */
   matrixWidths: { ci: 1, long: 5 },
+  /** one of so many of these images */
+  matrixStep: { ci: 3, long: 1 },
   /** fuzz.sh: damaged images */
   fuzz: {
     ci: {
       raw: 1000,
-      qed: 4000,
-      qcow2: 4000,
-      qcow: 3000,
-      vdi: 3000,
-      vmdk: 3000,
-      bochs: 2000,
-      cloop: 2000,
-      dmg: 4000,
-      parallels: 2000,
+      qed: 2000,
+      qcow2: 2000,
+      qcow: 1500,
+      vdi: 1500,
+      vmdk: 1500,
+      bochs: 1000,
+      cloop: 1000,
+      dmg: 2000,
+      parallels: 1000,
       sparseimage: 1000,
       sparsebundle: 1000,
       asif: 1000,
-      vpc: 3000,
-      vhdx: 1500,
+      vpc: 1500,
+      vhdx: 750,
     },
     long: 10_000,
   },
@@ -89,17 +93,21 @@ const SLICES = {
   /** killtest.sh: daemons that are killed under load */
   kills: { ci: 12, long: 52 },
   /** file systems on loop devices over a mounted disk: of ext4, xfs and btrfs */
-  guests: { ci: { qed: 3, qcow2: 1, vdi: 1, vmdk: 1, vpc: 1, vhdx: 1, parallels: 1 }, long: 3 },
+  guests: { ci: 1, long: 3 },
   /** cycles.sh: mount, write, umount, qemu-img check */
-  cycles: { ci: 40, long: 1000 },
+  cycles: { ci: 21, long: 1000 },
   /** attach.sh: attach, write, detach, fsck */
-  attachCycles: { ci: 8, long: 200 },
+  attachCycles: { ci: 4, long: 200 },
   /** attach.sh: commands and mount processes that are killed or interrupted around an attach */
-  attachKills: { ci: 8, long: 100 },
+  attachKills: { ci: 4, long: 100 },
   /** fullhost.sh: times that the host runs full under fio, for each guest file system */
-  fullHosts: { ci: { raw: 2, qed: 2, qcow2: 2, vdi: 1, vmdk: 1, vpc: 1, vhdx: 1, parallels: 1 }, long: 50 },
+  fullHosts: { ci: 1, long: 50 },
   /** soak.sh: seconds under load */
   soak: { ci: 20, long: 3600 },
+  /** interleave.sh: one of so many points of a request, at which another one runs; each situation and image begins with another */
+  points: { ci: 3, long: 1 },
+  /** drawn-rows.ts: rows of a table of formats that a test on mounts takes, beside those that it always takes */
+  drawn: { ci: 2, long: 99 },
   /** threads that fight for one lock: rounds of each */
   lockRounds: { ci: 20_000, long: 1_000_000 },
 } as const satisfies Readonly<Record<string, Slice>>;
