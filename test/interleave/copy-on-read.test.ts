@@ -84,7 +84,7 @@ for (const each of SUBJECTS.filter(({ backing }) => backing)) {
         expect(disk.allocatedBytes() - before).toBe(disk.clusterSize);
         disk.close();
       }
-      expect(points.length).toBeGreaterThan(3);
+      expect(points.length).toBeGreaterThan(1);
     });
   });
 }
