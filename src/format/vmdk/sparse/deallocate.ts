@@ -3,7 +3,14 @@
 // the grid of new grains, its data is punched where it lies; over a parent it gets a grain of zeros first. Large ranges go slice by
 // slice, so that other requests are served in between.
 
-import { after, type GuestCluster, type GuestOffset, type HostOffset, hostOffset } from '../../../bytes/offsets.ts';
+import {
+  after,
+  type GuestCluster,
+  type GuestOffset,
+  guestCluster,
+  type HostOffset,
+  hostOffset,
+} from '../../../bytes/offsets.ts';
 import { failpoint } from '../../../concurrency/failpoints.ts';
 import type { Mutex } from '../../../concurrency/mutex.ts';
 import type { Reservations } from '../../../concurrency/reservations.ts';
@@ -39,7 +46,7 @@ export interface DeallocatorParts {
   readonly allocator: Allocator;
   readonly allocating: AllocatingWrite;
   readonly unclean: Unclean;
-  readonly disk: Pick<DiskNumbers, 'removeAllocated'>;
+  readonly disk: Pick<DiskNumbers, 'removeAllocated' | 'virtualSize'>;
   readonly runs: ReservedRuns<Run>;
   readonly writer: RunWriter<Run>;
 }
@@ -65,14 +72,18 @@ export class Deallocator {
     });
   }
 
-  /** Grains [first, end), which are behind the end of the disk or to be read from the parent, become unallocated. */
+  /** Grains [first, end), as far as they are behind the end of the disk, become unallocated; the disk may grow meanwhile. */
   cutOff(first: GuestCluster, end: number): void {
-    changeEachSlice(this.parts, first, end, (start, count) => this.unlink(start, count, UNALLOCATED, true));
+    const { disk, geometry } = this.parts;
+    changeEachSlice(this.parts, first, end, (start, count) => {
+      const behind = guestCluster(Math.max(start, geometry.grainsFor(disk.virtualSize)));
+      if (behind < start + count) this.unlink(behind, start + count - behind, UNALLOCATED, true);
+    });
   }
 
   /** Grains [first, end) read from the parent again. */
   uncover(first: GuestCluster, end: GuestCluster): void {
-    this.cutOff(first, end);
+    changeEachSlice(this.parts, first, end, (start, count) => this.unlink(start, count, UNALLOCATED, true));
   }
 
   /** The rest of the grain that a disk of `size` bytes ends in: in place, if it has data. */

@@ -70,7 +70,9 @@ export function finishShrink({ deallocator, disk, flush, geometry, lock, numbers
   deallocator.cutOff(guestCluster(geometry.grainsFor(disk.virtualSizeOutsideLock())), end);
   tracker.noteWrite();
   flush.run();
-  lock.run(() => numbers.noteUncut(0));
+  lock.run(() => {
+    if (numbers.uncutEnd === end) numbers.noteUncut(0);
+  });
 }
 
 function tablesFor({ geometry }: Collaborators, size: number): number {

@@ -43,7 +43,9 @@ export function reclaimLeftTables(parts: Collaborators): void {
     lock.unlock();
     let walk: TableWalk;
     try {
-      walk = walkTables(file, now, { log: () => undefined });
+      // a flush of another thread needs no reservation for links that wait
+      flush.linkEarly();
+      walk = tracker.betweenFlushes(() => walkTables(file, now, { log: () => undefined }));
     } finally {
       lock.lock();
     }
