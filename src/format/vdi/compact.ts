@@ -29,7 +29,7 @@ export interface CompactParts {
   readonly numbers: VdiNumbers;
 }
 
-/** Moves blocks from the end of the file into FREE ones, which are durable holes. Throws no-space, and nothing has moved. */
+/** Moves blocks from the end of the file into FREE ones, which are durable holes. Throws no-space; what has not moved stays. */
 export function moveIntoGaps(parts: CompactParts): void {
   const { allocator, file, free, geometry, linker, numbers, tracker } = parts;
   if (free.freeCount === 0) return;
@@ -52,8 +52,13 @@ export function moveIntoGaps(parts: CompactParts): void {
     release(moves.map(({ to }) => to));
     throw error;
   }
-  for (const { block, to } of moves) linker.link(block, to, 1);
-  release(moves.map(({ from }) => from));
+  let linked = 0;
+  try {
+    for (; linked < moves.length; linked++) linker.link(moves[linked]!.block, moves[linked]!.to, 1);
+  } finally {
+    // a full host may stop it on the way
+    release(moves.map(({ from, to }, i) => (i < linked ? from : to)));
+  }
 }
 
 /** Guest blocks that lie in host blocks from `start` on. */

@@ -35,7 +35,7 @@ export interface Move {
   readonly to: HostOffset;
 }
 
-/** Moves clusters from the end of the file into FREE ones, which are durable holes. Throws no-space, and nothing has moved. */
+/** Moves clusters from the end of the file into FREE ones, which are durable holes. Throws no-space; what has not moved stays. */
 export function moveIntoGaps(parts: CompactParts): void {
   const { file, free, geometry, linker, numbers, tracker } = parts;
   if (free.freeCount === 0) return;
@@ -58,11 +58,18 @@ export function moveIntoGaps(parts: CompactParts): void {
     );
     throw error;
   }
-  for (const { cluster, to } of moves) linker.link(cluster, to, 1);
-  releaseAll(
-    parts,
-    moves.map(({ from }) => from),
-  );
+  let linked = 0;
+  try {
+    for (; linked < moves.length; linked++) linker.link(moves[linked]!.cluster, moves[linked]!.to, 1);
+  } finally {
+    // a full host may stop it on the way
+    releaseAll(parts, leftOf(moves, linked));
+  }
+}
+
+/** The places that nothing leads to when the first `linked` moves are done. */
+export function leftOf(moves: readonly Move[], linked: number): HostOffset[] {
+  return moves.map(({ from, to }, i) => (i < linked ? from : to));
 }
 
 /** Clusters that nothing leads to any more, or never did; under the lock. */

@@ -6,11 +6,12 @@
 // runs, and no fdatasync and no copy is made under the metadata lock.
 
 import { type GuestCluster, guestCluster, type HostOffset, hostOffset, SECTOR_BYTES } from '../../../bytes/offsets.ts';
+import { ImgfuseError } from '../../../errors/index.ts';
 import { LINKS_PER_HOLD } from '../../mapped/link-pieces.ts';
 import { copyBytes } from '../../mapped/space/copy-bytes.ts';
 import { HEADER_BYTES, writeHeaderFields } from '../header.ts';
 import type { Collaborators } from './collaborators.ts';
-import { clustersIn, type Move, releaseAll } from './compact.ts';
+import { clustersIn, leftOf, type Move, releaseAll } from './compact.ts';
 import { ENTRY_BYTES } from './geometry.ts';
 import { entryAt } from './table.ts';
 
@@ -63,9 +64,14 @@ function growAlone(parts: Collaborators, entries: number): void {
 
 /** Nothing lies below `start` of the file, durably. @returns the places below that nobody has now, and nobody is given */
 function leave(parts: Collaborators, start: number): readonly HostOffset[] {
-  const { file, flush, geometry, linker, lock, tracker } = parts;
+  const { file, flush, free, geometry, linker, lock, tracker } = parts;
   tracker.noteWrite();
   flush.runUntilSettled();
+  // a flush that comes later would punch them, wherever the BAT lies by then
+  if (lock.run(() => free.unsettledCount) > 0) {
+    const message = `${file.path} cannot have a longer table now: the host has not freed clusters yet, which the guest has given up; try again`;
+    throw new ImgfuseError('no-space', message, { path: file.path });
+  }
   const taken: HostOffset[] = [];
   const moves: Move[] = [];
   try {
@@ -78,14 +84,21 @@ function leave(parts: Collaborators, start: number): readonly HostOffset[] {
     lock.run(() => releaseAll(parts, [...taken, ...moves.map(({ to }) => to)]));
     throw error;
   }
-  for (let done = 0; done < moves.length; done += LINKS_PER_HOLD) {
-    lock.run(() => {
-      for (const { cluster, to } of moves.slice(done, done + LINKS_PER_HOLD)) linker.link(cluster, to, 1);
-    });
-    lock.giveWay();
+  let linked = 0;
+  try {
+    while (linked < moves.length) {
+      const end = Math.min(moves.length, linked + LINKS_PER_HOLD);
+      lock.run(() => {
+        for (; linked < end; linked++) linker.link(moves[linked]!.cluster, moves[linked]!.to, 1);
+      });
+      lock.giveWay();
+    }
+    tracker.sync();
+  } catch (error) {
+    lock.run(() => releaseAll(parts, [...taken, ...leftOf(moves, linked)]));
+    throw error;
   }
-  tracker.sync();
-  return [...taken, ...moves.map(({ from }) => from)];
+  return [...taken, ...leftOf(moves, linked)];
 }
 
 function clustersBelow(
