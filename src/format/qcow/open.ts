@@ -120,15 +120,23 @@ function cutLeakedTail(file: HostFile, { report }: QcowCheck, log: (sentence: st
   file.sync();
 }
 
-/** The clusters between those in use are free: at once where they read as zeros, else when they do. */
+/**
+ * The clusters between those in use are free: at once where they read as zeros, else when they do. That nothing refers to them need not
+ * be durable yet (R5).
+ */
 function reclaimLeaks(state: QcowState, file: HostFile, used: SparseBitmap, clusterSize: number): void {
   const free = new FreeClusters(state.free);
   let room = MAX_RECLAIMED_CLUSTERS;
+  let isDurable = false;
   const end = Math.min(Math.ceil(file.size() / clusterSize), MAX_TRACKED_CLUSTERS);
   forEachUnused(file, used, clusterSize, end, (start, count, isZero) => {
     const part = Math.min(count, room);
     room -= part;
     if (part === 0) return;
+    if (isZero && !isDurable) {
+      file.sync();
+      isDurable = true;
+    }
     if (isZero) free.markFree(hostCluster(start), part);
     else free.markFreed(hostCluster(start), part);
   });
