@@ -3,7 +3,6 @@
 
 import { after, type GuestOffset, guestOffset, roundUp } from '../../bytes/offsets.ts';
 import { failpoint } from '../../concurrency/failpoints.ts';
-import type { Mutex } from '../../concurrency/mutex.ts';
 import type { ReadableImage } from '../image-format.ts';
 import type { WriteTracker } from '../write-tracker.ts';
 import type { DiskNumbers } from './disk-numbers.ts';
@@ -49,9 +48,8 @@ export function mapsAsZeros(image: Mapped, offset: GuestOffset, length: number):
 export interface GrowthParts {
   readonly backing: ReadableImage | null;
   readonly deallocator: { zero(offset: GuestOffset, length: number, diskEnd: number): void };
-  readonly disk: Pick<DiskNumbers, 'setVirtualSize'>;
+  readonly disk: Pick<DiskNumbers, 'seeing'>;
   readonly flush: { run(): void };
-  readonly lock: Mutex;
   readonly tracker: Pick<WriteTracker, 'noteWrite'>;
 }
 
@@ -60,24 +58,18 @@ export interface GrowthParts {
  * entries behind it. @param setSize stores the new size, in memory too; a flush makes it durable
  */
 export function growOverBacking(
-  { backing, deallocator, disk, flush, lock, tracker }: GrowthParts,
+  { backing, deallocator, disk, flush, tracker }: GrowthParts,
   clusterSize: number,
   old: number,
   size: number,
   setSize: () => void,
 ): void {
-  try {
-    if (backing !== null && backing.virtualSize() > old) {
-      // the range is zeroed before the file shows it; until then only memory knows the new size
-      lock.run(() => disk.setVirtualSize(size));
-      const exposed = Math.min(size, roundUp(backing.virtualSize(), clusterSize));
-      deallocator.zero(guestOffset(old), exposed - old, size);
-    }
-    tracker.noteWrite();
-    flush.run();
-    setSize();
-  } catch (error) {
-    lock.run(() => disk.setVirtualSize(old));
-    throw error;
+  if (backing !== null && backing.virtualSize() > old) {
+    const exposed = Math.min(size, roundUp(backing.virtualSize(), clusterSize));
+    // before anybody sees the range
+    disk.seeing(size, () => deallocator.zero(guestOffset(old), exposed - old, size));
   }
+  tracker.noteWrite();
+  flush.run();
+  setSize();
 }

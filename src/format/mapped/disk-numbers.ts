@@ -21,6 +21,8 @@ export function initializeDiskNumbers(
 
 export class DiskNumbers {
   private readonly numbers: LockedNumbers;
+  /** what this thread takes for the size; null: what all do */
+  private seen: number | null = null;
 
   constructor(parts: LockedNumbersParts) {
     this.numbers = new LockedNumbers(parts);
@@ -28,7 +30,17 @@ export class DiskNumbers {
 
   /** Bytes of the disk. */
   get virtualSize(): number {
-    return this.numbers.get(VIRTUAL_SIZE);
+    return this.seen ?? this.numbers.get(VIRTUAL_SIZE);
+  }
+
+  /** Runs `action` as if the disk had `size` bytes: nobody else reaches what lies behind its end before setVirtualSize(). */
+  seeing(size: number, action: () => void): void {
+    this.seen = size;
+    try {
+      action();
+    } finally {
+      this.seen = null;
+    }
   }
 
   setVirtualSize(size: number): void {
@@ -36,7 +48,7 @@ export class DiskNumbers {
   }
 
   virtualSizeOutsideLock(): number {
-    return this.numbers.getOutsideLock(VIRTUAL_SIZE);
+    return this.seen ?? this.numbers.getOutsideLock(VIRTUAL_SIZE);
   }
 
   /** Data clusters that are linked or wait for their link. */

@@ -90,21 +90,16 @@ function grow(parts: ResizeParts, old: number, size: number): void {
     cutDataFile(dataFile, old);
     if (dataFile.size() < size) dataFile.truncate(size);
   }
-  // the range is zeroed before the header shows it; until then only memory knows the new size
-  const setMemory = (value: number) => lock.run(() => disk.setVirtualSize(value));
-  setMemory(size);
-  try {
+  // before anybody sees the range
+  disk.seeing(size, () => {
     const oldEnd = Math.min(roundUp(old, geometry.clusterSize), size);
     if (oldEnd > old) deallocator.zero(guestOffset(old), oldEnd - old, size);
     const exposed = backing === null ? 0 : Math.min(size, roundUp(backing.virtualSize(), geometry.clusterSize));
     if (exposed > oldEnd) deallocator.zero(guestOffset(oldEnd), exposed - oldEnd, size);
-    tracker.noteWrite();
-    flush.run();
-    setSize(parts, size);
-  } catch (error) {
-    setMemory(old);
-    throw error;
-  }
+  });
+  tracker.noteWrite();
+  flush.run();
+  setSize(parts, size);
   flush.run();
 }
 

@@ -27,7 +27,7 @@ export interface ResizeParts {
   readonly dirtyBit: DirtyBit;
   readonly tracker: WriteTracker;
   readonly flush: Flush;
-  readonly disk: Pick<DiskNumbers, 'setVirtualSize' | 'virtualSizeOutsideLock'>;
+  readonly disk: Pick<DiskNumbers, 'seeing' | 'setVirtualSize' | 'virtualSizeOutsideLock'>;
   readonly numbers: Pick<QedNumbers, 'noteZeroEntries'>;
 }
 
