@@ -19,7 +19,7 @@ export interface DataInFile {
 
 /** What a read does not find in the cluster that the file ends in is zeros, which nobody can tell from those of the guest. */
 export function sayWhatIsCut(
-  file: HostFile,
+  file: Pick<HostFile, 'path' | 'size'>,
   { end }: DataInFile,
   disk: { readonly bytes: number; readonly clusterSize: number },
   log: (sentence: string) => void,
@@ -32,7 +32,11 @@ export function sayWhatIsCut(
 }
 
 /** @param end host offset behind the last data that the tables lead to */
-export function sayThatItIsCut(file: HostFile, end: number, log: (sentence: string) => void): void {
+export function sayThatItIsCut(
+  file: Pick<HostFile, 'path' | 'size'>,
+  end: number,
+  log: (sentence: string) => void,
+): void {
   log(
     `${file.path} is truncated: it has ${file.size()} bytes, and its tables lead to data up to ${end}; the end of the cluster that it ` +
       'ends in reads as zeros, and clusters after it are errors',
@@ -66,7 +70,12 @@ export function nothingAtTheEnd(what: string): string {
   );
 }
 
-/** What helps an image that is not opened for writing, beside -o ro. @param cutOff how many entries lead beyond its file */
-export function cureOf(cutOff: number): string {
-  return cutOff > 0 ? 'copy the image again' : 'repair a copy with imgfuse check -r all';
+/**
+ * What helps an image that is not opened for writing. @param cutOff how many entries lead beyond its file @param isRepairable check
+ * repairs all of its errors
+ */
+export function cureOf(cutOff: number, isRepairable: boolean): string {
+  if (cutOff > 0) return 'copy the image again, or mount with -o ro';
+  if (isRepairable) return 'repair a copy with imgfuse check -r all, or mount with -o ro';
+  return 'and copy the disk from a mount with -o ro; no repair can know what is right';
 }

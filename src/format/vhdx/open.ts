@@ -44,7 +44,7 @@ function openReadOnly(file: HostFile, layout: Layout, options: OpenOptions): Wri
   sayLog(file, layout, options.log);
   const fileLength = view.size();
   const found = options.isLazy === true ? null : dataIn(layout);
-  if (found !== null) sayWhatIsCut(file, found, { bytes: virtualSize, clusterSize: blockBytes }, options.log);
+  if (found !== null) sayWhatIsCut(view, found, { bytes: virtualSize, clusterSize: blockBytes }, options.log);
   const estimate = options.isLazy === true ? clustersOnHost : possibleClusters;
   const allocatedClusters = found?.clusters ?? estimate(file, virtualSize, blockBytes);
   const state = createState(layout, options, allocatedClusters, fileLength);
@@ -136,12 +136,12 @@ function walkOrRefuse(file: HostFile, layout: Layout, options: OpenOptions): Tab
   };
   const steps = progressOf(`checking ${file.path}`, options.progress);
   const found = walkTable(layout, { log, ...steps }, true);
-  const { checkErrors, corruptions } = found.report;
-  if (checkErrors + corruptions === 0) return found;
+  const errors = found.report.checkErrors + found.report.corruptions;
+  if (errors === 0) return found;
   throw new ImgfuseError(
     'corrupt',
-    `${file.path}: its block allocation table has ${plural(checkErrors + corruptions, 'error')}, the first: ${first}; it is not opened for ` +
-      `writing. See them with imgfuse check, ${cureOf(found.cutOff)}, or mount with -o ro`,
+    `${file.path}: its block allocation table has ${plural(errors, 'error')}, the first: ${first}; it is not opened for ` +
+      `writing. See them with imgfuse check, ${cureOf(found.cutOff, found.shared.length === errors)}`,
     { path: file.path },
   );
 }

@@ -10,9 +10,10 @@
 import { type HostOffset, hostCluster, hostOffset } from '../../bytes/offsets.ts';
 import { failpoint } from '../../concurrency/failpoints.ts';
 import type { Mutex } from '../../concurrency/mutex.ts';
-import { ImgfuseError, isHostFull } from '../../errors/index.ts';
+import { isHostFull } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { FreeClusters } from '../mapped/free-clusters.ts';
+import { MAX_FILE_BYTES, tooLong } from '../mapped/space/room-end.ts';
 import type { WriteTracker } from '../write-tracker.ts';
 import type { Geometry } from './geometry.ts';
 import { FOOTER_BYTES } from './header/footer.ts';
@@ -70,14 +71,16 @@ export class Allocator {
 
   /** Space behind all blocks that reads as zeros, for a table; without the lock. @returns its offset */
   allocateBytes(bytes: number): HostOffset {
-    this.tracker.betweenFlushes(() => {
-      if (!this.lock.run(() => this.hasRoomFor(bytes))) this.extend(bytes);
-    });
-    return this.lock.run(() => {
-      const host = this.geometry.nextOnGrid(this.numbers.fileEnd);
-      this.numbers.advanceFileEnd(host + bytes);
-      return host;
-    });
+    for (;;) {
+      const found = this.lock.run(() => {
+        if (!this.hasRoomFor(bytes)) return null;
+        const host = this.geometry.nextOnGrid(this.numbers.fileEnd);
+        this.numbers.advanceFileEnd(host + bytes);
+        return host;
+      });
+      if (found !== null) return found;
+      this.tracker.betweenFlushes(() => this.extend(bytes));
+    }
   }
 
   /** A block whose entry is gone, or which was never linked. It waits for two flushes (R5), unless it lies off the grid. */
@@ -101,14 +104,15 @@ export class Allocator {
   }
 
   /**
-   * Makes the file longer, for `bytes` bytes at least. Near the host's limit of a file's size the step does not fit where a block
+   * Makes the file longer, for `bytes` bytes at least. Near the limit of a file's size the step does not fit where a block
    * does, so it is halved until it fits. No flush runs meanwhile, so no other thread does this.
    */
   private extend(bytes: number): void {
     const { file, geometry, lock, numbers, tracker } = this;
-    const { isNeeded, length, start, end, footer } = lock.run(() => ({
+    const { isNeeded, length, room, start, end, footer } = lock.run(() => ({
       isNeeded: !this.hasRoomFor(bytes) && (bytes !== geometry.blockBytes || this.free.freeCount === 0),
       length: numbers.fileLength,
+      room: numbers.roomEnd,
       end: numbers.fileEnd,
       start: geometry.nextOnGrid(numbers.fileEnd),
       footer: this.footer.slice(),
@@ -116,9 +120,11 @@ export class Allocator {
     if (!isNeeded) return;
     const longer = this.makeLonger(start, bytes, end, length, footer);
     tracker.sync();
+    // the room that there was reads as zeros already, and others take blocks of it meanwhile
+    const oldStart = hostOffset(Math.max(start, room));
     const oldEnd = Math.min(length, longer - FOOTER_BYTES);
-    if (start < oldEnd) {
-      file.punchHole(start, oldEnd - start);
+    if (oldStart < oldEnd) {
+      file.punchHole(oldStart, oldEnd - oldStart);
       tracker.sync();
     }
     lock.run(() => numbers.noteExtended(longer));
@@ -127,7 +133,8 @@ export class Allocator {
   /** @returns the new length */
   private makeLonger(start: number, bytes: number, end: number, length: number, footer: Uint8Array): number {
     const { file, geometry } = this;
-    const step = Math.min(MOST_EXTEND_BYTES, Math.max(LEAST_EXTEND_BYTES, end / 4));
+    if (start + bytes > MAX_FILE_BYTES) throw tooLong(file.path);
+    const step = Math.min(MOST_EXTEND_BYTES, Math.max(LEAST_EXTEND_BYTES, end / 4), MAX_FILE_BYTES - start);
     for (let more = Math.max(0, Math.floor((step - bytes) / geometry.stride)); ; more = Math.floor(more / 2)) {
       const used =
         more === 0
@@ -141,7 +148,7 @@ export class Allocator {
         return longer;
       } catch (error) {
         this.restoreLength(length);
-        if (!(error instanceof ImgfuseError && isHostFull(error)) || more === 0) throw error;
+        if (!isHostFull(error) || more === 0) throw error;
       }
     }
   }

@@ -65,6 +65,20 @@ export class Deallocator {
     changeEachSlice(this.parts, first, end, (block, count) => this.unlink(block, count, true));
   }
 
+  /**
+   * Entries of blocks [first, end) behind the end of the disk may say anything: from now on that nothing is there. What they lead to is
+   * not freed, because a block of the disk may lie there; the next open for writing finds what is unused.
+   */
+  forget(first: GuestCluster, end: GuestCluster): void {
+    const { batmap, linker, mapper } = this.parts;
+    changeEachSlice(this.parts, first, end, (block, count) => {
+      const isSet = Array.from({ length: count }, (_, i) => mapper.isEntrySet(after(block, i))).includes(true);
+      if (!isSet) return;
+      if (batmap.clear(block, count)) this.syncReserved();
+      linker.unlink(block, count);
+    });
+  }
+
   /** The rest of the block that a disk of `size` bytes ends in: in place, where it has data. */
   zeroBehindEnd(size: number): void {
     this.inPlace.zeroBehindEnd(size);

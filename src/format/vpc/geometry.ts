@@ -79,6 +79,11 @@ export class Geometry {
     return hostOffset(this.phase + Math.max(0, Math.ceil((offset - this.phase) / this.stride)) * this.stride);
   }
 
+  /** The last place on the grid whose block ends at or before `end`; -1 if there is none. */
+  lastPlaceBefore(end: number): number {
+    return Math.max(-1, Math.floor((end - this.blockBytes - this.phase) / this.stride));
+  }
+
   /**
    * Length of a file that is used up to `end`: the footer follows at once. QEMU lays its next block there, and takes what is not
    * covered by the new bitmap for zeros.

@@ -2,7 +2,7 @@
 // from an entry that is not true, and space that nothing refers to is used again. Footers that a crash has left are mended, and said
 // so; what may be damage is refused.
 
-import { hostCluster, hostOffset, SECTOR_BYTES } from '../../bytes/offsets.ts';
+import { hostOffset, SECTOR_BYTES } from '../../bytes/offsets.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import { plural } from '../../errors/plural.ts';
 import type { HostFile } from '../../host/host-file.ts';
@@ -16,7 +16,7 @@ import {
   type SharedImage,
   type WritableImage,
 } from '../image-format.ts';
-import { FreeClusters } from '../mapped/free-clusters.ts';
+import { FreeClusters, MAX_TRACKED_CLUSTERS } from '../mapped/free-clusters.ts';
 import { clustersOnHost, possibleClusters } from '../mapped/host-clusters.ts';
 import { cureOf } from '../truncated-copy.ts';
 import { countAllocated } from './check/count-allocated.ts';
@@ -30,6 +30,9 @@ import { FAULTS, HARMLESS, isSparse, type Layout, readLayout, type SparseLayout 
 import { parentNames } from './header/locator.ts';
 import { vpcImage } from './image.ts';
 import { createVpcState, type VpcState } from './state.ts';
+
+/** Places between blocks that one open takes back, which a flush punches one by one; a hostile table may leave any number. */
+const MAX_RECLAIMED_BLOCKS = 2 ** 16;
 
 export function openVpc(file: HostFile, options: OpenOptions): WritableImage {
   const layout = readLayout(file);
@@ -54,7 +57,7 @@ export function openVpc(file: HostFile, options: OpenOptions): WritableImage {
     ...{ footer: footer.bytes, uuid: footer.uuid, type: footer.type, creator: footer.creator },
     fileLength: file.size(),
     virtualSize: size,
-    allocatedClusters: starts.length,
+    allocatedClusters: found.report.allocatedClusters,
   });
   reclaimGaps(state, new Geometry(header.blockSize, grid), found);
   return vpcImage(file, state, 0, backing, options.log);
@@ -135,7 +138,7 @@ function walkOrRefuse(file: HostFile, layout: SparseLayout, options: OpenOptions
   throw new ImgfuseError(
     'corrupt',
     `${file.path}: its table has ${plural(corruptions, 'error')}${overlaps}, the first: ${first}; it is not opened for writing. See them with ` +
-      `imgfuse check ${file.path}, ${cureOf(found.cutOff)}, or mount with -o ro`,
+      `imgfuse check ${file.path}, ${cureOf(found.cutOff, found.overlaps === corruptions)}`,
     { path: file.path },
   );
 }
@@ -153,10 +156,13 @@ function offGridEnd(geometry: Geometry, { metadata, starts }: TableCheck): numbe
 /** Places on the grid between what is in use: nothing refers to them, but that need not be durable, so they take two flushes. */
 function reclaimGaps(state: VpcState, geometry: Geometry, found: TableCheck): void {
   const free = new FreeClusters(state.free);
+  let room = MAX_RECLAIMED_BLOCKS;
   for (const { start, end } of gapsIn(found, geometry.blockBytes)) {
-    for (let at = geometry.nextOnGrid(start); at + geometry.blockBytes <= end; at = geometry.nextOnGrid(at + 1)) {
-      free.markFreed(hostCluster(geometry.placeOf(at)), 1);
-    }
+    const first = geometry.placeOf(geometry.nextOnGrid(start));
+    const last = Math.min(geometry.lastPlaceBefore(end), MAX_TRACKED_CLUSTERS - 1, first + room - 1);
+    if (last < first) continue;
+    free.markFreed(first, last - first + 1);
+    room -= last - first + 1;
   }
 }
 

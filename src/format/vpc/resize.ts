@@ -8,7 +8,7 @@
 // of the header.
 
 import { after, guestCluster, hostOffset, MAX_VIRTUAL_SIZE, roundUp, SECTOR_BYTES } from '../../bytes/offsets.ts';
-import { ImgfuseError } from '../../errors/index.ts';
+import { ImgfuseError, isHostFull } from '../../errors/index.ts';
 import { growOverBacking } from '../mapped/backing.ts';
 import type { Collaborators } from './collaborators.ts';
 import { FOOTER_BYTES, footerOfSize, MAX_DISK_BYTES } from './header/footer.ts';
@@ -46,8 +46,7 @@ function grow(parts: ResizeParts, old: number, size: number): void {
   const [oldBlocks, blocks] = [geometry.blocksFor(old), geometry.blocksFor(size)];
   deallocator.zeroBehindEnd(old);
   const entries = lock.run(() => numbers.tableEntries);
-  // entries behind the end of the disk may be anything
-  deallocator.cutOff(guestCluster(oldBlocks), guestCluster(Math.min(blocks, entries)));
+  deallocator.forget(guestCluster(oldBlocks), guestCluster(Math.min(blocks, entries)));
   if (blocks > entries) {
     if (tableBytesOf(blocks) === tableBytesOf(entries)) lengthenTable(parts, entries, blocks);
     else moveTable(parts, Math.min(oldBlocks, entries), blocks);
@@ -105,7 +104,12 @@ function setSize(parts: ResizeParts, size: number): void {
       footer.set(after);
       disk.setVirtualSize(size);
     });
-    put(after, trailer);
+    try {
+      put(after, trailer);
+    } catch (error) {
+      // the copy says the new size, and the next open for writing mends the end of the file
+      if (!isHostFull(error)) throw error;
+    }
   });
 }
 
@@ -157,8 +161,10 @@ function moveTable(parts: ResizeParts, used: number, entries: number): void {
     }
     tracker.sync();
     writeHeader(parts, place, entries);
-    lock.run(() => numbers.moveTable(place, entries, place + bytes));
+    lock.run(() => {
+      parts.tables.rewritten(place, bytes);
+      numbers.moveTable(place, entries, place + bytes);
+    });
     tracker.sync();
-    parts.tables.rewritten(place, bytes);
   });
 }

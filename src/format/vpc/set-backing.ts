@@ -74,6 +74,8 @@ class ParentChange {
     file.read(old, 0, HEADER_BYTES, hostOffset(header.offset));
     const bytes = headerWithParent(old, stored);
     if (room.isNew) this.lengthen(room.at + nameBytes + HEADER_BYTES);
+    // that the block which lay in a gap is gone need not be durable (R5)
+    else file.sync();
     if (stored !== null) file.write(stored.data, 0, nameBytes, hostOffset(room.at));
     const type = backing === null ? DYNAMIC : DIFFERENCING;
     // its old place cannot be written before nothing leads there; a crash may have left it elsewhere

@@ -49,7 +49,7 @@ export class Tables {
 
   /** Writes the same entry for `count` blocks of one slice: one write inside a sector, so it happens or not. */
   store(block: GuestCluster, count: number, entry: number): void {
-    assert(count > 0 && count <= this.span(block), `store of ${count} entries at ${block}`);
+    assert(count > 0 && count <= this.span(block) && entry <= UNUSED_ENTRY, `store of ${count} entries at ${block}`);
     for (let i = 0; i < count; i++) this.scratchView.setUint32(i * ENTRY_BYTES, entry, false);
     const [start, bytes] = [this.placeOf(block), count * ENTRY_BYTES];
     this.file.write(this.scratch, 0, bytes, start);

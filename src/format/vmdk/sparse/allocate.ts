@@ -10,13 +10,13 @@
 import { type HostOffset, hostOffset, roundUp, SECTOR_BYTES } from '../../../bytes/offsets.ts';
 import { failpoint } from '../../../concurrency/failpoints.ts';
 import { Mutex } from '../../../concurrency/mutex.ts';
-import { ERRNO, ImgfuseError, isHostFull } from '../../../errors/index.ts';
+import { isHostFull } from '../../../errors/index.ts';
 import type { HostFile } from '../../../host/host-file.ts';
 import { type FreeClusters, RUNS_LOOKED_AT } from '../../mapped/free-clusters.ts';
 import type { Allocation } from '../../mapped/space/cluster-allocator.ts';
+import { MAX_FILE_BYTES, tooLong } from '../../mapped/space/room-end.ts';
 import type { WriteTracker } from '../../write-tracker.ts';
 import type { Geometry } from './geometry.ts';
-import { MAX_FILE_BYTES } from './header.ts';
 import type { TableLayout } from './layout.ts';
 import { GROW_LOCK, type SparseNumbers } from './state.ts';
 
@@ -179,7 +179,7 @@ export class Allocator {
     const step = Math.min(MOST_EXTEND_BYTES, Math.max(LEAST_EXTEND_BYTES, roundUp(start / 4, SECTOR_BYTES)));
     for (let bytes = Math.max(step, wanted); ; bytes = Math.max(least, roundUp(bytes / 2, SECTOR_BYTES))) {
       try {
-        if (start + bytes > MAX_FILE_BYTES) throw tooLong(file);
+        if (start + bytes > MAX_FILE_BYTES) throw tooLong(file.path);
         file.truncate(start + bytes);
         return start + bytes;
       } catch (error) {
@@ -194,15 +194,4 @@ export class Allocator {
     new DataView(bytes.buffer).setUint32(0, Math.ceil(length / SECTOR_BYTES), true);
     tracker.writeMetadata('header-update', () => file.write(bytes, 0, bytes.length, hostOffset(at)));
   }
-}
-
-export function tooLong({ path }: HostFile): ImgfuseError {
-  return new ImgfuseError(
-    'limit',
-    `${path} cannot grow beyond 2 TiB: its entries are numbers of sectors with 32 bits`,
-    {
-      path,
-      errno: ERRNO.EFBIG,
-    },
-  );
 }

@@ -8,12 +8,12 @@ import { bytesOfName } from '../../../bytes/names.ts';
 import { hostOffset, roundUp, SECTOR_BYTES } from '../../../bytes/offsets.ts';
 import { ImgfuseError } from '../../../errors/index.ts';
 import type { HostFile } from '../../../host/host-file.ts';
+import { MAX_FILE_BYTES } from '../../mapped/space/room-end.ts';
 import type { CreateExtentOptions } from '../extent.ts';
 import {
   directoryEntriesOf,
   ENTRY_BYTES,
   MAX_DIRECTORY_ENTRIES,
-  MAX_FILE_BYTES,
   SPARSE_HEADER_BYTES,
   SPARSEFLAG_USE_REDUNDANT,
   SPARSEFLAG_VALID_NEWLINE,

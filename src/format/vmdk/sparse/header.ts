@@ -41,8 +41,6 @@ const MAX_TABLE_ENTRIES = 65536;
 /** 128 MiB of memory, were all of them read at once. */
 export const MAX_DIRECTORY_ENTRIES = 2 ** 25;
 export const ENTRY_BYTES = 4;
-/** Entries have 32 bits. */
-export const MAX_FILE_BYTES = 2 ** 32 * SECTOR_BYTES;
 
 export interface SparseHeader {
   readonly version: number;

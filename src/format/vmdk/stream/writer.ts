@@ -7,13 +7,13 @@ import { writeU64LE } from '../../../bytes/endian.ts';
 import { hostOffset, roundUp, SECTOR_BYTES } from '../../../bytes/offsets.ts';
 import { assert, ImgfuseError } from '../../../errors/index.ts';
 import type { HostFile } from '../../../host/host-file.ts';
+import { MAX_FILE_BYTES } from '../../mapped/space/room-end.ts';
 import {
   COMPRESSION_DEFLATE,
   directoryEntriesOf,
   ENTRY_BYTES,
   GD_AT_END,
   MAX_DIRECTORY_ENTRIES,
-  MAX_FILE_BYTES,
   SPARSE_HEADER_BYTES,
   SPARSEFLAG_COMPRESSED,
   SPARSEFLAG_EMBEDDED_LBA,

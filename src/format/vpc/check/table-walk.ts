@@ -12,6 +12,7 @@ import { hex, hostOffset, roundUp, SECTOR_BYTES } from '../../../bytes/offsets.t
 import type { HostFile } from '../../../host/host-file.ts';
 import { type CheckReport, emptyCheckReport } from '../../check-report.ts';
 import type { CheckOptions } from '../../image-format.ts';
+import { MAX_FILE_BYTES } from '../../mapped/space/room-end.ts';
 import { type BatmapPlace, findBatmap } from '../batmap.ts';
 import { FOOTER_BYTES } from '../header/footer.ts';
 import { bitmapBytesOf, ENTRY_BYTES, HEADER_BYTES, tableBytesOf } from '../header/header.ts';
@@ -211,7 +212,7 @@ class TableWalk {
       }
       const sentence = `${this.entry(index)}: the block at ${hex(start)} overlaps another one`;
       this.overlaps++;
-      if (this.options.repair !== 'all' || this.cutOff > 0) {
+      if (this.options.repair !== 'all' || this.cutOff > 0 || end + this.blockBytes > MAX_FILE_BYTES) {
         this.corruption(sentence);
         this.add(sector);
         return;

@@ -1,5 +1,6 @@
 // An open fixed VHD: the guest offset is the host offset, and a footer follows the disk. There is no table, so there are no locks and
-// no reservations: overlapping requests race as they do on a plain file. The guest never sees the footer, and cannot touch it.
+// no reservations: overlapping requests race as they do on a plain file. The guest never sees the footer; a request that went over it
+// while the disk became smaller puts it back.
 
 import { type GuestOffset, hostOffset, roundUp, SECTOR_BYTES } from '../../../bytes/offsets.ts';
 import { Mutex } from '../../../concurrency/mutex.ts';
@@ -126,6 +127,18 @@ export class FixedImage implements WritableImage {
     } finally {
       this.tracker.noteWrite();
     }
+    if (offset + length > this.virtualSize()) this.takeBack();
+  }
+
+  /** A request was under way while the disk became smaller, and may have gone over the footer: the file ends with it again. */
+  private takeBack(): void {
+    const { file, state, tracker } = this;
+    this.resizeLock.run(() => {
+      const end = this.virtualSize();
+      const footer = new Uint8Array(state.footer).slice();
+      tracker.writeMetadata('header-update', () => file.write(footer, 0, FOOTER_BYTES, hostOffset(end)));
+      file.truncate(end + FOOTER_BYTES);
+    });
   }
 
   /** A fixed disk has no parent. */

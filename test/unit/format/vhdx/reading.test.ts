@@ -9,7 +9,15 @@ import { vhdx } from '../../../../src/format/vhdx/index.ts';
 import { firstDifference, readAll } from '../../../support/image-files.ts';
 import { MemoryHostFile } from '../../../support/memory-file.ts';
 import { openImage } from '../../../support/memory-images.ts';
-import { LOG_GUID, logEntry, MIB, type VhdxBlock, type VhdxSpec, vhdxImage } from '../../../support/vhdx-bytes.ts';
+import {
+  LOG_GUID,
+  logEntry,
+  MIB,
+  putEntry,
+  type VhdxBlock,
+  type VhdxSpec,
+  vhdxImage,
+} from '../../../support/vhdx-bytes.ts';
 import { vhdxContent } from '../../../support/vhdx-judge.ts';
 
 const LINKAGE = { parent_linkage: '{00112233-4455-6677-8899-aabbccddeeff}', relative_path: '.\\base.vhdx' };
@@ -237,4 +245,30 @@ test('a log that changes the table, a bitmap and a block is seen by every read, 
   const attached = vhdx.attach(file, structuredClone(disk.share()), attach);
   expect(firstDifference(contentOf(attached), wanted)).toBe('none');
   expect(firstDifference(file.bytes(), image)).toBe('none');
+});
+
+test('a log that makes the file longer is all that a read-only open says of it', () => {
+  const { blocksAt, image, logAt, batAt } = vhdxImage({
+    blocks: [
+      { state: 6, data: patterned(MIB, 1) },
+      { state: 6, data: Buffer.alloc(MIB) },
+    ],
+    logGuid: LOG_GUID,
+  });
+  const wanted = Buffer.concat([patterned(MIB, 1), Buffer.alloc(MIB)]);
+  const table = Buffer.from(image.subarray(batAt, batAt + 4096));
+  const changes = [{ offset: batAt, data: table }];
+  putEntry(
+    image,
+    logAt,
+    MIB,
+    0,
+    logEntry({ sequence: 5n, flushed: blocksAt[1]!, last: image.length, tail: 0, changes }),
+  );
+  // the machine stopped between the log and the length
+  const file = new MemoryHostFile(image.subarray(0, blocksAt[1]), '/disk', true);
+  const said: string[] = [];
+  const disk = openImage(vhdx, file, { readOnly: true, log: (sentence) => said.push(sentence) });
+  expect(said).toEqual([expect.stringMatching(/log/)]);
+  expect(firstDifference(contentOf(disk), wanted)).toBe('none');
 });

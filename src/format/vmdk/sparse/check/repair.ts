@@ -12,8 +12,8 @@
 import { hex, hostOffset, roundUp, SECTOR_BYTES } from '../../../../bytes/offsets.ts';
 import { SparseBitmap } from '../../../../bytes/sparse-bitmap.ts';
 import type { HostFile } from '../../../../host/host-file.ts';
-import { tooLong } from '../allocate.ts';
-import { ENTRY_BYTES, MAX_FILE_BYTES } from '../header.ts';
+import { MAX_FILE_BYTES, tooLong } from '../../../mapped/space/room-end.ts';
+import { ENTRY_BYTES } from '../header.ts';
 import type { TableLayout } from '../layout.ts';
 import { Directories, readEntries, type TablePair, type TableWalk } from './table-walk.ts';
 
@@ -175,7 +175,7 @@ class Repair {
   private append(bytes: number): number {
     const at = this.end;
     const end = roundUp(at + bytes, this.layout.grainBytes);
-    if (end > MAX_FILE_BYTES) throw tooLong(this.file);
+    if (end > MAX_FILE_BYTES) throw tooLong(this.file.path);
     this.file.truncate(end);
     this.end = end;
     return at;
