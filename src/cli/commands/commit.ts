@@ -96,5 +96,9 @@ function report(args: CommitArguments, { base, between, isKept, size }: DiskComm
   print('Image committed.');
   const state = isKept ? `${overlay} is as it was` : `${overlay} is empty`;
   const mixed = between === 0 ? '' : ', and the images between the two must not be used any more';
-  print(printable(`${base} has the changes, ${state}; other overlays on ${base} show a mixture now${mixed}`));
+  print(
+    printable(
+      `${base} has the changes, ${state}; other overlays on ${base} show a mixture now, or are refused${mixed}`,
+    ),
+  );
 }

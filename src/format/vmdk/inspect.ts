@@ -16,7 +16,7 @@ export function inspectVmdk(
   openExtent?: OpenOptions['openExtent'],
 ): ImageDetails {
   const { embedding, isChanging, text } = findDescriptor(file);
-  const descriptor = parseDescriptor(text, file.path);
+  const descriptor = parseDescriptor(text, file.path, embedding !== null);
   const looks = new ExtentLooks<ExtentFacts | null>(openExtent);
   const factsOf = (line: ExtentLine): ExtentFacts | null => {
     if (embedding !== null) return embedding.facts;

@@ -46,7 +46,7 @@ interface Found {
 export function openVmdk(file: HostFile, wanted: OpenOptions): WritableImage {
   const options = { ...wanted, log: withoutRepeats(wanted.log) };
   const found = findDescriptor(file);
-  const descriptor = parseDescriptor(found.text, file.path);
+  const descriptor = parseDescriptor(found.text, file.path, found.embedding !== null);
   const files: ExtentFile[] = [];
   const extents = findExtents(file, found, descriptor, files, options);
   if (!options.readOnly) assertCanWrite(file, extents);

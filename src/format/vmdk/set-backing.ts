@@ -14,7 +14,7 @@ import { parentWords } from './parent.ts';
 export function setVmdkBacking(file: HostFile, backing: BackingReference | null, parent?: ParentFacts): void {
   if (backing !== null) assertVmdkBacking(file, backing, parent);
   const { embedding, place, text } = findDescriptor(file);
-  const { cid, parentCid, uuids } = parseDescriptor(text, file.path);
+  const { cid, parentCid, uuids } = parseDescriptor(text, file.path, embedding !== null);
   const why = embedding?.facts.onlyRead ?? null;
   if (why !== null) throw new ImgfuseError('read-only', `${file.path} is ${why}`, { path: file.path });
   if (backing === null && parentCid === null && uuids.parent === null) return;
@@ -27,7 +27,8 @@ export function setVmdkBacking(file: HostFile, backing: BackingReference | null,
 /** A flat extent has all of its bytes, so a parent would show nowhere in it. */
 export function assertVmdkBacking(file: HostFile, backing: BackingReference, parent?: ParentFacts): void {
   parentWords(backing, parent);
-  const { createType, extents } = parseDescriptor(findDescriptor(file).text, file.path);
+  const { embedding, text } = findDescriptor(file);
+  const { createType, extents } = parseDescriptor(text, file.path, embedding !== null);
   if (!extents.some(isFlat)) return;
   const message = `${file.path} is a ${createType} image, which has no backing file; copy its disk into an image with sparse extents`;
   throw new ImgfuseError('unsupported', message, { path: file.path });

@@ -18,7 +18,7 @@ import { parentReference } from '../parent.ts';
 /** @throws ImgfuseError unsupported if none of the extents has a check */
 export function checkVmdk(file: HostFile, options: CheckOptions): CheckReport {
   const found = findDescriptor(file);
-  const descriptor = parseDescriptor(found.text, file.path);
+  const descriptor = parseDescriptor(found.text, file.path, found.embedding !== null);
   const { extents: lines } = descriptor;
   const report = emptyCheckReport('vmdk');
   if (found.isChanging) checkChange(report, file, found, options);

@@ -83,6 +83,8 @@ export function* linesOf(text: LatinText): Generator<DescriptorLine, void> {
 
 const KEY = /^[\w.]+$/;
 const EXTENT = /^\s*(RW|RDONLY|NOACCESS)\s+(\d{1,16})\s+([A-Z]+)(?:\s+"([^"]+)"(?:\s+(\d{1,16}))?)?\s*$/i;
+/** The name of an embedded extent is ignored, and may be anything that the file was called. */
+const EMBEDDED = /^\s*(RW|RDONLY|NOACCESS)\s+(\d{1,16})\s+([A-Z]+)(?:\s+"(.+)"(?:\s+(\d{1,16}))?)?\s*$/i;
 const EXTENT_START = /^\s*(RW|RDONLY|NOACCESS)\s/i;
 
 /** The key in small letters and the value of a line; null if it is none. */
@@ -99,8 +101,8 @@ export function isExtentLine(line: LatinText): boolean {
   return EXTENT_START.test(line);
 }
 
-/** @param path for messages @throws ImgfuseError corrupt, unsupported, limit */
-export function parseDescriptor(text: LatinText, path: string): Descriptor {
+/** @param path for messages @param isEmbedded in the file of its one extent @throws ImgfuseError corrupt, unsupported, limit */
+export function parseDescriptor(text: LatinText, path: string, isEmbedded = false): Descriptor {
   const entries = new Map<string, LatinText>();
   const lines: LatinText[] = [];
   for (const { text: line } of linesOf(text)) {
@@ -119,7 +121,7 @@ export function parseDescriptor(text: LatinText, path: string): Descriptor {
     entries.set(entry.key, entry.value);
   }
   const decode = decodingOf(entries.get('encoding') ?? '');
-  const extents = lines.map((line) => parseExtent(line, decode, path));
+  const extents = lines.map((line) => parseExtent(line, isEmbedded ? EMBEDDED : EXTENT, decode, path));
   refuseForeign(entries, path);
   if (extents.length === 0) throw refusal('corrupt', path, 'it names no extent');
   const size = extents.reduce((bytes, { length }) => bytes + length, 0);
@@ -145,8 +147,8 @@ function wanted(cid: string | null, path: string): string {
   return cid;
 }
 
-function parseExtent(line: LatinText, decode: Decode | null, path: string): ExtentLine {
-  const match = EXTENT.exec(line);
+function parseExtent(line: LatinText, pattern: RegExp, decode: Decode | null, path: string): ExtentLine {
+  const match = pattern.exec(line);
   const shown = line.trim();
   if (match === null) {
     const known = EXTENT_TYPES.join(', ');

@@ -58,6 +58,12 @@ describe('a descriptor is read', () => {
     expect(parseDescriptor(utf8, '').extents[0]!.name).toBe('dä.vmdk');
   });
 
+  test('embedded, with an extent of any name', () => {
+    const text = 'CID=1\nRW 1 SPARSE "a"b.vmdk"\n';
+    expect(parseDescriptor(text, '', true).extents[0]).toMatchObject({ type: 'SPARSE', length: 512 });
+    expect(() => parseDescriptor(text, '')).toThrow(/no extent that is opened here/);
+  });
+
   test.each([
     ['windows-1252', 'B\xfcro \x96 1', 'Büro – 1'],
     ['Shift_JIS', '\x83\x5c', 'ソ'],
