@@ -73,6 +73,7 @@ export function connect(
     disk,
     flush,
     footer: new Uint8Array(footer),
+    hasStrays: state.hasStrays,
     free,
     geometry,
     linker,

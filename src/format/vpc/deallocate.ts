@@ -66,8 +66,8 @@ export class Deallocator {
   }
 
   /**
-   * Entries of blocks [first, end) behind the end of the disk may say anything: from now on that nothing is there. What they lead to is
-   * not freed, because a block of the disk may lie there; the next open for writing finds what is unused.
+   * Entries of blocks [first, end) behind the end of the disk, some of which are strays, say from now on that nothing is there. What they
+   * lead to is not freed, because a block of the disk may lie there; the next open for writing finds what is unused.
    */
   forget(first: GuestCluster, end: GuestCluster): void {
     const { batmap, linker, mapper } = this.parts;

@@ -54,10 +54,11 @@ export function openVpc(file: HostFile, options: OpenOptions): WritableImage {
     offGridEnd: offGridEnd(new Geometry(header.blockSize, grid), found),
     ...options,
     ...{ header, grid, usedEnd: found.usedEnd, hasBatmap: found.batmap !== null },
+    hasStrays: found.hasStrays,
     ...{ footer: footer.bytes, uuid: footer.uuid, type: footer.type, creator: footer.creator },
     fileLength: file.size(),
     virtualSize: size,
-    allocatedClusters: found.report.allocatedClusters,
+    allocatedClusters: starts.length,
   });
   reclaimGaps(state, new Geometry(header.blockSize, grid), found);
   return vpcImage(file, state, 0, backing, options.log);
@@ -77,6 +78,7 @@ function openReadOnly(file: HostFile, layout: SparseLayout, options: OpenOptions
     fileLength,
     ...options,
     ...{ header, grid: paddedGrid(header.blockSize, 0), usedEnd: fileLength, offGridEnd: fileLength, hasBatmap: false },
+    hasStrays: false,
     ...{ footer: footer.bytes, uuid: footer.uuid, type: footer.type, creator: footer.creator },
     virtualSize: size,
     allocatedClusters: blocks,

@@ -42,11 +42,14 @@ function checkLimit({ file: { path }, geometry }: ResizeParts, size: number): vo
 }
 
 function grow(parts: ResizeParts, old: number, size: number): void {
-  const { deallocator, geometry, lock, numbers } = parts;
+  const { deallocator, geometry, hasStrays, lock, numbers } = parts;
   const [oldBlocks, blocks] = [geometry.blocksFor(old), geometry.blocksFor(size)];
   deallocator.zeroBehindEnd(old);
   const entries = lock.run(() => numbers.tableEntries);
-  deallocator.forget(guestCluster(oldBlocks), guestCluster(Math.min(blocks, entries)));
+  // a shrink that was cut short has left blocks behind the end
+  const [first, end] = [guestCluster(oldBlocks), guestCluster(Math.min(blocks, entries))];
+  if (hasStrays) deallocator.forget(first, end);
+  else deallocator.cutOff(first, end);
   if (blocks > entries) {
     if (tableBytesOf(blocks) === tableBytesOf(entries)) lengthenTable(parts, entries, blocks);
     else moveTable(parts, Math.min(oldBlocks, entries), blocks);

@@ -27,6 +27,8 @@ export interface VpcState extends MappedState {
   readonly type: number;
   readonly creator: string;
   readonly grid: Grid;
+  /** entries behind the end of the disk may lead anywhere: the open has found some that are no places */
+  readonly hasStrays: boolean;
   /** the footer as it is on disk */
   readonly footer: SharedArrayBuffer;
   /** 1 for a block whose bitmap is known to be full */
@@ -46,10 +48,11 @@ export interface VpcStateOptions extends MappedStateOptions {
   /** the same for what are no blocks of the grid */
   readonly offGridEnd: number;
   readonly hasBatmap: boolean;
+  readonly hasStrays: boolean;
 }
 
 export function createVpcState(options: VpcStateOptions): VpcState {
-  const { creator, fileLength, footer, grid, hasBatmap, header, offGridEnd, type, usedEnd, uuid } = options;
+  const { creator, fileLength, footer, grid, hasBatmap, hasStrays, header, offGridEnd, type, usedEnd, uuid } = options;
   const sizes = { clusterSize: header.blockSize, wordCount: WORD_COUNT, numberCount: NUMBER_COUNT };
   const sharedFooter = new SharedArrayBuffer(FOOTER_BYTES);
   new Uint8Array(sharedFooter).set(footer);
@@ -58,7 +61,7 @@ export function createVpcState(options: VpcStateOptions): VpcState {
   const state = {
     footer: sharedFooter,
     ...mapped,
-    ...{ header, uuid, type, creator, grid },
+    ...{ header, uuid, type, creator, grid, hasStrays },
     full: createSharedByteMap(mostBlocks),
     bits: createWaitingBits(mapped.pending),
   };

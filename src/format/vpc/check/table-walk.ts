@@ -42,6 +42,8 @@ export interface TableCheck {
   /** and those where a block would end beyond the file, which was cut, perhaps inside it */
   readonly cutOff: number;
   readonly batmap: BatmapPlace | null;
+  /** entries behind the end of the disk are no places in this file */
+  readonly hasStrays: boolean;
 }
 
 /** The stretches between what the file has, ascending; nothing refers to them. */
@@ -80,6 +82,7 @@ class TableWalk {
   private previous = 0;
   private overlaps = 0;
   private cutOff = 0;
+  private hasStrays = false;
   /** the first overlap, by place */
   private readonly kept = new Map<number, number>();
 
@@ -112,8 +115,8 @@ class TableWalk {
     const usedEnd = Math.max(blocksEnd, ...metadata.map(({ end }) => end));
     report.imageEndOffset = roundUp(usedEnd, SECTOR_BYTES) + FOOTER_BYTES;
     report.leaks = Math.max(0, Math.floor((this.file.size() - FOOTER_BYTES - usedEnd) / this.blockBytes));
-    const { batmap, cutOff, overlaps } = this;
-    return { report, starts, metadata, usedEnd, overlaps, cutOff, batmap };
+    const { batmap, cutOff, hasStrays, overlaps } = this;
+    return { report, starts, metadata, usedEnd, overlaps, cutOff, batmap, hasStrays };
   }
 
   private metadataStretches(): Stretch[] {
@@ -144,8 +147,11 @@ class TableWalk {
     const start = sector * SECTOR_BYTES;
     const isOfDisk = index < this.blocks;
     if (!this.isPlace(start)) {
-      // nobody reads what lies behind the end of the disk
-      if (!isOfDisk) return;
+      if (!isOfDisk) {
+        // nobody reads what lies behind the end of the disk
+        this.hasStrays = true;
+        return;
+      }
       if (this.isCutOff(start)) this.cutOff++;
       this.corruption(`${this.entry(index)} is sector ${sector}, which is no place for a block: ${this.whyNot(start)}`);
       return;
