@@ -5,6 +5,7 @@ import { copyFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { openDisk } from '../../src/disk/index.ts';
+import { sliceOf } from '../support/slices.ts';
 import { CLUSTER, makeTemplate, SUBJECTS } from './interleaving.ts';
 import {
   discard,
@@ -84,7 +85,7 @@ for (const each of SUBJECTS.filter(({ backing }) => backing)) {
         expect(disk.allocatedBytes() - before).toBe(disk.clusterSize);
         disk.close();
       }
-      expect(points.length).toBeGreaterThan(1);
+      expect(points.length - 1).toBeGreaterThanOrEqual(Math.floor(3 / sliceOf('points')));
     });
   });
 }

@@ -12,6 +12,7 @@ import { firstDifference } from '../support/image-files.ts';
 import { hasQemu, qemuCheck, qemuImg } from '../support/qemu.ts';
 import { requireOrSkip } from '../support/requirements.ts';
 import type { Answer, Operation } from '../support/script.ts';
+import { sliceOf } from '../support/slices.ts';
 import { isLocked } from './interleaving.ts';
 import { discard, flush, useTwoThreads, write } from './situations.ts';
 
@@ -182,7 +183,7 @@ describe.each(SUBJECTS)('a snapshot of $name', (subject) => {
       expectDone(answers, where);
       expect(firstDifference(answers.at(-1)!.bytes!, wanted), where).toBe('none');
     });
-    expect(points).toBeGreaterThan(0);
+    expect(points).toBeGreaterThanOrEqual(Math.floor(5 / sliceOf('points')));
   });
 
   const steps = subject === SUBJECTS[0] ? [...OVERWRITE.keys()] : SOME_STEPS;

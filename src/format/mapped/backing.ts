@@ -64,7 +64,7 @@ export function growOverBacking(
   size: number,
   setSize: () => void,
 ): void {
-  if (backing !== null && backing.virtualSize() > old) {
+  if (backing !== null && Math.min(size, backing.virtualSize()) > old) {
     const exposed = Math.min(size, roundUp(backing.virtualSize(), clusterSize));
     // before anybody sees the range
     disk.seeing(size, () => deallocator.zero(guestOffset(old), exposed - old, size));

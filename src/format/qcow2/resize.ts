@@ -17,6 +17,7 @@ import type { Reservations } from '../../concurrency/reservations.ts';
 import { ImgfuseError } from '../../errors/index.ts';
 import type { HostFile } from '../../host/host-file.ts';
 import type { ReadableImage } from '../image-format.ts';
+import { growOverBacking } from '../mapped/backing.ts';
 import type { DiskNumbers } from '../mapped/disk-numbers.ts';
 import type { WriteTracker } from '../write-tracker.ts';
 import type { Allocator } from './allocate.ts';
@@ -82,7 +83,7 @@ export function resize(parts: ResizeParts, size: number): void {
 }
 
 function grow(parts: ResizeParts, old: number, size: number): void {
-  const { backing, dataFile, deallocator, disk, flush, geometry, lock, numbers, tracker } = parts;
+  const { dataFile, deallocator, disk, flush, geometry, lock, numbers } = parts;
   // what an interrupted shrink left beyond the end must not come back
   deallocator.cutOff(endCluster(geometry, old), geometry.firstClusterOf(lock.run(() => numbers.l1Entries)));
   growL1(parts, geometry.l1EntriesFor(size));
@@ -90,16 +91,10 @@ function grow(parts: ResizeParts, old: number, size: number): void {
     cutDataFile(dataFile, old);
     if (dataFile.size() < size) dataFile.truncate(size);
   }
+  const oldEnd = Math.min(roundUp(old, geometry.clusterSize), size);
   // before anybody sees the range
-  disk.seeing(size, () => {
-    const oldEnd = Math.min(roundUp(old, geometry.clusterSize), size);
-    if (oldEnd > old) deallocator.zero(guestOffset(old), oldEnd - old, size);
-    const exposed = backing === null ? 0 : Math.min(size, roundUp(backing.virtualSize(), geometry.clusterSize));
-    if (exposed > oldEnd) deallocator.zero(guestOffset(oldEnd), exposed - oldEnd, size);
-  });
-  tracker.noteWrite();
-  flush.run();
-  setSize(parts, size);
+  if (oldEnd > old) disk.seeing(size, () => deallocator.zero(guestOffset(old), oldEnd - old, size));
+  growOverBacking(parts, geometry.clusterSize, oldEnd, size, () => setSize(parts, size));
   flush.run();
 }
 

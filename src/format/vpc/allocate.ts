@@ -63,24 +63,23 @@ export class Allocator {
       }
     }
     const run = this.free.take(1, true);
-    if (run !== null) return this.geometry.offsetOf(run.start);
-    const host = this.geometry.nextOnGrid(this.numbers.fileEnd);
-    this.numbers.advanceFileEnd(host + this.geometry.blockBytes);
-    return host;
+    return run === null ? this.append(this.geometry.blockBytes) : this.geometry.offsetOf(run.start);
   }
 
   /** Space behind all blocks that reads as zeros, for a table; without the lock. @returns its offset */
   allocateBytes(bytes: number): HostOffset {
     for (;;) {
-      const found = this.lock.run(() => {
-        if (!this.hasRoomFor(bytes)) return null;
-        const host = this.geometry.nextOnGrid(this.numbers.fileEnd);
-        this.numbers.advanceFileEnd(host + bytes);
-        return host;
-      });
+      const found = this.lock.run(() => (this.hasRoomFor(bytes) ? this.append(bytes) : null));
       if (found !== null) return found;
       this.tracker.betweenFlushes(() => this.extend(bytes));
     }
+  }
+
+  /** The place behind everything in use, where there is room for it. */
+  private append(bytes: number): HostOffset {
+    const host = this.geometry.nextOnGrid(this.numbers.fileEnd);
+    this.numbers.advanceFileEnd(host + bytes);
+    return host;
   }
 
   /** A block whose entry is gone, or which was never linked. It waits for two flushes (R5), unless it lies off the grid. */

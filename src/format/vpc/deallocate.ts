@@ -33,7 +33,7 @@ export interface DeallocatorParts {
   readonly allocating: AllocatingWrite;
   readonly tracker: WriteTracker;
   readonly batmap: XenBatmap;
-  readonly disk: Pick<DiskNumbers, 'removeAllocated' | 'virtualSizeOutsideLock'>;
+  readonly disk: Pick<DiskNumbers, 'removeAllocated'>;
   readonly runs: ReservedRuns<Run>;
   readonly writer: RunWriter<Run>;
 }
@@ -125,17 +125,13 @@ export class Deallocator {
    */
   private unlink(first: GuestCluster, count: number, always: boolean): void {
     const { allocator, batmap, disk, file, geometry, linker, lock, mapper } = this.parts;
-    const last = geometry.blocksFor(disk.virtualSizeOutsideLock());
     for (let i = 0; i < count; ) {
       let run = 0;
       const freed = [];
       while (i + run < count) {
-        const block = after(first, i + run);
-        // entries behind the end of the disk may be anything
-        const host = block < last || !always ? mapper.lookup(block) : mapper.find(block);
-        if (host === NO_BLOCK && !(always && mapper.isEntrySet(block))) break;
-        if (host !== NO_BLOCK && !always && !geometry.isOnGrid(host)) break;
-        if (host !== NO_BLOCK) freed.push(host);
+        const host = mapper.lookup(after(first, i + run));
+        if (host === NO_BLOCK || !(always || geometry.isOnGrid(host))) break;
+        freed.push(host);
         run++;
       }
       if (run > 0) {

@@ -123,13 +123,6 @@ export class Mapper {
     );
   }
 
-  /** lookup() of an entry that may be anything: NO_BLOCK for one that is no place. */
-  find(block: GuestCluster): HostOffset {
-    const entry = this.tables.load(block);
-    const host = hostOffset(entry * SECTOR_BYTES);
-    return entry !== UNUSED_ENTRY && this.isPlace(host) ? host : NO_BLOCK;
-  }
-
   /** Whether a block has an entry on disk, right or wrong. */
   isEntrySet(block: GuestCluster): boolean {
     return this.tables.load(block) !== UNUSED_ENTRY;

@@ -82,9 +82,17 @@ export function* linesOf(text: LatinText): Generator<DescriptorLine, void> {
 }
 
 const KEY = /^[\w.]+$/;
-const EXTENT = /^\s*(RW|RDONLY|NOACCESS)\s+(\d{1,16})\s+([A-Z]+)(?:\s+"([^"]+)"(?:\s+(\d{1,16}))?)?\s*$/i;
+/** @param name pattern of the name between its quotes */
+function extentLine(name: string): RegExp {
+  return new RegExp(
+    `^\\s*(RW|RDONLY|NOACCESS)\\s+(\\d{1,16})\\s+([A-Z]+)(?:\\s+"(${name})"(?:\\s+(\\d{1,16}))?)?\\s*$`,
+    'i',
+  );
+}
+
+const EXTENT = extentLine('[^"]+');
 /** The name of an embedded extent is ignored, and may be anything that the file was called. */
-const EMBEDDED = /^\s*(RW|RDONLY|NOACCESS)\s+(\d{1,16})\s+([A-Z]+)(?:\s+"(.+)"(?:\s+(\d{1,16}))?)?\s*$/i;
+const EMBEDDED = extentLine('.+');
 const EXTENT_START = /^\s*(RW|RDONLY|NOACCESS)\s/i;
 
 /** The key in small letters and the value of a line; null if it is none. */
